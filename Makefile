@@ -1,0 +1,87 @@
+# The front door. `make help` lists every target.
+
+PYTHON  ?= python3
+CONFIG  ?= configs/phantom.toml
+DATA    ?=
+RUN     ?=
+SET     ?=
+REBUILD ?=
+STRICT  ?=
+MISSING ?=
+
+VENV := .venv
+PY   := $(VENV)/bin/python
+# Every release that the pinned requirements hold for; `make` says so before pip would fail in the middle.
+CHECK_PYTHON = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
+PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --only-binary :all:
+
+SETTINGS = --config $(CONFIG) $(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(foreach s,$(SET),--set '$(s)') \
+           $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
+
+.PHONY: help baseline prepare features embeddings heads report test lint bench docs lock clean
+.DEFAULT_GOAL := help
+
+help:  ## list every target
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo "  CONFIG=configs/kaggle.toml  which configuration (default: $(CONFIG))"
+	@echo "  DATA=folder                 where the data set lies"
+	@echo "  RUN=name                    results go to runs/<name>/ (default: the configuration's name)"
+	@echo "  SET='key=value …'           single settings, e.g. SET='seed=1 split.folds=4'"
+	@echo "  MISSING=skip STRICT=1       ids without image are skipped; an unreadable patch is fatal"
+	@echo "  REBUILD=1                   replace results that were made with another configuration"
+
+baseline: $(VENV)/.user  ## features, embeddings, heads and the report: the ladder of honest numbers
+	@$(PY) -m pipelines baseline $(SETTINGS)
+
+prepare features embeddings heads report: $(VENV)/.user
+	@$(PY) -m pipelines $@ $(SETTINGS)
+
+prepare:     ## step 1: decode every patch once, split by slide
+features:    ## step 2: handcrafted colour, texture and nuclei features
+embeddings:  ## step 3: pretrained network embeddings
+heads:       ## step 4: logistic and XGBoost heads
+report:      ## step 7: ladder, importances and report.html
+
+test: $(VENV)/.dev  ## the whole test suite
+	@$(PY) -m pytest
+
+lint: $(VENV)/.dev  ## formatting, lint, types and the direction of imports
+	@$(PY) -m ruff format --check .
+	@$(PY) -m ruff check .
+	@$(PY) -m mypy
+	@$(VENV)/bin/lint-imports
+
+bench: $(VENV)/.dev  ## every benchmark: checks the answer, then prints a ratio against the plain way
+	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) -m benchmarks.$$(basename $$file .py) || exit 1; done
+
+docs: $(VENV)/.user  ## write docs/features.md from the feature table
+	@$(PY) -m features.table docs/features.md
+
+lock: $(VENV)/.dev  ## compile requirements*.in into fully pinned, hashed requirements*.txt
+	@$(PY) -m pip install --quiet uv
+	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' requirements.in -o requirements.txt
+	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' requirements-dev.in -c requirements.txt \
+	    -o requirements-dev.txt
+
+clean:  ## remove runs/ and .venv/
+	rm -rf runs $(VENV)
+
+$(VENV)/.made:
+	@$(PYTHON) -c '$(CHECK_PYTHON)' 2>/dev/null || { echo "error: Python 3.11 to 3.13 with venv is needed; '$(PYTHON)' is" \
+	    "$$($(PYTHON) --version 2>&1). On Debian or Ubuntu: sudo apt-get install python3 python3-venv; or name another" \
+	    "one: make PYTHON=python3.12 …" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.user: requirements.txt | $(VENV)/.made
+	@echo "installing the pinned requirements into $(VENV)/ (once, about two minutes)"
+	@$(PIP_INSTALL) -r requirements.txt
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.txt | $(VENV)/.made
+	@echo "installing the pinned requirements for development into $(VENV)/ (once, about two minutes)"
+	@$(PIP_INSTALL) -r requirements-dev.txt
+	@touch $@ $(VENV)/.user
