@@ -1,0 +1,187 @@
+"""PatchSet: every patch decoded once into one memory-mapped array, beside one table."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+import pandas as pd
+
+from data.errors import InputError
+from data.splits import check_splits
+
+PIXELS = "pixels.npy"
+TABLE = "patches.parquet"
+
+#: Patches decoded by one worker at a time: 256 patches of 96 × 96 are 7 MB, so memory stays flat whatever n is.
+CHUNK = 256
+
+
+class Source(Protocol):
+    """What a kind of data set offers: a table known up front, and pixels by row range.
+
+    Attributes
+    ----------
+    table : DataFrame
+        A row a patch with ``patch_id`` (str, unique), ``label`` (0 or 1) and ``slide`` (str, missing when unknown).
+    size : int
+        Height and width of a patch in pixels.
+    """
+
+    table: pd.DataFrame
+    size: int
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, Mapping[int, str]]:
+        """Pixels of rows ``start`` to ``stop`` and, by row, the reason why a row could not be read.
+
+        Returns
+        -------
+        pixels : ndarray of shape (stop - start, size, size, 3), dtype uint8
+            Rows that could not be read hold arbitrary values.
+        reasons : mapping from row (counted from ``start``) to str
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class PatchSet:
+    """Patches of one data set, split by slide.
+
+    Attributes
+    ----------
+    pixels : ndarray of shape (n, height, width, 3), dtype uint8
+        Memory-mapped and read-only.
+    table : DataFrame
+        ``patch_id, label, slide, split, fold, sha256``, a row a patch, in the order of ``pixels``.
+    digest : str
+        SHA-256 over the table's content, hashes of all pixels included.
+    """
+
+    pixels: np.ndarray
+    table: pd.DataFrame
+    digest: str
+
+    @classmethod
+    def open(cls, folder: Path) -> PatchSet:
+        """Open the patches that :func:`write_pixels` and :func:`write_table` left in ``folder``.
+
+        Raises
+        ------
+        InputError
+            A slide (or an unmapped patch) stands in two folds or splits, or pixels and table differ in length.
+        """
+        pixels = np.load(folder / PIXELS, mmap_mode="r")
+        table = pd.read_parquet(folder / TABLE)
+        if len(table) != len(pixels):
+            raise InputError(
+                f"{folder}: patches and table must have the same length; got {len(pixels)} patches and "
+                f"{len(table)} rows. Rebuild with --rebuild."
+            )
+        check_splits(table)
+        return cls(pixels, table, table_digest(table))
+
+
+def table_digest(table: pd.DataFrame) -> str:
+    """SHA-256 (hex) of a patch table's content, row order included."""
+    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
+
+
+def write_table(table: pd.DataFrame, folder: Path) -> None:
+    """Write the patch table into ``folder``; checks first that no slide spans two folds or splits."""
+    check_splits(table)
+    table.to_parquet(folder / TABLE, index=False)
+
+
+def write_pixels(
+    source: Source,
+    folder: Path,
+    *,
+    workers: int = 1,
+    strict: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Decode every patch of ``source`` once into ``folder/pixels.npy``, in bounded memory.
+
+    Parameters
+    ----------
+    source : Source
+    folder : Path
+        Existing folder.
+    workers : int
+        Decoding threads. The result does not depend on it.
+    strict : bool
+        A patch that cannot be read is fatal, instead of being set aside.
+    progress : callable, optional
+        Called with the number of patches just finished.
+
+    Returns
+    -------
+    table : DataFrame
+        The rows of ``source.table`` that were read, with ``sha256`` of each patch's decoded pixels.
+    set_aside : DataFrame
+        ``patch_id, reason`` of the others.
+
+    Raises
+    ------
+    InputError
+        No patch could be read; or one could not, and ``strict`` is set.
+    """
+    total = len(source.table)
+    hashes: list[str] = []
+    kept: list[int] = []
+    reasons: dict[int, str] = {}
+    shape = (source.size, source.size, 3)
+    with (folder / PIXELS).open("wb") as file:
+        header = _write_header(file, (total, *shape))
+        for start, pixels, bad in _chunks(source, total, workers):
+            for row, reason in bad.items():
+                if strict:
+                    raise InputError(f"{source.table.patch_id.iloc[start + row]}: {reason}. Mend it or drop --strict.")
+                reasons[start + row] = reason
+            good = [row for row in range(len(pixels)) if row not in bad]
+            chunk = np.ascontiguousarray(pixels[good])
+            file.write(chunk.data)
+            hashes += [hashlib.sha256(patch.data).hexdigest() for patch in chunk]
+            kept += [start + row for row in good]
+            if progress is not None:
+                progress(len(pixels))
+        if not kept:
+            first = next(iter(reasons.values()), "the source is empty")
+            raise InputError(f"none of {total} patches could be read (first reason: {first}). Check the data folder.")
+        file.seek(0)
+        if _write_header(file, (len(kept), *shape)) != header:
+            raise RuntimeError("the array header changed its length; numpy pads it so that this cannot happen")
+        file.flush()
+        os.fsync(file.fileno())
+    table = source.table.iloc[kept].reset_index(drop=True).assign(sha256=hashes)
+    lost = list(reasons)
+    set_aside = pd.DataFrame(
+        {"patch_id": source.table.patch_id.iloc[lost].to_numpy(), "reason": [reasons[row] for row in lost]}
+    )
+    return table, set_aside
+
+
+def _chunks(source: Source, total: int, workers: int):  # type: ignore[no-untyped-def]
+    """Yield (start, pixels, reasons) in order, with at most two chunks a worker in flight."""
+    starts = list(range(0, total, CHUNK))
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        in_flight = []
+        for start in [*starts, *([None] * (2 * workers))]:
+            if start is not None:
+                stop = min(start + CHUNK, total)
+                in_flight.append((start, pool.submit(source.read, start, stop)))
+            if in_flight and (start is None or len(in_flight) > 2 * workers):
+                first, future = in_flight.pop(0)
+                yield first, *future.result()
+
+
+def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> int:
+    """Write an ``.npy`` header for uint8 of ``shape``; return its length in bytes."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    return file.tell()

@@ -1,0 +1,99 @@
+"""PatchSet: pixels streamed to disk as they came, bad ones set aside, tampering noticed."""
+
+import hashlib
+import tracemalloc
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data.errors import InputError
+from data.patches import CHUNK, PatchSet, write_pixels, write_table
+from data.splits import assign_splits
+
+
+class MemorySource:
+    """Random patches; rows in ``bad`` cannot be read."""
+
+    def __init__(self, n, bad=(), size=32):
+        self.size, self.bad, self.n = size, set(bad), n
+        slides = [f"s{row % 12}" for row in range(n)]
+        ids = [f"p{row}" for row in range(n)]
+        labels = (np.arange(n) // 12 % 2).astype(np.int8)
+        self.table = pd.DataFrame({"patch_id": ids, "label": labels, "slide": pd.array(slides, dtype="string")})
+
+    def patch(self, row):
+        return np.random.default_rng(row).integers(0, 256, (self.size, self.size, 3), dtype=np.uint8)
+
+    def read(self, start, stop):
+        pixels = np.stack([self.patch(row) for row in range(start, stop)])
+        return pixels, {row - start: "broken" for row in range(start, stop) if row in self.bad}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_pixels_come_back_as_they_were(tmp_path, workers):
+    source = MemorySource(2 * CHUNK + 7, bad=[0, CHUNK, 2 * CHUNK + 6])
+    done = []
+    table, set_aside = write_pixels(source, tmp_path, workers=workers, progress=done.append)
+    write_table(assign_splits(table, test_share=0.2, folds=3, seed=0), tmp_path)
+    patches = PatchSet.open(tmp_path)
+    kept = [row for row in range(source.n) if row not in source.bad]
+    assert patches.table["patch_id"].tolist() == [f"p{row}" for row in kept]
+    np.testing.assert_array_equal(patches.pixels, np.stack([source.patch(row) for row in kept]))
+    assert patches.table["sha256"].iloc[3] == hashlib.sha256(source.patch(kept[3]).tobytes()).hexdigest()
+    assert set_aside.to_dict("list") == {"patch_id": ["p0", f"p{CHUNK}", f"p{2 * CHUNK + 6}"], "reason": ["broken"] * 3}
+    assert sum(done) == source.n
+    assert not patches.pixels.flags.writeable
+
+
+def test_strict_names_the_patch(tmp_path):
+    with pytest.raises(InputError, match="p5: broken"):
+        write_pixels(MemorySource(20, bad=[5]), tmp_path, strict=True)
+
+
+def test_nothing_readable_is_an_error(tmp_path):
+    with pytest.raises(InputError, match=r"none of 3 patches could be read \(first reason: broken\)"):
+        write_pixels(MemorySource(3, bad=[0, 1, 2]), tmp_path)
+
+
+def test_memory_does_not_grow_with_the_number_of_patches(tmp_path):
+    peaks = []
+    for n in (4 * CHUNK, 16 * CHUNK):
+        tracemalloc.start()
+        write_pixels(MemorySource(n), tmp_path, workers=1)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    # Four times the patches: only ids and hashes may grow, far below the 9 MB of further pixels.
+    assert peaks[1] - peaks[0] < 3e6
+
+
+def test_a_split_that_was_tampered_with_is_refused(tmp_path):
+    table, _ = write_pixels(MemorySource(120), tmp_path)
+    table = assign_splits(table, test_share=0.2, folds=3, seed=0)
+    write_table(table, tmp_path)
+    table.loc[table.index[table["split"] == "test"][0], ["split", "fold"]] = ["train", 0]
+    table.to_parquet(tmp_path / "patches.parquet", index=False)
+    with pytest.raises(InputError, match="a slide must stand in one fold of one split"):
+        PatchSet.open(tmp_path)
+
+
+def test_a_table_of_another_length_is_refused(tmp_path):
+    table, _ = write_pixels(MemorySource(60), tmp_path)
+    write_table(assign_splits(table, test_share=0.2, folds=3, seed=0), tmp_path)
+    np.save(tmp_path / "pixels.npy", np.zeros((59, 32, 32, 3), np.uint8))
+    with pytest.raises(InputError, match="59 patches and 60 rows"):
+        PatchSet.open(tmp_path)
+
+
+def test_the_digest_follows_pixels_and_labels(tmp_path):
+    digests = set()
+    for number, change in enumerate([{}, {"label": 1}, {"sha256": "0" * 64}]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        table, _ = write_pixels(MemorySource(60), folder)
+        table = assign_splits(table, test_share=0.2, folds=3, seed=0)
+        for column, value in change.items():
+            table.loc[0, column] = value
+        write_table(table, folder)
+        digests.add(PatchSet.open(folder).digest)
+    assert len(digests) == 3
