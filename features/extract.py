@@ -1,0 +1,184 @@
+"""Run a batch function over many patches, shard by shard, in files that survive an interruption."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+Compute = Callable[[np.ndarray], np.ndarray]
+Progress = Callable[[int], None]
+
+
+def extract_shards(
+    compute: Compute,
+    pixels: np.ndarray,
+    folder: str | os.PathLike[str],
+    width: int,
+    *,
+    shard_size: int = 256,
+    workers: int = 1,
+    prefer: Literal["processes", "threads"] = "processes",
+    progress: Progress | None = None,
+) -> np.ndarray:
+    """Compute a table of numbers for all patches, a shard at a time, into `folder`/values.npy.
+
+    Each finished shard is a file of its own, so an interrupted call continues where it stopped. A shard's file carries
+    the number of its first row, and with its shape that says which rows it holds: files left by a call with another
+    `shard_size` are never mistaken. When `values.npy` is there already with the right shape, it is returned as it is.
+
+    Parameters
+    ----------
+    compute : callable
+        Picklable; takes (m, height, width, 3) uint8 and returns (m, `width`) float32. A row must depend on its own
+        patch only.
+    pixels : ndarray of shape (n, height, width, 3), dtype uint8
+        RGB patches, 0 to 255. A memory map is passed to the workers by reference.
+    folder : path
+        Made when missing. The caller sees to it that it belongs to this very computation.
+    width : int
+        Columns that `compute` returns.
+    shard_size : int
+        Patches per shard; bounds the memory in use together with `workers`.
+    workers : int
+        1 computes in this process; more run under joblib, one thread each.
+    prefer : {"processes", "threads"}
+        Kind of workers; threads suit functions that release the interpreter's lock.
+    progress : callable, optional
+        Called with the number of patches just finished, also for those kept from an earlier call.
+
+    Returns
+    -------
+    ndarray of shape (n, width), dtype float32
+        Read-only memory map of `folder`/values.npy; the same bits for any shard size, order and number of workers.
+
+    Raises
+    ------
+    ValueError
+        When an argument or a result has the wrong shape, or a result holds NaN or infinity (names column and row).
+    TypeError
+        When pixels are not uint8 or results are not float32.
+    """
+    _check_arguments(pixels, width, shard_size, workers)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / "values.npy"
+    rows = len(pixels)
+    report = progress or (lambda _: None)
+    if _holds(target, (rows, width)):
+        report(rows)
+        return _open(target)
+    pending = []
+    for start in range(0, rows, shard_size):
+        stop = min(start + shard_size, rows)
+        if _holds(_shard_path(folder, start), (stop - start, width)):
+            report(stop - start)
+        else:
+            pending.append((start, stop))
+    for finished in _run(compute, pixels, folder, width, pending, workers, prefer):
+        report(finished)
+    _join(folder, target, rows, width, shard_size)
+    return _open(target)
+
+
+def _check_arguments(pixels: np.ndarray, width: int, shard_size: int, workers: int) -> None:
+    if pixels.ndim != 4 or pixels.shape[-1] != 3:
+        raise ValueError(f"pixels must have shape (n, height, width, 3); got {pixels.shape}.")
+    if pixels.dtype != np.uint8:
+        raise TypeError(f"pixels must be uint8, 0 to 255; got {pixels.dtype}. Convert before calling.")
+    for name, value in (("width", width), ("shard_size", shard_size), ("workers", workers)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}.")
+
+
+def _shard_path(folder: Path, start: int) -> Path:
+    return folder / f"shard-{start:05d}.npy"
+
+
+def _open(path: Path) -> np.ndarray:
+    return np.load(path, mmap_mode="r")
+
+
+def _holds(path: Path, shape: tuple[int, int]) -> bool:
+    """Whether `path` is a whole float32 array of this shape; a damaged file counts as missing."""
+    try:
+        array = _open(path)
+    except (OSError, EOFError, ValueError):
+        return False
+    return array.shape == shape and array.dtype == np.float32
+
+
+def _run(
+    compute: Compute,
+    pixels: np.ndarray,
+    folder: Path,
+    width: int,
+    pending: list[tuple[int, int]],
+    workers: int,
+    prefer: Literal["processes", "threads"],
+) -> Iterator[int]:
+    """Compute the pending shards and yield the size of each when it lies on disk."""
+    workers = min(workers, len(pending))
+    if workers <= 1:
+        for start, stop in pending:
+            yield _make_shard(compute, pixels[start:stop], folder, start, width)
+        return
+    from joblib import Parallel, delayed, parallel_config
+
+    backend = {"processes": "loky", "threads": "threading"}[prefer]
+    # loky alone can hold its workers' libraries to one thread; threads share this process' setting
+    limits = {"inner_max_num_threads": 1} if prefer == "processes" else {}
+    with parallel_config(backend, **limits):
+        # max_nbytes=None: plain arrays travel with their task, a few at a time, not all through a temporary folder
+        pool = Parallel(n_jobs=workers, return_as="generator_unordered", max_nbytes=None)
+        yield from pool(
+            delayed(_make_shard)(compute, pixels[start:stop], folder, start, width) for start, stop in pending
+        )
+
+
+def _make_shard(compute: Compute, patches: np.ndarray, folder: Path, start: int, width: int) -> int:
+    values = compute(patches)
+    if values.shape != (len(patches), width):
+        raise ValueError(f"compute must return shape {(len(patches), width)}; got {values.shape}.")
+    if values.dtype != np.float32:
+        raise TypeError(f"compute must return float32; got {values.dtype}.")
+    bad = np.argwhere(~np.isfinite(values))
+    if len(bad):
+        row, column = bad[0]
+        raise ValueError(
+            f"column {column} of patch row {start + row} must be finite; got {values[row, column]} "
+            f"({len(bad)} such values in patch rows {start} to {start + len(patches) - 1}). "
+            "Look at that patch's pixels, and make the feature defined for them."
+        )
+    _write_atomically(_shard_path(folder, start), [values], values.shape)
+    return len(patches)
+
+
+def _write_atomically(path: Path, blocks: Iterator[np.ndarray] | list[np.ndarray], shape: tuple[int, int]) -> None:
+    """Stream blocks of rows into one .npy file that appears under its name only when whole."""
+    handle, partial = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(file, {**header, "shape": shape})
+            for block in blocks:
+                file.write(np.ascontiguousarray(block).data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        Path(partial).unlink(missing_ok=True)
+        raise
+
+
+def _join(folder: Path, target: Path, rows: int, width: int, shard_size: int) -> None:
+    """Stream the shards into `target`, then remove them and whatever an interrupted call left."""
+    shards = (_open(_shard_path(folder, start)) for start in range(0, rows, shard_size))
+    _write_atomically(target, shards, (rows, width))
+    for pattern in ("shard-*.npy", "*.npy.*.partial"):
+        for path in folder.glob(pattern):
+            path.unlink()

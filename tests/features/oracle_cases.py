@@ -1,0 +1,38 @@
+"""Compare one family with its oracle on every kind of picture; shared by the families' tests."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from features import table
+from tests.oracles import handcrafted, pictures
+
+SIZES = [(32, 32), (33, 47), (96, 96), (224, 224)]
+
+
+def _extremes(height, width):
+    patches = [*pictures.extremes(height, width).values(), pictures.tissue(9, height, width)]
+    return np.stack(patches[:: 3 if height > 200 else 1])
+
+
+def _real():
+    patches = pictures.real(6)
+    if patches is None:
+        pytest.skip("the real sample is not here")
+    return patches
+
+
+BATCHES = [
+    pytest.param(lambda: np.stack([pictures.tissue(seed) for seed in range(4)]), id="tissue"),
+    pytest.param(_real, id="real"),
+    *(pytest.param(partial(_extremes, *size), id=f"extremes-{size[0]}x{size[1]}") for size in SIZES),
+]
+
+
+def assert_equals_oracle(patches, family, rtol=1e-6, atol=1e-9):
+    names = [column.name for column in table.family_named(family).columns]
+    values = table.compute(patches, [family])
+    expected = handcrafted.table(patches, family, names)
+    # the table is float32: it cannot be nearer than half of its last place
+    np.testing.assert_allclose(values, expected, rtol=rtol + 2**-24, atol=atol)

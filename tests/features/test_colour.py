@@ -1,0 +1,10 @@
+"""The colour family equals scikit-image's and SciPy's answers."""
+
+import pytest
+
+from tests.features.oracle_cases import BATCHES, assert_equals_oracle
+
+
+@pytest.mark.parametrize("make", BATCHES)
+def test_equals_oracle(make):
+    assert_equals_oracle(make(), "colour")

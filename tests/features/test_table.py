@@ -1,0 +1,171 @@
+"""The registry: names that parse back, ranges that hold, rows that depend on their own patch only."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from features import table
+from tests.oracles import pictures
+
+NAMES = [column.name for column in table.columns()]
+LOW = np.array([column.low for column in table.columns()])
+HIGH = np.array([column.high for column in table.columns()])
+
+
+def assert_in_range(values):
+    assert np.isfinite(values).all()
+    slack = 1e-5 * np.maximum(1, np.abs(values))
+    outside = ((values < LOW - slack) | (values > HIGH + slack)).any(axis=0)
+    assert not outside.any(), [NAMES[k] for k in np.flatnonzero(outside)]
+
+
+@st.composite
+def odd_patches(draw):
+    """Few patches of any size from 32 on: noise of few or many levels, with blocks painted over."""
+    height, width = draw(st.integers(32, 60)), draw(st.integers(32, 60))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    levels = np.array(draw(st.lists(st.integers(0, 255), min_size=1, max_size=4)), np.uint8)
+    patches = rng.choice(levels, (draw(st.integers(1, 3)), height, width, 3))
+    for _ in range(draw(st.integers(0, 3))):
+        row, column = rng.integers(0, height), rng.integers(0, width)
+        patches[:, row : row + rng.integers(1, 40), column : column + rng.integers(1, 40)] = rng.integers(0, 256, 3)
+    return patches
+
+
+def test_names_are_unique_and_parse_back():
+    assert len(set(NAMES)) == len(NAMES)
+    for family in table.FAMILIES:
+        for column in family.columns:
+            parts = table.parse_column(column.name)
+            assert parts.family == family.name
+            assert "_".join(parts) == column.name
+            assert parts.region in ("whole", "centre")
+
+
+def test_every_column_is_explained():
+    for column in table.columns():
+        assert column.sentence.endswith(".")
+        assert column.sentence[0].isupper() or column.sentence[0].isdigit()
+        assert column.reference
+        assert column.unit
+        assert column.low < column.high
+
+
+def test_the_catalogue_in_docs_is_the_table():
+    catalogue = Path(__file__).parents[2] / "docs" / "features.md"
+    assert catalogue.read_text(encoding="utf-8") == table.catalogue(), "run: python -m features.table docs/features.md"
+
+
+def test_the_table_is_as_wide_as_its_columns():
+    patches = pictures.tissue(0)[None]
+    assert table.compute(patches).shape == (1, len(NAMES))
+    for family in table.FAMILIES:
+        values = family.compute(patches)
+        assert values.shape == (1, len(family.columns))
+        assert values.dtype == np.float32
+
+
+def test_families_come_in_the_order_asked_for():
+    patches = np.stack([pictures.tissue(seed) for seed in range(2)])
+    both = table.compute(patches, ["nuclei", "colour"])
+    split = len(table.family_named("nuclei").columns)
+    np.testing.assert_array_equal(both[:, :split], table.compute(patches, ["nuclei"]))
+    np.testing.assert_array_equal(both[:, split:], table.compute(patches, ["colour"]))
+    assert [column.name for column in table.columns(["nuclei", "colour"])][split].startswith("colour_")
+
+
+def test_a_row_depends_on_its_own_patch_only():
+    patches = np.stack([*(pictures.tissue(seed) for seed in range(60)), *pictures.extremes().values()])
+    together = table.compute(patches)
+    assert len(patches) > 64
+    np.testing.assert_array_equal(together[::-1], table.compute(patches[::-1]))
+    np.testing.assert_array_equal(together[::7], np.concatenate([table.compute(patch[None]) for patch in patches[::7]]))
+
+
+def test_a_read_only_memory_map_gives_the_same(tmp_path):
+    patches = np.stack([pictures.tissue(seed) for seed in range(2)])
+    np.save(tmp_path / "pixels.npy", patches)
+    mapped = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    np.testing.assert_array_equal(table.compute(mapped), table.compute(patches))
+
+
+def test_no_patches_give_an_empty_table():
+    assert table.compute(np.empty((0, 96, 96, 3), np.uint8)).shape == (0, len(NAMES))
+
+
+@settings(deadline=None, max_examples=60)
+@given(odd_patches())
+def test_any_pixels_give_finite_values_in_range(patches):
+    assert_in_range(table.compute(patches))
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 40), (96, 96), (224, 224)])
+def test_extreme_pictures_give_finite_values_in_range(size):
+    assert_in_range(table.compute(np.stack(list(pictures.extremes(*size).values()))))
+
+
+@pytest.mark.parametrize("value", [0, 117, 255])
+def test_a_constant_patch_has_no_texture_and_no_nuclei(value):
+    values = dict(zip(NAMES, table.compute(np.full((1, 96, 96, 3), value, np.uint8))[0], strict=True))
+    assert values["colour_mean_red_whole"] == np.float32(value / 255)
+    assert values["nuclei_count_haematoxylin_whole"] == 0
+    for name, number in values.items():
+        family, statistic, _, _ = table.parse_column(name)
+        if family == "gradient" or (family == "colour" and statistic in ("spread", "skew")):
+            assert number == pytest.approx(0, abs=1e-12), name
+        if family == "cooccurrence" and statistic.startswith(("contrast", "entropy")):
+            assert number == 0, name
+
+
+def whole(name):
+    """Whether a column is claimed not to change when the patch is turned or mirrored."""
+    family, _, _, region = table.parse_column(name)
+    # ties of local binary patterns are broken by rounding, and nuclei's perimeters by the raster
+    return region == "whole" and family in ("colour", "cooccurrence", "gradient")
+
+
+@pytest.mark.parametrize("turn", range(1, 8))
+def test_whole_patch_statistics_do_not_change_when_turned_or_mirrored(turn):
+    patch = pictures.tissue(3)
+    moved = np.rot90(patch[:, ::-1] if turn >= 4 else patch, turn % 4)
+    before, after = table.compute(np.stack([patch, moved]))
+    chosen = np.array([whole(name) for name in NAMES])
+    np.testing.assert_allclose(after[chosen], before[chosen], rtol=1e-5, atol=1e-7)
+
+
+def test_an_unknown_family_is_answered_with_the_nearest():
+    with pytest.raises(ValueError, match=r"got 'color'\. Did you mean 'colour'"):
+        table.family_named("color")
+    with pytest.raises(ValueError, match=r"must be one of colour, .*; got 'zzz'\.$"):
+        table.family_named("zzz")
+
+
+@pytest.mark.parametrize("families", ["colour", [], ["lbp", "lbp"]])
+def test_a_bad_list_of_families_is_refused(families):
+    with pytest.raises(ValueError, match="list of different names, at least one"):
+        table.columns(families)
+
+
+@pytest.mark.parametrize("name", ["colour_mean_red", "a_b_c_d_e", "a__c_d", ""])
+def test_a_name_without_four_parts_is_refused(name):
+    with pytest.raises(ValueError, match="family_statistic_channel_region"):
+        table.parse_column(name)
+
+
+@pytest.mark.parametrize(
+    ("patches", "error", "message"),
+    [
+        (np.zeros((1, 96, 96), np.uint8), ValueError, r"shape \(n, height, width, 3\); got \(1, 96, 96\)"),
+        (np.zeros((1, 96, 96, 4), np.uint8), ValueError, r"got \(1, 96, 96, 4\)"),
+        (np.zeros((1, 31, 96, 3), np.uint8), ValueError, "at least 32 × 32 pixels.*got 31 × 96"),
+        (np.zeros((1, 96, 96, 3), np.float32), TypeError, "must be uint8.*got float32"),
+    ],
+)
+def test_other_arrays_are_refused(patches, error, message):
+    with pytest.raises(error, match=message):
+        table.compute(patches)
+    with pytest.raises(error, match=message):
+        table.FAMILIES[0].compute(patches)
