@@ -24,7 +24,8 @@ class KaggleSource:
     Parameters
     ----------
     path : Path
-        Folder that holds ``train/<id>.tif``, ``train_labels.csv`` (``id,label``) and, optionally, ``patch_id_wsi.csv`` (``id,wsi``).
+        Folder that holds ``train/<id>.tif``, ``train_labels.csv`` (``id,label``) and, optionally,
+        ``patch_id_wsi.csv`` (``id,wsi``).
     size : int
         Height and width that a patch must have, in pixels.
     missing : {"error", "skip"}
@@ -131,8 +132,8 @@ def _read_labels(path: Path) -> pd.DataFrame:
     if len(wrong):
         row = wrong.iloc[0]
         raise InputError(
-            f"{path}: labels must be 0 or 1; got {row['label']!r} for id {row['patch_id']!r} and {len(wrong) - 1} more. "
-            "Mend the rows."
+            f"{path}: labels must be 0 or 1; got {row['label']!r} for id {row['patch_id']!r} "
+            f"and {len(wrong) - 1} more. Mend the rows."
         )
     if table["patch_id"].duplicated().any():
         first = table.loc[table["patch_id"].duplicated(), "patch_id"].iloc[0]

@@ -44,9 +44,9 @@ def test_patches_that_the_map_leaves_out_share_one_group(kaggle_folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: (f / "train").rename(f / "elsewhere"), r"train: expected a folder of .tif patches; it does not exist"),
+        (lambda f: (f / "train").rename(f / "elsewhere"), "train: expected a folder of .tif patches"),
         (lambda f: (f / "train_labels.csv").unlink(), r"train_labels.csv: expected a CSV file .* does not exist"),
-        (lambda f: (f / "train_labels.csv").write_bytes(b"\xff\xfe\x00\x01"), "expected a CSV file with columns id,label"),
+        (lambda f: (f / "train_labels.csv").write_bytes(b"\xff\xfe\x00\x01"), "expected a CSV file .* id,label"),
         (lambda f: (f / "train_labels.csv").write_text(""), "expected a CSV file with columns id,label"),
         (
             lambda f: rewrite(f / "train_labels.csv", lambda t: t.rename(columns={"label": "tumor"})),
