@@ -1,0 +1,1 @@
+"""What is learned: heads on feature tables, and the bundle that carries them away."""

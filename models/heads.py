@@ -1,0 +1,330 @@
+"""Heads: classifiers on a feature table, with everything that learns inside ``fit`` and grouped by slide."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.model_selection import StratifiedGroupKFold
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+#: Inverse regularisation strengths that logistic regression chooses from: embeddings want the small end.
+STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+
+
+class _Head(ClassifierMixin, BaseEstimator):
+    """What both heads share: input checks, class encoding and the two ways to predict."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+    def _start_fit(self, X: Any, y: Any, groups: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Check the input; return X (float32 or float64), y as 0 and 1, and groups as integer codes."""
+        X, y = validate_data(self, X, y, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        check_classification_targets(y)
+        self.classes_, codes = np.unique(y, return_inverse=True)
+        if len(self.classes_) > 2:
+            raise ValueError(f"Only binary classification is supported; got {len(self.classes_)} classes.")
+        if len(self.classes_) < 2:
+            raise ValueError(f"y must hold two classes; got one class, {self.classes_[0]!r}.")
+        if groups is None:
+            return X, codes, np.arange(len(codes))
+        groups = np.asarray(groups)
+        if groups.shape != codes.shape:
+            raise ValueError(f"groups must have shape {codes.shape}; got {groups.shape}.")
+        return X, codes, np.unique(groups.astype(str), return_inverse=True)[1]
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probability of each class.
+
+        Parameters
+        ----------
+        X : array-like of shape (n, n_features)
+
+        Returns
+        -------
+        ndarray of shape (n, 2), dtype float64
+        """
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        positive = self._positive(X)
+        return np.column_stack([1 - positive, positive])
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Class with the larger probability, ndarray of shape (n,)."""
+        positive = self.predict_proba(X)[:, 1] > 0.5
+        return self.classes_[positive.astype(int)]
+
+    def _positive(self, X: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+
+def inner_folds(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Folds inside a training set, by group, that leave and hold both classes.
+
+    Parameters
+    ----------
+    y : ndarray of shape (n,), 0 or 1
+    groups : ndarray of shape (n,)
+    folds : int
+        At most as many are made as groups and the rarer class allow; fewer than two groups give none.
+    seed : int
+
+    Yields
+    ------
+    train, validation : ndarray of int
+        Row numbers.
+    """
+    groups_of = [np.unique(groups[y == label]).size for label in (0, 1)]
+    possible = min(folds, *groups_of, *np.bincount(y, minlength=2).tolist())
+    if possible < 2:
+        return
+    splitter = StratifiedGroupKFold(possible, shuffle=True, random_state=seed)
+    for train, validation in splitter.split(y, y, groups):
+        if len(np.unique(y[train])) == 2 and len(np.unique(y[validation])) == 2:
+            yield train, validation
+
+
+class LogisticHead(_Head):
+    """Ridge-penalised logistic regression on standardised columns; strength chosen inside the training slides.
+
+    Centre and spread of every column are learned in ``fit``. The strength with the smallest log loss over inner folds
+    by group is taken, the stronger penalty on a tie, and the model is fitted again on all rows.
+
+    Parameters
+    ----------
+    strengths : sequence of float
+        Candidates for ``C``, scikit-learn's inverse penalty.
+    folds : int
+        Inner folds.
+    seed : int
+
+    Attributes
+    ----------
+    coef_ : ndarray of shape (1, n_features)
+        Change of log odds for one standard deviation of a column.
+    intercept_ : ndarray of shape (1,)
+    mean_, scale_ : ndarray of shape (n_features,)
+        What was taken from, and divided into, each column. Constant columns have scale 1.
+    C_ : float
+        The chosen strength.
+    inner_loss_ : dict from float to float
+        Log loss of each candidate over the inner folds; empty where no inner fold was possible.
+    classes_ : ndarray of shape (2,)
+    """
+
+    def __init__(self, strengths: Sequence[float] = STRENGTHS, folds: int = 3, seed: int = 0) -> None:
+        self.strengths = strengths
+        self.folds = folds
+        self.seed = seed
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> LogisticHead:
+        """Fit on ``X`` (n, n_features), ``y`` (n,) and ``groups`` (n,): slides, or None for independent rows."""
+        X, codes, groups = self._start_fit(X, y, groups)
+        strengths = sorted(self.strengths)
+        losses: dict[float, list[float]] = {strength: [] for strength in strengths}
+        if len(strengths) > 1:
+            for train, validation in inner_folds(codes, groups, self.folds, self.seed):
+                self._score(X, codes, train, validation, losses)
+        scored = {strength: float(np.mean(loss)) for strength, loss in losses.items() if loss}
+        self.inner_loss_ = scored
+        # Without any inner fold the middle candidate is as good a guess as another.
+        self.C_ = min(scored, key=scored.__getitem__) if scored else strengths[len(strengths) // 2]
+        self.mean_, self.scale_ = _centre_and_scale(X)
+        model = _logistic(self.C_).fit(_standardise(X, self.mean_, self.scale_), codes)
+        self.coef_, self.intercept_ = model.coef_, model.intercept_
+        self.n_iter_ = int(model.n_iter_[0])
+        return self
+
+    def _score(
+        self,
+        X: np.ndarray,
+        y: np.ndarray,
+        train: np.ndarray,
+        validation: np.ndarray,
+        losses: dict[float, list[float]],
+    ) -> None:
+        """Append every candidate's log loss on one inner fold, whose scaler sees its training rows only."""
+        from sklearn.metrics import log_loss
+
+        mean, scale = _centre_and_scale(X[train])
+        inside, outside = _standardise(X[train], mean, scale), _standardise(X[validation], mean, scale)
+        # From the strongest penalty to the weakest, each fit starting where the last one ended: far fewer steps.
+        model = _logistic(1.0).set_params(warm_start=True)
+        for strength in losses:
+            model.set_params(C=strength).fit(inside, y[train])
+            losses[strength].append(log_loss(y[validation], model.predict_proba(outside)[:, 1]))
+
+    def _positive(self, X: np.ndarray) -> np.ndarray:
+        from scipy.special import expit
+
+        return expit(_standardise(X, self.mean_, self.scale_) @ self.coef_[0] + self.intercept_[0])
+
+
+def _logistic(strength: float) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=strength, max_iter=2000)
+
+
+def _centre_and_scale(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    mean = X.mean(axis=0, dtype=np.float64)
+    spread = X.std(axis=0, dtype=np.float64)
+    # A constant column's spread is rounding noise: dividing by it would make noise into a feature.
+    constant = spread <= 1e-7 * np.maximum(np.abs(mean), 1e-30)
+    return mean, np.where(constant, 1.0, spread)
+
+
+def _standardise(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    return (X - mean) / scale
+
+
+class XGBoostHead(_Head):
+    """Histogram gradient boosting, stopped early on slides that its trees have not seen.
+
+    The training slides are cut into ``folds`` parts. For each part, trees are grown on the others until the part's AUC
+    has not improved for ``patience`` trees; the boosters' log odds are averaged, so that every training slide is
+    learned from and no single part decides when to stop. AUC decides and not log loss: a part whose prevalence differs
+    stops log loss after a few trees, long before the ranking is learned.
+
+    Parameters
+    ----------
+    trees, fewest : int
+        Most and fewest trees of a booster: with few slides, the best AUC of the first trees is luck.
+    depth : int
+    learning_rate : float
+    columns : int
+        Columns that a tree may use, drawn anew for each.
+    rows : float
+        Share of the rows that a tree is grown on.
+    bins : int
+        Histogram bins a column.
+    patience : int
+    folds : int
+    seed : int
+
+    Attributes
+    ----------
+    boosters_ : list of xgboost.Booster
+        One a part; a single one, of ``fewest`` trees, where there are too few groups to stop on.
+    n_trees_ : list of int
+        Trees kept of each.
+    feature_importances_ : ndarray of shape (n_features,)
+        Share of the total gain; sums to 1 (all 0 when no tree splits).
+    classes_ : ndarray of shape (2,)
+    """
+
+    def __init__(
+        self,
+        trees: int = 400,
+        fewest: int = 100,
+        depth: int = 3,
+        learning_rate: float = 0.05,
+        columns: int = 64,
+        rows: float = 0.8,
+        bins: int = 64,
+        patience: int = 60,
+        folds: int = 3,
+        seed: int = 0,
+    ) -> None:
+        self.trees = trees
+        self.fewest = fewest
+        self.depth = depth
+        self.learning_rate = learning_rate
+        self.columns = columns
+        self.rows = rows
+        self.bins = bins
+        self.patience = patience
+        self.folds = folds
+        self.seed = seed
+
+    def fit(self, X: Any, y: Any, groups: Any = None) -> XGBoostHead:
+        """Fit on ``X`` (n, n_features), ``y`` (n,) and ``groups`` (n,): slides, or None for independent rows."""
+        X, codes, groups = self._start_fit(X, y, groups)
+        parts = inner_folds(codes, groups, self.folds, self.seed)
+        boosters = [self._grow(X[grown], codes[grown], X[part], codes[part]) for grown, part in parts]
+        self.boosters_ = boosters or [self._grow(X, codes)]
+        self.n_trees_ = [booster.num_boosted_rounds() for booster in self.boosters_]
+        return self
+
+    def _grow(
+        self, X: np.ndarray, y: np.ndarray, part: np.ndarray | None = None, part_y: np.ndarray | None = None
+    ) -> Any:
+        """Grow trees on (X, y), as many as rank the unseen part best; ``fewest`` where there is none."""
+        import xgboost
+
+        parameters = {
+            "objective": "binary:logistic",
+            "eval_metric": "auc",
+            "tree_method": "hist",
+            "max_depth": self.depth,
+            "learning_rate": self.learning_rate,
+            "colsample_bytree": min(1.0, self.columns / X.shape[1]),
+            "subsample": self.rows,
+            "max_bin": self.bins,
+            "min_child_weight": 3,
+            "seed": self.seed,
+            # One thread: sums in histograms then have one order, so that results never depend on the machine's cores.
+            "nthread": 1,
+            "verbosity": 0,
+        }
+        matrix = xgboost.QuantileDMatrix(X, y, max_bin=self.bins, nthread=1)
+        if part is None:
+            return xgboost.train(parameters, matrix, min(self.fewest, self.trees))
+        watched = xgboost.QuantileDMatrix(part, part_y, ref=matrix, max_bin=self.bins, nthread=1)
+        return xgboost.train(
+            parameters,
+            matrix,
+            self.trees,
+            evals=[(watched, "part")],
+            callbacks=[_late_stopping(min(self.fewest, self.trees), self.patience)],
+            verbose_eval=False,
+        )
+
+    def _positive(self, X: np.ndarray) -> np.ndarray:
+        import xgboost
+        from scipy.special import expit
+
+        matrix = xgboost.DMatrix(X, nthread=1)
+        margins = [booster.predict(matrix, output_margin=True).astype(np.float64) for booster in self.boosters_]
+        return expit(np.mean(margins, axis=0))
+
+    @property
+    def feature_importances_(self) -> np.ndarray:
+        """Share of the total gain, ndarray of shape (n_features,)."""
+        check_is_fitted(self)
+        gain = np.zeros(self.n_features_in_)
+        for booster in self.boosters_:
+            for name, value in booster.get_score(importance_type="total_gain").items():
+                gain[int(name[1:])] += value
+        return gain / gain.sum() if gain.sum() else gain
+
+
+def _late_stopping(fewest: int, patience: int) -> Any:
+    """XGBoost's early stopping, which looks away until ``fewest`` trees stand, and keeps the best trees only."""
+    from xgboost.callback import EarlyStopping
+
+    class LateStopping(EarlyStopping):
+        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+            return epoch + 1 >= fewest and super().after_iteration(model, epoch, evals_log)
+
+    return LateStopping(rounds=patience, save_best=True)
+
+
+def logistic(seed: int) -> LogisticHead:
+    """Logistic regression head, unfitted."""
+    return LogisticHead(seed=seed)
+
+
+def xgboost(seed: int) -> XGBoostHead:
+    """XGBoost head, unfitted."""
+    return XGBoostHead(seed=seed)
+
+
+#: Every head: its name, and what makes an unfitted one from a seed.
+HEADS: dict[str, Callable[[int], LogisticHead | XGBoostHead]] = {"logistic": logistic, "xgboost": xgboost}
