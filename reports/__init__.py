@@ -1,0 +1,1 @@
+"""What is shown: metrics with intervals, the ladder, importances and the page."""

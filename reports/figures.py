@@ -1,0 +1,287 @@
+"""Figures as Plotly dictionaries, free of theme: the page's style sheet colours text and rules, light or dark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.metrics import roc_curve
+
+from reports.ladder import RUNGS, split_model_name
+from reports.verdict import signed, span
+
+Figure = dict[str, Any]
+
+#: Okabe & Ito's colours; grey is no model. The page's script lightens the blue on a dark screen.
+INK = "#808080"
+BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
+RUNG_COLOURS = dict(zip(RUNGS, (INK, SKY, GREEN, ORANGE, VERMILLION), strict=True))
+HEAD_DASHES = {"logistic": "solid", "xgboost": "dash"}
+SPLIT_MARKS = {"oof": ("out-of-fold", BLUE, "circle"), "test": ("test slides", VERMILLION, "diamond-open")}
+#: What the chooser says, and the shorter words that fit under an axis on a phone.
+METRIC_WORDS = {
+    "auc": ("area under the ROC curve", "AUC"),
+    "average_precision": ("average precision", "average precision"),
+    "brier": ("Brier score (lower is better)", "Brier score"),
+    "accuracy": ("accuracy at the chosen threshold", "accuracy"),
+}
+MEASURE_WORDS = {
+    "permutation": ("drop in AUC when the family is shuffled together", "drop in AUC"),
+    "gain": ("XGBoost: sum of the family's shares of gain", "share of gain"),
+    "coefficient": ("logistic regression: sum of the sizes of the family's coefficients", "sum of sizes"),
+}
+
+#: With fewer patches of the rarer class than this, the AUC within a slide is mostly luck.
+FEW_PATCHES = 5
+
+#: Points that one ROC curve is drawn with at most: more than a screen has pixels to show.
+CURVE_POINTS = 300
+
+
+def plain(text: object) -> str:
+    """Escape text for Plotly, which reads a subset of HTML in every label."""
+    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def short_name(model: str) -> str:
+    """Return a model's name as figures and tables show it, such as ``handcrafted · xgboost``."""
+    rung, head = split_model_name(model)
+    return rung if head is None else f"{rung} · {head}"
+
+
+def forest(ladder: pd.DataFrame, metric: str) -> Figure:
+    """Draw each model's metric with its 95 % interval, out-of-fold above test."""
+    models = list(dict.fromkeys(ladder.model))
+    places = {model: len(models) - 1 - i for i, model in enumerate(models)}
+    data = []
+    for split, (words, colour, symbol) in SPLIT_MARKS.items():
+        part = ladder[ladder.split == split]
+        if part.empty:
+            continue
+        shift = 0.14 if split == "oof" else -0.14
+        rows = part.to_dict("records")
+        data.append(
+            _points(
+                words,
+                colour,
+                symbol,
+                part[metric],
+                part[f"{metric}_low"],
+                part[f"{metric}_high"],
+                [places[row["model"]] + shift for row in rows],
+                [
+                    f"{short_name(row['model'])}, {words}<br>{row[metric]:.3f} "
+                    f"({span(row[f'{metric}_low'], row[f'{metric}_high'])})"
+                    for row in rows
+                ],
+            )
+        )
+    layout = _rows_layout([short_name(model) for model in models], METRIC_WORDS[metric][1])
+    if metric == "auc":
+        layout["shapes"] = [_rule(0.5)]
+    return {"data": data, "layout": layout}
+
+
+def families(sums: pd.DataFrame, measure: str) -> Figure:
+    """Draw one measure of importance, summed by family, for each model that has it."""
+    part = sums[sums.measure == measure]
+    order = part.groupby("family").value.max().sort_values(ascending=False).index.tolist()
+    models = list(dict.fromkeys(part.model))
+    places = {family: len(order) - 1 - i for i, family in enumerate(order)}
+    data = []
+    for i, model in enumerate(models):
+        rows = part[part.model == model].to_dict("records")
+        rung, head = split_model_name(model)
+        shift = 0.5 * (0.5 - (i + 0.5) / len(models))
+        frame = pd.DataFrame(rows)
+        data.append(
+            _points(
+                short_name(model),
+                RUNG_COLOURS[rung],
+                "circle" if head == "logistic" else "diamond-open",
+                frame.value,
+                frame.low,
+                frame.high,
+                [places[row["family"]] + shift for row in rows],
+                [f"{plain(row['family'])}, {short_name(model)}<br>{_amount(row)}" for row in rows],
+            )
+        )
+    layout = _rows_layout(
+        [plain(family) for family in order], MEASURE_WORDS[measure][1], per_row=max(34, 16 * len(models))
+    )
+    layout["shapes"] = [_rule(0.0)]
+    return {"data": data, "layout": layout}
+
+
+def _amount(row: dict[str, Any]) -> str:
+    text = signed(row["value"]) if row["measure"] == "permutation" else f"{row['value']:.3f}"
+    return text if pd.isna(row["low"]) else f"{text} ({signed(row['low'])} to {signed(row['high'])})"
+
+
+def roc_table(predictions: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """ROC curves, thinned to what a screen can show.
+
+    Returns
+    -------
+    DataFrame
+        ``model, split (oof|test), false_positive_rate, true_positive_rate, threshold``.
+    """
+    parts = []
+    for split, name in [("train", "oof"), ("test", "test")]:
+        part = predictions[predictions.split == split]
+        for model in models if len(part) else ():
+            fpr, tpr, cuts = roc_curve(part.label, part[f"prob_{model}"])
+            kept = np.arange(len(fpr))
+            if len(kept) > CURVE_POINTS:
+                # Evenly along the curve's length, corners first and last.
+                along = fpr + tpr
+                kept = np.unique(np.searchsorted(along, np.linspace(0, 2, CURVE_POINTS)).clip(max=len(fpr) - 1))
+            curve = {"false_positive_rate": fpr[kept], "true_positive_rate": tpr[kept], "threshold": cuts[kept]}
+            parts.append(pd.DataFrame({"model": model, "split": name, **curve}))
+    return pd.concat(parts, ignore_index=True)
+
+
+def roc(curves: pd.DataFrame, split: str) -> Figure:
+    """Draw the ROC curves of all models on one split."""
+    data: list[Figure] = []
+    part = curves[curves.split == split]
+    for model in dict.fromkeys(part.model):
+        rung, head = split_model_name(model)
+        curve = part[part.model == model]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": short_name(model),
+                "x": _numbers(curve.false_positive_rate, 4),
+                "y": _numbers(curve.true_positive_rate, 4),
+                "line": {"color": RUNG_COLOURS[rung], "width": 2, "dash": HEAD_DASHES.get(str(head), "dot")},
+                "hovertemplate": f"{short_name(model)}<br>sensitivity %{{y:.3f}}<br>1 − specificity %{{x:.3f}}"
+                "<extra></extra>",
+            }
+        )
+    axis = {"range": [-0.01, 1.01], "tickvals": [0, 0.25, 0.5, 0.75, 1], "zeroline": False, "automargin": True}
+    layout = _layout(
+        xaxis={**axis, "title": {"text": "1 − specificity", "standoff": 8}},
+        yaxis={**axis, "title": {"text": "sensitivity", "standoff": 8}},
+        height=460,
+        shapes=[
+            {"type": "line", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "line": {"color": INK, "dash": "dot", "width": 1}}
+        ],
+    )
+    return {"data": data, "layout": layout}
+
+
+def slide_strip(slides: pd.DataFrame) -> Figure:
+    """Draw the AUC within each slide that holds both classes, a row a model, a dot a slide."""
+    models = list(dict.fromkeys(slides.model))
+    places = {model: len(models) - 1 - i for i, model in enumerate(models)}
+    data: list[Figure] = []
+    mixed = slides[slides.auc.notna()]
+    for split, (words, colour, symbol) in SPLIT_MARKS.items():
+        part = mixed[mixed.split == split]
+        if part.empty:
+            continue
+        rows = part.to_dict("records")
+        shift = 0.14 if split == "oof" else -0.14
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": words,
+                "x": _numbers(part.auc, 4),
+                "y": [places[row["model"]] + shift for row in rows],
+                "text": [
+                    f"slide {plain(row['slide'])}, {short_name(row['model'])}<br>AUC {row['auc']:.3f}, "
+                    f"{row['patches']} patches, {row['prevalence']:.0%} positive"
+                    for row in rows
+                ],
+                "hoverinfo": "text",
+                "marker": {
+                    "color": colour,
+                    "symbol": symbol,
+                    "size": [9 if row["rarer"] >= FEW_PATCHES else 5 for row in rows],
+                    "opacity": 0.8,
+                    "line": {"width": 1.5, "color": colour},
+                },
+            }
+        )
+    layout = _rows_layout([short_name(model) for model in models], "AUC within a slide")
+    layout["shapes"] = [_rule(0.5)]
+    layout["xaxis"]["range"] = [min(0.45, float(mixed.auc.min()) - 0.03) if len(mixed) else 0, 1.02]
+    return {"data": data, "layout": layout}
+
+
+def _points(
+    name: str,
+    colour: str,
+    symbol: str,
+    value: pd.Series,
+    low: pd.Series,
+    high: pd.Series,
+    y: Sequence[float],
+    text: list[str],
+) -> Figure:
+    """One trace of dots with intervals."""
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": _numbers(value, 5),
+        "y": list(y),
+        "text": text,
+        "hoverinfo": "text",
+        "error_x": {
+            "type": "data",
+            "symmetric": False,
+            "array": _numbers(high - value, 5),
+            "arrayminus": _numbers(value - low, 5),
+            "color": colour,
+            "thickness": 1.6,
+            "width": 0,
+        },
+        "marker": {"color": colour, "symbol": symbol, "size": 9, "line": {"width": 2, "color": colour}},
+    }
+
+
+def _rows_layout(labels: list[str], title: str, per_row: int = 44) -> Figure:
+    """Horizontal rows, labelled from the top down."""
+    return _layout(
+        yaxis={
+            "tickvals": list(range(len(labels) - 1, -1, -1)),
+            "ticktext": labels,
+            "range": [-0.6, len(labels) - 0.4],
+            "zeroline": False,
+            "automargin": True,
+            "ticklabelstandoff": 6,
+        },
+        xaxis={"title": {"text": title, "standoff": 8}, "zeroline": False, "automargin": True},
+        height=110 + per_row * len(labels),
+    )
+
+
+def _layout(**parts: Any) -> Figure:
+    return {
+        "margin": {"l": 8, "r": 12, "t": 8, "b": 12},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "hovermode": "closest",
+        "legend": {"orientation": "h", "x": 0, "xanchor": "left", "y": 1.02, "yanchor": "bottom"},
+        "showlegend": True,
+        "font": {"size": 13, "family": "system-ui, sans-serif"},
+        "dragmode": False,
+        **parts,
+    }
+
+
+def _rule(x: float) -> Figure:
+    line = {"color": INK, "dash": "dot", "width": 1}
+    return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": line, "layer": "below"}
+
+
+def _numbers(values: pd.Series | np.ndarray, digits: int) -> list[float | None]:
+    """Round; None stands where a number is missing, since JSON knows no NaN."""
+    rounded = np.round(np.asarray(values, dtype=np.float64), digits)
+    return [float(value) if np.isfinite(value) else None for value in rounded]

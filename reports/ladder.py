@@ -1,0 +1,155 @@
+"""The ladder: what each rung, from no model at all to everything at once, adds over the rung below."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from reports.metrics import METRICS, bootstrap, measure, percentile_interval, slide_groups, youden_threshold
+
+RUNGS = ("prevalence", "colour", "handcrafted", "embeddings", "both")
+SPLITS = {"train": "oof", "test": "test"}
+COLUMNS = (
+    ["rung", "head", "model", "split", "patches", "slides"]
+    + [metric + end for metric in METRICS for end in ("", "_low", "_high")]
+    + ["threshold", "below", "gain", "gain_low", "gain_high", "skipped_draws", "seconds", "peak_mb"]
+)
+
+
+def split_model_name(model: str) -> tuple[str, str | None]:
+    """Return the rung and the head that a model's name stands for; the lowest rung has no head.
+
+    Parameters
+    ----------
+    model : str
+        ``prevalence`` or ``<head>_<rung>``.
+
+    Raises
+    ------
+    ValueError
+        The name has another form or an unknown rung.
+    """
+    if model == RUNGS[0]:
+        return model, None
+    head, _, rung = model.partition("_")
+    if not head or rung not in RUNGS[1:]:
+        raise ValueError(f"model must be 'prevalence' or '<head>_<rung>' with a rung of {RUNGS[1:]}; got {model!r}.")
+    return rung, head
+
+
+def rungs_below(models: Sequence[str]) -> dict[str, str | None]:
+    """Order models from the lowest rung up and name, for each, the model that it is compared with.
+
+    Parameters
+    ----------
+    models : sequence of str
+
+    Returns
+    -------
+    dict from model to model or None
+        In ladder order. Below is the next lower rung present with the same head; below a head's first rung is
+        ``prevalence``.
+    """
+    names = {model: split_model_name(model) for model in models}
+    ordered = sorted(models, key=lambda model: (RUNGS.index(names[model][0]), names[model][1] or ""))
+    below: dict[str, str | None] = {}
+    last: dict[str | None, str] = {}
+    ground = RUNGS[0] if RUNGS[0] in names else None
+    for model in ordered:
+        head = names[model][1]
+        below[model] = last.get(head, ground if model != ground else None)
+        last[head] = model
+    return below
+
+
+def ladder(
+    predictions: pd.DataFrame,
+    models: Sequence[str],
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+    costs: Mapping[str, tuple[float, float]] | None = None,
+) -> pd.DataFrame:
+    """Judge every model on out-of-fold and on test predictions, with 95 % intervals from resampling slides.
+
+    The threshold for the accuracy is chosen on out-of-fold predictions (Youden) and used on both; the out-of-fold
+    accuracy is therefore slightly flattered, the test accuracy is not. All models share the draws of slides, so that
+    the gain over the rung below is a paired difference.
+
+    The ``prevalence`` model predicts one constant a fold, the mean label of the other folds. A fold with many positives
+    leaves few for the others and gets a low constant: pooled over folds its AUC falls below 0.5. That is an artefact of
+    pooling, not information; it is reported as it comes out, and so the gain over it is flattered out-of-fold.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        ``patch_id, slide, split (train|test), fold, label, prob_<model>``.
+    models : sequence of str
+        ``prevalence`` and ``<head>_<rung>``; see :data:`RUNGS`.
+    draws, seed : int
+        For the bootstrap.
+    costs : mapping from model to (seconds, peak_mb), optional
+        Time and peak memory that the model took, features included.
+
+    Returns
+    -------
+    DataFrame
+        A row a model and split (``oof`` and, when there are test patches, ``test``), lowest rung first, with `COLUMNS`.
+        ``slides`` is 0 where no slide is known; ``brier`` is better when lower; ``gain`` is the difference in AUC to
+        the model named in ``below``.
+
+    Raises
+    ------
+    ValueError
+        A column is missing or a prediction is not finite.
+    InputError
+        Too few slides for an interval.
+    """
+    needed = ["slide", "split", "label", *(f"prob_{model}" for model in models)]
+    missing = [name for name in needed if name not in predictions]
+    if missing:
+        raise ValueError(f"predictions must have the columns {needed}; {missing} are missing.")
+    below = rungs_below(models)
+    train = predictions[predictions.split == "train"]
+    labels = train.label.to_numpy()
+    cuts = {model: youden_threshold(labels, train[f"prob_{model}"].to_numpy()) for model in below}
+    rows: list[dict[str, object]] = []
+    for split, name in SPLITS.items():
+        part = predictions[predictions.split == split]
+        if len(part):
+            rows += _judge(part, name, below, cuts, draws, seed)
+    for row in rows:
+        row["seconds"], row["peak_mb"] = (costs or {}).get(str(row["model"]), (np.nan, np.nan))
+    table = pd.DataFrame(rows, columns=COLUMNS)
+    rank = {model: place for place, model in enumerate(below)}
+    return table.sort_values("model", key=lambda column: column.map(rank), kind="stable", ignore_index=True)
+
+
+def _judge(
+    part: pd.DataFrame, split: str, below: Mapping[str, str | None], cuts: Mapping[str, float], draws: int, seed: int
+) -> list[dict[str, object]]:
+    """Rows of all models on one split."""
+    names = list(below)
+    labels = part.label.to_numpy()
+    scores = part[[f"prob_{model}" for model in names]].to_numpy()
+    thresholds = np.array([cuts[model] for model in names])
+    groups = slide_groups(part.slide)
+    point = measure(labels, scores, thresholds)
+    drawn = bootstrap(labels, scores, thresholds, groups, draws=draws, seed=seed)
+    low, high = percentile_interval(drawn.values)
+    rows = []
+    for i, model in enumerate(names):
+        rung, head = split_model_name(model)
+        row: dict[str, object] = {"rung": rung, "head": head, "model": model, "split": split, "patches": len(part)}
+        row["slides"] = part.slide.nunique()
+        for j, metric in enumerate(METRICS):
+            row |= {metric: point[i, j], f"{metric}_low": low[i, j], f"{metric}_high": high[i, j]}
+        row |= {"threshold": cuts[model], "below": below[model], "skipped_draws": drawn.skipped}
+        if (other := below[model]) is not None:
+            k = names.index(other)
+            row["gain"] = point[i, 0] - point[k, 0]
+            row["gain_low"], row["gain_high"] = percentile_interval(drawn.values[:, i, 0] - drawn.values[:, k, 0])
+        rows.append(row)
+    return rows

@@ -1,0 +1,101 @@
+"use strict";
+(() => {
+  const config = {
+    responsive: true,
+    displaylogo: false,
+    modeBarButtons: [["toImage"]],
+    scrollZoom: false,
+  };
+  const plots = [];
+
+  const dark = matchMedia("screen and (prefers-color-scheme: dark)");
+  // Okabe and Ito's blue is too dark for a dark page; their sky blue takes its place.
+  const paint = (text) => JSON.parse(dark.matches ? text.replaceAll("#0072B2", "#56B4E9") : text);
+
+  for (const figure of document.querySelectorAll("figure[data-figure]")) {
+    const target = figure.querySelector(".plot");
+    const select = figure.querySelector("select");
+    const text = figure.querySelector('script[type="application/json"]').textContent;
+    const draw = () => {
+      const { data, layout } = paint(text)[select ? Number(select.value) : 0];
+      Plotly.react(target, data, layout, config);
+    };
+    draw();
+    plots.push(target);
+    if (select) select.addEventListener("change", draw);
+    dark.addEventListener("change", draw);
+  }
+
+  const fit = (width) => {
+    for (const plot of plots) Plotly.relayout(plot, width ? { width, autosize: false } : { width: null, autosize: true });
+  };
+  const open = new Set();
+  addEventListener("beforeprint", () => {
+    fit(660);
+    for (const details of document.querySelectorAll("details:not([open])")) {
+      open.add(details);
+      details.open = true;
+    }
+  });
+  addEventListener("afterprint", () => {
+    fit(null);
+    for (const details of open) details.open = false;
+    open.clear();
+  });
+
+  const value = (cell, kind) => {
+    const raw = cell.dataset.value ?? cell.textContent.trim();
+    if (kind === "text") return raw;
+    return raw === "" ? NaN : Number(raw);
+  };
+  const compare = (a, b, sign) => {
+    if (typeof a === "string") return sign * a.localeCompare(b, "en", { numeric: true });
+    // What has no number stands last in both directions.
+    if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b);
+    return sign * (a - b);
+  };
+  for (const button of document.querySelectorAll(".sortable th button")) {
+    button.addEventListener("click", () => {
+      const header = button.closest("th");
+      const { kind } = button.dataset;
+      const next = header.ariaSort === "none" ? (kind === "number" ? "descending" : "ascending")
+        : header.ariaSort === "ascending" ? "descending" : "ascending";
+      for (const other of header.parentElement.children) other.ariaSort = "none";
+      header.ariaSort = next;
+      const body = header.closest("table").tBodies[0];
+      const column = header.cellIndex;
+      const sign = next === "ascending" ? 1 : -1;
+      const rows = [...body.rows].map((row) => [value(row.cells[column], kind), row]);
+      rows.sort((a, b) => compare(a[0], b[0], sign));
+      const limit = 15;
+      rows.forEach(([, row], i) => {
+        if (header.closest(".features")) row.classList.toggle("more", i >= limit);
+        body.append(row);
+      });
+    });
+  }
+
+  for (const block of document.querySelectorAll(".features")) {
+    const rows = [...block.querySelectorAll("tbody tr")];
+    const all = block.querySelector("button.all");
+    const count = block.querySelector(".count");
+    if (all) {
+      const words = all.textContent;
+      all.addEventListener("click", () => {
+        all.textContent = block.classList.toggle("open") ? "Show fewer" : words;
+      });
+    }
+    const input = block.querySelector("input[type=search]");
+    input.addEventListener("input", () => {
+      const wanted = input.value.toLowerCase().split(/\s+/).filter(Boolean);
+      let found = 0;
+      for (const row of rows) {
+        const text = row.textContent.toLowerCase();
+        row.hidden = !wanted.every((word) => text.includes(word));
+        if (!row.hidden) found += 1;
+      }
+      block.classList.toggle("searching", wanted.length > 0);
+      count.textContent = wanted.length ? `${found} of ${rows.length}` : "";
+    });
+  }
+})();

@@ -1,0 +1,130 @@
+"""Made-up predictions with the shape of real ones: slides that differ in prevalence and in how well models do."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import pandas as pd
+
+from features import table as registry
+from reports.importance import fitted_importance
+from reports.ladder import RUNGS, ladder, split_model_name
+from reports.page import ReportInputs
+
+HEADS = ("logistic", "xgboost")
+SKILL = {"colour": 1.3, "handcrafted": 1.9, "embeddings": 2.0, "both": 2.3}
+
+
+def make_predictions(
+    seed=0, *, slides=20, test_slides=5, per_slide=40, rungs=RUNGS, heads=HEADS, slide_map=True
+) -> pd.DataFrame:
+    """Predictions of `rungs` × `heads` on `slides` training and `test_slides` test slides of about `per_slide` patches.
+
+    A slide has its own prevalence, its own size and, per model, its own shift of scores (stain).
+    """
+    rng = np.random.default_rng(seed)
+    total = slides + test_slides
+    slide = np.repeat(np.arange(total), rng.integers(per_slide // 2, 2 * per_slide, total))
+    prevalence = rng.beta(0.8, 0.9, total)
+    labels = (rng.random(len(slide)) < prevalence[slide]).astype(int)
+    folds = np.where(np.arange(total) < slides, np.arange(total) % 5, -1)[slide]
+    names = np.array([f"S{i:02d}" for i in range(total)], dtype=object)
+    table = pd.DataFrame(
+        {
+            "patch_id": [f"{value:040x}" for value in rng.integers(1, 2**62, len(slide))],
+            "slide": names[slide] if slide_map else np.full(len(slide), None),
+            "split": np.where(folds < 0, "test", "train"),
+            "fold": folds,
+            "label": labels,
+        }
+    )
+    shared = 0.8 * rng.normal(size=len(slide))  # hard patches are hard for all models
+    others = {fold: labels[(folds != fold) & (folds >= 0)].mean() for fold in np.unique(folds)}
+    for rung in rungs:
+        if rung == "prevalence":
+            table["prob_prevalence"] = [others[fold] for fold in folds]
+            continue
+        shift = rng.normal(0, 0.7, total)[slide]
+        for head in heads:
+            noise = shared + rng.normal(0, 0.8, len(slide))
+            table[f"prob_{head}_{rung}"] = 1 / (1 + np.exp(-(SKILL[rung] * (labels - 0.5) + shift + noise)))
+    return table
+
+
+def model_names(predictions):
+    """Names of the models in a table of predictions."""
+    return [name.removeprefix("prob_") for name in predictions if name.startswith("prob_")]
+
+
+@dataclass(frozen=True)
+class Patches:
+    """What the report needs of a PatchSet."""
+
+    pixels: np.ndarray
+    table: pd.DataFrame
+
+
+def make_patches(predictions, seed=0, size=96) -> Patches:
+    """Pink squares with dark discs, more of them in positives, in another order than `predictions`."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(predictions))
+    table = predictions.iloc[order][["patch_id", "label", "slide", "split", "fold"]].reset_index(drop=True)
+    rows, columns = np.mgrid[:size, :size]
+    pixels = np.empty((len(table), size, size, 3), np.uint8)
+    for i, label in enumerate(table.label):
+        pixels[i] = np.array([226, 170, 200]) + rng.integers(-8, 8, (size, size, 1))
+        for _ in range(6 + 8 * label):
+            y, x = rng.integers(0, size, 2)
+            pixels[i][(rows - y) ** 2 + (columns - x) ** 2 < rng.integers(9, 40)] = 100, 60, 140
+    return Patches(pixels, table)
+
+
+def make_importances(predictions, seed=0) -> pd.DataFrame:
+    """Every measure for every head and rung with features, in the tidy form."""
+    rng = np.random.default_rng(seed)
+    columns = [column.name for column in registry.columns()][::9]
+    embeddings = [f"embedding_net-{i:04d}_rgb_whole" for i in range(20)]
+    names = {"colour": [name for name in columns if name.startswith("colour")], "handcrafted": columns}
+    names |= {"embeddings": embeddings, "both": columns + embeddings}
+    parts = []
+    for model in model_names(predictions):
+        rung, head = split_model_name(model)
+        if head is None:
+            continue
+        used = names[rung]
+        size = rng.exponential(1, len(used)) ** 2
+        measure = "gain" if head == "xgboost" else "coefficient"
+        values = size / size.sum() if head == "xgboost" else size * rng.choice([-1, 1], len(used))
+        parts.append(fitted_importance(values, used, measure=measure, model=model))
+        drop = 0.002 * size * rng.uniform(0.3, 1.2, len(used)) - 0.001
+        single = parts[-1].assign(measure="permutation", value=drop, spread=0.001, low=drop - 0.004, high=drop + 0.005)
+        single = single[single.family != "embedding"]
+        joint = single.groupby("family", as_index=False).agg(value=("value", "max"))
+        joint.value *= 3
+        joint = joint.assign(
+            model=model, measure="permutation", spread=0.002, low=joint.value / 2, high=joint.value * 2
+        )
+        parts += [single, joint]
+    return pd.concat(parts, ignore_index=True)[list(parts[0].columns)]
+
+
+def make_inputs(seed=0, **changes) -> ReportInputs:
+    """Everything that a report shows; `changes` replace fields of it or go to :func:`make_predictions`."""
+    names = {item.name for item in fields(ReportInputs)}
+    predictions = make_predictions(seed, **{key: value for key, value in changes.items() if key not in names})
+    costs = {model: (12.0 + i, 700.0 + 10 * i) for i, model in enumerate(model_names(predictions))}
+    defaults = {
+        "title": "Made-up cohort",
+        "predictions": predictions,
+        "ladder": ladder(predictions, model_names(predictions), draws=200, seed=seed, costs=costs),
+        "importances": make_importances(predictions, seed),
+        "patches": make_patches(predictions, seed),
+        "warnings": ("Three patches could not be read and were set aside.",),
+        "facts": {
+            "commit": "0123abc",
+            "config": {"data": {"source": "made-up", "folder": "nowhere"}, "seed": 0},
+            "versions": {"numpy": np.__version__, "pandas": pd.__version__},
+            "seconds": {"prepare": 3.1, "features": 41.0},
+        },
+        "sentences": {column.name: column.sentence for column in registry.columns()},
+    }
+    return ReportInputs(**(defaults | {key: value for key, value in changes.items() if key in names}))
