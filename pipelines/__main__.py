@@ -1,0 +1,100 @@
+"""Command line: ``python -m pipelines STEP --config FILE --set key=value``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from data.errors import InputError
+
+CONFIG = Annotated[Path, typer.Option("--config", help="TOML file; see configs/.")]
+SETTINGS = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over the file. May be repeated.")]
+DATA = Annotated[str, typer.Option("--data", help="Folder of the data set (data.path).")]
+NAME = Annotated[str, typer.Option("--run", help="Name of the run: its folder under --runs (name).")]
+RUNS = Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")]
+MISSING = Annotated[str, typer.Option("--missing", help="error|skip: ids without image, images without label.")]
+STRICT = Annotated[bool, typer.Option("--strict", help="A patch that cannot be read ends the run.")]
+REBUILD = Annotated[bool, typer.Option("--rebuild", help="Replace results made with another configuration.")]
+
+app = typer.Typer(
+    name="python -m pipelines",
+    help="Histoblend: honest baselines for cancer detection in histology patches. Not for diagnosis.\n\n"
+    "Every command first brings the steps that it reads up to date, and reuses what did not change.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _run(
+    step: str,
+    config: Path,
+    settings: list[str] | None,
+    data: str,
+    name: str,
+    runs: Path,
+    missing: str,
+    strict: bool,
+    rebuild: bool,
+) -> None:
+    from pipelines.baseline import Run, baseline, one_step
+    from pipelines.config import load_config
+
+    options = {"data.path": data, "name": name, "data.missing": missing}
+    given = [f"{key}={_quoted(value)}" for key, value in options.items() if value]
+    given += ["data.strict=true"] if strict else []
+    run = Run(load_config(config, [*(settings or []), *given]), runs, rebuild)
+    if step == "baseline":
+        baseline(run)
+    else:
+        run.screen.say(f"{step}: {one_step(run, step)}")
+
+
+def _quoted(text: str) -> str:
+    """Text as TOML, so that a folder called ``2020`` or ``a"b`` stays text."""
+    import json
+
+    return json.dumps(text)
+
+
+def _command(step: str, sentence: str) -> None:
+    @app.command(step, help=sentence)
+    def command(
+        config: CONFIG = Path("configs/phantom.toml"),
+        settings: SETTINGS = None,
+        data: DATA = "",
+        run: NAME = "",
+        runs: RUNS = Path("runs"),
+        missing: MISSING = "",
+        strict: STRICT = False,
+        rebuild: REBUILD = False,
+    ) -> None:
+        _run(step, config, settings, data, run, runs, missing, strict, rebuild)
+
+
+_command("prepare", "Step 1: decode every patch once, split by slide.")
+_command("features", "Step 2: handcrafted colour, texture and nuclei features.")
+_command("embeddings", "Step 3: pretrained network embeddings.")
+_command("heads", "Step 4: logistic and XGBoost heads, out of fold and on the held-out slides.")
+_command("report", "Step 7: ladder, importances, report.html and bundle.")
+_command("baseline", "All of the above, ending with the ladder in the terminal.")
+
+
+def main() -> None:
+    """Run the command line; a foreseeable fault is one line on standard error and exit status 2."""
+    # Native libraries chatter on standard error while they load; what matters is raised as an exception.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        app()
+    except InputError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

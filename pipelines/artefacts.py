@@ -1,0 +1,287 @@
+"""Artefact folders: a manifest beside everything a step wrote, reuse only on an equal key."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from data.errors import InputError
+
+MANIFEST = "manifest.json"
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Libraries whose version can change a result, so that another version rebuilds.
+LIBRARIES = (
+    "numpy", "pandas", "scipy", "scikit-image", "scikit-learn", "numba", "xgboost-cpu", "xgboost", "keras",
+    "tensorflow-cpu", "tensorflow", "onnxruntime", "tf2onnx", "pillow",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """One step of a run.
+
+    Attributes
+    ----------
+    name : str
+        As on the command line.
+    folder : str
+        Under ``runs/<name>/``.
+    sources : tuple of str
+        Packages whose code the result depends on.
+    config : mapping
+        The part of the configuration that the result depends on.
+    inputs : mapping from str to str
+        Digest of everything read.
+    seed : int
+    """
+
+    name: str
+    folder: str
+    sources: tuple[str, ...]
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    seed: int
+
+    def identity(self) -> dict[str, Any]:
+        """All that must be equal for a result to be reused."""
+        return {
+            "step": self.name,
+            "config": _plain(self.config),
+            "seed": self.seed,
+            "inputs": dict(self.inputs),
+            "code": code_digest(self.sources),
+            "libraries": library_versions(),
+        }
+
+
+@dataclass
+class Outcome:
+    """What a step says of itself: rows and whatever else belongs into the manifest."""
+
+    rows: int
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def run_step(
+    spec: StepSpec, run: Path, build: Callable[[Path], Outcome], *, rebuild: bool, say: Callable[[str], None]
+) -> tuple[Path, dict[str, Any]]:
+    """Reuse the step's folder when its manifest fits, otherwise build it.
+
+    A step builds in ``<folder>.partial``; a broken run leaves it behind, and the next run with the same key goes on in
+    it. The finished folder appears under its name at once, by renaming.
+
+    Parameters
+    ----------
+    spec : StepSpec
+    run : Path
+        Run folder.
+    build : callable
+        Fills the folder that it is given.
+    rebuild : bool
+        Build even where a folder with another configuration stands.
+    say : callable
+        Takes a line for the user.
+
+    Returns
+    -------
+    folder : Path
+    manifest : dict
+
+    Raises
+    ------
+    InputError
+        The folder was made with another configuration, and ``rebuild`` is not set.
+    """
+    folder, partial = run / spec.folder, run / f"{spec.folder}.partial"
+    identity = _plain(spec.identity())
+    reason = _why_not_reuse(folder, identity, rebuild)
+    if reason is None:
+        manifest = read_manifest(folder)
+        say(f"{spec.name}: up to date ({manifest['rows']} rows, {folder})")
+        return folder, manifest
+    _open_partial(partial, identity)
+    say(f"{spec.name}: {reason}")
+    started = time.perf_counter()
+    with peak_memory() as peak:
+        outcome = build(partial)
+    manifest = {
+        **identity,
+        "rows": outcome.rows,
+        "seconds": round(time.perf_counter() - started, 3),
+        "peak_mb": round(peak(), 1),
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "notes": outcome.notes,
+        "files": {str(path.relative_to(partial)): file_digest(path) for path in _files(partial)},
+    }
+    write_json(partial / MANIFEST, manifest)
+    if folder.exists():
+        shutil.rmtree(folder)
+    partial.rename(folder)
+    return folder, manifest
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished step.
+
+    Raises
+    ------
+    InputError
+        There is none, or it is no JSON.
+    """
+    try:
+        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder}: expected a finished step with {MANIFEST}; there is none. Run it first.") from None
+    except ValueError as error:
+        raise InputError(f"{folder / MANIFEST}: expected JSON; got: {error}. Delete {folder} and run again.") from error
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """What later steps are keyed on: the digests of all files that a step wrote."""
+    return hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all: temporary file in the same folder, then rename."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as file:
+        json.dump(content, file, indent=2, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code_digest(packages: tuple[str, ...]) -> str:
+    """SHA-256 over the source code of ``packages``: a changed formula must not meet an old cache."""
+    digest = hashlib.sha256()
+    for package in packages:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def library_versions() -> dict[str, str]:
+    """Installed versions of the libraries that can change a result."""
+    found = {}
+    for name in LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def commit() -> str:
+    """The checkout's commit, with ``-dirty`` where files differ from it; "unknown" outside a checkout."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()  # noqa: S603
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+
+
+@contextlib.contextmanager
+def peak_memory(interval_s: float = 0.05) -> Iterator[Callable[[], float]]:
+    """Sample the resident memory of this process and its children; yields a function that gives the peak in MB."""
+    import psutil
+
+    me, peak, stop = psutil.Process(), [0.0], threading.Event()
+
+    def sample() -> None:
+        total = 0
+        for process in [me, *me.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                total += process.memory_info().rss
+        peak[0] = max(peak[0], total / 1e6)
+
+    def watch() -> None:
+        while not stop.wait(interval_s):
+            sample()
+
+    sample()
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: peak[0]
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def _why_not_reuse(folder: Path, identity: dict[str, Any], rebuild: bool) -> str | None:
+    """None when the folder can be reused; otherwise the words to build with."""
+    if not folder.exists():
+        return "running"
+    manifest = read_manifest(folder)
+    if manifest.get("config") != identity["config"] or manifest.get("seed") != identity["seed"]:
+        difference = _difference(manifest, identity)
+        if not rebuild:
+            raise InputError(
+                f"{folder} was made with another configuration: {difference}. "
+                "Choose another run name (RUN=… or --run), or pass --rebuild (make … REBUILD=1) to replace it."
+            )
+        return f"rebuilding ({difference})"
+    for part, words in (("inputs", "input"), ("code", "code"), ("libraries", "library versions")):
+        if manifest.get(part) != identity[part]:
+            return f"rebuilding, its {words} changed"
+    for name, digest in manifest["files"].items():
+        if not (folder / name).is_file() or file_digest(folder / name) != digest:
+            return f"rebuilding, {name} is missing or altered"
+    return None
+
+
+def _difference(manifest: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    old = {"seed": manifest.get("seed"), **_flat(manifest.get("config", {}))}
+    new = {"seed": identity["seed"], **_flat(identity["config"])}
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return "; ".join(f"{key} was {old.get(key)!r}, is now {new.get(key)!r}" for key in keys)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _open_partial(partial: Path, identity: dict[str, Any]) -> None:
+    """Keep a broken run's work only when it was made for the very same result."""
+    key = partial / "key.json"
+    if partial.exists():
+        try:
+            same = json.loads(key.read_text(encoding="utf-8")) == identity
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            shutil.rmtree(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    write_json(key, identity)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in {MANIFEST, "key.json"})
+
+
+def _plain(value: Any) -> Any:
+    """As it comes back from JSON, so that keys compare equal."""
+    return json.loads(json.dumps(value, sort_keys=True))

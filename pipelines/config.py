@@ -1,0 +1,172 @@
+"""Configuration: TOML files and ``--set key=value`` into one frozen, typed object."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from data.errors import InputError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(_Section):
+    """Where patches come from."""
+
+    source: Literal["phantom", "kaggle"] = Field("phantom", description="kind of data set")
+    path: str = Field("", description="folder of the data set; the phantom needs none")
+    size: int = Field(96, ge=32, description="height and width of a patch, px")
+    missing: Literal["error", "skip"] = Field("error", description="ids without image and images without label")
+    strict: bool = Field(False, description="a patch that cannot be read is fatal instead of set aside")
+    n: int = Field(2000, ge=20, description="phantom: number of patches")
+    slides: int = Field(40, ge=2, description="phantom: number of slides")
+    difficulty: float = Field(0.5, ge=0, le=1, description="phantom: 0 easy, 1 hard")
+    confound: float = Field(0.0, ge=0, le=1, description="phantom: how far tumour and scanner go together")
+
+
+class SplitConfig(_Section):
+    """How slides are divided."""
+
+    test_share: float = Field(0.2, gt=0, lt=1, description="share of the slides held out (at least 4 are)")
+    folds: int = Field(5, ge=2, description="folds of the other slides")
+
+
+class FeaturesConfig(_Section):
+    """Which handcrafted features are computed."""
+
+    families: tuple[str, ...] = Field((), description="families of features/table.py; empty for all")
+    shard: int = Field(256, ge=1, description="patches a shard (changes no value)")
+
+
+class EmbeddingsConfig(_Section):
+    """Which pretrained network embeds the patches, and how."""
+
+    backbone: str = Field("efficientnet-lite0", description="row of features/backbones.py")
+    size: int = Field(96, ge=32, description="side to which patches are resized for the network, px")
+    d4: bool = Field(False, description="average over the 8 symmetries of the square")
+    engine: Literal["onnx", "keras"] = Field("onnx", description="what runs the network")
+    shard: int = Field(256, ge=1, description="patches a shard (changes no value)")
+
+
+class HeadsConfig(_Section):
+    """Which classifiers are fitted on which columns."""
+
+    heads: tuple[Literal["logistic", "xgboost"], ...] = Field(
+        ("logistic", "xgboost"), min_length=1, description="heads"
+    )
+    features: tuple[Literal["colour", "handcrafted", "embeddings", "both"], ...] = Field(
+        ("colour", "handcrafted", "embeddings", "both"), min_length=1, description="sets of columns"
+    )
+
+
+class ReportConfig(_Section):
+    """How figures are made."""
+
+    draws: int = Field(2000, ge=100, description="resamplings of slides behind each interval")
+    repeats: int = Field(5, ge=1, description="permutations a feature")
+
+
+class EngineConfig(_Section):
+    """How work is run; nothing here changes a result."""
+
+    workers: int = Field(0, ge=0, description="worker processes or threads; 0 for one a core")
+
+
+class Config(_Section):
+    """Everything that a run depends on."""
+
+    name: str = Field("phantom", description="name of the run: its folder under runs/")
+    seed: int = Field(0, ge=0, description="seed of everything random")
+    data: DataConfig = DataConfig()
+    split: SplitConfig = SplitConfig()
+    features: FeaturesConfig = FeaturesConfig()
+    embeddings: EmbeddingsConfig = EmbeddingsConfig()
+    heads: HeadsConfig = HeadsConfig()
+    report: ReportConfig = ReportConfig()
+    engine: EngineConfig = EngineConfig()
+
+
+def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
+    """Read a TOML file and apply ``key=value`` settings on top.
+
+    Parameters
+    ----------
+    path : Path
+    settings : sequence of str
+        ``section.key=value``; the value is read as TOML and, failing that, as text.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    InputError
+        The file is missing or no TOML, a key is unknown (the nearest known one is named), or a value does not fit.
+    """
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: expected a TOML file; it does not exist. See configs/ for examples.") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: expected a TOML file; got: {error}.") from error
+    for setting in settings:
+        _apply(values, setting)
+    try:
+        config = Config.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{path}: {_explain(error)}") from None
+    _check_name(config.name)
+    return config
+
+
+def _apply(values: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key.strip():
+        raise InputError(f"--set must look like section.key=value; got {setting!r}.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        values = values.setdefault(section, {})
+        if not isinstance(values, dict):
+            raise InputError(f"--set {setting}: {section!r} is a value, not a section.")
+    values[last] = value
+
+
+def _explain(error: ValidationError) -> str:
+    """One sentence for the first thing that is wrong."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = list(config_keys())
+        near = difflib.get_close_matches(key, known, 1, 0.5) or difflib.get_close_matches(
+            key.rpartition(".")[2], [name.rpartition(".")[2] for name in known], 1, 0.5
+        )
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
+        return f"unknown key {key!r}; {hint}"
+    return f"{key}: {first['msg']}; got {first['input']!r}."
+
+
+def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """Every key of the configuration, dotted."""
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from config_keys(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def _check_name(name: str) -> None:
+    if not name or name in {".", ".."} or any(sign in name for sign in "/\\\0") or name.startswith("-"):
+        raise InputError(f"name must be a folder name without slashes; got {name!r}. Choose another RUN=… or --run.")

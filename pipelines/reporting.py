@@ -1,0 +1,229 @@
+"""Step 7 and the stable outputs: ladder, importances, report, predictions.parquet, ladder.csv and the bundle."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from models.bundle import load_head, save_head, seal_bundle
+from models.heads import LogisticHead
+from pipelines.artefacts import Outcome, StepSpec
+from pipelines.config import Config
+from pipelines.fitting import COSTS, PREDICTIONS
+from pipelines.prepare import balance, split_warnings
+from pipelines.tables import feature_sets
+from reports.importance import fitted_importance, permutation_importance
+from reports.ladder import ladder
+from reports.metrics import slide_groups
+from reports.page import ReportInputs, write_report
+
+if TYPE_CHECKING:
+    from pipelines.baseline import Run
+
+LADDER = "ladder.csv"
+BUNDLE = "bundle"
+
+#: Embedding columns mean nothing one by one: they are shuffled as one.
+TOGETHER = ("embedding",)
+
+
+def report_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
+    """What the report depends on; ``inputs`` are the digests of the heads and the feature tables."""
+    sources = ("data", "features", "models", "reports")
+    section = {**config.report.model_dump(), "name": config.name}
+    return StepSpec("report", "7-report", sources, section, inputs, config.seed)
+
+
+def make_report(run: Run, folder: Path) -> Outcome:
+    """Write ``ladder.csv``, ``report.html`` and the figures' numbers into ``folder``."""
+    predictions = pd.read_parquet(run.heads[0] / PREDICTIONS)
+    models = [name.removeprefix("prob_") for name in map(str, predictions.columns) if name.startswith("prob_")]
+    steps = ladder(predictions, models, draws=run.config.report.draws, seed=run.config.seed, costs=rung_costs(run))
+    phantom = run.config.data.source == "phantom"
+    inputs = ReportInputs(
+        title=f"Histoblend: {run.config.name}",
+        predictions=predictions,
+        ladder=steps,
+        importances=importances(run, predictions),
+        patches=run.patches,
+        warnings=tuple(split_warnings(run.patches.table, run.prepared[1]["notes"]["set_aside"])),
+        facts=facts(run),
+        sentences=column_sentences(),
+        phantom=phantom,
+    )
+    write_report(folder, inputs)
+    return Outcome(len(predictions))
+
+
+def rung_costs(run: Run) -> dict[str, tuple[float, float]]:
+    """Seconds and peak memory (MB) of each model: the feature tables that it needs, and all its fits."""
+    steps = {name: manifest for name, (_, manifest) in run.tables.items()}
+    seconds = {name: float(manifest["seconds"]) for name, manifest in steps.items()}
+    if "features" in steps:
+        # The colour rung needs the colour family only: its share is what that family cost a patch.
+        cost = steps["features"]["notes"]["ms_a_patch"]
+        seconds["colour"] = seconds["features"] * cost.get("colour", 0.0) / sum(cost.values())
+    needs = {
+        "colour": ("colour",),
+        "handcrafted": ("features",),
+        "embeddings": ("embeddings",),
+        "both": ("features", "embeddings"),
+    }
+    costs = {"prevalence": (0.0, 0.0)}
+    for row in pd.read_csv(run.heads[0] / COSTS).to_dict("records"):
+        wanted = needs[row["model"].partition("_")[2]]
+        peaks = [steps["features" if name == "colour" else name]["peak_mb"] for name in wanted]
+        total = row["seconds"] + sum(seconds[name] for name in wanted)
+        costs[row["model"]] = (round(total, 1), max(row["peak_mb"], *peaks))
+    return costs
+
+
+def importances(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:
+    """What each refitted head relies on: gain or coefficients, and permutation on the held-out slides."""
+    sets = feature_sets(run.config, {name: folder for name, (folder, _) in run.tables.items()})
+    test = np.flatnonzero((predictions["split"] == "test").to_numpy())
+    labels = predictions["label"].to_numpy()[test]
+    groups = slide_groups(predictions["slide"].iloc[test])
+    found = []
+    for features, (values, columns) in sets.items():
+        for name in run.config.heads.heads:
+            model = f"{name}_{features}"
+            head = load_head(run.heads[0] / model)
+            linear = isinstance(head, LogisticHead)
+            fitted = head.coef_[0] if linear else head.feature_importances_
+            found.append(fitted_importance(fitted, columns, measure="coefficient" if linear else "gain", model=model))
+            if features not in {"handcrafted", "both"}:
+                continue
+            # Column by column only where columns have a meaning and no embedding stands in for them.
+            units: tuple[Literal["family", "column"], ...] = (
+                ("family", "column") if features == "handcrafted" else ("family",)
+            )
+            found += [
+                permutation_importance(
+                    partial(_positive, head),
+                    values[test],
+                    labels,
+                    columns,
+                    groups,
+                    repeats=run.config.report.repeats,
+                    seed=run.config.seed,
+                    by=unit,
+                    together=TOGETHER,
+                    model=model,
+                )
+                for unit in units
+            ]
+    return pd.concat([table for table in found if len(table)], ignore_index=True)
+
+
+def _positive(head: Any, X: np.ndarray) -> np.ndarray:
+    return head.predict_proba(X)[:, 1]
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """How the numbers came about: configuration, split, and every step's manifest without its file list."""
+    steps = {folder.name: manifest for folder, manifest in [run.prepared, *run.tables.values(), run.heads]}
+    wanted = (
+        "rows",
+        "seconds",
+        "peak_mb",
+        "made",
+        "commit",
+        "python",
+        "machine",
+        "libraries",
+        "inputs",
+        "code",
+        "notes",
+    )
+    return {
+        "configuration": run.config.model_dump(mode="json", exclude={"engine"}),
+        "split": balance(run.patches.table).to_dict("records"),
+        "patches digest": run.patches.digest,
+        "test predictions": "from a refit of every head on all training slides",
+        "steps": {name: {key: manifest[key] for key in wanted} for name, manifest in steps.items()},
+    }
+
+
+def column_sentences() -> dict[str, str]:
+    """What each handcrafted column is, in a sentence."""
+    from features.table import columns
+
+    return {column.name: column.sentence for column in columns()}
+
+
+def publish(run: Run, folder: Path) -> None:
+    """Write the stable outputs into the run folder: ``predictions.parquet``, ``ladder.csv`` and ``bundle/``."""
+    for source in (run.heads[0] / PREDICTIONS, folder / LADDER):
+        temporary = run.folder / f".{source.name}.tmp"
+        shutil.copyfile(source, temporary)
+        temporary.replace(run.folder / source.name)
+    write_bundle(run, pd.read_csv(folder / LADDER))
+
+
+def write_bundle(run: Run, steps: pd.DataFrame) -> None:
+    """Write the refitted heads, their columns and thresholds as a sealed bundle."""
+    target, partial = run.folder / BUNDLE, run.folder / f"{BUNDLE}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    sets = feature_sets(run.config, {name: folder for name, (folder, _) in run.tables.items()})
+    thresholds = steps[steps["split"] == "oof"].set_index("model")["threshold"]
+    models = {}
+    for features in sets:
+        for name in run.config.heads.heads:
+            model = f"{name}_{features}"
+            save_head(load_head(run.heads[0] / model), partial / model)
+            models[model] = {"threshold": float(thresholds[model]), "columns": features}
+    train = run.patches.table[run.patches.table["split"] == "train"]
+    content = {
+        "run": run.config.name,
+        "made": run.heads[1]["made"],
+        "commit": run.heads[1]["commit"],
+        "libraries": run.heads[1]["libraries"],
+        "patch": {"size": run.config.data.size, "source": run.config.data.source},
+        "features": {name: manifest["config"] for name, (_, manifest) in run.tables.items()},
+        "prevalence": float(train["label"].mean()),
+        "columns": {features: columns for features, (_, columns) in sets.items()},
+        "models": models,
+    }
+    seal_bundle(partial, content)
+    shutil.rmtree(target, ignore_errors=True)
+    partial.rename(target)
+
+
+def show_ladder(run: Run) -> None:
+    """Show the ladder in the terminal: out-of-fold, then on the held-out slides."""
+    steps = pd.read_csv(run.folder / LADDER)
+    for split, words in (("oof", "out-of-fold, by slide"), ("test", "held-out slides")):
+        part = steps[steps["split"] == split]
+        shown = pd.DataFrame(
+            {
+                "rung": part["rung"],
+                "head": part["head"].fillna("–"),
+                "AUC (95 % interval)": _with_interval(part, "auc"),
+                "gain over rung below": _with_interval(part, "gain", sign="+"),
+                "Brier": part["brier"].map("{:.3f}".format),
+                "acc.": part["accuracy"].map("{:.3f}".format),
+                "s": part["seconds"].map("{:.0f}".format),
+                "MB": part["peak_mb"].map("{:.0f}".format),
+            }
+        )
+        slides = int(part["slides"].iloc[0])
+        run.screen.table(shown, f"{words}: {part['patches'].iloc[0]} patches, {slides or 'unknown'} slides")
+    run.screen.say(
+        "intervals: slides resampled; acc.: accuracy at the threshold chosen out-of-fold; "
+        "s, MB: core-seconds and peak memory, features included"
+    )
+
+
+def _with_interval(part: pd.DataFrame, name: str, sign: str = "") -> pd.Series:
+    texts = [
+        "" if np.isnan(value) else f"{value:{sign}.3f} ({low:{sign}.2f} to {high:{sign}.2f})"
+        for value, low, high in zip(part[name], part[f"{name}_low"], part[f"{name}_high"], strict=True)
+    ]
+    return pd.Series(texts, part.index)

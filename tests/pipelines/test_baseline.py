@@ -1,0 +1,258 @@
+"""The whole road on small data: stable outputs, reuse, determinism, no leak, and every bad input."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from data.errors import InputError
+from models.bundle import load_head, open_bundle
+from pipelines.baseline import Run, baseline, one_step
+from pipelines.config import load_config
+from pipelines.fitting import out_of_fold, prevalence
+from pipelines.tables import feature_sets
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["data.n=240", "data.slides=16", "split.folds=3", "report.draws=200", "report.repeats=2", "data.difficulty=0.2"]
+
+
+def phantom_run(root, *settings, name="small"):
+    config = load_config(ROOT / "configs" / "phantom.toml", [*SMALL, f"name={name}", *settings])
+    return Run(config, root)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished baseline on a small phantom, two workers."""
+    run = phantom_run(tmp_path_factory.mktemp("runs"), "engine.workers=2")
+    baseline(run)
+    return run
+
+
+def test_the_stable_outputs_are_there(finished):
+    predictions = pd.read_parquet(finished.folder / "predictions.parquet")
+    models = [
+        f"{head}_{rung}" for rung in ("colour", "handcrafted", "embeddings", "both") for head in ("logistic", "xgboost")
+    ]
+    assert list(predictions) == [
+        "patch_id", "slide", "split", "fold", "label", "prob_prevalence", *(f"prob_{model}" for model in models)
+    ]  # fmt: skip
+    probabilities = predictions.filter(like="prob_").to_numpy()
+    assert len(predictions) == 240
+    assert ((probabilities >= 0) & (probabilities <= 1)).all()
+    steps = pd.read_csv(finished.folder / "ladder.csv")
+    assert len(steps) == 2 * (1 + len(models))
+    assert (finished.folder / "7-report" / "report.html").stat().st_size > 100_000
+
+
+def test_the_ladder_agrees_with_scikit_learn_on_the_predictions(finished):
+    predictions = pd.read_parquet(finished.folder / "predictions.parquet")
+    steps = pd.read_csv(finished.folder / "ladder.csv")
+    for row in steps.itertuples():
+        part = predictions[predictions["split"] == {"oof": "train", "test": "test"}[row.split]]
+        assert row.auc == pytest.approx(roc_auc_score(part["label"], part[f"prob_{row.model}"]))
+        assert row.auc_low <= row.auc <= row.auc_high
+        assert row.patches == len(part)
+
+
+def test_the_bundle_gives_the_test_predictions(finished):
+    bundle = finished.folder / "bundle"
+    index = open_bundle(bundle)
+    predictions = pd.read_parquet(finished.folder / "predictions.parquet")
+    test = (predictions["split"] == "test").to_numpy()
+    sets = feature_sets(finished.config, {name: folder for name, (folder, _) in finished.tables.items()})
+    for model, entry in index["models"].items():
+        values, columns = sets[entry["columns"]]
+        assert columns == index["columns"][entry["columns"]]
+        probability = load_head(bundle / model).predict_proba(values[test])[:, 1]
+        np.testing.assert_allclose(probability, predictions.loc[test, f"prob_{model}"], atol=1e-12)
+
+
+def test_again_everything_is_reused_and_said(finished, capsys):
+    before = (finished.folder / "predictions.parquet").read_bytes()
+    again = Run(finished.config, finished.root)
+    baseline(again)
+    said = capsys.readouterr().out
+    for step in ("prepare", "features", "embeddings", "heads", "report"):
+        assert f"{step}: up to date (240 rows, " in said
+    assert (finished.folder / "predictions.parquet").read_bytes() == before
+
+
+def test_another_folder_and_one_worker_give_the_same_bits(finished, tmp_path):
+    run = phantom_run(tmp_path, "engine.workers=1", "features.shard=50", "embeddings.shard=70")
+    one_step(run, "heads")
+    for name in (
+        "1-patches/pixels.npy",
+        "2-features/values.npy",
+        "3-embeddings/values.npy",
+        "4-heads/predictions.parquet",
+    ):
+        assert (run.folder / name).read_bytes() == (finished.folder / name).read_bytes(), name
+
+
+def test_another_configuration_is_refused(finished):
+    run = phantom_run(finished.root, "split.folds=4")
+    with pytest.raises(InputError, match=r"split\.folds was 3, is now 4"):
+        one_step(run, "prepare")
+
+
+def test_every_manifest_tells_where_it_came_from(finished):
+    for step in ("1-patches", "2-features", "3-embeddings", "4-heads", "7-report"):
+        manifest = json.loads((finished.folder / step / "manifest.json").read_text())
+        assert manifest["rows"] == 240
+        assert {"config", "inputs", "libraries", "commit", "seed", "seconds", "peak_mb"} <= manifest.keys()
+    assert manifest["inputs"].keys() == {"4-heads", "2-features", "3-embeddings"}
+
+
+def grouped_table(slides=15, each=20, seed=0):
+    rng = np.random.default_rng(seed)
+    n = slides * each
+    slide = np.repeat([f"s{number:02d}" for number in range(slides)], each)
+    fold = np.repeat(np.arange(slides) % 3, each)
+    test = np.repeat(np.arange(slides) >= 12, each)
+    return pd.DataFrame(
+        {
+            "patch_id": [f"p{row}" for row in range(n)],
+            "label": rng.integers(0, 2, n),
+            "slide": pd.array(slide, dtype="string"),
+            "split": np.where(test, "test", "train"),
+            "fold": np.where(test, -1, fold),
+        }
+    )
+
+
+@pytest.mark.parametrize("head", ["logistic", "xgboost"])
+@pytest.mark.parametrize("held_out", [0, 1, 2, -1])
+def test_no_head_sees_a_held_out_slide(head, held_out):
+    """Whatever the labels and columns of a held-out fold are: what is predicted for it, or without it, stays."""
+    table = grouped_table()
+    values = np.random.default_rng(1).normal(size=(len(table), 6)).astype(np.float32)
+    values[:, 0] += table["label"]
+    inside = (table["fold"] == held_out).to_numpy()
+    first, *_ = out_of_fold(head, values, table, seed=0, workers=1)
+    spoilt = table.assign(label=np.where(inside, 1 - table["label"], table["label"]))
+    second, *_ = out_of_fold(head, values, spoilt, seed=0, workers=1)
+    # The held-out rows' own predictions come from models that never saw their labels.
+    np.testing.assert_array_equal(first[inside], second[inside])
+    others = values.copy()
+    others[inside] = 1e3
+    third, *_ = out_of_fold(head, others, table, seed=0, workers=1)
+    test = (table["fold"] == -1).to_numpy()
+    if held_out == -1:
+        # No training slide's prediction depends on anything in the test slides: scaler, strength, stopping included.
+        np.testing.assert_array_equal(first[~test], third[~test])
+        np.testing.assert_array_equal(first[~test], second[~test])
+    else:
+        # The check can fail: a training fold's labels do reach the other folds and the refit.
+        assert (first[test] != second[test]).any()
+
+
+def test_prevalence_is_the_share_among_the_other_folds():
+    table = grouped_table()
+    probability = prevalence(table)
+    for fold in (0, 1, 2):
+        others = table[(table["split"] == "train") & (table["fold"] != fold)]
+        assert (probability[table["fold"] == fold] == others["label"].mean()).all()
+    train = table[table["split"] == "train"]
+    assert (probability[table["fold"] == -1] == train["label"].mean()).all()
+
+
+def test_labels_that_mean_nothing_score_one_half(tmp_path):
+    """Permuted labels through the whole road of heads: no interval may leave one half behind."""
+    table = grouped_table(slides=30, each=20, seed=4).assign(label=np.random.default_rng(9).integers(0, 2, 600))
+    values = np.random.default_rng(2).normal(size=(600, 10)).astype(np.float32)
+    for head in ("logistic", "xgboost"):
+        probability, *_ = out_of_fold(head, values, table, seed=0, workers=1)
+        train = (table["split"] == "train").to_numpy()
+        assert 0.42 < roc_auc_score(table["label"][train], probability[train]) < 0.58
+
+
+def kaggle(root, folder, *settings):
+    config = load_config(
+        ROOT / "configs" / "kaggle.toml", ["split.folds=3", f"data.path='{folder}'", "name=k", *settings]
+    )
+    return Run(config, root)
+
+
+def test_a_truncated_file_is_set_aside_named_and_counted(kaggle_folder, tmp_path, capsys):
+    folder = kaggle_folder()
+    victim = next((folder / "train").glob("0005*"))
+    victim.write_bytes(victim.read_bytes()[:5000])
+    run = kaggle(tmp_path, folder)
+    place = one_step(run, "prepare")
+    set_aside = pd.read_csv(place / "set_aside.csv")
+    assert set_aside["patch_id"].tolist() == [victim.stem]
+    assert "not readable" in set_aside["reason"].iloc[0]
+    assert len(run.patches.table) == 59
+    assert "1 patches were set aside" in capsys.readouterr().out
+
+
+def test_strict_makes_it_fatal(kaggle_folder, tmp_path):
+    folder = kaggle_folder()
+    next((folder / "train").glob("0005*")).write_bytes(b"")
+    with pytest.raises(InputError, match=r"0005.*not an image that can be read. Mend it or drop --strict"):
+        one_step(kaggle(tmp_path, folder, "data.strict=true"), "prepare")
+
+
+def test_without_a_slide_map_there_is_a_warning(kaggle_folder, tmp_path, capsys):
+    folder = kaggle_folder()
+    (folder / "patch_id_wsi.csv").unlink()
+    one_step(kaggle(tmp_path, folder), "prepare")
+    assert "every score below is optimistic" in capsys.readouterr().out
+
+
+def test_changed_images_are_noticed(kaggle_folder, tmp_path, capsys):
+    folder = kaggle_folder()
+    one_step(kaggle(tmp_path, folder), "prepare")
+    victim = next((folder / "train").glob("0005*"))
+    victim.write_bytes(next((folder / "train").glob("0007*")).read_bytes())
+    one_step(kaggle(tmp_path, folder), "prepare")
+    assert "prepare: rebuilding, its input changed" in capsys.readouterr().out
+
+
+def command(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "nowhere.toml"], "error: nowhere.toml: expected a TOML file; it does not exist"),
+        (["--set", "split.fold=3"], "did you mean 'split.folds'?"),
+        (["--set", "features.families=['colur']"], "colour"),
+        (["--config", "configs/kaggle.toml"], "error: data.path must name the folder of a kaggle data set"),
+        (
+            ["--config", "configs/kaggle.toml", "--data", "/nowhere"],
+            "error: /nowhere: expected the folder of the data set",
+        ),
+    ],
+)
+def test_a_foreseeable_fault_is_one_line_and_status_2(arguments, message, tmp_path):
+    done = command("features", "--runs", str(tmp_path), *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_needs_no_heavy_import():
+    done = command("baseline", "--help")
+    assert done.returncode == 0
+    for option in ("--config", "--set", "--data", "--run", "--missing", "--strict", "--rebuild"):
+        assert option in done.stdout
+    heavy = "{'keras', 'tensorflow', 'xgboost', 'sklearn', 'pandas', 'numpy'}"
+    code = f"import sys, pipelines.__main__; print(sorted({heavy} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert loaded.stdout.strip() == "[]"

@@ -1,0 +1,60 @@
+"""Configuration: every shipped file parses, unknown keys name the nearest, values keep their type."""
+
+from pathlib import Path
+
+import pytest
+
+from data.errors import InputError
+from pipelines.config import Config, config_keys, load_config
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_parses(path):
+    assert load_config(path).name == path.stem
+
+
+def test_settings_win_over_the_file():
+    config = load_config(
+        CONFIGS[0], ["split.folds=3", "seed=7", 'data.path="2020"', "data.path=/a b/c", "heads.heads=['xgboost']"]
+    )
+    assert (config.split.folds, config.seed, config.data.path) == (3, 7, "/a b/c")
+    assert config.heads.heads == ("xgboost",)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("split.fold=3", r"unknown key 'split.fold'; did you mean 'split.folds'\?"),
+        ("folds=3", r"unknown key 'folds'; did you mean 'split.folds'\?"),
+        ("split.folds=1", r"split.folds: Input should be greater than or equal to 2; got 1"),
+        ("data.source=kagle", "data.source: Input should be 'phantom' or 'kaggle'; got 'kagle'"),
+        ("split.folds", r"--set must look like section.key=value; got 'split.folds'"),
+        ("name.x=1", "'name' is a value, not a section"),
+        ("name=../elsewhere", "name must be a folder name without slashes; got '../elsewhere'"),
+        ("zzz.qqq=1", "known keys: name, seed, data.source"),
+    ],
+)
+def test_wrong_settings_are_explained(setting, message):
+    with pytest.raises(InputError, match=message):
+        load_config(CONFIGS[0], [setting])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "expected a TOML file; it does not exist"), ("name = ", "expected a TOML file; got: "), (b"\xff", "got: ")],
+    ids=["missing", "broken", "binary"],
+)
+def test_wrong_files_are_explained(tmp_path, content, message):
+    path = tmp_path / "c.toml"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(InputError, match=message):
+        load_config(path)
+
+
+def test_a_config_is_frozen_and_every_key_is_described():
+    with pytest.raises(ValueError, match="frozen"):
+        Config().seed = 3
+    assert len(set(config_keys())) == len(list(config_keys())) > 20
