@@ -35,7 +35,7 @@ def save_head(head: LogisticHead | XGBoostHead, folder: Path) -> None:
         "parameters": head.get_params(),
         "classes": head.classes_.tolist(),
         "columns": head.n_features_in_,
-        "boosters": len(head.boosters_),
+        "boosters": [chosen.tolist() for chosen in head.columns_],
     }
     (folder / "head.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
 
@@ -64,7 +64,8 @@ def load_head(folder: Path) -> LogisticHead | XGBoostHead:
 
     state = json.loads((folder / "head.json").read_text(encoding="utf-8"))
     head = XGBoostHead(**state["parameters"])
-    files = [folder / f"booster-{number}.ubj" for number in range(state["boosters"])]
+    files = [folder / f"booster-{number}.ubj" for number in range(len(state["boosters"]))]
+    head.columns_ = [np.array(chosen) for chosen in state["boosters"]]
     head.boosters_ = [xgboost.Booster(model_file=str(file)) for file in files]
     head.classes_ = np.array(state["classes"])
     head.n_features_in_ = state["columns"]

@@ -14,6 +14,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 #: Inverse regularisation strengths that logistic regression chooses from: embeddings want the small end.
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
+#: Trees between two looks at the unseen part while boosting.
+LOOK_EVERY = 10
+
 
 class _Head(ClassifierMixin, BaseEstimator):
     """What both heads share: input checks, class encoding and the two ways to predict."""
@@ -163,7 +166,9 @@ class LogisticHead(_Head):
     def _positive(self, X: np.ndarray) -> np.ndarray:
         from scipy.special import expit
 
-        return expit(_standardise(X, self.mean_, self.scale_) @ self.coef_[0] + self.intercept_[0])
+        # The scaler goes into the weights: the same sum, without a standardised copy of X.
+        weights = self.coef_[0] / self.scale_
+        return expit(X.astype(np.float64, copy=False) @ weights + (self.intercept_[0] - self.mean_ @ weights))
 
 
 def _logistic(strength: float) -> Any:
@@ -205,11 +210,16 @@ class XGBoostHead(_Head):
     bins : int
         Histogram bins a column.
     patience : int
+        Trees without a better AUC after which growing stops.
     folds : int
+    subspace : int
+        Columns that a booster may use, drawn for each: where there are more, boosters see different ones.
     seed : int
 
     Attributes
     ----------
+    columns_ : list of ndarray of int
+        Columns of each booster.
     boosters_ : list of xgboost.Booster
         One a part; a single one, of ``fewest`` trees, where there are too few groups to stop on.
     n_trees_ : list of int
@@ -230,6 +240,7 @@ class XGBoostHead(_Head):
         bins: int = 64,
         patience: int = 60,
         folds: int = 3,
+        subspace: int = 1024,
         seed: int = 0,
     ) -> None:
         self.trees = trees
@@ -241,26 +252,31 @@ class XGBoostHead(_Head):
         self.bins = bins
         self.patience = patience
         self.folds = folds
+        self.subspace = subspace
         self.seed = seed
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> XGBoostHead:
         """Fit on ``X`` (n, n_features), ``y`` (n,) and ``groups`` (n,): slides, or None for independent rows."""
         X, codes, groups = self._start_fit(X, y, groups)
-        parts = inner_folds(codes, groups, self.folds, self.seed)
-        boosters = [self._grow(X[grown], codes[grown], X[part], codes[part]) for grown, part in parts]
-        self.boosters_ = boosters or [self._grow(X, codes)]
+        parts = list(inner_folds(codes, groups, self.folds, self.seed))
+        rng = np.random.default_rng(self.seed)
+        self.columns_, self.boosters_ = [], []
+        for grown, part in parts or [(np.arange(len(X)), np.arange(0))]:
+            # XGBoost's histograms cost as much as all columns of its matrix, whatever share of them a tree may use.
+            chosen = np.sort(rng.choice(X.shape[1], min(self.subspace, X.shape[1]), replace=False))
+            inside, outside = np.ascontiguousarray(X[np.ix_(grown, chosen)]), X[np.ix_(part, chosen)]
+            self.columns_.append(chosen)
+            self.boosters_.append(self._grow(inside, codes[grown], outside, codes[part]))
         self.n_trees_ = [booster.num_boosted_rounds() for booster in self.boosters_]
         return self
 
-    def _grow(
-        self, X: np.ndarray, y: np.ndarray, part: np.ndarray | None = None, part_y: np.ndarray | None = None
-    ) -> Any:
-        """Grow trees on (X, y), as many as rank the unseen part best; ``fewest`` where there is none."""
+    def _grow(self, X: np.ndarray, y: np.ndarray, part: np.ndarray, part_y: np.ndarray) -> Any:
+        """Grow trees on (X, y), as many as rank the unseen part best; ``fewest`` where the part is empty."""
         import xgboost
+        from sklearn.metrics import roc_auc_score
 
         parameters = {
             "objective": "binary:logistic",
-            "eval_metric": "auc",
             "tree_method": "hist",
             "max_depth": self.depth,
             "learning_rate": self.learning_rate,
@@ -274,24 +290,31 @@ class XGBoostHead(_Head):
             "verbosity": 0,
         }
         matrix = xgboost.QuantileDMatrix(X, y, max_bin=self.bins, nthread=1)
-        if part is None:
-            return xgboost.train(parameters, matrix, min(self.fewest, self.trees))
-        watched = xgboost.QuantileDMatrix(part, part_y, ref=matrix, max_bin=self.bins, nthread=1)
-        return xgboost.train(
-            parameters,
-            matrix,
-            self.trees,
-            evals=[(watched, "part")],
-            callbacks=[_late_stopping(min(self.fewest, self.trees), self.patience)],
-            verbose_eval=False,
-        )
+        fewest = min(self.fewest, self.trees)
+        booster = xgboost.train(parameters, matrix, fewest)
+        if not len(part):
+            return booster
+        watched = xgboost.DMatrix(part, nthread=1)
+        best, best_score, trees = fewest, roc_auc_score(part_y, booster.predict(watched)), fewest
+        # A look after every tree would cost as much as growing it.
+        while trees < self.trees and trees - best < self.patience:
+            for _ in range(min(LOOK_EVERY, self.trees - trees)):
+                booster.update(matrix, trees)
+                trees += 1
+            score = roc_auc_score(part_y, booster.predict(watched))
+            if score > best_score:
+                best, best_score = trees, score
+        return booster[:best]
 
     def _positive(self, X: np.ndarray) -> np.ndarray:
-        import xgboost
         from scipy.special import expit
 
-        matrix = xgboost.DMatrix(X, nthread=1)
-        margins = [booster.predict(matrix, output_margin=True).astype(np.float64) for booster in self.boosters_]
+        X = X.astype(np.float32, copy=False)
+        margins = []
+        for chosen, booster in zip(self.columns_, self.boosters_, strict=True):
+            inside = X if len(chosen) == X.shape[1] else np.ascontiguousarray(X[:, chosen])
+            # In place: building XGBoost's own matrix would take several times as long as the trees.
+            margins.append(booster.inplace_predict(inside, predict_type="margin").astype(np.float64))
         return expit(np.mean(margins, axis=0))
 
     @property
@@ -299,21 +322,10 @@ class XGBoostHead(_Head):
         """Share of the total gain, ndarray of shape (n_features,)."""
         check_is_fitted(self)
         gain = np.zeros(self.n_features_in_)
-        for booster in self.boosters_:
+        for chosen, booster in zip(self.columns_, self.boosters_, strict=True):
             for name, value in booster.get_score(importance_type="total_gain").items():
-                gain[int(name[1:])] += value
+                gain[chosen[int(name[1:])]] += value
         return gain / gain.sum() if gain.sum() else gain
-
-
-def _late_stopping(fewest: int, patience: int) -> Any:
-    """XGBoost's early stopping, which looks away until ``fewest`` trees stand, and keeps the best trees only."""
-    from xgboost.callback import EarlyStopping
-
-    class LateStopping(EarlyStopping):
-        def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
-            return epoch + 1 >= fewest and super().after_iteration(model, epoch, evals_log)
-
-    return LateStopping(rounds=patience, save_best=True)
 
 
 def logistic(seed: int) -> LogisticHead:

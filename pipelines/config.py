@@ -70,7 +70,7 @@ class ReportConfig(_Section):
     """How figures are made."""
 
     draws: int = Field(2000, ge=100, description="resamplings of slides behind each interval")
-    repeats: int = Field(5, ge=1, description="permutations a feature")
+    repeats: int = Field(3, ge=1, description="permutations a feature")
 
 
 class EngineConfig(_Section):

@@ -86,40 +86,48 @@ def rung_costs(run: Run) -> dict[str, tuple[float, float]]:
 
 def importances(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:
     """What each refitted head relies on: gain or coefficients, and permutation on the held-out slides."""
+    from joblib import Parallel, delayed
+
     sets = feature_sets(run.config, {name: folder for name, (folder, _) in run.tables.items()})
-    test = np.flatnonzero((predictions["split"] == "test").to_numpy())
-    labels = predictions["label"].to_numpy()[test]
-    groups = slide_groups(predictions["slide"].iloc[test])
-    found = []
-    for features, (values, columns) in sets.items():
-        for name in run.config.heads.heads:
-            model = f"{name}_{features}"
-            head = load_head(run.heads[0] / model)
-            linear = isinstance(head, LogisticHead)
-            fitted = head.coef_[0] if linear else head.feature_importances_
-            found.append(fitted_importance(fitted, columns, measure="coefficient" if linear else "gain", model=model))
-            if features not in {"handcrafted", "both"}:
-                continue
-            # Column by column only where columns have a meaning and no embedding stands in for them.
-            units: tuple[Literal["family", "column"], ...] = (
-                ("family", "column") if features == "handcrafted" else ("family",)
-            )
-            found += [
-                permutation_importance(
-                    partial(_positive, head),
-                    values[test],
-                    labels,
-                    columns,
-                    groups,
-                    repeats=run.config.report.repeats,
-                    seed=run.config.seed,
-                    by=unit,
-                    together=TOGETHER,
-                    model=model,
-                )
-                for unit in units
-            ]
-    return pd.concat([table for table in found if len(table)], ignore_index=True)
+    test = predictions[predictions["split"] == "test"]
+    tasks = [
+        delayed(_importance)(run.config, run.heads[0], f"{head}_{features}", values[test.index], columns, test)
+        for features, (values, columns) in sets.items()
+        for head in run.config.heads.heads
+    ]
+    # Threads: XGBoost and the bootstrap let go of the interpreter lock, and nothing is copied.
+    return pd.concat(Parallel(n_jobs=run.workers, prefer="threads")(tasks), ignore_index=True)
+
+
+def _importance(
+    config: Config, heads: Path, model: str, X: np.ndarray, columns: list[str], test: pd.DataFrame
+) -> pd.DataFrame:
+    """Importances of one model; ``X`` and ``test`` are the held-out slides."""
+    head, features = load_head(heads / model), model.partition("_")[2]
+    linear = isinstance(head, LogisticHead)
+    fitted = head.coef_[0] if linear else head.feature_importances_
+    found = [fitted_importance(fitted, columns, measure="coefficient" if linear else "gain", model=model)]
+    # Column by column only where columns have a meaning and no embedding stands in for them.
+    units: dict[str, tuple[Literal["family", "column"], ...]] = {
+        "handcrafted": ("family", "column"),
+        "both": ("family",),
+    }
+    found += [
+        permutation_importance(
+            partial(_positive, head),
+            X,
+            test["label"].to_numpy(),
+            columns,
+            slide_groups(test["slide"]),
+            repeats=config.report.repeats,
+            seed=config.seed,
+            by=unit,
+            together=TOGETHER,
+            model=model,
+        )
+        for unit in units.get(features, ())
+    ]
+    return pd.concat(found, ignore_index=True)
 
 
 def _positive(head: Any, X: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ def test_early_stopping_watches_other_slides(slides, monkeypatch):
     seen = []
     original = XGBoostHead._grow
 
-    def spy(self, X, y, part=None, part_y=None):
+    def spy(self, X, y, part, part_y):
         seen.append((set(X[:, 6]), set(part[:, 6])))
         return original(self, X, y, part, part_y)
 
@@ -79,21 +79,37 @@ def test_early_stopping_watches_other_slides(slides, monkeypatch):
         assert watched
         assert not grown & watched
     assert set.union(*(watched for _, watched in seen)) == set(range(12))
-    assert all(20 <= trees < 300 for trees in head.n_trees_)
+    assert all(20 <= trees <= 300 for trees in head.n_trees_)
 
 
-def test_a_booster_keeps_its_best_trees_from_the_fewest_on(slides):
-    """The kept number of trees is where scikit-learn's AUC on the watched part peaks."""
+def test_a_booster_keeps_the_trees_that_ranked_the_unseen_part_best(slides):
+    """Against XGBoost trained at one go and judged at every tenth tree."""
     import xgboost
 
     X, y, groups = slides
-    head = XGBoostHead(trees=120, fewest=15, patience=120)
+    head = XGBoostHead(trees=120, fewest=20, patience=120)
     (grown, part), *_ = inner_folds(y, np.unique(groups, return_inverse=True)[1], 3, 0)
-    kept = head._grow(X[grown], y[grown], X[part], y[part]).num_boosted_rounds()
-    whole = XGBoostHead(trees=120, fewest=120)._grow(X[grown], y[grown])
+    kept = head._grow(X[grown], y[grown], X[part], y[part])
+    whole = XGBoostHead(fewest=120)._grow(X[grown], y[grown], X[:0], y[:0])
     matrix = xgboost.DMatrix(X[part])
-    scores = [roc_auc_score(y[part], whole.predict(matrix, iteration_range=(0, n))) for n in range(15, 121)]
-    assert kept == 15 + int(np.argmax(np.round(scores, 6)))
+    counts = range(20, 121, 10)
+    scores = [roc_auc_score(y[part], whole.predict(matrix, iteration_range=(0, count))) for count in counts]
+    assert kept.num_boosted_rounds() == counts[int(np.argmax(scores))]
+    np.testing.assert_array_equal(
+        kept.predict(matrix), whole.predict(matrix, iteration_range=(0, kept.num_boosted_rounds()))
+    )
+
+
+def test_more_columns_than_the_subspace_are_shared_out(slides):
+    X, y, groups = slides
+    head = XGBoostHead(subspace=3).fit(X, y, groups)
+    assert [len(chosen) for chosen in head.columns_] == [3, 3, 3]
+    assert len(set.union(*(set(chosen) for chosen in head.columns_))) > 3
+    unused = [column for column in range(8) if all(column not in chosen for chosen in head.columns_)]
+    assert (head.feature_importances_[unused] == 0).all()
+    other = X.copy()
+    other[:, unused] = 99
+    np.testing.assert_array_equal(head.predict_proba(other), head.predict_proba(X))
 
 
 def test_one_slide_gives_one_booster_of_the_fewest_trees(slides):
