@@ -1,4 +1,4 @@
-"""The nuclei family equals scikit-image's and SciPy's answers."""
+"""The nuclei family equals the plain answers of the libraries that define it."""
 
 import pytest
 
