@@ -66,12 +66,13 @@ def nuclei(planes: Planes) -> np.ndarray:
     The light absorbed in red (`features.stain.Planes.absorbed`), which is haematoxylin's doing, is smoothed with the
     binomial filter (1, 4, 6, 4, 1) / 16 both ways, borders reflected. A pixel is nuclear when it exceeds the mean of
     Otsu's threshold (`skimage.filters.threshold_otsu`) and the mean of the plane over the 25 × 25 pixels around, and
-    level 31, so that pale nuclei beside dark ones are found, and blank and evenly stained patches have none. Holes of at most 16 pixels are filled (`skimage.morphology.remove_small_holes`). Touching nuclei are split: from
-    each pixel one climbs the plane, smoothed four times, to the highest of the eight neighbours, and pixels that end
-    on the same top are one nucleus (of equals the first in reading order is higher). Parts of at least 12 pixels
-    are nuclei, measured as `skimage.measure.regionprops` does. A nucleus belongs to the centre when its centroid lies
-    there. Two nuclei are neighbours in Gabriel's graph, a part of Delaunay's, when no third lies inside the circle
-    that has their centroids as a diameter.
+    level 31, so that pale nuclei beside dark ones are found, and blank and evenly stained patches have none. Holes of
+    at most 16 pixels are filled (`skimage.morphology.remove_small_holes`). Touching nuclei are split: from each pixel
+    one climbs the plane, smoothed four times, to the highest of the eight neighbours, and pixels that end on the same
+    top are one nucleus (of equals the first in reading order is higher). Parts of at least 12 pixels are nuclei,
+    measured as `skimage.measure.regionprops` does. A nucleus belongs to the centre when its centroid lies there. Two
+    nuclei are neighbours in Gabriel's graph, a part of Delaunay's, when no third lies inside the circle that has their
+    centroids as a diameter.
 
     Parameters
     ----------
@@ -91,6 +92,29 @@ def nuclei(planes: Planes) -> np.ndarray:
     out = np.zeros((len(planes), len(COLUMNS)))
     _nuclei_kernel(planes.absorbed, out)
     return out.astype(np.float32)
+
+
+def nucleus_labels(planes: Planes) -> np.ndarray:
+    """Number the nuclei that `nuclei` measures.
+
+    Parameters
+    ----------
+    planes : Planes
+
+    Returns
+    -------
+    ndarray of shape (n, height, width), dtype int32
+        0 outside nuclei.
+    """
+    n, height, width = planes.absorbed.shape
+    labels = np.empty((n, height, width), np.int32)
+    smooth, lines = np.empty((height, width), np.int32), np.empty((height, width + 4), np.int32)
+    mask, seen = np.empty((2, height, width), np.bool_)
+    tops, places, starts = np.empty((3, height * width), np.int32)
+    for levels, target in zip(planes.absorbed, labels, strict=True):
+        _fill_tops(levels, smooth, lines, mask, seen, tops, places)
+        _gather(tops, target, mask, starts, places)
+    return labels
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -245,6 +269,29 @@ def _climb(mask: np.ndarray, heights: np.ndarray, tops: np.ndarray) -> None:
                 after = tops[step]
                 tops[step] = top
                 step = after
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _fill_tops(
+    levels: np.ndarray,
+    smooth: np.ndarray,
+    lines: np.ndarray,
+    mask: np.ndarray,
+    seen: np.ndarray,
+    tops: np.ndarray,
+    places: np.ndarray,
+) -> int:
+    """Find the nuclear pixels and their tops, and return Otsu's threshold; all but `levels` is room."""
+    smooth[:] = levels
+    smooth <<= 8
+    _smooth(smooth, lines)
+    threshold = _otsu(smooth)
+    _fill_mask(levels, smooth, threshold, mask)
+    _fill_holes(mask, seen, places)
+    for _ in range(3):
+        _smooth(smooth, lines)
+    _climb(mask, smooth, tops)
+    return threshold
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -575,15 +622,7 @@ def _nuclei_kernel(planes: np.ndarray, out: np.ndarray) -> None:
     whole, apart = np.empty((most, 18)), np.empty((most, most))
     top, left = (height - 32) // 2, (width - 32) // 2
     for i in range(n):
-        smooth[:] = planes[i]
-        smooth <<= 8
-        _smooth(smooth, lines)
-        threshold = _otsu(smooth)
-        _fill_mask(planes[i], smooth, threshold, mask)
-        _fill_holes(mask, seen, places)
-        for _ in range(3):
-            _smooth(smooth, lines)
-        _climb(mask, smooth, tops)
+        threshold = _fill_tops(planes[i], smooth, lines, mask, seen, tops, places)
         kept = _gather(tops, labels, mask, starts, places)
         _mark_border(labels, border)
         for k in range(kept):
