@@ -101,11 +101,11 @@ def _channel(name: str, planes: Planes) -> np.ndarray:
     if name == "absorbed":
         return planes.absorbed
     if name in ("hue", "saturation"):
-        return np.uint8(rgb2hsv(planes.patches)[..., 0 if name == "hue" else 1] * 255)
+        return (rgb2hsv(planes.patches)[..., 0 if name == "hue" else 1] * 255).astype(np.uint8)
     lab = {"lightness": (0, 2.55, 0), "green-red": (1, 1, 128), "blue-yellow": (2, 1, 128)}
     if name in lab:
         axis, scale, shift = lab[name]
-        return np.uint8(np.clip(rgb2lab(planes.patches)[..., axis] * scale + shift, 0, 255))
+        return np.clip(rgb2lab(planes.patches)[..., axis] * scale + shift, 0, 255).astype(np.uint8)
     return planes.grey
 
 

@@ -95,7 +95,7 @@ def nuclei(planes: Planes) -> np.ndarray:
 
 
 def nucleus_labels(planes: Planes) -> np.ndarray:
-    """Number the nuclei that `nuclei` measures.
+    """Give numbers to the nuclei that `nuclei` measures.
 
     Parameters
     ----------

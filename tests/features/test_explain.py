@@ -51,7 +51,7 @@ def test_a_white_patch_has_no_marks():
 
 
 def test_an_unknown_column_is_answered_with_the_nearest(patches):
-    with pytest.raises(ValueError, match="Did you mean .*colour_mean_red_whole"):
+    with pytest.raises(ValueError, match=r"Did you mean .*colour_mean_red_whole"):
         explain("color_mean_red_whole", patches)
 
 
