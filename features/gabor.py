@@ -47,33 +47,32 @@ def gabor(planes: Planes) -> np.ndarray:
     ----------
     Field (1987), J Opt Soc Am A 4(12):2379-2394.
     """
-    parts = [_channel(levels) for levels in (planes.grey, planes.absorbed, planes.eosin)]
-    return np.concatenate(parts, axis=1).astype(np.float32)
+    power = np.stack([_power(levels) for levels in (planes.grey, planes.absorbed, planes.eosin)], axis=1)
+    # one product a patch, of one shape: a sum then does not depend on how many patches come together
+    energies = np.matmul(power, _bank(*planes.grey.shape[1:]))
+    energies = energies.reshape(len(planes), len(CHANNELS), len(WAVELENGTHS), DIRECTIONS)
+    total = energies.sum(axis=3)
+    doubled = np.exp(2j * np.pi * np.arange(DIRECTIONS) / DIRECTIONS)
+    vector = np.abs((energies * doubled).sum(axis=3))
+    everything = total.sum(axis=2, keepdims=True)
+    share = np.divide(total, everything, out=np.zeros_like(total), where=everything > 1e-15)
+    anisotropy = np.divide(vector, total, out=np.zeros_like(total), where=total > 1e-15)
+    statistics = np.stack([np.log10(total + 1e-6), share, anisotropy], axis=3)
+    return statistics.reshape(len(planes), -1).astype(np.float32)
 
 
-def _channel(levels: np.ndarray) -> np.ndarray:
-    """Statistics of one plane a patch, by wavelength; shape (n, 15)."""
+def _power(levels: np.ndarray) -> np.ndarray:
+    """Power spectrum of the windowed planes, one half in a row; shape (n, height · (width // 2 + 1))."""
     from scipy import fft
 
     n, height, width = levels.shape
-    window, weights = _window(height, width), _bank(height, width)
-    plane = levels / 255.0
+    window = _window(height, width)
     # from the first pixel, so that a constant plane is exactly zero
-    plane -= plane[:, :1, :1]
-    plane -= np.einsum("nij,ij->n", plane, window)[:, None, None] / window.sum()
-    plane *= window
+    plane = np.subtract(levels, levels[:, :1, :1], dtype=np.float64)
+    plane -= (np.einsum("nij,ij->n", plane, window) / window.sum())[:, None, None]
+    plane *= window / 255.0
     spectrum = fft.rfft2(plane, overwrite_x=True)
-    power = spectrum.real**2 + spectrum.imag**2
-    # a row at a time: the sum then does not depend on how many patches come together
-    energies = np.stack([weights @ row for row in power.reshape(n, -1)]) if n else np.empty((0, len(weights)))
-    energies = energies.reshape(n, len(WAVELENGTHS), DIRECTIONS)
-    total = energies.sum(axis=2)
-    doubled = np.exp(2j * np.pi * np.arange(DIRECTIONS) / DIRECTIONS)
-    vector = np.abs((energies * doubled).sum(axis=2))
-    everything = total.sum(axis=1, keepdims=True)
-    share = np.divide(total, everything, out=np.zeros_like(total), where=everything > 1e-15)
-    anisotropy = np.divide(vector, total, out=np.zeros_like(total), where=total > 1e-15)
-    return np.stack([np.log10(total + 1e-6), share, anisotropy], axis=2).reshape(n, -1)
+    return (spectrum.real**2 + spectrum.imag**2).reshape(n, height * (width // 2 + 1))
 
 
 @cache
@@ -84,7 +83,7 @@ def _window(height: int, width: int) -> np.ndarray:
 
 @cache
 def _bank(height: int, width: int) -> np.ndarray:
-    """Weight of every point of the half spectrum in every filter's energy; shape (30, height · (width // 2 + 1))."""
+    """Weight of every point of the half spectrum in every filter's energy; shape (height · (width // 2 + 1), 30)."""
     down, right = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
     radius, angle = np.hypot(down, right), np.arctan2(down, right)
     radius[0, 0] = 1.0
@@ -100,7 +99,7 @@ def _bank(height: int, width: int) -> np.ndarray:
             apart = np.arctan2(np.sin(doubled), np.cos(doubled)) / 2
             angular = np.exp(-(apart**2) / (2 * np.deg2rad(20.0) ** 2))
             filters.append(_folded((radial * angular) ** 2).ravel())
-    return np.stack(filters) / (height * width) ** 2
+    return np.ascontiguousarray(np.stack(filters, axis=1) / (height * width) ** 2)
 
 
 def _folded(weights: np.ndarray) -> np.ndarray:

@@ -87,8 +87,10 @@ def _along_rows(plane: np.ndarray, taps: np.ndarray, line: np.ndarray, passes: n
     height, width = plane.shape
     reach = taps.shape[1] - 1
     for row in range(height):
-        for column in range(width + 2 * reach):
-            line[column] = plane[row, _reflect(column - reach, width)]
+        line[reach : reach + width] = plane[row]
+        for k in range(reach):
+            line[reach - 1 - k] = plane[row, _reflect(-1 - k, width)]
+            line[reach + width + k] = plane[row, _reflect(width + k, width)]
         smooth, slope, bend = passes[0, row], passes[1, row], passes[2, row]
         middle = line[reach : reach + width]
         for column in range(width):
@@ -161,7 +163,16 @@ def _peaks(blobs: np.ndarray, box: tuple[int, int, int, int], shrunk: int, out: 
     found, total, found2, total2 = 0, 0.0, 0, 0.0
     for row in range(height):
         for column in range(width):
-            if blobs[row, column] <= _PEAK:
+            blob = blobs[row, column]
+            if blob <= _PEAK:
+                continue
+            # most have a neighbour that is higher by more than a step
+            limit = blob + 2.0 / 1048576.0
+            if (column > 0 and blobs[row, column - 1] > limit) or (
+                column < width - 1 and blobs[row, column + 1] > limit
+            ):
+                continue
+            if (row > 0 and blobs[row - 1, column] > limit) or (row < height - 1 and blobs[row + 1, column] > limit):
                 continue
             # in steps, so that what is equal but for rounding is equal
             here, peak = np.floor(blobs[row, column] * 1048576.0 + 0.5), True

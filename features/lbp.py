@@ -59,35 +59,34 @@ def _circle(points: int, radius: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _mark_point(
-    padded: np.ndarray, down: float, right: float, border: int, bit: int, weights: np.ndarray, codes: np.ndarray
-) -> None:
-    """Set `bit` of every pixel whose neighbour at (down, right), interpolated, is not below the pixel.
-
-    Every row is interpolated along its columns once, and serves as the lower and then as the upper neighbour. The
-    order of the operations is scikit-image's: its rounding decides ties.
-    """
-    height, width = codes.shape
+def _interpolate(padded: np.ndarray, right: float, border: int, weights: np.ndarray, across: np.ndarray) -> None:
+    """Interpolate every row of `padded` at its pixels' columns plus `right`, in scikit-image's order of operations."""
+    width = across.shape[1]
     at = int(np.floor(right)) + border
     for column in range(width):
         position = column + right
         weights[column] = position - np.floor(position)
-    lines = np.empty((2, width))
-    mark = np.uint32(1) << np.uint32(bit)
-    base = int(np.floor(down)) + border
-    for row in range(-1, height):
+    for row in range(across.shape[0]):
         # slices: an index that may be negative keeps the loop from being vectorised
-        line = lines[(row + 1) % 2]
-        first, second = padded[row + 1 + base, at : at + width], padded[row + 1 + base, at + 1 : at + 1 + width]
+        first, second, line = padded[row, at : at + width], padded[row, at + 1 : at + 1 + width], across[row]
         for column in range(width):
             line[column] = (1.0 - weights[column]) * first[column] + weights[column] * second[column]
-        if row < 0:
-            continue
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _mark_point(padded: np.ndarray, across: np.ndarray, down: float, border: int, bit: int, codes: np.ndarray) -> None:
+    """Set `bit` of every pixel whose neighbour `down` rows below, interpolated, is not below the pixel."""
+    height, width = codes.shape
+    mark = np.uint32(1) << np.uint32(bit)
+    base = int(np.floor(down)) + border
+    for row in range(height):
+        # from the sum, not from the offset alone: scikit-image's rounding decides ties
         position = row + down
         lower = position - np.floor(position)
-        above, centre, code = lines[row % 2], padded[row + border, border : border + width], codes[row]
+        above, below = across[row + base], across[row + base + 1]
+        centre, code = padded[row + border, border : border + width], codes[row]
         for column in range(width):
-            value = (1.0 - lower) * above[column] + lower * line[column]
+            value = (1.0 - lower) * above[column] + lower * below[column]
             code[column] |= mark if value >= centre[column] else np.uint32(0)
 
 
@@ -108,15 +107,19 @@ def _lbp_kernel(planes: np.ndarray, rows: np.ndarray, columns: np.ndarray, radiu
     border = radius + 1
     padded = np.zeros((height + 2 * border, width + 2 * border))
     codes, patterns = np.empty((height, width), np.uint32), np.empty(width, np.uint8)
-    weights = np.empty(width)
+    weights, across = np.empty(width), np.empty((height + 2 * border, width))
     # scikit-image compares each point with the next, but not the last with the first
     inner = np.uint32((1 << (points - 1)) - 1)
     top, left = (height - 32) // 2, (width - 32) // 2
     for i in range(n):
         padded[border : border + height, border : border + width] = planes[i]
         codes[:] = 0
-        for point in range(points):
-            _mark_point(padded, rows[point], columns[point], border, point, weights, codes)
+        for point in range(points // 2 + 1):
+            # the circle's upper and lower half meet the same columns
+            _interpolate(padded, columns[point], border, weights, across)
+            _mark_point(padded, across, rows[point], border, point, codes)
+            if 0 < point < points // 2:
+                _mark_point(padded, across, rows[points - point], border, points - point, codes)
         for row in range(height):
             for column in range(width):
                 code = codes[row, column]

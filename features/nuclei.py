@@ -109,7 +109,7 @@ def nucleus_labels(planes: Planes) -> np.ndarray:
     n, height, width = planes.absorbed.shape
     labels = np.empty((n, height, width), np.int32)
     smooth, lines = np.empty((height, width), np.int32), np.empty((height, width + 4), np.int32)
-    mask, seen = np.empty((2, height, width), np.bool_)
+    mask, seen = np.empty((height, width), np.bool_), np.empty((height + 2) * (width + 2), np.bool_)
     tops, places, starts = np.empty((3, height * width), np.int32)
     for levels, target in zip(planes.absorbed, labels, strict=True):
         _fill_tops(levels, smooth, lines, mask, seen, tops, places)
@@ -206,38 +206,30 @@ def _fill_mask(levels: np.ndarray, smooth: np.ndarray, threshold: int, mask: np.
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _fill_holes(mask: np.ndarray, seen: np.ndarray, places: np.ndarray) -> None:
-    """Fill parts of the background (diagonals do not count) of few pixels."""
+    """Fill parts of the background (diagonals do not count) of few pixels; `seen` is room for a rim around the mask."""
     height, width = mask.shape
-    seen[:] = mask
+    stride = width + 2
+    steps = (-stride, stride, -1, 1)
+    seen[:] = True
     for row in range(height):
-        for column in range(width):
-            if seen[row, column]:
-                continue
-            seen[row, column] = True
-            places[0] = row * width + column
-            found, done = 1, 0
-            while done < found:
-                r, c = places[done] // width, places[done] % width
-                done += 1
-                if r > 0 and not seen[r - 1, c]:
-                    seen[r - 1, c] = True
-                    places[found] = (r - 1) * width + c
+        seen[(row + 1) * stride + 1 : (row + 1) * stride + 1 + width] = mask[row]
+    for start in range(stride, seen.size - stride):
+        if seen[start]:
+            continue
+        seen[start] = True
+        places[0] = start
+        found, done = 1, 0
+        while done < found:
+            here = places[done]
+            done += 1
+            for step in steps:
+                if not seen[here + step]:
+                    seen[here + step] = True
+                    places[found] = here + step
                     found += 1
-                if r < height - 1 and not seen[r + 1, c]:
-                    seen[r + 1, c] = True
-                    places[found] = (r + 1) * width + c
-                    found += 1
-                if c > 0 and not seen[r, c - 1]:
-                    seen[r, c - 1] = True
-                    places[found] = r * width + c - 1
-                    found += 1
-                if c < width - 1 and not seen[r, c + 1]:
-                    seen[r, c + 1] = True
-                    places[found] = r * width + c + 1
-                    found += 1
-            if found <= _LARGEST_HOLE:
-                for k in range(found):
-                    mask[places[k] // width, places[k] % width] = True
+        if found <= _LARGEST_HOLE:
+            for k in range(found):
+                mask[places[k] // stride - 1, places[k] % stride - 1] = True
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -300,7 +292,6 @@ def _gather(tops: np.ndarray, labels: np.ndarray, mask: np.ndarray, starts: np.n
 
     Part k (labels k + 1) holds ``places[starts[k]:starts[k + 1]]``.
     """
-    width = mask.shape[1]
     sizes = np.zeros(tops.size, np.int64)
     for k in range(tops.size):
         if tops[k] >= 0:
@@ -313,14 +304,15 @@ def _gather(tops: np.ndarray, labels: np.ndarray, mask: np.ndarray, starts: np.n
             kept += 1
             sizes[k] = -kept
     filled = starts[: kept + 1].copy()
-    for k in range(tops.size):
-        label = -sizes[tops[k]] if tops[k] >= 0 else 0
-        label = max(label, 0)
-        labels[k // width, k % width] = label
-        mask[k // width, k % width] = label > 0
-        if label > 0:
-            places[filled[label - 1]] = k
-            filled[label - 1] += 1
+    for row in range(mask.shape[0]):
+        for column in range(mask.shape[1]):
+            k = row * mask.shape[1] + column
+            label = max(-sizes[tops[k]], 0) if tops[k] >= 0 else 0
+            labels[row, column] = label
+            mask[row, column] = label > 0
+            if label > 0:
+                places[filled[label - 1]] = k
+                filled[label - 1] += 1
     return kept
 
 
@@ -614,7 +606,7 @@ def _nuclei_kernel(planes: np.ndarray, out: np.ndarray) -> None:
     n, height, width = planes.shape
     pixels = height * width
     smooth, lines = np.empty((height, width), np.int32), np.empty((height, width + 4), np.int32)
-    mask, seen = np.empty((height, width), np.bool_), np.empty((height, width), np.bool_)
+    mask, seen = np.empty((height, width), np.bool_), np.empty((height + 2) * (width + 2), np.bool_)
     labels, border = np.empty((height, width), np.int32), np.zeros((height + 2, width + 2), np.int32)
     tops, places, starts = np.empty(pixels, np.int32), np.empty(pixels, np.int32), np.empty(pixels, np.int32)
     room = np.empty((7, 2 * height + 1), np.int64)
