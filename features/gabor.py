@@ -10,7 +10,7 @@ import numpy as np
 from features.column import Column, Row
 from features.stain import Planes
 
-CHANNELS = ("grey", "absorbed", "eosin")
+CHANNELS = ("grey", "absorbed")
 #: Wavelengths in pixels, a factor of 1.6 apart.
 WAVELENGTHS = (3, 5, 8, 13, 21)
 DIRECTIONS = 6
@@ -25,7 +25,7 @@ _BANDWIDTH = 0.65
 
 
 def gabor(planes: Planes) -> np.ndarray:
-    """Energies of a log-Gabor filter bank (5 wavelengths, 6 directions) on grey, light absorbed in red, and eosin.
+    """Energies of a log-Gabor filter bank (5 wavelengths, 6 directions) on grey and light absorbed in red.
 
     The plane (levels in 0 to 1) is weighted by a Hann window of mean square 1, after its weighted mean is taken away,
     so that the middle counts most and the borders do not. The energy of a filter is the mean squared magnitude of the
@@ -40,14 +40,14 @@ def gabor(planes: Planes) -> np.ndarray:
 
     Returns
     -------
-    ndarray of shape (n, 45), dtype float32
+    ndarray of shape (n, 30), dtype float32
         By channel, wavelength and statistic (`STATISTICS`).
 
     References
     ----------
     Field (1987), J Opt Soc Am A 4(12):2379-2394.
     """
-    power = np.stack([_power(levels) for levels in (planes.grey, planes.absorbed, planes.eosin)], axis=1)
+    power = np.stack([_power(levels) for levels in (planes.grey, planes.absorbed)], axis=1)
     # one product a patch, of one shape: a sum then does not depend on how many patches come together
     energies = np.matmul(power, _bank(*planes.grey.shape[1:]))
     energies = energies.reshape(len(planes), len(CHANNELS), len(WAVELENGTHS), DIRECTIONS)

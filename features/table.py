@@ -21,15 +21,15 @@ from features.stain import Planes
 _BATCH = 64
 
 FAMILIES: tuple[Family, ...] = (
-    Family("colour", colour.COLUMNS, colour.colour, 0.2),
-    Family("stain", macenko.COLUMNS, macenko.stain, 0.2),
-    Family("cooccurrence", cooccurrence.COLUMNS, cooccurrence.cooccurrence, 0.3),
-    Family("runs", runs.COLUMNS, runs.runs, 0.2),
-    Family("lbp", lbp.COLUMNS, lbp.lbp, 0.5),
-    Family("gradient", gradient.COLUMNS, gradient.gradient, 0.4),
-    Family("gabor", gabor.COLUMNS, gabor.gabor, 0.3),
-    Family("multiscale", multiscale.COLUMNS, multiscale.multiscale, 0.1),
-    Family("nuclei", nuclei.COLUMNS, nuclei.nuclei, 0.4),
+    Family("colour", colour.COLUMNS, colour.colour, 0.3),
+    Family("stain", macenko.COLUMNS, macenko.stain, 0.15),
+    Family("cooccurrence", cooccurrence.COLUMNS, cooccurrence.cooccurrence, 0.45),
+    Family("runs", runs.COLUMNS, runs.runs, 0.3),
+    Family("lbp", lbp.COLUMNS, lbp.lbp, 0.6),
+    Family("gradient", gradient.COLUMNS, gradient.gradient, 0.5),
+    Family("gabor", gabor.COLUMNS, gabor.gabor, 0.35),
+    Family("multiscale", multiscale.COLUMNS, multiscale.multiscale, 0.12),
+    Family("nuclei", nuclei.COLUMNS, nuclei.nuclei, 0.6),
 )
 
 

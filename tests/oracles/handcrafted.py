@@ -271,7 +271,7 @@ def gabor(patch):
     out = {}
     window = np.outer(*(np.hanning(size + 2)[1:-1] for size in patch.shape[:2]))
     window /= np.sqrt((window**2).mean())
-    for channel, levels in planes(patch, "grey", "absorbed", "eosin").items():
+    for channel, levels in planes(patch, "grey", "absorbed").items():
         plane = levels / 255.0
         spectrum = fft.fft2((plane - np.average(plane, weights=window)) * window)
         energies = np.array(
