@@ -1,47 +1,91 @@
 """Time the batch table against the per-patch scikit-image loop over the same columns.
 
-Run from the repository's root: ``python -m benchmarks.handcrafted``. Checks that both give the same numbers first.
+Run from the repository's root: ``python -m benchmarks.handcrafted``. Checks that both give the same numbers first, then
+shows that the cost grows with the number of patches and of pixels, and how much memory a long table takes.
 """
 
+import resource
 import time
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from features import table
+from features.stain import Planes
 from tests.oracles import handcrafted, pictures
 
-PATCHES = 512
-LOOPED = 12
+PATCHES = 256
+LOOPED = 6
 
 
-def seconds(function, *arguments):
-    """Return the core's seconds of the best of three runs: wall time would count other work on a busy machine."""
+def seconds(function, *arguments, repeats=3):
+    """Return the core's seconds of the best of a few runs: wall time would count other work on a busy machine."""
     times = []
-    for _ in range(3):
+    for _ in range(repeats):
         start = time.process_time()
         function(*arguments)
         times.append(time.process_time() - start)
     return min(times)
 
 
-def main():
+def compile_all():
+    """Print the seconds that each family's first call takes; near 0 where kernels are cached from an earlier run."""
+    tiny = np.zeros((1, 32, 32, 3), np.uint8)
+    times = {"planes": seconds(lambda: (Planes(tiny).grey, Planes(tiny).stains), repeats=1)}
+    for family in table.FAMILIES:
+        times[family.name] = seconds(table.compute, tiny, [family.name], repeats=1)
+    listed = ", ".join(f"{name} {value:.1f}" for name, value in times.items())
+    print(f"first call {sum(times.values()):.1f} s ({listed})")
+
+
+def compare_families(few):
     """Print one line a family: milliseconds a patch both ways, and the ratio."""
-    few = pictures.real(LOOPED)
-    if few is None:
-        few = np.stack([pictures.tissue(seed) for seed in range(LOOPED)])
     many = np.resize(few, (PATCHES, *few.shape[1:]))
-    totals = np.zeros(2)
+    batches = [Planes(many[start : start + 64]) for start in range(0, PATCHES, 64)]
+    shared = seconds(lambda: [(p.grey, p.stains, p.absorbed) for p in batches], repeats=1) / PATCHES * 1e3
+    totals = np.array([0.0, shared])
     print(f"{'family':<14}{'columns':>8}{'loop ms':>10}{'batch ms':>10}{'ratio':>8}")
+    print(f"{'shared planes':<14}{'':>8}{'':>10}{shared:>10.3f}")
     for family in table.FAMILIES:
         names = [column.name for column in family.columns]
         expected = handcrafted.table(few, family.name, names)
         np.testing.assert_allclose(table.compute(few, [family.name]), expected, rtol=1.1e-6, atol=1e-9)
-        loop = seconds(handcrafted.table, few, family.name, names) / LOOPED * 1e3
-        batch = seconds(table.compute, many, [family.name]) / PATCHES * 1e3
+        loop = seconds(handcrafted.table, few, family.name, names, repeats=1) / LOOPED * 1e3
+        batch = seconds(lambda compute=family.compute: [compute(p) for p in batches]) / PATCHES * 1e3
         totals += loop, batch
         print(f"{family.name:<14}{len(names):>8}{loop:>10.2f}{batch:>10.3f}{loop / batch:>8.1f}")
     print(f"{'all':<14}{len(table.columns()):>8}{totals[0]:>10.2f}{totals[1]:>10.3f}{totals[0] / totals[1]:>8.1f}")
+
+
+def show_growth(few):
+    """Print the cost per patch for ever more patches, and per 1,000 pixels for ever larger ones."""
+    for count in (64, 128, 256):
+        many = np.resize(few, (count, *few.shape[1:]))
+        print(f"{count:>5} patches: {seconds(table.compute, many) / count * 1e3:.3f} ms a patch")
+    for size in (48, 96, 192):
+        large = np.stack([pictures.tissue(seed, size, size, nuclei=size * size // 512) for seed in range(32)])
+        spent = seconds(table.compute, large) / len(large) * 1e3
+        print(f"{size:>4} × {size:<4}: {spent:.3f} ms a patch, {spent / size**2 * 1e6:.0f} ns a pixel")
+
+
+def show_memory(few):
+    """Print the peak memory before and after a table of many patches that takes a mapped file's place."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    many = np.broadcast_to(few[0], (1024, *few.shape[1:]))
+    table.compute(many)
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"peak memory: {after:.0f} MB; 1,024 patches more added {after - before:.0f} MB")
+
+
+def main():
+    """Run all four."""
+    few = pictures.real(LOOPED)
+    if few is None:
+        few = np.stack([pictures.tissue(seed) for seed in range(LOOPED)])
+    compile_all()
+    compare_families(few)
+    show_growth(few)
+    show_memory(few)
 
 
 if __name__ == "__main__":

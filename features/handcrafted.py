@@ -10,6 +10,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
 from features import table
+from features.stain import Planes
 
 _SHARD = 256
 
@@ -30,7 +31,7 @@ class HandcraftedFeatures(TransformerMixin, BaseEstimator):
     --------
     >>> patches = np.full((2, 96, 96, 3), 200, np.uint8)
     >>> HandcraftedFeatures(families=["nuclei"]).fit_transform(patches).shape
-    (2, 72)
+    (2, 106)
     """
 
     def __init__(self, families: Sequence[str] | None = None, workers: int = 1) -> None:
@@ -59,7 +60,7 @@ class HandcraftedFeatures(TransformerMixin, BaseEstimator):
         table.families_named(self.families)
         if self.workers < 1:
             raise ValueError(f"workers must be at least 1; got {self.workers}.")
-        table.as_batch(X[:1])
+        Planes(X[:1])
         return self
 
     def transform(self, X: np.ndarray) -> np.ndarray:

@@ -1,33 +1,30 @@
-"""Planes that several feature families share: grey levels and stain densities of a batch of patches."""
+"""Planes that several feature families share: grey levels and stain amounts of a batch of patches."""
 
 from __future__ import annotations
 
-from functools import cache
+from functools import cache, cached_property
 
 import numba
 import numpy as np
 from skimage.color import hed_from_rgb
 
-HAEMATOXYLIN_SCALE = 0.25
-EOSIN_SCALE = 0.15
-
-
+#: Amounts, in the units of `skimage.color.rgb2hed`, that the level 255 stands for: haematoxylin, eosin, residual.
+STAIN_SCALES = (0.25, 0.15, 0.15)
 SMALLEST = 32
 
 
-def as_batch(patches: np.ndarray) -> np.ndarray:
-    """Check a batch of patches and copy it into plain memory.
-
-    The copy is writable and contiguous whatever comes (a memory map, a slice), so that kernels are compiled once.
+class Planes:
+    """Patches and the planes made from them, each of which is made once, when it is first asked for.
 
     Parameters
     ----------
     patches : ndarray of shape (n, height, width, 3), dtype uint8
-        RGB, at least 32 × 32 pixels.
+        RGB, at least 32 × 32 pixels; a read-only memory map will do.
 
-    Returns
-    -------
-    ndarray of shape (n, height, width, 3), dtype uint8
+    Attributes
+    ----------
+    patches : ndarray of shape (n, height, width, 3), dtype uint8
+        A writable, contiguous copy whatever came, so that kernels are compiled once.
 
     Raises
     ------
@@ -36,17 +33,64 @@ def as_batch(patches: np.ndarray) -> np.ndarray:
     TypeError
         When the values are not uint8.
     """
-    patches = np.asarray(patches)
-    if patches.ndim != 4 or patches.shape[-1] != 3:
-        raise ValueError(f"patches must have shape (n, height, width, 3); got {patches.shape}.")
-    if min(patches.shape[1:3]) < SMALLEST:
-        raise ValueError(
-            f"patches must be at least {SMALLEST} × {SMALLEST} pixels, the size of the centre; "
-            f"got {patches.shape[1]} × {patches.shape[2]}."
-        )
-    if patches.dtype != np.uint8:
-        raise TypeError(f"patches must be uint8, 0 to 255; got {patches.dtype}. Scale and round before calling.")
-    return np.array(patches, order="C", subok=False)
+
+    def __init__(self, patches: np.ndarray) -> None:
+        patches = np.asarray(patches)
+        if patches.ndim != 4 or patches.shape[-1] != 3:
+            raise ValueError(f"patches must have shape (n, height, width, 3); got {patches.shape}.")
+        if min(patches.shape[1:3]) < SMALLEST:
+            raise ValueError(
+                f"patches must be at least {SMALLEST} × {SMALLEST} pixels, the size of the centre; "
+                f"got {patches.shape[1]} × {patches.shape[2]}."
+            )
+        if patches.dtype != np.uint8:
+            raise TypeError(f"patches must be uint8, 0 to 255; got {patches.dtype}. Scale and round before calling.")
+        self.patches = np.array(patches, order="C", subok=False)
+
+    def __len__(self) -> int:
+        """Return the number of patches."""
+        return len(self.patches)
+
+    @cached_property
+    def grey(self) -> np.ndarray:
+        """Luminance in 8 bits: scikit-image's `rgb2gray` weights, rounded half up.
+
+        The weights are applied as integers, so the result does not depend on the order of a floating-point sum.
+        Shape (n, height, width), dtype uint8.
+        """
+        levels = np.empty(self.patches.shape[:3], np.uint8)
+        _grey_kernel(self.patches.reshape(-1, 3), levels.reshape(-1))
+        return levels
+
+    @cached_property
+    def stains(self) -> np.ndarray:
+        """Haematoxylin, eosin and residual amounts in 8 bits; shape (3, n, height, width), dtype uint8.
+
+        Level 255 stands for `STAIN_SCALES` and more. A fixed scale keeps patches comparable; the ends hold all but
+        about one pixel in a hundred of ordinary tissue. Ruifrok & Johnston (2001), Anal Quant Cytol Histol
+        23(4):291-299.
+        """
+        levels = np.empty((3, *self.patches.shape[:3]), np.uint8)
+        _stain_kernel(self.patches.reshape(-1, 3), _stain_tables(), levels.reshape(3, -1))
+        return levels
+
+    @cached_property
+    def absorbed(self) -> np.ndarray:
+        """Light absorbed in red: 255 minus red; shape (n, height, width), dtype uint8.
+
+        Haematoxylin absorbs red, and eosin next to none, so this plane shows nuclei whatever the stains' shades are.
+        """
+        return np.ascontiguousarray(~self.patches[..., 0])
+
+    @property
+    def haematoxylin(self) -> np.ndarray:
+        """Haematoxylin amounts in 8 bits; shape (n, height, width), dtype uint8."""
+        return self.stains[0]
+
+    @property
+    def eosin(self) -> np.ndarray:
+        """Eosin amounts in 8 bits; shape (n, height, width), dtype uint8."""
+        return self.stains[1]
 
 
 @cache
@@ -63,80 +107,26 @@ def density_table() -> np.ndarray:
     return table
 
 
-def grey_levels(patches: np.ndarray) -> np.ndarray:
-    """Luminance in 8 bits: scikit-image's `rgb2gray` weights, rounded half up.
-
-    The weights are applied as integers, so the result does not depend on the order of a floating-point sum.
-
-    Parameters
-    ----------
-    patches : ndarray of shape (n, height, width, 3), dtype uint8
-        As `as_batch` returns them.
-
-    Returns
-    -------
-    ndarray of shape (n, height, width), dtype uint8
-    """
-    levels = np.empty(patches.shape[:3], np.uint8)
-    _grey_kernel(patches, levels)
-    return levels
-
-
-def stain_levels(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Haematoxylin and eosin amounts in 8 bits.
-
-    Parameters
-    ----------
-    patches : ndarray of shape (n, height, width, 3), dtype uint8
-        As `as_batch` returns them.
-
-    Returns
-    -------
-    tuple of two ndarrays of shape (n, height, width), dtype uint8
-        Haematoxylin, where 255 stands for 0.25 and more, and eosin, where 255 stands for 0.15 and more, in the
-        units of `skimage.color.rgb2hed`. A fixed scale keeps patches comparable; the two ends hold all but about
-        one pixel in a hundred of ordinary tissue.
-
-    References
-    ----------
-    Ruifrok & Johnston (2001), Anal Quant Cytol Histol 23(4):291-299.
-    """
-    haematoxylin = np.empty(patches.shape[:3], np.uint8)
-    eosin = np.empty(patches.shape[:3], np.uint8)
-    scales = np.array([255 / HAEMATOXYLIN_SCALE, 255 / EOSIN_SCALE])
-    _stain_kernel(patches, density_table(), hed_from_rgb, scales, haematoxylin, eosin)
-    return haematoxylin, eosin
+@cache
+def _stain_tables() -> np.ndarray:
+    """Return what each level of red, green and blue adds to each stain's level; shape (3 stains, 3 channels, 256)."""
+    scales = 255 / np.array(STAIN_SCALES)
+    return hed_from_rgb.T[:, :, None] * density_table() * scales[:, None, None]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _grey_kernel(patches: np.ndarray, levels: np.ndarray) -> None:
-    n, height, width, _ = patches.shape
-    for i in range(n):
-        for row in range(height):
-            for column in range(width):
-                red = np.int32(patches[i, row, column, 0])
-                green = np.int32(patches[i, row, column, 1])
-                blue = np.int32(patches[i, row, column, 2])
-                levels[i, row, column] = (2125 * red + 7154 * green + 721 * blue + 5000) // 10000
+def _grey_kernel(pixels: np.ndarray, levels: np.ndarray) -> None:
+    for k in range(levels.size):
+        red, green, blue = np.int32(pixels[k, 0]), np.int32(pixels[k, 1]), np.int32(pixels[k, 2])
+        # 32-bit division by a constant becomes a multiplication
+        levels[k] = np.uint32(2125 * red + 7154 * green + 721 * blue + 5000) // np.uint32(10000)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _stain_kernel(
-    patches: np.ndarray,
-    density: np.ndarray,
-    unmix: np.ndarray,
-    scales: np.ndarray,
-    haematoxylin: np.ndarray,
-    eosin: np.ndarray,
-) -> None:
-    n, height, width, _ = patches.shape
-    for i in range(n):
-        for row in range(height):
-            for column in range(width):
-                red = density[patches[i, row, column, 0]]
-                green = density[patches[i, row, column, 1]]
-                blue = density[patches[i, row, column, 2]]
-                amount = red * unmix[0, 0] + green * unmix[1, 0] + blue * unmix[2, 0]
-                haematoxylin[i, row, column] = np.uint8(min(max(amount, 0.0) * scales[0] + 0.5, 255.0))
-                amount = red * unmix[0, 1] + green * unmix[1, 1] + blue * unmix[2, 1]
-                eosin[i, row, column] = np.uint8(min(max(amount, 0.0) * scales[1] + 0.5, 255.0))
+def _stain_kernel(pixels: np.ndarray, tables: np.ndarray, levels: np.ndarray) -> None:
+    for stain in range(3):
+        reds, greens, blues = tables[stain]
+        plane = levels[stain]
+        for k in range(plane.size):
+            amount = reds[pixels[k, 0]] + greens[pixels[k, 1]] + blues[pixels[k, 2]]
+            plane[k] = np.uint8(min(max(amount, 0.0) + 0.5, 255.0))

@@ -1,6 +1,6 @@
-"""The registry of handcrafted features: every family and every column, in the order of the table.
+"""The registry of handcrafted features: every family, in the order of the table.
 
-A new family is one function from patches to numbers, and one row in `FAMILIES`.
+A new family is one file, with its columns and one function from planes to numbers, and one row in `FAMILIES`.
 """
 
 from __future__ import annotations
@@ -8,63 +8,30 @@ from __future__ import annotations
 import difflib
 import inspect
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from math import inf
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from data.errors import InputError
-from features import colour, nuclei, texture
-from features.stain import as_batch
+from features import colour, cooccurrence, gabor, gradient, lbp, macenko, multiscale, nuclei, runs
+from features.column import Column, Family
+from features.stain import Planes
 
 _BATCH = 64
 
-
-@dataclass(frozen=True)
-class Column:
-    """One number of a patch.
-
-    Attributes
-    ----------
-    name : str
-        ``family_statistic_channel_region``; the four parts hold hyphens, never underscores.
-    unit : str
-        "1" for pure numbers.
-    low, high : float
-        Range, ends included; infinite where there is no bound.
-    sentence : str
-        What the number is, in words.
-    reference : str
-        Where it was published.
-    """
-
-    name: str
-    unit: str
-    low: float
-    high: float
-    sentence: str
-    reference: str
-
-
-@dataclass(frozen=True)
-class Family:
-    """Columns that one function computes together.
-
-    Attributes
-    ----------
-    name : str
-        First part of its columns' names.
-    columns : tuple of Column
-    compute : callable
-        (n, height, width, 3) uint8 to (n, len(columns)) float32; pure, finite on any pixels, any n.
-    """
-
-    name: str
-    columns: tuple[Column, ...]
-    compute: Callable[[np.ndarray], np.ndarray]
+FAMILIES: tuple[Family, ...] = (
+    Family("colour", colour.COLUMNS, colour.colour, 0.3),
+    Family("stain", macenko.COLUMNS, macenko.stain, 0.15),
+    Family("cooccurrence", cooccurrence.COLUMNS, cooccurrence.cooccurrence, 0.45),
+    Family("runs", runs.COLUMNS, runs.runs, 0.3),
+    Family("lbp", lbp.COLUMNS, lbp.lbp, 0.6),
+    Family("gradient", gradient.COLUMNS, gradient.gradient, 0.5),
+    Family("gabor", gabor.COLUMNS, gabor.gabor, 0.35),
+    Family("multiscale", multiscale.COLUMNS, multiscale.multiscale, 0.12),
+    Family("nuclei", nuclei.COLUMNS, nuclei.nuclei, 0.6),
+)
 
 
 class Parts(NamedTuple):
@@ -74,223 +41,6 @@ class Parts(NamedTuple):
     statistic: str
     channel: str
     region: str
-
-
-class _Row(NamedTuple):
-    """A statistic or channel before it is crossed with the others."""
-
-    name: str
-    unit: str
-    low: float
-    high: float
-    words: str
-
-
-_REGION_WORDS = {"whole": "whole patch", "centre": "centre 32 × 32"}
-
-_COLOUR_CHANNELS = (
-    _Row("red", "1", 0, 1, "red"),
-    _Row("green", "1", 0, 1, "green"),
-    _Row("blue", "1", 0, 1, "blue"),
-    _Row("hue", "turn", -0.5, 0.5, "hue, counted from red, of the pixels that have one"),
-    _Row("saturation", "1", 0, 1, "saturation (HSV)"),
-    _Row("value", "1", 0, 1, "value (HSV)"),
-    _Row("lightness", "1", 0, 100.001, "lightness L* (CIE Lab, D65)"),
-    _Row("green-red", "1", -86.2, 98.3, "green to red a* (CIE Lab, D65)"),
-    _Row("blue-yellow", "1", -107.9, 94.5, "blue to yellow b* (CIE Lab, D65)"),
-    _Row("haematoxylin", "6 decades", 0, 1.88, "haematoxylin amount (optical density)"),
-    _Row("eosin", "6 decades", 0, 1.14, "eosin amount (optical density)"),
-    _Row("dab", "6 decades", 0, 1.58, "residual (third) stain amount (optical density)"),
-)
-
-# The words of a statistic; for hue the words and ranges of the circle stand in for the first four.
-_COLOUR_WORDS = {
-    "mean": "mean",
-    "spread": "standard deviation",
-    "skew": "skewness (0 when constant)",
-    "kurtosis": "excess kurtosis (0 when constant)",
-    "q05": "5 % quantile",
-    "q25": "25 % quantile",
-    "q50": "median",
-    "q75": "75 % quantile",
-    "q95": "95 % quantile",
-}
-_HUE_WORDS = {
-    "mean": "direction of the mean vector",
-    "spread": "one minus length of the mean vector",
-    "skew": "mean sine of twice the angle from the mean direction",
-    "kurtosis": "mean cosine of twice the angle from the mean direction",
-}
-_STAINS = "Ruifrok & Johnston (2001), Anal Quant Cytol Histol 23(4):291-299"
-_COLOUR_REFERENCES = {
-    "hue": "Batschelet (1981), Circular Statistics in Biology",
-    "saturation": "Smith (1978), SIGGRAPH Comput Graph 12(3):12-19",
-    "value": "Smith (1978), SIGGRAPH Comput Graph 12(3):12-19",
-    "lightness": "CIE 15:2004, Colorimetry",
-    "green-red": "CIE 15:2004, Colorimetry",
-    "blue-yellow": "CIE 15:2004, Colorimetry",
-    "haematoxylin": _STAINS,
-    "eosin": _STAINS,
-    "dab": _STAINS,
-}
-
-
-def _colour_range(channel: _Row, statistic: str) -> tuple[str, float, float]:
-    """Return unit and range of a statistic of a channel."""
-    if channel.name == "hue" and statistic in ("spread", "skew", "kurtosis"):
-        return "1", 0.0 if statistic == "spread" else -1.0, 1.0
-    if statistic == "spread":
-        return channel.unit, 0.0, (channel.high - channel.low) / 2
-    if statistic == "skew":
-        return "1", -inf, inf
-    if statistic == "kurtosis":
-        return "1", -2.0, inf
-    return channel.unit, channel.low, channel.high
-
-
-def _colour_columns() -> Iterator[Column]:
-    for region in colour.REGIONS:
-        for channel in _COLOUR_CHANNELS:
-            for statistic in colour.STATISTICS:
-                words = _COLOUR_WORDS | (_HUE_WORDS if channel.name == "hue" else {})
-                yield Column(
-                    f"colour_{statistic}_{channel.name}_{region}",
-                    *_colour_range(channel, statistic),
-                    f"{words[statistic].capitalize()} of {channel.words}, {_REGION_WORDS[region]}.",
-                    _COLOUR_REFERENCES.get(channel.name, "Gonzalez & Woods (2018), Digital Image Processing, 4th ed."),
-                )
-
-
-_HARALICK = "Haralick, Shanmugam & Dinstein (1973), IEEE Trans Syst Man Cybern 3(6):610-621"
-_COOCCURRENCE = (
-    _Row("contrast", "level²", 0, 961, "mean squared difference of levels"),
-    _Row("dissimilarity", "level", 0, 31, "mean difference of levels"),
-    _Row("homogeneity", "1", 0, 1, "mean of 1 / (1 + squared difference)"),
-    _Row("asm", "1", 0, 1, "angular second moment (sum of squared probabilities)"),
-    _Row("energy", "1", 0, 1, "root of the angular second moment"),
-    _Row("correlation", "1", -1, 1, "correlation of the two levels (1 when constant)"),
-    _Row("entropy", "nat", 0, 6.932, "entropy of the pairs"),
-)
-
-
-def _cooccurrence_columns() -> Iterator[Column]:
-    for region in texture.REGIONS:
-        for channel in texture.CHANNELS:
-            for distance in texture.DISTANCES:
-                for row in _COOCCURRENCE:
-                    for pool in ("mean", "range"):
-                        # a range is a difference: never below 0, never above the property's own width
-                        low, high = (0, row.high - row.low) if pool == "range" else (row.low, row.high)
-                        yield Column(
-                            f"cooccurrence_{row.name}-d{distance}-{pool}_{channel}_{region}",
-                            row.unit,
-                            low,
-                            high,
-                            f"{pool.capitalize()} over 4 directions of the {row.words}, of pairs {distance} apart in "
-                            f"32 levels of {channel}, {_REGION_WORDS[region]}.",
-                            _HARALICK,
-                        )
-
-
-_OJALA = "Ojala, Pietikäinen & Mäenpää (2002), IEEE Trans Pattern Anal Mach Intell 24(7):971-987"
-
-
-def _lbp_columns() -> Iterator[Column]:
-    for region in texture.REGIONS:
-        for channel in texture.CHANNELS[:2]:
-            for points, radius in texture.PATTERNS:
-                for pattern in range(points + 2):
-                    mixed = pattern == points + 1
-                    words = "no uniform pattern" if mixed else f"a uniform pattern with {pattern}"
-                    yield Column(
-                        f"lbp_r{radius}-{'mixed' if mixed else f'p{pattern}'}_{channel}_{region}",
-                        "1",
-                        0,
-                        1,
-                        f"Fraction of pixels with {words} of {points} points at radius {radius} not below the pixel, "
-                        f"{channel}, {_REGION_WORDS[region]}.",
-                        _OJALA,
-                    )
-
-
-_LINDEBERG = "Lindeberg (1998), Int J Comput Vis 30(2):79-116"
-_GRADIENT_WORDS = {
-    "edge-mean": "Mean gradient magnitude",
-    "edge-spread": "Standard deviation of the gradient magnitude",
-    "edge-strong": "Fraction of pixels whose gradient magnitude exceeds 0.1",
-    "blob-spread": "Standard deviation of the Laplacian",
-    "blob-dark": "Mean positive part of the Laplacian (valleys)",
-    "blob-bright": "Mean negative part of the Laplacian (peaks)",
-}
-
-
-def _gradient_columns() -> Iterator[Column]:
-    for region in texture.REGIONS:
-        for channel in texture.CHANNELS[:2]:
-            for sigma in texture.SCALES:
-                for statistic in texture.GRADIENT:
-                    yield Column(
-                        f"gradient_{statistic}-s{sigma}_{channel}_{region}",
-                        "1",
-                        0,
-                        1 if statistic == "edge-strong" else 2,
-                        f"{_GRADIENT_WORDS[statistic]} at scale {sigma} px (scale-normalised), {channel}, "
-                        f"{_REGION_WORDS[region]}.",
-                        _LINDEBERG,
-                    )
-
-
-_OTSU = "Otsu (1979), IEEE Trans Syst Man Cybern 9(1):62-66"
-_SHAPES = "Wolberg, Street & Mangasarian (1994), Cancer Lett 77(2-3):163-171"
-_NUCLEI_PATCH = (
-    _Row("count", "1", 0, inf, "Number of nuclei"),
-    _Row("fraction", "1", 0, 1, "Fraction of pixels that nuclei cover"),
-    _Row("threshold", "1", 0, 1, "Threshold that found the nuclei, of the whole patch's smoothed plane"),
-    _Row("contrast", "1", -1, 1, "Mean level inside nuclei minus outside (0 when either is empty)"),
-    _Row("gap-mean", "px", 0, inf, "Mean distance from a nucleus to its nearest neighbour (0 when alone)"),
-    _Row("gap-spread", "px", 0, inf, "Standard deviation of the distance to the nearest neighbour"),
-)
-_NUCLEI_ROWS = (
-    _Row("area", "px²", 0, inf, "area"),
-    _Row("perimeter", "px", 0, inf, "perimeter"),
-    _Row("circularity", "1", 0, inf, "circularity 4π area / perimeter²"),
-    _Row("eccentricity", "1", 0, 1, "eccentricity of the ellipse with the same second moments"),
-    _Row("solidity", "1", 0, 1, "solidity (area / area of the convex hull)"),
-    _Row("extent", "1", 0, 1, "extent (area / area of the upright box)"),
-    _Row("major", "px", 0, inf, "major axis of the ellipse with the same second moments"),
-    _Row("minor", "px", 0, inf, "minor axis of the ellipse with the same second moments"),
-    _Row("intensity", "1", 0, 1, "mean level inside"),
-    _Row("grain", "1", 0, 0.5, "standard deviation of the level inside"),
-)
-_POOL_WORDS = {"mean": "Mean", "spread": "Standard deviation", "max": "Maximum"}
-
-
-def _nuclei_columns() -> Iterator[Column]:
-    for region in nuclei.REGIONS:
-        end = f", haematoxylin, {_REGION_WORDS[region]}."
-        for row in _NUCLEI_PATCH:
-            yield Column(
-                f"nuclei_{row.name}_haematoxylin_{region}", row.unit, row.low, row.high, row.words + end, _OTSU
-            )
-        for row in _NUCLEI_ROWS:
-            for pool in nuclei.POOLS:
-                yield Column(
-                    f"nuclei_{row.name}-{pool}_haematoxylin_{region}",
-                    row.unit,
-                    0,
-                    (row.high - row.low) / 2 if pool == "spread" else row.high,
-                    f"{_POOL_WORDS[pool]} over nuclei of the {row.words} (0 without nuclei){end}",
-                    _SHAPES,
-                )
-
-
-FAMILIES: tuple[Family, ...] = (
-    Family("colour", tuple(_colour_columns()), colour.colour),
-    Family("cooccurrence", tuple(_cooccurrence_columns()), texture.cooccurrence),
-    Family("lbp", tuple(_lbp_columns()), texture.lbp),
-    Family("gradient", tuple(_gradient_columns()), texture.gradient),
-    Family("nuclei", tuple(_nuclei_columns()), nuclei.nuclei),
-)
 
 
 def family_named(name: str) -> Family:
@@ -367,11 +117,11 @@ def compute(patches: np.ndarray, families: Sequence[str] | None = None) -> np.nd
         When the values are not uint8.
     """
     chosen = families_named(families)
-    as_batch(patches[:1])
+    Planes(patches[:1])
     table = np.empty((len(patches), len(columns(families))), np.float32)
     for start in range(0, len(patches), _BATCH):
-        batch = patches[start : start + _BATCH]
-        table[start : start + _BATCH] = np.concatenate([family.compute(batch) for family in chosen], axis=1)
+        planes = Planes(patches[start : start + _BATCH])
+        table[start : start + _BATCH] = np.concatenate([family.compute(planes) for family in chosen], axis=1)
     return table
 
 
@@ -386,7 +136,8 @@ def catalogue() -> str:
     ]
     for family in FAMILIES:
         explanation = inspect.cleandoc(family.compute.__doc__ or "").split("\n\nParameters\n")[0]
-        lines += ["", f"## {family.name} ({len(family.columns)} columns)", "", explanation, ""]
+        cost = f"about {family.cost:g} ms of one core for a patch of 96 × 96 pixels"
+        lines += ["", f"## {family.name} ({len(family.columns)} columns, {cost})", "", explanation, ""]
         lines += ["| column | what | unit | range | reference |", "|---|---|---|---|---|"]
         lines += [
             f"| `{column.name}` | {column.sentence} | {column.unit} | {column.low:g} to {column.high:g} "

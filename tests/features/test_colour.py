@@ -1,4 +1,4 @@
-"""The colour family equals scikit-image's and SciPy's answers."""
+"""The colour family equals the plain answers of the libraries that define it."""
 
 import pytest
 

@@ -1,0 +1,10 @@
+"""The multiscale family equals the plain answers of the libraries that define it."""
+
+import pytest
+
+from tests.features.oracle_cases import BATCHES, assert_equals_oracle
+
+
+@pytest.mark.parametrize("make", BATCHES)
+def test_equals_oracle(make):
+    assert_equals_oracle(make(), "multiscale")
