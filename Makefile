@@ -15,7 +15,7 @@ PY   := $(VENV)/bin/python
 CHECK_PYTHON = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --only-binary :all:
 
-SETTINGS = --config $(CONFIG) $(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(foreach s,$(SET),--set '$(s)') \
+SETTINGS = --config '$(CONFIG)' $(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(foreach s,$(SET),--set '$(s)') \
            $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
 
 .PHONY: help baseline prepare features embeddings heads report test lint bench docs lock clean
@@ -27,7 +27,7 @@ help:  ## list every target
 	@echo "  CONFIG=configs/kaggle.toml  which configuration (default: $(CONFIG))"
 	@echo "  DATA=folder                 where the data set lies"
 	@echo "  RUN=name                    results go to runs/<name>/ (default: the configuration's name)"
-	@echo "  SET='key=value …'           single settings, e.g. SET='seed=1 split.folds=4'"
+	@echo "  SET='key=value …'           single settings without spaces, e.g. SET='seed=1 split.folds=4'"
 	@echo "  MISSING=skip STRICT=1       ids without image are skipped; an unreadable patch is fatal"
 	@echo "  REBUILD=1                   replace results that were made with another configuration"
 

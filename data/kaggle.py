@@ -47,6 +47,8 @@ class KaggleSource:
     def __init__(self, path: Path, *, size: int = 96, missing: str = "error") -> None:
         self.folder, self.size = path, size
         images = path / IMAGES
+        if path.is_file():
+            raise InputError(f"{path}: expected the folder that holds train/ and train_labels.csv; got a file.")
         if not images.is_dir():
             raise InputError(
                 f"{images}: expected a folder of .tif patches; it does not exist. "
@@ -115,7 +117,7 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
         raise InputError(f"{path}: expected a CSV file with columns {','.join(columns)}; it does not exist.")
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except (ValueError, UnicodeDecodeError) as error:
+    except (ValueError, OSError) as error:
         raise InputError(f"{path}: expected a CSV file with columns {','.join(columns)}; got: {error}.") from error
     lacking = [column for column in columns if column not in table.columns]
     if lacking:

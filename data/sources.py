@@ -47,13 +47,11 @@ class SourceKind:
         Keyword arguments to an open :class:`data.patches.Source`.
     options : tuple of str
         Keys of the ``data`` section that it takes (and ``seed``); no other one changes its patches.
-    sentence : str
     """
 
     name: str
     open: Callable[..., Source]
     options: tuple[str, ...]
-    sentence: str
 
 
 SOURCES: tuple[SourceKind, ...] = (
@@ -61,9 +59,8 @@ SOURCES: tuple[SourceKind, ...] = (
         "phantom",
         lambda **options: PhantomSource(phantom(**options)),
         ("n", "slides", "size", "difficulty", "confound", "seed"),
-        "synthetic H&E patches with a planted truth; its scores say nothing about medicine",
     ),
-    SourceKind("kaggle", KaggleSource, ("path", "size", "missing"), "train/*.tif, train_labels.csv, patch_id_wsi.csv"),
+    SourceKind("kaggle", KaggleSource, ("path", "size", "missing")),
 )
 
 

@@ -52,12 +52,12 @@ def assign_splits(table: pd.DataFrame, *, test_share: float, folds: int, seed: i
     """
     labels = table["label"].to_numpy()
     groups = patch_groups(table)
-    _check_enough(labels, groups, test_share, folds)
+    check_enough(table, test_share=test_share, folds=folds)
     test = choose_test_groups(labels, groups, test_share=test_share, seed=seed)
     held_out = np.isin(groups, test)
     fold = np.full(len(table), -1, dtype=np.int8)
     train_rows = np.flatnonzero(~held_out)
-    for number, rows in enumerate(_fold_rows(labels[train_rows], groups[train_rows], folds, seed)):
+    for number, rows in enumerate(grouped_folds(labels[train_rows], groups[train_rows], folds, seed)):
         fold[train_rows[rows]] = number
     result = table.assign(split=np.where(held_out, "test", "train"), fold=fold)
     _check_folds(result, folds)
@@ -128,8 +128,21 @@ def check_splits(table: pd.DataFrame) -> None:
         raise InputError("fold must be -1 in the test set and only there. Rebuild the split with --rebuild.")
 
 
-def _fold_rows(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
-    """Rows of each fold, stratified by label, no group in two."""
+def grouped_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
+    """Rows of each fold, stratified by label, no group in two.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n,), 0 or 1
+    groups : ndarray of shape (n,)
+    folds : int
+    seed : int
+
+    Returns
+    -------
+    list of ndarray of int
+        Row numbers, sorted, one array a fold; together they are all rows.
+    """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     # Where every row is its own group the two are the same, but the grouped one loops over the groups in Python.
@@ -139,7 +152,15 @@ def _fold_rows(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) ->
     return [rows for _, rows in splitter.split(labels, labels, groups)]
 
 
-def _check_enough(labels: np.ndarray, groups: np.ndarray, test_share: float, folds: int) -> None:
+def check_enough(table: pd.DataFrame, *, test_share: float, folds: int) -> None:
+    """Check that a split is possible at all, before anything costly is done.
+
+    Raises
+    ------
+    InputError
+        One class only, or fewer slides than test set and folds need.
+    """
+    labels, groups = table["label"].to_numpy(), patch_groups(table)
     classes = np.unique(labels)
     if len(classes) < 2:
         raise InputError(f"labels must hold both 0 and 1; got only {classes.tolist()}. Nothing can be learned from it.")

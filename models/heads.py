@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
+from data.splits import grouped_folds
+
 #: Inverse regularisation strengths that logistic regression chooses from: embeddings want the small end.
-STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
 #: Trees between two looks at the unseen part while boosting.
 LOOK_EVERY = 10
@@ -87,8 +88,8 @@ def inner_folds(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> Ite
     possible = min(folds, *groups_of, *np.bincount(y, minlength=2).tolist())
     if possible < 2:
         return
-    splitter = StratifiedGroupKFold(possible, shuffle=True, random_state=seed)
-    for train, validation in splitter.split(y, y, groups):
+    for validation in grouped_folds(y, groups, possible, seed):
+        train = np.setdiff1d(np.arange(len(y)), validation, assume_unique=True)
         if len(np.unique(y[train])) == 2 and len(np.unique(y[validation])) == 2:
             yield train, validation
 

@@ -19,6 +19,7 @@ RUNS = Annotated[Path, typer.Option("--runs", help="Folder that holds all runs."
 MISSING = Annotated[str, typer.Option("--missing", help="error|skip: ids without image, images without label.")]
 STRICT = Annotated[bool, typer.Option("--strict", help="A patch that cannot be read ends the run.")]
 REBUILD = Annotated[bool, typer.Option("--rebuild", help="Replace results made with another configuration.")]
+EXPLAIN = Annotated[str, typer.Option("--explain", help="Say what this column is, and draw it on three patches.")]
 
 app = typer.Typer(
     name="python -m pipelines",
@@ -41,15 +42,19 @@ def _run(
     missing: str,
     strict: bool,
     rebuild: bool,
+    explain: str = "",
 ) -> None:
     from pipelines.baseline import Run, baseline, one_step
+    from pipelines.baseline import explain as explain_column
     from pipelines.config import load_config
 
     options = {"data.path": data, "name": name, "data.missing": missing}
     given = [f"{key}={_quoted(value)}" for key, value in options.items() if value]
     given += ["data.strict=true"] if strict else []
     run = Run(load_config(config, [*(settings or []), *given]), runs, rebuild)
-    if step == "baseline":
+    if explain:
+        explain_column(run, explain)
+    elif step == "baseline":
         baseline(run)
     else:
         run.screen.say(f"{step}: {one_step(run, step)}")
@@ -59,7 +64,7 @@ def _quoted(text: str) -> str:
     """Text as TOML, so that a folder called ``2020`` or ``a"b`` stays text."""
     import json
 
-    return json.dumps(text)
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _command(step: str, sentence: str) -> None:
@@ -78,7 +83,23 @@ def _command(step: str, sentence: str) -> None:
 
 
 _command("prepare", "Step 1: decode every patch once, split by slide.")
-_command("features", "Step 2: handcrafted colour, texture and nuclei features.")
+
+
+@app.command("features", help="Step 2: handcrafted colour, texture and nuclei features.")
+def _features(
+    config: CONFIG = Path("configs/phantom.toml"),
+    settings: SETTINGS = None,
+    data: DATA = "",
+    run: NAME = "",
+    runs: RUNS = Path("runs"),
+    missing: MISSING = "",
+    strict: STRICT = False,
+    rebuild: REBUILD = False,
+    explain: EXPLAIN = "",
+) -> None:
+    _run("features", config, settings, data, run, runs, missing, strict, rebuild, explain)
+
+
 _command("embeddings", "Step 3: pretrained network embeddings.")
 _command("heads", "Step 4: logistic and XGBoost heads, out of fold and on the held-out slides.")
 _command("report", "Step 7: ladder, importances, report.html and bundle.")
@@ -93,6 +114,12 @@ def main() -> None:
         app()
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(
+            f"error: {place}{error.strerror or error}. Finished steps are kept; run again once it is mended.\n"
+        )
         sys.exit(2)
 
 

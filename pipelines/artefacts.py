@@ -20,6 +20,7 @@ from typing import Any
 from data.errors import InputError
 
 MANIFEST = "manifest.json"
+MEND = "Pass --rebuild (make … REBUILD=1) to make it again."
 ROOT = Path(__file__).resolve().parent.parent
 
 #: Libraries whose version can change a result, so that another version rebuilds.
@@ -40,7 +41,7 @@ class StepSpec:
     folder : str
         Under ``runs/<name>/``.
     sources : tuple of str
-        Packages whose code the result depends on.
+        Packages and single files, from the root, whose code the result depends on.
     config : mapping
         The part of the configuration that the result depends on.
     inputs : mapping from str to str
@@ -130,10 +131,18 @@ def run_step(
         "files": {str(path.relative_to(partial)): file_digest(path) for path in _files(partial)},
     }
     write_json(partial / MANIFEST, manifest)
-    if folder.exists():
-        shutil.rmtree(folder)
-    partial.rename(folder)
+    replace_folder(partial, folder)
     return folder, manifest
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put ``new`` in the place of ``target``; a break in between never leaves a half-deleted folder under its name."""
+    old = target.with_name(f"{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    new.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -145,11 +154,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         There is none, or it is no JSON.
     """
     try:
-        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{folder}: expected a finished step with {MANIFEST}; there is none. Run it first.") from None
+        raise InputError(f"{folder}: expected a finished step with {MANIFEST}; there is none. {MEND}") from None
     except ValueError as error:
-        raise InputError(f"{folder / MANIFEST}: expected JSON; got: {error}. Delete {folder} and run again.") from error
+        raise InputError(f"{folder / MANIFEST}: expected JSON; got: {error}. {MEND}") from error
+    if not isinstance(manifest, dict) or not {"config", "seed", "files", "rows", "notes"} <= manifest.keys():
+        raise InputError(f"{folder / MANIFEST}: expected the manifest of a step; got something else. {MEND}")
+    return manifest
 
 
 def manifest_digest(manifest: Mapping[str, Any]) -> str:
@@ -173,11 +185,13 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def code_digest(packages: tuple[str, ...]) -> str:
-    """SHA-256 over the source code of ``packages``: a changed formula must not meet an old cache."""
+def code_digest(sources: tuple[str, ...]) -> str:
+    """SHA-256 over packages and single files: a changed formula or template must not meet an old result."""
     digest = hashlib.sha256()
-    for package in packages:
-        for path in sorted((ROOT / package).rglob("*.py")):
+    for source in sources:
+        place = ROOT / source
+        files = [path for path in place.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+        for path in sorted(files) if place.is_dir() else [place]:
             digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -232,7 +246,12 @@ def _why_not_reuse(folder: Path, identity: dict[str, Any], rebuild: bool) -> str
     """None when the folder can be reused; otherwise the words to build with."""
     if not folder.exists():
         return "running"
-    manifest = read_manifest(folder)
+    try:
+        manifest = read_manifest(folder)
+    except InputError:
+        if not rebuild:
+            raise
+        return "rebuilding, its manifest is unreadable"
     if manifest.get("config") != identity["config"] or manifest.get("seed") != identity["seed"]:
         difference = _difference(manifest, identity)
         if not rebuild:

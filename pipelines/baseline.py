@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from data.errors import InputError
 from data.patches import PatchSet
 from pipelines.artefacts import manifest_digest, run_step
 from pipelines.config import Config
 from pipelines.console import Screen
-
-#: Steps of the baseline in order: name on the command line, and what it leaves behind.
-STEPS = {
-    "prepare": "decode every patch once, split by slide",
-    "features": "handcrafted colour and texture features",
-    "embeddings": "pretrained network embeddings",
-    "heads": "logistic and XGBoost heads, out of fold and on the held-out slides",
-    "report": "ladder, importances, report.html and bundle",
-}
 
 
 @dataclass
@@ -62,6 +55,7 @@ class Run:
         def build(folder: Path) -> Any:
             return prepare(self.config, folder, workers=self.workers, screen=self.screen)
 
+        self._check_names()
         folder, manifest = self._step(prepare_spec(self.config), build)
         for warning in split_warnings(PatchSet.open(folder).table, manifest["notes"]["set_aside"]):
             self.screen.warn(warning)
@@ -103,16 +97,22 @@ class Run:
             tables["embeddings"] = self.embeddings
         return tables
 
+    def sets(self) -> dict[str, tuple[Any, list[str]]]:
+        """Values and column names of each configured set of columns."""
+        from pipelines.tables import feature_sets
+
+        folders = {name: folder for name, (folder, _) in self.tables.items()}
+        return feature_sets(self.config, folders, self.patches.table["slide"])
+
     @cached_property
     def heads(self) -> tuple[Path, dict[str, Any]]:
         """Folder and manifest of the fitted heads."""
         from pipelines.fitting import fit_heads, heads_spec
-        from pipelines.tables import feature_sets
 
         inputs = {folder.name: manifest_digest(manifest) for folder, manifest in [self.prepared, *self.tables.values()]}
 
         def build(folder: Path) -> Any:
-            sets = feature_sets(self.config, {name: place for name, (place, _) in self.tables.items()})
+            sets = self.sets()
             return fit_heads(self.config, self.patches, sets, folder, workers=self.workers, screen=self.screen)
 
         return self._step(heads_spec(self.config, inputs), build)
@@ -131,6 +131,18 @@ class Run:
         publish(self, folder)
         return folder, manifest
 
+    def _check_names(self) -> None:
+        """Find a wrong name before hours of work, not after."""
+        from features.backbones import find_backbone
+        from pipelines.tables import chosen_families
+
+        find_backbone(self.config.embeddings.backbone)
+        if "colour" in self.config.heads.features and "colour" not in chosen_families(self.config):
+            raise InputError(
+                "heads.features asks for 'colour', but features.families leaves that family out. "
+                "Add it, or choose the sets: --set 'heads.features=[\"handcrafted\"]'."
+            )
+
     def _step(self, spec: Any, build: Callable[[Path], Any]) -> tuple[Path, dict[str, Any]]:
         return run_step(spec, self.folder, build, rebuild=self.rebuild, say=self.screen.say)
 
@@ -146,10 +158,40 @@ def baseline(run: Run) -> None:
 
 def one_step(run: Run, name: str) -> Path:
     """Bring one step, and what it reads, up to date; return its folder."""
-    return {
+    steps: dict[str, Callable[[], tuple[Path, dict[str, Any]]]] = {
         "prepare": lambda: run.prepared,
         "features": lambda: run.features,
         "embeddings": lambda: run.embeddings,
         "heads": lambda: run.heads,
         "report": lambda: run.report,
-    }[name]()[0]
+    }
+    return steps[name]()[0]
+
+
+def explain(run: Run, column: str) -> Path:
+    """Say what a handcrafted column is, and draw it on the patches at its 1st, 50th and 99th percentile.
+
+    Returns
+    -------
+    Path
+        Of the PNG picture, in the run folder.
+    """
+    import numpy as np
+    from PIL import Image
+
+    from features.explain import explain as explain_column
+    from pipelines.tables import read_values
+
+    values, names = read_values(run.features[0])
+    if column not in names:
+        near = difflib.get_close_matches(column, names, 1, 0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else " docs/features.md lists all."
+        raise InputError(f"--explain must name a handcrafted column; got {column!r}.{hint}")
+    order = np.argsort(values[:, names.index(column)], kind="stable")
+    rows = [int(order[round(share * (len(order) - 1))]) for share in (0.01, 0.5, 0.99)]
+    text, picture = explain_column(column, np.stack([run.patches.pixels[row] for row in rows]))
+    path = run.folder / f"explain-{column}.png"
+    Image.fromarray(picture).resize((3 * picture.shape[1], 3 * picture.shape[0]), Image.Resampling.NEAREST).save(path)
+    run.screen.say(text)
+    run.screen.say(f"picture, at the 1st, 50th and 99th percentile: {path}")
+    return path

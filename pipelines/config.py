@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from data.errors import InputError
 
@@ -61,15 +61,24 @@ class HeadsConfig(_Section):
     heads: tuple[Literal["logistic", "xgboost"], ...] = Field(
         ("logistic", "xgboost"), min_length=1, description="heads"
     )
-    features: tuple[Literal["colour", "handcrafted", "embeddings", "both"], ...] = Field(
-        ("colour", "handcrafted", "embeddings", "both"), min_length=1, description="sets of columns"
+    features: tuple[Literal["colour", "handcrafted", "embeddings", "both", "context"], ...] = Field(
+        ("colour", "handcrafted", "embeddings", "both", "context"),
+        min_length=1,
+        description="sets of columns; context (handcrafted, raw and relative to the slide) only where slides are known",
     )
+
+    @field_validator("heads", "features")
+    @classmethod
+    def _no_name_twice(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(names)) < len(names):
+            raise ValueError("every name may stand once")
+        return names
 
 
 class ReportConfig(_Section):
     """How figures are made."""
 
-    draws: int = Field(2000, ge=100, description="resamplings of slides behind each interval")
+    draws: int = Field(2000, ge=100, description="resamplings of slides behind each interval of the ladder")
     repeats: int = Field(3, ge=1, description="permutations a feature")
 
 
@@ -83,7 +92,7 @@ class Config(_Section):
     """Everything that a run depends on."""
 
     name: str = Field("phantom", description="name of the run: its folder under runs/")
-    seed: int = Field(0, ge=0, description="seed of everything random")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random")
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     features: FeaturesConfig = FeaturesConfig()

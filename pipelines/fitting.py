@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,11 +21,12 @@ from pipelines.console import Screen
 
 PREDICTIONS = "predictions.parquet"
 COSTS = "costs.csv"
+SETS = "sets.json"
 
 
 def heads_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
     """What the fitted heads depend on; ``inputs`` are the digests of the patches and of the feature tables."""
-    sources = ("data", "features", "models")
+    sources = ("data", "features", "models", "pipelines/fitting.py", "pipelines/tables.py")
     return StepSpec("heads", "4-heads", sources, config.heads.model_dump(), inputs, config.seed)
 
 
@@ -55,6 +57,8 @@ def fit_heads(
             save_head(fitted, folder / model)
             costs.append({"model": model, "columns": len(columns), "seconds": seconds, "peak_mb": round(peak(), 1)})
     predictions.to_parquet(folder / PREDICTIONS, index=False)
+    columns_of = {name: columns for name, (_, columns) in sets.items()}
+    (folder / SETS).write_text(json.dumps(columns_of), encoding="utf-8")
     pd.DataFrame(costs).to_csv(folder / COSTS, index=False)
     return Outcome(len(predictions), {"models": [cost["model"] for cost in costs]})
 

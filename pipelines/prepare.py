@@ -12,7 +12,7 @@ import pandas as pd
 from data.errors import InputError
 from data.patches import Source, write_pixels, write_table
 from data.sources import source_kind
-from data.splits import assign_splits
+from data.splits import assign_splits, check_enough
 from pipelines.artefacts import Outcome, StepSpec, file_digest
 from pipelines.config import Config
 from pipelines.console import Screen
@@ -28,12 +28,14 @@ def prepare_spec(config: Config) -> StepSpec:
     inputs = folder_digests(options["path"]) if "path" in options else {}
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     section = {"data": options, "split": config.split.model_dump()}
-    return StepSpec("prepare", "1-patches", ("data",), section, inputs, config.seed)
+    return StepSpec("prepare", "1-patches", ("data", "pipelines/prepare.py"), section, inputs, config.seed)
 
 
 def prepare(config: Config, folder: Path, *, workers: int, screen: Screen) -> Outcome:
     """Write ``pixels.npy``, ``patches.parquet`` and ``set_aside.csv`` into ``folder``."""
     source = open_source(config)
+    # Labels and slides are known now: an impossible split must not be found after hours of decoding.
+    check_enough(source.table, test_share=config.split.test_share, folds=config.split.folds)
     with screen.progress("decoding", len(source.table)) as progress:
         table, set_aside = write_pixels(source, folder, workers=workers, strict=config.data.strict, progress=progress)
     skipped = getattr(source, "skipped", {})
@@ -81,7 +83,10 @@ def split_warnings(table: pd.DataFrame, set_aside: int) -> list[str]:
             "so every score below is optimistic (by 0.07 to 0.11 AUC on real slides)"
         )
     elif (unmapped := int((table["slide"] == "(unmapped)").sum())) > 0:
-        warnings.append(f"{unmapped} patches have no slide: they are kept together as one group")
+        warnings.append(
+            f"{unmapped} patches have no slide in the map: they are kept together as one group, but the slides that "
+            "they come from may stand on the other side of the split, so scores may be optimistic"
+        )
     if set_aside:
         warnings.append(f"{set_aside} patches were set aside; 1-patches/{SET_ASIDE} lists each with its reason")
     test_slides = table.loc[table["split"] == "test", "slide"].nunique()
@@ -108,6 +113,11 @@ def _options(config: Config) -> dict[str, Any]:
     """What the configured kind of data set is opened with."""
     special: dict[str, Callable[[], Any]] = {"seed": lambda: config.seed, "path": lambda: _data_folder(config)}
     names = source_kind(config.data.source).options
+    if config.data.path and "path" not in names:
+        raise InputError(
+            f"data.path is {config.data.path!r}, but data.source is {config.data.source!r}, which reads no folder. "
+            "Name a configuration that does, such as CONFIG=configs/kaggle.toml (--config configs/kaggle.toml)."
+        )
     return {name: special[name]() if name in special else getattr(config.data, name) for name in names}
 
 

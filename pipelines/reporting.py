@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -11,13 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from models.bundle import load_head, save_head, seal_bundle
+from models.bundle import load_head, seal_bundle
 from models.heads import LogisticHead
-from pipelines.artefacts import Outcome, StepSpec
+from pipelines.artefacts import Outcome, StepSpec, replace_folder
 from pipelines.config import Config
-from pipelines.fitting import COSTS, PREDICTIONS
+from pipelines.fitting import COSTS, PREDICTIONS, SETS
 from pipelines.prepare import balance, split_warnings
-from pipelines.tables import feature_sets
 from reports.importance import fitted_importance, permutation_importance
 from reports.ladder import ladder
 from reports.metrics import slide_groups
@@ -35,7 +35,7 @@ TOGETHER = ("embedding",)
 
 def report_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
     """What the report depends on; ``inputs`` are the digests of the heads and the feature tables."""
-    sources = ("data", "features", "models", "reports")
+    sources = ("data", "features", "models", "reports", "pipelines/reporting.py", "pipelines/tables.py")
     section = {**config.report.model_dump(), "name": config.name}
     return StepSpec("report", "7-report", sources, section, inputs, config.seed)
 
@@ -62,18 +62,18 @@ def make_report(run: Run, folder: Path) -> Outcome:
 
 
 def rung_costs(run: Run) -> dict[str, tuple[float, float]]:
-    """Seconds and peak memory (MB) of each model: the feature tables that it needs, and all its fits."""
+    """Core-seconds and peak memory (MB) of each model: the feature tables that it needs, and all its fits."""
     steps = {name: manifest for name, (_, manifest) in run.tables.items()}
-    seconds = {name: float(manifest["seconds"]) for name, manifest in steps.items()}
+    seconds = {name: manifest["notes"]["core_seconds"] for name, manifest in steps.items()}
     if "features" in steps:
-        # The colour rung needs the colour family only: its share is what that family cost a patch.
-        cost = steps["features"]["notes"]["ms_a_patch"]
-        seconds["colour"] = seconds["features"] * cost.get("colour", 0.0) / sum(cost.values())
+        # The colour rung needs the colour family only.
+        seconds["colour"] = steps["features"]["notes"]["ms_a_patch"]["colour"] * steps["features"]["rows"] / 1e3
     needs = {
         "colour": ("colour",),
         "handcrafted": ("features",),
         "embeddings": ("embeddings",),
         "both": ("features", "embeddings"),
+        "context": ("features",),
     }
     costs = {"prevalence": (0.0, 0.0)}
     for row in pd.read_csv(run.heads[0] / COSTS).to_dict("records"):
@@ -88,7 +88,7 @@ def importances(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:
     """What each refitted head relies on: gain or coefficients, and permutation on the held-out slides."""
     from joblib import Parallel, delayed
 
-    sets = feature_sets(run.config, {name: folder for name, (folder, _) in run.tables.items()})
+    sets = run.sets()
     test = predictions[predictions["split"] == "test"]
     tasks = [
         delayed(_importance)(run.config, run.heads[0], f"{head}_{features}", values[test.index], columns, test)
@@ -111,6 +111,7 @@ def _importance(
     units: dict[str, tuple[Literal["family", "column"], ...]] = {
         "handcrafted": ("family", "column"),
         "both": ("family",),
+        "context": ("family",),
     }
     found += [
         permutation_importance(
@@ -160,10 +161,13 @@ def facts(run: Run) -> dict[str, Any]:
 
 
 def column_sentences() -> dict[str, str]:
-    """What each handcrafted column is, in a sentence."""
+    """What each handcrafted column is, in a sentence, and the same relative to the slide."""
+    from features.context import in_slide_name
     from features.table import columns
 
-    return {column.name: column.sentence for column in columns()}
+    raw = {column.name: column.sentence for column in columns()}
+    relative = {in_slide_name(name): f"{text} Relative to the patch's slide." for name, text in raw.items()}
+    return raw | relative
 
 
 def publish(run: Run, folder: Path) -> None:
@@ -179,29 +183,26 @@ def write_bundle(run: Run, steps: pd.DataFrame) -> None:
     """Write the refitted heads, their columns and thresholds as a sealed bundle."""
     target, partial = run.folder / BUNDLE, run.folder / f"{BUNDLE}.partial"
     shutil.rmtree(partial, ignore_errors=True)
-    sets = feature_sets(run.config, {name: folder for name, (folder, _) in run.tables.items()})
+    heads, manifest = run.heads
     thresholds = steps[steps["split"] == "oof"].set_index("model")["threshold"]
     models = {}
-    for features in sets:
-        for name in run.config.heads.heads:
-            model = f"{name}_{features}"
-            save_head(load_head(run.heads[0] / model), partial / model)
-            models[model] = {"threshold": float(thresholds[model]), "columns": features}
+    for model in manifest["notes"]["models"]:
+        shutil.copytree(heads / model, partial / model)
+        models[model] = {"threshold": float(thresholds[model]), "columns": model.partition("_")[2]}
     train = run.patches.table[run.patches.table["split"] == "train"]
     content = {
         "run": run.config.name,
-        "made": run.heads[1]["made"],
-        "commit": run.heads[1]["commit"],
-        "libraries": run.heads[1]["libraries"],
+        "made": manifest["made"],
+        "commit": manifest["commit"],
+        "libraries": manifest["libraries"],
         "patch": {"size": run.config.data.size, "source": run.config.data.source},
-        "features": {name: manifest["config"] for name, (_, manifest) in run.tables.items()},
+        "features": {name: table["config"] for name, (_, table) in run.tables.items()},
         "prevalence": float(train["label"].mean()),
-        "columns": {features: columns for features, (_, columns) in sets.items()},
+        "columns": json.loads((heads / SETS).read_text(encoding="utf-8")),
         "models": models,
     }
     seal_bundle(partial, content)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    replace_folder(partial, target)
 
 
 def show_ladder(run: Run) -> None:

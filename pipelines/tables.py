@@ -9,7 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
+from data.errors import InputError
+from data.kaggle import UNMAPPED
 from data.patches import PatchSet
 from pipelines.artefacts import Outcome, StepSpec
 from pipelines.config import Config
@@ -24,14 +27,17 @@ TIMED = 64
 
 def features_spec(config: Config, patches: str) -> StepSpec:
     """What the handcrafted features depend on; ``patches`` is the digest of the prepared step."""
-    section = {"families": list(chosen_families(config))}
-    return StepSpec("features", "2-features", ("features",), section, {"1-patches": patches}, config.seed)
+    section = {"families": list(config.features.families)}
+    # The families behind "all" are an input, so that a new one rebuilds; another choice is another configuration.
+    inputs = {"1-patches": patches, "families": ",".join(chosen_families(config))}
+    return StepSpec("features", "2-features", ("features", "pipelines/tables.py"), section, inputs, config.seed)
 
 
 def embeddings_spec(config: Config, patches: str) -> StepSpec:
     """What the embeddings depend on; ``patches`` is the digest of the prepared step."""
     section = config.embeddings.model_dump(exclude={"shard"})
-    return StepSpec("embeddings", "3-embeddings", ("features",), section, {"1-patches": patches}, config.seed)
+    sources = ("features", "pipelines/tables.py")
+    return StepSpec("embeddings", "3-embeddings", sources, section, {"1-patches": patches}, config.seed)
 
 
 def chosen_families(config: Config) -> tuple[str, ...]:
@@ -68,7 +74,9 @@ def extract_features(config: Config, patches: PatchSet, folder: Path, *, workers
             progress=progress,
         )
     _write_columns(folder, names)
-    return Outcome(len(patches.pixels), {"columns": len(names), "ms_a_patch": family_costs(families, patches.pixels)})
+    costs = family_costs(families, patches.pixels)
+    core_seconds = round(sum(costs.values()) * len(patches.pixels) / 1e3, 1)
+    return Outcome(len(patches.pixels), {"columns": len(names), "ms_a_patch": costs, "core_seconds": core_seconds})
 
 
 def family_costs(families: tuple[str, ...], pixels: np.ndarray) -> dict[str, float]:
@@ -79,9 +87,9 @@ def family_costs(families: tuple[str, ...], pixels: np.ndarray) -> dict[str, flo
     costs = {}
     for family in families:
         compute(sample[:2], families=(family,))  # compiles, or loads what was compiled
-        started = time.perf_counter()
+        started = time.process_time()
         compute(sample, families=(family,))
-        costs[family] = round(1e3 * (time.perf_counter() - started) / len(sample), 3)
+        costs[family] = round(1e3 * (time.process_time() - started) / len(sample), 3)
     return costs
 
 
@@ -94,6 +102,7 @@ def extract_embeddings(config: Config, patches: PatchSet, folder: Path, *, worke
     screen.say(f"  {options.backbone} at {options.size} px on {options.engine}")
     compute = embedding_compute(backbone=options.backbone, size=options.size, engine=options.engine, d4=options.d4)
     names = list(compute.columns)
+    started = time.process_time()
     with screen.progress("embeddings", len(patches.pixels)) as progress:
         extract_shards(
             compute,
@@ -107,7 +116,8 @@ def extract_embeddings(config: Config, patches: PatchSet, folder: Path, *, worke
             progress=progress,
         )
     _write_columns(folder, names)
-    return Outcome(len(patches.pixels), {"columns": len(names)})
+    core_seconds = round(time.process_time() - started, 1)
+    return Outcome(len(patches.pixels), {"columns": len(names), "core_seconds": core_seconds})
 
 
 def read_values(folder: Path) -> tuple[np.ndarray, list[str]]:
@@ -115,27 +125,44 @@ def read_values(folder: Path) -> tuple[np.ndarray, list[str]]:
     return np.load(folder / VALUES, mmap_mode="r"), json.loads((folder / COLUMNS).read_text(encoding="utf-8"))
 
 
-def feature_sets(config: Config, folders: Mapping[str, Path]) -> dict[str, tuple[np.ndarray, list[str]]]:
-    """Columns of each configured set: colour, handcrafted, embeddings, both.
+def feature_sets(
+    config: Config, folders: Mapping[str, Path], slides: pd.Series
+) -> dict[str, tuple[np.ndarray, list[str]]]:
+    """Columns of each configured set: colour, handcrafted, embeddings, both, context.
 
     Parameters
     ----------
     config : Config
     folders : mapping
         "features" and "embeddings" to the folders of those steps, where they ran.
+    slides : Series of str
+        Slide of each patch, missing where unknown. Where no slide is known, "context" is left out.
 
     Returns
     -------
     dict
         Name to (values of shape (n, columns), float32, column names), in the configured order.
     """
+    from features.context import slide_context
+
     sets: dict[str, tuple[np.ndarray, list[str]]] = {}
+    # Patches that an incomplete slide map leaves out are a group for splitting, not a slide to compare with.
+    known = slides.notna() & (slides != UNMAPPED)
     tables: dict[str, Any] = {name: read_values(folder) for name, folder in folders.items()}
     for name in config.heads.features:
         if name == "colour":
             values, names = tables["features"]
             kept = [place for place, column in enumerate(names) if column.startswith("colour_")]
             sets[name] = np.ascontiguousarray(values[:, kept]), [names[place] for place in kept]
+        elif name == "context":
+            if known.any():
+                raw, names = tables["features"]
+                relative, more = slide_context(raw, slides.where(known, None).to_numpy(dtype=object), names)
+                sets[name] = np.concatenate([raw, relative], axis=1), names + more
+            elif len(config.heads.features) == 1:
+                raise InputError(
+                    "the set 'context' needs slides, and none is known. Add another set to heads.features."
+                )
         elif name == "both":
             sets[name] = (
                 np.concatenate([tables["features"][0], tables["embeddings"][0]], axis=1),

@@ -17,7 +17,7 @@ Figure = dict[str, Any]
 #: Okabe & Ito's colours; grey is no model. The page's script lightens the blue on a dark screen.
 INK = "#808080"
 BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
-RUNG_COLOURS = dict(zip(RUNGS, (INK, SKY, GREEN, ORANGE, VERMILLION), strict=True))
+RUNG_COLOURS = dict(zip(RUNGS, (INK, SKY, GREEN, ORANGE, VERMILLION, PURPLE), strict=True))
 HEAD_DASHES = {"logistic": "solid", "xgboost": "dash"}
 SPLIT_MARKS = {"oof": ("out-of-fold", BLUE, "circle"), "test": ("test slides", VERMILLION, "diamond-open")}
 #: What the chooser says, and the shorter words that fit under an axis on a phone.

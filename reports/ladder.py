@@ -9,7 +9,9 @@ import pandas as pd
 
 from reports.metrics import METRICS, bootstrap, measure, percentile_interval, slide_groups, youden_threshold
 
-RUNGS = ("prevalence", "colour", "handcrafted", "embeddings", "both")
+RUNGS = ("prevalence", "colour", "handcrafted", "embeddings", "both", "context")
+#: A rung that stands beside the ladder, and what it adds to: slide context needs more than the patch at hand.
+BESIDE = {"context": "handcrafted"}
 SPLITS = {"train": "oof", "test": "test"}
 COLUMNS = (
     ["rung", "head", "model", "split", "patches", "slides"]
@@ -50,7 +52,7 @@ def rungs_below(models: Sequence[str]) -> dict[str, str | None]:
     -------
     dict from model to model or None
         In ladder order. Below is the next lower rung present with the same head; below a head's first rung is
-        ``prevalence``.
+        ``prevalence``; a rung of :data:`BESIDE` is compared with what it adds to, where that is present.
     """
     names = {model: split_model_name(model) for model in models}
     ordered = sorted(models, key=lambda model: (RUNGS.index(names[model][0]), names[model][1] or ""))
@@ -58,8 +60,10 @@ def rungs_below(models: Sequence[str]) -> dict[str, str | None]:
     last: dict[str | None, str] = {}
     ground = RUNGS[0] if RUNGS[0] in names else None
     for model in ordered:
-        head = names[model][1]
+        rung, head = names[model]
         below[model] = last.get(head, ground if model != ground else None)
+        if (base := f"{head}_{BESIDE.get(rung)}") in names:
+            below[model] = base
         last[head] = model
     return below
 

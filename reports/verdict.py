@@ -17,6 +17,7 @@ RUNG_WORDS = {
     "handcrafted": "all handcrafted features",
     "embeddings": "embeddings",
     "both": "handcrafted features and embeddings together",
+    "context": "handcrafted features with slide context",
 }
 
 Row = dict[str, Any]
@@ -138,6 +139,12 @@ def _doubts_on_data(best: Row, test: Row | None, slide_map: bool, phantom: bool)
             "No slide map was given, so patches of one slide stand in training and in test: every score here is "
             "optimistic, and the intervals are too narrow. On one real sample a split that ignored slides flattered "
             "the AUC by 0.07 to 0.11."
+        )
+    if best["rung"] == "context":
+        doubts.append(
+            "The best model uses slide context: it compares a patch with the rest of its slide, so its scores presume "
+            "a slide's worth of patches (16 or more, as tumour-rich or tumour-poor as whole slides are) at prediction "
+            "time too."
         )
     for name, row in [("Out-of-fold predictions cover", best), ("The test set holds", test)]:
         if slide_map and row is not None and row["slides"] < FEW_SLIDES:

@@ -114,6 +114,10 @@ def test_a_spoilt_manifest_is_named(tmp_path):
     (folder / "manifest.json").unlink()
     with pytest.raises(InputError, match="expected a finished step"):
         run(tmp_path, Builder())
+    (folder / "manifest.json").write_text("[]")
+    with pytest.raises(InputError, match=r"expected the manifest of a step.*--rebuild"):
+        run(tmp_path, Builder())
+    assert run(tmp_path, Builder(), rebuild=True)[2] == ["features: rebuilding, its manifest is unreadable"]
 
 
 def test_the_manifest_digest_follows_the_files(tmp_path):

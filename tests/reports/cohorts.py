@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 
 from features import table as registry
+from features.context import in_slide_name
 from reports.importance import fitted_importance
 from reports.ladder import RUNGS, ladder, split_model_name
 from reports.page import ReportInputs
 
 HEADS = ("logistic", "xgboost")
-SKILL = {"colour": 1.3, "handcrafted": 1.9, "embeddings": 2.0, "both": 2.3}
+SKILL = {"colour": 1.3, "handcrafted": 1.9, "embeddings": 2.0, "both": 2.3, "context": 2.2}
 
 
 def make_predictions(
@@ -85,6 +86,7 @@ def make_importances(predictions, seed=0) -> pd.DataFrame:
     embeddings = [f"embedding_net-{i:04d}_rgb_whole" for i in range(20)]
     names = {"colour": [name for name in columns if name.startswith("colour")], "handcrafted": columns}
     names |= {"embeddings": embeddings, "both": columns + embeddings}
+    names["context"] = columns + [in_slide_name(name) for name in columns]
     parts = []
     for model in model_names(predictions):
         rung, head = split_model_name(model)

@@ -29,6 +29,15 @@ def test_rungs_below_names_the_next_rung_of_the_same_head():
     ]
 
 
+def test_slide_context_is_compared_with_what_it_adds_to():
+    models = ["xgboost_handcrafted", "xgboost_both", "xgboost_context", "logistic_both", "logistic_context"]
+    below = rungs_below(models)
+    assert list(below)[-1] == "xgboost_context"
+    assert below["xgboost_context"] == "xgboost_handcrafted"
+    assert below["xgboost_both"] == "xgboost_handcrafted"
+    assert below["logistic_context"] == "logistic_both"
+
+
 def test_rungs_below_without_prevalence_leaves_the_first_rung_alone():
     assert rungs_below(["logistic_both", "logistic_colour"]) == {
         "logistic_colour": None,
