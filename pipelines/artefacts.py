@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import platform
 import shutil
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from data.errors import InputError
+from pipelines.memory import peak_memory
+from pipelines.provenance import code_digest, commit, library_versions
 
 MANIFEST = "manifest.json"
 MEND = "Pass --rebuild (make … REBUILD=1) to make it again."
-ROOT = Path(__file__).resolve().parent.parent
-
-#: Libraries whose version can change a result, so that another version rebuilds.
-LIBRARIES = (
-    "numpy", "pandas", "scipy", "scikit-image", "scikit-learn", "numba", "xgboost-cpu", "xgboost", "keras",
-    "tensorflow-cpu", "tensorflow", "onnxruntime", "tf2onnx", "pillow",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -183,63 +174,6 @@ def file_digest(path: Path) -> str:
     """SHA-256 (hex) of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def code_digest(sources: tuple[str, ...]) -> str:
-    """SHA-256 over packages and single files: a changed formula or template must not meet an old result."""
-    digest = hashlib.sha256()
-    for source in sources:
-        place = ROOT / source
-        files = [path for path in place.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-        for path in sorted(files) if place.is_dir() else [place]:
-            digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-def library_versions() -> dict[str, str]:
-    """Installed versions of the libraries that can change a result."""
-    found = {}
-    for name in LIBRARIES:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
-
-
-def commit() -> str:
-    """The checkout's commit, with ``-dirty`` where files differ from it; "unknown" outside a checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-
-
-@contextlib.contextmanager
-def peak_memory(interval_s: float = 0.05) -> Iterator[Callable[[], float]]:
-    """Sample the resident memory of this process and its children; yields a function that gives the peak in MB."""
-    import psutil
-
-    me, peak, stop = psutil.Process(), [0.0], threading.Event()
-
-    def sample() -> None:
-        total = 0
-        for process in [me, *me.children(recursive=True)]:
-            with contextlib.suppress(psutil.Error):
-                total += process.memory_info().rss
-        peak[0] = max(peak[0], total / 1e6)
-
-    def watch() -> None:
-        while not stop.wait(interval_s):
-            sample()
-
-    sample()
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield lambda: peak[0]
-    finally:
-        stop.set()
-        watcher.join()
 
 
 def _why_not_reuse(folder: Path, identity: dict[str, Any], rebuild: bool) -> str | None:

@@ -15,9 +15,10 @@ from data.patches import PatchSet
 from data.splits import patch_groups
 from models.bundle import save_head
 from models.heads import HEADS
-from pipelines.artefacts import Outcome, StepSpec, peak_memory
+from pipelines.artefacts import Outcome, StepSpec
 from pipelines.config import Config
 from pipelines.console import Screen
+from pipelines.memory import peak_memory
 
 PREDICTIONS = "predictions.parquet"
 COSTS = "costs.csv"

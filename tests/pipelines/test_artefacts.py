@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from data.errors import InputError
-from pipelines.artefacts import Outcome, StepSpec, code_digest, manifest_digest, peak_memory, read_manifest, run_step
+from pipelines.artefacts import Outcome, StepSpec, manifest_digest, read_manifest, run_step
 
 SPEC = StepSpec(
     "features", "2-features", ("data",), {"families": ["colour"], "depth": {"a": 1}}, {"1-patches": "d1"}, 0
@@ -127,18 +127,3 @@ def test_the_manifest_digest_follows_the_files(tmp_path):
         digests.add(manifest_digest(manifest))
         assert json.loads((folder / "manifest.json").read_text()) == manifest
     assert len(digests) == 2
-
-
-def test_code_digest_differs_by_package():
-    assert code_digest(("data",)) != code_digest(("models",))
-
-
-def test_peak_memory_sees_a_large_array():
-    with peak_memory(0.01) as peak:
-        before = peak()
-        block = bytearray(80_000_000)
-        block[::4096] = b"x" * len(block[::4096])
-        with peak_memory(0.01) as inner:
-            after = inner()
-        del block
-    assert after - before > 60
