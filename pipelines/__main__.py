@@ -12,7 +12,10 @@ import typer
 from data.errors import InputError
 
 CONFIG = Annotated[Path, typer.Option("--config", help="TOML file; see configs/.")]
-SETTINGS = Annotated[list[str] | None, typer.Option("--set", help="section.key=value, over the file. May be repeated.")]
+SETTINGS = Annotated[
+    list[str] | None,
+    typer.Option("--set", help="section.key=value, over the file. May be repeated. `settings` lists the keys."),
+]
 DATA = Annotated[str, typer.Option("--data", help="Folder of the data set (data.path).")]
 NAME = Annotated[str, typer.Option("--run", help="Name of the run: its folder under --runs (name).")]
 RUNS = Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")]
@@ -104,6 +107,14 @@ _command("embeddings", "Step 3: pretrained network embeddings.")
 _command("heads", "Step 4: logistic and XGBoost heads, out of fold and on the held-out slides.")
 _command("report", "Step 7: ladder, importances, report.html and bundle.")
 _command("baseline", "All of the above, ending with the ladder in the terminal.")
+
+
+@app.command("settings", help="List every key that --set takes: its value in a configuration, and what it is.")
+def _settings(config: CONFIG = Path("configs/phantom.toml"), settings: SETTINGS = None) -> None:
+    from pipelines.config import describe, load_config
+
+    for line in describe(load_config(config, settings or [])):
+        typer.echo(line)
 
 
 def main() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -157,7 +158,7 @@ def _explain(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = list(config_keys())
+        known = [known for known, _ in config_keys()]
         near = difflib.get_close_matches(key, known, 1, 0.5) or difflib.get_close_matches(
             key.rpartition(".")[2], [name.rpartition(".")[2] for name in known], 1, 0.5
         )
@@ -166,14 +167,24 @@ def _explain(error: ValidationError) -> str:
     return f"{key}: {first['msg']}; got {first['input']!r}."
 
 
-def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
-    """Every key of the configuration, dotted."""
+def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every key of the configuration, dotted, and what it is."""
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             yield from config_keys(kind, f"{prefix}{name}.")
         else:
-            yield f"{prefix}{name}"
+            yield f"{prefix}{name}", field.description or ""
+
+
+def describe(config: Config) -> Iterator[str]:
+    """A line a key: its value as ``--set`` takes it, and what it is."""
+    for key, sentence in config_keys():
+        value: Any = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        shown = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+        yield f"{key}={shown}  # {sentence}"
 
 
 def _check_name(name: str) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from data.errors import InputError
-from pipelines.config import Config, config_keys, load_config
+from pipelines.config import Config, config_keys, describe, load_config
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
 
@@ -57,4 +57,13 @@ def test_wrong_files_are_explained(tmp_path, content, message):
 def test_a_config_is_frozen_and_every_key_is_described():
     with pytest.raises(ValueError, match="frozen"):
         Config().seed = 3
-    assert len(set(config_keys())) == len(list(config_keys())) > 20
+    keys = dict(config_keys())
+    assert len(keys) == len(list(config_keys())) > 20
+    assert all(keys.values())
+
+
+def test_described_settings_can_be_given_back():
+    config = load_config(CONFIGS[0], ["split.folds=3", "data.path=a b", "heads.heads=['xgboost']"])
+    lines = list(describe(config))
+    assert "split.folds=3  # folds of the other slides" in lines
+    assert load_config(CONFIGS[1], [line.partition("  # ")[0] for line in lines]) == config
