@@ -18,7 +18,7 @@ from models.heads import HEADS
 from pipelines.artefacts import Outcome, StepSpec
 from pipelines.config import Config
 from pipelines.console import Screen
-from pipelines.memory import peak_memory
+from pipelines.memory import dismiss_workers, peak_memory
 
 PREDICTIONS = "predictions.parquet"
 COSTS = "costs.csv"
@@ -57,6 +57,7 @@ def fit_heads(
             predictions[f"prob_{model}"] = probability
             save_head(fitted, folder / model)
             costs.append({"model": model, "columns": len(columns), "seconds": seconds, "peak_mb": round(peak(), 1)})
+    dismiss_workers()
     predictions.to_parquet(folder / PREDICTIONS, index=False)
     columns_of = {name: columns for name, (_, columns) in sets.items()}
     (folder / SETS).write_text(json.dumps(columns_of), encoding="utf-8")

@@ -7,6 +7,13 @@ import threading
 from collections.abc import Callable, Iterator
 
 
+def dismiss_workers() -> None:
+    """End joblib's idle worker processes: they keep hundreds of megabytes that the next step may need."""
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(wait=True)
+
+
 @contextlib.contextmanager
 def peak_memory(interval_s: float = 0.05) -> Iterator[Callable[[], float]]:
     """Sample the resident memory of this process and its children; yields a function that gives the peak in MB."""

@@ -17,6 +17,7 @@ from data.patches import PatchSet
 from pipelines.artefacts import Outcome, StepSpec
 from pipelines.config import Config
 from pipelines.console import Screen
+from pipelines.memory import dismiss_workers
 
 COLUMNS = "columns.json"
 VALUES = "values.npy"
@@ -73,6 +74,7 @@ def extract_features(config: Config, patches: PatchSet, folder: Path, *, workers
             workers=workers,
             progress=progress,
         )
+    dismiss_workers()
     _write_columns(folder, names)
     costs = family_costs(families, patches.pixels)
     core_seconds = round(sum(costs.values()) * len(patches.pixels) / 1e3, 1)

@@ -265,6 +265,7 @@ def test_a_missing_package_is_named():
 SOUND = checkpoint({"weight": tensor(), "bias": tensor(2, (2, 3), (1, 2))})
 
 
+@example(position=157, byte=92)  # a backslash in a name: text with a broken escape
 @example(position=0, byte=0)
 @given(position=st.integers(0, len(SOUND) - 1), byte=st.integers(0, 255))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
