@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 LOOK_EVERY = 10
 
 
-class _Head(ClassifierMixin, BaseEstimator):
+class _Head(ClassifierMixin, BaseEstimator, ABC):
     """What both heads share: input checks, class encoding and the two ways to predict."""
 
     def __sklearn_tags__(self) -> Any:
@@ -64,8 +65,9 @@ class _Head(ClassifierMixin, BaseEstimator):
         positive = self.predict_proba(X)[:, 1] > 0.5
         return self.classes_[positive.astype(int)]
 
+    @abstractmethod
     def _positive(self, X: np.ndarray) -> np.ndarray:
-        raise NotImplementedError
+        """Probability of the second class, ndarray of shape (n,)."""
 
 
 def inner_folds(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
