@@ -126,6 +126,10 @@ def main() -> None:
     except InputError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, has seen enough; Python must not complain again while it closes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(

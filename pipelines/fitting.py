@@ -114,7 +114,7 @@ def out_of_fold(
     total, fitted = 0.0, None
     pool = Parallel(n_jobs=min(workers, len(tasks)), prefer="processes", return_as="generator")
     results = pool(
-        delayed(_fit)(head, values, labels, groups, rows, np.flatnonzero(fold == number), seed)
+        delayed(_fit)(head, values, labels[rows], groups[rows], rows, np.flatnonzero(fold == number), seed)
         for number, rows in tasks
     )
     for (number, _), (predicted, model, seconds) in zip(tasks, results, strict=True):
@@ -129,12 +129,12 @@ def out_of_fold(
 def _fit(
     head: str, values: np.ndarray, labels: np.ndarray, groups: np.ndarray, rows: np.ndarray, out: np.ndarray, seed: int
 ) -> tuple[np.ndarray, Any, float]:
-    """Fit on ``rows``, predict ``out``. Only the rows' labels are handed on, so no held-out label can leak."""
+    """Fit on ``rows``, predict ``out``; ``labels`` and ``groups`` are those of ``rows``: no other label gets here."""
     from threadpoolctl import threadpool_limits
 
     started = time.perf_counter()
     # One thread in every fit: matrix products then add in one order, whatever the number of cores and workers.
     with threadpool_limits(1):
-        model = HEADS[head](seed).fit(values[rows], labels[rows], groups[rows])
+        model = HEADS[head](seed).fit(values[rows], labels, groups)
         predicted = model.predict_proba(values[out])[:, 1]
     return predicted, model, time.perf_counter() - started

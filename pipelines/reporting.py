@@ -35,9 +35,9 @@ TOGETHER = ("embedding",)
 
 def report_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
     """What the report depends on; ``inputs`` are the digests of the heads and the feature tables."""
-    sources = ("data", "features", "models", "reports", "pipelines/reporting.py", "pipelines/tables.py")
+    sources = ("data", "features", "models", "reports", "pipelines/prepare.py", "pipelines/tables.py")
     section = {**config.report.model_dump(), "name": config.name}
-    return StepSpec("report", "7-report", sources, section, inputs, config.seed)
+    return StepSpec("report", "7-report", (*sources, "pipelines/reporting.py"), section, inputs, config.seed)
 
 
 def make_report(run: Run, folder: Path) -> Outcome:
@@ -95,7 +95,7 @@ def importances(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:
         for features, (values, columns) in sets.items()
         for head in run.config.heads.heads
     ]
-    # Threads: XGBoost and the bootstrap let go of the interpreter lock, and nothing is copied.
+    # Threads: XGBoost and the bootstrap let go of the interpreter lock.
     return pd.concat(Parallel(n_jobs=run.workers, prefer="threads")(tasks), ignore_index=True)
 
 

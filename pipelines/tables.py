@@ -46,7 +46,7 @@ def chosen_families(config: Config) -> tuple[str, ...]:
 
     Raises
     ------
-    ValueError
+    InputError
         A name is not in the table (the nearest is named).
     """
     from features.table import FAMILIES, family_named

@@ -235,7 +235,7 @@ class _Ranking:
 @numba.njit(cache=True, nogil=True)
 def _rank_metrics(
     counts: np.ndarray, groups: np.ndarray, positive: np.ndarray, last: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:  # pragma: no cover - compiled
+) -> tuple[np.ndarray, np.ndarray]:
     """AUC and average precision per draw, in one walk down the ranking; `last` ends a run of equal scores.
 
     Labels multiply instead of branching: they come in no order that a processor could guess.
