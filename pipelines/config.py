@@ -62,10 +62,11 @@ class HeadsConfig(_Section):
     heads: tuple[Literal["logistic", "xgboost"], ...] = Field(
         ("logistic", "xgboost"), min_length=1, description="heads"
     )
-    features: tuple[Literal["colour", "handcrafted", "embeddings", "both", "context"], ...] = Field(
-        ("colour", "handcrafted", "embeddings", "both", "context"),
+    features: tuple[Literal["colour", "families", "handcrafted", "embeddings", "both", "context"], ...] = Field(
+        ("colour", "families", "handcrafted", "embeddings", "both", "context"),
         min_length=1,
-        description="sets of columns; context (handcrafted, raw and relative to the slide) only where slides are known",
+        description="sets of columns: families is every handcrafted family alone; context (handcrafted, raw and "
+        "relative to the slide) only where slides are known",
     )
 
     @field_validator("heads", "features")

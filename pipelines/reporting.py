@@ -12,16 +12,19 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from data.kaggle import UNMAPPED
 from models.bundle import load_head, seal_bundle
 from models.heads import LogisticHead
 from pipelines.artefacts import Outcome, StepSpec, replace_folder
 from pipelines.config import Config
 from pipelines.fitting import COSTS, PREDICTIONS, SETS
 from pipelines.prepare import balance, split_warnings
+from pipelines.tables import read_values
 from reports.importance import fitted_importance, permutation_importance
-from reports.ladder import ladder
+from reports.ladder import ALONE, ladder, split_model_name
 from reports.metrics import slide_groups
 from reports.page import ReportInputs, write_report
+from reports.stain import StainGroups, stain_groups
 
 if TYPE_CHECKING:
     from pipelines.baseline import Run
@@ -55,6 +58,8 @@ def make_report(run: Run, folder: Path) -> Outcome:
         warnings=tuple(split_warnings(run.patches.table, run.prepared[1]["notes"]["set_aside"])),
         facts=facts(run),
         sentences=column_sentences(),
+        families=family_costs(run),
+        stain=divide_by_stain(run),
         phantom=phantom,
     )
     write_report(folder, inputs)
@@ -65,11 +70,10 @@ def rung_costs(run: Run) -> dict[str, tuple[float, float]]:
     """Core-seconds and peak memory (MB) of each model: the feature tables that it needs, and all its fits."""
     steps = {name: manifest for name, (_, manifest) in run.tables.items()}
     seconds = {name: manifest["notes"]["core_seconds"] for name, manifest in steps.items()}
-    if "features" in steps:
-        # The colour rung needs the colour family only.
-        seconds["colour"] = steps["features"]["notes"]["ms_a_patch"]["colour"] * steps["features"]["rows"] / 1e3
-    needs = {
-        "colour": ("colour",),
+    needs: dict[str, tuple[str, ...]] = {family: (family,) for family in family_costs(run)}
+    # A family alone needs that family only.
+    seconds |= {family: cost * steps["features"]["rows"] / 1e3 for family, (_, cost) in family_costs(run).items()}
+    needs |= {
         "handcrafted": ("features",),
         "embeddings": ("embeddings",),
         "both": ("features", "embeddings"),
@@ -78,10 +82,29 @@ def rung_costs(run: Run) -> dict[str, tuple[float, float]]:
     costs = {"prevalence": (0.0, 0.0)}
     for row in pd.read_csv(run.heads[0] / COSTS).to_dict("records"):
         wanted = needs[row["model"].partition("_")[2]]
-        peaks = [steps["features" if name == "colour" else name]["peak_mb"] for name in wanted]
+        peaks = [steps[name if name in steps else "features"]["peak_mb"] for name in wanted]
         total = row["seconds"] + sum(seconds[name] for name in wanted)
         costs[row["model"]] = (round(total, 1), max(row["peak_mb"], *peaks))
     return costs
+
+
+def family_costs(run: Run) -> dict[str, tuple[int, float]]:
+    """Columns of each computed family of handcrafted features, and milliseconds of one core a patch."""
+    if "features" not in run.tables:
+        return {}
+    folder, manifest = run.tables["features"]
+    columns = pd.Series(read_values(folder)[1]).str.partition("_")[0].value_counts()
+    return {name: (int(columns[name]), float(cost)) for name, cost in manifest["notes"]["ms_a_patch"].items()}
+
+
+def divide_by_stain(run: Run) -> StainGroups | None:
+    """Whether slides' stain goes with their share of positives; None where it cannot be told."""
+    if "features" not in run.tables:
+        return None
+    values, columns = read_values(run.tables["features"][0])
+    table = run.patches.table
+    slides = table["slide"].mask(table["slide"] == UNMAPPED)
+    return stain_groups(values, columns, table["label"].to_numpy(), slides, seed=run.config.seed)
 
 
 def importances(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:
@@ -94,6 +117,7 @@ def importances(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:
         delayed(_importance)(run.config, run.heads[0], f"{head}_{features}", values[test.index], columns, test)
         for features, (values, columns) in sets.items()
         for head in run.config.heads.heads
+        if features not in ALONE
     ]
     # Threads: XGBoost and the bootstrap let go of the interpreter lock.
     return pd.concat(Parallel(n_jobs=run.workers, prefer="threads")(tasks), ignore_index=True)
@@ -162,12 +186,12 @@ def facts(run: Run) -> dict[str, Any]:
 
 def column_sentences() -> dict[str, str]:
     """What each handcrafted column is, in a sentence, and the same relative to the slide."""
-    from features.context import in_slide_name
+    from features.context import in_slide_name, slide_stain_sentences
     from features.table import columns
 
     raw = {column.name: column.sentence for column in columns()}
     relative = {in_slide_name(name): f"{text} Relative to the patch's slide." for name, text in raw.items()}
-    return raw | relative
+    return raw | relative | slide_stain_sentences()
 
 
 def publish(run: Run, folder: Path) -> None:
@@ -187,6 +211,8 @@ def write_bundle(run: Run, steps: pd.DataFrame) -> None:
     thresholds = steps[steps["split"] == "oof"].set_index("model")["threshold"]
     models = {}
     for model in manifest["notes"]["models"]:
+        if split_model_name(model)[0] in ALONE:
+            continue  # fitted to be compared, not to be taken away
         shutil.copytree(heads / model, partial / model)
         models[model] = {"threshold": float(thresholds[model]), "columns": model.partition("_")[2]}
     train = run.patches.table[run.patches.table["split"] == "train"]
@@ -206,8 +232,9 @@ def write_bundle(run: Run, steps: pd.DataFrame) -> None:
 
 
 def show_ladder(run: Run) -> None:
-    """Show the ladder in the terminal: out-of-fold, then on the held-out slides."""
+    """Show the ladder in the terminal: out-of-fold, then on the held-out slides; then each family alone."""
     steps = pd.read_csv(run.folder / LADDER)
+    alone, steps = steps[steps["rung"].isin(ALONE)], steps[~steps["rung"].isin(ALONE)]
     for split, words in (("oof", "out-of-fold, by slide"), ("test", "held-out slides")):
         part = steps[steps["split"] == split]
         shown = pd.DataFrame(
@@ -228,6 +255,21 @@ def show_ladder(run: Run) -> None:
         "intervals: slides resampled; acc.: accuracy at the threshold chosen out-of-fold; "
         "s, MB: core-seconds and peak memory, features included"
     )
+
+    if len(alone):
+        _show_families(run, pd.concat([steps[steps["rung"] == "colour"], alone]))
+
+
+def _show_families(run: Run, alone: pd.DataFrame) -> None:
+    """Show what each family of handcrafted features reaches without the others, out-of-fold."""
+    part = alone[alone["split"] == "oof"]
+    part = part.assign(shown=_with_interval(part, "auc"))
+    shown = part.pivot(index="rung", columns="head", values="shown")
+    shown = shown.loc[part.groupby("rung")["auc"].max().sort_values(ascending=False).index]
+    costs = family_costs(run)
+    shown.insert(0, "columns", [str(costs[family][0]) for family in shown.index])
+    shown.insert(1, "ms a patch", [f"{costs[family][1]:.2f}" for family in shown.index])
+    run.screen.table(shown.reset_index(names="family"), "each family alone: AUC (95 % interval), out-of-fold")
 
 
 def _with_interval(part: pd.DataFrame, name: str, sign: str = "") -> pd.Series:

@@ -130,7 +130,7 @@ def read_values(folder: Path) -> tuple[np.ndarray, list[str]]:
 def feature_sets(
     config: Config, folders: Mapping[str, Path], slides: pd.Series
 ) -> dict[str, tuple[np.ndarray, list[str]]]:
-    """Columns of each configured set: colour, handcrafted, embeddings, both, context.
+    """Columns of each configured set: colour, handcrafted, embeddings, both, context, and each family alone.
 
     Parameters
     ----------
@@ -145,7 +145,7 @@ def feature_sets(
     dict
         Name to (values of shape (n, columns), float32, column names), in the configured order.
     """
-    from features.context import slide_context
+    from features.context import slide_context, slide_stains
 
     sets: dict[str, tuple[np.ndarray, list[str]]] = {}
     # Patches that an incomplete slide map leaves out are a group for splitting, not a slide to compare with.
@@ -153,14 +153,16 @@ def feature_sets(
     tables: dict[str, Any] = {name: read_values(folder) for name, folder in folders.items()}
     for name in config.heads.features:
         if name == "colour":
-            values, names = tables["features"]
-            kept = [place for place, column in enumerate(names) if column.startswith("colour_")]
-            sets[name] = np.ascontiguousarray(values[:, kept]), [names[place] for place in kept]
+            sets[name] = _family(tables["features"], name)
+        elif name == "families":
+            sets |= {family: _family(tables["features"], family) for family in chosen_families(config)}
         elif name == "context":
             if known.any():
                 raw, names = tables["features"]
-                relative, more = slide_context(raw, slides.where(known, None).to_numpy(dtype=object), names)
-                sets[name] = np.concatenate([raw, relative], axis=1), names + more
+                where = slides.where(known, None).to_numpy(dtype=object)
+                relative, more = slide_context(raw, where, names)
+                stains, others = slide_stains(raw, where, names)
+                sets[name] = np.concatenate([raw, relative, stains], axis=1), names + more + others
             elif len(config.heads.features) == 1:
                 raise InputError(
                     "the set 'context' needs slides, and none is known. Add another set to heads.features."
@@ -173,6 +175,13 @@ def feature_sets(
         else:
             sets[name] = tables["features" if name == "handcrafted" else name]
     return sets
+
+
+def _family(table: tuple[np.ndarray, list[str]], family: str) -> tuple[np.ndarray, list[str]]:
+    """The columns of one family of handcrafted features."""
+    values, names = table
+    kept = [place for place, column in enumerate(names) if column.startswith(f"{family}_")]
+    return np.ascontiguousarray(values[:, kept]), [names[place] for place in kept]
 
 
 def _write_columns(folder: Path, names: list[str]) -> None:

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
+from features.table import FAMILIES
 from reports.metrics import METRICS, bootstrap, measure, percentile_interval, slide_groups, youden_threshold
 
 RUNGS = ("prevalence", "colour", "handcrafted", "embeddings", "both", "context")
+#: One family of handcrafted features each, fitted alone: not rungs, but what the handcrafted rung is made of.
+ALONE = tuple(family.name for family in FAMILIES if family.name not in RUNGS)
 #: A rung that stands beside the ladder, and what it adds to: slide context needs more than the patch at hand.
 BESIDE = {"context": "handcrafted"}
 SPLITS = {"train": "oof", "test": "test"}
@@ -21,12 +24,12 @@ COLUMNS = (
 
 
 def split_model_name(model: str) -> tuple[str, str | None]:
-    """Return the rung and the head that a model's name stands for; the lowest rung has no head.
+    """Return the rung (or family) and the head that a model's name stands for; the lowest rung has no head.
 
     Parameters
     ----------
     model : str
-        ``prevalence`` or ``<head>_<rung>``.
+        ``prevalence``, ``<head>_<rung>`` or ``<head>_<family>``.
 
     Raises
     ------
@@ -36,8 +39,10 @@ def split_model_name(model: str) -> tuple[str, str | None]:
     if model == RUNGS[0]:
         return model, None
     head, _, rung = model.partition("_")
-    if not head or rung not in RUNGS[1:]:
-        raise ValueError(f"model must be 'prevalence' or '<head>_<rung>' with a rung of {RUNGS[1:]}; got {model!r}.")
+    if not head or rung not in RUNGS[1:] + ALONE:
+        raise ValueError(
+            f"model must be 'prevalence' or '<head>_<rung>' with a rung of {RUNGS[1:] + ALONE}; got {model!r}."
+        )
     return rung, head
 
 
@@ -52,15 +57,20 @@ def rungs_below(models: Sequence[str]) -> dict[str, str | None]:
     -------
     dict from model to model or None
         In ladder order. Below is the next lower rung present with the same head; below a head's first rung is
-        ``prevalence``; a rung of :data:`BESIDE` is compared with what it adds to, where that is present.
+        ``prevalence``; a rung of :data:`BESIDE` is compared with what it adds to, where that is present. Families
+        alone (:data:`ALONE`) come last and are compared with nothing.
     """
     names = {model: split_model_name(model) for model in models}
-    ordered = sorted(models, key=lambda model: (RUNGS.index(names[model][0]), names[model][1] or ""))
+    order = RUNGS + ALONE
+    ordered = sorted(models, key=lambda model: (order.index(names[model][0]), names[model][1] or ""))
     below: dict[str, str | None] = {}
     last: dict[str | None, str] = {}
     ground = RUNGS[0] if RUNGS[0] in names else None
     for model in ordered:
         rung, head = names[model]
+        if rung in ALONE:
+            below[model] = None
+            continue
         below[model] = last.get(head, ground if model != ground else None)
         if (base := f"{head}_{BESIDE.get(rung)}") in names:
             below[model] = base
@@ -91,7 +101,7 @@ def ladder(
     predictions : DataFrame
         ``patch_id, slide, split (train|test), fold, label, prob_<model>``.
     models : sequence of str
-        ``prevalence`` and ``<head>_<rung>``; see :data:`RUNGS`.
+        ``prevalence``, ``<head>_<rung>`` and ``<head>_<family>``; see :data:`RUNGS` and :data:`ALONE`.
     draws, seed : int
         For the bootstrap.
     costs : mapping from model to (seconds, peak_mb), optional
@@ -100,9 +110,9 @@ def ladder(
     Returns
     -------
     DataFrame
-        A row a model and split (``oof`` and, when there are test patches, ``test``), lowest rung first, with `COLUMNS`.
-        ``slides`` is 0 where no slide is known; ``brier`` is better when lower; ``gain`` is the difference in AUC to
-        the model named in ``below``.
+        A row a model and split (``oof`` and, when there are test patches, ``test``), lowest rung first and families
+        alone last, with `COLUMNS`. ``slides`` is 0 where no slide is known; ``brier`` is better when lower; ``gain`` is
+        the difference in AUC to the model named in ``below``, missing where there is none.
 
     Raises
     ------

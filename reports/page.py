@@ -16,8 +16,9 @@ import pandas as pd
 
 from reports import figures
 from reports.importance import sum_by_family
-from reports.ladder import RUNGS, SPLITS, rungs_below
+from reports.ladder import ALONE, RUNGS, SPLITS, rungs_below
 from reports.metrics import METRICS, slide_table
+from reports.stain import FEWEST_SLIDES, StainGroups, group_scores
 from reports.verdict import Verdict, judge, model_words, signed, span
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -68,6 +69,10 @@ class ReportInputs:
         How the report was made: nested mappings of anything that has a ``str``.
     sentences : mapping from feature name to str
         What each feature is.
+    families : mapping from name to (columns, milliseconds)
+        Of each family of handcrafted features: its columns, and what it costs of one core a patch.
+    stain : StainGroups, optional
+        From :func:`reports.stain.stain_groups`.
     phantom : bool
         Whether the patches are synthetic.
     """
@@ -80,6 +85,8 @@ class ReportInputs:
     warnings: tuple[str, ...] = ()
     facts: Mapping[str, object] = field(default_factory=dict)
     sentences: Mapping[str, str] = field(default_factory=dict)
+    families: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    stain: StainGroups | None = None
     phantom: bool = False
 
 
@@ -105,13 +112,15 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
     ValueError
         A shown patch is not among `inputs.patches`.
     """
-    models = list(rungs_below(list(dict.fromkeys(inputs.ladder.model))))
+    # Families alone are a table of their own: among the rungs they would hide the ladder.
+    rungs = inputs.ladder[~inputs.ladder.rung.isin(ALONE)]
+    models = list(rungs_below(list(dict.fromkeys(rungs.model))))
     curves = figures.roc_table(inputs.predictions, models)
     slides = _slides(inputs.predictions, models)
     known = bool(inputs.predictions.slide.notna().any())
-    best = judge(inputs.ladder, slide_map=known).best
+    best = judge(rungs, slide_map=known).best
     aucs = slides[(slides.model == best) & (slides.rarer >= figures.FEW_PATCHES)].auc.tolist()
-    verdict = judge(inputs.ladder, slide_map=known, phantom=inputs.phantom, slide_aucs=aucs)
+    verdict = judge(rungs, slide_map=known, phantom=inputs.phantom, slide_aucs=aucs, stain=inputs.stain)
     sums = sum_by_family(inputs.importances) if len(inputs.importances) else pd.DataFrame()
     shown = choose_patches(inputs.predictions, best)
     tables = {
@@ -122,6 +131,8 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
         "families": sums,
         "patches-shown": shown,
     }
+    if inputs.stain is not None:
+        tables["stain-groups"] = group_scores(inputs.stain, inputs.predictions, best)
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
@@ -196,7 +207,11 @@ def _render(inputs: ReportInputs, verdict: Verdict, tables: Mapping[str, pd.Data
         known=bool(inputs.predictions.slide.notna().any()),
         verdict=verdict,
         best=model_words(verdict.best),
-        ladder=_ladder_rows(inputs.ladder),
+        ladder=_ladder_rows(inputs.ladder[~inputs.ladder.rung.isin(ALONE)]),
+        alone=_alone_rows(inputs.ladder, inputs.families),
+        stain=inputs.stain,
+        fewest=FEWEST_SLIDES,
+        stain_groups=tables["stain-groups"].to_dict("records") if "stain-groups" in tables else [],
         data=_data_rows(inputs.predictions),
         figures=_figures(tables),
         slides=tables["slides"][tables["slides"].model == verdict.best].sort_values("auc").to_dict("records"),
@@ -232,6 +247,20 @@ def _ladder_rows(ladder: pd.DataFrame) -> list[dict[str, Any]]:
     return rows
 
 
+def _alone_rows(ladder: pd.DataFrame, families: Mapping[str, tuple[int, float]]) -> list[dict[str, Any]]:
+    """A row a family of handcrafted features and split, best first, with a score for each head."""
+    rows = []
+    if not ladder.rung.isin(ALONE).any():
+        return []
+    for family, (columns, cost) in families.items():
+        part = ladder[ladder.rung == family]
+        for split in dict.fromkeys(part.split):
+            heads = part[part.split == split].set_index("head")
+            scores = {str(head): (row.auc, row.auc_low, row.auc_high) for head, row in heads.iterrows()}
+            rows.append({"family": family, "columns": columns, "cost": cost, "split": split, "scores": scores})
+    return sorted(rows, key=lambda row: (row["split"] == "test", -max(score[0] for score in row["scores"].values())))
+
+
 def _data_rows(predictions: pd.DataFrame) -> list[dict[str, Any]]:
     """Patches, slides and prevalence of each fold and of the test set."""
     rows = []
@@ -248,6 +277,7 @@ def _data_rows(predictions: pd.DataFrame) -> list[dict[str, Any]]:
 def _figures(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Any]]:
     """Every figure's variants, with the words that stand in for it where it cannot be seen."""
     ladder, curves, slides, sums = (tables[name] for name in ("ladder", "roc", "slides", "families"))
+    ladder = ladder[~ladder.rung.isin(ALONE)]
     found = {
         "forest": {
             "alt": _forest_words(ladder),

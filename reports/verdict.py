@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from reports.ladder import RUNGS, split_model_name
+from reports.stain import StainGroups
 
 HEADS = {"logistic": "logistic regression", "xgboost": "XGBoost"}
 RUNG_WORDS = {
@@ -65,7 +66,14 @@ def span(low: float, high: float) -> str:
     return f"{low:.3f} to {high:.3f}"
 
 
-def judge(ladder: pd.DataFrame, *, slide_map: bool, phantom: bool = False, slide_aucs: Sequence[float] = ()) -> Verdict:
+def judge(
+    ladder: pd.DataFrame,
+    *,
+    slide_map: bool,
+    phantom: bool = False,
+    slide_aucs: Sequence[float] = (),
+    stain: StainGroups | None = None,
+) -> Verdict:
     """Turn a ladder into sentences.
 
     Parameters
@@ -78,6 +86,8 @@ def judge(ladder: pd.DataFrame, *, slide_map: bool, phantom: bool = False, slide
         Whether the patches are synthetic.
     slide_aucs : sequence of float
         AUC of the best model within each slide that holds enough of both classes.
+    stain : StainGroups, optional
+        Whether the slides' stain goes with their share of positives.
     """
     rows: list[Row] = [{str(key): value for key, value in row.items()} for row in ladder.to_dict("records")]
     oof = [row for row in rows if row["split"] == "oof" and row["rung"] != RUNGS[0]]
@@ -86,6 +96,8 @@ def judge(ladder: pd.DataFrame, *, slide_map: bool, phantom: bool = False, slide
     best = max(oof, key=lambda row: row["auc"])
     test = next((row for row in rows if row["split"] == "test" and row["model"] == best["model"]), None)
     doubts = [*_doubts_on_data(best, test, slide_map, phantom), *_doubts_on_scores(best, test, len(oof), slide_aucs)]
+    if stain is not None and stain.confounded:
+        doubts.insert(0, stain.words())
     return Verdict(best["model"], _reached(best, test, slide_map), _helped(oof), tuple(doubts))
 
 

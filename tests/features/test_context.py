@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 
 from features.column import REGION_WORDS
-from features.context import in_slide_name, slide_context, trust
-from features.table import columns, parse_column
+from features.context import in_slide_name, slide_context, slide_stain_sentences, slide_stains, trust
+from features.table import columns, compute, parse_column
+from tests.oracles import pictures
 
 NAMES = ["colour_mean_red_whole", "lbp_r1-p0_grey_centre"]
 
@@ -107,3 +108,69 @@ def test_every_columns_name_in_a_slide_parses_back():
 def test_wrong_arguments_are_named(values, slides, names, message):
     with pytest.raises(ValueError, match=message):
         slide_context(values, slides, names)
+
+
+STAIN = [column.name for column in columns(["stain"])]
+
+
+def stained(vectors, amounts, *, fallback=0.0):
+    """A row of the stain family: vectors (2, 3), amounts of both stains in whole, centre and contrast (3, 2)."""
+    row = dict.fromkeys(STAIN, 0.0)
+    for stain, vector in zip(("haematoxylin", "eosin"), vectors, strict=True):
+        for part, value in zip(("red", "green", "blue"), vector, strict=True):
+            row[f"stain_{part}_{stain}_whole"] = value
+    for region, pair in zip(("whole", "centre", "contrast"), amounts, strict=True):
+        row[f"stain_mean_haematoxylin_{region}"], row[f"stain_mean_eosin_{region}"] = pair
+    row["stain_fallback_both_whole"] = fallback
+    return [row[name] for name in STAIN]
+
+
+def test_amounts_are_resolved_on_the_slides_vectors():
+    usual = [[1, 0, 0], [0, 1, 0]]
+    odd = [[0.6, 0.8, 0], [0, 1, 0]]
+    rows = [stained(usual, [(1, 1), (1, 1), (0, 0)])] * 19 + [stained(odd, [(1, 1), (2, 1), (0.5, 0)])]
+    values, names = slide_stains(np.array(rows, np.float32), np.array(["S"] * 20), STAIN)
+    assert names == list(slide_stain_sentences())
+    # the odd patch's densities are (0.6, 1.8), (1.2, 2.6) and (0.3, 0.4), which are amounts on the usual vectors
+    expected = [0.6, 1.8, 0.6 / 2.4, 1.2, 2.6, 1.2 / 3.8, 0.3, 0.4, 1.2 / 3.8 - 0.9 / 3.1]
+    np.testing.assert_allclose(values[-1], expected, rtol=1e-6)
+    np.testing.assert_allclose(values[0], [1, 1, 0.5, 1, 1, 0.5, 0, 0, 0], atol=1e-6)
+
+
+def test_vectors_that_could_not_be_estimated_do_not_count():
+    usual, ruifrok = [[1, 0, 0], [0, 1, 0]], [[0, 1, 0], [0, 0, 1]]
+    rows = [stained(usual, [(1, 1)] * 3)] * 16 + [stained(ruifrok, [(1, 0)] * 3, fallback=1.0)] * 30
+    values, _ = slide_stains(np.array(rows, np.float32), np.array(["S"] * 46), STAIN)
+    # density (0, 1, 0) is eosin alone on the slide's vectors
+    np.testing.assert_allclose(values[-1, :2], [0, 1], atol=1e-6)
+
+
+@pytest.mark.parametrize("slides", [["S"] * 4, [None] * 4])
+def test_few_patches_or_no_slide_keep_their_own_stains(slides):
+    patches = np.stack([pictures.tissue(seed) for seed in range(4)])
+    table = compute(patches, ["stain"])
+    values, names = slide_stains(table, np.array(slides, dtype=object), STAIN)
+    for name, column in zip(names, values.T, strict=True):
+        np.testing.assert_allclose(column, table[:, STAIN.index(name.replace("-on-slide", ""))], rtol=1e-4, atol=1e-6)
+
+
+def test_slide_stains_take_nothing_from_other_slides():
+    patches = np.stack([pictures.tissue(seed) for seed in range(40)])
+    table, slides = compute(patches, ["stain"]), np.repeat(["A", "B"], 20)
+    before, _ = slide_stains(table, slides, STAIN)
+    alone, _ = slide_stains(table[:20], slides[:20], STAIN)
+    np.testing.assert_array_equal(before[:20], alone)
+    own = table[:, [STAIN.index(name.replace("-on-slide", "")) for name in slide_stain_sentences()]]
+    assert np.abs(before - own).max() > 1e-3
+
+
+def test_without_the_stain_family_there_are_no_slide_stains():
+    values, names = slide_stains(np.zeros((3, 2), np.float32), np.array(["A"] * 3), NAMES)
+    assert values.shape == (3, 0)
+    assert names == []
+
+
+def test_names_of_slide_stains_parse_back():
+    for name in slide_stain_sentences():
+        assert parse_column(name).statistic.endswith("-on-slide")
+        assert parse_column(name).region in REGION_WORDS

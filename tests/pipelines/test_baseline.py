@@ -17,6 +17,7 @@ from pipelines.baseline import Run, baseline, explain, one_step
 from pipelines.config import load_config
 from pipelines.fitting import out_of_fold, prevalence
 from pipelines.tables import feature_sets
+from reports.ladder import ALONE
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["data.n=240", "data.slides=16", "split.folds=3", "report.draws=200", "report.repeats=2", "data.difficulty=0.2"]
@@ -39,7 +40,7 @@ def test_the_stable_outputs_are_there(finished):
     predictions = pd.read_parquet(finished.folder / "predictions.parquet")
     models = [
         f"{head}_{rung}"
-        for rung in ("colour", "handcrafted", "embeddings", "both", "context")
+        for rung in ("colour", *ALONE, "handcrafted", "embeddings", "both", "context")
         for head in ("logistic", "xgboost")
     ]
     assert list(predictions) == [

@@ -8,11 +8,12 @@ import pandas as pd
 from features import table as registry
 from features.context import in_slide_name
 from reports.importance import fitted_importance
-from reports.ladder import RUNGS, ladder, split_model_name
+from reports.ladder import ALONE, RUNGS, ladder, split_model_name
 from reports.page import ReportInputs
 
 HEADS = ("logistic", "xgboost")
 SKILL = {"colour": 1.3, "handcrafted": 1.9, "embeddings": 2.0, "both": 2.3, "context": 2.2}
+SKILL |= {"nuclei": 1.6, "lbp": 1.1}
 
 
 def make_predictions(
@@ -90,7 +91,7 @@ def make_importances(predictions, seed=0) -> pd.DataFrame:
     parts = []
     for model in model_names(predictions):
         rung, head = split_model_name(model)
-        if head is None:
+        if head is None or rung in ALONE:
             continue
         used = names[rung]
         size = rng.exponential(1, len(used)) ** 2

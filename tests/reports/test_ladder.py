@@ -38,6 +38,17 @@ def test_slide_context_is_compared_with_what_it_adds_to():
     assert below["logistic_context"] == "logistic_both"
 
 
+def test_a_family_alone_is_no_rung():
+    models = ["xgboost_nuclei", "xgboost_handcrafted", "logistic_lbp", "xgboost_colour", "prevalence"]
+    assert list(rungs_below(models).items()) == [
+        ("prevalence", None),
+        ("xgboost_colour", "prevalence"),
+        ("xgboost_handcrafted", "xgboost_colour"),
+        ("logistic_lbp", None),
+        ("xgboost_nuclei", None),
+    ]
+
+
 def test_rungs_below_without_prevalence_leaves_the_first_rung_alone():
     assert rungs_below(["logistic_both", "logistic_colour"]) == {
         "logistic_colour": None,

@@ -15,6 +15,7 @@ from sklearn.metrics import roc_auc_score
 
 from reports import figures
 from reports.page import _agreement, _fact_tables, choose_patches, write_report
+from reports.stain import StainGroups
 from tests.reports.cohorts import make_inputs, make_predictions
 
 NASTY = "<b>x</b><img src=x onerror=alert(1)>"
@@ -167,6 +168,35 @@ def nasty_inputs():
     )
 
 
+def test_families_alone_stand_in_a_table_of_their_own(tmp_path):
+    inputs = make_inputs(4, slides=8, test_slides=0, per_slide=20, rungs=("prevalence", "colour", "lbp", "nuclei"))
+    inputs = replace(inputs, families={"colour": (132, 0.4), "lbp": (128, 0.75), "nuclei": (106, 0.55)})
+    text = write_report(tmp_path, inputs).read_text(encoding="utf-8")
+    ladder_table = text[text.index('id="ladder-table"') : text.index("</table>", text.index('id="ladder-table"'))]
+    alone = text[text.index('id="alone-table"') : text.index("</table>", text.index('id="alone-table"'))]
+    assert "nuclei" not in ladder_table
+    rows = re.findall(r'<th scope="row">(\w+)</th><td>out-of-fold</td><td class="n" data-value="(\d+)">', alone)
+    assert sorted(rows) == [("colour", "132"), ("lbp", "128"), ("nuclei", "106")]
+    best = inputs.ladder[inputs.ladder.rung.isin(["colour", "lbp", "nuclei"])].groupby("rung").auc.max()
+    assert [family for family, _ in rows] == best.sort_values(ascending=False).index.tolist()
+    assert f'data-value="{best["nuclei"]}"' in alone
+    # neither the curves nor the verdict speak of them
+    assert not pd.read_csv(tmp_path / "roc.csv").model.str.contains("nuclei").any()
+
+
+def test_a_stain_that_goes_with_the_label_is_on_the_page(tmp_path):
+    inputs = make_inputs(5, slides=8, test_slides=3, per_slide=20, rungs=("prevalence", "colour"))
+    names = sorted(inputs.predictions.slide.unique())
+    slides = pd.DataFrame({"slide": names, "group": ["A"] * 5 + ["B"] * 6, "prevalence": 0.5, "patches": 20})
+    text = write_report(tmp_path, replace(inputs, stain=StainGroups(slides, 0.6, 0.0001))).read_text(encoding="utf-8")
+    assert text.count("Stain and label go together.") == 2  # in the verdict and in its section
+    groups = pd.read_csv(tmp_path / "stain-groups.csv").set_index("group")
+    assert groups.slides.tolist() == [5, 6]
+    part = inputs.predictions[inputs.predictions.slide.isin(names[:5])]
+    assert groups.patches["A"] == len(part)
+    assert groups.prevalence["A"] == pytest.approx(part.label.mean())
+
+
 def test_report_says_what_is_missing(tmp_path):
     inputs = make_inputs(3, slide_map=False, test_slides=0, rungs=("prevalence", "colour"), facts={})
     inputs = replace(inputs, importances=inputs.importances.iloc[:0], warnings=(), phantom=True)
@@ -175,6 +205,8 @@ def test_report_says_what_is_missing(tmp_path):
     assert "say nothing about medicine" in text
     assert "No importances were computed" in text
     assert "No slide is known" in text
+    assert "it takes the “stain” family of features and 8 slides or more" in text
+    assert "alone-table" not in text
     assert "Nothing was recorded" in text
     assert "Before you read on" not in text
 

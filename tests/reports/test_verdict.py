@@ -2,6 +2,7 @@ import pandas as pd
 import pytest
 
 from reports.ladder import ladder
+from reports.stain import StainGroups
 from reports.verdict import judge, model_words, signed
 from tests.reports.cohorts import make_predictions, model_names
 
@@ -72,3 +73,12 @@ def test_verdict_without_a_test_set_or_second_rung():
     verdict = judge(ladder(predictions, model_names(predictions), draws=50), slide_map=True)
     assert verdict.reached.endswith("No test set was held out.")
     assert verdict.helped == ("There is one rung a head, so no step can be said to have helped.",)
+
+
+@pytest.mark.parametrize(("p", "said"), [(0.0002, True), (0.4, False)])
+def test_verdict_doubts_a_stain_that_goes_with_the_label(p, said):
+    slides = pd.DataFrame(
+        {"slide": list("abcdefgh"), "group": list("AAAABBBB"), "prevalence": [0.9] * 4 + [0.1] * 4, "patches": 5}
+    )
+    verdict = judge(pd.DataFrame(STEPS), slide_map=True, stain=StainGroups(slides, 0.8, p))
+    assert any("90 % and 10 % positives a slide (P < 0.001)" in reason for reason in verdict.distrust) is said

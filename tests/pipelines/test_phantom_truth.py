@@ -1,0 +1,59 @@
+"""Importances against the truth that made the phantom, and the report's word on stain."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+
+from data.phantom import phantom
+from data.splits import assign_splits, patch_groups
+from features import table
+from models.heads import HEADS
+from reports.importance import permutation_importance
+from reports.metrics import slide_groups
+from reports.stain import stain_groups
+
+FAMILIES = ("colour", "stain", "nuclei")
+COLUMNS = [column.name for column in table.columns(FAMILIES)]
+
+
+@cache
+def cohort(confound):
+    """Features and split of a phantom: its tumour nuclei are larger, paler, less regular; stain is the scanner's."""
+    drawn = phantom(1000, slides=30, seed=3, confound=confound)
+    split = assign_splits(drawn.table, test_share=0.3, folds=3, seed=0)
+    return table.compute(drawn.render(0, len(drawn)), FAMILIES), split
+
+
+@pytest.mark.parametrize("head", ["logistic", "xgboost"])
+@pytest.mark.parametrize(("confound", "leading", "other"), [(0.0, "nuclei", "colour"), (0.9, "colour", "nuclei")])
+def test_the_planted_cause_leads(confound, leading, other, head):
+    values, split = cohort(confound)
+    train = (split["split"] == "train").to_numpy()
+    labels, groups = split["label"].to_numpy(), patch_groups(split)
+    fitted = HEADS[head](0).fit(values[train], labels[train], groups[train])
+    found = permutation_importance(
+        lambda X: fitted.predict_proba(X)[:, 1],
+        values[~train],
+        labels[~train],
+        COLUMNS,
+        slide_groups(split["slide"][~train]),
+        by="family",
+    ).set_index("family")
+    assert found.value[leading] > found.value[other] + 0.005, found[["value", "low", "high"]]
+    assert found.low[leading] > 0
+
+
+@pytest.mark.parametrize(("confound", "doubted"), [(0.0, False), (0.9, True)])
+def test_stain_is_doubted_where_scanner_and_tumour_go_together(confound, doubted):
+    values, split = cohort(confound)
+    found = stain_groups(values, COLUMNS, split["label"].to_numpy(), split["slide"])
+    assert found.confounded is doubted, found.words()
+
+
+def test_the_stain_groups_are_the_scanners():
+    values, split = cohort(0.0)
+    groups = stain_groups(values, COLUMNS, split["label"].to_numpy(), split["slide"]).slides.set_index("slide").group
+    domains = split.drop_duplicates("slide").set_index("slide")["domain"].loc[groups.index]
+    agreement = np.mean((groups == "A") == (domains == "scanner-a"))
+    assert max(agreement, 1 - agreement) >= 0.9
