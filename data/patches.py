@@ -32,6 +32,12 @@ class Source(Protocol):
         A row a patch with ``patch_id`` (str, unique), ``label`` (0 or 1) and ``slide`` (str, missing when unknown).
     size : int
         Height and width of a patch in pixels.
+
+    Notes
+    -----
+    A source may also have ``skipped`` (dict: what it left out, and why), ``notes`` (dict: how it read its files, for
+    the manifest) and ``unlabelled`` (another source, whose table has no ``label``, or None). A column ``official`` of
+    the table, where it has one, says in which split its makers put a patch: ``train``, ``valid`` or ``test``.
     """
 
     table: pd.DataFrame
@@ -76,6 +82,19 @@ class PatchSet:
         InputError
             A slide (or an unmapped patch) stands in two folds or splits, or pixels and table differ in length.
         """
+        patches = cls.open_unlabelled(folder)
+        check_splits(patches.table)
+        return patches
+
+    @classmethod
+    def open_unlabelled(cls, folder: Path) -> PatchSet:
+        """Open the patches that :func:`write_unlabelled` left in ``folder``: a table of ``patch_id, slide, sha256``.
+
+        Raises
+        ------
+        InputError
+            Pixels and table differ in length.
+        """
         pixels = np.load(folder / PIXELS, mmap_mode="r")
         table = pd.read_parquet(folder / TABLE)
         if len(table) != len(pixels):
@@ -83,7 +102,6 @@ class PatchSet:
                 f"{folder}: patches and table must have the same length; got {len(pixels)} patches and "
                 f"{len(table)} rows. Rebuild with --rebuild."
             )
-        check_splits(table)
         return cls(pixels, table, table_digest(table))
 
 
@@ -134,23 +152,20 @@ def write_pixels(
     """
     total = len(source.table)
     hashes: list[str] = []
-    kept: list[int] = []
     reasons: dict[int, str] = {}
     shape = (source.size, source.size, 3)
     with (folder / PIXELS).open("wb") as file:
         header = _write_header(file, (total, *shape))
-        for start, pixels, bad in _chunks(source, total, workers):
-            for row, reason in bad.items():
+        for start, pixels, digests, bad in _chunks(source, total, workers):
+            for row, reason in sorted(bad.items()):
                 if strict:
                     raise InputError(f"{source.table.patch_id.iloc[start + row]}: {reason}. Mend it or drop --strict.")
                 reasons[start + row] = reason
-            good = [row for row in range(len(pixels)) if row not in bad]
-            chunk = np.ascontiguousarray(pixels[good])
-            file.write(chunk.data)
-            hashes += [hashlib.sha256(patch.data).hexdigest() for patch in chunk]
-            kept += [start + row for row in good]
+            file.write(pixels.data)
+            hashes += digests
             if progress is not None:
-                progress(len(pixels))
+                progress(len(pixels) + len(bad))
+        kept = [row for row in range(total) if row not in reasons]
         if not kept:
             first = next(iter(reasons.values()), "the source is empty")
             raise InputError(f"none of {total} patches could be read (first reason: {first}). Check the data folder.")
@@ -167,18 +182,62 @@ def write_pixels(
     return table, set_aside
 
 
+def write_unlabelled(
+    source: Source,
+    folder: Path,
+    *,
+    workers: int = 1,
+    strict: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
+    """Decode patches that have no label, and so no split, into ``pixels.npy`` and ``patches.parquet`` of ``folder``.
+
+    Parameters
+    ----------
+    source : Source
+        Its table needs no ``label``.
+    folder : Path
+        Made where it is missing.
+    workers, strict, progress
+        See :func:`write_pixels`.
+
+    Returns
+    -------
+    DataFrame
+        ``patch_id, reason`` of the patches that were set aside.
+
+    Raises
+    ------
+    InputError
+        See :func:`write_pixels`.
+    """
+    folder.mkdir(exist_ok=True)
+    table, set_aside = write_pixels(source, folder, workers=workers, strict=strict, progress=progress)
+    table.to_parquet(folder / TABLE, index=False)
+    skipped = getattr(source, "skipped", {})
+    more = pd.DataFrame({"patch_id": list(skipped), "reason": list(skipped.values())})
+    return pd.concat([set_aside, more], ignore_index=True) if skipped else set_aside
+
+
 def _chunks(source: Source, total: int, workers: int):  # type: ignore[no-untyped-def]
-    """Yield (start, pixels, reasons) in order, with at most two chunks a worker in flight."""
+    """Yield what :func:`_decode` gives, chunk by chunk in order, with at most two chunks a worker in flight."""
     starts = list(range(0, total, CHUNK))
     with ThreadPoolExecutor(max_workers=workers) as pool:
         in_flight = []
         for start in [*starts, *([None] * (2 * workers))]:
             if start is not None:
-                stop = min(start + CHUNK, total)
-                in_flight.append((start, pool.submit(source.read, start, stop)))
+                in_flight.append(pool.submit(_decode, source, start, min(start + CHUNK, total)))
             if in_flight and (start is None or len(in_flight) > 2 * workers):
-                first, future = in_flight.pop(0)
-                yield first, *future.result()
+                yield in_flight.pop(0).result()
+
+
+def _decode(source: Source, start: int, stop: int) -> tuple[int, np.ndarray, list[str], Mapping[int, str]]:
+    """``start``, the pixels that could be read, their SHA-256 and the reasons of the others; runs in a worker."""
+    pixels, bad = source.read(start, stop)
+    if bad:
+        pixels = pixels[[row for row in range(len(pixels)) if row not in bad]]
+    pixels = np.ascontiguousarray(pixels)
+    return start, pixels, [hashlib.sha256(patch.data).hexdigest() for patch in pixels], bad
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> int:

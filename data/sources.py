@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from data import kaggle
 from data.kaggle import KaggleSource
 from data.patches import Source
 from data.phantom import Phantom, phantom
@@ -47,11 +48,14 @@ class SourceKind:
         Keyword arguments to an open :class:`data.patches.Source`.
     options : tuple of str
         Keys of the ``data`` section that it takes (and ``seed``); no other one changes its patches.
+    content : callable
+        The same keyword arguments to lines that stand for the files it would read: other lines, other patches.
     """
 
     name: str
     open: Callable[..., Source]
     options: tuple[str, ...]
+    content: Callable[..., Iterable[str]] = lambda **_options: ()
 
 
 SOURCES: tuple[SourceKind, ...] = (
@@ -60,7 +64,7 @@ SOURCES: tuple[SourceKind, ...] = (
         lambda **options: PhantomSource(phantom(**options)),
         ("n", "slides", "size", "difficulty", "confound", "seed"),
     ),
-    SourceKind("kaggle", KaggleSource, ("path", "size", "missing")),
+    SourceKind("kaggle", KaggleSource, ("path", "size", "missing", "slide_map"), kaggle.content),
 )
 
 

@@ -25,6 +25,7 @@ class DataConfig(_Section):
     path: str = Field("", description="folder of the data set; the phantom needs none")
     size: int = Field(96, ge=32, description="height and width of a patch, px")
     missing: Literal["error", "skip"] = Field("error", description="ids without image and images without label")
+    slide_map: str = Field("", description="CSV file with the slide of each patch; empty for the layout's usual one")
     strict: bool = Field(False, description="a patch that cannot be read is fatal instead of set aside")
     n: int = Field(2000, ge=20, description="phantom: number of patches")
     slides: int = Field(40, ge=2, description="phantom: number of slides")

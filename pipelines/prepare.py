@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from data.errors import InputError
-from data.kaggle import UNMAPPED
-from data.patches import Source, write_pixels, write_table
+from data.labels import UNMAPPED
+from data.patches import Source, write_pixels, write_table, write_unlabelled
 from data.sources import source_kind
 from data.splits import assign_splits, check_enough
 from pipelines.artefacts import Outcome, StepSpec, file_digest
@@ -19,6 +19,7 @@ from pipelines.config import Config
 from pipelines.console import Screen
 
 SET_ASIDE = "set_aside.csv"
+UNLABELLED = "unlabelled"
 
 
 def prepare_spec(config: Config) -> StepSpec:
@@ -26,7 +27,7 @@ def prepare_spec(config: Config) -> StepSpec:
     kind = source_kind(config.data.source)
     options = {**_options(config), "source": kind.name, "strict": config.data.strict}
     options.pop("seed", None)
-    inputs = folder_digests(options["path"]) if "path" in options else {}
+    inputs = folder_digests(options["path"], kind.content(**_options(config))) if "path" in options else {}
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
     section = {"data": options, "split": config.split.model_dump()}
     return StepSpec("prepare", "1-patches", ("data", "pipelines/prepare.py"), section, inputs, config.seed)
@@ -46,7 +47,21 @@ def prepare(config: Config, folder: Path, *, workers: int, screen: Screen) -> Ou
     set_aside.to_csv(folder / SET_ASIDE, index=False)
     table = assign_splits(table, test_share=config.split.test_share, folds=config.split.folds, seed=config.seed)
     write_table(table, folder)
-    return Outcome(len(table), {"set_aside": len(set_aside), "balance": balance(table).to_dict("records")})
+    notes = {"set_aside": len(set_aside), "balance": balance(table).to_dict("records")}
+    return Outcome(len(table), notes | _source_notes(config, source, folder, workers, screen))
+
+
+def _source_notes(config: Config, source: Source, folder: Path, workers: int, screen: Screen) -> dict[str, Any]:
+    """How the source read its files; writes its patches without labels, where it has any, into ``unlabelled/``."""
+    notes: dict[str, Any] = {"source": getattr(source, "notes", {})}
+    rest: Source | None = getattr(source, "unlabelled", None)
+    if rest is None:
+        return notes
+    with screen.progress("decoding unlabelled", len(rest.table)) as progress:
+        place, strict = folder / UNLABELLED, config.data.strict
+        set_aside = write_unlabelled(rest, place, workers=workers, strict=strict, progress=progress)
+    set_aside.to_csv(place / SET_ASIDE, index=False)
+    return notes | {"unlabelled": len(rest.table), "unlabelled_set_aside": len(set_aside)}
 
 
 def open_source(config: Config) -> Source:
@@ -98,16 +113,15 @@ def split_warnings(table: pd.DataFrame, set_aside: int) -> list[str]:
     return warnings
 
 
-def folder_digests(folder: Path) -> dict[str, str]:
-    """What stands for a data folder's content: CSV files by hash, images by name, size and time of change."""
+def folder_digests(folder: Path, lines: Iterable[str]) -> dict[str, str]:
+    """What stands for a data folder's content: CSV files by hash, images by ``lines`` (name, size, time of change)."""
     if not folder.is_dir():
         raise InputError(f"{folder}: expected the folder of the data set; it does not exist. Give DATA=… or --data.")
-    digests = {path.name: file_digest(path) for path in sorted(folder.glob("*.csv"))}
+    digests = {path.name: file_digest(path) for path in sorted(folder.glob("*.csv")) if path.is_file()}
     listing = hashlib.sha256()
-    for path in sorted((folder / "train").glob("*.tif")):
-        stat = path.stat()
-        listing.update(f"{path.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode(errors="surrogateescape"))
-    return digests | {"train/": listing.hexdigest()}
+    for line in lines:
+        listing.update(f"{line}\n".encode(errors="surrogateescape"))
+    return digests | {"images": listing.hexdigest()}
 
 
 def _options(config: Config) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from data.kaggle import UNMAPPED
+from data.labels import UNMAPPED
 from models.bundle import load_head, seal_bundle
 from models.heads import LogisticHead
 from pipelines.artefacts import Outcome, StepSpec, replace_folder

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from data.errors import InputError
-from data.kaggle import UNMAPPED
+from data.labels import UNMAPPED
 from data.patches import PatchSet
 from pipelines.artefacts import Outcome, StepSpec
 from pipelines.config import Config

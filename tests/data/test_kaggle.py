@@ -1,12 +1,16 @@
 """Kaggle's layout: what is read, and what is said of everything that is wrong with it."""
 
+import os
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
 
 from data.errors import InputError
-from data.kaggle import UNMAPPED, KaggleSource, read_patch
+from data.kaggle import KaggleSource
+from data.labels import UNMAPPED
 
 
 def rewrite(path, change):
@@ -74,7 +78,7 @@ def test_patches_that_the_map_leaves_out_share_one_group(kaggle_folder):
         ),
         (
             lambda f: rewrite(f / "patch_id_wsi.csv", lambda t: t.rename(columns={"wsi": "x"})),
-            "expected columns id,wsi; got id,x",
+            "expected a column one of slides .wsi, slide, .*; got id,x",
         ),
     ],
     ids=[
@@ -100,35 +104,57 @@ def test_missing_skip_keeps_what_has_both_and_says_what_it_left_out(kaggle_folde
     assert source.skipped[gone.stem] == "no image under train/"
 
 
-def save(path, mode="RGB", size=(96, 96)):
-    Image.new(mode, size).save(path)
-    return path
+def test_an_image_that_is_not_plain_rgb_is_set_aside(kaggle_folder):
+    folder = kaggle_folder(n=20)
+    Image.new("L", (96, 96)).save(next((folder / "train").glob("0005*")))
+    (victim,) = (folder / "train").glob("0007*")
+    victim.unlink()
+    victim.mkdir()
+    pixels, reasons = KaggleSource(folder).read(0, 20)
+    assert reasons == {5: "expected an RGB image, got mode L", 7: "not readable as an image (Is a directory)"}
+    assert len(pixels) == 20
 
 
-@pytest.mark.parametrize(
-    ("make", "reason"),
-    [
-        (lambda p: save(p, size=(95, 96)), "expected 96 × 96 pixels, got 95 × 96"),
-        (lambda p: save(p, mode="L"), "expected an RGB image, got mode L"),
-        (lambda p: save(p, mode="RGBA"), "expected an RGB image, got mode RGBA"),
-        (lambda p: p.write_bytes(b"not an image"), "not an image that can be read"),
-        (lambda p: p.write_bytes(b""), "not an image that can be read"),
-        (lambda p: p.write_bytes(save(p).read_bytes()[:9000]), "not readable as an image"),
-    ],
-    ids=["size", "grey", "alpha", "text", "empty", "truncated"],
-)
-def test_an_unusable_file_gives_a_reason(tmp_path, make, reason):
-    path = tmp_path / "a.tif"
-    make(path)
-    assert reason in read_patch(path, np.zeros((96, 96, 3), np.uint8))
+def test_patches_without_labels_are_a_source_of_their_own(kaggle_folder):
+    folder = kaggle_folder(n=20)
+    assert KaggleSource(folder).unlabelled is None
+    shutil.copytree(folder / "train", folder / "test")
+    (folder / "test" / "._0000.tif").write_bytes(b"what macOS leaves")
+    rest = KaggleSource(folder).unlabelled
+    assert list(rest.table) == ["patch_id", "slide"]
+    assert rest.table["patch_id"].tolist() == sorted(path.stem for path in (folder / "train").iterdir())
+    assert rest.table["slide"].isna().all()
+    np.testing.assert_array_equal(rest.read(3, 9)[0], KaggleSource(folder).read(3, 9)[0])
 
 
-def test_a_tiff_cut_anywhere_is_never_taken_for_whole(tmp_path):
-    whole = save(tmp_path / "whole.tif").read_bytes()
-    path = tmp_path / "cut.tif"
-    for length in range(0, len(whole), len(whole) // 100):
-        path.write_bytes(whole[:length])
-        assert read_patch(path, np.zeros((96, 96, 3), np.uint8)), f"cut at {length} of {len(whole)} bytes"
+def test_a_name_that_no_table_can_hold_is_listed(kaggle_folder):
+    folder = kaggle_folder(n=20)
+    shutil.copytree(folder / "train", folder / "test")
+    for part in ("train", "test"):
+        image = next((folder / part).glob("0007*")).read_bytes()
+        with open(os.fsencode(folder / part) + b"/a\xff.tif", "wb") as file:
+            file.write(image)
+    with pytest.raises(InputError, match=r"1 images have no label \(first: 'a.udcff.tif'\)"):
+        KaggleSource(folder)
+    source = KaggleSource(folder, missing="skip")
+    assert source.skipped == {r"a\xff": "no label in train_labels.csv"}
+    assert source.unlabelled.skipped == {r"a\xff": "its name is not UTF-8: rename it"}
+    assert len(source.unlabelled.table) == 20
+
+
+def test_another_slide_map_is_taken_by_name_or_path(kaggle_folder, tmp_path):
+    folder = kaggle_folder(n=20)
+    (folder / "patch_id_wsi.csv").rename(tmp_path / "map.csv")
+    table = pd.read_csv(tmp_path / "map.csv", dtype=str)
+    expected = table.sort_values("id")["wsi"].tolist()
+    table.assign(id="train/" + table["id"] + ".TIF").rename(columns={"id": "File", "wsi": " Slide_ID"}).to_csv(
+        folder / "other.csv", index=False
+    )
+    for slide_map in ("other.csv", str(tmp_path / "map.csv")):
+        assert KaggleSource(folder, slide_map=slide_map).table["slide"].tolist() == expected
+    assert KaggleSource(folder).table["slide"].isna().all()
+    with pytest.raises(InputError, match=r"nowhere\.csv: expected a CSV file with the slide of each patch"):
+        KaggleSource(folder, slide_map="nowhere.csv")
 
 
 def test_the_real_sample(sample):
@@ -136,3 +162,4 @@ def test_the_real_sample(sample):
     assert len(source.table) == 2965
     assert source.table["slide"].nunique() == 36
     assert source.table["label"].sum() == 1147
+    assert len(source.unlabelled.table) == 300
