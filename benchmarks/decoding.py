@@ -104,13 +104,12 @@ def main():
     expected = ways["Pillow"](found[:256])
     assert all(np.array_equal(read(found[:256]), expected) for read in ways.values())
     print(f"{len(found)} files, warm, best of {PASSES} passes; files a second on one and two threads, ratio to Pillow")
-    plain = 0.0
-    for name, read in reversed(ways.items()):
+    rates = {}
+    for name, read in ways.items():
         some = names if name in {"ours", "OpenCV"} else names[:2048]
-        one, two = rate(read, some, 1), rate(read, some, 2)
-        plain = one if name == "Pillow" else plain
-        ratio = f"{max(one, two) / plain:8.1f}" if plain else ""
-        print(f"{name:<10}{one:>10.0f}{two:>10.0f}{ratio}")
+        rates[name] = rate(read, some, 1), rate(read, some, 2)
+    for name, (one, two) in rates.items():
+        print(f"{name:<10}{one:>10.0f}{two:>10.0f}{max(one, two) / max(rates['Pillow']):>8.1f}")
     print(
         f"decoded, hashed and written on two threads: {prepared(place, names):.0f} patches a second; the aim is {AIM}"
     )

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data import kaggle
-from data.kaggle import KaggleSource
+from data import folder, kaggle, pcam
 from data.patches import Source
 from data.phantom import Phantom, phantom
 
@@ -64,7 +63,14 @@ SOURCES: tuple[SourceKind, ...] = (
         lambda **options: PhantomSource(phantom(**options)),
         ("n", "slides", "size", "difficulty", "confound", "seed"),
     ),
-    SourceKind("kaggle", KaggleSource, ("path", "size", "missing", "slide_map"), kaggle.content),
+    SourceKind("kaggle", kaggle.KaggleSource, ("path", "size", "missing", "slide_map"), kaggle.content),
+    SourceKind("pcam", pcam.PcamSource, ("path", "size"), pcam.content),
+    SourceKind(
+        "folder",
+        folder.FolderSource,
+        ("path", "size", "missing", "slide_map", "resize", "positive"),
+        folder.content,
+    ),
 )
 
 

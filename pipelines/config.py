@@ -21,11 +21,15 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Where patches come from."""
 
-    source: Literal["phantom", "kaggle"] = Field("phantom", description="kind of data set")
+    source: Literal["phantom", "kaggle", "pcam", "folder"] = Field("phantom", description="kind of data set")
     path: str = Field("", description="folder of the data set; the phantom needs none")
     size: int = Field(96, ge=32, description="height and width of a patch, px")
     missing: Literal["error", "skip"] = Field("error", description="ids without image and images without label")
     slide_map: str = Field("", description="CSV file with the slide of each patch; empty for the layout's usual one")
+    resize: Literal["refuse", "resize", "crop"] = Field("refuse", description="folder: images of another size")
+    positive: tuple[str, ...] = Field(
+        (), description="folder: positive classes; empty where names such as tumour say it"
+    )
     strict: bool = Field(False, description="a patch that cannot be read is fatal instead of set aside")
     n: int = Field(2000, ge=20, description="phantom: number of patches")
     slides: int = Field(40, ge=2, description="phantom: number of slides")

@@ -29,7 +29,7 @@ def test_settings_win_over_the_file():
         ("split.fold=3", r"unknown key 'split.fold'; did you mean 'split.folds'\?"),
         ("folds=3", r"unknown key 'folds'; did you mean 'split.folds'\?"),
         ("split.folds=1", r"split.folds: Input should be greater than or equal to 2; got 1"),
-        ("data.source=kagle", "data.source: Input should be 'phantom' or 'kaggle'; got 'kagle'"),
+        ("data.source=kagle", "data.source: Input should be 'phantom', 'kaggle', 'pcam' or 'folder'; got 'kagle'"),
         ("split.folds", r"--set must look like section.key=value; got 'split.folds'"),
         ("name.x=1", "'name' is a value, not a section"),
         ("name=../elsewhere", "name must be a folder name without slashes; got '../elsewhere'"),
