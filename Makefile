@@ -8,6 +8,8 @@ SET     ?=
 REBUILD ?=
 STRICT  ?=
 MISSING ?=
+DATASET ?=
+MIRROR  ?=
 
 VENV := .venv
 PY   := $(VENV)/bin/python
@@ -18,7 +20,7 @@ PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --only-b
 SETTINGS = --config '$(CONFIG)' $(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(foreach s,$(SET),--set '$(s)') \
            $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
 
-.PHONY: help baseline prepare features embeddings heads report test lint bench docs lock clean
+.PHONY: help data baseline prepare features embeddings heads report test lint bench docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list every target
@@ -26,10 +28,14 @@ help:  ## list every target
 	@echo
 	@echo "  CONFIG=configs/kaggle.toml  which configuration (default: $(CONFIG))"
 	@echo "  DATA=folder                 where the data set lies"
+	@echo "  DATASET=pcam                what make data brings: pcam (MIRROR=url), kaggle, or a zip or tar file"
 	@echo "  RUN=name                    results go to runs/<name>/ (default: the configuration's name)"
 	@echo "  SET='key=value …'           single settings without spaces, e.g. SET='seed=1 split.folds=4'"
 	@echo "  MISSING=skip STRICT=1       ids without image are skipped; an unreadable patch is fatal"
 	@echo "  REBUILD=1                   replace results that were made with another configuration"
+
+data: $(VENV)/.user  ## download DATASET=pcam|kaggle (or unpack an archive) into DATA=folder
+	@$(PY) -m pipelines data '$(DATASET)' $(if $(DATA),--data '$(DATA)') $(if $(MIRROR),--mirror '$(MIRROR)')
 
 baseline: $(VENV)/.user  ## features, embeddings, heads and the report: the ladder of honest numbers
 	@$(PY) -m pipelines baseline $(SETTINGS)

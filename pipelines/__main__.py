@@ -109,6 +109,20 @@ _command("report", "Step 7: ladder, importances, report.html and bundle.")
 _command("baseline", "All of the above, ending with the ladder in the terminal.")
 
 
+@app.command("data", help="Download a data set into a folder, check it against its published sums and unpack it.")
+def _data(
+    dataset: Annotated[str, typer.Argument(help="pcam, kaggle, or a zip or tar file that you downloaded.")],
+    data: Annotated[str, typer.Option("--data", help="Folder to bring it into.")] = "",
+    mirror: Annotated[str, typer.Option("--mirror", help="URL of a folder with PatchCamelyon's nine files.")] = "",
+) -> None:
+    from pipelines.console import Screen
+    from pipelines.fetching import fetch
+
+    if not data:
+        raise InputError("a folder must be named for the data set; got none. Give DATA=folder (--data).")
+    fetch(dataset, Path(data), mirror=mirror, screen=Screen())
+
+
 @app.command("settings", help="List every key that --set takes: its value in a configuration, and what it is.")
 def _settings(config: CONFIG = Path("configs/phantom.toml"), settings: SETTINGS = None) -> None:
     from pipelines.config import describe, load_config

@@ -127,7 +127,7 @@ ALL = [
         (ALL[2:], r"2 images have no label \(first: 'normal/0.png'\)"),
     ],
     ids=[
-        "above", "absolute", "drive", "above, backslashes", "empty", "up and down", "twice", "no label", "gone", "unlisted"
+        "above", "absolute", "drive", "backslashes", "empty", "up and down", "twice", "no label", "gone", "unlisted"
     ],
 )  # fmt: skip
 def test_wrong_tables_are_explained(folder, rows, message):
