@@ -27,6 +27,12 @@ MAX_RATIO = 100
 #: Archives below this may have any ratio up to it: a small text file squeezes well.
 SMALL_BYTES = 10**7
 
+#: What a damaged archive raises: ``ValueError`` for names that do not decode, ``NotImplementedError`` for ways of packing
+#: that Python does not know.
+FAULTS = (
+    zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, NotImplementedError
+)  # fmt: skip
+
 Open = Callable[[], AbstractContextManager[IO[bytes]]]
 
 
@@ -75,17 +81,9 @@ def unpack_archive(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -
             shutil.rmtree(partial, ignore_errors=True)
     except InputError:
         raise
-    # ValueError: names that do not decode; NotImplementedError: ways of packing that Python does not know.
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        EOFError,
-        zlib.error,
-        lzma.LZMAError,
-        ValueError,
-        NotImplementedError,
-    ) as error:
-        raise InputError(f"{archive}: expected a whole zip or tar file; got: {error}. Download it again.") from error
+    except FAULTS as error:
+        words = str(error).partition("\n")[0].rstrip(":")
+        raise InputError(f"{archive}: expected a whole zip or tar file; got: {words}. Download it again.") from error
     return top
 
 

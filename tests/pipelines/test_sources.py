@@ -1,0 +1,122 @@
+"""Every kind of data set through ``prepare``: what is written, reused, listed and noticed."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from data.errors import InputError
+from data.patches import PatchSet
+from pipelines.baseline import Run, one_step
+from pipelines.config import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run_of(kind, root, folder, *settings):
+    config = load_config(
+        ROOT / "configs" / f"{kind}.toml", [f"data.path='{folder}'", "split.folds=3", "engine.workers=2", *settings]
+    )
+    return Run(config, root)
+
+
+def manifest(run):
+    return json.loads((run.folder / "1-patches" / "manifest.json").read_text())
+
+
+def test_kaggles_patches_without_labels_get_files_of_their_own(kaggle_folder, tmp_path, capsys):
+    folder = kaggle_folder()
+    shutil.copytree(folder / "train", folder / "test")
+    next((folder / "test").glob("0003*")).write_bytes(b"")
+    run = run_of("kaggle", tmp_path, folder)
+    place = one_step(run, "prepare")
+    rest = PatchSet.open_unlabelled(place / "unlabelled")
+    assert list(rest.table) == ["patch_id", "slide", "sha256"]
+    assert len(rest.table) == len(rest.pixels) == 59
+    labelled = run.patches.table.set_index("patch_id")["sha256"]
+    assert rest.table["sha256"].tolist() == labelled[rest.table["patch_id"]].tolist()
+    set_aside = pd.read_csv(place / "unlabelled" / "set_aside.csv")
+    assert set_aside["patch_id"].str.startswith("0003").tolist() == [True]
+    notes = manifest(run)["notes"]
+    assert (notes["unlabelled"], notes["unlabelled_set_aside"], notes["set_aside"]) == (60, 1, 0)
+    # A changed file under test/ is noticed like one under train/.
+    shutil.copy(next((folder / "test").glob("0004*")), next((folder / "test").glob("0003*")))
+    one_step(run_of("kaggle", tmp_path, folder), "prepare")
+    assert "prepare: rebuilding, its input changed" in capsys.readouterr().out
+
+
+def test_a_slide_map_elsewhere_is_part_of_the_input(kaggle_folder, tmp_path, capsys):
+    folder = kaggle_folder()
+    other = tmp_path / "other.csv"
+    shutil.move(folder / "patch_id_wsi.csv", other)
+    one_step(run_of("kaggle", tmp_path, folder, f"data.slide_map='{other}'"), "prepare")
+    table = pd.read_csv(other, dtype=str)
+    table.assign(wsi="x" + table["wsi"]).to_csv(other, index=False)
+    run = run_of("kaggle", tmp_path, folder, f"data.slide_map='{other}'")
+    one_step(run, "prepare")
+    assert "its input changed" in capsys.readouterr().out
+    assert run.patches.table["slide"].str.startswith("xS").all()
+
+
+def test_gzipped_pcam_is_prepared_and_reused(tmp_path, capsys):
+    folder = tmp_path / "pcam"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    expected = []
+    for split, n in (("train", 60), ("valid", 20), ("test", 20)):
+        stem = folder / f"camelyonpatch_level_2_split_{split}"
+        expected.append(rng.integers(0, 256, (n, 32, 32, 3), dtype=np.uint8))
+        for part, values in (("x", expected[-1]), ("y", (np.arange(n, dtype=np.uint8) % 2).reshape(n, 1, 1, 1))):
+            with h5py.File(tmp_path / "plain.h5", "w") as file:
+                file.create_dataset(part, data=values)
+            Path(f"{stem}_{part}.h5.gz").write_bytes(gzip.compress((tmp_path / "plain.h5").read_bytes()))
+        pd.DataFrame({"wsi": [f"{split}{row // 5}" for row in range(n)]}).to_csv(f"{stem}_meta.csv")
+    run = run_of("pcam", tmp_path, folder, "data.size=32")
+    one_step(run, "prepare")
+    np.testing.assert_array_equal(run.patches.pixels, np.concatenate(expected))
+    assert run.patches.table["official"].value_counts().to_dict() == {"train": 60, "valid": 20, "test": 20}
+    assert manifest(run)["notes"]["source"] == {"official": {"train": 60, "valid": 20, "test": 20}}
+    one_step(run_of("pcam", tmp_path, folder, "data.size=32"), "prepare")
+    assert "prepare: up to date (100 rows" in capsys.readouterr().out
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "pictures"
+    for number in range(60):
+        path = folder / ("normal", "tumour", "stroma")[number % 3] / f"{number:02d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 32, 3), dtype=np.uint8)).save(path)
+    return folder
+
+
+def test_a_folder_of_images_is_prepared_by_the_rules_it_notes(pictures, tmp_path, capsys):
+    with pytest.raises(InputError, match=r"which of the classes 'normal', 'stroma', 'tumour' are positive"):
+        one_step(run_of("folder", tmp_path, pictures, "data.size=32"), "prepare")
+    settings = ["data.size=32", "data.resize=crop", "data.positive=['tumour']"]
+    run = run_of("folder", tmp_path, pictures, *settings)
+    one_step(run, "prepare")
+    table = run.patches.table
+    assert table["label"].tolist() == [int(name.startswith("tumour/")) for name in table["patch_id"]]
+    row = table["patch_id"].tolist().index("tumour/01.png")
+    whole = np.asarray(Image.open(pictures / "tumour" / "01.png"))
+    np.testing.assert_array_equal(run.patches.pixels[row], whole[4:36])
+    notes = manifest(run)["notes"]["source"]
+    assert notes["classes"]["tumour"] == {"label": 1, "patches": 20}
+    assert notes["size"] == "32 × 32; the centre is cut out; a smaller image is set aside"
+    (pictures / "normal" / "00.png").unlink()
+    one_step(run_of("folder", tmp_path, pictures, *settings), "prepare")
+    assert "prepare: rebuilding, its input changed" in capsys.readouterr().out
+
+
+def test_images_of_another_size_are_all_set_aside_with_the_reason(pictures, tmp_path):
+    run = run_of("folder", tmp_path, pictures, "data.size=32", "data.positive=['tumour']")
+    with pytest.raises(InputError, match=r"none of 60 .* \(first reason: expected 32 × 32 pixels, got 32 × 40"):
+        one_step(run, "prepare")
