@@ -27,7 +27,7 @@ MAX_RATIO = 100
 #: Archives below this may have any ratio up to it: a small text file squeezes well.
 SMALL_BYTES = 10**7
 
-#: What a damaged archive raises: ``ValueError`` for names that do not decode, ``NotImplementedError`` for ways of packing
+#: What a damaged archive raises: ``ValueError`` for names that do not decode, ``NotImplementedError`` for ways to pack
 #: that Python does not know.
 FAULTS = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, NotImplementedError
