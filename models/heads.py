@@ -16,8 +16,15 @@ from data.splits import grouped_folds
 #: Inverse regularisation strengths that logistic regression chooses from: embeddings want the small end.
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 
+#: Patches on which a strength is chosen, and on which a booster is grown, at most: slides are the sample, and more
+#: patches of the same slides say little more.
+CHOOSE_ON = 20_000
+GROW_ON = 30_000
+
 #: Trees between two looks at the unseen part while boosting.
 LOOK_EVERY = 10
+
+_BLOCK = 4096
 
 
 class _Head(ClassifierMixin, BaseEstimator, ABC):
@@ -100,7 +107,9 @@ class LogisticHead(_Head):
     """Ridge-penalised logistic regression on standardised columns; strength chosen inside the training slides.
 
     Centre and spread of every column are learned in ``fit``. The strength with the smallest log loss over inner folds
-    by group is taken, the stronger penalty on a tie, and the model is fitted again on all rows.
+    by group is taken, the stronger penalty on a tie, and the model is fitted again on all rows. Of more than
+    ``choose_on`` rows a random part of that size chooses, under a penalty that weighs as much against its loss as the
+    same strength does on all rows.
 
     Parameters
     ----------
@@ -108,6 +117,8 @@ class LogisticHead(_Head):
         Candidates for ``C``, scikit-learn's inverse penalty.
     folds : int
         Inner folds.
+    choose_on : int
+        Most rows that the inner folds hold.
     seed : int
 
     Attributes
@@ -124,9 +135,12 @@ class LogisticHead(_Head):
     classes_ : ndarray of shape (2,)
     """
 
-    def __init__(self, strengths: Sequence[float] = STRENGTHS, folds: int = 3, seed: int = 0) -> None:
+    def __init__(
+        self, strengths: Sequence[float] = STRENGTHS, folds: int = 3, choose_on: int = CHOOSE_ON, seed: int = 0
+    ) -> None:
         self.strengths = strengths
         self.folds = folds
+        self.choose_on = choose_on
         self.seed = seed
 
     def fit(self, X: Any, y: Any, groups: Any = None) -> LogisticHead:
@@ -135,8 +149,9 @@ class LogisticHead(_Head):
         strengths = sorted(self.strengths)
         losses: dict[float, list[float]] = {strength: [] for strength in strengths}
         if len(strengths) > 1:
-            for train, validation in inner_folds(codes, groups, self.folds, self.seed):
-                self._score(X, codes, train, validation, losses)
+            rows = self._choosers(len(X))
+            for train, validation in inner_folds(codes[rows], groups[rows], self.folds, self.seed):
+                self._score(X, codes, rows[train], rows[validation], losses, len(X) / len(rows))
         scored = {strength: float(np.mean(loss)) for strength, loss in losses.items() if loss}
         self.inner_loss_ = scored
         # Without any inner fold the middle candidate is as good a guess as another.
@@ -147,6 +162,12 @@ class LogisticHead(_Head):
         self.n_iter_ = int(model.n_iter_[0])
         return self
 
+    def _choosers(self, count: int) -> np.ndarray:
+        """Row numbers that the strength is chosen on."""
+        if count <= self.choose_on:
+            return np.arange(count)
+        return np.sort(np.random.default_rng(self.seed).choice(count, self.choose_on, replace=False))
+
     def _score(
         self,
         X: np.ndarray,
@@ -154,8 +175,12 @@ class LogisticHead(_Head):
         train: np.ndarray,
         validation: np.ndarray,
         losses: dict[float, list[float]],
+        share: float,
     ) -> None:
-        """Append every candidate's log loss on one inner fold, whose scaler sees its training rows only."""
+        """Append every candidate's log loss on one inner fold, whose scaler sees its training rows only.
+
+        ``share`` is the number of all rows for one that may choose.
+        """
         from sklearn.metrics import log_loss
 
         mean, scale = _centre_and_scale(X[train])
@@ -163,7 +188,7 @@ class LogisticHead(_Head):
         # From the strongest penalty to the weakest, each fit starting where the last one ended: far fewer steps.
         model = _logistic(1.0).set_params(warm_start=True)
         for strength in losses:
-            model.set_params(C=strength).fit(inside, y[train])
+            model.set_params(C=strength * share).fit(inside, y[train])
             losses[strength].append(log_loss(y[validation], model.predict_proba(outside)[:, 1]))
 
     def _positive(self, X: np.ndarray) -> np.ndarray:
@@ -182,14 +207,20 @@ def _logistic(strength: float) -> Any:
 
 def _centre_and_scale(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = X.mean(axis=0, dtype=np.float64)
-    spread = X.std(axis=0, dtype=np.float64)
+    # In blocks: numpy would make a float64 copy of the whole table.
+    blocks = (X[start : start + _BLOCK] for start in range(0, len(X), _BLOCK))
+    spread = np.sqrt(sum(np.square(block - mean).sum(axis=0) for block in blocks) / len(X))
     # A constant column's spread is rounding noise: dividing by it would make noise into a feature.
     constant = spread <= 1e-7 * np.maximum(np.abs(mean), 1e-30)
     return mean, np.where(constant, 1.0, spread)
 
 
 def _standardise(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    return (X - mean) / scale
+    """Standardise in float64 and round to the type of X, a block of rows at a time: one copy of the table, no more."""
+    out = np.empty_like(X)
+    for start in range(0, len(X), _BLOCK):
+        out[start : start + _BLOCK] = (X[start : start + _BLOCK] - mean) / scale
+    return out
 
 
 class XGBoostHead(_Head):
@@ -209,7 +240,10 @@ class XGBoostHead(_Head):
     columns : int
         Columns that a tree may use, drawn anew for each.
     rows : float
-        Share of the rows that a tree is grown on.
+        Share of the rows that a tree is grown on, drawn anew for each.
+    grow_on : int
+        Most rows that a booster is grown on, and stopped on, drawn for each: XGBoost's time and memory grow with all
+        rows of its matrix, whatever share of them a tree may use.
     bins : int
         Histogram bins a column.
     patience : int
@@ -240,6 +274,7 @@ class XGBoostHead(_Head):
         learning_rate: float = 0.05,
         columns: int = 64,
         rows: float = 0.8,
+        grow_on: int = GROW_ON,
         bins: int = 64,
         patience: int = 60,
         folds: int = 3,
@@ -252,6 +287,7 @@ class XGBoostHead(_Head):
         self.learning_rate = learning_rate
         self.columns = columns
         self.rows = rows
+        self.grow_on = grow_on
         self.bins = bins
         self.patience = patience
         self.folds = folds
@@ -267,11 +303,16 @@ class XGBoostHead(_Head):
         for grown, part in parts or [(np.arange(len(X)), np.arange(0))]:
             # XGBoost's histograms cost as much as all columns of its matrix, whatever share of them a tree may use.
             chosen = np.sort(rng.choice(X.shape[1], min(self.subspace, X.shape[1]), replace=False))
-            inside, outside = np.ascontiguousarray(X[np.ix_(grown, chosen)]), X[np.ix_(part, chosen)]
+            inside, outside = self._some(grown, rng), self._some(part, rng)
+            table = np.ascontiguousarray(X[np.ix_(inside, chosen)])
             self.columns_.append(chosen)
-            self.boosters_.append(self._grow(inside, codes[grown], outside, codes[part]))
+            self.boosters_.append(self._grow(table, codes[inside], X[np.ix_(outside, chosen)], codes[outside]))
         self.n_trees_ = [booster.num_boosted_rounds() for booster in self.boosters_]
         return self
+
+    def _some(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """At most ``grow_on`` of the rows, in their order."""
+        return rows if len(rows) <= self.grow_on else np.sort(rng.choice(rows, self.grow_on, replace=False))
 
     def _grow(self, X: np.ndarray, y: np.ndarray, part: np.ndarray, part_y: np.ndarray) -> Any:
         """Grow trees on (X, y), as many as rank the unseen part best; ``fewest`` where the part is empty."""

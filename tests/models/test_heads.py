@@ -8,6 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from models import heads
 from models.heads import HEADS, LogisticHead, XGBoostHead, inner_folds
 
 
@@ -110,6 +111,41 @@ def test_more_columns_than_the_subspace_are_shared_out(slides):
     other = X.copy()
     other[:, unused] = 99
     np.testing.assert_array_equal(head.predict_proba(other), head.predict_proba(X))
+
+
+def test_of_many_rows_a_part_chooses_and_all_are_fitted(slides, monkeypatch):
+    X, y, groups = slides
+    seen = []
+    monkeypatch.setattr(heads, "inner_folds", lambda *args: seen.append(len(args[0])) or inner_folds(*args))
+    head = LogisticHead(choose_on=200).fit(X, y, groups)
+    assert seen == [200]
+    plain = make_pipeline(StandardScaler(), LogisticRegression(C=head.C_, max_iter=2000)).fit(X.astype(float), y)
+    np.testing.assert_allclose(head.predict_proba(X), plain.predict_proba(X.astype(float)), atol=2e-4)
+
+
+def test_a_strength_weighs_the_same_on_a_part(slides):
+    """Every row four times: a quarter of them chooses under the penalty that the single rows would have."""
+    X, y, groups = (np.repeat(values, 4, axis=0) for values in slides)
+    once = LogisticHead(strengths=(0.004, 0.04)).fit(*slides)
+    fourfold = LogisticHead(strengths=(0.001, 0.01), choose_on=600).fit(X, y, groups)
+    np.testing.assert_allclose(fourfold.coef_, LogisticHead(strengths=(once.C_,)).fit(*slides).coef_, rtol=1e-3)
+    assert list(fourfold.inner_loss_.values()) == pytest.approx(list(once.inner_loss_.values()), rel=0.1)
+
+
+def test_boosters_grow_on_no_more_rows_than_they_may(slides, monkeypatch):
+    X, y, groups = slides
+    sizes, grow = [], XGBoostHead._grow
+
+    def watch(self, inside, inside_y, outside, outside_y):
+        sizes.append((len(inside), len(outside)))
+        return grow(self, inside, inside_y, outside, outside_y)
+
+    monkeypatch.setattr(XGBoostHead, "_grow", watch)
+    few = XGBoostHead(grow_on=150).fit(X, y, groups)
+    assert sizes == [(150, 150)] * 3
+    XGBoostHead(grow_on=10**6).fit(X, y, groups)
+    assert sizes[3:] == [(400, 200)] * 3
+    assert roc_auc_score(y, few.predict_proba(X)[:, 1]) > 0.85
 
 
 def test_one_slide_gives_one_booster_of_the_fewest_trees(slides):
