@@ -20,7 +20,7 @@ PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --only-b
 SETTINGS = --config '$(CONFIG)' $(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(foreach s,$(SET),--set '$(s)') \
            $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
 
-.PHONY: help data baseline prepare features embeddings heads report test lint bench docs lock clean
+.PHONY: help data baseline audit prepare features embeddings heads report test lint bench docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list every target
@@ -40,10 +40,11 @@ data: $(VENV)/.user  ## download DATASET=pcam|kaggle (or unpack an archive) into
 baseline: $(VENV)/.user  ## features, embeddings, heads and the report: the ladder of honest numbers
 	@$(PY) -m pipelines baseline $(SETTINGS)
 
-prepare features embeddings heads report: $(VENV)/.user
+audit prepare features embeddings heads report: $(VENV)/.user
 	@$(PY) -m pipelines $@ $(SETTINGS)
 
-prepare:     ## step 1: decode every patch once, split by slide
+audit:       ## duplicates, wrong labels, blank, blurred and marked patches: what was found, and what was done
+prepare:     ## step 1: decode every patch once, audit, split by slide
 features:    ## step 2: handcrafted colour, texture and nuclei features
 embeddings:  ## step 3: pretrained network embeddings
 heads:       ## step 4: logistic and XGBoost heads

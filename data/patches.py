@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import pandas as pd
@@ -57,14 +57,15 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class PatchSet:
-    """Patches of one data set, split by slide.
+    """Patches of one data set, split by group.
 
     Attributes
     ----------
     pixels : ndarray of shape (n, height, width, 3), dtype uint8
         Memory-mapped and read-only.
     table : DataFrame
-        ``patch_id, label, slide, split, fold, sha256``, a row a patch, in the order of ``pixels``.
+        ``patch_id, label, slide, group, split, fold, sha256``, a row a patch, in the order of ``pixels``. Patches of one
+        group never stand on two sides; ``slide`` is what the data set says.
     digest : str
         SHA-256 over the table's content, hashes of all pixels included.
     """
@@ -80,7 +81,7 @@ class PatchSet:
         Raises
         ------
         InputError
-            A slide (or an unmapped patch) stands in two folds or splits, or pixels and table differ in length.
+            A group stands in two folds or splits, or pixels and table differ in length.
         """
         patches = cls.open_unlabelled(folder)
         check_splits(patches.table)
@@ -111,7 +112,7 @@ def table_digest(table: pd.DataFrame) -> str:
 
 
 def write_table(table: pd.DataFrame, folder: Path) -> None:
-    """Write the patch table into ``folder``; checks first that no slide spans two folds or splits."""
+    """Write the patch table into ``folder``; checks first that no group spans two folds or splits."""
     check_splits(table)
     table.to_parquet(folder / TABLE, index=False)
 
@@ -122,8 +123,9 @@ def write_pixels(
     *,
     workers: int = 1,
     strict: bool = False,
+    measure: Callable[[np.ndarray], Any] | None = None,
     progress: Callable[[int], None] | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> tuple[pd.DataFrame, pd.DataFrame, list[Any]]:
     """Decode every patch of ``source`` once into ``folder/pixels.npy``, in bounded memory.
 
     Parameters
@@ -135,6 +137,8 @@ def write_pixels(
         Decoding threads. The result does not depend on it.
     strict : bool
         A patch that cannot be read is fatal, instead of being set aside.
+    measure : callable, optional
+        What else to find out while pixels are at hand: takes patches (m, size, size, 3), runs in the decoding threads.
     progress : callable, optional
         Called with the number of patches just finished.
 
@@ -144,6 +148,8 @@ def write_pixels(
         The rows of ``source.table`` that were read, with ``sha256`` of each patch's decoded pixels.
     set_aside : DataFrame
         ``patch_id, reason`` of the others.
+    measured : list
+        What ``measure`` returned, in the order of the table; empty without it.
 
     Raises
     ------
@@ -152,20 +158,23 @@ def write_pixels(
     """
     total = len(source.table)
     hashes: list[str] = []
+    measured: list[Any] = []
+    kept: list[int] = []
     reasons: dict[int, str] = {}
     shape = (source.size, source.size, 3)
     with (folder / PIXELS).open("wb") as file:
         header = _write_header(file, (total, *shape))
-        for start, pixels, digests, bad in _chunks(source, total, workers):
-            for row, reason in sorted(bad.items()):
+        for start, chunk in _chunks(source, total, workers, measure):
+            for row, reason in sorted(chunk.reasons.items()):
                 if strict:
                     raise InputError(f"{source.table.patch_id.iloc[start + row]}: {reason}. Mend it or drop --strict.")
                 reasons[start + row] = reason
-            file.write(pixels.data)
-            hashes += digests
+            file.write(chunk.pixels.data)
+            hashes += chunk.hashes
+            measured += [chunk.measured] if measure is not None and len(chunk.pixels) else []
+            kept += [start + row for row in chunk.rows]
             if progress is not None:
-                progress(len(pixels) + len(bad))
-        kept = [row for row in range(total) if row not in reasons]
+                progress(len(chunk.rows) + len(chunk.reasons))
         if not kept:
             first = next(iter(reasons.values()), "the source is empty")
             raise InputError(f"none of {total} patches could be read (first reason: {first}). Check the data folder.")
@@ -179,7 +188,7 @@ def write_pixels(
     set_aside = pd.DataFrame(
         {"patch_id": source.table.patch_id.iloc[lost].to_numpy(), "reason": [reasons[row] for row in lost]}
     )
-    return table, set_aside
+    return table, set_aside, measured
 
 
 def write_unlabelled(
@@ -212,32 +221,96 @@ def write_unlabelled(
         See :func:`write_pixels`.
     """
     folder.mkdir(exist_ok=True)
-    table, set_aside = write_pixels(source, folder, workers=workers, strict=strict, progress=progress)
+    table, set_aside, _ = write_pixels(source, folder, workers=workers, strict=strict, progress=progress)
     table.to_parquet(folder / TABLE, index=False)
     skipped = getattr(source, "skipped", {})
     more = pd.DataFrame({"patch_id": list(skipped), "reason": list(skipped.values())})
     return pd.concat([set_aside, more], ignore_index=True) if skipped else set_aside
 
 
-def _chunks(source: Source, total: int, workers: int):  # type: ignore[no-untyped-def]
-    """Yield what :func:`_decode` gives, chunk by chunk in order, with at most two chunks a worker in flight."""
+def drop_rows(folder: Path, keep: np.ndarray) -> None:
+    """Rewrite ``folder/pixels.npy`` in place with some of its patches, a chunk at a time.
+
+    Parameters
+    ----------
+    folder : Path
+    keep : ndarray of shape (n,), dtype bool
+    """
+    with (folder / PIXELS).open("r+b") as file:
+        shape, offset = _read_header(file)
+        each = int(np.prod(shape[1:]))
+        end = offset
+        for start in range(0, shape[0], CHUNK):
+            file.seek(offset + start * each)
+            count = min(CHUNK, shape[0] - start)
+            chunk = np.frombuffer(file.read(count * each), np.uint8).reshape(count, each)
+            file.seek(end)
+            # What is written never reaches beyond what was read.
+            end += file.write(np.ascontiguousarray(chunk[keep[start : start + count]]).data)
+        file.truncate(end)
+        file.seek(0)
+        if _write_header(file, (int(keep.sum()), *shape[1:])) != offset:
+            raise RuntimeError("the array header changed its length; numpy pads it so that this cannot happen")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_rows(folder: Path, rows: np.ndarray) -> np.ndarray:
+    """Some patches of ``folder/pixels.npy``, read one by one: mapping the file would count it all as memory.
+
+    Returns
+    -------
+    ndarray of shape (len(rows), height, width, 3), dtype uint8
+    """
+    with (folder / PIXELS).open("rb") as file:
+        shape, offset = _read_header(file)
+        each = int(np.prod(shape[1:]))
+        patches = np.empty((len(rows), *shape[1:]), np.uint8)
+        for place, row in enumerate(rows):
+            file.seek(offset + int(row) * each)
+            patches[place] = np.frombuffer(file.read(each), np.uint8).reshape(shape[1:])
+    return patches
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Patches that a decoding thread hands over: those that were read, and why the others were not."""
+
+    pixels: np.ndarray
+    rows: list[int]
+    reasons: Mapping[int, str]
+    hashes: list[str]
+    measured: Any
+
+
+def _read_chunk(source: Source, start: int, stop: int, measure: Callable[[np.ndarray], Any] | None) -> _Chunk:
+    pixels, reasons = source.read(start, stop)
+    rows = [row for row in range(len(pixels)) if row not in reasons]
+    pixels = np.ascontiguousarray(pixels[rows] if reasons else pixels)
+    hashes = [hashlib.sha256(patch.data).hexdigest() for patch in pixels]
+    return _Chunk(pixels, rows, reasons, hashes, measure(pixels) if measure is not None else None)
+
+
+def _chunks(
+    source: Source, total: int, workers: int, measure: Callable[[np.ndarray], Any] | None
+) -> Iterator[tuple[int, _Chunk]]:
+    """Yield (start, chunk) in order, with at most two chunks a worker in flight."""
     starts = list(range(0, total, CHUNK))
     with ThreadPoolExecutor(max_workers=workers) as pool:
         in_flight = []
         for start in [*starts, *([None] * (2 * workers))]:
             if start is not None:
-                in_flight.append(pool.submit(_decode, source, start, min(start + CHUNK, total)))
+                in_flight.append((start, pool.submit(_read_chunk, source, start, min(start + CHUNK, total), measure)))
             if in_flight and (start is None or len(in_flight) > 2 * workers):
-                yield in_flight.pop(0).result()
+                first, future = in_flight.pop(0)
+                yield first, future.result()
 
 
-def _decode(source: Source, start: int, stop: int) -> tuple[int, np.ndarray, list[str], Mapping[int, str]]:
-    """``start``, the pixels that could be read, their SHA-256 and the reasons of the others; runs in a worker."""
-    pixels, bad = source.read(start, stop)
-    if bad:
-        pixels = pixels[[row for row in range(len(pixels)) if row not in bad]]
-    pixels = np.ascontiguousarray(pixels)
-    return start, pixels, [hashlib.sha256(patch.data).hexdigest() for patch in pixels], bad
+def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], int]:
+    """Shape of an ``.npy`` file of uint8, and where its values begin."""
+    np.lib.format.read_magic(file)
+    shape, _, _ = np.lib.format.read_array_header_1_0(file)
+    return shape, file.tell()
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> int:

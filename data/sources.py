@@ -61,7 +61,7 @@ SOURCES: tuple[SourceKind, ...] = (
     SourceKind(
         "phantom",
         lambda **options: PhantomSource(phantom(**options)),
-        ("n", "slides", "size", "difficulty", "confound", "seed"),
+        ("n", "slides", "size", "difficulty", "confound", "faults", "seed"),
     ),
     SourceKind("kaggle", kaggle.KaggleSource, ("path", "size", "missing", "slide_map"), kaggle.content),
     SourceKind("pcam", pcam.PcamSource, ("path", "size"), pcam.content),

@@ -47,6 +47,7 @@ def _run(
     rebuild: bool,
     explain: str = "",
 ) -> None:
+    from pipelines.auditing import show_audit
     from pipelines.baseline import Run, baseline, one_step
     from pipelines.baseline import explain as explain_column
     from pipelines.config import load_config
@@ -59,6 +60,8 @@ def _run(
         explain_column(run, explain)
     elif step == "baseline":
         baseline(run)
+    elif step == "audit":
+        show_audit(run)
     else:
         run.screen.say(f"{step}: {one_step(run, step)}")
 
@@ -85,7 +88,8 @@ def _command(step: str, sentence: str) -> None:
         _run(step, config, settings, data, run, runs, missing, strict, rebuild)
 
 
-_command("prepare", "Step 1: decode every patch once, split by slide.")
+_command("prepare", "Step 1: decode every patch once, audit, split by slide.")
+_command("audit", "Show what step 1 found odd about the patches, and what was done about it.")
 
 
 @app.command("features", help="Step 2: handcrafted colour, texture and nuclei features.")

@@ -35,6 +35,7 @@ class DataConfig(_Section):
     slides: int = Field(40, ge=2, description="phantom: number of slides")
     difficulty: float = Field(0.5, ge=0, le=1, description="phantom: 0 easy, 1 hard")
     confound: float = Field(0.0, ge=0, le=1, description="phantom: how far tumour and scanner go together")
+    faults: bool = Field(False, description="phantom: plant duplicates, blank, blurred, pen-marked, mislabelled patches")
 
 
 class SplitConfig(_Section):
@@ -42,6 +43,29 @@ class SplitConfig(_Section):
 
     test_share: float = Field(0.2, gt=0, lt=1, description="share of the slides held out (at least 4 are)")
     folds: int = Field(5, ge=2, description="folds of the other slides")
+    groups: Literal["slide", "infer", "patch"] = Field(
+        "slide",
+        description="what is held out whole: slides; where none is known, clusters by stain; or single patches (leaks)",
+    )
+
+
+class AuditConfig(_Section):
+    """What follows from what is odd about a patch; data/audit.py says what each flag means."""
+
+    exact_duplicate: Literal["group", "drop", "keep"] = Field("group", description="patches with the same pixels")
+    near_duplicate: Literal["group", "drop", "keep"] = Field("group", description="the same picture, turned or altered")
+    across_slides: Literal["group", "drop", "keep"] = Field(
+        "group", description="duplicates in several slides: unite these slides, keep one slide's copies, or let them be"
+    )
+    across_splits: Literal["drop", "keep"] = Field("drop", description="training patches that the official test set holds")
+    contradictory: Literal["drop", "keep"] = Field("drop", description="the same pixels under both labels")
+    near_contradictory: Literal["keep", "drop"] = Field("keep", description="near duplicates under both labels")
+    blank: Literal["keep", "drop"] = Field("keep", description="bare glass")
+    black: Literal["keep", "drop"] = Field("keep", description="beyond the scanned area")
+    blurred: Literal["keep", "drop"] = Field("keep", description="out of focus")
+    saturated: Literal["keep", "drop"] = Field("keep", description="overexposed or cut off")
+    pen: Literal["keep", "drop"] = Field("keep", description="pen ink, thick folds, the frame")
+    no_slide: Literal["group", "drop"] = Field("group", description="left out by a slide map: one group, or dropped")
 
 
 class FeaturesConfig(_Section):
@@ -102,6 +126,7 @@ class Config(_Section):
     seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random")
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
+    audit: AuditConfig = AuditConfig()
     features: FeaturesConfig = FeaturesConfig()
     embeddings: EmbeddingsConfig = EmbeddingsConfig()
     heads: HeadsConfig = HeadsConfig()

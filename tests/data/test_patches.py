@@ -34,7 +34,7 @@ class MemorySource:
 def test_pixels_come_back_as_they_were(tmp_path, workers):
     source = MemorySource(2 * CHUNK + 7, bad=[0, CHUNK, 2 * CHUNK + 6])
     done = []
-    table, set_aside = write_pixels(source, tmp_path, workers=workers, progress=done.append)
+    table, set_aside, _ = write_pixels(source, tmp_path, workers=workers, progress=done.append)
     write_table(assign_splits(table, test_share=0.2, folds=3, seed=0), tmp_path)
     patches = PatchSet.open(tmp_path)
     kept = [row for row in range(source.n) if row not in source.bad]
@@ -68,7 +68,7 @@ def test_memory_does_not_grow_with_the_number_of_patches(tmp_path):
 
 
 def test_a_split_that_was_tampered_with_is_refused(tmp_path):
-    table, _ = write_pixels(MemorySource(120), tmp_path)
+    table, *_ = write_pixels(MemorySource(120), tmp_path)
     table = assign_splits(table, test_share=0.2, folds=3, seed=0)
     write_table(table, tmp_path)
     table.loc[table.index[table["split"] == "test"][0], ["split", "fold"]] = ["train", 0]
@@ -78,7 +78,7 @@ def test_a_split_that_was_tampered_with_is_refused(tmp_path):
 
 
 def test_a_table_of_another_length_is_refused(tmp_path):
-    table, _ = write_pixels(MemorySource(60), tmp_path)
+    table, *_ = write_pixels(MemorySource(60), tmp_path)
     write_table(assign_splits(table, test_share=0.2, folds=3, seed=0), tmp_path)
     np.save(tmp_path / "pixels.npy", np.zeros((59, 32, 32, 3), np.uint8))
     with pytest.raises(InputError, match="59 patches and 60 rows"):
@@ -90,7 +90,7 @@ def test_the_digest_follows_pixels_and_labels(tmp_path):
     for number, change in enumerate([{}, {"label": 1}, {"sha256": "0" * 64}]):
         folder = tmp_path / str(number)
         folder.mkdir()
-        table, _ = write_pixels(MemorySource(60), folder)
+        table, *_ = write_pixels(MemorySource(60), folder)
         table = assign_splits(table, test_share=0.2, folds=3, seed=0)
         for column, value in change.items():
             table.loc[0, column] = value

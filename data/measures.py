@@ -1,0 +1,219 @@
+"""What is measured on every patch while it is decoded: the numbers behind flags, duplicates and inferred slides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+import pandas as pd
+
+from data.duplicates import FREQUENCIES, cosines, describe
+
+#: Side of the blocks that grey values are averaged over before they are judged: sensor noise and grain fall out.
+BLOCK = 3
+
+#: Every second pixel of every second row says enough about colour.
+STRIDE = 2
+
+#: Side, in blocks, of the square that must be dark throughout to count as ink: 15 pixels, more than a nucleus.
+INK_BLOCKS = 5
+
+MEASURES = {
+    "brightness": "mean grey value, 0 to 255",
+    "contrast": "spread of grey values over blocks of 3 × 3 pixels",
+    "tissue": "share of blocks darker than grey 200",
+    "dark": "share of blocks with no colour channel above 60",
+    "ink": "share of squares of 15 × 15 pixels that hardly let red light through (no block above 90)",
+    "clipped": "share of pixels with a colour channel at 0 or 255",
+    "detail": "mean squared step between neighbouring blocks of 6 × 6 pixels, both directions added",
+    "sharpness": "the same step between blocks of 3 × 3 pixels, over that of 6 × 6: noise near 4, tissue about 1.2",
+    "red": "mean red, 0 to 255",
+    "green": "mean green, 0 to 255",
+    "blue": "mean blue, 0 to 255",
+    "nuclei_red": "red's share of the optical density where red is darkest (15 % of the pixels)",
+    "nuclei_blue": "blue's share there",
+    "fibres_red": "red's share of the optical density where red is bright (60 % of the pixels) and green is not glass",
+    "fibres_blue": "blue's share there",
+}
+"""What is measured on every patch, and how."""
+
+_COLUMNS = tuple(MEASURES)
+_DENSITY = (np.log10(256.0) - np.log10(np.arange(256) + 1.0)).astype(np.float32)
+
+_compiled = numba.njit(cache=True, nogil=True)
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What is measured on some patches.
+
+    Attributes
+    ----------
+    values : ndarray of shape (m, len(MEASURES)), dtype float32
+    bits : ndarray of shape (m,), dtype uint64
+    vectors : ndarray of shape (m, FREQUENCIES, FREQUENCIES), dtype int8
+        See :func:`data.duplicates.describe`.
+    """
+
+    values: np.ndarray
+    bits: np.ndarray
+    vectors: np.ndarray
+
+    @classmethod
+    def join(cls, parts: Sequence[Measures]) -> Measures:
+        """One after another."""
+        return cls(
+            np.concatenate([part.values for part in parts]),
+            np.concatenate([part.bits for part in parts]),
+            np.concatenate([part.vectors for part in parts]),
+        )
+
+    def table(self) -> pd.DataFrame:
+        """A row a patch, a column a measure."""
+        return pd.DataFrame(self.values, columns=list(_COLUMNS))
+
+
+def measure(patches: np.ndarray) -> Measures:
+    """Measure patches. Threads may call this at the same time; a patch's numbers depend on its own pixels only.
+
+    Parameters
+    ----------
+    patches : ndarray of shape (m, height, width, 3), dtype uint8
+        At least 32 × 32 pixels.
+
+    Returns
+    -------
+    Measures
+    """
+    height, width = patches.shape[1:3]
+    values = np.empty((len(patches), len(_COLUMNS)), np.float32)
+    bits = np.empty(len(patches), np.uint64)
+    vectors = np.empty((len(patches), FREQUENCIES, FREQUENCIES), np.int8)
+    _measure(patches, (cosines(height), cosines(width)), _DENSITY, values, bits, vectors)
+    return Measures(values, bits, vectors)
+
+
+@_compiled
+def _measure(patches, bases, density, values, bits, vectors):  # type: ignore[no-untyped-def]
+    height, width = patches.shape[1:3]
+    grey = np.empty((height, width), dtype=np.float32)
+    for i in range(len(patches)):
+        patch = patches[i]
+        clipped = 0
+        for y in range(height):
+            for x in range(width):
+                red, green, blue = patch[y, x, 0], patch[y, x, 1], patch[y, x, 2]
+                grey[y, x] = (np.float32(red) + np.float32(green) + np.float32(blue)) / np.float32(3)
+                least, most = min(red, min(green, blue)), max(red, max(green, blue))
+                clipped += least == 0 or most == 255
+        bits[i] = describe(grey, bases, vectors[i])
+        row = values[i]
+        _judge_blocks(patch, row)
+        row[5] = clipped / (height * width)
+        _judge_colours(patch, density, row)
+
+
+@_compiled
+def _judge_blocks(patch, row):  # type: ignore[no-untyped-def]
+    """Brightness, contrast, tissue, dark, ink, detail and sharpness."""
+    tall, wide = patch.shape[0] // BLOCK, patch.shape[1] // BLOCK
+    blocks, reds = np.empty((tall, wide), dtype=np.float32), np.empty((tall, wide), dtype=np.float32)
+    tissue, dark, total, squares = 0, 0, 0.0, 0.0
+    for y in range(tall):
+        for x in range(wide):
+            red, green, blue = np.int64(0), np.int64(0), np.int64(0)
+            for dy in range(BLOCK):
+                for dx in range(BLOCK):
+                    red += patch[BLOCK * y + dy, BLOCK * x + dx, 0]
+                    green += patch[BLOCK * y + dy, BLOCK * x + dx, 1]
+                    blue += patch[BLOCK * y + dy, BLOCK * x + dx, 2]
+            area = np.float32(BLOCK * BLOCK)
+            level = (red + green + blue) / (3 * area)
+            blocks[y, x], reds[y, x] = level, red / area
+            tissue += level < 200
+            dark += max(red, max(green, blue)) < 60 * area
+            total += level
+            squares += level * level
+    count = tall * wide
+    mean = total / count
+    row[0], row[1] = mean, np.sqrt(max(squares / count - mean * mean, 0.0))
+    row[2], row[3], row[4] = tissue / count, dark / count, _ink(reds)
+    fine = _steps(blocks)
+    halves = np.empty((tall // 2, wide // 2), dtype=np.float32)
+    for y in range(tall // 2):
+        for x in range(wide // 2):
+            upper = blocks[2 * y, 2 * x] + blocks[2 * y, 2 * x + 1]
+            halves[y, x] = (upper + blocks[2 * y + 1, 2 * x] + blocks[2 * y + 1, 2 * x + 1]) / 4
+    row[6] = _steps(halves)
+    # A flat patch has no steps to compare.
+    row[7] = fine / row[6] if row[6] > 0 else np.float32(4)
+
+
+@_compiled
+def _steps(blocks):  # type: ignore[no-untyped-def]
+    tall, wide = blocks.shape
+    down, across = 0.0, 0.0
+    for y in range(tall - 1):
+        for x in range(wide):
+            down += (blocks[y + 1, x] - blocks[y, x]) ** 2
+    for y in range(tall):
+        for x in range(wide - 1):
+            across += (blocks[y, x + 1] - blocks[y, x]) ** 2
+    return down / ((tall - 1) * wide) + across / (tall * (wide - 1))
+
+
+@_compiled
+def _ink(reds):  # type: ignore[no-untyped-def]
+    tall, wide = reds.shape[0] - INK_BLOCKS + 1, reds.shape[1] - INK_BLOCKS + 1
+    found = 0
+    for y in range(tall):
+        for x in range(wide):
+            opaque = True
+            for dy in range(INK_BLOCKS):
+                for dx in range(INK_BLOCKS):
+                    opaque = opaque and reds[y + dy, x + dx] < 90
+            found += opaque
+    return found / (tall * wide)
+
+
+@_compiled
+def _judge_colours(patch, density, row):  # type: ignore[no-untyped-def]
+    """Mean colour, and the tints of what takes up haematoxylin and of what does not."""
+    height, width = patch.shape[:2]
+    counts = np.zeros(256, dtype=np.int64)
+    sums = np.zeros(3, dtype=np.int64)
+    pixels = 0
+    for y in range(0, height, STRIDE):
+        for x in range(0, width, STRIDE):
+            counts[patch[y, x, 0]] += 1
+            pixels += 1
+            for channel in range(3):
+                sums[channel] += patch[y, x, channel]
+    for channel in range(3):
+        row[8 + channel] = sums[channel] / pixels
+    dark_end, bright_end = _level(counts, 0.15 * pixels), _level(counts, 0.4 * pixels)
+    nuclei, fibres = np.full(3, 1e-3), np.full(3, 1e-3)
+    for y in range(0, height, STRIDE):
+        for x in range(0, width, STRIDE):
+            red = patch[y, x, 0]
+            if red <= dark_end:
+                for channel in range(3):
+                    nuclei[channel] += density[patch[y, x, channel]]
+            elif red > bright_end and patch[y, x, 1] < 193:
+                for channel in range(3):
+                    fibres[channel] += density[patch[y, x, channel]]
+    row[11], row[12] = nuclei[0] / nuclei.sum(), nuclei[2] / nuclei.sum()
+    row[13], row[14] = fibres[0] / fibres.sum(), fibres[2] / fibres.sum()
+
+
+@_compiled
+def _level(counts, wanted):  # type: ignore[no-untyped-def]
+    """Lowest level that at least ``wanted`` values do not exceed."""
+    reached = 0
+    for level in range(256):
+        reached += counts[level]
+        if reached >= wanted:
+            return level
+    return 255

@@ -1,0 +1,58 @@
+"""What ``audit`` shows: which flags patches have, what was done about them, and how the split came out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from pipelines.prepare import AUDIT, EXAMPLES, PICTURES, SET_ASIDE, SLIDES, SUMMARY, balance
+
+if TYPE_CHECKING:
+    from pipelines.baseline import Run
+
+#: What a policy does, in words; with dropped patches their number is said as well.
+DONE = {"keep": "kept", "group": "kept on one side of the split", "drop": "dropped"}
+
+
+def show_audit(run: Run) -> None:
+    """Show the audit's summary, the balance of the split and where everything lies."""
+    folder, manifest = run.prepared
+    summary = pd.read_csv(folder / SUMMARY)
+    shown = pd.DataFrame(
+        {
+            "flag": summary["flag"],
+            "a patch with it …": summary["meaning"],
+            "patches": summary["patches"].map("{:,}".format),
+            "share": summary["share"].map("{:.2%}".format),
+            "positive": summary["positive"].map(lambda share: "" if pd.isna(share) else f"{share:.0%}"),
+            "policy": summary["policy"],
+            "what was done": [consequence(row) for row in summary.to_dict("records")],
+        }
+    )
+    rows = manifest["rows"]
+    run.screen.table(shown, f"audit: {rows:,} patches kept, {manifest['notes']['set_aside']:,} set aside")
+    parts = balance(run.patches.table)
+    total = run.patches.table
+    parts["share of patches"] = (parts["patches"] / len(total)).map("{:.1%}".format)
+    parts["prevalence"] = parts["prevalence"].map("{:.1%}".format)
+    run.screen.table(parts, f"split: prevalence {total['label'].mean():.1%} over all")
+    counts = pd.read_csv(folder / SLIDES)
+    run.screen.say(
+        f"slides: {len(counts)}, {counts['patches'].min():,} to {counts['patches'].max():,} patches each, "
+        f"prevalence {counts['positive'].min():.0%} to {counts['positive'].max():.0%}"
+    )
+    run.screen.say(f"every patch, measure and flag: {folder / AUDIT}; a row a slide: {folder / SLIDES}")
+    run.screen.say(f"examples: {folder / PICTURES} and {folder / EXAMPLES}; what was set aside: {folder / SET_ASIDE}")
+    run.screen.say("policies are settings: --set audit.blurred=drop; `settings` lists them")
+
+
+def consequence(row: dict[str, object]) -> str:
+    """What was done about the patches of one row of the summary."""
+    patches, dropped = int(str(row["patches"])), int(str(row["dropped"]))
+    if not patches:
+        return ""
+    if row["policy"] == "drop" or dropped == patches:
+        return f"{dropped:,} dropped"
+    done = DONE[str(row["policy"])]
+    return f"{dropped:,} dropped, others {done}" if dropped else done
