@@ -1,7 +1,7 @@
 """What is odd about patches, flagged by stated rules, and what follows from it.
 
-Every flag is a rule on numbers that stand in the audit table beside it, never a list of ids. Thresholds were set on 2,965
-real PCam patches, looked at one by one around each, and on the phantom, whose faults are on record.
+Every flag is a rule on numbers that stand in the audit table beside it, never a list of ids. Thresholds were set on
+2,965 real PCam patches, looked at one by one around each, and on the phantom, whose faults are on record.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ LEAST_TISSUE = 0.05
 
 #: Slides with copies of one patch are united as long as no group comes to hold more than this share of all patches.
 MOST = 0.2
+
 
 @dataclass(frozen=True)
 class Flag:
@@ -104,8 +105,8 @@ def examine(table: pd.DataFrame, measures: Measures) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        A row a patch: ``patch_id, label, slide`` (and ``official``); a column a measure; a column a flag, true or false;
-        ``exact_of`` and ``set``, the lowest row with the same pixels and the lowest row of all its duplicates;
+        A row a patch: ``patch_id, label, slide`` (and ``official``); a column a measure; a column a flag, true or
+        false; ``exact_of`` and ``set``, the lowest row with the same pixels and the lowest row of all its duplicates;
         ``similarity`` to the patch that it was found by (1 for equal pixels, missing without a duplicate) and
         ``symmetry`` (what turns that patch into this one, see :class:`data.duplicates.NearPairs`).
     """
@@ -128,7 +129,7 @@ def examine(table: pd.DataFrame, measures: Measures) -> pd.DataFrame:
         "near_duplicate": np.isin(exact_of, np.append(pairs.first, pairs.second)),
         **_set_flags(table, exact_of, sets, usable),
         **own_flags(values),
-        "no_slide": np.asarray(~is_known(table["slide"]) & is_known(table["slide"]).any()),
+        "no_slide": _left_out(table["slide"]),
     }
     kept = [name for name in ("patch_id", "label", "slide", "official") if name in table]
     ordered = pd.DataFrame({flag.name: flags[flag.name] for flag in FLAGS})
@@ -217,8 +218,8 @@ def summarise(audit: pd.DataFrame, policies: Mapping[str, str]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``flag, patches, share, positive, policy, dropped, meaning``, a row a flag: how many patches have it, their share
-        of all, the share of positives among them, and how many were dropped for it.
+        ``flag, patches, share, positive, policy, dropped, meaning``, a row a flag: how many patches have it, their
+        share of all, the share of positives among them, and how many were dropped for it.
     """
     rows = []
     for flag in FLAGS:
@@ -258,6 +259,12 @@ def choose_examples(audit: pd.DataFrame, most: int = 8) -> pd.DataFrame:
         places = (step * chosen[:, None] + np.arange(step)).ravel()
         found += [{"flag": flag.name, "row": int(row)} for row in rows[places[places < len(rows)]]]
     return pd.DataFrame(found, columns=["flag", "row"])
+
+
+def _left_out(slides: pd.Series) -> np.ndarray:
+    """Whether a patch has no slide while others have."""
+    known = is_known(slides).to_numpy()
+    return ~known if known.any() else np.zeros(len(known), bool)
 
 
 def _set_flags(
@@ -305,9 +312,7 @@ def _away(audit: pd.DataFrame, dropped_by: np.ndarray) -> np.ndarray:
     return away
 
 
-def _links(
-    audit: pd.DataFrame, dropped_by: np.ndarray, policies: Mapping[str, str]
-) -> tuple[np.ndarray, np.ndarray]:
+def _links(audit: pd.DataFrame, dropped_by: np.ndarray, policies: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
     """Rows that stay and must stay together: each with the first of its set, on the same official side."""
     first = np.arange(len(audit))
     if policies["near_duplicate"] == GROUP:

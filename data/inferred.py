@@ -1,8 +1,8 @@
 """Stand-ins for slides where none is known: clusters of patches that are stained alike.
 
-Slides differ in stain first of all, so patches of one slide tend to fall into one cluster, though a cluster holds patches
-of several slides. Fewer clusters hold slides together better; so there are as few as a split can do with. What this
-recovers of real slides, and what it does not, stands in docs/decisions.md.
+Slides differ in stain first of all, so patches of one slide tend to fall into one cluster, though a cluster holds
+patches of several slides. Fewer clusters hold slides together better; so there are as few as a split can do with. What
+this recovers of real slides, and what it does not, stands in docs/decisions.md.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ def _measure(patches, bases, density, values, bits, vectors):  # type: ignore[no
             for x in range(width):
                 red, green, blue = patch[y, x, 0], patch[y, x, 1], patch[y, x, 2]
                 grey[y, x] = (np.float32(red) + np.float32(green) + np.float32(blue)) / np.float32(3)
-                least, most = min(red, min(green, blue)), max(red, max(green, blue))
+                least, most = min(red, green, blue), max(red, green, blue)
                 clipped += least == 0 or most == 255
         bits[i] = describe(grey, bases, vectors[i])
         row = values[i]
@@ -133,7 +133,7 @@ def _judge_blocks(patch, row):  # type: ignore[no-untyped-def]
             level = (red + green + blue) / (3 * area)
             blocks[y, x], reds[y, x] = level, red / area
             tissue += level < 200
-            dark += max(red, max(green, blue)) < 60 * area
+            dark += max(red, green, blue) < 60 * area
             total += level
             squares += level * level
     count = tall * wide

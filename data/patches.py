@@ -64,8 +64,8 @@ class PatchSet:
     pixels : ndarray of shape (n, height, width, 3), dtype uint8
         Memory-mapped and read-only.
     table : DataFrame
-        ``patch_id, label, slide, group, split, fold, sha256``, a row a patch, in the order of ``pixels``. Patches of one
-        group never stand on two sides; ``slide`` is what the data set says.
+        ``patch_id, label, slide, group, split, fold, sha256``, a row a patch, in the order of ``pixels``. Patches of
+        one group never stand on two sides; ``slide`` is what the data set says.
     digest : str
         SHA-256 over the table's content, hashes of all pixels included.
     """

@@ -58,8 +58,9 @@ def base_groups(table: pd.DataFrame, *, by_patch: bool = False) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n,), dtype object
-        The patch's slide; "(unmapped)" for all patches without one where others have one; "patch:<id>" where no slide is
-        known at all. A slide that an official split has cut in two is two groups: ``<slide>`` and ``<slide> (test)``.
+        The patch's slide; "(unmapped)" for all patches without one where others have one; "patch:<id>" where no slide
+        is known at all. A slide that an official split has cut in two is two groups, ``<slide>`` and
+        ``<slide> (test)``.
     """
     slides = table["slide"].astype(object)
     alone = "patch:" + table["patch_id"].astype(str)
@@ -124,7 +125,9 @@ def assign_splits(table: pd.DataFrame, *, test_share: float, folds: int, seed: i
     labels, groups, sides = table["label"].to_numpy(), patch_groups(table), official_sides(table)
     check_enough(table, test_share=test_share, folds=folds)
     if sides is None:
-        held_out = pd.Series(groups).isin(choose_test_groups(labels, groups, test_share=test_share, seed=seed)).to_numpy()
+        held_out = (
+            pd.Series(groups).isin(choose_test_groups(labels, groups, test_share=test_share, seed=seed)).to_numpy()
+        )
     else:
         held_out = sides == TEST
     fold = np.full(len(table), -1, dtype=np.int8)

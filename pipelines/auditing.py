@@ -7,12 +7,10 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from pipelines.prepare import AUDIT, EXAMPLES, PICTURES, SET_ASIDE, SLIDES, SUMMARY, balance
+from reports.audit import consequence
 
 if TYPE_CHECKING:
     from pipelines.baseline import Run
-
-#: What a policy does, in words; with dropped patches their number is said as well.
-DONE = {"keep": "kept", "group": "kept on one side of the split", "drop": "dropped"}
 
 
 def show_audit(run: Run) -> None:
@@ -45,14 +43,3 @@ def show_audit(run: Run) -> None:
     run.screen.say(f"every patch, measure and flag: {folder / AUDIT}; a row a slide: {folder / SLIDES}")
     run.screen.say(f"examples: {folder / PICTURES} and {folder / EXAMPLES}; what was set aside: {folder / SET_ASIDE}")
     run.screen.say("policies are settings: --set audit.blurred=drop; `settings` lists them")
-
-
-def consequence(row: dict[str, object]) -> str:
-    """What was done about the patches of one row of the summary."""
-    patches, dropped = int(str(row["patches"])), int(str(row["dropped"]))
-    if not patches:
-        return ""
-    if row["policy"] == "drop" or dropped == patches:
-        return f"{dropped:,} dropped"
-    done = DONE[str(row["policy"])]
-    return f"{dropped:,} dropped, others {done}" if dropped else done

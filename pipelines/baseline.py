@@ -122,7 +122,8 @@ class Run:
         """Folder and manifest of the report; also writes the run's stable outputs."""
         from pipelines.reporting import make_report, publish, report_spec
 
-        inputs = {folder.name: manifest_digest(manifest) for folder, manifest in [self.heads, *self.tables.values()]}
+        steps = [self.prepared, self.heads, *self.tables.values()]
+        inputs = {folder.name: manifest_digest(manifest) for folder, manifest in steps}
 
         def build(folder: Path) -> Any:
             return make_report(self, folder)

@@ -35,7 +35,9 @@ class DataConfig(_Section):
     slides: int = Field(40, ge=2, description="phantom: number of slides")
     difficulty: float = Field(0.5, ge=0, le=1, description="phantom: 0 easy, 1 hard")
     confound: float = Field(0.0, ge=0, le=1, description="phantom: how far tumour and scanner go together")
-    faults: bool = Field(False, description="phantom: plant duplicates, blank, blurred, pen-marked, mislabelled patches")
+    faults: bool = Field(
+        False, description="phantom: plant duplicates, blank, blurred, pen-marked, mislabelled patches"
+    )
 
 
 class SplitConfig(_Section):
@@ -57,7 +59,9 @@ class AuditConfig(_Section):
     across_slides: Literal["group", "drop", "keep"] = Field(
         "group", description="duplicates in several slides: unite these slides, keep one slide's copies, or let them be"
     )
-    across_splits: Literal["drop", "keep"] = Field("drop", description="training patches that the official test set holds")
+    across_splits: Literal["drop", "keep"] = Field(
+        "drop", description="training patches that the official test set holds"
+    )
     contradictory: Literal["drop", "keep"] = Field("drop", description="the same pixels under both labels")
     near_contradictory: Literal["keep", "drop"] = Field("keep", description="near duplicates under both labels")
     blank: Literal["keep", "drop"] = Field("keep", description="bare glass")

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
-from data.labels import UNMAPPED
+from data.splits import is_known
 from models.bundle import load_head, seal_bundle
 from models.heads import LogisticHead
 from pipelines.artefacts import Outcome, StepSpec, replace_folder
 from pipelines.config import Config
 from pipelines.fitting import COSTS, PREDICTIONS, SETS
-from pipelines.prepare import balance, split_warnings
+from pipelines.leakage import measure_leakage
+from pipelines.prepare import EXAMPLES, PICTURES, SLIDES, SUMMARY, balance, split_warnings
 from pipelines.tables import read_values
+from reports.audit import AuditView, leakage_words
 from reports.importance import fitted_importance, permutation_importance
 from reports.ladder import ALONE, ladder, split_model_name
 from reports.metrics import slide_groups
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pipelines.baseline import Run
 
 LADDER = "ladder.csv"
+LEAKAGE = "leakage.csv"
 BUNDLE = "bundle"
 
 #: Embedding columns mean nothing one by one: they are shuffled as one.
@@ -37,8 +40,16 @@ TOGETHER = ("embedding",)
 
 
 def report_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
-    """What the report depends on; ``inputs`` are the digests of the heads and the feature tables."""
-    sources = ("data", "features", "models", "reports", "pipelines/prepare.py", "pipelines/tables.py")
+    """What the report depends on; ``inputs`` are the digests of the patches, heads and feature tables."""
+    sources = (
+        "data",
+        "features",
+        "models",
+        "reports",
+        "pipelines/prepare.py",
+        "pipelines/tables.py",
+        "pipelines/leakage.py",
+    )
     section = {**config.report.model_dump(), "name": config.name}
     return StepSpec("report", "7-report", (*sources, "pipelines/reporting.py"), section, inputs, config.seed)
 
@@ -61,9 +72,26 @@ def make_report(run: Run, folder: Path) -> Outcome:
         families=family_costs(run),
         stain=divide_by_stain(run),
         phantom=phantom,
+        audit=audit_view(run.prepared[0]),
+        leakage=leakage(run),
     )
     write_report(folder, inputs)
     return Outcome(len(predictions))
+
+
+def audit_view(folder: Path) -> AuditView:
+    """What the audit left in the folder of step 1."""
+    summary, examples, slides = (pd.read_csv(folder / name) for name in (SUMMARY, EXAMPLES, SLIDES))
+    return AuditView(summary, examples, np.load(folder / PICTURES), slides)
+
+
+def leakage(run: Run) -> pd.DataFrame | None:
+    """The leakage meter; None without slides, or without handcrafted features."""
+    if "features" not in run.tables:
+        return None
+    values, _ = read_values(run.tables["features"][0])
+    config = run.config
+    return measure_leakage(values, run.patches.table, draws=config.report.draws, seed=config.seed, workers=run.workers)
 
 
 def rung_costs(run: Run) -> dict[str, tuple[float, float]]:
@@ -103,7 +131,7 @@ def divide_by_stain(run: Run) -> StainGroups | None:
         return None
     values, columns = read_values(run.tables["features"][0])
     table = run.patches.table
-    slides = table["slide"].mask(table["slide"] == UNMAPPED)
+    slides = table["slide"].where(is_known(table["slide"]))
     return stain_groups(values, columns, table["label"].to_numpy(), slides, seed=run.config.seed)
 
 
@@ -255,9 +283,10 @@ def show_ladder(run: Run) -> None:
         "intervals: slides resampled; acc.: accuracy at the threshold chosen out-of-fold; "
         "s, MB: core-seconds and peak memory, features included"
     )
-
     if len(alone):
         _show_families(run, pd.concat([steps[steps["rung"] == "colour"], alone]))
+    meter = run.report[0] / LEAKAGE
+    run.screen.say("leakage: " + leakage_words(pd.read_csv(meter) if meter.exists() else None))
 
 
 def _show_families(run: Run, alone: pd.DataFrame) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pandas as pd
 
 from data.errors import InputError
-from data.labels import UNMAPPED
 from data.patches import PatchSet
+from data.splits import is_known
 from pipelines.artefacts import Outcome, StepSpec
 from pipelines.config import Config
 from pipelines.console import Screen
@@ -148,8 +148,8 @@ def feature_sets(
     from features.context import slide_context, slide_stains
 
     sets: dict[str, tuple[np.ndarray, list[str]]] = {}
-    # Patches that an incomplete slide map leaves out are a group for splitting, not a slide to compare with.
-    known = slides.notna() & (slides != UNMAPPED)
+    # Patches that a slide map leaves out, and inferred slides, are groups for splitting, not slides to compare with.
+    known = is_known(slides)
     tables: dict[str, Any] = {name: read_values(folder) for name, folder in folders.items()}
     for name in config.heads.features:
         if name == "colour":

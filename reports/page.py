@@ -14,7 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 import pandas as pd
 
+from data.splits import is_known
 from reports import figures
+from reports.audit import AuditView, consequence, example_groups, leakage_words
 from reports.importance import sum_by_family
 from reports.ladder import ALONE, RUNGS, SPLITS, rungs_below
 from reports.metrics import METRICS, slide_table
@@ -75,6 +77,10 @@ class ReportInputs:
         From :func:`reports.stain.stain_groups`.
     phantom : bool
         Whether the patches are synthetic.
+    audit : AuditView or None
+        What the audit found.
+    leakage : DataFrame or None
+        What folds that ignore slides would score; see :func:`reports.audit.leakage_words`.
     """
 
     title: str
@@ -88,6 +94,8 @@ class ReportInputs:
     families: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     stain: StainGroups | None = None
     phantom: bool = False
+    audit: AuditView | None = None
+    leakage: pd.DataFrame | None = None
 
 
 def write_report(folder: Path, inputs: ReportInputs) -> Path:
@@ -118,9 +126,12 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
     curves = figures.roc_table(inputs.predictions, models)
     slides = _slides(inputs.predictions, models)
     known = bool(inputs.predictions.slide.notna().any())
+    inferred = known and not is_known(inputs.predictions.slide).any()
     best = judge(rungs, slide_map=known).best
     aucs = slides[(slides.model == best) & (slides.rarer >= figures.FEW_PATCHES)].auc.tolist()
-    verdict = judge(rungs, slide_map=known, phantom=inputs.phantom, slide_aucs=aucs, stain=inputs.stain)
+    verdict = judge(
+        rungs, slide_map=known, inferred=inferred, phantom=inputs.phantom, slide_aucs=aucs, stain=inputs.stain
+    )
     sums = sum_by_family(inputs.importances) if len(inputs.importances) else pd.DataFrame()
     shown = choose_patches(inputs.predictions, best)
     tables = {
@@ -133,6 +144,10 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
     }
     if inputs.stain is not None:
         tables["stain-groups"] = group_scores(inputs.stain, inputs.predictions, best)
+    if inputs.audit is not None:
+        tables |= {"audit": inputs.audit.summary, "slides-audited": inputs.audit.slides}
+    if inputs.leakage is not None:
+        tables["leakage"] = inputs.leakage
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
@@ -218,6 +233,9 @@ def _render(inputs: ReportInputs, verdict: Verdict, tables: Mapping[str, pd.Data
         features=_feature_tables(tables["importances"], tables["families"], inputs.sentences),
         threshold=_threshold(inputs.ladder, verdict.best),
         galleries=_galleries(tables["patches-shown"], inputs.patches, _threshold(inputs.ladder, verdict.best)),
+        audit=_audit(inputs.audit),
+        leakage=leakage_words(inputs.leakage),
+        files=[f"{name}.csv" for name in tables],
         facts=_fact_tables(inputs.facts),
         style=style,
         plotly=plotly,
@@ -446,6 +464,19 @@ def _galleries(shown: pd.DataFrame, patches: Patches, threshold: float) -> list[
             cards.append(card)
         galleries.append({"title": title, "cards": cards})
     return galleries
+
+
+def _audit(view: AuditView | None) -> dict[str, Any] | None:
+    """Flags, pictures and slides of the audit, ready to be shown."""
+    if view is None:
+        return None
+    flags = [{**row, "done": consequence(row)} for row in view.summary.to_dict("records")]
+    groups = example_groups(view)
+    for group in groups:
+        for card in group["cards"]:
+            pixels = view.pictures[card["place"]]
+            card |= {"image": _data_uri(pixels), "height": pixels.shape[0], "width": pixels.shape[1]}
+    return {"flags": flags, "groups": groups, "slides": view.slides.to_dict("records")}
 
 
 def _data_uri(pixels: np.ndarray) -> str:

@@ -70,6 +70,7 @@ def judge(
     ladder: pd.DataFrame,
     *,
     slide_map: bool,
+    inferred: bool = False,
     phantom: bool = False,
     slide_aucs: Sequence[float] = (),
     stain: StainGroups | None = None,
@@ -82,6 +83,8 @@ def judge(
         From :func:`reports.ladder.ladder`.
     slide_map : bool
         Whether slides are known: without them, patches of one slide stand on both sides of the split.
+    inferred : bool
+        Whether slides are clusters of like patches, in place of a slide map.
     phantom : bool
         Whether the patches are synthetic.
     slide_aucs : sequence of float
@@ -95,22 +98,32 @@ def judge(
         raise ValueError("a verdict needs at least one model beside 'prevalence'; got none. Train a head first.")
     best = max(oof, key=lambda row: row["auc"])
     test = next((row for row in rows if row["split"] == "test" and row["model"] == best["model"]), None)
-    doubts = [*_doubts_on_data(best, test, slide_map, phantom), *_doubts_on_scores(best, test, len(oof), slide_aucs)]
+    doubts = [
+        *_doubts_on_data(best, test, slide_map, phantom, inferred),
+        *_doubts_on_scores(best, test, len(oof), slide_aucs),
+    ]
     if stain is not None and stain.confounded:
         doubts.insert(0, stain.words())
-    return Verdict(best["model"], _reached(best, test, slide_map), _helped(oof), tuple(doubts))
+    return Verdict(
+        best["model"],
+        _reached(best, test, slide_map, "inferred slide" if inferred else "slide"),
+        _helped(oof),
+        tuple(doubts),
+    )
 
 
-def _reached(best: Row, test: Row | None, slide_map: bool) -> str:
-    where = f"{best['slides']} slides" if slide_map else f"{best['patches']:,} patches"
+def _reached(best: Row, test: Row | None, slide_map: bool, unit: str) -> str:
+    where = f"{best['slides']} {unit}s" if slide_map else f"{best['patches']:,} patches"
     text = (
         f"The best of the models by out-of-fold AUC is {model_words(best['model'])}: {best['auc']:.3f} "
         f"(95 % interval {span(best['auc_low'], best['auc_high'])}) on {where}, each scored by a model that never saw "
-        f"that {'slide' if slide_map else 'patch'}"
+        f"that {unit if slide_map else 'patch'}"
     )
     if test is None:
         return text + ". No test set was held out."
-    held = f"{test['slides']} test slides" if slide_map else f"{test['patches']:,} test patches"
+    held = (
+        f"{test['slides']} {unit.replace('slide', 'test slide')}s" if slide_map else f"{test['patches']:,} test patches"
+    )
     interval = span(test["auc_low"], test["auc_high"])
     return text + f"; on the {held} that no choice has touched, {test['auc']:.3f} ({interval})."
 
@@ -139,7 +152,7 @@ def _steps(rows: list[Row]) -> str:
     return "; ".join(f"{step} ({'; '.join(heads)})" for step, heads in gains.items())
 
 
-def _doubts_on_data(best: Row, test: Row | None, slide_map: bool, phantom: bool) -> list[str]:
+def _doubts_on_data(best: Row, test: Row | None, slide_map: bool, phantom: bool, inferred: bool) -> list[str]:
     doubts = []
     if phantom:
         doubts.append(
@@ -151,6 +164,12 @@ def _doubts_on_data(best: Row, test: Row | None, slide_map: bool, phantom: bool)
             "No slide map was given, so patches of one slide stand in training and in test: every score here is "
             "optimistic, and the intervals are too narrow. On one real sample a split that ignored slides flattered "
             "the AUC by 0.06 to 0.08."
+        )
+    if inferred:
+        doubts.append(
+            "No slide map was given. Clusters of patches with like stain stand in for slides; they mix real ones, so "
+            "every score here is optimistic. On one real sample such clusters took a third off what a random split "
+            "flatters."
         )
     if best["rung"] == "context":
         doubts.append(
