@@ -23,9 +23,7 @@ import numba
 import numpy as np
 import pandas as pd
 
-#: Coefficients a side that describe a patch, and those whose signs make its 63 bits.
-FREQUENCIES = 16
-SIGNS = 8
+from data.measures import FREQUENCIES
 
 #: Correlation of gradients from which on two patches count as near duplicates. Measured on 400 real patches: the same
 #: one stored as JPEG (quality 30 to 70), blurred by 1.2 px, made 3/4 as large or shifted by 1 px reaches 0.90 or more
@@ -65,61 +63,6 @@ class NearPairs:
     similarity: np.ndarray
 
 
-def cosines(size: int) -> np.ndarray:
-    """Orthonormal cosine basis, ndarray of shape (size, FREQUENCIES), dtype float32."""
-    places = (np.arange(size) + 0.5)[:, None] / size
-    basis = np.sqrt(2 / size) * np.cos(np.pi * places * np.arange(FREQUENCIES))
-    basis[:, 0] /= np.sqrt(2)
-    return basis.astype(np.float32)
-
-
-@_compiled
-def describe(grey, basis, vector):  # type: ignore[no-untyped-def]
-    """Describe one patch: write its coefficients into ``vector`` and return their signs.
-
-    Parameters
-    ----------
-    grey : ndarray of shape (height, width), dtype float32
-    basis : pair of ndarray
-        From :func:`cosines`, for height and for width.
-    vector : ndarray of shape (FREQUENCIES, FREQUENCIES), dtype int8
-        Overwritten with the coefficients times their frequency, scaled to −127..127; all 0 for a flat patch.
-
-    Returns
-    -------
-    uint64
-        Bit ``8 u + v`` is set where coefficient (u, v) is positive; bit 0, the mean, is not used.
-    """
-    height, width = grey.shape
-    tall, wide = basis
-    coefficients = np.zeros((FREQUENCIES, FREQUENCIES), dtype=np.float32)
-    row = np.empty(FREQUENCIES, dtype=np.float32)
-    # The mean says nothing, and its rounding noise would hide what a nearly flat patch shows.
-    middle = np.float32(grey.mean())
-    for y in range(height):
-        row[:] = 0
-        for x in range(width):
-            value = grey[y, x] - middle
-            for v in range(FREQUENCIES):
-                row[v] += value * wide[x, v]
-        for u in range(FREQUENCIES):
-            for v in range(FREQUENCIES):
-                coefficients[u, v] += tall[y, u] * row[v]
-    bits, largest = np.uint64(0), np.float32(0)
-    for u in range(FREQUENCIES):
-        for v in range(FREQUENCIES):
-            if u < SIGNS and v < SIGNS and u + v > 0 and coefficients[u, v] > 0:
-                bits |= np.uint64(1) << np.uint64(SIGNS * u + v)
-            coefficients[u, v] *= np.float32(np.sqrt(u * u + v * v))
-            largest = max(largest, abs(coefficients[u, v]))
-    # A flat patch leaves rounding noise only; one grey level on one side of the patch gives 20 and more.
-    scale = np.float32(127) / largest if largest > 1 else np.float32(0)
-    for u in range(FREQUENCIES):
-        for v in range(FREQUENCIES):
-            vector[u, v] = np.int8(np.rint(coefficients[u, v] * scale))
-    return bits
-
-
 def exact_duplicates(hashes: Sequence[str]) -> np.ndarray:
     """Lowest row with the same bytes.
 
@@ -145,7 +88,7 @@ def near_duplicates(bits: np.ndarray, vectors: np.ndarray, rows: np.ndarray, *, 
     ----------
     bits : ndarray of shape (n,), dtype uint64
     vectors : ndarray of shape (n, FREQUENCIES, FREQUENCIES), dtype int8
-        From :func:`describe`.
+        From :func:`data.measures.describe`.
     rows : ndarray of shape (m,), int
         The patches to look at. Leave out those with nothing to see: flat patches all look alike.
     least : float

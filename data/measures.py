@@ -9,7 +9,9 @@ import numba
 import numpy as np
 import pandas as pd
 
-from data.duplicates import FREQUENCIES, cosines, describe
+#: Coefficients a side that describe a patch, and those whose signs make its 63 bits.
+FREQUENCIES = 16
+SIGNS = 8
 
 #: Side of the blocks that grey values are averaged over before they are judged: sensor noise and grain fall out.
 BLOCK = 3
@@ -54,7 +56,7 @@ class Measures:
     values : ndarray of shape (m, len(MEASURES)), dtype float32
     bits : ndarray of shape (m,), dtype uint64
     vectors : ndarray of shape (m, FREQUENCIES, FREQUENCIES), dtype int8
-        See :func:`data.duplicates.describe`.
+        See :func:`describe`.
     """
 
     values: np.ndarray
@@ -93,6 +95,61 @@ def measure(patches: np.ndarray) -> Measures:
     vectors = np.empty((len(patches), FREQUENCIES, FREQUENCIES), np.int8)
     _measure(patches, (cosines(height), cosines(width)), _DENSITY, values, bits, vectors)
     return Measures(values, bits, vectors)
+
+
+def cosines(size: int) -> np.ndarray:
+    """Orthonormal cosine basis, ndarray of shape (size, FREQUENCIES), dtype float32."""
+    places = (np.arange(size) + 0.5)[:, None] / size
+    basis = np.sqrt(2 / size) * np.cos(np.pi * places * np.arange(FREQUENCIES))
+    basis[:, 0] /= np.sqrt(2)
+    return basis.astype(np.float32)
+
+
+@_compiled
+def describe(grey, basis, vector):  # type: ignore[no-untyped-def]
+    """Describe one patch: write its coefficients into ``vector`` and return their signs.
+
+    Parameters
+    ----------
+    grey : ndarray of shape (height, width), dtype float32
+    basis : pair of ndarray
+        From :func:`cosines`, for height and for width.
+    vector : ndarray of shape (FREQUENCIES, FREQUENCIES), dtype int8
+        Overwritten with the coefficients times their frequency, scaled to −127..127; all 0 for a flat patch.
+
+    Returns
+    -------
+    uint64
+        Bit ``8 u + v`` is set where coefficient (u, v) is positive; bit 0, the mean, is not used.
+    """
+    height, width = grey.shape
+    tall, wide = basis
+    coefficients = np.zeros((FREQUENCIES, FREQUENCIES), dtype=np.float32)
+    row = np.empty(FREQUENCIES, dtype=np.float32)
+    # The mean says nothing, and its rounding noise would hide what a nearly flat patch shows.
+    middle = np.float32(grey.mean())
+    for y in range(height):
+        row[:] = 0
+        for x in range(width):
+            value = grey[y, x] - middle
+            for v in range(FREQUENCIES):
+                row[v] += value * wide[x, v]
+        for u in range(FREQUENCIES):
+            for v in range(FREQUENCIES):
+                coefficients[u, v] += tall[y, u] * row[v]
+    bits, largest = np.uint64(0), np.float32(0)
+    for u in range(FREQUENCIES):
+        for v in range(FREQUENCIES):
+            if u < SIGNS and v < SIGNS and u + v > 0 and coefficients[u, v] > 0:
+                bits |= np.uint64(1) << np.uint64(SIGNS * u + v)
+            coefficients[u, v] *= np.float32(np.sqrt(u * u + v * v))
+            largest = max(largest, abs(coefficients[u, v]))
+    # A flat patch leaves rounding noise only; one grey level on one side of the patch gives 20 and more.
+    scale = np.float32(127) / largest if largest > 1 else np.float32(0)
+    for u in range(FREQUENCIES):
+        for v in range(FREQUENCIES):
+            vector[u, v] = np.int8(np.rint(coefficients[u, v] * scale))
+    return bits
 
 
 @_compiled

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.fft import dctn
 
-from data.duplicates import FREQUENCIES, SIGNS, _turn, components, cosines, describe, exact_duplicates, near_duplicates
-from data.measures import measure
+from data.duplicates import _turn, components, exact_duplicates, near_duplicates
+from data.measures import FREQUENCIES, SIGNS, cosines, describe, measure
 from data.phantom import apply_symmetry, phantom
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from data.errors import InputError
-from data.patches import CHUNK, PatchSet, write_pixels, write_table
+from data.patches import CHUNK, PatchSet, drop_rows, read_rows, write_pixels, write_table
 from data.splits import assign_splits
 
 
@@ -65,6 +65,27 @@ def test_memory_does_not_grow_with_the_number_of_patches(tmp_path):
         tracemalloc.stop()
     # Four times the patches: only ids and hashes may grow, far below the 9 MB of further pixels.
     assert peaks[1] - peaks[0] < 3e6
+
+
+@pytest.mark.parametrize("n", [5, CHUNK, 2 * CHUNK + 7])
+def test_dropped_rows_are_gone_and_the_others_as_they_were(tmp_path, n):
+    write_pixels(MemorySource(n), tmp_path)
+    before = np.load(tmp_path / "pixels.npy")
+    rows = np.array([n - 1, 0, n // 2])
+    np.testing.assert_array_equal(read_rows(tmp_path, rows), before[rows])
+    keep = np.random.default_rng(n).random(n) < 0.6
+    keep[0] = False
+    drop_rows(tmp_path, keep)
+    np.testing.assert_array_equal(np.load(tmp_path / "pixels.npy"), before[keep])
+    assert (tmp_path / "pixels.npy").stat().st_size == 128 + keep.sum() * 32 * 32 * 3
+
+
+def test_what_is_measured_comes_in_the_order_of_the_table(tmp_path):
+    source = MemorySource(CHUNK + 9, bad=[2])
+    table, _, measured = write_pixels(source, tmp_path, workers=3, measure=lambda patches: patches.sum((1, 2, 3)))
+    expected = [source.patch(row).sum() for row in range(source.n) if row != 2]
+    assert np.concatenate(measured).tolist() == expected
+    assert len(table) == len(expected)
 
 
 def test_a_split_that_was_tampered_with_is_refused(tmp_path):
