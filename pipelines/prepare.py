@@ -52,7 +52,9 @@ def prepare(config: Config, folder: Path, *, workers: int, screen: Screen) -> Ou
         table, lost, measured = write_pixels(
             source, folder, workers=workers, strict=config.data.strict, measure=measure, progress=progress
         )
-    table, audit = audit_patches(config, table, Measures.join(measured))
+    measures = Measures.join(measured)
+    measured.clear()
+    table, audit = audit_patches(config, table, measures)
     dropped = audit["dropped_by"] != ""
     write_audit(audit, source.table[source.table["patch_id"].isin(lost["patch_id"])], config, folder)
     if dropped.any():

@@ -81,7 +81,9 @@ def make_report(run: Run, folder: Path) -> Outcome:
 
 def audit_view(folder: Path) -> AuditView:
     """What the audit left in the folder of step 1."""
-    summary, examples, slides = (pd.read_csv(folder / name) for name in (SUMMARY, EXAMPLES, SLIDES))
+    # Names may look like numbers.
+    text = {"patch_id": str, "slide": str}
+    summary, examples, slides = (pd.read_csv(folder / name, dtype=text) for name in (SUMMARY, EXAMPLES, SLIDES))
     return AuditView(summary, examples, np.load(folder / PICTURES), slides)
 
 
