@@ -1,8 +1,8 @@
 """Times step 1: measures, duplicates and the whole of prepare and audit, each against a plain way or another size.
 
 Run from the repository's root: ``python -m benchmarks.data [patches] [configuration folder-of-data]``. Checks that fast
-and plain ways agree before it times them. ``patches`` (4,000) is how many phantom patches the last part prepares, beside
-a quarter of them: memory must not grow with them. 220025 takes minutes and 6.1 GB of disk.
+and plain ways agree before it times them. ``patches`` (4,000) is how many phantom patches the last part prepares,
+beside a quarter of them: memory must not grow with them. 220025 takes minutes and 6.1 GB of disk.
 """
 
 import json
