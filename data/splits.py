@@ -253,7 +253,7 @@ def check_enough(table: pd.DataFrame, *, test_share: float, folds: int) -> None:
 
 
 def _check_folds(table: pd.DataFrame, folds: int) -> None:
-    train = table[table["split"] == "train"]
+    train = table.loc[table["split"] == TRAIN, ["fold", "label"]]
     for number in range(folds):
         inside, outside = train[train["fold"] == number], train[train["fold"] != number]
         if inside.empty or outside["label"].nunique() < 2:

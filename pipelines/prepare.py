@@ -55,6 +55,7 @@ def prepare(config: Config, folder: Path, *, workers: int, screen: Screen) -> Ou
     measures = Measures.join(measured)
     measured.clear()
     table, audit = audit_patches(config, table, measures)
+    del measures
     dropped = audit["dropped_by"] != ""
     write_audit(audit, source.table[source.table["patch_id"].isin(lost["patch_id"])], config, folder)
     if dropped.any():
