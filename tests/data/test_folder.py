@@ -154,7 +154,7 @@ def test_odd_names_are_read(folder, name, tmp_path_factory):
     picture(folder / "normal" / name, 77)
     source = FolderSource(folder, size=32)
     target = tmp_path_factory.mktemp("out")
-    table, _ = write_pixels(source, target)
+    table, _, _ = write_pixels(source, target)
     table.to_parquet(target / "t.parquet")
     row = pd.read_parquet(target / "t.parquet")["patch_id"].tolist().index(f"normal/{name}")
     assert np.load(target / "pixels.npy")[row, 0, 0, 0] == 77

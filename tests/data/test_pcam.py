@@ -70,7 +70,7 @@ def test_all_splits_are_read_as_written(folder, packed):
 
 
 def test_workers_read_the_same(folder, tmp_path):
-    table, _ = write_pixels(PcamSource(folder, size=32), tmp_path, workers=3)
+    table, _, _ = write_pixels(PcamSource(folder, size=32), tmp_path, workers=3)
     expected = np.concatenate([pixels_of(split, n) for split, n in COUNTS.items()])
     np.testing.assert_array_equal(np.load(tmp_path / "pixels.npy"), expected)
     assert "official" in table
