@@ -81,6 +81,8 @@ def test_gzipped_pcam_is_prepared_and_reused(tmp_path, capsys):
     one_step(run, "prepare")
     np.testing.assert_array_equal(run.patches.pixels, np.concatenate(expected))
     assert run.patches.table["official"].value_counts().to_dict() == {"train": 60, "valid": 20, "test": 20}
+    held_out = (run.patches.table["split"] == "test").to_numpy()
+    np.testing.assert_array_equal(held_out, (run.patches.table["official"] == "test").to_numpy(dtype=bool))
     assert manifest(run)["notes"]["source"] == {"official": {"train": 60, "valid": 20, "test": 20}}
     one_step(run_of("pcam", tmp_path, folder, "data.size=32"), "prepare")
     assert "prepare: up to date (100 rows" in capsys.readouterr().out
