@@ -197,9 +197,10 @@ def has_gpu() -> bool:
 
 def preprocess(images: Any, contract: Preprocessing) -> Any:
     """Apply a contract to a Keras tensor of 0..255 RGB, as layers, in float32 whatever the policy of the others."""
-    layers = load_keras().layers
+    keras = load_keras()
+    layers = keras.layers
     if contract.order == "bgr":
-        images = images[..., ::-1]
+        images = keras.ops.take(images, [2, 1, 0], axis=-1)  # PyTorch has no slices that run backwards
     if contract == Preprocessing(order=contract.order):
         return images
     scale = [1.0 / s for s in contract.scale]

@@ -15,7 +15,6 @@ from features.network import DownloadedWeights, load_keras
 from features.weights import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation:DeprecationWarning",  # Keras saving TensorFlow's variables
     "ignore:.input_shape. is undefined or non-square:UserWarning",  # MobileNet at sizes without weights of their own
 )
 
