@@ -350,7 +350,8 @@ def _plan_faults(
     for name, share in FAULTS.items():
         # bare glass and black frames hold no tumour, so they replace negatives
         fit = free[~positive[free]] if name in ("blank", "black") else free
-        chosen = fit[: round(share * n)]
+        # drawn, not taken from the front: where blank patches took the front's negatives, positives are left
+        chosen = rng.choice(fit, round(share * n), replace=False)
         fault[chosen] = name
         free = free[~np.isin(free, chosen)]
     for name, lowest in zip(COPIES, (0, 1, 0), strict=True):

@@ -188,6 +188,14 @@ def test_each_fault_has_its_share(faulty: Phantom) -> None:
     assert faulty.table["true_slide"].notna().all()
 
 
+def test_faults_do_not_tell_the_label() -> None:
+    table = phantom(50_000, slides=40, seed=2, faults=True).table
+    for fault in set(FAULTS) - {"blank", "black", "mislabelled"}:
+        share = table.loc[table["fault"] == fault, "true_label"].mean()
+        # 250 patches or more: 0.4 within four standard errors
+        assert abs(share - 0.4) < 4 * np.sqrt(0.24 / 250), fault
+
+
 def test_duplicates_show_the_same_bytes_in_other_slides_too(faulty: Phantom) -> None:
     copies = rows(faulty, "duplicate")
     sources = [original_of(faulty, row) for row in copies]
