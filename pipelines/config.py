@@ -83,19 +83,19 @@ class EmbeddingsConfig(_Section):
     """Which pretrained network embeds the patches, and how."""
 
     backbone: tuple[str, ...] = Field(
-        ("efficientnet-lite0",),
+        ("efficientnet-lite2",),
         min_length=1,
         description="row of features/backbones.py (docs/backbones.md lists them); several stand side by side",
     )
     weights: str = Field("imagenet", description="imagenet, random, or the path of a file of weights")
     size: tuple[int, ...] = Field(
-        (96,), min_length=1, description="side to which patches are resized, px, 0 for none; several stand side by side"
+        (192,), min_length=1, description="side to which patches are resized, px, 0 for none; several stand side by side"
     )
     centre: int = Field(
         0, ge=0, description="side of the centre that is embedded as well, resized alike, px; 0 for none"
     )
     pooling: Literal["avg", "max", "both"] = Field("avg", description="over the network's feature maps")
-    stages: int = Field(1, ge=1, description="feature maps that are pooled, from the last one backwards")
+    stages: int = Field(2, ge=1, description="feature maps that are pooled, from the last one backwards")
     d4: bool = Field(False, description="average over the 8 symmetries of the square")
     engine: Literal["auto", "onnx", "keras"] = Field(
         "auto", description="what runs the network; auto is keras on a GPU and onnx elsewhere"

@@ -21,6 +21,7 @@ from reports.ladder import ALONE
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["data.n=240", "data.slides=16", "split.folds=3", "report.draws=200", "report.repeats=2", "data.difficulty=0.2"]
+SMALL += ["embeddings.backbone=efficientnet-lite0", "embeddings.size=96", "embeddings.stages=1"]  # the quickest
 
 
 def phantom_run(root, *settings, name="small"):

@@ -15,6 +15,7 @@ from pipelines.tables import check_embeddings, embeddings_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["data.n=24", "data.slides=8", "split.folds=2", "embeddings.engine=keras", "embeddings.size=32"]
+TINY += ["embeddings.backbone=efficientnet-lite0"]
 
 
 def config(*settings):
