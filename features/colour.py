@@ -32,6 +32,8 @@ STATISTICS = ("mean", "spread", "skew", "kurtosis", "q05", "q50", "q95")
 REGIONS = {"whole": 7, "centre": 2, "ring": 1, "contrast": 2}
 _HUE = 3
 _QUANTILES = (0.05, 0.5, 0.95)
+#: How near to a step between two levels single precision cannot tell them apart.
+_DOUBT = 1e-3
 
 
 def colour(planes: Planes) -> np.ndarray:
@@ -60,104 +62,167 @@ def colour(planes: Planes) -> np.ndarray:
     Ruifrok & Johnston (2001), Anal Quant Cytol Histol 23(4):291-299 (stain amounts).
     Batschelet (1981), Circular Statistics in Biology (hue).
     """
-    patches = planes.patches
-    tables = np.empty((len(patches), 3, len(CHANNELS), len(STATISTICS)))
+    n = len(planes)
+    tables = np.empty((n, 3, len(CHANNELS), len(STATISTICS)))
     lows = np.array([row.low for row in CHANNELS])
     steps = (np.array([row.high for row in CHANNELS]) - lows) / 255
-    _colour_kernel(patches, planes.stains, *_light_tables(), lows, steps, np.array(_QUANTILES), tables)
+    turns = 2 * np.pi * (np.arange(256) - 128) / 256
+    circle = np.stack([np.cos(turns), np.sin(turns), np.cos(2 * turns), np.sin(2 * turns)])
+    _colour_kernel(planes.channels, planes.stains, *_light_tables(), lows, steps, circle, np.array(_QUANTILES), tables)
     whole, centre, ring = (tables[:, region] for region in range(3))
     contrast = centre[..., :2] - ring[..., :2]
     # a difference of directions is a direction
     contrast[:, _HUE, 0] -= np.round(contrast[:, _HUE, 0])
     parts = (whole, centre[..., :2], ring[..., :1], contrast)
-    return np.concatenate([part.reshape(len(patches), -1) for part in parts], axis=1).astype(np.float32)
+    return np.concatenate([part.reshape(n, -1) for part in parts], axis=1).astype(np.float32)
 
 
 @cache
-def _light_tables() -> tuple[np.ndarray, np.ndarray]:
-    """Return what each level of red, green, blue adds to X, Y, Z of the white point; and a polynomial for u^(2/3).
+def _light_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return each level's linear light, what it adds to X, Y, Z of the white point, and polynomials for u^(2/3).
 
-    The polynomial, with one step of Halley's method, gives cube roots to 1e-11 without a branch.
+    Shapes (256,), (3 axes, 3 channels) and (2, 9). One step of Halley's method after the polynomial gives cube roots
+    without a branch: to 1e-11 after the first, and as well as single precision can after the second, of fewer terms.
     """
     level = np.arange(256) / 255.0
     linear = np.where(level > 0.04045, ((level + 0.055) / 1.055) ** 2.4, level / 12.92)
     white = xyz_tristimulus_values(illuminant="D65", observer="2")
     # the XYZ of the three primaries are the columns of the matrix
-    shares = (rgb2xyz(np.eye(3)).T / white[:, None])[:, :, None] * linear
+    shares = np.ascontiguousarray(rgb2xyz(np.eye(3)).T / white[:, None])
     roots = np.linspace(np.sqrt(0.0088), 1.001, 4001)
-    fit = np.polynomial.Chebyshev.fit(roots, roots ** (2 / 3), 8, w=roots ** (-2 / 3))
-    return np.ascontiguousarray(shares), fit.convert(kind=np.polynomial.Polynomial).coef
+    polynomials = np.zeros((2, 9))
+    for row, degree in zip(polynomials, (8, 4), strict=True):
+        fit = np.polynomial.Chebyshev.fit(roots, roots ** (2 / 3), degree, w=roots ** (-2 / 3))
+        row[: degree + 1] = fit.convert(kind=np.polynomial.Polynomial).coef
+    return linear, shares, polynomials
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _fill_hue(pixels: np.ndarray, hue: np.ndarray, saturation: np.ndarray) -> None:
-    """Levels of hue (0 where there is none) and saturation."""
-    for k in range(hue.size):
-        red, green, blue = np.int32(pixels[k, 0]), np.int32(pixels[k, 1]), np.int32(pixels[k, 2])
+def _fill_hue(channels: np.ndarray, patch: int, planes: np.ndarray) -> None:
+    """Levels of hue (0 where there is none) and saturation into planes 0 and 1.
+
+    Quotients of whole numbers below 2^24, which single precision rounds down rightly.
+    """
+    zero, one, two, four, six = np.float32(0), np.float32(1), np.float32(2), np.float32(4), np.float32(6)
+    for k in range(planes.shape[1]):
+        red, green = np.float32(channels[0, patch, k]), np.float32(channels[1, patch, k])
+        blue = np.float32(channels[2, patch, k])
         high = max(red, green, blue)
         delta = high - min(red, green, blue)
         # scikit-image lets the last channel that reaches the maximum decide
-        sector, apart = np.int32(0), green - blue
-        if green == high:
-            sector, apart = np.int32(2), blue - red
-        if blue == high:
-            sector, apart = np.int32(4), red - green
-        turn = (sector + apart / max(delta, np.int32(1))) * (256.0 / 6.0)
-        hue[k] = np.int32(np.floor(turn + 0.5)) & 255 if delta > 0 else 0
-        saturation[k] = np.int32(np.floor(255.0 * delta / max(high, np.int32(1)) + (0.5 + 1e-9)))
+        turn = two * delta + (blue - red) if green == high else green - blue
+        turn = four * delta + (red - green) if blue == high else turn
+        turn = turn + six * delta if turn < zero else turn
+        size = max(six * delta, one)
+        planes[0, k] = np.uint8(np.int32((np.float32(512) * turn + size) / (two * size)) & 255) if delta > zero else 0
+        high = max(high, one)
+        planes[1, k] = np.uint8(np.int32((np.float32(510) * delta + high) / (two * high)))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _fill_lab(pixels: np.ndarray, shares: np.ndarray, root: np.ndarray, light: np.ndarray, levels: np.ndarray) -> None:
-    """Levels of L*, a* and b*; `light` is room for X, Y and Z."""
-    count = levels.shape[1]
+def _fill_lab_exactly(light: np.ndarray, shares: np.ndarray, root: np.ndarray, k: int, planes: np.ndarray) -> None:
+    """Levels of L*, a* and b* of one pixel into planes 2 to 4, from its linear light."""
+    x, y, z = 0.0, 0.0, 0.0
     for axis in range(3):
-        reds, greens, blues = shares[axis]
-        plane = light[axis]
-        for k in range(count):
-            plane[k] = reds[pixels[k, 0]] + greens[pixels[k, 1]] + blues[pixels[k, 2]]
-        for k in range(count):
-            t = plane[k]
-            u = np.sqrt(max(t, 0.008))
-            y = root[7] + u * root[8]
-            y = root[5] + u * (root[6] + u * y)
-            y = root[3] + u * (root[4] + u * y)
-            y = root[1] + u * (root[2] + u * y)
-            y = root[0] + u * y
-            cube = y * y * y
-            y *= (cube + 2.0 * t) / (2.0 * cube + t)
-            plane[k] = y if t > 0.008856 else 7.787 * t + 16.0 / 116.0
-    for k in range(count):
-        x, y, z = light[0, k], light[1, k], light[2, k]
-        levels[0, k] = np.int32((116.0 * y - 16.0) * 2.55 + 0.5)
-        levels[1, k] = np.int32(500.0 * (x - y) + 128.5)
-        levels[2, k] = np.int32(200.0 * (y - z) + 128.5)
+        t = shares[axis, 0] * light[0] + shares[axis, 1] * light[1] + shares[axis, 2] * light[2]
+        u = np.sqrt(max(t, 0.008))
+        value = root[0, 8]
+        for power in range(7, -1, -1):
+            value = root[0, power] + u * value
+        cube = value * value * value
+        value *= (cube + 2.0 * t) / (2.0 * cube + t)
+        x, y, z = y, z, value if t > 0.008856 else 7.787 * t + 16.0 / 116.0
+    planes[2, k] = np.int32((116.0 * y - 16.0) * 2.55 + 0.5)
+    planes[3, k] = np.int32(500.0 * (x - y) + 128.5)
+    planes[4, k] = np.int32(200.0 * (y - z) + 128.5)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _fill_lab(
+    channels: np.ndarray, patch: int, linear: np.ndarray, shares: np.ndarray, root: np.ndarray, planes: np.ndarray
+) -> None:
+    """Levels of L*, a* and b* into planes 2 to 4.
+
+    In single precision (contracted), and exactly where that leaves in doubt to which level a value is rounded.
+    """
+    light, levels, unsure = np.empty((6, 256), np.float32), np.empty((3, 256), np.float32), np.empty(256, np.int32)
+    exact = np.empty(3)
+    half, doubt = np.float32(0.5), np.float32(_DOUBT)
+    for start in range(0, planes.shape[1], 256):
+        size, first = min(256, planes.shape[1] - start), np.uint64(start)
+        for channel in range(3):
+            for k in range(size):
+                light[3 + channel, k] = linear[channels[channel, patch, np.uint64(k) + first]]
+        for axis in range(3):
+            red, green, blue = (
+                np.float32(shares[axis, 0]),
+                np.float32(shares[axis, 1]),
+                np.float32(shares[axis, 2]),
+            )
+            for k in range(size):
+                t = red * light[3, k] + green * light[4, k] + blue * light[5, k]
+                u = np.sqrt(max(t, np.float32(0.008)))
+                value = np.float32(root[1, 3]) + u * np.float32(root[1, 4])
+                value = np.float32(root[1, 1]) + u * (np.float32(root[1, 2]) + u * value)
+                value = np.float32(root[1, 0]) + u * value
+                cube = value * value * value
+                value *= (cube + np.float32(2) * t) / (np.float32(2) * cube + t)
+                low = np.float32(7.787) * t + np.float32(16.0 / 116.0)
+                light[axis, k] = value if t > np.float32(0.008856) else low
+        for k in range(size):
+            levels[0, k] = np.float32(295.8) * light[1, k] + np.float32(0.5 - 40.8)
+            levels[1, k] = np.float32(500) * (light[0, k] - light[1, k]) + np.float32(128.5)
+            levels[2, k] = np.float32(200) * (light[1, k] - light[2, k]) + np.float32(128.5)
+            unsure[k] = 0
+        found = 0
+        for axis in range(3):
+            for k in range(size):
+                level = np.int32(levels[axis, k])
+                planes[2 + axis, np.uint64(k) + first] = np.uint8(level)
+                # next to a whole number
+                beyond = abs(levels[axis, k] - np.float32(level) - half)
+                unsure[k] |= np.int32(1) if beyond > half - doubt else np.int32(0)
+        for k in range(size):
+            found += unsure[k]
+        if found > 0:
+            for k in range(size):
+                if unsure[k]:
+                    for channel in range(3):
+                        exact[channel] = linear[channels[channel, patch, start + k]]
+                    _fill_lab_exactly(exact, shares, root, start + k, planes)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _count(plane: np.ndarray, counts: np.ndarray) -> None:
-    """Add the histogram of `plane` to `counts`; two counters, so that equal neighbours need not wait."""
-    other = np.zeros(256, np.int32)
-    for row in range(plane.shape[0]):
-        for column in range(0, plane.shape[1] - 1, 2):
-            counts[plane[row, column]] += 1
-            other[plane[row, column + 1]] += 1
-        if plane.shape[1] % 2:
-            counts[plane[row, plane.shape[1] - 1]] += 1
-    counts += other
+def _count(plane: np.ndarray, patch: int, counts: np.ndarray, room: np.ndarray) -> None:
+    """Histogram of a row of `plane`; four counters in `room`, so that equal neighbours need not wait."""
+    for level in range(256):
+        room[0, level], room[1, level], room[2, level], room[3, level] = 0, 0, 0, 0
+    size = plane.shape[1]
+    for k in range(0, size - 3, 4):
+        room[0, plane[patch, k]] += 1
+        room[1, plane[patch, k + 1]] += 1
+        room[2, plane[patch, k + 2]] += 1
+        room[3, plane[patch, k + 3]] += 1
+    for k in range(size - size % 4, size):
+        room[0, plane[patch, k]] += 1
+    for level in range(256):
+        counts[level] = room[0, level] + room[1, level] + room[2, level] + room[3, level]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _circular_moments(counts: np.ndarray, total: int, out: np.ndarray) -> None:
+def _circular_moments(counts: np.ndarray, total: int, circle: np.ndarray, out: np.ndarray) -> None:
+    """Direction and one minus length of the mean vector, sine and cosine of twice the angle from it."""
+    for k in range(4):
+        out[k] = 0.0
+    if total == 0:
+        return
     cosine, sine, cosine2, sine2 = 0.0, 0.0, 0.0, 0.0
     for level in range(256):
-        if counts[level]:
-            c, s = np.cos(np.pi * (level - 128) / 128.0), np.sin(np.pi * (level - 128) / 128.0)
-            cosine += counts[level] * c
-            sine += counts[level] * s
-            cosine2 += counts[level] * (c * c - s * s)
-            sine2 += counts[level] * (2.0 * s * c)
-    length = np.hypot(cosine, sine) / total
+        cosine += counts[level] * circle[0, level]
+        sine += counts[level] * circle[1, level]
+        cosine2 += counts[level] * circle[2, level]
+        sine2 += counts[level] * circle[3, level]
+    length = np.sqrt(cosine * cosine + sine * sine) / total
     angle = np.arctan2(sine, cosine) if length >= 1e-9 else 0.0
     c, s = np.cos(2.0 * angle), np.sin(2.0 * angle)
     out[0], out[1] = angle / (2.0 * np.pi), 1.0 - length
@@ -166,7 +231,7 @@ def _circular_moments(counts: np.ndarray, total: int, out: np.ndarray) -> None:
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _moments(counts: np.ndarray, total: int, low: float, step: float, out: np.ndarray) -> None:
-    first = np.int64(0)
+    first = 0
     for level in range(256):
         first += counts[level] * level
     mean = first / total
@@ -185,8 +250,12 @@ def _moments(counts: np.ndarray, total: int, low: float, step: float, out: np.nd
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _quantiles(counts: np.ndarray, total: int, low: float, step: float, quantiles: np.ndarray, out: np.ndarray) -> None:
+    """Quantiles into out[4:]; 0 when nothing was counted."""
     level, below = 0, counts[0]
     for k in range(quantiles.size):
+        out[4 + k] = 0.0
+        if total == 0:
+            continue
         position = quantiles[k] * (total - 1)
         rank = int(position)
         while below <= rank:
@@ -197,78 +266,107 @@ def _quantiles(counts: np.ndarray, total: int, low: float, step: float, quantile
             after += 1
             while counts[after] == 0:
                 after += 1
-        out[k] = low + step * (level + (after - level) * (position - rank))
+        out[4 + k] = low + step * (level + (after - level) * (position - rank))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _summary(
-    counts: np.ndarray, circular: bool, low: float, step: float, quantiles: np.ndarray, out: np.ndarray
+def _parts(
+    plane: np.ndarray, patch: int, height: int, width: int, counts: np.ndarray, low: float, step: float, out: np.ndarray
 ) -> None:
-    total = np.int64(0)
+    """Mean and spread of the centre and of the ring, out[1:3], from whole numbers: those of the patch in `counts`."""
+    sums, squares, inner, inner_squares = 0, 0, 0, 0
     for level in range(256):
-        total += counts[level]
-    if total == 0:
-        out[:] = 0.0
-        return
-    if circular:
-        _circular_moments(counts, total, out)
+        sums += counts[level] * level
+        squares += counts[level] * level * level
+    for row in range((height - 32) // 2, (height - 32) // 2 + 32):
+        start = np.uint64(row * width + (width - 32) // 2)
+        for column in range(32):
+            value = np.int32(plane[patch, np.uint64(column) + start])
+            inner += value
+            inner_squares += np.int32(value * value)
+    total = height * width - 1024
+    if total > 0:
+        sums, squares = sums - inner, squares - inner_squares
     else:
-        _moments(counts, total, low, step, out)
-    _quantiles(counts, total, low, step, quantiles, out[4:])
+        total = 1024
+    out[1, 0] = low + step * (inner / 1024)
+    out[1, 1] = step * np.sqrt(1024 * inner_squares - inner * inner) / 1024
+    out[2, 0] = low + step * (sums / total)
+    out[2, 1] = step * np.sqrt(total * squares - sums * sums) / total
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _hue_statistics(
+    planes: np.ndarray,
+    height: int,
+    width: int,
+    counts: np.ndarray,
+    low: float,
+    step: float,
+    circle: np.ndarray,
+    quantiles: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """All of hue's statistics; a pixel without saturation has no hue."""
+    inner, hueless, inner_hueless = np.zeros(256, np.int32), 0, 0
+    for k in range(planes.shape[1]):
+        hueless += planes[1, k] == 0
+    for row in range((height - 32) // 2, (height - 32) // 2 + 32):
+        start = row * width + (width - 32) // 2
+        for k in range(start, start + 32):
+            inner[planes[0, k]] += 1
+            inner_hueless += planes[1, k] == 0
+    counts[0] -= hueless
+    inner[0] -= inner_hueless
+    # so that it begins at half a turn
+    for level in range(128):
+        counts[level], counts[level + 128] = counts[level + 128], counts[level]
+        inner[level], inner[level + 128] = inner[level + 128], inner[level]
+    total, inner_total = planes.shape[1] - hueless, 1024 - inner_hueless
+    _circular_moments(counts, total, circle, out[0])
+    _quantiles(counts, total, low, step, quantiles, out[0])
+    _circular_moments(inner, inner_total, circle, out[1])
+    if planes.shape[1] > 1024:
+        for level in range(256):
+            counts[level] -= inner[level]
+        total -= inner_total
+    _circular_moments(counts, total, circle, out[2])
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _colour_kernel(
-    patches: np.ndarray,
+    channels: np.ndarray,
     stains: np.ndarray,
+    linear: np.ndarray,
     shares: np.ndarray,
     root: np.ndarray,
     lows: np.ndarray,
     steps: np.ndarray,
+    circle: np.ndarray,
     quantiles: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    n, height, width, _ = patches.shape
-    planes, light = np.empty((11, height, width), np.uint8), np.empty((3, height * width))
-    levels = planes.reshape((11, height * width))
-    top, left = (height - 32) // 2, (width - 32) // 2
-    counts = np.empty((3, 256), np.int32)
+    _, n, height, width = channels.shape
+    pixels = height * width
+    levels, amounts = channels.reshape((3, n, pixels)), stains.reshape((3, n, pixels))
+    made, counts, room = np.empty((5, pixels), np.uint8), np.empty(256, np.int32), np.empty((4, 256), np.int32)
     for i in range(n):
-        pixels = patches[i].reshape((height * width, 3))
-        for channel in range(3):
-            levels[channel] = pixels[:, channel]
-            planes[8 + channel] = stains[channel, i]
-        _fill_hue(pixels, levels[3], levels[4])
-        _fill_lab(pixels, shares, root, light, levels[5:8])
+        _fill_hue(levels, i, made)
+        _fill_lab(levels, i, linear, shares, root, made)
         for channel in range(11):
-            counts[:] = 0
-            _count(planes[channel], counts[0])
-            _count(planes[channel, top : top + 32, left : left + 32], counts[1])
+            # red, green, blue; hue, saturation, L*, a*, b*; haematoxylin, eosin, residual
+            plane, row = made, channel - 3
+            if channel < 3:
+                plane, row = levels[channel], i
+            elif channel > 7:
+                plane, row = amounts[channel - 8], i
+            _count(plane, row, counts, room)
             if channel == 3:
-                _forget_hueless(patches[i], top, left, counts)
-            counts[2] = counts[0] - counts[1] if height * width > 1024 else counts[0]
-            for region in range(3):
-                _summary(
-                    counts[region], channel == 3, lows[channel], steps[channel], quantiles, out[i, region, channel]
-                )
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _forget_hueless(patch: np.ndarray, top: int, left: int, counts: np.ndarray) -> None:
-    """Take pixels without hue out of the histograms, and turn these so that they begin at half a turn."""
-    height, width, _ = patch.shape
-    for row in range(height):
-        for column in range(width):
-            red, green, blue = patch[row, column]
-            if red == green == blue:
-                counts[0, 0] -= 1
-                if top <= row < top + 32 and left <= column < left + 32:
-                    counts[1, 0] -= 1
-    for region in range(2):
-        for level in range(128):
-            lower = counts[region, level]
-            counts[region, level] = counts[region, level + 128]
-            counts[region, level + 128] = lower
+                _hue_statistics(made, height, width, counts, lows[3], steps[3], circle, quantiles, out[i, :, channel])
+            else:
+                _parts(plane, row, height, width, counts, lows[channel], steps[channel], out[i, :, channel])
+                _moments(counts, pixels, lows[channel], steps[channel], out[i, 0, channel])
+                _quantiles(counts, pixels, lows[channel], steps[channel], quantiles, out[i, 0, channel])
 
 
 # The words of a statistic; for hue the words and ranges of the circle stand in for the first four.

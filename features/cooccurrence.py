@@ -54,15 +54,16 @@ def cooccurrence(planes: Planes) -> np.ndarray:
     Haralick, Shanmugam & Dinstein (1973), IEEE Trans Syst Man Cybern 3(6):610-621.
     """
     n, height, width = planes.grey.shape
-    out = np.empty((n, 2, len(CHANNELS), len(DISTANCES), len(PROPERTIES), 2))
+    out = np.empty((len(CHANNELS), n, 2, len(DISTANCES), len(PROPERTIES), 2))
     for channel, levels in enumerate((planes.grey, planes.absorbed, planes.haematoxylin, planes.eosin)):
-        _cooccurrence_kernel(levels, _pair_offsets(), _count_logs(height * width), out[:, :, channel])
+        _cooccurrence_kernel(levels, _steps(), _count_logs(height * width), out[channel])
+    out = out.transpose(1, 2, 0, 3, 4, 5)
     whole, centre = out[:, 0], out[:, 1, ..., :1]
     return np.concatenate([whole.reshape(n, -1), centre.reshape(n, -1)], axis=1).astype(np.float32)
 
 
 @cache
-def _pair_offsets() -> np.ndarray:
+def _steps() -> np.ndarray:
     """Row and column steps by distance and angle, rounded as scikit-image does."""
     angles = np.arange(4) * np.pi / 4
     steps = [[(round(np.sin(a) * d), round(np.cos(a) * d)) for a in angles] for d in DISTANCES]
@@ -77,41 +78,69 @@ def _count_logs(pixels: int) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _count_pairs(padded: np.ndarray, height: int, width: int, offsets: np.ndarray, counts: np.ndarray) -> None:
-    """Count ordered pairs in four directions at once: `counts[direction, 32 · first + second]`.
+def _count_pairs(
+    padded: np.ndarray, height: int, width: int, steps: np.ndarray, keys: np.ndarray, triples: np.ndarray
+) -> None:
+    """Count ordered triples: a pixel with its neighbours in directions 0 and 2, and with those in 1 and 3.
 
-    `padded` has three pixels of level 16 on the left, on the right and below, which count in columns that nobody reads.
+    `triples` has, for both, 289 · pixel + 17 · neighbour + other neighbour: half as many counts as pairs would take.
+    `padded` has three pixels of level 16 on the left, on the right and below; `keys` is room for two rows.
     """
-    counts[:] = 0
-    down1, right1 = offsets[1]
-    down2 = offsets[2, 0]
-    down3, right3 = offsets[3]
-    right0 = offsets[0, 1]
-    first, second, third, fourth = counts
+    for k in range(triples.shape[1]):
+        triples[0, k], triples[1, k] = 0, 0
+    here, side = np.uint64(3), np.uint64(3 + steps[0, 1])
+    right, left = np.uint64(3 + steps[1, 1]), np.uint64(3 + steps[3, 1])
     for row in range(height):
-        here, below1, below2, below3 = padded[row], padded[row + down1], padded[row + down2], padded[row + down3]
-        for column in range(3, width + 3):
-            level = np.int32(here[column]) << 5
-            first[level + here[column + right0]] += 1
-            second[level + below1[column + right1]] += 1
-            third[level + below2[column]] += 1
-            fourth[level + below3[column + right3]] += 1
+        across, down = row + steps[1, 0], row + steps[2, 0]
+        for column in range(width):
+            # unsigned: an index that may be negative keeps the loop from being vectorised
+            at = np.uint64(column)
+            level = np.int32(padded[row, at + here]) * np.int32(289)
+            keys[0, column] = level + padded[row, at + side] * np.int32(17) + padded[down, at + here]
+            keys[1, column] = level + padded[across, at + right] * np.int32(17) + padded[across, at + left]
+        for column in range(width):
+            triples[0, keys[0, column]] += 1
+            triples[1, keys[1, column]] += 1
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _matrix_properties(counts: np.ndarray, logs: np.ndarray, sums: np.ndarray, out: np.ndarray) -> None:
-    """Properties of one direction from the counts of ordered pairs; the matrix is counts plus its transpose."""
-    apart = np.zeros(16, np.int64)
-    sums[:] = 0
+def _fill_matrices(triples: np.ndarray, counts: np.ndarray) -> None:
+    """Sum triples to pairs: `counts[direction, 16 · first + second]`; level 16 lies outside."""
+    for both in range(2):
+        for first in range(16):
+            for second in range(16):
+                counts[2 + both, 16 * first + second] = 0
+            for second in range(17):
+                start, total = 289 * first + 17 * second, 0
+                for k in range(17):
+                    total += triples[both, start + k]
+                for k in range(16):
+                    counts[both + 2, 16 * first + k] += triples[both, start + k]
+                if second < 16:
+                    counts[both, 16 * first + second] = total
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _matrix_properties(
+    counts: np.ndarray, direction: int, logs: np.ndarray, apart: np.ndarray, sums: np.ndarray, out: np.ndarray
+) -> None:
+    """Properties of one direction from the counts of ordered pairs; the matrix is counts plus its transpose.
+
+    `apart` and `sums` are room for the counts of 16 differences and 31 sums.
+    """
+    for k in range(16):
+        apart[k] = 0
+    for k in range(31):
+        sums[k] = 0
     squares, entropy = 0, 0.0
     for i in range(16):
         for j in range(i):
-            pair = counts[32 * i + j] + counts[32 * j + i]
+            pair = counts[direction, 16 * i + j] + counts[direction, 16 * j + i]
             apart[i - j] += 2 * pair
             sums[i + j] += 2 * pair
             squares += 2 * pair * pair
             entropy += 2.0 * logs[pair]
-        pair = 2 * counts[33 * i]
+        pair = 2 * counts[direction, 17 * i]
         apart[0] += pair
         sums[2 * i] += pair
         squares += pair * pair
@@ -134,38 +163,43 @@ def _matrix_properties(counts: np.ndarray, logs: np.ndarray, sums: np.ndarray, o
     for k in range(31):
         third += sums[k] * (k - mean) ** 3
     skewed = (total * second - first * first) / (float(total) * total)
-    out[0], out[1], out[2] = contrast / total, dissimilarity / total, homogeneity / total
-    out[3] = squares / (float(total) * total)
-    out[4] = np.sqrt(out[3])
-    out[5] = covariance / variance if variance > 0 else 1.0
-    out[6] = max(np.log(total) - entropy / total, 0.0)
-    out[7] = max(np.log(total) - mixed / total, 0.0)
-    out[8] = third / total / (skewed * np.sqrt(skewed)) if skewed > 0.0 else 0.0
-    out[9] = max(np.log(total) - spread / total, 0.0)
+    out[direction, 0], out[direction, 1] = contrast / total, dissimilarity / total
+    out[direction, 2] = homogeneity / total
+    out[direction, 3] = squares / (float(total) * total)
+    out[direction, 4] = np.sqrt(out[direction, 3])
+    out[direction, 5] = covariance / variance if variance > 0 else 1.0
+    out[direction, 6] = max(np.log(total) - entropy / total, 0.0)
+    out[direction, 7] = max(np.log(total) - mixed / total, 0.0)
+    out[direction, 8] = third / total / (skewed * np.sqrt(skewed)) if skewed > 0.0 else 0.0
+    out[direction, 9] = max(np.log(total) - spread / total, 0.0)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _cooccurrence_kernel(planes: np.ndarray, offsets: np.ndarray, logs: np.ndarray, out: np.ndarray) -> None:
+def _cooccurrence_kernel(planes: np.ndarray, steps: np.ndarray, logs: np.ndarray, out: np.ndarray) -> None:
     n, height, width = planes.shape
-    padded = np.empty((height + 3, width + 6), np.uint8)
-    counts, sums = np.empty((4, 1024), np.int32), np.empty(31, np.int64)
-    properties = np.empty((4, 10))
+    padded, keys = np.empty((height + 3, width + 6), np.uint8), np.empty((2, width), np.int32)
+    triples, counts = np.empty((2, 17 * 289), np.int32), np.empty((4, 256), np.int32)
+    apart, sums, properties = np.empty(16, np.int64), np.empty(31, np.int64), np.empty((4, 10))
     for i in range(n):
         for region in range(2):
             rows, columns = (height, width) if region == 0 else (32, 32)
-            top, left = (height - rows) // 2, (width - columns) // 2
-            part = padded[: rows + 3, : columns + 6]
-            part[:] = 16
-            part[:rows, 3 : columns + 3] = planes[i, top : top + rows, left : left + columns] >> 4
-            for d in range(offsets.shape[0]):
-                _count_pairs(part, rows, columns, offsets[d], counts)
-                for angle in range(4):
-                    _matrix_properties(counts[angle], logs, sums, properties[angle])
+            top, left = (height - rows) // 2, np.uint64((width - columns) // 2)
+            for row in range(rows + 3):
+                for column in range(columns + 6):
+                    padded[row, column] = 16
+            for row in range(rows):
+                for column in range(columns):
+                    padded[row, column + 3] = planes[i, row + top, np.uint64(column) + left] >> 4
+            for d in range(2):
+                _count_pairs(padded, rows, columns, steps[d], keys, triples)
+                _fill_matrices(triples, counts)
+                for both in range(4):
+                    _matrix_properties(counts, both, logs, apart, sums, properties)
                 for k in range(10):
                     low, high, mean = properties[0, k], properties[0, k], 0.0
-                    for angle in range(4):
-                        low, high = min(low, properties[angle, k]), max(high, properties[angle, k])
-                        mean += properties[angle, k]
+                    for both in range(4):
+                        low, high = min(low, properties[both, k]), max(high, properties[both, k])
+                        mean += properties[both, k]
                     out[i, region, d, k, 0], out[i, region, d, k, 1] = mean / 4.0, high - low
 
 

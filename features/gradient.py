@@ -28,6 +28,8 @@ STATISTICS = (
 )
 _STRONG = 0.1
 _PEAK = 0.02
+#: Reach of the widest filter: rows and columns beyond the border that it sees.
+_MARGIN = 8
 
 
 def gradient(planes: Planes) -> np.ndarray:
@@ -54,10 +56,10 @@ def gradient(planes: Planes) -> np.ndarray:
     ----------
     Lindeberg (1998), Int J Comput Vis 30(2):79-116.
     """
-    out = np.empty((len(planes), len(REGIONS), len(CHANNELS), len(SCALES), len(STATISTICS)))
+    out = np.empty((len(CHANNELS), len(planes), len(REGIONS), len(SCALES), len(STATISTICS)))
     for channel, (levels, sign) in enumerate(((planes.grey, 1.0), (planes.absorbed, -1.0))):
-        _gradient_kernel(levels, sign, _gaussians(1), _gaussians(2), out[:, :, channel])
-    return out.reshape(len(planes), -1).astype(np.float32)
+        _gradient_kernel(levels, sign, _gaussians(1), _gaussians(2), out[channel])
+    return out.transpose(1, 2, 0, 3, 4).reshape(len(planes), -1).astype(np.float32)
 
 
 @cache
@@ -75,151 +77,195 @@ def _gaussians(sigma: int) -> np.ndarray:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _reflect(position: int, size: int) -> int:
-    """Index of a pixel beyond the border, mirrored about the border's edge as often as needed."""
-    position %= 2 * size
-    return position if position < size else 2 * size - 1 - position
+def _fill_margins(padded: np.ndarray, rows: int, columns: int) -> None:
+    """Mirror the plane, which starts in row `_MARGIN`, about its upper and lower border."""
+    for k in range(_MARGIN):
+        for column in range(columns):
+            padded[_MARGIN - 1 - k, column] = padded[_MARGIN + k, column]
+            padded[_MARGIN + rows + k, column] = padded[_MARGIN + rows - 1 - k, column]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _along_rows(plane: np.ndarray, taps: np.ndarray, line: np.ndarray, passes: np.ndarray) -> None:
-    """Convolve each row with the Gaussian and its two derivatives; `line` is room for a row and its mirrored ends."""
-    height, width = plane.shape
-    reach = taps.shape[1] - 1
-    for row in range(height):
-        line[reach : reach + width] = plane[row]
-        for k in range(reach):
-            line[reach - 1 - k] = plane[row, _reflect(-1 - k, width)]
-            line[reach + width + k] = plane[row, _reflect(width + k, width)]
-        smooth, slope, bend = passes[0, row], passes[1, row], passes[2, row]
-        middle = line[reach : reach + width]
-        for column in range(width):
-            smooth[column] = taps[0, 0] * middle[column]
-            slope[column] = 0.0
-            bend[column] = taps[2, 0] * middle[column]
-        for k in range(1, reach + 1):
-            left, right = line[reach - k : reach - k + width], line[reach + k : reach + k + width]
-            even, odd, curved = taps[0, k], taps[1, k], taps[2, k]
-            for column in range(width):
-                both = right[column] + left[column]
-                smooth[column] += even * both
-                bend[column] += curved * both
-                slope[column] += odd * (right[column] - left[column])
+def _down(padded: np.ndarray, row: int, columns: int, taps: np.ndarray, lines: np.ndarray) -> None:
+    """Convolve one row, along columns, with the Gaussian and its two derivatives into `lines`, and mirror its ends."""
+    middle = row + _MARGIN
+    for column in range(columns):
+        level = padded[middle, column]
+        lines[0, column + _MARGIN], lines[1, column + _MARGIN] = taps[0, 0] * level, 0.0
+        lines[2, column + _MARGIN] = taps[2, 0] * level
+    # four taps at a time, a number that the compiler knows, stay in registers
+    for first in range(1, taps.shape[1], 4):
+        for column in range(columns):
+            smooth, slope = lines[0, column + _MARGIN], lines[1, column + _MARGIN]
+            bend = lines[2, column + _MARGIN]
+            for k in range(4):
+                above, below = padded[middle - first - k, column], padded[middle + first + k, column]
+                smooth += taps[0, first + k] * (below + above)
+                slope += taps[1, first + k] * (below - above)
+                bend += taps[2, first + k] * (below + above)
+            lines[0, column + _MARGIN], lines[1, column + _MARGIN] = smooth, slope
+            lines[2, column + _MARGIN] = bend
+    for kind in range(3):
+        for k in range(_MARGIN):
+            lines[kind, _MARGIN - 1 - k] = lines[kind, _MARGIN + k]
+            lines[kind, _MARGIN + columns + k] = lines[kind, _MARGIN + columns - 1 - k]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _along_columns(
-    passes: np.ndarray, taps: np.ndarray, lines: np.ndarray, edges: np.ndarray, blobs: np.ndarray
+def _across(lines: np.ndarray, row: int, columns: int, taps: np.ndarray, room: np.ndarray, blobs: np.ndarray) -> None:
+    """Both parts of the gradient (into `room`) and the Laplacian (into `blobs`) of one row."""
+    for column in range(columns):
+        middle = column + _MARGIN
+        room[0, column], room[1, column] = 0.0, taps[0, 0] * lines[1, middle]
+        blobs[row + 1, column + 1] = taps[0, 0] * lines[2, middle] + taps[2, 0] * lines[0, middle]
+    # a loop a result, and slices: the compiler vectorises where arrays that might overlap are few, and no index may be
+    # negative
+    for first in range(1, taps.shape[1], 4):
+        left, right = _MARGIN - first - 3, _MARGIN + first
+        smooth1, smooth2 = lines[0, left : left + columns + 3], lines[0, right : right + columns + 3]
+        slope1, slope2 = lines[1, left : left + columns + 3], lines[1, right : right + columns + 3]
+        bend1, bend2 = lines[2, left : left + columns + 3], lines[2, right : right + columns + 3]
+        for column in range(columns):
+            across = room[0, column]
+            for k in range(4):
+                across += taps[1, first + k] * (smooth2[column + k] - smooth1[column + 3 - k])
+            room[0, column] = across
+        for column in range(columns):
+            down = room[1, column]
+            for k in range(4):
+                down += taps[0, first + k] * (slope2[column + k] + slope1[column + 3 - k])
+            room[1, column] = down
+        for column in range(columns):
+            blob = blobs[row + 1, column + 1]
+            for k in range(4):
+                blob += taps[0, first + k] * (bend2[column + k] + bend1[column + 3 - k])
+                blob += taps[2, first + k] * (smooth2[column + k] + smooth1[column + 3 - k])
+            blobs[row + 1, column + 1] = blob
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _respond(
+    padded: np.ndarray,
+    rows: int,
+    columns: int,
+    taps: np.ndarray,
+    inner: int,
+    lines: np.ndarray,
+    room: np.ndarray,
+    sums: np.ndarray,
+    blobs: np.ndarray,
 ) -> None:
-    """Gradient magnitude and Laplacian from the three passes along rows; `lines` is room for two rows."""
-    _, height, width = passes.shape
-    reach = taps.shape[1] - 1
-    for row in range(height):
-        across, down, blob = lines[0, :width], lines[1, :width], blobs[row]
-        for column in range(width):
-            across[column] = taps[0, 0] * passes[1, row, column]
-            down[column] = 0.0
-            blob[column] = taps[0, 0] * passes[2, row, column] + taps[2, 0] * passes[0, row, column]
-        for k in range(1, reach + 1):
-            up, low = _reflect(row - k, height), _reflect(row + k, height)
-            even, odd, curved = taps[0, k], taps[1, k], taps[2, k]
-            smooth1, slope1, bend1 = passes[0, up], passes[1, up], passes[2, up]
-            smooth2, slope2, bend2 = passes[0, low], passes[1, low], passes[2, low]
-            for column in range(width):
-                across[column] += even * (slope1[column] + slope2[column])
-                down[column] += odd * (smooth2[column] - smooth1[column])
-                blob[column] += even * (bend1[column] + bend2[column]) + curved * (smooth1[column] + smooth2[column])
-        edge = edges[row]
-        for column in range(width):
-            edge[column] = np.sqrt(across[column] * across[column] + down[column] * down[column])
+    """Laplacian into `blobs`, which has a margin of one; sums by column, apart for the centre's rows, into `sums`."""
+    for band in range(2):
+        for k in range(6):
+            for column in range(columns):
+                sums[band, k, column] = 0.0
+    top = (rows - inner) // 2
+    for row in range(rows):
+        _down(padded, row, columns, taps, lines)
+        _across(lines, row, columns, taps, room, blobs)
+        band = 1 if top <= row < top + inner else 0
+        for column in range(columns):
+            blob = blobs[row + 1, column + 1]
+            square = room[0, column] * room[0, column] + room[1, column] * room[1, column]
+            edge = np.sqrt(square)
+            sums[band, 0, column] += edge
+            sums[band, 1, column] += square
+            sums[band, 2, column] += 1.0 if edge > _STRONG else 0.0
+            sums[band, 3, column] += blob
+            sums[band, 4, column] += blob * blob
+            sums[band, 5, column] += abs(blob)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _summary(edges: np.ndarray, blobs: np.ndarray, box: tuple[int, int, int, int], out: np.ndarray) -> None:
-    """`STATISTICS` of the box (top, left, height, width) up to the count of blobs."""
-    top, left, height, width = box
-    count = height * width
-    sums = np.zeros(6)
-    for row in range(top, top + height):
-        edge, blob = edges[row, left : left + width], blobs[row, left : left + width]
-        for column in range(width):
-            sums[0] += edge[column]
-            sums[1] += edge[column] * edge[column]
-            sums[2] += edge[column] > _STRONG
-            sums[3] += blob[column]
-            sums[4] += blob[column] * blob[column]
-            sums[5] += abs(blob[column])
-    sums /= count
-    out[0], out[1], out[2] = sums[0], np.sqrt(max(sums[1] - sums[0] * sums[0], 0.0)), sums[2]
-    out[3] = np.sqrt(max(sums[4] - sums[3] * sums[3], 0.0))
-    out[4], out[5] = (sums[5] + sums[3]) / 2.0, (sums[5] - sums[3]) / 2.0
+def _summarise(
+    sums: np.ndarray, first_band: int, left: int, columns: int, count: int, out: np.ndarray, region: int, scale: int
+) -> None:
+    """`STATISTICS` up to the count of blobs, from the sums of some columns."""
+    totals = np.zeros(6)
+    for band in range(first_band, 2):
+        for k in range(6):
+            for column in range(left, left + columns):
+                totals[k] += sums[band, k, column]
+    for k in range(6):
+        totals[k] /= count
+    out[region, scale, 0], out[region, scale, 2] = totals[0], totals[2]
+    out[region, scale, 1] = np.sqrt(max(totals[1] - totals[0] * totals[0], 0.0))
+    out[region, scale, 3] = np.sqrt(max(totals[4] - totals[3] * totals[3], 0.0))
+    out[region, scale, 4], out[region, scale, 5] = (totals[5] + totals[3]) / 2.0, (totals[5] - totals[3]) / 2.0
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _peaks(blobs: np.ndarray, box: tuple[int, int, int, int], shrunk: int, out: np.ndarray) -> None:
-    """Count blobs per pixel of the patch and average their heights, in the patch (out[0]) and in the box (out[1])."""
-    height, width = blobs.shape
-    top, left, inner, _ = box
+def _count_peaks(
+    blobs: np.ndarray, rows: int, columns: int, inner: int, pixels: int, high: np.ndarray, out: np.ndarray, scale: int
+) -> None:
+    """Count blobs per pixel of the patch and average their heights, in the patch and in the centre.
+
+    `blobs` has a margin of one; `high` is room for a row.
+    """
+    for row in range(rows + 2):
+        blobs[row, 0], blobs[row, columns + 1] = -np.inf, -np.inf
+    for column in range(columns + 2):
+        blobs[0, column], blobs[rows + 1, column] = -np.inf, -np.inf
+    top, left = (rows - inner) // 2, (columns - inner) // 2
     found, total, found2, total2 = 0, 0.0, 0, 0.0
-    for row in range(height):
-        for column in range(width):
-            blob = blobs[row, column]
-            if blob <= _PEAK:
+    for row in range(rows):
+        for column in range(columns):
+            above = max(blobs[row, column], blobs[row, column + 1], blobs[row, column + 2])
+            below = max(blobs[row + 2, column], blobs[row + 2, column + 1], blobs[row + 2, column + 2])
+            beside = max(blobs[row + 1, column], blobs[row + 1, column + 2])
+            around = max(above, below, beside, _PEAK)
+            high[column] = max(blobs[row + 1, column + 1] - around, 0.0)
+        for column in range(columns):
+            if high[column] == 0.0:
                 continue
-            # most have a neighbour that is higher by more than a step
-            limit = blob + 2.0 / 1048576.0
-            if (column > 0 and blobs[row, column - 1] > limit) or (
-                column < width - 1 and blobs[row, column + 1] > limit
-            ):
-                continue
-            if (row > 0 and blobs[row - 1, column] > limit) or (row < height - 1 and blobs[row + 1, column] > limit):
-                continue
+            blob = blobs[row + 1, column + 1]
             # in steps, so that what is equal but for rounding is equal
-            here, peak = np.floor(blobs[row, column] * 1048576.0 + 0.5), True
-            for r in range(max(row - 1, 0), min(row + 2, height)):
-                for c in range(max(column - 1, 0), min(column + 2, width)):
+            here, peak = np.floor(blob * 1048576.0 + 0.5), True
+            for r in range(row, row + 3):
+                for c in range(column, column + 3):
                     lower = np.floor(blobs[r, c] * 1048576.0 + 0.5) < here
-                    peak = peak and (lower or (r == row and c == column))
+                    peak = peak and (lower or (r == row + 1 and c == column + 1))
             if peak:
                 found += 1
-                total += blobs[row, column]
+                total += blob
                 if top <= row < top + inner and left <= column < left + inner:
                     found2 += 1
-                    total2 += blobs[row, column]
-    out[0, 6], out[0, 7] = found / (blobs.size * shrunk * shrunk), total / found if found > 0 else 0.0
-    out[1, 6], out[1, 7] = found2 / 1024.0, total2 / found2 if found2 > 0 else 0.0
+                    total2 += blob
+    out[0, scale, 6], out[0, scale, 7] = found / pixels, total / found if found > 0 else 0.0
+    out[1, scale, 6], out[1, scale, 7] = found2 / 1024.0, total2 / found2 if found2 > 0 else 0.0
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
 def _gradient_kernel(planes: np.ndarray, sign: float, narrow: np.ndarray, wide: np.ndarray, out: np.ndarray) -> None:
     n, height, width = planes.shape
-    plane, half = np.empty((height, width)), np.empty((height // 2, width // 2))
-    passes, edges, blobs = np.empty((3, height, width)), np.empty((height, width)), np.empty((height, width))
-    line, lines = np.empty(width + 2 * wide.shape[1]), np.empty((2, width))
+    half_height, half_width = height // 2, width // 2
+    plane, half = np.empty((height + 2 * _MARGIN, width)), np.empty((half_height + 2 * _MARGIN, half_width))
+    lines, room, sums = np.empty((3, width + 2 * _MARGIN)), np.empty((2, width)), np.empty((2, 6, width))
+    blobs = np.empty((height + 2, width + 2))
     for i in range(n):
         # from the first pixel: neither slopes nor blobs depend on the offset, and a constant plane is exactly zero
-        plane[:] = planes[i]
-        plane -= planes[i, 0, 0]
-        plane *= sign / 255.0
-        for row in range(height // 2):
-            above, below = plane[2 * row], plane[2 * row + 1]
-            for column in range(width // 2):
-                k = 2 * column
-                half[row, column] = 0.25 * (above[k] + above[k + 1] + below[k] + below[k + 1])
+        first = float(planes[i, 0, 0])
+        for row in range(height):
+            for column in range(width):
+                plane[row + _MARGIN, column] = (planes[i, row, column] - first) * (sign / 255.0)
+        for row in range(half_height):
+            r = 2 * row + _MARGIN
+            for column in range(half_width):
+                c = 2 * column
+                half[row + _MARGIN, column] = 0.25 * (
+                    plane[r, c] + plane[r, c + 1] + plane[r + 1, c] + plane[r + 1, c + 1]
+                )
+        _fill_margins(plane, height, width)
+        _fill_margins(half, half_height, half_width)
         for scale in range(3):
-            part, shrunk = (plane, 1) if scale == 0 else (half, 2)
-            taps = wide if scale == 2 else narrow
-            rows, columns = part.shape
-            room = passes.reshape(passes.size)[: 3 * rows * columns].reshape((3, rows, columns))
-            edge = edges.reshape(edges.size)[: rows * columns].reshape((rows, columns))
-            blob = blobs.reshape(blobs.size)[: rows * columns].reshape((rows, columns))
-            _along_rows(part, taps, line, room)
-            _along_columns(room, taps, lines, edge, blob)
-            inner = 32 // shrunk
-            box = ((rows - inner) // 2, (columns - inner) // 2, inner, inner)
-            _summary(edge, blob, (0, 0, rows, columns), out[i, 0, scale])
-            _summary(edge, blob, box, out[i, 1, scale])
-            _peaks(blob, box, shrunk, out[i, :, scale])
+            part, taps = plane if scale == 0 else half, wide if scale == 2 else narrow
+            rows, columns = (height, width) if scale == 0 else (half_height, half_width)
+            inner, pixels = (32, rows * columns) if scale == 0 else (16, 4 * rows * columns)
+            _respond(part, rows, columns, taps, inner, lines, room, sums, blobs)
+            _summarise(sums, 0, 0, columns, rows * columns, out[i], 0, scale)
+            _summarise(sums, 1, (columns - inner) // 2, inner, inner * inner, out[i], 1, scale)
+            _count_peaks(blobs, rows, columns, inner, pixels, room[0], out[i], scale)
 
 
 _LINDEBERG = "Lindeberg (1998), Int J Comput Vis 30(2):79-116"

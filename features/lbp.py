@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import numba
 import numpy as np
+from numba.extending import intrinsic
 
 from features.column import REGION_WORDS, Column
 from features.stain import Planes
@@ -14,6 +16,12 @@ from features.stain import Planes
 CHANNELS = ("grey", "haematoxylin")
 PATTERNS = ((8, 1), (16, 2), (24, 3))
 REGIONS = ("whole", "centre")
+#: Beyond this distance from the pixel's level single precision is sure which of the two is higher.
+_DOUBT = 2e-4
+#: The mark, beyond those of the points, of a pixel with a point that single precision leaves in doubt.
+_UNSURE = 1 << 31
+#: From more pixels in doubt than this on, of 32, all 32 are decided together.
+_MANY = 8
 
 
 def lbp(planes: Planes) -> np.ndarray:
@@ -39,16 +47,17 @@ def lbp(planes: Planes) -> np.ndarray:
     """
     n, height, width = planes.grey.shape
     bins = sum(points + 2 for points, _ in PATTERNS)
-    counts = np.zeros((n, 2, len(CHANNELS), bins), np.int64)
+    counts = np.zeros((n, len(CHANNELS), bins), np.int64)
+    centre = np.zeros((n, len(CHANNELS), PATTERNS[0][0] + 2), np.int64)
     for channel, levels in enumerate((planes.grey, planes.haematoxylin)):
         first = 0
         for points, radius in PATTERNS:
-            part = counts[:, :, channel, first : first + points + 2]
-            _lbp_kernel(levels, *_circle(points, radius), radius, part)
+            # the centre's patterns beyond the first are not wanted: room that is thrown away
+            inner = centre if first == 0 else np.empty((n, len(CHANNELS), points + 2), np.int64)
+            _lbp_kernel(levels, *_circle(points, radius), radius, channel, first, counts, inner)
             first += points + 2
-    whole = counts[:, 0].reshape(n, -1) / (height * width)
-    centre = counts[:, 1, :, : PATTERNS[0][0] + 2].reshape(n, -1) / 1024
-    return np.concatenate([whole, centre], axis=1).astype(np.float32)
+    whole = counts.reshape(n, -1) / (height * width)
+    return np.concatenate([whole, centre.reshape(n, -1) / 1024], axis=1).astype(np.float32)
 
 
 @cache
@@ -58,78 +67,170 @@ def _circle(points: int, radius: int) -> tuple[np.ndarray, np.ndarray]:
     return np.round(-radius * np.sin(angles), 5), np.round(radius * np.cos(angles), 5)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _interpolate(padded: np.ndarray, right: float, border: int, weights: np.ndarray, across: np.ndarray) -> None:
-    """Interpolate every row of `padded` at its pixels' columns plus `right`, in scikit-image's order of operations."""
-    width = across.shape[1]
-    at = int(np.floor(right)) + border
-    for column in range(width):
-        position = column + right
-        weights[column] = position - np.floor(position)
-    for row in range(across.shape[0]):
-        # slices: an index that may be negative keeps the loop from being vectorised
-        first, second, line = padded[row, at : at + width], padded[row, at + 1 : at + 1 + width], across[row]
-        for column in range(width):
-            line[column] = (1.0 - weights[column]) * first[column] + weights[column] * second[column]
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _mark_point(padded: np.ndarray, across: np.ndarray, down: float, border: int, bit: int, codes: np.ndarray) -> None:
-    """Set `bit` of every pixel whose neighbour `down` rows below, interpolated, is not below the pixel."""
-    height, width = codes.shape
-    mark = np.uint32(1) << np.uint32(bit)
-    base = int(np.floor(down)) + border
+# contracted: what single precision leaves in doubt is decided again, so that how it rounds changes nothing
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _interpolate(padded: np.ndarray, right: float, border: int, across: np.ndarray) -> None:
+    """Interpolate every row of `padded` at its pixels' columns plus `right`."""
+    height, width = across.shape
+    at = np.uint64(int(np.floor(right)) + border)
+    near = np.float32(right - np.floor(right))
+    far = np.float32(1.0) - near
     for row in range(height):
-        # from the sum, not from the offset alone: scikit-image's rounding decides ties
-        position = row + down
-        lower = position - np.floor(position)
-        above, below = across[row + base], across[row + base + 1]
-        centre, code = padded[row + border, border : border + width], codes[row]
         for column in range(width):
-            value = (1.0 - lower) * above[column] + lower * below[column]
-            code[column] |= mark if value >= centre[column] else np.uint32(0)
+            # unsigned: an index that may be negative keeps the loop from being vectorised
+            k = np.uint64(column) + at
+            across[row, column] = far * padded[row, k] + near * padded[row, k + np.uint64(1)]
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+def _mark_points(
+    padded: np.ndarray, across: np.ndarray, downs: np.ndarray, border: int, marks: np.ndarray, codes: np.ndarray
+) -> None:
+    """Set two points' marks in every pixel whose neighbours, interpolated, are not below the pixel.
+
+    In single precision; pixels that this leaves in doubt get the mark `_UNSURE`.
+    """
+    height, width = codes.shape
+    zero, none, doubt, unsure = np.float32(0.0), np.uint32(0), np.float32(_DOUBT), np.uint32(_UNSURE)
+    mark1, mark2 = marks[0], marks[1]
+    base1, base2 = int(np.floor(downs[0])) + border, int(np.floor(downs[1])) + border
+    near1, near2 = np.float32(downs[0] - np.floor(downs[0])), np.float32(downs[1] - np.floor(downs[1]))
+    far1, far2 = np.float32(1.0) - near1, np.float32(1.0) - near2
+    # neighbours on whole pixels are exact
+    if marks[2]:
+        doubt = zero
+    for row in range(height):
+        for column in range(width):
+            centre = padded[row + border, np.uint64(column) + np.uint64(border)]
+            beyond1 = far1 * across[row + base1, column] + (near1 * across[row + base1 + 1, column] - centre)
+            beyond2 = far2 * across[row + base2, column] + (near2 * across[row + base2 + 1, column] - centre)
+            code = (mark1 if beyond1 >= zero else none) | (mark2 if beyond2 >= zero else none)
+            # nothing is below 0
+            near = min(abs(beyond1), abs(beyond2)) < min(doubt, centre)
+            codes[row, column] |= code | (unsure if near else none)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _ones(code: np.uint32) -> np.uint32:
-    """Count the bits set in 32 bits."""
-    code = code - ((code >> np.uint32(1)) & np.uint32(0x55555555))
-    code = (code & np.uint32(0x33333333)) + ((code >> np.uint32(2)) & np.uint32(0x33333333))
-    code = (code + (code >> np.uint32(4))) & np.uint32(0x0F0F0F0F)
-    code = code + (code >> np.uint32(8))
-    return (code + (code >> np.uint32(16))) & np.uint32(63)
+def _decide(
+    padded: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    nears: np.ndarray,
+    border: int,
+    row: int,
+    start: int,
+    size: int,
+    codes: np.ndarray,
+) -> None:
+    """Decide some pixels of a row with scikit-image's double precision and order of operations."""
+    for point in range(rows.size):
+        down, right = rows[point], columns[point]
+        if down == np.floor(down) and right == np.floor(right):
+            continue
+        mark, at = np.uint32(1) << np.uint32(point), np.uint64(int(np.floor(right)) + border + start)
+        # from the sum, not from the offset alone: its rounding decides ties
+        lower = row + down - np.floor(row + down)
+        above = int(np.floor(down)) + row + border
+        for k in range(size):
+            left, here = np.uint64(k) + at, np.uint64(k) + np.uint64(start)
+            near = nears[point, here]
+            first = (1.0 - near) * padded[above, left] + near * padded[above, left + np.uint64(1)]
+            second = (1.0 - near) * padded[above + 1, left] + near * padded[above + 1, left + np.uint64(1)]
+            value = (1.0 - lower) * first + lower * second
+            code, centre = codes[row, here] & ~mark, padded[row + border, here + np.uint64(border)]
+            codes[row, here] = code | (mark if value >= centre else np.uint32(0))
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _lbp_kernel(planes: np.ndarray, rows: np.ndarray, columns: np.ndarray, radius: int, counts: np.ndarray) -> None:
-    n, height, width = planes.shape
-    points = rows.size
-    border = radius + 1
-    padded = np.zeros((height + 2 * border, width + 2 * border))
-    codes, patterns = np.empty((height, width), np.uint32), np.empty(width, np.uint8)
-    weights, across = np.empty(width), np.empty((height + 2 * border, width))
+def _settle(
+    padded: np.ndarray, rows: np.ndarray, columns: np.ndarray, nears: np.ndarray, border: int, codes: np.ndarray
+) -> None:
+    """Decide what is in doubt: 32 pixels at a time where that is many of them, else one by one."""
+    height, width = codes.shape
+    for row in range(height):
+        for start in range(0, width, 32):
+            size, found = min(32, width - start), 0
+            for k in range(size):
+                found += codes[row, np.uint64(start) + np.uint64(k)] >= np.uint32(_UNSURE)
+            if found > _MANY:
+                _decide(padded, rows, columns, nears, border, row, start, size, codes)
+            elif found > 0:
+                for column in range(start, start + size):
+                    if codes[row, column] >= np.uint32(_UNSURE):
+                        _decide(padded, rows, columns, nears, border, row, column, 1, codes)
+
+
+@intrinsic
+def _ones(_: Any, code: Any) -> Any:
+    """Count the bits set: one instruction of the processor, where it has that."""
+    return code(code), lambda _, builder, __, arguments: builder.ctpop(arguments[0])
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _count_patterns(codes: np.ndarray, points: int, patterns: np.ndarray, counts: np.ndarray) -> None:
+    """Count the patterns of all pixels; `counts` has four rows, so that equal neighbours need not wait."""
+    height, width = codes.shape
     # scikit-image compares each point with the next, but not the last with the first
-    inner = np.uint32((1 << (points - 1)) - 1)
+    inner, mixed = np.uint32((1 << (points - 1)) - 1), np.uint8(points + 1)
+    for row in range(height):
+        for column in range(width):
+            code = codes[row, column] & np.uint32(_UNSURE - 1)
+            uniform = _ones(np.uint32((code ^ (code >> np.uint32(1))) & inner)) <= 2
+            patterns[row, column] = np.uint8(_ones(code)) if uniform else mixed
+        for column in range(0, width - 3, 4):
+            counts[0, patterns[row, column]] += 1
+            counts[1, patterns[row, column + 1]] += 1
+            counts[2, patterns[row, column + 2]] += 1
+            counts[3, patterns[row, column + 3]] += 1
+        for column in range(width - width % 4, width):
+            counts[0, patterns[row, column]] += 1
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _lbp_kernel(
+    planes: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    radius: int,
+    channel: int,
+    first: int,
+    whole: np.ndarray,
+    centre: np.ndarray,
+) -> None:
+    """Count patterns into whole[:, channel, first:] and, of the centre's pixels, centre[:, channel]."""
+    n, height, width = planes.shape
+    points, border = rows.size, radius + 1
+    padded = np.zeros((height + 2 * border, width + 2 * border), np.float32)
+    across = np.empty((height + 2 * border, width), np.float32)
+    codes, patterns = np.empty((height, width), np.uint32), np.empty((height, width), np.uint8)
+    downs, marks = np.empty(2), np.empty(3, np.uint32)
+    nears = np.empty((points, width))
+    for point in range(points):
+        for column in range(width):
+            nears[point, column] = column + columns[point] - np.floor(column + columns[point])
     top, left = (height - 32) // 2, (width - 32) // 2
     for i in range(n):
-        padded[border : border + height, border : border + width] = planes[i]
-        codes[:] = 0
-        for point in range(points // 2 + 1):
-            # the circle's upper and lower half meet the same columns
-            _interpolate(padded, columns[point], border, weights, across)
-            _mark_point(padded, across, rows[point], border, point, codes)
-            if 0 < point < points // 2:
-                _mark_point(padded, across, rows[points - point], border, points - point, codes)
         for row in range(height):
             for column in range(width):
-                code = codes[row, column]
-                changes = _ones((code ^ (code >> np.uint32(1))) & inner)
-                patterns[column] = _ones(code) if changes <= 2 else points + 1
-            for column in range(width):
-                counts[i, 0, patterns[column]] += 1
-            if top <= row < top + 32:
-                for column in range(left, left + 32):
-                    counts[i, 1, patterns[column]] += 1
+                padded[row + border, np.uint64(column) + np.uint64(border)] = planes[i, row, column]
+                codes[row, column] = 0
+        for point in range(points // 2 + 1):
+            # the circle's upper and lower half meet the same columns; its two ends are alone
+            other = points - point if 0 < point < points // 2 else point
+            downs[0], downs[1] = rows[point], rows[other]
+            marks[0], marks[1] = 1 << point, 1 << other
+            marks[2] = rows[point] == np.floor(rows[point]) and columns[point] == np.floor(columns[point])
+            _interpolate(padded, columns[point], border, across)
+            _mark_points(padded, across, downs, border, marks, codes)
+        _settle(padded, rows, columns, nears, border, codes)
+        counts = np.zeros((4, 32), np.int32)
+        _count_patterns(codes, points, patterns, counts)
+        for bin in range(points + 2):
+            whole[i, channel, first + bin] = counts[0, bin] + counts[1, bin] + counts[2, bin] + counts[3, bin]
+            centre[i, channel, bin] = 0
+        for row in range(top, top + 32):
+            for column in range(left, left + 32):
+                centre[i, channel, patterns[row, column]] += 1
 
 
 _OJALA = "Ojala, Pietikäinen & Mäenpää (2002), IEEE Trans Pattern Anal Mach Intell 24(7):971-987"

@@ -108,12 +108,13 @@ def nucleus_labels(planes: Planes) -> np.ndarray:
     """
     n, height, width = planes.absorbed.shape
     labels = np.empty((n, height, width), np.int32)
-    smooth, lines = np.empty((height, width), np.int32), np.empty((height, width + 4), np.int32)
+    smooth, lines = np.empty((height, width), np.int32), np.empty((height + 2, width + 4), np.int32)
     mask, seen = np.empty((height, width), np.bool_), np.empty((height + 2) * (width + 2), np.bool_)
-    tops, places, starts = np.empty((3, height * width), np.int32)
+    tops, places = np.empty((height, width), np.int32), np.empty((2, height * width), np.int32)
+    sizes, starts = np.empty((2, height * width), np.int32)
     for levels, target in zip(planes.absorbed, labels, strict=True):
-        _fill_tops(levels, smooth, lines, mask, seen, tops, places)
-        _gather(tops, target, mask, starts, places)
+        _fill_tops(levels, smooth, lines, mask, seen, tops, sizes)
+        _gather(tops, target, mask, sizes, starts, places)
     return labels
 
 
@@ -129,41 +130,48 @@ def _smooth(plane: np.ndarray, lines: np.ndarray) -> None:
     """Binomial filter of levels times 256, in place and in whole numbers, rounded half up; `lines` is room."""
     height, width = plane.shape
     for row in range(height):
-        line = lines[row]
-        line[2 : width + 2] = plane[row]
-        line[1], line[0], line[width + 2], line[width + 3] = line[2], line[3], line[width + 1], line[width]
-        far, near, middle = line[:width], line[1 : width + 1], line[2 : width + 2]
-        near2, far2, target = line[3 : width + 3], line[4 : width + 4], plane[row]
         for column in range(width):
-            target[column] = 6 * middle[column] + 4 * (near[column] + near2[column]) + far[column] + far2[column]
-    lines[:height, :width] = plane
+            lines[height, column + 2] = plane[row, column]
+        lines[height, 1], lines[height, 0] = plane[row, 0], plane[row, 1]
+        lines[height, width + 2], lines[height, width + 3] = plane[row, width - 1], plane[row, width - 2]
+        for column in range(width):
+            near = lines[height, column + 1] + lines[height, column + 3]
+            far = lines[height, column] + lines[height, column + 4]
+            lines[row, column] = 6 * lines[height, column + 2] + 4 * near + far
     for row in range(height):
-        up, down = lines[_reflect(row - 1, height)], lines[_reflect(row + 1, height)]
-        up2, down2 = lines[_reflect(row - 2, height)], lines[_reflect(row + 2, height)]
-        here, target = lines[row], plane[row]
+        up, down = _reflect(row - 1, height), _reflect(row + 1, height)
+        up2, down2 = _reflect(row - 2, height), _reflect(row + 2, height)
         for column in range(width):
-            total = 6 * here[column] + 4 * (up[column] + down[column]) + up2[column] + down2[column]
-            target[column] = (total + 128) >> 8
+            near, far = lines[up, column] + lines[down, column], lines[up2, column] + lines[down2, column]
+            plane[row, column] = (6 * lines[row, column] + 4 * near + far + 128) >> 8
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _otsu(plane: np.ndarray) -> int:
-    """Otsu's threshold: the lower class ends with it. Sums are whole numbers, so equal splits are equal."""
-    histogram = np.zeros(256, np.int64)
-    for row in range(plane.shape[0]):
-        for column in range(plane.shape[1]):
-            histogram[(plane[row, column] + 128) >> 8] += 1
-    count, total = 0, 0
+def _otsu(plane: np.ndarray, counts: np.ndarray) -> int:
+    """Otsu's threshold: the lower class ends with it. Sums are whole numbers, so equal splits are equal.
+
+    `counts` is room for four counters, so that equal neighbours need not wait.
+    """
+    height, width = plane.shape
     for level in range(256):
-        count += histogram[level]
-        total += level * histogram[level]
+        counts[0, level], counts[1, level], counts[2, level], counts[3, level] = 0, 0, 0, 0
+    for row in range(height):
+        for column in range(0, width - 3, 4):
+            for k in range(4):
+                counts[k, (plane[row, column + k] + 128) >> 8] += 1
+        for column in range(width - width % 4, width):
+            counts[0, (plane[row, column] + 128) >> 8] += 1
+    count, total = height * width, 0
+    for level in range(256):
+        counts[0, level] += counts[1, level] + counts[2, level] + counts[3, level]
+        total += level * counts[0, level]
     # a constant plane has no split: its level is the threshold
     best, threshold = -1.0, (plane[0, 0] + 128) >> 8
     below, weight = 0, 0
     for level in range(255):
-        below += histogram[level]
-        weight += level * histogram[level]
-        if histogram[level] == 0 or below == count:
+        below += counts[0, level]
+        weight += level * counts[0, level]
+        if counts[0, level] == 0 or below == count:
             # an empty bin splits the pixels as the bin before it did: the first of equals stands
             continue
         apart = float(weight) / below - float(total - weight) / (count - below)
@@ -180,16 +188,15 @@ def _fill_mask(levels: np.ndarray, smooth: np.ndarray, threshold: int, mask: np.
     sums = np.zeros(width + 2 * _REACH, np.int32)
     side = 2 * _REACH + 1
     for row in range(-_REACH, _REACH):
-        line = levels[_reflect(row, height)]
+        line = _reflect(row, height)
         for column in range(width):
-            sums[column + _REACH] += line[column]
+            sums[column + _REACH] += levels[line, column]
     for row in range(height):
-        enters = levels[_reflect(row + _REACH, height)]
-        leaves = levels[_reflect(row - _REACH - 1, height)]
+        enters, leaves = _reflect(row + _REACH, height), _reflect(row - _REACH - 1, height)
         for column in range(width):
-            sums[column + _REACH] += enters[column]
+            sums[column + _REACH] += levels[enters, column]
             if row > 0:
-                sums[column + _REACH] -= leaves[column]
+                sums[column + _REACH] -= levels[leaves, column]
         for k in range(_REACH):
             sums[_REACH - 1 - k] = sums[_REACH + k]
             sums[_REACH + width + k] = sums[_REACH + width - 1 - k]
@@ -209,10 +216,11 @@ def _fill_holes(mask: np.ndarray, seen: np.ndarray, places: np.ndarray) -> None:
     """Fill parts of the background (diagonals do not count) of few pixels; `seen` is room for a rim around the mask."""
     height, width = mask.shape
     stride = width + 2
-    steps = (-stride, stride, -1, 1)
-    seen[:] = True
+    for k in range(seen.size):
+        seen[k] = True
     for row in range(height):
-        seen[(row + 1) * stride + 1 : (row + 1) * stride + 1 + width] = mask[row]
+        for column in range(width):
+            seen[(row + 1) * stride + 1 + column] = mask[row, column]
     for start in range(stride, seen.size - stride):
         if seen[start]:
             continue
@@ -222,7 +230,7 @@ def _fill_holes(mask: np.ndarray, seen: np.ndarray, places: np.ndarray) -> None:
         while done < found:
             here = places[done]
             done += 1
-            for step in steps:
+            for step in (-stride, stride, -1, 1):
                 if not seen[here + step]:
                     seen[here + step] = True
                     places[found] = here + step
@@ -233,33 +241,39 @@ def _fill_holes(mask: np.ndarray, seen: np.ndarray, places: np.ndarray) -> None:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _climb(mask: np.ndarray, heights: np.ndarray, tops: np.ndarray) -> None:
-    """`tops[k]`: the pixel on which one ends who climbs from pixel k inside the mask; -1 outside."""
+def _climb(mask: np.ndarray, heights: np.ndarray, padded: np.ndarray, tops: np.ndarray) -> None:
+    """`tops[k]`: the pixel on which one ends who climbs from pixel k inside the mask; -1 outside.
+
+    `padded` is room for the heights with a margin of one on each side.
+    """
     height, width = mask.shape
-    flat = heights.reshape(height * width)
+    for row in range(height + 2):
+        for column in range(width + 2):
+            padded[row, column] = -1
     for row in range(height):
         for column in range(width):
+            padded[row + 1, column + 1] = heights[row, column] if mask[row, column] else -1
+    for row in range(height):
+        for column in range(width):
+            best, step = np.int32(-1), np.int32(0)
+            # of equals the first in reading order is higher
+            for r in range(3):
+                for c in range(3):
+                    level = padded[row + r, column + c]
+                    step = np.int32((r - 1) * width + c - 1) if level > best else step
+                    best = max(best, level)
             here = row * width + column
-            tops[here] = -1
-            if not mask[row, column]:
-                continue
-            best, level = here, flat[here]
-            for r in range(max(row - 1, 0), min(row + 2, height)):
-                for c in range(max(column - 1, 0), min(column + 2, width)):
-                    k = r * width + c
-                    # of equals the first in reading order is higher
-                    if mask[r, c] and (flat[k] > level or (flat[k] == level and k < best)):
-                        best, level = k, flat[k]
-            tops[here] = best
-    for k in range(tops.size):
-        if tops[k] >= 0:
-            top = tops[k]
-            while tops[top] != top:
-                top = tops[top]
+            tops[row, column] = here + step if padded[row + 1, column + 1] >= 0 else -1
+    flat = tops.reshape(height * width)
+    for k in range(flat.size):
+        if flat[k] >= 0:
+            top = flat[k]
+            while flat[top] != top:
+                top = flat[top]
             step = k
-            while tops[step] != top:
-                after = tops[step]
-                tops[step] = top
+            while flat[step] != top:
+                after = flat[step]
+                flat[step] = top
                 step = after
 
 
@@ -274,45 +288,53 @@ def _fill_tops(
     places: np.ndarray,
 ) -> int:
     """Find the nuclear pixels and their tops, and return Otsu's threshold; all but `levels` is room."""
-    smooth[:] = levels
-    smooth <<= 8
+    height, width = levels.shape
+    for row in range(height):
+        for column in range(width):
+            smooth[row, column] = np.int32(levels[row, column]) << 8
     _smooth(smooth, lines)
-    threshold = _otsu(smooth)
+    threshold = _otsu(smooth, np.empty((4, 256), np.int32))
     _fill_mask(levels, smooth, threshold, mask)
     _fill_holes(mask, seen, places)
     for _ in range(3):
         _smooth(smooth, lines)
-    _climb(mask, smooth, tops)
+    _climb(mask, smooth, lines, tops)
     return threshold
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _gather(tops: np.ndarray, labels: np.ndarray, mask: np.ndarray, starts: np.ndarray, places: np.ndarray) -> int:
+def _gather(
+    tops: np.ndarray, labels: np.ndarray, mask: np.ndarray, sizes: np.ndarray, starts: np.ndarray, places: np.ndarray
+) -> int:
     """Give numbers to the parts that are large enough and list their pixels, in reading order; take the others away.
 
-    Part k (labels k + 1) holds ``places[starts[k]:starts[k + 1]]``.
+    Part k (labels k + 1) holds the rows and columns ``places[:, starts[k]:starts[k + 1]]``; `sizes` is room.
     """
-    sizes = np.zeros(tops.size, np.int64)
-    for k in range(tops.size):
-        if tops[k] >= 0:
-            sizes[tops[k]] += 1
-    kept = 0
-    starts[0] = 0
-    for k in range(tops.size):
+    height, width = tops.shape
+    for k in range(height * width):
+        sizes[k] = 0
+    for row in range(height):
+        for column in range(width):
+            if tops[row, column] >= 0:
+                sizes[tops[row, column]] += 1
+    kept, total = 0, 0
+    for k in range(height * width):
         if sizes[k] >= _SMALLEST:
-            starts[kept + 1] = starts[kept] + sizes[k]
+            # where the part's next pixel goes, which after its last one is where the next part starts
             kept += 1
+            starts[kept] = total
+            total += sizes[k]
             sizes[k] = -kept
-    filled = starts[: kept + 1].copy()
-    for row in range(mask.shape[0]):
-        for column in range(mask.shape[1]):
-            k = row * mask.shape[1] + column
-            label = max(-sizes[tops[k]], 0) if tops[k] >= 0 else 0
+    starts[0] = 0
+    for row in range(height):
+        for column in range(width):
+            top = tops[row, column]
+            label = max(-sizes[top], 0) if top >= 0 else 0
             labels[row, column] = label
             mask[row, column] = label > 0
             if label > 0:
-                places[filled[label - 1]] = k
-                filled[label - 1] += 1
+                places[0, starts[label]], places[1, starts[label]] = row, column
+                starts[label] += 1
     return kept
 
 
@@ -335,96 +357,82 @@ def _mark_border(labels: np.ndarray, border: np.ndarray) -> None:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _perimeter(border: np.ndarray, label: int, width: int, places: np.ndarray) -> float:
+def _perimeter(border: np.ndarray, label: int, places: np.ndarray, start: int, stop: int) -> float:
     """Length of the line through the centres of the border pixels, as scikit-image estimates it."""
     straight, diagonal, mixed = 0, 0, 0
-    for place in places:
-        row, column = place // width + 1, place % width + 1
-        if border[row, column] != label:
+    for place in range(start, stop):
+        row, column = places[0, place], places[1, place]
+        if border[row + 1, column + 1] != label:
             continue
-        sides = (
-            np.int64(border[row - 1, column] == label)
-            + np.int64(border[row + 1, column] == label)
-            + np.int64(border[row, column - 1] == label)
-            + np.int64(border[row, column + 1] == label)
-        )
-        corners = (
-            np.int64(border[row - 1, column - 1] == label)
-            + np.int64(border[row - 1, column + 1] == label)
-            + np.int64(border[row + 1, column - 1] == label)
-            + np.int64(border[row + 1, column + 1] == label)
-        )
-        code = 1 + 2 * sides + 10 * corners
-        if code in (5, 7, 15, 17, 25, 27):
+        code = 1
+        for r in range(3):
+            for c in range(3):
+                if border[row + r, column + c] == label:
+                    code += 10 if r != 1 and c != 1 else 2
+        # the pixel itself was counted as a side
+        code -= 2
+        if code == 5 or code == 7 or code == 15 or code == 17 or code == 25 or code == 27:
             straight += 1
-        elif code in (21, 33):
+        elif code == 21 or code == 33:
             diagonal += 1
-        elif code in (13, 23):
+        elif code == 13 or code == 23:
             mixed += 1
     return straight + np.sqrt(2.0) * diagonal + (1.0 + np.sqrt(2.0)) / 2.0 * mixed
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _first_columns(sides: np.ndarray, chain: np.ndarray, out: np.ndarray) -> None:
-    """First pixel column on or right of the lower convex chain through the points (k, sides[k]).
+def _chain_area(sides: np.ndarray, which: int, height: int, chain: np.ndarray) -> int:
+    """Sum of the first pixel columns on or right of the lower convex chain through the points (k, sides[which, k]).
 
     One for each pixel row (odd k); coordinates are doubled.
     """
     length = 0
-    for k in range(sides.size):
+    for k in range(2 * height + 1):
         while length >= 2:
             a, b = chain[length - 2], chain[length - 1]
-            if (sides[b] - sides[a]) * (k - a) >= (sides[k] - sides[a]) * (b - a):
+            first = sides[which, a]
+            if (sides[which, b] - first) * (k - a) >= (sides[which, k] - first) * (b - a):
                 length -= 1
             else:
                 break
         chain[length] = k
         length += 1
-    edge = 0
-    for row in range(out.size):
-        k = 2 * row + 1
+    edge, total = 0, 0
+    for k in range(1, 2 * height, 2):
         while chain[edge + 1] < k:
             edge += 1
         a, b = chain[edge], chain[edge + 1]
-        position = sides[a] * (b - a) + (sides[b] - sides[a]) * (k - a)
-        out[row] = -((-position) // (2 * (b - a)))
+        position = sides[which, a] * (b - a) + (sides[which, b] - sides[which, a]) * (k - a)
+        # small whole numbers: the quotient of two that divide is exact
+        total += int(np.ceil(position / (2.0 * (b - a))))
+    return total
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _convex_area(left: np.ndarray, right: np.ndarray, room: np.ndarray) -> int:
+def _convex_area(room: np.ndarray, height: int) -> int:
     """Pixels whose centre lies in or on the hull of all edge midpoints of a part's pixels.
 
-    `left` and `right` are the part's first and last column in each of its rows; `room` is (5, 2 rows + 1).
+    `room[0]` and `room[1]` are the part's first and last column in each of its rows.
     """
-    height = left.size
-    lefts, rights, chain, first, last = room
     # k = 2 row + 1 are the pixel rows, even k the lines between them; the right side is mirrored
     for k in range(2 * height + 1):
-        if k % 2:
-            lefts[k], rights[k] = 2 * left[k // 2] - 1, -2 * right[k // 2] - 1
-        else:
-            above, below = max(k // 2 - 1, 0), min(k // 2, height - 1)
-            lefts[k] = 2 * min(left[above], left[below])
-            rights[k] = -2 * max(right[above], right[below])
-    _first_columns(lefts[: 2 * height + 1], chain, first[:height])
-    _first_columns(rights[: 2 * height + 1], chain, last[:height])
-    area = 0
-    for row in range(height):
-        area += -last[row] - first[row] + 1
-    return area
+        above, below = max((k - 1) // 2, 0), min(k // 2, height - 1)
+        shift = k % 2
+        room[2, k] = 2 * min(room[0, above], room[0, below]) - shift
+        room[3, k] = -2 * max(room[1, above], room[1, below]) - shift
+    return height - _chain_area(room, 2, height, room[4]) - _chain_area(room, 3, height, room[4])
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _rim(levels: np.ndarray, labels: np.ndarray, box: tuple[int, int, int, int], level: float) -> float:
+def _rim(levels: np.ndarray, labels: np.ndarray, top: int, bottom: int, first: int, last: int, level: float) -> float:
     """Level minus the mean of the pixels outside all nuclei in the box, 3 pixels wider; 0 when there are none."""
     height, width = labels.shape
-    top, bottom, first, last = box
     total, count = 0, 0
     for row in range(max(top - 3, 0), min(bottom + 4, height)):
         for column in range(max(first - 3, 0), min(last + 4, width)):
-            outside = labels[row, column] == 0
-            total += levels[row, column] * outside
-            count += outside
+            if labels[row, column] == 0:
+                total += levels[row, column]
+                count += 1
     return level - total / count if count > 0 else 0.0
 
 
@@ -433,80 +441,114 @@ def _measure(
     levels: np.ndarray,
     labels: np.ndarray,
     border: np.ndarray,
-    label: int,
+    part: int,
     places: np.ndarray,
+    starts: np.ndarray,
     room: np.ndarray,
     out: np.ndarray,
 ) -> None:
     """`NUCLEUS` up to the rim of one part, then its centroid (row, column) and twice the angle of its major axis."""
-    width = labels.shape[1]
-    area = places.size
-    top, bottom, first, last = places[0] // width, places[area - 1] // width, width, 0
-    left, right = room[5, : bottom - top + 1], room[6, : bottom - top + 1]
-    left[:] = width
-    right[:] = -1
-    sums = np.zeros(7, np.int64)
-    for place in places:
-        row, column = place // width, place % width
+    start, stop = starts[part], starts[part + 1]
+    area, top, bottom, first, last = stop - start, places[0, start], places[0, stop - 1], labels.shape[1], 0
+    for row in range(bottom - top + 1):
+        room[0, row], room[1, row] = labels.shape[1], -1
+    rows, columns, rows2, columns2, products, total, squares = 0, 0, 0, 0, 0, 0, 0
+    for place in range(start, stop):
+        row, column = places[0, place], places[1, place]
         level = np.int64(levels[row, column])
         first, last = min(first, column), max(last, column)
-        left[row - top] = min(left[row - top], column)
-        right[row - top] = max(right[row - top], column)
-        r, c = row - top, column
-        sums[0] += r
-        sums[1] += c
-        sums[2] += r * r
-        sums[3] += c * c
-        sums[4] += r * c
-        sums[5] += level
-        sums[6] += level * level
+        row -= top
+        room[0, row], room[1, row] = min(room[0, row], column), max(room[1, row], column)
+        rows += row
+        columns += column
+        rows2 += row * row
+        columns2 += column * column
+        products += row * column
+        total += level
+        squares += level * level
     # whole numbers up to here: exact variances
-    down = (area * sums[2] - sums[0] * sums[0]) / (float(area) * area)
-    across = (area * sums[3] - sums[1] * sums[1]) / (float(area) * area)
-    mixed = (area * sums[4] - sums[0] * sums[1]) / (float(area) * area)
-    grain = (area * sums[6] - sums[5] * sums[5]) / (float(area) * area)
-    root = np.sqrt((across - down) ** 2 + 4.0 * mixed * mixed)
+    count = float(area) * area
+    down, across = (area * rows2 - rows * rows) / count, (area * columns2 - columns * columns) / count
+    mixed, grain = (area * products - rows * columns) / count, (area * squares - total * total) / count
+    root = np.sqrt((across - down) * (across - down) + 4.0 * mixed * mixed)
     long, short = (across + down + root) / 2.0, max((across + down - root) / 2.0, 0.0)
-    perimeter = _perimeter(border, label, width, places)
-    out[0], out[1] = area, perimeter
+    perimeter = _perimeter(border, part + 1, places, start, stop)
+    out[part, 0], out[part, 1] = area, perimeter
     # a lattice of pixels that touch by corners alone has no estimated perimeter
-    out[2] = 4.0 * np.pi * area / (perimeter * perimeter) if perimeter > 0.0 else 0.0
-    out[3], out[4] = np.sqrt(1.0 - short / long), area / _convex_area(left, right, room[:5])
-    out[5] = area / ((bottom - top + 1) * (last - first + 1))
-    out[6], out[7] = 4.0 * np.sqrt(long), 4.0 * np.sqrt(short)
-    out[8], out[9] = sums[5] / area / 255.0, np.sqrt(grain) / 255.0
-    out[10] = _rim(levels, labels, (top, bottom, first, last), sums[5] / area) / 255.0
-    out[13], out[14] = top + sums[0] / area, sums[1] / area
+    out[part, 2] = 4.0 * np.pi * area / (perimeter * perimeter) if perimeter > 0.0 else 0.0
+    out[part, 3], out[part, 4] = np.sqrt(1.0 - short / long), area / _convex_area(room, bottom - top + 1)
+    out[part, 5] = area / ((bottom - top + 1) * (last - first + 1))
+    out[part, 6], out[part, 7] = 4.0 * np.sqrt(long), 4.0 * np.sqrt(short)
+    out[part, 8], out[part, 9] = total / area / 255.0, np.sqrt(grain) / 255.0
+    out[part, 10] = _rim(levels, labels, top, bottom, first, last, total / area) / 255.0
+    out[part, 13], out[part, 14] = top + rows / area, columns / area
     # twice the angle: cosine and sine, scaled by eccentricity
-    out[15] = out[3] * (across - down) / root if root > 0.0 else 0.0
-    out[16] = out[3] * 2.0 * mixed / root if root > 0.0 else 0.0
+    out[part, 15] = out[part, 3] * (across - down) / root if root > 0.0 else 0.0
+    out[part, 16] = out[part, 3] * 2.0 * mixed / root if root > 0.0 else 0.0
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _neighbours(table: np.ndarray, apart: np.ndarray, out: np.ndarray) -> None:
-    """Gaps and crowds into the table, the trees' and Gabriel's statistics into out[1:7]; squared distances are room."""
-    n = len(table)
+def _spread(values: np.ndarray, count: int, mean: float) -> float:
+    """Standard deviation of the first values."""
+    total = 0.0
+    for k in range(count):
+        total += (values[k] - mean) * (values[k] - mean)
+    return np.sqrt(total / count)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _gaps(n: int, table: np.ndarray, apart: np.ndarray) -> None:
+    """Gaps and crowds into the table, and squared distances."""
     for i in range(n):
         nearest, crowd = np.inf, 0
         for j in range(n):
-            distance = (table[i, 13] - table[j, 13]) ** 2 + (table[i, 14] - table[j, 14]) ** 2
+            down, across = table[i, 13] - table[j, 13], table[i, 14] - table[j, 14]
+            distance = down * down + across * across
             apart[i, j] = distance
             if i != j:
                 nearest = min(nearest, distance)
                 crowd += distance <= _NEAR * _NEAR
         table[i, 11], table[i, 12] = np.sqrt(nearest) if n > 1 else 0.0, crowd
-    if n < 2:
-        return
-    _tree(n, apart, out)
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _tree(n: int, apart: np.ndarray, nearest: np.ndarray, edges: np.ndarray, out: np.ndarray) -> None:
+    """Mean, spread and maximum of the minimum spanning tree's edges, by Prim's algorithm, into out[1:4]."""
+    for j in range(n):
+        nearest[j] = apart[0, j]
+    nearest[0] = -1.0
+    total, longest = 0.0, 0.0
+    for k in range(n - 1):
+        best, distance = -1, np.inf
+        for j in range(n):
+            if 0.0 <= nearest[j] < distance:
+                best, distance = j, nearest[j]
+        edges[k] = np.sqrt(distance)
+        total += edges[k]
+        longest = max(longest, edges[k])
+        nearest[best] = -1.0
+        for j in range(n):
+            nearest[j] = min(nearest[j], apart[best, j])
+    out[1], out[3] = total / (n - 1), longest
+    out[2] = _spread(edges, n - 1, out[1])
+
+
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _gabriel(n: int, apart: np.ndarray, usual: float, out: np.ndarray) -> None:
+    """Mean and spread of Gabriel's edges, and mean number of neighbours, into out[4:7]."""
     # lengths beyond a typical one, so that equal edges have a spread of exactly zero
-    edges, total, squares, usual = 0, 0.0, 0.0, table[0, 11]
+    edges, total, squares = 0, 0.0, 0.0
     for i in range(n):
+        between = 0
         for j in range(i):
             limit = apart[i, j] * (1.0 - 1e-9)
+            # what lay between i and the one before often lies before this one as well
+            if apart[i, between] + apart[j, between] < limit:
+                continue
             free = True
             for k in range(n):
                 if apart[i, k] + apart[j, k] < limit:
-                    free = False
+                    free, between = False, k
                     break
             if free:
                 beyond = np.sqrt(apart[i, j]) - usual
@@ -518,55 +560,47 @@ def _neighbours(table: np.ndarray, apart: np.ndarray, out: np.ndarray) -> None:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _tree(n: int, apart: np.ndarray, out: np.ndarray) -> None:
-    """Mean, spread and maximum of the minimum spanning tree's edges, by Prim's algorithm, into out[1:4]."""
-    nearest = apart[0, :n].copy()
-    nearest[0] = -1.0
-    edges = np.empty(n - 1)
-    for k in range(n - 1):
-        best, distance = -1, np.inf
-        for j in range(n):
-            if 0.0 <= nearest[j] < distance:
-                best, distance = j, nearest[j]
-        edges[k] = np.sqrt(distance)
-        nearest[best] = -1.0
-        for j in range(n):
-            if nearest[j] >= 0.0:
-                nearest[j] = min(nearest[j], apart[best, j])
-    out[1], out[2], out[3] = edges.mean(), edges.std(), edges.max()
-
-
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _cover(levels: np.ndarray, mask: np.ndarray, top: int, left: int, height: int, width: int, out: np.ndarray) -> None:
-    """Fraction covered, and mean level inside minus outside (0 when either is empty), of a box."""
-    inside, within, outside = np.int64(0), np.int64(0), np.int64(0)
-    for row in range(top, top + height):
-        for column in range(left, left + width):
-            level = np.int64(levels[row, column])
-            marked = np.int64(mask[row, column])
+def _cover(levels: np.ndarray, mask: np.ndarray, rows: int, columns: int, out: np.ndarray, first: int) -> None:
+    """Fraction covered, and mean level inside minus outside (0 when either is empty), of a box in the middle."""
+    height, width = levels.shape
+    inside, within, total = 0, 0, 0
+    left = np.uint64((width - columns) // 2)
+    for row in range((height - rows) // 2, (height - rows) // 2 + rows):
+        for k in range(columns):
+            value, marked = np.int32(levels[row, np.uint64(k) + left]), mask[row, np.uint64(k) + left]
             inside += marked
-            within += level * marked
-            outside += level
-    outside -= within
-    count = height * width
-    out[1] = inside / count
+            within += value if marked else np.int32(0)
+            total += value
+    count, outside = rows * columns, total - within
+    out[first + 1], out[first + 2] = inside / count, 0.0
     if 0 < inside < count:
-        out[2] = (within / inside - outside / (count - inside)) / 255.0
+        out[first + 2] = (within / inside - outside / (count - inside)) / 255.0
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _quantile90(values: np.ndarray) -> float:
-    values = np.sort(values)
-    position = 0.9 * (values.size - 1)
+def _quantile90(values: np.ndarray, n: int, highest: np.ndarray) -> float:
+    """90 % quantile of the first n values; only those above it are put in order, in `highest`."""
+    position = 0.9 * (n - 1)
     rank = int(position)
-    after = min(rank + 1, values.size - 1)
-    return values[rank] + (values[after] - values[rank]) * (position - rank)
+    wanted = n - rank
+    for k in range(n):
+        place = min(k, wanted)
+        if place == wanted and values[k] <= highest[wanted - 1]:
+            continue
+        place = min(place, wanted - 1)
+        while place > 0 and highest[place - 1] < values[k]:
+            highest[place] = highest[place - 1]
+            place -= 1
+        highest[place] = values[k]
+    after = highest[max(wanted - 2, 0)]
+    return highest[wanted - 1] + (after - highest[wanted - 1]) * (position - rank)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _pool(table: np.ndarray, height: int, width: int, out: np.ndarray) -> None:
+def _pool(
+    n: int, table: np.ndarray, height: int, width: int, values: np.ndarray, room: np.ndarray, out: np.ndarray
+) -> None:
     """Pool the nuclei of the patch and of its centre; the last column of the table takes their place in the centre."""
-    n = len(table)
     top, left = (height - 32) // 2, (width - 32) // 2
     nearest, distance, central, cosine, sine, weight = 0, np.inf, 0, 0.0, 0.0, 0.0
     for k in range(n):
@@ -574,7 +608,8 @@ def _pool(table: np.ndarray, height: int, width: int, out: np.ndarray) -> None:
         inside = top <= row < top + 32 and left <= column < left + 32
         table[k, 17] = inside
         central += inside
-        away = (row - (height - 1) / 2.0) ** 2 + (column - (width - 1) / 2.0) ** 2
+        down, across = row - (height - 1) / 2.0, column - (width - 1) / 2.0
+        away = down * down + across * across
         # of equals the larger one: its place in the list depends on how the patch lies
         if away < distance * (1.0 - 1e-9):
             nearest, distance = k, away
@@ -582,18 +617,18 @@ def _pool(table: np.ndarray, height: int, width: int, out: np.ndarray) -> None:
         sine += table[k, 16]
         weight += table[k, 3]
     out[0], out[42] = n, central
-    graph = out[97:]
-    graph[7] = max(1.0 - np.hypot(cosine, sine) / weight, 0.0) if weight > 0.0 else 0.0
-    graph[8] = np.sqrt(distance)
+    out[104] = max(1.0 - np.sqrt(cosine * cosine + sine * sine) / weight, 0.0) if weight > 0.0 else 0.0
+    out[105] = np.sqrt(distance)
     for k in range(13):
-        values = table[:, k]
         total, inner, highest = 0.0, 0.0, -np.inf
         for j in range(n):
+            values[j] = table[j, k]
             total += values[j]
             if table[j, 17] > 0.0:
                 inner += values[j]
                 highest = max(highest, values[j])
-        out[3 + 3 * k], out[4 + 3 * k], out[5 + 3 * k] = total / n, values.std(), _quantile90(values)
+        out[3 + 3 * k], out[4 + 3 * k] = total / n, _spread(values, n, total / n)
+        out[5 + 3 * k] = _quantile90(values, n, room)
         out[47 + 3 * k] = values[nearest]
         if central > 0:
             out[45 + 3 * k], out[46 + 3 * k] = inner / central, highest
@@ -602,30 +637,33 @@ def _pool(table: np.ndarray, height: int, width: int, out: np.ndarray) -> None:
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _nuclei_kernel(planes: np.ndarray, out: np.ndarray) -> None:
+def _nuclei_kernel(planes: np.ndarray, table: np.ndarray) -> None:
     n, height, width = planes.shape
     pixels = height * width
-    smooth, lines = np.empty((height, width), np.int32), np.empty((height, width + 4), np.int32)
+    smooth, lines = np.empty((height, width), np.int32), np.empty((height + 2, width + 4), np.int32)
     mask, seen = np.empty((height, width), np.bool_), np.empty((height + 2) * (width + 2), np.bool_)
     labels, border = np.empty((height, width), np.int32), np.zeros((height + 2, width + 2), np.int32)
-    tops, places, starts = np.empty(pixels, np.int32), np.empty(pixels, np.int32), np.empty(pixels, np.int32)
-    room = np.empty((7, 2 * height + 1), np.int64)
+    tops, places = np.empty((height, width), np.int32), np.empty((2, pixels), np.int32)
+    sizes, starts = np.empty(pixels, np.int32), np.empty(pixels, np.int32)
+    room = np.empty((5, 2 * height + 1), np.int64)
     most = pixels // _SMALLEST + 1
-    whole, apart = np.empty((most, 18)), np.empty((most, most))
-    top, left = (height - 32) // 2, (width - 32) // 2
+    whole, apart, values, others = np.empty((most, 18)), np.empty((most, most)), np.empty(most), np.empty(most)
     for i in range(n):
-        threshold = _fill_tops(planes[i], smooth, lines, mask, seen, tops, places)
-        kept = _gather(tops, labels, mask, starts, places)
+        levels, out = planes[i], table[i]
+        threshold = _fill_tops(levels, smooth, lines, mask, seen, tops, sizes)
+        kept = _gather(tops, labels, mask, sizes, starts, places)
         _mark_border(labels, border)
-        for k in range(kept):
-            part = places[starts[k] : starts[k + 1]]
-            _measure(planes[i], labels, border, k + 1, part, room, whole[k])
-        _cover(planes[i], mask, 0, 0, height, width, out[i])
-        _cover(planes[i], mask, top, left, 32, 32, out[i, 42:])
-        out[i, 97] = threshold / 255.0
+        for part in range(kept):
+            _measure(levels, labels, border, part, places, starts, room, whole)
+        _cover(levels, mask, height, width, out, 0)
+        _cover(levels, mask, 32, 32, out, 42)
+        out[97] = threshold / 255.0
         if kept > 0:
-            _neighbours(whole[:kept], apart, out[i, 97:])
-            _pool(whole[:kept], height, width, out[i])
+            _gaps(kept, whole, apart)
+            _pool(kept, whole, height, width, values, others, out)
+        if kept > 1:
+            _tree(kept, apart, values, others, out[97:])
+            _gabriel(kept, apart, whole[0, 11], out[97:])
 
 
 _OTSU = "Otsu (1979), IEEE Trans Syst Man Cybern 9(1):62-66"

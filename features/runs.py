@@ -44,34 +44,45 @@ def runs(planes: Planes) -> np.ndarray:
     Galloway (1975), Comput Graph Image Process 4(2):172-179.
     Chu, Sehgal & Greenleaf (1990), Pattern Recognit Lett 11(6):415-419 (levels).
     """
-    out = np.empty((len(planes), len(CHANNELS), len(PROPERTIES)))
+    out = np.empty((len(CHANNELS), len(planes), len(PROPERTIES)))
     for channel, levels in enumerate((planes.grey, planes.absorbed)):
-        _runs_kernel(levels, out[:, channel])
-    return out.reshape(len(planes), -1).astype(np.float32)
+        _runs_kernel(levels, out[channel])
+    return out.transpose(1, 0, 2).reshape(len(planes), -1).astype(np.float32)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _count_runs(levels: np.ndarray, lengths: np.ndarray, down: int, right: int, counts: np.ndarray) -> None:
-    """Count runs along (down, right); `lengths` holds those that end in the row above, and has a margin of one.
+def _count_runs(
+    levels: np.ndarray,
+    height: int,
+    width: int,
+    right: int,
+    lengths: np.ndarray,
+    keys: np.ndarray,
+    ended: np.ndarray,
+    counts: np.ndarray,
+) -> None:
+    """Count runs along (1, right) by level and length, which is 0 for scratch.
 
-    A run that goes on takes back the count of its shorter beginning, so that nothing branches on the pixels.
+    `levels` starts at row 0 and column 1, with a margin of level 8 on three sides. `lengths` holds those of the runs
+    that reach the row, and `keys` and `ended` are room for a row: where a run ends is found many pixels at a time.
     """
-    height, width = levels.shape
-    lengths[:] = 0
+    stride = np.int32(counts.size // 8)
+    for column in range(width + 2):
+        lengths[0, column], lengths[1, column] = 1, 1
+    beside = np.uint64(1 + right)
     for row in range(height):
-        above, here = lengths[row % 2 if down else 0], lengths[(row + 1) % 2 if down else 0]
-        line, before = levels[row], levels[max(row - down, 0)]
-        here[0], here[width + 1] = 0, 0
+        here, after = row % 2, (row + 1) % 2
         for column in range(width):
-            level = line[column]
-            back = column - right
-            inside = row >= down and 0 <= back < width
-            known = above[back + 1]
-            goes_on = inside and before[max(min(back, width - 1), 0)] == level
-            length = known + 1 if goes_on else 1
-            counts[level, length] += 1
-            counts[level, length - 1] -= 1
-            here[column + 1] = length
+            level, length = levels[row, column + 1], lengths[here, column + 1]
+            next = np.uint64(column) + beside
+            same = level == levels[row + 1, next]
+            keys[column] = np.int32(level) * stride + length
+            ended[column] = 0 if same else 1
+            lengths[after, next] = length + 1 if same else 1
+        # a pixel in the first or last column has no pixel before it
+        lengths[after, 1 if right > 0 else width] = 1 if right else lengths[after, width]
+        for column in range(width):
+            counts[keys[column]] += ended[column]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
@@ -79,47 +90,52 @@ def _runs_kernel(planes: np.ndarray, out: np.ndarray) -> None:
     n, height, width = planes.shape
     longest = max(height, width)
     counts = np.empty((8, longest + 1), np.int32)
-    levels = np.empty((height, width), np.uint8)
-    lengths = np.empty((2, width + 2), np.int32)
+    flat = counts.reshape(counts.size)
+    upright, lying = np.full((height + 1, width + 2), 8, np.uint8), np.full((width + 1, height + 2), 8, np.uint8)
+    lengths, keys = np.empty((2, longest + 2), np.int32), np.empty(longest, np.int32)
+    ended = np.empty(longest, np.int32)
     for i in range(n):
-        levels[:] = planes[i] >> 5
-        counts[:] = 0
-        _count_runs(levels, lengths, 0, 1, counts)
-        _count_runs(levels, lengths, 1, 0, counts)
-        _count_runs(levels, lengths, 1, 1, counts)
-        _count_runs(levels, lengths, 1, -1, counts)
-        _statistics(counts, 4 * height * width, out[i])
+        for row in range(height):
+            for column in range(width):
+                upright[row, column + 1] = planes[i, row, column] >> 5
+                lying[column, row + 1] = planes[i, row, column] >> 5
+        for level in range(8):
+            for length in range(longest + 1):
+                counts[level, length] = 0
+        for right in range(-1, 2):
+            _count_runs(upright, height, width, right, lengths, keys, ended, flat)
+        _count_runs(lying, width, height, 0, lengths, keys, ended, flat)
+        _statistics(counts, 4 * height * width, out, i)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _statistics(counts: np.ndarray, steps: int, out: np.ndarray) -> None:
+def _statistics(counts: np.ndarray, steps: int, table: np.ndarray, patch: int) -> None:
     """`PROPERTIES` from counts by level and length; length 0 is scratch."""
-    longest = counts.shape[1] - 1
-    out[:] = 0.0
-    total, entropy = np.int64(0), 0.0
-    by_level = np.zeros(8, np.int64)
-    for length in range(1, longest + 1):
-        together = np.int64(0)
+    total, entropy, together_squares, level_squares = 0, 0.0, 0.0, 0.0
+    short, long, low, high = 0.0, 0.0, 0.0, 0.0
+    for length in range(1, counts.shape[1]):
+        together = 0
         for level in range(8):
-            count = np.int64(counts[level, length])
+            count = counts[level, length]
             if count > 0:
-                by_level[level] += count
                 together += count
                 entropy += count * np.log(float(count))
         total += together
-        out[0] += together / (length * length)
-        out[1] += float(together) * length * length
-        out[3] += float(together) * together
+        short += together / (length * length)
+        long += float(together) * length * length
+        together_squares += float(together) * together
     for level in range(8):
-        out[2] += float(by_level[level]) * by_level[level]
-        out[5] += by_level[level] / (level + 1.0) ** 2
-        out[6] += by_level[level] * (level + 1.0) ** 2
-    for k in (0, 1, 5, 6):
-        out[k] /= total
-    out[2] /= float(total) * total
-    out[3] /= float(total) * total
-    out[4] = total / steps
-    out[7] = max(np.log(float(total)) - entropy / total, 0.0)
+        together = 0
+        for length in range(1, counts.shape[1]):
+            together += counts[level, length]
+        level_squares += float(together) * together
+        low += together / ((level + 1.0) * (level + 1.0))
+        high += together * ((level + 1.0) * (level + 1.0))
+    squared = float(total) * total
+    table[patch, 0], table[patch, 1] = short / total, long / total
+    table[patch, 2], table[patch, 3] = level_squares / squared, together_squares / squared
+    table[patch, 4], table[patch, 5], table[patch, 6] = total / steps, low / total, high / total
+    table[patch, 7] = max(np.log(float(total)) - entropy / total, 0.0)
 
 
 _GALLOWAY = "Galloway (1975), Comput Graph Image Process 4(2):172-179"

@@ -52,6 +52,13 @@ class Planes:
         return len(self.patches)
 
     @cached_property
+    def channels(self) -> np.ndarray:
+        """Red, green and blue; shape (3, n, height, width), dtype uint8."""
+        levels = np.empty((3, *self.patches.shape[:3]), np.uint8)
+        _channel_kernel(self.patches.reshape(-1), levels.reshape(3, -1))
+        return levels
+
+    @cached_property
     def grey(self) -> np.ndarray:
         """Luminance in 8 bits: scikit-image's `rgb2gray` weights, rounded half up.
 
@@ -59,7 +66,7 @@ class Planes:
         Shape (n, height, width), dtype uint8.
         """
         levels = np.empty(self.patches.shape[:3], np.uint8)
-        _grey_kernel(self.patches.reshape(-1, 3), levels.reshape(-1))
+        _grey_kernel(self.channels.reshape(3, -1), levels.reshape(-1))
         return levels
 
     @cached_property
@@ -71,7 +78,10 @@ class Planes:
         23(4):291-299.
         """
         levels = np.empty((3, *self.patches.shape[:3]), np.uint8)
-        _stain_kernel(self.patches.reshape(-1, 3), _stain_tables(), levels.reshape(3, -1))
+        scales = 255 / np.array(STAIN_SCALES)
+        _stain_kernel(
+            self.channels.reshape(3, -1), density_table(), hed_from_rgb.T * scales[:, None], levels.reshape(3, -1)
+        )
         return levels
 
     @cached_property
@@ -80,7 +90,7 @@ class Planes:
 
         Haematoxylin absorbs red, and eosin next to none, so this plane shows nuclei whatever the stains' shades are.
         """
-        return np.ascontiguousarray(~self.patches[..., 0])
+        return ~self.channels[0]
 
     @property
     def haematoxylin(self) -> np.ndarray:
@@ -107,26 +117,36 @@ def density_table() -> np.ndarray:
     return table
 
 
-@cache
-def _stain_tables() -> np.ndarray:
-    """Return what each level of red, green and blue adds to each stain's level; shape (3 stains, 3 channels, 256)."""
-    scales = 255 / np.array(STAIN_SCALES)
-    return hed_from_rgb.T[:, :, None] * density_table() * scales[:, None, None]
+@numba.njit(cache=True, nogil=True, error_model="numpy")
+def _channel_kernel(pixels: np.ndarray, channels: np.ndarray) -> None:
+    # a loop a channel: all three at once are vectorised badly
+    for k in range(channels.shape[1]):
+        channels[0, k] = pixels[3 * k]
+    for k in range(channels.shape[1]):
+        channels[1, k] = pixels[3 * k + 1]
+    for k in range(channels.shape[1]):
+        channels[2, k] = pixels[3 * k + 2]
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _grey_kernel(pixels: np.ndarray, levels: np.ndarray) -> None:
+def _grey_kernel(channels: np.ndarray, levels: np.ndarray) -> None:
     for k in range(levels.size):
-        red, green, blue = np.int32(pixels[k, 0]), np.int32(pixels[k, 1]), np.int32(pixels[k, 2])
+        red, green, blue = np.int32(channels[0, k]), np.int32(channels[1, k]), np.int32(channels[2, k])
         # 32-bit division by a constant becomes a multiplication
         levels[k] = np.uint32(2125 * red + 7154 * green + 721 * blue + 5000) // np.uint32(10000)
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
-def _stain_kernel(pixels: np.ndarray, tables: np.ndarray, levels: np.ndarray) -> None:
-    for stain in range(3):
-        reds, greens, blues = tables[stain]
-        plane = levels[stain]
-        for k in range(plane.size):
-            amount = reds[pixels[k, 0]] + greens[pixels[k, 1]] + blues[pixels[k, 2]]
-            plane[k] = np.uint8(min(max(amount, 0.0) + 0.5, 255.0))
+def _stain_kernel(channels: np.ndarray, densities: np.ndarray, weights: np.ndarray, levels: np.ndarray) -> None:
+    """Levels of three stains, some pixels at a time: looked up first, so that the sums are vectorised."""
+    looked_up = np.empty((3, 256))
+    for start in range(0, levels.shape[1], 256):
+        size, first = min(256, levels.shape[1] - start), np.uint64(start)
+        for channel in range(3):
+            for k in range(size):
+                looked_up[channel, k] = densities[channels[channel, np.uint64(k) + first]]
+        for stain in range(3):
+            red, green, blue = weights[stain, 0], weights[stain, 1], weights[stain, 2]
+            for k in range(size):
+                amount = red * looked_up[0, k] + green * looked_up[1, k] + blue * looked_up[2, k]
+                levels[stain, np.uint64(k) + first] = np.uint8(np.int32(min(max(amount, 0.0) + 0.5, 255.0)))
