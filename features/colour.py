@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from functools import cache
 from math import inf
 
-import numba
 import numpy as np
 from skimage.color import rgb2xyz, xyz_tristimulus_values
 
 from features.column import REGION_WORDS, Column, Row
+from features.kernel import contracted, kernel, part
 from features.stain import STAIN_SCALES, Planes
 
 #: Name, unit, lowest and highest value (levels 0 and 255), words.
@@ -97,7 +97,7 @@ def _light_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return linear, shares, polynomials
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _fill_hue(channels: np.ndarray, patch: int, planes: np.ndarray) -> None:
     """Levels of hue (0 where there is none) and saturation into planes 0 and 1.
 
@@ -119,7 +119,7 @@ def _fill_hue(channels: np.ndarray, patch: int, planes: np.ndarray) -> None:
         planes[1, k] = np.uint8(np.int32((np.float32(510) * delta + high) / (two * high)))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _fill_lab_exactly(light: np.ndarray, shares: np.ndarray, root: np.ndarray, k: int, planes: np.ndarray) -> None:
     """Levels of L*, a* and b* of one pixel into planes 2 to 4, from its linear light."""
     x, y, z = 0.0, 0.0, 0.0
@@ -137,7 +137,7 @@ def _fill_lab_exactly(light: np.ndarray, shares: np.ndarray, root: np.ndarray, k
     planes[4, k] = np.int32(200.0 * (y - z) + 128.5)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@contracted
 def _fill_lab(
     channels: np.ndarray, patch: int, linear: np.ndarray, shares: np.ndarray, root: np.ndarray, planes: np.ndarray
 ) -> None:
@@ -192,7 +192,7 @@ def _fill_lab(
                     _fill_lab_exactly(exact, shares, root, start + k, planes)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _count(plane: np.ndarray, patch: int, counts: np.ndarray, room: np.ndarray) -> None:
     """Histogram of a row of `plane`; four counters in `room`, so that equal neighbours need not wait."""
     for level in range(256):
@@ -209,7 +209,7 @@ def _count(plane: np.ndarray, patch: int, counts: np.ndarray, room: np.ndarray) 
         counts[level] = room[0, level] + room[1, level] + room[2, level] + room[3, level]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _circular_moments(counts: np.ndarray, total: int, circle: np.ndarray, out: np.ndarray) -> None:
     """Direction and one minus length of the mean vector, sine and cosine of twice the angle from it."""
     for k in range(4):
@@ -229,7 +229,7 @@ def _circular_moments(counts: np.ndarray, total: int, circle: np.ndarray, out: n
     out[2], out[3] = (sine2 * c - cosine2 * s) / total, (cosine2 * c + sine2 * s) / total
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _moments(counts: np.ndarray, total: int, low: float, step: float, out: np.ndarray) -> None:
     first = 0
     for level in range(256):
@@ -248,7 +248,7 @@ def _moments(counts: np.ndarray, total: int, low: float, step: float, out: np.nd
         out[2], out[3] = third / (second * np.sqrt(second)), fourth / (second * second) - 3.0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _quantiles(counts: np.ndarray, total: int, low: float, step: float, quantiles: np.ndarray, out: np.ndarray) -> None:
     """Quantiles into out[4:]; 0 when nothing was counted."""
     level, below = 0, counts[0]
@@ -269,12 +269,12 @@ def _quantiles(counts: np.ndarray, total: int, low: float, step: float, quantile
         out[4 + k] = low + step * (level + (after - level) * (position - rank))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _parts(
     plane: np.ndarray, patch: int, height: int, width: int, counts: np.ndarray, low: float, step: float, out: np.ndarray
 ) -> None:
     """Mean and spread of the centre and of the ring, out[1:3], from whole numbers: those of the patch in `counts`."""
-    sums, squares, inner, inner_squares = 0, 0, 0, 0
+    sums, squares, inner, inner_squares = 0, 0, np.int64(0), np.int64(0)
     for level in range(256):
         sums += counts[level] * level
         squares += counts[level] * level * level
@@ -295,7 +295,7 @@ def _parts(
     out[2, 1] = step * np.sqrt(total * squares - sums * sums) / total
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _hue_statistics(
     planes: np.ndarray,
     height: int,
@@ -308,7 +308,9 @@ def _hue_statistics(
     out: np.ndarray,
 ) -> None:
     """All of hue's statistics; a pixel without saturation has no hue."""
-    inner, hueless, inner_hueless = np.zeros(256, np.int32), 0, 0
+    inner, hueless, inner_hueless = np.empty(256, np.int32), 0, 0
+    for level in range(256):
+        inner[level] = 0
     for k in range(planes.shape[1]):
         hueless += planes[1, k] == 0
     for row in range((height - 32) // 2, (height - 32) // 2 + 32):
@@ -333,7 +335,7 @@ def _hue_statistics(
     _circular_moments(counts, total, circle, out[2])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _colour_kernel(
     channels: np.ndarray,
     stains: np.ndarray,

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import cache
 
-import numba
 import numpy as np
 
 from features.column import REGION_WORDS, Column, Row
+from features.kernel import kernel, part
 from features.stain import Planes
 
 CHANNELS = ("grey", "absorbed", "haematoxylin", "eosin")
@@ -77,7 +77,7 @@ def _count_logs(pixels: int) -> np.ndarray:
     return counts * np.log(np.maximum(counts, 1.0))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _count_pairs(
     padded: np.ndarray, height: int, width: int, steps: np.ndarray, keys: np.ndarray, triples: np.ndarray
 ) -> None:
@@ -103,7 +103,7 @@ def _count_pairs(
             triples[1, keys[1, column]] += 1
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _fill_matrices(triples: np.ndarray, counts: np.ndarray) -> None:
     """Sum triples to pairs: `counts[direction, 16 · first + second]`; level 16 lies outside."""
     for both in range(2):
@@ -120,7 +120,7 @@ def _fill_matrices(triples: np.ndarray, counts: np.ndarray) -> None:
                     counts[both, 16 * first + second] = total
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _matrix_properties(
     counts: np.ndarray, direction: int, logs: np.ndarray, apart: np.ndarray, sums: np.ndarray, out: np.ndarray
 ) -> None:
@@ -174,7 +174,7 @@ def _matrix_properties(
     out[direction, 9] = max(np.log(total) - spread / total, 0.0)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _cooccurrence_kernel(planes: np.ndarray, steps: np.ndarray, logs: np.ndarray, out: np.ndarray) -> None:
     n, height, width = planes.shape
     padded, keys = np.empty((height + 3, width + 6), np.uint8), np.empty((2, width), np.int32)

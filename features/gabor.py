@@ -8,6 +8,7 @@ from functools import cache
 import numpy as np
 
 from features.column import Column, Row
+from features.kernel import kernel
 from features.stain import Planes
 
 CHANNELS = ("grey", "absorbed")
@@ -22,6 +23,7 @@ STATISTICS = (
     ),
 )
 _BANDWIDTH = 0.65
+_FEW = 8
 
 
 def gabor(planes: Planes) -> np.ndarray:
@@ -47,13 +49,10 @@ def gabor(planes: Planes) -> np.ndarray:
     ----------
     Field (1987), J Opt Soc Am A 4(12):2379-2394.
     """
-    power = np.stack([_power(levels) for levels in (planes.grey, planes.absorbed)], axis=1)
+    n, height, width = planes.grey.shape
     # one product a patch, of one shape: a sum then does not depend on how many patches come together
-    energies = np.matmul(power, _bank(*planes.grey.shape[1:]))
-    energies = energies.reshape(len(planes), len(CHANNELS), len(WAVELENGTHS), DIRECTIONS)
-    total = energies.sum(axis=3)
-    doubled = np.exp(2j * np.pi * np.arange(DIRECTIONS) / DIRECTIONS)
-    vector = np.abs((energies * doubled).sum(axis=3))
+    sums = np.matmul(_power(planes), _bank(height, width)).reshape(n, len(CHANNELS), len(WAVELENGTHS), 3)
+    total, vector = sums[..., 0], np.hypot(sums[..., 1], sums[..., 2])
     everything = total.sum(axis=2, keepdims=True)
     share = np.divide(total, everything, out=np.zeros_like(total), where=everything > 1e-15)
     anisotropy = np.divide(vector, total, out=np.zeros_like(total), where=total > 1e-15)
@@ -61,18 +60,56 @@ def gabor(planes: Planes) -> np.ndarray:
     return statistics.reshape(len(planes), -1).astype(np.float32)
 
 
-def _power(levels: np.ndarray) -> np.ndarray:
-    """Power spectrum of the windowed planes, one half in a row; shape (n, height · (width // 2 + 1))."""
+def _power(planes: Planes) -> np.ndarray:
+    """Power spectra of the windowed planes, one half in a row; shape (n, channel, height · (width // 2 + 1))."""
     from scipy import fft
 
+    n, height, width = planes.grey.shape
+    power = np.empty((n, len(CHANNELS), height * (width // 2 + 1)))
+    # few at a time, which stay in the cache
+    for start in range(0, n, _FEW):
+        levels = [plane[start : start + _FEW] for plane in (planes.grey, planes.absorbed)]
+        plane = np.empty((len(levels[0]), len(CHANNELS), height, width))
+        for channel, part in enumerate(levels):
+            _window_kernel(part, _window(height, width), channel, plane)
+        spectrum = fft.rfft2(plane, overwrite_x=True)
+        _power_kernel(spectrum.view(np.float64).reshape(*plane.shape[:2], -1), power[start : start + _FEW])
+    return power
+
+
+@kernel
+def _window_kernel(levels: np.ndarray, window: np.ndarray, channel: int, out: np.ndarray) -> None:
+    """Take away the weighted mean, and weight."""
     n, height, width = levels.shape
-    window = _window(height, width)
-    # from the first pixel, so that a constant plane is exactly zero
-    plane = np.subtract(levels, levels[:, :1, :1], dtype=np.float64)
-    plane -= (np.einsum("nij,ij->n", plane, window) / window.sum())[:, None, None]
-    plane *= window / 255.0
-    spectrum = fft.rfft2(plane, overwrite_x=True)
-    return (spectrum.real**2 + spectrum.imag**2).reshape(n, height * (width // 2 + 1))
+    weight, line = 0.0, np.empty(width)
+    for row in range(height):
+        for column in range(width):
+            weight += window[row, column]
+    for i in range(n):
+        # from the first pixel, so that a constant plane is exactly zero
+        first, total = float(levels[i, 0, 0]), 0.0
+        for column in range(width):
+            line[column] = 0.0
+        for row in range(height):
+            for column in range(width):
+                line[column] += window[row, column] * (levels[i, row, column] - first)
+        for column in range(width):
+            total += line[column]
+        mean = first + total / weight
+        for row in range(height):
+            for column in range(width):
+                out[i, channel, row, column] = (levels[i, row, column] - mean) * (window[row, column] / 255.0)
+
+
+@kernel
+def _power_kernel(spectrum: np.ndarray, power: np.ndarray) -> None:
+    """Squared magnitudes of numbers given as real and imaginary parts in turn."""
+    n, channels, size = power.shape
+    for i in range(n):
+        for channel in range(channels):
+            for k in range(size):
+                real, imaginary = spectrum[i, channel, 2 * k], spectrum[i, channel, 2 * k + 1]
+                power[i, channel, k] = real * real + imaginary * imaginary
 
 
 @cache
@@ -83,7 +120,11 @@ def _window(height: int, width: int) -> np.ndarray:
 
 @cache
 def _bank(height: int, width: int) -> np.ndarray:
-    """Weight of every point of the half spectrum in every filter's energy; shape (height · (width // 2 + 1), 30)."""
+    """Weight of every point of the half spectrum in the numbers of every wavelength.
+
+    These are the sum of the energies of all directions, and the two parts of their mean vector over doubled directions.
+    Shape (height · (width // 2 + 1), 15).
+    """
     down, right = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
     radius, angle = np.hypot(down, right), np.arctan2(down, right)
     radius[0, 0] = 1.0
@@ -94,11 +135,14 @@ def _bank(height: int, width: int) -> np.ndarray:
         radial = np.exp(-(np.log(radius * wavelength) ** 2) / (2 * np.log(_BANDWIDTH) ** 2))
         radial[0, 0] = 0.0
         radial *= signed
+        directions = []
         for direction in range(DIRECTIONS):
             doubled = 2 * (angle - direction * np.pi / DIRECTIONS)
             apart = np.arctan2(np.sin(doubled), np.cos(doubled)) / 2
             angular = np.exp(-(apart**2) / (2 * np.deg2rad(20.0) ** 2))
-            filters.append(_folded((radial * angular) ** 2).ravel())
+            directions.append(_folded((radial * angular) ** 2).ravel())
+        turns = 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS
+        filters += [weights @ np.stack(directions) for weights in (np.ones(DIRECTIONS), np.cos(turns), np.sin(turns))]
     return np.ascontiguousarray(np.stack(filters, axis=1) / (height * width) ** 2)
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from functools import cache
 from math import inf
 
-import numba
 import numpy as np
 
 from features.column import REGION_WORDS, Column, Row
+from features.kernel import kernel, part
 from features.stain import Planes
 
 CHANNELS = ("grey", "absorbed")
@@ -76,7 +76,7 @@ def _gaussians(sigma: int) -> np.ndarray:
     return np.ascontiguousarray(taps[:, 4 * sigma :])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _fill_margins(padded: np.ndarray, rows: int, columns: int) -> None:
     """Mirror the plane, which starts in row `_MARGIN`, about its upper and lower border."""
     for k in range(_MARGIN):
@@ -85,7 +85,7 @@ def _fill_margins(padded: np.ndarray, rows: int, columns: int) -> None:
             padded[_MARGIN + rows + k, column] = padded[_MARGIN + rows - 1 - k, column]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _down(padded: np.ndarray, row: int, columns: int, taps: np.ndarray, lines: np.ndarray) -> None:
     """Convolve one row, along columns, with the Gaussian and its two derivatives into `lines`, and mirror its ends."""
     middle = row + _MARGIN
@@ -111,7 +111,7 @@ def _down(padded: np.ndarray, row: int, columns: int, taps: np.ndarray, lines: n
             lines[kind, _MARGIN + columns + k] = lines[kind, _MARGIN + columns - 1 - k]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _across(lines: np.ndarray, row: int, columns: int, taps: np.ndarray, room: np.ndarray, blobs: np.ndarray) -> None:
     """Both parts of the gradient (into `room`) and the Laplacian (into `blobs`) of one row."""
     for column in range(columns):
@@ -143,7 +143,7 @@ def _across(lines: np.ndarray, row: int, columns: int, taps: np.ndarray, room: n
             blobs[row + 1, column + 1] = blob
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _respond(
     padded: np.ndarray,
     rows: int,
@@ -177,13 +177,14 @@ def _respond(
             sums[band, 5, column] += abs(blob)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _summarise(
-    sums: np.ndarray, first_band: int, left: int, columns: int, count: int, out: np.ndarray, region: int, scale: int
-) -> None:
+@part
+def _summarise(sums: np.ndarray, left: int, columns: int, count: int, out: np.ndarray, region: int, scale: int) -> None:
     """`STATISTICS` up to the count of blobs, from the sums of some columns."""
-    totals = np.zeros(6)
-    for band in range(first_band, 2):
+    totals = np.empty(6)
+    for k in range(6):
+        totals[k] = 0.0
+    # the centre's rows alone for the centre
+    for band in range(region, 2):
         for k in range(6):
             for column in range(left, left + columns):
                 totals[k] += sums[band, k, column]
@@ -195,7 +196,7 @@ def _summarise(
     out[region, scale, 4], out[region, scale, 5] = (totals[5] + totals[3]) / 2.0, (totals[5] - totals[3]) / 2.0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _count_peaks(
     blobs: np.ndarray, rows: int, columns: int, inner: int, pixels: int, high: np.ndarray, out: np.ndarray, scale: int
 ) -> None:
@@ -236,7 +237,7 @@ def _count_peaks(
     out[1, scale, 6], out[1, scale, 7] = found2 / 1024.0, total2 / found2 if found2 > 0 else 0.0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _gradient_kernel(planes: np.ndarray, sign: float, narrow: np.ndarray, wide: np.ndarray, out: np.ndarray) -> None:
     n, height, width = planes.shape
     half_height, half_width = height // 2, width // 2
@@ -263,8 +264,10 @@ def _gradient_kernel(planes: np.ndarray, sign: float, narrow: np.ndarray, wide: 
             rows, columns = (height, width) if scale == 0 else (half_height, half_width)
             inner, pixels = (32, rows * columns) if scale == 0 else (16, 4 * rows * columns)
             _respond(part, rows, columns, taps, inner, lines, room, sums, blobs)
-            _summarise(sums, 0, 0, columns, rows * columns, out[i], 0, scale)
-            _summarise(sums, 1, (columns - inner) // 2, inner, inner * inner, out[i], 1, scale)
+            for region in range(2):
+                side = inner if region == 1 else columns
+                count = inner * inner if region == 1 else rows * columns
+                _summarise(sums, (columns - side) // 2, side, count, out[i], region, scale)
             _count_peaks(blobs, rows, columns, inner, pixels, room[0], out[i], scale)
 
 

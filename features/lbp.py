@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 from numba.extending import intrinsic
 
 from features.column import REGION_WORDS, Column
+from features.kernel import contracted, kernel, part
 from features.stain import Planes
 
 CHANNELS = ("grey", "haematoxylin")
@@ -68,7 +68,7 @@ def _circle(points: int, radius: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 # contracted: what single precision leaves in doubt is decided again, so that how it rounds changes nothing
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@contracted
 def _interpolate(padded: np.ndarray, right: float, border: int, across: np.ndarray) -> None:
     """Interpolate every row of `padded` at its pixels' columns plus `right`."""
     height, width = across.shape
@@ -82,7 +82,7 @@ def _interpolate(padded: np.ndarray, right: float, border: int, across: np.ndarr
             across[row, column] = far * padded[row, k] + near * padded[row, k + np.uint64(1)]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy", fastmath={"contract"})
+@contracted
 def _mark_points(
     padded: np.ndarray, across: np.ndarray, downs: np.ndarray, border: int, marks: np.ndarray, codes: np.ndarray
 ) -> None:
@@ -110,7 +110,7 @@ def _mark_points(
             codes[row, column] |= code | (unsure if near else none)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _decide(
     padded: np.ndarray,
     rows: np.ndarray,
@@ -141,7 +141,7 @@ def _decide(
             codes[row, here] = code | (mark if value >= centre else np.uint32(0))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _settle(
     padded: np.ndarray, rows: np.ndarray, columns: np.ndarray, nears: np.ndarray, border: int, codes: np.ndarray
 ) -> None:
@@ -152,12 +152,10 @@ def _settle(
             size, found = min(32, width - start), 0
             for k in range(size):
                 found += codes[row, np.uint64(start) + np.uint64(k)] >= np.uint32(_UNSURE)
-            if found > _MANY:
-                _decide(padded, rows, columns, nears, border, row, start, size, codes)
-            elif found > 0:
-                for column in range(start, start + size):
-                    if codes[row, column] >= np.uint32(_UNSURE):
-                        _decide(padded, rows, columns, nears, border, row, column, 1, codes)
+            step = size if found > _MANY else 1
+            for column in range(start, start + size if found > 0 else start, step):
+                if step > 1 or codes[row, column] >= np.uint32(_UNSURE):
+                    _decide(padded, rows, columns, nears, border, row, column, step, codes)
 
 
 @intrinsic
@@ -166,12 +164,14 @@ def _ones(_: Any, code: Any) -> Any:
     return code(code), lambda _, builder, __, arguments: builder.ctpop(arguments[0])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _count_patterns(codes: np.ndarray, points: int, patterns: np.ndarray, counts: np.ndarray) -> None:
     """Count the patterns of all pixels; `counts` has four rows, so that equal neighbours need not wait."""
     height, width = codes.shape
     # scikit-image compares each point with the next, but not the last with the first
     inner, mixed = np.uint32((1 << (points - 1)) - 1), np.uint8(points + 1)
+    for pattern in range(32):
+        counts[0, pattern], counts[1, pattern], counts[2, pattern], counts[3, pattern] = 0, 0, 0, 0
     for row in range(height):
         for column in range(width):
             code = codes[row, column] & np.uint32(_UNSURE - 1)
@@ -186,7 +186,7 @@ def _count_patterns(codes: np.ndarray, points: int, patterns: np.ndarray, counts
             counts[0, patterns[row, column]] += 1
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _lbp_kernel(
     planes: np.ndarray,
     rows: np.ndarray,
@@ -200,7 +200,10 @@ def _lbp_kernel(
     """Count patterns into whole[:, channel, first:] and, of the centre's pixels, centre[:, channel]."""
     n, height, width = planes.shape
     points, border = rows.size, radius + 1
-    padded = np.zeros((height + 2 * border, width + 2 * border), np.float32)
+    padded = np.empty((height + 2 * border, width + 2 * border), np.float32)
+    for row in range(height + 2 * border):
+        for column in range(width + 2 * border):
+            padded[row, column] = 0.0
     across = np.empty((height + 2 * border, width), np.float32)
     codes, patterns = np.empty((height, width), np.uint32), np.empty((height, width), np.uint8)
     downs, marks = np.empty(2), np.empty(3, np.uint32)
@@ -208,6 +211,7 @@ def _lbp_kernel(
     for point in range(points):
         for column in range(width):
             nears[point, column] = column + columns[point] - np.floor(column + columns[point])
+    counts = np.empty((4, 32), np.int32)
     top, left = (height - 32) // 2, (width - 32) // 2
     for i in range(n):
         for row in range(height):
@@ -223,7 +227,6 @@ def _lbp_kernel(
             _interpolate(padded, columns[point], border, across)
             _mark_points(padded, across, downs, border, marks, codes)
         _settle(padded, rows, columns, nears, border, codes)
-        counts = np.zeros((4, 32), np.int32)
         _count_patterns(codes, points, patterns, counts)
         for bin in range(points + 2):
             whole[i, channel, first + bin] = counts[0, bin] + counts[1, bin] + counts[2, bin] + counts[3, bin]

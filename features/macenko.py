@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from functools import cache
 from math import inf
 
-import numba
 import numpy as np
 from skimage.color import rgb_from_hed
 
 from features.column import REGION_WORDS, Column, Row
+from features.kernel import kernel, part
 from features.stain import Planes
 
 _TISSUE = 0.065
@@ -66,22 +66,45 @@ def stain(planes: Planes) -> np.ndarray:
     ----------
     Macenko et al. (2009), IEEE ISBI, 1107-1110.
     """
-    n = len(planes)
+    n, height, width = planes.channels.shape[1:]
+    channels = planes.channels.reshape(3, n, height * width)
     covariances, tissue = np.empty((n, 3, 3)), np.empty(n)
-    _covariance_kernel(planes.patches, _densities(), covariances, tissue)
+    _tissue_kernel(channels, _densities(), covariances, tissue)
     values, bases = np.linalg.eigh(covariances)
-    vectors = np.empty((n, 2, 3))
     flatness = np.divide(values[:, 1], values[:, 2], out=np.zeros(n), where=values[:, 2] > 1e-12)
     usable = (tissue >= _FEWEST) & (flatness >= _FLAT)
-    _vector_kernel(planes.patches, _densities(), np.ascontiguousarray(bases[:, :, :0:-1]), usable, vectors)
-    estimated, angle = vectors, _angle(vectors)
-    usable &= angle >= _NARROW
+    # eigenvectors have no sign: the first points to more density
+    bases = np.ascontiguousarray(bases[:, :, :0:-1])
+    bases[bases[:, :, 0].sum(axis=1) < 0, :, 0] *= -1
+    turns = np.zeros((n, 2, 2))
+    _turn_kernel(channels, _densities(), bases, usable, tissue, turns)
+    estimated = _vectors(turns, tissue, bases)
+    usable &= _angle(estimated) >= _NARROW
     vectors = np.where(usable[:, None, None], estimated, _ruifrok())
-    sums, origins = np.empty((n, 2, 2, 2)), np.empty((n, 2))
-    _amount_kernel(planes.patches, _densities(), np.linalg.pinv(vectors.transpose(0, 2, 1)), sums, origins)
-    pixels = planes.patches.shape[1] * planes.patches.shape[2]
-    flags = np.stack([_angle(vectors), np.clip(flatness, 0, 1), tissue / pixels, 1.0 - usable], axis=1)
-    return np.concatenate([vectors.reshape(n, 6), flags, _amounts(sums, origins, pixels)], axis=1).astype(np.float32)
+    sums = np.empty((n, 2, 9))
+    _density_kernel(planes.channels, _densities(), sums)
+    origins = _densities()[channels[:, :, 0]].T
+    amounts = _amounts(sums, origins, np.linalg.pinv(vectors.transpose(0, 2, 1)), height * width)
+    flags = [_angle(vectors), np.clip(flatness, 0, 1), tissue / (height * width), 1.0 - usable]
+    return np.concatenate([vectors.reshape(n, 6), np.stack(flags, axis=1), amounts], axis=1).astype(np.float32)
+
+
+def _vectors(turns: np.ndarray, tissue: np.ndarray, bases: np.ndarray) -> np.ndarray:
+    """Unit vectors at both quantiles of the angle, that which absorbs more red first; shape (n, 2, 3).
+
+    `turns` holds both neighbours in rank, (n, quantile, 2), as a number that grows with the angle.
+    """
+    right = 1.0 - np.abs(turns)
+    angles = np.arctan2(np.copysign(1.0 - np.abs(right), turns), right)
+    positions = np.array([0.01, 0.99]) * np.maximum(tissue - 1, 0)[:, None]
+    angle = angles[..., 0] + (angles[..., 1] - angles[..., 0]) * (positions - np.floor(positions))
+    parts = np.cos(angle)[..., None] * bases[:, None, :, 0] + np.sin(angle)[..., None] * bases[:, None, :, 1]
+    parts = np.maximum(parts, 0.0)
+    length = np.linalg.norm(parts, axis=2, keepdims=True)
+    vectors = np.divide(parts, length, out=np.zeros_like(parts), where=length > 0.0)
+    swapped = vectors[:, 0, 0] < vectors[:, 1, 0]
+    vectors[swapped] = vectors[swapped, ::-1]
+    return vectors
 
 
 def _angle(vectors: np.ndarray) -> np.ndarray:
@@ -90,19 +113,26 @@ def _angle(vectors: np.ndarray) -> np.ndarray:
     return 2 * np.arcsin(np.minimum(apart / 2, 1.0))
 
 
-def _amounts(sums: np.ndarray, origins: np.ndarray, pixels: int) -> np.ndarray:
-    """Statistics from sums and sums of squares, (n, region, stain, 2); shape (n, 13)."""
+def _amounts(sums: np.ndarray, origins: np.ndarray, solve: np.ndarray, pixels: int) -> np.ndarray:
+    """Statistics of the amounts, (n, 13), which are linear in the densities.
+
+    Means and covariances of the densities suffice: `sums` (n, region, 9) holds the sums and the sums of products of
+    what they have beyond `origins` (n, 3); `solve` (n, 2, 3) turns densities into amounts.
+    """
     n = len(sums)
     counts = np.array([pixels, 1024.0])[:, None]
-    means = sums[..., 0] / counts
-    spreads = np.sqrt(np.maximum(sums[..., 1] / counts - means**2, 0.0))
-    outside = (sums[:, 0, :, 0] - sums[:, 1, :, 0]) / (pixels - 1024) if pixels > 1024 else means[:, 0]
-    means, outside = means + origins[:, None], outside + origins
-    ratios = [_ratio(part) for part in (means[:, 0], means[:, 1], outside)]
+    shifts = sums[..., :3] / counts
+    products = (sums[..., 3:] / counts)[..., [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(n, 2, 3, 3)
+    covariances = products - shifts[..., :, None] * shifts[..., None, :]
+    spreads = np.sqrt(np.maximum(np.einsum("nsi,nrij,nsj->nrs", solve, covariances, solve), 0.0))
+    ring = (sums[:, 0, :3] - sums[:, 1, :3]) / (pixels - 1024) if pixels > 1024 else shifts[:, 0]
+    densities = np.concatenate([shifts, ring[:, None]], axis=1) + origins[:, None]
+    means = np.einsum("nsi,nri->nrs", solve, densities)
+    ratios = [_ratio(means[:, region]) for region in range(3)]
     parts = []
     for region in range(2):
         parts += [np.stack([means[:, region], spreads[:, region]], axis=2).reshape(n, 4), ratios[region][:, None]]
-    parts += [means[:, 1] - outside, (ratios[1] - ratios[2])[:, None]]
+    parts += [means[:, 1] - means[:, 2], (ratios[1] - ratios[2])[:, None]]
     return np.concatenate(parts, axis=1)
 
 
@@ -124,14 +154,14 @@ def _ruifrok() -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _covariance_kernel(patches: np.ndarray, densities: np.ndarray, covariances: np.ndarray, tissue: np.ndarray) -> None:
-    n, height, width, _ = patches.shape
+@kernel
+def _tissue_kernel(channels: np.ndarray, densities: np.ndarray, covariances: np.ndarray, tissue: np.ndarray) -> None:
+    """Count the tissue's pixels, and find the covariance of their densities (0 without any)."""
+    _, n, pixels = channels.shape
     for i in range(n):
-        pixels = patches[i].reshape((height * width, 3))
         s0, s1, s2, s00, s01, s02, s11, s12, s22, count = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0
-        for k in range(height * width):
-            r, g, b = densities[pixels[k, 0]], densities[pixels[k, 1]], densities[pixels[k, 2]]
+        for k in range(pixels):
+            r, g, b = densities[channels[0, i, k]], densities[channels[1, i, k]], densities[channels[2, i, k]]
             if min(r, g, b) > _TISSUE:
                 count += 1
                 s0 += r
@@ -144,128 +174,123 @@ def _covariance_kernel(patches: np.ndarray, densities: np.ndarray, covariances: 
                 s12 += g * b
                 s22 += b * b
         tissue[i] = count
-        covariance = covariances[i]
-        covariance[:] = 0.0
-        if count > 0:
-            covariance[0, 0], covariance[0, 1], covariance[0, 2] = (
-                s00 - s0 * s0 / count,
-                s01 - s0 * s1 / count,
-                s02 - s0 * s2 / count,
-            )
-            covariance[1, 1], covariance[1, 2], covariance[2, 2] = (
-                s11 - s1 * s1 / count,
-                s12 - s1 * s2 / count,
-                s22 - s2 * s2 / count,
-            )
-            covariance[1, 0], covariance[2, 0], covariance[2, 1] = covariance[0, 1], covariance[0, 2], covariance[1, 2]
-            covariance /= count
+        whole = float(max(count, 1))
+        s0, s1, s2 = s0 / whole, s1 / whole, s2 / whole
+        covariances[i, 0, 0], covariances[i, 1, 1] = s00 / whole - s0 * s0, s11 / whole - s1 * s1
+        covariances[i, 2, 2], covariances[i, 0, 1] = s22 / whole - s2 * s2, s01 / whole - s0 * s1
+        covariances[i, 0, 2], covariances[i, 1, 2] = s02 / whole - s0 * s2, s12 / whole - s1 * s2
+        covariances[i, 1, 0], covariances[i, 2, 0] = covariances[i, 0, 1], covariances[i, 0, 2]
+        covariances[i, 2, 1] = covariances[i, 1, 2]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _ranked(turns: np.ndarray, count: int, rank: int, starts: np.ndarray, bucket: np.ndarray) -> float:
-    """Return the angle of this rank: sort only those that share its histogram bin."""
-    target = 0
-    while starts[target + 1] <= rank:
-        target += 1
-    found = 0
-    for k in range(count):
-        if int((turns[k] + 2.0) * 256.0) == target:
-            bucket[found] = turns[k]
-            found += 1
-    part = bucket[:found]
-    part.sort()
-    turn = part[rank - starts[target]]
-    right = 1.0 - abs(turn)
-    return np.arctan2(np.copysign(1.0 - abs(right), turn), right)
+@part
+def _select(values: np.ndarray, count: int, rank: int) -> float:
+    """Return the value of this rank among the first `count`, which are moved about (Hoare's algorithm)."""
+    low, high = 0, count - 1
+    while low < high:
+        pivot, i, j = values[(low + high) // 2], low, high
+        while i <= j:
+            while values[i] < pivot:
+                i += 1
+            while values[j] > pivot:
+                j -= 1
+            if i <= j:
+                values[i], values[j] = values[j], values[i]
+                i += 1
+                j -= 1
+        if rank <= j:
+            high = j
+        elif rank >= i:
+            low = i
+        else:
+            break
+    return values[rank]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _vector_kernel(
-    patches: np.ndarray, densities: np.ndarray, bases: np.ndarray, usable: np.ndarray, vectors: np.ndarray
+@kernel
+def _turn_kernel(
+    channels: np.ndarray,
+    densities: np.ndarray,
+    bases: np.ndarray,
+    usable: np.ndarray,
+    tissue: np.ndarray,
+    out: np.ndarray,
 ) -> None:
-    """Find unit vectors at the 1 % and 99 % quantile of the angle; the one that absorbs more red is the first."""
-    n, height, width, _ = patches.shape
-    turns, bucket, starts = np.empty(height * width), np.empty(height * width), np.empty(1026, np.int64)
+    """Find the pixels of tissue in rank next to the 1 % and 99 % quantile of the angle.
+
+    For angles stand numbers that grow with them, and cost no arc tangent; a histogram says where to look.
+    """
+    _, n, pixels = channels.shape
+    turns, bins, bucket, light = np.empty(pixels), np.empty(pixels, np.int32), np.empty(pixels + 1), np.empty((3, 256))
+    counts = np.empty(1026, np.int32)
     for i in range(n):
-        vectors[i] = 0.0
         if not usable[i]:
             continue
-        first, second = bases[i, :, 0], bases[i, :, 1]
-        # eigenvectors have no sign: the first points to more density
-        sign = 1.0 if first[0] + first[1] + first[2] >= 0.0 else -1.0
-        pixels = patches[i].reshape((height * width, 3))
-        count = 0
-        starts[:] = 0
-        for k in range(height * width):
-            r, g, b = densities[pixels[k, 0]], densities[pixels[k, 1]], densities[pixels[k, 2]]
-            if min(r, g, b) > _TISSUE:
-                along = sign * (r * first[0] + g * first[1] + b * first[2])
-                across = r * second[0] + g * second[1] + b * second[2]
-                # grows with the angle, and costs no arc tangent
-                turn = np.copysign(1.0 - along / (abs(along) + abs(across)), across)
-                turns[count] = turn
-                count += 1
-                starts[int((turn + 2.0) * 256.0) + 1] += 1
-        for k in range(1025):
-            starts[k + 1] += starts[k]
+        for k in range(1026):
+            counts[k] = 0
+        for start in range(0, pixels, 256):
+            size, first = min(256, pixels - start), np.uint64(start)
+            for channel in range(3):
+                for k in range(size):
+                    light[channel, k] = densities[channels[channel, i, np.uint64(k) + first]]
+            for k in range(size):
+                r, g, b = light[0, k], light[1, k], light[2, k]
+                along = r * bases[i, 0, 0] + g * bases[i, 1, 0] + b * bases[i, 2, 0]
+                across = r * bases[i, 0, 1] + g * bases[i, 1, 1] + b * bases[i, 2, 1]
+                size_of = abs(along) + abs(across)
+                turn = 1.0 - along / (size_of if size_of > 0.0 else 1.0)
+                turn = turn if across >= 0.0 else -turn
+                turns[np.uint64(k) + first] = turn
+                inside = min(r, g, b) > _TISSUE
+                bins[np.uint64(k) + first] = np.int32((turn + 2.0) * 256.0) if inside else np.int32(1025)
+        for k in range(pixels):
+            counts[bins[k]] += 1
+        last, looked_at, found = int(tissue[i]) - 1, -1, 0
         for end in range(2):
-            position = (0.01 if end == 0 else 0.99) * (count - 1)
-            rank = int(position)
-            low = _ranked(turns, count, rank, starts, bucket)
-            high = _ranked(turns, count, min(rank + 1, count - 1), starts, bucket)
-            angle = low + (high - low) * (position - rank)
-            total = 0.0
-            for c in range(3):
-                part = max(np.cos(angle) * sign * first[c] + np.sin(angle) * second[c], 0.0)
-                vectors[i, end, c] = part
-                total += part * part
-            vectors[i, end] /= np.sqrt(total) if total > 0.0 else 1.0
-        if vectors[i, 0, 0] < vectors[i, 1, 0]:
-            for c in range(3):
-                swap = vectors[i, 0, c]
-                vectors[i, 0, c] = vectors[i, 1, c]
-                vectors[i, 1, c] = swap
+            rank = int((0.01 if end == 0 else 0.99) * last)
+            for neighbour in range(2):
+                wanted, target = min(rank + neighbour, last), 0
+                while counts[target] <= wanted:
+                    wanted -= counts[target]
+                    target += 1
+                if target != looked_at:
+                    looked_at, found = target, 0
+                    for k in range(pixels):
+                        bucket[found] = turns[k]
+                        found += bins[k] == target
+                out[i, end, neighbour] = _select(bucket, found, wanted)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _amount_kernel(
-    patches: np.ndarray,
-    densities: np.ndarray,
-    solve: np.ndarray,
-    sums: np.ndarray,
-    origins: np.ndarray,
-) -> None:
-    """Sum both stains' amounts beyond the first pixel's, and their squares, over the whole patch and the centre."""
-    n, height, width, _ = patches.shape
+@kernel
+def _density_kernel(channels: np.ndarray, densities: np.ndarray, sums: np.ndarray) -> None:
+    """Sums, and sums of products, of what the densities have beyond the first pixel's, of the patch and the centre."""
+    _, n, height, width = channels.shape
     top, left = (height - 32) // 2, (width - 32) // 2
-    tables = np.empty((2, 3, 256))
     for i in range(n):
-        for s in range(2):
-            for c in range(3):
-                for level in range(256):
-                    tables[s, c, level] = solve[i, s, c] * densities[level]
-        for s in range(2):
-            reds, greens, blues = tables[s]
-            total, squares, inner, inner_squares = 0.0, 0.0, 0.0, 0.0
-            first = patches[i, 0, 0]
-            # from the first pixel, so that an even patch has a spread of exactly zero
-            origin = reds[first[0]] + greens[first[1]] + blues[first[2]]
-            for row in range(height):
-                part, part_squares = 0.0, 0.0
-                for column in range(width):
-                    pixel = patches[i, row, column]
-                    amount = reds[pixel[0]] + greens[pixel[1]] + blues[pixel[2]] - origin
-                    total += amount
-                    squares += amount * amount
-                    if left <= column < left + 32:
-                        part += amount
-                        part_squares += amount * amount
-                if top <= row < top + 32:
-                    inner += part
-                    inner_squares += part_squares
-            sums[i, 0, s, 0], sums[i, 0, s, 1] = total, squares
-            sums[i, 1, s, 0], sums[i, 1, s, 1] = inner, inner_squares
-            origins[i, s] = origin
+        # so that an even patch has a spread of exactly zero
+        r0, g0, b0 = densities[channels[0, i, 0, 0]], densities[channels[1, i, 0, 0]], densities[channels[2, i, 0, 0]]
+        for region in range(2):
+            first, last, start, stop = 0, height, 0, width
+            if region == 1:
+                first, last, start, stop = top, top + 32, left, left + 32
+            s0, s1, s2, s00, s01, s02, s11, s12, s22 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+            for row in range(first, last):
+                for k in range(start, stop):
+                    r = densities[channels[0, i, row, k]] - r0
+                    g = densities[channels[1, i, row, k]] - g0
+                    b = densities[channels[2, i, row, k]] - b0
+                    s0 += r
+                    s1 += g
+                    s2 += b
+                    s00 += r * r
+                    s01 += r * g
+                    s02 += r * b
+                    s11 += g * g
+                    s12 += g * b
+                    s22 += b * b
+            sums[i, region, 0], sums[i, region, 1], sums[i, region, 2] = s0, s1, s2
+            sums[i, region, 3], sums[i, region, 4], sums[i, region, 5] = s00, s01, s02
+            sums[i, region, 6], sums[i, region, 7], sums[i, region, 8] = s11, s12, s22
 
 
 _MACENKO = "Macenko et al. (2009), IEEE ISBI, 1107-1110"

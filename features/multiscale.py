@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numba
 import numpy as np
 
 from features.column import REGION_WORDS, Column, Row
+from features.kernel import kernel, part
 from features.stain import Planes
 
 CHANNELS = ("grey", "absorbed", "eosin")
@@ -48,14 +48,14 @@ def multiscale(planes: Planes) -> np.ndarray:
     Mallat (1989), IEEE Trans Pattern Anal Mach Intell 11(7):674-693.
     Sarkar & Chaudhuri (1994), IEEE Trans Syst Man Cybern 24(1):115-120.
     """
-    out = np.empty((len(planes), len(CHANNELS), len(STATISTICS) + 1))
+    out = np.empty((len(CHANNELS), len(planes), len(STATISTICS) + 1))
     for channel, levels in enumerate((planes.grey, planes.absorbed, planes.eosin)):
-        _multiscale_kernel(levels, out[:, channel])
-    return out.reshape(len(planes), -1).astype(np.float32)
+        _multiscale_kernel(levels, out[channel])
+    return out.transpose(1, 0, 2).reshape(len(planes), -1).astype(np.float32)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _haar(plane: np.ndarray, height: int, width: int, out: np.ndarray) -> None:
+@part
+def _haar(plane: np.ndarray, height: int, width: int, out: np.ndarray, first: int) -> None:
     """Energies of one level; the approximation takes the place of the plane's upper left quarter."""
     sides, corners = 0.0, 0.0
     for row in range(height // 2):
@@ -68,11 +68,11 @@ def _haar(plane: np.ndarray, height: int, width: int, out: np.ndarray) -> None:
             plane[row, column] = (a + b + c + d) * 0.5
     count = (height // 2) * (width // 2)
     # levels are whole numbers up to here
-    out[0] = np.log10(sides / (2.0 * 65025.0 * count) + 1e-6)
-    out[1] = np.log10(corners / (65025.0 * count) + 1e-6)
+    out[first] = np.log10(sides / (2.0 * 65025.0 * count) + 1e-6)
+    out[first + 1] = np.log10(corners / (65025.0 * count) + 1e-6)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _fractal(high: np.ndarray, low: np.ndarray, height: int, width: int) -> float:
     """Slope over four box sizes; `high` and `low` hold the plane, and are shrunk in place."""
     side = min(height, width)
@@ -95,18 +95,20 @@ def _fractal(high: np.ndarray, low: np.ndarray, height: int, width: int) -> floa
     return -slope / 5.0 / np.log(2.0)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
-def _entropies(plane: np.ndarray, box: tuple[int, int, int, int], logs: np.ndarray, out: np.ndarray) -> None:
-    """Mean and spread of the entropy of the blocks in a box (top, left, height, width)."""
-    top, left, height, width = box
-    counts = np.zeros(16, np.int64)
+@part
+def _entropies(planes: np.ndarray, patch: int, rows: int, columns: int, logs: np.ndarray, out: np.ndarray) -> None:
+    """Mean and spread of the entropy of the blocks in a box in the middle."""
+    _, height, width = planes.shape
+    top, left = (height - rows) // 2, (width - columns) // 2
+    counts = np.empty(16, np.int64)
     total, squares, blocks = 0.0, 0.0, 0
-    for first in range(top, top + height - 7, 8):
-        for start in range(left, left + width - 7, 8):
-            counts[:] = 0
+    for first in range(top, top + rows - 7, 8):
+        for start in range(left, left + columns - 7, 8):
+            for level in range(16):
+                counts[level] = 0
             for row in range(first, first + 8):
                 for column in range(start, start + 8):
-                    counts[plane[row, column] >> 4] += 1
+                    counts[planes[patch, row, column] >> 4] += 1
             entropy = 0.0
             for level in range(16):
                 entropy += logs[counts[level]]
@@ -118,24 +120,28 @@ def _entropies(plane: np.ndarray, box: tuple[int, int, int, int], logs: np.ndarr
     out[0], out[1] = mean, np.sqrt(max(squares / blocks - mean * mean, 0.0))
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _multiscale_kernel(planes: np.ndarray, out: np.ndarray) -> None:
     n, height, width = planes.shape
     plane = np.empty((height, width), np.float64)
     high, low = np.empty((height, width), np.uint8), np.empty((height, width), np.uint8)
-    logs, centre = np.zeros(65), np.empty(2)
+    logs, entropies = np.empty(65), np.empty(2)
+    logs[0] = 0.0
     for count in range(1, 65):
         logs[count] = count * np.log(float(count))
     for i in range(n):
-        plane[:] = planes[i]
-        high[:] = planes[i]
-        low[:] = planes[i]
+        for row in range(height):
+            for column in range(width):
+                plane[row, column] = planes[i, row, column]
+                high[row, column], low[row, column] = planes[i, row, column], planes[i, row, column]
         for step in range(3):
-            _haar(plane, height >> step, width >> step, out[i, 2 * step :])
+            _haar(plane, height >> step, width >> step, out[i], 2 * step)
         out[i, 6] = _fractal(high, low, height, width)
-        _entropies(planes[i], (0, 0, height, width), logs, out[i, 7:9])
-        _entropies(planes[i], ((height - 32) // 2, (width - 32) // 2, 32, 32), logs, centre)
-        out[i, 9] = centre[0]
+        for region in range(2):
+            rows, columns = (height, width) if region == 0 else (32, 32)
+            _entropies(planes, i, rows, columns, logs, entropies)
+            # the centre's spread is not wanted: the mean takes its place
+            out[i, 7 + 2 * region], out[i, 8 + region] = entropies[0], entropies[1 - region]
 
 
 _MALLAT = "Mallat (1989), IEEE Trans Pattern Anal Mach Intell 11(7):674-693"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import inf
 
-import numba
 import numpy as np
 
 from features.column import REGION_WORDS, Column, Row
+from features.kernel import kernel, part
 from features.stain import Planes
 
 _SMALLEST = 12
@@ -118,14 +118,14 @@ def nucleus_labels(planes: Planes) -> np.ndarray:
     return labels
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _reflect(position: int, size: int) -> int:
     if position < 0:
         return -1 - position
     return position if position < size else 2 * size - 1 - position
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _smooth(plane: np.ndarray, lines: np.ndarray) -> None:
     """Binomial filter of levels times 256, in place and in whole numbers, rounded half up; `lines` is room."""
     height, width = plane.shape
@@ -146,7 +146,7 @@ def _smooth(plane: np.ndarray, lines: np.ndarray) -> None:
             plane[row, column] = (6 * lines[row, column] + 4 * near + far + 128) >> 8
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _otsu(plane: np.ndarray, counts: np.ndarray) -> int:
     """Otsu's threshold: the lower class ends with it. Sums are whole numbers, so equal splits are equal.
 
@@ -181,11 +181,13 @@ def _otsu(plane: np.ndarray, counts: np.ndarray) -> int:
     return threshold
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _fill_mask(levels: np.ndarray, smooth: np.ndarray, threshold: int, mask: np.ndarray) -> None:
     """Mark pixels above the mean of the threshold and the mean level of the square around, borders reflected."""
     height, width = levels.shape
-    sums = np.zeros(width + 2 * _REACH, np.int32)
+    sums = np.empty(width + 2 * _REACH, np.int32)
+    for column in range(width + 2 * _REACH):
+        sums[column] = 0
     side = 2 * _REACH + 1
     for row in range(-_REACH, _REACH):
         line = _reflect(row, height)
@@ -211,7 +213,7 @@ def _fill_mask(levels: np.ndarray, smooth: np.ndarray, threshold: int, mask: np.
             total -= sums[column]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _fill_holes(mask: np.ndarray, seen: np.ndarray, places: np.ndarray) -> None:
     """Fill parts of the background (diagonals do not count) of few pixels; `seen` is room for a rim around the mask."""
     height, width = mask.shape
@@ -240,7 +242,7 @@ def _fill_holes(mask: np.ndarray, seen: np.ndarray, places: np.ndarray) -> None:
                 mask[places[k] // stride - 1, places[k] % stride - 1] = True
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _climb(mask: np.ndarray, heights: np.ndarray, padded: np.ndarray, tops: np.ndarray) -> None:
     """`tops[k]`: the pixel on which one ends who climbs from pixel k inside the mask; -1 outside.
 
@@ -270,14 +272,14 @@ def _climb(mask: np.ndarray, heights: np.ndarray, padded: np.ndarray, tops: np.n
             top = flat[k]
             while flat[top] != top:
                 top = flat[top]
-            step = k
-            while flat[step] != top:
-                after = flat[step]
-                flat[step] = top
-                step = after
+            place = k
+            while flat[place] != top:
+                after = flat[place]
+                flat[place] = top
+                place = after
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _fill_tops(
     levels: np.ndarray,
     smooth: np.ndarray,
@@ -302,7 +304,7 @@ def _fill_tops(
     return threshold
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _gather(
     tops: np.ndarray, labels: np.ndarray, mask: np.ndarray, sizes: np.ndarray, starts: np.ndarray, places: np.ndarray
 ) -> int:
@@ -338,7 +340,7 @@ def _gather(
     return kept
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _mark_border(labels: np.ndarray, border: np.ndarray) -> None:
     """Copy the labels of pixels that have a side neighbour with another label (or none); 0 elsewhere."""
     height, width = labels.shape
@@ -356,7 +358,7 @@ def _mark_border(labels: np.ndarray, border: np.ndarray) -> None:
             border[row + 1, column + 1] = 0 if inside else label
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _perimeter(border: np.ndarray, label: int, places: np.ndarray, start: int, stop: int) -> float:
     """Length of the line through the centres of the border pixels, as scikit-image estimates it."""
     straight, diagonal, mixed = 0, 0, 0
@@ -380,7 +382,7 @@ def _perimeter(border: np.ndarray, label: int, places: np.ndarray, start: int, s
     return straight + np.sqrt(2.0) * diagonal + (1.0 + np.sqrt(2.0)) / 2.0 * mixed
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _chain_area(sides: np.ndarray, which: int, height: int, chain: np.ndarray) -> int:
     """Sum of the first pixel columns on or right of the lower convex chain through the points (k, sides[which, k]).
 
@@ -408,7 +410,7 @@ def _chain_area(sides: np.ndarray, which: int, height: int, chain: np.ndarray) -
     return total
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _convex_area(room: np.ndarray, height: int) -> int:
     """Pixels whose centre lies in or on the hull of all edge midpoints of a part's pixels.
 
@@ -420,10 +422,13 @@ def _convex_area(room: np.ndarray, height: int) -> int:
         shift = k % 2
         room[2, k] = 2 * min(room[0, above], room[0, below]) - shift
         room[3, k] = -2 * max(room[1, above], room[1, below]) - shift
-    return height - _chain_area(room, 2, height, room[4]) - _chain_area(room, 3, height, room[4])
+    area = height
+    for side in range(2, 4):
+        area -= _chain_area(room, side, height, room[4])
+    return area
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _rim(levels: np.ndarray, labels: np.ndarray, top: int, bottom: int, first: int, last: int, level: float) -> float:
     """Level minus the mean of the pixels outside all nuclei in the box, 3 pixels wider; 0 when there are none."""
     height, width = labels.shape
@@ -436,23 +441,23 @@ def _rim(levels: np.ndarray, labels: np.ndarray, top: int, bottom: int, first: i
     return level - total / count if count > 0 else 0.0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _measure(
     levels: np.ndarray,
     labels: np.ndarray,
     border: np.ndarray,
-    part: int,
+    number: int,
     places: np.ndarray,
     starts: np.ndarray,
     room: np.ndarray,
     out: np.ndarray,
 ) -> None:
     """`NUCLEUS` up to the rim of one part, then its centroid (row, column) and twice the angle of its major axis."""
-    start, stop = starts[part], starts[part + 1]
+    start, stop = starts[number], starts[number + 1]
     area, top, bottom, first, last = stop - start, places[0, start], places[0, stop - 1], labels.shape[1], 0
     for row in range(bottom - top + 1):
         room[0, row], room[1, row] = labels.shape[1], -1
-    rows, columns, rows2, columns2, products, total, squares = 0, 0, 0, 0, 0, 0, 0
+    rows, columns, rows2, columns2, products, total, squares = 0, 0, 0, 0, 0, np.int64(0), np.int64(0)
     for place in range(start, stop):
         row, column = places[0, place], places[1, place]
         level = np.int64(levels[row, column])
@@ -472,22 +477,22 @@ def _measure(
     mixed, grain = (area * products - rows * columns) / count, (area * squares - total * total) / count
     root = np.sqrt((across - down) * (across - down) + 4.0 * mixed * mixed)
     long, short = (across + down + root) / 2.0, max((across + down - root) / 2.0, 0.0)
-    perimeter = _perimeter(border, part + 1, places, start, stop)
-    out[part, 0], out[part, 1] = area, perimeter
+    perimeter = _perimeter(border, number + 1, places, start, stop)
+    out[number, 0], out[number, 1] = area, perimeter
     # a lattice of pixels that touch by corners alone has no estimated perimeter
-    out[part, 2] = 4.0 * np.pi * area / (perimeter * perimeter) if perimeter > 0.0 else 0.0
-    out[part, 3], out[part, 4] = np.sqrt(1.0 - short / long), area / _convex_area(room, bottom - top + 1)
-    out[part, 5] = area / ((bottom - top + 1) * (last - first + 1))
-    out[part, 6], out[part, 7] = 4.0 * np.sqrt(long), 4.0 * np.sqrt(short)
-    out[part, 8], out[part, 9] = total / area / 255.0, np.sqrt(grain) / 255.0
-    out[part, 10] = _rim(levels, labels, top, bottom, first, last, total / area) / 255.0
-    out[part, 13], out[part, 14] = top + rows / area, columns / area
+    out[number, 2] = 4.0 * np.pi * area / (perimeter * perimeter) if perimeter > 0.0 else 0.0
+    out[number, 3], out[number, 4] = np.sqrt(1.0 - short / long), area / _convex_area(room, bottom - top + 1)
+    out[number, 5] = area / ((bottom - top + 1) * (last - first + 1))
+    out[number, 6], out[number, 7] = 4.0 * np.sqrt(long), 4.0 * np.sqrt(short)
+    out[number, 8], out[number, 9] = total / area / 255.0, np.sqrt(grain) / 255.0
+    out[number, 10] = _rim(levels, labels, top, bottom, first, last, total / area) / 255.0
+    out[number, 13], out[number, 14] = top + rows / area, columns / area
     # twice the angle: cosine and sine, scaled by eccentricity
-    out[part, 15] = out[part, 3] * (across - down) / root if root > 0.0 else 0.0
-    out[part, 16] = out[part, 3] * 2.0 * mixed / root if root > 0.0 else 0.0
+    out[number, 15] = out[number, 3] * (across - down) / root if root > 0.0 else 0.0
+    out[number, 16] = out[number, 3] * 2.0 * mixed / root if root > 0.0 else 0.0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _spread(values: np.ndarray, count: int, mean: float) -> float:
     """Standard deviation of the first values."""
     total = 0.0
@@ -496,7 +501,7 @@ def _spread(values: np.ndarray, count: int, mean: float) -> float:
     return np.sqrt(total / count)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _gaps(n: int, table: np.ndarray, apart: np.ndarray) -> None:
     """Gaps and crowds into the table, and squared distances."""
     for i in range(n):
@@ -511,7 +516,7 @@ def _gaps(n: int, table: np.ndarray, apart: np.ndarray) -> None:
         table[i, 11], table[i, 12] = np.sqrt(nearest) if n > 1 else 0.0, crowd
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _tree(n: int, apart: np.ndarray, nearest: np.ndarray, edges: np.ndarray, out: np.ndarray) -> None:
     """Mean, spread and maximum of the minimum spanning tree's edges, by Prim's algorithm, into out[1:4]."""
     for j in range(n):
@@ -533,7 +538,7 @@ def _tree(n: int, apart: np.ndarray, nearest: np.ndarray, edges: np.ndarray, out
     out[2] = _spread(edges, n - 1, out[1])
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _gabriel(n: int, apart: np.ndarray, usual: float, out: np.ndarray) -> None:
     """Mean and spread of Gabriel's edges, and mean number of neighbours, into out[4:7]."""
     # lengths beyond a typical one, so that equal edges have a spread of exactly zero
@@ -559,11 +564,11 @@ def _gabriel(n: int, apart: np.ndarray, usual: float, out: np.ndarray) -> None:
     out[4], out[5], out[6] = usual + mean, np.sqrt(max(squares / edges - mean * mean, 0.0)), 2.0 * edges / n
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _cover(levels: np.ndarray, mask: np.ndarray, rows: int, columns: int, out: np.ndarray, first: int) -> None:
     """Fraction covered, and mean level inside minus outside (0 when either is empty), of a box in the middle."""
     height, width = levels.shape
-    inside, within, total = 0, 0, 0
+    inside, within, total = 0, np.int64(0), np.int64(0)
     left = np.uint64((width - columns) // 2)
     for row in range((height - rows) // 2, (height - rows) // 2 + rows):
         for k in range(columns):
@@ -577,7 +582,7 @@ def _cover(levels: np.ndarray, mask: np.ndarray, rows: int, columns: int, out: n
         out[first + 2] = (within / inside - outside / (count - inside)) / 255.0
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _quantile90(values: np.ndarray, n: int, highest: np.ndarray) -> float:
     """90 % quantile of the first n values; only those above it are put in order, in `highest`."""
     position = 0.9 * (n - 1)
@@ -596,7 +601,7 @@ def _quantile90(values: np.ndarray, n: int, highest: np.ndarray) -> float:
     return highest[wanted - 1] + (after - highest[wanted - 1]) * (position - rank)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _pool(
     n: int, table: np.ndarray, height: int, width: int, values: np.ndarray, room: np.ndarray, out: np.ndarray
 ) -> None:
@@ -636,13 +641,16 @@ def _pool(
                 out[84 + k] = inner / central - (total - inner) / (n - central)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _nuclei_kernel(planes: np.ndarray, table: np.ndarray) -> None:
     n, height, width = planes.shape
     pixels = height * width
     smooth, lines = np.empty((height, width), np.int32), np.empty((height + 2, width + 4), np.int32)
     mask, seen = np.empty((height, width), np.bool_), np.empty((height + 2) * (width + 2), np.bool_)
-    labels, border = np.empty((height, width), np.int32), np.zeros((height + 2, width + 2), np.int32)
+    labels, border = np.empty((height, width), np.int32), np.empty((height + 2, width + 2), np.int32)
+    for row in range(height + 2):
+        for column in range(width + 2):
+            border[row, column] = 0
     tops, places = np.empty((height, width), np.int32), np.empty((2, pixels), np.int32)
     sizes, starts = np.empty(pixels, np.int32), np.empty(pixels, np.int32)
     room = np.empty((5, 2 * height + 1), np.int64)
@@ -653,10 +661,11 @@ def _nuclei_kernel(planes: np.ndarray, table: np.ndarray) -> None:
         threshold = _fill_tops(levels, smooth, lines, mask, seen, tops, sizes)
         kept = _gather(tops, labels, mask, sizes, starts, places)
         _mark_border(labels, border)
-        for part in range(kept):
-            _measure(levels, labels, border, part, places, starts, room, whole)
-        _cover(levels, mask, height, width, out, 0)
-        _cover(levels, mask, 32, 32, out, 42)
+        for number in range(kept):
+            _measure(levels, labels, border, number, places, starts, room, whole)
+        for region in range(2):
+            rows, columns = (height, width) if region == 0 else (32, 32)
+            _cover(levels, mask, rows, columns, out, 42 * region)
         out[97] = threshold / 255.0
         if kept > 0:
             _gaps(kept, whole, apart)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from math import inf
 
-import numba
 import numpy as np
 
 from features.column import Column, Row
+from features.kernel import kernel, part
 from features.stain import Planes
 
 CHANNELS = ("grey", "absorbed")
@@ -50,7 +50,7 @@ def runs(planes: Planes) -> np.ndarray:
     return out.transpose(1, 0, 2).reshape(len(planes), -1).astype(np.float32)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _count_runs(
     levels: np.ndarray,
     height: int,
@@ -85,13 +85,19 @@ def _count_runs(
             counts[keys[column]] += ended[column]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _runs_kernel(planes: np.ndarray, out: np.ndarray) -> None:
     n, height, width = planes.shape
     longest = max(height, width)
     counts = np.empty((8, longest + 1), np.int32)
     flat = counts.reshape(counts.size)
-    upright, lying = np.full((height + 1, width + 2), 8, np.uint8), np.full((width + 1, height + 2), 8, np.uint8)
+    upright, lying = np.empty((height + 1, width + 2), np.uint8), np.empty((width + 1, height + 2), np.uint8)
+    for row in range(height + 1):
+        for column in range(width + 2):
+            upright[row, column] = 8
+    for row in range(width + 1):
+        for column in range(height + 2):
+            lying[row, column] = 8
     lengths, keys = np.empty((2, longest + 2), np.int32), np.empty(longest, np.int32)
     ended = np.empty(longest, np.int32)
     for i in range(n):
@@ -102,13 +108,13 @@ def _runs_kernel(planes: np.ndarray, out: np.ndarray) -> None:
         for level in range(8):
             for length in range(longest + 1):
                 counts[level, length] = 0
-        for right in range(-1, 2):
-            _count_runs(upright, height, width, right, lengths, keys, ended, flat)
-        _count_runs(lying, width, height, 0, lengths, keys, ended, flat)
+        for turn in range(4):
+            levels, rows, columns = (lying, width, height) if turn == 3 else (upright, height, width)
+            _count_runs(levels, rows, columns, turn - 1 if turn < 3 else 0, lengths, keys, ended, flat)
         _statistics(counts, 4 * height * width, out, i)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@part
 def _statistics(counts: np.ndarray, steps: int, table: np.ndarray, patch: int) -> None:
     """`PROPERTIES` from counts by level and length; length 0 is scratch."""
     total, entropy, together_squares, level_squares = 0, 0.0, 0.0, 0.0

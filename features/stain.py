@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import cache, cached_property
 
-import numba
 import numpy as np
 from skimage.color import hed_from_rgb
+
+from features.kernel import kernel
 
 #: Amounts, in the units of `skimage.color.rgb2hed`, that the level 255 stands for: haematoxylin, eosin, residual.
 STAIN_SCALES = (0.25, 0.15, 0.15)
@@ -117,7 +118,7 @@ def density_table() -> np.ndarray:
     return table
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _channel_kernel(pixels: np.ndarray, channels: np.ndarray) -> None:
     # a loop a channel: all three at once are vectorised badly
     for k in range(channels.shape[1]):
@@ -128,7 +129,7 @@ def _channel_kernel(pixels: np.ndarray, channels: np.ndarray) -> None:
         channels[2, k] = pixels[3 * k + 2]
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _grey_kernel(channels: np.ndarray, levels: np.ndarray) -> None:
     for k in range(levels.size):
         red, green, blue = np.int32(channels[0, k]), np.int32(channels[1, k]), np.int32(channels[2, k])
@@ -136,7 +137,7 @@ def _grey_kernel(channels: np.ndarray, levels: np.ndarray) -> None:
         levels[k] = np.uint32(2125 * red + 7154 * green + 721 * blue + 5000) // np.uint32(10000)
 
 
-@numba.njit(cache=True, nogil=True, error_model="numpy")
+@kernel
 def _stain_kernel(channels: np.ndarray, densities: np.ndarray, weights: np.ndarray, levels: np.ndarray) -> None:
     """Levels of three stains, some pixels at a time: looked up first, so that the sums are vectorised."""
     looked_up = np.empty((3, 256))
