@@ -274,7 +274,7 @@ def _parts(
     plane: np.ndarray, patch: int, height: int, width: int, counts: np.ndarray, low: float, step: float, out: np.ndarray
 ) -> None:
     """Mean and spread of the centre and of the ring, out[1:3], from whole numbers: those of the patch in `counts`."""
-    sums, squares, inner, inner_squares = 0, 0, np.int64(0), np.int64(0)
+    sums, squares, inner, inner_squares = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     for level in range(256):
         sums += counts[level] * level
         squares += counts[level] * level * level

@@ -28,6 +28,8 @@ PROPERTIES = (
 )
 #: Pools over the four directions that each region has.
 REGIONS = {"whole": ("mean", "range"), "centre": ("mean",)}
+#: Means over pairs that have a column, at the first distance, for the difference of centre and ring.
+CONTRASTS = ("contrast", "homogeneity")
 
 
 def cooccurrence(planes: Planes) -> np.ndarray:
@@ -38,7 +40,8 @@ def cooccurrence(planes: Planes) -> np.ndarray:
     `skimage.feature.graycomatrix` with 16 levels (8-bit level // 16), distances 1 and 3, angles 0, 45, 90 and 135
     degrees, symmetric and normed; then `graycoprops`, and the entropies and skewness of the sums and (absolute)
     differences of the two levels. Of the four directions the mean and, over the whole patch, the range (maximum minus
-    minimum) are kept. The centre is cut out before pairs are counted.
+    minimum) are kept. The centre is cut out before pairs are counted; the ring's pairs are all others, and where there
+    are none its properties equal the centre's.
 
     Parameters
     ----------
@@ -46,8 +49,8 @@ def cooccurrence(planes: Planes) -> np.ndarray:
 
     Returns
     -------
-    ndarray of shape (n, 240), dtype float32
-        By region (`REGIONS`), channel, distance, property (`PROPERTIES`), pool.
+    ndarray of shape (n, 248), dtype float32
+        By region (`REGIONS`), channel, distance, property (`PROPERTIES`), pool; then centre minus ring of `CONTRASTS`.
 
     References
     ----------
@@ -58,8 +61,9 @@ def cooccurrence(planes: Planes) -> np.ndarray:
     for channel, levels in enumerate((planes.grey, planes.absorbed, planes.haematoxylin, planes.eosin)):
         _cooccurrence_kernel(levels, _steps(), _count_logs(height * width), out[channel])
     out = out.transpose(1, 2, 0, 3, 4, 5)
-    whole, centre = out[:, 0], out[:, 1, ..., :1]
-    return np.concatenate([whole.reshape(n, -1), centre.reshape(n, -1)], axis=1).astype(np.float32)
+    contrasts = [[row.name for row in PROPERTIES].index(name) for name in CONTRASTS]
+    parts = (out[:, 0], out[:, 1, ..., 0], out[:, 1, :, 0][..., contrasts, 1])
+    return np.concatenate([part.reshape(n, -1) for part in parts], axis=1).astype(np.float32)
 
 
 @cache
@@ -180,6 +184,7 @@ def _cooccurrence_kernel(planes: np.ndarray, steps: np.ndarray, logs: np.ndarray
     padded, keys = np.empty((height + 3, width + 6), np.uint8), np.empty((2, width), np.int32)
     triples, counts = np.empty((2, 17 * 289), np.int32), np.empty((4, 256), np.int32)
     apart, sums, properties = np.empty(16, np.int64), np.empty(31, np.int64), np.empty((4, 10))
+    wholes = np.empty((2, 4, 3))
     for i in range(n):
         for region in range(2):
             rows, columns = (height, width) if region == 0 else (32, 32)
@@ -201,6 +206,19 @@ def _cooccurrence_kernel(planes: np.ndarray, steps: np.ndarray, logs: np.ndarray
                         low, high = min(low, properties[both, k]), max(high, properties[both, k])
                         mean += properties[both, k]
                     out[i, region, d, k, 0], out[i, region, d, k, 1] = mean / 4.0, high - low
+                # the centre's range is not wanted: centre minus ring, whose means follow, takes its place
+                for k in range(3):
+                    apart_mean = 0.0
+                    for both in range(4):
+                        if region == 0:
+                            wholes[d, both, k] = properties[both, k]
+                        down, right = steps[d, both, 0], abs(steps[d, both, 1])
+                        pairs, inner = (height - down) * (width - right), (32 - down) * (32 - right)
+                        if pairs > inner:
+                            beyond = properties[both, k] - wholes[d, both, k]
+                            apart_mean += beyond * (pairs / (pairs - inner)) / 4.0
+                    if region == 1:
+                        out[i, region, d, k, 1] = apart_mean
 
 
 _HARALICK = "Haralick, Shanmugam & Dinstein (1973), IEEE Trans Syst Man Cybern 3(6):610-621"
@@ -223,6 +241,15 @@ def _columns() -> Iterator[Column]:
                             f"{LEVELS} levels of {channel}, {REGION_WORDS[region]}.",
                             _HARALICK,
                         )
+    for channel in CHANNELS:
+        for row in PROPERTIES:
+            if row.name in CONTRASTS:
+                words = (
+                    f"Mean over 4 directions of the {row.words}, of pairs {DISTANCES[0]} apart in {LEVELS} levels of "
+                    f"{channel}, centre minus ring."
+                )
+                name = f"cooccurrence_{row.name}-d{DISTANCES[0]}-mean_{channel}_contrast"
+                yield Column(name, row.unit, -row.high, row.high, words, _HARALICK)
 
 
 COLUMNS = tuple(_columns())

@@ -26,6 +26,8 @@ STATISTICS = (
     Row("blob-count", "1 / px²", 0, 0.25, "Dark blobs (peaks of the Laplacian above 0.02) per pixel"),
     Row("blob-peak", "1", 0, inf, "Mean height of those peaks (0 without)"),
 )
+#: Those with a column for the difference of centre and ring.
+CONTRASTS = ("edge-mean", "blob-dark")
 _STRONG = 0.1
 _PEAK = 0.02
 #: Reach of the widest filter: rows and columns beyond the border that it sees.
@@ -41,7 +43,8 @@ def gradient(planes: Planes) -> np.ndarray:
     means of 2 × 2 pixels (a last odd row or column is left out). The sampled second derivative does not quite sum to
     zero; what that adds, a small multiple of the smoothed plane, is taken away, so that a constant plane has no
     blobs. On the absorbed plane, where nuclei are bright, the Laplacian's sign is turned, so that dark is dark in
-    both. A peak exceeds 0.02 and all of its eight neighbours, in steps of 2⁻²⁰.
+    both. A peak exceeds 0.02 and all of its eight neighbours, in steps of 2⁻²⁰. The ring is what lies outside the
+    centre of the plane that a scale is computed on; without any its means equal the centre's.
 
     Parameters
     ----------
@@ -49,8 +52,8 @@ def gradient(planes: Planes) -> np.ndarray:
 
     Returns
     -------
-    ndarray of shape (n, 96), dtype float32
-        By region, channel, scale and statistic (`STATISTICS`).
+    ndarray of shape (n, 108), dtype float32
+        By region, channel, scale and statistic (`STATISTICS`); then centre minus ring of `CONTRASTS`.
 
     References
     ----------
@@ -59,7 +62,17 @@ def gradient(planes: Planes) -> np.ndarray:
     out = np.empty((len(CHANNELS), len(planes), len(REGIONS), len(SCALES), len(STATISTICS)))
     for channel, (levels, sign) in enumerate(((planes.grey, 1.0), (planes.absorbed, -1.0))):
         _gradient_kernel(levels, sign, _gaussians(1), _gaussians(2), out[channel])
-    return out.transpose(1, 2, 0, 3, 4).reshape(len(planes), -1).astype(np.float32)
+    parts = [out.transpose(1, 2, 0, 3, 4), _contrasts(out, *planes.grey.shape[1:])]
+    return np.concatenate([part.reshape(len(planes), -1) for part in parts], axis=1).astype(np.float32)
+
+
+def _contrasts(out: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Centre minus ring, whose means follow from the whole's; shape (n, channel, scale, statistic)."""
+    kept = [[row.name for row in STATISTICS].index(name) for name in CONTRASTS]
+    apart = (out[:, :, 1] - out[:, :, 0])[..., kept].transpose(1, 0, 2, 3)
+    pixels = np.array([(height // shrunk) * (width // shrunk) for _, _, shrunk in SCALES])
+    ring = pixels - np.array([(32 // shrunk) ** 2 for _, _, shrunk in SCALES])
+    return apart * np.where(ring > 0, pixels / np.maximum(ring, 1), 0.0)[:, None]
 
 
 @cache
@@ -283,6 +296,19 @@ def _columns() -> Iterator[Column]:
                         f"gradient_{row.name}-s{scale}_{channel}_{region}",
                         *row[1:4],
                         f"{row.words} at scale {scale} px (scale-normalised), {channel}, {REGION_WORDS[region]}.",
+                        _LINDEBERG,
+                    )
+    for channel in CHANNELS:
+        for scale, _, _ in SCALES:
+            for row in STATISTICS:
+                if row.name in CONTRASTS:
+                    words = f"{row.words} at scale {scale} px (scale-normalised), {channel}, centre minus ring."
+                    yield Column(
+                        f"gradient_{row.name}-s{scale}_{channel}_contrast",
+                        row.unit,
+                        -row.high,
+                        row.high,
+                        words,
                         _LINDEBERG,
                     )
 

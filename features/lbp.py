@@ -15,7 +15,8 @@ from features.stain import Planes
 
 CHANNELS = ("grey", "haematoxylin")
 PATTERNS = ((8, 1), (16, 2), (24, 3))
-REGIONS = ("whole", "centre")
+#: Points and radii that each region has.
+REGIONS = {"whole": PATTERNS, "centre": PATTERNS[:1], "contrast": PATTERNS[:1]}
 #: Beyond this distance from the pixel's level single precision is sure which of the two is higher.
 _DOUBT = 2e-4
 #: The mark, beyond those of the points, of a pixel with a point that single precision leaves in doubt.
@@ -29,7 +30,8 @@ def lbp(planes: Planes) -> np.ndarray:
 
     `skimage.feature.local_binary_pattern(method="uniform")` with (points, radius) (8, 1), (16, 2) and (24, 3) on
     8-bit levels. Patterns are found on the whole patch; the centre's histogram counts those of its pixels, at (8, 1)
-    alone: its 1,024 pixels are too few for more bins.
+    alone: its 1,024 pixels are too few for more bins. The ring is what lies outside the centre; where a patch has no
+    ring its fractions equal the centre's.
 
     Parameters
     ----------
@@ -37,9 +39,10 @@ def lbp(planes: Planes) -> np.ndarray:
 
     Returns
     -------
-    ndarray of shape (n, 128), dtype float32
+    ndarray of shape (n, 148), dtype float32
         Fractions of the region's pixels, by channel, radius and pattern (number of points not darker than the pixel,
-        0 to P, then the patterns that are not uniform), the whole patch first, then the centre.
+        0 to P, then the patterns that are not uniform), the whole patch first, then the centre, then centre minus
+        ring.
 
     References
     ----------
@@ -56,8 +59,10 @@ def lbp(planes: Planes) -> np.ndarray:
             inner = centre if first == 0 else np.empty((n, len(CHANNELS), points + 2), np.int64)
             _lbp_kernel(levels, *_circle(points, radius), radius, channel, first, counts, inner)
             first += points + 2
-    whole = counts.reshape(n, -1) / (height * width)
-    return np.concatenate([whole, centre.reshape(n, -1) / 1024], axis=1).astype(np.float32)
+    outside = height * width - 1024
+    ring = (counts[..., : centre.shape[2]] - centre) / outside if outside else centre / 1024
+    parts = (counts / (height * width), centre / 1024, centre / 1024 - ring)
+    return np.concatenate([part.reshape(n, -1) for part in parts], axis=1).astype(np.float32)
 
 
 @cache
@@ -240,7 +245,7 @@ _OJALA = "Ojala, Pietikäinen & Mäenpää (2002), IEEE Trans Pattern Anal Mach 
 
 
 def _columns() -> Iterator[Column]:
-    for region, patterns in (("whole", PATTERNS), ("centre", PATTERNS[:1])):
+    for region, patterns in REGIONS.items():
         for channel in CHANNELS:
             for points, radius in patterns:
                 for pattern in range(points + 2):
@@ -249,7 +254,7 @@ def _columns() -> Iterator[Column]:
                     yield Column(
                         f"lbp_r{radius}-{'mixed' if mixed else f'p{pattern}'}_{channel}_{region}",
                         "1",
-                        0,
+                        -1 if region == "contrast" else 0,
                         1,
                         f"Fraction of pixels with {words} of {points} points at radius {radius} not below the pixel, "
                         f"{channel}, {REGION_WORDS[region]}.",

@@ -32,7 +32,8 @@ def multiscale(planes: Planes) -> np.ndarray:
     Fractal dimension by differential box counting on levels 0 to 255: a box of side s spans ⌊max · s / 256 · h⌋ cells
     of the height s · 256 / h with h the shorter side of the patch; the slope of the logarithm of the number of cells
     over −log s. Entropy of the 16-level histogram of each whole block of 8 × 8 pixels from the first corner; in the
-    centre, of its 16 blocks.
+    centre, of its 16 blocks; in the ring, of the whole patch's blocks that do not touch the centre (its mean is the
+    centre's without any).
 
     Parameters
     ----------
@@ -40,15 +41,15 @@ def multiscale(planes: Planes) -> np.ndarray:
 
     Returns
     -------
-    ndarray of shape (n, 30), dtype float32
-        By channel: `STATISTICS` of the whole patch, then the mean entropy of the centre.
+    ndarray of shape (n, 33), dtype float32
+        By channel: `STATISTICS` of the whole patch, then the mean entropy of the centre, and of centre minus ring.
 
     References
     ----------
     Mallat (1989), IEEE Trans Pattern Anal Mach Intell 11(7):674-693.
     Sarkar & Chaudhuri (1994), IEEE Trans Syst Man Cybern 24(1):115-120.
     """
-    out = np.empty((len(CHANNELS), len(planes), len(STATISTICS) + 1))
+    out = np.empty((len(CHANNELS), len(planes), len(STATISTICS) + 2))
     for channel, levels in enumerate((planes.grey, planes.absorbed, planes.eosin)):
         _multiscale_kernel(levels, out[channel])
     return out.transpose(1, 0, 2).reshape(len(planes), -1).astype(np.float32)
@@ -97,11 +98,15 @@ def _fractal(high: np.ndarray, low: np.ndarray, height: int, width: int) -> floa
 
 @part
 def _entropies(planes: np.ndarray, patch: int, rows: int, columns: int, logs: np.ndarray, out: np.ndarray) -> None:
-    """Mean and spread of the entropy of the blocks in a box in the middle."""
+    """Mean and spread of the entropy of the blocks in a box in the middle, and the mean of those beside the centre.
+
+    The last is NaN without any.
+    """
     _, height, width = planes.shape
     top, left = (height - rows) // 2, (width - columns) // 2
     counts = np.empty(16, np.int64)
-    total, squares, blocks = 0.0, 0.0, 0
+    total, squares, blocks, ring, outside = 0.0, 0.0, 0, 0.0, 0
+    above, before = (height - 32) // 2 - 8, (width - 32) // 2 - 8
     for first in range(top, top + rows - 7, 8):
         for start in range(left, left + columns - 7, 8):
             for level in range(16):
@@ -116,8 +121,12 @@ def _entropies(planes: np.ndarray, patch: int, rows: int, columns: int, logs: np
             total += entropy
             squares += entropy * entropy
             blocks += 1
+            if not (above < first < above + 40 and before < start < before + 40):
+                ring += entropy
+                outside += 1
     mean = total / blocks
     out[0], out[1] = mean, np.sqrt(max(squares / blocks - mean * mean, 0.0))
+    out[2] = ring / outside if outside > 0 else np.nan
 
 
 @kernel
@@ -125,7 +134,7 @@ def _multiscale_kernel(planes: np.ndarray, out: np.ndarray) -> None:
     n, height, width = planes.shape
     plane = np.empty((height, width), np.float64)
     high, low = np.empty((height, width), np.uint8), np.empty((height, width), np.uint8)
-    logs, entropies = np.empty(65), np.empty(2)
+    logs, entropies, ring = np.empty(65), np.empty(3), 0.0
     logs[0] = 0.0
     for count in range(1, 65):
         logs[count] = count * np.log(float(count))
@@ -140,8 +149,9 @@ def _multiscale_kernel(planes: np.ndarray, out: np.ndarray) -> None:
         for region in range(2):
             rows, columns = (height, width) if region == 0 else (32, 32)
             _entropies(planes, i, rows, columns, logs, entropies)
-            # the centre's spread is not wanted: the mean takes its place
-            out[i, 7 + 2 * region], out[i, 8 + region] = entropies[0], entropies[1 - region]
+            if region == 0:
+                out[i, 7], out[i, 8], ring = entropies[0], entropies[1], entropies[2]
+        out[i, 9], out[i, 10] = entropies[0], entropies[0] - ring if ring == ring else 0.0
 
 
 _MALLAT = "Mallat (1989), IEEE Trans Pattern Anal Mach Intell 11(7):674-693"
@@ -152,7 +162,10 @@ _SHANNON = "Shannon (1948), Bell Syst Tech J 27(3):379-423"
 def _columns() -> Iterator[Column]:
     references = {"haar": _MALLAT, "frac": _BOXES, "entr": _SHANNON}
     for channel in CHANNELS:
-        for row, region in (*((row, "whole") for row in STATISTICS), (STATISTICS[7], "centre")):
+        entropy = STATISTICS[7]
+        rows = [(row, "whole") for row in STATISTICS]
+        rows += [(entropy, "centre"), (entropy._replace(low=-entropy.high), "contrast")]
+        for row, region in rows:
             yield Column(
                 f"multiscale_{row.name}_{channel}_{region}",
                 *row[1:4],

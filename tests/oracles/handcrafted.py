@@ -162,6 +162,23 @@ def sum_difference(matrix):
     return stats.entropy(sums), skew, stats.entropy(differences)
 
 
+def ring_pairs(levels):
+    """Contrast and homogeneity of neighbours that are not both in the centre; None where all are."""
+    inside = np.zeros(levels.shape, bool)
+    centre_of(inside)[:] = True
+    means = []
+    for down, right in ((0, 1), (1, 1), (1, 0), (1, -1)):
+        stop, start = levels.shape[0] - down, max(-right, 0)
+        first = np.s_[:stop, start : levels.shape[1] - max(right, 0)]
+        second = np.s_[down:, start + right : levels.shape[1] + min(right, 0)]
+        outside = ~(inside[first] & inside[second])
+        squares = (levels[first].astype(int) - levels[second])[outside] ** 2
+        if not squares.size:
+            return {"contrast": None, "homogeneity": None}
+        means.append((squares.mean(), (1 / (1 + squares)).mean()))
+    return dict(zip(("contrast", "homogeneity"), np.mean(means, axis=0), strict=True))
+
+
 def cooccurrence(patch):
     out = {}
     for channel, plane in planes(patch, "grey", "absorbed", "haematoxylin", "eosin").items():
@@ -179,6 +196,9 @@ def cooccurrence(patch):
                     out[f"cooccurrence_{name}-d{distance}-mean_{channel}_{region}"] = four.mean()
                     if region == "whole":
                         out[f"cooccurrence_{name}-d{distance}-range_{channel}_{region}"] = np.ptp(four)
+        for name, value in ring_pairs(plane // 16).items():
+            centre = out[f"cooccurrence_{name}-d1-mean_{channel}_centre"]
+            out[f"cooccurrence_{name}-d1-mean_{channel}_contrast"] = centre - value if value is not None else 0
     return out
 
 
@@ -217,6 +237,9 @@ def lbp(patch):
                     name = f"p{pattern}" if pattern <= points else "mixed"
                     if region == "whole" or radius == 1:
                         out[f"lbp_r{radius}-{name}_{channel}_{region}"] = (values == pattern).mean()
+                    if region == "centre" and radius == 1:
+                        ring = (ring_of(patterns) == pattern).mean()
+                        out[f"lbp_r{radius}-{name}_{channel}_contrast"] = (values == pattern).mean() - ring
     return out
 
 
@@ -254,6 +277,13 @@ def gradient(patch):
                 }
                 for statistic, value in values.items():
                     out[f"gradient_{statistic}-s{scale}_{channel}_{region}"] = value
+            outside = np.ones(part.shape, bool)
+            outside[top : top + size, left : left + size] = False
+            valleys = np.where(blobs > 0, blobs, 0)
+            for statistic, plane_of in (("edge-mean", edges), ("blob-dark", valleys)):
+                centre = out[f"gradient_{statistic}-s{scale}_{channel}_centre"]
+                ring = plane_of[outside].mean() if outside.any() else centre
+                out[f"gradient_{statistic}-s{scale}_{channel}_contrast"] = centre - ring
     return out
 
 
@@ -320,7 +350,14 @@ def multiscale(patch):
         out["multiscale_fractal" + stem] = fractal_dimension(levels)
         out["multiscale_entropy-mean" + stem] = block_entropies(levels).mean()
         out["multiscale_entropy-spread" + stem] = block_entropies(levels).std()
-        out[f"multiscale_entropy-mean_{channel}_centre"] = block_entropies(centre_of(levels)).mean()
+        centre = block_entropies(centre_of(levels)).mean()
+        touched = np.zeros(levels.shape)
+        centre_of(touched)[:] = 1
+        height, width = (size // 8 * 8 for size in levels.shape)
+        touched = touched[:height, :width].reshape(height // 8, 8, width // 8, 8).max(axis=(1, 3)).ravel() > 0
+        ring = block_entropies(levels)[~touched]
+        out[f"multiscale_entropy-mean_{channel}_centre"] = centre
+        out[f"multiscale_entropy-mean_{channel}_contrast"] = centre - ring.mean() if ring.size else 0
     return out
 
 
