@@ -31,7 +31,7 @@ class HandcraftedFeatures(TransformerMixin, BaseEstimator):
     --------
     >>> patches = np.full((2, 96, 96, 3), 200, np.uint8)
     >>> HandcraftedFeatures(families=["nuclei"]).fit_transform(patches).shape
-    (2, 106)
+    (2, 110)
     """
 
     def __init__(self, families: Sequence[str] | None = None, workers: int = 1) -> None:

@@ -48,6 +48,10 @@ GRAPH = (
     Row("gabriel-mean", "px", 0, inf, "Mean edge of the Gabriel graph of the nuclei (0 without edges)"),
     Row("gabriel-spread", "px", 0, inf, "Standard deviation of the edges of the Gabriel graph"),
     Row("gabriel-degree", "1", 0, inf, "Mean number of Gabriel neighbours of a nucleus"),
+    Row("delaunay-mean", "px", 0, inf, "Mean edge of Delaunay's graph of the nuclei (0 without edges)"),
+    Row("delaunay-spread", "px", 0, inf, "Standard deviation of the edges of Delaunay's graph"),
+    Row("delaunay-max", "px", 0, inf, "Longest edge of Delaunay's graph"),
+    Row("cell-disorder", "1", 0, 1, "Area disorder of the nuclei's cells: 1 − 1 / (1 + spread / mean) (0 without)"),
     Row("orientation", "1", 0, 1, "Spread of the major axes' directions, weighted by eccentricity (0 without)"),
     Row("central-gap", "px", 0, inf, "Distance of the nearest centroid from the patch's middle (0 without nuclei)"),
 )
@@ -72,7 +76,9 @@ def nuclei(planes: Planes) -> np.ndarray:
     top are one nucleus (of equals the first in reading order is higher). Parts of at least 12 pixels are nuclei,
     measured as `skimage.measure.regionprops` does. A nucleus belongs to the centre when its centroid lies there. Two
     nuclei are neighbours in Gabriel's graph, a part of Delaunay's, when no third lies inside the circle that has their
-    centroids as a diameter.
+    centroids as a diameter. A nucleus' cell is the part of the patch that is nearer to its centroid than to any other
+    (Voronoi); two are neighbours in Delaunay's graph when their cells share more than a millionth of a pixel of a side,
+    which leaves out edges that only meet beyond the patch, and does not depend on how ties are broken.
 
     Parameters
     ----------
@@ -80,7 +86,7 @@ def nuclei(planes: Planes) -> np.ndarray:
 
     Returns
     -------
-    ndarray of shape (n, 106), dtype float32
+    ndarray of shape (n, 110), dtype float32
         By region: `PATCH`, then `NUCLEUS` by pool; `GRAPH` last. Without nuclei 0.
 
     References
@@ -88,6 +94,7 @@ def nuclei(planes: Planes) -> np.ndarray:
     Otsu (1979), IEEE Trans Syst Man Cybern 9(1):62-66.
     Wolberg, Street & Mangasarian (1994), Cancer Lett 77(2-3):163-171.
     Gabriel & Sokal (1969), Syst Zool 18(3):259-278.
+    Marcelpoil & Usson (1992), J Theor Biol 154(3):359-369 (cells).
     """
     out = np.zeros((len(planes), len(COLUMNS)))
     _nuclei_kernel(planes.absorbed, out)
@@ -224,12 +231,13 @@ def _fill_holes(mask: np.ndarray, seen: np.ndarray, places: np.ndarray) -> None:
         for column in range(width):
             seen[(row + 1) * stride + 1 + column] = mask[row, column]
     for start in range(stride, seen.size - stride):
-        if seen[start]:
+        # the first pixel of a hole, in reading order, has none above it and none before it
+        if seen[start] or not seen[start - 1] or not seen[start - stride]:
             continue
         seen[start] = True
         places[0] = start
         found, done = 1, 0
-        while done < found:
+        while done < found and found <= _LARGEST_HOLE:
             here = places[done]
             done += 1
             for step in (-stride, stride, -1, 1):
@@ -237,8 +245,11 @@ def _fill_holes(mask: np.ndarray, seen: np.ndarray, places: np.ndarray) -> None:
                     seen[here + step] = True
                     places[found] = here + step
                     found += 1
-        if found <= _LARGEST_HOLE:
-            for k in range(found):
+        large = found > _LARGEST_HOLE
+        for k in range(found):
+            if large:
+                seen[places[k]] = False
+            else:
                 mask[places[k] // stride - 1, places[k] % stride - 1] = True
 
 
@@ -565,6 +576,121 @@ def _gabriel(n: int, apart: np.ndarray, usual: float, out: np.ndarray) -> None:
 
 
 @part
+def _cut(polygon: np.ndarray, cut: np.ndarray, corners: int, down: float, across: float, owner: int) -> int:
+    """Cut off what is nearer to (down, across) than to the origin; return how many corners are left.
+
+    `polygon` holds rows, columns and owners: of the side from a corner to the next, the nucleus beyond, or -1.
+    `cut` is room.
+    """
+    half = (down * down + across * across) / 2.0
+    farthest = -np.inf
+    for k in range(corners):
+        cut[3, k] = polygon[0, k] * down + polygon[1, k] * across - half
+        farthest = max(farthest, cut[3, k])
+    # a corner on the line is not cut off because of its rounding
+    if farthest <= 1e-12 * half:
+        return corners
+    kept = 0
+    for k in range(corners):
+        after = k + 1 if k + 1 < corners else 0
+        here, there = cut[3, k], cut[3, after]
+        if here <= 0.0:
+            cut[0, kept], cut[1, kept], cut[2, kept] = polygon[0, k], polygon[1, k], polygon[2, k]
+            kept += 1
+        if (here <= 0.0) != (there <= 0.0):
+            share = here / (here - there)
+            cut[0, kept] = polygon[0, k] + share * (polygon[0, after] - polygon[0, k])
+            cut[1, kept] = polygon[1, k] + share * (polygon[1, after] - polygon[1, k])
+            # where the polygon is left, the new side begins
+            cut[2, kept] = owner if here <= 0.0 else polygon[2, k]
+            kept += 1
+    for k in range(kept):
+        polygon[0, k], polygon[1, k], polygon[2, k] = cut[0, k], cut[1, k], cut[2, k]
+    return kept
+
+
+@part
+def _cell(
+    n: int,
+    i: int,
+    table: np.ndarray,
+    apart: np.ndarray,
+    box: np.ndarray,
+    first: np.ndarray,
+    polygon: np.ndarray,
+    cut: np.ndarray,
+) -> int:
+    """Cell of nucleus i in the box, relative to its centroid; return the number of its corners.
+
+    `first` is room for four numbers.
+    """
+    for k in range(4):
+        polygon[0, k] = (box[0] if k in (0, 3) else box[1]) - table[i, 13]
+        polygon[1, k] = (box[2] if k < 2 else box[3]) - table[i, 14]
+        polygon[2, k] = -1.0
+    for side in range(4):
+        first[side] = -1
+    for j in range(n):
+        down, across = table[j, 13] > table[i, 13], table[j, 14] > table[i, 14]
+        side = 2 * down + across
+        if apart[i, j] > 0.0 and (first[side] < 0 or apart[i, j] < apart[i, first[side]]):
+            first[side] = j
+    corners, reach = 4, np.inf
+    # the nearest on each side first: they spare most others
+    for turn in range(n + 4):
+        j = first[turn] if turn < 4 else turn - 4
+        if j < 0 or apart[i, j] >= 4.0 * reach or apart[i, j] == 0.0:
+            continue
+        if turn >= 4 and (j == first[0] or j == first[1] or j == first[2] or j == first[3]):
+            continue
+        corners = _cut(polygon, cut, corners, table[j, 13] - table[i, 13], table[j, 14] - table[i, 14], j)
+        reach = 0.0
+        for k in range(corners):
+            reach = max(reach, polygon[0, k] * polygon[0, k] + polygon[1, k] * polygon[1, k])
+    return corners
+
+
+@part
+def _cells(
+    n: int,
+    table: np.ndarray,
+    apart: np.ndarray,
+    box: np.ndarray,
+    first: np.ndarray,
+    polygon: np.ndarray,
+    cut: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Mean, spread and maximum of Delaunay's edges, and the disorder of the cells' areas, into out[7:11].
+
+    `box` is the patch: its first and last row and column, to the pixels' outer edges.
+    """
+    # lengths beyond a typical one, so that equal edges have a spread of exactly zero
+    edges, total, squares, longest, usual = 0, 0.0, 0.0, 0.0, table[0, 11]
+    mean_area, area_squares = (box[1] - box[0]) * (box[3] - box[2]) / n, 0.0
+    for i in range(n):
+        corners, area = _cell(n, i, table, apart, box, first, polygon, cut), 0.0
+        for k in range(corners):
+            after = k + 1 if k + 1 < corners else 0
+            area += (polygon[0, k] * polygon[1, after] - polygon[0, after] * polygon[1, k]) / 2.0
+            down, across = polygon[0, after] - polygon[0, k], polygon[1, after] - polygon[1, k]
+            neighbour = int(polygon[2, k])
+            # each edge once
+            if neighbour > i and down * down + across * across > 1e-12:
+                length = np.sqrt(apart[i, neighbour])
+                edges += 1
+                longest = max(longest, length)
+                total += length - usual
+                squares += (length - usual) * (length - usual)
+        area_squares += (abs(area) - mean_area) * (abs(area) - mean_area)
+    spread = np.sqrt(area_squares / n) / mean_area
+    out[10] = 1.0 - 1.0 / (1.0 + spread)
+    if edges > 0:
+        mean = total / edges
+        out[7], out[8], out[9] = usual + mean, np.sqrt(max(squares / edges - mean * mean, 0.0)), longest
+
+
+@part
 def _cover(levels: np.ndarray, mask: np.ndarray, rows: int, columns: int, out: np.ndarray, first: int) -> None:
     """Fraction covered, and mean level inside minus outside (0 when either is empty), of a box in the middle."""
     height, width = levels.shape
@@ -622,8 +748,8 @@ def _pool(
         sine += table[k, 16]
         weight += table[k, 3]
     out[0], out[42] = n, central
-    out[104] = max(1.0 - np.sqrt(cosine * cosine + sine * sine) / weight, 0.0) if weight > 0.0 else 0.0
-    out[105] = np.sqrt(distance)
+    out[108] = max(1.0 - np.sqrt(cosine * cosine + sine * sine) / weight, 0.0) if weight > 0.0 else 0.0
+    out[109] = np.sqrt(distance)
     for k in range(13):
         total, inner, highest = 0.0, 0.0, -np.inf
         for j in range(n):
@@ -656,6 +782,8 @@ def _nuclei_kernel(planes: np.ndarray, table: np.ndarray) -> None:
     room = np.empty((5, 2 * height + 1), np.int64)
     most = pixels // _SMALLEST + 1
     whole, apart, values, others = np.empty((most, 18)), np.empty((most, most)), np.empty(most), np.empty(most)
+    box, polygon, cut = np.empty(4), np.empty((3, most + 4)), np.empty((4, most + 4))
+    box[0], box[1], box[2], box[3] = -0.5, height - 0.5, -0.5, width - 0.5
     for i in range(n):
         levels, out = planes[i], table[i]
         threshold = _fill_tops(levels, smooth, lines, mask, seen, tops, sizes)
@@ -673,10 +801,12 @@ def _nuclei_kernel(planes: np.ndarray, table: np.ndarray) -> None:
         if kept > 1:
             _tree(kept, apart, values, others, out[97:])
             _gabriel(kept, apart, whole[0, 11], out[97:])
+            _cells(kept, whole, apart, box, sizes, polygon, cut, out[97:])
 
 
 _OTSU = "Otsu (1979), IEEE Trans Syst Man Cybern 9(1):62-66"
 _SHAPES = "Wolberg, Street & Mangasarian (1994), Cancer Lett 77(2-3):163-171"
+_VORONOI = "Marcelpoil & Usson (1992), J Theor Biol 154(3):359-369"
 _GABRIEL = "Gabriel & Sokal (1969), Syst Zool 18(3):259-278"
 _POOL_WORDS = {
     "mean": "Mean",
@@ -710,7 +840,8 @@ def _columns() -> Iterator[Column]:
                     _SHAPES,
                 )
     for row in GRAPH:
-        yield Column(f"nuclei_{row.name}_absorbed_whole", *row[1:4], f"{row.words}, whole patch.", _GABRIEL)
+        reference = _VORONOI if row.name.startswith(("delaunay", "cell")) else _GABRIEL
+        yield Column(f"nuclei_{row.name}_absorbed_whole", *row[1:4], f"{row.words}, whole patch.", reference)
 
 
 COLUMNS = tuple(_columns())

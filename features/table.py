@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 from data.errors import InputError
 from features import colour, cooccurrence, gabor, gradient, lbp, macenko, multiscale, nuclei, runs
 from features.column import Column, Family
-from features.stain import Planes
+from features.stain import SMALLEST, Planes
 
 _BATCH = 64
 
@@ -123,6 +123,48 @@ def compute(patches: np.ndarray, families: Sequence[str] | None = None) -> np.nd
         planes = Planes(patches[start : start + _BATCH])
         table[start : start + _BATCH] = np.concatenate([family.compute(planes) for family in chosen], axis=1)
     return table
+
+
+def compile_kernels(
+    families: Sequence[str] | None = None, *, workers: int = 1, progress: Callable[[int], None] | None = None
+) -> None:
+    """Compile the kernels of these families, or load them where an earlier process has left them in the cache.
+
+    The first `compute` does so by itself, but stands silent meanwhile: about half a minute of one core for all
+    families.
+
+    Parameters
+    ----------
+    families : sequence of str, optional
+        Names of families; all when left out.
+    workers : int
+        Processes that share the work through the cache; 1 compiles in this one.
+    progress : callable, optional
+        Called with the number of families just finished.
+
+    Raises
+    ------
+    ValueError
+        When a family is unknown, given twice, or none is given.
+    """
+    # dearest first, so that no worker is left with a long one at the end
+    names = [family.name for family in sorted(families_named(families), key=lambda family: -family.cost)]
+    report = progress or (lambda _: None)
+    if workers <= 1:
+        for name in names:
+            _compile_family(name)
+            report(1)
+        return
+    from joblib import Parallel, delayed, parallel_config
+
+    with parallel_config("loky", inner_max_num_threads=1):
+        pool = Parallel(n_jobs=min(workers, len(names)), return_as="generator_unordered")
+        for _ in pool(delayed(_compile_family)(name) for name in names):
+            report(1)
+
+
+def _compile_family(name: str) -> None:
+    compute(np.zeros((1, SMALLEST, SMALLEST, 3), np.uint8), [name])
 
 
 def catalogue() -> str:

@@ -6,6 +6,7 @@ import numpy as np
 import pywt
 from scipy import fft, ndimage, stats
 from scipy.sparse.csgraph import minimum_spanning_tree
+from scipy.spatial import ConvexHull, Voronoi
 from scipy.spatial.distance import cdist
 from skimage.color import rgb2gray, rgb2hed, rgb2hsv, rgb2lab, rgb_from_hed
 from skimage.feature import graycomatrix, graycoprops, local_binary_pattern
@@ -426,6 +427,30 @@ def graphs(centroids):
     return dict(zip(names, values, strict=True))
 
 
+def cells(centroids, shape):
+    """Delaunay's edges and the disorder of the cells, from Voronoi's diagram of the patch and its mirror images."""
+    names = ("delaunay-mean", "delaunay-spread", "delaunay-max", "cell-disorder")
+    n = len(centroids)
+    if n < 2:
+        return dict.fromkeys(names, 0)
+    mirrored = [centroids]
+    for axis, size in enumerate(shape):
+        for border in (-0.5, size - 0.5):
+            image = centroids.copy()
+            image[:, axis] = 2 * border - image[:, axis]
+            mirrored.append(image)
+    diagram = Voronoi(np.concatenate(mirrored))
+    areas = [ConvexHull(diagram.vertices[diagram.regions[region]]).volume for region in diagram.point_region[:n]]
+    edges = [
+        np.linalg.norm(centroids[i] - centroids[j])
+        for (i, j), side in zip(diagram.ridge_points, diagram.ridge_vertices, strict=True)
+        if max(i, j) < n and np.linalg.norm(np.subtract(*diagram.vertices[side])) > 1e-6
+    ]
+    disorder = 1 - 1 / (1 + np.std(areas) / np.mean(areas))
+    lengths = (np.mean(edges), np.std(edges), np.max(edges)) if edges else (0, 0, 0)
+    return dict(zip(names, (*lengths, disorder), strict=True))
+
+
 NUCLEUS = (
     "area", "perimeter", "circularity", "eccentricity", "solidity", "extent", "major", "minor", "intensity", "grain",
     "rim", "gap", "crowd",
@@ -480,6 +505,7 @@ def nuclei(patch):
         out[f"nuclei_contrast_absorbed_{region}"] = level[inside].mean() - level[~inside].mean() if both else 0
     out["nuclei_threshold_absorbed_whole"] = threshold / 255
     out |= {f"nuclei_{name}_absorbed_whole": value for name, value in graphs(centroids).items()}
+    out |= {f"nuclei_{name}_absorbed_whole": value for name, value in cells(centroids, plane.shape).items()}
     if not found:
         return out
     apart = cdist(centroids, centroids)
