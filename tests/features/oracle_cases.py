@@ -1,14 +1,17 @@
 """Compare one family with its oracle on every kind of picture; shared by the families' tests."""
 
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pytest
 
+from data.phantom import phantom
 from features import table
 from tests.oracles import handcrafted, pictures
 
 SIZES = [(32, 32), (33, 47), (96, 96), (224, 200)]
+#: Sides of phantom patches, and how many: large ones take the oracles long.
+PHANTOMS = {32: 4, 65: 4, 96: 4, 224: 1}
 
 
 def _extremes(height, width):
@@ -23,9 +26,17 @@ def _real():
     return patches
 
 
+@cache
+def _phantom(size, count):
+    """Every other of the patches, so that both scanners and both labels are there."""
+    patches = phantom(2 * count, slides=2, seed=11, size=size).render(0, 2 * count)
+    return patches[::2]
+
+
 BATCHES = [
     pytest.param(lambda: np.stack([pictures.tissue(seed) for seed in range(4)]), id="tissue"),
     pytest.param(_real, id="real"),
+    *(pytest.param(partial(_phantom, *item), id=f"phantom-{item[0]}") for item in PHANTOMS.items()),
     *(pytest.param(partial(_extremes, *size), id=f"extremes-{size[0]}x{size[1]}") for size in SIZES),
 ]
 

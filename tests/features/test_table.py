@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features import table
+from features import runs, table
 from features.column import REGION_WORDS
 from features.stain import Planes
 from tests.oracles import pictures
@@ -143,6 +143,31 @@ def test_an_unknown_family_is_answered_with_the_nearest():
         table.family_named("color")
     with pytest.raises(ValueError, match=r"must be one of colour, .*; got 'zzz'\.$"):
         table.family_named("zzz")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_kernels_are_compiled_family_by_family(workers):
+    finished = []
+    table.compile_kernels(["runs", "multiscale", "gabor"], workers=workers, progress=finished.append)
+    assert finished == [1, 1, 1]
+    assert workers > 1 or runs._runs_kernel.signatures
+
+
+def test_kernels_of_an_unknown_family_are_refused():
+    with pytest.raises(ValueError, match="Did you mean 'runs'"):
+        table.compile_kernels(["run"])
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 40), (33, 33), (96, 96)])
+def test_centre_minus_ring_is_nothing_where_there_is_no_ring_or_no_difference(size):
+    # local binary patterns look beyond the border, where all is black
+    chosen = [name.endswith("_contrast") and not name.startswith("lbp") for name in NAMES]
+    evenly = table.compute(np.full((1, *size, 3), 90, np.uint8))[0, chosen]
+    np.testing.assert_array_equal(evenly, 0)
+    if size == (32, 32):
+        noise = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
+        kept = [name.endswith("_contrast") and not name.startswith("nuclei") for name in NAMES]
+        np.testing.assert_allclose(table.compute(noise)[0, kept], 0, atol=1e-12)
 
 
 @pytest.mark.parametrize("families", ["colour", [], ["lbp", "lbp"]])
