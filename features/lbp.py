@@ -21,8 +21,8 @@ REGIONS = {"whole": PATTERNS, "centre": PATTERNS[:1], "contrast": PATTERNS[:1]}
 _DOUBT = 2e-4
 #: The mark, beyond those of the points, of a pixel with a point that single precision leaves in doubt.
 _UNSURE = 1 << 31
-#: From more pixels in doubt than this on, of 32, all 32 are decided together.
-_MANY = 8
+#: One pixel in doubt of so many makes it quicker to decide all of them together.
+_MUCH = 6
 
 
 def lbp(planes: Planes) -> np.ndarray:
@@ -150,17 +150,24 @@ def _decide(
 def _settle(
     padded: np.ndarray, rows: np.ndarray, columns: np.ndarray, nears: np.ndarray, border: int, codes: np.ndarray
 ) -> None:
-    """Decide what is in doubt: 32 pixels at a time where that is many of them, else one by one."""
+    """Decide what is in doubt: where it is much, from the first to the last of a row, else one by one."""
     height, width = codes.shape
     for row in range(height):
-        for start in range(0, width, 32):
-            size, found = min(32, width - start), 0
-            for k in range(size):
-                found += codes[row, np.uint64(start) + np.uint64(k)] >= np.uint32(_UNSURE)
-            step = size if found > _MANY else 1
-            for column in range(start, start + size if found > 0 else start, step):
-                if step > 1 or codes[row, column] >= np.uint32(_UNSURE):
-                    _decide(padded, rows, columns, nears, border, row, column, step, codes)
+        found = 0
+        for column in range(width):
+            found += codes[row, column] >= np.uint32(_UNSURE)
+        if found == 0:
+            continue
+        first, last = 0, width - 1
+        while codes[row, first] < np.uint32(_UNSURE):
+            first += 1
+        while codes[row, last] < np.uint32(_UNSURE):
+            last -= 1
+        size = last + 1 - first
+        step = size if _MUCH * found > size else 1
+        for column in range(first, last + 1, step):
+            if step > 1 or codes[row, column] >= np.uint32(_UNSURE):
+                _decide(padded, rows, columns, nears, border, row, column, step, codes)
 
 
 @intrinsic
