@@ -89,7 +89,9 @@ class EmbeddingsConfig(_Section):
     )
     weights: str = Field("imagenet", description="imagenet, random, or the path of a file of weights")
     size: tuple[int, ...] = Field(
-        (192,), min_length=1, description="side to which patches are resized, px, 0 for none; several stand side by side"
+        (192,),
+        min_length=1,
+        description="side to which patches are resized, px, 0 for none; several stand side by side",
     )
     centre: int = Field(
         0, ge=0, description="side of the centre that is embedded as well, resized alike, px; 0 for none"
