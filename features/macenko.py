@@ -68,9 +68,10 @@ def stain(planes: Planes) -> np.ndarray:
     """
     n, height, width = planes.channels.shape[1:]
     channels = planes.channels.reshape(3, n, height * width)
-    covariances, tissue = np.empty((n, 3, 3)), np.empty(n)
-    _tissue_kernel(channels, _densities(), covariances, tissue)
-    values, bases = np.linalg.eigh(covariances)
+    sums, tissue = np.empty((n, 3, 9)), np.empty(n)
+    _density_kernel(planes.channels, _densities(), sums, tissue)
+    _, covariances = _moments(sums[:, 2:], np.maximum(tissue, 1)[:, None, None])
+    values, bases = np.linalg.eigh(covariances[:, 0])
     flatness = np.divide(values[:, 1], values[:, 2], out=np.zeros(n), where=values[:, 2] > 1e-12)
     usable = (tissue >= _FEWEST) & (flatness >= _FLAT)
     # eigenvectors have no sign: the first points to more density
@@ -81,10 +82,8 @@ def stain(planes: Planes) -> np.ndarray:
     estimated = _vectors(turns, tissue, bases)
     usable &= _angle(estimated) >= _NARROW
     vectors = np.where(usable[:, None, None], estimated, _ruifrok())
-    sums = np.empty((n, 2, 9))
-    _density_kernel(planes.channels, _densities(), sums)
     origins = _densities()[channels[:, :, 0]].T
-    amounts = _amounts(sums, origins, np.linalg.pinv(vectors.transpose(0, 2, 1)), height * width)
+    amounts = _amounts(sums[:, :2], origins, np.linalg.pinv(vectors.transpose(0, 2, 1)), height * width)
     flags = [_angle(vectors), np.clip(flatness, 0, 1), tissue / (height * width), 1.0 - usable]
     return np.concatenate([vectors.reshape(n, 6), np.stack(flags, axis=1), amounts], axis=1).astype(np.float32)
 
@@ -121,9 +120,7 @@ def _amounts(sums: np.ndarray, origins: np.ndarray, solve: np.ndarray, pixels: i
     """
     n = len(sums)
     counts = np.array([pixels, 1024.0])[:, None]
-    shifts = sums[..., :3] / counts
-    products = (sums[..., 3:] / counts)[..., [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(n, 2, 3, 3)
-    covariances = products - shifts[..., :, None] * shifts[..., None, :]
+    shifts, covariances = _moments(sums, counts)
     spreads = np.sqrt(np.maximum(np.einsum("nsi,nrij,nsj->nrs", solve, covariances, solve), 0.0))
     ring = (sums[:, 0, :3] - sums[:, 1, :3]) / (pixels - 1024) if pixels > 1024 else shifts[:, 0]
     densities = np.concatenate([shifts, ring[:, None]], axis=1) + origins[:, None]
@@ -134,6 +131,13 @@ def _amounts(sums: np.ndarray, origins: np.ndarray, solve: np.ndarray, pixels: i
         parts += [np.stack([means[:, region], spreads[:, region]], axis=2).reshape(n, 4), ratios[region][:, None]]
     parts += [means[:, 1] - means[:, 2], (ratios[1] - ratios[2])[:, None]]
     return np.concatenate(parts, axis=1)
+
+
+def _moments(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Means (n, sets, 3) and covariances (n, sets, 3, 3) from sums and sums of products (n, sets, 9)."""
+    means = sums[..., :3] / counts
+    products = (sums[..., 3:] / counts)[..., [0, 1, 2, 1, 3, 4, 2, 4, 5]].reshape(*means.shape, 3)
+    return means, products - means[..., :, None] * means[..., None, :]
 
 
 def _ratio(means: np.ndarray) -> np.ndarray:
@@ -152,35 +156,6 @@ def _ruifrok() -> np.ndarray:
     """Haematoxylin and eosin vectors of length 1, as scikit-image has them; shape (2, 3)."""
     vectors = rgb_from_hed[:2]
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-
-@kernel
-def _tissue_kernel(channels: np.ndarray, densities: np.ndarray, covariances: np.ndarray, tissue: np.ndarray) -> None:
-    """Count the tissue's pixels, and find the covariance of their densities (0 without any)."""
-    _, n, pixels = channels.shape
-    for i in range(n):
-        s0, s1, s2, s00, s01, s02, s11, s12, s22, count = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0
-        for k in range(pixels):
-            r, g, b = densities[channels[0, i, k]], densities[channels[1, i, k]], densities[channels[2, i, k]]
-            if min(r, g, b) > _TISSUE:
-                count += 1
-                s0 += r
-                s1 += g
-                s2 += b
-                s00 += r * r
-                s01 += r * g
-                s02 += r * b
-                s11 += g * g
-                s12 += g * b
-                s22 += b * b
-        tissue[i] = count
-        whole = float(max(count, 1))
-        s0, s1, s2 = s0 / whole, s1 / whole, s2 / whole
-        covariances[i, 0, 0], covariances[i, 1, 1] = s00 / whole - s0 * s0, s11 / whole - s1 * s1
-        covariances[i, 2, 2], covariances[i, 0, 1] = s22 / whole - s2 * s2, s01 / whole - s0 * s1
-        covariances[i, 0, 2], covariances[i, 1, 2] = s02 / whole - s0 * s2, s12 / whole - s1 * s2
-        covariances[i, 1, 0], covariances[i, 2, 0] = covariances[i, 0, 1], covariances[i, 0, 2]
-        covariances[i, 2, 1] = covariances[i, 1, 2]
 
 
 @part
@@ -262,35 +237,57 @@ def _turn_kernel(
 
 
 @kernel
-def _density_kernel(channels: np.ndarray, densities: np.ndarray, sums: np.ndarray) -> None:
-    """Sums, and sums of products, of what the densities have beyond the first pixel's, of the patch and the centre."""
+def _density_kernel(channels: np.ndarray, densities: np.ndarray, sums: np.ndarray, tissue: np.ndarray) -> None:
+    """Sums, and sums of products, of what the densities have beyond the first pixel's.
+
+    Of the patch, of the centre, and of the patch's tissue, whose pixels are counted.
+    """
     _, n, height, width = channels.shape
-    top, left = (height - 32) // 2, (width - 32) // 2
     for i in range(n):
         # so that an even patch has a spread of exactly zero
         r0, g0, b0 = densities[channels[0, i, 0, 0]], densities[channels[1, i, 0, 0]], densities[channels[2, i, 0, 0]]
-        for region in range(2):
-            first, last, start, stop = 0, height, 0, width
-            if region == 1:
-                first, last, start, stop = top, top + 32, left, left + 32
+        # the patch last: what it has of tissue stands
+        for region in range(1, -1, -1):
+            rows, columns = (height, width) if region == 0 else (32, 32)
+            top, left = (height - rows) // 2, (width - columns) // 2
             s0, s1, s2, s00, s01, s02, s11, s12, s22 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-            for row in range(first, last):
-                for k in range(start, stop):
-                    r = densities[channels[0, i, row, k]] - r0
-                    g = densities[channels[1, i, row, k]] - g0
-                    b = densities[channels[2, i, row, k]] - b0
+            t0, t1, t2, t00, t01, t02, t11, t12, t22, count = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
+            for row in range(top, top + rows):
+                for k in range(left, left + columns):
+                    r, g, b = (
+                        densities[channels[0, i, row, k]],
+                        densities[channels[1, i, row, k]],
+                        densities[channels[2, i, row, k]],
+                    )
+                    inside = 1.0 if min(r, g, b) > _TISSUE else 0.0
+                    r, g, b = r - r0, g - g0, b - b0
                     s0 += r
                     s1 += g
                     s2 += b
-                    s00 += r * r
-                    s01 += r * g
-                    s02 += r * b
-                    s11 += g * g
-                    s12 += g * b
-                    s22 += b * b
+                    rr, rg, rb, gg, gb, bb = r * r, r * g, r * b, g * g, g * b, b * b
+                    s00 += rr
+                    s01 += rg
+                    s02 += rb
+                    s11 += gg
+                    s12 += gb
+                    s22 += bb
+                    count += inside
+                    t0 += inside * r
+                    t1 += inside * g
+                    t2 += inside * b
+                    t00 += inside * rr
+                    t01 += inside * rg
+                    t02 += inside * rb
+                    t11 += inside * gg
+                    t12 += inside * gb
+                    t22 += inside * bb
             sums[i, region, 0], sums[i, region, 1], sums[i, region, 2] = s0, s1, s2
             sums[i, region, 3], sums[i, region, 4], sums[i, region, 5] = s00, s01, s02
             sums[i, region, 6], sums[i, region, 7], sums[i, region, 8] = s11, s12, s22
+            sums[i, 2, 0], sums[i, 2, 1], sums[i, 2, 2] = t0, t1, t2
+            sums[i, 2, 3], sums[i, 2, 4], sums[i, 2, 5] = t00, t01, t02
+            sums[i, 2, 6], sums[i, 2, 7], sums[i, 2, 8] = t11, t12, t22
+            tissue[i] = count
 
 
 _MACENKO = "Macenko et al. (2009), IEEE ISBI, 1107-1110"
