@@ -22,15 +22,15 @@ from features.stain import SMALLEST, Planes
 _BATCH = 64
 
 FAMILIES: tuple[Family, ...] = (
-    Family("colour", colour.COLUMNS, colour.colour, 0.3),
-    Family("stain", macenko.COLUMNS, macenko.stain, 0.15),
-    Family("cooccurrence", cooccurrence.COLUMNS, cooccurrence.cooccurrence, 0.45),
-    Family("runs", runs.COLUMNS, runs.runs, 0.3),
-    Family("lbp", lbp.COLUMNS, lbp.lbp, 0.6),
-    Family("gradient", gradient.COLUMNS, gradient.gradient, 0.5),
-    Family("gabor", gabor.COLUMNS, gabor.gabor, 0.35),
-    Family("multiscale", multiscale.COLUMNS, multiscale.multiscale, 0.12),
-    Family("nuclei", nuclei.COLUMNS, nuclei.nuclei, 0.6),
+    Family("colour", colour.COLUMNS, colour.colour, 0.12),
+    Family("stain", macenko.COLUMNS, macenko.stain, 0.1),
+    Family("cooccurrence", cooccurrence.COLUMNS, cooccurrence.cooccurrence, 0.23),
+    Family("runs", runs.COLUMNS, runs.runs, 0.09),
+    Family("lbp", lbp.COLUMNS, lbp.lbp, 0.48),
+    Family("gradient", gradient.COLUMNS, gradient.gradient, 0.31),
+    Family("gabor", gabor.COLUMNS, gabor.gabor, 0.16),
+    Family("multiscale", multiscale.COLUMNS, multiscale.multiscale, 0.09),
+    Family("nuclei", nuclei.COLUMNS, nuclei.nuclei, 0.5),
 )
 
 
