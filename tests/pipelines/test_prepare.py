@@ -107,18 +107,21 @@ def test_a_split_by_patch_is_possible_and_called_optimistic(kaggle_folder, tmp_p
 
 
 def test_memory_does_not_grow_with_the_number_of_patches(tmp_path):
-    """Peak memory of a process that prepares patches, 1,000 and 4,000 of them: 83 MB of pixels more."""
+    """Peak memory of a process that prepares patches, 2,000 and 8,000 of them: 166 MB of pixels more."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("peak memory of a process is read from /proc")  # getrusage counts the parent's, before exec
     peaks = []
-    for n in (1000, 4000):
+    for n in (2000, 8000):
         code = (
-            "import resource; from pathlib import Path; from pipelines.baseline import Run, one_step; "
+            "from pathlib import Path; from pipelines.baseline import Run, one_step; "
             "from pipelines.config import load_config; "
             f"config = load_config(Path('configs/phantom.toml'), ['data.n={n}', 'name=n{n}', 'data.faults=true', "
             "'engine.workers=1']); "
             f"one_step(Run(config, Path({str(tmp_path)!r})), 'prepare'); "
-            "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+            f"print(Path({str(status)!r}).read_text().split('VmHWM:')[1].split()[0])"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
         peaks.append(int(done.stdout.split()[-1]) / 1024)
-    assert peaks[1] - peaks[0] < 25
+    assert peaks[1] - peaks[0] < 60, peaks
     assert peaks[1] < 700
