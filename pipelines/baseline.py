@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -97,12 +97,12 @@ class Run:
             tables["embeddings"] = self.embeddings
         return tables
 
-    def sets(self) -> dict[str, tuple[Any, list[str]]]:
+    def sets(self) -> Mapping[str, tuple[Any, list[str]]]:
         """Values and column names of each configured set of columns."""
-        from pipelines.tables import feature_sets
+        from pipelines.tables import FeatureSets
 
         folders = {name: folder for name, (folder, _) in self.tables.items()}
-        return feature_sets(self.config, folders, self.patches.table["slide"])
+        return FeatureSets(self.config, folders, self.patches.table["slide"])
 
     @cached_property
     def heads(self) -> tuple[Path, dict[str, Any]]:

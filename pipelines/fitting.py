@@ -44,22 +44,22 @@ def fit_heads(
     table = patches.table
     predictions = table[["patch_id", "slide", "split", "fold", "label"]].copy()
     predictions["prob_prevalence"] = prevalence(table)
-    costs = []
-    names = [(head, features) for features in sets for head in config.heads.heads]
-    with screen.progress("fits", len(names) * (config.split.folds + 1), "fits") as progress:
-        for head, features in names:
-            values, columns = sets[features]
-            with peak_memory() as peak:
-                probability, fitted, seconds = out_of_fold(
-                    head, values, table, seed=config.seed, workers=workers, progress=progress
-                )
-            model = f"{head}_{features}"
-            predictions[f"prob_{model}"] = probability
-            save_head(fitted, folder / model)
-            costs.append({"model": model, "columns": len(columns), "seconds": seconds, "peak_mb": round(peak(), 1)})
+    costs: list[dict[str, Any]] = []
+    columns_of = {}
+    with screen.progress("fits", len(sets) * len(config.heads.heads) * (config.split.folds + 1), "fits") as progress:
+        for features, (values, columns) in sets.items():
+            columns_of[features] = columns
+            for head in config.heads.heads:
+                with peak_memory() as peak:
+                    probability, fitted, seconds = out_of_fold(
+                        head, values, table, seed=config.seed, workers=workers, progress=progress
+                    )
+                model = f"{head}_{features}"
+                predictions[f"prob_{model}"] = probability
+                save_head(fitted, folder / model)
+                costs.append({"model": model, "columns": len(columns), "seconds": seconds, "peak_mb": round(peak(), 1)})
     dismiss_workers()
     predictions.to_parquet(folder / PREDICTIONS, index=False)
-    columns_of = {name: columns for name, (_, columns) in sets.items()}
     (folder / SETS).write_text(json.dumps(columns_of), encoding="utf-8")
     pd.DataFrame(costs).to_csv(folder / COSTS, index=False)
     return Outcome(len(predictions), {"models": [cost["model"] for cost in costs]})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -204,10 +204,14 @@ def read_values(folder: Path) -> tuple[np.ndarray, list[str]]:
     return np.load(folder / VALUES, mmap_mode="r"), json.loads((folder / COLUMNS).read_text(encoding="utf-8"))
 
 
-def feature_sets(
-    config: Config, folders: Mapping[str, Path], slides: pd.Series
-) -> dict[str, tuple[np.ndarray, list[str]]]:
+Table = tuple[np.ndarray, list[str]]
+
+
+class FeatureSets(Mapping[str, Table]):
     """Columns of each configured set: colour, handcrafted, embeddings, both, context, and each family alone.
+
+    A set is put together each time it is asked for, so that only one is in memory: at 220,025 patches "both" and
+    "context" are two gigabytes each. Its values have shape (n, columns), float32; column names stand beside them.
 
     Parameters
     ----------
@@ -217,48 +221,57 @@ def feature_sets(
     slides : Series of str
         Slide of each patch, missing where unknown. Where no slide is known, "context" is left out.
 
-    Returns
-    -------
-    dict
-        Name to (values of shape (n, columns), float32, column names), in the configured order.
+    Raises
+    ------
+    InputError
+        "context" is the only set, and no slide is known.
     """
-    from features.context import slide_context, slide_stains
 
-    sets: dict[str, tuple[np.ndarray, list[str]]] = {}
-    # Patches that a slide map leaves out, and inferred slides, are groups for splitting, not slides to compare with.
-    known = is_known(slides)
-    tables: dict[str, Any] = {name: read_values(folder) for name, folder in folders.items()}
-    for name in config.heads.features:
-        if name == "colour":
-            sets[name] = _family(tables["features"], name)
-        elif name == "families":
-            sets |= {family: _family(tables["features"], family) for family in chosen_families(config)}
-        elif name == "context":
-            if known.any():
-                raw, names = tables["features"]
-                where = slides.where(known, None).to_numpy(dtype=object)
-                relative, more = slide_context(raw, where, names)
-                stains, others = slide_stains(raw, where, names)
-                sets[name] = np.concatenate([raw, relative, stains], axis=1), names + more + others
-            elif len(config.heads.features) == 1:
-                raise InputError(
-                    "the set 'context' needs slides, and none is known. Add another set to heads.features."
-                )
-        elif name == "both":
-            sets[name] = (
-                np.concatenate([tables["features"][0], tables["embeddings"][0]], axis=1),
-                tables["features"][1] + tables["embeddings"][1],
-            )
-        else:
-            sets[name] = tables["features" if name == "handcrafted" else name]
-    return sets
+    def __init__(self, config: Config, folders: Mapping[str, Path], slides: pd.Series) -> None:
+        self._tables: dict[str, Table] = {name: read_values(folder) for name, folder in folders.items()}
+        # Patches that a slide map leaves out, and inferred slides, are groups to split by, not slides to compare with.
+        known = is_known(slides)
+        self._where = slides.where(known, None).to_numpy(dtype=object)
+        names: dict[str, None] = {}
+        for name in config.heads.features:
+            if name == "families":
+                names |= dict.fromkeys(chosen_families(config))
+            elif name != "context" or known.any():
+                names[name] = None
+        if not names:
+            raise InputError("the set 'context' needs slides, and none is known. Add another set to heads.features.")
+        self._names = tuple(names)
 
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
 
-def _family(table: tuple[np.ndarray, list[str]], family: str) -> tuple[np.ndarray, list[str]]:
-    """The columns of one family of handcrafted features."""
-    values, names = table
-    kept = [place for place, column in enumerate(names) if column.startswith(f"{family}_")]
-    return np.ascontiguousarray(values[:, kept]), [names[place] for place in kept]
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __getitem__(self, name: str) -> Table:
+        """Put a set together."""
+        if name not in self._names:
+            raise KeyError(name)
+        if name == "embeddings":
+            return self._tables[name]
+        raw, columns = self._tables["features"]
+        if name == "handcrafted":
+            return raw, columns
+        if name == "context":
+            return self._context()
+        if name == "both":
+            more, others = self._tables["embeddings"]
+            return np.concatenate([raw, more], axis=1), columns + others
+        kept = [place for place, column in enumerate(columns) if column.startswith(f"{name}_")]
+        return np.ascontiguousarray(raw[:, kept]), [columns[place] for place in kept]
+
+    def _context(self) -> Table:
+        from features.context import slide_context, slide_stains
+
+        raw, columns = self._tables["features"]
+        relative, more = slide_context(raw, self._where, columns)
+        stains, others = slide_stains(raw, self._where, columns)
+        return np.concatenate([raw, relative, stains], axis=1), columns + more + others
 
 
 def _write_columns(folder: Path, names: list[str]) -> None:

@@ -16,7 +16,7 @@ from models.bundle import load_head, open_bundle
 from pipelines.baseline import Run, baseline, explain, one_step
 from pipelines.config import load_config
 from pipelines.fitting import out_of_fold, prevalence
-from pipelines.tables import feature_sets
+from pipelines.tables import FeatureSets
 from reports.ladder import ALONE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -254,9 +254,9 @@ def test_slide_context_needs_slides_and_never_compares_unmapped_patches(tmp_path
     config = load_config(ROOT / "configs" / "phantom.toml", ["heads.features=['handcrafted', 'context']"])
     folders = {"features": tmp_path}
     unknown = pd.Series([pd.NA] * 60, dtype="string")
-    assert list(feature_sets(config, folders, unknown)) == ["handcrafted"]
+    assert list(FeatureSets(config, folders, unknown)) == ["handcrafted"]
     partly = pd.Series(["a"] * 30 + ["(unmapped)"] * 30, dtype="string")
-    context, columns = feature_sets(config, folders, partly)["context"]
+    context, columns = FeatureSets(config, folders, partly)["context"]
     assert columns[2:] == ["colour_mean-in-slide_red_whole", "colour_mean-in-slide_red_centre"]
     np.testing.assert_array_equal(context[:, :2], values)
     np.testing.assert_array_equal(context[30:, 2:], values[30:])
