@@ -81,7 +81,10 @@ def unpack_archive(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -
             shutil.rmtree(partial, ignore_errors=True)
     except InputError:
         raise
-    except FAULTS as error:
+    except (*FAULTS, OSError) as error:
+        # gzip and bzip2 say "damaged" with an OSError that has no number; one that has is the disk's or the system's.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         words = str(error).partition("\n")[0].rstrip(":")
         raise InputError(f"{archive}: expected a whole zip or tar file; got: {words}. Download it again.") from error
     return top

@@ -158,3 +158,14 @@ def test_a_damaged_archive_is_unpacked_or_refused(tmp_path_factory, data):
     except InputError:
         assert not (folder / "target").exists() or not list((folder / "target").iterdir())
     assert {path.name for path in folder.iterdir()} <= {"archive", "target"}
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_damaged_sum_is_told_from_a_fault_of_the_disk(tmp_path, mode):
+    path = tarred(tmp_path / "archive", mode=mode)
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 2, len(content) // 2 + 20):
+        content[place] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"expected a whole zip or tar file; got: .*Download it again"):
+        unpack_archive(path, tmp_path / "target")
