@@ -110,7 +110,8 @@ def load_first_efficientnet(model: keras.Model, path: Path, sha256: str | None =
     """
     load_application(model, path, sha256)
     keras = load_keras()
-    layer = model.get_layer("normalization")
+    # by its kind: Keras numbers the names of a process' later networks
+    layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
     variance = next(one for one in layer.weights if one.name == "variance")
     if np.allclose(keras.ops.convert_to_numpy(keras.ops.ravel(variance)), IMAGENET_SPREAD, atol=1e-3):
         variance.assign(keras.ops.square(variance))
