@@ -1,6 +1,6 @@
 """Splits: whole groups are held out, the others get grouped, stratified folds.
 
-A group is a slide, together with every slide that shares a duplicate with it; see :func:`assign_groups`.
+A group is a slide, together with every slide that shares a duplicate with it; see :func:`data.audit.decide`.
 """
 
 from __future__ import annotations
