@@ -7,7 +7,8 @@ import pandas as pd
 
 from data.splits import base_groups, grouped_folds, is_known
 from models.heads import LogisticHead
-from reports.metrics import bootstrap, measure, percentile_interval, slide_groups
+from models.resampling import percentile_interval, slide_groups
+from reports.metrics import bootstrap, measure
 
 #: Penalty of the logistic regression, the same on both sides: choosing it would compare two ways of choosing as well.
 STRENGTH = 0.01

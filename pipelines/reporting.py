@@ -15,6 +15,7 @@ import pandas as pd
 from data.splits import is_known
 from models.bundle import load_head, seal_bundle
 from models.heads import LogisticHead
+from models.resampling import slide_groups
 from pipelines.artefacts import Outcome, StepSpec, replace_folder
 from pipelines.config import Config
 from pipelines.fitting import COSTS, PREDICTIONS, SETS
@@ -24,7 +25,6 @@ from pipelines.tables import read_values
 from reports.audit import AuditView, leakage_words
 from reports.importance import fitted_importance, permutation_importance
 from reports.ladder import ALONE, ladder, split_model_name
-from reports.metrics import slide_groups
 from reports.page import ReportInputs, write_report
 from reports.stain import StainGroups, stain_groups
 

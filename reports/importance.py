@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from features.table import parse_column
-from reports.metrics import bootstrap, measure, percentile_interval
+from models.resampling import percentile_interval
+from reports.metrics import bootstrap, measure
 
 PARTS = ("family", "statistic", "channel", "region")
 COLUMNS = ["model", "measure", "feature", *PARTS, "value", "spread", "low", "high"]
@@ -83,7 +84,7 @@ def permutation_importance(
     columns : sequence of str
         Names of X's columns, ``family_statistic_channel_region``.
     groups : ndarray of shape (n,), int
-        Slides, from :func:`reports.metrics.slide_groups`.
+        Slides, from :func:`models.resampling.slide_groups`.
     repeats : int
         Shuffles per unit.
     seed : int

@@ -8,7 +8,9 @@ import numpy as np
 import pandas as pd
 
 from features.table import FAMILIES
-from reports.metrics import METRICS, bootstrap, measure, percentile_interval, slide_groups, youden_threshold
+from models.calibration import youden_threshold
+from models.resampling import percentile_interval, slide_groups
+from reports.metrics import METRICS, bootstrap, measure
 
 RUNGS = ("prevalence", "colour", "handcrafted", "embeddings", "both", "context")
 #: One family of handcrafted features each, fitted alone: not rungs, but what the handcrafted rung is made of.

@@ -9,8 +9,8 @@ from data.phantom import phantom
 from data.splits import assign_splits, patch_groups
 from features import table
 from models.heads import HEADS
+from models.resampling import slide_groups
 from reports.importance import permutation_importance
-from reports.metrics import slide_groups
 from reports.stain import stain_groups
 
 FAMILIES = ("colour", "stain", "nuclei")

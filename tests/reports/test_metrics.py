@@ -7,8 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.errors import InputError
-from reports import metrics
-from reports.metrics import bootstrap, measure, percentile_interval, slide_groups, slide_table, youden_threshold
+from models import resampling
+from models.calibration import youden_threshold
+from models.resampling import percentile_interval, slide_groups
+from reports.metrics import bootstrap, measure, slide_table
 from tests.oracles.metrics import resampled_metrics, resampled_slides
 
 
@@ -114,7 +116,7 @@ def test_bootstrap_pairs_models():
 def test_bootstrap_does_not_depend_on_the_size_of_chunks(monkeypatch):
     labels, scores, groups = _cohort(np.random.default_rng(6))
     whole = bootstrap(labels, scores, 0.5, groups, draws=50, seed=4).values
-    monkeypatch.setattr(metrics, "CHUNK_BYTES", 7 * 12 * 12)  # seven draws of twelve slides
+    monkeypatch.setattr(resampling, "CHUNK_BYTES", 7 * 12 * 12)  # seven draws of twelve slides
     assert (bootstrap(labels, scores, 0.5, groups, draws=50, seed=4).values == whole).all()
 
 
@@ -151,7 +153,7 @@ def test_bootstrap_memory_stays_bounded_without_a_slide_map():
     bootstrap(labels, scores, 0.5, groups, draws=300)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1.3 * metrics.CHUNK_BYTES  # the counts of all draws take 60 MB, their float64 copy 120 MB more
+    assert peak < 1.3 * resampling.CHUNK_BYTES  # the counts of all draws take 60 MB, their float64 copy 120 MB more
 
 
 def test_slide_table_by_hand():

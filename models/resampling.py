@@ -1,0 +1,158 @@
+"""Whole slides, not patches, are the sample: what intervals of scores are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numba
+import numpy as np
+import pandas as pd
+
+#: Bytes that one chunk of draws may take, at 12 a unit: 25 draws of 220,025 patches without a slide map.
+CHUNK_BYTES = 64 * 2**20
+
+
+def slide_groups(slides: pd.Series | np.ndarray) -> np.ndarray:
+    """Return the number of each patch's resampling unit: its slide, or itself where the slide is unknown.
+
+    Parameters
+    ----------
+    slides : Series or ndarray of shape (n,)
+        Slide names; missing (None, NaN, NA) where unknown.
+
+    Returns
+    -------
+    ndarray of shape (n,), dtype int32
+        0 to groups − 1, without gaps.
+    """
+    codes, names = pd.factorize(np.asarray(slides, dtype=object), use_na_sentinel=True)
+    unknown = codes < 0
+    codes[unknown] = len(names) + np.arange(unknown.sum())
+    return codes.astype(np.int32)
+
+
+def percentile_interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper end of the central share `level` of bootstrap values, along the first axis."""
+    tail = (1 - level) / 2
+    low, high = np.quantile(values, [tail, 1 - tail], axis=0)
+    return low, high
+
+
+def draw_slides(units: int, draws: int, seed: int) -> Iterator[np.ndarray]:
+    """Yield how often each unit was drawn, int32 (draws in chunk, units); the same for any size of chunk."""
+    rng = np.random.default_rng(seed)
+    step = max(1, CHUNK_BYTES // (12 * units))
+    for start in range(0, draws, step):
+        size = min(step, draws - start)
+        counts = np.empty((size, units), np.int32)
+        for row in range(size):
+            counts[row] = np.bincount(rng.integers(units, size=units), minlength=units)
+        yield counts
+
+
+class Ranking:
+    """One model's patches, sorted once by falling score, ready to be counted under any number of draws."""
+
+    def __init__(self, labels: np.ndarray, scores: np.ndarray, threshold: float, groups: np.ndarray) -> None:
+        order = np.argsort(-scores, kind="stable")
+        ranked = scores[order]
+        self.groups = groups[order].astype(np.int32)
+        self.positive = labels[order].astype(np.int8)
+        self.last = np.append(ranked[1:] != ranked[:-1], True)
+        losses = [(labels - scores) ** 2, (scores >= threshold) == (labels == 1), np.ones(len(labels))]
+        self.sums = np.stack([np.bincount(groups, weights=loss) for loss in losses], 1)
+
+    def __call__(self, counts: np.ndarray) -> np.ndarray:
+        """Metrics under each draw, float64 (draws, 4); NaN where a class is missing."""
+        auc, precision = _rank_metrics(counts, self.groups, self.positive, self.last)
+        squared, right, patches = (counts @ self.sums).T
+        return np.stack([auc, precision, squared / patches, right / patches], 1)
+
+
+@numba.njit(cache=True, nogil=True)
+def _rank_metrics(
+    counts: np.ndarray, groups: np.ndarray, positive: np.ndarray, last: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """AUC and average precision per draw, in one walk down the ranking; `last` ends a run of equal scores.
+
+    Labels multiply instead of branching: they come in no order that a processor could guess.
+    """
+    aucs = np.full(len(counts), np.nan)
+    precisions = np.full(len(counts), np.nan)
+    for draw in range(len(counts)):
+        above = above_positive = tied = tied_positive = np.int64(0)
+        pairs = np.int64(0)  # twice the pairs in the right order, a tie counting one: integers, hence exact
+        precision = 0.0
+        for i in range(len(groups)):
+            count = np.int64(counts[draw, groups[i]])
+            tied += count
+            tied_positive += count * positive[i]
+            if last[i]:
+                pairs += (tied - tied_positive) * (2 * above_positive + tied_positive)
+                above += tied
+                above_positive += tied_positive
+                precision += tied_positive * above_positive / max(above, 1)
+                tied = tied_positive = np.int64(0)
+        if 0 < above_positive < above:
+            aucs[draw] = pairs / (2.0 * above_positive * (above - above_positive))
+            precisions[draw] = precision / above_positive
+    return aucs, precisions
+
+
+def check_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Check; return labels (n,) int64 and scores (n, models) float64."""
+    labels = np.asarray(labels)
+    table = np.asarray(scores, dtype=np.float64)
+    table = table[:, None] if table.ndim == 1 else table
+    if table.ndim != 2 or labels.shape != table.shape[:1] or not len(labels):
+        raise ValueError(f"labels (n,) and scores (n, models) must agree; got {labels.shape} and {table.shape}.")
+    if not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"labels must be 0 or 1; got {np.unique(labels)[:5].tolist()}.")
+    if not np.isfinite(table).all():
+        raise ValueError(f"scores must be finite; got {np.sum(~np.isfinite(table))} that are not.")
+    return labels.astype(np.int64), table
+
+
+def auc_draws(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
+    """AUC of several scores on the same resampled slides.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n,), 0 or 1
+    scores : ndarray of shape (n, k), float
+    groups : ndarray of shape (n,), int
+        From :func:`slide_groups`.
+    draws, seed : int
+
+    Returns
+    -------
+    ndarray of shape (draws kept, k), dtype float64
+        Draws that hold one class only are left out; there may be none.
+    """
+    labels, table = check_scores(labels, scores)
+    rankings = [Ranking(labels, column, 0.5, groups) for column in table.T]
+    parts = [
+        np.stack([ranking(counts)[:, 0] for ranking in rankings], axis=1)
+        for counts in draw_slides(int(groups.max()) + 1, draws, seed)
+    ]
+    values = np.concatenate(parts)
+    return values[~np.isnan(values).any(axis=1)]
+
+
+def mean_draws(values: np.ndarray, groups: np.ndarray, *, draws: int, seed: int) -> np.ndarray:
+    """Mean of each column over the patches of resampled slides.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, k), float
+    groups : ndarray of shape (n,), int
+    draws, seed : int
+
+    Returns
+    -------
+    ndarray of shape (draws, k), dtype float64
+    """
+    units = int(groups.max()) + 1
+    sums = np.stack([np.bincount(groups, weights=column, minlength=units) for column in values.T], axis=1)
+    sizes = np.bincount(groups, minlength=units)
+    return np.concatenate([counts @ sums / (counts @ sizes)[:, None] for counts in draw_slides(units, draws, seed)])

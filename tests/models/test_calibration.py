@@ -1,0 +1,183 @@
+"""Calibration: each kind against an independent fit, the choice, thresholds by hand and the shift of prevalence."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.frozen import FrozenEstimator
+from sklearn.isotonic import IsotonicRegression
+
+from data.errors import InputError
+from models.calibration import (
+    CALIBRATORS,
+    Calibrator,
+    choose_calibrator,
+    fit_calibrator,
+    log_losses,
+    operating_points,
+    shift_prevalence,
+    youden_threshold,
+)
+
+
+class Scores(ClassifierMixin, BaseEstimator):
+    """A model that gives its only column as the decision function."""
+
+    def fit(self, X, y):
+        self.classes_ = np.unique(y)
+        return self
+
+    def decision_function(self, X):
+        return np.asarray(X)[:, 0]
+
+    def predict(self, X):
+        return (self.decision_function(X) > 0).astype(int)
+
+
+def overconfident(n=600, slides=30, seed=0, sharp=3.0):
+    """Scores whose log-odds are `sharp` times too large, with labels, slides and parts of slides."""
+    rng = np.random.default_rng(seed)
+    odds = rng.normal(0, 1.5, n)
+    labels = (rng.random(n) < expit(odds)).astype(int)
+    slide = np.arange(n) * slides // n
+    return expit(sharp * odds), labels, slide, [np.flatnonzero(slide % 5 == part) for part in range(5)]
+
+
+def test_platt_is_scikit_learns_sigmoid_on_log_odds():
+    score, labels, *_ = overconfident()
+    odds = logit(score)[:, None]
+    theirs = CalibratedClassifierCV(FrozenEstimator(Scores().fit(odds, labels)), method="sigmoid").fit(odds, labels)
+    sigmoid = theirs.calibrated_classifiers_[0].calibrators[0]
+    # scikit-learn cross-fits even here, but with a frozen model every fold sees all rows.
+    numbers = fit_calibrator("platt", score, labels).numbers
+    assert (numbers["slope"][0], numbers["intercept"][0]) == pytest.approx((-sigmoid.a_, -sigmoid.b_), abs=1e-3)
+    assert numbers["slope"][0] == pytest.approx(1 / 3, abs=0.1)
+
+
+def test_isotonic_is_scikit_learns():
+    score, labels, *_ = overconfident()
+    expected = IsotonicRegression(out_of_bounds="clip").fit(score, labels).predict(score)
+    calibrated = fit_calibrator("isotonic", score, labels).predict(score)
+    np.testing.assert_allclose(calibrated, expected.clip(1 / 602, 1 - 1 / 602), atol=1e-12)
+
+
+def plain_loss(odds, labels):
+    """Log loss against Platt's targets, a row at a time."""
+    positive = int(labels.sum())
+    high, low = (positive + 1) / (positive + 2), 1 / (len(labels) - positive + 2)
+    losses = []
+    for odd, label in zip(odds, labels, strict=True):
+        p, t = expit(odd), high if label else low
+        losses.append(-t * np.log(p) - (1 - t) * np.log(1 - p))
+    return np.mean(losses)
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns", "bounds"),
+    [
+        ("temperature", lambda p: [logit(p)], [(0, None)]),
+        ("beta", lambda p: [np.log(p), -np.log(1 - p), np.ones_like(p)], [(0, None), (0, None), (None, None)]),
+    ],
+)
+def test_a_linear_kind_is_where_another_optimiser_ends(kind, columns, bounds):
+    score, labels, *_ = overconfident(n=150)
+    table = np.column_stack(columns(score))
+    found = minimize(lambda w: plain_loss(table @ w, labels), np.ones(len(bounds)), bounds=bounds, method="SLSQP")
+    numbers = [values[0] for values in fit_calibrator(kind, score, labels).numbers.values()]
+    assert numbers == pytest.approx(found.x.tolist(), abs=2e-3)
+
+
+@pytest.mark.parametrize("kind", CALIBRATORS)
+def test_every_kind_keeps_the_order_and_comes_back_from_json(kind):
+    score, labels, *_ = overconfident()
+    calibrator = fit_calibrator(kind, score, labels)
+    grid = np.linspace(0, 1, 201)
+    probability = calibrator.predict(grid)
+    assert (np.diff(probability) >= 0).all()
+    assert ((probability >= 0) & (probability <= 1)).all()
+    again = Calibrator.from_dict(json.loads(json.dumps(calibrator.to_dict())))
+    np.testing.assert_array_equal(again.predict(grid), probability)
+
+
+@pytest.mark.parametrize("kind", CALIBRATORS)
+def test_scores_that_separate_the_classes_stay_finite(kind):
+    score = np.array([0.0, 0.1, 0.2, 0.8, 0.9, 1.0])
+    probability = fit_calibrator(kind, score, np.array([0, 0, 0, 1, 1, 1])).predict(score)
+    assert np.isfinite(probability).all()
+    assert kind == "none" or (probability.min() > 0 and probability.max() < 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"kind": "pickle", "numbers": {}}, "calibrator must be one of none, temperature, platt, beta, isotonic"),
+        ("platt", "calibrator must be one of"),
+        ({"kind": "platt", "numbers": {"slope": [1]}}, "must hold"),
+        ({"kind": "platt", "numbers": {"slope": [1, 2], "intercept": [0, 1]}}, "a number for each"),
+        ({"kind": "platt", "numbers": {"slope": ["a"], "intercept": [0]}}, "must be lists of numbers"),
+        ({"kind": "platt", "numbers": {"slope": [float("nan")], "intercept": [0]}}, "must be finite"),
+        ({"kind": "isotonic", "numbers": {"from": [0, 1], "to": [0]}}, "must hold"),
+        ({"kind": "isotonic", "numbers": {"from": [1, 0], "to": [0, 1]}}, "must rise"),
+        ({"kind": "none", "numbers": {"slope": [1]}}, "must hold"),
+    ],
+)
+def test_a_broken_file_is_refused(content, message):
+    with pytest.raises(InputError, match=message):
+        Calibrator.from_dict(content)
+
+
+def test_a_calibrator_is_taken_only_when_it_is_reliably_better():
+    score, labels, slide, parts = overconfident(n=1500)
+    taken = choose_calibrator(score, labels, slide, parts)
+    assert taken.calibrator.kind == "temperature"
+    rows = {row["calibrator"]: row for row in taken.compared}
+    assert rows["temperature"]["gain_low"] > 0
+    assert rows["temperature"]["log_loss"] == pytest.approx(log_losses(labels, taken.probability).mean())
+    honest, labels, slide, parts = overconfident(n=1500, sharp=1.0)
+    left = choose_calibrator(honest, labels, slide, parts)
+    assert left.calibrator.kind == "none"
+    np.testing.assert_array_equal(left.probability, honest)
+
+
+def test_a_part_is_calibrated_by_the_others():
+    score, labels, slide, parts = overconfident(n=1500)
+    first = choose_calibrator(score, labels, slide, parts)
+    turned = labels.copy()
+    turned[parts[2][::9]] = 1 - turned[parts[2][::9]]
+    second = choose_calibrator(score, turned, slide, parts)
+    assert first.calibrator.kind == second.calibrator.kind == "temperature"
+    np.testing.assert_array_equal(first.probability[parts[2]], second.probability[parts[2]])
+    assert (first.probability[parts[0]] != second.probability[parts[0]]).any()
+
+
+def test_operating_points_by_hand():
+    # 20 positives at 0.50, 0.51 ... 0.69; 20 negatives at 0.405, 0.415 ... 0.595.
+    positive, negative = 0.50 + 0.01 * np.arange(20), 0.405 + 0.01 * np.arange(20)
+    labels = np.repeat([1, 0], 20)
+    points = operating_points(labels, np.append(positive, negative))
+    assert points["sensitivity 0.95"] == pytest.approx(0.51)  # 19 of 20 lie at or above it
+    assert points["specificity 0.95"] == pytest.approx(0.59)  # one negative, 0.595, lies above it
+    # At 0.50: 20 found, 10 wrong: F1 = 40 / 50. At 0.51: 38 / (20 + 19 + 9) = 0.792. At 0.59: 22 / (20 + 11 + 1).
+    assert points["best F1"] == pytest.approx(0.50)
+    assert points["Youden"] == youden_threshold(labels, np.append(positive, negative))
+
+
+def test_no_score_leaves_enough_negatives_alone():
+    points = operating_points(np.array([0, 0, 1]), np.array([0.7, 0.7, 0.7]))
+    assert points["specificity 0.95"] > 0.7
+    assert points["sensitivity 0.95"] == 0.7
+
+
+def test_prevalence_shift_by_hand():
+    # Odds 1 at one half; tumour nine times rarer than normal: odds 1/9.
+    assert shift_prevalence(np.array([0.5]), 0.5, 0.1) == pytest.approx([0.1])
+    # 0.4 positive, p 0.4: as likely as before it was looked at, hence 0.5 at a prevalence of one half.
+    assert shift_prevalence(np.array([0.4, 0.0, 1.0]), 0.4, 0.5) == pytest.approx([0.5, 0, 1])
+    there = shift_prevalence(np.linspace(0, 1, 11), 0.4, 0.7)
+    assert shift_prevalence(there, 0.7, 0.4) == pytest.approx(np.linspace(0, 1, 11))
+    with pytest.raises(InputError, match="prevalence must be above 0 and below 1; got 1"):
+        shift_prevalence(np.array([0.5]), 0.4, 1)
