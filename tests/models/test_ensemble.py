@@ -1,0 +1,219 @@
+"""The ensemble: combiners against independent fits, the choice, no leak through nesting, and files that come back."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import expit, logit
+from scipy.stats import rankdata
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from data.errors import InputError
+from models.calibration import POINTS
+from models.ensemble import (
+    COMBINERS,
+    Ensemble,
+    _weights,
+    error_correlations,
+    fit_combiner,
+    fit_ensemble,
+    nest,
+    without_each,
+)
+from models.resampling import auc_draws, percentile_interval
+
+NAMES = ("a", "b", "c")
+
+
+def cohort(seed=0, slides=20, each=30, skill=(1.5, 1.5, 0.3), shared=0.3):
+    """Members of stated skill on slides that differ in prevalence, with labels, slides and folds of slides."""
+    rng = np.random.default_rng(seed)
+    slide = np.repeat(np.arange(slides), each)
+    labels = (rng.random(len(slide)) < rng.beta(1.5, 1.5, slides)[slide]).astype(int)
+    common = rng.normal(0, shared, len(slide))
+    odds = [gain * (labels - 0.5) + common + rng.normal(0, 1, len(slide)) for gain in skill]
+    return expit(np.stack(odds, axis=1)), labels, slide, slide % 5
+
+
+def test_mean_and_rank_by_hand():
+    table = np.array([[0.1, 0.5], [0.3, 0.5], [0.9, 0.6], [0.95, 0.7]])
+    labels, slides = np.array([0, 0, 1, 1]), np.arange(4)
+    np.testing.assert_allclose(fit_combiner("mean", table, labels, slides, 0).predict(table), table.mean(axis=1))
+    ranks = (np.stack([rankdata(column) for column in table.T], axis=1) - 0.5) / 4
+    combiner = fit_combiner("rank", table, labels, slides, 0)
+    np.testing.assert_allclose(combiner.predict(table), ranks.mean(axis=1))
+    # A new patch is placed among the reference, alone as well as among others.
+    assert combiner.predict(np.array([[0.2, 0.99]])) == pytest.approx([(0.25 + 0.875) / 2])
+
+
+def test_ranks_of_many_patches_keep_their_order():
+    column = np.random.default_rng(0).random((5000, 1))
+    labels = (column[:, 0] > 0.5).astype(int)
+    combiner = fit_combiner("rank", column, labels, np.arange(5000) % 9, 0)
+    assert len(combiner.knots[0]) <= 257
+    assert np.abs(combiner.predict(column) - (rankdata(column) - 0.5) / 5000).max() < 0.005
+
+
+@pytest.mark.parametrize("penalty", [0.001, 0.1])
+def test_weights_are_where_another_optimiser_ends(penalty):
+    table, labels, *_ = cohort(slides=8, each=20, skill=(1.5, 1.0, -0.8))
+    odds = logit(table)
+    positive = labels.sum()
+    targets = np.where(labels == 1, (positive + 1) / (positive + 2), 1 / (len(labels) - positive + 2))
+
+    def loss(w):
+        p = expit(odds @ w[:3] + w[3])
+        spread = sum((w[i] - w[:3].mean()) ** 2 for i in range(3))
+        return -np.mean(targets * np.log(p) + (1 - targets) * np.log(1 - p)) + penalty / 2 * spread
+
+    found = minimize(loss, np.full(4, 0.2), bounds=[(0, None)] * 3 + [(None, None)], method="SLSQP", tol=1e-12)
+    weights = _weights(odds, labels, penalty, None)
+    assert weights == pytest.approx(found.x, abs=1e-3)
+    if penalty < 0.01:
+        assert weights[2] == 0  # it would be negative
+
+
+def test_the_strongest_penalty_gives_equal_weights():
+    table, labels, *_ = cohort()
+    weights = _weights(logit(table), labels, 1e6, None)[:3]
+    assert np.ptp(weights) < 1e-4
+    assert weights[0] > 0
+
+
+def test_stack_is_logistic_regression_on_log_odds():
+    table, labels, slides, _ = cohort()
+    combiner = fit_combiner("stack", table, labels, slides, 0)
+    odds = logit(table)
+    standard = (odds - odds.mean(axis=0)) / odds.std(axis=0)
+    model = LogisticRegression(C=combiner.strength, max_iter=2000, tol=1e-8).fit(standard, labels)
+    np.testing.assert_allclose(combiner.predict(table), model.predict_proba(standard)[:, 1], atol=1e-4)
+
+
+def test_a_simple_combiner_wins_where_members_are_alike_and_a_fitted_one_where_they_are_not():
+    alike = fit_ensemble(NAMES, *cohort(3, skill=(1.5, 1.5, 1.5)))
+    assert alike.ensemble.combiner.kind in ("mean", "rank")
+    table, labels, slides, folds = cohort(3, slides=30, each=40, skill=(2.5, 0.0, -1.5))
+    unlike = fit_ensemble(NAMES, table, labels, slides, folds)
+    assert unlike.ensemble.combiner.kind in ("weights", "stack")
+    rows = {row["combiner"]: row for row in unlike.compared}
+    assert rows["mean"]["auc"] == pytest.approx(roc_auc_score(labels, table.mean(axis=1)))
+    best = max(rows.values(), key=lambda row: row["auc"])
+    assert best["auc_behind"] == 0
+    assert rows["mean"]["auc_behind"] > rows["mean"]["auc_spread"]
+
+
+def test_held_out_labels_change_nothing():
+    """What is predicted for a fold, and every threshold used there, does not know the fold's labels."""
+    table, labels, slides, folds = cohort(1, slides=10, each=12)
+    first = nest(NAMES, table, labels, slides, folds, combiners=("mean", "weights"), draws=50)
+    for fold in (0, 3):
+        inside = folds == fold
+        turned = np.where(inside, 1 - labels, labels)
+        second = nest(NAMES, table, turned, slides, folds, combiners=("mean", "weights"), draws=50)
+        np.testing.assert_array_equal(first.probability[inside], second.probability[inside])
+        np.testing.assert_array_equal(first.single[inside], second.single[inside])
+        for name in POINTS:
+            np.testing.assert_array_equal(first.thresholds[name][inside], second.thresholds[name][inside])
+        assert (first.probability[~inside] != second.probability[~inside]).any()
+
+
+@pytest.mark.parametrize("kind", COMBINERS)
+def test_labels_that_mean_nothing_score_one_half(kind):
+    table, _, slides, folds = cohort(2, slides=25, each=24)
+    labels = np.random.default_rng(5).permutation(np.repeat([0, 1], len(slides) // 2))
+    probability = nest(NAMES, table, labels, slides, folds, combiners=(kind,), draws=100).probability
+    drawn = auc_draws(labels, probability[:, None], slides.astype(np.int32), draws=500, seed=0)
+    low, high = percentile_interval(drawn[:, 0])
+    assert low <= 0.5 <= high
+
+
+def test_a_member_that_only_names_slides_gains_nothing():
+    """Its out-of-fold values know nothing of a slide that is held out; knowing every slide would gain much."""
+    table, labels, slides, folds = cohort(4, slides=20, each=20)
+    share = np.bincount(slides, labels) / 20
+    honest = np.empty(len(labels))
+    for fold in range(5):
+        # Out-of-fold: its nearest relative among the other folds' slides stands in for a slide that it has not seen.
+        known = np.flatnonzero(np.arange(20) % 5 != fold)
+        for slide in np.flatnonzero(np.arange(20) % 5 == fold):
+            honest[slides == slide] = share[known[np.argmin(np.abs(known - slide))]]
+    planted = np.column_stack([table, honest.clip(0.02, 0.98)])
+    leaky = np.column_stack([table, share[slides].clip(0.02, 0.98)])
+    plain, more, ignoring = (
+        roc_auc_score(labels, nest(names, members, labels, slides, folds, combiners=("stack",), draws=50).probability)
+        for names, members in ((NAMES, table), ((*NAMES, "slide"), planted), ((*NAMES, "slide"), leaky))
+    )
+    assert more < plain + 0.01
+    assert ignoring > plain + 0.02
+
+
+def test_the_same_seed_gives_the_same_bits():
+    content = [fit_ensemble(NAMES, *cohort(), draws=100, seed=3).ensemble.to_dict() for _ in range(2)]
+    assert json.dumps(content[0]) == json.dumps(content[1])
+
+
+@pytest.mark.parametrize("kind", COMBINERS)
+def test_an_ensemble_comes_back_from_json_and_a_row_does_not_know_the_others(kind):
+    table, labels, slides, folds = cohort()
+    ensemble = fit_ensemble(NAMES, table, labels, slides, folds, combiners=(kind,), draws=100).ensemble
+    again = Ensemble.from_dict(json.loads(json.dumps(ensemble.to_dict())))
+    whole = ensemble.predict(table)
+    np.testing.assert_array_equal(again.predict(table), whole)
+    np.testing.assert_array_equal([ensemble.predict(table[row : row + 1])[0] for row in range(40)], whole[:40])
+    assert again.prevalence == labels.mean()
+    assert set(again.thresholds) == set(POINTS)
+
+
+def change(path, value):
+    """A stored ensemble with one thing in it replaced."""
+    content = fit_ensemble(NAMES, *cohort(), combiners=("rank",), draws=100).ensemble.to_dict()
+    place = content
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return content
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (["combiner", "kind"], "vote", "combiner must be one of mean, rank, weights, stack; got 'vote'"),
+        (["combiner", "weights"], [0.5, 0.5], "must hold as many weights"),
+        (["combiner", "weights"], ["x"], "must be lists of numbers"),
+        (["combiner", "knots"], [[0.1], [0.2]], "must hold as many weights and references"),
+        (["calibrator", "kind"], "spline", "calibrator must be one of"),
+        (["thresholds"], {"Youden": 0.5}, "must hold thresholds for sensitivity 0.95"),
+        (["prevalence"], 1.0, "a prevalence above 0 and below 1"),
+        (["members"], [], "members of an ensemble must be names"),
+        (["extra"], 1, "an ensemble must hold members"),
+    ],
+)
+def test_a_broken_file_is_refused(path, value, message):
+    with pytest.raises(InputError, match=message):
+        Ensemble.from_dict(change(path, value))
+
+
+def test_wrong_probabilities_are_refused():
+    ensemble = fit_ensemble(NAMES, *cohort(), combiners=("mean",), draws=100).ensemble
+    with pytest.raises(InputError, match=r"a column for each of a, b, c; got shape \(4, 2\)"):
+        ensemble.predict(np.full((4, 2), 0.5))
+    with pytest.raises(InputError, match="got nan from b in row 1"):
+        ensemble.predict(np.array([[0.5, 0.5, 0.5], [0.5, np.nan, 0.5]]))
+
+
+def test_too_few_folds_leave_the_mean():
+    table, labels, _, _ = cohort(slides=2, each=20)
+    fitted = fit_ensemble(NAMES, table, labels, np.zeros(40), np.zeros(40))
+    assert (fitted.ensemble.combiner.kind, fitted.ensemble.calibrator.kind) == ("mean", "none")
+
+
+def test_leaving_a_member_out_and_correlated_errors():
+    table, labels, slides, folds = cohort(6, skill=(2.0, 0.1, 0.1))
+    columns = without_each("weights", table, labels, slides, folds)
+    aucs = [roc_auc_score(labels, column) for column in columns.T]
+    assert aucs[1] < aucs[0] - 0.1
+    assert abs(aucs[2] - aucs[0]) < 0.02
+    expected = np.corrcoef((labels[:, None] - table).T)
+    np.testing.assert_allclose(error_correlations(table, labels), expected, atol=1e-12)
