@@ -28,12 +28,15 @@ class Run:
     rebuild : bool
         Replace results that were made with another configuration instead of refusing.
     screen : Screen
+    combined : bool
+        Whether the report and the stable outputs hold the ensemble.
     """
 
     config: Config
     root: Path
     rebuild: bool = False
     screen: Screen = field(default_factory=Screen)
+    combined: bool = False
 
     @property
     def folder(self) -> Path:
@@ -116,6 +119,40 @@ class Run:
             return fit_heads(self.config, self.patches, sets, folder, workers=self.workers, screen=self.screen)
 
         return self._step(heads_spec(self.config, inputs), build)
+
+    def member_predictions(self) -> Any:
+        """Predictions of every head and, where it is part of the run, of the network, as a DataFrame a row a patch."""
+        import pandas as pd
+
+        from pipelines.fitting import PREDICTIONS
+
+        return pd.read_parquet(self.heads[0] / PREDICTIONS)
+
+    @cached_property
+    def ensemble(self) -> tuple[Path, dict[str, Any]]:
+        """Folder and manifest of the ensemble."""
+        from pipelines.combining import combine, ensemble_spec, member_names
+        from reports.ladder import ALONE
+
+        inputs = {folder.name: manifest_digest(manifest) for folder, manifest in (self.prepared, self.heads)}
+
+        def build(folder: Path) -> Any:
+            predictions = self.member_predictions()
+            members = member_names(predictions, ALONE)
+            return combine(self.config, self.patches.table, predictions, members, folder, self.screen)
+
+        return self._step(ensemble_spec(self.config, inputs), build)
+
+    def predictions(self) -> Any:
+        """Predictions of every model that the report shows, as a DataFrame a row a patch."""
+        import pandas as pd
+
+        from pipelines.fitting import PREDICTIONS
+
+        members = self.member_predictions()
+        if not self.combined:
+            return members
+        return members.merge(pd.read_parquet(self.ensemble[0] / PREDICTIONS), on="patch_id", validate="one_to_one")
 
     @cached_property
     def report(self) -> tuple[Path, dict[str, Any]]:

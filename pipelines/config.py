@@ -142,6 +142,15 @@ class HeadsConfig(_Section):
         return names
 
 
+class EnsembleConfig(_Section):
+    """How members are combined."""
+
+    combiners: tuple[Literal["mean", "rank", "weights", "stack"], ...] = Field(
+        ("mean", "rank", "weights", "stack"), min_length=1, description="ways to combine that are chosen from"
+    )
+    draws: int = Field(2000, ge=100, description="resamplings of slides behind each interval of the ensemble's tables")
+
+
 class ReportConfig(_Section):
     """How figures are made."""
 
@@ -166,6 +175,7 @@ class Config(_Section):
     features: FeaturesConfig = FeaturesConfig()
     embeddings: EmbeddingsConfig = EmbeddingsConfig()
     heads: HeadsConfig = HeadsConfig()
+    ensemble: EnsembleConfig = EnsembleConfig()
     report: ReportConfig = ReportConfig()
     engine: EngineConfig = EngineConfig()
 

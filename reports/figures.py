@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_curve
 
-from reports.ladder import RUNGS, split_model_name
+from reports.ladder import RUNGS, judged_rows, split_model_name
 from reports.verdict import signed, span
 
 Figure = dict[str, Any]
@@ -17,8 +17,11 @@ Figure = dict[str, Any]
 #: Okabe & Ito's colours; grey is no model. The page's script lightens the blue on a dark screen.
 INK = "#808080"
 BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
-RUNG_COLOURS = dict(zip(RUNGS, (INK, SKY, GREEN, ORANGE, VERMILLION, PURPLE), strict=True))
+#: Not theirs, but as easily told from the others.
+BROWN = "#8C510A"
+RUNG_COLOURS = dict(zip(RUNGS, (INK, SKY, GREEN, ORANGE, VERMILLION, PURPLE, BROWN, BLUE), strict=True))
 HEAD_DASHES = {"logistic": "solid", "xgboost": "dash"}
+RUNG_DASHES = {"cnn": "solid", "ensemble": "solid"}
 SPLIT_MARKS = {"oof": ("out-of-fold", BLUE, "circle"), "test": ("test slides", VERMILLION, "diamond-open")}
 #: What the chooser says, and the shorter words that fit under an axis on a phone.
 METRIC_WORDS = {
@@ -132,7 +135,8 @@ def roc_table(predictions: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     for split, name in [("train", "oof"), ("test", "test")]:
         part = predictions[predictions.split == split]
         for model in models if len(part) else ():
-            fpr, tpr, cuts = roc_curve(part.label, part[f"prob_{model}"])
+            present = part[judged_rows(part, model)]
+            fpr, tpr, cuts = roc_curve(present.label, present[f"prob_{model}"])
             kept = np.arange(len(fpr))
             if len(kept) > CURVE_POINTS:
                 # Evenly along the curve's length, corners first and last.
@@ -157,7 +161,11 @@ def roc(curves: pd.DataFrame, split: str) -> Figure:
                 "name": short_name(model),
                 "x": _numbers(curve.false_positive_rate, 4),
                 "y": _numbers(curve.true_positive_rate, 4),
-                "line": {"color": RUNG_COLOURS[rung], "width": 2, "dash": HEAD_DASHES.get(str(head), "dot")},
+                "line": {
+                    "color": RUNG_COLOURS[rung],
+                    "width": 2,
+                    "dash": HEAD_DASHES.get(str(head), RUNG_DASHES.get(rung, "dot")),
+                },
                 "hovertemplate": f"{short_name(model)}<br>sensitivity %{{y:.3f}}<br>1 − specificity %{{x:.3f}}"
                 "<extra></extra>",
             }

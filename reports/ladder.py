@@ -12,11 +12,14 @@ from models.calibration import youden_threshold
 from models.resampling import percentile_interval, slide_groups
 from reports.metrics import METRICS, bootstrap, measure
 
-RUNGS = ("prevalence", "colour", "handcrafted", "embeddings", "both", "context")
+RUNGS = ("prevalence", "colour", "handcrafted", "embeddings", "both", "context", "cnn", "ensemble")
+#: Rungs that are one model each, whose name is the rung's.
+HEADLESS = ("prevalence", "cnn", "ensemble")
 #: One family of handcrafted features each, fitted alone: not rungs, but what the handcrafted rung is made of.
 ALONE = tuple(family.name for family in FAMILIES if family.name not in RUNGS)
 #: A rung that stands beside the ladder, and what it adds to: slide context needs more than the patch at hand.
 BESIDE = {"context": "handcrafted"}
+_NAMED = ", ".join(map(repr, HEADLESS))
 SPLITS = {"train": "oof", "test": "test"}
 COLUMNS = (
     ["rung", "head", "model", "split", "patches", "slides"]
@@ -26,41 +29,44 @@ COLUMNS = (
 
 
 def split_model_name(model: str) -> tuple[str, str | None]:
-    """Return the rung (or family) and the head that a model's name stands for; the lowest rung has no head.
+    """Return the rung (or family) and the head that a model's name stands for; rungs of `HEADLESS` have none.
 
     Parameters
     ----------
     model : str
-        ``prevalence``, ``<head>_<rung>`` or ``<head>_<family>``.
+        A rung of :data:`HEADLESS`, ``<head>_<rung>`` or ``<head>_<family>``.
 
     Raises
     ------
     ValueError
         The name has another form or an unknown rung.
     """
-    if model == RUNGS[0]:
+    if model in HEADLESS:
         return model, None
     head, _, rung = model.partition("_")
-    if not head or rung not in RUNGS[1:] + ALONE:
-        raise ValueError(
-            f"model must be 'prevalence' or '<head>_<rung>' with a rung of {RUNGS[1:] + ALONE}; got {model!r}."
-        )
+    known = tuple(name for name in RUNGS if name not in HEADLESS) + ALONE
+    if not head or rung not in known:
+        raise ValueError(f"model must be {_NAMED} or '<head>_<rung>' with a rung of {known}; got {model!r}.")
     return rung, head
 
 
-def rungs_below(models: Sequence[str]) -> dict[str, str | None]:
+def rungs_below(models: Sequence[str], aucs: Mapping[str, float] | None = None) -> dict[str, str | None]:
     """Order models from the lowest rung up and name, for each, the model that it is compared with.
 
     Parameters
     ----------
     models : sequence of str
+    aucs : mapping from model to float, optional
+        Out-of-fold AUC; without it ``cnn`` and ``ensemble`` are compared with nothing.
 
     Returns
     -------
     dict from model to model or None
         In ladder order. Below is the next lower rung present with the same head; below a head's first rung is
         ``prevalence``; a rung of :data:`BESIDE` is compared with what it adds to, where that is present. Families
-        alone (:data:`ALONE`) come last and are compared with nothing.
+        alone (:data:`ALONE`) come last and are compared with nothing. A fine-tuned network is compared with the best
+        head on the embeddings, a frozen network's, or on what else there is without slide context; the ensemble with
+        its best member.
     """
     names = {model: split_model_name(model) for model in models}
     order = RUNGS + ALONE
@@ -73,11 +79,25 @@ def rungs_below(models: Sequence[str]) -> dict[str, str | None]:
         if rung in ALONE:
             below[model] = None
             continue
+        if rung in HEADLESS[1:]:
+            below[model] = _best_below(rung, names, aucs)
+            continue
         below[model] = last.get(head, ground if model != ground else None)
         if (base := f"{head}_{BESIDE.get(rung)}") in names:
             below[model] = base
         last[head] = model
     return below
+
+
+def _best_below(rung: str, names: Mapping[str, tuple[str, str | None]], aucs: Mapping[str, float] | None) -> str | None:
+    """The best single model that the fine-tuned network, or the ensemble, has to beat."""
+    single = {model: name for model, (name, _) in names.items() if name not in (*ALONE, RUNGS[0], "ensemble", rung)}
+    if rung == "cnn":
+        frozen = [model for model, name in single.items() if name == "embeddings"]
+        rivals = frozen or [model for model, name in single.items() if name not in BESIDE]
+    else:
+        rivals = list(single)
+    return max(rivals, key=lambda model: aucs[model]) if rivals and aucs else None
 
 
 def ladder(
@@ -103,7 +123,9 @@ def ladder(
     predictions : DataFrame
         ``patch_id, slide, split (train|test), fold, label, prob_<model>``.
     models : sequence of str
-        ``prevalence``, ``<head>_<rung>`` and ``<head>_<family>``; see :data:`RUNGS` and :data:`ALONE`.
+        ``prevalence``, ``<head>_<rung>``, ``<head>_<family>``, ``cnn`` and ``ensemble``; see :data:`RUNGS` and
+        :data:`ALONE`. The last two may lack predictions; they, and what they are compared with, are then judged on the
+        patches that have one.
     draws, seed : int
         For the bootstrap.
     costs : mapping from model to (seconds, peak_mb), optional
@@ -127,20 +149,52 @@ def ladder(
     missing = [name for name in needed if name not in predictions]
     if missing:
         raise ValueError(f"predictions must have the columns {needed}; {missing} are missing.")
-    below = rungs_below(models)
     train = predictions[predictions.split == "train"]
-    labels = train.label.to_numpy()
-    cuts = {model: youden_threshold(labels, train[f"prob_{model}"].to_numpy()) for model in below}
+    has = {model: judged_rows(train, model) for model in models}
+    shared = np.logical_and.reduce(list(has.values()))
+    below = rungs_below(models, {model: _auc(train[shared], model) for model in models} if shared.any() else None)
+    cuts = {
+        model: youden_threshold(train.label[has[model]].to_numpy(), train.loc[has[model], f"prob_{model}"].to_numpy())
+        for model in below
+    }
     rows: list[dict[str, object]] = []
     for split, name in SPLITS.items():
         part = predictions[predictions.split == split]
         if len(part):
-            rows += _judge(part, name, below, cuts, draws, seed)
+            rows += _judge_where_present(part, name, below, cuts, draws, seed)
     for row in rows:
         row["seconds"], row["peak_mb"] = (costs or {}).get(str(row["model"]), (np.nan, np.nan))
     table = pd.DataFrame(rows, columns=COLUMNS)
     rank = {model: place for place, model in enumerate(below)}
     return table.sort_values("model", key=lambda column: column.map(rank), kind="stable", ignore_index=True)
+
+
+def judged_rows(predictions: pd.DataFrame, model: str) -> np.ndarray:
+    """Rows that a model can be judged on, ndarray of bool: all, but where network or ensemble have no prediction."""
+    if model not in HEADLESS[1:]:
+        return np.ones(len(predictions), dtype=bool)
+    return predictions[f"prob_{model}"].notna().to_numpy()
+
+
+def _auc(part: pd.DataFrame, model: str) -> float:
+    return float(measure(part.label.to_numpy(), part[f"prob_{model}"].to_numpy(), 0.5)[0, 0])
+
+
+def _judge_where_present(
+    part: pd.DataFrame, split: str, below: Mapping[str, str | None], cuts: Mapping[str, float], draws: int, seed: int
+) -> list[dict[str, object]]:
+    """Rows of all models, those with equal gaps at a time."""
+    alike: dict[bytes, list[str]] = {}
+    for model in below:
+        alike.setdefault(judged_rows(part, model).tobytes(), []).append(model)
+    rows = []
+    for gaps, models in alike.items():
+        present = np.frombuffer(gaps, dtype=bool)
+        if present.any():
+            rivals = {other: None for model in models if (other := below[model]) is not None and other not in models}
+            judged = _judge(part[present], split, rivals | {model: below[model] for model in models}, cuts, draws, seed)
+            rows += [row for row in judged if row["model"] in models]
+    return rows
 
 
 def _judge(

@@ -18,7 +18,7 @@ from data.splits import is_known
 from reports import figures
 from reports.audit import AuditView, consequence, example_groups, leakage_words
 from reports.importance import sum_by_family
-from reports.ladder import ALONE, RUNGS, SPLITS, rungs_below
+from reports.ladder import ALONE, RUNGS, SPLITS, judged_rows, rungs_below
 from reports.metrics import METRICS, slide_table
 from reports.stain import FEWEST_SLIDES, StainGroups, group_scores
 from reports.verdict import Verdict, judge, model_words, signed, span
@@ -169,6 +169,7 @@ def choose_patches(predictions: pd.DataFrame, model: str) -> pd.DataFrame:
         ``group, patch_id, slide, split, label, score``.
     """
     table = predictions[["patch_id", "slide", "split", "label"]].assign(score=predictions[f"prob_{model}"])
+    table = table[judged_rows(predictions, model)]
     groups = {
         "highest": (table, False),
         "lowest": (table, True),
@@ -189,7 +190,8 @@ def _slides(predictions: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     for split, name in SPLITS.items():
         part = predictions[predictions.split == split]
         for model in models if len(part) else ():
-            table = slide_table(part.label.to_numpy(), part[f"prob_{model}"].to_numpy(), part.slide)
+            present = part[judged_rows(part, model)]
+            table = slide_table(present.label.to_numpy(), present[f"prob_{model}"].to_numpy(), present.slide)
             table.insert(0, "split", name)
             table.insert(0, "model", model)
             parts.append(table)

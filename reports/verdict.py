@@ -19,6 +19,8 @@ RUNG_WORDS = {
     "embeddings": "embeddings",
     "both": "handcrafted features and embeddings together",
     "context": "handcrafted features with slide context",
+    "cnn": "the fine-tuned network",
+    "ensemble": "the ensemble",
 }
 
 Row = dict[str, Any]
@@ -74,6 +76,7 @@ def judge(
     phantom: bool = False,
     slide_aucs: Sequence[float] = (),
     stain: StainGroups | None = None,
+    doubts_on_ensemble: Sequence[str] = (),
 ) -> Verdict:
     """Turn a ladder into sentences.
 
@@ -91,6 +94,8 @@ def judge(
         AUC of the best model within each slide that holds enough of both classes.
     stain : StainGroups, optional
         Whether the slides' stain goes with their share of positives.
+    doubts_on_ensemble : sequence of str
+        What to distrust where the ensemble is the best model.
     """
     rows: list[Row] = [{str(key): value for key, value in row.items()} for row in ladder.to_dict("records")]
     oof = [row for row in rows if row["split"] == "oof" and row["rung"] != RUNGS[0]]
@@ -101,6 +106,7 @@ def judge(
     doubts = [
         *_doubts_on_data(best, test, slide_map, phantom, inferred),
         *_doubts_on_scores(best, test, len(oof), slide_aucs),
+        *(doubts_on_ensemble if best["rung"] == "ensemble" else ()),
     ]
     if stain is not None and stain.confounded:
         doubts.insert(0, stain.words())
@@ -146,9 +152,10 @@ def _steps(rows: list[Row]) -> str:
     gains: dict[str, list[str]] = {}
     for row in rows:
         rung, head = split_model_name(row["model"])
-        step = f"{RUNG_WORDS[rung]} over {RUNG_WORDS[split_model_name(row['below'])[0]]}"
+        other = RUNG_WORDS[split_model_name(row["below"])[0]] if head else model_words(row["below"])
         interval = f"{signed(row['gain_low'])} to {signed(row['gain_high'])}"
-        gains.setdefault(step, []).append(f"{HEADS.get(str(head), head)} {signed(row['gain'])}, {interval}")
+        by = f"{HEADS.get(head, head)} " if head else ""
+        gains.setdefault(f"{RUNG_WORDS[rung]} over {other}", []).append(f"{by}{signed(row['gain'])}, {interval}")
     return "; ".join(f"{step} ({'; '.join(heads)})" for step, heads in gains.items())
 
 

@@ -8,12 +8,12 @@ import pandas as pd
 from features import table as registry
 from features.context import in_slide_name
 from reports.importance import fitted_importance
-from reports.ladder import ALONE, RUNGS, ladder, split_model_name
+from reports.ladder import ALONE, HEADLESS, RUNGS, ladder, split_model_name
 from reports.page import ReportInputs
 
 HEADS = ("logistic", "xgboost")
 SKILL = {"colour": 1.3, "handcrafted": 1.9, "embeddings": 2.0, "both": 2.3, "context": 2.2}
-SKILL |= {"nuclei": 1.6, "lbp": 1.1}
+SKILL |= {"cnn": 2.2, "ensemble": 2.6, "nuclei": 1.6, "lbp": 1.1}
 
 
 def make_predictions(
@@ -46,9 +46,9 @@ def make_predictions(
             table["prob_prevalence"] = [others[fold] for fold in folds]
             continue
         shift = rng.normal(0, 0.7, total)[slide]
-        for head in heads:
+        for name in (rung,) if rung in HEADLESS else [f"{head}_{rung}" for head in heads]:
             noise = shared + rng.normal(0, 0.8, len(slide))
-            table[f"prob_{head}_{rung}"] = 1 / (1 + np.exp(-(SKILL[rung] * (labels - 0.5) + shift + noise)))
+            table[f"prob_{name}"] = 1 / (1 + np.exp(-(SKILL[rung] * (labels - 0.5) + shift + noise)))
     return table
 
 

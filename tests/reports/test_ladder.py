@@ -1,6 +1,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from reports.ladder import COLUMNS, ladder, rungs_below, split_model_name
 from tests.oracles.metrics import resampled_metrics, resampled_slides
@@ -14,7 +15,7 @@ def test_split_model_name():
 
 @pytest.mark.parametrize("name", ["xgboost", "xgboost_flavour", "_both", "xgboost_prevalence", ""])
 def test_split_model_name_refuses(name):
-    with pytest.raises(ValueError, match=r"model must be 'prevalence' or '<head>_<rung>'"):
+    with pytest.raises(ValueError, match=r"model must be 'prevalence', 'cnn', 'ensemble' or '<head>_<rung>'"):
         split_model_name(name)
 
 
@@ -47,6 +48,34 @@ def test_a_family_alone_is_no_rung():
         ("logistic_lbp", None),
         ("xgboost_nuclei", None),
     ]
+
+
+def test_network_and_ensemble_are_compared_with_the_best_they_have_to_beat():
+    models = ["ensemble", "logistic_embeddings", "cnn", "xgboost_embeddings", "logistic_context", "xgboost_nuclei"]
+    aucs = dict(zip(models, (0.95, 0.90, 0.92, 0.91, 0.93, 0.99), strict=True))
+    below = rungs_below(models, aucs)
+    assert list(below)[-3:] == ["cnn", "ensemble", "xgboost_nuclei"]
+    assert below["cnn"] == "xgboost_embeddings"
+    assert below["ensemble"] == "logistic_context"  # a family alone is no member
+    assert rungs_below(models)["ensemble"] is None
+    assert rungs_below(["cnn", "logistic_colour", "logistic_context"], {"logistic_colour": 0.8} | aucs)["cnn"] == (
+        "logistic_colour"
+    )
+
+
+def test_a_network_without_all_folds_is_judged_on_those_it_has():
+    predictions = make_predictions(8, rungs=("prevalence", "embeddings", "cnn"), heads=("logistic",))
+    missing = predictions.fold == 2
+    predictions.loc[missing, "prob_cnn"] = np.nan
+    table = ladder(predictions, model_names(predictions), draws=50)
+    part = predictions[(predictions.split == "train") & ~missing]
+    row = table[(table.model == "cnn") & (table.split == "oof")].iloc[0]
+    assert (row.patches, row.slides, row.below) == (len(part), part.slide.nunique(), "logistic_embeddings")
+    cnn, frozen = (roc_auc_score(part.label, part[f"prob_{name}"]) for name in ("cnn", "logistic_embeddings"))
+    assert (row.auc, row.gain) == pytest.approx((cnn, cnn - frozen))
+    whole = table[(table.model == "logistic_embeddings") & (table.split == "oof")].iloc[0]
+    assert whole.patches == (predictions.split == "train").sum()
+    assert len(table) == 6
 
 
 def test_rungs_below_without_prevalence_leaves_the_first_rung_alone():
