@@ -20,7 +20,7 @@ PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --only-b
 SETTINGS = --config '$(CONFIG)' $(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(foreach s,$(SET),--set '$(s)') \
            $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
 
-.PHONY: help data baseline audit prepare features embeddings heads report test lint bench docs lock clean
+.PHONY: help data baseline ensemble audit prepare features embeddings heads report test lint bench docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list every target
@@ -39,6 +39,9 @@ data: $(VENV)/.user  ## download DATASET=pcam|kaggle (or unpack an archive) into
 
 baseline: $(VENV)/.user  ## features, embeddings, heads and the report: the ladder of honest numbers
 	@$(PY) -m pipelines baseline $(SETTINGS)
+
+ensemble: $(VENV)/.user  ## the baseline and all its models combined, judged by nested folds
+	@$(PY) -m pipelines ensemble $(SETTINGS)
 
 audit prepare features embeddings heads report: $(VENV)/.user
 	@$(PY) -m pipelines $@ $(SETTINGS)

@@ -48,7 +48,7 @@ def _run(
     explain: str = "",
 ) -> None:
     from pipelines.auditing import show_audit
-    from pipelines.baseline import Run, baseline, one_step
+    from pipelines.baseline import Run, baseline, ensemble, one_step
     from pipelines.baseline import explain as explain_column
     from pipelines.config import load_config
 
@@ -60,6 +60,8 @@ def _run(
         explain_column(run, explain)
     elif step == "baseline":
         baseline(run)
+    elif step == "ensemble":
+        ensemble(run)
     elif step == "audit":
         show_audit(run)
     else:
@@ -111,6 +113,7 @@ _command("embeddings", "Step 3: pretrained network embeddings.")
 _command("heads", "Step 4: logistic and XGBoost heads, out of fold and on the held-out slides.")
 _command("report", "Step 7: ladder, importances, report.html and bundle.")
 _command("baseline", "All of the above, ending with the ladder in the terminal.")
+_command("ensemble", "The baseline and step 6: all models combined, judged by nested folds, on top of the ladder.")
 
 
 @app.command("data", help="Download a data set into a folder, check it against its published sums and unpack it.")

@@ -159,7 +159,7 @@ class Run:
         """Folder and manifest of the report; also writes the run's stable outputs."""
         from pipelines.reporting import make_report, publish, report_spec
 
-        steps = [self.prepared, self.heads, *self.tables.values()]
+        steps = [self.prepared, self.heads, *self.tables.values(), *([self.ensemble] if self.combined else [])]
         inputs = {folder.name: manifest_digest(manifest) for folder, manifest in steps}
 
         def build(folder: Path) -> Any:
@@ -190,6 +190,17 @@ def baseline(run: Run) -> None:
 
     folder, _ = run.report
     show_ladder(run)
+    run.screen.say(f"report: {folder / 'report.html'}")
+
+
+def ensemble(run: Run) -> None:
+    """Bring every step up to date, the ensemble included, and show the ladder and what the ensemble gains."""
+    from pipelines.reporting import show_ensemble, show_ladder
+
+    run.combined = True
+    folder, _ = run.report
+    show_ladder(run)
+    show_ensemble(run)
     run.screen.say(f"report: {folder / 'report.html'}")
 
 

@@ -17,12 +17,15 @@ from models.bundle import load_head, seal_bundle
 from models.heads import LogisticHead
 from models.resampling import slide_groups
 from pipelines.artefacts import Outcome, StepSpec, replace_folder
+from pipelines.combining import CALIBRATORS, CHOICES, COMBINED, ENSEMBLE, ERRORS, GAINS, MEMBERS, THRESHOLDS
 from pipelines.config import Config
 from pipelines.fitting import COSTS, PREDICTIONS, SETS
 from pipelines.leakage import measure_leakage
 from pipelines.prepare import EXAMPLES, PICTURES, SLIDES, SUMMARY, balance, split_warnings
 from pipelines.tables import read_values
 from reports.audit import AuditView, leakage_words
+from reports.calibration import decomposition_table, operating_table, reliability_table
+from reports.ensemble import EnsembleView, gain_words
 from reports.importance import fitted_importance, permutation_importance
 from reports.ladder import ALONE, ladder, split_model_name
 from reports.page import ReportInputs, write_report
@@ -56,7 +59,7 @@ def report_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
 
 def make_report(run: Run, folder: Path) -> Outcome:
     """Write ``ladder.csv``, ``report.html`` and the figures' numbers into ``folder``."""
-    predictions = pd.read_parquet(run.heads[0] / PREDICTIONS)
+    predictions = run.predictions()
     models = [name.removeprefix("prob_") for name in map(str, predictions.columns) if name.startswith("prob_")]
     steps = ladder(predictions, models, draws=run.config.report.draws, seed=run.config.seed, costs=rung_costs(run))
     phantom = run.config.data.source == "phantom"
@@ -74,6 +77,7 @@ def make_report(run: Run, folder: Path) -> Outcome:
         phantom=phantom,
         audit=audit_view(run.prepared[0]),
         leakage=leakage(run),
+        ensemble=ensemble_view(run, predictions),
     )
     write_report(folder, inputs)
     return Outcome(len(predictions))
@@ -96,6 +100,33 @@ def leakage(run: Run) -> pd.DataFrame | None:
     return measure_leakage(values, run.patches.table, draws=config.report.draws, seed=config.seed, workers=run.workers)
 
 
+def ensemble_view(run: Run, predictions: pd.DataFrame) -> EnsembleView | None:
+    """What step 6 left, and what calibration and thresholds come to; None where it is no part of the run."""
+    if not run.combined:
+        return None
+    folder, manifest = run.ensemble
+    content = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
+    names = (MEMBERS, COMBINED, CALIBRATORS, ERRORS, CHOICES, GAINS)
+    members, combiners, calibrators, errors, choices, gains = (pd.read_csv(folder / name) for name in names)
+    cuts = predictions[["patch_id"]].merge(pd.read_parquet(folder / THRESHOLDS), on="patch_id", validate="one_to_one")
+    options = {"draws": run.config.report.draws, "seed": run.config.seed}
+    return EnsembleView(
+        members=members,
+        combiners=combiners,
+        calibrators=calibrators,
+        errors=errors,
+        choices=choices,
+        gains=gains,
+        combiner=content["default"]["combiner"]["kind"],
+        calibrator=content["default"]["calibrator"]["kind"],
+        without_slides=None if content["without_slides"] is None else tuple(content["without_slides"]["members"]),
+        left_out=manifest["notes"]["left_out"],
+        reliability=reliability_table(predictions, "ensemble", **options),
+        decomposition=decomposition_table(predictions, "ensemble", **options),
+        operating=operating_table(predictions, cuts, "ensemble", content["default"]["thresholds"], **options),
+    )
+
+
 def rung_costs(run: Run) -> dict[str, tuple[float, float]]:
     """Core-seconds and peak memory (MB) of each model: the feature tables that it needs, and all its fits."""
     steps = {name: manifest for name, (_, manifest) in run.tables.items()}
@@ -115,7 +146,21 @@ def rung_costs(run: Run) -> dict[str, tuple[float, float]]:
         peaks = [steps[name if name in steps else "features"]["peak_mb"] for name in wanted]
         total = row["seconds"] + sum(seconds[name] for name in wanted)
         costs[row["model"]] = (round(total, 1), max(row["peak_mb"], *peaks))
+    if run.combined:
+        costs["ensemble"] = _ensemble_cost(run, costs)
     return costs
+
+
+def _ensemble_cost(run: Run, costs: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+    """Core-seconds and peak memory of the ensemble: every table once, all members' fits, and its own."""
+    manifest = run.ensemble[1]
+    members = manifest["notes"]["members"]
+    fits = pd.read_csv(run.heads[0] / COSTS).set_index("model")["seconds"]
+    tables = sum(table["notes"]["core_seconds"] for _, table in run.tables.values())
+    # What no head is, such as the network, brings its own whole cost.
+    own = sum(fits[member] if member in fits.index else costs.get(member, (0.0, 0.0))[0] for member in members)
+    peak = max(manifest["peak_mb"], *(costs[member][1] for member in members if member in costs))
+    return round(tables + own + manifest["seconds"], 1), peak
 
 
 def family_costs(run: Run) -> dict[str, tuple[int, float]]:
@@ -191,7 +236,8 @@ def _positive(head: Any, X: np.ndarray) -> np.ndarray:
 
 def facts(run: Run) -> dict[str, Any]:
     """How the numbers came about: configuration, split, and every step's manifest without its file list."""
-    steps = {folder.name: manifest for folder, manifest in [run.prepared, *run.tables.values(), run.heads]}
+    combined = [run.ensemble] if run.combined else []
+    steps = {folder.name: manifest for folder, manifest in [run.prepared, *run.tables.values(), run.heads, *combined]}
     wanted = (
         "rows",
         "seconds",
@@ -226,10 +272,13 @@ def column_sentences() -> dict[str, str]:
 
 def publish(run: Run, folder: Path) -> None:
     """Write the stable outputs into the run folder: ``predictions.parquet``, ``ladder.csv`` and ``bundle/``."""
-    for source in (run.heads[0] / PREDICTIONS, folder / LADDER):
-        temporary = run.folder / f".{source.name}.tmp"
-        shutil.copyfile(source, temporary)
-        temporary.replace(run.folder / source.name)
+    for name in (PREDICTIONS, LADDER):
+        temporary = run.folder / f".{name}.tmp"
+        if name == PREDICTIONS and run.combined:
+            run.predictions().to_parquet(temporary, index=False)
+        else:
+            shutil.copyfile((run.heads[0] if name == PREDICTIONS else folder) / name, temporary)
+        temporary.replace(run.folder / name)
     write_bundle(run, pd.read_csv(folder / LADDER))
 
 
@@ -259,6 +308,22 @@ def write_bundle(run: Run, steps: pd.DataFrame) -> None:
     }
     seal_bundle(partial, content)
     replace_folder(partial, target)
+
+
+def show_ensemble(run: Run) -> None:
+    """Show what each member weighs, and what the ensemble gains over the best of them."""
+    folder = run.ensemble[0]
+    members, gains = pd.read_csv(folder / MEMBERS), pd.read_csv(folder / GAINS)
+    shown = pd.DataFrame(
+        {
+            "member": members["member"],
+            "weight": members["weight"].map("{:+.2f}".format),
+            "AUC (95 % interval)": _with_interval(members, "auc"),
+            "lost without it": _with_interval(members, "value", sign="+"),
+        }
+    )
+    run.screen.table(shown, "members of the ensemble, out-of-fold")
+    run.screen.say("ensemble: " + gain_words(gains))
 
 
 def show_ladder(run: Run) -> None:

@@ -182,6 +182,69 @@ def roc(curves: pd.DataFrame, split: str) -> Figure:
     return {"data": data, "layout": layout}
 
 
+def reliability(table: pd.DataFrame) -> Figure:
+    """Draw the share of positives against the mean probability of each bin, with bands, and the diagonal."""
+    data: list[Figure] = []
+    for split, (words, colour, symbol) in SPLIT_MARKS.items():
+        part = table[table.split == split]
+        if part.empty:
+            continue
+        x, low, high = (_numbers(part[name], 4) for name in ("probability", "share_low", "share_high"))
+        band = {"x": x + x[::-1], "y": high + low[::-1], "fill": "toself", "fillcolor": colour, "opacity": 0.15}
+        data.append({"type": "scatter", "mode": "none", "hoverinfo": "skip", "showlegend": False, **band})
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": words,
+                "x": x,
+                "y": _numbers(part.share, 4),
+                "text": [
+                    f"{words}<br>says {row['probability']:.3f}, {row['share']:.3f} positive "
+                    f"({span(row['share_low'], row['share_high'])})<br>{row['patches']} patches"
+                    for row in part.to_dict("records")
+                ],
+                "hoverinfo": "text",
+                "line": {"color": colour, "width": 2},
+                "marker": {"color": colour, "symbol": symbol, "size": 8},
+            }
+        )
+    diagonal = {"type": "line", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "line": {"color": INK, "dash": "dot", "width": 1}}
+    axis = {"range": [-0.02, 1.02], "zeroline": False, "automargin": True}
+    layout = _layout(
+        xaxis={**axis, "title": {"text": "mean probability", "standoff": 8}},
+        yaxis={**axis, "title": {"text": "share of positives", "standoff": 8}},
+        height=460,
+        shapes=[diagonal],
+    )
+    return {"data": data, "layout": layout}
+
+
+def error_map(errors: pd.DataFrame) -> Figure:
+    """Draw the correlation of each two members' errors as a map of colours."""
+    names = list(dict.fromkeys(errors["first"]))
+    table = errors.pivot(index="first", columns="second", values="correlation").loc[names, names]
+    labels = [short_name(name) for name in names]
+    trace = {
+        "type": "heatmap",
+        "x": labels,
+        "y": labels,
+        "z": [_numbers(row, 3) for row in table.to_numpy()],
+        "zmin": 0,
+        "zmax": 1,
+        # Pale for errors that are made apart, dark for those made together.
+        "colorscale": [[0, "#F7F4EC"], [1, VERMILLION]],
+        "hovertemplate": "%{y} and %{x}<br>correlation of errors %{z:.2f}<extra></extra>",
+        "colorbar": {"title": {"text": "correlation"}, "thickness": 12},
+    }
+    layout = _layout(
+        xaxis={"tickangle": -45, "automargin": True},
+        yaxis={"autorange": "reversed", "automargin": True},
+        height=200 + 26 * len(names),
+    )
+    return {"data": [trace], "layout": layout}
+
+
 def slide_strip(slides: pd.DataFrame) -> Figure:
     """Draw the AUC within each slide that holds both classes, a row a model, a dot a slide."""
     models = list(dict.fromkeys(slides.model))

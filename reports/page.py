@@ -17,6 +17,7 @@ import pandas as pd
 from data.splits import is_known
 from reports import figures
 from reports.audit import AuditView, consequence, example_groups, leakage_words
+from reports.ensemble import CALIBRATOR_WORDS, COMBINER_WORDS, MEASURE_WORDS, EnsembleView, gain_words
 from reports.importance import sum_by_family
 from reports.ladder import ALONE, RUNGS, SPLITS, judged_rows, rungs_below
 from reports.metrics import METRICS, slide_table
@@ -81,6 +82,8 @@ class ReportInputs:
         What the audit found.
     leakage : DataFrame or None
         What folds that ignore slides would score; see :func:`reports.audit.leakage_words`.
+    ensemble : EnsembleView or None
+        What step 6 found, where it ran.
     """
 
     title: str
@@ -96,6 +99,7 @@ class ReportInputs:
     phantom: bool = False
     audit: AuditView | None = None
     leakage: pd.DataFrame | None = None
+    ensemble: EnsembleView | None = None
 
 
 def write_report(folder: Path, inputs: ReportInputs) -> Path:
@@ -130,7 +134,13 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
     best = judge(rungs, slide_map=known).best
     aucs = slides[(slides.model == best) & (slides.rarer >= figures.FEW_PATCHES)].auc.tolist()
     verdict = judge(
-        rungs, slide_map=known, inferred=inferred, phantom=inputs.phantom, slide_aucs=aucs, stain=inputs.stain
+        rungs,
+        slide_map=known,
+        inferred=inferred,
+        phantom=inputs.phantom,
+        slide_aucs=aucs,
+        stain=inputs.stain,
+        doubts_on_ensemble=inputs.ensemble.doubts() if inputs.ensemble is not None else (),
     )
     sums = sum_by_family(inputs.importances) if len(inputs.importances) else pd.DataFrame()
     shown = choose_patches(inputs.predictions, best)
@@ -148,6 +158,8 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
         tables |= {"audit": inputs.audit.summary, "slides-audited": inputs.audit.slides}
     if inputs.leakage is not None:
         tables["leakage"] = inputs.leakage
+    if inputs.ensemble is not None:
+        tables |= inputs.ensemble.tables()
     folder.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         table.to_csv(folder / f"{name}.csv", index=False)
@@ -231,6 +243,7 @@ def _render(inputs: ReportInputs, verdict: Verdict, tables: Mapping[str, pd.Data
         stain_groups=tables["stain-groups"].to_dict("records") if "stain-groups" in tables else [],
         data=_data_rows(inputs.predictions),
         figures=_figures(tables),
+        ensemble=_ensemble(inputs.ensemble),
         slides=tables["slides"][tables["slides"].model == verdict.best].sort_values("auc").to_dict("records"),
         features=_feature_tables(tables["importances"], tables["families"], inputs.sentences),
         threshold=_threshold(inputs.ladder, verdict.best),
@@ -315,6 +328,15 @@ def _figures(tables: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, Any]]:
         found["slides"] = {
             "alt": "AUC within each slide that holds both classes, a row a model; the table below lists the best.",
             "variants": [("AUC within slides", figures.slide_strip(slides))],
+        }
+    if "ensemble-errors" in tables:
+        found["errors"] = {
+            "alt": "Map of how members' errors correlate; ensemble-errors.csv holds the numbers.",
+            "variants": [("correlation of errors", figures.error_map(tables["ensemble-errors"]))],
+        }
+        found["reliability"] = {
+            "alt": "Share of positives against probability, out-of-fold and on test slides; see reliability.csv.",
+            "variants": [("reliability", figures.reliability(tables["reliability"]))],
         }
     if len(sums):
         measures = [name for name in figures.MEASURE_WORDS if (sums.measure == name).any()]
@@ -479,6 +501,31 @@ def _audit(view: AuditView | None) -> dict[str, Any] | None:
             pixels = view.pictures[card["place"]]
             card |= {"image": _data_uri(pixels), "height": pixels.shape[0], "width": pixels.shape[1]}
     return {"flags": flags, "groups": groups, "slides": view.slides.to_dict("records")}
+
+
+def _ensemble(view: EnsembleView | None) -> dict[str, Any] | None:
+    """Tables and sentences of the ensemble, ready to be shown."""
+    if view is None:
+        return None
+    choices = [
+        f"{row['fold']}: {COMBINER_WORDS[row['combiner']]}, calibration {CALIBRATOR_WORDS[row['calibrator']]}"
+        for row in view.choices.to_dict("records")
+    ]
+    combiners = view.combiners.assign(words=view.combiners.combiner.replace(COMBINER_WORDS))
+    calibrators = view.calibrators.assign(words=view.calibrators.calibrator.map(CALIBRATOR_WORDS))
+    return {
+        "words": gain_words(view.gains),
+        "doubts": view.doubts(),
+        "combiner": COMBINER_WORDS[view.combiner],
+        "calibrator": CALIBRATOR_WORDS[view.calibrator],
+        "without_slides": view.without_slides,
+        "members": view.members.to_dict("records"),
+        "combiners": combiners.to_dict("records"),
+        "calibrators": calibrators.to_dict("records"),
+        "choices": choices,
+        "parts": view.decomposition.assign(words=view.decomposition.measure.map(MEASURE_WORDS)).to_dict("records"),
+        "operating": view.operating.to_dict("records"),
+    }
 
 
 def _data_uri(pixels: np.ndarray) -> str:

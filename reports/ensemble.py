@@ -1,0 +1,124 @@
+"""What the report says of the ensemble: its members, what each is worth, and whether it helps at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+
+from reports.verdict import model_words, signed, span
+
+COMBINER_WORDS = {
+    "mean": "plain mean of probabilities",
+    "rank": "mean rank among out-of-fold predictions",
+    "weights": "non-negative weights on log-odds",
+    "stack": "logistic regression on log-odds",
+}
+CALIBRATOR_WORDS = {
+    "none": "none",
+    "temperature": "temperature",
+    "platt": "Platt",
+    "beta": "beta",
+    "isotonic": "isotonic",
+}
+MEASURE_WORDS = {
+    "brier": "Brier score (lower is better)",
+    "reliability": "reliability: distance from the true shares (lower is better)",
+    "resolution": "resolution: how far shares are told apart (higher is better)",
+    "uncertainty": "uncertainty of the labels alone",
+    "ece": "expected calibration error (lower is better)",
+}
+
+
+@dataclass(frozen=True)
+class EnsembleView:
+    """What step 6 found.
+
+    Attributes
+    ----------
+    members : DataFrame
+        ``member, weight, auc, log_loss, without, value``, with ``_low`` and ``_high`` of AUC and value.
+    combiners, calibrators : DataFrame
+        What was compared, a row each; ``chosen`` marks one.
+    errors : DataFrame
+        ``first, second, correlation``.
+    choices : DataFrame
+        ``fold, combiner, calibrator, single``: what was chosen without each fold.
+    gains : DataFrame
+        ``over, auc, single_auc, gain, gain_low, gain_high, verdict, patches, slides``: over the best member as picked
+        on the same predictions, and as picked on the other folds.
+    combiner, calibrator : str
+        Those of the ensemble that is taken away.
+    without_slides : tuple of str or None
+        Members of the ensemble for patches without a slide; None where it is the same one.
+    left_out : int
+        Training patches that lack a member's prediction.
+    reliability, decomposition, operating : DataFrame
+        From :mod:`reports.calibration`.
+    """
+
+    members: pd.DataFrame
+    combiners: pd.DataFrame
+    calibrators: pd.DataFrame
+    errors: pd.DataFrame
+    choices: pd.DataFrame
+    gains: pd.DataFrame
+    combiner: str
+    calibrator: str
+    without_slides: tuple[str, ...] | None
+    left_out: int
+    reliability: pd.DataFrame
+    decomposition: pd.DataFrame
+    operating: pd.DataFrame
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Every table by the name of its file."""
+        return {
+            "ensemble-members": self.members,
+            "ensemble-combiners": self.combiners,
+            "ensemble-calibrators": self.calibrators,
+            "ensemble-errors": self.errors,
+            "ensemble-choices": self.choices,
+            "ensemble-gains": self.gains,
+            "reliability": self.reliability,
+            "calibration": self.decomposition,
+            "operating-points": self.operating,
+        }
+
+    def doubts(self) -> tuple[str, ...]:
+        """What to distrust where the ensemble is the best model."""
+        doubts = [
+            "The ensemble's out-of-fold score is nested: ways to combine were chosen and fitted without the fold that "
+            "they predict. Its members' predictions for the other folds come from models that have seen that fold, "
+            "which may flatter it a little; the test slides are untouched by all of it."
+        ]
+        if self.members.member.str.endswith("_context").any():
+            doubts.append(
+                "It holds members with slide context, which compare a patch with the rest of its slide: its scores "
+                "presume a slide's worth of patches at prediction time too. Patches without a slide get another, "
+                "weaker ensemble."
+            )
+        if self.left_out:
+            doubts.append(
+                f"{self.left_out:,} training patches lack a member's prediction, as the network was not fitted on "
+                "every fold; the ensemble was fitted and judged on the others."
+            )
+        return tuple(doubts)
+
+
+def gain_words(gains: pd.DataFrame) -> str:
+    """Say whether the ensemble helps over its best member, in two or three sentences."""
+    same, nested = gains.to_dict("records")
+    interval = f"{signed(same['gain_low'])} to {signed(same['gain_high'])}"
+    text = (
+        f"Nested out-of-fold AUC {same['auc']:.3f} ({span(same['auc_low'], same['auc_high'])}) on {same['patches']:,} "
+        f"patches, against {same['single_auc']:.3f} of its best member, {model_words(same['over'])}: "
+        f"{signed(same['gain'])} (95 % interval {interval}). Verdict: {same['verdict']}."
+    )
+    if abs(nested["gain"] - same["gain"]) >= 0.0005:
+        interval = f"{signed(nested['gain_low'])} to {signed(nested['gain_high'])}"
+        text += (
+            " The best member was picked by the same predictions, which flatters it; picked on the other folds, as the "
+            f"ensemble is, it scores {nested['single_auc']:.3f} (gain {signed(nested['gain'])}, {interval})."
+        )
+    return text
