@@ -10,6 +10,14 @@ STRICT  ?=
 MISSING ?=
 DATASET ?=
 MIRROR  ?=
+BUNDLE  ?=
+IN      ?=
+OUT     ?=
+SLIDES  ?=
+EXPLAIN ?=
+MODEL   ?=
+POINT   ?=
+PREVALENCE ?=
 
 VENV := .venv
 PY   := $(VENV)/bin/python
@@ -20,7 +28,7 @@ PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --only-b
 SETTINGS = --config '$(CONFIG)' $(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(foreach s,$(SET),--set '$(s)') \
            $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
 
-.PHONY: help data baseline ensemble audit prepare features embeddings heads report test lint bench docs lock clean
+.PHONY: help data baseline ensemble audit prepare features embeddings heads report predict test lint bench docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list every target
@@ -32,6 +40,8 @@ help:  ## list every target
 	@echo "  RUN=name                    results go to runs/<name>/ (default: the configuration's name)"
 	@echo "  SET='key=value …'           single settings without spaces, e.g. SET='seed=1 split.folds=4'"
 	@echo "  MISSING=skip STRICT=1       ids without image are skipped; an unreadable patch is fatal"
+	@echo "  SLIDES=csv EXPLAIN=id       make predict: slides of the patches (id,slide); explain single patches"
+	@echo "  MODEL= POINT= PREVALENCE=   make predict: another model, operating point or share of positives"
 	@echo "  REBUILD=1                   replace results that were made with another configuration"
 
 data: $(VENV)/.user  ## download DATASET=pcam|kaggle (or unpack an archive) into DATA=folder
@@ -52,6 +62,11 @@ features:    ## step 2: handcrafted colour, texture and nuclei features
 embeddings:  ## step 3: pretrained network embeddings
 heads:       ## step 4: logistic and XGBoost heads
 report:      ## step 7: ladder, importances and report.html
+
+predict: $(VENV)/.user  ## probabilities of new patches: BUNDLE=runs/<name>/bundle IN=folder OUT=predictions.csv
+	@$(PY) -m pipelines predict --bundle '$(BUNDLE)' --in '$(IN)' --out '$(OUT)' $(if $(SLIDES),--slides '$(SLIDES)') \
+	    $(foreach id,$(EXPLAIN),--explain '$(id)') $(if $(PREVALENCE),--prevalence '$(PREVALENCE)') \
+	    $(if $(MODEL),--model '$(MODEL)') $(if $(POINT),--point '$(POINT)')
 
 test: $(VENV)/.dev  ## the whole test suite
 	@$(PY) -m pytest

@@ -75,7 +75,7 @@ class FolderSource:
             raise InputError(f"{path}: expected a folder with a folder for each class; got no folder. Give DATA=….")
         refuse_bombs()
         self.size, self._reader = size, PatchReader(path, size, resize=resize)
-        files, self.skipped = _images(path)
+        files, self.skipped = image_files(path)
         if (path / LABELS).exists():
             table, more = match_files(_read_labels(path / LABELS), files, missing, csv=LABELS, folder=path.name or "/")
             self.skipped |= more
@@ -103,6 +103,54 @@ class FolderSource:
         return self._reader.read(self.table["patch_id"].iloc[start:stop].tolist())
 
 
+class UnlabelledImages:
+    """Image files at any depth of a folder, of which no label is known.
+
+    Parameters
+    ----------
+    path : Path
+    size : int
+        Height and width of a patch in pixels.
+    resize : {"refuse", "resize", "crop"}
+        What to do with images of another size; see :data:`data.images.RESIZING`.
+
+    Attributes
+    ----------
+    table : DataFrame
+        ``patch_id, slide, file``, sorted by ``file``: the path in the folder, with slashes. ``patch_id`` is the
+        file's name without its ending where no other file has the same one, and ``file`` elsewhere. Every ``slide`` is
+        missing.
+    shared : int
+        Files whose name without its ending is not theirs alone.
+    skipped : dict from str to str
+        What lies in the folder and is no patch, and why.
+
+    Raises
+    ------
+    InputError
+        There is no folder, or no image in it.
+    """
+
+    def __init__(self, path: Path, *, size: int, resize: str = "refuse") -> None:
+        if not path.is_dir():
+            raise InputError(f"{path}: expected a folder of image files; got no folder. Give IN=….")
+        refuse_bombs()
+        self.size, self._reader = size, PatchReader(path, size, resize=resize)
+        found, self.skipped = image_files(path)
+        if not found:
+            raise InputError(f"{path}: expected image files ({', '.join(SUFFIXES)}); got none. Give another folder.")
+        files = pd.Series(sorted(found), dtype="str")
+        stems = pd.Series([posixpath.splitext(posixpath.basename(name))[0] for name in files], dtype="str")
+        twice = stems.duplicated(keep=False)
+        self.shared = int(twice.sum())
+        slides = pd.array([pd.NA] * len(files), dtype="string")
+        self.table = pd.DataFrame({"patch_id": stems.where(~twice, files), "slide": slides, "file": files})
+
+    def read(self, start: int, stop: int) -> tuple[np.ndarray, Mapping[int, str]]:
+        """Decode rows ``start`` to ``stop``; see :class:`data.patches.Source`."""
+        return self._reader.read(self.table["file"].iloc[start:stop].tolist())
+
+
 def content(path: Path, *, slide_map: str = "", **_options: object) -> Iterator[str]:
     """Lines that change when images or slide map do; see :class:`data.sources.SourceKind`."""
     yield from (stamp(entry.path, name) for name, entry in walk(path) if not entry.is_dir(follow_symlinks=False))
@@ -110,7 +158,7 @@ def content(path: Path, *, slide_map: str = "", **_options: object) -> Iterator[
         yield stamp(path / slide_map, slide_map)
 
 
-def _images(path: Path) -> tuple[set[str], dict[str, str]]:
+def image_files(path: Path) -> tuple[set[str], dict[str, str]]:
     """Files that may be patches, and what else lies there with the reason why it is none."""
     files, skipped = set(), {}
     for name, entry in walk(path):

@@ -577,16 +577,20 @@ class OnnxNetwork:
             return [None]
         return [(size, size) for size in sizes if size is not None]
 
+    def content(self, shape: Shape | None) -> bytes:
+        """Return the ONNX file for pictures of a shape, exported where it is not in the cache."""
+        return export_onnx(self.recipe, shape, self.cache).read_bytes()
+
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Run (n, height, width, 3) uint8 to (n, width) float32."""
-        shape = _shape_key(self.recipe, images)
+        shape = shape_key(self.recipe, images)
         idle = self._sessions.setdefault(shape, deque())
         try:
             session = idle.pop()
         except IndexError:  # as many as there are calls at a time, kept for the next
             with self._lock:
-                path = export_onnx(self.recipe, shape, self.cache)
-            session = open_session(path)
+                content = self.content(shape)
+            session = open_session(content)
         values: np.ndarray = session.run(None, {session.get_inputs()[0].name: images.astype(np.float32, order="C")})[0]
         idle.append(session)
         return values
@@ -616,14 +620,18 @@ class KerasNetwork:
     _models: dict[Shape | None, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _lock: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
+    def build(self, shape: Shape | None) -> keras.Model:
+        """Make the network for pictures of a shape."""
+        return byte_network(self.recipe, shape, self.precision)
+
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Run (n, height, width, 3) uint8 with n up to `batch` to (n, width) float32."""
         padded = np.zeros((self.batch, *images.shape[1:]), np.uint8)  # bytes: a quarter of the way to a GPU's memory
         padded[: len(images)] = images
-        shape = _shape_key(self.recipe, images)
+        shape = shape_key(self.recipe, images)
         with self._lock:
             if shape not in self._models:
-                self._models[shape] = _byte_network(self.recipe, shape, self.precision)
+                self._models[shape] = self.build(shape)
             return np.asarray(self._models[shape].predict_on_batch(padded))[: len(images)]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -633,12 +641,12 @@ class KerasNetwork:
         self.__dict__.update(state, _lock=threading.Lock())
 
 
-def _shape_key(recipe: Recipe, images: np.ndarray) -> Shape | None:
+def shape_key(recipe: Recipe, images: np.ndarray) -> Shape | None:
     """Shape to build the network for; None where one network serves all."""
     return None if find_backbone(recipe.backbone).any_size else (images.shape[1], images.shape[2])
 
 
-def _byte_network(recipe: Recipe, shape: Shape | None, precision: str) -> keras.Model:
+def byte_network(recipe: Recipe, shape: Shape | None, precision: str) -> keras.Model:
     """Embedding network on uint8 pictures, computing in a precision."""
     keras = load_keras()
     with _dtype_policy(keras, precision):
@@ -658,15 +666,15 @@ def _dtype_policy(keras: Any, precision: str) -> Iterator[None]:
         keras.config.set_dtype_policy(before)
 
 
-def open_session(path: Path) -> Any:
-    """Open an ONNX file on the CPU with one thread: numbers then do not depend on how many cores there are."""
+def open_session(content: bytes) -> Any:
+    """Open an ONNX file's content on the CPU with one thread: numbers do not depend on how many cores there are."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only
-    return onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 def export_onnx(recipe: Recipe, shape: Shape | None, cache: Path) -> Path:
@@ -751,7 +759,7 @@ def write_onnx(recipe: Recipe, shape: Shape | None, path: str) -> None:
     batches = [rng.integers(0, 256, one).astype(np.float32) for one in shapes]
     expected = [np.asarray(model(batch, training=False)) for batch in batches]
     model.export(path, format="onnx", verbose=False)
-    session = open_session(Path(path))
+    session = open_session(Path(path).read_bytes())
     for batch, keras_values in zip(batches, expected, strict=True):
         values = session.run(None, {session.get_inputs()[0].name: batch})[0]
         gap = float(np.abs(values - keras_values).max() / max(1.0, np.abs(keras_values).max()))

@@ -1,24 +1,79 @@
-"""A model to take away: fitted heads, their columns and thresholds, every file under a digest, no pickle."""
+"""A model to take away: everything that predicts, every file under a digest, nothing that runs code."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 from collections.abc import Mapping
-from pathlib import Path
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 import numpy as np
 
 from data.errors import InputError
 from models.heads import LogisticHead, XGBoostHead
+from models.safety import MOST_JSON, TRUSTED, check_content, read_array, read_json
 
 #: Raised when a reader of an earlier version could misread a bundle.
-FORMAT = 1
+FORMAT = 2
 INDEX = "bundle.json"
+HEADS_FOLDER = "heads"
 
-#: The only types of ours that a head's skops file may hold; skops itself vouches for NumPy's and the built-in ones.
-TRUSTED = ["models.heads.LogisticHead"]
+_AGAIN = "Get the bundle again."
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle that was checked; what is loaded from it are the very bytes that were checked.
+
+    Attributes
+    ----------
+    folder : Path
+        For messages.
+    index : dict
+        ``bundle.json``.
+    contents : dict from str to bytes
+        Every listed file, by its path in the bundle.
+    """
+
+    folder: Path
+    index: dict[str, Any]
+    contents: dict[str, bytes]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) that stands for everything in the bundle."""
+        return str(self.index["digest"])
+
+    def inside(self, folder: str) -> dict[str, bytes]:
+        """Files of one folder of the bundle, by their path in it; empty where there is none."""
+        start = f"{folder}/"
+        return {name[len(start) :]: content for name, content in self.contents.items() if name.startswith(start)}
+
+    def head(self, model: str) -> LogisticHead | XGBoostHead:
+        """Load a fitted head."""
+        return head_from(self.inside(f"{HEADS_FOLDER}/{model}"), f"{self.folder}: {HEADS_FOLDER}/{model}")
+
+    def json(self, name: str) -> dict[str, Any] | None:
+        """Content of a JSON file; None where the bundle has none of that name."""
+        return read_json(f"{self.folder}: {name}", self.contents[name]) if name in self.contents else None
+
+    def array(self, name: str) -> np.ndarray:
+        """Content of a ``.npy`` file."""
+        if name not in self.contents:
+            raise InputError(f"{self.folder}: expected {name}; it is not listed. {_AGAIN}")
+        return read_array(f"{self.folder}: {name}", self.contents[name])
+
+    def unpack(self, name: str, folder: Path) -> Path:
+        """Write one folder of the bundle into a folder that nobody else can write; return where it lies."""
+        for path, content in self.inside(name).items():
+            target = folder / name / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(content)
+        return folder / name
 
 
 def save_head(head: LogisticHead | XGBoostHead, folder: Path) -> None:
@@ -46,65 +101,142 @@ def load_head(folder: Path) -> LogisticHead | XGBoostHead:
     Raises
     ------
     InputError
-        A file is missing, or holds a type that is not on the trusted list.
+        A file is missing or damaged, or holds a type that is not on the trusted list.
     """
-    if (folder / "head.skops").is_file():
+    return head_from({path.name: path.read_bytes() for path in folder.glob("*") if path.is_file()}, str(folder))
+
+
+def head_from(files: Mapping[str, bytes], where: str) -> LogisticHead | XGBoostHead:
+    """Make a head from the content of its files.
+
+    Parameters
+    ----------
+    files : mapping from str to bytes
+        By name, as :func:`save_head` wrote them.
+    where : str
+        Where they come from, for messages.
+
+    Raises
+    ------
+    InputError
+        A file is missing or damaged, or holds a type that is not on the trusted list.
+    """
+    if "head.skops" in files:
         import skops.io
 
-        unknown = set(skops.io.get_untrusted_types(file=folder / "head.skops")) - set(TRUSTED)
-        if unknown:
-            raise InputError(
-                f"{folder / 'head.skops'}: expected only {', '.join(TRUSTED)}; got {', '.join(sorted(unknown))}. "
-                "Do not load it: it was not written by this program."
-            )
-        return skops.io.load(folder / "head.skops", trusted=TRUSTED)
-    if not (folder / "head.json").is_file():
-        raise InputError(f"{folder}: expected head.skops, or head.json with its boosters; found neither.")
+        check_content(f"{where}/head.skops", files["head.skops"])
+        return skops.io.loads(files["head.skops"], trusted=TRUSTED)
+    if "head.json" not in files:
+        raise InputError(f"{where}: expected head.skops, or head.json with its boosters; found neither.")
     import xgboost
 
-    state = json.loads((folder / "head.json").read_text(encoding="utf-8"))
-    head = XGBoostHead(**state["parameters"])
-    files = [folder / f"booster-{number}.ubj" for number in range(len(state["boosters"]))]
-    head.columns_ = [np.array(chosen) for chosen in state["boosters"]]
-    head.boosters_ = [xgboost.Booster(model_file=str(file)) for file in files]
-    head.classes_ = np.array(state["classes"])
-    head.n_features_in_ = state["columns"]
+    state = read_json(f"{where}/head.json", files["head.json"])
+    try:
+        head = XGBoostHead(**state["parameters"])
+        head.columns_ = [np.array(chosen) for chosen in state["boosters"]]
+        contents = [files[f"booster-{number}.ubj"] for number in range(len(head.columns_))]
+        head.classes_, head.n_features_in_ = np.array(state["classes"]), state["columns"]
+        # One thread, as it was fitted: several of ours predict at the same time.
+        head.boosters_ = [xgboost.Booster({"nthread": 1}, model_file=bytearray(content)) for content in contents]
+    except (KeyError, TypeError, xgboost.core.XGBoostError) as error:
+        raise InputError(f"{where}: expected an XGBoost head; got: {error}. {_AGAIN}") from error
     head.n_trees_ = [booster.num_boosted_rounds() for booster in head.boosters_]
     return head
 
 
 def seal_bundle(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write ``bundle.json`` over everything in ``folder``: format, ``content`` and the SHA-256 of each file."""
-    files = {
-        path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != INDEX
-    }
+    """Write ``bundle.json`` over everything in ``folder``: format, ``content``, size and SHA-256 of each file."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != INDEX:
+            files[name] = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     index = {"format": FORMAT, **content, "files": files}
-    (folder / INDEX).write_text(json.dumps(index, indent=2, ensure_ascii=False), encoding="utf-8")
+    index = json.loads(json.dumps(index))
+    index["digest"] = index_digest(index)
+    (folder / INDEX).write_text(json.dumps(index, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def open_bundle(folder: Path) -> dict[str, Any]:
-    """Check a bundle, before anything in it is loaded, and return its ``bundle.json``.
+def index_digest(index: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) over an index but for its own ``digest``: over all files too, whose sums stand in it."""
+    rest = {name: value for name, value in index.items() if name != "digest"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def open_bundle(folder: Path) -> Bundle:
+    """Read a bundle whole and check it, before anything in it is loaded.
 
     Raises
     ------
     InputError
-        There is no bundle, its format is newer, or a file is missing, altered or not listed.
+        There is no bundle, its format is another, a file is missing, altered, not listed, a link or outside of the
+        folder, or a file holds what could run code.
     """
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{folder}: expected a bundle with {INDEX}; there is none.") from None
-    except ValueError as error:
-        raise InputError(f"{folder / INDEX}: expected JSON; got: {error}. Get the bundle again.") from error
-    if not isinstance(index, dict) or index.get("format") != FORMAT:
-        found = index.get("format") if isinstance(index, dict) else index
-        raise InputError(f"{folder}: expected bundle format {FORMAT}; got {found!r}. Use the version that made it.")
-    present = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()} - {INDEX}
-    for name in sorted(present ^ set(index["files"])):
-        raise InputError(f"{folder}: {name} is {'not listed' if name in present else 'missing'}. Get the bundle again.")
-    for name, digest in index["files"].items():
-        if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
-            raise InputError(f"{folder}: {name} was altered (its SHA-256 differs). Get the bundle again.")
+    index = _read_index(folder)
+    present = _present(folder)
+    listed = index["files"]
+    for name in sorted(present ^ set(listed)):
+        raise InputError(f"{folder}: {name} is {'not listed' if name in present else 'missing'}. {_AGAIN}")
+    contents = {name: _read_listed(folder, name, entry) for name, entry in listed.items()}
+    for name, content in contents.items():
+        check_content(f"{folder}: {name}", content)
+    return Bundle(folder, index, contents)
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    path = folder / INDEX
+    if not path.is_file() or path.is_symlink():
+        raise InputError(f"{folder}: expected a bundle with {INDEX}; there is none. Give BUNDLE=runs/<name>/bundle.")
+    index = read_json(str(path), _read_file(path, MOST_JSON + 1))
+    if index.get("format") != FORMAT:
+        raise InputError(
+            f"{folder}: expected bundle format {FORMAT}; got {index.get('format')!r}. Use the version that made it, "
+            "or make the bundle again."
+        )
+    if not isinstance(index.get("files"), dict):
+        raise InputError(f"{path}: expected a list of files; there is none. {_AGAIN}")
+    for name in index["files"]:
+        _check_name(folder, name)
+    if index.get("digest") != index_digest(index):
+        raise InputError(f"{folder}: {INDEX} was altered (its SHA-256 differs). {_AGAIN}")
     return index
+
+
+def _check_name(folder: Path, name: str) -> None:
+    """Refuse a name that leads out of the bundle, on any system."""
+    parts = name.split("/")
+    windows = PureWindowsPath(name)
+    outside = PurePosixPath(name).is_absolute() or windows.anchor or ".." in windows.parts
+    if outside or not name or any(part in ("", ".", "..") for part in parts) or "\\" in name or "\0" in name:
+        raise InputError(f"{folder}: expected paths inside the bundle; got {name!r}. Do not use this bundle.")
+
+
+def _present(folder: Path) -> set[str]:
+    """Files under the folder but for the index; a link or a pipe is refused."""
+    found = set()
+    for path in folder.rglob("*"):
+        name = path.relative_to(folder).as_posix()
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise InputError(f"{folder}: expected plain files; {name} is a link or a device. {_AGAIN}")
+        if path.is_file():
+            found.add(name)
+    return found - {INDEX}
+
+
+def _read_listed(folder: Path, name: str, entry: Any) -> bytes:
+    """Bytes of a listed file, read once, after its size and before its digest has been compared."""
+    if not isinstance(entry, dict) or not isinstance(entry.get("bytes"), int):
+        raise InputError(f"{folder}: expected size and SHA-256 of {name}; got {entry!r}. {_AGAIN}")
+    content = _read_file(folder / name, entry["bytes"] + 1)
+    if len(content) != entry["bytes"] or hashlib.sha256(content).hexdigest() != entry.get("sha256"):
+        raise InputError(f"{folder}: {name} was altered (its SHA-256 differs). {_AGAIN}")
+    return content
+
+
+def _read_file(path: Path, most: int) -> bytes:
+    """At most so many bytes of a plain file; a link that came between looking and reading is not followed."""
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0))
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise InputError(f"{path}: expected a plain file. {_AGAIN}")
+        return file.read(most)

@@ -196,7 +196,11 @@ class LogisticHead(_Head):
 
         # The scaler goes into the weights: the same sum, without a standardised copy of X.
         weights = self.coef_[0] / self.scale_
-        return expit(X.astype(np.float64, copy=False) @ weights + (self.intercept_[0] - self.mean_ @ weights))
+        margin = np.empty(len(X))
+        for start in range(0, len(X), _BLOCK):
+            # Not X @ weights: how BLAS adds up a row depends on how many rows stand beside it.
+            margin[start : start + _BLOCK] = (X[start : start + _BLOCK] * weights).sum(axis=1)
+        return expit(margin + (self.intercept_[0] - self.mean_ @ weights))
 
 
 def _logistic(strength: float) -> Any:

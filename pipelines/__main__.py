@@ -130,6 +130,42 @@ def _data(
     fetch(dataset, Path(data), mirror=mirror, screen=Screen())
 
 
+@app.command("predict", help="Predict new patches with a bundle: a folder of image files to a table of probabilities.")
+def _predict(
+    bundle: Annotated[Path, typer.Option("--bundle", help="Folder of the bundle, such as runs/<name>/bundle.")],
+    source: Annotated[Path, typer.Option("--in", help="Folder of image files, at any depth.")],
+    out: Annotated[Path, typer.Option("--out", help="CSV file to write: id, probability, label, flags.")],
+    slides: Annotated[
+        Path | None,
+        typer.Option(
+            "--slides",
+            help="CSV file with the slide of each patch (id,slide), for models that compare a patch with the rest of "
+            "its slide: a slide's patches must be predicted together.",
+        ),
+    ] = None,
+    explain: Annotated[
+        list[str] | None, typer.Option("--explain", help="Id of a patch to explain beside OUT. May be repeated.")
+    ] = None,
+    prevalence: Annotated[
+        float, typer.Option("--prevalence", help="Rescale probabilities to this share of positives; labels stay.")
+    ] = 0.0,
+    model: Annotated[
+        str, typer.Option("--model", help="A model of the bundle; else the ensemble, or the best head by AUC.")
+    ] = "",
+    point: Annotated[str, typer.Option("--point", help="Operating point for labels.")] = "youden",
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Threads; 0 for one a core.")] = 0,
+    shard: Annotated[int, typer.Option("--shard", min=1, help="Patches at a time (changes no number).")] = 256,
+) -> None:
+    from joblib import cpu_count
+
+    from pipelines.console import Screen
+    from pipelines.predict import Options, predict_folder
+
+    options = Options(model, point, prevalence, workers or int(cpu_count()), shard)
+    status = predict_folder(bundle, source, out, options=options, slides=slides, explain=explain or [], screen=Screen())
+    raise typer.Exit(status)
+
+
 @app.command("settings", help="List every key that --set takes: its value in a configuration, and what it is.")
 def _settings(config: CONFIG = Path("configs/phantom.toml"), settings: SETTINGS = None) -> None:
     from pipelines.config import describe, load_config

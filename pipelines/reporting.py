@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -13,21 +12,23 @@ import numpy as np
 import pandas as pd
 
 from data.splits import is_known
-from models.bundle import load_head, seal_bundle
+from models.bundle import load_head
 from models.heads import LogisticHead
 from models.resampling import slide_groups
-from pipelines.artefacts import Outcome, StepSpec, replace_folder
+from pipelines.artefacts import Outcome, StepSpec
 from pipelines.combining import CALIBRATORS, CHOICES, COMBINED, ENSEMBLE, ERRORS, GAINS, MEMBERS, THRESHOLDS
 from pipelines.config import Config
-from pipelines.fitting import COSTS, PREDICTIONS, SETS
+from pipelines.fitting import COSTS, PREDICTIONS
 from pipelines.leakage import measure_leakage
+from pipelines.packing import write_bundle
 from pipelines.prepare import EXAMPLES, PICTURES, SLIDES, SUMMARY, balance, split_warnings
+from pipelines.submission import predict_unlabelled
 from pipelines.tables import read_values
 from reports.audit import AuditView, leakage_words
 from reports.calibration import decomposition_table, operating_table, reliability_table
 from reports.ensemble import EnsembleView, gain_words
 from reports.importance import fitted_importance, permutation_importance
-from reports.ladder import ALONE, ladder, split_model_name
+from reports.ladder import ALONE, ladder
 from reports.page import ReportInputs, write_report
 from reports.stain import StainGroups, stain_groups
 
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 LADDER = "ladder.csv"
 LEAKAGE = "leakage.csv"
-BUNDLE = "bundle"
 
 #: Embedding columns mean nothing one by one: they are shuffled as one.
 TOGETHER = ("embedding",)
@@ -271,7 +271,10 @@ def column_sentences() -> dict[str, str]:
 
 
 def publish(run: Run, folder: Path) -> None:
-    """Write the stable outputs into the run folder: ``predictions.parquet``, ``ladder.csv`` and ``bundle/``."""
+    """Write the stable outputs into the run folder: ``predictions.parquet``, ``ladder.csv`` and ``bundle/``.
+
+    Patches without labels are predicted with the bundle; see :func:`pipelines.submission.predict_unlabelled`.
+    """
     for name in (PREDICTIONS, LADDER):
         temporary = run.folder / f".{name}.tmp"
         if name == PREDICTIONS and run.combined:
@@ -280,34 +283,7 @@ def publish(run: Run, folder: Path) -> None:
             shutil.copyfile((run.heads[0] if name == PREDICTIONS else folder) / name, temporary)
         temporary.replace(run.folder / name)
     write_bundle(run, pd.read_csv(folder / LADDER))
-
-
-def write_bundle(run: Run, steps: pd.DataFrame) -> None:
-    """Write the refitted heads, their columns and thresholds as a sealed bundle."""
-    target, partial = run.folder / BUNDLE, run.folder / f"{BUNDLE}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    heads, manifest = run.heads
-    thresholds = steps[steps["split"] == "oof"].set_index("model")["threshold"]
-    models = {}
-    for model in manifest["notes"]["models"]:
-        if split_model_name(model)[0] in ALONE:
-            continue  # fitted to be compared, not to be taken away
-        shutil.copytree(heads / model, partial / model)
-        models[model] = {"threshold": float(thresholds[model]), "columns": model.partition("_")[2]}
-    train = run.patches.table[run.patches.table["split"] == "train"]
-    content = {
-        "run": run.config.name,
-        "made": manifest["made"],
-        "commit": manifest["commit"],
-        "libraries": manifest["libraries"],
-        "patch": {"size": run.config.data.size, "source": run.config.data.source},
-        "features": {name: table["config"] for name, (_, table) in run.tables.items()},
-        "prevalence": float(train["label"].mean()),
-        "columns": json.loads((heads / SETS).read_text(encoding="utf-8")),
-        "models": models,
-    }
-    seal_bundle(partial, content)
-    replace_folder(partial, target)
+    predict_unlabelled(run)
 
 
 def show_ensemble(run: Run) -> None:

@@ -123,7 +123,7 @@ def test_a_pickle_holds_no_session_and_works_in_another_process(compute, patches
 def test_the_keras_engine_pickles_without_its_model(compute_by_keras, patches, monkeypatch):
     expected = compute_by_keras(patches[:2])
     model = compute_by_keras.network._models[None]  # what loading it again would give, without the seconds
-    monkeypatch.setattr(features.embeddings, "_byte_network", lambda *names: model)
+    monkeypatch.setattr(features.embeddings, "byte_network", lambda *names: model)
     content = pickle.dumps(compute_by_keras)
     assert len(content) < 2000
     again = pickle.loads(content)  # noqa: S301 - made two lines above

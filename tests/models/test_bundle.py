@@ -1,13 +1,15 @@
 """Bundle: the same probabilities after a round trip; anything altered, missing or foreign is refused."""
 
+import io
 import json
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
 
 from data.errors import InputError
-from models.bundle import load_head, open_bundle, save_head, seal_bundle
+from models.bundle import index_digest, load_head, open_bundle, save_head, seal_bundle
 from models.heads import HEADS
 
 
@@ -23,7 +25,9 @@ def fitted():
 @pytest.fixture
 def bundle(fitted, tmp_path):
     for name, head in fitted[0].items():
-        save_head(head, tmp_path / "b" / name)
+        save_head(head, tmp_path / "b" / "heads" / name)
+    np.save(tmp_path / "b" / "numbers.npy", np.arange(3))
+    (tmp_path / "b" / "state.json").write_text('{"kept": 1}')
     seal_bundle(tmp_path / "b", {"run": "r"})
     return tmp_path / "b"
 
@@ -31,20 +35,35 @@ def bundle(fitted, tmp_path):
 @pytest.mark.parametrize("name", HEADS)
 def test_a_head_survives_the_round_trip(fitted, bundle, name):
     heads, X = fitted
-    again = load_head(bundle / name)
+    again = open_bundle(bundle).head(name)
     np.testing.assert_array_equal(again.predict_proba(X), heads[name].predict_proba(X))
     assert again.get_params() == heads[name].get_params()
     np.testing.assert_array_equal(again.classes_, heads[name].classes_)
 
 
 def test_a_sound_bundle_opens_and_lists_its_files(bundle):
-    index = open_bundle(bundle)
-    assert index["run"] == "r"
-    assert set(index["files"]) == {
-        "logistic/head.skops",
-        *(f"xgboost/booster-{i}.ubj" for i in range(3)),
-        "xgboost/head.json",
+    opened = open_bundle(bundle)
+    assert opened.index["run"] == "r"
+    assert set(opened.index["files"]) == {
+        "heads/logistic/head.skops",
+        *(f"heads/xgboost/booster-{i}.ubj" for i in range(3)),
+        "heads/xgboost/head.json",
+        "numbers.npy",
+        "state.json",
     }
+    assert opened.array("numbers.npy").tolist() == [0, 1, 2]
+    assert opened.json("state.json") == {"kept": 1}
+    assert opened.json("none.json") is None
+
+
+def test_what_is_loaded_is_what_was_checked(fitted, bundle):
+    """Files that change after the check change nothing."""
+    opened = open_bundle(bundle)
+    for path in (bundle / "heads").rglob("*.*"):
+        path.write_bytes(b"changed")
+    np.testing.assert_array_equal(
+        opened.head("xgboost").predict_proba(fitted[1]), fitted[0]["xgboost"].predict_proba(fitted[1])
+    )
 
 
 def flip(path):
@@ -53,28 +72,97 @@ def flip(path):
     path.write_bytes(bytes(content))
 
 
-def newer(folder):
+def rewrite(folder, change):
+    """Change the index and make its digest fit again, as somebody who means harm would."""
     index = json.loads((folder / "bundle.json").read_text())
-    (folder / "bundle.json").write_text(json.dumps({**index, "format": 2}))
+    change(index)
+    (folder / "bundle.json").write_text(json.dumps({**index, "digest": index_digest(index)}))
+
+
+def list_path(name):
+    entry = {"bytes": 1, "sha256": "0" * 64}
+    return lambda b: rewrite(b, lambda index: index["files"].update({name: entry}))
+
+
+def foreign(name, content):
+    """Put a file in and list it properly."""
+
+    def spoil(folder):
+        (folder / name).write_bytes(content)
+        seal_bundle(folder, {"run": "r"})
+
+    return spoil
+
+
+def archive(config, *more):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        made.writestr("config.json", json.dumps(config))
+        for name in more:
+            made.writestr(name, b"")
+    return file.getvalue()
+
+
+def layer(module, name, registered=None):
+    return {"config": {"layers": [{"module": module, "class_name": name, "registered_name": registered}]}}
+
+
+def link(folder):
+    (folder / "state.json").rename(folder.parent / "elsewhere.json")
+    (folder / "state.json").symlink_to(folder.parent / "elsewhere.json")
+
+
+PICKLED = io.BytesIO()
+np.save(PICKLED, np.array([{"an": "object"}], dtype=object), allow_pickle=True)
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda b: flip(b / "xgboost" / "booster-1.ubj"), r"xgboost/booster-1.ubj was altered"),
-        (lambda b: (b / "logistic" / "head.skops").unlink(), r"logistic/head.skops is missing"),
+        (lambda b: flip(b / "heads/xgboost/booster-1.ubj"), r"heads/xgboost/booster-1.ubj was altered"),
+        (lambda b: (b / "numbers.npy").write_bytes(b"x" * 10**6), r"numbers.npy was altered"),
+        (lambda b: (b / "heads/logistic/head.skops").unlink(), r"heads/logistic/head.skops is missing"),
         (lambda b: (b / "extra.pkl").write_bytes(b"x"), r"extra.pkl is not listed"),
-        (newer, "expected bundle format 1; got 2"),
+        (link, "state.json is a link"),
+        (lambda b: rewrite(b, lambda index: index.update(format=3)), "expected bundle format 2; got 3"),
         (lambda b: (b / "bundle.json").write_text("{"), "expected JSON"),
-        (lambda b: (b / "bundle.json").write_text("[]"), r"expected bundle format 1; got \[\]"),
+        (lambda b: (b / "bundle.json").write_text("[]"), "expected a JSON object; got list"),
+        (lambda b: (b / "bundle.json").write_text("[" * 10**6), "expected JSON"),
+        (lambda b: (b / "bundle.json").write_text(" " * (32 * 2**20 + 1)), "expected at most 33554432 bytes"),
         (lambda b: (b / "bundle.json").unlink(), "there is none"),
+        (
+            lambda b: (b / "bundle.json").write_text((b / "bundle.json").read_text().replace('"r"', '"q"')),
+            "bundle.json was altered",
+        ),
+        (list_path("../outside.json"), "expected paths inside the bundle; got '../outside.json'"),
+        (list_path("heads/../../outside.json"), "expected paths inside the bundle"),
+        (list_path("/etc/passwd"), "expected paths inside the bundle; got '/etc/passwd'"),
+        (list_path("C:\\outside.json"), "expected paths inside the bundle"),
+        (list_path(""), "expected paths inside the bundle"),
+        (foreign("model.pkl", b"x"), "model.pkl: expected one of .*got a file of another kind"),
+        (foreign("objects.npy", PICKLED.getvalue()), "objects.npy: expected an array of numbers"),
+        (foreign("list.json", b"[1]"), "list.json: expected a JSON object; got list"),
+        (foreign("a.keras", b"no archive"), "a.keras: expected a .keras archive"),
+        (foreign("a.keras", archive(layer("keras.layers", "Lambda"))), "got keras.layers.Lambda"),
+        (foreign("a.keras", archive(layer("os", "system"))), "got os.system"),
+        (foreign("a.keras", archive(layer("keras.layers", "Mine", "pack>Mine"))), "got keras.layers.Mine"),
+        (foreign("a.keras", archive({}, "code.py")), "alone; got 'code.py'"),
     ],
-    ids=["byte", "missing", "foreign file", "newer", "broken", "no object", "no index"],
-)
+    ids=[
+        "byte", "longer", "missing", "foreign file", "link", "newer", "broken", "no object", "deep", "huge", "no index",
+        "index", "up", "up inside", "absolute", "drive", "empty", "pickle", "objects", "list", "no archive", "lambda",
+        "module", "registered", "member",
+    ],
+)  # fmt: skip
 def test_a_spoilt_bundle_is_refused(bundle, spoil, message):
     spoil(bundle)
     with pytest.raises(InputError, match=message):
         open_bundle(bundle)
+
+
+def test_an_archive_of_keras_own_layers_is_accepted(bundle):
+    foreign("a.keras", archive(layer("keras.layers", "Conv2D"), "metadata.json", "model.weights.h5"))(bundle)
+    assert "a.keras" in open_bundle(bundle).contents
 
 
 class Touch:
@@ -88,9 +176,11 @@ class Touch:
 
 
 def test_a_pickle_in_a_head_is_never_loaded(bundle, tmp_path):
-    (bundle / "logistic" / "head.skops").write_bytes(pickle.dumps(Touch(tmp_path / "touched")))
-    with pytest.raises(Exception, match=r"(?i)zip"):
-        load_head(bundle / "logistic")
+    foreign("heads/logistic/head.skops", pickle.dumps(Touch(tmp_path / "touched")))(bundle)
+    with pytest.raises(InputError, match=r"head.skops: expected a file of skops"):
+        open_bundle(bundle)
+    with pytest.raises(InputError, match=r"head.skops: expected a file of skops"):
+        load_head(bundle / "heads" / "logistic")
     assert not (tmp_path / "touched").exists()
 
 
@@ -99,6 +189,6 @@ def test_a_type_that_is_not_trusted_is_refused(bundle):
 
     from models.heads import XGBoostHead
 
-    skops.io.dump({"head": XGBoostHead()}, bundle / "logistic" / "head.skops")
+    foreign("heads/logistic/head.skops", skops.io.dumps({"head": XGBoostHead()}))(bundle)
     with pytest.raises(InputError, match=r"expected only models.heads.LogisticHead; got models.heads.XGBoostHead"):
-        load_head(bundle / "logistic")
+        open_bundle(bundle)

@@ -12,7 +12,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from data.errors import InputError
-from models.bundle import load_head, open_bundle
+from models.bundle import open_bundle
 from pipelines.baseline import Run, baseline, explain, one_step
 from pipelines.config import load_config
 from pipelines.fitting import out_of_fold, prevalence
@@ -66,15 +66,15 @@ def test_the_ladder_agrees_with_scikit_learn_on_the_predictions(finished):
 
 
 def test_the_bundle_gives_the_test_predictions(finished):
-    bundle = finished.folder / "bundle"
-    index = open_bundle(bundle)
+    bundle = open_bundle(finished.folder / "bundle")
+    index = bundle.index
     predictions = pd.read_parquet(finished.folder / "predictions.parquet")
     test = (predictions["split"] == "test").to_numpy()
     sets = finished.sets()
     for model, entry in index["models"].items():
         values, columns = sets[entry["columns"]]
         assert columns == index["columns"][entry["columns"]]
-        probability = load_head(bundle / model).predict_proba(values[test])[:, 1]
+        probability = bundle.head(model).predict_proba(values[test])[:, 1]
         np.testing.assert_allclose(probability, predictions.loc[test, f"prob_{model}"], atol=1e-12)
 
 

@@ -1,0 +1,279 @@
+"""From pixels to the members' probabilities and the blend of them, with nothing but a bundle."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data.audit import own_flags
+from data.errors import InputError
+from data.measures import measure
+from models.bundle import Bundle
+from models.outliers import OUTLIERS, Outliers
+
+CNN = "cnn"
+ENSEMBLE = "ensemble"
+ENSEMBLE_FILE = "ensemble.json"
+NETWORKS = "embeddings"
+#: Set of columns that compares a patch with the rest of its slide.
+CONTEXT = "context"
+#: Flags that a patch's own pixels decide, and the last that its distance to the training patches does.
+FLAGS = ("blank", "black", "blurred", "saturated", "pen", "out-of-distribution")
+
+
+@dataclass(frozen=True)
+class Blend:
+    """What turns the members' probabilities of a patch into one.
+
+    Attributes
+    ----------
+    name : str
+    members : tuple of str
+    combine : callable
+        (n, members) float64 to (n,) float64.
+    thresholds : dict from str to float
+        Probability from which on a patch counts as positive, by operating point.
+    """
+
+    name: str
+    members: tuple[str, ...]
+    combine: Callable[[np.ndarray], np.ndarray]
+    thresholds: dict[str, float]
+
+    @property
+    def needs_slides(self) -> bool:
+        """Whether a member compares a patch with the rest of its slide."""
+        return any(needs_slides(member) for member in self.members)
+
+
+@dataclass(frozen=True)
+class Values:
+    """What is found out about n patches, each by itself.
+
+    Attributes
+    ----------
+    members : ndarray of shape (n, members), dtype float64
+        Probabilities; NaN for members that need the patch's slide.
+    flags : ndarray of shape (n, len(FLAGS)), dtype bool
+    distance : ndarray of shape (n,), dtype float64
+        To the training patches, in units of the threshold.
+    raw : ndarray of shape (n, columns), dtype float32
+        Handcrafted features; no columns where nobody needs them.
+    embedding : ndarray of shape (n, columns), dtype float32
+        Likewise.
+    """
+
+    members: np.ndarray
+    flags: np.ndarray
+    distance: np.ndarray
+    raw: np.ndarray
+    embedding: np.ndarray
+
+
+def needs_slides(member: str) -> bool:
+    """Whether a member compares a patch with the rest of its slide."""
+    return member.partition("_")[2] == CONTEXT
+
+
+def choose_blends(bundle: Bundle, model: str = "") -> tuple[Blend, Blend | None]:
+    """What predicts patches of known slides, and what predicts the others.
+
+    Parameters
+    ----------
+    bundle : Bundle
+    model : str
+        A member's name, or "ensemble". Empty for the ensemble and, in a bundle without one, for the head with the
+        largest out-of-fold AUC.
+
+    Returns
+    -------
+    with_slides : Blend
+    without : Blend or None
+        None where the model needs slides and nothing stands in for it.
+
+    Raises
+    ------
+    InputError
+        The bundle has no such model.
+    """
+    models = bundle.index["models"]
+    stored = bundle.json(ENSEMBLE_FILE)
+    if stored is not None and model in ("", ENSEMBLE):
+        return _ensembles(stored)
+    known = [*([ENSEMBLE] if stored is not None else []), *models]
+    if model and model not in models:
+        raise InputError(f"{bundle.folder}: the model must be one of {', '.join(known)}; got {model!r}.")
+    if model:
+        blend = _single(model, models[model])
+        return blend, None if blend.needs_slides else blend
+    ranked = sorted(models, key=lambda name: -models[name]["auc"])
+    alone = [name for name in ranked if not needs_slides(name)]
+    return _single(ranked[0], models[ranked[0]]), _single(alone[0], models[alone[0]]) if alone else None
+
+
+def _ensembles(stored: dict[str, Any]) -> tuple[Blend, Blend | None]:
+    from models.ensemble import Ensemble
+
+    blends: list[Blend | None] = []
+    for name in ("default", "without_slides"):
+        if stored.get(name) is None:
+            blends.append(None)
+            continue
+        fitted = Ensemble.from_dict(stored[name])
+        blends.append(Blend(ENSEMBLE, tuple(fitted.members), fitted.predict, dict(fitted.thresholds)))
+    with_slides, without = blends
+    if with_slides is None:
+        raise InputError(
+            f"{ENSEMBLE_FILE}: expected an ensemble called 'default'; there is none. Get the bundle again."
+        )
+    return with_slides, without if with_slides.needs_slides else with_slides
+
+
+def _single(name: str, entry: dict[str, Any]) -> Blend:
+    return Blend(name, (name,), lambda probabilities: probabilities[:, 0], dict(entry["thresholds"]))
+
+
+class Predictor:
+    """What a bundle finds out about patches. Made by :func:`open_predictor`; threads may call it at the same time.
+
+    Attributes
+    ----------
+    members : tuple of str
+        Models whose probabilities are computed.
+    families : tuple of str
+        Handcrafted families that they, or the distance to the training patches, need.
+    """
+
+    def __init__(self, bundle: Bundle, members: Sequence[str], folder: Path) -> None:
+        """Load everything; ``folder`` is where a network lies that can only be opened from a file."""
+        self.bundle, self.members = bundle, tuple(members)
+        self._outliers = Outliers.from_files(bundle.inside(OUTLIERS)) if bundle.inside(OUTLIERS) else None
+        sets = {name: bundle.index["models"][name]["columns"] for name in self.members if name != CNN}
+        spaces = {*sets.values(), *([self._outliers.space] if self._outliers else [])}
+        self.families = tuple(bundle.index["features"]["families"]) if spaces - {"embeddings"} else ()
+        self.embed = self._open_networks() if spaces & {"embeddings", "both"} else None
+        self.cnn = self._open_cnn(folder) if CNN in self.members else None
+        self.columns = self._columns()
+        self.heads = {name: bundle.head(name) for name in sets}
+        self._places = {name: self._place(columns) for name, columns in sets.items() if columns != CONTEXT}
+        self._outlier_places = self._place(self._outliers.space) if self._outliers else np.arange(0)
+        if any(columns == CONTEXT for columns in sets.values()):
+            self._check_context()
+
+    def _open_networks(self) -> Any:
+        from features.stored import open_networks
+
+        return open_networks(self.bundle.index["networks"], self.bundle.inside(NETWORKS))
+
+    def _open_cnn(self, folder: Path) -> Any:
+        from models.cnn import open_cnn
+
+        return open_cnn(self.bundle.unpack(CNN, folder))
+
+    def _columns(self) -> dict[str, int]:
+        """Place of each column: handcrafted ones first, then the embedding."""
+        from features.table import columns
+
+        names = [column.name for column in columns(self.families)] if self.families else []
+        names += list(self.embed.columns) if self.embed is not None else []
+        return {name: place for place, name in enumerate(names)}
+
+    def _place(self, name: str) -> np.ndarray:
+        """Places of the columns of a set."""
+        wanted = self.bundle.index["columns"][name]
+        for column in wanted:
+            if column not in self.columns:
+                self._refuse(column)
+        return np.array([self.columns[column] for column in wanted])
+
+    def _check_context(self) -> None:
+        """The set is put together here: its columns must come out as they were learned."""
+        from features.context import in_slide_name, slide_stain_sentences
+
+        raw = [name for name in self.columns if not name.startswith("embedding_")]
+        stains = list(slide_stain_sentences()) if "stain_fallback_both_whole" in raw else []
+        made = [*raw, *map(in_slide_name, raw), *stains]
+        for ours, learned in zip(made, self.bundle.index["columns"][CONTEXT], strict=False):
+            if ours != learned:
+                self._refuse(learned)
+
+    def _refuse(self, column: str) -> None:
+        raise InputError(
+            f"{self.bundle.folder}: expected the column {column}, which this version does not make. "
+            f"Use the version that made the bundle (commit {self.bundle.index.get('commit')})."
+        )
+
+    def __call__(self, pixels: np.ndarray) -> Values:
+        """Find out what each patch shows by itself.
+
+        Parameters
+        ----------
+        pixels : ndarray of shape (n, height, width, 3), dtype uint8
+
+        Returns
+        -------
+        Values
+            A row depends on its own patch only, bit for bit, whatever patches stand beside it.
+        """
+        from features.table import compute
+
+        none = np.empty((len(pixels), 0), np.float32)
+        raw = compute(pixels, self.families) if self.families else none
+        embedding = self.embed(pixels) if self.embed is not None else none
+        table = np.concatenate([raw, embedding], axis=1)
+        members = np.full((len(pixels), len(self.members)), np.nan)
+        for place, name in enumerate(self.members):
+            if name == CNN and self.cnn is not None:
+                members[:, place] = _expit(self.cnn(pixels)[:, 0])
+            if name in self._places:
+                members[:, place] = self.heads[name].predict_proba(self.row_values(name, table))[:, 1]
+        distance = np.full(len(pixels), np.nan)
+        if self._outliers is not None:
+            distance = self._outliers.distance(table[:, self._outlier_places])
+        flags = own_flags(measure(pixels).table())[list(FLAGS[:-1])].to_numpy(dtype=bool)
+        return Values(members, np.column_stack([flags, distance > 1]), distance, raw, embedding)
+
+    def row_values(self, member: str, table: np.ndarray) -> np.ndarray:
+        """Columns of a member, (n, k) float32, out of handcrafted features and embedding side by side."""
+        return np.ascontiguousarray(table[:, self._places[member]])
+
+    def with_slide(self, raw: np.ndarray) -> dict[str, np.ndarray]:
+        """Probabilities by the members that need slides, of all patches of one slide.
+
+        Parameters
+        ----------
+        raw : ndarray of shape (n, columns), dtype float32
+            Handcrafted features of the slide's patches.
+
+        Returns
+        -------
+        dict from member to ndarray of shape (n,), dtype float64
+        """
+        from features.context import slide_context, slide_stains
+
+        names = list(self.columns)[: raw.shape[1]]
+        slides = np.full(len(raw), "slide", dtype=object)
+        relative, _ = slide_context(raw, slides, names)
+        stains, _ = slide_stains(raw, slides, names)
+        table = np.concatenate([raw, relative, stains], axis=1)
+        wanted = [name for name in self.members if needs_slides(name)]
+        return {name: self.heads[name].predict_proba(table)[:, 1] for name in wanted}
+
+
+@contextlib.contextmanager
+def open_predictor(bundle: Bundle, members: Sequence[str]) -> Iterator[Predictor]:
+    """Load what these members need, for as long as it is used."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Predictor(bundle, members, Path(folder))
+
+
+def _expit(margins: np.ndarray) -> np.ndarray:
+    from scipy.special import expit
+
+    return np.asarray(expit(margins.astype(np.float64)))
