@@ -64,7 +64,8 @@ heads:       ## step 4: logistic and XGBoost heads
 report:      ## step 7: ladder, importances and report.html
 
 predict: $(VENV)/.user  ## probabilities of new patches: BUNDLE=runs/<name>/bundle IN=folder OUT=predictions.csv
-	@$(PY) -m pipelines predict --bundle '$(BUNDLE)' --in '$(IN)' --out '$(OUT)' $(if $(SLIDES),--slides '$(SLIDES)') \
+	@$(PY) -m pipelines predict $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(IN),--in '$(IN)') $(if $(OUT),--out '$(OUT)') \
+	    $(if $(SLIDES),--slides '$(SLIDES)') \
 	    $(foreach id,$(EXPLAIN),--explain '$(id)') $(if $(PREVALENCE),--prevalence '$(PREVALENCE)') \
 	    $(if $(MODEL),--model '$(MODEL)') $(if $(POINT),--point '$(POINT)')
 

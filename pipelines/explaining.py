@@ -216,7 +216,8 @@ def _show(content: dict[str, Any], path: Path, screen: Screen) -> None:
     for model, probability in content["members"].items():
         screen.say(f"  {model}: {'needs slides' if probability is None else f'{probability:.3f}'}")
     for model, shares in content["columns"].items():
-        for share in shares[:3]:
+        # All columns together say more than colour alone; the file holds both.
+        for share in shares[:3] if model.endswith("_handcrafted") else []:
             screen.say(f"  {model}: {share['log_odds']:+.2f} log odds by {share['column']}: {share['what']}")
     if content["saliency"]:
         screen.say(

@@ -1,0 +1,37 @@
+"""Contributions: with the base they add up to the head's own log odds, and idle columns have none."""
+
+import numpy as np
+import pytest
+from scipy.special import logit
+
+from models.contributions import contributions
+from models.heads import HEADS, XGBoostHead
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(300, 6)).astype(np.float32)
+    X[:, 4] = 3
+    return X, (X[:, 1] + 0.5 * rng.normal(size=300) > 0).astype(int), np.arange(300) // 10
+
+
+@pytest.mark.parametrize("make", [*HEADS.values(), lambda seed: XGBoostHead(subspace=5, seed=seed)])
+def test_shares_and_base_add_up_to_the_log_odds(cohort, make):
+    X, y, groups = cohort
+    head = make(0).fit(X, y, groups)
+    for row in X[:20]:
+        shares, base = contributions(head, row)
+        assert shares.sum() + base == pytest.approx(logit(head.predict_proba(row[None])[0, 1]), abs=1e-4)
+        assert shares[4] == 0
+    assert np.abs([contributions(head, row)[0] for row in X[:50]]).mean(axis=0).argmax() == 1
+
+
+def test_a_row_has_the_same_bits_in_any_batch(cohort):
+    X, y, groups = cohort
+    wide = np.tile(X, (1, 40))
+    head = HEADS["logistic"](0).fit(wide, y, groups)
+    together = head.predict_proba(wide)[:, 1]
+    for step in (1, 7, 64):
+        parts = [head.predict_proba(wide[start : start + step])[:, 1] for start in range(0, len(wide), step)]
+        np.testing.assert_array_equal(np.concatenate(parts), together)

@@ -1,0 +1,50 @@
+"""Outliers: what training patches never showed is far away; a file keeps every number; a row stands for itself."""
+
+import numpy as np
+import pytest
+
+from models.outliers import BEYOND, Outliers, learn_outliers
+
+
+@pytest.fixture(scope="module")
+def plane():
+    """Patches on a plane in ten dimensions, with a little noise, in five folds."""
+    rng = np.random.default_rng(0)
+    axes = rng.normal(size=(2, 10))
+    values = rng.normal(size=(1000, 2)) @ axes + 0.05 * rng.normal(size=(1000, 10))
+    return axes, values, np.arange(1000) % 5
+
+
+def test_leaving_the_plane_counts_and_going_along_it_does_not(plane):
+    axes, values, folds = plane
+    learned = learn_outliers(values, folds, "colour")
+    along = np.array([[1.5, -1.5]]) @ axes
+    off = np.linalg.svd(axes)[2][-1] * values.std()
+    assert learned.distance(along)[0] < 1 < learned.distance(along + off)[0]
+    # Each fold was judged without itself: about as many lie beyond as were asked for.
+    assert (learned.distance(values) > 1).mean() == pytest.approx(BEYOND, abs=0.005)
+
+
+def test_a_file_keeps_every_number(plane, tmp_path):
+    _, values, folds = plane
+    learned = learn_outliers(values, folds, "colour")
+    learned.save(tmp_path)
+    again = Outliers.from_files({path.name: path.read_bytes() for path in tmp_path.iterdir()})
+    assert again.space == "colour"
+    np.testing.assert_array_equal(again.distance(values[:50]), learned.distance(values[:50]))
+
+
+def test_a_row_does_not_depend_on_its_neighbours(plane):
+    _, values, folds = plane
+    learned = learn_outliers(values, folds, "colour")
+    alone = [learned.distance(values[row : row + 1])[0] for row in range(30)]
+    np.testing.assert_array_equal(learned.distance(values[:30]), alone)
+
+
+def test_a_column_that_never_changed_gives_finite_distances(plane):
+    _, values, folds = plane
+    still = np.column_stack([values, np.zeros(len(values)), np.full(len(values), 7.0)])
+    learned = learn_outliers(still, folds, "colour")
+    moved = still[:1] + np.array([0.0] * 10 + [100.0, 0.0])
+    assert np.isfinite(learned.distance(still)).all()
+    assert learned.distance(moved)[0] > 1
