@@ -159,7 +159,8 @@ def _predict(
     from joblib import cpu_count
 
     from pipelines.console import Screen
-    from pipelines.predict import Options, predict_folder
+    from pipelines.predict import predict_folder
+    from pipelines.streaming import Options
 
     options = Options(model, point, prevalence, workers or int(cpu_count()), shard)
     status = predict_folder(bundle, source, out, options=options, slides=slides, explain=explain or [], screen=Screen())

@@ -19,7 +19,7 @@ from pipelines.artefacts import write_json
 from pipelines.console import Screen
 
 if TYPE_CHECKING:
-    from pipelines.predict import Found
+    from pipelines.streaming import Found
 
 #: Columns that are named, those that decided most first.
 TOP = 10

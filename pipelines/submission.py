@@ -16,8 +16,9 @@ from models.bundle import Bundle, index_digest, open_bundle
 from models.predictor import choose_blends, open_predictor
 from pipelines.artefacts import Outcome, StepSpec, manifest_digest, run_step
 from pipelines.packing import BUNDLE
-from pipelines.predict import Found, Options, chosen_members, escape, predict_source, write_whole
+from pipelines.predict import chosen_members, escape
 from pipelines.prepare import SET_ASIDE, UNLABELLED
+from pipelines.streaming import Found, Options, predict_source, write_whole
 
 if TYPE_CHECKING:
     from pipelines.baseline import Run
@@ -58,7 +59,14 @@ def predict_unlabelled(run: Run) -> None:
     bundle = open_bundle(run.folder / BUNDLE)
     inputs = {"1-patches": manifest_digest(run.prepared[1]), BUNDLE: _lasting_digest(bundle)}
     inputs |= {folder.name: manifest_digest(manifest) for folder, manifest in run.tables.values()}
-    sources = ("data", "features", "models", "pipelines/predict.py", "pipelines/submission.py")
+    sources = (
+        "data",
+        "features",
+        "models",
+        "pipelines/predict.py",
+        "pipelines/streaming.py",
+        "pipelines/submission.py",
+    )
     spec = StepSpec("predictions", "8-predictions", sources, {}, inputs, run.config.seed)
 
     def build(folder: Path) -> Outcome:

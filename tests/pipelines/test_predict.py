@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import models.predictor
-import pipelines.predict
+import pipelines.streaming
 from data.errors import InputError
 from models.bundle import open_bundle
 from models.predictor import open_predictor
@@ -20,7 +20,8 @@ from pipelines.baseline import Run, baseline
 from pipelines.config import load_config
 from pipelines.console import Screen
 from pipelines.packing import write_bundle
-from pipelines.predict import Options, escape, predict_folder
+from pipelines.predict import escape, predict_folder
+from pipelines.streaming import Options
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["data.n=200", "data.slides=10", "split.folds=2", "report.draws=100", "report.repeats=1", "data.difficulty=0.2"]
@@ -266,9 +267,9 @@ def test_a_broken_prediction_goes_on_where_it_stopped(run, held_out, tmp_path, m
 def test_other_files_never_meet_an_old_shard(run, held_out, tmp_path):
     out = tmp_path / "out.csv"
     work = tmp_path / ".out.csv.work"
-    pipelines.predict.open_work(work, {"files": "before"})
+    pipelines.streaming.open_work(work, {"files": "before"})
     (work / "left").touch()
-    pipelines.predict.open_work(work, {"files": "before"})
+    pipelines.streaming.open_work(work, {"files": "before"})
     assert (work / "left").exists()
     predict(run, held_out, out)
     assert not work.exists()
