@@ -109,7 +109,7 @@ def check_shape(name: str, shape: Shape) -> None:
     if min(shape) < least:
         raise InputError(
             f"{name} takes pictures of at least {least} × {least} pixels; got {shape[0]} × {shape[1]}. "
-            "Choose a larger embeddings.size."
+            "Choose a larger size."
         )
 
 

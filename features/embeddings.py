@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -649,14 +650,14 @@ def shape_key(recipe: Recipe, images: np.ndarray) -> Shape | None:
 def byte_network(recipe: Recipe, shape: Shape | None, precision: str) -> keras.Model:
     """Embedding network on uint8 pictures, computing in a precision."""
     keras = load_keras()
-    with _dtype_policy(keras, precision):
+    with dtype_policy(keras, precision):
         network = embedding_network(recipe, shape)
         pictures = keras.Input((*(shape or (None, None)), 3), dtype="uint8")
         return keras.Model(pictures, network(keras.ops.cast(pictures, "float32")))
 
 
 @contextlib.contextmanager
-def _dtype_policy(keras: Any, precision: str) -> Iterator[None]:
+def dtype_policy(keras: Any, precision: str) -> Iterator[None]:
     """Build layers in mixed precision: Keras' builders take the policy from a global setting only."""
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32" if precision == "float32" else f"mixed_{precision}")
@@ -753,12 +754,32 @@ def write_onnx(recipe: Recipe, shape: Shape | None, path: str) -> None:
     backend = choose_backend()
     if backend != "tensorflow":  # from PyTorch, free sizes come out silently wrong
         raise RuntimeError(f"the export to ONNX must run on TensorFlow; got {backend}. Set KERAS_BACKEND=tensorflow.")
-    model = embedding_network(recipe, shape)
+    export_model(embedding_network(recipe, shape), shape, path)
+
+
+def export_model(model: keras.Model, shape: Shape | None, path: str) -> None:
+    """Write a network of pictures as an ONNX file with free batch, and check the file against Keras on TensorFlow.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Maps (n, height, width, 3) float32 holding 0..255 RGB to numbers.
+    shape : tuple of int or None
+        Height and width of the pictures; None leaves them free as well.
+    path : str
+
+    Raises
+    ------
+    RuntimeError
+        When ONNX Runtime's numbers differ from Keras' by more than EXPORT_TOLERANCE.
+    """
     rng = np.random.default_rng(0)
     shapes = [(3, *(shape or (96, 96)), 3), (2, *(shape or (64, 64)), 3)]
     batches = [rng.integers(0, 256, one).astype(np.float32) for one in shapes]
     expected = [np.asarray(model(batch, training=False)) for batch in batches]
-    model.export(path, format="onnx", verbose=False)
+    with warnings.catch_warnings(), _without_chatter():
+        warnings.simplefilter("ignore")  # other people's deprecations, in the export only
+        model.export(path, format="onnx", verbose=False)
     session = open_session(Path(path).read_bytes())
     for batch, keras_values in zip(batches, expected, strict=True):
         values = session.run(None, {session.get_inputs()[0].name: batch})[0]
@@ -767,6 +788,20 @@ def write_onnx(recipe: Recipe, shape: Shape | None, path: str) -> None:
             raise RuntimeError(
                 f"ONNX Runtime must agree with Keras to {EXPORT_TOLERANCE}; got a difference of {gap:.2g}."
             )
+
+
+@contextlib.contextmanager
+def _without_chatter() -> Iterator[None]:
+    """Keep TensorFlow's remarks on devices off standard error, which no setting does; failures raise all the same."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _export_key(recipe: Recipe, shape: Shape | None) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,7 @@ def extract_shards(
     shard_size: int = 256,
     workers: int = 1,
     prefer: Literal["processes", "threads"] = "processes",
+    dtype: type[np.floating[Any]] = np.float32,
     progress: Progress | None = None,
 ) -> np.ndarray:
     """Compute a table of numbers for all patches, a shard at a time, into `folder`/values.npy.
@@ -34,7 +35,7 @@ def extract_shards(
     Parameters
     ----------
     compute : callable
-        Picklable; takes (m, height, width, 3) uint8 and returns (m, `width`) float32. A row must depend on its own
+        Picklable; takes (m, height, width, 3) uint8 and returns (m, `width`) of `dtype`. A row must depend on its own
         patch only.
     pixels : ndarray of shape (n, height, width, 3), dtype uint8
         RGB patches, 0 to 255. A memory map is passed to the workers by reference.
@@ -48,12 +49,14 @@ def extract_shards(
         1 computes in this process; more run under joblib, one thread each.
     prefer : {"processes", "threads"}
         Kind of workers; threads suit functions that release the interpreter's lock.
+    dtype : type
+        Of the result: float32, or float16 where half the space matters more than the last digits.
     progress : callable, optional
         Called with the number of patches just finished, also for those kept from an earlier call.
 
     Returns
     -------
-    ndarray of shape (n, width), dtype float32
+    ndarray of shape (n, width)
         Read-only memory map of `folder`/values.npy; the same bits for any shard size, order and number of workers.
 
     Raises
@@ -61,7 +64,7 @@ def extract_shards(
     ValueError
         When an argument or a result has the wrong shape, or a result holds NaN or infinity (names column and row).
     TypeError
-        When pixels are not uint8 or results are not float32.
+        When pixels are not uint8 or results are not of `dtype`.
     """
     _check_arguments(pixels, width, shard_size, workers)
     folder = Path(folder)
@@ -69,19 +72,19 @@ def extract_shards(
     target = folder / "values.npy"
     rows = len(pixels)
     report = progress or (lambda _: None)
-    if _holds(target, (rows, width)):
+    if _holds(target, (rows, width), dtype):
         report(rows)
         return _open(target)
     pending = []
     for start in range(0, rows, shard_size):
         stop = min(start + shard_size, rows)
-        if _holds(_shard_path(folder, start), (stop - start, width)):
+        if _holds(_shard_path(folder, start), (stop - start, width), dtype):
             report(stop - start)
         else:
             pending.append((start, stop))
-    for finished in _run(compute, pixels, folder, width, pending, workers, prefer):
+    for finished in _run(compute, pixels, folder, width, dtype, pending, workers, prefer):
         report(finished)
-    _join(folder, target, rows, width, shard_size)
+    _join(folder, target, (rows, width), dtype, shard_size)
     return _open(target)
 
 
@@ -103,13 +106,13 @@ def _open(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def _holds(path: Path, shape: tuple[int, int]) -> bool:
-    """Whether `path` is a whole float32 array of this shape; a damaged file counts as missing."""
+def _holds(path: Path, shape: tuple[int, int], dtype: type[np.floating[Any]]) -> bool:
+    """Whether `path` is a whole array of this shape and type; a damaged file counts as missing."""
     try:
         array = _open(path)
     except (OSError, EOFError, ValueError):
         return False
-    return array.shape == shape and array.dtype == np.float32
+    return array.shape == shape and array.dtype == dtype
 
 
 def _run(
@@ -117,6 +120,7 @@ def _run(
     pixels: np.ndarray,
     folder: Path,
     width: int,
+    dtype: type[np.floating[Any]],
     pending: list[tuple[int, int]],
     workers: int,
     prefer: Literal["processes", "threads"],
@@ -125,7 +129,7 @@ def _run(
     workers = min(workers, len(pending))
     if workers <= 1:
         for start, stop in pending:
-            yield _make_shard(compute, pixels[start:stop], folder, start, width)
+            yield _make_shard(compute, pixels[start:stop], folder, start, width, dtype)
         return
     from joblib import Parallel, delayed, parallel_config
 
@@ -136,16 +140,18 @@ def _run(
         # max_nbytes=None: plain arrays travel with their task, a few at a time, not all through a temporary folder
         pool = Parallel(n_jobs=workers, return_as="generator_unordered", max_nbytes=None)
         yield from pool(
-            delayed(_make_shard)(compute, pixels[start:stop], folder, start, width) for start, stop in pending
+            delayed(_make_shard)(compute, pixels[start:stop], folder, start, width, dtype) for start, stop in pending
         )
 
 
-def _make_shard(compute: Compute, patches: np.ndarray, folder: Path, start: int, width: int) -> int:
+def _make_shard(
+    compute: Compute, patches: np.ndarray, folder: Path, start: int, width: int, dtype: type[np.floating[Any]]
+) -> int:
     values = compute(patches)
     if values.shape != (len(patches), width):
         raise ValueError(f"compute must return shape {(len(patches), width)}; got {values.shape}.")
-    if values.dtype != np.float32:
-        raise TypeError(f"compute must return float32; got {values.dtype}.")
+    if values.dtype != dtype:
+        raise TypeError(f"compute must return {np.dtype(dtype)}; got {values.dtype}.")
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         row, column = bad[0]
@@ -154,16 +160,18 @@ def _make_shard(compute: Compute, patches: np.ndarray, folder: Path, start: int,
             f"({len(bad)} such values in patch rows {start} to {start + len(patches) - 1}). "
             "Look at that patch's pixels, and make the feature defined for them."
         )
-    _write_atomically(_shard_path(folder, start), [values], values.shape)
+    _write_atomically(_shard_path(folder, start), [values], values.shape, dtype)
     return len(patches)
 
 
-def _write_atomically(path: Path, blocks: Iterator[np.ndarray] | list[np.ndarray], shape: tuple[int, int]) -> None:
+def _write_atomically(
+    path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], dtype: type[np.floating[Any]]
+) -> None:
     """Stream blocks of rows into one .npy file that appears under its name only when whole."""
     handle, partial = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
-            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False}
+            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
             np.lib.format.write_array_header_1_0(file, {**header, "shape": shape})
             for block in blocks:
                 file.write(np.ascontiguousarray(block).data)
@@ -175,10 +183,10 @@ def _write_atomically(path: Path, blocks: Iterator[np.ndarray] | list[np.ndarray
         raise
 
 
-def _join(folder: Path, target: Path, rows: int, width: int, shard_size: int) -> None:
+def _join(folder: Path, target: Path, shape: tuple[int, int], dtype: type[np.floating[Any]], shard_size: int) -> None:
     """Stream the shards into `target`, then remove them and whatever an interrupted call left."""
-    shards = (_open(_shard_path(folder, start)) for start in range(0, rows, shard_size))
-    _write_atomically(target, shards, (rows, width))
+    shards = (_open(_shard_path(folder, start)) for start in range(0, shape[0], shard_size))
+    _write_atomically(target, shards, shape, dtype)
     for pattern in ("shard-*.npy", "*.npy.*.partial"):
         for path in folder.glob(pattern):
             path.unlink()
