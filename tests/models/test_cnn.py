@@ -1,0 +1,188 @@
+"""The fine-tuned network as a whole: what it is shown, what is stored of it, and what predicts with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data.errors import InputError
+from features.embeddings import Engine, resize
+from models.cnn import (
+    DESCRIPTION,
+    KERAS_FILE,
+    ONNX_FILE,
+    CnnSettings,
+    Shown,
+    Trainee,
+    cnn_from,
+    open_cnn,
+    store_cnn,
+    turn_patch,
+)
+
+SIDE = 32
+SETTINGS = CnnSettings(backbone="efficientnet-lite0", weights="random", size=SIDE, trained="top")
+ONNX = Engine("onnx", "tensorflow", "float32", False)
+KERAS = Engine("keras", "tensorflow", "float32", False)
+MEAN, SCALE = np.linspace(-1, 1, 1280), np.linspace(0.5, 2, 1280)
+
+
+@pytest.fixture(scope="module")
+def patches() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (11, 24, 24, 3)).astype(np.uint8)
+
+
+@pytest.fixture(scope="module")
+def trained() -> tuple[Trainee, list[np.ndarray]]:
+    """A trainee, and weights that are not those of its start."""
+    trainee = Trainee(SETTINGS, (SIDE, SIDE))
+    model = trainee.model(MEAN, SCALE)
+    rng = np.random.default_rng(1)
+    values = [value + rng.normal(0, 0.01, value.shape).astype(np.float32) for value in model.get_weights()]
+    frozen = {id(variable) for variable in model.non_trainable_variables}
+    values = [
+        old if id(variable) in frozen else new
+        for variable, old, new in zip(model.weights, model.get_weights(), values, strict=True)
+    ]
+    return trainee, values
+
+
+@pytest.fixture(scope="module")
+def network(trained: tuple[Trainee, list[np.ndarray]]) -> Any:
+    trainee, values = trained
+    return trainee.whole(values, MEAN, SCALE)
+
+
+@pytest.fixture(scope="module")
+def stored(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cnn")
+    store_cnn(network, SETTINGS, (SIDE, SIDE), ONNX, folder)
+    return folder
+
+
+def test_the_whole_network_is_the_trained_part_on_top_of_the_rest(
+    trained: tuple[Trainee, list[np.ndarray]], network: Any
+) -> None:
+    trainee, values = trained
+    assert trainee.lower is not None
+    pictures = np.random.default_rng(2).uniform(0, 255, (3, SIDE, SIDE, 3)).astype(np.float32)
+    model = trainee.model(MEAN, SCALE)
+    before = model.get_weights()
+    model.set_weights(values)
+    expected = np.asarray(model(trainee.lower(pictures), training=False))
+    model.set_weights(before)
+    np.testing.assert_allclose(np.asarray(network(pictures, training=False)), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_only_layers_that_every_keras_knows_are_stored(network: Any) -> None:
+    from features.network import load_keras
+
+    keras = load_keras()
+    assert all(type(layer).__module__.startswith("keras.") for layer in network.layers)
+    assert isinstance(network.layers[-1], keras.layers.Dense)
+
+
+def test_all_of_it_can_learn(patches: np.ndarray) -> None:
+    trainee = Trainee(replace(SETTINGS, trained="all", batch_norm="trained"), (SIDE, SIDE))
+    assert trainee.lower is None
+    assert trainee.input_shape == (SIDE, SIDE, 3)
+    model = trainee.model(MEAN, SCALE)
+    names = {variable.path.split("/")[-2] for variable in model.trainable_variables}
+    assert any("depthwise" in name for name in names)
+    assert any("norm" in name for name in names)
+
+
+@pytest.fixture(scope="module")
+def by_keras(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("keras")
+    store_cnn(network, SETTINGS, (SIDE, SIDE), KERAS, folder)
+    assert not (folder / ONNX_FILE).exists()
+    return folder
+
+
+def test_the_engines_agree(stored: Path, by_keras: Path, patches: np.ndarray) -> None:
+    np.testing.assert_allclose(open_cnn(by_keras)(patches), open_cnn(stored)(patches), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "keras"])
+def test_a_patch_has_one_number_in_any_batch(stored: Path, by_keras: Path, patches: np.ndarray, engine: str) -> None:
+    compute = open_cnn(stored if engine == "onnx" else by_keras)
+    together = compute(patches)
+    assert together.shape == (len(patches), 1)
+    assert together.dtype == np.float32
+    alone = np.concatenate([compute(patch[None]) for patch in patches])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=0 if engine == "onnx" else 1e-6)
+
+
+def test_turning_a_patch_changes_nothing(stored: Path, patches: np.ndarray) -> None:
+    compute = open_cnn(stored)
+    patches = resize(patches, SIDE)  # before it is turned: resizing rounds rows first, then columns
+    turned = np.stack([turn_patch(patch, 5) for patch in patches])
+    np.testing.assert_allclose(compute(turned), compute(patches), rtol=1e-4, atol=1e-4)
+    without = replace(compute, d4=False)
+    assert np.abs(without(turned) - without(patches)).max() > 1e-3
+
+
+def test_the_eight_turns_are_the_symmetries_of_the_square() -> None:
+    from features.embeddings import symmetries
+
+    patch = np.random.default_rng(3).integers(0, 256, (1, 5, 5, 3)).astype(np.uint8)
+    for turn, expected in enumerate(symmetries(patch)):
+        np.testing.assert_array_equal(turn_patch(patch[0], turn), expected[0])
+
+
+@pytest.mark.parametrize("stain", ["jitter", "none", "macenko"])
+def test_what_is_shown_of_a_patch_depends_on_it_alone(patches: np.ndarray, stain: str) -> None:
+    shown = Shown(SIDE, stain, 0.2, 0, None, turn=None, slot=1)
+    together = shown(patches)
+    assert together.shape == (len(patches), SIDE * SIDE * 3)
+    assert together.dtype == np.float16
+    np.testing.assert_array_equal(np.concatenate([shown(patch[None]) for patch in patches]), together)
+    other = replace(shown, slot=2)(patches)
+    assert (other != together).any(axis=1).all()
+
+
+def test_a_plain_view_is_the_patch_itself(patches: np.ndarray) -> None:
+    shown = Shown(0, "jitter", 0.5, 0, None, turn=0)
+    np.testing.assert_array_equal(shown(patches).reshape(patches.shape), patches)
+
+
+def test_patches_of_another_kind_are_refused(stored: Path) -> None:
+    with pytest.raises(ValueError, match=r"uint8 RGB of shape \(n, side, side, 3\); got float32"):
+        open_cnn(stored)(np.zeros((2, 32, 32, 3), np.float32))
+
+
+def test_no_path_of_the_training_machine_travels(network: Any, tmp_path: Path) -> None:
+    settings = replace(SETTINGS, weights="/secret/place/weights.pth")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("models.cnn.export_model", lambda *_: (tmp_path / ONNX_FILE).write_bytes(b""))
+        store_cnn(network, settings, (SIDE, SIDE), ONNX, tmp_path)
+    assert "secret" not in (tmp_path / DESCRIPTION).read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"format": 99}, "expected format 1; got 99"),
+        ({"settings": {"unknown": 1}}, "expected a fine-tuned network"),
+        ({"shape": None}, "expected a fine-tuned network"),
+    ],
+)
+def test_a_damaged_description_is_refused(stored: Path, change: dict[str, Any], message: str) -> None:
+    content = {path.name: path.read_bytes() for path in stored.iterdir()}
+    description = json.loads(content[DESCRIPTION]) | change
+    with pytest.raises(InputError, match=message):
+        cnn_from(content | {DESCRIPTION: json.dumps(description).encode()}, "bundle")
+
+
+@pytest.mark.parametrize("name", [DESCRIPTION, ONNX_FILE])
+def test_a_missing_file_is_refused(stored: Path, name: str) -> None:
+    content = {path.name: path.read_bytes() for path in stored.iterdir() if path.name != name}
+    assert KERAS_FILE in content
+    with pytest.raises(InputError, match="expected a fine-tuned network"):
+        cnn_from(content, "bundle")
