@@ -15,7 +15,7 @@ from models.resampling import check_scores, mean_draws, percentile_interval
 LIMIT = 1e-6
 
 #: Operating points, and the share that the first two ask for.
-POINTS = ("sensitivity 0.95", "specificity 0.95", "best F1", "Youden")
+POINTS = ("sensitivity-0.95", "specificity-0.95", "best-f1", "youden")
 WANTED = 0.95
 
 
@@ -348,8 +348,8 @@ def operating_points(labels: np.ndarray, probability: np.ndarray) -> dict[str, f
     Returns
     -------
     dict from str to float
-        ``sensitivity 0.95``: the highest threshold that finds 95 % of the positives; ``specificity 0.95``: the lowest
-        that leaves 95 % of the negatives alone; ``best F1``; ``Youden``: :func:`youden_threshold`. Each is one of the
+        ``sensitivity-0.95``: the highest threshold that finds 95 % of the positives; ``specificity-0.95``: the lowest
+        that leaves 95 % of the negatives alone; ``best-f1``; ``youden``: :func:`youden_threshold`. Each is one of the
         probabilities, or the next number above them where even the highest is shared by too many negatives.
     """
     cuts, found, wrong = _counts(labels, probability)
@@ -357,10 +357,10 @@ def operating_points(labels: np.ndarray, probability: np.ndarray) -> dict[str, f
     fine = np.flatnonzero(wrong <= (1 - WANTED) * wrong[-1] + 1e-9)
     f1 = 2 * found / (found[-1] + found + wrong)
     return {
-        "sensitivity 0.95": float(cuts[sensitive]),
-        "specificity 0.95": float(cuts[fine[-1]] if len(fine) else np.nextafter(cuts[0], np.inf)),
-        "best F1": float(cuts[np.argmax(f1)]),
-        "Youden": youden_threshold(labels, probability),
+        "sensitivity-0.95": float(cuts[sensitive]),
+        "specificity-0.95": float(cuts[fine[-1]] if len(fine) else np.nextafter(cuts[0], np.inf)),
+        "best-f1": float(cuts[np.argmax(f1)]),
+        "youden": youden_threshold(labels, probability),
     }
 
 

@@ -255,11 +255,14 @@ class Ensemble:
         wanted = ("members", "combiner", "calibrator", "thresholds", "prevalence")
         if not isinstance(content, Mapping) or set(content) != set(wanted):
             raise InputError(f"an ensemble must hold {', '.join(wanted)}; got something else. Get the file again.")
-        members = tuple(content["members"])
-        if not members or not all(isinstance(name, str) for name in members):
-            raise InputError(f"members of an ensemble must be names; got {members!r}. Get the file again.")
+        listed, thresholds = content["members"], content["thresholds"]
+        if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
+            raise InputError(f"members of an ensemble must be names; got {listed!r}. Get the file again.")
+        if not isinstance(thresholds, Mapping):
+            raise InputError(f"thresholds of an ensemble must have names; got {thresholds!r}. Get the file again.")
+        members = tuple(listed)
         numbers = read_numbers(
-            {name: [value] for name, value in dict(content["thresholds"]).items()} | {"": [content["prevalence"]]},
+            {name: [value] for name, value in thresholds.items()} | {"": [content["prevalence"]]},
             "thresholds and prevalence",
         )
         prevalence = numbers.pop("")[0]
@@ -288,6 +291,8 @@ def _read_combiner(content: Any, members: int) -> Combiner:
         | ({} if strength is None else {"strength": [strength]}),
         "numbers of the combiner",
     )
+    if not all(isinstance(content.get(name, []), list) for name in ("knots", "ranks")):
+        raise InputError("references of the combiner must be lists of numbers; they are not. Get the file again.")
     tables = {
         name: tuple(read_numbers({name: values}, f"{name} of the combiner")[name] for values in content.get(name, ()))
         for name in ("knots", "ranks")
@@ -490,12 +495,17 @@ def nest(
 ) -> Nested:
     """Hold out every fold once from :func:`fit_ensemble`, choices and all; the parameters are the same.
 
-    A fold whose rest lacks a class is predicted by the plain mean, cut at one half.
+    Where all rows are of one fold, new ones are made by slide, as :func:`fit_ensemble` makes them. A fold whose rest
+    lacks a class is predicted by the plain mean, cut at one half.
     """
     from sklearn.metrics import roc_auc_score
 
     labels, table = check_scores(labels, probabilities)
     groups = np.asarray(groups, dtype=object)
+    if np.unique(folds).size < 2:
+        folds = np.zeros(len(labels), dtype=int)
+        for number, part in enumerate(usable_parts(labels, slide_groups(groups), folds, seed)):
+            folds[part] = number
     probability, single = np.empty(len(labels)), np.empty(len(labels))
     thresholds = {name: np.full(len(labels), 0.5) for name in POINTS}
     choices = []

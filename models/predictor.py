@@ -105,7 +105,14 @@ def choose_blends(bundle: Bundle, model: str = "") -> tuple[Blend, Blend | None]
     models = bundle.index["models"]
     stored = bundle.json(ENSEMBLE_FILE)
     if stored is not None and model in ("", ENSEMBLE):
-        return _ensembles(stored)
+        blends = _ensembles(stored)
+        lacking = sorted({name for blend in blends if blend for name in blend.members} - set(models))
+        if lacking:
+            raise InputError(
+                f"{bundle.folder}: expected every member of the ensemble; {', '.join(lacking)} is missing. "
+                "Get the bundle again."
+            )
+        return blends
     known = [*([ENSEMBLE] if stored is not None else []), *models]
     if model and model not in models:
         raise InputError(f"{bundle.folder}: the model must be one of {', '.join(known)}; got {model!r}.")

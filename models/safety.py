@@ -51,6 +51,8 @@ def check_content(name: str, content: bytes) -> None:
         _check_skops(name, content)
     elif suffix == ".keras":
         _check_keras(name, content)
+    elif suffix == ".onnx":
+        _check_onnx(name, content)
     elif suffix == ".npy":
         read_array(name, content)
     elif suffix == ".json":
@@ -92,6 +94,19 @@ def read_array(name: str, content: bytes) -> np.ndarray:
     except (ValueError, EOFError, OSError) as error:
         raise InputError(f"{name}: expected an array of numbers; got: {error}. {_AWAY}") from error
     return array
+
+
+def _check_onnx(name: str, content: bytes) -> None:
+    """Refuse a network that takes numbers from other files, which could be any on this machine."""
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        network = onnx.load_model_from_string(content)
+    except DecodeError as error:
+        raise InputError(f"{name}: expected an ONNX file; got: {error}. Get the bundle again.") from error
+    if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in network.graph.initializer):
+        raise InputError(f"{name}: expected a network that holds all its numbers; got references to files. {_AWAY}")
 
 
 def _check_skops(name: str, content: bytes) -> None:

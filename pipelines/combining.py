@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
+from data.errors import InputError
 from data.splits import patch_groups
 from models.calibration import POINTS, log_losses
 from models.ensemble import Ensemble, Fitted, error_correlations, fit_ensemble, nest, without_each
@@ -79,6 +80,11 @@ def combine(
     Returns
     -------
     Outcome
+
+    Raises
+    ------
+    InputError
+        The training patches that every member has a prediction for are of one class, or there are none.
     """
     from threadpoolctl import threadpool_limits
 
@@ -89,6 +95,11 @@ def combine(
     left_out = int((table["split"] == "train").sum() - train.sum())
     if left_out:
         screen.warn(f"ensemble: {left_out} training patches lack a member's prediction and are left out of it")
+    if table.loc[train, "label"].nunique() < 2:
+        raise InputError(
+            f"an ensemble needs patches of both classes; every member has predictions for {int(train.sum())} training "
+            "patches, which are of one class. Let the network predict more of them: raise cnn.folds or cnn.patches."
+        )
     free = [place for place, member in enumerate(members) if member.partition("_")[2] not in NEEDS_SLIDES]
     with threadpool_limits(1), screen.progress("ensemble", 2 if len(free) < len(members) else 1, "fits") as progress:
         files = _Judged(config, table[train], values[train], members)

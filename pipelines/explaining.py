@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable
@@ -84,11 +85,16 @@ def explain_patch(
         "columns": columns,
         "saliency": None if seen is None or saliency is None else {"model": seen, "log_odds": saliency.tolist()},
     }
-    # An id may be a path, or hold what no file name should.
-    beside = out.with_name(f"explain-{re.sub(r'[^A-Za-z0-9._-]', '_', name)}.json")
+    beside = out.with_name(f"explain-{file_name(name)}.json")
     write_json(beside, content)
     _write_picture(beside.with_suffix(".png"), pixels[0], saliency)
     _show(content, beside, screen)
+
+
+def file_name(name: str) -> str:
+    """Make a file's name of an id, which may be a path or hold what no file name should; two ids never share one."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
+    return plain if plain == name else f"{plain[:100]}-{hashlib.sha256(printable(name).encode()).hexdigest()[:8]}"
 
 
 def column_shares(predictor: Predictor, model: str, pixels: np.ndarray) -> list[dict[str, Any]]:

@@ -90,7 +90,8 @@ def predict_folder(
     screen.say(_introduction(source, blends, known, options))
     work = out.with_name(f".{out.name}.work")
     listing = [stamp(folder / name, name) for name in source.table["file"]]
-    open_work(work, {"bundle": bundle.digest, "files": _digest(listing), "shard": options.shard})
+    code = code_digest(("data", "features", "models", "pipelines/streaming.py"))
+    open_work(work, {"bundle": bundle.digest, "code": code, "files": _digest(listing), "shard": options.shard})
     with open_predictor(bundle, chosen_members(blends, known)) as predictor:
         found = predict_source(predictor, blends, source, known, work, options=options, screen=screen)
     skipped = write_tables(source, found, out)
@@ -122,8 +123,8 @@ def version_warnings(bundle: Bundle) -> Iterator[str]:
     """How this installation differs from the one that made the bundle."""
     made, here = bundle.index["libraries"], library_versions()
     names = [*COMPARED, *(["keras"] if any(entry["engine"] == "keras" for entry in bundle.index["networks"]) else [])]
-    others = [f"{name} {made[name]} (here {here.get(name, 'none')})" for name in names if name in made]
-    others = [text for text in others if f"{text.split()[1]} (here {text.split()[1]})" not in text]
+    differ = [name for name in names if name in made and made[name] != here.get(name)]
+    others = [f"{name} {made[name]} (here {here.get(name, 'none')})" for name in differ]
     if others:
         yield f"the bundle was made with {', '.join(others)}: probabilities may differ in their last digits"
     if bundle.index["features"]["code"] != code_digest(("features",)):

@@ -57,8 +57,17 @@ def predict_unlabelled(run: Run) -> None:
     if not place.is_dir():
         return
     bundle = open_bundle(run.folder / BUNDLE)
+    with_slides, without = choose_blends(bundle)
+    if without is None and not is_known(PatchSet.open_unlabelled(place).table["slide"]).any():
+        run.screen.warn(
+            f"patches without labels are not predicted: {with_slides.name} compares a patch with the rest of its "
+            "slide, and their slides are unknown. Add another set to heads.features."
+        )
+        return
     inputs = {"1-patches": manifest_digest(run.prepared[1]), BUNDLE: _lasting_digest(bundle)}
-    inputs |= {folder.name: manifest_digest(manifest) for folder, manifest in run.tables.values()}
+    # The network too: by Keras it is a file that the bundle's lasting digest leaves out.
+    made_by = [*run.tables.values(), *run.last_steps()]
+    inputs |= {folder.name: manifest_digest(manifest) for folder, manifest in made_by}
     sources = (
         "data",
         "features",

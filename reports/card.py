@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from data.splits import is_known
 from reports.ladder import ALONE
 
 CARD = "MODEL_CARD.md"
@@ -28,7 +29,7 @@ def model_card(content: Mapping[str, Any], steps: pd.DataFrame, patches: pd.Data
     phantom : bool
         Whether the patches are synthetic.
     """
-    known = bool(patches["slide"].notna().all())
+    known = bool(is_known(patches["slide"]).all())
     lines = [
         f"# Model card: {content['run']}",
         "",
@@ -88,9 +89,7 @@ def _scores(content: Mapping[str, Any], steps: pd.DataFrame) -> list[str]:
     lines = ["| model | split | AUC | Brier score | threshold |", "|---|---|---|---|---|"]
     shown = steps[~steps["rung"].isin(ALONE) & (steps["model"] != "prevalence")]
     for row in shown.to_dict("records"):
-        scores = [
-            f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})" for name in ("auc", "brier")
-        ]
+        scores = [_with_interval(row, name) for name in ("auc", "brier")]
         lines.append(f"| {row['model']} | {_SPLITS[row['split']]} | {' | '.join(scores)} | {row['threshold']:.3f} |")
     return lines
 
@@ -100,11 +99,12 @@ def _with_interval(row: Mapping[Any, Any], name: str) -> str:
 
 
 def _limits(content: Mapping[str, Any], patches: pd.DataFrame, phantom: bool) -> list[str]:
-    slides = int(patches["slide"].nunique())
-    sample = f"{slides} slides" if slides else "slides that are unknown"
+    learned = patches[patches["split"] == "train"]
+    known = is_known(learned["slide"])
+    sample = f"{learned['slide'].nunique()} slides" if known.all() else "slides of which not all are known"
     lines = [
-        f"- It saw {sample}. It was not tested on other scanners, stains, organs, magnifications or hospitals, nor on "
-        "whole slides; expect it to do worse there, and measure it.",
+        f"- It was learned from {sample}. It was not tested on other scanners, stains, organs, magnifications or "
+        "hospitals, nor on whole slides; expect it to do worse there, and measure it.",
         f"- Probabilities hold for the training patches' share of positives, {content['prevalence']:.1%}.",
         "- A label speaks of the patch's centre 32 × 32 px alone.",
         "- `out-of-distribution` marks patches unlike all training patches. One without it may still be wrong, and "

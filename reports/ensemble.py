@@ -100,8 +100,8 @@ class EnsembleView:
             )
         if self.left_out:
             doubts.append(
-                f"{self.left_out:,} training patches lack a member's prediction, as the network was not fitted on "
-                "every fold; the ensemble was fitted and judged on the others."
+                f"{self.left_out:,} training patches lack a member's prediction, as the network did not predict every "
+                "fold (cnn.folds) or every patch (cnn.patches); the ensemble was fitted and judged on the others."
             )
         return tuple(doubts)
 

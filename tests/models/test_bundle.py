@@ -11,6 +11,7 @@ import pytest
 from data.errors import InputError
 from models.bundle import index_digest, load_head, open_bundle, save_head, seal_bundle
 from models.heads import HEADS
+from models.safety import check_content
 
 
 @pytest.fixture
@@ -192,3 +193,20 @@ def test_a_type_that_is_not_trusted_is_refused(bundle):
     foreign("heads/logistic/head.skops", skops.io.dumps({"head": XGBoostHead()}))(bundle)
     with pytest.raises(InputError, match=r"expected only models.heads.LogisticHead; got models.heads.XGBoostHead"):
         open_bundle(bundle)
+
+
+def test_a_network_that_points_to_other_files_is_refused():
+    import onnx
+
+    numbers = onnx.helper.make_tensor("numbers", onnx.TensorProto.FLOAT, [1], [1.0])
+    graph = onnx.helper.make_graph([], "graph", [], [], [numbers])
+    check_content("network.onnx", onnx.helper.make_model(graph).SerializeToString())
+    numbers = graph.initializer[0]
+    numbers.ClearField("float_data")
+    numbers.data_location = onnx.TensorProto.EXTERNAL
+    entry = numbers.external_data.add()
+    entry.key, entry.value = "location", "/etc/passwd"
+    with pytest.raises(InputError, match="references to files"):
+        check_content("network.onnx", onnx.helper.make_model(graph).SerializeToString())
+    with pytest.raises(InputError, match="expected an ONNX file"):
+        check_content("network.onnx", b"\xff\xff\xff")

@@ -159,17 +159,17 @@ def test_operating_points_by_hand():
     positive, negative = 0.50 + 0.01 * np.arange(20), 0.405 + 0.01 * np.arange(20)
     labels = np.repeat([1, 0], 20)
     points = operating_points(labels, np.append(positive, negative))
-    assert points["sensitivity 0.95"] == pytest.approx(0.51)  # 19 of 20 lie at or above it
-    assert points["specificity 0.95"] == pytest.approx(0.59)  # one negative, 0.595, lies above it
+    assert points["sensitivity-0.95"] == pytest.approx(0.51)  # 19 of 20 lie at or above it
+    assert points["specificity-0.95"] == pytest.approx(0.59)  # one negative, 0.595, lies above it
     # At 0.50: 20 found, 10 wrong: F1 = 40 / 50. At 0.51: 38 / (20 + 19 + 9) = 0.792. At 0.59: 22 / (20 + 11 + 1).
-    assert points["best F1"] == pytest.approx(0.50)
-    assert points["Youden"] == youden_threshold(labels, np.append(positive, negative))
+    assert points["best-f1"] == pytest.approx(0.50)
+    assert points["youden"] == youden_threshold(labels, np.append(positive, negative))
 
 
 def test_no_score_leaves_enough_negatives_alone():
     points = operating_points(np.array([0, 0, 1]), np.array([0.7, 0.7, 0.7]))
-    assert points["specificity 0.95"] > 0.7
-    assert points["sensitivity 0.95"] == 0.7
+    assert points["specificity-0.95"] > 0.7
+    assert points["sensitivity-0.95"] == 0.7
 
 
 def test_prevalence_shift_by_hand():

@@ -119,6 +119,14 @@ def test_held_out_labels_change_nothing():
         assert (first.probability[~inside] != second.probability[~inside]).any()
 
 
+def test_one_fold_is_divided_by_slide():
+    """Where the network predicted one fold, its score is still that of a fit on other slides, with a choice made."""
+    table, labels, slides, _ = cohort(1, slides=12, each=20)
+    found = nest(NAMES, table, labels, slides, np.full(len(labels), 2), combiners=("weights",), draws=50)
+    assert [row["combiner"] for row in found.choices] == ["weights"] * 3
+    assert not np.allclose(found.probability, table.mean(axis=1))
+
+
 @pytest.mark.parametrize("kind", COMBINERS)
 def test_labels_that_mean_nothing_score_one_half(kind):
     table, _, slides, folds = cohort(2, slides=25, each=24)
@@ -184,8 +192,11 @@ def change(path, value):
         (["combiner", "weights"], ["x"], "must be lists of numbers"),
         (["combiner", "knots"], [[0.1], [0.2]], "must hold as many weights and references"),
         (["calibrator", "kind"], "spline", "calibrator must be one of"),
-        (["thresholds"], {"Youden": 0.5}, "must hold thresholds for sensitivity 0.95"),
+        (["thresholds"], {"youden": 0.5}, "must hold thresholds for sensitivity-0.95"),
         (["prevalence"], 1.0, "a prevalence above 0 and below 1"),
+        (["thresholds"], 5, "thresholds of an ensemble must have names; got 5"),
+        (["combiner", "knots"], 5, "references of the combiner must be lists"),
+        (["members"], 5, "members of an ensemble must be names; got 5"),
         (["members"], [], "members of an ensemble must be names"),
         (["extra"], 1, "an ensemble must hold members"),
     ],

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from data.errors import InputError
 from models.calibration import POINTS
 from models.ensemble import Ensemble
 from pipelines.combining import combine, ensemble_spec, member_names, verdict
@@ -69,7 +70,7 @@ def test_the_step_writes_what_others_read(finished):
     assert content["without_slides"]["members"] == MEMBERS[:2]
     cuts = pd.read_parquet(folder / "thresholds.parquet")
     assert (cuts.loc[test, list(POINTS)] == pd.Series(ensemble.thresholds)[list(POINTS)]).all(axis=None)
-    assert cuts.loc[~test].groupby(predictions["fold"][~test])["Youden"].nunique().max() == 1
+    assert cuts.loc[~test].groupby(predictions["fold"][~test])["youden"].nunique().max() == 1
 
 
 def test_the_tables_say_what_the_predictions_say(finished):
@@ -113,6 +114,13 @@ def test_patches_without_a_members_prediction_are_left_out_and_counted(finished,
     assert f"{missing} training patches lack a member's prediction" in capsys.readouterr().out
     written = pd.read_parquet(tmp_path / "gaps" / "predictions.parquet")["prob_ensemble"]
     assert (written.isna() == (predictions["fold"] == 1)).all()
+
+
+def test_one_class_among_what_members_predicted_is_refused(tmp_path):
+    predictions = cohort()
+    gaps = predictions["prob_logistic_context"].where((predictions["fold"] == 1) & (predictions["label"] == 0))
+    with pytest.raises(InputError, match=r"both classes.*cnn\.folds"):
+        run_step(predictions.assign(prob_logistic_context=gaps), tmp_path / "gaps")
 
 
 def test_without_slide_context_one_ensemble_serves_both(tmp_path):

@@ -19,6 +19,7 @@ from models.predictor import open_predictor
 from pipelines.baseline import Run, baseline
 from pipelines.config import load_config
 from pipelines.console import Screen
+from pipelines.explaining import file_name
 from pipelines.packing import write_bundle
 from pipelines.predict import escape, predict_folder
 from pipelines.streaming import Options
@@ -160,6 +161,13 @@ def test_an_ensemble_blends_its_members(run, blended, held_out, tmp_path, slides
     assert table["label"].tolist() == (table["probability"] >= threshold).astype(int).tolist()
 
 
+def test_two_ids_never_share_an_explanation():
+    names = [file_name(name) for name in ("a b", "a_b", "a/b", "\u00e9", "\u00e8", "../x")]
+    assert len(set(names)) == len(names)
+    assert names[1] == "a_b"
+    assert all(name.isascii() and "/" not in name for name in names)
+
+
 def test_an_explanation_adds_up(run, blended, held_out, tmp_path, capsys):
     name = held_out.table.index[3]
     _, table = predict(blended, held_out, tmp_path / "out.csv", slides=True, explain=[name])
@@ -183,12 +191,7 @@ def test_an_explanation_adds_up(run, blended, held_out, tmp_path, capsys):
     assert "log odds by" in capsys.readouterr().out
 
 
-def test_prevalence_rescales_probabilities_and_keeps_labels(run, held_out, tmp_path, monkeypatch):
-    module = ModuleType("models.calibration")
-    module.__dict__["shift_prevalence"] = lambda p, old, new: (
-        p * new / old / (p * new / old + (1 - p) * (1 - new) / (1 - old))
-    )
-    monkeypatch.setitem(sys.modules, "models.calibration", module)
+def test_prevalence_rescales_probabilities_and_keeps_labels(run, held_out, tmp_path):
     _, before = predict(run, held_out, tmp_path / "a.csv", model="logistic_colour")
     _, after = predict(run, held_out, tmp_path / "b.csv", model="logistic_colour", prevalence=0.9)
     assert (after["probability"] > before["probability"]).all()

@@ -70,18 +70,18 @@ def test_bands_agree_with_repeated_rows(predictions):
 
 def test_operating_points_are_judged_by_the_thresholds_given(predictions):
     cuts = pd.DataFrame(dict.fromkeys(POINTS, 0.5), index=predictions.index)
-    cuts.loc[predictions.split == "test", "Youden"] = 2.0
+    cuts.loc[predictions.split == "test", "youden"] = 2.0
     table = operating_table(predictions, cuts, "logistic_embeddings", dict.fromkeys(POINTS, 0.5), draws=50)
     part = predictions[predictions.split == "train"]
     called = part.prob_logistic_embeddings >= 0.5
-    row = table[(table.point == "best F1") & (table.split == "oof")].iloc[0]
+    row = table[(table.point == "best-f1") & (table.split == "oof")].iloc[0]
     assert row.sensitivity == pytest.approx(called[part.label == 1].mean())
     assert row.specificity == pytest.approx(1 - called[part.label == 0].mean())
     assert row.precision == pytest.approx(part.label[called].mean())
     assert row.negative_value == pytest.approx(1 - part.label[~called].mean())
     assert row.accuracy == pytest.approx((called == (part.label == 1)).mean())
     assert row.sensitivity_low <= row.sensitivity <= row.sensitivity_high
-    nothing = table[(table.point == "Youden") & (table.split == "test")].iloc[0]
+    nothing = table[(table.point == "youden") & (table.split == "test")].iloc[0]
     assert (nothing.sensitivity, nothing.specificity) == (0, 1)
     assert np.isnan(nothing.precision)
     assert np.isnan(nothing.precision_low)
