@@ -28,7 +28,7 @@ PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --only-b
 SETTINGS = --config '$(CONFIG)' $(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(foreach s,$(SET),--set '$(s)') \
            $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
 
-.PHONY: help data baseline ensemble audit prepare features embeddings heads report predict test lint bench docs lock clean
+.PHONY: help data baseline ensemble audit prepare features embeddings heads cnn report predict test lint bench docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list every target
@@ -50,10 +50,10 @@ data: $(VENV)/.user  ## download DATASET=pcam|kaggle (or unpack an archive) into
 baseline: $(VENV)/.user  ## features, embeddings, heads and the report: the ladder of honest numbers
 	@$(PY) -m pipelines baseline $(SETTINGS)
 
-ensemble: $(VENV)/.user  ## the baseline and all its models combined, judged by nested folds
+ensemble: $(VENV)/.user  ## the baseline, a fine-tuned network and the ensemble of all, judged by nested folds
 	@$(PY) -m pipelines ensemble $(SETTINGS)
 
-audit prepare features embeddings heads report: $(VENV)/.user
+audit prepare features embeddings heads cnn report: $(VENV)/.user
 	@$(PY) -m pipelines $@ $(SETTINGS)
 
 audit:       ## duplicates, wrong labels, blank, blurred and marked patches: what was found, and what was done
@@ -61,6 +61,7 @@ prepare:     ## step 1: decode every patch once, audit, split by slide
 features:    ## step 2: handcrafted colour, texture and nuclei features
 embeddings:  ## step 3: pretrained network embeddings
 heads:       ## step 4: logistic and XGBoost heads
+cnn:         ## step 5: a fine-tuned network
 report:      ## step 7: ladder, importances and report.html
 
 predict: $(VENV)/.user  ## probabilities of new patches: BUNDLE=runs/<name>/bundle IN=folder OUT=predictions.csv

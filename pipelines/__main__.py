@@ -111,9 +111,10 @@ def _features(
 
 _command("embeddings", "Step 3: pretrained network embeddings.")
 _command("heads", "Step 4: logistic and XGBoost heads, out of fold and on the held-out slides.")
+_command("cnn", "Step 5: a fine-tuned network, out of fold and on the held-out slides.")
 _command("report", "Step 7: ladder, importances, report.html and bundle.")
-_command("baseline", "All of the above, ending with the ladder in the terminal.")
-_command("ensemble", "The baseline and step 6: all models combined, judged by nested folds, on top of the ladder.")
+_command("baseline", "Steps 1 to 4 and the report, ending with the ladder in the terminal.")
+_command("ensemble", "The baseline, a fine-tuned network (step 5) and the ensemble of all (step 6), by nested folds.")
 
 
 @app.command("data", help="Download a data set into a folder, check it against its published sums and unpack it.")

@@ -120,13 +120,31 @@ class Run:
 
         return self._step(heads_spec(self.config, inputs), build)
 
+    @cached_property
+    def cnn(self) -> tuple[Path, dict[str, Any]]:
+        """Folder and manifest of the fine-tuned network."""
+        from pipelines.training import cnn_spec, train_cnn
+
+        def build(folder: Path) -> Any:
+            return train_cnn(self.config, self.patches, folder, workers=self.workers, screen=self.screen)
+
+        return self._step(cnn_spec(self.config, manifest_digest(self.prepared[1])), build)
+
+    @property
+    def fine_tuned(self) -> bool:
+        """Whether a fine-tuned network is a part of the report and of the stable outputs."""
+        return self.combined and self.config.cnn.enabled
+
     def member_predictions(self) -> Any:
         """Predictions of every head and, where it is part of the run, of the network, as a DataFrame a row a patch."""
         import pandas as pd
 
         from pipelines.fitting import PREDICTIONS
 
-        return pd.read_parquet(self.heads[0] / PREDICTIONS)
+        members = pd.read_parquet(self.heads[0] / PREDICTIONS)
+        if not self.fine_tuned:
+            return members
+        return members.merge(pd.read_parquet(self.cnn[0] / PREDICTIONS), on="patch_id", validate="one_to_one")
 
     @cached_property
     def ensemble(self) -> tuple[Path, dict[str, Any]]:
@@ -134,7 +152,8 @@ class Run:
         from pipelines.combining import combine, ensemble_spec, member_names
         from reports.ladder import ALONE
 
-        inputs = {folder.name: manifest_digest(manifest) for folder, manifest in (self.prepared, self.heads)}
+        steps = [self.prepared, self.heads, *([self.cnn] if self.fine_tuned else [])]
+        inputs = {folder.name: manifest_digest(manifest) for folder, manifest in steps}
 
         def build(folder: Path) -> Any:
             predictions = self.member_predictions()
@@ -142,6 +161,10 @@ class Run:
             return combine(self.config, self.patches.table, predictions, members, folder, self.screen)
 
         return self._step(ensemble_spec(self.config, inputs), build)
+
+    def last_steps(self) -> list[tuple[Path, dict[str, Any]]]:
+        """Folder and manifest of the network and of the ensemble, as far as they are part of the run."""
+        return [*([self.cnn] if self.fine_tuned else []), *([self.ensemble] if self.combined else [])]
 
     def predictions(self) -> Any:
         """Predictions of every model that the report shows, as a DataFrame a row a patch."""
@@ -159,7 +182,7 @@ class Run:
         """Folder and manifest of the report; also writes the run's stable outputs."""
         from pipelines.reporting import make_report, publish, report_spec
 
-        steps = [self.prepared, self.heads, *self.tables.values(), *([self.ensemble] if self.combined else [])]
+        steps = [self.prepared, self.heads, *self.tables.values(), *self.last_steps()]
         inputs = {folder.name: manifest_digest(manifest) for folder, manifest in steps}
 
         def build(folder: Path) -> Any:
@@ -174,6 +197,10 @@ class Run:
         from pipelines.tables import check_embeddings, chosen_families
 
         check_embeddings(self.config)
+        if self.fine_tuned:
+            from pipelines.training import check_cnn
+
+            check_cnn(self.config)
         if "colour" in self.config.heads.features and "colour" not in chosen_families(self.config):
             raise InputError(
                 "heads.features asks for 'colour', but features.families leaves that family out. "
@@ -191,6 +218,11 @@ def baseline(run: Run) -> None:
     folder, _ = run.report
     show_ladder(run)
     run.screen.say(f"report: {folder / 'report.html'}")
+    if (run.folder / "6-ensemble").is_dir():
+        run.screen.warn(
+            "this run has an ensemble, which `baseline` leaves out of report, predictions and bundle. It is kept: "
+            "`make report` with the same settings brings it back."
+        )
 
 
 def ensemble(run: Run) -> None:
@@ -211,8 +243,15 @@ def one_step(run: Run, name: str) -> Path:
         "features": lambda: run.features,
         "embeddings": lambda: run.embeddings,
         "heads": lambda: run.heads,
+        "cnn": lambda: run.cnn,
         "report": lambda: run.report,
     }
+    # A report shows the ensemble where the run has one.
+    run.combined = name == "report" and (run.folder / "6-ensemble").is_dir()
+    if name == "cnn":
+        from pipelines.training import check_cnn
+
+        check_cnn(run.config)
     return steps[name]()[0]
 
 

@@ -142,6 +142,38 @@ class HeadsConfig(_Section):
         return names
 
 
+class CnnConfig(_Section):
+    """How the network is fine-tuned."""
+
+    enabled: bool = Field(True, description="whether `ensemble` fine-tunes a network")
+    backbone: str = Field("efficientnet-lite2", description="row of features/backbones.py")
+    weights: str = Field("imagenet", description="imagenet, random, or the path of a file of weights")
+    size: int = Field(192, ge=0, description="side to which patches are resized, px, 0 for none")
+    trained: Literal["auto", "top", "all"] = Field(
+        "auto", description="what learns: top is what follows the last inner feature map; auto is all on a GPU"
+    )
+    batch_norm: Literal["frozen", "trained"] = Field("frozen", description="batch norms as pretrained, or learning")
+    epochs: int = Field(4, ge=0, description="at most; 0 fits the head alone")
+    patience: int = Field(2, ge=1, description="epochs without a better AUC on validation slides before it stops")
+    batch: int = Field(32, ge=1, description="patches a step")
+    learning_rate: float = Field(3e-5, gt=0, description="of AdamW, after the warm-up")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="how far labels are drawn towards one half")
+    stain: Literal["jitter", "none", "macenko"] = Field(
+        "jitter", description="stains altered at random in training, left alone, or normalised throughout"
+    )
+    jitter: float = Field(0.1, ge=0, le=1, description="strength of the random alteration of stains")
+    balanced: bool = Field(False, description="weigh classes so that both count the same")
+    average: bool = Field(True, description="average the weights at the start and the end of every epoch")
+    d4: bool = Field(True, description="average predictions over the 8 symmetries of the square")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of training; auto is bfloat16 on a GPU and float32 elsewhere"
+    )
+    folds: int = Field(0, ge=0, description="folds that get out-of-fold predictions, 0 for all; fewer save time")
+    patches: int = Field(20_000, ge=20, description="most training patches that it learns from and predicts")
+    cache_gb: float = Field(20.0, ge=0, description="disk that feature maps may take meanwhile, GB (changes no value)")
+
+
 class EnsembleConfig(_Section):
     """How members are combined."""
 
@@ -175,6 +207,7 @@ class Config(_Section):
     features: FeaturesConfig = FeaturesConfig()
     embeddings: EmbeddingsConfig = EmbeddingsConfig()
     heads: HeadsConfig = HeadsConfig()
+    cnn: CnnConfig = CnnConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
     report: ReportConfig = ReportConfig()
     engine: EngineConfig = EngineConfig()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from functools import partial
@@ -24,6 +25,7 @@ from pipelines.packing import write_bundle
 from pipelines.prepare import EXAMPLES, PICTURES, SLIDES, SUMMARY, balance, split_warnings
 from pipelines.submission import predict_unlabelled
 from pipelines.tables import read_values
+from pipelines.training import MODEL
 from reports.audit import AuditView, leakage_words
 from reports.calibration import decomposition_table, operating_table, reliability_table
 from reports.ensemble import EnsembleView, gain_words
@@ -146,6 +148,9 @@ def rung_costs(run: Run) -> dict[str, tuple[float, float]]:
         peaks = [steps[name if name in steps else "features"]["peak_mb"] for name in wanted]
         total = row["seconds"] + sum(seconds[name] for name in wanted)
         costs[row["model"]] = (round(total, 1), max(row["peak_mb"], *peaks))
+    if run.fine_tuned:
+        manifest = run.cnn[1]
+        costs["cnn"] = (manifest["notes"]["core_seconds"], manifest["peak_mb"])
     if run.combined:
         costs["ensemble"] = _ensemble_cost(run, costs)
     return costs
@@ -236,8 +241,8 @@ def _positive(head: Any, X: np.ndarray) -> np.ndarray:
 
 def facts(run: Run) -> dict[str, Any]:
     """How the numbers came about: configuration, split, and every step's manifest without its file list."""
-    combined = [run.ensemble] if run.combined else []
-    steps = {folder.name: manifest for folder, manifest in [run.prepared, *run.tables.values(), run.heads, *combined]}
+    done = [run.prepared, *run.tables.values(), run.heads, *run.last_steps()]
+    steps = {folder.name: manifest for folder, manifest in done}
     wanted = (
         "rows",
         "seconds",
@@ -282,7 +287,12 @@ def publish(run: Run, folder: Path) -> None:
         else:
             shutil.copyfile((run.heads[0] if name == PREDICTIONS else folder) / name, temporary)
         temporary.replace(run.folder / name)
-    write_bundle(run, pd.read_csv(folder / LADDER))
+    write_bundle(
+        run,
+        pd.read_csv(folder / LADDER),
+        cnn=run.cnn[0] / MODEL if run.fine_tuned else None,
+        ensemble=run.ensemble[0] / ENSEMBLE if run.combined else None,
+    )
     predict_unlabelled(run)
 
 

@@ -1,0 +1,90 @@
+"""`ensemble` from patches to bundle: what it leaves, that the bundle predicts the same, and that noise stays noise."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from sklearn.metrics import roc_auc_score
+
+from data.patches import PatchSet
+from pipelines.baseline import Run, ensemble, one_step
+from pipelines.config import load_config
+from pipelines.console import Screen
+from pipelines.predict import predict_folder
+from pipelines.streaming import Options
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = ["data.n=200", "data.slides=16", "split.folds=3", "report.draws=200", "report.repeats=1", "ensemble.draws=200"]
+SMALL += ["heads.heads=['logistic']", "heads.features=['colour','context']", "features.families=['colour']"]
+SMALL += ["cnn.backbone=efficientnet-lite0", "cnn.weights=random", "cnn.size=32", "cnn.epochs=1", "cnn.batch=16"]
+SMALL += ["name=small"]
+
+
+@pytest.fixture(scope="module")
+def permuted(tmp_path_factory):
+    """A finished run on a phantom whose labels were dealt anew: there is nothing to be learned."""
+    run = Run(load_config(ROOT / "configs" / "phantom.toml", SMALL), tmp_path_factory.mktemp("runs"))
+    table = run.patches.table.copy()
+    table["label"] = np.random.default_rng(0).permutation(table["label"].to_numpy())
+    run.__dict__["patches"] = PatchSet(run.patches.pixels, table, run.patches.digest)
+    ensemble(run)
+    return run
+
+
+def test_every_model_is_on_the_ladder_and_in_the_predictions(permuted):
+    predictions = pd.read_parquet(permuted.folder / "predictions.parquet")
+    members = ["prob_logistic_colour", "prob_logistic_context", "prob_cnn", "prob_ensemble"]
+    assert predictions[members].apply(lambda column: column.between(0, 1)).all(axis=None)
+    steps = pd.read_csv(permuted.folder / "ladder.csv").set_index(["model", "split"])
+    assert {"cnn", "ensemble"} <= set(steps.index.get_level_values("model"))
+    for model, split in (("cnn", "train"), ("ensemble", "test")):
+        part = predictions[predictions["split"] == split]
+        shown = steps.loc[(model, "oof" if split == "train" else "test"), "auc"]
+        assert shown == pytest.approx(roc_auc_score(part["label"], part[f"prob_{model}"]))
+    assert steps.loc[("cnn", "oof"), "seconds"] > 0
+
+
+@pytest.mark.parametrize("split", ["oof", "test"])
+def test_permuted_labels_leave_nothing_to_be_found(permuted, split):
+    steps = pd.read_csv(permuted.folder / "ladder.csv")
+    part = steps[(steps["split"] == split) & (steps["rung"] != "prevalence")]
+    assert set(part["rung"]) == {"colour", "context", "cnn", "ensemble"}
+    # Several intervals are looked at: each may miss one half by a little.
+    assert (part["auc_low"] < 0.53).all(), part[["model", "auc", "auc_low", "auc_high"]]
+    assert (part["auc_high"] > 0.47).all(), part[["model", "auc", "auc_low", "auc_high"]]
+    gains = pd.read_csv(permuted.folder / "6-ensemble" / "gains.csv")
+    assert (gains["verdict"] != "helps").all()
+
+
+@pytest.mark.parametrize("model", ["cnn", "ensemble"])
+def test_the_bundle_predicts_from_files_what_the_run_did(permuted, tmp_path, model):
+    predictions = pd.read_parquet(permuted.folder / "predictions.parquet")
+    test = predictions[predictions["split"] == "test"].set_index("patch_id")
+    (tmp_path / "in").mkdir()
+    for row, name in zip(np.flatnonzero(predictions["split"] == "test"), test.index, strict=True):
+        Image.fromarray(permuted.patches.pixels[row]).save(tmp_path / "in" / f"{name}.png")
+    test["slide"].rename_axis("id").to_csv(tmp_path / "slides.csv")
+    out = tmp_path / "out.csv"
+    status = predict_folder(
+        permuted.folder / "bundle",
+        tmp_path / "in",
+        out,
+        options=Options(model=model),
+        slides=tmp_path / "slides.csv",
+        explain=(),
+        screen=Screen(),
+    )
+    assert status == 0
+    found = pd.read_csv(out, dtype={"id": str}).set_index("id")["probability"]
+    np.testing.assert_allclose(found, test.loc[found.index, f"prob_{model}"], atol=1e-6, rtol=0)
+
+
+def test_the_report_shows_the_network_and_stays_when_it_is_made_again(permuted):
+    page = (permuted.folder / "7-report" / "report.html").read_text(encoding="utf-8")
+    assert "fine-tuned" in page
+    again = Run(permuted.config, permuted.root)
+    again.__dict__["patches"] = permuted.patches
+    one_step(again, "report")
+    assert "prob_ensemble" in pd.read_parquet(permuted.folder / "predictions.parquet")
