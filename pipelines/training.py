@@ -138,6 +138,7 @@ class _Work:
         from models.cnn import Trainee, lower_network
 
         self.config, self.patches, self.folder, self.screen = config, patches, folder, screen
+        folder.mkdir(parents=True, exist_ok=True)
         self.settings, self.engine = cnn_settings(config), cnn_engine(config)
         self.table = patches.table
         self.rows = _some(np.flatnonzero((self.table["split"] == "train").to_numpy()), config)

@@ -106,8 +106,17 @@ def test_a_killed_run_goes_on_and_no_held_out_label_changes_anything(run: Run, f
     assert (tmp_path / "work" / "fold-0" / "log-odds.npy").exists()
     train_cnn(run.config, other, tmp_path, workers=2, screen=Screen())
     pd.testing.assert_frame_equal(read(tmp_path), read(finished))
-    first, again = ((place / "model" / "network.onnx").stat().st_size for place in (finished, tmp_path))
-    assert first == again
+    some = patches.pixels[:8]
+    np.testing.assert_array_equal(open_cnn(tmp_path / "model")(some), open_cnn(finished / "model")(some))
+
+
+def test_all_of_the_network_can_be_trained_without_room_for_its_inputs(run: Run, tmp_path: Path) -> None:
+    options = ["cnn.trained=all", "cnn.batch_norm=trained", "cnn.cache_gb=0", "cnn.folds=1", "cnn.d4=false"]
+    outcome = train_cnn(config(*options), run.patches, tmp_path, workers=1, screen=Screen())
+    assert outcome.notes["settings"]["trained"] == "all"
+    known = read(tmp_path)["prob_cnn"].dropna()
+    assert known.between(0, 1).all()
+    assert len(known) == run.patches.table["fold"].isin([0, -1]).sum()
 
 
 def test_the_step_depends_on_its_options_but_not_on_the_room_for_maps() -> None:
