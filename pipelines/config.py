@@ -269,10 +269,12 @@ def _explain(error: ValidationError) -> str:
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = [known for known, _ in config_keys()]
-        near = difflib.get_close_matches(key, known, 1, 0.5) or difflib.get_close_matches(
+        same = [name for name in known if name.endswith(f".{key}")]  # the section was left out
+        near = same or difflib.get_close_matches(key, known, 1, 0.5)
+        near = near or difflib.get_close_matches(
             key.rpartition(".")[2], [name.rpartition(".")[2] for name in known], 1, 0.5
         )
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}."
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known keys: {', '.join(known)}."
         return f"unknown key {key!r}; {hint}"
     return f"{key}: {first['msg']}; got {first['input']!r}."
 

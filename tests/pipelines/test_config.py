@@ -27,7 +27,7 @@ def test_settings_win_over_the_file():
     ("setting", "message"),
     [
         ("split.fold=3", r"unknown key 'split.fold'; did you mean 'split.folds'\?"),
-        ("folds=3", r"unknown key 'folds'; did you mean 'split.folds'\?"),
+        ("folds=3", r"unknown key 'folds'; did you mean 'split.folds' or 'cnn.folds'\?"),
         ("split.folds=1", r"split.folds: Input should be greater than or equal to 2; got 1"),
         ("data.source=kagle", "data.source: Input should be 'phantom', 'kaggle', 'pcam' or 'folder'; got 'kagle'"),
         ("split.folds", r"--set must look like section.key=value; got 'split.folds'"),
