@@ -16,7 +16,15 @@ from pipelines.predict import predict_folder
 from pipelines.streaming import Options
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL = ["data.n=200", "data.slides=16", "split.folds=3", "report.draws=200", "report.repeats=1", "ensemble.draws=200"]
+SMALL = [
+    "data.n=320",
+    "data.slides=16",
+    "split.folds=3",
+    "split.test_share=0.3",
+    "report.draws=200",
+    "report.repeats=1",
+    "ensemble.draws=200",
+]
 SMALL += ["heads.heads=['logistic']", "heads.features=['colour','context']", "features.families=['colour']"]
 SMALL += ["cnn.backbone=efficientnet-lite0", "cnn.weights=random", "cnn.size=32", "cnn.epochs=1", "cnn.batch=16"]
 SMALL += ["name=small"]
@@ -51,9 +59,12 @@ def test_permuted_labels_leave_nothing_to_be_found(permuted, split):
     steps = pd.read_csv(permuted.folder / "ladder.csv")
     part = steps[(steps["split"] == split) & (steps["rung"] != "prevalence")]
     assert set(part["rung"]) == {"colour", "context", "cnn", "ensemble"}
-    # Several intervals are looked at: each may miss one half by a little.
-    assert (part["auc_low"] < 0.53).all(), part[["model", "auc", "auc_low", "auc_high"]]
-    assert (part["auc_high"] > 0.47).all(), part[["model", "auc", "auc_low", "auc_high"]]
+    # Resampling few slides gives too narrow an interval; dealt anew, labels do not depend on slides, and the rank sum's
+    # own standard error holds. All models see the same colours and miss one half together.
+    labels = permuted.patches.table["label"][permuted.patches.table["split"] == ("train" if split == "oof" else split)]
+    positive, negative = int(labels.sum()), int((1 - labels).sum())
+    error = np.sqrt((positive + negative + 1) / (12 * positive * negative))
+    assert (np.abs(part["auc"] - 0.5) < 3 * error).all(), part[["model", "auc", "auc_low", "auc_high"]]
     gains = pd.read_csv(permuted.folder / "6-ensemble" / "gains.csv")
     assert (gains["verdict"] != "helps").all()
 
