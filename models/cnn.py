@@ -267,10 +267,9 @@ def turn_patch(patch: np.ndarray, turn: int | None) -> np.ndarray:
 
 
 def lower_network(trainee: Trainee, engine: Engine, folder: Path) -> OnnxNetwork | KerasNetwork | None:
-    """What runs the part that is not trained; its file is written into ``folder``."""
+    """What runs the part that is not trained; its file is written into ``folder``, which exists."""
     if trainee.lower is None:
         return None
-    folder.mkdir(parents=True, exist_ok=True)
     return _stored(trainee.lower, trainee.settings.recipe, trainee.shape, engine, folder / "lower")
 
 

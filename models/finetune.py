@@ -209,8 +209,9 @@ class _Training:
         self.model = self.trainee.model(self.state.mean, self.state.scale)
         self._compile(keras)
         self.model.set_weights(self.state.values)
-        for variable, value in zip(self.optimizer.variables, self.state.optimizer, strict=False):
-            variable.assign(value)
+        if self.state.optimizer:
+            for variable, value in zip(self.optimizer.variables, self.state.optimizer, strict=True):
+                variable.assign(value)
         if not self.state.history:
             self._judge(0, np.nan, 0.0, 0.0)
         for row in self.state.history:
@@ -229,10 +230,8 @@ class _Training:
         rows, pooled = self.train, self.lesson.pooled
         self.trainee.restore()
         copies = len(pooled)
-        head = LogisticHead(seed=self.settings.seed).fit(
-            np.concatenate(pooled[:, rows]), np.tile(self.lesson.labels[rows], copies),
-            np.tile(self.lesson.groups[rows], copies),
-        )  # fmt: skip
+        labels, groups = (np.tile(of[rows], copies) for of in (self.lesson.labels, self.lesson.groups))
+        head = LogisticHead(seed=self.settings.seed).fit(np.concatenate(pooled[:, rows]), labels, groups)
         model = self.trainee.model(head.mean_, head.scale_)
         model.layers[-1].set_weights([head.coef_.T.astype(np.float32), head.intercept_.astype(np.float32)])
         values = model.get_weights()

@@ -63,6 +63,8 @@ def predict_unlabelled(run: Run) -> None:
             f"patches without labels are not predicted: {with_slides.name} compares a patch with the rest of its "
             "slide, and their slides are unknown. Add another set to heads.features."
         )
+        for name in (FINAL, SUBMISSION):
+            (run.folder / name).unlink(missing_ok=True)  # an earlier run's, which no longer holds
         return
     inputs = {"1-patches": manifest_digest(run.prepared[1]), BUNDLE: _lasting_digest(bundle)}
     # The network too: by Keras it is a file that the bundle's lasting digest leaves out.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pandas as pd
@@ -175,7 +175,7 @@ class _Work:
         epochs = self.settings.epochs
         altered = [self._shown(turn=None, slot=epoch) for epoch in range(epochs)]
         turned = [self._shown(turn=turn, slot=0) for turn in range(self.turns)]
-        pixels = self.patches.pixels[self.rows]
+        pixels = _Rows(self.patches.pixels, self.rows)
         if self._fits(len(altered) + len(turned)):
             shown, plain = self._stored(altered, "shown", pixels), self._stored(turned, "plain", pixels)
         else:
@@ -206,7 +206,7 @@ class _Work:
             )
         return needed <= allowed
 
-    def _stored(self, variants: list[Shown], name: str, pixels: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
+    def _stored(self, variants: list[Shown], name: str, pixels: _Rows) -> Callable[[np.ndarray, int], np.ndarray]:
         from features.extract import extract_shards
 
         tables = []
@@ -216,7 +216,7 @@ class _Work:
                 tables.append(
                     extract_shards(
                         variant,
-                        pixels,
+                        cast("np.ndarray", pixels),
                         target,
                         self.width,
                         shard_size=SHARD,
@@ -276,7 +276,7 @@ class _Work:
         with self.screen.progress("predicting held-out slides", len(rows)) as progress:
             values = extract_shards(
                 compute,
-                self.patches.pixels[rows],
+                cast("np.ndarray", _Rows(self.patches.pixels, rows)),
                 self.folder / "test",
                 1,
                 shard_size=SHARD,
@@ -319,7 +319,21 @@ class _Counted:
         self(self.left)
 
 
-def _computed(variants: list[Shown], pixels: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
+class _Rows:
+    """Some rows of an array on disk, read as they are asked for: all of them at once may not fit into memory."""
+
+    def __init__(self, pixels: np.ndarray, rows: np.ndarray) -> None:
+        self.pixels, self.rows = pixels, rows
+        self.shape, self.ndim, self.dtype = (len(rows), *pixels.shape[1:]), pixels.ndim, pixels.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
+        return np.asarray(self.pixels[self.rows[key]])
+
+
+def _computed(variants: list[Shown], pixels: _Rows) -> Callable[[np.ndarray, int], np.ndarray]:
     return lambda rows, which: variants[which](pixels[rows])
 
 
