@@ -72,14 +72,19 @@ class EnsembleView:
     operating: pd.DataFrame
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Every table by the name of its file."""
+        """What members add to each other, by the name of the file."""
         return {
             "ensemble-members": self.members,
             "ensemble-combiners": self.combiners,
-            "ensemble-calibrators": self.calibrators,
             "ensemble-errors": self.errors,
             "ensemble-choices": self.choices,
             "ensemble-gains": self.gains,
+        }
+
+    def decision_tables(self) -> dict[str, pd.DataFrame]:
+        """How probabilities and thresholds do, by the name of the file."""
+        return {
+            "ensemble-calibrators": self.calibrators,
             "reliability": self.reliability,
             "calibration": self.decomposition,
             "operating-points": self.operating,

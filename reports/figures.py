@@ -81,10 +81,10 @@ def forest(ladder: pd.DataFrame, metric: str) -> Figure:
                 ],
             )
         )
-    layout = _rows_layout([short_name(model) for model in models], METRIC_WORDS[metric][1])
+    frame = rows_layout([short_name(model) for model in models], METRIC_WORDS[metric][1])
     if metric == "auc":
-        layout["shapes"] = [_rule(0.5)]
-    return {"data": data, "layout": layout}
+        frame["shapes"] = [_rule(0.5)]
+    return {"data": data, "layout": frame}
 
 
 def families(sums: pd.DataFrame, measure: str) -> Figure:
@@ -111,11 +111,11 @@ def families(sums: pd.DataFrame, measure: str) -> Figure:
                 [f"{plain(row['family'])}, {short_name(model)}<br>{_amount(row)}" for row in rows],
             )
         )
-    layout = _rows_layout(
+    plan = rows_layout(
         [plain(family) for family in order], MEASURE_WORDS[measure][1], per_row=max(34, 16 * len(models))
     )
-    layout["shapes"] = [_rule(0.0)]
-    return {"data": data, "layout": layout}
+    plan["shapes"] = [_rule(0.0)]
+    return {"data": data, "layout": plan}
 
 
 def _amount(row: dict[str, Any]) -> str:
@@ -159,8 +159,8 @@ def roc(curves: pd.DataFrame, split: str) -> Figure:
                 "type": "scatter",
                 "mode": "lines",
                 "name": short_name(model),
-                "x": _numbers(curve.false_positive_rate, 4),
-                "y": _numbers(curve.true_positive_rate, 4),
+                "x": numbers(curve.false_positive_rate, 4),
+                "y": numbers(curve.true_positive_rate, 4),
                 "line": {
                     "color": RUNG_COLOURS[rung],
                     "width": 2,
@@ -171,7 +171,7 @@ def roc(curves: pd.DataFrame, split: str) -> Figure:
             }
         )
     axis = {"range": [-0.01, 1.01], "tickvals": [0, 0.25, 0.5, 0.75, 1], "zeroline": False, "automargin": True}
-    layout = _layout(
+    frame = layout(
         xaxis={**axis, "title": {"text": "1 − specificity", "standoff": 8}},
         yaxis={**axis, "title": {"text": "sensitivity", "standoff": 8}},
         height=460,
@@ -179,7 +179,7 @@ def roc(curves: pd.DataFrame, split: str) -> Figure:
             {"type": "line", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "line": {"color": INK, "dash": "dot", "width": 1}}
         ],
     )
-    return {"data": data, "layout": layout}
+    return {"data": data, "layout": frame}
 
 
 def reliability(table: pd.DataFrame) -> Figure:
@@ -189,7 +189,7 @@ def reliability(table: pd.DataFrame) -> Figure:
         part = table[table.split == split]
         if part.empty:
             continue
-        x, low, high = (_numbers(part[name], 4) for name in ("probability", "share_low", "share_high"))
+        x, low, high = (numbers(part[name], 4) for name in ("probability", "share_low", "share_high"))
         band = {"x": x + x[::-1], "y": high + low[::-1], "fill": "toself", "fillcolor": colour, "opacity": 0.15}
         data.append({"type": "scatter", "mode": "none", "hoverinfo": "skip", "showlegend": False, **band})
         data.append(
@@ -198,7 +198,7 @@ def reliability(table: pd.DataFrame) -> Figure:
                 "mode": "lines+markers",
                 "name": words,
                 "x": x,
-                "y": _numbers(part.share, 4),
+                "y": numbers(part.share, 4),
                 "text": [
                     f"{words}<br>says {row['probability']:.3f}, {row['share']:.3f} positive "
                     f"({span(row['share_low'], row['share_high'])})<br>{row['patches']} patches"
@@ -211,13 +211,13 @@ def reliability(table: pd.DataFrame) -> Figure:
         )
     diagonal = {"type": "line", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "line": {"color": INK, "dash": "dot", "width": 1}}
     axis = {"range": [-0.02, 1.02], "zeroline": False, "automargin": True}
-    layout = _layout(
+    frame = layout(
         xaxis={**axis, "title": {"text": "mean probability", "standoff": 8}},
         yaxis={**axis, "title": {"text": "share of positives", "standoff": 8}},
         height=460,
         shapes=[diagonal],
     )
-    return {"data": data, "layout": layout}
+    return {"data": data, "layout": frame}
 
 
 def error_map(errors: pd.DataFrame) -> Figure:
@@ -229,7 +229,7 @@ def error_map(errors: pd.DataFrame) -> Figure:
         "type": "heatmap",
         "x": labels,
         "y": labels,
-        "z": [_numbers(row, 3) for row in table.to_numpy()],
+        "z": [numbers(row, 3) for row in table.to_numpy()],
         "zmin": 0,
         "zmax": 1,
         # Pale for errors that are made apart, dark for those made together.
@@ -237,12 +237,12 @@ def error_map(errors: pd.DataFrame) -> Figure:
         "hovertemplate": "%{y} and %{x}<br>correlation of errors %{z:.2f}<extra></extra>",
         "colorbar": {"title": {"text": "correlation"}, "thickness": 12},
     }
-    layout = _layout(
+    frame = layout(
         xaxis={"tickangle": -45, "automargin": True},
         yaxis={"autorange": "reversed", "automargin": True},
         height=200 + 26 * len(names),
     )
-    return {"data": [trace], "layout": layout}
+    return {"data": [trace], "layout": frame}
 
 
 def slide_strip(slides: pd.DataFrame) -> Figure:
@@ -262,7 +262,7 @@ def slide_strip(slides: pd.DataFrame) -> Figure:
                 "type": "scatter",
                 "mode": "markers",
                 "name": words,
-                "x": _numbers(part.auc, 4),
+                "x": numbers(part.auc, 4),
                 "y": [places[row["model"]] + shift for row in rows],
                 "text": [
                     f"slide {plain(row['slide'])}, {short_name(row['model'])}<br>AUC {row['auc']:.3f}, "
@@ -279,10 +279,10 @@ def slide_strip(slides: pd.DataFrame) -> Figure:
                 },
             }
         )
-    layout = _rows_layout([short_name(model) for model in models], "AUC within a slide")
-    layout["shapes"] = [_rule(0.5)]
-    layout["xaxis"]["range"] = [min(0.45, float(mixed.auc.min()) - 0.03) if len(mixed) else 0, 1.02]
-    return {"data": data, "layout": layout}
+    frame = rows_layout([short_name(model) for model in models], "AUC within a slide")
+    frame["shapes"] = [_rule(0.5)]
+    frame["xaxis"]["range"] = [min(0.45, float(mixed.auc.min()) - 0.03) if len(mixed) else 0, 1.02]
+    return {"data": data, "layout": frame}
 
 
 def _points(
@@ -300,15 +300,15 @@ def _points(
         "type": "scatter",
         "mode": "markers",
         "name": name,
-        "x": _numbers(value, 5),
+        "x": numbers(value, 5),
         "y": list(y),
         "text": text,
         "hoverinfo": "text",
         "error_x": {
             "type": "data",
             "symmetric": False,
-            "array": _numbers(high - value, 5),
-            "arrayminus": _numbers(value - low, 5),
+            "array": numbers(high - value, 5),
+            "arrayminus": numbers(value - low, 5),
             "color": colour,
             "thickness": 1.6,
             "width": 0,
@@ -317,9 +317,9 @@ def _points(
     }
 
 
-def _rows_layout(labels: list[str], title: str, per_row: int = 44) -> Figure:
-    """Horizontal rows, labelled from the top down."""
-    return _layout(
+def rows_layout(labels: list[str], title: str, per_row: int = 44) -> Figure:
+    """The house layout with horizontal rows, labelled from the top down."""
+    return layout(
         yaxis={
             "tickvals": list(range(len(labels) - 1, -1, -1)),
             "ticktext": labels,
@@ -333,7 +333,8 @@ def _rows_layout(labels: list[str], title: str, per_row: int = 44) -> Figure:
     )
 
 
-def _layout(**parts: Any) -> Figure:
+def layout(**parts: Any) -> Figure:
+    """The house layout of a figure, and what `parts` add to it or change."""
     return {
         "margin": {"l": 8, "r": 12, "t": 8, "b": 12},
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -352,7 +353,7 @@ def _rule(x: float) -> Figure:
     return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": line, "layer": "below"}
 
 
-def _numbers(values: pd.Series | np.ndarray, digits: int) -> list[float | None]:
+def numbers(values: pd.Series | np.ndarray, digits: int) -> list[float | None]:
     """Round; None stands where a number is missing, since JSON knows no NaN."""
     rounded = np.round(np.asarray(values, dtype=np.float64), digits)
     return [float(value) if np.isfinite(value) else None for value in rounded]

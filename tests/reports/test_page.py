@@ -14,7 +14,10 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from reports import figures
-from reports.page import _agreement, _fact_tables, choose_patches, write_report
+from reports.errors import choose_patches
+from reports.importance_section import _agreement
+from reports.made import _fact_tables
+from reports.page import write_report
 from reports.stain import StainGroups
 from tests.reports.cohorts import make_inputs, make_predictions
 
@@ -73,9 +76,16 @@ def test_report_admits_its_own_scripts_only(report):
 
 def test_report_figures_are_valid_plotly(report):
     _, _, _, page = report
-    found = [json.loads(text) for kind, text in page.scripts if kind == "application/json"]
-    assert [len(variants) for variants in found] == [4, 2, 1, 3]
-    for variants in found:
+    names = [item["data-figure"] for tag, item in page.elements if tag == "figure" and "data-figure" in item]
+    texts = [text for kind, text in page.scripts if kind == "application/json"]
+    found = dict(zip(names, map(json.loads, texts[: len(names)]), strict=True))
+    assert {name: len(found[name]) for name in ("forest", "roc", "slides", "families")} == {
+        "forest": 4,
+        "roc": 2,
+        "slides": 1,
+        "families": 3,
+    }
+    for variants in found.values():
         for variant in variants:
             go.Figure({key: value for key, value in variant.items() if key in ("data", "layout")})
 
