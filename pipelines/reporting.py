@@ -81,7 +81,7 @@ def make_report(run: Run, folder: Path) -> Outcome:
         leakage=leakage(run),
         ensemble=ensemble_view(run, predictions),
     )
-    write_report(folder, inputs)
+    write_report(folder, inputs, prints=True, workers=run.workers)
     return Outcome(len(predictions))
 
 

@@ -24,7 +24,17 @@ SPLITS = {"train": "oof", "test": "test"}
 COLUMNS = (
     ["rung", "head", "model", "split", "patches", "slides"]
     + [metric + end for metric in METRICS for end in ("", "_low", "_high")]
-    + ["threshold", "below", "gain", "gain_low", "gain_high", "skipped_draws", "seconds", "peak_mb"]
+    + [
+        "threshold",
+        "below",
+        "gain",
+        "gain_low",
+        "gain_high",
+        "skipped_draws",
+        "seconds",
+        "seconds_a_thousand",
+        "peak_mb",
+    ]
 )
 
 
@@ -129,7 +139,7 @@ def ladder(
     draws, seed : int
         For the bootstrap.
     costs : mapping from model to (seconds, peak_mb), optional
-        Time and peak memory that the model took, features included.
+        Time and peak memory that the model took, features included; the time is also given for a thousand patches.
 
     Returns
     -------
@@ -163,7 +173,8 @@ def ladder(
         if len(part):
             rows += _judge_where_present(part, name, below, cuts, draws, seed)
     for row in rows:
-        row["seconds"], row["peak_mb"] = (costs or {}).get(str(row["model"]), (np.nan, np.nan))
+        seconds, row["peak_mb"] = (costs or {}).get(str(row["model"]), (np.nan, np.nan))
+        row |= {"seconds": seconds, "seconds_a_thousand": 1000 * seconds / len(predictions)}
     table = pd.DataFrame(rows, columns=COLUMNS)
     rank = {model: place for place, model in enumerate(below)}
     return table.sort_values("model", key=lambda column: column.map(rank), kind="stable", ignore_index=True)

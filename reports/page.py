@@ -25,6 +25,7 @@ from reports.ladder import ALONE, rungs_below
 from reports.ladder_section import ladder_section
 from reports.made import made_section
 from reports.pictures import Patches
+from reports.prints import write_prints
 from reports.section import Section
 from reports.stain import StainGroups
 from reports.stain_section import stain_section
@@ -84,7 +85,7 @@ class ReportInputs:
     ensemble: EnsembleView | None = None
 
 
-def write_report(folder: Path, inputs: ReportInputs) -> Path:
+def write_report(folder: Path, inputs: ReportInputs, *, prints: bool = False, workers: int = 1) -> Path:
     """Write ``report.html`` and the same numbers as CSV and JSON into `folder`.
 
     Parameters
@@ -92,6 +93,10 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
     folder : Path
         Made when missing.
     inputs : ReportInputs
+    prints : bool
+        Whether every chart is also drawn as SVG and PNG, into ``figures/``.
+    workers : int
+        Processes that draw.
 
     Returns
     -------
@@ -103,7 +108,8 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
     ValueError
         A shown patch is not among `inputs.patches`.
     """
-    page = write_page(folder, inputs.title, build_sections(inputs), warnings=inputs.warnings)
+    sections = build_sections(inputs)
+    page = write_page(folder, inputs.title, sections, warnings=inputs.warnings, prints=prints, workers=workers)
     facts = json.dumps(_as_json(inputs.facts), indent=2, ensure_ascii=False)
     (folder / "facts.json").write_text(facts + "\n", encoding="utf-8")
     return page
@@ -146,7 +152,15 @@ def _verdict(inputs: ReportInputs, rungs: pd.DataFrame, slides: pd.DataFrame) ->
     )
 
 
-def write_page(folder: Path, title: str, sections: Sequence[Section], *, warnings: Sequence[str] = ()) -> Path:
+def write_page(
+    folder: Path,
+    title: str,
+    sections: Sequence[Section],
+    *,
+    warnings: Sequence[str] = (),
+    prints: bool = False,
+    workers: int = 1,
+) -> Path:
     """Write sections as one page, ``report.html``, and their tables as CSV beside it.
 
     The page carries a content security policy that admits its own two scripts by their hashes and no connection at all,
@@ -160,6 +174,10 @@ def write_page(folder: Path, title: str, sections: Sequence[Section], *, warning
     sections : sequence of Section
     warnings : sequence of str
         Shown on top.
+    prints : bool
+        Whether every chart is also drawn as SVG and PNG, into ``figures/``.
+    workers : int
+        Processes that draw.
 
     Returns
     -------
@@ -170,12 +188,14 @@ def write_page(folder: Path, title: str, sections: Sequence[Section], *, warning
     for section in sections:
         for name, table in section.tables.items():
             table.to_csv(folder / f"{name}.csv", index=False)
+    if prints:
+        write_prints(folder / "figures", sections, workers=workers)
     page = folder / "report.html"
-    page.write_text(_render(title, sections, warnings), encoding="utf-8")
+    page.write_text(_render(title, sections, warnings, prints), encoding="utf-8")
     return page
 
 
-def _render(title: str, sections: Sequence[Section], warnings: Sequence[str]) -> str:
+def _render(title: str, sections: Sequence[Section], warnings: Sequence[str], prints: bool) -> str:
     """Fill the template."""
     import jinja2
     import markupsafe
@@ -198,6 +218,7 @@ def _render(title: str, sections: Sequence[Section], warnings: Sequence[str]) ->
     return environment.get_template("report.html").render(
         title=title,
         warnings=warnings,
+        prints=prints,
         sections=sections,
         files=[f"{name}.csv" for section in sections for name in section.tables],
         style=style,
