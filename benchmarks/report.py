@@ -1,0 +1,115 @@
+"""Times the report of a finished run, and of the same run with every patch many times over.
+
+Run from the repository's root: ``python -m benchmarks.report CONFIG RUN [patches]``, where RUN is the name of a
+finished run and CONFIG the file that it was made with. Every table of the run is repeated until it holds at least so
+many patches (220,025 where nothing is said), under the same slides: scores must come out as they were, which is checked
+before the times are printed.
+"""
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from data.patches import PatchSet, table_digest
+from pipelines.artefacts import read_manifest
+from pipelines.baseline import Run
+from pipelines.config import load_config
+from pipelines.memory import peak_memory
+from pipelines.reporting import make_report
+
+ROWS = 4096
+
+
+class Repeated:
+    """An array's rows again and again, without the memory."""
+
+    def __init__(self, array: np.ndarray, times: int) -> None:
+        self.array, self.shape = array, (times * len(array), *array.shape[1:])
+        self.dtype, self.ndim = array.dtype, array.ndim
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        return self.array[np.arange(len(self))[key] % len(self.array)]
+
+
+def repeat_table(table: pd.DataFrame, times: int) -> pd.DataFrame:
+    """Rows again and again; each copy of a patch has an identity of its own."""
+    parts = [table.assign(patch_id=table["patch_id"] + f"-{number}") for number in range(times)]
+    return pd.concat(parts, ignore_index=True)
+
+
+def repeat_step(source: Path, target: Path, patches: int, times: int) -> None:
+    """Write a step's folder with every row a patch repeated; what has no such rows is linked."""
+    target.mkdir(parents=True)
+    for path in source.iterdir():
+        copy = target / path.name
+        if path.suffix == ".parquet" and "patch_id" in pq.read_schema(path).names:
+            repeat_table(pd.read_parquet(path), times).to_parquet(copy, index=False)
+        elif path.name == "values.npy":
+            values = np.load(path, mmap_mode="r")
+            whole = np.lib.format.open_memmap(copy, "w+", values.dtype, (times * patches, values.shape[1]))
+            for start in range(0, times * patches, ROWS):
+                rows = np.arange(start, min(start + ROWS, times * patches)) % patches
+                whole[start : start + len(rows)] = values[rows]
+            whole.flush()
+        else:
+            os.symlink(path.resolve(), copy)
+
+
+def repeated(run: Run, times: int, folder: Path) -> Run:
+    """A run whose steps hold every patch so many times; nothing in it is ever rebuilt."""
+    table = pd.read_parquet(run.folder / "1-patches" / "patches.parquet")
+    large = Run(run.config, folder, screen=run.screen, combined=run.combined)
+    steps = {}
+    for source in sorted(path.parent for path in run.folder.rglob("manifest.json")):
+        name = str(source.relative_to(run.folder))
+        repeat_step(source, large.folder / name, len(table), times)
+        manifest = read_manifest(source)
+        steps[name] = (large.folder / name, manifest | {"rows": manifest["rows"] * times})
+    names = {"1-patches": "prepared", "2-features": "features", "3-embeddings": "embeddings", "4-heads": "heads"}
+    names |= {"5-cnn": "cnn", "6-ensemble": "ensemble"}
+    names |= {"probes/stain": "stain_probe", "probes/saliency": "saliency_probe"}
+    large.__dict__.update({attribute: steps[name] for name, attribute in names.items() if name in steps})
+    pixels = np.load(run.folder / "1-patches" / "pixels.npy", mmap_mode="r")
+    whole = repeat_table(table, times)
+    large.__dict__["patches"] = PatchSet(Repeated(pixels, times), whole, table_digest(whole))  # type: ignore[arg-type]
+    return large
+
+
+def measure(run: Run, folder: Path) -> tuple[float, float, pd.DataFrame]:
+    """Seconds and peak memory (MB) of the report, and its ladder."""
+    folder.mkdir(parents=True)
+    started = time.perf_counter()
+    with peak_memory() as peak:
+        make_report(run, folder)
+    return time.perf_counter() - started, peak(), pd.read_csv(folder / "ladder.csv")
+
+
+def main(config: str, name: str, patches: str = "220025") -> None:
+    """Compare, time, print."""
+    run = Run(load_config(Path(config), [f"name={name}"]), Path("runs"))
+    run.combined = (run.folder / "6-ensemble").is_dir()
+    count = len(pd.read_parquet(run.folder / "1-patches" / "patches.parquet"))
+    times = -(-int(patches) // count)
+    with tempfile.TemporaryDirectory(prefix="histoblend-report-") as place:
+        small = measure(repeated(run, 1, Path(place) / "once"), Path(place) / "small")
+        large = measure(repeated(run, times, Path(place) / "many"), Path(place) / "large")
+        size = (Path(place) / "large" / "report.html").stat().st_size / 1e6
+    np.testing.assert_allclose(large[2].auc, small[2].auc, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(large[2].brier, small[2].brier, rtol=0, atol=1e-9)
+    for words, (seconds, peak, _), rows in (("as it is", small, count), ("repeated", large, times * count)):
+        print(f"{words}: {rows:,} patches in {seconds:.1f} s, peak {peak:,.0f} MB")
+    print(f"{times} times the patches take {large[0] / small[0]:.1f} times as long; the page has {size:.1f} MB")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
