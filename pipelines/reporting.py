@@ -27,7 +27,7 @@ from pipelines.submission import predict_unlabelled
 from pipelines.tables import read_values
 from pipelines.training import MODEL
 from reports.audit import AuditView, leakage_words
-from reports.calibration import decomposition_table, operating_table, reliability_table
+from reports.decisions import DecisionsView, decide
 from reports.ensemble import EnsembleView, gain_words
 from reports.importance import fitted_importance, permutation_importance
 from reports.ladder import ALONE, ladder
@@ -79,7 +79,8 @@ def make_report(run: Run, folder: Path) -> Outcome:
         phantom=phantom,
         audit=audit_view(run.prepared[0]),
         leakage=leakage(run),
-        ensemble=ensemble_view(run, predictions),
+        ensemble=ensemble_view(run),
+        decisions=decisions_view(run, predictions, steps),
     )
     write_report(folder, inputs, prints=True, workers=run.workers)
     return Outcome(len(predictions))
@@ -102,20 +103,17 @@ def leakage(run: Run) -> pd.DataFrame | None:
     return measure_leakage(values, run.patches.table, draws=config.report.draws, seed=config.seed, workers=run.workers)
 
 
-def ensemble_view(run: Run, predictions: pd.DataFrame) -> EnsembleView | None:
-    """What step 6 left, and what calibration and thresholds come to; None where it is no part of the run."""
+def ensemble_view(run: Run) -> EnsembleView | None:
+    """What step 6 left; None where it is no part of the run."""
     if not run.combined:
         return None
     folder, manifest = run.ensemble
     content = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
-    names = (MEMBERS, COMBINED, CALIBRATORS, ERRORS, CHOICES, GAINS)
-    members, combiners, calibrators, errors, choices, gains = (pd.read_csv(folder / name) for name in names)
-    cuts = predictions[["patch_id"]].merge(pd.read_parquet(folder / THRESHOLDS), on="patch_id", validate="one_to_one")
-    options = {"draws": run.config.report.draws, "seed": run.config.seed}
+    names = (MEMBERS, COMBINED, ERRORS, CHOICES, GAINS)
+    members, combiners, errors, choices, gains = (pd.read_csv(folder / name) for name in names)
     return EnsembleView(
         members=members,
         combiners=combiners,
-        calibrators=calibrators,
         errors=errors,
         choices=choices,
         gains=gains,
@@ -123,10 +121,20 @@ def ensemble_view(run: Run, predictions: pd.DataFrame) -> EnsembleView | None:
         calibrator=content["default"]["calibrator"]["kind"],
         without_slides=None if content["without_slides"] is None else tuple(content["without_slides"]["members"]),
         left_out=manifest["notes"]["left_out"],
-        reliability=reliability_table(predictions, "ensemble", **options),
-        decomposition=decomposition_table(predictions, "ensemble", **options),
-        operating=operating_table(predictions, cuts, "ensemble", content["default"]["thresholds"], **options),
     )
+
+
+def decisions_view(run: Run, predictions: pd.DataFrame, steps: pd.DataFrame) -> DecisionsView:
+    """What probabilities and thresholds come to: the ensemble's, which step 6 chose, or the best model's."""
+    draws, seed = run.config.report.draws, run.config.seed
+    if not run.combined:
+        return decide(predictions, steps, draws=draws, seed=seed)
+    folder = run.ensemble[0]
+    content = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
+    cuts = predictions[["patch_id"]].merge(pd.read_parquet(folder / THRESHOLDS), on="patch_id", validate="one_to_one")
+    chosen = cuts, content["default"]["thresholds"]
+    calibrators = pd.read_csv(folder / CALIBRATORS)
+    return decide(predictions, steps, chosen=chosen, calibrators=calibrators, draws=draws, seed=seed)
 
 
 def rung_costs(run: Run) -> dict[str, tuple[float, float]]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from models.calibration import POINTS
+from models.calibration import POINTS, operating_points
 from models.resampling import draw_slides, slide_groups
 from reports.ladder import SPLITS
 
@@ -47,28 +48,26 @@ def decompose(labels: np.ndarray, probability: np.ndarray, bins: np.ndarray) -> 
     ----------
     Murphy (1973), J Appl Meteorol 12(4):595-600. Naeini, Cooper & Hauskrecht (2015), AAAI (expected calibration error).
     """
-    units = np.zeros(len(labels), np.int32)
-    values = _decompose(_bin_sums(labels, probability, bins, units), np.ones((1, 1)))
+    sums = _bin_sums(labels, probability, bins, np.zeros(len(labels), np.int32))
+    values = _decompose(sums.toarray().reshape(1, -1, 4))
     return dict(zip(DECOMPOSITION, map(float, values[0]), strict=True))
 
 
-def _bin_sums(labels: np.ndarray, probability: np.ndarray, bins: np.ndarray, units: np.ndarray) -> np.ndarray:
-    """Patches, positives, sum of probabilities and of squared errors of each unit and bin: (units, bins, 4)."""
-    shape = (int(units.max()) + 1, int(bins.max()) + 1)
-    cells = units.astype(np.int64) * shape[1] + bins
+def _bin_sums(labels: np.ndarray, probability: np.ndarray, bins: np.ndarray, units: np.ndarray) -> Any:
+    """Patches, positives, sum of probabilities and of squared errors of each unit and bin: sparse, (units, 4 bins)."""
+    from scipy.sparse import csr_array
+
     columns = (np.ones(len(labels)), labels, probability, (labels - probability) ** 2)
-    sums = [np.bincount(cells, weights=column, minlength=shape[0] * shape[1]) for column in columns]
-    return np.stack(sums, axis=1).reshape(*shape, 4)
+    values = np.stack(columns, axis=1).astype(np.float64)
+    places = 4 * bins[:, None] + np.arange(4)
+    rows = np.broadcast_to(units[:, None], places.shape)
+    shape = (int(units.max()) + 1, 4 * (int(bins.max()) + 1))
+    return csr_array((values.ravel(), (rows.ravel(), places.ravel())), shape=shape)
 
 
-def _drawn_sums(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Sums over the units of each draw, (draws, bins, k)."""
-    return (counts.astype(np.float64) @ sums.reshape(len(sums), -1)).reshape(len(counts), *sums.shape[1:])
-
-
-def _decompose(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Rows of `DECOMPOSITION` under each draw of units, (draws, 5)."""
-    patches, positives, probability, squared = np.moveaxis(_drawn_sums(sums, counts), 2, 0)
+def _decompose(sums: np.ndarray) -> np.ndarray:
+    """Rows of `DECOMPOSITION` from the sums of each draw, (draws, bins, 4) into (draws, 5)."""
+    patches, positives, probability, squared = np.moveaxis(sums, 2, 0)
     total = patches.sum(axis=1, keepdims=True)
     base = positives.sum(axis=1, keepdims=True) / total
     size = np.maximum(patches, 1e-300)  # an empty bin weighs nothing
@@ -80,67 +79,122 @@ def _decompose(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return np.stack([brier, reliability, resolution, uncertainty, error], axis=1)
 
 
-def _parts(predictions: pd.DataFrame, model: str) -> Iterator[tuple[str, pd.DataFrame, np.ndarray]]:
-    """Name, patches that have a prediction, and resampling units of each split."""
+def _parts(
+    predictions: pd.DataFrame, models: Sequence[str]
+) -> Iterator[tuple[str, list[str], pd.DataFrame, np.ndarray]]:
+    """Name of each split, models with predictions for the same patches, these patches and their resampling units."""
     for split, name in SPLITS.items():
-        part = predictions[(predictions.split == split) & predictions[f"prob_{model}"].notna()]
-        if len(part):
-            yield name, part, slide_groups(part.slide)
+        part = predictions[predictions.split == split]
+        alike: dict[bytes, list[str]] = {}
+        for model in models:
+            alike.setdefault(part[f"prob_{model}"].notna().to_numpy().tobytes(), []).append(model)
+        for gaps, group in alike.items():
+            present = part[np.frombuffer(gaps, dtype=bool)]
+            if len(present):
+                yield name, group, present, slide_groups(present.slide)
 
 
-def reliability_table(predictions: pd.DataFrame, model: str, *, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Reliability curve: the share of positives where a model says so much, with 95 % bands from resampling slides.
+def calibration_tables(
+    predictions: pd.DataFrame, models: Sequence[str], *, draws: int = 1000, seed: int = 0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Reliability curves and the Brier score's parts of each model, with 95 % bands from resampling slides.
 
-    Returns
-    -------
-    DataFrame
-        ``split (oof|test), bin, patches, probability, share, share_low, share_high``; bins are those of the split.
-    """
-    frames = []
-    for name, part, units in _parts(predictions, model):
-        bins = bin_numbers(part[f"prob_{model}"].to_numpy())
-        sums = _bin_sums(part.label.to_numpy(), part[f"prob_{model}"].to_numpy(), bins, units)
-        drawn = [_drawn_sums(sums[:, :, :2], counts) for counts in draw_slides(len(sums), draws, seed)]
-        patches, positives = np.moveaxis(np.concatenate(drawn), 2, 0)
-        low, high = _interval(np.divide(positives, patches, out=np.full_like(patches, np.nan), where=patches > 0))
-        whole = sums.sum(axis=0)
-        frames.append(
-            pd.DataFrame(
-                {
-                    "split": name,
-                    "bin": np.arange(1, len(whole) + 1),
-                    "patches": whole[:, 0].astype(int),
-                    "probability": whole[:, 2] / whole[:, 0],
-                    "share": whole[:, 1] / whole[:, 0],
-                    "share_low": low,
-                    "share_high": high,
-                }
-            )
-        )
-    return pd.concat(frames, ignore_index=True)
+    A curve is the share of positives where a model says so much. Reliability and calibration error cannot fall below
+    zero, and few slides lift them: resampled values lie above the estimate more often than below.
 
-
-def decomposition_table(predictions: pd.DataFrame, model: str, *, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
-    """Brier decomposition and expected calibration error, with 95 % intervals from resampling slides.
-
-    Reliability and calibration error cannot fall below zero, and few slides lift them: resampled values lie above the
-    estimate more often than below.
+    Parameters
+    ----------
+    predictions : DataFrame
+        ``slide, split, label, prob_<model>``; where a probability is missing, the patch is left out.
+    models : sequence of str
+    draws, seed : int
+        For the bootstrap; models with the same patches share the draws.
 
     Returns
     -------
-    DataFrame
-        ``split, measure, value, low, high``; measures are those of :func:`decompose`.
+    reliability : DataFrame
+        ``model, split (oof|test), bin, patches, probability, share, share_low, share_high``; bins are those of the
+        split.
+    decomposition : DataFrame
+        ``model, split, measure, value, low, high``; measures are those of :func:`decompose`.
     """
-    frames = []
-    for name, part, units in _parts(predictions, model):
-        probability = part[f"prob_{model}"].to_numpy()
-        sums = _bin_sums(part.label.to_numpy(), probability, bin_numbers(probability), units)
-        whole = _decompose(sums, np.ones((1, len(sums))))[0]
-        low, high = _interval(
-            np.concatenate([_decompose(sums, counts) for counts in draw_slides(len(sums), draws, seed)])
-        )
-        frames.append(pd.DataFrame({"split": name, "measure": DECOMPOSITION, "value": whole, "low": low, "high": high}))
-    return pd.concat(frames, ignore_index=True)
+    curves, parts = [], []
+    for split, group, part, units in _parts(predictions, models):
+        labels = part.label.to_numpy()
+        probabilities = [part[f"prob_{model}"].to_numpy() for model in group]
+        sums = [_bin_sums(labels, column, bin_numbers(column), units) for column in probabilities]
+        drawn: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in group]
+        for counts in draw_slides(sums[0].shape[0], draws, seed):
+            for kept, table in zip(drawn, sums, strict=True):
+                cells = (counts @ table).reshape(len(counts), -1, 4)
+                kept.append((_shares(cells), _decompose(cells)))
+        for model, kept, table in zip(group, drawn, sums, strict=True):
+            shares, values = (np.concatenate(pieces) for pieces in zip(*kept, strict=True))
+            whole = table.sum(axis=0).reshape(1, -1, 4)
+            curves.append(_curve(model, split, whole[0], _interval(shares)))
+            low, high = _interval(values)
+            frame = {"measure": DECOMPOSITION, "value": _decompose(whole)[0], "low": low, "high": high}
+            parts.append(pd.DataFrame({"model": model, "split": split, **frame}))
+    return _by_model(curves, models), _by_model(parts, models)
+
+
+def _shares(sums: np.ndarray) -> np.ndarray:
+    """Share of positives in each bin, (draws, bins); missing where a draw leaves a bin empty."""
+    patches, positives = sums[..., 0], sums[..., 1]
+    return np.divide(positives, patches, out=np.full_like(patches, np.nan), where=patches > 0)
+
+
+def _curve(model: str, split: str, sums: np.ndarray, band: tuple[np.ndarray, np.ndarray]) -> pd.DataFrame:
+    """One model's reliability on one split, a row a bin."""
+    return pd.DataFrame(
+        {
+            "model": model,
+            "split": split,
+            "bin": np.arange(1, len(sums) + 1),
+            "patches": sums[:, 0].astype(int),
+            "probability": sums[:, 2] / sums[:, 0],
+            "share": sums[:, 1] / sums[:, 0],
+            "share_low": band[0],
+            "share_high": band[1],
+        }
+    )
+
+
+def _by_model(frames: list[pd.DataFrame], models: Sequence[str]) -> pd.DataFrame:
+    """Join, models in their order; within one, splits as they came."""
+    rank = {model: place for place, model in enumerate(models)}
+    table = pd.concat(frames, ignore_index=True)
+    return table.sort_values("model", key=lambda column: column.map(rank), kind="stable", ignore_index=True)
+
+
+def cross_thresholds(predictions: pd.DataFrame, model: str) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Thresholds of each operating point, chosen on out-of-fold predictions.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        ``split, fold, label, prob_<model>``.
+    model : str
+
+    Returns
+    -------
+    cuts : DataFrame
+        Rows as in `predictions`, a column a point of :data:`models.calibration.POINTS`: what each patch may be judged
+        by. A training patch is judged by what the other folds give, or by one half where these lack a class; any other
+        by what all folds give.
+    thresholds : dict from str to float
+        What all folds give, which new patches are judged by.
+    """
+    train = predictions[(predictions.split == "train") & predictions[f"prob_{model}"].notna()]
+    thresholds = operating_points(train.label.to_numpy(), train[f"prob_{model}"].to_numpy())
+    cuts = pd.DataFrame(thresholds, index=predictions.index)
+    for fold in train.fold.unique():
+        rest = train[train.fold != fold]
+        found = dict.fromkeys(POINTS, 0.5)
+        if rest.label.nunique() > 1:
+            found = operating_points(rest.label.to_numpy(), rest[f"prob_{model}"].to_numpy())
+        cuts.loc[train.index[train.fold == fold], list(found)] = list(found.values())
+    return cuts, thresholds
 
 
 def operating_table(
@@ -173,7 +227,7 @@ def operating_table(
         such as precision where nothing is called positive.
     """
     rows = []
-    for name, part, units in _parts(predictions, model):
+    for name, _, part, units in _parts(predictions, [model]):
         positive = part.label.to_numpy() == 1
         for point in POINTS:
             called = part[f"prob_{model}"].to_numpy() >= cuts.loc[part.index, point].to_numpy()

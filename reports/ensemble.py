@@ -21,13 +21,6 @@ CALIBRATOR_WORDS = {
     "beta": "beta",
     "isotonic": "isotonic",
 }
-MEASURE_WORDS = {
-    "brier": "Brier score (lower is better)",
-    "reliability": "reliability: distance from the true shares (lower is better)",
-    "resolution": "resolution: how far shares are told apart (higher is better)",
-    "uncertainty": "uncertainty of the labels alone",
-    "ece": "expected calibration error (lower is better)",
-}
 
 
 @dataclass(frozen=True)
@@ -38,7 +31,7 @@ class EnsembleView:
     ----------
     members : DataFrame
         ``member, weight, auc, log_loss, without, value``, with ``_low`` and ``_high`` of AUC and value.
-    combiners, calibrators : DataFrame
+    combiners : DataFrame
         What was compared, a row each; ``chosen`` marks one.
     errors : DataFrame
         ``first, second, correlation``.
@@ -53,13 +46,10 @@ class EnsembleView:
         Members of the ensemble for patches without a slide; None where it is the same one.
     left_out : int
         Training patches that lack a member's prediction.
-    reliability, decomposition, operating : DataFrame
-        From :mod:`reports.calibration`.
     """
 
     members: pd.DataFrame
     combiners: pd.DataFrame
-    calibrators: pd.DataFrame
     errors: pd.DataFrame
     choices: pd.DataFrame
     gains: pd.DataFrame
@@ -67,9 +57,6 @@ class EnsembleView:
     calibrator: str
     without_slides: tuple[str, ...] | None
     left_out: int
-    reliability: pd.DataFrame
-    decomposition: pd.DataFrame
-    operating: pd.DataFrame
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """What members add to each other, by the name of the file."""
@@ -79,15 +66,6 @@ class EnsembleView:
             "ensemble-errors": self.errors,
             "ensemble-choices": self.choices,
             "ensemble-gains": self.gains,
-        }
-
-    def decision_tables(self) -> dict[str, pd.DataFrame]:
-        """How probabilities and thresholds do, by the name of the file."""
-        return {
-            "ensemble-calibrators": self.calibrators,
-            "reliability": self.reliability,
-            "calibration": self.decomposition,
-            "operating-points": self.operating,
         }
 
     def doubts(self) -> tuple[str, ...]:

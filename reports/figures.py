@@ -23,6 +23,8 @@ RUNG_COLOURS = dict(zip(RUNGS, (INK, SKY, GREEN, ORANGE, VERMILLION, PURPLE, BRO
 HEAD_DASHES = {"logistic": "solid", "xgboost": "dash"}
 RUNG_DASHES = {"cnn": "solid", "ensemble": "solid"}
 SPLIT_MARKS = {"oof": ("out-of-fold", BLUE, "circle"), "test": ("test slides", VERMILLION, "diamond-open")}
+#: Ways to decide without a model, in a decision curve.
+WITHOUT_MODEL = {"treat-all": ("all positive", "dash"), "treat-none": ("none positive", "dot")}
 #: What the chooser says, and the shorter words that fit under an axis on a phone.
 METRIC_WORDS = {
     "auc": ("area under the ROC curve", "AUC"),
@@ -218,6 +220,64 @@ def reliability(table: pd.DataFrame) -> Figure:
         shapes=[diagonal],
     )
     return {"data": data, "layout": frame}
+
+
+def decision_curve(curve: pd.DataFrame, best: str) -> Figure:
+    """Draw net benefit against threshold probability: the best model with its band, others, and no model."""
+    data: list[Figure] = []
+    band = curve[curve.model == best]
+    x, low, high = (numbers(band[name], 4) for name in ("threshold", "low", "high"))
+    edges = {
+        "x": x + x[::-1],
+        "y": high + low[::-1],
+        "fill": "toself",
+        "fillcolor": _rung_colour(best),
+        "opacity": 0.15,
+    }
+    data.append({"type": "scatter", "mode": "none", "hoverinfo": "skip", "showlegend": False, **edges})
+    for model in dict.fromkeys(curve.model):
+        part = curve[curve.model == model]
+        words = WITHOUT_MODEL[model][0] if model in WITHOUT_MODEL else short_name(model)
+        rung, head = (None, None) if model in WITHOUT_MODEL else split_model_name(model)
+        dash = WITHOUT_MODEL[model][1] if rung is None else HEAD_DASHES.get(str(head), RUNG_DASHES.get(rung, "dot"))
+        line = {
+            "color": INK if rung is None else _rung_colour(model),
+            "dash": dash,
+            "width": 3 if model == best else 1.5,
+        }
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines",
+                "name": words,
+                "x": numbers(part.threshold, 2),
+                "y": numbers(part.net_benefit, 4),
+                "line": line,
+                "hovertemplate": f"{words}<br>threshold %{{x:.2f}}<br>net benefit %{{y:.3f}}<extra></extra>",
+            }
+        )
+    top = float(curve.net_benefit.max())
+    frame = layout(
+        xaxis={
+            "range": [0, 1],
+            "title": {"text": "threshold probability", "standoff": 8},
+            "zeroline": False,
+            "automargin": True,
+        },
+        # Calling all positive costs without bound as the threshold rises: below a little, nothing is to be seen.
+        yaxis={
+            "range": [-0.15 * top, 1.1 * top],
+            "title": {"text": "net benefit", "standoff": 8},
+            "zeroline": False,
+            "automargin": True,
+        },
+        height=460,
+    )
+    return {"data": data, "layout": frame}
+
+
+def _rung_colour(model: str) -> str:
+    return RUNG_COLOURS[split_model_name(model)[0]]
 
 
 def error_map(errors: pd.DataFrame) -> Figure:

@@ -16,7 +16,7 @@ from data.splits import is_known
 from reports import figures
 from reports.audit import AuditView
 from reports.data_section import data_section
-from reports.decisions import decisions_section
+from reports.decisions import DecisionsView, decisions_section
 from reports.ensemble import EnsembleView
 from reports.ensemble_section import ensemble_section
 from reports.errors import errors_section, score_slides
@@ -67,6 +67,8 @@ class ReportInputs:
         What folds that ignore slides would score; see :func:`reports.audit.leakage_words`.
     ensemble : EnsembleView or None
         What step 6 found, where it ran.
+    decisions : DecisionsView or None
+        From :func:`reports.decisions.decide`.
     """
 
     title: str
@@ -83,6 +85,7 @@ class ReportInputs:
     audit: AuditView | None = None
     leakage: pd.DataFrame | None = None
     ensemble: EnsembleView | None = None
+    decisions: DecisionsView | None = None
 
 
 def write_report(folder: Path, inputs: ReportInputs, *, prints: bool = False, workers: int = 1) -> Path:
@@ -130,7 +133,7 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
         importances_section(inputs.importances, inputs.sentences),
         stain_section(inputs.stain, predictions, verdict.best),
         errors_section(predictions, slides, verdict.best, threshold, inputs.patches),
-        decisions_section(inputs.ensemble),
+        decisions_section(inputs.decisions),
         ensemble_section(inputs.ensemble),
         made_section(inputs.facts),
     ]

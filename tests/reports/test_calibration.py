@@ -7,10 +7,10 @@ import pytest
 from models.calibration import POINTS
 from reports.calibration import (
     bin_numbers,
+    calibration_tables,
+    cross_thresholds,
     decompose,
-    decomposition_table,
     operating_table,
-    reliability_table,
 )
 from tests.oracles.metrics import resampled_slides
 from tests.reports.cohorts import make_predictions
@@ -46,8 +46,7 @@ def predictions():
 
 def test_bands_agree_with_repeated_rows(predictions):
     model = "logistic_embeddings"
-    table = reliability_table(predictions, model, draws=30, seed=2)
-    parts = decomposition_table(predictions, model, draws=30, seed=2)
+    table, parts = calibration_tables(predictions, [model], draws=30, seed=2)
     part = predictions[predictions.split == "train"].reset_index(drop=True)
     groups, probability = pd.factorize(part.slide)[0], part[f"prob_{model}"].to_numpy()
     bins, labels = bin_numbers(probability), part.label.to_numpy()
@@ -89,5 +88,37 @@ def test_operating_points_are_judged_by_the_thresholds_given(predictions):
 
 def test_patches_without_a_prediction_are_left_out(predictions):
     gaps = predictions.assign(prob_cnn=predictions.prob_logistic_embeddings.where(predictions.fold != 1))
-    table = reliability_table(gaps, "cnn", draws=20)
+    table, _ = calibration_tables(gaps, ["cnn"], draws=20)
     assert table.patches[table.split == "oof"].sum() == ((gaps.split == "train") & (gaps.fold != 1)).sum()
+
+
+def test_models_with_other_gaps_are_judged_as_if_alone(predictions):
+    gaps = predictions.assign(prob_cnn=predictions.prob_logistic_embeddings.where(predictions.fold != 1))
+    both = calibration_tables(gaps, ["cnn", "logistic_embeddings"], draws=20, seed=1)
+    for model in ("cnn", "logistic_embeddings"):
+        for joint, alone in zip(both, calibration_tables(gaps, [model], draws=20, seed=1), strict=True):
+            pd.testing.assert_frame_equal(joint[joint.model == model].reset_index(drop=True), alone)
+
+
+def test_a_fold_is_judged_by_thresholds_that_the_others_give(predictions):
+    model = "logistic_embeddings"
+    cuts, thresholds = cross_thresholds(predictions, model)
+    train = predictions.split == "train"
+    rest = predictions[train & (predictions.fold != 2)]
+    positive = np.sort(rest[f"prob_{model}"][rest.label == 1])[::-1]
+    # The highest threshold that finds 95 % of them: that of the last one needed.
+    needed = positive[int(np.ceil(0.95 * len(positive))) - 1]
+    assert set(cuts["sensitivity-0.95"][predictions.fold == 2]) == {needed}
+    assert set(cuts["youden"][~train]) == {thresholds["youden"]}
+    changed = predictions.assign(**{f"prob_{model}": predictions[f"prob_{model}"].where(predictions.fold != 2, 0.5)})
+    again, _ = cross_thresholds(changed, model)
+    pd.testing.assert_frame_equal(again[predictions.fold == 2], cuts[predictions.fold == 2])
+
+
+def test_a_fold_whose_rest_lacks_a_class_is_cut_at_one_half():
+    frame = pd.DataFrame(
+        {"split": "train", "fold": [0, 0, 1, 1], "label": [0, 0, 0, 1], "prob_cnn": [0.1, 0.2, 0.3, 0.9]}
+    )
+    cuts, thresholds = cross_thresholds(frame, "cnn")
+    assert cuts["youden"].tolist() == [0.9, 0.9, 0.5, 0.5]
+    assert thresholds["youden"] == 0.9
