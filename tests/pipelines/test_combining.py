@@ -16,7 +16,7 @@ from models.ensemble import Ensemble
 from pipelines.combining import combine, ensemble_spec, member_names, verdict
 from pipelines.config import load_config
 from pipelines.console import Screen
-from pipelines.reporting import ensemble_view
+from pipelines.reporting import decisions_view, ensemble_view
 from reports.ensemble import gain_words
 from reports.ladder import ladder
 from reports.page import write_report
@@ -153,9 +153,11 @@ def test_the_report_shows_it_and_says_when_it_did_not_run(finished, tmp_path):
     predictions, folder, outcome = finished
     merged = predictions.merge(pd.read_parquet(folder / "predictions.parquet"), on="patch_id")
     run = SimpleNamespace(combined=True, ensemble=(folder, {"notes": outcome.notes}), config=CONFIG)
-    view = ensemble_view(run, merged)
+    view = ensemble_view(run)
     inputs = make_inputs(7, slides=12, test_slides=4, per_slide=20, rungs=RUNGS, heads=("logistic",))
-    inputs = replace(inputs, predictions=merged, ladder=ladder(merged, model_names(merged), draws=100), ensemble=view)
+    steps = ladder(merged, model_names(merged), draws=100)
+    decisions = decisions_view(run, merged, steps)
+    inputs = replace(inputs, predictions=merged, ladder=steps, ensemble=view, decisions=decisions)
     text = write_report(tmp_path / "with", inputs).read_text(encoding="utf-8")
     assert gain_words(view.gains) in text.replace("&#39;", "'")
     rows = inputs.ladder[inputs.ladder.rung == "ensemble"]
