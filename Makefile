@@ -4,6 +4,7 @@ PYTHON  ?= python3
 CONFIG  ?= configs/phantom.toml
 DATA    ?=
 RUN     ?=
+RUNS    ?=
 SET     ?=
 REBUILD ?=
 STRICT  ?=
@@ -28,7 +29,7 @@ PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --only-b
 SETTINGS = --config '$(CONFIG)' $(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(foreach s,$(SET),--set '$(s)') \
            $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
 
-.PHONY: help data baseline ensemble audit prepare features embeddings heads cnn report predict test lint bench docs lock clean
+.PHONY: help data baseline ensemble audit prepare features embeddings heads cnn report compare predict test lint bench docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list every target
@@ -42,6 +43,7 @@ help:  ## list every target
 	@echo "  MISSING=skip STRICT=1       ids without image are skipped; an unreadable patch is fatal"
 	@echo "  SLIDES=csv EXPLAIN=id       make predict: slides of the patches (id,slide); explain single patches"
 	@echo "  MODEL= POINT= PREVALENCE=   make predict: another model, operating point or share of positives"
+	@echo "  RUNS='a b …' OUT=folder     make compare: names of finished runs; where the page goes (runs/compare-a-b-…/)"
 	@echo "  REBUILD=1                   replace results that were made with another configuration"
 
 data: $(VENV)/.user  ## download DATASET=pcam|kaggle (or unpack an archive) into DATA=folder
@@ -63,6 +65,9 @@ embeddings:  ## step 3: pretrained network embeddings
 heads:       ## step 4: logistic and XGBoost heads
 cnn:         ## step 5: a fine-tuned network
 report:      ## step 7: ladder, importances and report.html
+
+compare: $(VENV)/.user  ## several finished runs on one page: RUNS="a b", paired where patches agree
+	@$(PY) -m pipelines compare $(foreach r,$(RUNS),'$(r)') $(if $(OUT),--out '$(OUT)')
 
 predict: $(VENV)/.user  ## probabilities of new patches: BUNDLE=runs/<name>/bundle IN=folder OUT=predictions.csv
 	@$(PY) -m pipelines predict $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(IN),--in '$(IN)') $(if $(OUT),--out '$(OUT)') \

@@ -168,6 +168,21 @@ def _predict(
     raise typer.Exit(status)
 
 
+@app.command("compare", help="Several finished runs on one page: ladders side by side, and paired differences.")
+def _compare(
+    names: Annotated[list[str], typer.Argument(help="Names of two to seven finished runs.", metavar="RUN...")],
+    runs: RUNS = Path("runs"),
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the page; else runs/compare-<names>.")] = None,
+    draws: Annotated[int, typer.Option("--draws", min=100, help="Resamplings of slides behind each interval.")] = 2000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the resampling.")] = 0,
+) -> None:
+    from pipelines.comparing import compare
+    from pipelines.console import Screen
+
+    screen = Screen()
+    screen.say(f"comparison: {compare(names, runs, out=out, draws=draws, seed=seed, screen=screen)}")
+
+
 @app.command("settings", help="List every key that --set takes: its value in a configuration, and what it is.")
 def _settings(config: CONFIG = Path("configs/phantom.toml"), settings: SETTINGS = None) -> None:
     from pipelines.config import describe, load_config

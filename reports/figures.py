@@ -68,7 +68,7 @@ def forest(ladder: pd.DataFrame, metric: str) -> Figure:
         shift = 0.14 if split == "oof" else -0.14
         rows = part.to_dict("records")
         data.append(
-            _points(
+            points(
                 words,
                 colour,
                 symbol,
@@ -85,7 +85,7 @@ def forest(ladder: pd.DataFrame, metric: str) -> Figure:
         )
     frame = rows_layout([short_name(model) for model in models], METRIC_WORDS[metric][1])
     if metric == "auc":
-        frame["shapes"] = [_rule(0.5)]
+        frame["shapes"] = [rule(0.5)]
     return {"data": data, "layout": frame}
 
 
@@ -102,7 +102,7 @@ def families(sums: pd.DataFrame, measure: str) -> Figure:
         shift = 0.5 * (0.5 - (i + 0.5) / len(models))
         frame = pd.DataFrame(rows)
         data.append(
-            _points(
+            points(
                 short_name(model),
                 RUNG_COLOURS[rung],
                 "circle" if head == "logistic" else "diamond-open",
@@ -116,7 +116,7 @@ def families(sums: pd.DataFrame, measure: str) -> Figure:
     plan = rows_layout(
         [plain(family) for family in order], MEASURE_WORDS[measure][1], per_row=max(34, 16 * len(models))
     )
-    plan["shapes"] = [_rule(0.0)]
+    plan["shapes"] = [rule(0.0)]
     return {"data": data, "layout": plan}
 
 
@@ -340,12 +340,12 @@ def slide_strip(slides: pd.DataFrame) -> Figure:
             }
         )
     frame = rows_layout([short_name(model) for model in models], "AUC within a slide")
-    frame["shapes"] = [_rule(0.5)]
+    frame["shapes"] = [rule(0.5)]
     frame["xaxis"]["range"] = [min(0.45, float(mixed.auc.min()) - 0.03) if len(mixed) else 0, 1.02]
     return {"data": data, "layout": frame}
 
 
-def _points(
+def points(
     name: str,
     colour: str,
     symbol: str,
@@ -408,7 +408,8 @@ def layout(**parts: Any) -> Figure:
     }
 
 
-def _rule(x: float) -> Figure:
+def rule(x: float) -> Figure:
+    """Draw a dotted upright line across the plot."""
     line = {"color": INK, "dash": "dot", "width": 1}
     return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": line, "layer": "below"}
 
