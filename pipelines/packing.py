@@ -54,21 +54,37 @@ def write_bundle(run: Run, steps: pd.DataFrame, *, cnn: Path | None = None, ense
     networks = _store_networks(run, partial / NETWORKS)
     _store_outliers(run, partial / OUTLIERS)
     content = {
+        **_source(run),
+        "features": {"families": list(chosen_families(run.config)), "code": code_digest(("features",))},
+        "networks": networks,
+        "columns": json.loads((heads / SETS).read_text(encoding="utf-8")),
+        "models": models,
+    }
+    (partial / CARD).write_text(card(run, steps), encoding="utf-8")
+    seal_bundle(partial, content)
+    replace_folder(partial, target)
+
+
+def card(run: Run, steps: pd.DataFrame) -> str:
+    """Return the model card of the run's bundle; `steps` is the ladder."""
+    options = run.config.embeddings
+    backbones = options.backbone if "embeddings" in run.tables else ()
+    networks = [{"recipe": {"backbone": name}, "sizes": list(options.size)} for name in backbones]
+    content = {**_source(run), "networks": networks}
+    return model_card(content, steps, run.patches.table, phantom=run.config.data.source == "phantom")
+
+
+def _source(run: Run) -> dict[str, Any]:
+    """Where a bundle comes from, and what its patches and probabilities are like."""
+    manifest = run.heads[1]
+    return {
         "run": run.config.name,
         "made": manifest["made"],
         "commit": manifest["commit"],
         "libraries": manifest["libraries"],
         "patch": _patch(run),
-        "features": {"families": list(chosen_families(run.config)), "code": code_digest(("features",))},
-        "networks": networks,
         "prevalence": float(_training(run)["label"].mean()),
-        "columns": json.loads((heads / SETS).read_text(encoding="utf-8")),
-        "models": models,
     }
-    card = model_card(content, steps, run.patches.table, phantom=run.config.data.source == "phantom")
-    (partial / CARD).write_text(card, encoding="utf-8")
-    seal_bundle(partial, content)
-    replace_folder(partial, target)
 
 
 def _training(run: Run) -> pd.DataFrame:

@@ -21,7 +21,7 @@ from pipelines.combining import CALIBRATORS, CHOICES, COMBINED, ENSEMBLE, ERRORS
 from pipelines.config import Config
 from pipelines.fitting import COSTS, PREDICTIONS
 from pipelines.leakage import measure_leakage
-from pipelines.packing import write_bundle
+from pipelines.packing import card, write_bundle
 from pipelines.prepare import EXAMPLES, PICTURES, SLIDES, SUMMARY, balance, split_warnings
 from pipelines.submission import predict_unlabelled
 from pipelines.tables import read_values
@@ -81,6 +81,8 @@ def make_report(run: Run, folder: Path) -> Outcome:
         leakage=leakage(run),
         ensemble=ensemble_view(run),
         decisions=decisions_view(run, predictions, steps),
+        artefacts={folder.name: manifest["files"] for folder, manifest in finished(run)},
+        card=card(run, steps),
     )
     write_report(folder, inputs, prints=True, workers=run.workers)
     return Outcome(len(predictions))
@@ -249,8 +251,7 @@ def _positive(head: Any, X: np.ndarray) -> np.ndarray:
 
 def facts(run: Run) -> dict[str, Any]:
     """How the numbers came about: configuration, split, and every step's manifest without its file list."""
-    done = [run.prepared, *run.tables.values(), run.heads, *run.last_steps()]
-    steps = {folder.name: manifest for folder, manifest in done}
+    steps = {folder.name: manifest for folder, manifest in finished(run)}
     wanted = (
         "rows",
         "seconds",
@@ -271,6 +272,11 @@ def facts(run: Run) -> dict[str, Any]:
         "test predictions": "from a refit of every head on all training slides",
         "steps": {name: {key: manifest[key] for key in wanted} for name, manifest in steps.items()},
     }
+
+
+def finished(run: Run) -> list[tuple[Path, dict[str, Any]]]:
+    """Folder and manifest of every step that the report is made of."""
+    return [run.prepared, *run.tables.values(), run.heads, *run.last_steps()]
 
 
 def column_sentences() -> dict[str, str]:

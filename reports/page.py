@@ -69,6 +69,10 @@ class ReportInputs:
         What step 6 found, where it ran.
     decisions : DecisionsView or None
         From :func:`reports.decisions.decide`.
+    artefacts : mapping from folder to mapping from file to str
+        SHA-256 of everything that the steps before wrote.
+    card : str
+        The model card, Markdown.
     """
 
     title: str
@@ -86,6 +90,8 @@ class ReportInputs:
     leakage: pd.DataFrame | None = None
     ensemble: EnsembleView | None = None
     decisions: DecisionsView | None = None
+    artefacts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    card: str = ""
 
 
 def write_report(folder: Path, inputs: ReportInputs, *, prints: bool = False, workers: int = 1) -> Path:
@@ -126,7 +132,7 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
     slides = score_slides(predictions, models)
     verdict = _verdict(inputs, rungs, slides)
     threshold = float(rungs[rungs.model == verdict.best].threshold.iloc[0])
-    return [
+    sections = [
         Section("verdict", "Verdict", {"verdict": verdict}),
         ladder_section(inputs.ladder, figures.roc_table(predictions, models), inputs.families),
         data_section(predictions, inputs.audit, inputs.leakage),
@@ -135,8 +141,8 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
         errors_section(predictions, slides, verdict.best, threshold, inputs.patches),
         decisions_section(inputs.decisions),
         ensemble_section(inputs.ensemble),
-        made_section(inputs.facts),
     ]
+    return [*sections, made_section(inputs.facts, sections, artefacts=inputs.artefacts, card=inputs.card)]
 
 
 def _verdict(inputs: ReportInputs, rungs: pd.DataFrame, slides: pd.DataFrame) -> Verdict:
