@@ -18,6 +18,7 @@ from pipelines.config import load_config
 from pipelines.fitting import out_of_fold, prevalence
 from pipelines.tables import FeatureSets
 from reports.ladder import ALONE
+from tests.golden.recompute import recompute
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["data.n=240", "data.slides=16", "split.folds=3", "report.draws=200", "report.repeats=2", "data.difficulty=0.2"]
@@ -63,6 +64,17 @@ def test_the_ladder_agrees_with_scikit_learn_on_the_predictions(finished):
         assert row.auc == pytest.approx(roc_auc_score(part["label"], part[f"prob_{row.model}"]))
         assert row.auc_low <= row.auc <= row.auc_high
         assert row.patches == len(part)
+
+
+def test_an_independent_script_recomputes_the_reports_numbers(finished):
+    found = recompute(pd.read_parquet(finished.folder / "predictions.parquet"), finished.folder / "7-report")
+    assert found.faults == []
+    assert found.compared > 2000
+    card = (finished.folder / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    text = (finished.folder / "7-report" / "report.html").read_text(encoding="utf-8")
+    assert card.splitlines()[2].partition("commit ")[2].partition(".")[0] in text
+    for name in ("pixels.npy", "values.npy", "predictions.parquet"):
+        assert name in set(pd.read_csv(finished.folder / "7-report" / "artefacts.csv").file)
 
 
 def test_the_bundle_gives_the_test_predictions(finished):
