@@ -96,8 +96,11 @@ lock: $(VENV)/.dev  ## compile requirements*.in into fully pinned, hashed requir
 	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' requirements.in -o requirements.txt
 	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' requirements-mlflow.in \
+	    -c requirements.txt -o requirements-mlflow.txt
+	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' requirements-dev.in -c requirements.txt \
-	    -o requirements-dev.txt
+	    -c requirements-mlflow.txt -o requirements-dev.txt
 
 clean:  ## remove runs/ and .venv/
 	rm -rf runs $(VENV)

@@ -212,12 +212,15 @@ class Run:
 
 
 def baseline(run: Run) -> None:
-    """Bring every step up to date and show the ladder."""
+    """Bring every step up to date, show the ladder and log the run where that is configured."""
     from pipelines.reporting import show_ladder
+    from pipelines.tracking import check_tracking, track
 
+    check_tracking(run.config.track)
     folder, _ = run.report
     show_ladder(run)
     run.screen.say(f"report: {folder / 'report.html'}")
+    track(run)
     if (run.folder / "6-ensemble").is_dir():
         run.screen.warn(
             "this run has an ensemble, which `baseline` leaves out of report, predictions and bundle. It is kept: "
@@ -228,12 +231,15 @@ def baseline(run: Run) -> None:
 def ensemble(run: Run) -> None:
     """Bring every step up to date, the ensemble included, and show the ladder and what the ensemble gains."""
     from pipelines.reporting import show_ensemble, show_ladder
+    from pipelines.tracking import check_tracking, track
 
+    check_tracking(run.config.track)
     run.combined = True
     folder, _ = run.report
     show_ladder(run)
     show_ensemble(run)
     run.screen.say(f"report: {folder / 'report.html'}")
+    track(run)
 
 
 def one_step(run: Run, name: str) -> Path:
@@ -244,7 +250,6 @@ def one_step(run: Run, name: str) -> Path:
         "embeddings": lambda: run.embeddings,
         "heads": lambda: run.heads,
         "cnn": lambda: run.cnn,
-        "report": lambda: run.report,
     }
     # A report shows the ensemble where the run has one.
     run.combined = name == "report" and (run.folder / "6-ensemble").is_dir()
@@ -252,6 +257,13 @@ def one_step(run: Run, name: str) -> Path:
         from pipelines.training import check_cnn
 
         check_cnn(run.config)
+    if name == "report":
+        from pipelines.tracking import check_tracking, track
+
+        check_tracking(run.config.track)
+        folder = run.report[0]
+        track(run)
+        return folder
     return steps[name]()[0]
 
 

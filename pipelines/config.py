@@ -190,6 +190,14 @@ class ReportConfig(_Section):
     repeats: int = Field(3, ge=1, description="permutations a feature")
 
 
+class TrackConfig(_Section):
+    """Where a finished run is logged as well; nothing here changes a result."""
+
+    kind: Literal["none", "mlflow"] = Field("none", description="what logs a finished run; mlflow is an extra")
+    uri: str = Field("runs/mlflow", min_length=1, description="http(s) address of an MLflow server, or a folder")
+    experiment: str = Field("histoblend", min_length=1, description="experiment that runs are logged under")
+
+
 class EngineConfig(_Section):
     """How work is run; nothing here changes a result."""
 
@@ -211,6 +219,12 @@ class Config(_Section):
     ensemble: EnsembleConfig = EnsembleConfig()
     report: ReportConfig = ReportConfig()
     engine: EngineConfig = EngineConfig()
+    track: TrackConfig = TrackConfig()
+
+    @field_validator("track", mode="before")
+    @classmethod
+    def _kind_alone(cls, value: Any) -> Any:
+        return {"kind": value} if isinstance(value, str) else value
 
 
 def load_config(path: Path, settings: Sequence[str] = ()) -> Config:

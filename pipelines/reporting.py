@@ -266,7 +266,7 @@ def facts(run: Run) -> dict[str, Any]:
         "notes",
     )
     return {
-        "configuration": run.config.model_dump(mode="json", exclude={"engine"}),
+        "configuration": run.config.model_dump(mode="json", exclude={"engine", "track"}),
         "split": balance(run.patches.table).to_dict("records"),
         "patches digest": run.patches.digest,
         "test predictions": "from a refit of every head on all training slides",

@@ -1,0 +1,253 @@
+"""Logging to MLflow: a real server on this machine, a local folder, and every way in which it fails."""
+
+import hashlib
+import importlib.util
+import os
+import signal
+import socket
+import subprocess
+import sys
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from data.errors import InputError
+from pipelines.artefacts import file_digest
+from pipelines.config import Config, TrackConfig, load_config
+from pipelines.console import Screen
+from pipelines.reporting import facts
+from pipelines.tracking import DATABASE, TAG, check_tracking, metrics, parameters, track
+from reports.ladder import ladder
+from tests.reports.cohorts import make_predictions, model_names
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def lacking(*names):
+    """Why a test is skipped: what of MLflow is not installed."""
+    missing = [name for name in names if importlib.util.find_spec(name) is None]
+    return {"condition": bool(missing), "reason": f"not installed: {', '.join(missing)} (requirements-dev.txt)"}
+
+
+needs_client = pytest.mark.skipif(**lacking("mlflow", "sqlalchemy", "alembic"))
+needs_server = pytest.mark.skipif(
+    **lacking("mlflow", "sqlalchemy", "alembic", "flask", "flask_cors", "aiohttp", "graphene")
+)
+
+
+@dataclass
+class FinishedRun:
+    """What tracking asks of a run."""
+
+    folder: Path
+    config: Config
+    screen: Screen = field(default_factory=Screen)
+
+    @property
+    def report(self):
+        """Folder and manifest of the report."""
+        files = {path.name: file_digest(path) for path in (self.folder / "7-report").iterdir()}
+        return self.folder / "7-report", {"files": files, "commit": "0123abc"}
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """A function that gives a finished run, tracked as it is told."""
+    folder = tmp_path / "runs" / "mine"
+    (folder / "7-report").mkdir(parents=True)
+    (folder / "bundle" / "heads").mkdir(parents=True)
+    (folder / "7-report" / "report.html").write_text("<!doctype html><p>made up")
+    (folder / "7-report" / "ladder.csv").write_text("rung\n")
+    (folder / "bundle" / "heads" / "model.json").write_text("{}")
+    predictions = make_predictions(1, slides=8, test_slides=4, per_slide=15, rungs=("prevalence", "both"))
+    ladder(predictions, model_names(predictions), draws=20).to_csv(folder / "ladder.csv", index=False)
+
+    def make(uri, kind="mlflow"):
+        return FinishedRun(folder, Config(name="mine", track=TrackConfig(kind=kind, uri=str(uri), experiment="tests")))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """Address of a real MLflow server on a free port of this machine."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{(folder / DATABASE).as_posix()}"]
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    quiet = {"MLFLOW_DISABLE_TELEMETRY": "true", "DO_NOT_TRACK": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    process = subprocess.Popen(
+        command, cwd=folder, env=os.environ | quiet, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if "startup complete" in line:
+            break
+    else:
+        pytest.fail("the MLflow server did not start:\n" + "".join(said))
+    yield f"http://127.0.0.1:{port}"
+    os.killpg(process.pid, signal.SIGTERM)
+    process.communicate(timeout=60)
+
+
+def client(uri):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from mlflow import MlflowClient
+
+        return MlflowClient(tracking_uri=uri)
+
+
+def check_logged(uri, run, said):
+    """One finished run with everything in it."""
+    asked = client(uri)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        number = asked.get_experiment_by_name("tests").experiment_id
+        (found,) = asked.search_runs([number])
+        names = {item.path for item in asked.list_artifacts(found.info.run_id, "report")}
+        names |= {item.path for item in asked.list_artifacts(found.info.run_id, "bundle/heads")}
+        copy = Path(asked.download_artifacts(found.info.run_id, "report/report.html", str(run.folder)))
+    assert found.info.status == "FINISHED"
+    assert found.info.run_id in said
+    assert names == {"report/report.html", "report/ladder.csv", "bundle/heads/model.json"}
+    assert copy.read_bytes() == (run.folder / "7-report" / "report.html").read_bytes()
+    assert found.data.params["split.folds"] == "5"
+    assert found.data.params["heads.heads"] == "logistic, xgboost"
+    assert not any(key.startswith(("track", "engine")) for key in found.data.params)
+    steps = pd.read_csv(run.folder / "ladder.csv").set_index(["split", "model"])
+    for split in ("oof", "test"):
+        for name in ("auc", "auc_low", "auc_high", "brier"):
+            value = found.data.metrics[f"{split}/xgboost_both/{name}"]
+            assert value == pytest.approx(steps.loc[(split, "xgboost_both"), name])
+    assert found.data.tags["mlflow.runName"] == "mine"
+    assert found.data.tags[TAG].startswith("mine:")
+    return found.info.run_id
+
+
+@needs_server
+def test_a_run_is_logged_to_a_server_once(finished, server, capsys):
+    run = finished(server)
+    track(run)
+    first = check_logged(server, run, capsys.readouterr().out)
+    track(run)
+    assert f"already logged as run {first}" in capsys.readouterr().out
+    check_logged(server, run, first)  # still one
+
+
+@needs_client
+def test_a_run_is_logged_to_a_local_folder_once(finished, tmp_path, capsys):
+    run = finished(tmp_path / "my mlflow")
+    track(run)
+    said = capsys.readouterr().out
+    assert "mlflow server --backend-store-uri sqlite:///" in said
+    uri = f"sqlite:///{(tmp_path / 'my mlflow' / DATABASE).as_posix()}"
+    check_logged(uri, run, said)
+    track(run)
+    assert "already logged" in capsys.readouterr().out
+    # Another report of the same run is another result.
+    (run.folder / "7-report" / "report.html").write_text("changed")
+    track(run)
+    assert "track: logged as run" in capsys.readouterr().out
+
+
+@needs_client
+def test_a_broken_run_is_marked_and_logged_again(finished, tmp_path, capsys):
+    run = finished(tmp_path / "mlflow")
+    steps = (run.folder / "ladder.csv").read_bytes()
+    (run.folder / "ladder.csv").write_text("rung\n0\n")
+    with pytest.raises(InputError, match="the run could not be logged"):
+        track(run)
+    (run.folder / "ladder.csv").write_bytes(steps)
+    track(run)
+    assert "track: logged as run" in capsys.readouterr().out
+
+
+@needs_client
+def test_a_server_that_does_not_answer_takes_no_result_away(finished, monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # bound and not listening: refused at once
+        run = finished(f"http://user:secret@127.0.0.1:{free.getsockname()[1]}")
+        before = hashlib.sha256((run.folder / "ladder.csv").read_bytes()).hexdigest()
+        with pytest.raises(InputError, match=r"All results are in .*mine; once that is mended, `make report`") as error:
+            track(run)
+    assert "secret" not in str(error.value)
+    assert hashlib.sha256((run.folder / "ladder.csv").read_bytes()).hexdigest() == before
+
+
+def test_nothing_is_logged_unless_asked_for(finished, monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: pytest.fail("asked for MLflow"))
+    track(finished("http://127.0.0.1:9", kind="none"))
+    check_tracking(TrackConfig())
+    assert capsys.readouterr().out == ""
+
+
+def test_without_mlflow_the_work_does_not_start(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs mlflow; not installed\. .*requirements-mlflow\.txt"):
+        check_tracking(TrackConfig(kind="mlflow", uri="http://127.0.0.1:5000"))
+    with pytest.raises(InputError, match="needs mlflow and sqlalchemy and alembic"):
+        check_tracking(TrackConfig(kind="mlflow"))
+    shown = subprocess.run(
+        [sys.executable, "-c", "import sys; sys.modules['mlflow'] = None\n"
+         "import importlib.util; importlib.util.find_spec = lambda name: None\n"
+         "sys.argv[1:] = ['baseline', '--set', 'track=mlflow', '--runs', 'nowhere']\n"
+         "from pipelines.__main__ import main; main()"],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert shown.returncode == 2
+    assert "requirements-mlflow.txt" in shown.stderr
+    assert not (ROOT / "nowhere").exists()
+
+
+@pytest.mark.parametrize("uri", ["ftp://there", "databricks://x", "http://"])
+def test_other_addresses_are_refused(uri):
+    with pytest.raises(InputError, match=r"track\.uri must be http://"):
+        check_tracking(TrackConfig(kind="mlflow", uri=uri))
+
+
+def test_one_word_is_enough(tmp_path):
+    config = load_config(ROOT / "configs" / "phantom.toml", ["track=mlflow"])
+    assert config.track == TrackConfig(kind="mlflow")
+    with pytest.raises(InputError, match=r"track\.kind: Input should be 'none' or 'mlflow'; got 'wandb'"):
+        load_config(ROOT / "configs" / "phantom.toml", ["track=wandb"])
+
+
+def test_parameters_are_every_key_that_a_result_depends_on():
+    found = parameters(Config(seed=3).model_dump(mode="json"))
+    assert found["seed"] == "3"
+    assert found["embeddings.backbone"] == "efficientnet-lite2"
+    assert found["data.positive"] == ""
+    assert "track.uri" not in found
+    assert "engine.workers" not in found
+
+
+def test_what_is_missing_is_no_metric():
+    predictions = make_predictions(1, slides=8, test_slides=0, per_slide=15, rungs=("prevalence", "both"))
+    found = metrics(ladder(predictions, model_names(predictions), draws=20))
+    assert "oof/prevalence/auc" in found
+    assert "oof/prevalence/gain" not in found  # nothing stands below
+    assert "oof/logistic_both/gain_low" in found
+    assert not any(key.startswith("test/") for key in found)
+    assert all(value == value for value in found.values())
+
+
+def test_where_a_run_is_logged_does_not_stand_in_the_report(finished, monkeypatch):
+    from types import SimpleNamespace
+
+    import pipelines.reporting as reporting
+
+    monkeypatch.setattr(reporting, "finished", lambda run: [])
+    monkeypatch.setattr(reporting, "balance", lambda table: pd.DataFrame())
+    run = finished("http://user:secret@127.0.0.1")
+    run.patches = SimpleNamespace(table=None, digest="d")
+    assert "secret" not in str(facts(run))
