@@ -91,7 +91,7 @@ def track(run: Run) -> None:
     except Exception as error:
         first = _without_password((str(error).strip().splitlines() or [""])[0], options.uri)
         raise InputError(
-            f"{_without_password(options.uri, options.uri)}: the run could not be logged: {type(error).__name__}: {first}. All results are in "
+            f"{_shown(options.uri)}: the run could not be logged: {type(error).__name__}: {first}. All results are in "
             f"{run.folder}; once that is mended, `make report` with the same settings logs them."
         ) from error
     run.screen.say(f"track: {line}")
@@ -133,8 +133,13 @@ def _place(uri: str) -> str | Path:
 
         return Path(url2pathname(unquote(urlsplit(uri).path)))
     if separator:
-        raise InputError(f"track.uri must be http://…, https://… or a folder; got {_without_password(uri, uri)!r}.")
+        raise InputError(f"track.uri must be http://…, https://… or a folder; got {_shown(uri)!r}.")
     return Path(uri).resolve()
+
+
+def _shown(uri: str) -> str:
+    """An address as it may be shown."""
+    return _without_password(uri, uri)
 
 
 def _without_password(text: str, uri: str) -> str:
@@ -155,7 +160,7 @@ def _log(run: Run, place: str | Path, experiment: str) -> str:
         uri = f"sqlite:///{(place / DATABASE).as_posix()}"
         client, where = MlflowClient(tracking_uri=uri), f"see it with: mlflow server --backend-store-uri {uri}"
     else:
-        client, where = MlflowClient(tracking_uri=place), _without_password(place, place)
+        client, where = MlflowClient(tracking_uri=place), _shown(place)
     number = _experiment(client, experiment, place)
     digest = _digest(run)
     filter_ = f"tags.`{TAG}` = '{digest}' and attributes.status = 'FINISHED'"
