@@ -118,7 +118,7 @@ def column_shares(predictor: Predictor, model: str, pixels: np.ndarray) -> list[
 
     values = predictor(pixels)
     row = predictor.row_values(model, np.concatenate([values.raw, values.embedding], axis=1))[0]
-    shares, _ = contributions(predictor.heads[model], row)
+    shares = contributions(predictor.heads[model], row[None])[0][0]
     sentences = {column.name: column.sentence for column in columns()}
     names = predictor.bundle.index["columns"][model.partition("_")[2]]
     return [
