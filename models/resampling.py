@@ -156,3 +156,26 @@ def mean_draws(values: np.ndarray, groups: np.ndarray, *, draws: int, seed: int)
     sums = np.stack([np.bincount(groups, weights=column, minlength=units) for column in values.T], axis=1)
     sizes = np.bincount(groups, minlength=units)
     return np.concatenate([counts @ sums / (counts @ sizes)[:, None] for counts in draw_slides(units, draws, seed)])
+
+
+def even_rows(groups: np.ndarray, most: int, *, seed: int) -> np.ndarray:
+    """Rows of at most `most` patches, as evenly over the slides as their sizes allow.
+
+    Parameters
+    ----------
+    groups : ndarray of shape (n,), int
+        From :func:`slide_groups`.
+    most : int
+    seed : int
+
+    Returns
+    -------
+    ndarray of int
+        Rising; all rows where there are no more than `most`.
+    """
+    if len(groups) <= most:
+        return np.arange(len(groups))
+    order = np.random.default_rng(seed).permutation(len(groups))
+    # The first patch of every slide, then every second one, and so on, until there are enough.
+    turn = pd.Series(groups[order]).groupby(groups[order]).cumcount().to_numpy()
+    return np.sort(order[np.argsort(turn, kind="stable")[:most]])

@@ -36,6 +36,7 @@ MEASURE_WORDS = {
     "permutation": ("drop in AUC when the family is shuffled together", "drop in AUC"),
     "gain": ("XGBoost: sum of the family's shares of gain", "share of gain"),
     "coefficient": ("logistic regression: sum of the sizes of the family's coefficients", "sum of sizes"),
+    "shap": ("mean size of the family’s Shapley values, added up in each patch", "log odds"),
 }
 
 #: With fewer patches of the rarer class than this, the AUC within a slide is mostly luck.

@@ -12,6 +12,9 @@ from features.table import parse_column
 from models.resampling import percentile_interval
 from reports.metrics import bootstrap, measure
 
+#: Measures that are taken of a whole family at once: those of its columns do not add up to it.
+JOINT = ("permutation", "shap")
+
 PARTS = ("family", "statistic", "channel", "region")
 COLUMNS = ["model", "measure", "feature", *PARTS, "value", "spread", "low", "high"]
 
@@ -158,11 +161,11 @@ def sum_by_family(importances: pd.DataFrame) -> pd.DataFrame:
     -------
     DataFrame
         ``model, measure, family, value, spread, low, high, features``: gain summed; coefficients summed by size; for
-        permutation the families that were shuffled together (single columns' drops do not add up to that, and are left
-        out).
+        `JOINT` the families that were shuffled, or whose shares were added up, together (single columns' values do not
+        add up to that, and are left out).
     """
     single = importances.feature.notna()
-    fitted = importances[single & (importances.measure != "permutation")]
+    fitted = importances[single & ~importances.measure.isin(JOINT)]
     sums = fitted.assign(value=fitted.value.abs()).groupby(["model", "measure", "family"], sort=False, as_index=False)
     summed = sums.agg(value=("value", "sum"), features=("feature", "size"))
     joint = importances[~single & importances.family.notna() & importances.region.isna()]
