@@ -19,6 +19,7 @@ from models.resampling import slide_groups
 from pipelines.artefacts import Outcome, StepSpec
 from pipelines.combining import CALIBRATORS, CHOICES, COMBINED, ENSEMBLE, ERRORS, GAINS, MEMBERS, THRESHOLDS
 from pipelines.config import Config
+from pipelines.explorer import attribution_importances, attributions, explorer_view
 from pipelines.fitting import COSTS, PREDICTIONS
 from pipelines.leakage import measure_leakage
 from pipelines.packing import card, write_bundle
@@ -54,6 +55,7 @@ def report_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
         "pipelines/prepare.py",
         "pipelines/tables.py",
         "pipelines/leakage.py",
+        "pipelines/explorer.py",
     )
     section = {**config.report.model_dump(), "name": config.name}
     return StepSpec("report", "7-report", (*sources, "pipelines/reporting.py"), section, inputs, config.seed)
@@ -65,11 +67,13 @@ def make_report(run: Run, folder: Path) -> Outcome:
     models = [name.removeprefix("prob_") for name in map(str, predictions.columns) if name.startswith("prob_")]
     steps = ladder(predictions, models, draws=run.config.report.draws, seed=run.config.seed, costs=rung_costs(run))
     phantom = run.config.data.source == "phantom"
+    shares, explained = attributions(run, predictions)
+    measured = pd.concat([importances(run, predictions), attribution_importances(run, shares, explained)])
     inputs = ReportInputs(
         title=f"Histoblend: {run.config.name}",
         predictions=predictions,
         ladder=steps,
-        importances=importances(run, predictions),
+        importances=measured.reset_index(drop=True),
         patches=run.patches,
         warnings=tuple(split_warnings(run.patches.table, run.prepared[1]["notes"]["set_aside"])),
         facts=facts(run),
@@ -83,6 +87,7 @@ def make_report(run: Run, folder: Path) -> Outcome:
         decisions=decisions_view(run, predictions, steps),
         artefacts={folder.name: manifest["files"] for folder, manifest in finished(run)},
         card=card(run, steps),
+        explorer=explorer_view(run, predictions, measured, shares, explained),
     )
     write_report(folder, inputs, prints=True, workers=run.workers)
     return Outcome(len(predictions))

@@ -1,14 +1,14 @@
-"""What models rely on, as a section: families first, then a table of features for each model."""
+"""What models rely on, as a section: families first, then the features to explore."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from reports import figures
+from reports.explorer import ExplorerView, explore
 from reports.importance import sum_by_family
 from reports.ladder import rungs_below
 from reports.section import Chart, Section
@@ -17,10 +17,10 @@ from reports.verdict import model_words, signed
 #: Families whose columns mean nothing one by one; they are shown as a family only.
 OPAQUE_FAMILIES = ("embedding",)
 
-FEATURE_ROWS = 200
 
-
-def importances_section(importances: pd.DataFrame, sentences: Mapping[str, str]) -> Section:
+def importances_section(
+    importances: pd.DataFrame, sentences: Mapping[str, str], view: ExplorerView | None = None
+) -> Section:
     """Show what models rely on.
 
     Parameters
@@ -29,6 +29,8 @@ def importances_section(importances: pd.DataFrame, sentences: Mapping[str, str])
         From :mod:`reports.importance`, of any models and measures; may be empty.
     sentences : mapping from feature name to str
         What each feature is.
+    view : ExplorerView, optional
+        What features open with, and single patches.
 
     Returns
     -------
@@ -42,76 +44,31 @@ def importances_section(importances: pd.DataFrame, sentences: Mapping[str, str])
             "Importance by family of features for each model; the sentences below name the leading families.",
             [(figures.MEASURE_WORDS[name][0], figures.families(sums, name)) for name in measures],
         )
-    tables = _feature_tables(importances, sums, sentences)
+    explorer = explore(importances, sums, sentences, view)
     return Section(
         "importances",
         "Importances",
-        {"features": tables} if tables else None,
+        {"models": _model_words(importances, sums), "explorer": explorer.content} if len(importances) else None,
         absent="No importances were computed. The step that trains heads fills this section.",
-        charts=charts,
-        tables={"importances": importances, "families": sums},
+        charts=charts | explorer.charts,
+        tables={"importances": importances, "families": sums} | explorer.tables,
+        data={"explorer": explorer.data},
     )
 
 
-def _feature_tables(
-    importances: pd.DataFrame, sums: pd.DataFrame, sentences: Mapping[str, str]
-) -> list[dict[str, Any]]:
-    """One table a model, the highest rung first."""
-    if importances.empty:
-        return []
+def _model_words(importances: pd.DataFrame, sums: pd.DataFrame) -> list[dict[str, str]]:
+    """What is to be said of each model, the highest rung first."""
     single = importances[importances.feature.notna() & ~importances.family.isin(OPAQUE_FAMILIES)]
-    tables = []
+    models = []
     for model in reversed(list(rungs_below(list(dict.fromkeys(importances.model))))):
         part = single[single.model == model]
         present = [name for name in figures.MEASURE_WORDS if (part.measure == name).any()]
         wide = {name: part[part.measure == name].set_index("feature") for name in present}
-        found = {
-            "model": model,
-            "words": model_words(model),
-            "measures": present,
-            "rows": _feature_rows(wide, sentences),
-            "total": part.feature.nunique(),
-            "family_words": _family_words(sums[sums.model == model]),
-            "agreement": _agreement(wide),
-        }
-        tables.append(found)
-    # What can be read two ways comes first.
-    return sorted(tables, key=lambda table: -len(table["measures"]))
-
-
-def _feature_rows(wide: Mapping[str, pd.DataFrame], sentences: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Features by falling importance in the first measure, with a cell for every measure."""
-    if not wide:
-        return []
-    leading, first = next(iter(wide.items()))
-    # A drop below zero is no importance; a coefficient below zero is.
-    size = first.value if leading == "permutation" else first.value.abs()
-    tops = {name: float(table.value.abs().max()) or 1.0 for name, table in wide.items()}
-    order = size.sort_values(ascending=False, kind="stable").index[:FEATURE_ROWS]
-    return [
-        {
-            "feature": feature,
-            "sentence": sentences.get(feature, ""),
-            "family": first.family[feature],
-            "region": first.region[feature],
-            "cells": [
-                _cell(table.loc[feature], tops[name]) if feature in table.index else None
-                for name, table in wide.items()
-            ],
-        }
-        for feature in order
-    ]
-
-
-def _cell(row: pd.Series, top: float) -> dict[str, Any]:
-    """One bar: the number, its length in per cent of the longest and its uncertainty."""
-    value = float(row.value)
-    words = signed(value) if row.measure != "gain" else f"{value:.4f}"
-    if not pd.isna(row.low):
-        spread = f"{signed(row.low)} to {signed(row.high)}"
-    else:
-        spread = "" if pd.isna(row.spread) else f"± {row.spread:.3f}"
-    return {"value": value, "words": words, "width": round(100 * abs(value) / top, 1), "spread": spread}
+        family_words, agreement = _family_words(sums[sums.model == model]), _agreement(wide)
+        if family_words or agreement:
+            words = model_words(model)
+            models.append({"model": model, "words": words, "family_words": family_words, "agreement": agreement})
+    return models
 
 
 def _family_words(sums: pd.DataFrame) -> str:

@@ -20,6 +20,7 @@ from reports.decisions import DecisionsView, decisions_section
 from reports.ensemble import EnsembleView
 from reports.ensemble_section import ensemble_section
 from reports.errors import errors_section, score_slides
+from reports.explorer import ExplorerView
 from reports.importance_section import importances_section
 from reports.ladder import ALONE, rungs_below
 from reports.ladder_section import ladder_section
@@ -73,6 +74,8 @@ class ReportInputs:
         SHA-256 of everything that the steps before wrote.
     card : str
         The model card, Markdown.
+    explorer : ExplorerView or None
+        What features of the importances open with.
     """
 
     title: str
@@ -92,6 +95,7 @@ class ReportInputs:
     decisions: DecisionsView | None = None
     artefacts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     card: str = ""
+    explorer: ExplorerView | None = None
 
 
 def write_report(folder: Path, inputs: ReportInputs, *, prints: bool = False, workers: int = 1) -> Path:
@@ -136,7 +140,7 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
         Section("verdict", "Verdict", {"verdict": verdict}),
         ladder_section(inputs.ladder, figures.roc_table(predictions, models), inputs.families),
         data_section(predictions, inputs.audit, inputs.leakage),
-        importances_section(inputs.importances, inputs.sentences),
+        importances_section(inputs.importances, inputs.sentences, inputs.explorer),
         stain_section(inputs.stain, predictions, verdict.best),
         errors_section(predictions, slides, verdict.best, threshold, inputs.patches),
         decisions_section(inputs.decisions),

@@ -49,10 +49,13 @@ def centre_box(height: int, width: int) -> list[float]:
     return [100 * (height - CENTRE) / 2 / height, 100 * (width - CENTRE) / 2 / width]
 
 
-def data_uri(pixels: np.ndarray) -> str:
-    """Encode an RGB patch as a PNG inside a URI."""
+def data_uri(pixels: np.ndarray, *, colours: int | None = None) -> str:
+    """Encode an RGB patch as a PNG inside a URI; of `colours` colours, a fraction of the bytes, where that is given."""
     from PIL import Image
 
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    image = Image.fromarray(pixels)
+    if colours is not None:
+        image = image.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    image.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

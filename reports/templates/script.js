@@ -67,35 +67,7 @@
       const sign = next === "ascending" ? 1 : -1;
       const rows = [...body.rows].map((row) => [value(row.cells[column], kind), row]);
       rows.sort((a, b) => compare(a[0], b[0], sign));
-      const limit = 15;
-      rows.forEach(([, row], i) => {
-        if (header.closest(".features")) row.classList.toggle("more", i >= limit);
-        body.append(row);
-      });
-    });
-  }
-
-  for (const block of document.querySelectorAll(".features")) {
-    const rows = [...block.querySelectorAll("tbody tr")];
-    const all = block.querySelector("button.all");
-    const count = block.querySelector(".count");
-    if (all) {
-      const words = all.textContent;
-      all.addEventListener("click", () => {
-        all.textContent = block.classList.toggle("open") ? "Show fewer" : words;
-      });
-    }
-    const input = block.querySelector("input[type=search]");
-    input.addEventListener("input", () => {
-      const wanted = input.value.toLowerCase().split(/\s+/).filter(Boolean);
-      let found = 0;
-      for (const row of rows) {
-        const text = row.textContent.toLowerCase();
-        row.hidden = !wanted.every((word) => text.includes(word));
-        if (!row.hidden) found += 1;
-      }
-      block.classList.toggle("searching", wanted.length > 0);
-      count.textContent = wanted.length ? `${found} of ${rows.length}` : "";
+      body.append(...rows.map(([, row]) => row));
     });
   }
 })();

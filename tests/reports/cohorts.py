@@ -7,9 +7,15 @@ import pandas as pd
 
 from features import table as registry
 from features.context import in_slide_name
+from models.resampling import slide_groups
+from reports.dependence import positive_shares
+from reports.embedded import explain_columns
+from reports.explorer import LEVELS, ExplorerView, leading_features, share_examples
 from reports.importance import fitted_importance
 from reports.ladder import ALONE, HEADLESS, RUNGS, ladder, split_model_name
 from reports.page import ReportInputs
+from reports.pictures import find_patches
+from reports.shapley import Attribution, choose_cases
 
 HEADS = ("logistic", "xgboost")
 SKILL = {"colour": 1.3, "handcrafted": 1.9, "embeddings": 2.0, "both": 2.3, "context": 2.2}
@@ -108,6 +114,47 @@ def make_importances(predictions, seed=0) -> pd.DataFrame:
         )
         parts += [single, joint]
     return pd.concat(parts, ignore_index=True)[list(parts[0].columns)]
+
+
+def make_view(predictions, importances, patches, seed=0) -> ExplorerView:
+    """A feature explorer of made-up values and shares: the first features of the table open."""
+    rng = np.random.default_rng(seed)
+    features = leading_features(importances, ["xgboost_handcrafted"], 6)
+    test = predictions[predictions.split == "test"].reset_index(drop=True)
+    names = [*features, "embedding"]
+    shares = {model: rng.normal(size=(len(test), 7)) for model in ("xgboost_handcrafted", "logistic_both")}
+    values = rng.normal(size=(len(predictions), 6)).astype(np.float32)
+    inside = np.column_stack([values[-len(test) :], np.full(len(test), np.nan, np.float32)])
+    bins = positive_shares(values, predictions.label.to_numpy(), slide_groups(predictions.slide), draws=50)
+    at = np.linspace(-2, 2, 5)
+    curve = pd.DataFrame({"value": at, "probability": 1 / (1 + np.exp(-at))})
+    examples = [
+        (feature, level, predictions.patch_id[row], float(values[row, i]))
+        for i, (feature, rows) in enumerate(zip(features, share_examples(values), strict=True))
+        for level, row in zip(LEVELS.values(), rows, strict=True)
+    ]
+    examples = pd.DataFrame(examples, columns=["feature", "level", "patch_id", "value"])
+    scores = test.prob_xgboost_handcrafted.to_numpy()
+    cases = [
+        (case, "xgboost_handcrafted", test.patch_id[row], row, scores[row], 0.5)
+        for case, row in choose_cases(test.label.to_numpy(), scores, 0.5).items()
+    ]
+    cases = pd.DataFrame(cases, columns=["case", "model", "patch_id", "place", "score", "threshold"])
+    shown = list(dict.fromkeys([*examples.patch_id, *cases.patch_id]))
+    return ExplorerView(
+        attributions={model: Attribution(names, share, inside, -0.3) for model, share in shares.items()},
+        explained=test[["patch_id", "slide", "label"]],
+        cases=cases,
+        quantiles=pd.DataFrame(np.quantile(values, list(LEVELS), axis=0).T, features, list(LEVELS.values())),
+        examples=examples,
+        curves=pd.concat([curve.assign(feature=feature, model="xgboost_handcrafted") for feature in features]),
+        bins=pd.concat([table.assign(feature=feature) for feature, table in zip(features, bins, strict=True)]),
+        embeddings=explain_columns(values[:, :2], ["a", "b"], values[:, 2:], features[2:], predictions.slide),
+        patches=predictions.set_index("patch_id").loc[shown, ["slide", "label", "split"]].reset_index(),
+        pixels=patches.pixels[find_patches(patches, shown)],
+        sampled=len(predictions),
+        averaged=100,
+    )
 
 
 def make_inputs(seed=0, **changes) -> ReportInputs:

@@ -150,7 +150,7 @@ def test_report_escapes_whatever_comes_from_data(tmp_path):
     assert NASTY not in text
     assert "&lt;img src=x onerror=alert(1)&gt;" in text
     assert not any("onerror" in attributes for _, attributes in page.elements)
-    assert sum(tag == "script" for tag, _ in page.elements) == sum(kind != "" for kind, _ in page.scripts) == 6
+    assert sum(tag == "script" for tag, _ in page.elements) == sum(kind != "" for kind, _ in page.scripts) == 7
     for kind, content in page.scripts:
         if kind.startswith("application/json"):
             json.loads(content)

@@ -101,20 +101,6 @@ def test_choosing_a_metric_redraws_the_forest(visit):
     assert forest.locator(".xtitle").text_content() == "Brier score"
 
 
-def test_features_are_found_and_unfolded(visit):
-    page = visit()
-    block = page.locator("details.features").first
-    rows = block.locator("tbody tr:visible")
-    assert rows.count() == 15
-    block.get_by_role("button", name="Show all").click()
-    total = rows.count()
-    assert total > 15
-    block.locator("input[type=search]").fill("nuclei centre")
-    assert 0 < rows.count() < total
-    assert all("nuclei" in text and "centre" in text for text in rows.all_text_contents())
-    assert block.locator(".count").text_content() == f"{rows.count()} of {total}"
-
-
 def test_hovering_a_slide_shows_its_name_as_text(visit):
     page = visit("nasty")
     plot = page.locator("figure[data-figure=slides] .plot")
@@ -129,7 +115,7 @@ def test_names_that_look_like_markup_show_as_text(visit):
     page = visit("nasty")
     assert page.locator("h1").text_content() == NASTY
     assert page.locator("img[src=x]").count() == 0
-    assert page.locator("script").count() == 6
+    assert page.locator("script").count() == 7
     assert NASTY in page.locator(".gallery figcaption").first.text_content()
     assert NASTY in page.locator("figure[data-figure=families] .yaxislayer-above").text_content()
 
