@@ -16,6 +16,24 @@ SWARM_FEATURES = 15
 SWARM_PATCHES = 200
 WATERFALL_FEATURES = 10
 
+#: From low to high, in colours that no kind of colour blindness folds.
+_COLOURS: figures.Figure = {
+    "colorscale": [[0, figures.BLUE], [0.5, "#B8B8B8"], [1, figures.VERMILLION]],
+    "cmin": 0,
+    "cmax": 100,
+}
+_BAR: figures.Figure = {
+    "title": {"text": "value’s percentile", "side": "top"},
+    "orientation": "h",
+    "thickness": 8,
+    "len": 0.5,
+    "tickvals": [0, 50, 100],
+    "x": 1,
+    "xanchor": "right",
+    "y": 1.005,
+    "yanchor": "bottom",
+}
+
 
 def _leading(found: Attribution, most: int) -> list[int]:
     """Features by falling mean size of their shares."""
@@ -92,14 +110,16 @@ def beeswarm(found: Attribution) -> figures.Figure:
     """Draw the shares of single patches for the leading features: right of the line speaks for a positive."""
     rows, places = _swarm_rows(found), _leading(found, SWARM_FEATURES)[::-1]
     percentiles = found.percentiles()
-    data = []
+    data: list[figures.Figure] = []
     for row, place in enumerate(places):
         name, shares = figures.plain(found.features[place]), found.shares[rows, place]
         marker: figures.Figure = {"color": figures.INK}
         words = ""
         if np.isfinite(percentiles[:, place]).all():
             colour = np.round(percentiles[rows, place]).astype(int)
-            marker = {"color": colour.tolist(), "coloraxis": "coloraxis"}
+            marker = {"color": colour.tolist()} | _COLOURS
+            if not any("colorbar" in each["marker"] for each in data):
+                marker |= {"showscale": True, "colorbar": _BAR}
             words = "<br>value at percentile %{marker.color:.0f}"
         data.append(
             {
@@ -113,28 +133,7 @@ def beeswarm(found: Attribution) -> figures.Figure:
             }
         )
     frame = _named_rows([figures.plain(found.features[place]) for place in places], "added to the log odds", 42)
-    frame["coloraxis"] = _percentile_colours()
     return {"data": data, "layout": frame}
-
-
-def _percentile_colours() -> figures.Figure:
-    """A scale from low to high that no kind of colour blindness folds."""
-    return {
-        "colorscale": [[0, figures.BLUE], [0.5, "#B8B8B8"], [1, figures.VERMILLION]],
-        "cmin": 0,
-        "cmax": 100,
-        "colorbar": {
-            "title": {"text": "value’s percentile", "side": "top"},
-            "orientation": "h",
-            "thickness": 8,
-            "len": 0.5,
-            "tickvals": [0, 50, 100],
-            "x": 1,
-            "xanchor": "right",
-            "y": 1.005,
-            "yanchor": "bottom",
-        },
-    }
 
 
 def waterfall(found: Attribution, row: int, percentiles: np.ndarray) -> figures.Figure:
