@@ -33,6 +33,16 @@ FAMILIES: tuple[Family, ...] = (
     Family("nuclei", nuclei.COLUMNS, nuclei.nuclei, 0.5),
 )
 
+#: Families that answer one question, by the name of the question. A family
+#: that no row names is a theme of its own.
+THEMES: dict[str, tuple[str, ...]] = {
+    "colour": ("colour",),
+    "texture": ("cooccurrence", "runs", "lbp", "gradient", "gabor", "multiscale"),
+    "nuclei": ("nuclei",),
+    "stain": ("stain",),
+    "embeddings": ("embedding",),
+}
+
 
 class Parts(NamedTuple):
     """The four parts of a column's name."""
@@ -91,6 +101,37 @@ def parse_column(name: str) -> Parts:
     if len(parts) != 4 or not all(parts):
         raise ValueError(f"a column's name must be family_statistic_channel_region; got {name!r}.")
     return Parts(*parts)
+
+
+def group_columns(names: Sequence[str], by: str) -> dict[str, list[int]]:
+    """Sort columns into groups.
+
+    Parameters
+    ----------
+    names : sequence of str
+        ``family_statistic_channel_region``.
+    by : {"family", "theme", "region"}
+        Themes are those of `THEMES`; a family that none names is a theme of its own.
+
+    Returns
+    -------
+    dict from str to list of int
+        Places in `names` of each group's columns; groups in the order in which they first appear.
+
+    Raises
+    ------
+    ValueError
+        `by` is another word, or a name has not four parts.
+    """
+    if by not in ("family", "theme", "region"):
+        raise ValueError(f"by must be 'family', 'theme' or 'region'; got {by!r}.")
+    themes = {family: theme for theme, families in THEMES.items() for family in families}
+    groups: dict[str, list[int]] = {}
+    for place, name in enumerate(names):
+        parts = parse_column(name)
+        group = themes.get(parts.family, parts.family) if by == "theme" else getattr(parts, by)
+        groups.setdefault(group, []).append(place)
+    return groups
 
 
 def compute(patches: np.ndarray, families: Sequence[str] | None = None) -> np.ndarray:

@@ -76,6 +76,10 @@ class _Head(ClassifierMixin, BaseEstimator, ABC):
     def _positive(self, X: np.ndarray) -> np.ndarray:
         """Probability of the second class, ndarray of shape (n,)."""
 
+    @abstractmethod
+    def column_measures(self) -> dict[str, np.ndarray]:
+        """What the fitted head says of its own columns: measure to ndarray of shape (n_features,), float64."""
+
 
 def inner_folds(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Folds inside a training set, by group, that leave and hold both classes.
@@ -190,6 +194,17 @@ class LogisticHead(_Head):
         for strength in losses:
             model.set_params(C=strength * share).fit(inside, y[train])
             losses[strength].append(log_loss(y[validation], model.predict_proba(outside)[:, 1]))
+
+    def column_measures(self) -> dict[str, np.ndarray]:
+        """What the fitted head says of its own columns.
+
+        Returns
+        -------
+        dict from str to ndarray of shape (n_features,), dtype float64
+            ``coefficient``: change of log odds for one standard deviation.
+        """
+        check_is_fitted(self)
+        return {"coefficient": self.coef_[0].astype(np.float64)}
 
     def _positive(self, X: np.ndarray) -> np.ndarray:
         from scipy.special import expit
@@ -368,12 +383,28 @@ class XGBoostHead(_Head):
     @property
     def feature_importances_(self) -> np.ndarray:
         """Share of the total gain, ndarray of shape (n_features,)."""
+        return self._shares("total_gain")
+
+    def column_measures(self) -> dict[str, np.ndarray]:
+        """What the fitted head says of its own columns.
+
+        Returns
+        -------
+        dict from str to ndarray of shape (n_features,), dtype float64
+            ``gain``: share of what all splits take off the training loss. ``cover``: share of the patches that pass
+            all splits, each counted by how unsure of it the trees before were (the loss' second derivative). Both are
+            averaged over the boosters and sum to 1 (all 0 when no tree splits).
+        """
+        return {"gain": self.feature_importances_, "cover": self._shares("total_cover")}
+
+    def _shares(self, kind: str) -> np.ndarray:
+        """Share of each column in one of XGBoost's totals over all boosters, ndarray of shape (n_features,)."""
         check_is_fitted(self)
-        gain = np.zeros(self.n_features_in_)
+        total = np.zeros(self.n_features_in_)
         for chosen, booster in zip(self.columns_, self.boosters_, strict=True):
-            for name, value in booster.get_score(importance_type="total_gain").items():
-                gain[chosen[int(name[1:])]] += value
-        return gain / gain.sum() if gain.sum() else gain
+            for name, value in booster.get_score(importance_type=kind).items():
+                total[chosen[int(name[1:])]] += value
+        return total / total.sum() if total.sum() else total
 
 
 def logistic(seed: int) -> LogisticHead:

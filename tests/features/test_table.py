@@ -47,6 +47,39 @@ def test_names_are_unique_and_parse_back():
             assert parts.region in REGION_WORDS
 
 
+def test_columns_are_grouped_by_family_theme_and_region():
+    names = [
+        "colour_mean_red_whole",
+        "lbp_r1-p0_grey_centre",
+        "embedding_net-0000_rgb_whole",
+        "lbp_r1-p1_grey_whole",
+        "cooccurrence_asm-d1-mean-in-slide_grey_centre",
+        "newcomer_mean_grey_ring",
+    ]
+    assert table.group_columns(names, "family") == {
+        "colour": [0],
+        "lbp": [1, 3],
+        "embedding": [2],
+        "cooccurrence": [4],
+        "newcomer": [5],
+    }
+    assert table.group_columns(names, "theme") == {
+        "colour": [0],
+        "texture": [1, 3, 4],
+        "embeddings": [2],
+        "newcomer": [5],
+    }
+    assert table.group_columns(names, "region") == {"whole": [0, 2, 3], "centre": [1, 4], "ring": [5]}
+    with pytest.raises(ValueError, match=r"by must be 'family', 'theme' or 'region'; got 'channel'"):
+        table.group_columns(names, "channel")
+
+
+def test_every_family_has_a_theme():
+    themed = [family for families in table.THEMES.values() for family in families]
+    assert len(set(themed)) == len(themed)
+    assert {family.name for family in table.FAMILIES} <= set(themed)
+
+
 def test_every_column_is_explained():
     for column in table.columns():
         assert column.sentence.endswith(".")

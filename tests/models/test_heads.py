@@ -166,6 +166,28 @@ def test_heads_learn_and_rank_the_informative_column_first(slides, name):
         assert weight.sum() == pytest.approx(1)
 
 
+def test_what_heads_say_of_their_columns(slides):
+    """Gain and cover against XGBoost's own dump of its trees, summed by hand."""
+    X, y, groups = slides
+    head = XGBoostHead(subspace=6, fewest=20, trees=40).fit(X, y, groups)
+    totals = {"Gain": np.zeros(8), "Cover": np.zeros(8)}
+    for chosen, booster in zip(head.columns_, head.boosters_, strict=True):
+        splits = booster.trees_to_dataframe().query("Feature != 'Leaf'")
+        for kind, total in totals.items():
+            np.add.at(total, chosen[splits["Feature"].str[1:].astype(int)], splits[kind])
+    said = head.column_measures()
+    assert list(said) == ["gain", "cover"]
+    np.testing.assert_allclose(said["gain"], totals["Gain"] / totals["Gain"].sum(), rtol=1e-4)
+    np.testing.assert_allclose(said["cover"], totals["Cover"] / totals["Cover"].sum(), rtol=1e-4)
+    np.testing.assert_array_equal(said["gain"], head.feature_importances_)
+    linear = LogisticHead().fit(X, y, groups)
+    np.testing.assert_array_equal(linear.column_measures()["coefficient"], linear.coef_[0])
+    # No column tells anything: no tree splits, and there is nothing to share out.
+    nothing = XGBoostHead(fewest=2, trees=2).fit(np.zeros_like(X), y, groups).column_measures()
+    assert not nothing["gain"].any()
+    assert not nothing["cover"].any()
+
+
 @pytest.mark.parametrize("name", HEADS)
 def test_same_seed_same_bits(slides, name):
     X, y, groups = slides

@@ -12,10 +12,10 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from data.errors import InputError
-from models.bundle import open_bundle
+from models.bundle import load_head, open_bundle
 from pipelines.baseline import Run, baseline, explain, one_step
 from pipelines.config import load_config
-from pipelines.fitting import out_of_fold, prevalence
+from pipelines.fitting import left_out_groups, out_of_fold, prevalence, refit_without
 from pipelines.tables import FeatureSets
 from reports.ladder import ALONE
 from tests.golden.recompute import recompute
@@ -173,6 +173,54 @@ def test_no_head_sees_a_held_out_slide(head, held_out):
         assert (first[test] != second[test]).any()
 
 
+@pytest.mark.parametrize("head", ["logistic", "xgboost"])
+def test_refits_without_a_group_see_neither_it_nor_the_held_out_slides(head):
+    table = grouped_table()
+    values = np.random.default_rng(1).normal(size=(len(table), 6)).astype(np.float32)
+    values[:, :2] += table["label"].to_numpy()[:, None]
+    groups = {"signal": [0, 1], "noise": [2, 3, 4]}
+    test = (table["split"] == "test").to_numpy()
+    first = refit_without([head], values, groups, table, seed=0, workers=1)
+    assert list(first) == [f"{head}_handcrafted_without_{name}" for name in groups]
+    scores = {name: roc_auc_score(table["label"][test], found) for name, found in first.items()}
+    assert scores[f"{head}_handcrafted_without_signal"] < 0.65 < 0.8 < scores[f"{head}_handcrafted_without_noise"]
+    half = np.flatnonzero(test)[::2]
+    spoilt, turned = values.copy(), table.copy()
+    spoilt[half] = 1e3
+    turned.loc[test, "label"] = 1 - turned.loc[test, "label"]
+    second = refit_without([head], spoilt, groups, turned, seed=0, workers=2)
+    without = f"{head}_handcrafted_without_noise"
+    np.testing.assert_array_equal(first[without][1::2], second[without][1::2])
+    assert (first[without][::2] != second[without][::2]).any()
+    # What was left out has no say; what stayed has.
+    other = values.copy()
+    other[:, [2, 3, 4]] += 5 * table["label"].to_numpy()[:, None]
+    third = refit_without([head], other, groups, table, seed=0, workers=1)
+    np.testing.assert_array_equal(first[without], third[without])
+    signal = f"{head}_handcrafted_without_signal"
+    assert roc_auc_score(table["label"][test], third[signal]) > 0.95
+
+
+def test_a_group_that_is_everything_is_not_left_out():
+    columns = ["colour_mean_red_whole", "colour_mean_red_centre", "colour_q05_red_centre"]
+    assert left_out_groups(columns) == {"whole": [0], "centre": [1, 2]}
+
+
+def test_what_every_fit_says_of_its_columns_is_stored(finished):
+    said = pd.read_parquet(finished.heads[0] / "fitted.parquet")
+    assert list(said) == ["model", "fold", "measure", "feature", "value"]
+    assert said["value"].dtype == np.float32
+    for model, part in said.groupby("model"):
+        assert set(part["fold"]) == {-1, 0, 1, 2}
+        assert set(part["measure"]) == ({"gain", "cover"} if model.startswith("xgboost") else {"coefficient"})
+        sums = part.groupby(["fold", "measure"])["value"].sum()
+        assert model.startswith("logistic") or np.allclose(sums, 1, atol=1e-4)
+        refit = load_head(finished.heads[0] / model).column_measures()
+        last = part[part["fold"] == -1]
+        for measure, values in refit.items():
+            np.testing.assert_allclose(last[last["measure"] == measure]["value"], values, rtol=1e-6)
+
+
 def test_prevalence_is_the_share_among_the_other_folds():
     table = grouped_table()
     probability = prevalence(table)
@@ -217,6 +265,10 @@ def test_turning_the_test_labels_changes_nothing_that_was_learned(finished, tmp_
     models = [name for name in before if name.startswith("prob_")]
     pd.testing.assert_frame_equal(before[models], after[models], check_exact=True)
     assert (before["label"] != after["label"]).sum() == test.sum()
+    # Refits without a theme or region, and what fits say of their columns, are as blind to the held-out slides.
+    for name in ("dropped.parquet", "fitted.parquet"):
+        first, second = (pd.read_parquet(folder / name) for folder in (finished.heads[0], tmp_path))
+        pd.testing.assert_frame_equal(first, second, check_exact=True)
     thresholds = [
         ladder(part, [name.removeprefix("prob_") for name in models], draws=100).query("split == 'oof'")["threshold"]
         for part in (before, after)
