@@ -1,0 +1,140 @@
+"""Scores of a head when a few columns of a table are replaced, at the cost of what those columns touch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+
+import numba
+import numpy as np
+
+from models.heads import LogisticHead, XGBoostHead
+
+#: Leaves are counted in these, so that sums are exact and rows that reach the same leaves score the same.
+_UNIT = 2.0**-40
+
+#: Takes places of columns and their new values, (n, columns), and gives the probability of a positive, (n,).
+Altered = Callable[[Sequence[int], np.ndarray], np.ndarray]
+
+
+def altered_scores(head: LogisticHead | XGBoostHead, X: np.ndarray) -> Altered:
+    """Prepare a table for many small changes.
+
+    Logistic regression adds up columns, and most trees split on few: shuffling one of 848 columns touches 5 of 580
+    trees. What is not touched is not computed again.
+
+    Parameters
+    ----------
+    head : LogisticHead or XGBoostHead
+        Fitted.
+    X : ndarray of shape (n, n_features), float
+        Finite.
+
+    Returns
+    -------
+    callable
+        (places, values of shape (n, places)) to scores (n,), float64: the head's own probabilities of X with these
+        columns replaced, to rounding. X itself stays as it is.
+    """
+    if isinstance(head, LogisticHead):
+        return _linear(head, X)
+    return _trees(head, np.ascontiguousarray(X, dtype=np.float32))
+
+
+def _linear(head: LogisticHead, X: np.ndarray) -> Altered:
+    from scipy.special import expit
+
+    weights = head.coef_[0] / head.scale_
+    margin = X @ weights + (head.intercept_[0] - head.mean_ @ weights)
+
+    def score(places: Sequence[int], values: np.ndarray) -> np.ndarray:
+        moved = (values - X[:, list(places)]).astype(np.float64) @ weights[list(places)]
+        scores: np.ndarray = expit(margin + moved)
+        return scores
+
+    return score
+
+
+def _trees(head: XGBoostHead, X: np.ndarray) -> Altered:
+    from scipy.special import expit
+
+    forest, touching = _forest(head)
+    everything = np.arange(len(forest[0]))
+    before = np.empty((len(everything), len(X)), np.int64)
+    _leaf_values(X, everything, *forest, before)
+    total = before.sum(axis=0)
+    share = _UNIT / len(head.boosters_)
+    # What XGBoost adds to the leaves of all rows, from the first.
+    margins = [
+        float(booster.inplace_predict(np.ascontiguousarray(X[:1, chosen]), predict_type="margin")[0])
+        for chosen, booster in zip(head.columns_, head.boosters_, strict=True)
+    ]
+    base = np.mean(margins) - share * total[0]
+    table = X.copy()
+
+    def score(places: Sequence[int], values: np.ndarray) -> np.ndarray:
+        touched = [touching[place] for place in places if place in touching]
+        trees = np.unique(np.concatenate([everything[:0], *touched]))
+        after = np.empty((len(trees), len(X)), np.int64)
+        table[:, list(places)] = values
+        try:
+            _leaf_values(table, trees, *forest, after)
+        finally:
+            table[:, list(places)] = X[:, list(places)]
+        scores: np.ndarray = expit(base + share * (total + (after - before[trees]).sum(axis=0)))
+        return scores
+
+    return score
+
+
+def _forest(head: XGBoostHead) -> tuple[tuple[np.ndarray, ...], dict[int, np.ndarray]]:
+    """All boosters' trees as flat arrays, and the trees that split on each column.
+
+    Returns
+    -------
+    forest : (starts, left, right, column, value, leaf)
+        First node of each tree; then of each node: its children in the tree (−1 at a leaf), the column that it splits
+        on and the value below which rows go left, and a leaf's value in `_UNIT`.
+    touching : dict from column to ndarray of tree numbers
+    """
+    starts: list[int] = []
+    parts: list[tuple[np.ndarray, ...]] = []
+    touching: dict[int, list[int]] = {}
+    size = 0
+    for chosen, booster in zip(head.columns_, head.boosters_, strict=True):
+        model = json.loads(bytes(booster.save_raw("json")))
+        for tree in model["learner"]["gradient_booster"]["model"]["trees"]:
+            left = np.array(tree["left_children"])
+            column = chosen[np.array(tree["split_indices"])]
+            for place in np.unique(column[left >= 0]):
+                touching.setdefault(int(place), []).append(len(starts))
+            starts.append(size)
+            size += len(left)
+            # A leaf's value stands where a node has its threshold.
+            value = np.array(tree["split_conditions"], np.float32)
+            leaf = np.where(left < 0, np.rint(value.astype(np.float64) / _UNIT), 0).astype(np.int64)
+            parts.append((left, np.array(tree["right_children"]), column, value, leaf))
+    flat = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
+    return (np.array(starts), *flat), {place: np.array(trees) for place, trees in touching.items()}
+
+
+@numba.njit(cache=True, nogil=True)
+def _leaf_values(
+    table: np.ndarray,
+    trees: np.ndarray,
+    starts: np.ndarray,
+    left: np.ndarray,
+    right: np.ndarray,
+    column: np.ndarray,
+    value: np.ndarray,
+    leaf: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """Write the leaf that each row (second axis of `out`) reaches in each tree (first axis)."""
+    for number in range(len(trees)):
+        first = starts[trees[number]]
+        for row in range(len(table)):
+            node = first
+            while left[node] >= 0:
+                node = first + (left[node] if table[row, column[node]] < value[node] else right[node])
+            out[number, row] = leaf[node]
