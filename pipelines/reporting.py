@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from data.splits import is_known
-from models.bundle import load_head
-from models.heads import LogisticHead
-from models.resampling import slide_groups
 from pipelines.artefacts import Outcome, StepSpec
 from pipelines.combining import CALIBRATORS, CHOICES, COMBINED, ENSEMBLE, ERRORS, GAINS, MEMBERS, THRESHOLDS
 from pipelines.config import Config
 from pipelines.explorer import attribution_importances, attributions, explorer_view
 from pipelines.fitting import COSTS, PREDICTIONS
+from pipelines.importances import importances
 from pipelines.leakage import measure_leakage
 from pipelines.packing import card, write_bundle
 from pipelines.prepare import EXAMPLES, PICTURES, SLIDES, SUMMARY, balance, split_warnings
@@ -30,7 +27,6 @@ from pipelines.training import MODEL
 from reports.audit import AuditView, leakage_words
 from reports.decisions import DecisionsView, decide
 from reports.ensemble import EnsembleView, gain_words
-from reports.importance import fitted_importance, permutation_importance
 from reports.ladder import ALONE, ladder
 from reports.page import ReportInputs, write_report
 from reports.stain import StainGroups, stain_groups
@@ -40,9 +36,6 @@ if TYPE_CHECKING:
 
 LADDER = "ladder.csv"
 LEAKAGE = "leakage.csv"
-
-#: Embedding columns mean nothing one by one: they are shuffled as one.
-TOGETHER = ("embedding",)
 
 
 def report_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
@@ -56,6 +49,7 @@ def report_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
         "pipelines/tables.py",
         "pipelines/leakage.py",
         "pipelines/explorer.py",
+        "pipelines/importances.py",
     )
     section = {**config.report.model_dump(), "name": config.name}
     return StepSpec("report", "7-report", (*sources, "pipelines/reporting.py"), section, inputs, config.seed)
@@ -67,13 +61,15 @@ def make_report(run: Run, folder: Path) -> Outcome:
     models = [name.removeprefix("prob_") for name in map(str, predictions.columns) if name.startswith("prob_")]
     steps = ladder(predictions, models, draws=run.config.report.draws, seed=run.config.seed, costs=rung_costs(run))
     phantom = run.config.data.source == "phantom"
+    features, groups = importances(run, predictions)
     shares, explained = attributions(run, predictions)
-    measured = pd.concat([importances(run, predictions), attribution_importances(run, shares, explained)])
+    measured = pd.concat([features, attribution_importances(run, shares, explained)])
     inputs = ReportInputs(
         title=f"Histoblend: {run.config.name}",
         predictions=predictions,
         ladder=steps,
         importances=measured.reset_index(drop=True),
+        groups=groups,
         patches=run.patches,
         warnings=tuple(split_warnings(run.patches.table, run.prepared[1]["notes"]["set_aside"])),
         facts=facts(run),
@@ -200,58 +196,6 @@ def divide_by_stain(run: Run) -> StainGroups | None:
     table = run.patches.table
     slides = table["slide"].where(is_known(table["slide"]))
     return stain_groups(values, columns, table["label"].to_numpy(), slides, seed=run.config.seed)
-
-
-def importances(run: Run, predictions: pd.DataFrame) -> pd.DataFrame:
-    """What each refitted head relies on: gain or coefficients, and permutation on the held-out slides."""
-    from joblib import Parallel, delayed
-
-    sets = run.sets()
-    test = predictions[predictions["split"] == "test"]
-    tasks = [
-        delayed(_importance)(run.config, run.heads[0], f"{head}_{features}", values[test.index], columns, test)
-        for features, (values, columns) in sets.items()
-        for head in run.config.heads.heads
-        if features not in ALONE
-    ]
-    # Threads: XGBoost and the bootstrap let go of the interpreter lock.
-    return pd.concat(Parallel(n_jobs=run.workers, prefer="threads")(tasks), ignore_index=True)
-
-
-def _importance(
-    config: Config, heads: Path, model: str, X: np.ndarray, columns: list[str], test: pd.DataFrame
-) -> pd.DataFrame:
-    """Importances of one model; ``X`` and ``test`` are the held-out slides."""
-    head, features = load_head(heads / model), model.partition("_")[2]
-    linear = isinstance(head, LogisticHead)
-    fitted = head.coef_[0] if linear else head.feature_importances_
-    found = [fitted_importance(fitted, columns, measure="coefficient" if linear else "gain", model=model)]
-    # Column by column only where columns have a meaning and no embedding stands in for them.
-    units: dict[str, tuple[Literal["family", "column"], ...]] = {
-        "handcrafted": ("family", "column"),
-        "both": ("family",),
-        "context": ("family",),
-    }
-    found += [
-        permutation_importance(
-            partial(_positive, head),
-            X,
-            test["label"].to_numpy(),
-            columns,
-            slide_groups(test["slide"]),
-            repeats=config.report.repeats,
-            seed=config.seed,
-            by=unit,
-            together=TOGETHER,
-            model=model,
-        )
-        for unit in units.get(features, ())
-    ]
-    return pd.concat(found, ignore_index=True)
-
-
-def _positive(head: Any, X: np.ndarray) -> np.ndarray:
-    return head.predict_proba(X)[:, 1]
 
 
 def facts(run: Run) -> dict[str, Any]:

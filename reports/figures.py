@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.metrics import roc_curve
 
 from reports.ladder import RUNGS, judged_rows, split_model_name
-from reports.verdict import signed, span
+from reports.verdict import span
 
 Figure = dict[str, Any]
 
@@ -31,12 +31,6 @@ METRIC_WORDS = {
     "average_precision": ("average precision", "average precision"),
     "brier": ("Brier score (lower is better)", "Brier score"),
     "accuracy": ("accuracy at the chosen threshold", "accuracy"),
-}
-MEASURE_WORDS = {
-    "permutation": ("drop in AUC when the family is shuffled together", "drop in AUC"),
-    "gain": ("XGBoost: sum of the family's shares of gain", "share of gain"),
-    "coefficient": ("logistic regression: sum of the sizes of the family's coefficients", "sum of sizes"),
-    "shap": ("mean size of the family’s Shapley values, added up in each patch", "log odds"),
 }
 
 #: With fewer patches of the rarer class than this, the AUC within a slide is mostly luck.
@@ -88,42 +82,6 @@ def forest(ladder: pd.DataFrame, metric: str) -> Figure:
     if metric == "auc":
         frame["shapes"] = [rule(0.5)]
     return {"data": data, "layout": frame}
-
-
-def families(sums: pd.DataFrame, measure: str) -> Figure:
-    """Draw one measure of importance, summed by family, for each model that has it."""
-    part = sums[sums.measure == measure]
-    order = part.groupby("family").value.max().sort_values(ascending=False).index.tolist()
-    models = list(dict.fromkeys(part.model))
-    places = {family: len(order) - 1 - i for i, family in enumerate(order)}
-    data = []
-    for i, model in enumerate(models):
-        rows = part[part.model == model].to_dict("records")
-        rung, head = split_model_name(model)
-        shift = 0.5 * (0.5 - (i + 0.5) / len(models))
-        frame = pd.DataFrame(rows)
-        data.append(
-            points(
-                short_name(model),
-                RUNG_COLOURS[rung],
-                "circle" if head == "logistic" else "diamond-open",
-                frame.value,
-                frame.low,
-                frame.high,
-                [places[row["family"]] + shift for row in rows],
-                [f"{plain(row['family'])}, {short_name(model)}<br>{_amount(row)}" for row in rows],
-            )
-        )
-    plan = rows_layout(
-        [plain(family) for family in order], MEASURE_WORDS[measure][1], per_row=max(34, 16 * len(models))
-    )
-    plan["shapes"] = [rule(0.0)]
-    return {"data": data, "layout": plan}
-
-
-def _amount(row: dict[str, Any]) -> str:
-    text = signed(row["value"]) if row["measure"] == "permutation" else f"{row['value']:.3f}"
-    return text if pd.isna(row["low"]) else f"{text} ({signed(row['low'])} to {signed(row['high'])})"
 
 
 def roc_table(predictions: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:

@@ -21,6 +21,7 @@ from reports.ensemble import EnsembleView
 from reports.ensemble_section import ensemble_section
 from reports.errors import errors_section, score_slides
 from reports.explorer import ExplorerView
+from reports.importance import GroupView
 from reports.importance_section import importances_section
 from reports.ladder import ALONE, rungs_below
 from reports.ladder_section import ladder_section
@@ -76,6 +77,8 @@ class ReportInputs:
         The model card, Markdown.
     explorer : ExplorerView or None
         What features of the importances open with.
+    groups : GroupView or None
+        Importance of families, themes, regions and clusters of columns.
     """
 
     title: str
@@ -96,6 +99,7 @@ class ReportInputs:
     artefacts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     card: str = ""
     explorer: ExplorerView | None = None
+    groups: GroupView | None = None
 
 
 def write_report(folder: Path, inputs: ReportInputs, *, prints: bool = False, workers: int = 1) -> Path:
@@ -140,7 +144,7 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
         Section("verdict", "Verdict", {"verdict": verdict}),
         ladder_section(inputs.ladder, figures.roc_table(predictions, models), inputs.families),
         data_section(predictions, inputs.audit, inputs.leakage),
-        importances_section(inputs.importances, inputs.sentences, inputs.explorer),
+        importances_section(inputs.importances, inputs.sentences, inputs.explorer, inputs.groups),
         stain_section(inputs.stain, predictions, verdict.best),
         errors_section(predictions, slides, verdict.best, threshold, inputs.patches),
         decisions_section(inputs.decisions),

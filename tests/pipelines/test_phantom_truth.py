@@ -10,7 +10,8 @@ from data.splits import assign_splits, patch_groups
 from features import table
 from models.heads import HEADS
 from models.resampling import slide_groups
-from reports.importance import permutation_importance
+from pipelines.fitting import refit_without
+from reports.importance import dropped_importance, group_permutation
 from reports.stain import stain_groups
 
 FAMILIES = ("colour", "stain", "nuclei")
@@ -32,16 +33,63 @@ def test_the_planted_cause_leads(confound, leading, other, head):
     train = (split["split"] == "train").to_numpy()
     labels, groups = split["label"].to_numpy(), patch_groups(split)
     fitted = HEADS[head](0).fit(values[train], labels[train], groups[train])
-    found = permutation_importance(
+    found, _ = group_permutation(
         lambda X: fitted.predict_proba(X)[:, 1],
         values[~train],
         labels[~train],
-        COLUMNS,
+        table.group_columns(COLUMNS, "theme"),
         slide_groups(split["slide"][~train]),
-        by="family",
-    ).set_index("family")
+        kind="theme",
+    )
+    found = found.set_index("group")
     assert found.value[leading] > found.value[other] + 0.005, found[["value", "low", "high"]]
     assert found.low[leading] > 0
+
+
+@pytest.mark.parametrize("head", ["logistic", "xgboost"])
+def test_only_nuclei_are_missed_when_left_out_and_fitted_again(head):
+    """Colour that is unrelated to the label is not missed, whatever the model made of it."""
+    values, split = cohort(0.0)
+    test = (split["split"] == "test").to_numpy()
+    units = table.group_columns(COLUMNS, "theme")
+    scores = refit_without([head], values, units | {"nothing": []}, split, seed=0, workers=1)
+    full, *without = (scores[f"{head}_handcrafted_without_{name}"] for name in ("nothing", *units))
+    found = dropped_importance(
+        split["label"].to_numpy()[test],
+        full,
+        dict(zip(units, without, strict=True)),
+        units,
+        slide_groups(split["slide"][test]),
+        kind="theme",
+    ).set_index("group")
+    assert found.value.idxmax() == "nuclei"
+    assert found.low["nuclei"] > 0.03, found[["value", "low", "high"]]
+    assert found.value.drop("nuclei").max() < 0.01, found[["value", "low", "high"]]
+
+
+@pytest.mark.parametrize("head", ["logistic", "xgboost"])
+def test_the_centre_leads_where_tumour_lies_on_either_side_of_its_border(head):
+    """Over all patches the whole patch leads: most that hold tumour anywhere hold it in the centre.
+
+    Among patches that hold tumour, in the centre (positive) or around it only (negative), the centre's nuclei decide.
+    """
+    values, split = cohort(0.0)
+    train = (split["split"] == "train").to_numpy()
+    labels, groups = split["label"].to_numpy(), patch_groups(split)
+    fitted = HEADS[head](0).fit(values[train], labels[train], groups[train])
+    judged = ~train & ((labels == 1) | split["tumour_in_ring"].to_numpy(dtype=bool))
+    found, _ = group_permutation(
+        lambda X: fitted.predict_proba(X)[:, 1],
+        values[judged],
+        labels[judged],
+        table.group_columns(COLUMNS, "region"),
+        slide_groups(split["slide"][judged]),
+        kind="region",
+    )
+    found = found.set_index("group")
+    assert found.value.idxmax() == "centre", found[["value", "low", "high"]]
+    assert found.low["centre"] > 0.02
+    assert abs(found.value["ring"]) < 0.01
 
 
 @pytest.mark.parametrize(("confound", "doubted"), [(0.0, False), (0.9, True)])

@@ -11,7 +11,7 @@ from models.resampling import slide_groups
 from reports.dependence import positive_shares
 from reports.embedded import explain_columns
 from reports.explorer import LEVELS, ExplorerView, leading_features, share_examples
-from reports.importance import fitted_importance
+from reports.importance import GROUPS, STABILITY, GroupView, fitted_importance
 from reports.ladder import ALONE, HEADLESS, RUNGS, ladder, split_model_name
 from reports.page import ReportInputs
 from reports.pictures import find_patches
@@ -157,16 +157,56 @@ def make_view(predictions, importances, patches, seed=0) -> ExplorerView:
     )
 
 
+def make_groups(importances, seed=0) -> GroupView:
+    """Groups of the columns of `importances`: drops of all kinds, and stability."""
+    rng = np.random.default_rng(seed)
+    single = importances[importances.feature.notna()]
+    parts, stability, clusters = [], [], []
+    for model, rows in single.groupby("model", sort=False):
+        rung = split_model_name(model)[0]
+        shown = rows.drop_duplicates("feature")
+        names = shown.feature.tolist()
+        kinds = {kind: registry.group_columns(names, kind) for kind in ("theme", "region", "family")}
+        if rung == "handcrafted":
+            kinds["cluster"] = {names[place]: [place, place + 1, place + 2] for place in range(0, 30, 3)}
+            clusters = [
+                (name, 3, " ".join(names[place] for place in places), 0.85) for name, places in kinds["cluster"].items()
+            ]
+        fitted = dict.fromkeys(rows.measure[rows.measure != "permutation"])
+        for kind, units in kinds.items():
+            for measure in ("permutation", "dropped", *fitted):
+                if kind == "cluster" and measure != "permutation":
+                    continue
+                value = rng.exponential(0.03, len(units)) - 0.005
+                value = value if measure in ("permutation", "dropped") else np.abs(value) / np.abs(value).sum()
+                sizes = [len(places) for places in units.values()]
+                part = pd.DataFrame({"group": list(units), "columns": sizes, "value": value, "spread": 0.004})
+                drop = measure in ("permutation", "dropped")
+                low, high = (value - 0.02, value + 0.03) if drop else (np.nan, np.nan)
+                parts.append(part.assign(model=model, measure=measure, kind=kind, low=low, high=high)[GROUPS])
+        stability += [(model, measure, "feature", "folds", 5, len(names), 0.8) for measure in fitted]
+        stability.append((model, "permutation", "family", "draws of slides", 200, 9, 0.3))
+    return GroupView(
+        groups=pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=GROUPS),
+        clusters=pd.DataFrame(clusters, columns=["group", "columns", "members", "closeness"]),
+        stability=pd.DataFrame(stability, columns=STABILITY),
+        rho=0.8,
+        clustered_on=1234,
+    )
+
+
 def make_inputs(seed=0, **changes) -> ReportInputs:
     """Everything that a report shows; `changes` replace fields of it or go to :func:`make_predictions`."""
     names = {item.name for item in fields(ReportInputs)}
     predictions = make_predictions(seed, **{key: value for key, value in changes.items() if key not in names})
     costs = {model: (12.0 + i, 700.0 + 10 * i) for i, model in enumerate(model_names(predictions))}
+    importances = make_importances(predictions, seed)
     defaults = {
         "title": "Made-up cohort",
         "predictions": predictions,
         "ladder": ladder(predictions, model_names(predictions), draws=200, seed=seed, costs=costs),
-        "importances": make_importances(predictions, seed),
+        "importances": importances,
+        "groups": make_groups(importances, seed),
         "patches": make_patches(predictions, seed),
         "warnings": ("Three patches could not be read and were set aside.",),
         "facts": {

@@ -1,11 +1,31 @@
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import friedmanchisquare
 from sklearn.inspection import permutation_importance as oracle
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from reports.importance import COLUMNS, fitted_importance, permutation_importance, sum_by_family
+from models.altered import altered_scores
+from models.heads import LogisticHead, XGBoostHead
+from reports.importance import (
+    COLUMNS,
+    GROUPS,
+    agreement,
+    dropped_importance,
+    fitted_groups,
+    fitted_importance,
+    fold_stability,
+    group_permutation,
+    kendall_w,
+    permutation_drops,
+    permutation_importance,
+    sum_by_family,
+)
 
 NAMES = ["colour_mean_red_whole", "colour_mean_red_centre", "nuclei_count_grey_centre", "nuclei_area_grey_whole"]
 
@@ -43,29 +63,23 @@ def test_permutation_agrees_with_scikit_learn(planted):
     np.testing.assert_allclose(table.spread, expected.importances_std, rtol=0.3, atol=1e-4)
 
 
-def test_permutation_by_family_shuffles_columns_together(planted):
+def test_groups_are_shuffled_together(planted):
     X, y, groups = planted
-    family = permutation_importance(_predict, X, y, NAMES, groups, repeats=20, by="family").set_index("family")
+    units = {"colour": [0, 1], "nuclei": [2, 3]}
+    family, drops = group_permutation(_predict, X, y, units, groups, kind="family", repeats=20, model="m")
     column = permutation_importance(_predict, X, y, NAMES, groups, repeats=20).set_index("feature")
-    assert family.index.tolist() == ["colour", "nuclei"]
-    assert family.feature.isna().all()
+    assert list(family.columns) == GROUPS
+    assert family.group.tolist() == ["colour", "nuclei"]
+    assert family["columns"].tolist() == [2, 2]
+    assert set(family.kind) == {"family"}
     assert family.spread.gt(0).all()
+    np.testing.assert_allclose(family.low, np.quantile(drops.drawn, 0.025, axis=0))
     # Copies moved by the same permutation stay copies: the drop equals that of one column with both weights.
     merged = permutation_importance(
         lambda x: _predict(np.column_stack([x[:, 0], x[:, 0], x[:, 2], x[:, 3]])), X, y, NAMES, groups, repeats=20
     )
-    assert family.value["colour"] == pytest.approx(merged.value[0], abs=1e-12)
-    assert family.value["colour"] > 1.5 * column.value["colour_mean_red_whole"]
-
-
-def test_permutation_by_region_and_together(planted):
-    X, y, groups = planted
-    region = permutation_importance(_predict, X, y, NAMES, groups, repeats=2, by="region")
-    assert region.region.tolist() == ["whole", "centre"]
-    mixed = permutation_importance(_predict, X, y, NAMES, groups, repeats=2, together=["colour"])
-    assert mixed.feature.fillna("-").tolist() == ["-", *NAMES[2:]]
-    with pytest.raises(ValueError, match="by must be"):
-        permutation_importance(_predict, X, y, NAMES, groups, by="slide")
+    assert family.value[0] == pytest.approx(merged.value[0], abs=1e-12)
+    assert family.value[0] > 1.5 * column.value["colour_mean_red_whole"]
 
 
 def test_permutation_leaves_its_input_alone_and_repeats_itself(planted):
@@ -97,18 +111,20 @@ def test_permutation_reports_progress_and_refuses_shapes(planted):
 def test_fitted_importance_and_family_sums_by_hand(planted):
     gain = fitted_importance(np.array([0.1, 0.2, 0.7, 0.0]), NAMES, measure="gain", model="xgboost_handcrafted")
     folds = np.array([[1.0, -1.0, 2.0, 0.0], [3.0, -1.0, 2.0, -1.0]])
-    coefficient = fitted_importance(folds, NAMES, measure="coefficient", model="logistic_handcrafted")
-    assert coefficient.value.tolist() == [2, -1, 2, -0.5]
-    assert coefficient.spread[0] == pytest.approx(np.sqrt(2))
+    refit = np.array([2.5, -1.0, 2.0, 0.5])
+    coefficient = fitted_importance(refit, NAMES, measure="coefficient", model="logistic_handcrafted", folds=folds)
+    assert coefficient.value.tolist() == refit.tolist()  # of the model in use; the folds only spread
+    assert coefficient.spread.tolist() == pytest.approx([np.sqrt(2), 0, 0, np.sqrt(0.5)])
     assert gain.spread.isna().all()
     X, y, groups = planted
-    joint = permutation_importance(_predict, X, y, NAMES, groups, by="family", model="xgboost_handcrafted")
+    units = {"colour": [0, 1], "nuclei": [2, 3]}
+    joint, _ = group_permutation(_predict, X, y, units, groups, kind="family", model="xgboost_handcrafted")
     single = permutation_importance(_predict, X, y, NAMES, groups, model="xgboost_handcrafted")
-    region = permutation_importance(_predict, X, y, NAMES, groups, by="region", model="xgboost_handcrafted")
-    sums = sum_by_family(pd.concat([gain, coefficient, joint, single, region])).set_index(["measure", "family"])
+    rows = joint.rename(columns={"group": "family"}).reindex(columns=COLUMNS).astype(single.dtypes)
+    sums = sum_by_family(pd.concat([gain, coefficient, rows, single])).set_index(["measure", "family"])
     assert len(sums) == 6
     assert sums.value["gain", "colour"] == pytest.approx(0.3)
-    assert sums.value["coefficient", "colour"] == pytest.approx(3)
+    assert sums.value["coefficient", "colour"] == pytest.approx(3.5)
     assert sums.value["permutation", "nuclei"] == joint.value[1]
     assert sums.features.tolist() == [2] * 6
 
@@ -116,8 +132,134 @@ def test_fitted_importance_and_family_sums_by_hand(planted):
 def test_fitted_importance_refuses_another_number_of_values():
     with pytest.raises(ValueError, match=r"values must hold 4 columns; got shape \(3,\)"):
         fitted_importance(np.zeros(3), NAMES, measure="gain")
+    with pytest.raises(ValueError, match=r"got shape \(4,\) and \(2, 3\)"):
+        fitted_importance(np.zeros(4), NAMES, measure="gain", folds=np.zeros((2, 3)))
+
+
+def test_shares_of_groups_by_hand():
+    refit = np.array([1.0, -1.0, 2.0, 0.0])
+    folds = np.array([[1.0, 0.0, 0.0, 1.0], [2.0, -2.0, 0.0, 0.0]])
+    units = {"colour": [0, 1], "nuclei": [2, 3]}
+    found = fitted_groups(refit, folds, units, kind="theme", measure="coefficient", model="m").set_index("group")
+    assert found.value.to_dict() == {"colour": 0.5, "nuclei": 0.5}
+    # Shares of colour in the folds: 1/2 and 1; their standard deviation is 0.5 / sqrt(2).
+    assert found.spread.to_dict() == pytest.approx({"colour": np.sqrt(0.125), "nuclei": np.sqrt(0.125)})
+    nothing = fitted_groups(np.zeros(4), np.zeros((2, 4)), units, kind="theme", measure="gain")
+    assert nothing.value.tolist() == [0, 0]
+
+
+def test_the_drop_of_a_refit_is_the_paired_difference_over_slides(planted):
+    """Against AUC by scikit-learn on slides drawn one by one."""
+    X, y, groups = planted
+    full, without = _predict(X), {"nuclei": X[:, 0], "colour": X[:, 2]}
+    units = {"colour": [0, 1], "nuclei": [2, 3]}
+    found = dropped_importance(y, full, without, units, groups, kind="theme", model="m", draws=2000, seed=0)
+    found = found.set_index("group")
+    assert found.index.tolist() == ["nuclei", "colour"]
+    whole = roc_auc_score(y, full)
+    assert found.value["nuclei"] == pytest.approx(whole - roc_auc_score(y, X[:, 0]))
+    rng = np.random.default_rng(7)
+    drawn = []
+    for _ in range(1000):
+        rows = np.concatenate([np.flatnonzero(groups == slide) for slide in rng.integers(0, 10, 10)])
+        drawn.append(roc_auc_score(y[rows], full[rows]) - roc_auc_score(y[rows], X[rows, 2]))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    assert found.low["colour"] == pytest.approx(low, abs=0.006)
+    assert found.high["colour"] == pytest.approx(high, abs=0.006)
+    assert found.low["nuclei"] > 0
+
+
+@pytest.mark.parametrize(
+    ("ratings", "w"),
+    [
+        # Siegel (1956), chapter 9: three executives rank six applicants; rank sums 8, 14, 11, 11, 11, 8; W = .16.
+        ([[1, 6, 3, 2, 5, 4], [1, 5, 6, 4, 2, 3], [6, 3, 2, 5, 4, 1]], 25.5 / 157.5),
+        # The same chapter, with ties: S = 591, corrected for ties W = 591 / (742.5 - 28.5) = .828.
+        (
+            [
+                [1, 4.5, 2, 4.5, 3, 7.5, 6, 9, 7.5, 10],
+                [2.5, 1, 2.5, 4.5, 4.5, 8, 9, 6.5, 10, 6.5],
+                [2, 1, 4.5, 4.5, 4.5, 4.5, 8, 8, 8, 10],
+            ],
+            591 / 714,
+        ),
+        ([[1, 2, 3], [10, 20, 30], [0.1, 0.2, 9]], 1.0),
+        ([[1, 2], [2, 1]], 0.0),
+        ([[1, 1, 1], [2, 2, 2]], np.nan),
+    ],
+    ids=["Siegel's executives", "Siegel's ties", "all agree", "all disagree", "nobody tells items apart"],
+)
+def test_kendalls_w(ratings, w):
+    assert kendall_w(np.array(ratings)) == pytest.approx(w, nan_ok=True)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(3, 9), st.integers(3, 12), st.integers(0, 2**32 - 1))
+def test_kendalls_w_is_friedmans_statistic_over_its_largest(raters, items, seed):
+    """SciPy's Friedman test corrects for ties too; chi-squared = raters (items - 1) W."""
+    ratings = np.random.default_rng(seed).integers(0, 5, (raters, items))
+    if all(len(set(row)) == 1 for row in ratings.tolist()):
+        return
+    assert kendall_w(ratings) == pytest.approx(friedmanchisquare(*ratings.T).statistic / (raters * (items - 1)))
+
+
+def test_kendalls_w_refuses_one_rater():
+    with pytest.raises(ValueError, match=r"got \(1, 4\)"):
+        kendall_w(np.ones((1, 4)))
+
+
+def test_stability_of_folds_by_feature_and_by_family():
+    folds = np.array([[3.0, -1.0, 2.0, 0.0], [-6.0, 2.0, 4.0, 1.0], [3.0, 1.0, 2.0, 0.5]])
+    rows = fold_stability(folds, {"colour": [0, 3], "nuclei": [1, 2]}, model="m", measure="coefficient")
+    assert [row["level"] for row in rows] == ["feature", "family"]
+    assert rows[0]["w"] == pytest.approx(1.0)  # the sign of a coefficient is no part of its rank
+    # Shares of colour: 3/6, 7/13, 3.5/6.5: a tie, then twice the same order.
+    assert rows[1]["w"] == pytest.approx(kendall_w(np.array([[1, 1], [2, 1], [2, 1]])))
+    assert (rows[1]["raters"], rows[1]["items"]) == (3, 2)
+
+
+def test_agreement_compares_every_two_measures_by_hand():
+    names = [f"colour_q{i}_red_whole" for i in range(5)]
+    values = {
+        "permutation": [4.0, 3.0, 2.0, -1.0, 0.0],
+        "gain": [0.1, 0.2, 0.3, 0.4, 0.0],
+        "coefficient": [-4.0, 3.0, 2.0, 1.0, 0.0],
+    }
+    parts = [fitted_importance(np.array(each), names, measure=name, model="m") for name, each in values.items()]
+    groups = pd.DataFrame(
+        [("m", "gain", "theme", name, 2, value, 0, 0, 0) for name, value in [("a", 0.9), ("b", 0.1)]], columns=GROUPS
+    )
+    family = parts[0].iloc[[0, 0]].assign(feature=None)  # families that were shuffled together are no features
+    found = agreement(pd.concat([*parts, family]), groups).set_index(["first", "second"])
+    assert set(found.level) == {"feature"}  # two groups are no order
+    # The last feature is 0 by all measures, and does not count.
+    assert found["items"].tolist() == [4, 4, 4]
+    assert found.correlation["permutation", "gain"] == pytest.approx(-1)
+    assert found.correlation["permutation", "coefficient"] == pytest.approx(1)
+    assert found.correlation["gain", "coefficient"] == pytest.approx(-1)
 
 
 def test_columns_of_another_form_are_refused():
     with pytest.raises(ValueError, match="family_statistic_channel_region"):
         fitted_importance(np.zeros(1), ["colour_mean_red"], measure="gain")
+
+
+@pytest.mark.parametrize("head", [LogisticHead(), XGBoostHead(trees=40, fewest=20)], ids=["logistic", "xgboost"])
+def test_the_quick_way_to_shuffle_gives_the_same_drops(planted, head):
+    X, y, groups = planted
+    head.fit(X, y, groups)
+
+    def predict(table):
+        return head.predict_proba(table)[:, 1]
+
+    units = [[0], [1, 2], [3], [0, 1, 2, 3]]
+    slow = permutation_drops(predict, X, y, units, groups, repeats=3, draws=50)
+    quick = permutation_drops(predict, X, y, units, groups, repeats=3, draws=50, altered=partial(altered_scores, head))
+    np.testing.assert_allclose(quick.values, slow.values, atol=1e-9)
+    np.testing.assert_allclose(quick.drawn, slow.drawn, atol=1e-9)
+
+
+def test_labels_of_one_class_are_refused(planted):
+    X, _, groups = planted
+    with pytest.raises(ValueError, match="both classes"):
+        permutation_drops(_predict, X, np.zeros(400, int), [[0]], groups)

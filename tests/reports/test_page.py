@@ -15,7 +15,6 @@ from sklearn.metrics import roc_auc_score
 
 from reports import figures
 from reports.errors import choose_patches
-from reports.importance_section import _agreement
 from reports.made import _fact_tables
 from reports.page import write_report
 from reports.stain import StainGroups
@@ -80,11 +79,12 @@ def test_report_figures_are_valid_plotly(report):
     names = [item["data-figure"] for tag, item in page.elements if tag == "figure" and "data-figure" in item]
     texts = [text for kind, text in page.scripts if kind == "application/json"]
     found = dict(zip(names, map(json.loads, texts), strict=True))
-    assert {name: len(found[name]) for name in ("forest", "roc", "slides", "families")} == {
+    assert {name: len(found[name]) for name in ("forest", "roc", "slides", "groups", "families")} == {
         "forest": 4,
         "roc": 2,
         "slides": 1,
-        "families": 3,
+        "groups": 10,  # a variant a model
+        "families": 10,
     }
     for variants in found.values():
         for variant in variants:
@@ -150,7 +150,7 @@ def test_report_escapes_whatever_comes_from_data(tmp_path):
     assert NASTY not in text
     assert "&lt;img src=x onerror=alert(1)&gt;" in text
     assert not any("onerror" in attributes for _, attributes in page.elements)
-    assert sum(tag == "script" for tag, _ in page.elements) == sum(kind != "" for kind, _ in page.scripts) == 7
+    assert sum(tag == "script" for tag, _ in page.elements) == sum(kind != "" for kind, _ in page.scripts) == 8
     for kind, content in page.scripts:
         if kind.startswith("application/json"):
             json.loads(content)
@@ -167,12 +167,14 @@ def nasty_inputs():
         for table in (predictions, inputs.patches.table)
     ]
     importances = inputs.importances.assign(family=lambda table: table.family + NASTY)
+    groups = replace(inputs.groups, groups=inputs.groups.groups.assign(group=lambda table: table.group + NASTY))
     return replace(
         inputs,
         title=NASTY,
         predictions=tables[0],
         patches=replace(inputs.patches, table=tables[1]),
         importances=importances,
+        groups=groups,
         warnings=(NASTY,),
         facts={NASTY: {NASTY: NASTY}, "steps": {NASTY: {"seconds": 1.5}}, "list": [NASTY]},
         sentences=dict.fromkeys(inputs.sentences, NASTY),
@@ -239,26 +241,6 @@ def test_roc_table_is_thinned_without_bending_the_curve():
     area = np.trapezoid(curve.true_positive_rate, curve.false_positive_rate)
     assert area == pytest.approx(roc_auc_score(labels, scores), abs=1e-3)
     assert curve.iloc[[0, -1]][["false_positive_rate", "true_positive_rate"]].to_numpy().tolist() == [[0, 0], [1, 1]]
-
-
-def _wide(permutation, gain):
-    names = [f"colour_q{i}_red_whole" for i in range(len(permutation))]
-    parts = {"permutation": permutation, "gain": gain}
-    return {name: pd.DataFrame({"value": values}, index=names) for name, values in parts.items()}
-
-
-@pytest.mark.parametrize(
-    ("permutation", "gain", "words"),
-    [
-        ([4.0, 3.0, 2.0, 1.0], [0.4, 0.3, 0.2, 0.1], "agree well: rank correlation 1.00, and 4 of the 4"),
-        ([4.0, 3.0, 2.0, 1.0], [0.1, 0.2, 0.3, 0.4], "disagree: rank correlation −1.00"),
-        ([4.0, 3.0, 2.0, 1.0] + [0.0] * 99, [0.1, 0.2, 0.3, 0.4] + [0.0] * 99, "disagree: rank correlation −1.00"),
-        ([-4.0, 3.0, 2.0, 1.0], [0.1, 0.4, 0.3, 0.2], "agree well: rank correlation 1.00"),
-    ],
-    ids=["same", "opposite", "unused features do not count", "a rise in AUC is no importance"],
-)
-def test_agreement_of_measures(permutation, gain, words):
-    assert words in _agreement(_wide(permutation, gain))
 
 
 def test_facts_of_steps_are_said_once_where_they_are_shared():

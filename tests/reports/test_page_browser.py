@@ -69,7 +69,7 @@ def _column(page, selector, number):
 def test_every_figure_is_drawn_and_says_what_it_shows(visit):
     page = visit()
     plots = page.locator(".plot")
-    assert plots.count() == 4
+    assert plots.count() == 5
     assert page.locator(".plot .scatterlayer .trace").count() >= 4
     assert all(plots.evaluate_all("plots => plots.map(plot => plot.getAttribute('aria-label').length > 40)"))
 
@@ -101,6 +101,32 @@ def test_choosing_a_metric_redraws_the_forest(visit):
     assert forest.locator(".xtitle").text_content() == "Brier score"
 
 
+def test_choosing_a_model_redraws_its_groups(visit):
+    page = visit()
+    figure = page.locator("figure[data-figure=groups]")
+    assert figure.locator(".xtitle").text_content() == "AUC lost on held-out slides"
+    assert figure.locator(".x2title").text_content() == "share of the whole"
+    before = figure.locator(".legend").text_content()
+    assert "share of the coefficients’ sizes" not in before or "share of gain" not in before
+    options = figure.locator("option").all_text_contents()
+    other = next(words for words in options if words.startswith("XGBoost" if "coefficients" in before else "logistic"))
+    figure.locator("select").select_option(label=other)
+    assert figure.locator(".legend").text_content() != before
+
+
+def test_clusters_sort_and_open(visit):
+    page = visit()
+    table = page.locator("#cluster-table")
+    table.get_by_role("button", name="Drop in AUC, XGBoost").click()
+    drops = [float(value) for value in _column(page, "#cluster-table", 3)]
+    assert drops == sorted(drops, reverse=True)
+    first = table.locator("details").first
+    assert first.locator("small").is_hidden()
+    first.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert first.locator("small").is_visible()
+
+
 def test_hovering_a_slide_shows_its_name_as_text(visit):
     page = visit("nasty")
     plot = page.locator("figure[data-figure=slides] .plot")
@@ -115,9 +141,10 @@ def test_names_that_look_like_markup_show_as_text(visit):
     page = visit("nasty")
     assert page.locator("h1").text_content() == NASTY
     assert page.locator("img[src=x]").count() == 0
-    assert page.locator("script").count() == 7
+    assert page.locator("script").count() == 8
     assert NASTY in page.locator(".gallery figcaption").first.text_content()
-    assert NASTY in page.locator("figure[data-figure=families] .yaxislayer-above").text_content()
+    assert NASTY in page.locator("figure[data-figure=families] .yaxislayer-above").first.text_content()
+    assert NASTY in page.locator("#leanings").text_content()
 
 
 @pytest.mark.parametrize("name", ["plain", "nasty"])
