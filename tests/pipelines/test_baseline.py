@@ -177,7 +177,7 @@ def test_no_head_sees_a_held_out_slide(head, held_out):
 def test_refits_without_a_group_see_neither_it_nor_the_held_out_slides(head):
     table = grouped_table()
     values = np.random.default_rng(1).normal(size=(len(table), 6)).astype(np.float32)
-    values[:, :2] += table["label"].to_numpy()[:, None]
+    values[:, :2] += 1.5 * table["label"].to_numpy()[:, None]
     groups = {"signal": [0, 1], "noise": [2, 3, 4]}
     test = (table["split"] == "test").to_numpy()
     first = refit_without([head], values, groups, table, seed=0, workers=1)
