@@ -178,12 +178,29 @@ class Run:
         return members.merge(pd.read_parquet(self.ensemble[0] / PREDICTIONS), on="patch_id", validate="one_to_one")
 
     @cached_property
+    def stain_probe(self) -> tuple[Path, dict[str, Any]] | None:
+        """Folder and manifest of what models say of shifted stains; None where no held-out slides can be judged."""
+        from pipelines.staining import probe_stain, stain_spec, why_no_probe
+
+        if why_no_probe(self.patches.table):
+            return None
+        steps = [self.prepared, self.heads, *self.tables.values(), *self.last_steps()]
+        inputs = {folder.name: manifest_digest(manifest) for folder, manifest in steps}
+
+        def build(folder: Path) -> Any:
+            return probe_stain(self, folder)
+
+        return self._step(stain_spec(self.config, inputs), build)
+
+    @cached_property
     def report(self) -> tuple[Path, dict[str, Any]]:
         """Folder and manifest of the report; also writes the run's stable outputs."""
         from pipelines.reporting import make_report, publish, report_spec
 
         steps = [self.prepared, self.heads, *self.tables.values(), *self.last_steps()]
         inputs = {folder.name: manifest_digest(manifest) for folder, manifest in steps}
+        if self.stain_probe is not None:
+            inputs["probes/stain"] = manifest_digest(self.stain_probe[1])
 
         def build(folder: Path) -> Any:
             return make_report(self, folder)

@@ -21,6 +21,7 @@ from reports.card import CARD, model_card
 from reports.ladder import ALONE, split_model_name
 
 if TYPE_CHECKING:
+    from features.embeddings import EmbeddingCompute, SideBySide
     from pipelines.baseline import Run
 
 BUNDLE = "bundle"
@@ -118,17 +119,22 @@ def _store_networks(run: Run, folder: Path) -> list[dict[str, Any]]:
     """Write the embedding networks of the run's own engine; none where no set of columns holds embeddings."""
     if "embeddings" not in run.tables:
         return []
-    from features.embeddings import embedding_compute
     from features.stored import store_networks
 
+    return store_networks(embedding_of(run), run.config.data.size, folder)
+
+
+def embedding_of(run: Run) -> EmbeddingCompute | SideBySide:
+    """What turns patches into the run's embeddings, by the engine that made them."""
+    from features.embeddings import embedding_compute
+
     engine, options = run.tables["embeddings"][1]["notes"]["engine"], run.config.embeddings
-    compute = embedding_compute(
+    return embedding_compute(
         size=[size or None for size in options.size],
         engine=engine["name"],
         precision=engine["precision"],
         **options.model_dump(include={"backbone", "weights", "centre", "pooling", "stages", "d4"}),
     )
-    return store_networks(compute, run.config.data.size, folder)
 
 
 def _store_outliers(run: Run, folder: Path) -> None:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from data.splits import is_known
 from pipelines.artefacts import Outcome, StepSpec
 from pipelines.combining import CALIBRATORS, CHOICES, COMBINED, ENSEMBLE, ERRORS, GAINS, MEMBERS, THRESHOLDS
 from pipelines.config import Config
@@ -21,6 +20,7 @@ from pipelines.importances import importances
 from pipelines.leakage import measure_leakage
 from pipelines.packing import card, write_bundle
 from pipelines.prepare import EXAMPLES, PICTURES, SLIDES, SUMMARY, balance, split_warnings
+from pipelines.staining import stain_view
 from pipelines.submission import predict_unlabelled
 from pipelines.tables import read_values
 from pipelines.training import MODEL
@@ -29,7 +29,6 @@ from reports.decisions import DecisionsView, decide
 from reports.ensemble import EnsembleView, gain_words
 from reports.ladder import ALONE, ladder
 from reports.page import ReportInputs, write_report
-from reports.stain import StainGroups, stain_groups
 
 if TYPE_CHECKING:
     from pipelines.baseline import Run
@@ -50,6 +49,7 @@ def report_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
         "pipelines/leakage.py",
         "pipelines/explorer.py",
         "pipelines/importances.py",
+        "pipelines/staining.py",
     )
     section = {**config.report.model_dump(), "name": config.name}
     return StepSpec("report", "7-report", (*sources, "pipelines/reporting.py"), section, inputs, config.seed)
@@ -75,7 +75,7 @@ def make_report(run: Run, folder: Path) -> Outcome:
         facts=facts(run),
         sentences=column_sentences(),
         families=family_costs(run),
-        stain=divide_by_stain(run),
+        stain=stain_view(run, predictions, steps),
         phantom=phantom,
         audit=audit_view(run.prepared[0]),
         leakage=leakage(run),
@@ -186,16 +186,6 @@ def family_costs(run: Run) -> dict[str, tuple[int, float]]:
     folder, manifest = run.tables["features"]
     columns = pd.Series(read_values(folder)[1]).str.partition("_")[0].value_counts()
     return {name: (int(columns[name]), float(cost)) for name, cost in manifest["notes"]["ms_a_patch"].items()}
-
-
-def divide_by_stain(run: Run) -> StainGroups | None:
-    """Whether slides' stain goes with their share of positives; None where it cannot be told."""
-    if "features" not in run.tables:
-        return None
-    values, columns = read_values(run.tables["features"][0])
-    table = run.patches.table
-    slides = table["slide"].where(is_known(table["slide"]))
-    return stain_groups(values, columns, table["label"].to_numpy(), slides, seed=run.config.seed)
 
 
 def facts(run: Run) -> dict[str, Any]:

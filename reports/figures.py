@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,8 @@ BROWN = "#8C510A"
 RUNG_COLOURS = dict(zip(RUNGS, (INK, SKY, GREEN, ORANGE, VERMILLION, PURPLE, BROWN, BLUE), strict=True))
 HEAD_DASHES = {"logistic": "solid", "xgboost": "dash"}
 RUNG_DASHES = {"cnn": "solid", "ensemble": "solid"}
-SPLIT_MARKS = {"oof": ("out-of-fold", BLUE, "circle"), "test": ("test slides", VERMILLION, "diamond-open")}
+Marks = Mapping[str, tuple[str, str, str]]
+SPLIT_MARKS: Marks = {"oof": ("out-of-fold", BLUE, "circle"), "test": ("test slides", VERMILLION, "diamond-open")}
 #: Ways to decide without a model, in a decision curve.
 WITHOUT_MODEL = {"treat-all": ("all positive", "dash"), "treat-none": ("none positive", "dot")}
 #: What the chooser says, and the shorter words that fit under an axis on a phone.
@@ -51,16 +52,16 @@ def short_name(model: str) -> str:
     return rung if head is None else f"{rung} · {head}"
 
 
-def forest(ladder: pd.DataFrame, metric: str) -> Figure:
-    """Draw each model's metric with its 95 % interval, out-of-fold above test."""
+def forest(ladder: pd.DataFrame, metric: str, *, by: str = "split", marks: Marks = SPLIT_MARKS) -> Figure:
+    """Draw each model's metric with its 95 % interval, out-of-fold above test or whatever else `marks` tells apart."""
     models = list(dict.fromkeys(ladder.model))
     places = {model: len(models) - 1 - i for i, model in enumerate(models)}
     data = []
-    for split, (words, colour, symbol) in SPLIT_MARKS.items():
-        part = ladder[ladder.split == split]
+    for place, (name, (words, colour, symbol)) in enumerate(marks.items()):
+        part = ladder[ladder[by] == name]
         if part.empty:
             continue
-        shift = 0.14 if split == "oof" else -0.14
+        shift = 0.14 - 0.28 * place
         rows = part.to_dict("records")
         data.append(
             points(
@@ -264,18 +265,18 @@ def error_map(errors: pd.DataFrame) -> Figure:
     return {"data": [trace], "layout": frame}
 
 
-def slide_strip(slides: pd.DataFrame) -> Figure:
+def slide_strip(slides: pd.DataFrame, *, by: str = "split", marks: Marks = SPLIT_MARKS) -> Figure:
     """Draw the AUC within each slide that holds both classes, a row a model, a dot a slide."""
     models = list(dict.fromkeys(slides.model))
     places = {model: len(models) - 1 - i for i, model in enumerate(models)}
     data: list[Figure] = []
     mixed = slides[slides.auc.notna()]
-    for split, (words, colour, symbol) in SPLIT_MARKS.items():
-        part = mixed[mixed.split == split]
+    for place, (name, (words, colour, symbol)) in enumerate(marks.items()):
+        part = mixed[mixed[by] == name]
         if part.empty:
             continue
         rows = part.to_dict("records")
-        shift = 0.14 if split == "oof" else -0.14
+        shift = 0.14 - 0.28 * place
         data.append(
             {
                 "type": "scatter",

@@ -29,7 +29,7 @@ from reports.made import made_section
 from reports.pictures import Patches
 from reports.prints import write_prints
 from reports.section import Section
-from reports.stain import StainGroups
+from reports.stain import StainView
 from reports.stain_section import stain_section
 from reports.verdict import Verdict, judge, model_words, signed, span
 
@@ -59,8 +59,8 @@ class ReportInputs:
         What each feature is.
     families : mapping from name to (columns, milliseconds)
         Of each family of handcrafted features: its columns, and what it costs of one core a patch.
-    stain : StainGroups, optional
-        From :func:`reports.stain.stain_groups`.
+    stain : StainView, optional
+        Whether models rely on stain.
     phantom : bool
         Whether the patches are synthetic.
     audit : AuditView or None
@@ -90,7 +90,7 @@ class ReportInputs:
     facts: Mapping[str, object] = field(default_factory=dict)
     sentences: Mapping[str, str] = field(default_factory=dict)
     families: Mapping[str, tuple[int, float]] = field(default_factory=dict)
-    stain: StainGroups | None = None
+    stain: StainView | None = None
     phantom: bool = False
     audit: AuditView | None = None
     leakage: pd.DataFrame | None = None
@@ -145,7 +145,7 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
         ladder_section(inputs.ladder, figures.roc_table(predictions, models), inputs.families),
         data_section(predictions, inputs.audit, inputs.leakage),
         importances_section(inputs.importances, inputs.sentences, inputs.explorer, inputs.groups),
-        stain_section(inputs.stain, predictions, verdict.best),
+        stain_section(inputs.stain, inputs.importances, verdict.best),
         errors_section(predictions, slides, verdict.best, threshold, inputs.patches),
         decisions_section(inputs.decisions),
         ensemble_section(inputs.ensemble),
@@ -164,7 +164,7 @@ def _verdict(inputs: ReportInputs, rungs: pd.DataFrame, slides: pd.DataFrame) ->
         inferred=known and not is_known(inputs.predictions.slide).any(),
         phantom=inputs.phantom,
         slide_aucs=aucs,
-        stain=inputs.stain,
+        stain=inputs.stain.groups if inputs.stain is not None else None,
         doubts_on_ensemble=inputs.ensemble.doubts() if inputs.ensemble is not None else (),
     )
 

@@ -1,13 +1,19 @@
-"""Whether stain tells the label: slides in two groups by their stain, and the share of positives in each."""
+"""Whether models rely on stain: slides in two groups by their stain, who tells them apart, and stains shifted."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
+
+from data.splits import grouped_folds
+from features.table import parse_column
+from models.heads import LogisticHead
+from models.resampling import auc_draws, percentile_interval, slide_groups
+from reports.metrics import measure, slide_table
 
 #: With fewer slides a division in two says nothing.
 FEWEST_SLIDES = 8
@@ -17,7 +23,21 @@ FEWEST_IN_GROUP = 3
 P_LIMIT = 0.01
 DIFFERENCE_LIMIT = 0.2
 
-_VECTORS = tuple(
+#: The strength of shifted stains that is spoken of: the network's training alters them as much unless told otherwise.
+SPOKEN_STRENGTH = 0.1
+#: From this AUC on, a family of features is said to tell the two groups of slides apart.
+TELLS = 0.8
+#: Slides, and patches of each, on which families are asked for the group at most: slides are the sample.
+ASKED_SLIDES = 100
+ASKED_PATCHES = 24
+#: Folds by slide, and the penalty of the logistic regression that is asked, the same for every family.
+ASKED_FOLDS = 5
+ASKED_STRENGTH = 0.01
+#: What the groups are made from: it tells them apart by construction.
+OWN_FAMILY = "stain"
+
+#: The family's columns that hold the stain vectors: haematoxylin's red, green and blue, then eosin's.
+VECTORS = tuple(
     f"stain_{part}_{stain}_whole" for stain in ("haematoxylin", "eosin") for part in ("red", "green", "blue")
 )
 _FALLBACK = "stain_fallback_both_whole"
@@ -30,7 +50,8 @@ class StainGroups:
     Attributes
     ----------
     slides : DataFrame
-        ``slide, group (A|B), prevalence, patches``; group A has the larger mean share of positives.
+        ``slide, group (A|B), prevalence, patches``, and the slide's stain vectors where they are known (`VECTORS`);
+        group A has the larger mean share of positives.
     difference : float
         Mean share of positives over the slides of group A minus that of group B, 0 to 1.
     p : float
@@ -111,7 +132,7 @@ def stain_groups(
         return None
     known = slides.notna().to_numpy()
     usable = known & (np.asarray(values[:, place[_FALLBACK]]) < 0.5)
-    vectors = pd.DataFrame(np.asarray(values[:, [place[name] for name in _VECTORS]], dtype=np.float64))
+    vectors = pd.DataFrame(np.asarray(values[:, [place[name] for name in VECTORS]], dtype=np.float64))
     stains = vectors[usable].groupby(slides.to_numpy()[usable]).median()
     if len(stains) < FEWEST_SLIDES:
         return None
@@ -129,6 +150,7 @@ def stain_groups(
             "group": np.where(group, "A", "B"),
             "prevalence": prevalence,
             "patches": shares["size"].to_numpy(),
+            **dict(zip(VECTORS, stains.to_numpy().T, strict=True)),
         }
     )
     return StainGroups(table, difference, _chance(prevalence, group, difference, np.random.default_rng(seed), draws))
@@ -158,6 +180,249 @@ def group_scores(groups: StainGroups, predictions: pd.DataFrame, model: str) -> 
         auc = roc_auc_score(part.label, part[f"prob_{model}"]) if both else np.nan
         rows.append((name, part.slide.nunique(), len(part), part.label.mean(), auc))
     return pd.DataFrame(rows, columns=["group", "slides", "patches", "prevalence", "auc"])
+
+
+@dataclass(frozen=True)
+class StainView:
+    """What the report shows of stain.
+
+    Attributes
+    ----------
+    groups : StainGroups, optional
+        None where the slides cannot be divided.
+    scores : DataFrame, optional
+        From :func:`group_table`.
+    slides : DataFrame, optional
+        From :func:`group_slides`.
+    families : DataFrame, optional
+        From :func:`stain_families`.
+    shifted : DataFrame, optional
+        From :func:`shift_curves`.
+    absent : str
+        Why `shifted` is missing.
+    trained : float
+        Strength at which the fine-tuned network saw altered stains in training; 0 for none.
+    """
+
+    groups: StainGroups | None = None
+    scores: pd.DataFrame | None = None
+    slides: pd.DataFrame | None = None
+    families: pd.DataFrame | None = None
+    shifted: pd.DataFrame | None = None
+    absent: str = ""
+    trained: float = 0.0
+
+
+def group_table(
+    groups: StainGroups, predictions: pd.DataFrame, models: Sequence[str], *, draws: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """Judge every model within each stain group.
+
+    Parameters
+    ----------
+    groups : StainGroups
+    predictions : DataFrame
+        ``slide, label, prob_<model>``; out-of-fold and test patches together, each scored by a model that has not seen
+        its slide. A model may lack patches.
+    models : sequence of str
+    draws : int
+        Resamplings of the group's slides behind each interval.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        ``model`` and the columns of :func:`group_scores`, then ``auc_low, auc_high``, the 95 % interval of the AUC;
+        missing where a group has one class.
+    """
+    of = predictions.slide.map(groups.slides.set_index("slide").group)
+    tables = []
+    for model in models:
+        has = predictions[f"prob_{model}"].notna()
+        table = group_scores(groups, predictions[has], model)
+        ends = []
+        for name in table.group:
+            part = predictions[(has & (of == name)).to_numpy()]
+            scores = part[[f"prob_{model}"]].to_numpy()
+            ends.append(_ends(part.label.to_numpy(), scores, slide_groups(part.slide), draws, seed)[:, 0])
+        table["auc_low"], table["auc_high"] = np.array(ends).T
+        table.insert(0, "model", model)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def group_slides(groups: StainGroups, predictions: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
+    """Judge every model within each slide of the groups.
+
+    Parameters
+    ----------
+    groups : StainGroups
+    predictions : DataFrame
+        As for :func:`group_table`.
+    models : sequence of str
+
+    Returns
+    -------
+    DataFrame
+        ``model, group`` and the columns of :func:`reports.metrics.slide_table`.
+    """
+    of = groups.slides.set_index("slide").group
+    tables = []
+    for model in models:
+        part = predictions[predictions[f"prob_{model}"].notna() & predictions.slide.isin(of.index)]
+        table = slide_table(part.label.to_numpy(), part[f"prob_{model}"].to_numpy(), part.slide)
+        table.insert(0, "group", table.slide.map(of))
+        table.insert(0, "model", model)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def stain_families(
+    values: np.ndarray,
+    columns: Sequence[str],
+    groups: StainGroups,
+    slides: pd.Series,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Ask each family of columns for the stain group of slides that it was not fitted on.
+
+    Logistic regression on the family's columns learns the group from the other folds, which are made by slide. At most
+    `ASKED_PATCHES` patches of a slide, and `ASKED_SLIDES` slides, are drawn, so that slides count about alike.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, k), float32
+    columns : sequence of str
+        Names of the k columns, ``family_statistic_channel_region``.
+    groups : StainGroups
+    slides : Series of str
+        Slide of each patch; missing where unknown.
+    draws : int
+        Resamplings of slides behind the intervals.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        ``family, columns, auc, low, high, patches, slides``, best first: how well patches of group A are told from
+        those of group B.
+    """
+    of = slides.map(groups.slides.set_index("slide").group)
+    rows = _some_of_each(slides.where(of.notna()), np.random.default_rng(seed))
+    labels = (of.to_numpy()[rows] == "A").astype(int)
+    names = slides.to_numpy(dtype=object)[rows]
+    places: dict[str, list[int]] = {}
+    for place, column in enumerate(columns):
+        places.setdefault(parse_column(column).family, []).append(place)
+    table = np.asarray(values[rows])
+    sizes = pd.Series(labels).groupby(names).first().value_counts()
+    folds = grouped_folds(labels, names, min(ASKED_FOLDS, int(sizes.min())), seed)
+    scores = np.column_stack([_asked(table[:, part], labels, folds, seed) for part in places.values()])
+    low, high = _ends(labels, scores, slide_groups(names), draws, seed)
+    found = pd.DataFrame(
+        {
+            "family": list(places),
+            "columns": [len(part) for part in places.values()],
+            "auc": measure(labels, scores, 0.5)[:, 0],
+            "low": low,
+            "high": high,
+            "patches": len(rows),
+            "slides": len(set(names)),
+        }
+    )
+    return found.sort_values("auc", ascending=False, kind="stable", ignore_index=True)
+
+
+def shift_curves(
+    predictions: pd.DataFrame,
+    models: Sequence[str],
+    thresholds: Mapping[str, float],
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Judge every model on patches whose stains were altered, against the same patches as they are.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        ``patch_id, slide, label, alteration, strength, draw, prob_<model>``: the same patches in each alteration,
+        strength and draw; strength 0, of one draw, is the patches as they are.
+    models : sequence of str
+    thresholds : mapping from model to float
+        Probability from which on a patch counts as positive.
+    draws : int
+        Resamplings of slides behind the intervals; the same for all models and strengths, so that differences are
+        paired.
+    seed : int
+
+    Returns
+    -------
+    DataFrame
+        ``model, alteration, strength, auc, change, moved, turned, patches, slides``, a row a model, alteration and
+        strength; ``auc`` and ``change`` (against strength 0) have ``_low`` and ``_high`` beside them. Over the draws of
+        a strength: the mean AUC, the mean absolute change of probability, and the share of patches that change the side
+        of the threshold.
+    """
+    ordered = predictions.sort_values(["strength", "alteration", "draw", "patch_id"], kind="stable")
+    views = ordered[["alteration", "strength", "draw"]].drop_duplicates(ignore_index=True)
+    first = ordered.iloc[: len(ordered) // len(views)]
+    labels, units = first.label.to_numpy(), slide_groups(first.slide)
+    # (views, patches, models), then a column a model and view
+    scores = ordered[[f"prob_{model}" for model in models]].to_numpy().reshape(len(views), len(first), len(models))
+    flat = scores.transpose(1, 2, 0).reshape(len(first), -1)
+    auc = measure(labels, flat, 0.5)[:, 0].reshape(1, len(models), len(views))
+    drawn = auc_draws(labels, flat, units, draws=draws, seed=seed).reshape(-1, len(models), len(views))
+    cuts = np.array([thresholds[model] for model in models])
+    tables = []
+    for alteration, strength in views[["alteration", "strength"]].drop_duplicates().itertuples(index=False):
+        inside = ((views.alteration == alteration) & (views.strength == strength)).to_numpy()
+        moved, turned = np.abs(scores[inside] - scores[0]), (scores[inside] >= cuts) != (scores[0] >= cuts)
+        table = pd.DataFrame({"model": list(models)}).assign(alteration=alteration, strength=strength)
+        for name, base in (("auc", 0.0), ("change", 1.0)):
+            point, several = (aucs[:, :, inside].mean(2) - base * aucs[:, :, 0] for aucs in (auc, drawn))
+            table[name] = point[0]
+            table[f"{name}_low"], table[f"{name}_high"] = _interval(several, draws)
+        table["moved"], table["turned"] = moved.mean((0, 1)), turned.mean((0, 1))
+        tables.append(table.assign(patches=len(first), slides=int(units.max()) + 1))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _interval(values: np.ndarray, draws: int) -> np.ndarray:
+    """Low and high of each column; missing where more than half of the draws lacked a class."""
+    if 2 * len(values) < draws:
+        return np.full((2, values.shape[1]), np.nan)
+    return np.stack(percentile_interval(values))
+
+
+def _ends(labels: np.ndarray, scores: np.ndarray, units: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Low and high of each column's AUC, ndarray of shape (2, k); missing where no interval can be told."""
+    if len(np.unique(labels)) < 2:
+        return np.full((2, scores.shape[1]), np.nan)
+    return _interval(auc_draws(labels, scores, units, draws=draws, seed=seed), draws)
+
+
+def _some_of_each(slides: pd.Series, rng: np.random.Generator) -> np.ndarray:
+    """Rows of at most `ASKED_PATCHES` patches of at most `ASKED_SLIDES` slides, drawn at random and sorted."""
+    parts = list(slides.groupby(slides.to_numpy()).indices.values())
+    if len(parts) > ASKED_SLIDES:
+        parts = [parts[place] for place in np.sort(rng.choice(len(parts), ASKED_SLIDES, replace=False))]
+    return np.sort(np.concatenate([rng.permutation(part)[:ASKED_PATCHES] for part in parts]))
+
+
+def _asked(values: np.ndarray, labels: np.ndarray, folds: list[np.ndarray], seed: int) -> np.ndarray:
+    """Probability of group A for each row, from a fit on the other folds, ndarray of shape (n,)."""
+    from threadpoolctl import threadpool_limits
+
+    found = np.empty(len(labels))
+    with threadpool_limits(1):
+        for out in folds:
+            inside = np.setdiff1d(np.arange(len(labels)), out, assume_unique=True)
+            head = LogisticHead(strengths=(ASKED_STRENGTH,), seed=seed).fit(values[inside], labels[inside])
+            found[out] = head.predict_proba(values[out])[:, 1]
+    return found
 
 
 def _divide(stains: np.ndarray, seed: int) -> np.ndarray:

@@ -123,7 +123,7 @@ def test_every_manifest_tells_where_it_came_from(finished):
         manifest = json.loads((finished.folder / step / "manifest.json").read_text())
         assert manifest["rows"] == 240
         assert {"config", "inputs", "libraries", "commit", "seed", "seconds", "peak_mb"} <= manifest.keys()
-    assert manifest["inputs"].keys() == {"1-patches", "4-heads", "2-features", "3-embeddings"}
+    assert manifest["inputs"].keys() == {"1-patches", "4-heads", "2-features", "3-embeddings", "probes/stain"}
 
 
 def grouped_table(slides=15, each=20, seed=0):

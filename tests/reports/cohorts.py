@@ -16,6 +16,7 @@ from reports.ladder import ALONE, HEADLESS, RUNGS, ladder, split_model_name
 from reports.page import ReportInputs
 from reports.pictures import find_patches
 from reports.shapley import Attribution, choose_cases
+from reports.stain import StainGroups, StainView, group_slides, group_table, shift_curves
 
 HEADS = ("logistic", "xgboost")
 SKILL = {"colour": 1.3, "handcrafted": 1.9, "embeddings": 2.0, "both": 2.3, "context": 2.2}
@@ -195,6 +196,51 @@ def make_groups(importances, seed=0) -> GroupView:
     )
 
 
+def make_stain(predictions, seed=0) -> StainView:
+    """Two groups of slides that have nothing to do with the label, families that tell them apart, stains shifted."""
+    slides = predictions.groupby("slide").label.agg(["mean", "size"])
+    letters = np.where(np.arange(len(slides)) % 2, "A", "B")
+    table = pd.DataFrame(
+        {"slide": slides.index, "group": letters, "prevalence": slides["mean"], "patches": slides["size"]}
+    )
+    groups = StainGroups(table.reset_index(drop=True), 0.05, 0.6)
+    models = [name for name in model_names(predictions) if name != "prevalence"]
+    rungs = [name for name in models if split_model_name(name)[0] not in ALONE]
+    families = pd.DataFrame({"family": ["stain", "colour", "nuclei", "embedding"], "columns": [23, 132, 110, 1400]})
+    families = families.assign(auc=[0.97, 0.93, 0.61, 0.9], low=[0.9, 0.88, 0.49, 0.85], high=[1, 0.97, 0.7, 0.94])
+    shifted = shift_curves(
+        make_shifted(predictions[predictions.split == "test"], models, seed),
+        models,
+        dict.fromkeys(models, 0.5),
+        draws=200,
+    )
+    return StainView(
+        groups,
+        group_table(groups, predictions, rungs, draws=200),
+        group_slides(groups, predictions, rungs),
+        families.assign(patches=480, slides=len(slides)),
+        shifted,
+        trained=0.1,
+    )
+
+
+def make_shifted(test, models, seed=0) -> pd.DataFrame:
+    """Predictions of shifted patches: the colour rung's log-odds move by slide, the others' hardly."""
+    names = test.slide.to_numpy()
+    ways = {name: np.random.default_rng([seed, number]).normal() for number, name in enumerate(sorted(set(names)))}
+    way = np.array([ways[name] for name in names])
+    parts = []
+    done = [("shift", 0.0, 0), *(("shift", strength, draw) for strength in (0.05, 0.1, 0.2) for draw in (0, 1))]
+    for alteration, strength, draw in [*done, ("restain", 1.0, 0)]:
+        part = test[["patch_id", "slide", "label"]].assign(alteration=alteration, strength=strength, draw=draw)
+        for model in models:
+            size = 20.0 if "colour" in model else 0.5
+            odds = np.log(test[f"prob_{model}"] / (1 - test[f"prob_{model}"])) + (1 - 2 * draw) * strength * size * way
+            part[f"prob_{model}"] = 1 / (1 + np.exp(-odds))
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
 def make_inputs(seed=0, **changes) -> ReportInputs:
     """Everything that a report shows; `changes` replace fields of it or go to :func:`make_predictions`."""
     names = {item.name for item in fields(ReportInputs)}
@@ -217,4 +263,7 @@ def make_inputs(seed=0, **changes) -> ReportInputs:
         },
         "sentences": {column.name: column.sentence for column in registry.columns()},
     }
+    held_out = predictions[predictions.split == "test"]
+    if held_out.slide.nunique() > 1 and held_out.label.nunique() == 2:
+        defaults["stain"] = make_stain(predictions, seed)
     return ReportInputs(**(defaults | {key: value for key, value in changes.items() if key in names}))

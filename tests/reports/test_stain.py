@@ -1,8 +1,19 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import mannwhitneyu
 
-from reports.stain import FEWEST_IN_GROUP, group_scores, stain_groups
+from reports.stain import (
+    ASKED_PATCHES,
+    FEWEST_IN_GROUP,
+    StainGroups,
+    group_scores,
+    group_slides,
+    group_table,
+    shift_curves,
+    stain_families,
+    stain_groups,
+)
 
 COLUMNS = [
     *(f"stain_{part}_{stain}_whole" for stain in ("haematoxylin", "eosin") for part in ("red", "green", "blue")),
@@ -91,3 +102,143 @@ def test_scores_within_groups():
     assert table.loc["A"].tolist() == [5, 100, 0.6, 1.0]
     assert table.loc["B", ["slides", "patches", "prevalence"]].tolist() == [5, 100, 0.0]
     assert np.isnan(table.auc["B"])
+
+
+def two_groups(slides, *, each):
+    """Groups A and B of the slides in turn, each with so many patches."""
+    letters = ["A", "B"] * (len(slides) // 2)
+    table = {"slide": slides, "group": letters, "prevalence": 0.5, "patches": each}
+    return StainGroups(pd.DataFrame(table), 0.0, 1.0)
+
+
+def test_every_model_is_judged_within_each_group_and_slide():
+    rng = np.random.default_rng(0)
+    names = np.repeat([f"s{i}" for i in range(6)], 20)
+    labels = np.tile([0, 1], 60)
+    group_a = np.isin(names, ["s0", "s2", "s4"])
+    # m ranks group A perfectly and group B backwards; k is missing for slide s0.
+    predictions = pd.DataFrame(
+        {
+            "slide": names,
+            "label": labels,
+            "prob_m": np.where(group_a, 0.2 + 0.6 * labels, 0.8 - 0.6 * labels),
+            "prob_k": np.where(names == "s0", np.nan, rng.random(120)),
+        }
+    )
+    groups = two_groups([f"s{i}" for i in range(6)], each=20)
+    table = group_table(groups, predictions, ["m", "k"], draws=200).set_index(["model", "group"])
+    assert table.auc["m", "A"] == table.auc_low["m", "A"] == table.auc_high["m", "A"] == 1.0
+    assert table.auc["m", "B"] == table.auc_high["m", "B"] == 0.0
+    assert table.loc[("k", "A"), ["slides", "patches"]].tolist() == [2, 40]
+    part = predictions[~group_a]
+    wins = mannwhitneyu(part.prob_k[part.label == 1], part.prob_k[part.label == 0]).statistic / 30**2
+    assert table.auc["k", "B"] == pytest.approx(wins)
+    assert table.auc_low["k", "B"] < wins < table.auc_high["k", "B"]
+    slides = group_slides(groups, predictions, ["m", "k"])
+    assert slides[slides.model == "m"].set_index("slide").auc.to_dict() == {
+        f"s{i}": 1.0 - i % 2 for i in range(6)
+    }  # fmt: skip
+    assert "s0" not in set(slides[slides.model == "k"].slide)
+
+
+def test_a_group_of_one_class_has_no_interval():
+    names = np.repeat([f"s{i}" for i in range(6)], 10)
+    labels = np.where(np.isin(names, ["s0", "s2", "s4"]), 1, np.tile([0, 1], 30))
+    predictions = pd.DataFrame({"slide": names, "label": labels, "prob_m": np.random.default_rng(0).random(60)})
+    table = group_table(two_groups([f"s{i}" for i in range(6)], each=10), predictions, ["m"], draws=100)
+    assert table.set_index("group").loc["A", ["auc", "auc_low", "auc_high"]].isna().all()
+
+
+def test_families_are_asked_for_the_group_of_unseen_slides():
+    rng = np.random.default_rng(1)
+    names = np.repeat([f"s{i:02d}" for i in range(20)], 40)
+    group = np.repeat(np.arange(20) % 2, 40)
+    number = np.repeat(np.arange(20), 40)
+    values = np.column_stack(
+        [
+            group + 0.1 * rng.normal(size=800),  # knows the stain
+            rng.normal(size=800),  # knows nothing
+            # Names the slide, and so knows the group of slides that it was fitted on only.
+            (number[:, None] == np.arange(20)) + 0.01 * rng.normal(size=(800, 20)),
+        ]
+    ).astype(np.float32)
+    columns = ["colour_mean_red_whole", "nuclei_mean_area_whole", *(f"lbp_bin-{i}_grey_whole" for i in range(20))]
+    groups = two_groups([f"s{i:02d}" for i in range(20)], each=40)
+    found = stain_families(values, columns, groups, pd.Series(names), draws=200).set_index("family")
+    assert found.index[0] == "colour"
+    assert found.auc["colour"] > 0.99
+    assert found.auc["nuclei"] < 0.65
+    assert found.auc["lbp"] < 0.65
+    assert found.low["nuclei"] < 0.5 < found.high["nuclei"]
+    assert found["columns"].to_dict() == {"colour": 1, "nuclei": 1, "lbp": 20}
+    assert set(found.patches) == {20 * ASKED_PATCHES}
+
+
+def test_patches_of_slides_in_no_group_are_not_asked():
+    rng = np.random.default_rng(0)
+    names = pd.Series(np.repeat([f"s{i}" for i in range(8)], 10)).where(np.arange(80) >= 10)
+    groups = two_groups([f"s{i}" for i in range(2, 8)], each=10)
+    values = rng.normal(size=(80, 2)).astype(np.float32)
+    found = stain_families(values, ["colour_a_b_whole", "lbp_a_b_whole"], groups, names, draws=100)
+    assert set(found.slides) == {6}
+    assert set(found.patches) == {60}
+
+
+def shifted(move, *, slides=6, each=20, seed=0):
+    """Predictions of one model at strengths 0 and 0.1, both draws; ``move`` of (draw, slide number) is added to it."""
+    rng = np.random.default_rng(seed)
+    number = np.repeat(np.arange(slides), each)
+    labels = np.tile([0, 1], slides * each // 2)
+    base = 0.3 + 0.4 * labels + 0.02 * rng.random(len(labels))
+    parts = []
+    for strength, draw in [(0.0, 0), (0.1, 0), (0.1, 1)]:
+        added = np.array([move(draw, i) for i in number]) if strength else 0.0
+        parts.append(
+            pd.DataFrame(
+                {
+                    "patch_id": [f"p{i:03d}" for i in range(len(labels))],
+                    "slide": [f"s{i}" for i in number],
+                    "label": labels,
+                    "alteration": "shift",
+                    "strength": strength,
+                    "draw": draw,
+                    "prob_m": base + added,
+                }
+            )
+        )
+    # In no order: rows find each other by their ids.
+    return pd.concat(parts).sample(frac=1, random_state=seed)
+
+
+def test_a_model_that_does_not_move_keeps_its_auc():
+    curves = shift_curves(shifted(lambda draw, slide: 0.0), ["m"], {"m": 0.5}, draws=200)
+    assert curves.strength.tolist() == [0.0, 0.1]
+    assert (curves[["auc", "auc_low", "auc_high"]] == 1.0).all(axis=None)
+    assert (curves[["change", "change_low", "change_high", "moved", "turned"]] == 0.0).all(axis=None)
+    assert set(curves.patches) == {120}
+    assert set(curves.slides) == {6}
+
+
+def test_the_loss_is_what_the_shift_of_slides_makes_of_the_ranking():
+    # Half of the slides go up by 0.45, past the others' positives: of four kinds of pairs (negative's slide, positive's
+    # slide) one is turned round, so a quarter of the pairs is lost. In the second draw nothing moves.
+    curves = shift_curves(shifted(lambda draw, slide: 0.45 * (slide % 2) * (1 - draw)), ["m"], {"m": 0.5}, draws=500)
+    row = curves[curves.strength == 0.1].iloc[0]
+    assert row.auc == pytest.approx((0.75 + 1.0) / 2)
+    assert row.change == pytest.approx(-0.125)
+    # A share p of moved slides turns p (1 − p) of the pairs round, and no p more than one half.
+    assert row.change_low == pytest.approx(-0.125)
+    assert row.change_low < row.change_high <= 0.0
+    # A quarter of all patches and draws moves, by 0.45; the negatives among them cross one half.
+    assert row.moved == pytest.approx(0.45 / 4)
+    assert row.turned == pytest.approx(1 / 8)
+
+
+def test_an_interval_that_most_draws_cannot_give_is_left_out():
+    table = shifted(lambda draw, slide: 0.0, slides=2)
+    table["label"] = (table.slide == "s0").astype(int)  # half of the draws hold one slide twice
+    rows = shift_curves(table.assign(prob_m=table.label), ["m"], {"m": 0.5}, draws=2000, seed=1)
+    assert rows.auc.tolist() == [1.0, 1.0]
+    three = shifted(lambda draw, slide: 0.0, slides=4)
+    three["label"] = (three.slide == "s0").astype(int)
+    assert shift_curves(three, ["m"], {"m": 0.5}, draws=500).auc_low.notna().all()
