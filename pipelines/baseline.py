@@ -130,6 +130,18 @@ class Run:
 
         return self._step(cnn_spec(self.config, manifest_digest(self.prepared[1])), build)
 
+    @cached_property
+    def saliency_probe(self) -> tuple[Path, dict[str, Any]]:
+        """Folder and manifest of the fine-tuned network's maps of evidence."""
+        from pipelines.saliency import probe_saliency, saliency_spec
+
+        inputs = {folder.name: manifest_digest(manifest) for folder, manifest in (self.prepared, self.cnn)}
+
+        def build(folder: Path) -> Any:
+            return probe_saliency(self.config, self.patches, self.cnn[0], folder, self.screen)
+
+        return self._step(saliency_spec(self.config, inputs), build)
+
     @property
     def fine_tuned(self) -> bool:
         """Whether a fine-tuned network is a part of the report and of the stable outputs."""
@@ -192,6 +204,11 @@ class Run:
 
         return self._step(stain_spec(self.config, inputs), build)
 
+    def probes(self) -> list[tuple[Path, dict[str, Any]]]:
+        """Folder and manifest of what the report asks of finished models, as far as it can be asked."""
+        saliency = self.saliency_probe if self.fine_tuned else None
+        return [probe for probe in (self.stain_probe, saliency) if probe is not None]
+
     @cached_property
     def report(self) -> tuple[Path, dict[str, Any]]:
         """Folder and manifest of the report; also writes the run's stable outputs."""
@@ -199,8 +216,7 @@ class Run:
 
         steps = [self.prepared, self.heads, *self.tables.values(), *self.last_steps()]
         inputs = {folder.name: manifest_digest(manifest) for folder, manifest in steps}
-        if self.stain_probe is not None:
-            inputs["probes/stain"] = manifest_digest(self.stain_probe[1])
+        inputs |= {f"probes/{folder.name}": manifest_digest(manifest) for folder, manifest in self.probes()}
 
         def build(folder: Path) -> Any:
             return make_report(self, folder)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from data.audit import FLAGS
 from pipelines.artefacts import Outcome, StepSpec
 from pipelines.combining import CALIBRATORS, CHOICES, COMBINED, ENSEMBLE, ERRORS, GAINS, MEMBERS, THRESHOLDS
 from pipelines.config import Config
@@ -19,12 +20,14 @@ from pipelines.fitting import COSTS, PREDICTIONS
 from pipelines.importances import importances
 from pipelines.leakage import measure_leakage
 from pipelines.packing import card, write_bundle
-from pipelines.prepare import EXAMPLES, PICTURES, SLIDES, SUMMARY, balance, split_warnings
+from pipelines.prepare import AUDIT, EXAMPLES, PICTURES, SLIDES, SUMMARY, balance, split_warnings
+from pipelines.saliency import open_saliency
 from pipelines.staining import stain_view
 from pipelines.submission import predict_unlabelled
 from pipelines.tables import read_values
-from pipelines.training import MODEL
+from pipelines.training import HISTORY, MODEL
 from reports.audit import AuditView, leakage_words
+from reports.cnn_section import CnnView
 from reports.decisions import DecisionsView, decide
 from reports.ensemble import EnsembleView, gain_words
 from reports.ladder import ALONE, ladder
@@ -84,6 +87,8 @@ def make_report(run: Run, folder: Path) -> Outcome:
         artefacts={folder.name: manifest["files"] for folder, manifest in finished(run)},
         card=card(run, steps),
         explorer=explorer_view(run, predictions, measured, shares, explained),
+        flags=patch_flags(run.prepared[0]),
+        cnn=cnn_view(run),
     )
     write_report(folder, inputs, prints=True, workers=run.workers)
     return Outcome(len(predictions))
@@ -95,6 +100,18 @@ def audit_view(folder: Path) -> AuditView:
     text = {"patch_id": str, "slide": str}
     summary, examples, slides = (pd.read_csv(folder / name, dtype=text) for name in (SUMMARY, EXAMPLES, SLIDES))
     return AuditView(summary, examples, np.load(folder / PICTURES), slides)
+
+
+def patch_flags(folder: Path) -> pd.DataFrame:
+    """The audit's flags of every patch, in the folder of step 1: ``patch_id`` and a column of bool a flag."""
+    return pd.read_parquet(folder / AUDIT, columns=["patch_id", *(flag.name for flag in FLAGS)])
+
+
+def cnn_view(run: Run) -> CnnView | None:
+    """How step 5 went and where its network looks; None where it is no part of the run."""
+    if not run.fine_tuned:
+        return None
+    return CnnView(pd.read_csv(run.cnn[0] / HISTORY, dtype={"run": str}), open_saliency(run.saliency_probe[0]))
 
 
 def leakage(run: Run) -> pd.DataFrame | None:

@@ -1,40 +1,66 @@
-"""Where a model errs: slide by slide, and the patches themselves."""
+"""Where the best model errs: slide by slide, among patches that the audit flagged, and the patches themselves."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from reports import figures
-from reports.ladder import SPLITS, judged_rows
-from reports.metrics import slide_table
-from reports.pictures import Patches, centre_box, data_uri, find_patches
+from reports.figures import short_name
+from reports.flagged import FEWEST_SLIDES, flag_errors, flag_words
+from reports.ladder import ALONE, RUNGS, judged_rows
+from reports.pictures import Patches, centre_box, find_patches, photo_uri
 from reports.section import Chart, Section
+from reports.within_slides import METRIC_WORDS, MOST_ROWS, forest_rows, slide_forest, slide_intervals
 
+#: Models that the reader may choose from slide by slide; the table beside the page holds all.
+DRAWN = 4
+#: Pictures of each kind of error, and of one slide in each kind.
 GALLERY_SIZE = 8
 GALLERY_PER_SLIDE = 2
+#: Pictures slide by slide: of one slide, and in all.
+EACH_SLIDE = 3
+MOST_BY_SLIDE = 54
+
+TITLES = {
+    "false-positives": "Confident false positives",
+    "false-negatives": "Confident false negatives",
+    "borderline": "Closest to the threshold",
+}
+_TINY = 1e-6
 
 
 def errors_section(
-    predictions: pd.DataFrame, slides: pd.DataFrame, model: str, threshold: float, patches: Patches
+    predictions: pd.DataFrame,
+    slides: pd.DataFrame,
+    ladder: pd.DataFrame,
+    model: str,
+    patches: Patches,
+    flags: pd.DataFrame | None = None,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
 ) -> Section:
-    """Show how models rank within each slide, and the patches that one of them judges high, low and wrongly.
+    """Show each slide's scores, whether flagged patches are judged worse, and patches on the wrong side.
 
     Parameters
     ----------
     predictions : DataFrame
         ``patch_id, slide, split, label, prob_<model>``.
     slides : DataFrame
-        From :func:`score_slides`.
+        From :func:`reports.within_slides.score_slides`.
+    ladder : DataFrame
+        From :func:`reports.ladder.ladder`: models and their thresholds.
     model : str
-        The one whose slides and patches are shown.
-    threshold : float
-        A score at or above it counts as positive.
+        The best one, whose patches are shown.
     patches : Patches
         Those of `predictions`, in any order.
+    flags : DataFrame, optional
+        The audit's: ``patch_id`` and a column of bool a flag.
+    draws, seed : int
+        For intervals that resample slides.
 
     Returns
     -------
@@ -45,87 +71,156 @@ def errors_section(
     ValueError
         A shown patch is not among `patches`.
     """
-    shown = choose_patches(predictions, model)
-    charts = {}
-    if slides.auc.notna().any():
-        charts["slides"] = Chart(
-            "AUC within each slide that holds both classes, a row a model; the table below lists the best.",
-            [("AUC within slides", figures.slide_strip(slides))],
-        )
+    thresholds = model_thresholds(ladder, model)
+    drawn = best_of_rungs(ladder, model)
+    intervals = slide_intervals(predictions, slides, thresholds)
+    shown = choose_errors(predictions, model, thresholds[model])
+    tables = {"slides": slides, "slides-intervals": intervals, "patches-shown": shown}
+    judged = None
+    if flags is not None:
+        judged = tables["errors-by-flag"] = flag_errors(predictions, flags, thresholds, draws=draws, seed=seed)
     content = {
         "model": model,
         "known": bool(predictions.slide.notna().any()),
-        "threshold": threshold,
+        "threshold": thresholds[model],
+        "counts": _counts(predictions, model, thresholds[model]),
         "slides": slides[slides.model == model].sort_values("auc").to_dict("records"),
-        "galleries": _galleries(shown, patches, threshold),
+        "most": MOST_ROWS if slides[slides.model == model].slide.nunique() > MOST_ROWS else None,
+        "fewest": FEWEST_SLIDES,
+        "flags": None if judged is None else _flag_rows(judged, model),
+        "flag_words": None if judged is None else flag_words(judged, model),
+        **_galleries(shown, patches, flags),
     }
-    tables = {"slides": slides, "patches-shown": shown}
-    return Section("errors", "Slides, patches and errors", content, charts=charts, tables=tables, nav="Errors")
+    charts = _charts(intervals, drawn)
+    return Section("errors", "Errors", content, charts=charts, tables=tables)
 
 
-def choose_patches(predictions: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Choose the patches to look at: highest and lowest scores, overall and on the wrong side.
+def model_thresholds(ladder: pd.DataFrame, best: str) -> dict[str, float]:
+    """Threshold of each model that a rung of the ladder stands for, the best one first."""
+    rungs = ladder[~ladder.rung.isin((*ALONE, RUNGS[0]))]
+    found = dict(zip(rungs.model.astype(str), rungs.threshold.astype(float), strict=True))
+    return {best: float(ladder[ladder.model == best].threshold.iloc[0])} | found
 
-    At most `GALLERY_PER_SLIDE` of one slide enter a group, so that one odd slide does not fill it.
+
+def best_of_rungs(ladder: pd.DataFrame, best: str) -> list[str]:
+    """The best model, then the better heads of the best other rungs, `DRAWN` models at most."""
+    rows = ladder[(ladder.split == "oof") & ~ladder.rung.isin((*ALONE, RUNGS[0]))]
+    tops = rows.sort_values("auc", ascending=False, kind="stable").drop_duplicates("rung").model
+    return list(dict.fromkeys([best, *map(str, tops)]))[:DRAWN]
+
+
+def choose_errors(predictions: pd.DataFrame, model: str, threshold: float) -> pd.DataFrame:
+    """Choose the patches to look at: the worst errors of either kind, those next to the threshold, each slide's worst.
+
+    Worst is furthest from the threshold in log-odds. In the first three groups stand at most `GALLERY_PER_SLIDE` of one
+    slide, so that one odd slide does not fill them. Slides come with the most errors first, at most `EACH_SLIDE`
+    patches each and `MOST_BY_SLIDE` in all.
 
     Returns
     -------
     DataFrame
-        ``group, patch_id, slide, split, label, score``.
+        ``group, patch_id, slide, split, label, score, wrong``; the groups of `TITLES`, then ``"slide"``.
     """
     table = predictions[["patch_id", "slide", "split", "label"]].assign(score=predictions[f"prob_{model}"])
     table = table[judged_rows(predictions, model)]
+    away = np.abs(_log_odds(table.score.to_numpy()) - _log_odds(np.array(threshold)))
+    table = table.assign(wrong=(table.score >= threshold) != (table.label == 1), away=away)
+    errors = table[table.wrong].sort_values(["away", "patch_id"], ascending=[False, True], kind="stable")
     groups = {
-        "highest": (table, False),
-        "lowest": (table, True),
-        "highest-negatives": (table[table.label == 0], False),
-        "lowest-positives": (table[table.label == 1], True),
+        "false-positives": errors[errors.label == 0],
+        "false-negatives": errors[errors.label == 1],
+        "borderline": table.sort_values(["away", "patch_id"], kind="stable"),
     }
     parts = []
-    for name, (part, ascending) in groups.items():
-        ranked = part.sort_values(["score", "patch_id"], ascending=[ascending, True], kind="stable")
-        few = ranked.slide.isna() | (ranked.groupby("slide").cumcount() < GALLERY_PER_SLIDE)
-        parts.append(ranked[few].head(GALLERY_SIZE).assign(group=name))
-    return pd.concat(parts, ignore_index=True)[["group", "patch_id", "slide", "split", "label", "score"]]
+    for name, part in groups.items():
+        few = part.slide.isna() | (part.groupby("slide").cumcount() < GALLERY_PER_SLIDE)
+        parts.append(part[few].head(GALLERY_SIZE).assign(group=name))
+    parts.append(_worst_of_slides(errors).assign(group="slide"))
+    columns = ["group", "patch_id", "slide", "split", "label", "score", "wrong"]
+    return pd.concat(parts, ignore_index=True)[columns]
 
 
-def score_slides(predictions: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
-    """Metrics within each slide: ``model, split, slide, patches, rarer, prevalence, mean_score, brier, auc``."""
-    parts = []
-    for split, name in SPLITS.items():
-        part = predictions[predictions.split == split]
-        for model in models if len(part) else ():
-            present = part[judged_rows(part, model)]
-            table = slide_table(present.label.to_numpy(), present[f"prob_{model}"].to_numpy(), present.slide)
-            table.insert(0, "split", name)
-            table.insert(0, "model", model)
-            parts.append(table)
-    return pd.concat(parts, ignore_index=True)
+def _worst_of_slides(errors: pd.DataFrame) -> pd.DataFrame:
+    """Each slide's worst errors, slides with the most errors first."""
+    known = errors[errors.slide.notna()]
+    counts = known.slide.value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable")
+    rank = {slide: place for place, slide in enumerate(counts.index)}
+    worst = known.assign(turn=known.groupby("slide").cumcount(), place=known.slide.map(rank).astype(int))
+    # A turn of one picture a slide after another, so that no slide goes without one before another has several.
+    kept = worst[worst.turn < EACH_SLIDE].sort_values(["turn", "place"], kind="stable").head(MOST_BY_SLIDE)
+    return kept.sort_values(["place", "turn"], kind="stable").drop(columns=["turn", "place"])
 
 
-def _galleries(shown: pd.DataFrame, patches: Patches, threshold: float) -> list[dict[str, Any]]:
-    """Patches as pictures, in their groups."""
-    titles = {
-        "highest": "Highest scores",
-        "lowest": "Lowest scores",
-        "highest-negatives": "Highest scores among negatives",
-        "lowest-positives": "Lowest scores among positives",
+def _log_odds(probability: np.ndarray) -> np.ndarray:
+    inside = np.clip(probability, _TINY, 1 - _TINY)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
+
+
+def _counts(predictions: pd.DataFrame, model: str, threshold: float) -> dict[str, int]:
+    """Judged patches, and errors of either kind."""
+    part = predictions[judged_rows(predictions, model)]
+    said, true = part[f"prob_{model}"] >= threshold, part.label == 1
+    return {
+        "patches": len(part),
+        "negatives": int((~true).sum()),
+        "positives": int(true.sum()),
+        "false_positives": int((said & ~true).sum()),
+        "false_negatives": int((~said & true).sum()),
     }
+
+
+def _charts(intervals: pd.DataFrame, models: Sequence[str]) -> dict[str, Chart]:
+    if intervals.empty:
+        return {}
+    variants = [
+        (f"{short_name(model)}: {words}", slide_forest(intervals, model, metric))
+        for model in models
+        for metric, words in METRIC_WORDS.items()
+    ]
+    rows = forest_rows(intervals, models[0], "auc")
+    ends = f"from {rows.value.iloc[0]:.2f} on slide {rows.slide.iloc[0]} to {rows.value.iloc[-1]:.2f}"
+    alt = (
+        f"Forest plot of {short_name(models[0])} within each of {len(rows)} slides, {ends} on slide "
+        f"{rows.slide.iloc[-1]}; slides-intervals.csv holds the numbers."
+    )
+    return {"slides": Chart(alt, variants)}
+
+
+def _flag_rows(table: pd.DataFrame, model: str) -> list[dict[Any, Any]]:
+    """Rows for the best model, each with what the other models do."""
+    rows = []
+    for row in table[table.model == model].to_dict("records"):
+        others = table[(table.flag == row["flag"]) & (table.model != model)]
+        rows.append({**row, "others": others.to_dict("records")})
+    return rows
+
+
+def _galleries(shown: pd.DataFrame, patches: Patches, flags: pd.DataFrame | None) -> dict[str, Any]:
+    """Cards with pictures: ``galleries``, each with a title, and ``by_slide``, with the names of its slides."""
     rows = dict(zip(shown.patch_id, find_patches(patches, shown.patch_id), strict=True))
-    galleries = []
-    for group, title in titles.items():
-        cards = []
-        for row in shown[shown.group == group].to_dict("records"):
-            pixels = np.asarray(patches.pixels[rows[row["patch_id"]]])
-            height, width = pixels.shape[:2]
-            card = {
-                **row,
-                "image": data_uri(pixels),
-                "height": height,
-                "width": width,
-                "box": centre_box(height, width),
-                "wrong": (row["score"] >= threshold) != (row["label"] == 1),
-            }
-            cards.append(card)
-        galleries.append({"title": title, "cards": cards})
-    return galleries
+    borne = _borne(shown.patch_id, flags)
+    cards = [
+        _card(row, np.asarray(patches.pixels[rows[row["patch_id"]]]), borne[row["patch_id"]])
+        for row in shown.to_dict("records")
+    ]
+    galleries = [
+        {"title": title, "cards": [card for card in cards if card["group"] == name]} for name, title in TITLES.items()
+    ]
+    by_slide = [card for card in cards if card["group"] == "slide"]
+    names = list(dict.fromkeys(card["slide"] for card in by_slide))
+    return {"galleries": galleries, "by_slide": by_slide, "slide_names": names, "each_slide": EACH_SLIDE}
+
+
+def _borne(patch_ids: pd.Series, flags: pd.DataFrame | None) -> Mapping[str, list[str]]:
+    """Flags of each shown patch, in words."""
+    if flags is None:
+        return {patch_id: [] for patch_id in patch_ids}
+    some = flags[flags.patch_id.isin(patch_ids)].set_index("patch_id")
+    found = {str(name): [str(flag).replace("_", " ") for flag in row[row].index] for name, row in some.iterrows()}
+    return {patch_id: found.get(patch_id, []) for patch_id in patch_ids}
+
+
+def _card(row: dict[Any, Any], pixels: np.ndarray, flags: list[str]) -> dict[Any, Any]:
+    height, width = pixels.shape[:2]
+    picture = {"image": photo_uri(pixels), "height": height, "width": width, "box": centre_box(height, width)}
+    return {**row, **picture, "flags": flags}

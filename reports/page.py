@@ -15,11 +15,12 @@ import pandas as pd
 from data.splits import is_known
 from reports import figures
 from reports.audit import AuditView
+from reports.cnn_section import CnnView, cnn_section
 from reports.data_section import data_section
 from reports.decisions import DecisionsView, decisions_section
 from reports.ensemble import EnsembleView
 from reports.ensemble_section import ensemble_section
-from reports.errors import errors_section, score_slides
+from reports.errors import errors_section
 from reports.explorer import ExplorerView
 from reports.importance import GroupView
 from reports.importance_section import importances_section
@@ -32,6 +33,7 @@ from reports.section import Section
 from reports.stain import StainView
 from reports.stain_section import stain_section
 from reports.verdict import Verdict, judge, model_words, signed, span
+from reports.within_slides import score_slides
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -79,6 +81,10 @@ class ReportInputs:
         What features of the importances open with.
     groups : GroupView or None
         Importance of families, themes, regions and clusters of columns.
+    flags : DataFrame or None
+        The audit's flags: ``patch_id`` and a column of bool a flag; patches that were dropped may be among them.
+    cnn : CnnView or None
+        How step 5 went and where its network looks, where it ran.
     """
 
     title: str
@@ -100,6 +106,8 @@ class ReportInputs:
     card: str = ""
     explorer: ExplorerView | None = None
     groups: GroupView | None = None
+    flags: pd.DataFrame | None = None
+    cnn: CnnView | None = None
 
 
 def write_report(folder: Path, inputs: ReportInputs, *, prints: bool = False, workers: int = 1) -> Path:
@@ -139,14 +147,14 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
     models = list(rungs_below(list(dict.fromkeys(rungs.model))))
     slides = score_slides(predictions, models)
     verdict = _verdict(inputs, rungs, slides)
-    threshold = float(rungs[rungs.model == verdict.best].threshold.iloc[0])
     sections = [
         Section("verdict", "Verdict", {"verdict": verdict}),
         ladder_section(inputs.ladder, figures.roc_table(predictions, models), inputs.families),
         data_section(predictions, inputs.audit, inputs.leakage),
         importances_section(inputs.importances, inputs.sentences, inputs.explorer, inputs.groups),
         stain_section(inputs.stain, inputs.importances, verdict.best),
-        errors_section(predictions, slides, verdict.best, threshold, inputs.patches),
+        errors_section(predictions, slides, inputs.ladder, verdict.best, inputs.patches, inputs.flags),
+        cnn_section(inputs.cnn, inputs.patches),
         decisions_section(inputs.decisions),
         ensemble_section(inputs.ensemble),
     ]

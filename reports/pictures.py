@@ -59,3 +59,12 @@ def data_uri(pixels: np.ndarray, *, colours: int | None = None) -> str:
         image = image.quantize(colours, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     image.save(buffer, format="PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def photo_uri(pixels: np.ndarray) -> str:
+    """Encode an RGB patch as a JPEG inside a URI, close to what it was at a third of the bytes of a PNG."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=90, subsampling=0, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

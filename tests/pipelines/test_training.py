@@ -16,6 +16,7 @@ from models.cnn import open_cnn
 from pipelines.baseline import Run
 from pipelines.config import Config, load_config
 from pipelines.console import Screen
+from pipelines.saliency import open_saliency, probe_saliency
 from pipelines.training import check_cnn, cnn_settings, cnn_spec, train_cnn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -143,3 +144,37 @@ def test_auto_is_decided_for_this_machine() -> None:
 def test_wrong_options_are_found_at_once(settings: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_cnn(config(*settings))
+
+
+@pytest.fixture(scope="module")
+def probed(run: Run, finished: Path) -> Path:
+    return run.saliency_probe[0]
+
+
+def test_maps_are_those_of_held_out_patches_and_mean_what_the_network_predicts(run: Run, probed: Path) -> None:
+    view = open_saliency(probed)
+    table = run.patches.table.set_index("patch_id").loc[view.patches["patch_id"]]
+    assert set(table["split"]) == {"test"}
+    assert view.facts["held_out"] == (run.patches.table["split"] == "test").sum()
+    probability = view.patches["prob_cnn"]
+    np.testing.assert_allclose(view.patches["log_odds"], np.log(probability / (1 - probability)), rtol=1e-3, atol=1e-3)
+    right = (probability >= view.facts["threshold"]).to_numpy() == (table["label"] == 1).to_numpy()
+    assert (view.patches["outcome"].str.startswith("true").to_numpy() == right).all()
+    assert (view.patches["outcome"].str.endswith("positive") == (probability >= view.facts["threshold"])).all()
+    shown = view.patches[view.patches["shown"]]
+    assert len(view.last) == len(shown) > 0
+    assert shown["outcome"].value_counts().max() <= 6
+    np.testing.assert_allclose(view.last.mean(axis=(1, 2)), shown["log_odds"], rtol=1e-4, atol=1e-5)
+    assert set(view.sanity["patch_id"]) <= set(view.patches["patch_id"])
+
+
+def test_maps_are_made_once_and_the_same_again(run: Run, probed: Path, tmp_path: Path) -> None:
+    assert probed == run.folder / "probes" / "saliency"
+    assert set(run.saliency_probe[1]["inputs"]) == {"1-patches", "5-cnn"}
+    again = Run(run.config, run.root)
+    assert again.saliency_probe[1]["made"] == run.saliency_probe[1]["made"]
+    probe_saliency(run.config, run.patches, run.cnn[0], tmp_path, Screen())
+    first, second = open_saliency(probed), open_saliency(tmp_path)
+    pd.testing.assert_frame_equal(first.patches, second.patches)
+    pd.testing.assert_frame_equal(first.sanity, second.sanity)
+    np.testing.assert_array_equal(first.last, second.last)

@@ -14,11 +14,10 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from reports import figures
-from reports.errors import choose_patches
 from reports.made import _fact_tables
 from reports.page import write_report
 from reports.stain import StainGroups, StainView, group_slides, group_table
-from tests.reports.cohorts import make_inputs, make_predictions
+from tests.reports.cohorts import make_inputs
 
 NASTY = "<b>x</b><img src=x onerror=alert(1)>"
 
@@ -82,7 +81,7 @@ def test_report_figures_are_valid_plotly(report):
     assert {name: len(found[name]) for name in ("forest", "roc", "slides", "groups", "families")} == {
         "forest": 4,
         "roc": 2,
-        "slides": 1,
+        "slides": 12,
         "groups": 10,  # a variant a model
         "families": 10,
     }
@@ -107,33 +106,19 @@ def test_report_shows_the_right_patches(report):
     folder, inputs, _, page = report
     shown = pd.read_csv(folder / "patches-shown.csv")
     images = [item for tag, item in page.elements if tag == "img"]
-    assert len(images) == len(shown) == 32
+    assert len(images) == len(shown) > 32
     rows = inputs.patches.table.reset_index().set_index("patch_id")["index"]
     for image, patch_id in zip(images, shown.patch_id, strict=True):
-        encoded = image["src"].removeprefix("data:image/png;base64,")
+        others = inputs.patches.pixels[[row for row in rows.iloc[:5] if row != rows[patch_id]]].astype(int)
+        encoded = image["src"].removeprefix("data:image/jpeg;base64,")
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
-        assert (pixels == inputs.patches.pixels[rows[patch_id]]).all()
+        # As good as equal: JPEG, with all its colours.
+        away = np.abs(pixels.astype(int) - inputs.patches.pixels[rows[patch_id]])
+        assert away.mean() < 5
+        assert all(away.mean() < np.abs(pixels.astype(int) - other).mean() / 2 for other in others)
         assert patch_id in image["alt"]
     boxes = [item["style"] for tag, item in page.elements if item.get("class") == "box"]
     assert set(boxes) == {f"inset:{100 / 3}% {100 / 3}%"}  # 32 of 96 pixels in the middle
-
-
-def test_chosen_patches_are_extreme_and_spread_over_slides():
-    predictions = make_predictions(1)
-    shown = choose_patches(predictions, "xgboost_both").groupby("group")
-    assert shown.slide.value_counts().max() <= 2
-    scores = predictions.prob_xgboost_both
-    assert shown.score.max()["highest"] == scores.max()
-    assert shown.score.min()["lowest"] == scores.min()
-    assert shown.score.max()["highest-negatives"] == scores[predictions.label == 0].max()
-    assert set(shown.get_group("lowest-positives").label) == {1}
-
-
-def test_chosen_patches_without_slides_are_the_plain_extremes():
-    predictions = make_predictions(1, slide_map=False)
-    shown = choose_patches(predictions, "xgboost_both")
-    expected = predictions.prob_xgboost_both.nlargest(8).tolist()
-    assert shown[shown.group == "highest"].score.tolist() == expected
 
 
 def test_report_refuses_predictions_of_unknown_patches(tmp_path):

@@ -1,0 +1,9 @@
+(() => {
+  for (const maps of document.querySelectorAll("#cnn .maps")) {
+    const select = maps.querySelector("select");
+    const show = () => { maps.dataset.map = select.value; };
+    select.addEventListener("change", show);
+    // A browser that restores the choice of an earlier visit shows what it says.
+    show();
+  }
+})();
