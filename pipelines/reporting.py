@@ -53,6 +53,7 @@ def report_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
         "pipelines/explorer.py",
         "pipelines/importances.py",
         "pipelines/staining.py",
+        "pipelines/saliency.py",
     )
     section = {**config.report.model_dump(), "name": config.name}
     return StepSpec("report", "7-report", (*sources, "pipelines/reporting.py"), section, inputs, config.seed)
@@ -232,7 +233,7 @@ def facts(run: Run) -> dict[str, Any]:
 
 def finished(run: Run) -> list[tuple[Path, dict[str, Any]]]:
     """Folder and manifest of every step that the report is made of."""
-    return [run.prepared, *run.tables.values(), run.heads, *run.last_steps()]
+    return [run.prepared, *run.tables.values(), run.heads, *run.last_steps(), *run.probes()]
 
 
 def column_sentences() -> dict[str, str]:
