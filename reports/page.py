@@ -208,7 +208,16 @@ def write_page(
     -------
     Path
         Of ``report.html``.
+
+    Raises
+    ------
+    ValueError
+        Two sections bring charts, or tables, of one name.
     """
+    for kind in ("charts", "tables"):
+        names = [name for section in sections for name in getattr(section, kind)]
+        if len(names) > len(set(names)):
+            raise ValueError(f"Each of a page's {kind} must have a name of its own; got {sorted(names)}.")
     folder.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for name, table in section.tables.items():

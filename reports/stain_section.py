@@ -52,7 +52,7 @@ def stain_section(view: StainView | None, importances: pd.DataFrame, best: str) 
         tables["stain-shifts"] = view.shifted
     if view.groups is not None and view.scores is not None and view.slides is not None:
         content["groups"] = _groups(view.groups, view.scores, best)
-        charts["groups"] = _group_chart(view.scores, view.slides)
+        charts["stain_groups"] = _group_chart(view.scores, view.slides)
         tables |= {"stain-groups": view.scores, "stain-slides": view.slides}
     if view.groups is not None and view.families is not None:
         content["families"] = {

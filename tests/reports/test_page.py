@@ -15,7 +15,8 @@ from sklearn.metrics import roc_auc_score
 
 from reports import figures
 from reports.made import _fact_tables
-from reports.page import write_report
+from reports.page import write_page, write_report
+from reports.section import Section
 from reports.stain import StainGroups, StainView, group_slides, group_table
 from tests.reports.cohorts import make_inputs
 
@@ -119,6 +120,12 @@ def test_report_shows_the_right_patches(report):
         assert patch_id in image["alt"]
     boxes = [item["style"] for tag, item in page.elements if item.get("class") == "box"]
     assert set(boxes) == {f"inset:{100 / 3}% {100 / 3}%"}  # 32 of 96 pixels in the middle
+
+
+def test_sections_may_not_share_the_name_of_a_table(tmp_path):
+    sections = [Section(name, name, None, tables={"slides": pd.DataFrame()}) for name in ("errors", "stain")]
+    with pytest.raises(ValueError, match="tables must have a name of its own"):
+        write_page(tmp_path, "x", sections)
 
 
 def test_report_refuses_predictions_of_unknown_patches(tmp_path):
