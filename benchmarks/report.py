@@ -1,12 +1,13 @@
 """Times the report of a finished run, and of the same run with every patch many times over.
 
-Run from the repository's root: ``python -m benchmarks.report CONFIG RUN [patches]``, where RUN is the name of a
-finished run and CONFIG the file that it was made with. Every table of the run is repeated until it holds at least so
-many patches (220,025 where nothing is said), under the same slides: scores must come out as they were, which is checked
-before the times are printed.
+Run from the repository's root: ``python -m benchmarks.report [CONFIG RUN [patches]]``, where RUN is the name of a
+finished run and CONFIG the file that it was made with; else the baseline on the phantom is brought up to date for it.
+Every table of the run is repeated until it holds at least so many patches (220,025 where nothing is said), under the
+same slides: scores must come out as they were, which is checked before the times are printed.
 """
 
 import os
+import subprocess
 import sys
 import tempfile
 import time
@@ -94,8 +95,11 @@ def measure(run: Run, folder: Path) -> tuple[float, float, pd.DataFrame]:
     return time.perf_counter() - started, peak(), pd.read_csv(folder / "ladder.csv")
 
 
-def main(config: str, name: str, patches: str = "220025") -> None:
+def main(config: str = "configs/phantom.toml", name: str = "", patches: str = "220025") -> None:
     """Compare, time, print."""
+    if not name:
+        name = load_config(Path(config)).name
+        subprocess.run([sys.executable, "-m", "pipelines", "baseline", "--config", config], check=True)  # noqa: S603
     run = Run(load_config(Path(config), [f"name={name}"]), Path("runs"))
     run.combined = (run.folder / "6-ensemble").is_dir()
     count = len(pd.read_parquet(run.folder / "1-patches" / "patches.parquet"))
