@@ -73,9 +73,11 @@ def repeated(run: Run, times: int, folder: Path) -> Run:
     steps = {}
     for source in sorted(path.parent for path in run.folder.rglob("manifest.json")):
         name = str(source.relative_to(run.folder))
-        repeat_step(source, large.folder / name, len(table), times)
+        # Probes look at a sample of patches, however many there are.
+        copies = 1 if name.startswith("probes/") else times
+        repeat_step(source, large.folder / name, len(table), copies)
         manifest = read_manifest(source)
-        steps[name] = (large.folder / name, manifest | {"rows": manifest["rows"] * times})
+        steps[name] = (large.folder / name, manifest | {"rows": manifest["rows"] * copies})
     names = {"1-patches": "prepared", "2-features": "features", "3-embeddings": "embeddings", "4-heads": "heads"}
     names |= {"5-cnn": "cnn", "6-ensemble": "ensemble"}
     names |= {"probes/stain": "stain_probe", "probes/saliency": "saliency_probe"}

@@ -268,16 +268,16 @@ def share_words(shares: pd.DataFrame) -> list[str]:
         if pd.isna(row["share"]):
             continue
         sentences.append(
-            f"In {words}, {row['share']:.0%} of the evidence for tumour lies inside the centre"
-            f"{_interval(row['low'], row['high'])}, where evidence spread evenly would put {row['area']:.0%}: "
+            f"In {words}, {_percent(row['share'])} of the evidence for tumour lies inside the centre"
+            f"{_interval(row['low'], row['high'])}, where evidence spread evenly would put {_percent(row['area'])}: "
             f"{_against(row['low'], row['high'], row['area'])}"
         )
         # Of a map of three cells a side, nothing but the centre is left.
         if row["within"] < 1:
             sentences.append(
                 f"Without the outermost cells, which see padding and hold less for that alone, it is "
-                f"{row['within']:.0%}{_interval(row['within_low'], row['within_high'])} against "
-                f"{row['within_area']:.0%}: {_against(row['within_low'], row['within_high'], row['within_area'])}"
+                f"{_percent(row['within'])}{_interval(row['within_low'], row['within_high'])} against "
+                f"{_percent(row['within_area'])}: {_against(row['within_low'], row['within_high'], row['within_area'])}"
             )
     few = min(int(rows[label]["slides"]) for label in ("positive", "negative"))
     if few < FEW_SLIDES:
@@ -285,8 +285,12 @@ def share_words(shares: pd.DataFrame) -> list[str]:
     return sentences
 
 
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
 def _interval(low: float, high: float) -> str:
-    return "" if pd.isna(low) else f" ({low:.0%} to {high:.0%})"
+    return "" if pd.isna(low) else f" ({_percent(low)} to {_percent(high)})"
 
 
 def _against(low: float, high: float, area: float) -> str:

@@ -9,8 +9,9 @@
   const plots = [];
 
   const dark = matchMedia("screen and (prefers-color-scheme: dark)");
-  // Okabe and Ito's blue is too dark for a dark page; their sky blue takes its place.
-  const paint = (text) => JSON.parse(dark.matches ? text.replaceAll("#0072B2", "#56B4E9") : text);
+  // Okabe and Ito's blue is too dark for a dark page, and so is brown; their sky blue takes its place, a paler one that of sky blue.
+  const bright = { "#0072B2": "#56B4E9", "#56B4E9": "#C5E6F8", "#8C510A": "#C9935A" };
+  const paint = (text) => JSON.parse(dark.matches ? text.replace(/#0072B2|#56B4E9|#8C510A/g, (colour) => bright[colour]) : text);
 
   for (const figure of document.querySelectorAll("figure[data-figure]")) {
     const target = figure.querySelector(".plot");

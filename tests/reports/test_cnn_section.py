@@ -135,7 +135,7 @@ def test_words_compare_the_share_with_the_area(predictions, share, words):
     table = view.patches.assign(share_last=values)
     found = share_words(share_table(SaliencyView(table, view.sanity, view.last, None, view.facts), draws=200, seed=0))
     assert found[0].endswith(words)
-    assert "11%" in found[0]
+    assert "11 %" in found[0]
     assert not any("rough" in sentence for sentence in found)
 
 
