@@ -33,7 +33,8 @@
   const open = new Set();
   addEventListener("beforeprint", () => {
     fit(660);
-    for (const details of document.querySelectorAll("details:not([open])")) {
+    // What opens inside a row of a table, such as 133 names, stands in the CSV.
+    for (const details of document.querySelectorAll("details:not([open]):not(td details, th details)")) {
       open.add(details);
       details.open = true;
     }

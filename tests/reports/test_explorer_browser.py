@@ -186,3 +186,11 @@ def test_an_open_panel_fits_a_phone(visit):
     page.locator("#explorer-table button.feature").nth(3).hover()
     page.locator("#explorer-panel .plot .main-svg").first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth") == 375
+
+
+def test_printed_features_have_no_controls(visit):
+    page = visit()
+    assert page.locator("#explorer-find").is_visible()
+    page.emulate_media(media="print")
+    assert page.locator("#explorer-find").is_hidden()
+    assert page.locator("#explorer-table").is_visible()
