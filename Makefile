@@ -76,7 +76,7 @@ predict: $(VENV)/.user  ## probabilities of new patches: BUNDLE=runs/<name>/bund
 	    $(if $(MODEL),--model '$(MODEL)') $(if $(POINT),--point '$(POINT)')
 
 test: $(VENV)/.dev  ## the whole test suite
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/.dev  ## formatting, lint, types and the direction of imports
 	@$(PY) -m ruff format --check .
