@@ -40,8 +40,9 @@ PART_WORDS = {
 
 #: With fewer slides than this, no interval is given.
 FEWEST_SLIDES = 3
-#: From this rank correlation on, maps of random networks are called alike.
+#: From this size of the rank correlation on, maps of random networks are called alike.
 ALIKE = 0.5
+MEASURES = ("rank", "structure", "excess")
 #: Strongest cover of a patch by its map, and the share of shown cells above zero that the scale reaches.
 COVER, REACH = 0.75, 0.98
 
@@ -279,9 +280,11 @@ def share_words(shares: pd.DataFrame) -> list[str]:
                 f"{_percent(row['within'])}{_interval(row['within_low'], row['within_high'])} against "
                 f"{_percent(row['within_area'])}: {_against(row['within_low'], row['within_high'], row['within_area'])}"
             )
-    few = min(int(rows[label]["slides"]) for label in ("positive", "negative"))
-    if few < FEW_SLIDES:
-        sentences.append(f"One of these labels comes from {few} slides only, so its intervals are themselves rough.")
+    few = [int(row["slides"]) for row in (rows["positive"], rows["negative"]) if not pd.isna(row["low"])]
+    if few and 0 < min(few) < FEW_SLIDES:
+        sentences.append(
+            f"One of these labels comes from {min(few)} slides only, so its intervals are themselves rough."
+        )
     return sentences
 
 
@@ -304,47 +307,73 @@ def _against(low: float, high: float, area: float) -> str:
 def sanity_summary(table: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
     """Mean likeness of maps to those of random networks: ``map, part, patches, networks, rank, …, structure, …``.
 
-    A patch counts once, with its mean over networks; intervals resample slides.
+    ``excess`` is how much more alike they are, by rank, than the same maps and those of another patch. A patch counts
+    once, with its mean over networks; intervals resample slides.
     """
     rows = []
     for name in MAP_WORDS:
-        for part in PART_WORDS:
-            found = table[(table["map"] == name) & (table.part == part)]
-            if found.empty:
-                continue
-            means = found.groupby("patch_id", as_index=False).agg(
-                slide=("slide", "first"), rank=("rank", "mean"), structure=("structure", "mean")
+        means = (
+            table[table["map"] == name]
+            .groupby(["part", "patch_id"])
+            .agg(
+                slide=("slide", "first"),
+                rank=("rank", "mean"),
+                structure=("structure", "mean"),
+                networks=("draw", "nunique"),
             )
-            row: dict[str, Any] = {"map": name, "part": part, "patches": len(means), "networks": found.draw.nunique()}
-            for measure in ("rank", "structure"):
-                ends = slide_mean(means[measure], means.slide, draws=draws, seed=seed)
+            .reset_index()
+        )
+        parts = [part for part in PART_WORDS if (means.part == part).any()]
+        apart = means[means.part == "other"].set_index("patch_id")["rank"]
+        for part in parts:
+            found = means[means.part == part]
+            found = found.assign(excess=found["rank"] - found.patch_id.map(apart).astype(float))
+            row: dict[str, Any] = {"map": name, "part": part, "patches": len(found), "networks": found.networks.max()}
+            for measure in MEASURES:
+                ends = slide_mean(found[measure], found.slide, draws=draws, seed=seed)
                 row |= dict(zip((measure, f"{measure}_low", f"{measure}_high"), ends, strict=True))
             rows.append({**row, "map_words": MAP_WORDS[name], "part_words": PART_WORDS[part]})
     columns = ["map", "part", "patches", "networks"]
-    columns += [f"{name}{end}" for name in ("rank", "structure") for end in ("", "_low", "_high")]
+    columns += [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
     return pd.DataFrame(rows, columns=[*columns, "map_words", "part_words"])
 
 
 def sanity_words(checks: pd.DataFrame) -> str:
     """Say whether maps depend on what was learned."""
-    drawn = checks[(checks["map"] == "last") & (checks.part != "other")]
-    drawn = drawn[drawn["rank"].notna()]
-    if drawn.empty:
+    last = checks[(checks["map"] == "last") & checks["rank"].notna()]
+    rows = [{str(name): value for name, value in row.items()} for row in last.to_dict("records")]
+    drawn = [row for row in rows if row["part"] != "other"]
+    if not drawn:
         return "Maps are too coarse, or too flat, to be compared with those of random networks."
-    top = drawn.sort_values("rank", ascending=False).to_dict("records")[0]
-    rough = pd.isna(top["rank_low"])
-    ends = "" if rough else f" ({signed(top['rank_low'])} to {signed(top['rank_high'])})"
-    most = f"rank correlation at most {signed(top['rank'])}{ends}, with {top['part_words']}"
-    if (top["rank"] if rough else top["rank_high"]) < ALIKE:
+    top = max(drawn, key=_largest)
+    most = f"size of the rank correlation {_sized(top)} with {top['part_words']}"
+    if _largest(top) >= ALIKE:
         return (
-            f"The maps depend on what the network has learned: those of networks drawn at random are unlike them "
-            f"({most}). With an average and one weight a channel behind it, the last map is the head's as much as the "
-            "body's: a head drawn at random is enough to lose it."
+            "The maps may show the picture rather than what was learned of it: networks drawn at random give maps "
+            f"like them, or their negatives ({most}). Do not read them as evidence."
         )
+    apart = [f"; {_sized(row)} between two patches" for row in rows if row["part"] == "other"]
+    beside = "".join([most, *apart])
+    if any(row["excess_low"] > 0 for row in drawn):
+        return (
+            "The maps depend on what the network has learned, though not wholly: those of networks drawn at random, "
+            f"or their negatives, are a little more like them than maps of two patches are like each other ({beside})."
+        )
+    like = "not shown to be more like them than maps of two patches are like each other" if apart else "unlike them"
     return (
-        f"The maps may show the picture rather than what was learned of it: networks drawn at random give maps like "
-        f"them ({most}). Do not read them as evidence."
+        "The maps depend on what the network has learned: those of networks drawn at random, or their negatives, are "
+        f"{like} ({beside}). With an average and one weight a channel behind it, the last map is the head's as much "
+        "as the body's: a head drawn at random is enough to lose it."
     )
+
+
+def _largest(row: Mapping[str, Any]) -> float:
+    return float(row["rank"] if pd.isna(row["rank_high"]) else row["rank_high"])
+
+
+def _sized(row: Mapping[str, Any]) -> str:
+    ends = "" if pd.isna(row["rank_low"]) else f" ({row['rank_low']:.2f} to {row['rank_high']:.2f})"
+    return f"{row['rank']:.2f}{ends}"
 
 
 def _share_rows(shares: pd.DataFrame) -> list[dict[str, Any]]:

@@ -419,7 +419,10 @@ def _counted(rows: int, columns: int, border: bool) -> np.ndarray:
 
 
 def likeness(maps: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How alike two sets of maps are, patch by patch, whatever their scale.
+    """How alike two sets of maps are, patch by patch, whatever their scale and sign.
+
+    A head drawn at random turns a map round as often as not: one that only shows the picture comes back as its
+    negative, and is alike all the same (Adebayo et al. 2018 report both).
 
     Parameters
     ----------
@@ -429,9 +432,10 @@ def likeness(maps: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarr
     Returns
     -------
     rank : ndarray of shape (n,)
-        Spearman's correlation over cells; NaN where a map is flat.
+        Size of Spearman's correlation over cells, 0 to 1; NaN where a map is flat.
     structure : ndarray of shape (n,)
-        Structural similarity of the maps, each scaled to 0..1, in windows of at most 7 cells; NaN where a map is flat.
+        Structural similarity of the maps, each scaled to 0..1, in windows of at most 7 cells, or that with the negative
+        where it is more; NaN where a map is flat.
 
     References
     ----------
@@ -447,8 +451,10 @@ def likeness(maps: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarr
         if min(np.ptp(one) for one in pair) <= _FLAT:
             continue
         first, second = ((one - one.min()) / np.ptp(one) for one in pair)
-        rank[place] = spearmanr(first.ravel(), second.ravel()).statistic
-        structure[place] = structural_similarity(first, second, win_size=window, data_range=1.0)
+        rank[place] = abs(spearmanr(first.ravel(), second.ravel()).statistic)
+        structure[place] = max(
+            structural_similarity(first, turned, win_size=window, data_range=1.0) for turned in (second, 1 - second)
+        )
     return rank, structure
 
 

@@ -25,6 +25,7 @@ from reports.cnn_section import (
     slide_mean,
 )
 from reports.page import write_page
+from reports.saliency import Maps, sanity_table
 from tests.reports.cohorts import make_patches, make_predictions
 
 OUTCOMES = ["true positive", "false negative", "false positive", "true negative"]
@@ -56,7 +57,7 @@ def make_view(predictions, seed=0, inner=True, slides=None):
     sanity = pd.concat(
         [
             table[["patch_id", "slide"]].assign(
-                map=name, part=part, draw=draw, rank=rng.normal(0, 0.1, 40), structure=rng.normal(0, 0.1, 40)
+                map=name, part=part, draw=draw, rank=abs(rng.normal(0, 0.1, 40)), structure=rng.normal(0, 0.1, 40)
             )
             for name, part in names
             for draw in range(2)
@@ -147,14 +148,21 @@ def test_sanity_counts_a_patch_once_and_says_what_follows(predictions):
     assert (row.patches, row.networks) == (40, 2)
     assert row["rank"] == pytest.approx(part["rank"].mean())
     assert row.rank_low < row["rank"] < row.rank_high
+    assert row.excess == pytest.approx(
+        part["rank"].mean() - view.sanity[(view.sanity["map"] == "last") & (view.sanity.part == "other")]["rank"].mean()
+    )
     assert sanity_words(table).startswith("The maps depend on what the network has learned")
     alike = view.sanity.assign(rank=view.sanity["rank"] + np.where(view.sanity.part == "top", 0.6, 0))
     text = sanity_words(sanity_summary(alike, draws=200, seed=0))
     assert text.startswith("The maps may show the picture rather than what was learned of it")
     assert "all after the inner map at random" in text
-    # What another patch's map looks like judges nothing.
+    # More alike than the network's own maps of two patches are, and yet unlike.
+    apart = view.sanity.assign(rank=view.sanity["rank"] * np.where(view.sanity.part == "other", 0.1, 1))
+    assert "though not wholly" in sanity_words(sanity_summary(apart, draws=200, seed=0))
     other = view.sanity.assign(rank=view.sanity["rank"] + np.where(view.sanity.part == "other", 0.9, 0))
-    assert sanity_words(sanity_summary(other, draws=200, seed=0)).startswith("The maps depend")
+    text = sanity_words(sanity_summary(other, draws=200, seed=0))
+    assert text.startswith("The maps depend on what the network has learned: ")
+    assert "not shown to be more like them than maps of two patches" in text
     assert "too coarse" in sanity_words(sanity_summary(view.sanity.iloc[:0], draws=10, seed=0))
 
 
@@ -211,3 +219,22 @@ def test_maps_lie_over_their_patches_and_can_be_taken_off(predictions, history, 
         assert page.evaluate("document.documentElement.scrollWidth") == 375
         browser.close()
     assert troubles == []
+
+
+def test_maps_that_only_show_the_picture_are_found_out_whatever_their_sign(predictions):
+    rng = np.random.default_rng(5)
+    pictures = rng.normal(size=(12, 6, 6))
+    names = predictions.iloc[:12][["patch_id"]].assign(slide=[f"S{i % 4}" for i in range(12)]).reset_index(drop=True)
+    drawn = {
+        ("head", number): Maps(weight * pictures, None, 0.0) for number, weight in enumerate([1.3, -0.2, 0.7, -2.0])
+    }
+    table = sanity_table(Maps(pictures, None, 0.0), drawn, names)
+    words = sanity_words(sanity_summary(table, draws=100, seed=0))
+    assert words.startswith("The maps may show the picture")
+
+
+def test_unknown_slides_are_not_counted(predictions):
+    view = make_view(predictions, slides=[None] * 40)
+    text = " ".join(share_words(share_table(view, draws=100, seed=0)))
+    assert "0 slides" not in text
+    assert "rough" not in text

@@ -211,7 +211,7 @@ def test_outermost_cells_can_be_left_out():
     assert centre_shares(maps, 96)[0] == pytest.approx(8 / 220)
 
 
-def test_likeness_ignores_scale_and_knows_opposites():
+def test_likeness_ignores_scale_and_sign():
     rng = np.random.default_rng(4)
     maps = rng.normal(size=(4, 6, 6))
     others = maps.copy()
@@ -219,14 +219,13 @@ def test_likeness_ignores_scale_and_knows_opposites():
     others[2] = 0.001
     others[3] = rng.normal(size=(6, 6))
     rank, structure = likeness(maps, 5 * others - 1)
-    assert rank[:2] == pytest.approx([1, -1])
-    assert structure[0] == pytest.approx(1)
-    assert structure[1] < 0
+    assert rank[:2] == pytest.approx([1, 1])
+    assert structure[:2] == pytest.approx([1, 1])
     assert np.isnan(rank[2])
     assert np.isnan(structure[2])
     # Kendall's correlation of normal variables follows Spearman's closely enough to tell it from another cell order.
     expected = kendalltau(maps[3].ravel(), others[3].ravel()).statistic
-    assert rank[3] == pytest.approx(np.sin(np.pi / 2 * expected), abs=0.15)
+    assert rank[3] == pytest.approx(abs(np.sin(np.pi / 2 * expected)), abs=0.15)
 
 
 def _values(model: Any) -> dict[str, np.ndarray]:
@@ -263,8 +262,8 @@ def test_maps_of_a_random_head_are_unlike_and_those_of_the_network_itself_alike(
     table = sanity_table(true, found, names)
     means = table[table["map"] == "last"].groupby("part")["rank"].mean()
     assert means["whole"] == pytest.approx(1)
-    assert abs(means["head"]) < 0.4
-    assert abs(means["other"]) < 0.3
+    assert means["head"] < 0.5
+    assert means["other"] < 0.5
     assert set(table["map"]) == {"last", "inner"}
 
 
