@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,11 +19,15 @@ from pipelines.console import Screen
 from pipelines.fitting import PREDICTIONS
 from pipelines.reporting import LADDER
 from reports.comparison import comparison_sections
+from reports.ladder import COLUMNS as LADDER_COLUMNS
 from reports.page import write_page
 from reports.pairing import RunResults
 
 REPORT = "7-report"
 FACTS = "facts.json"
+PATCHES = "1-patches/patches.parquet"
+#: Columns of predictions that a comparison cannot do without.
+COLUMNS = ("patch_id", "slide", "split", "fold", "label")
 
 #: Longest folder name that is made of runs' names; what is longer is cut and gets a digest.
 LONGEST = 80
@@ -58,7 +63,9 @@ def compare(names: Sequence[str], runs: Path, *, out: Path | None, draws: int, s
     results = [read_run(runs / name) for name in names]
     screen.say(f"compare: {' · '.join(names)}")
     sections = comparison_sections(results, draws=draws, seed=seed)
-    partial = folder.with_name(f"{folder.name}.partial")
+    # What a broken comparison left is not mixed with this one.
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
     write_page(partial, f"Histoblend: {' · '.join(names)}", sections, prints=True)
     digests = {name: file_digest(runs / name / PREDICTIONS) for name in names}
     files = {str(path.relative_to(partial)): file_digest(path) for path in sorted(partial.rglob("*")) if path.is_file()}
@@ -131,15 +138,27 @@ def read_run(folder: Path) -> RunResults:
         predictions = pd.read_parquet(folder / PREDICTIONS)
         ladder = pd.read_csv(folder / LADDER)
         facts = json.loads((folder / REPORT / FACTS).read_text(encoding="utf-8"))
-        settings, made = facts["configuration"], facts["steps"]
-    except (OSError, ValueError, KeyError) as error:
+        flat = {key: value for key, value in _flat(facts["configuration"]).items() if key != "name"}
+        made = _made(facts, facts["steps"])
+        lacking = sorted({*COLUMNS} - {*predictions.columns}) + sorted({*LADDER_COLUMNS} - {*ladder.columns})
+        if lacking:
+            raise ValueError(f"no column {', '.join(lacking)}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{folder}: expected a finished run with {PREDICTIONS}, {LADDER} and {REPORT}/{FACTS}; got: {error}. Run "
             "`make report RUN=…` with its configuration first."
         ) from error
     ladder["head"] = ladder["head"].astype(object).where(ladder["head"].notna(), None)
-    flat = {key: value for key, value in _flat(settings).items() if key != "name"}
-    return RunResults(folder.name, predictions, ladder, flat, _made(facts, made))
+    return RunResults(folder.name, _with_digests(predictions, folder / PATCHES), ladder, flat, made)
+
+
+def _with_digests(predictions: pd.DataFrame, patches: Path) -> pd.DataFrame:
+    """Put the digest of each patch's pixels beside its predictions, where step 1 left them."""
+    try:
+        digests = pd.read_parquet(patches, columns=["patch_id", "sha256"])
+    except (OSError, ValueError):
+        return predictions
+    return predictions.merge(digests.drop_duplicates("patch_id"), on="patch_id", how="left")
 
 
 def _made(facts: Mapping[str, Any], steps: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Mapping
@@ -54,9 +55,27 @@ def report_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
         "pipelines/importances.py",
         "pipelines/staining.py",
         "pipelines/saliency.py",
+        "pipelines/packing.py",
+        "pipelines/combining.py",
+        "pipelines/fitting.py",
+        "pipelines/training.py",
     )
+    # The page shows all of the configuration; another one rebuilds it, where a step before would refuse.
+    shown = hashlib.sha256(json.dumps(shown_configuration(config), sort_keys=True).encode()).hexdigest()
     section = {**config.report.model_dump(), "name": config.name}
-    return StepSpec("report", "7-report", (*sources, "pipelines/reporting.py"), section, inputs, config.seed)
+    return StepSpec(
+        "report",
+        "7-report",
+        (*sources, "pipelines/reporting.py"),
+        section,
+        {**inputs, "configuration": shown},
+        config.seed,
+    )
+
+
+def shown_configuration(config: Config) -> dict[str, Any]:
+    """What of the configuration a result may depend on."""
+    return config.model_dump(mode="json", exclude={"engine", "track"})
 
 
 def make_report(run: Run, folder: Path) -> Outcome:
@@ -223,7 +242,7 @@ def facts(run: Run) -> dict[str, Any]:
         "notes",
     )
     return {
-        "configuration": run.config.model_dump(mode="json", exclude={"engine", "track"}),
+        "configuration": shown_configuration(run.config),
         "split": balance(run.patches.table).to_dict("records"),
         "patches digest": run.patches.digest,
         "test predictions": "from a refit of every head on all training slides",

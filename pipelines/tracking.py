@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import warnings
@@ -125,6 +126,10 @@ def metrics(ladder: pd.DataFrame) -> dict[str, float]:
 def _place(uri: str) -> str | Path:
     """An address of a server, or the folder that a path stands for."""
     scheme, separator, rest = uri.partition("://")
+    if uri.startswith("//"):
+        raise InputError(
+            f"track.uri must be http://…, https://… or a folder; got //{uri.rpartition('@')[2].lstrip('/')!r}."
+        )
     if separator and scheme in ("http", "https") and rest:
         return uri
     if separator and scheme == "file":
@@ -143,9 +148,12 @@ def _shown(uri: str) -> str:
 
 
 def _without_password(text: str, uri: str) -> str:
-    """Text without what stands before the @ of an address: a password is not for the screen."""
-    user, at, _ = uri.partition("://")[2].partition("/")[0].rpartition("@")
-    return text.replace(user + at, "") if at else text
+    """Text without what stands before the @ of an address, or behind its ?: secrets are not for the screen."""
+    rest = uri.partition("://")[2]
+    user, at, _ = rest.rpartition("@")
+    _, mark, query = rest.partition("?")
+    text = text.replace(user + at, "") if at else text
+    return text.replace(mark + query, "") if query else text
 
 
 def _log(run: Run, place: str | Path, experiment: str) -> str:
@@ -187,7 +195,8 @@ def _experiment(client: Any, name: str, place: str | Path) -> str:
 
 def _digest(run: Run) -> str:
     """What a logged run is known by: every file of its report, under its own name."""
-    return f"{run.config.name}:{manifest_digest(run.report[1])}"
+    # Hashed, as a name may hold what MLflow's filters read as their own.
+    return hashlib.sha256(f"{run.config.name}:{manifest_digest(run.report[1])}".encode()).hexdigest()
 
 
 def _send(client: Any, logged: str, run: Run) -> None:

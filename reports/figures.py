@@ -43,7 +43,15 @@ CURVE_POINTS = 300
 
 def plain(text: object) -> str:
     """Escape text for Plotly, which reads a subset of HTML in every label."""
-    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # A pair of dollars would have Plotly look for MathJax.
+    return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")
+
+
+def shorten(text: object, most: int = 18) -> str:
+    """Escape a name for an axis, its middle left out where it is long: on a phone it takes the figure's room."""
+    words = str(text)
+    half = (most - 1) // 2
+    return plain(words if len(words) <= most else f"{words[:half]}…{words[-half:]}")
 
 
 def short_name(model: str) -> str:
@@ -255,7 +263,17 @@ def error_map(errors: pd.DataFrame) -> Figure:
         # Pale for errors that are made apart, dark for those made together.
         "colorscale": [[0, "#F7F4EC"], [1, VERMILLION]],
         "hovertemplate": "%{y} and %{x}<br>correlation of errors %{z:.2f}<extra></extra>",
-        "colorbar": {"title": {"text": "correlation"}, "thickness": 12},
+        # Above, as beside it would take the figure's room on a phone.
+        "colorbar": {
+            "title": {"text": "correlation", "side": "top"},
+            "orientation": "h",
+            "thickness": 10,
+            "y": 1.01,
+            "yanchor": "bottom",
+            "x": 0,
+            "xanchor": "left",
+            "len": 0.6,
+        },
     }
     frame = layout(
         xaxis={"tickangle": -45, "automargin": True},

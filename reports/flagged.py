@@ -43,8 +43,9 @@ def flag_errors(
     -------
     DataFrame
         ``flag, model, patches, slides, errors, rate_flagged, rate_others, difference, low, high``, a row a flag that
-        any judged patch bears and a model. The interval, from resampling slides, is missing where flagged patches
-        stand in fewer than `FEWEST_SLIDES` slides.
+        any judged patch bears and a model; ``slides`` counts known ones. The interval, from resampling slides, is
+        missing where flagged patches stand in fewer than `FEWEST_SLIDES` slides. A patch of no known slide stands for
+        one.
     """
     names = [str(name) for name in flags.columns if name != "patch_id"]
     found = flags.set_index("patch_id")[names].reindex(predictions.patch_id).fillna(False).to_numpy(dtype=bool)
@@ -56,7 +57,8 @@ def flag_errors(
         groups = slide_groups(part.slide)
         for name, flagged in zip(names, found[judged].T, strict=True):
             if flagged.any() and not flagged.all():
-                rows.append({"flag": name, "model": model, **_compare(wrong, flagged, groups, draws, seed)})
+                known = {"slides": part.slide[flagged].nunique()}
+                rows.append({"flag": name, "model": model, **_compare(wrong, flagged, groups, draws, seed), **known})
     table = pd.DataFrame(rows, columns=COLUMNS)
     return table.sort_values("flag", key=lambda column: column.map(names.index), kind="stable", ignore_index=True)
 
@@ -64,10 +66,9 @@ def flag_errors(
 def _compare(wrong: np.ndarray, flagged: np.ndarray, groups: np.ndarray, draws: int, seed: int) -> dict[str, float]:
     """Rates of error of flagged patches and of the others, and the difference with its interval."""
     units = int(groups.max()) + 1
-    slides = len(np.unique(groups[flagged]))
     rates = wrong[flagged].mean(), wrong[~flagged].mean()
     ends: tuple[Any, Any] = (np.nan, np.nan)
-    if slides >= FEWEST_SLIDES:
+    if len(np.unique(groups[flagged])) >= FEWEST_SLIDES:
         # Sums a slide, so that a draw costs no more than there are slides.
         parts = [wrong & flagged, flagged, wrong & ~flagged, ~flagged]
         sums = np.stack([np.bincount(groups, weights=part, minlength=units) for part in parts], axis=1)
@@ -76,7 +77,6 @@ def _compare(wrong: np.ndarray, flagged: np.ndarray, groups: np.ndarray, draws: 
         ends = percentile_interval(drawn[:, 0] / drawn[:, 1] - drawn[:, 2] / drawn[:, 3])
     return {
         "patches": int(flagged.sum()),
-        "slides": slides,
         "errors": int(wrong[flagged].sum()),
         "rate_flagged": float(rates[0]),
         "rate_others": float(rates[1]),
@@ -97,7 +97,7 @@ def flag_words(table: pd.DataFrame, model: str) -> str:
         f"Patches flagged “{row['flag'].replace('_', ' ')}” are judged wrongly "
         f"{'more' if row['difference'] > 0 else 'less'} often than others: {row['rate_flagged']:.0%} against "
         f"{row['rate_others']:.0%}, a difference of {signed(row['difference'])} (95 % interval {signed(row['low'])} to "
-        f"{signed(row['high'])}, {row['patches']} patches of {row['slides']} slides)."
+        f"{signed(row['high'])}, {row['patches']} patches{_of_slides(row['slides'])})."
         for row in clear.to_dict("records")
     ]
     unclear = [name.replace("_", " ") for name in judged.flag if name not in set(clear.flag)]
@@ -108,7 +108,16 @@ def flag_words(table: pd.DataFrame, model: str) -> str:
     if unclear:
         sentences.append(f"No difference is shown (interval includes zero) for: {', '.join(unclear)}.")
     if few:
-        sentences.append(f"Found in fewer than {FEWEST_SLIDES} slides, too few to compare: {', '.join(few)}.")
+        rare = (
+            f"Found in fewer than {FEWEST_SLIDES} slides"
+            if part.slides.any()
+            else f"Fewer than {FEWEST_SLIDES} patches"
+        )
+        sentences.append(f"{rare}, too few to compare: {', '.join(few)}.")
     if len(judged) > 1 and len(clear):
         sentences.append(f"Of {len(judged)} flags compared, one in twenty would stand out by chance.")
     return " ".join(sentences)
+
+
+def _of_slides(slides: int) -> str:
+    return f" of {slides} slides" if slides else ""

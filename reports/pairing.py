@@ -32,7 +32,7 @@ class RunResults:
     name : str
         Of its folder.
     predictions : DataFrame
-        ``patch_id, slide, split, fold, label, prob_<model>``.
+        ``patch_id, slide, split, fold, label, prob_<model>``, and ``sha256`` of the pixels where it is known.
     ladder : DataFrame
         From :func:`reports.ladder.ladder`.
     settings : mapping from str to object
@@ -114,6 +114,13 @@ def _disagreement(one: str, two: str, first: pd.DataFrame, second: pd.DataFrame)
             f"{labels.sum():,} common patches have another label: {patch} is {first.label[patch]} in {one} and "
             f"{second.label[patch]} in {two}."
         )
+    if "sha256" in first and "sha256" in second:
+        pixels = (first.sha256 != second.sha256) & first.sha256.notna() & second.sha256.notna()
+        if pixels.any():
+            return (
+                f"{pixels.sum():,} common patches have other pixels, such as {pixels.idxmax()}: another picture under "
+                "the same name, or read in another way."
+            )
     slides = (first.slide.fillna("") != second.slide.fillna("")) | (first.slide.isna() != second.slide.isna())
     if slides.any():
         patch = str(slides.idxmax())

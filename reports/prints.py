@@ -23,7 +23,16 @@ PNG_DPI = 200
 INK = "#1c2126"
 
 _DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3))}
-_SYMBOLS = {"circle": "o", "diamond": "D", "square": "s", "x": "x", "cross": "P", "triangle-up": "^", "line-ns": "|"}
+_SYMBOLS = {
+    "circle": "o",
+    "diamond": "D",
+    "square": "s",
+    "x": "x",
+    "cross": "P",
+    "triangle-up": "^",
+    "star": "*",
+    "line-ns": "|",
+}
 #: Style of all pictures; text stays text in the SVG, and nothing in it depends on when or how often it is drawn.
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from reports.figures import BLUE, ORANGE, VERMILLION, layout, numbers, plain, rule
+from reports.figures import BLUE, ORANGE, VERMILLION, layout, numbers, plain, rule, shorten
 from reports.ladder import SPLITS, judged_rows
 from reports.metrics import slide_table
 from reports.verdict import span
@@ -194,7 +194,7 @@ def slide_forest(intervals: pd.DataFrame, model: str, metric: str) -> dict[str, 
                 shape = f"{symbol}-open" if split == "test" else symbol
                 ends = f"{shown}, {'test' if split == 'test' else 'out-of-fold'}"
                 data.append(_trace(rows[mine], places[mine].tolist(), ends, colour, shape))
-    axis = {"tickvals": places.tolist(), "ticktext": [plain(slide) for slide in rows.slide], "zeroline": False}
+    axis = {"tickvals": places.tolist(), "ticktext": [shorten(slide) for slide in rows.slide], "zeroline": False}
     drawn = layout(
         yaxis={**axis, "range": [-0.7, len(rows) - 0.3], "automargin": True, "ticklabelstandoff": 6},
         xaxis={

@@ -72,8 +72,9 @@ def test_wrong_names_are_explained(runs, names, words):
         compare(names, runs, **options())
 
 
-def test_a_broken_run_is_explained(runs):
-    (runs / "other" / "7-report" / "facts.json").write_text("{")
+@pytest.mark.parametrize("text", ["{", "[]", '{"configuration": {}, "steps": null}'])
+def test_a_broken_run_is_explained(runs, text):
+    (runs / "other" / "7-report" / "facts.json").write_text(text)
     with pytest.raises(InputError, match=r"other: expected a finished run with .*Run `make report"):
         compare(["plain", "other"], runs, **options())
 
@@ -101,3 +102,37 @@ def test_names_of_folders_are_bounded_and_their_own():
     longs = {folder_name(names), folder_name(names[::-1]), folder_name([*names, "c"])}
     assert len(longs) == 3
     assert all(len(name.encode()) <= LONGEST and name.startswith("compare-") for name in longs)
+
+
+def test_a_foreign_ladder_is_explained(runs):
+    (runs / "other" / "ladder.csv").write_text("model,auc\nx,1\n")
+    with pytest.raises(InputError, match=r"other: expected a finished run with .*; got: no column .*head"):
+        compare(["plain", "other"], runs, **options())
+
+
+def test_seven_runs_are_compared(runs):
+    predictions = pd.read_parquet(runs / "plain" / "predictions.parquet")
+    names = [f"run{number}" for number in range(7)]
+    for number, name in enumerate(names):
+        finish(runs / name, another(predictions), seed=number)
+    page = compare(names, runs, **options(draws=20))
+    assert len(list((page.parent / "figures").glob("ladders-*.svg"))) > 1
+
+
+def test_other_pixels_under_the_same_name_are_not_paired(runs):
+    for name, digest in (("plain", "a"), ("other", "b")):
+        table = pd.read_parquet(runs / name / "predictions.parquet")[["patch_id"]].assign(sha256=digest)
+        (runs / name / "1-patches").mkdir()
+        table.to_parquet(runs / name / "1-patches" / "patches.parquet", index=False)
+    page = compare(["plain", "other"], runs, **options())
+    assert "common patches have other pixels" in page.read_text(encoding="utf-8")
+
+
+def test_what_a_broken_comparison_left_is_not_taken_along(runs):
+    page = compare(["plain", "other"], runs, **options())
+    left = page.parent.with_name(f".{page.parent.name}.partial")
+    left.mkdir()
+    (left / "stray.csv").write_text("x")
+    compare(["plain", "other"], runs, **options())
+    assert not (page.parent / "stray.csv").exists()
+    assert not left.exists()

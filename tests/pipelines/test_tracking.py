@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,7 +20,7 @@ from pipelines.artefacts import file_digest
 from pipelines.config import Config, TrackConfig, load_config
 from pipelines.console import Screen
 from pipelines.reporting import facts
-from pipelines.tracking import DATABASE, TAG, check_tracking, metrics, parameters, track
+from pipelines.tracking import DATABASE, TAG, _shown, check_tracking, metrics, parameters, track
 from reports.ladder import ladder
 from tests.reports.cohorts import make_predictions, model_names
 
@@ -129,7 +130,7 @@ def check_logged(uri, run, said):
             value = found.data.metrics[f"{split}/xgboost_both/{name}"]
             assert value == pytest.approx(steps.loc[(split, "xgboost_both"), name])
     assert found.data.tags["mlflow.runName"] == "mine"
-    assert found.data.tags[TAG].startswith("mine:")
+    assert re.fullmatch("[0-9a-f]{64}", found.data.tags[TAG])
     return found.info.run_id
 
 
@@ -182,6 +183,23 @@ def test_a_server_that_does_not_answer_takes_no_result_away(finished, monkeypatc
             track(run)
     assert "secret" not in str(error.value)
     assert hashlib.sha256((run.folder / "ladder.csv").read_bytes()).hexdigest() == before
+
+
+@pytest.mark.parametrize(
+    "uri",
+    ["http://me:se/cret@host/x", "https://host/x?token=secret", "http://me:p@ss-secret@host", "http://secret@host"],
+)
+def test_secrets_of_an_address_are_not_shown(uri):
+    shown = _shown(uri)
+    assert "secret" not in shown
+    assert "cret@" not in shown
+    assert "host" in shown
+
+
+def test_an_address_without_its_scheme_is_no_folder():
+    with pytest.raises(InputError, match=r"track\.uri must be http") as error:
+        check_tracking(TrackConfig(kind="mlflow", uri="//me:secret@host"))
+    assert "secret" not in str(error.value)
 
 
 def test_nothing_is_logged_unless_asked_for(finished, monkeypatch, capsys):

@@ -88,5 +88,8 @@ def test_words_do_not_claim_what_is_not_shown(table):
 def test_patches_without_slides_are_their_own_units(table):
     predictions, flags = table
     found = flag_errors(predictions.assign(slide=None), flags, {"cnn": 0.5}, draws=300).set_index("flag")
-    assert found.slides["blurred"] == 6
+    assert found.slides["blurred"] == 0
     assert found.low["blurred"] > 0
+    assert "slides" not in flag_words(
+        flag_errors(predictions.assign(slide=None), flags, {"cnn": 0.5}, draws=300), "cnn"
+    )

@@ -101,8 +101,8 @@ def test_the_same_figure_gives_the_same_files(tmp_path):
     [
         ({"type": "pie"}, "a trace must be one of .*; got 'pie'"),
         (
-            {"x": [0], "y": [0], "mode": "markers", "marker": {"symbol": "star"}},
-            "a marker must be one of .*; got 'star'",
+            {"x": [0], "y": [0], "mode": "markers", "marker": {"symbol": "hexagram"}},
+            "a marker must be one of .*; got 'hexagram'",
         ),
         ({"x": [0], "y": [0], "line": {"dash": "5px"}}, "a dash must be one of .*; got '5px'"),
     ],

@@ -141,3 +141,13 @@ def test_names_of_slides_are_no_markup():
     figure = slide_forest(slide_intervals(table, score_slides(table, ["cnn"]), {"cnn": 0.5}), "cnn", "auc")
     assert figure["layout"]["yaxis"]["ticktext"] == ["&lt;b&gt;x&lt;/b&gt;"]
     assert "<b>" not in figure["data"][0]["text"][0]
+
+
+def test_long_names_leave_room_for_the_figure():
+    name = "TCGA-" + 80 * "x" + "-$1$"
+    table = pd.DataFrame(
+        {"slide": [name] * 4, "label": [0, 1, 0, 1], "prob_cnn": [0.1, 0.9, 0.2, 0.8], "split": "train"}
+    )
+    figure = slide_forest(slide_intervals(table, score_slides(table, ["cnn"]), {"cnn": 0.5}), "cnn", "auc")
+    assert figure["layout"]["yaxis"]["ticktext"] == ["TCGA-xxx…xxxx-&#36;1&#36;"]
+    assert 80 * "x" in figure["data"][0]["text"][0]
