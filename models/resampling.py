@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numba
 import numpy as np
@@ -10,6 +10,9 @@ import pandas as pd
 
 #: Bytes that one chunk of draws may take, at 12 a unit: 25 draws of 220,025 patches without a slide map.
 CHUNK_BYTES = 64 * 2**20
+
+#: Up to so many slides AUC is drawn from pairs of slides, whose number grows as the square.
+MOST_PAIRED = 500
 
 
 def slide_groups(slides: pd.Series | np.ndarray) -> np.ndarray:
@@ -99,6 +102,67 @@ def _rank_metrics(
     return aucs, precisions
 
 
+class PairCounts:
+    """One model's right pairs, counted once for each two slides: what AUC takes, and no walk over patches a draw."""
+
+    def __init__(self, labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> None:
+        units = int(groups.max()) + 1
+        order = np.argsort(scores, kind="stable")
+        ranked = scores[order]
+        last = np.append(ranked[1:] != ranked[:-1], True)
+        # Whole numbers below 2 ** 53, so that BLAS adds them exactly.
+        self.pairs = _pair_counts(groups[order].astype(np.int32), labels[order].astype(np.int8), last, units)
+        self.positives = np.bincount(groups, weights=labels == 1, minlength=units)
+        self.negatives = np.bincount(groups, weights=labels != 1, minlength=units)
+
+    def __call__(self, counts: np.ndarray) -> np.ndarray:
+        """AUC under each draw, float64 (draws,), equal to the bit to that of :class:`Ranking`; NaN without a class."""
+        drawn = counts.astype(np.float64)
+        right = ((drawn @ self.pairs) * drawn).sum(axis=1)
+        both = 2.0 * (drawn @ self.positives) * (drawn @ self.negatives)
+        return np.where(both > 0, right / np.where(both > 0, both, 1.0), np.nan)
+
+
+@numba.njit(cache=True, nogil=True)
+def _pair_counts(groups: np.ndarray, positive: np.ndarray, last: np.ndarray, units: int) -> np.ndarray:
+    """Twice the pairs in the right order, a tie counting one: float64 (slides of positives, slides of negatives)."""
+    pairs = np.zeros((units, units))
+    below, tied = np.zeros(units), np.zeros(units)
+    start = 0
+    for end in range(len(groups)):
+        if last[end]:
+            for i in range(start, end + 1):
+                tied[groups[i]] += 1 - positive[i]
+            for i in range(start, end + 1):
+                if positive[i]:
+                    pairs[groups[i]] += 2 * below + tied
+            for i in range(start, end + 1):
+                below[groups[i]] += 1 - positive[i]
+                tied[groups[i]] = 0
+            start = end + 1
+    return pairs
+
+
+def count_ranks(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Prepare AUC under draws of slides: from pairs of slides, or by a walk over patches where slides are too many.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n,), 0 or 1
+    scores : ndarray of shape (n,), float
+    groups : ndarray of shape (n,), int
+
+    Returns
+    -------
+    callable
+        Counts (draws, slides) to AUC (draws,), float64; NaN where a class is missing.
+    """
+    if int(groups.max()) < MOST_PAIRED:
+        return PairCounts(labels, scores, groups)
+    ranking = Ranking(labels, scores, 0.5, groups)
+    return lambda counts: ranking(counts)[:, 0]
+
+
 def check_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Check; return labels (n,) int64 and scores (n, models) float64."""
     labels = np.asarray(labels)
@@ -130,9 +194,9 @@ def auc_draws(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, *, dra
         Draws that hold one class only are left out; there may be none.
     """
     labels, table = check_scores(labels, scores)
-    rankings = [Ranking(labels, column, 0.5, groups) for column in table.T]
+    rankings = [count_ranks(labels, column, groups) for column in table.T]
     parts = [
-        np.stack([ranking(counts)[:, 0] for ranking in rankings], axis=1)
+        np.stack([ranking(counts) for ranking in rankings], axis=1)
         for counts in draw_slides(int(groups.max()) + 1, draws, seed)
     ]
     values = np.concatenate(parts)

@@ -241,6 +241,7 @@ def _importance(config: Config, judged: Judged) -> tuple[pd.DataFrame, pd.DataFr
                 judged.slides,
                 model=judged.name,
                 repeats=config.report.repeats,
+                draws=config.report.draws,
                 seed=config.seed,
                 altered=partial(altered_scores, judged.head),
             )
@@ -285,6 +286,7 @@ def _shuffled(config: Config, judged: Judged) -> tuple[list[pd.DataFrame], list[
             kind=kind,
             model=judged.name,
             repeats=config.report.repeats,
+            draws=config.report.draws,
             seed=config.seed,
             altered=partial(altered_scores, judged.head),
         )

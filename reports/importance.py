@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from features.table import parse_column
-from models.resampling import Ranking, auc_draws, check_scores, draw_slides, percentile_interval
+from models.resampling import auc_draws, check_scores, count_ranks, draw_slides, percentile_interval
 from reports.metrics import bootstrap, measure
 
 #: Measures that are taken of a whole family at once: those of its columns do not add up to it.
@@ -127,7 +127,7 @@ def permutation_drops(
     *,
     repeats: int = 5,
     seed: int = 0,
-    draws: int = 200,
+    draws: int = 1000,
     max_rows: int | None = 5000,
     altered: Callable[[np.ndarray], Altered] | None = None,
     progress: Callable[[int], None] | None = None,
@@ -211,9 +211,9 @@ def _judge(
 
     def judge(scores: np.ndarray) -> tuple[float, np.ndarray]:
         checked, column = check_scores(labels, scores)
-        ranking = Ranking(checked, column[:, 0], 0.5, slides)
-        drawn = ranking(counts)[:, 0]
-        return float(ranking(everything)[0, 0]), drawn[~np.isnan(drawn)]
+        ranking = count_ranks(checked, column[:, 0], slides)
+        drawn = ranking(counts)
+        return float(ranking(everything)[0]), drawn[~np.isnan(drawn)]
 
     return judge
 

@@ -96,7 +96,7 @@ def attribute(head: LogisticHead | XGBoostHead, X: np.ndarray, columns: Sequence
 
 
 def shapley_importance(
-    found: Attribution, groups: np.ndarray, *, draws: int = 200, seed: int = 0, model: str = ""
+    found: Attribution, groups: np.ndarray, *, draws: int = 1000, seed: int = 0, model: str = ""
 ) -> pd.DataFrame:
     """Mean size of the shares, of each feature and of each family together.
 
