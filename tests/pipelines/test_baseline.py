@@ -16,6 +16,7 @@ from models.bundle import load_head, open_bundle
 from pipelines.baseline import Run, baseline, explain, one_step
 from pipelines.config import load_config
 from pipelines.fitting import left_out_groups, out_of_fold, prevalence, refit_without
+from pipelines.reporting import report_spec
 from pipelines.tables import FeatureSets
 from reports.ladder import ALONE
 from tests.golden.recompute import recompute
@@ -123,7 +124,18 @@ def test_every_manifest_tells_where_it_came_from(finished):
         manifest = json.loads((finished.folder / step / "manifest.json").read_text())
         assert manifest["rows"] == 240
         assert {"config", "inputs", "libraries", "commit", "seed", "seconds", "peak_mb"} <= manifest.keys()
-    assert manifest["inputs"].keys() == {"1-patches", "4-heads", "2-features", "3-embeddings", "probes/stain"}
+    steps = {"1-patches", "4-heads", "2-features", "3-embeddings", "probes/stain"}
+    assert manifest["inputs"].keys() == steps | {"configuration"}
+
+
+def test_the_report_is_made_again_where_it_would_show_another_setting():
+    one, two, same = (
+        report_spec(load_config(ROOT / "configs" / "phantom.toml", given), {"4-heads": "x"}).identity()
+        for given in (["cnn.epochs=3"], ["cnn.epochs=4"], ["cnn.epochs=3", "engine.workers=1", "track=mlflow"])
+    )
+    assert one["config"] == two["config"]
+    assert one["inputs"] != two["inputs"]
+    assert one == same
 
 
 def grouped_table(slides=15, each=20, seed=0):
