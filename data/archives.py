@@ -114,6 +114,8 @@ def _zip_member(packed: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Member:
     kind = stat.S_IFMT(entry.external_attr >> 16)
     fault = "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "is a link or a device"
     fault = "is encrypted" if entry.flag_bits & 1 else fault
+    # Python takes a damaged directory's word for where the archive begins, and would seek to before the file.
+    fault = "lies outside of the archive" if entry.header_offset < 0 else fault
     return _Member(entry.filename, entry.file_size, entry.is_dir(), fault, lambda: packed.open(entry))
 
 

@@ -160,6 +160,19 @@ def test_a_damaged_archive_is_unpacked_or_refused(tmp_path_factory, data):
     assert {path.name for path in folder.iterdir()} <= {"archive", "target"}
 
 
+def test_a_zip_directory_that_points_before_the_file_is_refused(tmp_path):
+    archive = zipped(tmp_path / "archive")
+    content = bytearray(archive.read_bytes())
+    end = content.rindex(b"PK\x05\x06")
+    where = int.from_bytes(content[end + 16 : end + 20], "little")
+    content[end + 16 : end + 20] = (where + 1000).to_bytes(4, "little")
+    archive.write_bytes(content)
+
+    with pytest.raises(InputError, match="archive: "):
+        unpack_archive(archive, tmp_path / "target")
+    assert not (tmp_path / "target").exists() or not list((tmp_path / "target").iterdir())
+
+
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
 def test_a_damaged_sum_is_told_from_a_fault_of_the_disk(tmp_path, mode):
     path = tarred(tmp_path / "archive", mode=mode)
