@@ -1,4 +1,6 @@
-"""The one exception that means "the input is wrong", not "the program is wrong"."""
+"""The one exception that means "the input is wrong", not "the program is wrong", and how it is shown."""
+
+import unicodedata
 
 
 class InputError(ValueError):
@@ -7,3 +9,8 @@ class InputError(ValueError):
     The message says what was expected, what came and what to do. The command line shows it alone, without a traceback,
     and exits with status 2.
     """
+
+
+def on_screen(text: str) -> str:
+    r"""Return text with characters that steer a terminal, which names out of data may hold, written as ``\x1b``."""
+    return "".join(repr(sign)[1:-1] if unicodedata.category(sign)[0] == "C" else sign for sign in text)

@@ -1,10 +1,14 @@
-"""What lies in a data folder: names and stamps, never followed out of it, never opened."""
+"""What lies in a folder: names and stamps, never followed out of it, and arrays, never with code in them."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
+
+import numpy as np
+
+from data.errors import InputError
 
 
 def names_in(folder: Path, suffix: str) -> list[str]:
@@ -35,6 +39,30 @@ def walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
             for entry in reversed(found)
             if entry.is_dir(follow_symlinks=False) and not entry.name.startswith(".")
         ]
+
+
+def open_array(path: Path, *, mapped: bool = False) -> np.ndarray:
+    """Open a ``.npy`` file of numbers that an earlier step wrote.
+
+    Parameters
+    ----------
+    path : Path
+    mapped : bool
+        Map the file, read-only, instead of reading it.
+
+    Raises
+    ------
+    InputError
+        It holds something else, such as Python objects.
+    """
+    try:
+        array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise InputError(f"{path}: expected an array of numbers; got: {error}. Rebuild with --rebuild.") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise InputError(f"{path}: expected an array of numbers; got an archive. Rebuild with --rebuild.")
+    return array
 
 
 def stamp(path: str | Path, name: str) -> str:

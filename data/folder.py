@@ -13,7 +13,7 @@ import pandas as pd
 
 from data.errors import InputError
 from data.files import stamp, walk
-from data.images import CONVERSION, RESIZING, SUFFIXES, refuse_bombs
+from data.images import CONVERSION, RESIZING, SUFFIXES
 from data.labels import NOT_UTF8, UNMAPPED, check_unique, match_files, printable, read_csv, slides_of
 from data.tiff import PatchReader
 
@@ -73,7 +73,6 @@ class FolderSource:
     ) -> None:
         if not path.is_dir():
             raise InputError(f"{path}: expected a folder with a folder for each class; got no folder. Give DATA=….")
-        refuse_bombs()
         self.size, self._reader = size, PatchReader(path, size, resize=resize)
         files, self.skipped = image_files(path)
         if (path / LABELS).exists():
@@ -134,7 +133,6 @@ class UnlabelledImages:
     def __init__(self, path: Path, *, size: int, resize: str = "refuse") -> None:
         if not path.is_dir():
             raise InputError(f"{path}: expected a folder of image files; got no folder. Give IN=….")
-        refuse_bombs()
         self.size, self._reader = size, PatchReader(path, size, resize=resize)
         found, self.skipped = image_files(path)
         if not found:

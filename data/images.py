@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import stat
 import warnings
@@ -19,6 +20,12 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 
 #: Pixels of the largest image that is decoded: 50 MB as RGB. Larger ones are refused before anything is allocated.
 MAX_PIXELS = 4096 * 4096
+
+#: Pages of a TIFF that are counted.
+MOST_FRAMES = 100
+
+#: Passes over a progressive JPEG; real ones have ten or so.
+MOST_SCANS = 100
 
 #: How an image of another size becomes a patch.
 RESIZING = {
@@ -39,11 +46,18 @@ CONVERSION = (
 CONVERTED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-def refuse_bombs() -> None:
-    """Let Pillow refuse an image of far too many pixels, where it would only warn; :func:`read_image` names it."""
+def tame_pillow() -> None:
+    """Let Pillow refuse an image of far too many pixels, where it would only warn, and keep its other remarks back.
+
+    :func:`read_image` says of each file what is wrong with it; Pillow's remarks name no file.
+    """
     from PIL import Image
 
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
     warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+    logger = logging.getLogger("PIL")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
 
 
 def read_image(path: str | Path, out: np.ndarray, *, resize: str = "refuse", convert: bool = True) -> str:
@@ -94,15 +108,51 @@ def _refusal(image: Image.Image, out: np.ndarray, resize: str, convert: bool) ->
         return f"expected {expected[0]} × {expected[1]} pixels, got {width} × {height}"
     if resize == "crop" and (width < expected[0] or height < expected[1]):
         return f"expected at least {expected[0]} × {expected[1]} pixels to cut the patch from, got {width} × {height}"
-    frames = getattr(image, "n_frames", 1)
+    frames = _frames(image)
     if frames != 1:
-        return f"expected one image, got a file of {frames} (an animation or several pages)"
+        more = " or more" if frames == MOST_FRAMES else ""
+        return f"expected one image, got a file of {frames}{more} (an animation or several pages)"
+    if _scans(image) > MOST_SCANS:
+        return f"expected at most {MOST_SCANS} passes over a progressive JPEG, got more"
     kind = _kind(image)
     if not convert and kind != "RGB":
         return f"expected an RGB image, got mode {kind}"
     if convert and kind.removesuffix(", 16 bits") not in CONVERTED:
         return f"expected RGB, grey, palette or transparency, got mode {kind}"
     return ""
+
+
+def _frames(image: Image.Image) -> int:
+    """How many pictures a file holds; a TIFF's are counted up to ``MOST_FRAMES``.
+
+    Pillow finds a TIFF's pages one by one and compares each with all before: a small file of many empty directories
+    would keep it for hours.
+    """
+    if image.format != "TIFF":
+        return int(getattr(image, "n_frames", 1))
+    count = 1
+    while count < MOST_FRAMES:
+        try:
+            image.seek(count)
+        except EOFError:
+            break
+        count += 1
+    image.seek(0)
+    return count
+
+
+def _scans(image: Image.Image) -> int:
+    """How many passes a progressive JPEG has, counted to one above ``MOST_SCANS``: one of 60 bytes costs 10 ms."""
+    file: Any = getattr(image, "fp", None)
+    if image.format != "JPEG" or not image.info.get("progressive") or file is None:
+        return 1
+    place, count, last = file.tell(), 0, b""
+    file.seek(0)
+    while count <= MOST_SCANS and (piece := file.read(2**20)):
+        count += (last + piece).count(b"\xff\xda")
+        last = piece[-1:]
+    file.seek(place)
+    return count
 
 
 def _kind(image: Image.Image) -> str:

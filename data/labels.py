@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,14 @@ def _read(path: Path, expected: str) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"{path}: expected {expected}; it does not exist.")
     try:
-        return pd.read_csv(path, dtype=str, keep_default_na=False)
+        with warnings.catch_warnings():
+            # Rows longer than the header: pandas would take their first column for row names and shift all others.
+            warnings.simplefilter("error", pd.errors.ParserWarning)
+            return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
+    except pd.errors.ParserWarning:
+        raise InputError(
+            f"{path}: expected {expected}; got rows with more values than the header has names. Mend the header."
+        ) from None
     except (ValueError, OSError) as error:
         raise InputError(f"{path}: expected {expected}; got: {error}.") from error
 

@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import pandas as pd
 
+from data.durable import clear_leftovers, read_sealed, write_whole
 from data.errors import InputError
+from data.files import open_array
 from data.splits import check_splits
 
 PIXELS = "pixels.npy"
 TABLE = "patches.parquet"
+
+#: What is measured on a chunk of patches: arrays by name.
+Measured = Mapping[str, np.ndarray]
+Measure = Callable[[np.ndarray], Measured]
 
 #: Patches decoded by one worker at a time: 256 patches of 96 × 96 are 7 MB, so memory stays flat whatever n is.
 CHUNK = 256
@@ -96,7 +104,7 @@ class PatchSet:
         InputError
             Pixels and table differ in length.
         """
-        pixels = np.load(folder / PIXELS, mmap_mode="r")
+        pixels = open_array(folder / PIXELS, mapped=True)
         table = pd.read_parquet(folder / TABLE)
         if len(table) != len(pixels):
             raise InputError(
@@ -123,24 +131,28 @@ def write_pixels(
     *,
     workers: int = 1,
     strict: bool = False,
-    measure: Callable[[np.ndarray], Any] | None = None,
+    measure: Measure | None = None,
     progress: Callable[[int], None] | None = None,
-) -> tuple[pd.DataFrame, pd.DataFrame, list[Any]]:
+) -> tuple[pd.DataFrame, pd.DataFrame, list[Measured]]:
     """Decode every patch of ``source`` once into ``folder/pixels.npy``, in bounded memory.
+
+    Beside it a small sealed file a chunk says what was read, so that a call that was broken off goes on after the last
+    whole chunk; :func:`forget_chunks` removes these files when nothing can break off any more.
 
     Parameters
     ----------
     source : Source
     folder : Path
-        Existing folder.
+        Existing folder. What a call that was broken off left there must be of this very source.
     workers : int
         Decoding threads. The result does not depend on it.
     strict : bool
         A patch that cannot be read is fatal, instead of being set aside.
     measure : callable, optional
-        What else to find out while pixels are at hand: takes patches (m, size, size, 3), runs in the decoding threads.
+        What else to find out while pixels are at hand: takes patches (m, size, size, 3), runs in the decoding threads,
+        returns arrays by name.
     progress : callable, optional
-        Called with the number of patches just finished.
+        Called with the number of patches just finished, or found finished.
 
     Returns
     -------
@@ -148,7 +160,7 @@ def write_pixels(
         The rows of ``source.table`` that were read, with ``sha256`` of each patch's decoded pixels.
     set_aside : DataFrame
         ``patch_id, reason`` of the others.
-    measured : list
+    measured : list of dict
         What ``measure`` returned, in the order of the table; empty without it.
 
     Raises
@@ -158,20 +170,21 @@ def write_pixels(
     """
     total = len(source.table)
     hashes: list[str] = []
-    measured: list[Any] = []
+    measured: list[Measured] = []
     kept: list[int] = []
     reasons: dict[int, str] = {}
     shape = (source.size, source.size, 3)
-    with (folder / PIXELS).open("wb") as file:
+    clear_leftovers(folder)
+    place = folder / PIXELS
+    with place.open("r+b" if place.exists() else "w+b") as file:
         header = _write_header(file, (total, *shape))
-        for start, chunk in _chunks(source, total, workers, measure):
+        for start, chunk in _all_chunks(source, file, folder, total, workers, measure):
             for row, reason in sorted(chunk.reasons.items()):
                 if strict:
                     raise InputError(f"{source.table.patch_id.iloc[start + row]}: {reason}. Mend it or drop --strict.")
                 reasons[start + row] = reason
-            file.write(chunk.pixels.data)
             hashes += chunk.hashes
-            measured += [chunk.measured] if measure is not None and len(chunk.pixels) else []
+            measured += [chunk.measured] if measure is not None and len(chunk.rows) else []
             kept += [start + row for row in chunk.rows]
             if progress is not None:
                 progress(len(chunk.rows) + len(chunk.reasons))
@@ -223,9 +236,16 @@ def write_unlabelled(
     folder.mkdir(exist_ok=True)
     table, set_aside, _ = write_pixels(source, folder, workers=workers, strict=strict, progress=progress)
     table.to_parquet(folder / TABLE, index=False)
+    forget_chunks(folder)
     skipped = getattr(source, "skipped", {})
     more = pd.DataFrame({"patch_id": list(skipped), "reason": list(skipped.values())})
     return pd.concat([set_aside, more], ignore_index=True) if skipped else set_aside
+
+
+def forget_chunks(folder: Path) -> None:
+    """Remove what :func:`write_pixels` keeps to go on with."""
+    for path in folder.glob("rows-*.npz"):
+        path.unlink()
 
 
 def drop_rows(folder: Path, keep: np.ndarray) -> None:
@@ -274,28 +294,84 @@ def read_rows(folder: Path, rows: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Chunk:
-    """Patches that a decoding thread hands over: those that were read, and why the others were not."""
+    """What was read of some rows of the source: which were, their hashes and measures, and why the others were not."""
 
-    pixels: np.ndarray
     rows: list[int]
     reasons: Mapping[int, str]
     hashes: list[str]
-    measured: Any
+    measured: Measured
+
+    def write(self, path: Path) -> None:
+        """Write it whole and sealed."""
+        arrays = {
+            "rows": np.array(self.rows, np.int64),
+            "hashes": np.array(self.hashes, "S64"),
+            "reasons": np.array(json.dumps({str(row): reason for row, reason in self.reasons.items()})),
+        }
+        arrays |= {f"measured-{name}": values for name, values in self.measured.items()}
+        write_whole(path, lambda file: np.savez(file, allow_pickle=False, **arrays), seal=True)
+
+    @classmethod
+    def read(cls, path: Path) -> _Chunk | None:
+        """What :meth:`write` wrote; None where there is none, or it was damaged."""
+        content = read_sealed(path)
+        if content is None:
+            return None
+        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+            measured = {name.removeprefix("measured-"): arrays[name] for name in arrays if name.startswith("measured-")}
+            reasons = {int(row): reason for row, reason in json.loads(str(arrays["reasons"])).items()}
+            return cls(arrays["rows"].tolist(), reasons, [text.decode() for text in arrays["hashes"]], measured)
 
 
-def _read_chunk(source: Source, start: int, stop: int, measure: Callable[[np.ndarray], Any] | None) -> _Chunk:
+def _all_chunks(
+    source: Source, file: BinaryIO, folder: Path, total: int, workers: int, measure: Measure | None
+) -> Iterator[tuple[int, _Chunk]]:
+    """Yield (start, chunk) in order, while their pixels stand one after another in ``file`` from where it is."""
+    each = source.size * source.size * 3
+    begin = 0
+    while begin < total and (chunk := _kept_chunk(file, folder, begin, each)) is not None:
+        yield begin, chunk
+        begin += CHUNK
+    file.truncate()
+    for start, (pixels, chunk) in _chunks(source, begin, total, workers, measure):
+        file.write(pixels.data)
+        # No other process looks at the pixels before the end: what of them is lost, their hashes tell.
+        file.flush()
+        chunk.write(_chunk_path(folder, start))
+        yield start, chunk
+
+
+def _kept_chunk(file: BinaryIO, folder: Path, start: int, each: int) -> _Chunk | None:
+    """The chunk that an earlier call read, once its pixels are found whole; else None, with the file where it was."""
+    chunk = _Chunk.read(_chunk_path(folder, start))
+    if chunk is None:
+        return None
+    before = file.tell()
+    pixels = file.read(each * len(chunk.rows))
+    found = [hashlib.sha256(pixels[at * each : (at + 1) * each]).hexdigest() for at in range(len(chunk.rows))]
+    if found == chunk.hashes:
+        return chunk
+    file.seek(before)
+    return None
+
+
+def _chunk_path(folder: Path, start: int) -> Path:
+    return folder / f"rows-{start:08d}.npz"
+
+
+def _read_chunk(source: Source, start: int, stop: int, measure: Measure | None) -> tuple[np.ndarray, _Chunk]:
     pixels, reasons = source.read(start, stop)
     rows = [row for row in range(len(pixels)) if row not in reasons]
     pixels = np.ascontiguousarray(pixels[rows] if reasons else pixels)
     hashes = [hashlib.sha256(patch.data).hexdigest() for patch in pixels]
-    return _Chunk(pixels, rows, reasons, hashes, measure(pixels) if measure is not None else None)
+    return pixels, _Chunk(rows, reasons, hashes, measure(pixels) if measure is not None else {})
 
 
 def _chunks(
-    source: Source, total: int, workers: int, measure: Callable[[np.ndarray], Any] | None
-) -> Iterator[tuple[int, _Chunk]]:
-    """Yield (start, chunk) in order, with at most two chunks a worker in flight."""
-    starts = list(range(0, total, CHUNK))
+    source: Source, begin: int, total: int, workers: int, measure: Measure | None
+) -> Iterator[tuple[int, tuple[np.ndarray, _Chunk]]]:
+    """Yield (start, (pixels, chunk)) in order, with at most two chunks a worker in flight."""
+    starts = list(range(begin, total, CHUNK))
     with ThreadPoolExecutor(max_workers=workers) as pool:
         in_flight = []
         for start in [*starts, *([None] * (2 * workers))]:

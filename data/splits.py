@@ -259,5 +259,6 @@ def _check_folds(table: pd.DataFrame, folds: int) -> None:
         if inside.empty or outside["label"].nunique() < 2:
             raise InputError(
                 f"fold {number} must hold patches and leave both labels to learn from; got {len(inside)} patches and "
-                f"labels {sorted(outside['label'].unique())} outside. Use fewer folds (--set split.folds=2)."
+                f"labels {sorted(map(int, outside['label'].unique()))} outside. "
+                "Give more slides with both labels, or use fewer folds (--set split.folds=2)."
             )

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import read_image
+from data.images import read_image, tame_pillow
 
 #: Where the system cannot scatter one reading over two buffers (Windows), every file goes to the general decoder.
 SCATTERS = hasattr(os, "readv") and os.open in os.supports_dir_fd
@@ -69,9 +69,9 @@ def uncompressed_layout(header: bytes, size: int) -> Layout | None:
     """
     try:
         tags, end = _tags(header)
+        (rows,) = tags.get(ROWS, (size,))
     except (struct.error, KeyError, ValueError):
         return None
-    rows = tags.get(ROWS, (size,))[0]
     known = {WIDTH, HEIGHT, BITS, OFFSETS, ROWS, COUNTS, *REQUIRED, *OPTIONAL, *HARMLESS}
     plain = (
         tags.keys() <= known
@@ -86,7 +86,7 @@ def uncompressed_layout(header: bytes, size: int) -> Layout | None:
     offsets, counts = tags.get(OFFSETS, ()), tags.get(COUNTS, ())
     lengths = [min(rows, size - row) * size * 3 for row in range(0, size, rows)]
     starts = [offsets[0] + sum(lengths[:number]) for number in range(len(lengths))] if offsets else []
-    if list(counts) != lengths or list(offsets) != starts or not end <= starts[0] <= HEADER_BYTES:
+    if not starts or list(counts) != lengths or list(offsets) != starts or not end <= starts[0] <= HEADER_BYTES:
         return None
     return Layout(header[:end], starts[0])
 
@@ -131,6 +131,7 @@ class PatchReader:
     """
 
     def __init__(self, folder: Path, size: int, *, resize: str = "refuse", convert: bool = True) -> None:
+        tame_pillow()
         self.folder, self.size, self.resize, self.convert = folder, size, resize, convert
         self._layout: Layout | None = None  # of the file read last: nearly always that of the next
 

@@ -31,6 +31,7 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
+from data.durable import PARTIAL, clear_leftovers, sync_folder, sync_tree
 from data.errors import InputError
 from features.applications import file_sha256
 from features.backbones import check_kind, find_backbone, load_backbone, weights_digest
@@ -707,12 +708,15 @@ def export_onnx(recipe: Recipe, shape: Shape | None, cache: Path) -> Path:
     if path.is_file() and digest.is_file() and digest.read_text() == file_sha256(path):
         return path
     cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache, prefix=".export-") as folder:
+    clear_leftovers(cache)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".export-", suffix=f".{os.getpid()}{PARTIAL}") as folder:
         made = Path(folder, path.name)
         _run_export(recipe, shape, made)
         made.with_suffix(".sha256").write_text(file_sha256(made))
+        sync_tree(Path(folder))
         os.replace(made, path)
         os.replace(made.with_suffix(".sha256"), digest)
+    sync_folder(cache)
     return path
 
 

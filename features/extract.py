@@ -3,15 +3,40 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
+from data.durable import clear_leftovers, is_sealed, write_whole
+
 Compute = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[int], None]
+
+
+class NotFinite(ValueError):  # noqa: N818 - what it says, not that it is an error
+    """A function of patches returned NaN or infinity.
+
+    Attributes
+    ----------
+    column, row : int
+        Of the first such value, in the whole table.
+    value : float
+    count : int
+        Such values among the patches that were computed at a time.
+    """
+
+    def __init__(self, column: int, row: int, value: float, count: int) -> None:
+        # All arguments are handed on: an exception comes back from a worker by being made again from them.
+        super().__init__(column, row, value, count)
+        self.column, self.row, self.value, self.count = column, row, value, count
+
+    def __str__(self) -> str:
+        return (
+            f"column {self.column} of patch row {self.row} must be finite; got {self.value} ({self.count} such values "
+            "in its shard). Look at that patch's pixels, and make the feature defined for them."
+        )
 
 
 def extract_shards(
@@ -31,6 +56,7 @@ def extract_shards(
     Each finished shard is a file of its own, so an interrupted call continues where it stopped. A shard's file carries
     the number of its first row, and with its shape that says which rows it holds: files left by a call with another
     `shard_size` are never mistaken. When `values.npy` is there already with the right shape, it is returned as it is.
+    Every file ends with the SHA-256 of its content: a damaged one is computed again.
 
     Parameters
     ----------
@@ -61,8 +87,10 @@ def extract_shards(
 
     Raises
     ------
+    NotFinite
+        When a result holds NaN or infinity.
     ValueError
-        When an argument or a result has the wrong shape, or a result holds NaN or infinity (names column and row).
+        When an argument or a result has the wrong shape.
     TypeError
         When pixels are not uint8 or results are not of `dtype`.
     """
@@ -112,7 +140,7 @@ def _holds(path: Path, shape: tuple[int, int], dtype: type[np.floating[Any]]) ->
         array = _open(path)
     except (OSError, EOFError, ValueError):
         return False
-    return array.shape == shape and array.dtype == dtype
+    return array.shape == shape and array.dtype == dtype and is_sealed(path)
 
 
 def _run(
@@ -154,12 +182,8 @@ def _make_shard(
         raise TypeError(f"compute must return {np.dtype(dtype)}; got {values.dtype}.")
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
-        row, column = bad[0]
-        raise ValueError(
-            f"column {column} of patch row {start + row} must be finite; got {values[row, column]} "
-            f"({len(bad)} such values in patch rows {start} to {start + len(patches) - 1}). "
-            "Look at that patch's pixels, and make the feature defined for them."
-        )
+        row, column = map(int, bad[0])
+        raise NotFinite(column, start + row, float(values[row, column]), len(bad))
     _write_atomically(_shard_path(folder, start), [values], values.shape, dtype)
     return len(patches)
 
@@ -168,25 +192,20 @@ def _write_atomically(
     path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], dtype: type[np.floating[Any]]
 ) -> None:
     """Stream blocks of rows into one .npy file that appears under its name only when whole."""
-    handle, partial = tempfile.mkstemp(prefix=f"{path.name}.", suffix=".partial", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
-            np.lib.format.write_array_header_1_0(file, {**header, "shape": shape})
-            for block in blocks:
-                file.write(np.ascontiguousarray(block).data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+
+    def write(file: BinaryIO) -> None:
+        header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
+        np.lib.format.write_array_header_1_0(file, {**header, "shape": shape})
+        for block in blocks:
+            file.write(np.ascontiguousarray(block).data)
+
+    write_whole(path, write, seal=True)
 
 
 def _join(folder: Path, target: Path, shape: tuple[int, int], dtype: type[np.floating[Any]], shard_size: int) -> None:
     """Stream the shards into `target`, then remove them and whatever an interrupted call left."""
     shards = (_open(_shard_path(folder, start)) for start in range(0, shape[0], shard_size))
     _write_atomically(target, shards, shape, dtype)
-    for pattern in ("shard-*.npy", "*.npy.*.partial"):
-        for path in folder.glob(pattern):
-            path.unlink()
+    for path in folder.glob("shard-*.npy"):
+        path.unlink()
+    clear_leftovers(folder)

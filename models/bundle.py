@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from data.errors import InputError
+from models.boosters import check_booster
 from models.heads import LogisticHead, XGBoostHead
 from models.safety import MOST_JSON, TRUSTED, check_content, read_array, read_json
 
@@ -136,9 +137,14 @@ def head_from(files: Mapping[str, bytes], where: str) -> LogisticHead | XGBoostH
         head.columns_ = [np.array(chosen) for chosen in state["boosters"]]
         contents = [files[f"booster-{number}.ubj"] for number in range(len(head.columns_))]
         head.classes_, head.n_features_in_ = np.array(state["classes"]), state["columns"]
+        width = head.n_features_in_
+        if len(head.classes_) != 2 or any(not 0 <= column < width for chosen in head.columns_ for column in chosen):
+            raise TypeError(f"{len(head.classes_)} classes, or a column beyond the {width} that there are")
+        for number, (content, chosen) in enumerate(zip(contents, head.columns_, strict=True)):
+            check_booster(f"{where}/booster-{number}.ubj", content, len(chosen))
         # One thread, as it was fitted: several of ours predict at the same time.
         head.boosters_ = [xgboost.Booster({"nthread": 1}, model_file=bytearray(content)) for content in contents]
-    except (KeyError, TypeError, xgboost.core.XGBoostError) as error:
+    except (KeyError, TypeError, AttributeError, xgboost.core.XGBoostError) as error:
         raise InputError(f"{where}: expected an XGBoost head; got: {error}. {_AGAIN}") from error
     head.n_trees_ = [booster.num_boosted_rounds() for booster in head.boosters_]
     return head

@@ -11,7 +11,6 @@ CVPR, arXiv:2109.01903).
 from __future__ import annotations
 
 import json
-import os
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from data.durable import is_sealed, write_whole
 from features.network import choose_backend, load_keras
 from models.cnn import CnnSettings, Trainee
 from models.heads import LogisticHead, inner_folds
@@ -108,6 +108,8 @@ class _State:
     @classmethod
     def read(cls, path: Path) -> _State | None:
         """Read a checkpoint; None where there is none, or a damaged one."""
+        if not is_sealed(path):
+            return None
         try:
             with path.open("rb") as file, np.load(file) as stored:
                 arrays = {name: stored[name] for name in stored.files}
@@ -336,12 +338,8 @@ class _Training:
         self._save()
 
     def _save(self) -> None:
-        partial = self.path.with_suffix(".partial")
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **self.state.arrays())
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(self.path)
+        arrays = self.state.arrays()
+        write_whole(self.path, lambda file: np.savez(file, allow_pickle=False, **arrays), seal=True)
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Log-odds of rows, averaged over the lesson's turns, ndarray of shape (m,), float64."""

@@ -13,9 +13,11 @@ import numpy as np
 
 from data.audit import own_flags
 from data.errors import InputError
+from data.images import RESIZING
 from data.measures import measure
-from models.bundle import Bundle
+from models.bundle import INDEX, Bundle
 from models.outliers import OUTLIERS, Outliers
+from models.safety import check_shape
 
 CNN = "cnn"
 ENSEMBLE = "ensemble"
@@ -25,6 +27,18 @@ NETWORKS = "embeddings"
 CONTEXT = "context"
 #: Flags that a patch's own pixels decide, and the last that its distance to the training patches does.
 FLAGS = ("blank", "black", "blurred", "saturated", "pen", "out-of-distribution")
+
+
+#: What an index must hold.
+SHAPE = {
+    "libraries": {...: str},
+    "patch": {"size": int, "resize": str},
+    "prevalence": float,
+    "features": {"families": [str], "code": str},
+    "networks": [{"engine": str}],
+    "columns": {...: [str]},
+    "models": {...: {"columns": str, "auc": float, "thresholds": {...: float}}},
+}
 
 
 @dataclass(frozen=True)
@@ -100,8 +114,9 @@ def choose_blends(bundle: Bundle, model: str = "") -> tuple[Blend, Blend | None]
     Raises
     ------
     InputError
-        The bundle has no such model.
+        The bundle has no such model, or its index lacks something.
     """
+    _check_index(bundle)
     models = bundle.index["models"]
     stored = bundle.json(ENSEMBLE_FILE)
     if stored is not None and model in ("", ENSEMBLE):
@@ -122,6 +137,19 @@ def choose_blends(bundle: Bundle, model: str = "") -> tuple[Blend, Blend | None]
     ranked = sorted(models, key=lambda name: -models[name]["auc"])
     alone = [name for name in ranked if not needs_slides(name)]
     return _single(ranked[0], models[ranked[0]]), _single(alone[0], models[alone[0]]) if alone else None
+
+
+def _check_index(bundle: Bundle) -> None:
+    """Refuse an index that whoever reads a bundle would stumble over: anybody can seal one."""
+    place, index = f"{bundle.folder}: {INDEX}", bundle.index
+    check_shape(place, index, SHAPE)
+    size, resize, prevalence = index["patch"]["size"], index["patch"]["resize"], index["prevalence"]
+    if not 16 <= size <= 4096 or resize not in RESIZING or not 0 < prevalence < 1 or not index["models"]:
+        raise InputError(
+            f"{place}: expected a patch of 16 to 4096 pixels, a rule for other sizes ({', '.join(RESIZING)}), a "
+            f"prevalence between 0 and 1, and a model; got {size}, {resize!r}, {prevalence} and "
+            f"{len(index['models'])} models. Get the bundle again."
+        )
 
 
 def _ensembles(stored: dict[str, Any]) -> tuple[Blend, Blend | None]:
@@ -228,6 +256,17 @@ class Predictor:
         Values
             A row depends on its own patch only, bit for bit, whatever patches stand beside it.
         """
+        return self._find_out(pixels)
+
+    def rehearse(self) -> None:
+        """Predict two made-up patches: parts that do not fit together show before the first file is read."""
+        size = self.bundle.index["patch"]["size"]
+        pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
+        values = self._find_out(pixels)
+        if any(needs_slides(name) for name in self.members):
+            self.with_slide(np.concatenate([values.raw] * 4))
+
+    def _find_out(self, pixels: np.ndarray) -> Values:
         from features.table import compute
 
         none = np.empty((len(pixels), 0), np.float32)
@@ -275,9 +314,25 @@ class Predictor:
 
 @contextlib.contextmanager
 def open_predictor(bundle: Bundle, members: Sequence[str]) -> Iterator[Predictor]:
-    """Load what these members need, for as long as it is used."""
+    """Load what these members need, for as long as it is used.
+
+    Raises
+    ------
+    InputError
+        The bundle's parts cannot be read, or do not fit together.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        yield Predictor(bundle, members, Path(folder))
+        try:
+            predictor = Predictor(bundle, members, Path(folder))
+            predictor.rehearse()
+        except (InputError, OSError, MemoryError):
+            raise
+        except Exception as error:  # parts sealed by somebody else can fail in as many ways as libraries read them
+            raise InputError(
+                f"{bundle.folder}: expected a bundle that predicts; got {type(error).__name__}: {error}. "
+                "Get the bundle again, or use the version that made it."
+            ) from error
+        yield predictor
 
 
 def _expit(margins: np.ndarray) -> np.ndarray:

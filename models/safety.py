@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import zipfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
@@ -81,6 +82,38 @@ def read_json(name: str, content: bytes) -> dict[str, Any]:
     return value
 
 
+def check_shape(name: str, value: Any, shape: Any) -> None:
+    """Check that a value out of JSON is made up as it should be.
+
+    Parameters
+    ----------
+    name : str
+        Where it stands, for messages.
+    value
+    shape
+        A type (``float`` takes whole numbers too, and neither takes NaN); a list of one shape, for all values; or a
+        dict from names to shapes, where ``...`` stands for every name. Other names than these may be there.
+
+    Raises
+    ------
+    InputError
+        It is made up otherwise.
+    """
+    kind = shape if isinstance(shape, type) else type(shape)
+    wanted = (int, float) if kind is float else kind
+    fits = isinstance(value, wanted) and not (isinstance(value, bool) and kind in (int, float))
+    if not fits or (kind is float and not math.isfinite(value)):
+        raise InputError(f"{name}: expected {kind.__name__}; got {str(value)[:80]!r}. Get the bundle again.")
+    if isinstance(shape, list):
+        for one in value:
+            check_shape(name, one, shape[0])
+    if isinstance(shape, dict):
+        for key in value if ... in shape else shape:
+            if key not in value:
+                raise InputError(f"{name}: expected {key}; there is none. Get the bundle again.")
+            check_shape(f"{name}.{key}", value[key], shape[... if ... in shape else key])
+
+
 def read_array(name: str, content: bytes) -> np.ndarray:
     """Read a ``.npy`` file that holds numbers.
 
@@ -91,8 +124,9 @@ def read_array(name: str, content: bytes) -> np.ndarray:
     """
     try:
         array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{name}: expected an array of numbers; got: {error}. {_AWAY}") from error
+    except Exception as error:  # NumPy parses the header with Python's own tokenizer, which fails in many ways
+        words = str(error) or type(error).__name__
+        raise InputError(f"{name}: expected an array of numbers; got: {words}. {_AWAY}") from error
     return array
 
 
@@ -131,7 +165,9 @@ def _check_keras(name: str, content: bytes) -> None:
                 found = f"{foreign[0]!r}" if foreign else f"a config.json of {size} bytes"
                 raise InputError(f"{name}: expected {', '.join(sorted(KERAS_MEMBERS))} alone; got {found}. {_AWAY}")
             config = archive.read("config.json")
-    except (zipfile.BadZipFile, KeyError, OSError, RuntimeError, NotImplementedError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # a damaged archive makes zipfile and zlib fail in many ways
         raise InputError(f"{name}: expected a .keras archive; got: {error}. {_AWAY}") from error
     for entry in _objects(read_json(f"{name}/config.json", config)):
         kind, module = str(entry.get("class_name")), entry.get("module")

@@ -9,7 +9,9 @@ from typing import Annotated
 
 import typer
 
-from data.errors import InputError
+from data.errors import InputError, on_screen
+from pipelines.failing import check_start
+from pipelines.stopping import stop_on_signals
 
 CONFIG = Annotated[Path, typer.Option("--config", help="TOML file; see configs/.")]
 SETTINGS = Annotated[
@@ -23,6 +25,12 @@ MISSING = Annotated[str, typer.Option("--missing", help="error|skip: ids without
 STRICT = Annotated[bool, typer.Option("--strict", help="A patch that cannot be read ends the run.")]
 REBUILD = Annotated[bool, typer.Option("--rebuild", help="Replace results made with another configuration.")]
 EXPLAIN = Annotated[str, typer.Option("--explain", help="Say what this column is, and draw it on three patches.")]
+
+#: Commands that compute, and whether they run convolutional networks whatever the configuration says.
+NETWORKS = {
+    "prepare": False, "audit": False, "features": False, "heads": False, "report": False, "baseline": False,
+    "predict": False, "embeddings": True, "cnn": True, "ensemble": True,
+}  # fmt: skip
 
 app = typer.Typer(
     name="python -m pipelines",
@@ -51,21 +59,27 @@ def _run(
     from pipelines.baseline import Run, baseline, ensemble, one_step
     from pipelines.baseline import explain as explain_column
     from pipelines.config import load_config
+    from pipelines.failing import foreseen
+    from pipelines.locking import run_lock
+    from pipelines.tracking import check_tracking
 
     options = {"data.path": data, "name": name, "data.missing": missing}
     given = [f"{key}={_quoted(value)}" for key, value in options.items() if value]
     given += ["data.strict=true"] if strict else []
     run = Run(load_config(config, [*(settings or []), *given]), runs, rebuild)
-    if explain:
-        explain_column(run, explain)
-    elif step == "baseline":
-        baseline(run)
-    elif step == "ensemble":
-        ensemble(run)
-    elif step == "audit":
-        show_audit(run)
-    else:
-        run.screen.say(f"{step}: {one_step(run, step)}")
+    if step in ("baseline", "ensemble", "report"):
+        check_tracking(run.config.track)  # before the run's folder is made
+    with foreseen(run.folder), run_lock(run.folder, run.screen.say):
+        if explain:
+            explain_column(run, explain)
+        elif step == "baseline":
+            baseline(run)
+        elif step == "ensemble":
+            ensemble(run)
+        elif step == "audit":
+            show_audit(run)
+        else:
+            run.screen.say(f"{step}: {one_step(run, step)}")
 
 
 def _quoted(text: str) -> str:
@@ -160,11 +174,15 @@ def _predict(
     from joblib import cpu_count
 
     from pipelines.console import Screen
+    from pipelines.failing import foreseen
     from pipelines.predict import predict_folder
     from pipelines.streaming import Options
 
     options = Options(model, point, prevalence, workers or int(cpu_count()), shard)
-    status = predict_folder(bundle, source, out, options=options, slides=slides, explain=explain or [], screen=Screen())
+    with foreseen(out.parent):
+        status = predict_folder(
+            bundle, source, out, options=options, slides=slides, explain=explain or [], screen=Screen()
+        )
     raise typer.Exit(status)
 
 
@@ -178,9 +196,11 @@ def _compare(
 ) -> None:
     from pipelines.comparing import compare
     from pipelines.console import Screen
+    from pipelines.failing import foreseen
 
     screen = Screen()
-    screen.say(f"comparison: {compare(names, runs, out=out, draws=draws, seed=seed, screen=screen)}")
+    with foreseen(out or runs):
+        screen.say(f"comparison: {compare(names, runs, out=out, draws=draws, seed=seed, screen=screen)}")
 
 
 @app.command("settings", help="List every key that --set takes: its value in a configuration, and what it is.")
@@ -196,9 +216,13 @@ def main() -> None:
     # Native libraries chatter on standard error while they load; what matters is raised as an exception.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
+        step = next(iter(sys.argv[1:]), "")
+        if step in NETWORKS and "--help" not in sys.argv:
+            # Before any library is loaded that crashes or hangs without memory: the parser of options loads one.
+            check_start(step, networks=NETWORKS[step])
         app()
     except InputError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(f"error: {on_screen(str(error))}\n")
         sys.exit(2)
     except BrokenPipeError:
         # Whoever read the output, such as `head`, has seen enough; Python must not complain again while it closes.
@@ -210,7 +234,17 @@ def main() -> None:
             f"error: {place}{error.strerror or error}. Finished steps are kept; run again once it is mended.\n"
         )
         sys.exit(2)
+    except Exception:
+        import traceback
+
+        traceback.print_exc()
+        sys.stderr.write(
+            "This is a fault of Histoblend, not yours. Please report it with the lines above, your command, and the "
+            "manifest.json of the run's last finished step. Finished steps are kept.\n"
+        )
+        sys.exit(1)
 
 
 if __name__ == "__main__":
+    stop_on_signals()
     main()

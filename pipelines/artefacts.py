@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from data.durable import PARTIAL, clear_leftovers, sync_folder, sync_tree, write_text_whole
 from data.errors import InputError
+from pipelines import stopping
 from pipelines.memory import peak_memory
 from pipelines.provenance import code_digest, commit, library_versions
 
@@ -73,7 +75,7 @@ def run_step(
     """Reuse the step's folder when its manifest fits, otherwise build it.
 
     A step builds in ``<folder>.partial``; a broken run leaves it behind, and the next run with the same key goes on in
-    it. The finished folder appears under its name at once, by renaming.
+    it. The finished folder appears under its name at once, by renaming, when all of it is on the disk.
 
     Parameters
     ----------
@@ -99,16 +101,19 @@ def run_step(
     """
     folder, partial = run / spec.folder, run / f"{spec.folder}.partial"
     identity = _plain(spec.identity())
+    _finish_replacing(partial, folder, identity)
     reason = _why_not_reuse(folder, identity, rebuild)
     if reason is None:
         manifest = read_manifest(folder)
         say(f"{spec.name}: up to date ({manifest['rows']} rows, {folder})")
         return folder, manifest
     _open_partial(partial, identity)
+    stopping.now_at(spec.name)
     say(f"{spec.name}: {reason}")
     started = time.perf_counter()
     with peak_memory() as peak:
         outcome = build(partial)
+    clear_leftovers(partial)
     manifest = {
         **identity,
         "rows": outcome.rows,
@@ -121,6 +126,8 @@ def run_step(
         "notes": outcome.notes,
         "files": {str(path.relative_to(partial)): file_digest(path) for path in _files(partial)},
     }
+    # All data first: a manifest must never speak of files that a power failure took back.
+    sync_tree(partial)
     write_json(partial / MANIFEST, manifest)
     replace_folder(partial, folder)
     return folder, manifest
@@ -129,11 +136,37 @@ def run_step(
 def replace_folder(new: Path, target: Path) -> None:
     """Put ``new`` in the place of ``target``; a break in between never leaves a half-deleted folder under its name."""
     old = target.with_name(f"{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    sync_tree(new)
     if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
         target.rename(old)
     new.rename(target)
+    sync_folder(target.parent)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _finish_replacing(partial: Path, folder: Path, identity: dict[str, Any]) -> None:
+    """Bring to its end what a run began that was killed while it put a finished folder in its place."""
+    if (partial / MANIFEST).is_file():
+        try:
+            finished = _why_not_reuse(partial, identity, rebuild=True) is None
+        except OSError:
+            finished = False
+        if finished and (not folder.exists() or _older(folder, identity)):
+            replace_folder(partial, folder)
+    old = folder.with_name(f"{folder.name}.old")
+    if not folder.exists() and old.exists():
+        # Killed between the two renames, and what was to come is not wanted or not whole: what was there comes back.
+        old.rename(folder)
+        sync_folder(folder.parent)
+
+
+def _older(folder: Path, identity: dict[str, Any]) -> bool:
+    """Whether a folder was made with the same configuration, but not from the same input, code or libraries."""
+    try:
+        return _why_not_reuse(folder, identity, rebuild=False) is not None
+    except InputError:
+        return False
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -148,9 +181,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{folder}: expected a finished step with {MANIFEST}; there is none. {MEND}") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{folder / MANIFEST}: expected JSON; got: {error}. {MEND}") from error
-    if not isinstance(manifest, dict) or not {"config", "seed", "files", "rows", "notes"} <= manifest.keys():
+    if not (
+        isinstance(manifest, dict)
+        and {"config", "seed", "files", "rows", "notes"} <= manifest.keys()
+        and all(isinstance(manifest[key], dict) for key in ("config", "files", "notes"))
+    ):
         raise InputError(f"{folder / MANIFEST}: expected the manifest of a step; got something else. {MEND}")
     return manifest
 
@@ -162,12 +199,7 @@ def manifest_digest(manifest: Mapping[str, Any]) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON whole or not at all: temporary file in the same folder, then rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=2, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    write_text_whole(path, json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def file_digest(path: Path) -> str:
@@ -223,7 +255,7 @@ def _open_partial(partial: Path, identity: dict[str, Any]) -> None:
     if partial.exists():
         try:
             same = json.loads(key.read_text(encoding="utf-8")) == identity
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             same = False
         if not same:
             shutil.rmtree(partial)
@@ -232,7 +264,9 @@ def _open_partial(partial: Path, identity: dict[str, Any]) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in {MANIFEST, "key.json"})
+    # A worker that outlived its killed run may still be writing: what has no name yet is no part of the result.
+    named = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(PARTIAL))
+    return sorted(path for path in named if path.name not in {MANIFEST, "key.json"})
 
 
 def _plain(value: Any) -> Any:

@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from data.durable import write_whole
 from data.errors import InputError
 from data.patches import PatchSet
 from pipelines.artefacts import manifest_digest, run_step
@@ -111,10 +112,13 @@ class Run:
     def heads(self) -> tuple[Path, dict[str, Any]]:
         """Folder and manifest of the fitted heads."""
         from pipelines.fitting import fit_heads, heads_spec
+        from pipelines.tables import check_finite
 
         inputs = {folder.name: manifest_digest(manifest) for folder, manifest in [self.prepared, *self.tables.values()]}
 
         def build(folder: Path) -> Any:
+            for table, _ in self.tables.values():
+                check_finite(table, self.patches.table)
             sets = self.sets()
             return fit_heads(self.config, self.patches, sets, folder, workers=self.workers, screen=self.screen)
 
@@ -323,7 +327,8 @@ def explain(run: Run, column: str) -> Path:
     rows = [int(order[round(share * (len(order) - 1))]) for share in (0.01, 0.5, 0.99)]
     text, picture = explain_column(column, np.stack([run.patches.pixels[row] for row in rows]))
     path = run.folder / f"explain-{column}.png"
-    Image.fromarray(picture).resize((3 * picture.shape[1], 3 * picture.shape[0]), Image.Resampling.NEAREST).save(path)
+    large = Image.fromarray(picture).resize((3 * picture.shape[1], 3 * picture.shape[0]), Image.Resampling.NEAREST)
+    write_whole(path, lambda file: large.save(file, format="PNG"))
     run.screen.say(text)
     run.screen.say(f"picture, at the 1st, 50th and 99th percentile: {path}")
     return path

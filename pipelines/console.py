@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from data.errors import on_screen
 
 #: Seconds between two progress lines where output is no terminal.
 LINE_EVERY_S = 10.0
@@ -29,12 +32,12 @@ class Screen:
             self.console.width = 200
 
     def say(self, line: str) -> None:
-        """Show one line, as it is."""
-        self.console.print(line, markup=False, soft_wrap=True)
+        """Show one line, as it is but for control characters."""
+        self.console.print(on_screen(line), markup=False, soft_wrap=True)
 
     def warn(self, line: str) -> None:
         """Show one line that must not be missed."""
-        self.console.print(f"warning: {line}", style="yellow", markup=False, soft_wrap=True)
+        self.console.print(on_screen(f"warning: {line}"), style="yellow", markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, unit: str = "patches") -> Iterator[Callable[[int], None]]:
@@ -63,7 +66,7 @@ class Screen:
         for number, column in enumerate(frame.columns):
             table.add_column(str(column), justify="left" if number < 2 else "right", no_wrap=number >= 2)
         for row in frame.itertuples(index=False):
-            table.add_row(*(str(cell) for cell in row))
+            table.add_row(*(Text(on_screen(str(cell))) for cell in row))
         self.console.print(table)
 
 

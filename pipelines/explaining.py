@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from data.durable import write_whole
 from data.folder import UnlabelledImages
 from data.labels import printable
 from models.contributions import contributions
@@ -202,7 +203,7 @@ def _write_picture(path: Path, patch: np.ndarray, saliency: np.ndarray | None) -
         panels.append(_boxed((grey * (1 - weight) + colour * weight).astype(np.uint8)))
     gap = np.full((panels[0].shape[0], _GAP, 3), 255, np.uint8)
     whole = panels[0] if len(panels) == 1 else np.concatenate([panels[0], gap, panels[1]], axis=1)
-    Image.fromarray(whole).save(path)
+    write_whole(path, lambda file: Image.fromarray(whole).save(file, format="PNG"))
 
 
 def _boxed(patch: np.ndarray) -> np.ndarray:

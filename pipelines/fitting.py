@@ -14,11 +14,12 @@ import pandas as pd
 from data.patches import PatchSet
 from data.splits import patch_groups
 from features.table import group_columns
-from models.bundle import save_head
 from models.heads import HEADS
 from pipelines.artefacts import Outcome, StepSpec
 from pipelines.config import Config
 from pipelines.console import Screen
+from pipelines.failing import check_memory
+from pipelines.kept_fits import Fit, KeptFits
 from pipelines.memory import dismiss_workers, peak_memory
 
 PREDICTIONS = "predictions.parquet"
@@ -33,7 +34,7 @@ LEFT_OUT_OF = "handcrafted"
 
 def heads_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
     """What the fitted heads depend on; ``inputs`` are the digests of the patches and of the feature tables."""
-    sources = ("data", "features", "models", "pipelines/fitting.py", "pipelines/tables.py")
+    sources = ("data", "features", "models", "pipelines/fitting.py", "pipelines/kept_fits.py", "pipelines/tables.py")
     return StepSpec("heads", "4-heads", sources, config.heads.model_dump(), inputs, config.seed)
 
 
@@ -60,22 +61,31 @@ def fit_heads(
     left_out = left_out_groups(sets[LEFT_OUT_OF][1]) if LEFT_OUT_OF in sets else {}
     fits = len(heads) * (len(sets) * (config.split.folds + 1) + len(left_out))
     dropped = table.loc[table["split"] == "test", ["patch_id"]]
+    kept = KeptFits(folder)
     with screen.progress("fits", fits, "fits") as progress:
         for features, (values, columns) in sets.items():
             columns_of[features] = columns
+            _check_room(features, values, min(workers, config.split.folds + 1))
             for head in heads:
-                with peak_memory() as peak:
-                    probability, fitted, seconds = out_of_fold(
-                        head, values, table, seed=config.seed, workers=workers, progress=progress
-                    )
                 model = f"{head}_{features}"
+                with peak_memory() as peak:
+                    probability, fits_by_fold = out_of_fold(
+                        head,
+                        values,
+                        table,
+                        seed=config.seed,
+                        workers=workers,
+                        progress=progress,
+                        kept=kept,
+                        model=model,
+                    )
                 predictions[f"prob_{model}"] = probability
-                save_head(fitted[-1], folder / model)
-                said += [_column_rows(model, fold, columns, each) for fold, each in fitted.items()]
+                said += [_column_rows(model, fold, columns, each) for fold, each in fits_by_fold.items()]
+                seconds = round(sum(each.seconds for each in fits_by_fold.values()), 2)
                 costs.append({"model": model, "columns": len(columns), "seconds": seconds, "peak_mb": round(peak(), 1)})
             if features == LEFT_OUT_OF:
                 refits = refit_without(
-                    heads, values, left_out, table, seed=config.seed, workers=workers, progress=progress
+                    heads, values, left_out, table, seed=config.seed, workers=workers, progress=progress, kept=kept
                 )
                 dropped = dropped.assign(**{f"prob_{name}": found for name, found in refits.items()})
     dismiss_workers()
@@ -84,14 +94,20 @@ def fit_heads(
     dropped.to_parquet(folder / DROPPED, index=False)
     (folder / SETS).write_text(json.dumps(columns_of), encoding="utf-8")
     pd.DataFrame(costs).to_csv(folder / COSTS, index=False)
+    kept.forget()
     return Outcome(len(predictions), {"models": [cost["model"] for cost in costs]})
 
 
-def _column_rows(model: str, fold: int, columns: list[str], head: Any) -> pd.DataFrame:
+def _check_room(features: str, values: np.ndarray, fits: int) -> None:
+    """See that memory holds what fits at once take: their share of the rows, and its copy in a head's form."""
+    check_memory(fits * values.nbytes, f"{fits} fits at once on {values.shape[1]} columns ({features})")
+
+
+def _column_rows(model: str, fold: int, columns: list[str], fit: Fit) -> pd.DataFrame:
     """What a fitted head says of its columns, a row a measure and column."""
     parts = [
         pd.DataFrame({"model": model, "fold": fold, "measure": measure, "feature": columns, "value": values})
-        for measure, values in head.column_measures().items()
+        for measure, values in fit.measures.items()
     ]
     return pd.concat(parts, ignore_index=True).astype({"fold": np.int16, "value": np.float32})
 
@@ -110,8 +126,16 @@ def prevalence(table: pd.DataFrame) -> np.ndarray:
 
 
 def out_of_fold(
-    head: str, values: np.ndarray, table: pd.DataFrame, *, seed: int, workers: int, progress: Any = None
-) -> tuple[np.ndarray, dict[int, Any], float]:
+    head: str,
+    values: np.ndarray,
+    table: pd.DataFrame,
+    *,
+    seed: int,
+    workers: int,
+    progress: Any = None,
+    kept: KeptFits | None = None,
+    model: str = "",
+) -> tuple[np.ndarray, dict[int, Fit]]:
     """Probability of each patch from a head that has not seen its slide.
 
     Parameters
@@ -126,15 +150,17 @@ def out_of_fold(
         Fits that run at once. The result does not depend on it.
     progress : callable, optional
         Called with 1 after each fit.
+    kept : KeptFits, optional
+        Where fits are kept and looked for.
+    model : str
+        With ``kept``: name of the fits, and of the folder that gets the head fitted to all training patches.
 
     Returns
     -------
     probability : ndarray of shape (n,), float64
         Training patches: from the fold that holds them out. Test patches: from a fit on all training patches.
-    fitted : dict from int to head
-        Fold to the head that held it out; −1 to the one that learned from all training patches.
-    seconds : float
-        Core seconds of all fits together.
+    fits : dict from int to Fit
+        Fold to the fit that held it out; −1 to the one on all training patches.
     """
     from joblib import Parallel, delayed
 
@@ -142,20 +168,27 @@ def out_of_fold(
     train = (table["split"] == "train").to_numpy()
     # -1 is the test set's fold: holding it out means learning from all training patches.
     tasks = [(int(number), np.flatnonzero(train & (fold != number))) for number in np.unique(fold)]
-    probability = np.empty(len(table))
-    total, fitted = 0.0, {}
-    pool = Parallel(n_jobs=min(workers, len(tasks)), prefer="processes", return_as="generator")
+    names = {number: f"{model}-{'all' if number < 0 else number}" for number, _ in tasks}
+    found = {} if kept is None else {number: kept.find(name) for number, name in names.items()}
+    fits = {number: fit for number, fit in found.items() if fit is not None}
+    missing = [task for task in tasks if task[0] not in fits]
+    if progress is not None and fits:
+        progress(len(fits))
+    pool = Parallel(n_jobs=max(1, min(workers, len(missing))), prefer="processes", return_as="generator")
     results = pool(
         delayed(_fit)(head, values, labels[rows], groups[rows], rows, np.flatnonzero(fold == number), seed)
-        for number, rows in tasks
+        for number, rows in missing
     )
-    for (number, _), (predicted, model, seconds) in zip(tasks, results, strict=True):
-        probability[fold == number] = predicted
-        total += seconds
-        fitted[number] = model
+    for (number, _), (predicted, fitted, seconds) in zip(missing, results, strict=True):
+        fits[number] = Fit(predicted, fitted.column_measures(), seconds)
+        if kept is not None:
+            kept.keep(names[number], fits[number], fitted, model if number < 0 else "")
         if progress is not None:
             progress(1)
-    return probability, fitted, round(total, 2)
+    probability = np.empty(len(table))
+    for number, fit in fits.items():
+        probability[fold == number] = fit.predicted
+    return probability, {number: fits[number] for number, _ in tasks}
 
 
 def left_out_groups(columns: Sequence[str]) -> dict[str, list[int]]:
@@ -173,6 +206,7 @@ def refit_without(
     seed: int,
     workers: int,
     progress: Any = None,
+    kept: KeptFits | None = None,
 ) -> dict[str, np.ndarray]:
     """Fit each head on all training patches without one group of columns, and predict the held-out slides.
 
@@ -191,6 +225,8 @@ def refit_without(
         Fits that run at once. The result does not depend on it.
     progress : callable, optional
         Called with 1 after each fit.
+    kept : KeptFits, optional
+        Where fits are kept and looked for.
 
     Returns
     -------
@@ -207,17 +243,25 @@ def refit_without(
         for head in heads
         for name, places in groups.items()
     }
-    pool = Parallel(n_jobs=max(1, min(workers, len(tasks))), prefer="processes", return_as="generator")
+    # Numbered: names of groups are words for readers, and no names of files.
+    files = {name: f"without-{number}" for number, name in enumerate(tasks)}
+    fits = {} if kept is None else {name: kept.find(file) for name, file in files.items()}
+    found = {name: fit.predicted for name, fit in fits.items() if fit is not None}
+    missing = {name: task for name, task in tasks.items() if name not in found}
+    if progress is not None and found:
+        progress(len(found))
+    pool = Parallel(n_jobs=max(1, min(workers, len(missing))), prefer="processes", return_as="generator")
     results = pool(
-        delayed(_fit)(head, values, labels[train], owners[train], train, test, seed, kept)
-        for head, kept in tasks.values()
+        delayed(_fit)(head, values, labels[train], owners[train], train, test, seed, columns)
+        for head, columns in missing.values()
     )
-    found = {}
-    for name, (predicted, _, _) in zip(tasks, results, strict=True):
+    for name, (predicted, _, seconds) in zip(missing, results, strict=True):
         found[name] = predicted
+        if kept is not None:
+            kept.keep(files[name], Fit(predicted, {}, seconds))
         if progress is not None:
             progress(1)
-    return found
+    return {name: found[name] for name in tasks}
 
 
 def _fit(

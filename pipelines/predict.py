@@ -10,15 +10,17 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
+from data.durable import write_whole
 from data.errors import InputError
 from data.files import stamp
 from data.folder import UnlabelledImages
 from data.labels import slide_map
+from data.spreadsheet import read_written, write_csv
 from models.bundle import Bundle, open_bundle
 from models.predictor import Blend, choose_blends, needs_slides, open_predictor
 from pipelines.console import Screen
 from pipelines.provenance import code_digest, library_versions
-from pipelines.streaming import Found, Options, open_work, predict_source, write_whole
+from pipelines.streaming import Found, Options, open_work, predict_source
 
 #: Exit status where files were skipped.
 SKIPPED_STATUS = 3
@@ -35,9 +37,6 @@ COMPARED = (
     "onnxruntime",
     "pillow",
 )
-
-#: What a spreadsheet takes for the beginning of a formula.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def predict_folder(
@@ -79,9 +78,9 @@ def predict_folder(
         The bundle is damaged, or an argument does not fit.
     """
     bundle = open_bundle(place)
+    blends = choose_blends(bundle, options.model)
     for warning in version_warnings(bundle):
         screen.warn(warning)
-    blends = choose_blends(bundle, options.model)
     check_options(blends, options)
     source = UnlabelledImages(folder, size=bundle.index["patch"]["size"], resize=bundle.index["patch"]["resize"])
     _check_out(folder, out, bool(explain))
@@ -129,7 +128,7 @@ def version_warnings(bundle: Bundle) -> Iterator[str]:
         yield f"the bundle was made with {', '.join(others)}: probabilities may differ in their last digits"
     if bundle.index["features"]["code"] != code_digest(("features",)):
         yield (
-            f"the code of the features differs from that of the bundle (commit {bundle.index['commit']}): "
+            f"the code of the features differs from that of the bundle (commit {bundle.index.get('commit')}): "
             "probabilities may differ. Check out that commit for the same ones"
         )
 
@@ -255,7 +254,7 @@ def write_tables(source: UnlabelledImages, found: Found, out: Path) -> int:
     """Write predictions and, where files were skipped, the list of them; return how many were."""
     table = pd.DataFrame(
         {
-            "id": [escape(name) for name in source.table["patch_id"].iloc[found.rows]],
+            "id": source.table["patch_id"].iloc[found.rows].to_numpy(),
             "probability": found.probability,
             "label": found.label,
             "flags": found.flags,
@@ -266,15 +265,10 @@ def write_tables(source: UnlabelledImages, found: Found, out: Path) -> int:
     beside = out.with_name(f"{out.name}.skipped.csv")
     beside.unlink(missing_ok=True)
     if lost:
-        listed = pd.DataFrame({"file": [escape(name) for name in lost], "reason": list(lost.values())})
-        write_whole(beside, lambda file: listed.to_csv(file, index=False))
-    write_whole(out, lambda file: table.to_csv(file, index=False))
+        listed = pd.DataFrame({"file": list(lost), "reason": list(lost.values())})
+        write_whole(beside, lambda file: write_csv(listed, file))
+    write_whole(out, lambda file: write_csv(table, file))
     return len(lost)
-
-
-def escape(name: str) -> str:
-    """Keep a spreadsheet from taking a name for a formula: an apostrophe in front makes it text."""
-    return f"'{name}" if name.startswith(_FORMULA) else name
 
 
 def _conclude(found: Found, skipped: int, out: Path, screen: Screen) -> int:
@@ -286,7 +280,8 @@ def _conclude(found: Found, skipped: int, out: Path, screen: Screen) -> int:
     if not skipped:
         return 0
     screen.warn(f"{skipped} files were skipped; {out}.skipped.csv lists each with its reason")
-    for line in pd.read_csv(f"{out}.skipped.csv", dtype=str).head(5).itertuples(index=False):
+    listed = read_written(out.with_name(f"{out.name}.skipped.csv"), ("file", "reason"))
+    for line in listed.head(5).itertuples(index=False):
         screen.say(f"  {line.file}: {line.reason}")
     return SKIPPED_STATUS
 

@@ -15,12 +15,23 @@ from data.errors import InputError
 from data.inferred import TINTS, clusters_for, infer_slides
 from data.labels import UNMAPPED
 from data.measures import Measures, measure
-from data.patches import Source, drop_rows, read_rows, write_pixels, write_table, write_unlabelled
+from data.patches import (
+    PIXELS,
+    Source,
+    drop_rows,
+    forget_chunks,
+    read_rows,
+    write_pixels,
+    write_table,
+    write_unlabelled,
+)
 from data.sources import source_kind
 from data.splits import assign_splits, base_groups, check_enough, is_known, unite
+from data.spreadsheet import write_csv
 from pipelines.artefacts import Outcome, StepSpec, file_digest
 from pipelines.config import Config
 from pipelines.console import Screen
+from pipelines.failing import check_disk
 
 SET_ASIDE = "set_aside.csv"
 UNLABELLED = "unlabelled"
@@ -48,28 +59,49 @@ def prepare(config: Config, folder: Path, *, workers: int, screen: Screen) -> Ou
     _check_groups(config, source.table)
     # Labels and slides are known now: an impossible split must not be found after hours of decoding.
     check_enough(source.table, test_share=config.split.test_share, folds=config.split.folds)
+    _check_room(source, folder)
     with screen.progress("decoding", len(source.table)) as progress:
         table, lost, measured = write_pixels(
-            source, folder, workers=workers, strict=config.data.strict, measure=measure, progress=progress
+            source, folder, workers=workers, strict=config.data.strict, measure=_measured, progress=progress
         )
-    measures = Measures.join(measured)
+    measures = Measures.join([Measures(**each) for each in measured])
     measured.clear()
     table, audit = audit_patches(config, table, measures)
     del measures
     dropped = audit["dropped_by"] != ""
     write_audit(audit, source.table[source.table["patch_id"].isin(lost["patch_id"])], config, folder)
+    if dropped.all():
+        why = audit["dropped_by"].map(reason).value_counts().index[0]
+        raise InputError(
+            f"expected patches to learn from; the audit drops all {len(audit)} (most often: {why}). "
+            "Mend the data, or keep them: `settings` lists what audit.* takes."
+        )
     if dropped.any():
         drop_rows(folder, ~dropped.to_numpy())
         table = table[~dropped].reset_index(drop=True)
+    forget_chunks(folder)
     skipped = getattr(source, "skipped", {})
     more = pd.DataFrame({"patch_id": list(skipped), "reason": list(skipped.values())})
     gone = audit.loc[dropped, ["patch_id"]].assign(reason=audit.loc[dropped, "dropped_by"].map(reason))
     set_aside = pd.concat([lost, gone, more], ignore_index=True)
-    set_aside.to_csv(folder / SET_ASIDE, index=False)
+    write_csv(set_aside, folder / SET_ASIDE)
     table = assign_splits(table, test_share=config.split.test_share, folds=config.split.folds, seed=config.seed)
     write_table(table, folder)
     notes = {"set_aside": len(set_aside), "balance": balance(table).to_dict("records")}
     return Outcome(len(table), notes | _source_notes(config, source, folder, workers, screen))
+
+
+def _measured(patches: np.ndarray) -> dict[str, np.ndarray]:
+    """What is measured on patches, as arrays that can be kept in a file."""
+    return vars(measure(patches))
+
+
+def _check_room(source: Source, folder: Path) -> None:
+    """See that the disk holds all decoded patches; what a broken run left of them is written over."""
+    sources = [(PIXELS, source), (f"{UNLABELLED}/{PIXELS}", getattr(source, "unlabelled", None))]
+    kept = [(folder / name, len(part.table) * 3 * part.size**2) for name, part in sources if part is not None]
+    needed = sum(size - (path.stat().st_size if path.is_file() else 0) for path, size in kept)
+    check_disk(folder, needed, f"{sum(len(part.table) for _, part in sources if part is not None)} decoded patches")
 
 
 def _source_notes(config: Config, source: Source, folder: Path, workers: int, screen: Screen) -> dict[str, Any]:
@@ -81,7 +113,7 @@ def _source_notes(config: Config, source: Source, folder: Path, workers: int, sc
     with screen.progress("decoding unlabelled", len(rest.table)) as progress:
         place, strict = folder / UNLABELLED, config.data.strict
         set_aside = write_unlabelled(rest, place, workers=workers, strict=strict, progress=progress)
-    set_aside.to_csv(place / SET_ASIDE, index=False)
+    write_csv(set_aside, place / SET_ASIDE)
     return notes | {"unlabelled": len(rest.table), "unlabelled_set_aside": len(set_aside)}
 
 
@@ -124,8 +156,8 @@ def write_audit(audit: pd.DataFrame, lost: pd.DataFrame, config: Config, folder:
     rows = examples["row"].to_numpy(dtype=int)
     np.save(folder / PICTURES, read_rows(folder, rows))
     shown = audit.loc[rows, ["patch_id", "slide", "label", "similarity", "dropped_by"]].reset_index(drop=True)
-    pd.concat([examples["flag"], shown], axis=1).to_csv(folder / EXAMPLES, index=False)
-    slide_counts(audit).to_csv(folder / SLIDES, index=False)
+    write_csv(pd.concat([examples["flag"], shown], axis=1), folder / EXAMPLES)
+    write_csv(slide_counts(audit), folder / SLIDES)
     unread = lost[["patch_id", "label", "slide"]].assign(undecodable=True, dropped_by="undecodable")
     flags = audit.select_dtypes(bool).columns
     whole = pd.concat([audit, unread], ignore_index=True) if len(unread) else audit
@@ -137,7 +169,7 @@ def write_audit(audit: pd.DataFrame, lost: pd.DataFrame, config: Config, folder:
         whole[column] = np.append(np.where(names == ids, "", names), [""] * len(unread))
     whole = whole.rename(columns={"exact_of": "same_pixels_as", "set": "duplicate_of"})
     whole.to_parquet(folder / AUDIT, index=False)
-    summarise(whole, config.audit.model_dump()).to_csv(folder / SUMMARY, index=False)
+    write_csv(summarise(whole, config.audit.model_dump()), folder / SUMMARY)
 
 
 def slide_counts(audit: pd.DataFrame) -> pd.DataFrame:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,9 @@ import numpy as np
 import pandas as pd
 
 from data.audit import FLAGS
+from data.durable import copy_whole, write_whole
+from data.files import open_array
+from data.spreadsheet import read_written
 from pipelines.artefacts import Outcome, StepSpec
 from pipelines.combining import CALIBRATORS, CHOICES, COMBINED, ENSEMBLE, ERRORS, GAINS, MEMBERS, THRESHOLDS
 from pipelines.config import Config
@@ -116,10 +118,10 @@ def make_report(run: Run, folder: Path) -> Outcome:
 
 def audit_view(folder: Path) -> AuditView:
     """What the audit left in the folder of step 1."""
-    # Names may look like numbers.
-    text = {"patch_id": str, "slide": str}
-    summary, examples, slides = (pd.read_csv(folder / name, dtype=text) for name in (SUMMARY, EXAMPLES, SLIDES))
-    return AuditView(summary, examples, np.load(folder / PICTURES), slides)
+    summary = pd.read_csv(folder / SUMMARY)
+    examples = read_written(folder / EXAMPLES, ("patch_id", "slide"))
+    slides = read_written(folder / SLIDES, ("slide",))
+    return AuditView(summary, examples, open_array(folder / PICTURES), slides)
 
 
 def patch_flags(folder: Path) -> pd.DataFrame:
@@ -271,12 +273,10 @@ def publish(run: Run, folder: Path) -> None:
     Patches without labels are predicted with the bundle; see :func:`pipelines.submission.predict_unlabelled`.
     """
     for name in (PREDICTIONS, LADDER):
-        temporary = run.folder / f".{name}.tmp"
         if name == PREDICTIONS and run.combined:
-            run.predictions().to_parquet(temporary, index=False)
+            write_whole(run.folder / name, lambda file: run.predictions().to_parquet(file, index=False))
         else:
-            shutil.copyfile((run.heads[0] if name == PREDICTIONS else folder) / name, temporary)
-        temporary.replace(run.folder / name)
+            copy_whole((run.heads[0] if name == PREDICTIONS else folder) / name, run.folder / name)
     write_bundle(
         run,
         pd.read_csv(folder / LADDER),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from data.files import open_array
 from data.patches import PatchSet
 from pipelines.artefacts import Outcome, StepSpec, write_json
 from pipelines.config import Config
@@ -92,8 +93,8 @@ def open_saliency(folder: Path) -> SaliencyView:
     return SaliencyView(
         patches=pd.read_parquet(folder / PATCHES),
         sanity=pd.read_parquet(folder / SANITY),
-        last=np.load(folder / LAST),
-        inner=np.load(folder / INNER) if (folder / INNER).is_file() else None,
+        last=open_array(folder / LAST),
+        inner=open_array(folder / INNER) if (folder / INNER).is_file() else None,
         facts=facts,
     )
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import threading
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from data.durable import is_sealed, write_text_whole, write_whole
 from data.errors import InputError
 from data.patches import Source
 from features.context import ENOUGH, FEWEST
@@ -89,7 +88,7 @@ def open_work(folder: Path, key: dict[str, Any]) -> None:
     if not same:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        place.write_text(_text(key), encoding="utf-8")
+        write_text_whole(place, _text(key))
 
 
 def _text(key: dict[str, Any]) -> str:
@@ -203,11 +202,13 @@ class _Shards:
             "lost": np.array(sorted(reasons), dtype=np.int64),
             "reasons": np.array([reasons[row] for row in sorted(reasons)], dtype=np.str_),
         }
-        write_whole(self.path(start), lambda file: np.savez(file, allow_pickle=False, **arrays))
+        write_whole(self.path(start), lambda file: np.savez(file, allow_pickle=False, **arrays), seal=True)
         return stop - start
 
     def load(self, start: int) -> dict[str, np.ndarray] | None:
         """Content of a finished shard but for its features; None where it is missing or damaged."""
+        if not is_sealed(self.path(start)):
+            return None
         try:
             # Opened here: of a damaged file numpy would leave its own handle open.
             with self.path(start).open("rb") as content, np.load(content, allow_pickle=False) as file:
@@ -299,17 +300,3 @@ def _blend(
             found = shift_prevalence(found, prevalence, options.prevalence)
         probability[rows] = found
     return probability, label
-
-
-def write_whole(path: Path, write: Callable[[Any], object]) -> None:
-    """Write a file that appears under its name only when whole."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.partial")
-    try:
-        with partial.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from data.durable import copy_whole, write_whole
 from data.patches import PatchSet
 from data.splits import is_known
+from data.spreadsheet import read_written, write_csv
 from models.bundle import Bundle, index_digest, open_bundle
 from models.predictor import choose_blends, open_predictor
 from pipelines.artefacts import Outcome, StepSpec, manifest_digest, run_step
 from pipelines.packing import BUNDLE
-from pipelines.predict import chosen_members, escape
+from pipelines.predict import chosen_members
 from pipelines.prepare import SET_ASIDE, UNLABELLED
-from pipelines.streaming import Found, Options, predict_source, write_whole
+from pipelines.streaming import Found, Options, predict_source
 
 if TYPE_CHECKING:
     from pipelines.baseline import Run
@@ -85,9 +87,7 @@ def predict_unlabelled(run: Run) -> None:
 
     folder, manifest = run_step(spec, run.folder, build, rebuild=run.rebuild, say=run.screen.say)
     for name in (FINAL, SUBMISSION):
-        temporary = run.folder / f".{name}.tmp"
-        shutil.copyfile(folder / name, temporary)
-        temporary.replace(run.folder / name)
+        copy_whole(folder / name, run.folder / name)
     run.screen.say(f"predictions without labels: {run.folder / FINAL}, and Kaggle's form in {SUBMISSION}")
     if lost := manifest["notes"]["set_aside"]:
         run.screen.warn(
@@ -112,7 +112,7 @@ def _predict(run: Run, patches: PatchSet, set_aside: Path, folder: Path) -> Outc
     with open_predictor(bundle, chosen_members(blends, known)) as predictor:
         found = predict_source(predictor, blends, PixelSource(patches), known, work, options=options, screen=run.screen)
     shutil.rmtree(work)
-    lost = pd.read_csv(set_aside, dtype=str)["patch_id"].tolist()
+    lost = read_written(set_aside, ("patch_id",))["patch_id"].tolist()
     prevalence = float(bundle.index["prevalence"])
     _write(patches.table["patch_id"].tolist(), lost, found, prevalence, folder)
     return Outcome(len(patches.table), {"set_aside": len(lost), "prevalence": prevalence})
@@ -122,14 +122,15 @@ def _write(ids: list[str], lost: list[str], found: Found, prevalence: float, fol
     """Write both tables; a patch that could not be read has no prediction but must stand in a submission."""
     table = pd.DataFrame(
         {
-            "id": [escape(name) for name in ids],
+            "id": ids,
             "probability": found.probability,
             "label": found.label,
             "flags": found.flags,
         }
     )
-    write_whole(folder / FINAL, lambda file: table.to_csv(file, index=False))
+    write_whole(folder / FINAL, lambda file: write_csv(table, file))
     submitted = pd.DataFrame(
         {"id": [*ids, *lost], "label": np.append(found.probability, np.full(len(lost), prevalence))}
     ).sort_values("id", kind="stable")
-    write_whole(folder / SUBMISSION, lambda file: submitted.to_csv(file, index=False))
+    # Kaggle compares ids as they are: nothing is escaped here.
+    write_whole(folder / SUBMISSION, lambda file: write_csv(submitted, file, escaped=False))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,11 +14,13 @@ import numpy as np
 import pandas as pd
 
 from data.errors import InputError
+from data.files import open_array
 from data.patches import PatchSet
 from data.splits import is_known
 from pipelines.artefacts import Outcome, StepSpec
 from pipelines.config import Config
 from pipelines.console import Screen
+from pipelines.failing import check_disk, check_memory
 from pipelines.memory import dismiss_workers
 
 if TYPE_CHECKING:
@@ -25,6 +28,9 @@ if TYPE_CHECKING:
 
 COLUMNS = "columns.json"
 VALUES = "values.npy"
+
+#: Rows of a table that are looked at together.
+BLOCK = 4096
 
 #: Patches on which each family's own cost is measured.
 TIMED = 64
@@ -112,10 +118,11 @@ def extract_features(config: Config, patches: PatchSet, folder: Path, *, workers
 
     families = chosen_families(config)
     names = [column.name for column in columns(families)]
+    _check_room(folder, len(patches.pixels), len(names))
     # Half a minute where no earlier run has left them in the cache: not to be spent behind a bar that stands still.
     with screen.progress("compiling kernels", len(families), "families") as progress:
         compile_kernels(families, workers=workers, progress=progress)
-    with screen.progress("handcrafted features", len(patches.pixels)) as progress:
+    with screen.progress("handcrafted features", len(patches.pixels)) as progress, _finite(names, patches.table):
         extract_shards(
             partial(compute, families=families),
             patches.pixels,
@@ -163,10 +170,11 @@ def extract_embeddings(config: Config, patches: PatchSet, folder: Path, *, worke
         **options.model_dump(include={"backbone", "weights", "centre", "pooling", "stages", "d4"}),
     )
     names = list(compute.columns)
+    _check_room(folder, len(patches.pixels), len(names))
     sizes = " and ".join(f"{size or 'native'} px" for size in options.size)
     screen.say(f"  {' and '.join(options.backbone)} at {sizes}, {len(names)} columns; {engine}")
     started = time.process_time()
-    with screen.progress("embeddings", len(patches.pixels)) as progress:
+    with screen.progress("embeddings", len(patches.pixels)) as progress, _finite(names, patches.table):
         extract_shards(
             compute,
             patches.pixels,
@@ -201,7 +209,7 @@ def weights_source(backbone: str, kind: str) -> dict[str, str]:
 
 def read_values(folder: Path) -> tuple[np.ndarray, list[str]]:
     """The table of a finished step: values (n, columns) float32, memory-mapped, and column names."""
-    return np.load(folder / VALUES, mmap_mode="r"), json.loads((folder / COLUMNS).read_text(encoding="utf-8"))
+    return open_array(folder / VALUES, mapped=True), json.loads((folder / COLUMNS).read_text(encoding="utf-8"))
 
 
 Table = tuple[np.ndarray, list[str]]
@@ -249,9 +257,13 @@ class FeatureSets(Mapping[str, Table]):
         return len(self._names)
 
     def __getitem__(self, name: str) -> Table:
-        """Put a set together."""
+        """Put a set together; InputError where memory will not hold it."""
         if name not in self._names:
             raise KeyError(name)
+        if name in ("both", "context"):
+            tables = self._tables.values() if name == "both" else [self._tables["features"]] * 3
+            # A table that is put together stands beside its parts for a moment, "context" beside its relative half.
+            check_memory(sum(values.nbytes for values, _ in tables), f"the columns of {name!r}")
         if name == "embeddings":
             return self._tables[name]
         raw, columns = self._tables["features"]
@@ -272,6 +284,57 @@ class FeatureSets(Mapping[str, Table]):
         relative, more = slide_context(raw, self._where, columns)
         stains, others = slide_stains(raw, self._where, columns)
         return np.concatenate([raw, relative, stains], axis=1), columns + more + others
+
+
+def _check_room(folder: Path, patches: int, columns: int) -> None:
+    """See that the disk holds a table twice: in shards, and joined before these are removed."""
+    there = sum(path.stat().st_size for path in folder.glob("*.npy"))
+    check_disk(folder, 2 * 4 * patches * columns - there, f"{columns} columns of {patches} patches, twice for a while,")
+
+
+def check_finite(folder: Path, patches: pd.DataFrame) -> None:
+    """See that a finished step's table holds no NaN and no infinity, before heads are fitted on it.
+
+    Parameters
+    ----------
+    folder : Path
+    patches : DataFrame
+        ``patch_id``, rows as in the table.
+
+    Raises
+    ------
+    InputError
+        Names the column and the patch of the first such value, and how many there are.
+    """
+    values, names = read_values(folder)
+    first, count = None, 0
+    for start in range(0, len(values), BLOCK):
+        bad = np.argwhere(~np.isfinite(values[start : start + BLOCK]))
+        count += len(bad)
+        if first is None and len(bad):
+            first = (start + int(bad[0][0]), int(bad[0][1]))
+    if first is not None:
+        row, column = first
+        raise InputError(_not_finite(names[column], patches["patch_id"].iloc[row], values[row, column], count, folder))
+
+
+@contextmanager
+def _finite(names: list[str], patches: pd.DataFrame) -> Iterator[None]:
+    """Say a column's name and a patch's id where a feature is not finite."""
+    from features.extract import NotFinite
+
+    try:
+        yield
+    except NotFinite as error:
+        name, patch = names[error.column], patches["patch_id"].iloc[error.row]
+        raise InputError(_not_finite(name, patch, error.value, error.count, None)) from error
+
+
+def _not_finite(column: str, patch: str, value: float, count: int, folder: Path | None) -> str:
+    place = f"{folder}: " if folder else ""
+    others = f" ({count} such values)" if count > 1 else ""
+    mend = "Make the step again (--rebuild)" if folder else "Make the feature defined for its pixels"
+    return f"{place}column {column!r} of patch {patch!r} must be finite; got {value}{others}. {mend}, or leave it out."
 
 
 def _write_columns(folder: Path, names: list[str]) -> None:

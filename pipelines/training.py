@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import io
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
+from data.durable import is_sealed, read_sealed, write_whole
 from data.errors import InputError
 from data.patches import PatchSet
 from data.splits import patch_groups
@@ -181,7 +182,7 @@ class _Work:
         else:
             shown, plain = _computed(altered, pixels), _computed(turned, pixels)
         path = self.folder / "pooled.npy"
-        if not path.is_file():
+        if not is_sealed(path):
             rows = np.arange(len(self.rows))
             sources = [lambda some: plain(some, 0), *([lambda some: shown(some, 0)] if epochs else [])]
             _save_array(path, np.stack([pool(self.trainee, source, rows) for source in sources]))
@@ -236,9 +237,10 @@ class _Work:
 
         folder = self.folder / f"fold-{fold}"
         done, told = folder / "log-odds.npy", folder / HISTORY
-        if done.is_file() and told.is_file():
+        history = read_sealed(told)
+        if history is not None and is_sealed(done):
             advance(self.planned(fold))
-            return np.load(done), pd.read_csv(told)
+            return np.load(done), pd.read_csv(io.BytesIO(history))
         counted = _Counted(advance, self.planned(fold))
         rows = np.setdiff1d(np.arange(len(self.rows)), inside)
         watch = partial(self._watch, name=f"fold {fold + 1}")
@@ -246,7 +248,7 @@ class _Work:
         counted.finish()
         self._stopped(f"fold {fold + 1}", tuned.stopped)
         log_odds = predict(inside)
-        tuned.history.to_csv(told, index=False)
+        write_whole(told, lambda file: tuned.history.to_csv(file, index=False), seal=True)
         _save_array(done, log_odds)
         return log_odds, tuned.history
 
@@ -351,9 +353,4 @@ def _expit(log_odds: np.ndarray) -> np.ndarray:
 
 
 def _save_array(path: Path, array: np.ndarray) -> None:
-    partial_path = path.with_suffix(".partial")
-    with partial_path.open("wb") as file:
-        np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-    partial_path.replace(path)
+    write_whole(path, lambda file: np.save(file, array), seal=True)

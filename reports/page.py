@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from data.splits import is_known
+from data.spreadsheet import write_csv
 from reports import figures
 from reports.audit import AuditView
 from reports.cnn_section import CnnView, cnn_section
@@ -221,7 +222,7 @@ def write_page(
     folder.mkdir(parents=True, exist_ok=True)
     for section in sections:
         for name, table in section.tables.items():
-            table.to_csv(folder / f"{name}.csv", index=False)
+            write_csv(table, folder / f"{name}.csv")
     if prints:
         write_prints(folder / "figures", sections, workers=workers)
     page = folder / "report.html"

@@ -22,9 +22,9 @@ def planted(tmp_path_factory):
     """Table with the truth, and the audit of 4,000 patches."""
     source = PhantomSource(phantom(4000, slides=40, seed=5, faults=True))
     folder = tmp_path_factory.mktemp("planted")
-    table, _, measured = write_pixels(source, folder, workers=2, measure=measure)
+    table, _, measured = write_pixels(source, folder, workers=2, measure=lambda patches: vars(measure(patches)))
     (folder / "pixels.npy").unlink()
-    return table, examine(table, Measures.join(measured))
+    return table, examine(table, Measures.join([Measures(**each) for each in measured]))
 
 
 def precision_recall(found, truth):

@@ -38,12 +38,13 @@ def test_patches_without_a_slide_share_one_group(tmp_path):
         ),
         ("id,y\na,b\n", r"expected a column one of slides \(wsi, slide, .*\); got id,y"),
         ("", "expected a CSV file with the slide of each patch; got: "),
+        ("id,wsi\na,S1,9\nb,S2,9\n", "got rows with more values than the header has names. Mend the header"),
         ("id,wsi\na,S1\na,S2\n", "a patch must have one slide; got two for id 'a'"),
         ("id,wsi\na.tif,S1\nsub/a.tif,S2\n", "a patch must have one slide; got two rows for 'a'"),
         ("id,wsi\nq,S1\n", r"it knows none of 3 \(the first is 'a'; the first of its ids is 'q'\)"),
         ("id,wsi\na,\n", "it knows none of 3 .* it holds no slide"),
     ],
-    ids=["no columns", "no slide", "empty", "two slides", "two after all", "other patches", "no slides"],
+    ids=["no columns", "no slide", "empty", "longer rows", "two slides", "two after all", "other patches", "no slides"],
 )
 def test_wrong_maps_are_explained(tmp_path, text, message):
     (tmp_path / "map.csv").write_text(text)

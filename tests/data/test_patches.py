@@ -80,11 +80,89 @@ def test_dropped_rows_are_gone_and_the_others_as_they_were(tmp_path, n):
     assert (tmp_path / "pixels.npy").stat().st_size == 128 + keep.sum() * 32 * 32 * 3
 
 
+def sums(patches):
+    return {"sum": patches.sum((1, 2, 3))}
+
+
+class CountingSource(MemorySource):
+    """Remembers which rows were read."""
+
+    def read(self, start, stop):
+        self.asked.append(start)
+        return super().read(start, stop)
+
+
+class BrokenOffError(Exception):
+    """Stands for a kill."""
+
+
+def break_off(folder, source, after):
+    """Write pixels until so many chunks are finished."""
+    finished = []
+
+    def progress(count):
+        finished.append(count)
+        if len(finished) == after:
+            raise BrokenOffError
+
+    source.asked = []
+    with pytest.raises(BrokenOffError):
+        write_pixels(source, folder, workers=1, measure=sums, progress=progress)
+
+
+def unharmed(folder):
+    """Nothing happens to the files."""
+
+
+def pixel_altered(folder):
+    with (folder / "pixels.npy").open("r+b") as file:
+        file.seek(128 + CHUNK * 32 * 32 * 3 + 5)
+        byte = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([byte ^ 1]))
+
+
+def pixels_cut(folder):
+    with (folder / "pixels.npy").open("r+b") as file:
+        file.truncate(128 + CHUNK * 32 * 32 * 3 + 5)
+
+
+def note_altered(folder):
+    path = folder / f"rows-{CHUNK:08d}.npz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "kept"),
+    [(unharmed, 2), (pixel_altered, 1), (pixels_cut, 1), (note_altered, 1)],
+    ids=lambda each: getattr(each, "__name__", str(each)),
+)
+def test_decoding_goes_on_after_the_last_whole_chunk(tmp_path, harm, kept):
+    source = CountingSource(3 * CHUNK + 5, bad=[1, CHUNK + 2])
+    source.asked = []
+    (tmp_path / "whole").mkdir()
+    table, set_aside, measured = write_pixels(source, tmp_path / "whole", measure=sums)
+    folder = tmp_path / "broken"
+    folder.mkdir()
+    break_off(folder, source, after=2)
+    harm(folder)
+    source.asked = []
+    again, aside, found = write_pixels(source, folder, measure=sums)
+    assert source.asked == [CHUNK * number for number in range(kept, 4)]
+    assert (folder / "pixels.npy").read_bytes() == (tmp_path / "whole" / "pixels.npy").read_bytes()
+    pd.testing.assert_frame_equal(again, table)
+    pd.testing.assert_frame_equal(aside, set_aside)
+    for one, other in zip(found, measured, strict=True):
+        np.testing.assert_array_equal(one["sum"], other["sum"])
+
+
 def test_what_is_measured_comes_in_the_order_of_the_table(tmp_path):
     source = MemorySource(CHUNK + 9, bad=[2])
-    table, _, measured = write_pixels(source, tmp_path, workers=3, measure=lambda patches: patches.sum((1, 2, 3)))
+    table, _, measured = write_pixels(source, tmp_path, workers=3, measure=sums)
     expected = [source.patch(row).sum() for row in range(source.n) if row != 2]
-    assert np.concatenate(measured).tolist() == expected
+    assert np.concatenate([each["sum"] for each in measured]).tolist() == expected
     assert len(table) == len(expected)
 
 

@@ -35,6 +35,12 @@ def change(content, tag, value):
     return bytes(content)
 
 
+def empty(content, tag):
+    """Set the number of a tag's values to none."""
+    place = content.index(struct.pack("<H", tag), struct.unpack_from("<I", content, 4)[0])
+    return content[: place + 4] + bytes(4) + content[place + 8 :]
+
+
 @pytest.fixture
 def general(monkeypatch):
     """Names of the files that were handed to the general decoder."""
@@ -79,6 +85,8 @@ OTHERWISE = {
     "pixels beyond the end": change(written(), 273, 4000),
     "pixels over the tags": change(written(), 273, 100),
     "no rows in a strip": change(written(rowsperstrip=5), 278, 0),
+    "an empty tag of rows": empty(written(), 278),
+    "no strips": empty(empty(written(), 273), 279),
 }
 
 

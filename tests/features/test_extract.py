@@ -77,7 +77,7 @@ def test_an_interrupted_call_continues_where_it_stopped(tmp_path, pixels):
     with pytest.raises(RuntimeError, match="power cut"):
         extract_shards(Counting(poison=11), pixels, tmp_path, 2, shard_size=5)
     assert not (tmp_path / "values.npy").exists()
-    (tmp_path / "shard-00010.npy.abc.partial").write_bytes(b"half")
+    (tmp_path / f".shard-00010.npy.{os.getpid()}-1.partial").write_bytes(b"half")
 
     again, counts = Counting(), []
     values = extract_shards(again, pixels, tmp_path, 2, shard_size=5, progress=counts.append)

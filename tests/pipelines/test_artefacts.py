@@ -107,15 +107,19 @@ def test_a_broken_run_leaves_no_result_and_its_work_is_kept_for_the_same_key_onl
 
 
 def test_a_spoilt_manifest_is_named(tmp_path):
-    folder, _, _ = run(tmp_path, Builder())
+    folder, sound, _ = run(tmp_path, Builder())
     (folder / "manifest.json").write_text("{")
     with pytest.raises(InputError, match="expected JSON"):
         run(tmp_path, Builder())
     (folder / "manifest.json").unlink()
     with pytest.raises(InputError, match="expected a finished step"):
         run(tmp_path, Builder())
-    (folder / "manifest.json").write_text("[]")
-    with pytest.raises(InputError, match=r"expected the manifest of a step.*--rebuild"):
+    for spoilt in ([], {**sound, "files": ["values.txt"]}, {**sound, "config": 1}, {**sound, "notes": None}):
+        (folder / "manifest.json").write_text(json.dumps(spoilt))
+        with pytest.raises(InputError, match=r"expected the manifest of a step.*--rebuild"):
+            run(tmp_path, Builder())
+    (folder / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="expected JSON"):
         run(tmp_path, Builder())
     assert run(tmp_path, Builder(), rebuild=True)[2] == ["features: rebuilding, its manifest is unreadable"]
 

@@ -21,7 +21,7 @@ from pipelines.config import load_config
 from pipelines.console import Screen
 from pipelines.explaining import file_name
 from pipelines.packing import write_bundle
-from pipelines.predict import escape, predict_folder
+from pipelines.predict import predict_folder
 from pipelines.streaming import Options
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -354,12 +354,6 @@ def test_the_command_line_tells_a_wrong_bundle_in_one_line(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {tmp_path}: expected a bundle with bundle.json; there is none.")
     assert done.stderr.count("\n") == 1
-
-
-def test_names_that_begin_a_formula_are_text():
-    assert [escape(name) for name in ("=1", "+1", "-1", "@a", "\tb", "a=1")] == [
-        "'=1", "'+1", "'-1", "'@a", "'\tb", "a=1"
-    ]  # fmt: skip
 
 
 def test_the_network_travels_in_the_bundle(run, held_out, monkeypatch):

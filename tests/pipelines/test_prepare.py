@@ -14,6 +14,7 @@ from data.patches import PatchSet
 from pipelines.auditing import show_audit
 from pipelines.baseline import Run, one_step
 from pipelines.config import load_config
+from pipelines.console import Screen
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -125,3 +126,23 @@ def test_memory_does_not_grow_with_the_number_of_patches(tmp_path):
         peaks.append(int(done.stdout.split()[-1]) / 1024)
     assert peaks[1] - peaks[0] < 60, peaks
     assert peaks[1] < 700
+
+
+def test_data_that_the_audit_drops_whole_are_explained(kaggle_folder, tmp_path):
+    folder = kaggle_folder()
+    first = next((folder / "train").glob("*.tif")).read_bytes()
+    for path in (folder / "train").glob("*.tif"):
+        path.write_bytes(first)
+    run = run_of(tmp_path, f"data.path='{folder}'", "split.folds=2", config="kaggle")
+    with pytest.raises(InputError, match=r"the audit drops all 60 \(most often: .*audit.contradictory"):
+        one_step(run, "prepare")
+
+
+def test_names_never_steer_the_terminal(capsys):
+    screen = Screen()
+    screen.say("a\x1b[31mb\nc\u202ed × –")
+    screen.warn("\x07")
+    screen.table(pd.DataFrame({"name": ["[red]a[/red]\x1b"]}), "t")
+    said = capsys.readouterr().out
+    assert said.startswith("a\\x1b[31mb\\nc\\u202ed × –\nwarning: \\x07\n")
+    assert "[red]a[/red]\\x1b" in said

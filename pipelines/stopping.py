@@ -1,0 +1,65 @@
+"""Ctrl-C and SIGTERM: stop at once, whatever native code is running, and say where the same command goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from types import FrameType
+
+_place = {"step": ""}
+
+
+def now_at(step: str) -> None:
+    """Remember the step that is being made, for the words of a stop."""
+    _place["step"] = step
+
+
+def stop_on_signals() -> None:
+    """End this process, and those that it started, within moments of SIGINT (status 130) or SIGTERM (143).
+
+    Python runs its handlers between two instructions of the main thread only, and a fit or a batch of a network may
+    take minutes in native code. So the interpreter writes the signal's number into a socket, which it does at once,
+    and a thread ends the process. Nothing is tidied up: all files are made so that a kill at any moment does no harm.
+    """
+    reading, writing = socket.socketpair()
+    writing.setblocking(False)
+    signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _noted)
+
+    def watch() -> None:
+        with writing:  # kept open for as long as the thread lives
+            while number := reading.recv(1):
+                if number[0] in (signal.SIGINT, signal.SIGTERM):
+                    _stop(number[0])
+
+    threading.Thread(target=watch, name="signals", daemon=True).start()
+
+
+def words(number: int) -> str:
+    """Return the line that a stop is told with."""
+    name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[signal.Signals(number)]
+    step = _place["step"]
+    where = f"goes on at step {step!r}" if step else "begins again"
+    return f"stopped ({name}): finished steps and shards are kept; the same command {where}."
+
+
+def _noted(number: int, frame: FrameType | None) -> None:
+    """Take the place of Python's handlers, which raise or kill; the thread does the work."""
+
+
+def _stop(number: int) -> None:
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    for child in children:
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+    with contextlib.suppress(OSError, ValueError):
+        os.write(2, f"\n{words(number)}\n".encode())
+        sys.stdout.flush()
+    os._exit(128 + number)
