@@ -29,7 +29,7 @@ PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --only-b
 SETTINGS = --config '$(CONFIG)' $(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(foreach s,$(SET),--set '$(s)') \
            $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
 
-.PHONY: help data baseline ensemble audit prepare features embeddings heads cnn report compare predict test lint bench docs lock clean
+.PHONY: help data baseline ensemble audit prepare features embeddings heads cnn report compare predict test torture lint bench docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list every target
@@ -77,6 +77,12 @@ predict: $(VENV)/.user  ## probabilities of new patches: BUNDLE=runs/<name>/bund
 
 test: $(VENV)/.dev  ## the whole test suite
 	@$(PY) -m pytest -n 2 --dist loadfile
+
+# The ordinary suite tries each fault a few times; with HISTOBLEND_TORTURE set, tests try many and record what came of it.
+torture: $(VENV)/.dev  ## faults on purpose, at length: kills, full disks, bad files; writes docs/reliability.md
+	@rm -f .torture.jsonl
+	@HISTOBLEND_TORTURE='$(CURDIR)/.torture.jsonl' $(PY) -m pytest -m torture tests/torture
+	@$(PY) -m tests.torture.table .torture.jsonl docs/reliability.md
 
 lint: $(VENV)/.dev  ## formatting, lint, types and the direction of imports
 	@$(PY) -m ruff format --check .

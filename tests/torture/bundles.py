@@ -1,0 +1,21 @@
+"""A real bundle, made in seconds: a logistic head on colour columns of a small phantom."""
+
+from pathlib import Path
+
+from pipelines.baseline import Run
+from pipelines.config import load_config
+from pipelines.packing import write_bundle
+from reports.ladder import ladder
+from tests.reports.cohorts import model_names
+
+ROOT = Path(__file__).resolve().parents[2]
+SETTINGS = ["data.n=120", "data.slides=12", "split.folds=2", "engine.workers=1", "name=small"]
+SETTINGS += ["features.families=['colour']", "heads.features=['colour']"]
+
+
+def small_bundle(root: Path, *heads: str) -> Path:
+    """Run the steps up to the heads, and pack them."""
+    run = Run(load_config(ROOT / "configs" / "phantom.toml", [*SETTINGS, f"heads.heads={list(heads)}"]), root)
+    predictions = run.predictions()
+    write_bundle(run, ladder(predictions, model_names(predictions), draws=20))
+    return run.folder / "bundle"

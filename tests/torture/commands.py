@@ -1,0 +1,35 @@
+"""The real command line in a process of its own, on data that take seconds."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = {
+    "data.n": 120, "data.slides": 12, "split.folds": 2, "features.families": ["colour"], "heads.features": ["colour"],
+    "engine.workers": 1, "report.draws": 100, "report.repeats": 1,
+}  # fmt: skip
+
+
+def command(step, runs, *more, settings=None, limit=None, environment=None):
+    """Run a step of the run ``one`` under `runs`; `settings` go over QUICK, a value of None leaves a key out.
+
+    `limit` is called in the new process before the command begins.
+    """
+    words = []
+    for key, value in {**QUICK, **(settings or {})}.items():
+        if value is not None:
+            words += ["--set", f"{key}={value!r}"]
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines", step, "--runs", str(runs), "--run", "one", *words, *more],
+        check=False, cwd=ROOT, capture_output=True, text=True, timeout=300, preexec_fn=limit, env=environment,
+    )  # fmt: skip
+
+
+def one_line(done):
+    """The one line of a command that a foreseeable fault has ended."""
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.strip().count("\n") == 0
+    return done.stderr.strip()

@@ -1,0 +1,93 @@
+"""The reader of bundles: a file of a sound one is altered, listed as if it were right, and used to predict."""
+
+import atexit
+import contextlib
+import functools
+import json
+import random
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import models.resampling  # noqa: F401 - compiled by Numba, which takes no function that is watched
+from data.errors import InputError
+from tests.torture.fuzz.driver import instrumented, main, mutate_bytes, mutate_json
+
+with instrumented("models", "skops"):
+    from models.bundle import INDEX, index_digest, open_bundle, seal_bundle
+    from models.predictor import choose_blends, open_predictor
+    from models.safety import check_content
+    from pipelines.predict import version_warnings
+    from tests.models.test_bundle import archive, layer
+    from tests.torture.bundles import small_bundle
+
+
+PATCHES = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
+ENSEMBLE = {
+    "members": ["logistic_colour", "xgboost_colour"],
+    "combiner": {"kind": "mean", "weights": [0.5, 0.5], "intercept": 0.0},
+    "calibrator": {"kind": "none", "numbers": {}},
+    "thresholds": {"youden": 0.5},
+    "prevalence": 0.4,
+}
+
+
+@functools.cache
+def sound() -> tuple[Path, tuple[str, ...]]:
+    """A bundle, and the names of its files: an input's first byte says which one it stands for."""
+    root = Path(tempfile.mkdtemp(prefix="fuzz-files-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
+    folder = small_bundle(root, "logistic", "xgboost")
+    names = tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
+    return folder, (*names, "ensemble.json", "one.onnx", "one.keras", "one.npy")
+
+
+def seeds() -> list[bytes]:
+    import onnx
+
+    folder, names = sound()
+    graph = onnx.helper.make_graph([], "graph", [], [], [onnx.helper.make_tensor("n", 1, [1], [1.0])])
+    made = {
+        "ensemble.json": json.dumps({"default": ENSEMBLE, "without_slides": ENSEMBLE}).encode(),
+        "one.onnx": onnx.helper.make_model(graph).SerializeToString(),
+        "one.keras": archive(layer("keras.layers", "Conv2D"), "metadata.json", "model.weights.h5"),
+        "one.npy": np.lib.format.magic(1, 0) + b"\x76\0{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }",
+    }
+    contents = [made[name] if name in made else (folder / name).read_bytes() for name in names]
+    return [bytes([number]) + content for number, content in enumerate(contents)]
+
+
+def mutate(content: bytes, rng: random.Random) -> bytes:
+    """Change what follows the first byte, JSON as JSON."""
+    return content[:1] + (mutate_json if content[1:2] == b"{" else mutate_bytes)(content[1:], rng)
+
+
+def read(content: bytes) -> None:
+    source, names = sound()
+    name, content = names[content[0] % len(names)] if content else names[0], content[1:]
+    with contextlib.suppress(InputError):
+        check_content(name, content)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place, "bundle")
+        shutil.copytree(source, folder)
+        (folder / name).write_bytes(content)
+        if name == INDEX:
+            with contextlib.suppress(ValueError, RecursionError, TypeError, AttributeError):
+                index = json.loads(content)
+                (folder / name).write_text(json.dumps({**index, "digest": index_digest(index)}))
+        else:
+            index = json.loads((folder / INDEX).read_text())
+            seal_bundle(folder, {key: index[key] for key in index.keys() - {"files", "digest", "format"}})
+        bundle = open_bundle(folder)
+        for model in ("", "xgboost_colour"):
+            blends = choose_blends(bundle, model)
+            list(version_warnings(bundle))
+            for blend in filter(None, blends):
+                with open_predictor(bundle, blend.members) as predictor:
+                    blend.combine(predictor(PATCHES).members)
+
+
+if __name__ == "__main__":
+    main("tests.torture.fuzz.bundles", read, seeds, mutate)

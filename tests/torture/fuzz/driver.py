@@ -1,0 +1,186 @@
+"""Feeds a reader with damaged files for some seconds; goes on after a fault and after a crash of native code."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import hashlib
+import importlib.util
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from data.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[3]
+GUIDED = importlib.util.find_spec("atheris") is not None
+CHILD = "HISTOBLEND_FUZZ"
+#: What a single input may take: libFuzzer ends a process that takes more.
+SECONDS, MEGABYTES = 20, 3000
+WORDS = [None, True, 0, -1, 1.5, 10**30, float("nan"), "", "../../etc/passwd", "x" * 300, "\0", "\ud800", [], {}, [[]]]
+
+Reader = Callable[[bytes], None]
+Mutator = Callable[[bytes, random.Random], bytes]
+
+
+@contextlib.contextmanager
+def instrumented(*packages: str) -> Iterator[None]:
+    """What is imported here of these packages, or at all, is watched for coverage, in a process that fuzzes."""
+    if not (GUIDED and os.environ.get(CHILD)):
+        yield
+        return
+    import atheris
+
+    with atheris.instrument_imports(include=packages):
+        yield
+
+
+def mutate_bytes(content: bytes, rng: random.Random) -> bytes:
+    """Overwrite, insert, repeat and cut at a few places."""
+    altered = bytearray(content or b"\0")
+    for _ in range(rng.randint(1, 6)):
+        place = rng.randrange(len(altered) + 1)
+        kind = rng.randrange(5)
+        if kind == 0:
+            altered[place : place + 1] = bytes([rng.randrange(256)])
+        elif kind == 1:
+            altered[place : place + 4] = rng.choice(
+                [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\1\0\0\0"]
+            )
+        elif kind == 2:
+            altered[place:place] = altered[place : place + rng.randint(1, 64)]
+        elif kind == 3:
+            altered[place : place + rng.randint(1, 16)] = b""
+        else:
+            altered[place:place] = rng.choice([b'"', b",", b"\n", b"[", b"{", b"\0", b"\xff", b"nan", b"1e999", b"../"])
+    return bytes(altered[: rng.randrange(len(altered) + 1)] if rng.random() < 0.1 else altered)
+
+
+def mutate_json(content: bytes, rng: random.Random) -> bytes:
+    """Change a value of a JSON file, or take a key away; other content is changed as bytes."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return mutate_bytes(content, rng)
+    for _ in range(rng.randint(1, 3)):
+        value = _altered(value, rng)
+    return json.dumps(value).encode()
+
+
+def _altered(value: object, rng: random.Random) -> object:
+    if isinstance(value, dict) and value and rng.random() < 0.9:
+        key = rng.choice(sorted(value))
+        if rng.random() < 0.15:
+            return {name: one for name, one in value.items() if name != key}
+        if rng.random() < 0.05:
+            return {**value, rng.choice(["", "../x", "\0", "x"]): value[key]}
+        return {**value, key: _altered(value[key], rng)}
+    if isinstance(value, list) and value and rng.random() < 0.85:
+        place = rng.randrange(len(value))
+        if rng.random() < 0.1:
+            return value[:place] + value[place + 1 :]
+        return [*value[:place], _altered(value[place], rng), *value[place + 1 :]]
+    return copy.deepcopy(rng.choice(WORDS))
+
+
+def survives(read: Reader, content: bytes) -> str:
+    """Empty where the reader takes the content or refuses it with an ``InputError``; otherwise what it raised."""
+    try:
+        read(content)
+    except InputError:
+        return ""
+    except BaseException:  # what native code raises may be no Exception
+        return traceback.format_exc()
+    return ""
+
+
+def main(module: str, read: Reader, seeds: Callable[[], list[bytes]], mutate: Mutator = mutate_bytes) -> None:
+    """Fuzz for as many seconds as the command line says; exit status 1 where a fault was found.
+
+    A child does the work, so that one that native code crashes is followed by another.
+    """
+    if os.environ.get(CHILD):
+        _work(read, seeds, mutate, Path(os.environ[CHILD]), float(sys.argv[1]))
+        return
+    folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{module.rpartition('.')[2]}-"))
+    end, crashes = time.monotonic() + float(sys.argv[1]), 0
+    while (left := end - time.monotonic()) > 1:
+        command = [sys.executable, "-m", module, str(left)]
+        done = subprocess.run(command, cwd=ROOT, env={**os.environ, CHILD: str(folder)}, check=False)
+        if done.returncode:
+            crashes += 1
+            sys.stderr.write(f"the process died with {done.returncode}; see {folder}\n")
+    tried = sum(int(path.read_text()) for path in folder.glob("tried-*"))
+    faults = sorted(folder.glob("fault-*.txt"))
+    how = "guided by coverage" if GUIDED else "by seeded mutations"
+    sys.stdout.write(f"{module}: {tried} inputs {how}, {len(faults)} faults, {crashes} crashes, kept in {folder}\n")
+    sys.exit(bool(faults or crashes))
+
+
+def _work(read: Reader, seeds: Callable[[], list[bytes]], mutate: Mutator, folder: Path, seconds: float) -> None:
+    import warnings
+
+    warnings.simplefilter("ignore")
+    end, count = time.monotonic() + seconds, 0
+    tried = folder / f"tried-{os.getpid()}"
+
+    def once(content: bytes) -> None:
+        nonlocal count
+        count += 1
+        (folder / "last").write_bytes(content)
+        if words := survives(read, content):
+            _keep(folder, content, words)
+        if count % 50 == 0 or time.monotonic() > end:
+            tried.write_text(str(count))
+        if time.monotonic() > end:
+            os._exit(0)  # libFuzzer would not come back
+
+    start = seeds()
+    if GUIDED:
+        _guided(once, start, mutate, folder)
+    rng = random.Random(os.getpid())  # noqa: S311 - no secret
+    sys.stderr.write(f"seed {os.getpid()}\n")
+    while True:
+        once(mutate(rng.choice(start), rng))
+
+
+def _guided(once: Reader, seeds: list[bytes], mutate: Mutator, folder: Path) -> None:
+    import atheris
+
+    def mutated(content: bytes, most: int, seed: int) -> bytes:
+        rng = random.Random(seed)  # noqa: S311 - no secret
+        return mutate(content, rng)[:most] if rng.random() < 0.5 else atheris.Mutate(content, most)
+
+    corpus = folder / "corpus"
+    corpus.mkdir(exist_ok=True)
+    for number, seed in enumerate(seeds):
+        (corpus / f"seed-{number}").write_bytes(seed)
+    limits = [
+        f"-timeout={SECONDS}",
+        f"-rss_limit_mb={MEGABYTES}",
+        f"-artifact_prefix={folder}/",
+        "-print_final_stats=1",
+    ]
+    longest = max(map(len, seeds)) + 4096
+    atheris.Setup(
+        [sys.argv[0], *limits, f"-max_len={longest}", "-verbosity=0", str(corpus)], once, custom_mutator=mutated
+    )
+    atheris.Fuzz()
+
+
+def _keep(folder: Path, content: bytes, words: str) -> None:
+    """Keep the first input of every fault: faults are told apart by where they were raised."""
+    places = [line.strip() for line in words.splitlines() if line.startswith("  File ")][-3:]
+    where = "\n".join([words.splitlines()[-1].split(":")[0], *places])
+    name = f"fault-{hashlib.sha256(where.encode()).hexdigest()[:12]}"
+    if not (folder / f"{name}.txt").exists():
+        (folder / f"{name}.bin").write_bytes(content)
+        (folder / f"{name}.txt").write_text(words)
+        sys.stderr.write(words)

@@ -1,0 +1,50 @@
+"""The reader of a step's manifest, and the decision whether the step can be reused."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from tests.torture.fuzz.driver import instrumented, main, mutate_json
+
+with instrumented():
+    from pipelines.artefacts import (
+        MANIFEST,
+        Outcome,
+        StepSpec,
+        _finish_replacing,
+        _plain,
+        _why_not_reuse,
+        manifest_digest,
+        read_manifest,
+        run_step,
+    )  # fmt: skip
+
+SPEC = StepSpec("features", "2-features", ("data/files.py",), {"a": 1, "b": {"c": ["d"]}}, {"1-patches": "0" * 64}, 0)
+IDENTITY = _plain(SPEC.identity())
+RUN = Path(tempfile.mkdtemp(prefix="fuzz-files-"))
+
+
+def build(folder: Path) -> Outcome:
+    (folder / "values.txt").write_text("abc")
+    return Outcome(3, {"columns": ["a"], "seconds": {"colour": 0.5}})
+
+
+def seeds() -> list[bytes]:
+    folder, _ = run_step(SPEC, RUN, build, rebuild=True, say=lambda _line: None)
+    whole = (folder / MANIFEST).read_bytes()
+    other = json.loads(whole)
+    return [whole, json.dumps({**other, "config": {"a": 2}}).encode(), json.dumps({**other, "seed": 1}).encode(), b"{}"]
+
+
+def read(content: bytes) -> None:
+    folder = RUN / SPEC.folder
+    folder.mkdir(exist_ok=True)
+    (folder / MANIFEST).write_bytes(content)
+    assert isinstance(_why_not_reuse(folder, IDENTITY, True), str | None)
+    _finish_replacing(RUN / "none", folder, IDENTITY)
+    assert isinstance(manifest_digest(read_manifest(folder)), str)
+    _why_not_reuse(folder, IDENTITY, False)
+
+
+if __name__ == "__main__":
+    main("tests.torture.fuzz.manifests", read, seeds, mutate_json)

@@ -1,0 +1,176 @@
+"""Real processes on good and bad images: the run ends, every bad file is listed, good ones are unaffected."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from data.labels import printable
+from data.patches import PatchSet
+from data.spreadsheet import read_written
+from tests.torture.bundles import small_bundle
+from tests.torture.corpus import NO_UTF8, bad_images, content, no_files, noise, odd_but_good
+
+pytestmark = pytest.mark.torture
+ROOT = Path(__file__).resolve().parents[2]
+#: Without these a superuser's process is refused like anybody's.
+UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+#: What a run may take, in bytes: decoding is bounded whatever a file says of itself.
+MOST = 10**9
+
+
+def drops_privileges():
+    """How to start a process that permissions hold for; None where it cannot be had."""
+    if os.geteuid() != 0:
+        return []
+    if shutil.which("setpriv") is None:
+        return None
+    tried = subprocess.run([*UNPRIVILEGED, sys.executable, "-c", ""], capture_output=True, check=False)
+    return list(UNPRIVILEGED) if tried.returncode == 0 else None
+
+
+def limited(*arguments):
+    """The same under a limit of the memory that is really used, told by the process itself.
+
+    Not by getrusage: its peak counts what the starting process held before it became this one, here all of pytest.
+    """
+    code = (
+        "import pathlib, re, sys; from pipelines.__main__ import main; status = 0\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    status = end.code or 0\n"
+        "said = pathlib.Path('/proc/self/status').read_text()\n"
+        "print('peak', int(re.search(r'VmHWM:\\s+(\\d+) kB', said)[1]) * 1024); sys.exit(status)"
+    )
+    prefix = drops_privileges() or []
+    command = [*prefix, sys.executable, "-c", code, *map(str, arguments)]
+    done = subprocess.run(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False
+    )
+    said, _, peak = done.stdout.rpartition("peak ")
+    assert int(peak) < MOST
+    return done.returncode, said
+
+
+def locked(folder, name):
+    """A good picture that may not be read; what is to be said of it, or nothing where permissions mean nothing here."""
+    if drops_privileges() is None:
+        return {}
+    (folder / name).write_bytes(content(noise(9), "PNG" if name.endswith("png") else "TIFF"))
+    (folder / name).chmod(0)
+    return {name: "Permission denied"}
+
+
+def check_listed(listed, expected):
+    """Every bad file stands in the list once, with the words expected, and nothing else does."""
+    assert sorted(listed) == sorted(expected)
+    for name, words in expected.items():
+        assert words in listed[name], name
+        assert "\n" not in listed[name], name
+
+
+@pytest.fixture(scope="module")
+def good():
+    return {f"good-{number:02d}": noise(100 + number) for number in range(40)}
+
+
+def test_prepare_reads_a_folder_of_good_and_bad_files(tmp_path, good, faults):
+    folder = tmp_path / "images"
+    for name in ("normal", "tumour"):
+        (folder / name).mkdir(parents=True)
+    for number, (name, picture) in enumerate(good.items()):
+        picture.save(folder / ("normal", "tumour")[number % 2] / f"{name}.png")
+    place = folder / "normal"
+    bad, odd = bad_images(), odd_but_good()
+    for name, (made, _) in {**bad, **odd}.items():
+        (place / name).write_bytes(made)
+    with open(os.fsencode(place) + b"/" + NO_UTF8, "wb") as file:
+        file.write(content(noise(10), "PNG"))
+    expected = {name: words for name, (_, words) in bad.items()} | no_files(place, ".png") | locked(place, "locked.png")
+    expected[printable(os.fsdecode(NO_UTF8))] = "its name is not UTF-8"
+    settings = ["--config", "configs/folder.toml", "--data", folder, "--runs", tmp_path, "--run", "r"]
+    status, said = limited("prepare", *settings, "--set", "split.folds=2")
+    assert status == 0, said
+    assert "Traceback" not in said
+    assert f"{len(expected)} patches were set aside" in said
+    made = tmp_path / "r" / "1-patches"
+    listed = read_written(made / "set_aside.csv", ("patch_id", "reason")).set_index("patch_id")["reason"]
+    check_listed(listed.to_dict(), {f"normal/{name}": words for name, words in expected.items()})
+    patches = PatchSet.open(made)
+    pixels = dict(zip(patches.table["patch_id"], patches.pixels, strict=True))
+    wanted = {f"normal/{name}": values for name, (_, values) in odd.items()}
+    for number, (name, picture) in enumerate(good.items()):
+        wanted[f"{('normal', 'tumour')[number % 2]}/{name}.png"] = np.asarray(picture)
+    assert sorted(pixels) == sorted(wanted)
+    for name, values in wanted.items():
+        np.testing.assert_array_equal(pixels[name], values, err_msg=name)
+    faults("a bad image file among good ones (folder)", len(expected), len(expected), "set_aside.csv names each, why")
+
+
+def test_prepare_reads_kaggles_layout_with_good_and_bad_files(tmp_path, good, faults):
+    folder = tmp_path / "kaggle"
+    for part in ("train", "test"):
+        (folder / part).mkdir(parents=True)
+    for name, picture in good.items():
+        picture.save(folder / "train" / f"{name}.tif")
+        picture.save(folder / "test" / f"{name}.tif")
+    bad = bad_images((".tif",)) | {"grey.tif": (content(noise(11).convert("L"), "TIFF"), "got mode L")}
+    bad["cyclic-1.tif"] = (bad["cyclic-1.tif"][0], "got mode 1")  # nothing is converted here
+    expected = {name: words for name, (_, words) in bad.items()}
+    for part in ("train", "test"):
+        place = folder / part
+        for name, (made, _) in bad.items():
+            (place / name).write_bytes(made)
+        expected |= no_files(place, ".tif") | locked(place, "locked.tif")
+    ids = [*good, *(name.removesuffix(".tif") for name in expected)]
+    pd.DataFrame({"id": ids, "label": np.arange(len(ids)) % 2}).to_csv(folder / "train_labels.csv", index=False)
+    slides = pd.DataFrame({"id": ids, "wsi": [f"S{number % 10}" for number in range(len(ids))]})
+    slides.to_csv(folder / "patch_id_wsi.csv", index=False)
+    settings = ["--config", "configs/kaggle.toml", "--data", folder, "--runs", tmp_path, "--run", "r"]
+    status, said = limited("prepare", *settings, "--set", "split.folds=2")
+    assert status == 0, said
+    assert "Traceback" not in said
+    for made in (tmp_path / "r" / "1-patches", tmp_path / "r" / "1-patches" / "unlabelled"):
+        listed = read_written(made / "set_aside.csv", ("patch_id", "reason")).set_index("patch_id")["reason"]
+        check_listed(listed.to_dict(), {name.removesuffix(".tif"): words for name, words in expected.items()})
+        patches = PatchSet.open_unlabelled(made)
+        assert sorted(patches.table["patch_id"]) == sorted(good)
+        for name, values in zip(patches.table["patch_id"], patches.pixels, strict=True):
+            np.testing.assert_array_equal(values, np.asarray(good[name]), err_msg=name)
+    tried = 2 * len(expected)
+    faults("a bad image file among good ones (Kaggle's layout)", tried, tried, "set_aside.csv names each, and why")
+
+
+def test_predict_skips_bad_files_and_predicts_good_ones_the_same(tmp_path, good, faults):
+    bundle = small_bundle(tmp_path, "logistic")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for name, picture in good.items():
+        picture.save(folder / f"{name}.png")
+    odd = odd_but_good()
+    for name, (made, _) in odd.items():
+        (folder / name).write_bytes(made)
+    arguments = ["predict", "--bundle", bundle, "--in", folder, "--workers", 2, "--out"]
+    status, said = limited(*arguments, tmp_path / "alone.csv")
+    assert status == 0, said
+    bad = bad_images()
+    for name, (made, _) in bad.items():
+        (folder / name).write_bytes(made)
+    with open(os.fsencode(folder) + b"/" + NO_UTF8, "wb") as file:
+        file.write(content(noise(10), "PNG"))
+    expected = {name: words for name, (_, words) in bad.items()}
+    expected |= no_files(folder, ".png") | locked(folder, "locked.png")
+    expected[printable(os.fsdecode(NO_UTF8))] = "its name is not UTF-8"
+    status, said = limited(*arguments, tmp_path / "out.csv")
+    assert status == 3, said
+    assert "Traceback" not in said
+    assert f"{len(expected)} files were skipped" in said
+    listed = read_written(tmp_path / "out.csv.skipped.csv", ("file", "reason")).set_index("file")["reason"]
+    check_listed(listed.to_dict(), expected)
+    alone, beside = (read_written(tmp_path / f"{name}.csv", ("id", "flags")) for name in ("alone", "out"))
+    assert sorted(alone["id"]) == sorted([*good, *(name.removesuffix(".png").removesuffix(".tif") for name in odd)])
+    pd.testing.assert_frame_equal(alone.set_index("id"), beside.set_index("id").loc[alone["id"]], check_exact=True)
+    faults("a bad image file among good ones (predict)", len(expected), len(expected), "….skipped.csv names each, why")

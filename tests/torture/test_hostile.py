@@ -1,0 +1,320 @@
+"""Files from strangers: no code in them runs, none leads outside, and no name of theirs is more than text."""
+
+import ast
+import csv
+import io
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from data.errors import InputError
+from models.bundle import seal_bundle
+from models.safety import check_content
+from pipelines.artefacts import file_digest
+from pipelines.baseline import Run, baseline
+from pipelines.config import load_config
+from pipelines.console import Screen
+from pipelines.predict import predict_folder
+from pipelines.streaming import Options
+from tests.torture.bundles import small_bundle
+
+pytestmark = pytest.mark.torture
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("data", "features", "models", "reports", "pipelines")
+#: What runs code that stands in a file, or a shell.
+RUNS_CODE = {
+    "pickle.load", "pickle.loads", "joblib.load", "pd.read_pickle", "torch.load", "dill.load", "dill.loads",
+    "shelve.open", "marshal.load", "marshal.loads", "yaml.load", "eval", "exec", "os.system", "os.popen",
+    "skops.io.load", "keras.models.load_model",
+}  # fmt: skip
+FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+#: Ids that a spreadsheet would take for formulas, a page for markup and a reader of CSV for another row.
+IDS = ["=cmd()", "+1+1", "-2", "@SUM(A1)", "\ttab", "\rreturn", "x\ry", 'q"uote', "NA", "<img src=x onerror=a>"]
+SLIDES = ["=HYPERLINK(1)", "@slide", "<b>bold</b>", "+S", "-S", "S6", "S7", "S8", "S9", "NA"]
+
+
+def calls():
+    """Every call in the product: its place, the dotted name that is called, and its keywords' sources."""
+    for package in PACKAGES:
+        for path in sorted((ROOT / package).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call):
+                    keywords = {word.arg: ast.unparse(word.value) for word in node.keywords}
+                    yield f"{path.relative_to(ROOT)}:{node.lineno}", ast.unparse(node.func), keywords
+
+
+def test_nothing_in_the_product_runs_what_a_file_says():
+    seen = list(calls())
+    for place, name, keywords in seen:
+        assert name not in RUNS_CODE, place
+        assert keywords.get("allow_pickle", "False") == "False", place
+        assert keywords.get("shell", "False") == "False", place
+        if name.endswith("load_model") and "keras" in name:
+            assert keywords["safe_mode"] == "True", place
+        if name == "skops.io.loads":
+            assert keywords["trusted"] == "TRUSTED", place
+    loads = [place for place, name, _ in seen if name in ("np.load", "numpy.load")]
+    assert len(loads) > 5
+    unpicklers = [place for place, name, _ in seen if name.endswith("Unpickler")]
+    assert all(place.startswith("features/weights.py") for place in unpicklers)
+
+
+class Touch:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+def poisons(touched):
+    """Content with a payload, by the way in which a reader would meet it."""
+    array, archive = io.BytesIO(), io.BytesIO()
+    np.save(array, np.array([Touch(touched)], dtype=object), allow_pickle=True)
+    np.savez(archive, values=np.array([Touch(touched)], dtype=object), allow_pickle=True)
+    return {"pickle": pickle.dumps(Touch(touched)), "npy": array.getvalue(), "npz": archive.getvalue()}
+
+
+def test_the_payloads_would_run(tmp_path):
+    for number, (kind, content) in enumerate(poisons(tmp_path / "touched").items()):
+        if kind == "pickle":
+            pickle.loads(content)  # noqa: S301 - the point of the test
+        else:
+            made = np.load(io.BytesIO(content), allow_pickle=True)
+            _ = made["values"] if kind == "npz" else made
+        assert (tmp_path / "touched").exists(), number
+        (tmp_path / "touched").rmdir()
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+    """A finished baseline on data in Kaggle's layout whose ids and slides mean harm."""
+    root = tmp_path_factory.mktemp("hostile")
+    rng = np.random.default_rng(0)
+    for part in ("train", "test"):
+        (root / "data" / part).mkdir(parents=True)
+    names = [*(name.replace("/", "") for name in IDS), *(f"plain{number}" for number in range(110))]
+    for number, name in enumerate(names):
+        pixels = rng.integers(90, 200, (48, 48, 3), dtype=np.uint8)
+        pixels[..., 1] -= np.uint8(50 * (number % 2))
+        Image.fromarray(pixels).save(root / "data" / "train" / f"{name}.tif")
+    for name in IDS:
+        Image.fromarray(rng.integers(90, 200, (48, 48, 3), dtype=np.uint8)).save(root / "data" / "test" / f"{name}.tif")
+    (root / "data" / "test" / "=lost.tif").write_bytes(b"no image")
+    (root / "data" / "train" / "@lost.tif").write_bytes(b"no image")
+    names.append("@lost")
+    with (root / "data" / "train_labels.csv").open("w", newline="") as file:
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows(
+            [("id", "label"), *((name, number % 2) for number, name in enumerate(names))]
+        )
+    with (root / "data" / "patch_id_wsi.csv").open("w", newline="") as file:
+        rows = [(name, SLIDES[number // 2 % len(SLIDES)]) for number, name in enumerate(names)]
+        csv.writer(file, quoting=csv.QUOTE_ALL).writerows([("id", "wsi"), *rows])
+    settings = [f"data.path='{root / 'data'}'", "data.size=48", "split.folds=2", "report.draws=100", "report.repeats=1"]
+    settings += ["features.families=['colour']", "heads.features=['colour']", "heads.heads=['logistic']"]
+    run = Run(load_config(ROOT / "configs" / "kaggle.toml", [*settings, "engine.workers=1"]), root / "runs")
+    baseline(run)
+    return run
+
+
+def test_no_cell_of_any_table_begins_a_formula(hostile, faults):
+    tables = sorted(hostile.folder.rglob("*.csv"))
+    cells = 0
+    for path in tables:
+        if path.name == "submission.csv":
+            continue
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.reader(file))
+        assert len({len(row) for row in rows}) <= 1, path
+        for cell in (cell for row in rows for cell in row if cell.startswith(FORMULAS)):
+            assert np.isfinite(float(cell)), path
+        cells += sum(map(len, rows))
+    assert len(tables) > 10
+    assert cells > 1000
+    tried = len(IDS) + len(SLIDES)
+    faults(
+        "an id or slide that is a formula, markup or another row", tried, tried, "text, with an apostrophe before it"
+    )
+
+
+def test_a_submission_keeps_ids_as_kaggle_needs_them(hostile):
+    with (hostile.folder / "submission.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))
+    assert sorted(name for name, _ in rows[1:]) == sorted([*IDS, "=lost"])
+    with (hostile.folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
+        names = [row[0] for row in csv.reader(file)][1:]
+    assert sorted(names) == sorted(f"'{name}" if name.startswith(FORMULAS) else name for name in IDS)
+
+
+def test_ids_and_slides_are_text_in_the_report(hostile):
+    text = (hostile.folder / "7-report" / "report.html").read_text(encoding="utf-8")
+    for markup in ("<img src=x", "<b>bold"):
+        assert markup not in text
+    # A browser opens the page elsewhere and watches for requests; here nothing names what it could ask for.
+    loaded = (
+        r"""<(?:link|script|img|iframe|object|embed|source|base)\b[^>]*?\b(?:src|href|data)\s*=\s*["']?([^"'> ]*)"""
+    )
+    places = re.findall(loaded, text.split("<script>")[0])
+    assert places
+    assert [place for place in places if not place.startswith("data:")] == []
+
+
+def test_a_poisoned_run_folder_runs_nothing(hostile, tmp_path, faults):
+    """Every file of every step replaced by a payload, and its digest in the manifest made to fit."""
+    touched, tried = tmp_path / "touched", 0
+    from models.bundle import load_head
+    from pipelines.reporting import audit_view
+    from pipelines.tables import read_values
+
+    folder = hostile.folder
+    readers = {
+        "1-patches/pixels.npy": lambda: Run(hostile.config, hostile.root).patches,
+        "1-patches/patches.parquet": lambda: Run(hostile.config, hostile.root).patches,
+        "1-patches/examples.npy": lambda: audit_view(folder / "1-patches"),
+        "2-features/values.npy": lambda: read_values(folder / "2-features"),
+        "4-heads/predictions.parquet": lambda: Run(hostile.config, hostile.root).predictions(),
+        "4-heads/logistic_colour/head.skops": lambda: load_head(folder / "4-heads" / "logistic_colour"),
+    }
+    for name, read in readers.items():
+        path, step = folder / name, folder / name.partition("/")[0]
+        sound, manifest = path.read_bytes(), (step / "manifest.json").read_text()
+        for content in poisons(touched).values():
+            path.write_bytes(content)
+            listed = json.loads(manifest)
+            listed["files"][name.partition("/")[2]] = file_digest(path)
+            (step / "manifest.json").write_text(json.dumps(listed))
+            # Whatever the reader says of it: the payload did not run, and nothing was taken for good.
+            with pytest.raises((InputError, ValueError, OSError)):
+                read()
+            assert not touched.exists(), name
+            tried += 1
+        path.write_bytes(sound)
+        (step / "manifest.json").write_text(manifest)
+    faults("a pickle in place of an artefact, its digest made to fit", tried, tried, "an error; no code runs")
+
+
+def test_keras_own_lambda_layer_is_refused(tmp_path, faults):
+    """As Keras writes it: refused by our look at the archive, and by Keras in the mode that it is opened in."""
+    import keras
+
+    from features.embeddings import Recipe
+    from features.stored import StoredKeras
+
+    touched = tmp_path / "touched"
+    place = str(touched)
+    inputs = keras.Input((2,))
+    network = keras.Model(inputs, keras.layers.Lambda(lambda x: (open(place, "w").close(), x)[1])(inputs))
+    network.save(tmp_path / "network.keras")
+    touched.unlink()
+    content = (tmp_path / "network.keras").read_bytes()
+    with pytest.raises(InputError, match=r"expected Keras' own layers; got .*Lambda"):
+        check_content("network.keras", content)
+    stored = StoredKeras(Recipe("efficientnet-lite0"), "float32", 1, {None: content})
+    with pytest.raises(ValueError, match="safe"):
+        stored.build(None)
+    assert not touched.exists()
+    # Hidden in a layer of Keras' own, as deep as it may be.
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        config = json.loads(archive.read("config.json"))
+    deep = {
+        "module": "keras.layers",
+        "class_name": "TimeDistributed",
+        "config": {"layer": config["config"]["layers"][1]},
+    }
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("config.json", json.dumps({"config": {"layers": [deep]}}))
+    with pytest.raises(InputError, match=r"got .*Lambda"):
+        check_content("network.keras", made.getvalue())
+    faults("code in a .keras file", 3, 3, "error: … expected Keras' own layers; got keras.layers.Lambda")
+
+
+def command(*arguments):
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines", *map(str, arguments)],
+        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_paths_that_lead_outside_are_refused_in_one_line(tmp_path, faults):
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    Image.new("RGB", (96, 96)).save(tmp_path / "data" / "a" / "1.png")
+    listed = tmp_path / "data" / "labels.csv"
+    pd.DataFrame({"file": ["a/1.png", "../../etc/passwd"], "label": [0, 1]}).to_csv(listed, index=False)
+    tried = [
+        (("prepare", "--config", "configs/folder.toml", "--data", tmp_path / "data"), "without '..'; got '../../etc"),
+        (("prepare", "--run", "../../x"), "name must be a folder name without slashes; got '../../x'"),
+        (("prepare", "--set", "name=.."), "name must be a folder name without slashes; got '..'"),
+        (("compare", "../../x", "y"), "'../../x'"),
+        (("prepare", "--set", "name=a\x1b[31mb", "--set", "data.n=x\x1b[2J"), "data.n"),
+    ]
+    for arguments, words in tried:
+        status, _, said = command(*arguments, "--runs", tmp_path / "runs")
+        assert status == 2, said
+        assert said.startswith("error: ")
+        assert said.count("\n") == 1
+        assert words in said
+        assert "\x1b" not in said
+    assert sorted(path.name for path in tmp_path.iterdir()) in (["data"], ["data", "runs"])
+    faults("a path, or a run's name, that leads outside", len(tried), len(tried), "error: … one line")
+
+
+def test_every_requirement_is_pinned_with_its_hashes():
+    for path in sorted(ROOT.glob("requirements*.txt")):
+        text = re.sub(r"^#.*\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        blocks = re.split(r"\n(?=[A-Za-z0-9])", text)
+        assert len(blocks) > 10
+        for block in blocks:
+            assert re.match(r"[\w.\-\[\]]+==\S+", block), f"{path.name}: {block[:60]}"
+            assert "--hash=sha256:" in block, f"{path.name}: {block[:60]}"
+
+
+def test_a_sealed_bundle_that_does_not_fit_is_refused_before_the_first_file(tmp_path, faults):
+    """Sealed again by whoever altered it: no digest tells."""
+    sound = small_bundle(tmp_path, "logistic", "xgboost")
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (96, 96)).save(images / "1.png")
+    whole = json.loads((sound / "bundle.json").read_text())
+    state = json.loads((sound / "heads/xgboost_colour/head.json").read_text())
+    changes = {
+        "patch": [{}, {"size": "96", "resize": "refuse"}, {"size": 10**9, "resize": "refuse"}, None],
+        "prevalence": [float("nan"), 2, "0.4", True],
+        "models": [{}, [], {"x": {}}, {"x_colour": next(iter(whole["models"].values()))}],
+        "features": [{"families": ["none"], "code": ""}, {"families": []}, 1],
+        "columns": [{}, {"colour": ["none"]}, {"colour": []}, {"colour": [1]}],
+        "networks": [{}, [1], [{}]],
+        "libraries": [[], {"numpy": 2}],
+    }
+    indices = [{**whole, key: value} for key, values in changes.items() for value in values]
+    indices += [{name: value for name, value in whole.items() if name != key} for key in changes]
+    heads = [{}, {**state, "boosters": [[0]]}, {**state, "boosters": 3}, {**state, "classes": None}]
+    heads += [{**state, "columns": 3}, {**state, "boosters": [[10**6] * 132] * 3}, {**state, "parameters": []}]
+    for index, head in [*((index, state) for index in indices), *((whole, head) for head in heads)]:
+        folder = tmp_path / "bundle"
+        shutil.copytree(sound, folder)
+        (folder / "heads/xgboost_colour/head.json").write_text(json.dumps(head))
+        seal_bundle(folder, {name: value for name, value in index.items() if name not in ("files", "digest", "format")})
+        with pytest.raises(InputError, match=r"\.$"):
+            predict_folder(
+                folder, images, tmp_path / "o.csv", options=Options(model="" if head is state else "xgboost_colour"),
+                screen=Screen(),
+            )  # fmt: skip
+        shutil.rmtree(folder)
+    assert not (tmp_path / "o.csv").exists()
+    tried = len(indices) + len(heads)
+    faults("a bundle altered and sealed again", tried, tried, "error: … Get the bundle again")

@@ -1,0 +1,96 @@
+"""Numbers that break arithmetic, and data sets at the edge of what can be learned from, through the real commands."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from data.errors import InputError
+from pipelines.tables import check_finite
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ["features.families=['colour']", "heads.features=['colour']", "report.draws=100", "report.repeats=1"]
+QUICK += ["split.folds=2", "engine.workers=1"]
+
+pytestmark = pytest.mark.torture
+
+
+def labelled_folder(folder, labels, slides):
+    """Image files of coloured noise, positives less green, and labels.csv."""
+    folder.mkdir()
+    rng = np.random.default_rng(1)
+    names = [f"p{number:04d}.png" for number in range(len(labels))]
+    for name, label in zip(names, labels, strict=True):
+        pixels = rng.integers(90, 200, (96, 96, 3), dtype=np.uint8)
+        pixels[..., 1] -= 60 * np.uint8(label)
+        Image.fromarray(pixels).save(folder / name)
+    pd.DataFrame({"file": names, "label": labels, "slide": slides}).to_csv(folder / "labels.csv", index=False)
+    return folder
+
+
+def command(tmp_path, step, data):
+    settings = [word for setting in QUICK for word in ("--set", setting)]
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines", step, "--config", "configs/folder.toml", "--data", data,
+         "--runs", tmp_path / "runs", "--run", "edge", *settings],
+        check=False, cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_value_that_is_no_number_is_named_by_column_and_patch(tmp_path, value, faults):
+    patches = pd.DataFrame({"patch_id": [f"p{row}" for row in range(5000)]})
+    (tmp_path / "columns.json").write_text(json.dumps(["colour_a", "colour_b"]))
+    places = [(0, 0), (4095, 1), (4096, 0), (4999, 1)]
+    for row, column in places:
+        values = np.zeros((5000, 2), np.float32)
+        values[row, column] = value
+        np.save(tmp_path / "values.npy", values)
+        with pytest.raises(InputError, match=f"column '{['colour_a', 'colour_b'][column]}' of patch 'p{row}'.*{value}"):
+            check_finite(tmp_path, patches)
+    np.save(tmp_path / "values.npy", np.zeros((5000, 2), np.float32))
+    check_finite(tmp_path, patches)
+    faults(f"{value} in a feature table", len(places), len(places), "the column, the patch, how many")
+
+
+IMPOSSIBLE = {
+    "2 slides": ([0, 1] * 20, [f"S{row // 20}" for row in range(40)], "need at least 6 slides; got 2"),
+    "a class missing in a fold": ([1] * 10 + [0] * 70, [f"S{row // 5}" for row in range(80)], "leave both labels"),
+    "prevalence 0.1 %": ([1] + [0] * 999, [f"S{row // 50}" for row in range(1000)], "20 slides, 1 with tumour"),
+}
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_what_cannot_be_split_is_refused_in_one_line(tmp_path, case, faults):
+    labels, slides, words = IMPOSSIBLE[case]
+    done = command(tmp_path, "baseline", labelled_folder(tmp_path / "data", labels, slides))
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.strip().count("\n") == 0
+    assert words in done.stderr
+    assert "np." not in done.stderr
+    assert not (tmp_path / "runs" / "edge" / "1-patches").exists()
+    faults(case, 1, 1, done.stderr.strip())
+
+
+POSSIBLE = {
+    "a slide with one patch": ([0, 1] * 30, ["lone"] + [f"S{row * 12 // 60}" for row in range(1, 60)]),
+    "10 patches in all": ([0, 1] * 5, [f"S{row}" for row in range(10)]),
+}
+
+
+@pytest.mark.parametrize("case", POSSIBLE)
+def test_small_data_gives_probabilities_and_no_complaint(tmp_path, case, faults):
+    labels, slides = POSSIBLE[case]
+    done = command(tmp_path, "heads", labelled_folder(tmp_path / "data", labels, slides))
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "RuntimeWarning" not in done.stdout + done.stderr
+    found = pd.read_parquet(tmp_path / "runs" / "edge" / "4-heads" / "predictions.parquet").filter(like="prob_")
+    assert len(found) == len(labels)
+    assert ((found >= 0) & (found <= 1)).all(axis=None)
+    faults(case, 1, 1, "a finished table of probabilities")

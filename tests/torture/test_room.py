@@ -1,0 +1,123 @@
+"""Disks and memory that run out: one line, exit status 2, and the same result once there is room."""
+
+import errno
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data.errors import InputError
+from pipelines import failing
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ["data.n=60", "data.slides=12", "split.folds=2", "features.families=['colour']", "heads.features=['colour']"]
+QUICK += ["engine.workers=1", "features.shard=20"]
+RESULTS = ("1-patches/pixels.npy", "2-features/values.npy")
+
+pytestmark = pytest.mark.torture
+
+
+def features(runs, largest=None):
+    """The step ``features``, where no file may grow beyond ``largest`` bytes."""
+
+    def limit():
+        if largest is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+
+    settings = [word for setting in QUICK for word in ("--set", setting)]
+    return subprocess.run(
+        [sys.executable, "-m", "pipelines", "features", "--runs", runs, "--run", "room", *settings],
+        check=False, cwd=ROOT, capture_output=True, text=True, timeout=300, preexec_fn=limit,
+    )  # fmt: skip
+
+
+def one_line(done):
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.strip().count("\n") == 0
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    assert features(runs).returncode == 0
+    return [(runs / "room" / name).read_bytes() for name in RESULTS]
+
+
+def test_files_that_may_not_grow_end_in_one_line_and_go_on(tmp_path, undisturbed, faults, at_length):
+    limits = (100, 3_000, 8_000, 60_000, 900_000) if at_length else (3_000, 60_000)
+    for largest in limits:
+        done = features(tmp_path, largest)
+        one_line(done)
+        assert "larg" in done.stderr or "no space" in done.stderr
+        assert not (tmp_path / "room" / "2-features").exists()
+    assert features(tmp_path).returncode == 0
+    assert [(tmp_path / "room" / name).read_bytes() for name in RESULTS] == undisturbed
+    faults("a file that may not grow", len(limits), len(limits), done.stderr.strip().replace(str(tmp_path), "runs"))
+
+
+def test_a_full_disk_ends_in_one_line_and_goes_on(tmp_path, undisturbed, faults):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
+    if mounted.returncode:
+        pytest.skip("only an administrator may mount a small disk")
+    try:
+        foretold = features(disk)
+        one_line(foretold)
+        assert "decoded patches need" in foretold.stderr
+        subprocess.run(["mount", "-o", "remount,size=1720k", disk], check=True)
+        done = features(disk)
+        one_line(done)
+        assert "no space is left" in done.stderr or "need" in done.stderr
+        subprocess.run(["mount", "-o", "remount,size=9m", disk], check=True)
+        assert features(disk).returncode == 0
+        assert [(disk / "room" / name).read_bytes() for name in RESULTS] == undisturbed
+    finally:
+        subprocess.run(["umount", disk], check=True)
+    faults("a full disk", 2, 2, foretold.stderr.strip().replace(str(disk), "runs"))
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "no space is left"),
+        (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), "quota"),
+        (OSError(errno.EROFS, os.strerror(errno.EROFS)), "read-only"),
+        (OSError("1000 requested and 24 written"), "no space is left"),
+    ],
+)
+def test_what_systems_and_libraries_say_names_the_folder(tmp_path, raised, words, faults):
+    with pytest.raises(InputError, match=words) as found, failing.foreseen(tmp_path / "not" / "there"):
+        raise raised
+    assert str(tmp_path) in str(found.value)
+    assert "goes on where it stopped" in str(found.value)
+    faults(f"{raised} from a library", 1, 1, str(found.value).replace(str(tmp_path), "runs"))
+
+
+def test_memory_that_runs_out_says_what_was_asked_for(tmp_path, faults):
+    with pytest.raises(InputError, match=r"memory ran out.*PiB.*available now") as found, failing.foreseen(tmp_path):
+        np.empty(2**53, np.float32)
+    faults("an array beyond all memory", 1, 1, str(found.value))
+
+
+def test_other_errors_pass_as_they_are(tmp_path):
+    with pytest.raises(OSError, match="Permission"), failing.foreseen(tmp_path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+
+def test_memory_is_asked_for_before_it_is_taken():
+    code = (
+        "import resource; from pipelines import failing\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (2_000_000_000,) * 2)\n"
+        "assert 0 < failing.available_memory() < 2_000_000_000\n"
+        "failing.check_memory(1_000_000, 'a few columns')\n"
+        "failing.check_memory(3_000_000_000, 'the columns')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert "the columns need at least 3.0 GB of memory" in done.stderr

@@ -1,0 +1,206 @@
+"""`ensemble` killed, interrupted and ended at random moments of every step: it ends with an undisturbed run's bytes."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytestmark = [pytest.mark.torture, pytest.mark.slow]
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = [
+    "data.n=320",
+    "data.slides=16",
+    "split.folds=3",
+    "split.test_share=0.3",
+    "report.draws=100",
+    "report.repeats=1",
+    "ensemble.draws=100",
+    "features.families=['colour','lbp']",
+    "features.shard=64",
+    "heads.heads=['logistic']",
+    "cnn.backbone=efficientnet-lite0",
+    "cnn.weights=random",
+    "cnn.size=32",
+    "cnn.epochs=2",
+    "cnn.batch=16",
+]
+AT_LENGTH = "HISTOBLEND_TORTURE" in os.environ
+SMALL += (
+    [
+        "heads.features=['colour','handcrafted','context','embeddings']",
+        "embeddings.backbone=efficientnet-lite0",
+        "embeddings.weights=random",
+        "embeddings.size=[64]",
+        "embeddings.shard=64",
+    ]
+    if AT_LENGTH
+    else ["heads.features=['colour','context']"]
+)
+BEGINS = re.compile(r"([a-z-]+): (running|rebuilding)")
+#: What must come out the same, byte by byte.
+RESULTS = {"pixels.npy", "values.npy", "patches.parquet", "predictions.parquet", "ensemble.json", "sets.json"}
+#: Files of a step that is under way which hold finished work, and must not be made twice.
+FINISHED = re.compile(r"shard-\d+\.np[yz]|log-odds\.npy|rows-\d+\.npz|fit-.*\.npz")
+
+
+def start(runs):
+    command = [sys.executable, "-m", "pipelines", "ensemble", "--runs", str(runs), "--run", "struck"]
+    for setting in SMALL:
+        command += ["--set", setting]
+    pipe = subprocess.PIPE
+    # A session of its own, so that the whole group can be struck as a terminal's Ctrl-C does.
+    return subprocess.Popen(
+        command, cwd=ROOT, stdout=pipe, stderr=subprocess.STDOUT, text=True, start_new_session=True, bufsize=1
+    )
+
+
+def to_the_end(runs):
+    """Moments at which steps began, from a run that is left in peace, and its length."""
+    begun, lines = {}, []
+    started = time.monotonic()
+    with start(runs) as process:
+        for line in process.stdout:
+            lines.append(line)
+            if found := BEGINS.match(line):
+                begun[found[1]] = time.monotonic() - started
+    assert process.returncode == 0, "".join(lines)
+    return begun, time.monotonic() - started
+
+
+def results(runs):
+    folder = runs / "struck"
+    paths = [path for path in folder.rglob("*") if path.name in RESULTS]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+def finished_work(runs):
+    """Inode and time of each file that holds a piece of a step under way."""
+    found = {}
+    for path in runs.glob("struck/**/*.partial/**/*"):
+        if FINISHED.fullmatch(path.name):
+            state = path.stat()
+            found[path] = state.st_ino, state.st_mtime_ns
+    return found
+
+
+def struck(runs, step, delay, strike):
+    """Start the command, strike it `delay` seconds after the step began; whether there was still something to strike.
+
+    Returns the last words, exit status and seconds from strike to end; None when the run was over before.
+    """
+    with start(runs) as process:
+        said = []
+        if step:
+            for line in process.stdout:
+                said.append(line)
+                found = BEGINS.match(line)
+                if found and found[1] == step:
+                    break
+        try:
+            process.wait(delay)
+        except subprocess.TimeoutExpired:
+            begun = time.monotonic()
+            strike(process)
+            process.wait()
+            seconds = time.monotonic() - begun
+            # Workers that outlive a killed run keep the pipe: they are left alone, to disturb the next one if they can.
+            said += [] if strike is kill_one else process.stdout.readlines()
+            return "".join(said), process.returncode, seconds
+        said += process.stdout.readlines()
+    assert process.returncode == 0, "".join(said)
+    return None
+
+
+def kill_one(process):
+    process.kill()
+
+
+def kill_all(process):
+    os.killpg(process.pid, signal.SIGKILL)
+
+
+def ctrl_c(process):
+    os.killpg(process.pid, signal.SIGINT)
+
+
+def terminate(process):
+    process.terminate()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Results of a run that is left in peace, and how long each of its steps takes."""
+    runs = tmp_path_factory.mktemp("undisturbed")
+    begun, length = to_the_end(runs)
+    moments = [*begun.values(), length]
+    return results(runs), {"": moments[0]} | dict(zip(begun, np.diff(moments).tolist(), strict=True))
+
+
+def lives(undisturbed, tmp_path, rng, strikes, number):
+    """Strike runs, each at moments of its steps in order, until `number` strikes have hit; yield each strike."""
+    expected, lengths = undisturbed
+    steps = list(lengths)
+    hit, life = 0, 0
+    while hit < number:
+        runs = tmp_path / f"life-{life}"
+        life += 1
+        before = {}
+        # Many strikes fall upon every step of every life; few are spread over the steps of one.
+        chosen = sorted(rng.choice(len(steps), min(number - hit, len(steps)), replace=False))
+        for step in (steps[place] for place in chosen):
+            strike = strikes[rng.integers(len(strikes))]
+            outcome = struck(runs, step, float(rng.uniform(0, lengths[step])), strike)
+            now = finished_work(runs)
+            again = [path for path, state in before.items() if now.get(path, state) != state]
+            assert again == [], "finished work was made again"
+            before = now
+            if outcome is not None:
+                hit += 1
+                yield step or "start", strike, *outcome
+        to_the_end(runs)
+        found = results(runs)
+        assert found.keys() == expected.keys()
+        # Names only: the bytes would make no readable message.
+        assert [name for name in expected if found[name] != expected[name]] == []
+
+
+SEED = 8
+STATUS = {kill_one: -9, kill_all: -9, ctrl_c: 130, terminate: 143}
+NAMES = {ctrl_c: "Ctrl-C", terminate: "SIGTERM"}
+KEPT = "finished steps and shards are kept; the same command "
+
+
+def test_struck_anywhere_it_ends_with_the_same_bytes(undisturbed, tmp_path, faults):
+    number = 100 if AT_LENGTH else 3
+    kills, stops, slow, early = {}, {}, 0, 0
+    # Two kills to a signal: of 100 strikes at least 50 are kills.
+    strikes = [kill_one, kill_one, kill_all, kill_all, ctrl_c, terminate]
+    for step, strike, said, status, seconds in lives(
+        undisturbed, tmp_path, np.random.default_rng(SEED), strikes, number
+    ):
+        if strike in NAMES and KEPT not in said and step == "start":
+            early += 1  # before the program's first line Python itself answers
+            continue
+        assert status == STATUS[strike], said
+        if strike in NAMES:
+            assert "Traceback" not in said
+            assert f"stopped ({NAMES[strike]}): {KEPT}" in said
+            stops[strike] = stops.get(strike, 0) + 1
+            slow += seconds > 5
+        else:
+            kills[step] = kills.get(step, 0) + 1
+    assert sum(kills.values()) + sum(stops.values()) + early >= number
+    for step, times in kills.items():
+        sees = "lock of process <n>, which has ended, taken over; then it goes on, and no finished piece is made again"
+        faults(f"`ensemble` killed (SIGKILL) at `{step}`", times, times, sees, SEED)
+    for strike, times in stops.items():
+        sees = f"stopped ({NAMES[strike]}): {KEPT}goes on at step …"
+        faults(f"`ensemble` ended by {NAMES[strike]} at random moments", times, times, sees, SEED)
+    total = sum(stops.values())
+    faults("the same: gone within 5 s", total, total - slow, "status 130 or 143", SEED)

@@ -1,0 +1,58 @@
+"""Real processes: a second one in the same run folder is refused, a dead one's lock taken over, a signal ends a run."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.torture
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def start(runs):
+    command = [sys.executable, "-m", "pipelines", "prepare", "--runs", str(runs), "--run", "one"]
+    command += ["--set", "data.n=4000"]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+
+
+def started(runs):
+    """A run that holds its lock and has begun its first step."""
+    process = start(runs)
+    assert process.stdout.readline() == "prepare: running\n"
+    return process
+
+
+def test_a_second_process_is_refused_and_a_dead_ones_lock_taken_over(tmp_path, faults):
+    first = started(tmp_path)
+    assert json.loads((tmp_path / "one" / ".lock").read_text())["pid"] == first.pid
+    second = start(tmp_path)
+    out, said = second.communicate(timeout=120)
+    first.kill()
+    first.communicate()
+    assert (second.returncode, out) == (2, "")
+    assert said.startswith("error: ")
+    assert f"process {first.pid} on " in said
+    third = start(tmp_path)
+    assert f"lock of process {first.pid}, which has ended, taken over" in third.stdout.readline()
+    third.kill()
+    third.communicate()
+    faults(
+        "a second process in the same run folder", 1, 1, "error: … process <n> … has been working in this run folder"
+    )
+    faults("a lock left by a killed process", 1, 1, "lock of process <n>, which has ended, taken over")
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_a_signal_ends_the_run_and_says_where_it_goes_on(tmp_path, faults, number, name):
+    process = started(tmp_path)
+    os.kill(process.pid, number)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 128 + number
+    words = "finished steps and shards are kept; the same command goes on at step 'prepare'."
+    assert said.strip() == f"stopped ({name}): {words}"
+    faults(f"{name} while decoding", 1, 1, said.strip())
