@@ -105,8 +105,11 @@ lock: $(VENV)/.dev  ## compile requirements*.in into fully pinned, hashed requir
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' requirements-mlflow.in \
 	    -c requirements.txt -o requirements-mlflow.txt
 	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
+	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' requirements-dask.in \
+	    -c requirements.txt -c requirements-mlflow.txt -o requirements-dask.txt
+	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' requirements-dev.in -c requirements.txt \
-	    -c requirements-mlflow.txt -o requirements-dev.txt
+	    -c requirements-mlflow.txt -c requirements-dask.txt -o requirements-dev.txt
 
 clean:  ## remove runs/ and .venv/
 	rm -rf runs $(VENV)
