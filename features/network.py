@@ -13,6 +13,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 if TYPE_CHECKING:
     import keras
 
@@ -157,7 +159,20 @@ def load_keras() -> ModuleType:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other people's deprecations, at import only
         import keras
+
+        if keras.backend.backend() == "torch":
+            import torch  # type: ignore[import-not-found]
+
+            # On a GPU PyTorch rounds the factors of float32 convolutions to 10 bits, unless told not to.
+            torch.backends.cudnn.allow_tf32 = False
     return keras
+
+
+def to_numpy(value: Any) -> np.ndarray:
+    """Content of a variable or tensor of Keras, also in a GPU's memory, which numpy itself cannot read."""
+    keras = load_keras()
+    found: np.ndarray = keras.ops.convert_to_numpy(value.value if isinstance(value, keras.Variable) else value)
+    return found
 
 
 def choose_backend() -> str:

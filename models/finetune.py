@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from data.durable import is_sealed, write_whole
-from features.network import choose_backend, load_keras
+from features.network import choose_backend, load_keras, to_numpy
 from models.cnn import CnnSettings, Trainee
 from models.heads import LogisticHead, inner_folds
 
@@ -288,7 +288,7 @@ class _Training:
             self._diverged(f"the loss was {loss:.3g} and weights became infinite in the last step of epoch {epoch}")
             return
         state.epoch, state.values = epoch, values
-        state.optimizer = [np.asarray(variable) for variable in self.optimizer.variables]
+        state.optimizer = [to_numpy(variable) for variable in self.optimizer.variables]
         if self.settings.average:
             # An equal share for the start and for the end of each epoch so far.
             state.average = [
@@ -320,7 +320,7 @@ class _Training:
         kept = bool(not len(self.held) or auc > best)
         if kept:
             state.best = state.average
-        rate = float(np.asarray(self.optimizer.learning_rate))
+        rate = float(to_numpy(self.optimizer.learning_rate))
         state.history.append(
             {
                 "epoch": epoch,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from features.network import load_keras
+from features.network import load_keras, to_numpy
 
 if TYPE_CHECKING:
     import keras
@@ -179,24 +179,24 @@ def unfold_norms(plain: keras.Model, upper: keras.Model) -> None:
             continue
         norm = upper.get_layer(norm_of[layer.name])
         scale = _scale(norm)
-        before = np.asarray(layer.kernel)
-        trained = np.asarray(twin.kernel) / _along(layer, np.where(np.abs(scale) > SMALLEST_SCALE, scale, 1.0))
+        before = to_numpy(layer.kernel)
+        trained = to_numpy(twin.kernel) / _along(layer, np.where(np.abs(scale) > SMALLEST_SCALE, scale, 1.0))
         layer.kernel.assign(np.where(_along(layer, np.abs(scale) > SMALLEST_SCALE), trained, before))
-        offset = np.asarray(layer.bias) if layer.use_bias else 0.0
-        norm.beta.assign(np.asarray(twin.bias) - (offset - np.asarray(norm.moving_mean)) * scale)
+        offset = to_numpy(layer.bias) if layer.use_bias else 0.0
+        norm.beta.assign(to_numpy(twin.bias) - (offset - to_numpy(norm.moving_mean)) * scale)
 
 
 def _fold(convolution: Any, norm: Any) -> tuple[np.ndarray, np.ndarray]:
     """Kernel and bias that do what the convolution and the batch norm behind it do."""
     scale = _scale(norm)
-    offset = np.asarray(convolution.bias) if convolution.use_bias else 0.0
-    kernel = np.asarray(convolution.kernel) * _along(convolution, scale)
-    return kernel, (offset - np.asarray(norm.moving_mean)) * scale + np.asarray(norm.beta)
+    offset = to_numpy(convolution.bias) if convolution.use_bias else 0.0
+    kernel = to_numpy(convolution.kernel) * _along(convolution, scale)
+    return kernel, (offset - to_numpy(norm.moving_mean)) * scale + to_numpy(norm.beta)
 
 
 def _scale(norm: Any) -> np.ndarray:
-    gain = np.asarray(norm.gamma) if norm.scale else 1.0
-    return np.asarray(gain / np.sqrt(np.asarray(norm.moving_variance) + norm.epsilon))
+    gain = to_numpy(norm.gamma) if norm.scale else 1.0
+    return np.asarray(gain / np.sqrt(to_numpy(norm.moving_variance) + norm.epsilon))
 
 
 def _along(convolution: Any, values: np.ndarray) -> np.ndarray:

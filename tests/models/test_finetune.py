@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from features.network import load_keras
 from models.cnn import CnnSettings, Trainee
 from models.finetune import CHECKPOINT, Lesson, Tuned, fine_tune, pool
 
@@ -195,3 +196,19 @@ def test_without_epochs_it_is_the_head_alone(trainee: Trainee, lesson: Lesson, t
     head = LogisticHead(seed=0).fit(lesson.pooled[0][ROWS], lesson.labels[ROWS], lesson.groups[ROWS])
     expected = head.predict_proba(lesson.pooled[0][48:])[:, 1]
     np.testing.assert_allclose(1 / (1 + np.exp(-predict(np.arange(48, PATCHES)))), expected, atol=1e-4)
+
+
+def test_no_variable_is_read_by_numpy_itself(
+    trainee: Trainee, lesson: Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyTorch refuses that of what lies in a GPU's memory."""
+    keras = load_keras()
+
+    def refuse(*arguments: Any) -> None:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    monkeypatch.setattr(keras.Variable, "__array__", refuse)
+    settings = CnnSettings(**{**vars(SETTINGS), "epochs": 1})
+    result, _ = tune(trainee, lesson, tmp_path, settings)
+    assert result.history["epoch"].tolist() == [0, 1]
+    assert result.history["rate"].iloc[1] > 0

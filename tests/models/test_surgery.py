@@ -112,3 +112,17 @@ def test_a_backbone_of_each_kind_folds(name: str) -> None:
     plain = fold_norms(halves.upper)
     assert len(plain.layers) < len(halves.upper.layers)
     np.testing.assert_allclose(run(plain, middle), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_folding_reads_no_variable_by_numpy_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch refuses that of what lies in a GPU's memory."""
+    model = network()
+    before = run(model, pictures())
+
+    def refuse(*arguments: object) -> None:
+        raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    monkeypatch.setattr(load_keras().Variable, "__array__", refuse)
+    plain = fold_norms(model)
+    unfold_norms(plain, model)
+    np.testing.assert_allclose(run(model, pictures()), before, atol=1e-5)
