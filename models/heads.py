@@ -150,27 +150,46 @@ class LogisticHead(_Head):
     def fit(self, X: Any, y: Any, groups: Any = None) -> LogisticHead:
         """Fit on ``X`` (n, n_features), ``y`` (n,) and ``groups`` (n,): slides, or None for independent rows."""
         X, codes, groups = self._start_fit(X, y, groups)
-        strengths = sorted(self.strengths)
-        losses: dict[float, list[float]] = {strength: [] for strength in strengths}
-        if len(strengths) > 1:
-            rows = self._choosers(len(X))
-            for train, validation in inner_folds(codes[rows], groups[rows], self.folds, self.seed):
-                self._score(X, codes, rows[train], rows[validation], losses, len(X) / len(rows))
-        scored = {strength: float(np.mean(loss)) for strength, loss in losses.items() if loss}
-        self.inner_loss_ = scored
-        # Without any inner fold the middle candidate is as good a guess as another.
-        self.C_ = min(scored, key=scored.__getitem__) if scored else strengths[len(strengths) // 2]
+        rows = self.choosers(len(X))
+        chosen_from = X if len(rows) == len(X) else X[rows]
+        self.choose(self.inner_losses(chosen_from, codes[rows], groups[rows], len(X)))
         self.mean_, self.scale_ = _centre_and_scale(X)
         model = _logistic(self.C_).fit(_standardise(X, self.mean_, self.scale_), codes)
         self.coef_, self.intercept_ = model.coef_, model.intercept_
         self.n_iter_ = int(model.n_iter_[0])
         return self
 
-    def _choosers(self, count: int) -> np.ndarray:
-        """Row numbers that the strength is chosen on."""
+    def choosers(self, count: int) -> np.ndarray:
+        """Row numbers, of `count`, that the strength is chosen on."""
         if count <= self.choose_on:
             return np.arange(count)
         return np.sort(np.random.default_rng(self.seed).choice(count, self.choose_on, replace=False))
+
+    def inner_losses(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray, count: int) -> dict[float, float]:
+        """Mean log loss of each candidate over the inner folds; empty where there is nothing to choose, or no fold.
+
+        Parameters
+        ----------
+        X : ndarray of shape (m, n_features)
+            Rows of :meth:`choosers`.
+        y : ndarray of shape (m,), 0 or 1
+        groups : ndarray of shape (m,)
+        count : int
+            Rows that the head is fitted on in the end.
+        """
+        strengths = sorted(self.strengths)
+        losses: dict[float, list[float]] = {strength: [] for strength in strengths}
+        if len(strengths) > 1:
+            for train, validation in inner_folds(y, groups, self.folds, self.seed):
+                self._score(X, y, train, validation, losses, count / len(X))
+        return {strength: float(np.mean(loss)) for strength, loss in losses.items() if loss}
+
+    def choose(self, losses: dict[float, float]) -> None:
+        """Take the strength with the smallest of the inner losses, the stronger penalty on a tie."""
+        strengths = sorted(self.strengths)
+        self.inner_loss_ = losses
+        # Without any inner fold the middle candidate is as good a guess as another.
+        self.C_ = min(losses, key=losses.__getitem__) if losses else strengths[len(strengths) // 2]
 
     def _score(
         self,
@@ -228,10 +247,15 @@ def _centre_and_scale(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     mean = X.mean(axis=0, dtype=np.float64)
     # In blocks: numpy would make a float64 copy of the whole table.
     blocks = (X[start : start + _BLOCK] for start in range(0, len(X), _BLOCK))
-    spread = np.sqrt(sum(np.square(block - mean).sum(axis=0) for block in blocks) / len(X))
+    squares = sum(np.square(block - mean).sum(axis=0) for block in blocks)
+    return mean, scale_of(mean, np.sqrt(squares / len(X)))
+
+
+def scale_of(mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """What each column is divided by: its spread, and 1 where it is constant."""
     # A constant column's spread is rounding noise: dividing by it would make noise into a feature.
     constant = spread <= 1e-7 * np.maximum(np.abs(mean), 1e-30)
-    return mean, np.where(constant, 1.0, spread)
+    return np.where(constant, 1.0, spread)
 
 
 def _standardise(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
@@ -316,18 +340,37 @@ class XGBoostHead(_Head):
     def fit(self, X: Any, y: Any, groups: Any = None) -> XGBoostHead:
         """Fit on ``X`` (n, n_features), ``y`` (n,) and ``groups`` (n,): slides, or None for independent rows."""
         X, codes, groups = self._start_fit(X, y, groups)
-        parts = list(inner_folds(codes, groups, self.folds, self.seed))
-        rng = np.random.default_rng(self.seed)
         self.columns_, self.boosters_ = [], []
-        for grown, part in parts or [(np.arange(len(X)), np.arange(0))]:
-            # XGBoost's histograms cost as much as all columns of its matrix, whatever share of them a tree may use.
-            chosen = np.sort(rng.choice(X.shape[1], min(self.subspace, X.shape[1]), replace=False))
-            inside, outside = self._some(grown, rng), self._some(part, rng)
+        for inside, outside, chosen in self.plan(codes, groups, X.shape[1]):
             table = np.ascontiguousarray(X[np.ix_(inside, chosen)])
             self.columns_.append(chosen)
             self.boosters_.append(self._grow(table, codes[inside], X[np.ix_(outside, chosen)], codes[outside]))
         self.n_trees_ = [booster.num_boosted_rounds() for booster in self.boosters_]
         return self
+
+    def plan(
+        self, y: np.ndarray, groups: np.ndarray, width: int
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """What each booster is made of.
+
+        Parameters
+        ----------
+        y : ndarray of shape (n,), 0 or 1
+        groups : ndarray of shape (n,)
+        width : int
+            Columns.
+
+        Yields
+        ------
+        inside, outside, chosen : ndarray of int
+            Rows that it grows on, rows that say when to stop (none with too few groups), and its columns.
+        """
+        parts = list(inner_folds(y, groups, self.folds, self.seed))
+        rng = np.random.default_rng(self.seed)
+        for grown, part in parts or [(np.arange(len(y)), np.arange(0))]:
+            # XGBoost's histograms cost as much as all columns of its matrix, whatever share of them a tree may use.
+            chosen = np.sort(rng.choice(width, min(self.subspace, width), replace=False))
+            yield self._some(grown, rng), self._some(part, rng), chosen
 
     def _some(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """At most ``grow_on`` of the rows, in their order."""
@@ -338,36 +381,47 @@ class XGBoostHead(_Head):
         import xgboost
         from sklearn.metrics import roc_auc_score
 
-        parameters = {
+        # One thread: sums in histograms then have one order, so that results never depend on the machine's cores.
+        parameters = {**self.parameters(X.shape[1]), "nthread": 1}
+        matrix = xgboost.QuantileDMatrix(X, y, max_bin=self.bins, nthread=1)
+        booster = xgboost.train(parameters, matrix, min(self.fewest, self.trees))
+        if not len(part):
+            return booster
+        watched = xgboost.DMatrix(part, nthread=1)
+
+        def score(trees: int) -> float:
+            while (grown := booster.num_boosted_rounds()) < trees:
+                booster.update(matrix, grown)
+            return float(roc_auc_score(part_y, booster.predict(watched)))
+
+        return booster[: self.kept_trees(score)]
+
+    def parameters(self, width: int) -> dict[str, Any]:
+        """XGBoost's parameters for a table of so many columns."""
+        return {
             "objective": "binary:logistic",
             "tree_method": "hist",
             "max_depth": self.depth,
             "learning_rate": self.learning_rate,
-            "colsample_bytree": min(1.0, self.columns / X.shape[1]),
+            "colsample_bytree": min(1.0, self.columns / width),
             "subsample": self.rows,
             "max_bin": self.bins,
             "min_child_weight": 3,
             "seed": self.seed,
-            # One thread: sums in histograms then have one order, so that results never depend on the machine's cores.
-            "nthread": 1,
             "verbosity": 0,
         }
-        matrix = xgboost.QuantileDMatrix(X, y, max_bin=self.bins, nthread=1)
-        fewest = min(self.fewest, self.trees)
-        booster = xgboost.train(parameters, matrix, fewest)
-        if not len(part):
-            return booster
-        watched = xgboost.DMatrix(part, nthread=1)
-        best, best_score, trees = fewest, roc_auc_score(part_y, booster.predict(watched)), fewest
+
+    def kept_trees(self, score: Callable[[int], float]) -> int:
+        """How many trees a booster keeps, by the scores on its unseen part of its first 100, 110, 120 … trees."""
+        best = trees = min(self.fewest, self.trees)
+        best_score = score(trees)
         # A look after every tree would cost as much as growing it.
         while trees < self.trees and trees - best < self.patience:
-            for _ in range(min(LOOK_EVERY, self.trees - trees)):
-                booster.update(matrix, trees)
-                trees += 1
-            score = roc_auc_score(part_y, booster.predict(watched))
-            if score > best_score:
-                best, best_score = trees, score
-        return booster[:best]
+            trees += min(LOOK_EVERY, self.trees - trees)
+            found = score(trees)
+            if found > best_score:
+                best, best_score = trees, found
+        return best
 
     def _positive(self, X: np.ndarray) -> np.ndarray:
         from scipy.special import expit
