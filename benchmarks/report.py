@@ -84,7 +84,9 @@ def repeated(run: Run, times: int, folder: Path) -> Run:
     large.__dict__.update({attribute: steps[name] for name, attribute in names.items() if name in steps})
     pixels = np.load(run.folder / "1-patches" / "pixels.npy", mmap_mode="r")
     whole = repeat_table(table, times)
-    large.__dict__["patches"] = PatchSet(Repeated(pixels, times), whole, table_digest(whole))  # type: ignore[arg-type]
+    large.__dict__["patches"] = PatchSet(  # type: ignore[arg-type]
+        Repeated(pixels, times), whole, table_digest(whole), run.folder
+    )
     return large
 
 

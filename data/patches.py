@@ -76,11 +76,14 @@ class PatchSet:
         one group never stand on two sides; ``slide`` is what the data set says.
     digest : str
         SHA-256 over the table's content, hashes of all pixels included.
+    folder : Path
+        Where they lie.
     """
 
     pixels: np.ndarray
     table: pd.DataFrame
     digest: str
+    folder: Path
 
     @classmethod
     def open(cls, folder: Path) -> PatchSet:
@@ -111,7 +114,7 @@ class PatchSet:
                 f"{folder}: patches and table must have the same length; got {len(pixels)} patches and "
                 f"{len(table)} rows. Rebuild with --rebuild."
             )
-        return cls(pixels, table, table_digest(table))
+        return cls(pixels, table, table_digest(table), folder)
 
 
 def table_digest(table: pd.DataFrame) -> str:

@@ -100,13 +100,13 @@ def extract_shards(
     target = folder / "values.npy"
     rows = len(pixels)
     report = progress or (lambda _: None)
-    if _holds(target, (rows, width), dtype):
+    if holds(target, (rows, width), dtype):
         report(rows)
         return _open(target)
     pending = []
     for start in range(0, rows, shard_size):
         stop = min(start + shard_size, rows)
-        if _holds(_shard_path(folder, start), (stop - start, width), dtype):
+        if holds(_shard_path(folder, start), (stop - start, width), dtype):
             report(stop - start)
         else:
             pending.append((start, stop))
@@ -134,7 +134,7 @@ def _open(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def _holds(path: Path, shape: tuple[int, int], dtype: type[np.floating[Any]]) -> bool:
+def holds(path: Path, shape: tuple[int, int], dtype: type[np.floating[Any]] = np.float32) -> bool:
     """Whether `path` is a whole array of this shape and type; a damaged file counts as missing."""
     try:
         array = _open(path)
@@ -175,22 +175,33 @@ def _run(
 def _make_shard(
     compute: Compute, patches: np.ndarray, folder: Path, start: int, width: int, dtype: type[np.floating[Any]]
 ) -> int:
-    values = compute(patches)
-    if values.shape != (len(patches), width):
-        raise ValueError(f"compute must return shape {(len(patches), width)}; got {values.shape}.")
+    values = checked(compute(patches), start, (len(patches), width), dtype)
+    write_rows(_shard_path(folder, start), [values], values.shape, dtype)
+    return len(patches)
+
+
+def checked(
+    values: np.ndarray, start: int, shape: tuple[int, int], dtype: type[np.floating[Any]] = np.float32
+) -> np.ndarray:
+    """Return what was computed of the patches from row `start` on, once it is seen to be what it must be.
+
+    Raises
+    ------
+    NotFinite, ValueError, TypeError
+        As for :func:`extract_shards`.
+    """
+    if values.shape != shape:
+        raise ValueError(f"compute must return shape {shape}; got {values.shape}.")
     if values.dtype != dtype:
         raise TypeError(f"compute must return {np.dtype(dtype)}; got {values.dtype}.")
     bad = np.argwhere(~np.isfinite(values))
     if len(bad):
         row, column = map(int, bad[0])
         raise NotFinite(column, start + row, float(values[row, column]), len(bad))
-    _write_atomically(_shard_path(folder, start), [values], values.shape, dtype)
-    return len(patches)
+    return values
 
 
-def _write_atomically(
-    path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], dtype: type[np.floating[Any]]
-) -> None:
+def write_rows(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], dtype: type[np.floating[Any]]) -> None:
     """Stream blocks of rows into one .npy file that appears under its name only when whole."""
 
     def write(file: BinaryIO) -> None:
@@ -205,7 +216,7 @@ def _write_atomically(
 def _join(folder: Path, target: Path, shape: tuple[int, int], dtype: type[np.floating[Any]], shard_size: int) -> None:
     """Stream the shards into `target`, then remove them and whatever an interrupted call left."""
     shards = (_open(_shard_path(folder, start)) for start in range(0, shape[0], shard_size))
-    _write_atomically(target, shards, shape, dtype)
+    write_rows(target, shards, shape, dtype)
     for path in folder.glob("shard-*.npy"):
         path.unlink()
     clear_leftovers(folder)

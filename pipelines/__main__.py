@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -69,7 +70,7 @@ def _run(
     run = Run(load_config(config, [*(settings or []), *given]), runs, rebuild)
     if step in ("baseline", "ensemble", "report"):
         check_tracking(run.config.track)  # before the run's folder is made
-    with foreseen(run.folder), run_lock(run.folder, run.screen.say):
+    with foreseen(run.folder), run_lock(run.folder, run.screen.say), closing(run):
         if explain:
             explain_column(run, explain)
         elif step == "baseline":

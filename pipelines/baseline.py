@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data.durable import write_whole
 from data.errors import InputError
@@ -15,6 +15,11 @@ from data.patches import PatchSet
 from pipelines.artefacts import manifest_digest, run_step
 from pipelines.config import Config
 from pipelines.console import Screen
+
+if TYPE_CHECKING:
+    from pipelines.cluster import Cluster
+    from pipelines.fitters import Fitters
+    from pipelines.tables import FeatureSets
 
 
 @dataclass
@@ -52,6 +57,20 @@ class Run:
         return self.config.engine.workers or int(cpu_count())
 
     @cached_property
+    def cluster(self) -> Cluster | None:
+        """The cluster that the configuration names; None where work stays on this machine."""
+        if self.config.engine.scheduler == "local":
+            return None
+        from pipelines.cluster import Cluster
+
+        return Cluster(self.config.engine, self.folder, self.workers, self.screen)
+
+    def close(self) -> None:
+        """Let go of the cluster, where there is one."""
+        if self.cluster is not None:
+            self.cluster.close()
+
+    @cached_property
     def prepared(self) -> tuple[Path, dict[str, Any]]:
         """Folder and manifest of the prepared patches."""
         from pipelines.prepare import prepare, prepare_spec, split_warnings
@@ -76,7 +95,8 @@ class Run:
         from pipelines.tables import extract_features, features_spec
 
         def build(folder: Path) -> Any:
-            return extract_features(self.config, self.patches, folder, workers=self.workers, screen=self.screen)
+            options: dict[str, Any] = {"workers": self.workers, "screen": self.screen, "cluster": self.cluster}
+            return extract_features(self.config, self.patches, folder, **options)
 
         return self._step(features_spec(self.config, manifest_digest(self.prepared[1])), build)
 
@@ -86,7 +106,8 @@ class Run:
         from pipelines.tables import embeddings_spec, extract_embeddings
 
         def build(folder: Path) -> Any:
-            return extract_embeddings(self.config, self.patches, folder, workers=self.workers, screen=self.screen)
+            options: dict[str, Any] = {"workers": self.workers, "screen": self.screen, "cluster": self.cluster}
+            return extract_embeddings(self.config, self.patches, folder, **options)
 
         return self._step(embeddings_spec(self.config, manifest_digest(self.prepared[1])), build)
 
@@ -101,7 +122,7 @@ class Run:
             tables["embeddings"] = self.embeddings
         return tables
 
-    def sets(self) -> Mapping[str, tuple[Any, list[str]]]:
+    def sets(self) -> FeatureSets:
         """Values and column names of each configured set of columns."""
         from pipelines.tables import FeatureSets
 
@@ -115,14 +136,35 @@ class Run:
         from pipelines.tables import check_finite
 
         inputs = {folder.name: manifest_digest(manifest) for folder, manifest in [self.prepared, *self.tables.values()]}
+        # A fit on a spread table differs in its last digits from one in memory.
+        inputs |= {f"spread {name}": "yes" for name in self._spread_sets()}
 
         def build(folder: Path) -> Any:
             for table, _ in self.tables.values():
                 check_finite(table, self.patches.table)
-            sets = self.sets()
-            return fit_heads(self.config, self.patches, sets, folder, workers=self.workers, screen=self.screen)
+            fitters = self._fitters(folder)
+            return fit_heads(self.config, self.patches, list(self.sets()), fitters, folder, self.screen)
 
         return self._step(heads_spec(self.config, inputs), build)
+
+    def _spread_sets(self) -> list[str]:
+        """Sets of columns whose table is spread over a cluster's memories."""
+        from pipelines.fitters import is_spread
+
+        if self.cluster is None:
+            return []
+        sets, rows = self.sets(), len(self.patches.table)
+        return [name for name in sets if is_spread(self.config.engine.heads, (rows, len(sets.columns(name))))]
+
+    def _fitters(self, folder: Path) -> Fitters:
+        """What fits heads: this machine, or the cluster."""
+        from pipelines.fitters import cluster_fitters, local_fitters
+        from pipelines.fitting import check_room
+
+        if self.cluster is not None:
+            return cluster_fitters(self.cluster, self.config.engine.heads, self.sets(), folder)
+        fits = min(self.workers, self.config.split.folds + 1)
+        return local_fitters(self.sets(), self.workers, lambda name, values: check_room(name, values, fits))
 
     @cached_property
     def cnn(self) -> tuple[Path, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -199,9 +200,31 @@ class TrackConfig(_Section):
 
 
 class EngineConfig(_Section):
-    """How work is run; nothing here changes a result."""
+    """How work is run. Nothing here changes a result, but for heads that are fitted on a spread table."""
 
     workers: int = Field(0, ge=0, description="worker processes or threads; 0 for one a core")
+    scheduler: str = Field(
+        "local",
+        description="local (joblib on this machine), dask-local (a Dask cluster of processes on this machine), or the "
+        "address of a Dask scheduler, such as tcp://host:8786",
+    )
+    store: str = Field(
+        "",
+        description="Dask: address of a folder that every worker reads and writes, such as s3://bucket/folder; empty "
+        "where workers see the folder of the runs under the same path",
+    )
+    heads: Literal["auto", "whole", "spread"] = Field(
+        "auto",
+        description="Dask: each fit on a worker that holds its whole table, or on a table spread over all workers' "
+        "memories; auto spreads tables of more than 8 GB",
+    )
+
+    @field_validator("scheduler")
+    @classmethod
+    def _known_scheduler(cls, value: str) -> str:
+        if value not in ("local", "dask-local") and not re.fullmatch(r"(tcp|tls|ucx|ws|wss)://\S+", value):
+            raise ValueError("must be local, dask-local or an address such as tcp://host:8786")
+        return value
 
 
 class Config(_Section):

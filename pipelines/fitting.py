@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,11 @@ import pandas as pd
 from data.patches import PatchSet
 from data.splits import patch_groups
 from features.table import group_columns
-from models.heads import HEADS
 from pipelines.artefacts import Outcome, StepSpec
 from pipelines.config import Config
 from pipelines.console import Screen
 from pipelines.failing import check_memory
+from pipelines.fitters import FitTask, Fitter, Fitters
 from pipelines.kept_fits import Fit, KeptFits
 from pipelines.memory import dismiss_workers, peak_memory
 
@@ -34,23 +33,35 @@ LEFT_OUT_OF = "handcrafted"
 
 def heads_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
     """What the fitted heads depend on; ``inputs`` are the digests of the patches and of the feature tables."""
-    sources = ("data", "features", "models", "pipelines/fitting.py", "pipelines/kept_fits.py", "pipelines/tables.py")
+    files = ("fitting", "fitters", "kept_fits", "remote_fits", "spreading", "tables")
+    sources = ("data", "features", "models", *(f"pipelines/{name}.py" for name in files))
     return StepSpec("heads", "4-heads", sources, config.heads.model_dump(), inputs, config.seed)
 
 
 def fit_heads(
     config: Config,
     patches: PatchSet,
-    sets: Mapping[str, tuple[np.ndarray, list[str]]],
+    sets: Sequence[str],
+    fitters: Fitters,
     folder: Path,
-    *,
-    workers: int,
     screen: Screen,
 ) -> Outcome:
     """Write out-of-fold and test predictions, the refitted heads, what they say of their columns, and what each cost.
 
     ``fitted.parquet`` holds ``model, fold, measure, feature, value``, fold −1 for the refit. ``dropped.parquet`` holds
     what refits without one theme or region say of the held-out patches; nothing but the report reads it.
+
+    Parameters
+    ----------
+    config : Config
+    patches : PatchSet
+    sets : sequence of str
+        Sets of columns.
+    fitters : callable
+        Opens what fits heads on a set.
+    folder : Path
+        Of the step under way.
+    screen : Screen
     """
     table = patches.table
     predictions = table[["patch_id", "slide", "split", "fold", "label"]].copy()
@@ -58,36 +69,31 @@ def fit_heads(
     costs: list[dict[str, Any]] = []
     columns_of, said = {}, []
     heads = config.heads.heads
-    left_out = left_out_groups(sets[LEFT_OUT_OF][1]) if LEFT_OUT_OF in sets else {}
+    left_out: dict[str, list[int]] = {}
+    if LEFT_OUT_OF in sets:
+        with fitters(LEFT_OUT_OF) as fitter:
+            left_out = left_out_groups(fitter.columns)
     fits = len(heads) * (len(sets) * (config.split.folds + 1) + len(left_out))
     dropped = table.loc[table["split"] == "test", ["patch_id"]]
     kept = KeptFits(folder)
     with screen.progress("fits", fits, "fits") as progress:
-        for features, (values, columns) in sets.items():
-            columns_of[features] = columns
-            _check_room(features, values, min(workers, config.split.folds + 1))
-            for head in heads:
-                model = f"{head}_{features}"
-                with peak_memory() as peak:
-                    probability, fits_by_fold = out_of_fold(
-                        head,
-                        values,
-                        table,
-                        seed=config.seed,
-                        workers=workers,
-                        progress=progress,
-                        kept=kept,
-                        model=model,
+        for features in sets:
+            with fitters(features) as fitter:
+                columns_of[features] = columns = fitter.columns
+                for head in heads:
+                    model = f"{head}_{features}"
+                    with peak_memory() as peak:
+                        probability, fits_by_fold = out_of_fold(
+                            head, fitter, table, seed=config.seed, progress=progress, kept=kept, model=model
+                        )
+                    predictions[f"prob_{model}"] = probability
+                    said += [_column_rows(model, fold, columns, each) for fold, each in fits_by_fold.items()]
+                    costs.append(_cost(model, columns, fits_by_fold, peak()))
+                if features == LEFT_OUT_OF:
+                    refits = refit_without(
+                        heads, fitter, left_out, table, seed=config.seed, progress=progress, kept=kept
                     )
-                predictions[f"prob_{model}"] = probability
-                said += [_column_rows(model, fold, columns, each) for fold, each in fits_by_fold.items()]
-                seconds = round(sum(each.seconds for each in fits_by_fold.values()), 2)
-                costs.append({"model": model, "columns": len(columns), "seconds": seconds, "peak_mb": round(peak(), 1)})
-            if features == LEFT_OUT_OF:
-                refits = refit_without(
-                    heads, values, left_out, table, seed=config.seed, workers=workers, progress=progress, kept=kept
-                )
-                dropped = dropped.assign(**{f"prob_{name}": found for name, found in refits.items()})
+                    dropped = dropped.assign(**{f"prob_{name}": found for name, found in refits.items()})
     dismiss_workers()
     predictions.to_parquet(folder / PREDICTIONS, index=False)
     pd.concat(said, ignore_index=True).to_parquet(folder / FITTED, index=False)
@@ -98,7 +104,12 @@ def fit_heads(
     return Outcome(len(predictions), {"models": [cost["model"] for cost in costs]})
 
 
-def _check_room(features: str, values: np.ndarray, fits: int) -> None:
+def _cost(model: str, columns: list[str], fits: Mapping[int, Fit], peak_mb: float) -> dict[str, Any]:
+    seconds = round(sum(each.seconds for each in fits.values()), 2)
+    return {"model": model, "columns": len(columns), "seconds": seconds, "peak_mb": round(peak_mb, 1)}
+
+
+def check_room(features: str, values: np.ndarray, fits: int) -> None:
     """See that memory holds what fits at once take: their share of the rows, and its copy in a head's form."""
     check_memory(fits * values.nbytes, f"{fits} fits at once on {values.shape[1]} columns ({features})")
 
@@ -127,11 +138,10 @@ def prevalence(table: pd.DataFrame) -> np.ndarray:
 
 def out_of_fold(
     head: str,
-    values: np.ndarray,
+    fitter: Fitter,
     table: pd.DataFrame,
     *,
     seed: int,
-    workers: int,
     progress: Any = None,
     kept: KeptFits | None = None,
     model: str = "",
@@ -142,12 +152,10 @@ def out_of_fold(
     ----------
     head : str
         Row of :data:`models.heads.HEADS`.
-    values : ndarray of shape (n, columns), float32
+    fitter : Fitter
     table : DataFrame
-        ``label, slide, split, fold``, rows as in ``values``.
+        ``label, slide, split, fold``, rows as in the fitter's table.
     seed : int
-    workers : int
-        Fits that run at once. The result does not depend on it.
     progress : callable, optional
         Called with 1 after each fit.
     kept : KeptFits, optional
@@ -162,8 +170,6 @@ def out_of_fold(
     fits : dict from int to Fit
         Fold to the fit that held it out; −1 to the one on all training patches.
     """
-    from joblib import Parallel, delayed
-
     labels, groups, fold = table["label"].to_numpy(), patch_groups(table), table["fold"].to_numpy()
     train = (table["split"] == "train").to_numpy()
     # -1 is the test set's fold: holding it out means learning from all training patches.
@@ -174,10 +180,11 @@ def out_of_fold(
     missing = [task for task in tasks if task[0] not in fits]
     if progress is not None and fits:
         progress(len(fits))
-    pool = Parallel(n_jobs=max(1, min(workers, len(missing))), prefer="processes", return_as="generator")
-    results = pool(
-        delayed(_fit)(head, values, labels[rows], groups[rows], rows, np.flatnonzero(fold == number), seed)
-        for number, rows in missing
+    results = fitter(
+        [
+            FitTask(names[number], head, rows, labels[rows], groups[rows], np.flatnonzero(fold == number), seed)
+            for number, rows in missing
+        ]
     )
     for (number, _), (predicted, fitted, seconds) in zip(missing, results, strict=True):
         fits[number] = Fit(predicted, fitted.column_measures(), seconds)
@@ -199,12 +206,11 @@ def left_out_groups(columns: Sequence[str]) -> dict[str, list[int]]:
 
 def refit_without(
     heads: Sequence[str],
-    values: np.ndarray,
+    fitter: Fitter,
     groups: Mapping[str, list[int]],
     table: pd.DataFrame,
     *,
     seed: int,
-    workers: int,
     progress: Any = None,
     kept: KeptFits | None = None,
 ) -> dict[str, np.ndarray]:
@@ -214,15 +220,13 @@ def refit_without(
     ----------
     heads : sequence of str
         Rows of :data:`models.heads.HEADS`.
-    values : ndarray of shape (n, columns), float32
+    fitter : Fitter
     groups : mapping from str to list of int
         Columns to leave out, by name.
     table : DataFrame
-        ``label, slide, split``, rows as in ``values``.
+        ``label, slide, split``, rows as in the fitter's table.
     seed : int
         That of the fit with all columns, so that only the columns differ.
-    workers : int
-        Fits that run at once. The result does not depend on it.
     progress : callable, optional
         Called with 1 after each fit.
     kept : KeptFits, optional
@@ -233,11 +237,9 @@ def refit_without(
     dict from str to ndarray of shape (test patches,), float64
         ``<head>_handcrafted_without_<group>`` to the probabilities of the test patches, in their order.
     """
-    from joblib import Parallel, delayed
-
     labels, owners = table["label"].to_numpy(), patch_groups(table)
     train, test = (np.flatnonzero(table["split"] == split) for split in ("train", "test"))
-    everything = np.arange(values.shape[1])
+    everything = np.arange(len(fitter.columns))
     tasks = {
         f"{head}_{LEFT_OUT_OF}_without_{name}": (head, np.setdiff1d(everything, places))
         for head in heads
@@ -250,10 +252,11 @@ def refit_without(
     missing = {name: task for name, task in tasks.items() if name not in found}
     if progress is not None and found:
         progress(len(found))
-    pool = Parallel(n_jobs=max(1, min(workers, len(missing))), prefer="processes", return_as="generator")
-    results = pool(
-        delayed(_fit)(head, values, labels[train], owners[train], train, test, seed, columns)
-        for head, columns in missing.values()
+    results = fitter(
+        [
+            FitTask(files[name], head, train, labels[train], owners[train], test, seed, columns)
+            for name, (head, columns) in missing.items()
+        ]
     )
     for name, (predicted, _, seconds) in zip(missing, results, strict=True):
         found[name] = predicted
@@ -262,28 +265,3 @@ def refit_without(
         if progress is not None:
             progress(1)
     return {name: found[name] for name in tasks}
-
-
-def _fit(
-    head: str,
-    values: np.ndarray,
-    labels: np.ndarray,
-    groups: np.ndarray,
-    rows: np.ndarray,
-    out: np.ndarray,
-    seed: int,
-    kept: np.ndarray | None = None,
-) -> tuple[np.ndarray, Any, float]:
-    """Fit on ``rows``, predict ``out``; ``labels`` and ``groups`` are those of ``rows``: no other label gets here.
-
-    ``kept`` are the columns to use, all when None.
-    """
-    from threadpoolctl import threadpool_limits
-
-    started = time.perf_counter()
-    # One thread in every fit: matrix products then add in one order, whatever the number of cores and workers.
-    inside, outside = (values[part] if kept is None else values[np.ix_(part, kept)] for part in (rows, out))
-    with threadpool_limits(1):
-        model = HEADS[head](seed).fit(inside, labels, groups)
-        predicted = model.predict_proba(outside)[:, 1]
-    return predicted, model, time.perf_counter() - started

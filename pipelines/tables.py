@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from data.durable import PARTIAL
 from data.errors import InputError
 from data.files import open_array
 from data.patches import PatchSet
@@ -25,6 +26,7 @@ from pipelines.memory import dismiss_workers
 
 if TYPE_CHECKING:
     from features.embeddings import Engine
+    from pipelines.cluster import Cluster
 
 COLUMNS = "columns.json"
 VALUES = "values.npy"
@@ -109,7 +111,9 @@ def chosen_families(config: Config) -> tuple[str, ...]:
     return tuple(family.name for family in FAMILIES if not wanted or family.name in wanted)
 
 
-def extract_features(config: Config, patches: PatchSet, folder: Path, *, workers: int, screen: Screen) -> Outcome:
+def extract_features(
+    config: Config, patches: PatchSet, folder: Path, *, workers: int, screen: Screen, cluster: Cluster | None = None
+) -> Outcome:
     """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the handcrafted features."""
     from functools import partial
 
@@ -122,21 +126,31 @@ def extract_features(config: Config, patches: PatchSet, folder: Path, *, workers
     # Half a minute where no earlier run has left them in the cache: not to be spent behind a bar that stands still.
     with screen.progress("compiling kernels", len(families), "families") as progress:
         compile_kernels(families, workers=workers, progress=progress)
+    spent = None
     with screen.progress("handcrafted features", len(patches.pixels)) as progress, _finite(names, patches.table):
-        extract_shards(
-            partial(compute, families=families),
-            patches.pixels,
-            folder,
-            len(names),
-            shard_size=config.features.shard,
-            workers=workers,
-            progress=progress,
-        )
+        if cluster is not None:
+            from pipelines.gathering import extract_on_cluster
+
+            recipe = {"families": list(families)}
+            spent = extract_on_cluster(
+                cluster, recipe, names, patches, folder, shard=config.features.shard, progress=progress
+            )
+        else:
+            extract_shards(
+                partial(compute, families=families),
+                patches.pixels,
+                folder,
+                len(names),
+                shard_size=config.features.shard,
+                workers=workers,
+                progress=progress,
+            )
     dismiss_workers()
     _write_columns(folder, names)
     costs = family_costs(families, patches.pixels)
     core_seconds = round(sum(costs.values()) * len(patches.pixels) / 1e3, 1)
-    return Outcome(len(patches.pixels), {"columns": len(names), "ms_a_patch": costs, "core_seconds": core_seconds})
+    notes = {"columns": len(names), "ms_a_patch": costs, "core_seconds": core_seconds}
+    return Outcome(len(patches.pixels), notes | ({"cluster": spent.notes()} if spent else {}))
 
 
 def family_costs(families: tuple[str, ...], pixels: np.ndarray) -> dict[str, float]:
@@ -157,7 +171,9 @@ def family_costs(families: tuple[str, ...], pixels: np.ndarray) -> dict[str, flo
     return costs
 
 
-def extract_embeddings(config: Config, patches: PatchSet, folder: Path, *, workers: int, screen: Screen) -> Outcome:
+def extract_embeddings(
+    config: Config, patches: PatchSet, folder: Path, *, workers: int, screen: Screen, cluster: Cluster | None = None
+) -> Outcome:
     """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the pretrained embeddings."""
     from features.embeddings import embedding_compute
     from features.extract import extract_shards
@@ -174,22 +190,29 @@ def extract_embeddings(config: Config, patches: PatchSet, folder: Path, *, worke
     sizes = " and ".join(f"{size or 'native'} px" for size in options.size)
     screen.say(f"  {' and '.join(options.backbone)} at {sizes}, {len(names)} columns; {engine}")
     started = time.process_time()
+    spent = None
     with screen.progress("embeddings", len(patches.pixels)) as progress, _finite(names, patches.table):
-        extract_shards(
-            compute,
-            patches.pixels,
-            folder,
-            len(names),
-            shard_size=options.shard,
-            # ONNX Runtime gets one session of one thread for each of ours. Keras runs its own threads, one batch at a
-            # time: a second one of ours reads and writes meanwhile.
-            workers=workers if engine.name == "onnx" else 2,
-            prefer="threads",
-            progress=progress,
-        )
+        if cluster is not None:
+            from pipelines.gathering import embed_on_cluster
+
+            spent = embed_on_cluster(cluster, compute, patches, folder, shard=options.shard, progress=progress)
+        else:
+            extract_shards(
+                compute,
+                patches.pixels,
+                folder,
+                len(names),
+                shard_size=options.shard,
+                # ONNX Runtime gets one session of one thread for each of ours. Keras runs its own threads, one batch at
+                # a time: a second one of ours reads and writes meanwhile.
+                workers=workers if engine.name == "onnx" else 2,
+                prefer="threads",
+                progress=progress,
+            )
     _write_columns(folder, names)
-    core_seconds = round(time.process_time() - started, 1)
-    notes = {"columns": len(names), "core_seconds": core_seconds, "engine": asdict(engine)}
+    core_seconds = spent.core_seconds if spent else time.process_time() - started
+    notes = {"columns": len(names), "core_seconds": round(core_seconds, 1), "engine": asdict(engine)}
+    notes |= {"cluster": spent.notes()} if spent else {}
     sources = {name: weights_source(name, options.weights) for name in options.backbone}
     return Outcome(len(patches.pixels), {**notes, "weights": sources})
 
@@ -214,6 +237,9 @@ def read_values(folder: Path) -> tuple[np.ndarray, list[str]]:
 
 Table = tuple[np.ndarray, list[str]]
 
+#: Sets that are a step's own table.
+_STORED = {"handcrafted": "features", "embeddings": "embeddings"}
+
 
 class FeatureSets(Mapping[str, Table]):
     """Columns of each configured set: colour, handcrafted, embeddings, both, context, and each family alone.
@@ -236,6 +262,7 @@ class FeatureSets(Mapping[str, Table]):
     """
 
     def __init__(self, config: Config, folders: Mapping[str, Path], slides: pd.Series) -> None:
+        self._folders = dict(folders)
         self._tables: dict[str, Table] = {name: read_values(folder) for name, folder in folders.items()}
         # Patches that a slide map leaves out, and inferred slides, are groups to split by, not slides to compare with.
         known = is_known(slides)
@@ -260,29 +287,69 @@ class FeatureSets(Mapping[str, Table]):
         """Put a set together; InputError where memory will not hold it."""
         if name not in self._names:
             raise KeyError(name)
+        if name in _STORED:
+            return self._tables[_STORED[name]]
         if name in ("both", "context"):
             tables = self._tables.values() if name == "both" else [self._tables["features"]] * 3
             # A table that is put together stands beside its parts for a moment, "context" beside its relative half.
             check_memory(sum(values.nbytes for values, _ in tables), f"the columns of {name!r}")
+        return self._put_together(name, slice(None))
+
+    def columns(self, name: str) -> list[str]:
+        """Column names of a set."""
+        return self._put_together(name, slice(0))[1]
+
+    def file(self, name: str, scratch: Path) -> Path:
+        """Return an ``.npy`` file of a set: the step's own, or one that is put together in ``scratch`` piece by piece.
+
+        At most a slide's patches, or a block of rows, are in memory at a time.
+        """
+        if name in _STORED:
+            return self._folders[_STORED[name]] / VALUES
+        path, count = scratch / f"{name}.npy", len(self._where)
+        if path.is_file():
+            return path
+        scratch.mkdir(exist_ok=True)
+        check_disk(scratch, 4 * count * len(self.columns(name)), f"the columns of {name!r}")
+        partial = path.with_suffix(PARTIAL)
+        table = np.lib.format.open_memmap(partial, "w+", np.float32, (count, len(self.columns(name))))
+        for rows in self._pieces(name):
+            table[rows] = self._put_together(name, rows)[0]
+        table.flush()
+        partial.replace(path)
+        return path
+
+    def _pieces(self, name: str) -> Iterator[np.ndarray]:
+        """Row numbers, a block at a time; a slide at a time where rows are compared with the rest of their slide."""
+        blocks = [np.arange(len(self._where))]
+        if name == "context":
+            slides = pd.Series(self._where)
+            yield from (np.asarray(rows) for rows in slides.groupby(slides).indices.values())
+            blocks = [np.flatnonzero(slides.isna())]
+        yield from (rows[at : at + BLOCK] for rows in blocks for at in range(0, len(rows), BLOCK))
+
+    def _put_together(self, name: str, rows: slice | np.ndarray) -> Table:
+        """Some rows of a set; of "context" they must be whole slides."""
         if name == "embeddings":
-            return self._tables[name]
+            values, columns = self._tables["embeddings"]
+            return values[rows], columns
         raw, columns = self._tables["features"]
+        raw = raw[rows]
         if name == "handcrafted":
             return raw, columns
         if name == "context":
-            return self._context()
+            return self._context(raw, columns, self._where[rows])
         if name == "both":
             more, others = self._tables["embeddings"]
-            return np.concatenate([raw, more], axis=1), columns + others
+            return np.concatenate([raw, more[rows]], axis=1), columns + others
         kept = [place for place, column in enumerate(columns) if column.startswith(f"{name}_")]
         return np.ascontiguousarray(raw[:, kept]), [columns[place] for place in kept]
 
-    def _context(self) -> Table:
+    def _context(self, raw: np.ndarray, columns: list[str], where: np.ndarray) -> Table:
         from features.context import slide_context, slide_stains
 
-        raw, columns = self._tables["features"]
-        relative, more = slide_context(raw, self._where, columns)
-        stains, others = slide_stains(raw, self._where, columns)
+        relative, more = slide_context(raw, where, columns)
+        stains, others = slide_stains(raw, where, columns)
         return np.concatenate([raw, relative, stains], axis=1), columns + more + others
 
 

@@ -20,6 +20,7 @@ from pipelines.reporting import report_spec
 from pipelines.tables import FeatureSets
 from reports.ladder import ALONE
 from tests.golden.recompute import recompute
+from tests.pipelines.fits import local
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["data.n=240", "data.slides=16", "split.folds=3", "report.draws=200", "report.repeats=2", "data.difficulty=0.2"]
@@ -164,14 +165,14 @@ def test_no_head_sees_a_held_out_slide(head, held_out):
     values[:, 0] += table["label"]
     inside = (table["fold"] == held_out).to_numpy()
     half = inside & (np.cumsum(inside) % 2 == 0)
-    first, *_ = out_of_fold(head, values, table, seed=0, workers=1)
+    first, *_ = out_of_fold(head, local(values), table, seed=0)
     spoilt = table.assign(label=np.where(inside, 1 - table["label"], table["label"]))
-    second, *_ = out_of_fold(head, values, spoilt, seed=0, workers=1)
+    second, *_ = out_of_fold(head, local(values), spoilt, seed=0)
     # The held-out rows' own predictions come from models that never saw their labels.
     np.testing.assert_array_equal(first[inside], second[inside])
     others = values.copy()
     others[half] = 1e3
-    third, *_ = out_of_fold(head, others, table, seed=0, workers=1)
+    third, *_ = out_of_fold(head, local(others), table, seed=0)
     # Nor does their model know the columns of other held-out rows: a scaler over them would move these.
     np.testing.assert_array_equal(first[inside & ~half], third[inside & ~half])
     assert (first[half] != third[half]).any()
@@ -192,7 +193,7 @@ def test_refits_without_a_group_see_neither_it_nor_the_held_out_slides(head):
     values[:, :2] += 1.5 * table["label"].to_numpy()[:, None]
     groups = {"signal": [0, 1], "noise": [2, 3, 4]}
     test = (table["split"] == "test").to_numpy()
-    first = refit_without([head], values, groups, table, seed=0, workers=1)
+    first = refit_without([head], local(values), groups, table, seed=0)
     assert list(first) == [f"{head}_handcrafted_without_{name}" for name in groups]
     scores = {name: roc_auc_score(table["label"][test], found) for name, found in first.items()}
     assert scores[f"{head}_handcrafted_without_signal"] < 0.65 < 0.8 < scores[f"{head}_handcrafted_without_noise"]
@@ -200,14 +201,14 @@ def test_refits_without_a_group_see_neither_it_nor_the_held_out_slides(head):
     spoilt, turned = values.copy(), table.copy()
     spoilt[half] = 1e3
     turned.loc[test, "label"] = 1 - turned.loc[test, "label"]
-    second = refit_without([head], spoilt, groups, turned, seed=0, workers=2)
+    second = refit_without([head], local(spoilt, 2), groups, turned, seed=0)
     without = f"{head}_handcrafted_without_noise"
     np.testing.assert_array_equal(first[without][1::2], second[without][1::2])
     assert (first[without][::2] != second[without][::2]).any()
     # What was left out has no say; what stayed has.
     other = values.copy()
     other[:, [2, 3, 4]] += 5 * table["label"].to_numpy()[:, None]
-    third = refit_without([head], other, groups, table, seed=0, workers=1)
+    third = refit_without([head], local(other), groups, table, seed=0)
     np.testing.assert_array_equal(first[without], third[without])
     signal = f"{head}_handcrafted_without_signal"
     assert roc_auc_score(table["label"][test], third[signal]) > 0.95
@@ -255,9 +256,9 @@ def test_columns_that_only_tell_slides_apart_gain_nothing(head):
     table.loc[table["split"] == "test", "fold"] = -1
     values = (np.repeat(rng.normal(size=(45, 8)), 20, axis=0) + 0.01 * rng.normal(size=(900, 8))).astype(np.float32)
     train = (table["split"] == "train").to_numpy()
-    by_slide, *_ = out_of_fold(head, values, table, seed=0, workers=1)
+    by_slide, *_ = out_of_fold(head, local(values), table, seed=0)
     scattered = table.assign(fold=np.where(train, np.arange(900) % 3, -1))
-    leaky, *_ = out_of_fold(head, values, scattered, seed=0, workers=1)
+    leaky, *_ = out_of_fold(head, local(values), scattered, seed=0)
     assert roc_auc_score(table["label"][train], by_slide[train]) < 0.65
     # The trap is real: boosting falls into it (logistic regression, penalised on other slides, does not).
     assert head == "logistic" or roc_auc_score(table["label"][train], leaky[train]) > 0.7

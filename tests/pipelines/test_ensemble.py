@@ -1,5 +1,6 @@
 """`ensemble` from patches to bundle: what it leaves, that the bundle predicts the same, and that noise stays noise."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,6 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from data.patches import PatchSet
 from pipelines.baseline import Run, ensemble, one_step
 from pipelines.config import load_config
 from pipelines.console import Screen
@@ -36,7 +36,7 @@ def permuted(tmp_path_factory):
     run = Run(load_config(ROOT / "configs" / "phantom.toml", SMALL), tmp_path_factory.mktemp("runs"))
     table = run.patches.table.copy()
     table["label"] = np.random.default_rng(0).permutation(table["label"].to_numpy())
-    run.__dict__["patches"] = PatchSet(run.patches.pixels, table, run.patches.digest)
+    run.__dict__["patches"] = replace(run.patches, table=table)
     ensemble(run)
     return run
 

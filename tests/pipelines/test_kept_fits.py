@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from pipelines import fitting
+from pipelines import fitters
 from pipelines.fitting import out_of_fold, refit_without
 from pipelines.kept_fits import KeptFits
+from tests.pipelines.fits import local
 from tests.pipelines.test_baseline import grouped_table
 
 
@@ -18,8 +19,8 @@ def fits(monkeypatch):
         made.append(arguments[0])
         return fit(*arguments)
 
-    fit = fitting._fit
-    monkeypatch.setattr(fitting, "_fit", counted)
+    fit = fitters.fit
+    monkeypatch.setattr(fitters, "fit", counted)
     return made
 
 
@@ -45,14 +46,14 @@ def values(table):
 
 @pytest.mark.parametrize("head", ["logistic", "xgboost"])
 def test_a_fit_that_had_ended_is_not_made_again(tmp_path, table, values, fits, head):
-    expected, whole = out_of_fold(head, values, table, seed=0, workers=1)
+    expected, whole = out_of_fold(head, local(values), table, seed=0)
     number = len(fits)
     fits.clear()
     with pytest.raises(BrokenOffError):
-        out_of_fold(head, values, table, seed=0, workers=1, kept=KeptFits(tmp_path), model="m", progress=break_off)
+        out_of_fold(head, local(values), table, seed=0, kept=KeptFits(tmp_path), model="m", progress=break_off)
     assert len(fits) == 1
     fits.clear()
-    found, again = out_of_fold(head, values, table, seed=0, workers=1, kept=KeptFits(tmp_path), model="m")
+    found, again = out_of_fold(head, local(values), table, seed=0, kept=KeptFits(tmp_path), model="m")
     assert len(fits) == number - 1
     np.testing.assert_array_equal(found, expected)
     assert list(again) == list(whole)
@@ -64,11 +65,11 @@ def test_a_fit_that_had_ended_is_not_made_again(tmp_path, table, values, fits, h
 
 @pytest.mark.parametrize("name", ["fits/fit-m-all.npz", "m/head.skops"])
 def test_a_damaged_fit_is_made_again(tmp_path, table, values, fits, name):
-    expected, _ = out_of_fold("logistic", values, table, seed=0, workers=1, kept=KeptFits(tmp_path), model="m")
+    expected, _ = out_of_fold("logistic", local(values), table, seed=0, kept=KeptFits(tmp_path), model="m")
     stored = (tmp_path / "m" / "head.skops").read_bytes()
     fits.clear()
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
-    found, _ = out_of_fold("logistic", values, table, seed=0, workers=1, kept=KeptFits(tmp_path), model="m")
+    found, _ = out_of_fold("logistic", local(values), table, seed=0, kept=KeptFits(tmp_path), model="m")
     assert len(fits) == 1
     np.testing.assert_array_equal(found, expected)
     assert len((tmp_path / "m" / "head.skops").read_bytes()) == len(stored)
@@ -76,13 +77,11 @@ def test_a_damaged_fit_is_made_again(tmp_path, table, values, fits, name):
 
 def test_a_refit_without_a_group_is_not_made_again(tmp_path, table, values, fits):
     groups = {"signal": [0, 1], "noise / rest": [2, 3, 4]}
-    expected = refit_without(["logistic"], values, groups, table, seed=0, workers=1)
+    expected = refit_without(["logistic"], local(values), groups, table, seed=0)
     with pytest.raises(BrokenOffError):
-        refit_without(
-            ["logistic"], values, groups, table, seed=0, workers=1, kept=KeptFits(tmp_path), progress=break_off
-        )
+        refit_without(["logistic"], local(values), groups, table, seed=0, kept=KeptFits(tmp_path), progress=break_off)
     fits.clear()
-    found = refit_without(["logistic"], values, groups, table, seed=0, workers=1, kept=KeptFits(tmp_path))
+    found = refit_without(["logistic"], local(values), groups, table, seed=0, kept=KeptFits(tmp_path))
     assert len(fits) == 1
     assert list(found) == list(expected)
     for name, predicted in expected.items():

@@ -17,6 +17,7 @@ from reports.importance import COLUMNS as IMPORTANCE_COLUMNS
 from reports.importance import dropped_importance, group_permutation
 from reports.stain import StainView, shift_curves, stain_families, stain_groups
 from reports.stain_section import stain_section
+from tests.pipelines.fits import local
 
 FAMILIES = ("colour", "stain", "nuclei")
 COLUMNS = [column.name for column in table.columns(FAMILIES)]
@@ -89,7 +90,7 @@ def test_only_nuclei_are_missed_when_left_out_and_fitted_again(head):
     values, split = cohort(0.0)
     test = (split["split"] == "test").to_numpy()
     units = table.group_columns(COLUMNS, "theme")
-    scores = refit_without([head], values, units | {"nothing": []}, split, seed=0, workers=1)
+    scores = refit_without([head], local(values), units | {"nothing": []}, split, seed=0)
     full, *without = (scores[f"{head}_handcrafted_without_{name}"] for name in ("nothing", *units))
     found = dropped_importance(
         split["label"].to_numpy()[test],

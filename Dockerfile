@@ -1,0 +1,20 @@
+# What a scheduler and its workers run, with this version's code in it:
+#   docker build -t histoblend .
+#   docker run histoblend dask scheduler
+#   docker run histoblend dask worker tcp://host:8786 --nthreads 1 --nworkers auto
+FROM python:3.12-slim
+
+WORKDIR /histoblend
+COPY requirements-dask.txt ./
+RUN pip install --no-cache-dir --only-binary :all: -r requirements-dask.txt
+COPY data ./data
+COPY features ./features
+COPY models ./models
+COPY reports ./reports
+COPY pipelines ./pipelines
+
+ENV PYTHONPATH=/histoblend PYTHONDONTWRITEBYTECODE=1
+# Kernels are compiled once, here, and not by every worker.
+RUN python -c "from features.table import compile_kernels; compile_kernels()"
+
+CMD ["dask", "worker", "--help"]

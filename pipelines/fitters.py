@@ -1,0 +1,227 @@
+"""Where heads are fitted: on this machine's processes, each on a worker of a cluster, or on a table spread over all."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from data.store import Store, StoredArray
+from models.heads import HEADS
+from pipelines.cluster import Cluster
+from pipelines.tables import FeatureSets
+
+#: Bytes of a table from which on ``engine.heads = "auto"`` spreads it.
+SPREAD_FROM = 8_000_000_000
+
+TABLES = "tables"
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """One fit.
+
+    Attributes
+    ----------
+    name : str
+        Part of the names of files.
+    head : str
+        Row of :data:`models.heads.HEADS`.
+    rows : ndarray of int
+        Rows to learn from.
+    labels, groups : ndarray of shape (len(rows),)
+        Of these rows: no other label gets to a fit.
+    out : ndarray of int
+        Rows to predict.
+    seed : int
+    columns : ndarray of int, optional
+        Columns to use; all when left out.
+    """
+
+    name: str
+    head: str
+    rows: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    out: np.ndarray
+    seed: int
+    columns: np.ndarray | None = None
+
+
+#: Probabilities of the rows to predict, the fitted head, and seconds of one core.
+Fitted = tuple[np.ndarray, Any, float]
+
+
+class Fitter(Protocol):
+    """Fits heads on one set of columns."""
+
+    @property
+    def columns(self) -> list[str]:
+        """Their names."""
+        ...
+
+    def __call__(self, tasks: Sequence[FitTask]) -> Iterator[Fitted]:
+        """Yield what each task gives, in their order."""
+        ...
+
+
+#: Opens the fitter of a set of columns by the set's name.
+Fitters = Callable[[str], AbstractContextManager[Fitter]]
+
+
+def fit(
+    head: str,
+    values: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    rows: np.ndarray,
+    out: np.ndarray,
+    seed: int,
+    columns: np.ndarray | None = None,
+) -> Fitted:
+    """Fit a head on ``rows`` of a table, predict ``out``; arguments as of :class:`FitTask`."""
+    from threadpoolctl import threadpool_limits
+
+    started = time.perf_counter()
+    # One thread in every fit: matrix products then add in one order, whatever the number of cores and workers.
+    inside, outside = (values[part] if columns is None else values[np.ix_(part, columns)] for part in (rows, out))
+    with threadpool_limits(1):
+        model = HEADS[head](seed).fit(inside, labels, groups)
+        predicted = model.predict_proba(outside)[:, 1]
+    return predicted, model, time.perf_counter() - started
+
+
+@dataclass(frozen=True)
+class LocalFits:
+    """Fits side by side in processes of this machine.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n, columns), float32
+    columns : list of str
+    workers : int
+        Fits that run at once. The result does not depend on it.
+    """
+
+    values: np.ndarray
+    columns: list[str]
+    workers: int
+
+    def __call__(self, tasks: Sequence[FitTask]) -> Iterator[Fitted]:
+        """Yield what each task gives, in their order."""
+        from joblib import Parallel, delayed
+
+        pool = Parallel(n_jobs=max(1, min(self.workers, len(tasks))), prefer="processes", return_as="generator")
+        yield from pool(
+            delayed(fit)(task.head, self.values, task.labels, task.groups, task.rows, task.out, task.seed, task.columns)
+            for task in tasks
+        )
+
+
+@dataclass(frozen=True)
+class WholeFits:
+    """Each fit on a worker of a cluster that reads the whole table: the same numbers as on this machine, bit for bit.
+
+    Attributes
+    ----------
+    cluster : Cluster
+    array : StoredArray
+    columns : list of str
+    place : Store
+        Where workers leave fits.
+    """
+
+    cluster: Cluster
+    array: StoredArray
+    columns: list[str]
+    place: Store
+
+    def __call__(self, tasks: Sequence[FitTask]) -> Iterator[Fitted]:
+        """Yield what each task gives, in their order."""
+        from pipelines.remote_fits import fit_whole, unpack
+
+        calls = [
+            (
+                fit_whole,
+                (
+                    self.place.url, task.name, self.array, task.head, task.labels, task.groups, task.rows, task.out,
+                    task.seed, task.columns,
+                ),
+            )
+            for task in tasks
+        ]  # fmt: skip
+        for name in self.cluster.run(calls, ordered=True):
+            yield unpack(self.place, name)
+            self.place.remove(name)
+
+
+def local_fitters(sets: FeatureSets, workers: int, check: Callable[[str, np.ndarray], None]) -> Fitters:
+    """Fitters on this machine; ``check`` is asked whether memory holds a set."""
+
+    @contextlib.contextmanager
+    def opened(name: str) -> Iterator[Fitter]:
+        values, columns = sets[name]
+        check(name, values)
+        yield LocalFits(values, columns, workers)
+
+    return opened
+
+
+def cluster_fitters(cluster: Cluster, kind: str, sets: FeatureSets, folder: Path) -> Fitters:
+    """Fitters on a cluster.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    kind : {"auto", "whole", "spread"}
+        See ``engine.heads``.
+    sets : FeatureSets
+    folder : Path
+        Of the step under way, for tables that have to be put together.
+    """
+
+    @contextlib.contextmanager
+    def opened(name: str) -> Iterator[Fitter]:
+        from pipelines.artefacts import file_digest
+        from pipelines.spreading import SpreadFits
+
+        cluster.connect()
+        scratch = folder / TABLES
+        path = sets.file(name, scratch)
+        # Named by its content: a run that was broken off finds it there.
+        table = cluster.publish(path, f"{TABLES}-{file_digest(path)[:16]}")
+        array = StoredArray.find(table, path.name)
+        place = _results_folder(cluster, folder).make()
+        try:
+            if is_spread(kind, array.shape):
+                with SpreadFits.over(cluster, array, sets.columns(name), place) as fitter:
+                    yield fitter
+            else:
+                yield WholeFits(cluster, array, sets.columns(name), place)
+        finally:
+            place.remove_all()
+        if cluster.engine.store:
+            table.remove_all()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    return opened
+
+
+def is_spread(kind: str, shape: tuple[int, ...]) -> bool:
+    """Whether heads are fitted on a spread table of this shape."""
+    return kind == "spread" or (kind == "auto" and 4 * int(np.prod(shape, dtype=np.int64)) > SPREAD_FROM)
+
+
+def _results_folder(cluster: Cluster, folder: Path) -> Store:
+    """Where workers leave what they fitted, for the moment."""
+    if not cluster.engine.store:
+        return Store(str(folder.resolve() / "remote"))
+    return cluster.store.inside(f"{folder.name.removesuffix('.partial')}-{secrets.token_hex(8)}")

@@ -1,0 +1,60 @@
+"""Sets of columns as files: what they are in memory, put together a piece at a time."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from features.table import columns, compute
+from pipelines.config import load_config
+from pipelines.tables import BLOCK, FeatureSets
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def written(folder, values, names):
+    folder.mkdir()
+    np.save(folder / "values.npy", values)
+    (folder / "columns.json").write_text(json.dumps(names))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory):
+    """All sets over 60 patches: some slides, one too small to say anything, some patches without a slide."""
+    root = tmp_path_factory.mktemp("tables")
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 48, 48, 3), dtype=np.uint8)
+    families = ["colour", "stain"]
+    features = written(root / "features", compute(pixels, families), [column.name for column in columns(families)])
+    more = np.random.default_rng(1).normal(size=(60, 7)).astype(np.float32)
+    embeddings = written(root / "embeddings", more, [f"embedding_x-{number}_rgb_whole" for number in range(7)])
+    slides = pd.Series(np.random.default_rng(2).choice(["a", "b", "c"], 60)).astype(object)
+    slides[:3], slides[50:] = "tiny", None
+    config = load_config(ROOT / "configs" / "phantom.toml", [f"features.families={families!r}"])
+    return FeatureSets(config, {"features": features, "embeddings": embeddings}, slides)
+
+
+@pytest.mark.parametrize("name", ["colour", "stain", "handcrafted", "embeddings", "both", "context"])
+def test_a_set_in_a_file_is_the_set_in_memory(sets, tmp_path, monkeypatch, name):
+    monkeypatch.setattr("pipelines.tables.BLOCK", 7)
+    values, names = sets[name]
+    path = sets.file(name, tmp_path / "scratch")
+    assert np.load(path).tobytes() == np.ascontiguousarray(values).tobytes()
+    assert sets.columns(name) == names
+    assert sets.file(name, tmp_path / "scratch") == path
+    assert [place.name for place in tmp_path.rglob("*.partial")] == []
+
+
+def test_pieces_hold_every_row_once_and_slides_whole(sets):
+    for name in ("both", "context"):
+        pieces = list(sets._pieces(name))
+        assert sorted(np.concatenate(pieces).tolist()) == list(range(60))
+    where = pd.Series(sets._where)
+    for piece in pieces:
+        slides = where[piece].dropna().unique()
+        assert len(slides) <= 1
+        assert len(piece) <= BLOCK
+        for slide in slides:
+            assert sorted(piece.tolist()) == np.flatnonzero(where == slide).tolist()
