@@ -95,18 +95,18 @@ def test_a_slow_worker_changes_nothing(tmp_path, alone, address):
 
 
 def test_fits_that_hold_their_table_are_the_same_to_the_last_bit(tmp_path, alone, address):
-    run = run_of(tmp_path, f"engine.scheduler={address}", screen=Striking("fits", lambda: kill_one(run)))
+    screen = Striking("fits", lambda: kill_one(run))
+    run = run_of(tmp_path, f"engine.scheduler={address}", "heads.features=['context']", screen=screen)
     with contextlib.closing(run):
         folder, manifest = run.heads
-    names = [
-        str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix in (".parquet", ".ubj", ".skops")
-    ]
-    assert "predictions.parquet" in names
-    assert "logistic_context/head.skops" in names
-    for name in set(names) - {"logistic_context/head.skops", "logistic_colour/head.skops", "logistic_both/head.skops"}:
-        assert (folder / name).read_bytes() == (alone.heads[0] / name).read_bytes(), name
+    assert screen.struck
+    found, expected = (pd.read_parquet(place / PREDICTIONS) for place in (folder, alone.heads[0]))
+    pd.testing.assert_frame_equal(found, expected[list(found)], check_exact=True)
+    for number in range(3):
+        name = f"xgboost_context/booster-{number}.ubj"
+        assert (folder / name).read_bytes() == (alone.heads[0] / name).read_bytes()
     assert not any(name.startswith(("tables", "remote")) for name in manifest["files"])
-    assert run_of(tmp_path).heads[1] == manifest
+    assert run_of(tmp_path, "heads.features=['context']").heads[1] == manifest
 
 
 def test_fits_on_a_spread_table_agree_though_a_worker_is_killed(tmp_path, alone, address):
@@ -179,6 +179,13 @@ def test_a_worker_that_cannot_get_the_code_is_named(tmp_path):
             engine.connect()
 
 
+def test_a_task_that_ends_every_worker_is_given_up(tmp_path, address):
+    engine = Cluster(EngineConfig(scheduler=address), tmp_path / "run", 1, Screen())
+    words = r"a task ended 4 workers, one after the other, .*\(last: tcp://"
+    with contextlib.closing(engine), pytest.raises(InputError, match=words):
+        list(engine.run([(os._exit, (1,))]))
+
+
 def test_no_scheduler_is_said_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("pipelines.cluster.ANSWER_S", 1)
     engine = Cluster(EngineConfig(scheduler="tcp://127.0.0.1:9"), tmp_path, 1, Screen())
@@ -227,6 +234,7 @@ def test_an_object_store_between_machines_gives_the_same(tmp_path, alone, bucket
             f"engine.scheduler={found}",
             f"engine.store={bucket}",
             "heads.features=['both']",
+            "heads.heads=['logistic']",
             "features.shard=40",
         ]
         run = run_of(tmp_path, *settings)
