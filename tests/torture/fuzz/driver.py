@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import importlib.metadata
 import importlib.util
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,8 @@ GUIDED = importlib.util.find_spec("atheris") is not None
 CHILD = "HISTOBLEND_FUZZ"
 #: What a single input may take: libFuzzer ends a process that takes more.
 SECONDS, MEGABYTES = 20, 3000
+#: Of the first child; each child after a crash has the next.
+SEED = 8
 WORDS = [None, True, 0, -1, 1.5, 10**30, float("nan"), "", "../../etc/passwd", "x" * 300, "\0", "\ud800", [], {}, [[]]]
 
 Reader = Callable[[bytes], None]
@@ -102,33 +106,49 @@ def survives(read: Reader, content: bytes) -> str:
 
 
 def main(module: str, read: Reader, seeds: Callable[[], list[bytes]], mutate: Mutator = mutate_bytes) -> None:
-    """Fuzz for as many seconds as the command line says; exit status 1 where a fault was found.
+    """Fuzz for as many seconds, and from the seed, that the command line says; exit status 1 where a fault was found.
 
-    A child does the work, so that one that native code crashes is followed by another.
+    A child does the work, so that one that native code crashes is followed by another. What came of it is said, and
+    recorded in the file that HISTOBLEND_TORTURE names.
     """
     if os.environ.get(CHILD):
-        _work(read, seeds, mutate, Path(os.environ[CHILD]), float(sys.argv[1]))
+        _work(read, seeds, mutate, Path(os.environ[CHILD]))
         return
-    folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{module.rpartition('.')[2]}-"))
-    end, crashes = time.monotonic() + float(sys.argv[1]), 0
-    while (left := end - time.monotonic()) > 1:
-        command = [sys.executable, "-m", module, str(left)]
-        done = subprocess.run(command, cwd=ROOT, env={**os.environ, CHILD: str(folder)}, check=False)
+    reader, first = module.rpartition(".")[2], int(sys.argv[2]) if len(sys.argv) > 2 else SEED
+    folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{reader}-"))
+    environment = {**os.environ, CHILD: str(folder), "TMPDIR": str(folder)}
+    begun, crashes, children = time.monotonic(), 0, 0
+    while (left := begun + float(sys.argv[1]) - time.monotonic()) > 1:
+        command = [sys.executable, "-m", module, str(left), str(first + children)]
+        done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
+        children += 1
         if done.returncode:
             crashes += 1
             sys.stderr.write(f"the process died with {done.returncode}; see {folder}\n")
-    tried = sum(int(path.read_text()) for path in folder.glob("tried-*"))
-    faults = sorted(folder.glob("fault-*.txt"))
-    how = "guided by coverage" if GUIDED else "by seeded mutations"
-    sys.stdout.write(f"{module}: {tried} inputs {how}, {len(faults)} faults, {crashes} crashes, kept in {folder}\n")
-    sys.exit(bool(faults or crashes))
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    row = {
+        "reader": reader,
+        "inputs": sum(int(path.read_text()) for path in folder.glob("tried-*")),
+        "paths": len([path for path in folder.glob("corpus/*") if not path.name.startswith("seed-")]),
+        "minutes": round((time.monotonic() - begun) / 60, 1),
+        "processor_minutes": round((used.ru_utime + used.ru_stime) / 60, 1),
+        "faults": len(list(folder.glob("fault-*.txt"))),
+        "crashes": crashes,
+        "how": f"coverage (atheris {importlib.metadata.version('atheris')})" if GUIDED else "mutations",
+        "seeds": list(range(first, first + children)),
+    }
+    sys.stdout.write(f"{json.dumps(row)}, kept in {folder}\n")
+    if place := os.environ.get("HISTOBLEND_TORTURE"):
+        with Path(place).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+    sys.exit(bool(row["faults"] or crashes))
 
 
-def _work(read: Reader, seeds: Callable[[], list[bytes]], mutate: Mutator, folder: Path, seconds: float) -> None:
+def _work(read: Reader, seeds: Callable[[], list[bytes]], mutate: Mutator, folder: Path) -> None:
     import warnings
 
     warnings.simplefilter("ignore")
-    end, count = time.monotonic() + seconds, 0
+    end, seed, count = time.monotonic() + float(sys.argv[1]), int(sys.argv[2]), 0
     tried = folder / f"tried-{os.getpid()}"
 
     def once(content: bytes) -> None:
@@ -144,25 +164,25 @@ def _work(read: Reader, seeds: Callable[[], list[bytes]], mutate: Mutator, folde
 
     start = seeds()
     if GUIDED:
-        _guided(once, start, mutate, folder)
-    rng = random.Random(os.getpid())  # noqa: S311 - no secret
-    sys.stderr.write(f"seed {os.getpid()}\n")
+        _guided(once, start, mutate, folder, seed)
+    rng = random.Random(seed)  # noqa: S311 - no secret
     while True:
         once(mutate(rng.choice(start), rng))
 
 
-def _guided(once: Reader, seeds: list[bytes], mutate: Mutator, folder: Path) -> None:
+def _guided(once: Reader, seeds: list[bytes], mutate: Mutator, folder: Path, seed: int) -> None:
     import atheris
 
-    def mutated(content: bytes, most: int, seed: int) -> bytes:
-        rng = random.Random(seed)  # noqa: S311 - no secret
+    def mutated(content: bytes, most: int, draw: int) -> bytes:
+        rng = random.Random(draw)  # noqa: S311 - no secret
         return mutate(content, rng)[:most] if rng.random() < 0.5 else atheris.Mutate(content, most)
 
     corpus = folder / "corpus"
     corpus.mkdir(exist_ok=True)
-    for number, seed in enumerate(seeds):
-        (corpus / f"seed-{number}").write_bytes(seed)
+    for number, content in enumerate(seeds):
+        (corpus / f"seed-{number}").write_bytes(content)
     limits = [
+        f"-seed={seed}",
         f"-timeout={SECONDS}",
         f"-rss_limit_mb={MEGABYTES}",
         f"-artifact_prefix={folder}/",
