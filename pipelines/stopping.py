@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+from multiprocessing import resource_tracker
 from types import FrameType
 
 _place = {"step": ""}
@@ -24,6 +25,9 @@ def stop_on_signals() -> None:
     Python runs its handlers between two instructions of the main thread only, and a fit or a batch of a network may
     take minutes in native code. So the interpreter writes the signal's number into a socket, which it does at once,
     and a thread ends the process. Nothing is tidied up: all files are made so that a kill at any moment does no harm.
+
+    A terminal sends Ctrl-C to the processes that this one has started as well, and Python answers it with a traceback
+    while it begins. They inherit from the thread that starts them that it is held back, and are ended from here.
     """
     reading, writing = socket.socketpair()
     writing.setblocking(False)
@@ -37,7 +41,13 @@ def stop_on_signals() -> None:
                 if number[0] in (signal.SIGINT, signal.SIGTERM):
                     _stop(number[0])
 
+    # The one thread that takes Ctrl-C: it begins before that is held back in this one.
     threading.Thread(target=watch, name="signals", daemon=True).start()
+    if hasattr(signal, "pthread_sigmask"):
+        # Python's own tracker of shared resources lets the signal through again when it begins, so it begins now.
+        with contextlib.suppress(OSError):
+            resource_tracker.ensure_running()
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
 
 
 def words(number: int) -> str:
@@ -56,10 +66,11 @@ def _stop(number: int) -> None:
     import psutil
 
     children = psutil.Process().children(recursive=True)
-    for child in children:
-        with contextlib.suppress(psutil.Error):
-            child.kill()
     with contextlib.suppress(OSError, ValueError):
         os.write(2, f"\n{words(number)}\n".encode())
         sys.stdout.flush()
+    # Last, and at once after them the process itself: else a thread that waits for them complains of their end.
+    for child in children:
+        with contextlib.suppress(psutil.Error):
+            child.kill()
     os._exit(128 + number)

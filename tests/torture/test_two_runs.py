@@ -47,6 +47,46 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_taken_over(tmp_path, f
     faults("a lock left by a killed process", 1, 1, "lock of process <n>, which has ended, taken over")
 
 
+#: Starts a process as a step starts its workers, and waits for it.
+PARENT = """
+import subprocess, sys
+from pipelines.stopping import stop_on_signals
+stop_on_signals()
+subprocess.run([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"])
+"""
+
+
+def test_ctrl_c_in_a_terminal_makes_no_worker_complain(faults):
+    """A terminal sends it to every process of the group, of which Python's own answer is a traceback."""
+    pipe = subprocess.PIPE
+    command = [sys.executable, "-c", PARENT]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
+    assert process.stdout.readline() == "up\n"
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=120)  # ends once nobody holds the pipe: the worker is gone too
+    assert process.returncode == 130
+    assert said.strip() == "stopped (Ctrl-C): finished steps and shards are kept; the same command begins again."
+    faults("Ctrl-C while a worker runs", 1, 1, said.strip())
+
+
+WORKERS = """
+import signal
+from joblib import Parallel, delayed
+from pipelines.stopping import stop_on_signals
+def held_back():
+    return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+stop_on_signals()
+for _ in range(2):
+    print(Parallel(n_jobs=2)(delayed(held_back)() for _ in range(4)))
+"""
+
+
+def test_workers_of_joblib_do_not_take_ctrl_c():
+    """Some of them begin with one tracker of resources or another, which lets signals through."""
+    done = subprocess.run([sys.executable, "-c", WORKERS], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.splitlines() == 2 * ["[True, True, True, True]"], done.stderr
+
+
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
 def test_a_signal_ends_the_run_and_says_where_it_goes_on(tmp_path, faults, number, name):
     process = started(tmp_path)
