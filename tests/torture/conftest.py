@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
+
+from tests.torture.bundles import small_bundle
 
 
 def pytest_collection_modifyitems(items):
@@ -33,3 +36,15 @@ def faults():
 def at_length():
     """Whether `make torture` runs: faults are then tried many times, in the ordinary suite a few."""
     return "HISTOBLEND_TORTURE" in os.environ
+
+
+@pytest.fixture(scope="session")
+def made_bundle(tmp_path_factory):
+    """A bundle of both heads, made once."""
+    return small_bundle(tmp_path_factory.mktemp("bundle"), "logistic", "xgboost")
+
+
+@pytest.fixture
+def sound(made_bundle, tmp_path):
+    """A copy of it that a test may spoil."""
+    return Path(shutil.copytree(made_bundle, tmp_path / "sound"))

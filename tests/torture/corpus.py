@@ -16,6 +16,44 @@ CUT = "not"
 #: A file's name that no table can hold, as bytes.
 NO_UTF8 = b"\xff\xfe.png"
 
+#: What a file is, by how its name begins: in the table of docs/reliability.md these are the faults.
+KINDS = {
+    "cut": "cut off at each 1 % of its length",
+    "random": "random bytes",
+    "magic": "a format's first bytes, then random ones",
+    "wrong": "a format's first bytes, then zeros",
+    "bomb": "huge dimensions in a tiny file",
+    "packed": "huge dimensions in a tiny file",
+    "cyclic": "TIFF directories in a circle, or 200,000 in a chain",
+    "chain": "TIFF directories in a circle, or 200,000 in a chain",
+    "scans": "a JPEG of 50,000 passes",
+    "one": "1 × 1 pixels",
+    "cmyk": "CMYK",
+    "float": "floating-point pixels",
+    "grey": "grey in Kaggle's layout",
+    "animated": "animated, or of several pages",
+    "several": "animated, or of several pages",
+    "webp": "animated, or of several pages",
+    "gif": "a format that is not taken",
+    "empty": "no bytes",
+    "pipe": "a FIFO",
+    "loop": "links in a circle",
+    "round": "links in a circle",
+    "there": "links in a circle",
+    "dead": "a link to nowhere",
+    "folder": "a folder with a file's name",
+    "locked": "no permission to read",
+    "icc": "an ICC profile",
+    "turned": "turned by EXIF",
+    "wide": "16 bits a pixel",
+}
+
+
+def kind_of(name: str) -> str:
+    """What a file of this module's is, told by its name."""
+    start = name.rpartition("/")[2].replace(".", "-").partition("-")[0]
+    return KINDS.get(start, "a name with a newline, quotes, emoji, comma, formula or bytes that are no UTF-8")
+
 
 def noise(seed: int) -> Image.Image:
     """A picture like no other."""
