@@ -18,8 +18,21 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from data.archives import unpack_archive
+from data.durable import is_sealed, write_whole
 from data.errors import InputError
-from models.bundle import seal_bundle
+from data.folder import FolderSource
+from data.images import read_image
+from data.kaggle import KaggleSource
+from data.labels import slides_of
+from data.pcam import PcamSource
+from data.tiff import PatchReader
+from features.backbones import load_backbone
+from features.embeddings import open_session
+from features.weights import read_checkpoint
+from models.bundle import index_digest, open_bundle, seal_bundle
+from models.finetune import _State
+from models.predictor import choose_blends, open_predictor
 from models.safety import check_content
 from pipelines.artefacts import file_digest
 from pipelines.baseline import Run, baseline
@@ -27,7 +40,7 @@ from pipelines.config import load_config
 from pipelines.console import Screen
 from pipelines.predict import predict_folder
 from pipelines.streaming import Options
-from tests.torture.bundles import small_bundle
+from tests.data.test_archives import OUTSIDE, tarred, zipped
 
 pytestmark = pytest.mark.torture
 ROOT = Path(__file__).resolve().parents[2]
@@ -206,6 +219,131 @@ def test_a_poisoned_run_folder_runs_nothing(hostile, tmp_path, faults):
     faults("a pickle in place of an artefact, its digest made to fit", tried, tried, "an error; no code runs")
 
 
+def load_all(folder):
+    """Open a bundle and everything in it that predicts."""
+    bundle = open_bundle(folder)
+    for blend in filter(None, choose_blends(bundle, "xgboost_colour")):
+        with open_predictor(bundle, blend.members):
+            pass
+
+
+def test_a_poisoned_bundle_runs_nothing(sound, tmp_path, faults):
+    """Every file of a bundle that predicts replaced by a payload, and the bundle sealed again."""
+    touched, tried = tmp_path / "touched", 0
+    names = [path.relative_to(sound) for path in sorted(sound.rglob("*")) if path.is_file()]
+    index = json.loads((sound / "bundle.json").read_text())
+    more = {key: index[key] for key in index.keys() - {"files", "digest", "format"}}
+    for name in [*names, Path("network.onnx"), Path("network.keras"), Path("code.pkl")]:
+        for content in poisons(touched).values():
+            folder = tmp_path / "bundle"
+            shutil.copytree(sound, folder)
+            (folder / name).write_bytes(content)
+            if name.name != "bundle.json":
+                seal_bundle(folder, more)
+            # A model card is text, and read by nobody but people.
+            if name.suffix == ".md":
+                load_all(folder)
+            else:
+                with pytest.raises(InputError):
+                    load_all(folder)
+            assert not touched.exists(), name
+            shutil.rmtree(folder)
+            tried += 1
+    faults("a pickle in place of a file of a bundle, sealed again", tried, tried, "error: …; no code runs")
+
+
+def test_poisoned_data_run_nothing(tmp_path, faults):
+    """A payload in place of an image, a table of labels or slides, or an HDF5 file."""
+    touched, tried = tmp_path / "touched", 0
+    for number, content in enumerate(poisons(touched).values()):
+        data = tmp_path / f"data-{number}"
+        (data / "train").mkdir(parents=True)
+        (data / "train" / "a.tif").write_bytes(content)
+        (data / "a.png").write_bytes(content)
+        for name in ("labels.csv", "train_labels.csv", "camelyonpatch_level_2_split_train_x.h5",
+                     "camelyonpatch_level_2_split_train_y.h5"):  # fmt: skip
+            (data / name).write_bytes(content)
+        reason = read_image(data / "a.png", np.zeros((96, 96, 3), np.uint8), resize="refuse")
+        assert "not an image" in reason
+        _, reasons = PatchReader(data / "train", 96, convert=False).read(["a.tif"])
+        assert set(reasons) == {0}
+        sources = (
+            lambda data=data: FolderSource(data),
+            lambda data=data: KaggleSource(data),
+            lambda data=data: PcamSource(data),
+            lambda data=data: slides_of(pd.Series(["a"]), data / "labels.csv"),
+        )
+        for source in sources:
+            with pytest.raises(InputError):
+                source()
+            tried += 1
+        assert not touched.exists()
+        tried += 2
+    faults(
+        "a pickle in place of an image, a table or an HDF5 file", tried, tried, "set aside with the reason, or error: …"
+    )
+
+
+def test_poisoned_caches_and_weights_run_nothing(tmp_path, faults, at_length):
+    """A payload in place of an exported network, a shard, a fit, a checkpoint of training, or a file of weights."""
+    touched, tried = tmp_path / "touched", 0
+    for content in poisons(touched).values():
+        (tmp_path / "file.pth").write_bytes(content)
+        with pytest.raises(InputError):
+            read_checkpoint(tmp_path / "file.pth")
+        if at_length:  # Keras takes seconds to begin
+            (tmp_path / "file.weights.h5").write_bytes(content)
+            with pytest.raises(InputError):
+                load_backbone("efficientnet-lite0", weights=str(tmp_path / "file.weights.h5"))
+            tried += 1
+        # With the seal that a shard, a fit and a checkpoint end with, so that only what is in it is left to refuse it.
+        sealed = tmp_path / "sealed.npz"
+        write_whole(sealed, lambda file, content=content: file.write(content), seal=True)
+        assert is_sealed(sealed)
+        assert _State.read(sealed) is None
+        with pytest.raises(Exception):  # noqa: B017, PT011 - whatever ONNX Runtime says
+            open_session(content)
+        assert not touched.exists()
+        tried += 3
+    faults("a pickle in place of weights, a checkpoint or an exported network", tried, tried, "an error; no code runs")
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred], ids=["zip", "tar"])
+def test_members_that_lead_outside_are_refused(tmp_path, pack, faults):
+    for name in OUTSIDE:
+        archive = pack(tmp_path / "archive", {"good": b"1", name: b"evil"})
+        with pytest.raises(InputError, match=r"leads outside the target. Nothing was unpacked") as found:
+            unpack_archive(archive, tmp_path / "target")
+        assert [path.name for path in tmp_path.iterdir()] == ["archive"]
+    sees = f"error: {found.value}".replace(str(tmp_path), "…")
+    faults("a path in a zip or tar file that leads outside", len(OUTSIDE), len(OUTSIDE), sees)
+
+
+def test_paths_of_a_bundle_that_lead_outside_are_refused(sound, faults):
+    content = (sound / "bundle.json").read_text()
+    names = ["../outside.json", "heads/../../outside.json", "/etc/passwd", "C:\\outside.json", "", "."]
+    for name in names:
+        index = json.loads(content)
+        index["files"][name] = {"bytes": 1, "sha256": "0" * 64}
+        (sound / "bundle.json").write_text(json.dumps({**index, "digest": index_digest(index)}))
+        with pytest.raises(InputError, match="expected paths inside the bundle") as found:
+            open_bundle(sound)
+    faults("a path in a bundle's index that leads outside", len(names), len(names), f"error: {found.value}".replace(
+        str(sound), "bundle"))  # fmt: skip
+
+
+def test_a_type_beyond_the_list_is_refused_in_a_skops_file(faults):
+    import skops.io
+
+    from models.heads import XGBoostHead
+
+    named = [XGBoostHead(), Path("x"), subprocess.Popen, os.system, re.compile("a")]
+    for value in named:
+        with pytest.raises(InputError, match=r"expected only models.heads.LogisticHead; got ") as found:
+            check_content("head.skops", skops.io.dumps({"head": value}))
+    faults("a type that is not on the list in a skops file", len(named), len(named), f"error: {found.value}")
+
+
 def test_keras_own_lambda_layer_is_refused(tmp_path, faults):
     """As Keras writes it: refused by our look at the archive, and by Keras in the mode that it is opened in."""
     import keras
@@ -283,9 +421,8 @@ def test_every_requirement_is_pinned_with_its_hashes():
             assert "--hash=sha256:" in block, f"{path.name}: {block[:60]}"
 
 
-def test_a_sealed_bundle_that_does_not_fit_is_refused_before_the_first_file(tmp_path, faults):
+def test_a_sealed_bundle_that_does_not_fit_is_refused_before_the_first_file(sound, tmp_path, faults):
     """Sealed again by whoever altered it: no digest tells."""
-    sound = small_bundle(tmp_path, "logistic", "xgboost")
     images = tmp_path / "images"
     images.mkdir()
     Image.new("RGB", (96, 96)).save(images / "1.png")
