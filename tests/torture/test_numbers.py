@@ -33,8 +33,8 @@ def labelled_folder(folder, labels, slides):
     return folder
 
 
-def command(tmp_path, step, data):
-    settings = [word for setting in QUICK for word in ("--set", setting)]
+def command(tmp_path, step, data, *more):
+    settings = [word for setting in [*QUICK, *more] for word in ("--set", setting)]
     return subprocess.run(
         [sys.executable, "-m", "pipelines", step, "--config", "configs/folder.toml", "--data", data,
          "--runs", tmp_path / "runs", "--run", "edge", *settings],
@@ -94,3 +94,42 @@ def test_small_data_gives_probabilities_and_no_complaint(tmp_path, case, faults)
     assert len(found) == len(labels)
     assert ((found >= 0) & (found <= 1)).all(axis=None)
     faults(case, 1, 1, "a finished table of probabilities")
+
+
+def test_constant_and_duplicated_columns_are_taken(tmp_path, faults):
+    """Grey pictures of one brightness: colour columns repeat one another, and saturation's are constant."""
+    labels, slides = [0, 1] * 30, [f"S{row // 5}" for row in range(60)]
+    folder = labelled_folder(tmp_path / "data", labels, slides)
+    rng = np.random.default_rng(2)
+    for path, label in zip(sorted(folder.glob("*.png")), labels, strict=True):
+        grey = rng.integers(90, 150, (96, 96, 1), dtype=np.uint8) + np.uint8(40 * label)
+        Image.fromarray(np.repeat(grey, 3, axis=2)).save(path)
+    done = command(tmp_path, "heads", folder)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "Warning" not in done.stdout + done.stderr
+    run = tmp_path / "runs" / "edge"
+    values = np.load(run / "2-features" / "values.npy")
+    varying = values[:, (values != values[0]).any(axis=0)]
+    constant = values.shape[1] - varying.shape[1]
+    repeated = varying.shape[1] - np.unique(varying, axis=1).shape[1]
+    assert min(constant, repeated) > 3
+    found = pd.read_parquet(run / "4-heads" / "predictions.parquet").filter(like="prob_")
+    assert ((found >= 0) & (found <= 1)).all(axis=None)
+    # Brightness alone tells the labels apart, and goes on doing so.
+    assert found.filter(like="logistic").iloc[:, 0].corr(pd.Series(labels)) > 0.5
+    for fault, number in (("constant columns", constant), ("duplicated columns", repeated)):
+        faults(f"{fault} in a table of {values.shape[1]}", number, number, "a finished table of probabilities")
+
+
+@pytest.mark.length
+def test_prevalence_of_one_in_a_thousand_is_learned_from_where_slides_allow(tmp_path, faults):
+    labels = np.zeros(8000, int)
+    labels[500::1000] = 1
+    slides = [f"S{row // 200}" for row in range(8000)]
+    done = command(tmp_path, "heads", labelled_folder(tmp_path / "data", labels.tolist(), slides))
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    found = pd.read_parquet(tmp_path / "runs" / "edge" / "4-heads" / "predictions.parquet").filter(like="prob_")
+    assert ((found >= 0) & (found <= 1)).all(axis=None)
+    faults("prevalence 0.1 %, positives on 8 of 40 slides", 1, 1, "a finished table of probabilities")
