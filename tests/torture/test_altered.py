@@ -1,10 +1,19 @@
-"""Shards and steps with a byte altered, or cut, are made again and never read as good; broken renames are mended."""
+"""Files with a byte altered, or cut, are made again or refused, and never read as good; broken renames are mended."""
+
+import contextlib
+import json
+import shutil
 
 import numpy as np
 import pytest
 
+from data.errors import InputError
 from features.extract import extract_shards
-from pipelines.artefacts import Outcome, StepSpec, run_step
+from models.bundle import open_bundle
+from pipelines.artefacts import MANIFEST, Outcome, StepSpec, file_digest, run_step
+from pipelines.baseline import one_step
+from pipelines.failing import foreseen
+from tests.torture.disk import RESULTS, Disk, heads, run_in
 
 pytestmark = pytest.mark.torture
 SPEC = StepSpec("features", "2-features", ("data/files.py",), {"a": 1}, {}, 0)
@@ -78,3 +87,134 @@ def test_a_kill_around_the_renames_loses_nothing(tmp_path, faults):
         run_step(SPEC, tmp_path, unwanted, rebuild=False, say=print)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["2-features"]
     faults("killed between the renames of a finished step", 2, 2, "up to date")
+
+
+def files_in(folder, pattern="*"):
+    return sorted(path for path in folder.rglob(pattern) if path.is_file())
+
+
+def digests_fit(run):
+    """Every file that a step's manifest lists has the digest that stands there."""
+    for manifest in run.glob(f"*/{MANIFEST}"):
+        for name, listed in json.loads(manifest.read_text())["files"].items():
+            if file_digest(manifest.parent / name) != listed:
+                return False
+    return True
+
+
+SEED = 8
+
+
+def heads_or_refusal(runs, altered):
+    """What the steps come to; a broken manifest tells nothing of its folder, which is not overwritten unasked."""
+    if altered.name != MANIFEST:
+        return heads(runs)
+    with contextlib.suppress(InputError):
+        return heads(runs)
+    with pytest.raises(InputError, match="Pass --rebuild"):
+        heads(runs)
+    return heads(runs, rebuild=True)
+
+
+def test_any_file_of_a_finished_run_is_made_again(tmp_path, faults, at_length):
+    expected = heads(tmp_path)
+    rng = np.random.default_rng(SEED)
+    names = [path for step in ("1-patches", "2-features", "4-heads") for path in files_in(tmp_path / "one" / step)]
+    assert len(names) > 20
+    tried = 0
+    for path in names if at_length else names[3::12]:
+        for bad in damaged(path.read_bytes(), rng, 1):
+            path.write_bytes(bad)
+            found = heads_or_refusal(tmp_path, path)
+            assert found == expected, path
+            assert digests_fit(tmp_path / "one"), path
+            tried += 1
+    sees = "rebuilding, <file> is missing or altered; of a broken manifest: error: … Pass --rebuild"
+    faults("each file of a finished run altered, and cut", tried, tried, sees, SEED)
+
+
+def damage_pieces(folder, rng):
+    """Alter or cut every file of steps that are under way; how many there were."""
+    pieces = [path for partial in folder.rglob("*.partial") for path in files_in(partial) if path.stat().st_size]
+    for path in pieces:
+        altered, cut = damaged(path.read_bytes(), rng, 1)
+        path.write_bytes(altered if rng.random() < 0.5 else cut)
+    return len(pieces)
+
+
+def broken_off(run, runs, call):
+    """Refuse a call that writes, which leaves pieces of a step behind; as a kill does, but at a known moment."""
+    with pytest.MonkeyPatch.context() as patch:
+        Disk(patch, runs, call)
+        try:
+            run(runs)
+        except InputError:
+            return True
+    return False
+
+
+def test_pieces_of_an_interrupted_run_are_made_again(tmp_path, faults, at_length):
+    with pytest.MonkeyPatch.context() as patch:
+        disk = Disk(patch, tmp_path)
+        expected = heads(tmp_path / "whole")
+    rng, tried = np.random.default_rng(SEED), 0
+    for call in range(20, disk.calls, 5 if at_length else 90):
+        runs = tmp_path / f"broken-{call}"
+        if broken_off(heads, runs, call):
+            tried += damage_pieces(runs, rng)
+            assert heads(runs) == expected
+        shutil.rmtree(runs)
+    assert tried
+    faults("pieces of an interrupted run altered or cut: rows, shards, fits", tried, tried,
+           "nothing: they are made again", SEED)  # fmt: skip
+
+
+NETWORK = {
+    "cnn.backbone": "efficientnet-lite0",
+    "cnn.weights": "random",
+    "cnn.size": 32,
+    "cnn.epochs": 2,
+    "cnn.batch": 16,
+}
+
+
+def network(runs):
+    """The steps up to the fine-tuned network, and the content of what must come out the same."""
+    run = run_in(runs, NETWORK)
+    with foreseen(run.folder):
+        one_step(run, "cnn")
+    return {name: (run.folder / name).read_bytes() for name in (RESULTS[0], "5-cnn/predictions.parquet")}
+
+
+@pytest.mark.length
+def test_pieces_of_an_interrupted_network_are_made_again(tmp_path, faults):
+    with pytest.MonkeyPatch.context() as patch:
+        disk = Disk(patch, tmp_path)
+        expected = network(tmp_path / "whole")
+    rng, tried = np.random.default_rng(SEED), 0
+    for call in rng.integers(disk.calls // 3, disk.calls, 5).tolist():
+        runs = tmp_path / f"broken-{call}"
+        if broken_off(network, runs, call):
+            tried += damage_pieces(runs, rng)
+            assert network(runs) == expected
+        shutil.rmtree(runs, ignore_errors=True)
+    assert tried
+    faults("pieces of an interrupted network altered or cut: maps, checkpoints, log-odds", tried, tried,
+           "nothing: they are made again", SEED)  # fmt: skip
+
+
+def test_any_file_of_a_bundle_altered_or_cut_is_refused(sound, faults, at_length):
+    open_bundle(sound)
+    rng, tried = np.random.default_rng(SEED), 0
+    for path in files_in(sound):
+        content = path.read_bytes()
+        for bad in damaged(content, rng, 20 if at_length else 2):
+            path.write_bytes(bad)
+            with pytest.raises(InputError) as found:
+                open_bundle(sound)
+            tried += 1
+        path.write_bytes(content)
+    open_bundle(sound)
+    faults(
+        "a file of a bundle altered or cut", tried, tried, f"error: {found.value}".replace(str(sound), "bundle"), SEED
+    )

@@ -1,0 +1,69 @@
+"""A disk that refuses one call, and a run in this process that meets it."""
+
+import builtins
+import errno
+import io
+import os
+
+from pipelines.baseline import Run, baseline, one_step
+from pipelines.config import load_config
+from pipelines.failing import foreseen
+from tests.torture.commands import QUICK, ROOT
+
+RESULTS = ("1-patches/pixels.npy", "1-patches/patches.parquet", "2-features/values.npy", "4-heads/predictions.parquet")
+OUTPUTS = ("predictions.parquet", "bundle/heads/xgboost_colour/booster-0.ubj")
+
+
+class Disk:
+    """Counts what would change a folder's disk, and refuses one such call, as a full disk does."""
+
+    def __init__(self, monkeypatch, folder, refused=None, number=errno.ENOSPC):
+        self.folder, self.refused, self.number, self.calls = str(folder), refused, number, 0
+        for module, name in ((os, "fsync"), (os, "replace"), (os, "rename"), (os, "mkdir")):
+            self._watch(monkeypatch, module, name)
+        opened = io.open
+
+        def open_(file, mode="r", *more, **options):
+            if set(mode) & set("wax+") and str(file).startswith(self.folder):
+                self.count(file)
+            return opened(file, mode, *more, **options)
+
+        monkeypatch.setattr(builtins, "open", open_)
+        monkeypatch.setattr(io, "open", open_)
+
+    def _watch(self, monkeypatch, module, name):
+        real = getattr(module, name)
+
+        def watched(place, *more, **options):
+            if isinstance(place, int) or str(place).startswith(self.folder):
+                self.count(place)
+            return real(place, *more, **options)
+
+        monkeypatch.setattr(module, name, watched)
+
+    def count(self, place):
+        self.calls += 1
+        if self.calls == self.refused:
+            raise OSError(self.number, os.strerror(self.number), None if isinstance(place, int) else str(place))
+
+
+def run_in(runs, settings=None, *, rebuild=False):
+    """A run whose data take seconds; `settings` go over QUICK."""
+    words = [f"{key}={value!r}" for key, value in {**QUICK, **(settings or {})}.items()]
+    return Run(load_config(ROOT / "configs" / "phantom.toml", [*words, "name=one"]), runs, rebuild)
+
+
+def heads(runs, *, rebuild=False):
+    """The steps up to the heads, and the content of what must come out the same."""
+    run = run_in(runs, rebuild=rebuild)
+    with foreseen(run.folder):
+        one_step(run, "heads")
+    return {name: (run.folder / name).read_bytes() for name in RESULTS}
+
+
+def whole_baseline(runs):
+    """All of `make baseline`; the content of what must come out the same."""
+    run = run_in(runs)
+    with foreseen(run.folder):
+        baseline(run)
+    return {name: (run.folder / name).read_bytes() for name in (*RESULTS, *OUTPUTS)}
