@@ -19,6 +19,7 @@ def rows(records: str, key: str, added: tuple[str, ...]) -> list[dict]:
     for row in map(json.loads, records.splitlines()):
         if key in row:
             known = found.setdefault(row[key], row | {name: type(row[name])() for name in added})
+            known["drawn"] = known.get("drawn", set()) | {row.get("seed")}
             for name in added:
                 known[name] += row[name]
     return [found[name] for name in sorted(found, key=str.casefold)]
@@ -45,7 +46,7 @@ def table(records: str) -> str:
     sums = [sum(row[key] for row in listed) for key in ("tried", "survived")]
     lines = ["| Fault | Tried | Survived | What the user sees | Seed |", "|---|--:|--:|---|--:|"]
     for row in listed:
-        seed = "" if row["seed"] is None else row["seed"]
+        seed = ", ".join(map(str, sorted(row["drawn"] - {None})))
         lines.append(f"| {cell(row['fault'])} | {row['tried']} | {row['survived']} | {cell(row['sees'])} | {seed} |")
     lines.append(f"| **{len(listed)} kinds of fault** | **{sums[0]:,}** | **{sums[1]:,}** | | |")
     return "\n".join([*lines, "", f"Python {platform.python_version()}, {platform.system()} {platform.machine()}."])

@@ -1,5 +1,6 @@
 """`ensemble` killed, interrupted and ended at random moments of every step: it ends with an undisturbed run's bytes."""
 
+import json
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 pytestmark = [pytest.mark.torture, pytest.mark.slow]
@@ -89,6 +91,33 @@ def finished_work(runs):
     return found
 
 
+class Epochs:
+    """Epochs that checkpoints have held, with the seconds that each took: one that is repeated takes others."""
+
+    def __init__(self, runs):
+        self.folder, self.seen = runs / "struck", {}
+
+    def look(self):
+        """Check that each checkpoint begins with what it held before."""
+        for path in self.folder.glob("5-cnn.partial/work/*/checkpoint.npz"):
+            with np.load(path) as arrays:
+                history = json.loads(str(arrays["text"]))["history"]
+            self._check(path.parent.name, [row["seconds"] for row in history])
+
+    def look_back(self):
+        """The same of the finished network; how many epochs had been seen in checkpoints."""
+        table = pd.read_csv(self.folder / "5-cnn" / "history.csv", dtype={"run": str})
+        seen = sum(map(len, self.seen.values()))
+        for run, rows in table.groupby("run"):
+            self._check(run if run == "final" else f"fold-{run}", rows["seconds"].tolist())
+        return seen
+
+    def _check(self, training, seconds):
+        before = self.seen.get(training, [])
+        assert seconds[: len(before)] == before, "a finished epoch was repeated"
+        self.seen[training] = seconds
+
+
 def struck(runs, step, delay, strike):
     """Start the command, strike it `delay` seconds after the step began; whether there was still something to strike.
 
@@ -142,65 +171,76 @@ def undisturbed(tmp_path_factory):
     return results(runs), {"": moments[0]} | dict(zip(begun, np.diff(moments).tolist(), strict=True))
 
 
-def lives(undisturbed, tmp_path, rng, strikes, number):
-    """Strike runs, each at moments of its steps in order, until `number` strikes have hit; yield each strike."""
+def life(undisturbed, runs, rng, number):
+    """A run struck at moments of `number` of its steps, in order, and then left in peace; each strike that hit."""
     expected, lengths = undisturbed
-    steps = list(lengths)
-    hit, life = 0, 0
-    while hit < number:
-        runs = tmp_path / f"life-{life}"
-        life += 1
-        before = {}
-        # Many strikes fall upon every step of every life; few are spread over the steps of one.
-        chosen = sorted(rng.choice(len(steps), min(number - hit, len(steps)), replace=False))
-        for step in (steps[place] for place in chosen):
-            strike = strikes[rng.integers(len(strikes))]
-            outcome = struck(runs, step, float(rng.uniform(0, lengths[step])), strike)
-            now = finished_work(runs)
-            again = [path for path, state in before.items() if now.get(path, state) != state]
-            assert again == [], "finished work was made again"
-            before = now
-            if outcome is not None:
-                hit += 1
-                yield step or "start", strike, *outcome
-        to_the_end(runs)
-        found = results(runs)
-        assert found.keys() == expected.keys()
-        # Names only: the bytes would make no readable message.
-        assert [name for name in expected if found[name] != expected[name]] == []
+    steps, hit, before, epochs = list(lengths), [], {}, Epochs(runs)
+    for step in (steps[place] for place in sorted(rng.choice(len(steps), min(number, len(steps)), replace=False))):
+        strike = STRIKES[rng.integers(len(STRIKES))]
+        outcome = struck(runs, step, float(rng.uniform(0, lengths[step])), strike)
+        now = finished_work(runs)
+        again = [path for path, state in before.items() if now.get(path, state) != state]
+        assert again == [], "finished work was made again"
+        before = now
+        epochs.look()
+        if outcome is not None:
+            hit.append((step or "start", strike, *outcome))
+    to_the_end(runs)
+    epochs.look_back()
+    check_results(runs, expected)
+    return hit
+
+
+def check_results(runs, expected):
+    found = results(runs)
+    assert found.keys() == expected.keys()
+    # Names only: the bytes would make no readable message.
+    assert [name for name in expected if found[name] != expected[name]] == []
 
 
 SEED = 8
+#: Two kills to a signal: of 100 strikes at least 50 are kills.
+STRIKES = [kill_one, kill_one, kill_all, kill_all, ctrl_c, terminate]
 STATUS = {kill_one: -9, kill_all: -9, ctrl_c: 130, terminate: 143}
 NAMES = {ctrl_c: "Ctrl-C", terminate: "SIGTERM"}
 KEPT = "finished steps and shards are kept; the same command "
 
 
-def test_struck_anywhere_it_ends_with_the_same_bytes(undisturbed, tmp_path, faults):
-    number = 100 if AT_LENGTH else 3
-    kills, stops, slow, early = {}, {}, 0, 0
-    # Two kills to a signal: of 100 strikes at least 50 are kills.
-    strikes = [kill_one, kill_one, kill_all, kill_all, ctrl_c, terminate]
-    for step, strike, said, status, seconds in lives(
-        undisturbed, tmp_path, np.random.default_rng(SEED), strikes, number
-    ):
+@pytest.mark.parametrize("seed", range(SEED, SEED + 10) if AT_LENGTH else [SEED])
+def test_struck_anywhere_it_ends_with_the_same_bytes(undisturbed, tmp_path, faults, seed):
+    """Each seed is a run of its own, struck in most of its steps, and recorded by itself."""
+    stops = []
+    hit = life(undisturbed, tmp_path / "life", np.random.default_rng(seed), 100 if AT_LENGTH else 3)
+    for step, strike, said, status, seconds in hit:
         if strike in NAMES and KEPT not in said and step == "start":
-            early += 1  # before the program's first line Python itself answers
-            continue
+            continue  # before the program's first line Python itself answers
         assert status == STATUS[strike], said
         if strike in NAMES:
-            assert "Traceback" not in said
+            assert "Traceback" not in said, said
             assert f"stopped ({NAMES[strike]}): {KEPT}" in said
-            stops[strike] = stops.get(strike, 0) + 1
-            slow += seconds > 5
+            stops.append((strike, seconds))
         else:
-            kills[step] = kills.get(step, 0) + 1
-    assert sum(kills.values()) + sum(stops.values()) + early >= number
-    for step, times in kills.items():
-        sees = "lock of process <n>, which has ended, taken over; then it goes on, and no finished piece is made again"
-        faults(f"`ensemble` killed (SIGKILL) at `{step}`", times, times, sees, SEED)
-    for strike, times in stops.items():
+            sees = "lock of process <n>, which has ended, taken over; then it goes on, no finished piece is made again"
+            faults(f"`ensemble` killed (SIGKILL) at `{step}`", 1, 1, sees, seed)
+    for strike, seconds in stops:
         sees = f"stopped ({NAMES[strike]}): {KEPT}goes on at step …"
-        faults(f"`ensemble` ended by {NAMES[strike]} at random moments", times, times, sees, SEED)
-    total = sum(stops.values())
-    faults("the same: gone within 5 s", total, total - slow, "status 130 or 143", SEED)
+        faults(f"`ensemble` ended by {NAMES[strike]} at random moments", 1, 1, sees, seed)
+        faults("the same: gone within 5 s", 1, int(seconds <= 5), "status 130 or 143", seed)
+
+
+@pytest.mark.length
+def test_a_network_killed_again_and_again_repeats_no_epoch(undisturbed, tmp_path, faults):
+    expected, lengths = undisturbed
+    runs, rng, kills = tmp_path / "again", np.random.default_rng(SEED), 0
+    epochs = Epochs(runs)
+    # Late enough for most of them that an epoch or two were finished; the network needs more than one such stretch.
+    while kills < 12 and struck(runs, "cnn", float(rng.uniform(0.3, 0.9) * lengths["cnn"]), kill_all):
+        epochs.look()
+        kills += 1
+    to_the_end(runs)
+    seen = epochs.look_back()
+    check_results(runs, expected)
+    assert kills > 1
+    assert seen > 2
+    sees = f"it goes on after the last whole epoch: {seen} of them were made once, and kept"
+    faults("the network killed again and again between its epochs", kills, kills, sees, SEED)
