@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import json
 import secrets
 import shutil
 from dataclasses import dataclass
@@ -210,6 +211,17 @@ class StoredArray:
         if by_column or dtype.hasobject:
             raise InputError(f"{store.url}/{name}: expected an array of numbers row by row. Remove it.")
         return cls(store, name, tuple(shape), dtype.str, head.tell())
+
+    @property
+    def text(self) -> str:
+        """All of it as JSON, for whoever has to be told: see :meth:`parse`."""
+        return json.dumps([self.store.url, self.name, self.shape, self.dtype, self.offset])
+
+    @classmethod
+    def parse(cls, text: str) -> StoredArray:
+        """Make what :attr:`text` said."""
+        url, name, shape, dtype, offset = json.loads(text)
+        return cls(Store(url), name, tuple(shape), dtype, offset)
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         """Rows ``start`` to ``stop``, read-only.

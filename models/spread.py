@@ -6,10 +6,11 @@ The functions on a block run where the block lies; sums are taken in the order o
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from models.heads import LogisticHead, scale_of
+from models.heads import HEADS, LogisticHead, scale_of
 
 _BLOCK = 4096
 
@@ -123,25 +124,25 @@ def take(X: np.ndarray, rows: np.ndarray, columns: np.ndarray | None = None) -> 
 
 
 def choose_strength(
-    head: LogisticHead, y: np.ndarray, groups: np.ndarray, count: int, *pieces: np.ndarray
+    name: str, seed: int, y: np.ndarray, groups: np.ndarray, count: int, *pieces: np.ndarray
 ) -> dict[float, float]:
-    """Inner losses of a logistic head on the rows that choose, which came in pieces."""
+    """Inner losses of a logistic head, by its name in the table of heads, on the rows that choose, in pieces."""
+    head: Any = HEADS[name](seed)
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):
         return head.inner_losses(np.concatenate(pieces), y, groups, count)
 
 
-def best_trees(
-    kept_trees: Callable[[Callable[[int], float]], int], content: bytes, y: np.ndarray, *pieces: np.ndarray
-) -> int:
+def best_trees(name: str, seed: int, content: bytes, y: np.ndarray, *pieces: np.ndarray) -> int:
     """How many trees of a grown booster rank its unseen part best; the part came in pieces."""
     import xgboost
     from sklearn.metrics import roc_auc_score
 
+    head: Any = HEADS[name](seed)
     booster = xgboost.Booster({"nthread": 1}, model_file=bytearray(content))
     watched = xgboost.DMatrix(np.concatenate(pieces), nthread=1)
-    return kept_trees(lambda trees: float(roc_auc_score(y, booster.predict(watched, iteration_range=(0, trees)))))
+    return head.kept_trees(lambda trees: float(roc_auc_score(y, booster.predict(watched, iteration_range=(0, trees)))))
 
 
 def keep(value: np.ndarray) -> np.ndarray:

@@ -81,7 +81,8 @@ class Cluster:
         Parameters
         ----------
         tasks : sequence of (function, arguments)
-            Functions of modules. Arguments and results must be small: they pass the scheduler.
+            Functions of modules, arguments as for :meth:`spread`. Arguments and results must be small: they pass the
+            scheduler.
         ordered : bool
 
         Raises
@@ -112,22 +113,13 @@ class Cluster:
         module, name : str
             Of the function.
         *arguments : sequence
-            Of equal lengths, as for :func:`map`; items may be futures.
+            Of equal lengths, as for :func:`map`: plain values, arrays, and futures. The scheduler reads them and has none
+            of our code, so nothing of ours may be among them.
         """
-        import pickle
-
-        from distributed import Future
-
         count = len(arguments[0])
         # A word for the dashboard, and a number that no other calls have.
         label = f"{name}-{secrets.token_hex(4)}"
-        futures = [isinstance(column[0], Future) for column in arguments]
-        sent = [
-            column if is_future else [pickle.dumps(item) for item in column]
-            for column, is_future in zip(arguments, futures, strict=True)
-        ]
-        head = ([module] * count, [name] * count, [futures] * count)
-        return list(self.client.map(_by_name(), *head, *sent, pure=False, key=label))
+        return list(self.client.map(_by_name(), [module] * count, [name] * count, *arguments, pure=False, key=label))
 
     def threads(self) -> int:
         """Threads of all workers that are there now."""
@@ -245,17 +237,13 @@ class Cluster:
 def _by_name() -> Callable[..., Any]:
     """Return what calls a function of ours by its name.
 
-    Being a closure it is sent by value, and what is no future as bytes: a scheduler reads every task, and has none of
-    our code.
+    Being a closure it is sent by value: a scheduler reads every task, and has none of our code.
     """
 
-    def call(module: str, name: str, futures: list[bool], *arguments: Any) -> Any:
+    def call(module: str, name: str, *arguments: Any) -> Any:
         import importlib
-        import pickle
 
-        # What this cluster's client has packed: whoever can send tasks to a worker can run code there anyway.
-        given = [one if future else pickle.loads(one) for one, future in zip(arguments, futures, strict=True)]  # noqa: S301
-        return getattr(importlib.import_module(module), name)(*given)
+        return getattr(importlib.import_module(module), name)(*arguments)
 
     return call
 

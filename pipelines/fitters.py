@@ -152,8 +152,8 @@ class WholeFits:
             (
                 fit_whole,
                 (
-                    self.place.url, task.name, self.array, task.head, task.labels, task.groups, task.rows, task.out,
-                    task.seed, task.columns,
+                    self.place.url, task.name, self.array.text, task.head, task.labels, task.groups, task.rows,
+                    task.out, task.seed, task.columns,
                 ),
             )
             for task in tasks

@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -71,7 +71,7 @@ def job_text(pixels: StoredArray, columns: list[str], recipe: Mapping[str, Any])
         ``families``, or ``networks`` (:func:`features.stored.store_networks`) and ``files`` (SHA-256 by name).
     """
     here = {"code": code_digest(("data", "features")), "libraries": library_versions()}
-    content = {"pixels": asdict(pixels), "columns": columns, "recipe": dict(recipe), **here}
+    content = {"pixels": pixels.text, "columns": columns, "recipe": dict(recipe), **here}
     return json.dumps(content, sort_keys=True)
 
 
@@ -168,8 +168,7 @@ def _open_job(place: str, key: str) -> _Job:
         raise InputError(f"{place}/{JOB}: expected the job of this run; it was altered. Run again.")
     content = json.loads(text)
     _check_worker(content)
-    pixels = content["pixels"]
-    array = StoredArray(**{**pixels, "store": Store(**pixels["store"]), "shape": tuple(pixels["shape"])})
+    array = StoredArray.parse(content["pixels"])
     return _Job(array, content["columns"], _compute(content["recipe"], store))
 
 

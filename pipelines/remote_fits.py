@@ -22,7 +22,7 @@ _reading = threading.Lock()
 def fit_whole(
     place: str,
     name: str,
-    array: StoredArray,
+    array: str,
     head: str,
     labels: np.ndarray,
     groups: np.ndarray,
@@ -33,7 +33,8 @@ def fit_whole(
 ) -> str:
     """Fit a head on ``rows`` of a table and predict ``out``; return the name of the file that holds both.
 
-    Arguments are those of :func:`pipelines.fitters.fit`; the result is the same, bit for bit.
+    Arguments are those of :func:`pipelines.fitters.fit`, with the table as :attr:`data.store.StoredArray.text`; the
+    result is the same, bit for bit.
     """
     from pipelines.fitters import fit
 
@@ -43,9 +44,9 @@ def fit_whole(
     return Store(place).write_sealed(f"fit-{name}", ".npz", pack(model, predicted, seconds))
 
 
-def read_block(array: StoredArray, start: int, stop: int) -> np.ndarray:
-    """Rows of a table in the store."""
-    return array.rows(start, stop)
+def read_block(array: str, start: int, stop: int) -> np.ndarray:
+    """Rows of a table in the store (:attr:`data.store.StoredArray.text`)."""
+    return StoredArray.parse(array).rows(start, stop)
 
 
 def predict_block(
@@ -100,8 +101,9 @@ def _whole(store: Store, name: str) -> bytes:
 
 
 @functools.lru_cache(maxsize=1)
-def _table(array: StoredArray) -> np.ndarray:
+def _table(text: str) -> np.ndarray:
     """A table, mapped where it lies in this machine's file system: its workers then share one copy."""
+    array = StoredArray.parse(text)
     folder = array.store.local
     if folder is not None:
         return np.load(folder / array.name, mmap_mode="r", allow_pickle=False)

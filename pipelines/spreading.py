@@ -59,7 +59,7 @@ class SpreadFits:
         """Read a table into the workers' memories, and let go of it in the end."""
         edges = [*range(0, array.shape[0], rows_of_block(array.shape)), array.shape[0]]
         starts, stops = edges[:-1], edges[1:]
-        blocks = cluster.spread("pipelines.remote_fits", "read_block", [array] * len(starts), starts, stops)
+        blocks = cluster.spread("pipelines.remote_fits", "read_block", [array.text] * len(starts), starts, stops)
         yield cls(cluster, columns, place, edges, blocks)
         for block in blocks:
             block.release()
@@ -86,7 +86,7 @@ class SpreadFits:
         count = len(task.rows)
         chooser = self.cluster.spread(
             "models.spread", "choose_strength",
-            [head], [task.labels[rows]], [task.groups[rows]], [count], *([piece] for piece in pieces),
+            [task.head], [task.seed], [task.labels[rows]], [task.groups[rows]], [count], *([piece] for piece in pieces),
         )  # fmt: skip
         head.choose(chooser[0].result())
         known = np.full(self.edges[-1], -1, np.int8)
@@ -117,7 +117,7 @@ class SpreadFits:
                 content = bytes(booster.save_raw("ubj"))
                 best = self.cluster.spread(
                     "models.spread", "best_trees",
-                    [head.kept_trees], [content], [task.labels[outside]], *([piece] for piece in pieces),
+                    [task.head], [task.seed], [content], [task.labels[outside]], *([piece] for piece in pieces),
                 )  # fmt: skip
                 booster = booster[: best[0].result()]
             booster.set_param({"nthread": 1})

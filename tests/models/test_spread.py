@@ -10,7 +10,7 @@ from scipy.optimize import approx_fprime
 from sklearn.metrics import log_loss
 
 from models import spread
-from models.heads import LogisticHead, XGBoostHead
+from models.heads import HEADS, LogisticHead, XGBoostHead
 from models.spread import add_up, best_trees, blocks_of, column_squares, column_sums, fit_logistic, loss_and_gradient
 
 
@@ -96,17 +96,18 @@ def test_blocks_hold_each_row_once(rows, cuts):
         assert ((inside >= 0) & (inside < high - low)).all()
 
 
-def test_trees_are_cut_where_growing_would_have_stopped(table):
+def test_trees_are_cut_where_growing_would_have_stopped(table, monkeypatch):
     import xgboost
 
     X, y, groups = table
     head = XGBoostHead(trees=60, fewest=10, patience=20, rows=1.0, seed=0)
+    monkeypatch.setitem(HEADS, "few", lambda seed: head)
     inside, outside, chosen = next(iter(head.plan(y, groups, X.shape[1])))
     stopped = head._grow(X[np.ix_(inside, chosen)], y[inside], X[np.ix_(outside, chosen)], y[outside])
     parameters = {**head.parameters(len(chosen)), "nthread": 1}
     matrix = xgboost.QuantileDMatrix(X[np.ix_(inside, chosen)], y[inside], max_bin=head.bins, nthread=1)
     grown = xgboost.train(parameters, matrix, head.trees)
     part = X[np.ix_(outside, chosen)]
-    kept = best_trees(head.kept_trees, bytes(grown.save_raw("ubj")), y[outside], part[:50], part[50:])
+    kept = best_trees("few", 0, bytes(grown.save_raw("ubj")), y[outside], part[:50], part[50:])
     assert kept == stopped.num_boosted_rounds()
     np.testing.assert_array_equal(grown[:kept].inplace_predict(part), stopped.inplace_predict(part))
