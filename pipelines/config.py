@@ -25,6 +25,9 @@ class DataConfig(_Section):
     source: Literal["phantom", "kaggle", "pcam", "folder"] = Field("phantom", description="kind of data set")
     path: str = Field("", description="folder of the data set; the phantom needs none")
     size: int = Field(96, ge=32, description="height and width of a patch, px")
+    mpp: float = Field(
+        0.972, ge=0, le=100, description="side of a patch's pixel, µm; 0 where it is unknown (changes no patch)"
+    )
     missing: Literal["error", "skip"] = Field("error", description="ids without image and images without label")
     slide_map: str = Field("", description="CSV file with the slide of each patch; empty for the layout's usual one")
     resize: Literal["refuse", "resize", "crop"] = Field("refuse", description="folder: images of another size")

@@ -109,6 +109,8 @@ def _patch(run: Run) -> dict[str, Any]:
     data = run.config.data
     return {
         "size": data.size,
+        # What whole slides are brought to before they are cut into patches.
+        "mpp": data.mpp,
         "source": data.source,
         "resize": data.resize if data.source == "folder" else "refuse",
         "pixels": "8-bit RGB, 0 to 255; the label speaks of the centre 32 × 32",

@@ -88,6 +88,10 @@ def test_no_bit_depends_on_batches_or_workers(run, held_out, tmp_path, options):
         pd.testing.assert_frame_equal(first, second, check_exact=True)
 
 
+def test_the_bundle_says_how_large_a_pixel_of_its_patches_is(run):
+    assert open_bundle(run.folder / "bundle").index["patch"]["mpp"] == 0.972
+
+
 def test_without_slides_a_model_that_needs_none_takes_over_and_says_so(run, held_out, tmp_path, capsys):
     models = open_bundle(run.folder / "bundle").index["models"]
     best = max((name for name in models if not name.endswith("_context")), key=lambda name: models[name]["auc"])

@@ -15,6 +15,7 @@ from pipelines.auditing import show_audit
 from pipelines.baseline import Run, one_step
 from pipelines.config import load_config
 from pipelines.console import Screen
+from pipelines.prepare import prepare_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -146,3 +147,8 @@ def test_names_never_steer_the_terminal(capsys):
     said = capsys.readouterr().out
     assert said.startswith("a\\x1b[31mb\\nc\\u202ed × –\nwarning: \\x07\n")
     assert "[red]a[/red]\\x1b" in said
+
+
+def test_the_size_of_a_pixel_makes_no_patch_again():
+    specs = [prepare_spec(load_config(ROOT / "configs" / "phantom.toml", [f"data.mpp={mpp}"])) for mpp in (0, 0.25)]
+    assert specs[0].identity() == specs[1].identity()
