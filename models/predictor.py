@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from data.measures import measure
 from models.bundle import INDEX, Bundle
 from models.outliers import OUTLIERS, Outliers
 from models.safety import check_shape
+
+if TYPE_CHECKING:
+    from features.context import SlideReference
 
 CNN = "cnn"
 ENSEMBLE = "ensemble"
@@ -301,13 +304,30 @@ class Predictor:
         -------
         dict from member to ndarray of shape (n,), dtype float64
         """
-        from features.context import slide_context, slide_stains
+        return self.within_slide(raw, self.reference(lambda places: raw[:, places], len(raw)))
 
-        names = list(self.columns)[: raw.shape[1]]
-        slides = np.full(len(raw), "slide", dtype=object)
-        relative, _ = slide_context(raw, slides, names)
-        stains, _ = slide_stains(raw, slides, names)
-        table = np.concatenate([raw, relative, stains], axis=1)
+    def reference(self, take: Callable[[np.ndarray], np.ndarray], patches: int) -> SlideReference:
+        """What the patches of a slide are compared with; see :func:`features.context.slide_reference`."""
+        from features.context import slide_reference
+        from features.table import columns
+
+        return slide_reference(take, patches, [column.name for column in columns(self.families)])
+
+    def within_slide(self, raw: np.ndarray, reference: SlideReference) -> dict[str, np.ndarray]:
+        """Probabilities by the members that need slides, of some patches of one slide.
+
+        Parameters
+        ----------
+        raw : ndarray of shape (m, columns), dtype float32
+        reference : SlideReference
+            Of the whole slide.
+
+        Returns
+        -------
+        dict from member to ndarray of shape (m,), dtype float64
+            The same bits whichever of the slide's patches are given at a time.
+        """
+        table = reference.relate(raw)
         wanted = [name for name in self.members if needs_slides(name)]
         return {name: self.heads[name].predict_proba(table)[:, 1] for name in wanted}
 

@@ -19,6 +19,7 @@ from data.errors import InputError
 from data.patches import Source
 from features.context import ENOUGH, FEWEST
 from models.predictor import FLAGS, Blend, Predictor, needs_slides
+from pipelines.columns import Columns
 from pipelines.console import Screen
 
 #: Patches worked on at a time by each worker: 256 of 96 × 96 are 7 MB, their features a few more.
@@ -114,7 +115,8 @@ def predict_source(
     blends : pair of Blend
         From :func:`models.predictor.choose_blends`.
     source : Source
-        Its table needs no ``label``.
+        Its table needs no ``label``. Where it has a method ``expect``, that is told beforehand which ranges of rows
+        are going to be read.
     slides : Series of str, optional
         Slide of each row, missing where unknown.
     work : Path
@@ -127,8 +129,13 @@ def predict_source(
     total = len(source.table)
     starts = range(0, total, options.shard)
     _compile(predictor, screen)
+    tasks = [(start, min(start + options.shard, total)) for start in starts]
+    left = [task for task in tasks if shards.load(task[0]) is None]
+    if hasattr(source, "expect"):
+        source.expect(left)
     with screen.progress("predicting", total) as progress:
-        for count in _run(shards, [(start, min(start + options.shard, total)) for start in starts], options.workers):
+        progress(total - sum(stop - start for start, stop in left))
+        for count in _run(shards, left, options.workers):
             progress(count)
     members, flags, reasons = shards.join(starts)
     rows = np.array([row for row in range(total) if row not in reasons], dtype=int)
@@ -183,9 +190,7 @@ class _Shards:
         return self.folder / f"{kind}{'-raw' if self.keep_raw else ''}-{start:08d}.npz"
 
     def make(self, start: int, stop: int) -> int:
-        """Predict rows start to stop, unless an earlier call did."""
-        if self.load(start) is not None:
-            return stop - start
+        """Predict rows start to stop; return how many these are."""
         pixels, reasons = self.source.read(start, stop)
         good = np.array([row for row in range(stop - start) if row not in reasons], dtype=int)
         values = self.predictor(np.ascontiguousarray(pixels[good]))
@@ -248,7 +253,7 @@ def _compare(
 ) -> np.ndarray:
     """Fill in the members that need slides, a slide at a time; return which rows are predicted without.
 
-    What is in memory at a time are one slide's features, and one shard's.
+    What is in memory at a time are one shard's features, and a few columns of one slide's.
     """
     alone = np.ones(len(slides), bool)
     small, few = 0, 0
@@ -258,14 +263,14 @@ def _compare(
             few += len(inside)
             continue
         small += len(inside) if len(inside) < ENOUGH else 0
-        raw = np.concatenate(
-            [
-                shards.raw(start)[inside[inside // shard == start // shard] - start]
-                for start in np.unique(inside // shard) * shard
-            ]
-        )
-        for name, probability in predictor.with_slide(raw).items():
-            members[inside, predictor.members.index(name)] = probability
+        pieces = [(start, inside[inside // shard == start // shard]) for start in np.unique(inside // shard) * shard]
+        with Columns(len(inside), shards.folder) as columns:
+            for start, piece in pieces:
+                columns.add(shards.raw(start)[piece - start])
+            reference = predictor.reference(columns.take, len(inside))
+        for start, piece in pieces:
+            for name, probability in predictor.within_slide(shards.raw(start)[piece - start], reference).items():
+                members[piece, predictor.members.index(name)] = probability
         alone[inside] = False
     if few:
         screen.warn(f"{few} patches stand in slides of {FEWEST} patches or fewer, which say nothing about a slide")

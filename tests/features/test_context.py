@@ -6,8 +6,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import features.context
 from features.column import REGION_WORDS
-from features.context import in_slide_name, slide_context, slide_stain_sentences, slide_stains, trust
+from features.context import (
+    in_slide_name,
+    slide_context,
+    slide_reference,
+    slide_stain_sentences,
+    slide_stains,
+    trust,
+)
 from features.table import columns, compute, parse_column
 from tests.oracles import pictures
 
@@ -174,3 +182,19 @@ def test_names_of_slide_stains_parse_back():
     for name in slide_stain_sentences():
         assert parse_column(name).statistic.endswith("-on-slide")
         assert parse_column(name).region in REGION_WORDS
+
+
+@pytest.mark.parametrize("patches", [4, 5, 9, 16, 150])
+@pytest.mark.parametrize("at_once", [1, 7, 10**6])
+def test_a_slide_in_pieces_gives_the_bits_of_the_whole_slide(monkeypatch, patches, at_once):
+    names = [column.name for column in columns(("colour", "stain"))]
+    raw = compute(np.stack([pictures.tissue(seed, 32, 32) for seed in range(patches)]), ("colour", "stain"))
+    raw[:, 3] = 0.5  # more than half of the values equal
+    raw[: patches // 3, 3] = np.linspace(0, 1, patches // 3)
+    slides = np.array(["S"] * patches)
+    whole = np.concatenate([raw, slide_context(raw, slides, names)[0], slide_stains(raw, slides, names)[0]], axis=1)
+    monkeypatch.setattr(features.context, "_AT_ONCE", at_once * patches)
+    reference = slide_reference(lambda places: raw[:, places], patches, names)
+    for step in (1, 7, patches):
+        pieces = [reference.relate(raw[start : start + step]) for start in range(0, patches, step)]
+        np.testing.assert_array_equal(np.concatenate(pieces), whole)

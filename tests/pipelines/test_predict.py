@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+import features.context
 import models.predictor
+import pipelines.columns
 import pipelines.streaming
 from data.errors import InputError
 from models.bundle import open_bundle
@@ -86,6 +88,15 @@ def test_no_bit_depends_on_batches_or_workers(run, held_out, tmp_path, options):
         _, first = predict(run, held_out, tmp_path / "a.csv", **given)
         _, second = predict(run, held_out, tmp_path / "b.csv", **given, **options)
         pd.testing.assert_frame_equal(first, second, check_exact=True)
+
+
+def test_a_large_slide_is_compared_through_a_file_with_the_same_bits(run, held_out, tmp_path, monkeypatch):
+    options = {"model": "logistic_context", "slides": True}
+    _, first = predict(run, held_out, tmp_path / "a.csv", **options)
+    monkeypatch.setattr(pipelines.columns, "MOST_IN_MEMORY", 0)
+    monkeypatch.setattr(features.context, "_AT_ONCE", 1)
+    _, second = predict(run, held_out, tmp_path / "b.csv", **options, shard=7)
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
 
 
 def test_the_bundle_says_how_large_a_pixel_of_its_patches_is(run):
