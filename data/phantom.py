@@ -203,6 +203,37 @@ def phantom(
     return Phantom(table, size, seed, patches, stains[slide].astype(np.float32), originals)
 
 
+def plan_pieces(n: int, *, seed: int, difficulty: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Plan n pieces of one slide's benign tissue, of any size and without bare glass, folds and fat.
+
+    Parameters
+    ----------
+    n : int
+    seed : int
+        Not negative.
+    difficulty : float
+        See :func:`phantom`.
+
+    Returns
+    -------
+    patches : ndarray of shape (n,), dtype PATCH
+        Records for :func:`data.tissue.draw`.
+    stains : ndarray of shape (n, 2, 3), dtype float32
+    """
+    _check(max(n, 2), 2, seed, difficulty, 0.0, 96)
+    of_slides = _plan_slides(max(n, 2), 2, np.random.default_rng([seed, 1]), difficulty, 0.0)
+    rng = np.random.default_rng([seed, 3])
+    base = of_slides.iloc[np.zeros(n, int)].reset_index(drop=True)
+    tissue = _choose_tissue(of_slides, np.zeros(n, int), rng)
+    tissue[tissue == list(TISSUES.index).index("fat")] = 0
+    patches = _plan_patches(base, np.zeros(n, bool), tissue, rng, difficulty, 96)
+    patches["key"] = _keys(seed, n)
+    patches["tumour"] = NO_TUMOUR
+    patches["glass"] = patches["fold"] = 0
+    stains = _stain_vectors(*of_slides[["haematoxylin_angle", "eosin_angle", "tilt"]].to_numpy()[0])
+    return patches, np.repeat(stains[None].astype(np.float32), n, axis=0)
+
+
 def apply_symmetry(image: np.ndarray, symmetry: int) -> np.ndarray:
     """One of the eight symmetries of the square: ``symmetry % 4`` quarter turns, then a left-right mirror from 4 on.
 
