@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,13 +28,12 @@ from reports.ladder_section import ladder_section
 from reports.made import made_section
 from reports.pictures import Patches
 from reports.prints import write_prints
+from reports.rendering import environment, own_files, script_hash
 from reports.section import Section
 from reports.stain import StainView
 from reports.stain_section import stain_section
 from reports.verdict import Verdict, judge, model_words, signed, span
 from reports.within_slides import score_slides
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -232,25 +229,17 @@ def write_page(
 
 def _render(title: str, sections: Sequence[Section], warnings: Sequence[str], prints: bool) -> str:
     """Fill the template."""
-    import jinja2
     import markupsafe
     from plotly.offline import get_plotlyjs
 
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    environment.filters |= {"signed": signed, "short": figures.short_name, "model_words": model_words}
-    environment.globals |= {"span": span, "isna": pd.isna}
+    pages = environment()
+    pages.filters |= {"signed": signed, "short": figures.short_name, "model_words": model_words}
+    pages.globals |= {"span": span, "isna": pd.isna}
     # Our own files and plotly.js: the only content that is not escaped.
     plotly = markupsafe.Markup(get_plotlyjs())  # noqa: S704
     script = markupsafe.Markup(_own("js", "script", sections))  # noqa: S704
     style = markupsafe.Markup(_own("css", "style", sections))  # noqa: S704
-    return environment.get_template("report.html").render(
+    return pages.get_template("report.html").render(
         title=title,
         warnings=warnings,
         prints=prints,
@@ -259,19 +248,13 @@ def _render(title: str, sections: Sequence[Section], warnings: Sequence[str], pr
         style=style,
         plotly=plotly,
         script=script,
-        hashes=[_hash(str(plotly)), _hash(str(script))],
+        hashes=[script_hash(str(plotly)), script_hash(str(script))],
     )
 
 
 def _own(suffix: str, shared: str, sections: Sequence[Section]) -> str:
     """The page's own script or style: what all sections share, then what single sections bring."""
-    paths = [TEMPLATES / f"{name}.{suffix}" for name in (shared, *(section.name for section in sections))]
-    return "\n".join(path.read_text(encoding="utf-8") for path in paths if path.is_file())
-
-
-def _hash(script: str) -> str:
-    """Name a script as a content security policy does."""
-    return "'sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() + "'"
+    return own_files(f"{name}.{suffix}" for name in (shared, *(section.name for section in sections)))
 
 
 def _as_json(value: object) -> object:
