@@ -1,0 +1,311 @@
+"use strict";
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const find = (id) => document.getElementById(id);
+  const [view, stage, picture, values] = ["view", "stage", "picture", "values"].map(find);
+  const [columns, rows] = data.grid;
+  const context = view.getContext("2d");
+  const probability = new Float32Array(columns * rows).fill(NaN);
+  const heat = Object.assign(document.createElement("canvas"), { width: columns, height: rows });
+  // Level-0 pixels at the left upper corner, and screen pixels a level-0 pixel.
+  const place = { x: 0, y: 0, scale: 1, least: 1, most: 1 };
+  const state = { opacity: data.opacity, threshold: data.threshold, outlines: null, cross: false };
+
+  const unpack = () => {
+    const sheet = Object.assign(document.createElement("canvas"), { width: columns, height: rows });
+    const reader = sheet.getContext("2d", { willReadFrequently: true });
+    reader.drawImage(values, 0, 0);
+    const bytes = reader.getImageData(0, 0, columns, rows).data;
+    for (let i = 0; i < probability.length; i += 1) {
+      if (bytes[4 * i + 2] === 255) probability[i] = (256 * bytes[4 * i] + bytes[4 * i + 1]) / 65535;
+    }
+  };
+
+  const [below, at, above] = data.colours;
+  const colour = (value) => {
+    const limit = state.threshold;
+    const [from, to, share] = value > limit
+      ? [at, above, (value - limit) / Math.max(1 - limit, 1e-9)]
+      : [below, at, value / Math.max(limit, 1e-9)];
+    return from.map((start, channel) => Math.round(start + Math.min(Math.max(share, 0), 1) * (to[channel] - start)));
+  };
+
+  const paint = () => {
+    const painter = heat.getContext("2d");
+    const image = painter.createImageData(columns, rows);
+    for (let i = 0; i < probability.length; i += 1) {
+      if (!Number.isNaN(probability[i])) image.data.set([...colour(probability[i]), 255], 4 * i);
+    }
+    painter.putImageData(image, 0, 0);
+    const ramp = find("ramp").getContext("2d");
+    const strip = ramp.createImageData(256, 1);
+    for (let i = 0; i < 256; i += 1) strip.data.set([...colour(i / 255), 255], 4 * i);
+    ramp.putImageData(strip, 0, 0);
+  };
+
+  const isPositive = (column, row) =>
+    column >= 0 && row >= 0 && column < columns && row < rows && probability[row * columns + column] >= state.threshold;
+
+  // Sides between cells above and below the threshold, in cells; runs along a line are one stroke.
+  const outline = () => {
+    const path = new Path2D();
+    const trace = (lines, length, differs, corner) => {
+      for (let line = 0; line <= lines; line += 1) {
+        let start = -1;
+        for (let step = 0; step <= length; step += 1) {
+          const edge = step < length && differs(line, step);
+          if (edge && start < 0) start = step;
+          if (!edge && start >= 0) {
+            path.moveTo(...corner(line, start));
+            path.lineTo(...corner(line, step));
+            start = -1;
+          }
+        }
+      }
+    };
+    trace(rows, columns, (row, column) => isPositive(column, row - 1) !== isPositive(column, row), (row, column) => [column, row]);
+    trace(columns, rows, (column, row) => isPositive(column - 1, row) !== isPositive(column, row), (column, row) => [column, row]);
+    state.outlines = path;
+  };
+
+  const tell = () => {
+    let known = 0;
+    let positive = 0;
+    for (const value of probability) {
+      if (Number.isNaN(value)) continue;
+      known += 1;
+      if (value >= state.threshold) positive += 1;
+    }
+    find("threshold-value").textContent = state.threshold.toFixed(3);
+    find("share").textContent = known ? `${((100 * positive) / known).toFixed(1)} % of the tiles reach it;` : "Nothing was predicted;";
+    const mark = find("ramp-threshold");
+    mark.textContent = state.threshold > 0.06 && state.threshold < 0.94 ? state.threshold.toFixed(2) : "";
+    mark.style.left = `${100 * state.threshold}%`;
+  };
+
+  const showBar = () => {
+    const room = Math.min(160, stage.clientWidth / 3);
+    const most = (room / place.scale) * data.um[0];
+    const power = 10 ** Math.floor(Math.log10(most));
+    const length = [5, 2, 1].map((digit) => digit * power).find((each) => each <= most);
+    const words = length >= 1000 ? `${length / 1000} mm` : `${Number(length.toPrecision(1))} µm`;
+    const bar = find("bar");
+    bar.querySelector("i").style.width = `${(length / data.um[0]) * place.scale}px`;
+    bar.querySelector("span").textContent = words;
+    bar.ariaLabel = `Scale bar: ${words}`;
+    bar.dataset.um = length;
+  };
+
+  const draw = () => {
+    const ratio = devicePixelRatio || 1;
+    const [width, height] = [Math.round(stage.clientWidth * ratio), Math.round(stage.clientHeight * ratio)];
+    if (view.width !== width || view.height !== height) Object.assign(view, { width, height });
+    context.setTransform(1, 0, 0, 1, 0, 0);
+    context.clearRect(0, 0, width, height);
+    const zoom = ratio * place.scale;
+    context.setTransform(zoom, 0, 0, zoom, -place.x * zoom, -place.y * zoom);
+    context.save();
+    context.beginPath();
+    context.rect(0, 0, ...data.slide);
+    context.clip();
+    context.imageSmoothingEnabled = true;
+    context.imageSmoothingQuality = "high";
+    context.drawImage(picture, 0, 0, ...data.picture);
+    context.imageSmoothingEnabled = false;
+    context.globalAlpha = state.opacity;
+    context.drawImage(heat, 0, 0, columns * data.cell[0], rows * data.cell[1]);
+    context.restore();
+    if (find("outlines").checked && state.outlines) {
+      const lines = new Path2D();
+      lines.addPath(state.outlines, new DOMMatrix([zoom * data.cell[0], 0, 0, zoom * data.cell[1], -place.x * zoom, -place.y * zoom]));
+      context.setTransform(1, 0, 0, 1, 0, 0);
+      context.lineCap = "square";
+      for (const [line, breadth] of [["#ffffff", 3.5], ["#7a2e00", 1.5]]) {
+        context.strokeStyle = line;
+        context.lineWidth = breadth * ratio;
+        context.stroke(lines);
+      }
+    }
+    if (state.cross) {
+      context.setTransform(ratio, 0, 0, ratio, 0, 0);
+      context.strokeStyle = "#000000";
+      context.lineWidth = 1;
+      const [x, y] = [stage.clientWidth / 2, stage.clientHeight / 2];
+      context.strokeRect(x - 6, y - 6, 12, 12);
+    }
+    showBar();
+    // What tests and curious readers ask for.
+    view.dataset.place = JSON.stringify([place.x, place.y, place.scale]);
+  };
+  let waiting = false;
+  const redraw = () => {
+    if (waiting) return;
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      draw();
+    });
+  };
+
+  // At least a fifth of the window stays slide.
+  const hold = () => {
+    place.scale = Math.min(Math.max(place.scale, place.least), place.most);
+    for (const [axis, side, room] of [["x", data.slide[0], stage.clientWidth], ["y", data.slide[1], stage.clientHeight]]) {
+      const seen = room / place.scale;
+      place[axis] = Math.min(Math.max(place[axis], -0.8 * seen), side - 0.2 * seen);
+    }
+  };
+  const fit = (left, top, right, bottom) => {
+    const [width, height] = [stage.clientWidth, stage.clientHeight];
+    place.scale = Math.min(width / (right - left), height / (bottom - top));
+    place.scale = Math.min(Math.max(place.scale, place.least), place.most);
+    place.x = (left + right) / 2 - width / place.scale / 2;
+    place.y = (top + bottom) / 2 - height / place.scale / 2;
+    hold();
+    redraw();
+  };
+  const fitAll = () => {
+    const [width, height] = data.slide;
+    fit(-0.02 * width, -0.02 * height, 1.02 * width, 1.02 * height);
+  };
+  const limits = () => {
+    place.least = 0.5 * Math.min(stage.clientWidth / data.slide[0], stage.clientHeight / data.slide[1]);
+    place.most = Math.max((8 * picture.naturalWidth) / data.picture[0], 4 * place.least);
+  };
+  const zoomAt = (x, y, factor) => {
+    const before = place.scale;
+    place.scale = Math.min(Math.max(before * factor, place.least), place.most);
+    place.x += x / before - x / place.scale;
+    place.y += y / before - y / place.scale;
+    hold();
+    redraw();
+  };
+  const zoomMiddle = (factor) => zoomAt(stage.clientWidth / 2, stage.clientHeight / 2, factor);
+
+  const read = (x, y) => {
+    const [left, top] = [place.x + x / place.scale, place.y + y / place.scale];
+    const [column, row] = [Math.floor(left / data.cell[0]), Math.floor(top / data.cell[1])];
+    const inside = left >= 0 && top >= 0 && left < data.slide[0] && top < data.slide[1];
+    const value = inside ? probability[row * columns + column] : NaN;
+    const where = `x ${Math.floor(left)}, y ${Math.floor(top)} px`;
+    find("readout").textContent = !inside ? "beyond the slide"
+      : Number.isNaN(value) ? `nothing predicted · ${where}` : `probability ${value.toFixed(3)} · ${where}`;
+  };
+
+  const pointers = new Map();
+  const local = (event) => {
+    const box = view.getBoundingClientRect();
+    return [event.clientX - box.left, event.clientY - box.top];
+  };
+  const spread = () => {
+    const [a, b] = [...pointers.values()];
+    return { x: (a[0] + b[0]) / 2, y: (a[1] + b[1]) / 2, far: Math.hypot(a[0] - b[0], a[1] - b[1]) };
+  };
+  view.addEventListener("pointerdown", (event) => {
+    view.setPointerCapture(event.pointerId);
+    pointers.set(event.pointerId, local(event));
+    view.classList.add("held");
+    state.cross = false;
+    read(...local(event));
+  });
+  view.addEventListener("pointermove", (event) => {
+    const now = local(event);
+    const last = pointers.get(event.pointerId);
+    if (last && pointers.size === 1) {
+      place.x -= (now[0] - last[0]) / place.scale;
+      place.y -= (now[1] - last[1]) / place.scale;
+      pointers.set(event.pointerId, now);
+      hold();
+      redraw();
+    } else if (last && pointers.size === 2) {
+      const before = spread();
+      pointers.set(event.pointerId, now);
+      const after = spread();
+      place.x -= (after.x - before.x) / place.scale;
+      place.y -= (after.y - before.y) / place.scale;
+      zoomAt(after.x, after.y, after.far / Math.max(before.far, 1));
+    }
+    read(...now);
+  });
+  for (const kind of ["pointerup", "pointercancel"]) {
+    view.addEventListener(kind, (event) => {
+      pointers.delete(event.pointerId);
+      if (!pointers.size) view.classList.remove("held");
+    });
+  }
+  view.addEventListener("wheel", (event) => {
+    event.preventDefault();
+    const lines = event.deltaMode === 1 ? 16 : 1;
+    zoomAt(...local(event), Math.exp(-0.0018 * lines * Math.max(Math.min(event.deltaY, 300), -300)));
+    read(...local(event));
+  }, { passive: false });
+  view.addEventListener("keydown", (event) => {
+    const step = Math.min(stage.clientWidth, stage.clientHeight) / 8 / place.scale;
+    const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key in moves) {
+      place.x += moves[event.key][0];
+      place.y += moves[event.key][1];
+      hold();
+    } else if (event.key === "+" || event.key === "=") zoomMiddle(1.5);
+    else if (event.key === "-") zoomMiddle(1 / 1.5);
+    else if (event.key === "0") fitAll();
+    else return;
+    event.preventDefault();
+    state.cross = true;
+    redraw();
+    read(stage.clientWidth / 2, stage.clientHeight / 2);
+  });
+
+  find("in").addEventListener("click", () => zoomMiddle(1.5));
+  find("out").addEventListener("click", () => zoomMiddle(1 / 1.5));
+  find("fit").addEventListener("click", fitAll);
+  find("opacity").addEventListener("input", (event) => {
+    state.opacity = Number(event.target.value) / 100;
+    redraw();
+  });
+  const setThreshold = (value) => {
+    state.threshold = value;
+    paint();
+    outline();
+    tell();
+    redraw();
+  };
+  find("threshold").addEventListener("input", (event) => setThreshold(Number(event.target.value)));
+  find("reset").addEventListener("click", () => {
+    find("threshold").value = data.threshold;
+    setThreshold(data.threshold);
+  });
+  find("outlines").addEventListener("change", redraw);
+  for (const button of document.querySelectorAll(".regions button")) {
+    button.addEventListener("click", () => {
+      for (const other of document.querySelectorAll(".regions button")) other.removeAttribute("aria-current");
+      button.ariaCurrent = "true";
+      const [left, top, right, bottom] = button.dataset.box.split(" ").map(Number);
+      // Small regions keep their surroundings: ten cells around them.
+      const [across, down] = [Math.max(0.3 * (right - left), 10 * data.cell[0]), Math.max(0.3 * (bottom - top), 10 * data.cell[1])];
+      fit(left - across, top - down, right + across, bottom + down);
+      stage.scrollIntoView({ block: "nearest" });
+    });
+  }
+
+  Promise.all([picture.decode(), values.decode()]).then(() => {
+    unpack();
+    find("opacity").value = 100 * data.opacity;
+    find("threshold").value = data.threshold;
+    limits();
+    setThreshold(data.threshold);
+    fitAll();
+    let [width, height] = [stage.clientWidth, stage.clientHeight];
+    new ResizeObserver(() => {
+      // The middle stays where it is.
+      place.x += (width - stage.clientWidth) / 2 / place.scale;
+      place.y += (height - stage.clientHeight) / 2 / place.scale;
+      [width, height] = [stage.clientWidth, stage.clientHeight];
+      limits();
+      hold();
+      redraw();
+    }).observe(stage);
+    view.dataset.ready = "yes";
+  });
+})();
