@@ -19,6 +19,10 @@ EXPLAIN ?=
 MODEL   ?=
 POINT   ?=
 PREVALENCE ?=
+SLIDE   ?=
+MPP     ?=
+PATCH_MPP ?=
+STRIDE  ?=
 
 VENV := .venv
 PY   := $(VENV)/bin/python
@@ -29,7 +33,7 @@ PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --only-b
 SETTINGS = --config '$(CONFIG)' $(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(foreach s,$(SET),--set '$(s)') \
            $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
 
-.PHONY: help data baseline ensemble audit prepare features embeddings heads cnn report compare predict test torture lint bench docs lock clean
+.PHONY: help data baseline ensemble audit prepare features embeddings heads cnn report compare predict heatmap slide test torture lint bench docs lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list every target
@@ -42,7 +46,9 @@ help:  ## list every target
 	@echo "  SET='key=value …'           single settings without spaces, e.g. SET='seed=1 split.folds=4'"
 	@echo "  MISSING=skip STRICT=1       ids without image are skipped; an unreadable patch is fatal"
 	@echo "  SLIDES=csv EXPLAIN=id       make predict: slides of the patches (id,slide); explain single patches"
-	@echo "  MODEL= POINT= PREVALENCE=   make predict: another model, operating point or share of positives"
+	@echo "  MODEL= POINT= PREVALENCE=   make predict, heatmap: another model or operating point; predict: share of positives"
+	@echo "  SLIDE=x.svs MPP= PATCH_MPP= make heatmap: a whole slide; µm a pixel of it, of the patches, where unknown"
+	@echo "  STRIDE=16                   make heatmap: patch pixels from one patch to the next (32)"
 	@echo "  RUNS='a b …' OUT=folder     make compare: names of finished runs; where the page goes (runs/compare-a-b-…/)"
 	@echo "  REBUILD=1                   replace results that were made with another configuration"
 
@@ -74,6 +80,14 @@ predict: $(VENV)/.user  ## probabilities of new patches: BUNDLE=runs/<name>/bund
 	    $(if $(SLIDES),--slides '$(SLIDES)') \
 	    $(foreach id,$(EXPLAIN),--explain '$(id)') $(if $(PREVALENCE),--prevalence '$(PREVALENCE)') \
 	    $(if $(MODEL),--model '$(MODEL)') $(if $(POINT),--point '$(POINT)')
+
+heatmap: $(VENV)/.user  ## a whole slide to a heat map: BUNDLE=runs/<name>/bundle SLIDE=x.svs OUT=folder (all have defaults)
+	@$(PY) -m pipelines heatmap $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(SLIDE),--slide '$(SLIDE)') $(if $(OUT),--out '$(OUT)') \
+	    $(if $(MPP),--mpp '$(MPP)') $(if $(PATCH_MPP),--patch-mpp '$(PATCH_MPP)') $(if $(STRIDE),--stride '$(STRIDE)') \
+	    $(if $(MODEL),--model '$(MODEL)') $(if $(POINT),--point '$(POINT)')
+
+slide: $(VENV)/.user  ## draw a synthetic whole slide with a planted tumour: OUT=phantom.tif
+	@$(PY) -m pipelines slide $(if $(OUT),--out '$(OUT)')
 
 test: $(VENV)/.dev  ## the whole test suite
 	@$(PY) -m pytest -n 2 --dist loadfile

@@ -30,7 +30,7 @@ EXPLAIN = Annotated[str, typer.Option("--explain", help="Say what this column is
 #: Commands that compute, and whether they run convolutional networks whatever the configuration says.
 NETWORKS = {
     "prepare": False, "audit": False, "features": False, "heads": False, "report": False, "baseline": False,
-    "predict": False, "embeddings": True, "cnn": True, "ensemble": True,
+    "predict": False, "heatmap": False, "embeddings": True, "cnn": True, "ensemble": True,
 }  # fmt: skip
 
 app = typer.Typer(
@@ -185,6 +185,70 @@ def _predict(
             bundle, source, out, options=options, slides=slides, explain=explain or [], screen=Screen()
         )
     raise typer.Exit(status)
+
+
+@app.command("heatmap", help="Predict a whole slide with a bundle: rasters, regions for QuPath, and a viewer.")
+def _heatmap(
+    bundle: Annotated[Path, typer.Option("--bundle", help="Folder of the bundle, such as runs/<name>/bundle.")] = Path(
+        "runs/phantom/bundle"
+    ),
+    slide: Annotated[
+        Path | None, typer.Option("--slide", help="Whole slide that OpenSlide reads; else a phantom slide is drawn.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for the results; else runs/heatmaps/<slide>.")
+    ] = None,
+    mpp: Annotated[
+        float, typer.Option("--mpp", help="Micrometres a pixel of the slide, where it says none or a wrong one.")
+    ] = 0.0,
+    patch_mpp: Annotated[
+        float, typer.Option("--patch-mpp", help="Micrometres a pixel of the bundle's patches, where it says none.")
+    ] = 0.0,
+    stride: Annotated[
+        int,
+        typer.Option(
+            "--stride",
+            help="From one patch to the next, in pixels of a patch; else 32, so that the centres that labels speak of "
+            "tile the tissue.",
+        ),
+    ] = 0,
+    model: Annotated[
+        str, typer.Option("--model", help="A model of the bundle; else the ensemble, or the best head by AUC.")
+    ] = "",
+    point: Annotated[str, typer.Option("--point", help="Operating point for labels.")] = "youden",
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Threads; 0 for one a core.")] = 0,
+    shard: Annotated[int, typer.Option("--shard", min=1, help="Patches at a time (changes no number).")] = 256,
+) -> None:
+    from joblib import cpu_count
+
+    from pipelines.console import Screen
+    from pipelines.failing import foreseen
+    from pipelines.heatmap import Geometry, heatmap
+    from pipelines.phantom_slides import default_slide
+    from pipelines.streaming import Options
+
+    screen = Screen()
+    options = Options(model, point, workers=workers or int(cpu_count()), shard=shard)
+    folder = Path("runs/heatmaps")
+    with foreseen(out.parent if out else folder):
+        chosen = slide or default_slide(folder, bundle, screen)
+        target = out or folder / (chosen.stem or chosen.name)
+        heatmap(bundle, chosen, target, options=options, geometry=Geometry(mpp, patch_mpp, stride), screen=screen)
+
+
+@app.command("slide", help="Draw a synthetic whole slide with a planted disc of tumour, to try `heatmap` on.")
+def _slide(
+    out: Annotated[Path, typer.Option("--out", help="TIFF file to write.")] = Path("phantom.tif"),
+    width: Annotated[int, typer.Option("--width", help="Pixels of 0.972 µm.")] = 4096,
+    height: Annotated[int, typer.Option("--height", help="Pixels of 0.972 µm.")] = 3072,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another slide.")] = 0,
+) -> None:
+    from pipelines.console import Screen
+    from pipelines.failing import foreseen
+    from pipelines.phantom_slides import draw_slide
+
+    with foreseen(out.parent):
+        draw_slide(out, Screen(), width=width, height=height, seed=seed)
 
 
 @app.command("compare", help="Several finished runs on one page: ladders side by side, and paired differences.")

@@ -154,11 +154,16 @@ def _finish_replacing(partial: Path, folder: Path, identity: dict[str, Any]) -> 
             finished = False
         if finished and (not folder.exists() or _older(folder, identity)):
             replace_folder(partial, folder)
-    old = folder.with_name(f"{folder.name}.old")
-    if not folder.exists() and old.exists():
-        # Killed between the two renames, and what was to come is not wanted or not whole: what was there comes back.
-        old.rename(folder)
-        sync_folder(folder.parent)
+    # Killed between the two renames, and what was to come is not wanted or not whole: what was there comes back.
+    restore_folder(folder)
+
+
+def restore_folder(target: Path) -> None:
+    """Bring back what :func:`replace_folder` had put aside when it was killed between its two renames."""
+    old = target.with_name(f"{target.name}.old")
+    if not target.exists() and old.exists():
+        old.rename(target)
+        sync_folder(target.parent)
 
 
 def _older(folder: Path, identity: dict[str, Any]) -> bool:

@@ -18,7 +18,9 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+def run_lock(
+    folder: Path, say: Callable[[str], None], *, otherwise: str = "choose another run name (RUN=… or --run)"
+) -> Iterator[None]:
     """Hold a run folder for this process.
 
     The kernel's lock on ``folder/.lock`` is what counts: it goes with its process, however that ends. The file's
@@ -31,6 +33,8 @@ def run_lock(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         Made where it is missing.
     say : callable
         Takes a line for the user: that a lock was left by a process that is gone.
+    otherwise : str
+        What else to do than wait, for the message.
 
     Raises
     ------
@@ -47,7 +51,7 @@ def run_lock(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
             raise InputError(
                 f"{folder}: process {holder.get('pid', 'unknown')} on {holder.get('host', 'this machine')} has been "
                 f"working in this run folder since {holder.get('since', 'a moment ago')}. Wait for it, stop it, or "
-                "choose another run name (RUN=… or --run)."
+                f"{otherwise}."
             )
         if holder:
             say(f"lock of process {holder.get('pid')}, which has ended, taken over: an earlier run was broken off")
