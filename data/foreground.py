@@ -24,7 +24,7 @@ _INK_RATIO = 1.2
 #: mm²: smaller pieces of tissue are dirt, smaller holes are vessels and tears, smaller pieces of ink are none.
 SPECK, HOLE, INK = 0.01, 0.05, 0.05
 
-_DENSITY = np.log10(256.0) - np.log10(np.arange(256) + 1.0)
+_DENSITY = (np.log10(256.0) - np.log10(np.arange(256) + 1.0)).astype(np.float32)
 
 
 def chroma(picture: np.ndarray) -> np.ndarray:
@@ -39,11 +39,12 @@ def chroma(picture: np.ndarray) -> np.ndarray:
 
     Returns
     -------
-    ndarray of shape (height, width), dtype float64
+    ndarray of shape (height, width), dtype float32
         Difference of optical densities, in decades; negative where something is green.
     """
-    density = _DENSITY[picture]
-    return np.asarray(density[..., 1] - np.minimum(density[..., 0], density[..., 2]))
+    # The brighter of two colours is the one that is taken up less.
+    least = _DENSITY[np.maximum(picture[..., 0], picture[..., 2])]
+    return np.asarray(_DENSITY[picture[..., 1]] - least)
 
 
 def is_ink(picture: np.ndarray) -> np.ndarray:
@@ -55,9 +56,9 @@ def is_ink(picture: np.ndarray) -> np.ndarray:
     -------
     ndarray of shape (height, width), dtype bool
     """
-    density = _DENSITY[picture]
     dark = picture[..., 0] < _INK_RED
-    return np.asarray(dark & ((density[..., 0] > _INK_RATIO * density[..., 1]) | (picture.max(axis=2) < 60)))
+    coloured = _DENSITY[picture[..., 0]] > _INK_RATIO * _DENSITY[picture[..., 1]]
+    return np.asarray(dark & (coloured | (picture.max(axis=2) < 60)))
 
 
 def threshold(values: np.ndarray) -> float:

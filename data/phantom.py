@@ -204,7 +204,7 @@ def phantom(
 
 
 def plan_pieces(n: int, *, seed: int, difficulty: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
-    """Plan n pieces of one slide's benign tissue, of any size and without bare glass, folds and fat.
+    """Plan n pieces of one slide's benign tissue, of any size: no bare glass, folds, fat or pools of blood.
 
     Parameters
     ----------
@@ -229,7 +229,7 @@ def plan_pieces(n: int, *, seed: int, difficulty: float = 0.5) -> tuple[np.ndarr
     patches = _plan_patches(base, np.zeros(n, bool), tissue, rng, difficulty, 96)
     patches["key"] = _keys(seed, n)
     patches["tumour"] = NO_TUMOUR
-    patches["glass"] = patches["fold"] = 0
+    patches["glass"] = patches["fold"] = patches["blood"] = 0
     stains = _stain_vectors(*of_slides[["haematoxylin_angle", "eosin_angle", "tilt"]].to_numpy()[0])
     return patches, np.repeat(stains[None].astype(np.float32), n, axis=0)
 

@@ -23,7 +23,7 @@ from data.tissue import BLANK, SHEET, TUMOUR_IN_CENTRE, draw
 #: Micrometres a pixel, as in PCam.
 SPACING = 0.972
 #: Side of what is drawn at a time, in pixels, and of the file's tiles.
-PIECE, TILE = 512, 256
+PIECE, TILE = 1024, 256
 #: Each level of the pyramid is this many times coarser than the one before.
 STEP = 4
 #: Widest and smallest slide, in pixels.
@@ -81,7 +81,7 @@ def write_phantom_slide(
     width: int = 4096,
     height: int = 3072,
     seed: int = 0,
-    difficulty: float = 0.5,
+    difficulty: float = 0.3,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Truth:
     """Draw a slide a row of pieces at a time, and write it whole or not at all.
@@ -95,7 +95,8 @@ def write_phantom_slide(
     seed : int
         Not negative. The same arguments give the same pixels.
     difficulty : float
-        See :func:`data.phantom.phantom`.
+        See :func:`data.phantom.phantom`, whose patches are harder by default: at 0.5 many large benign cells look like
+        tumour, and a map of single patches is speckled all over.
     progress : callable
         Takes the number of pieces just drawn.
 

@@ -32,8 +32,8 @@ MOST_SQUEEZED = 1.1
 #: Side of the largest slide, µm: a glass of 26 × 76 mm, or one of twice that size, is far below.
 MOST_EXTENT = 400_000.0
 
-#: Bytes of decoded tiles that OpenSlide keeps: those of a row across the slide, since the next row needs them again.
-_CACHE = (32_000_000, 256_000_000)
+#: Bytes of decoded tiles that OpenSlide keeps, for regions whose borders cut through them: those of a dozen regions.
+_CACHE = 128_000_000
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"RIFF")
@@ -95,7 +95,6 @@ class Slide:
         self.levels = tuple(Level(width, height, scale) for (width, height), scale in zip(sizes, scales, strict=True))
         self.spacing = given_spacing(path, mpp) if mpp else stored_spacing(path, self.properties)
         self._check_size()
-        self._keep_tiles(self._handle)
         self.reads: list[tuple[int, int, int, int, int]] = []
 
     def __enter__(self) -> Slide:
@@ -172,17 +171,6 @@ class Slide:
         with self._lock:
             if self._handle is failed:
                 self._handle = _open(self.path)
-                self._keep_tiles(self._handle)
-
-    def _keep_tiles(self, handle: Any) -> None:
-        import openslide
-
-        def row(number: int) -> int:
-            name = f"openslide.level[{number}].tile-height"
-            return 4 * self.levels[number].width * int(self.properties.get(name, 256))
-
-        room = 2 * max(row(number) for number in range(len(self.levels)))
-        handle.set_cache(openslide.OpenSlideCache(min(max(room, _CACHE[0]), _CACHE[1])))
 
     def _check_size(self) -> None:
         if not all(level.width > 0 and level.height > 0 and level.downsample >= 1 for level in self.levels):
@@ -289,7 +277,9 @@ def _open(path: Path) -> Any:
     import openslide
 
     try:
-        return openslide.OpenSlide(path)
+        handle = openslide.OpenSlide(path)
+        handle.set_cache(openslide.OpenSlideCache(_CACHE))
+        return handle
     except openslide.OpenSlideUnsupportedFormatError:
         raise InputError(f"{path}: {_unsupported(path)}") from None
     except (openslide.OpenSlideError, OSError, ValueError) as error:

@@ -106,6 +106,8 @@ class TileSource:
     table : DataFrame
         ``patch_id``, ``slide``, and ``row`` and ``column`` of the cell.
     size : int
+    expected : int
+        Rows that are going to be read.
     most_held : int
         Blocks that were in memory at the same time, at most.
     """
@@ -145,7 +147,9 @@ class TileSource:
     def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Say which rows are going to be read, each once, so that blocks are kept for these and for no others."""
         self._uses = np.zeros((self.plane.rows, self.plane.columns), np.int64)
+        self.expected = 0
         for start, stop in ranges:
+            self.expected += stop - start
             np.add.at(self._uses, self._touched(start, stop), 1)
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, Mapping[int, str]]:
