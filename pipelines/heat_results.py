@@ -16,7 +16,7 @@ import pandas as pd
 from data.durable import sync_tree
 from data.labels import printable
 from data.phantom_slide import Truth
-from data.planes import Plane
+from data.planes import Plane, area_mean
 from data.slides import Slide
 from data.spreadsheet import write_csv
 from data.survey import Survey
@@ -43,6 +43,9 @@ FILES = (
     "summary.json",
     "viewer.html",
 )
+
+#: Side of the largest overlay, in pixels: to be shown around, where the viewer is to be looked at.
+MOST_OVERLAY = 2048
 
 #: Share of tiles unlike the training patches from which on a heat map should not be believed.
 DOUBTFUL = 0.2
@@ -232,7 +235,12 @@ def conclude(summary: dict[str, Any], out: Path, screen: Screen) -> None:
 def _write_overlay(path: Path, result: Result, heat: HeatMap) -> None:
     from PIL import Image
 
-    Image.fromarray(overlay(result.survey.picture, result.survey.factor, heat)).save(path, format="PNG")
+    picture, factor = result.survey.picture, result.survey.factor
+    step = -(-max(picture.shape) // MOST_OVERLAY)
+    if step > 1:
+        picture = area_mean(picture, (step, step), (-(-picture.shape[0] // step), -(-picture.shape[1] // step)))
+    # Compressed harder, noise takes ten times as long and hardly less room.
+    Image.fromarray(overlay(picture, factor * step, heat)).save(path, format="PNG", compress_level=1)
 
 
 def _openslide_version() -> str:

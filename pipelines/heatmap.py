@@ -90,7 +90,7 @@ def heatmap(place: Path, slide_path: Path, out: Path, *, options: Options, geome
     stride = _stride(geometry.stride, bundle)
     check_out(out)
     work = out.with_name(f".{out.name}.work")
-    with Slide(slide_path, mpp=geometry.mpp) as slide, _held(work, out, screen), peak_memory() as peak:
+    with Slide(slide_path, mpp=geometry.mpp) as slide, _held(work, out, screen), peak_memory(0.5) as peak:
         for warning in version_warnings(bundle):
             screen.warn(warning)
         plane = Plane(slide, spacing, patch=bundle.index["patch"]["size"])

@@ -1,0 +1,80 @@
+"""How fast are heat maps beside `predict` on the same patches? Tiles a second of both, end to end, and their ratio.
+
+Usage: ``python -m benchmarks.slides [bundle] [model]`` from the repository's root; the bundle is
+``runs/phantom/bundle`` and the model its default where none is named. A phantom slide is predicted, its tiles are
+written as files and predicted as patches, and the answers are compared bit by bit. Then both ways take turns
+twice, and the best of each counts.
+"""
+
+import contextlib
+import io
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from data.phantom_slide import write_phantom_slide
+from data.slides import Slide
+from pipelines.console import Screen
+from pipelines.heatmap import Geometry, heatmap
+from pipelines.predict import predict_folder
+from pipelines.streaming import Options
+
+SIDES = {"width": 4096, "height": 3072}
+
+
+def write_patches(slide: Path, tiles: pd.DataFrame, folder: Path) -> None:
+    """Write the tiles of a heat map as files, as they lie on the slide, and a table of their slides."""
+    with Slide(slide) as opened:
+        pixels = np.pad(opened.read(0, 0, 0, *opened.size), [(96, 96), (96, 96), (0, 0)], constant_values=255)
+    (folder / "in").mkdir()
+    for name, x, y in tiles[["tile", "x", "y"]].itertuples(index=False):
+        left, top = round(x) + 96, round(y) + 96
+        Image.fromarray(pixels[top : top + 96, left : left + 96]).save(folder / "in" / f"{name}.tif")
+    pd.DataFrame({"id": tiles["tile"], "slide": "one"}).to_csv(folder / "slides.csv", index=False)
+
+
+def timed(way: Callable[[], object]) -> float:
+    """Seconds of one quiet call."""
+    started = time.perf_counter()
+    with contextlib.redirect_stdout(io.StringIO()):
+        way()
+    return time.perf_counter() - started
+
+
+def main() -> None:
+    """Compare answers, then speeds."""
+    bundle = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/phantom/bundle")
+    options = Options(sys.argv[2] if len(sys.argv) > 2 else "", workers=2)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        slide = folder / "slide.tif"
+        write_phantom_slide(slide, **SIDES)
+
+        def by_slide() -> None:
+            heatmap(bundle, slide, folder / "map", options=options, geometry=Geometry(), screen=Screen())
+
+        def by_patch() -> None:
+            out, slides = folder / "out.csv", folder / "slides.csv"
+            predict_folder(bundle, folder / "in", out, options=options, slides=slides, screen=Screen())
+
+        timed(by_slide)
+        tiles = pd.read_csv(folder / "map" / "tiles.csv", keep_default_na=False)
+        write_patches(slide, tiles, folder)
+        timed(by_patch)
+        found = pd.read_csv(folder / "out.csv", keep_default_na=False).set_index("id").loc[tiles["tile"]]
+        for column in ("probability", "label", "flags"):
+            assert found[column].tolist() == tiles[column].tolist(), column
+        print(f"{len(tiles)} tiles: probabilities, labels and flags equal to the last bit")
+        seconds = np.array([[timed(by_slide), timed(by_patch)] for _ in range(2)]).min(axis=0)
+        rates = len(tiles) / seconds
+        print(f"heatmap {rates[0]:.0f} tiles/s, predict {rates[1]:.0f} patches/s: ratio {rates[0] / rates[1]:.2f}")
+
+
+if __name__ == "__main__":
+    main()
