@@ -6,6 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,17 +76,20 @@ def write_results(result: Result, folder: Path, screen: Screen) -> dict[str, Any
     folder.mkdir()
     heat = heat_of(result)
     name = printable(result.slide.path.name)
-    write_raster(folder / "probability.ome.tif", heat, f"{name}: probability by {result.blend.name}")
-    write_picture(folder / "probability.png", heat)
-    write_json(folder / "probability.json", transform(heat))
-    _write_overlay(folder / "overlay.png", result, heat)
-    collection, found = regions(heat)
-    (folder / "regions.geojson").write_text(json.dumps(collection), encoding="utf-8")
-    tiles = tile_table(result)
-    write_csv(tiles, folder / "tiles.csv")
-    tiles.to_parquet(folder / "tiles.parquet", index=False)
-    summary = summarise(result, heat, found, name)
-    write_viewer(folder / "viewer.html", heat, result.survey.picture, result.survey.factor, found, summary)
+    # Compressing pictures lets go of the interpreter: the overlay comes about beside the rest.
+    with ThreadPoolExecutor(1) as pool:
+        drawn = pool.submit(_write_overlay, folder / "overlay.png", result, heat)
+        write_raster(folder / "probability.ome.tif", heat, f"{name}: probability by {result.blend.name}")
+        write_picture(folder / "probability.png", heat)
+        write_json(folder / "probability.json", transform(heat))
+        collection, found = regions(heat)
+        (folder / "regions.geojson").write_text(json.dumps(collection), encoding="utf-8")
+        tiles = tile_table(result)
+        write_csv(tiles, folder / "tiles.csv")
+        tiles.to_parquet(folder / "tiles.parquet", index=False)
+        summary = summarise(result, heat, found, name)
+        write_viewer(folder / "viewer.html", heat, result.survey.picture, result.survey.factor, found, summary)
+        drawn.result()
     # Last, so that time and memory are those of everything.
     summary["seconds"] = round(time.perf_counter() - result.started, 2)
     summary["peak_mb"] = round(result.peak_mb(), 1)
