@@ -113,8 +113,8 @@ class Cluster:
         module, name : str
             Of the function.
         *arguments : sequence
-            Of equal lengths, as for :func:`map`: plain values, arrays, and futures. The scheduler reads them and has none
-            of our code, so nothing of ours may be among them.
+            Of equal lengths, as for :func:`map`: plain values, arrays, and futures. The scheduler reads them, and has
+            none of our code, so nothing of ours may be among them.
         """
         count = len(arguments[0])
         # A word for the dashboard, and a number that no other calls have.
