@@ -215,6 +215,8 @@ def _disk_words(error: BaseException, number: int | None, folder: Path) -> str:
     place = Path(os.fsdecode(getattr(error, "filename", None) or folder))
     if number == errno.EROFS:
         return f"{place}: the file system is read-only. Put the output elsewhere, or mount it for writing. {_GO_ON}"
+    if number is None and "quota" in str(error).lower():  # shutil gathers errors without their numbers
+        number = errno.EDQUOT
     free = _free(place)
     room = "" if free is None else f" ({_size(free)} are free)"
     if number == errno.EDQUOT:

@@ -6,7 +6,7 @@ import contextlib
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ import numpy as np
 from data.store import Store, StoredArray
 from models.heads import HEADS
 from pipelines.cluster import Cluster
-from pipelines.tables import FeatureSets
+from pipelines.tables import FeatureSets, Table
 
 #: Bytes of a table from which on ``engine.heads = "auto"`` spreads it.
 SPREAD_FROM = 8_000_000_000
@@ -163,7 +163,7 @@ class WholeFits:
             self.place.remove(name)
 
 
-def local_fitters(sets: FeatureSets, workers: int, check: Callable[[str, np.ndarray], None]) -> Fitters:
+def local_fitters(sets: Mapping[str, Table], workers: int, check: Callable[[str, np.ndarray], None]) -> Fitters:
     """Fitters on this machine; ``check`` is asked whether memory holds a set."""
 
     @contextlib.contextmanager

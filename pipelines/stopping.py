@@ -12,6 +12,8 @@ from multiprocessing import resource_tracker
 from types import FrameType
 
 _place = {"step": ""}
+#: Where the last words go: standard error as it was, since libraries are silenced by pointing it elsewhere for a while.
+_words_to = {"file": 2}
 
 
 def now_at(step: str) -> None:
@@ -29,6 +31,8 @@ def stop_on_signals() -> None:
     A terminal sends Ctrl-C to the processes that this one has started as well, and Python answers it with a traceback
     while it begins. They inherit from the thread that starts them that it is held back, and are ended from here.
     """
+    with contextlib.suppress(OSError):  # closed from the start
+        _words_to["file"] = os.dup(2)
     reading, writing = socket.socketpair()
     writing.setblocking(False)
     signal.set_wakeup_fd(writing.fileno(), warn_on_full_buffer=False)
@@ -67,7 +71,7 @@ def _stop(number: int) -> None:
 
     children = psutil.Process().children(recursive=True)
     with contextlib.suppress(OSError, ValueError):
-        os.write(2, f"\n{words(number)}\n".encode())
+        os.write(_words_to["file"], f"\n{words(number)}\n".encode())
         sys.stdout.flush()
     # Last, and at once after them the process itself: else a thread that waits for them complains of their end.
     for child in children:

@@ -20,7 +20,7 @@ from pipelines.reporting import report_spec
 from pipelines.tables import FeatureSets
 from reports.ladder import ALONE
 from tests.golden.recompute import recompute
-from tests.pipelines.fits import local
+from tests.pipelines.fits import local, opened
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["data.n=240", "data.slides=16", "split.folds=3", "report.draws=200", "report.repeats=2", "data.difficulty=0.2"]
@@ -273,7 +273,7 @@ def test_turning_the_test_labels_changes_nothing_that_was_learned(finished, tmp_
     table = finished.patches.table
     test = (table["split"] == "test").to_numpy()
     turned = SimpleNamespace(table=table.assign(label=np.where(test, 1 - table["label"], table["label"])))
-    fit_heads(finished.config, turned, finished.sets(), tmp_path, workers=2, screen=finished.screen)
+    fit_heads(finished.config, turned, *opened(finished.sets(), 2), tmp_path, finished.screen)
     after = pd.read_parquet(tmp_path / "predictions.parquet")
     models = [name for name in before if name.startswith("prob_")]
     pd.testing.assert_frame_equal(before[models], after[models], check_exact=True)

@@ -12,6 +12,7 @@ from pipelines.config import Config
 from pipelines.fitting import DROPPED, FITTED, SETS, fit_heads, left_out_groups
 from pipelines.importances import by_measure, importances
 from reports.importance import COLUMNS, GROUPS
+from tests.pipelines.fits import opened
 
 #: Three copies of one signal, in themes and regions of their own, beside columns of noise.
 NAMES = [
@@ -64,7 +65,7 @@ def run_on(folder, values, table):
     sets = {"handcrafted": (values, NAMES)}
     patches = SimpleNamespace(table=table)
     folder.mkdir(exist_ok=True)
-    fit_heads(config, patches, sets, folder, workers=1, screen=Quiet())
+    fit_heads(config, patches, *opened(sets), folder, Quiet())
     return SimpleNamespace(config=config, patches=patches, heads=(folder, {}), sets=lambda: sets, workers=2)
 
 
@@ -185,7 +186,7 @@ def test_halves_of_joined_sets_are_shuffled_and_judged_by_the_rungs_that_lack_th
     config = Config.model_validate(settings)
     run = SimpleNamespace(config=config, patches=SimpleNamespace(table=table), heads=(tmp_path, {}), workers=1)
     run.sets = lambda: sets
-    fit_heads(config, run.patches, sets, tmp_path, workers=1, screen=Quiet())
+    fit_heads(config, run.patches, *opened(sets), tmp_path, Quiet())
     predictions = pd.read_parquet(tmp_path / "predictions.parquet")
     _, view = importances(run, predictions)
     halves = view.groups[view.groups.kind == "half"].set_index(["model", "measure", "group"])

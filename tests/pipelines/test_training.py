@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_a_killed_run_goes_on_and_no_held_out_label_changes_anything(run: Run, f
     table = patches.table.copy()
     test = table["split"] == "test"
     table.loc[test, "label"] = 1 - table.loc[test, "label"]
-    other = type(patches)(patches.pixels, table, patches.digest)
+    other = replace(patches, table=table)
     with pytest.raises(KeyboardInterrupt):
         train_cnn(run.config, other, tmp_path, workers=1, screen=_Killed())
     assert (tmp_path / "work" / "fold-0" / "log-odds.npy").exists()

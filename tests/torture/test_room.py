@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +91,7 @@ def test_a_full_disk_ends_in_one_line_and_goes_on(tmp_path, undisturbed, faults)
         (OSError(errno.EDQUOT, os.strerror(errno.EDQUOT)), "quota"),
         (OSError(errno.EROFS, os.strerror(errno.EROFS)), "read-only"),
         (OSError("1000 requested and 24 written"), "no space is left"),
+        (shutil.Error([("a", "b", "[Errno 122] Disk quota exceeded: 'b'")]), "quota"),
     ],
 )
 def test_what_systems_and_libraries_say_names_the_folder(tmp_path, raised, words, faults):
