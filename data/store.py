@@ -236,23 +236,3 @@ class StoredArray:
         if len(content) != (stop - start) * each:
             raise OSError(5, "the file is cut short", f"{self.store.url}/{self.name}")
         return np.frombuffer(content, self.dtype).reshape(stop - start, *self.shape[1:])
-
-    def take(self, rows: np.ndarray, columns: np.ndarray | None = None, block: int = 4096) -> np.ndarray:
-        """Some rows in their order, and of them some columns, read a block of rows at a time.
-
-        Parameters
-        ----------
-        rows : ndarray of int, ascending
-        columns : ndarray of int, optional
-            All when left out.
-        block : int
-        """
-        width = self.shape[1] if columns is None else len(columns)
-        out = np.empty((len(rows), width), self.dtype)
-        for start in range(0, self.shape[0], block):
-            low, high = np.searchsorted(rows, (start, start + block))
-            if low < high:
-                first, last = int(rows[low]), int(rows[high - 1]) + 1
-                found = self.rows(first, last)[rows[low:high] - first]
-                out[low:high] = found if columns is None else found[:, columns]
-        return out

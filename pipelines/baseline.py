@@ -142,8 +142,9 @@ class Run:
         def build(folder: Path) -> Any:
             for table, _ in self.tables.values():
                 check_finite(table, self.patches.table)
-            fitters = self._fitters(folder)
-            return fit_heads(self.config, self.patches, list(self.sets()), fitters, folder, self.screen)
+            sets = self.sets()
+            columns = {name: sets.columns(name) for name in sets}
+            return fit_heads(self.config, self.patches, columns, self._fitters(folder), folder, self.screen)
 
         return self._step(heads_spec(self.config, inputs), build)
 

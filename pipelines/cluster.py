@@ -54,7 +54,7 @@ class Cluster:
         # A worker that goes is told of in one line of ours, not in Dask's.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         client = self._closing.enter_context(self._connect(distributed))
-        workers = self._wait(client, distributed)
+        workers = self._count_workers(client)
         offers = client.scheduler_info(n_workers=0)["services"]
         dashboard = f", dashboard {client.dashboard_link}" if "dashboard" in offers else ""
         self.screen.say(f"cluster: {workers} at {client.scheduler.address}{dashboard}")
@@ -133,14 +133,7 @@ class Cluster:
         InputError
             None comes.
         """
-        distributed = _import_distributed()
-        try:
-            self.client.wait_for_workers(1, timeout=FIRST_WORKER_S)
-        except (TimeoutError, distributed.TimeoutError) as error:
-            raise InputError(
-                f"{self.engine.scheduler}: expected a worker; none came in {FIRST_WORKER_S} s. Finished parts are "
-                "kept: start workers, and run the same command again."
-            ) from error
+        self._await_worker(self.client)
 
     def publish(self, path: Path, name: str) -> Store:
         """See that workers can read a file of this machine; return the folder where they find it by its own name.
@@ -179,19 +172,22 @@ class Cluster:
                 f"({type(error).__name__}). Start one with `dask scheduler`, or use engine.scheduler=dask-local."
             ) from error
 
-    def _wait(self, client: Any, distributed: Any) -> str:
+    def _count_workers(self, client: Any) -> str:
         """Wait for a first worker; say how many there are."""
         if not client.scheduler_info(n_workers=-1)["workers"]:
             self.screen.say(f"waiting for a worker at {self.engine.scheduler} (dask worker {client.scheduler.address})")
-        try:
-            client.wait_for_workers(1, timeout=FIRST_WORKER_S)
-        except (TimeoutError, distributed.TimeoutError) as error:
-            raise InputError(
-                f"{self.engine.scheduler}: expected at least one worker; none came in {FIRST_WORKER_S} s. Start some: "
-                f"dask worker {client.scheduler.address} --nthreads 1 --nworkers 4."
-            ) from error
+        self._await_worker(client)
         threads = client.nthreads()
         return f"{len(threads)} workers with {sum(threads.values())} threads"
+
+    def _await_worker(self, client: Any) -> None:
+        try:
+            client.wait_for_workers(1, timeout=FIRST_WORKER_S)
+        except TimeoutError as error:
+            raise InputError(
+                f"{self.engine.scheduler}: expected at least one worker; none came in {FIRST_WORKER_S} s. Start some: "
+                f"dask worker {client.scheduler.address} --nthreads 1 --nworkers 4. Finished parts are kept."
+            ) from error
 
     def _ship_code(self, client: Any, distributed: Any) -> None:
         """See that every worker runs this checkout's code; send it to those that do not, and to those still to come."""
@@ -210,7 +206,7 @@ class Cluster:
             return
         self.screen.say(f"  sending the code to {len(others)} workers")
         client.register_plugin(_code(distributed, f"histoblend-{wanted[:12]}"))
-        client.wait_for_workers(1, timeout=FIRST_WORKER_S)
+        self._await_worker(client)
         left = [worker for worker, digest in client.run(found, PACKAGES).items() if digest != wanted]
         if left:
             raise InputError(
@@ -273,6 +269,7 @@ def _code(distributed: Any, name: str) -> Any:
             import contextlib
             import io
             import os
+            import shutil
             import sys
             import tempfile
             import zipfile
@@ -284,6 +281,7 @@ def _code(distributed: Any, name: str) -> Any:
                 zipfile.ZipFile(io.BytesIO(content)).extractall(place)
                 with contextlib.suppress(OSError):  # another nanny was faster
                     os.rename(place, target)
+                shutil.rmtree(place, ignore_errors=True)
             if target not in sys.path:
                 sys.path.insert(0, target)
 

@@ -196,8 +196,8 @@ def cluster_fitters(cluster: Cluster, kind: str, sets: FeatureSets, folder: Path
         cluster.connect()
         scratch = folder / TABLES
         path = sets.file(name, scratch)
-        # Named by its content: a run that was broken off finds it there.
-        table = cluster.publish(path, f"{TABLES}-{file_digest(path)[:16]}")
+        # In a store named by its content, so that a run which was broken off finds it there.
+        table = cluster.publish(path, f"{TABLES}-{file_digest(path)[:16]}" if cluster.engine.store else "")
         array = StoredArray.find(table, path.name)
         place = _results_folder(cluster, folder).make()
         try:

@@ -41,7 +41,7 @@ def heads_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
 def fit_heads(
     config: Config,
     patches: PatchSet,
-    sets: Sequence[str],
+    sets: Mapping[str, list[str]],
     fitters: Fitters,
     folder: Path,
     screen: Screen,
@@ -55,8 +55,8 @@ def fit_heads(
     ----------
     config : Config
     patches : PatchSet
-    sets : sequence of str
-        Sets of columns.
+    sets : mapping from str to list of str
+        Names of the columns of each set.
     fitters : callable
         Opens what fits heads on a set.
     folder : Path
@@ -67,19 +67,15 @@ def fit_heads(
     predictions = table[["patch_id", "slide", "split", "fold", "label"]].copy()
     predictions["prob_prevalence"] = prevalence(table)
     costs: list[dict[str, Any]] = []
-    columns_of, said = {}, []
+    said = []
     heads = config.heads.heads
-    left_out: dict[str, list[int]] = {}
-    if LEFT_OUT_OF in sets:
-        with fitters(LEFT_OUT_OF) as fitter:
-            left_out = left_out_groups(fitter.columns)
+    left_out = left_out_groups(sets[LEFT_OUT_OF]) if LEFT_OUT_OF in sets else {}
     fits = len(heads) * (len(sets) * (config.split.folds + 1) + len(left_out))
     dropped = table.loc[table["split"] == "test", ["patch_id"]]
     kept = KeptFits(folder)
     with screen.progress("fits", fits, "fits") as progress:
-        for features in sets:
+        for features, columns in sets.items():
             with fitters(features) as fitter:
-                columns_of[features] = columns = fitter.columns
                 for head in heads:
                     model = f"{head}_{features}"
                     with peak_memory() as peak:
@@ -98,7 +94,7 @@ def fit_heads(
     predictions.to_parquet(folder / PREDICTIONS, index=False)
     pd.concat(said, ignore_index=True).to_parquet(folder / FITTED, index=False)
     dropped.to_parquet(folder / DROPPED, index=False)
-    (folder / SETS).write_text(json.dumps(columns_of), encoding="utf-8")
+    (folder / SETS).write_text(json.dumps(dict(sets)), encoding="utf-8")
     pd.DataFrame(costs).to_csv(folder / COSTS, index=False)
     kept.forget()
     return Outcome(len(predictions), {"models": [cost["model"] for cost in costs]})

@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from data.errors import InputError
 from data.store import Store, StoredArray
@@ -64,17 +62,6 @@ def test_rows_of_an_array_are_read_by_ranges(store, tmp_path):
     assert array.shape == (7, 4, 3)
     for start, stop in ((0, 7), (2, 5), (6, 7), (3, 3)):
         np.testing.assert_array_equal(array.rows(start, stop), values[start:stop])
-
-
-@given(rows=st.sets(st.integers(0, 49)), block=st.integers(1, 60), columns=st.sets(st.integers(0, 4), min_size=1))
-def test_rows_and_columns_are_taken_in_order(tmp_path_factory, rows, block, columns):
-    values = np.random.default_rng(0).normal(size=(50, 5)).astype(np.float32)
-    folder = tmp_path_factory.mktemp("array")
-    np.save(folder / "v.npy", values)
-    array = StoredArray.find(Store(str(folder)), "v.npy")
-    wanted, kept = np.array(sorted(rows), int), np.array(sorted(columns))
-    np.testing.assert_array_equal(array.take(wanted, block=block), values[wanted])
-    np.testing.assert_array_equal(array.take(wanted, kept, block=block), values[np.ix_(wanted, kept)])
 
 
 def test_a_cut_or_strange_array_is_refused(tmp_path):

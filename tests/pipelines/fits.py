@@ -9,5 +9,5 @@ def local(values, workers=1):
 
 
 def opened(sets, workers=1):
-    """Names of the sets, and what opens fits on each."""
-    return list(sets), local_fitters(sets, workers, lambda name, values: None)
+    """Columns of the sets, and what opens fits on each."""
+    return {name: sets[name][1] for name in sets}, local_fitters(sets, workers, lambda name, values: None)
