@@ -7,14 +7,16 @@ FROM python:3.12-slim
 WORKDIR /histoblend
 COPY requirements-dask.txt ./
 RUN pip install --no-cache-dir --only-binary :all: -r requirements-dask.txt
+COPY src ./src
 COPY data ./data
 COPY features ./features
 COPY models ./models
 COPY reports ./reports
 COPY pipelines ./pipelines
+COPY configs ./configs
 
-ENV PYTHONPATH=/histoblend PYTHONDONTWRITEBYTECODE=1
+ENV PYTHONPATH=/histoblend/src PYTHONDONTWRITEBYTECODE=1
 # Kernels are compiled once, here, and not by every worker.
-RUN python -c "from features.table import compile_kernels; compile_kernels()"
+RUN python -c "from histoblend.features.table import compile_kernels; compile_kernels()"
 
 CMD ["dask", "worker", "--help"]

@@ -1,7 +1,7 @@
 # The front door. `make help` lists every target.
 
 PYTHON  ?= python3
-CONFIG  ?= configs/phantom.toml
+CONFIG  ?= phantom
 DATA    ?=
 RUN     ?=
 RUNS    ?=
@@ -29,6 +29,8 @@ PY   := $(VENV)/bin/python
 # Every release that the pinned requirements hold for; `make` says so before pip would fail in the middle.
 CHECK_PYTHON = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --only-binary :all:
+# By itself, since pip checks no hash of a folder; its requirements, setuptools included, are there by then.
+SELF_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 
 SETTINGS = --config '$(CONFIG)' $(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(foreach s,$(SET),--set '$(s)') \
            $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
@@ -39,7 +41,7 @@ SETTINGS = --config '$(CONFIG)' $(if $(DATA),--data '$(DATA)') $(if $(RUN),--run
 help:  ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo "  CONFIG=configs/kaggle.toml  which configuration (default: $(CONFIG))"
+	@echo "  CONFIG=kaggle               a shipped configuration or a TOML file (default: $(CONFIG))"
 	@echo "  DATA=folder                 where the data set lies"
 	@echo "  DATASET=pcam                what make data brings: pcam (MIRROR=url), kaggle, or a zip or tar file"
 	@echo "  RUN=name                    results go to runs/<name>/ (default: the configuration's name)"
@@ -53,16 +55,16 @@ help:  ## list every target
 	@echo "  REBUILD=1                   replace results that were made with another configuration"
 
 data: $(VENV)/.user  ## download DATASET=pcam|kaggle (or unpack an archive) into DATA=folder
-	@$(PY) -m pipelines data '$(DATASET)' $(if $(DATA),--data '$(DATA)') $(if $(MIRROR),--mirror '$(MIRROR)')
+	@$(PY) -m histoblend.pipelines data '$(DATASET)' $(if $(DATA),--data '$(DATA)') $(if $(MIRROR),--mirror '$(MIRROR)')
 
 baseline: $(VENV)/.user  ## features, embeddings, heads and the report: the ladder of honest numbers
-	@$(PY) -m pipelines baseline $(SETTINGS)
+	@$(PY) -m histoblend.pipelines baseline $(SETTINGS)
 
 ensemble: $(VENV)/.user  ## the baseline, a fine-tuned network and the ensemble of all, judged by nested folds
-	@$(PY) -m pipelines ensemble $(SETTINGS)
+	@$(PY) -m histoblend.pipelines ensemble $(SETTINGS)
 
 audit prepare features embeddings heads cnn report: $(VENV)/.user
-	@$(PY) -m pipelines $@ $(SETTINGS)
+	@$(PY) -m histoblend.pipelines $@ $(SETTINGS)
 
 audit:       ## duplicates, wrong labels, blank, blurred and marked patches: what was found, and what was done
 prepare:     ## step 1: decode every patch once, audit, split by slide
@@ -73,21 +75,21 @@ cnn:         ## step 5: a fine-tuned network
 report:      ## step 7: ladder, importances and report.html
 
 compare: $(VENV)/.user  ## several finished runs on one page: RUNS="a b", paired where patches agree
-	@$(PY) -m pipelines compare $(foreach r,$(RUNS),'$(r)') $(if $(OUT),--out '$(OUT)')
+	@$(PY) -m histoblend.pipelines compare $(foreach r,$(RUNS),'$(r)') $(if $(OUT),--out '$(OUT)')
 
 predict: $(VENV)/.user  ## probabilities of new patches: BUNDLE=runs/<name>/bundle IN=folder OUT=predictions.csv
-	@$(PY) -m pipelines predict $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(IN),--in '$(IN)') $(if $(OUT),--out '$(OUT)') \
+	@$(PY) -m histoblend.pipelines predict $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(IN),--in '$(IN)') $(if $(OUT),--out '$(OUT)') \
 	    $(if $(SLIDES),--slides '$(SLIDES)') \
 	    $(foreach id,$(EXPLAIN),--explain '$(id)') $(if $(PREVALENCE),--prevalence '$(PREVALENCE)') \
 	    $(if $(MODEL),--model '$(MODEL)') $(if $(POINT),--point '$(POINT)')
 
 heatmap: $(VENV)/.user  ## a whole slide to a heat map: BUNDLE=runs/<name>/bundle SLIDE=x.svs OUT=folder (all have defaults)
-	@$(PY) -m pipelines heatmap $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(SLIDE),--slide '$(SLIDE)') $(if $(OUT),--out '$(OUT)') \
+	@$(PY) -m histoblend.pipelines heatmap $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(SLIDE),--slide '$(SLIDE)') $(if $(OUT),--out '$(OUT)') \
 	    $(if $(MPP),--mpp '$(MPP)') $(if $(PATCH_MPP),--patch-mpp '$(PATCH_MPP)') $(if $(STRIDE),--stride '$(STRIDE)') \
 	    $(if $(MODEL),--model '$(MODEL)') $(if $(POINT),--point '$(POINT)')
 
 slide: $(VENV)/.user  ## draw a synthetic whole slide with a planted tumour: OUT=phantom.tif
-	@$(PY) -m pipelines slide $(if $(OUT),--out '$(OUT)')
+	@$(PY) -m histoblend.pipelines slide $(if $(OUT),--out '$(OUT)')
 
 test: $(VENV)/.dev  ## the whole test suite
 	@$(PY) -m pytest -n 2 --dist loadfile
@@ -108,8 +110,8 @@ bench: $(VENV)/.dev  ## every benchmark: checks the answer, then prints a ratio 
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 docs: $(VENV)/.user  ## write docs/features.md and docs/backbones.md from their tables
-	@$(PY) -m features.table docs/features.md
-	@$(PY) -m features.backbones docs/backbones.md
+	@$(PY) -m histoblend.features.table docs/features.md
+	@$(PY) -m histoblend.features.backbones docs/backbones.md
 
 lock: $(VENV)/.dev  ## compile requirements*.in into fully pinned, hashed requirements*.txt
 	@$(PY) -m pip install --quiet uv
@@ -135,12 +137,14 @@ $(VENV)/.made:
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.user: requirements.txt | $(VENV)/.made
+$(VENV)/.user: requirements.txt pyproject.toml | $(VENV)/.made
 	@echo "installing the pinned requirements into $(VENV)/ (once, about two minutes)"
 	@$(PIP_INSTALL) -r requirements.txt
+	@$(SELF_INSTALL)
 	@touch $@
 
-$(VENV)/.dev: requirements-dev.txt | $(VENV)/.made
+$(VENV)/.dev: requirements-dev.txt pyproject.toml | $(VENV)/.made
 	@echo "installing the pinned requirements for development into $(VENV)/ (once, about two minutes)"
 	@$(PIP_INSTALL) -r requirements-dev.txt
+	@$(SELF_INSTALL)
 	@touch $@ $(VENV)/.user

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from features.embeddings import choose_engine
-from models.cnn import CnnSettings, Shown, Trainee, lower_network
+from histoblend.features.embeddings import choose_engine
+from histoblend.models.cnn import CnnSettings, Shown, Trainee, lower_network
 
 BATCH = 32
 TRAININGS = 6

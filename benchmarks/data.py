@@ -14,10 +14,10 @@ import time
 import numpy as np
 from scipy.fft import dctn
 
-from data.audit import comparable
-from data.duplicates import SIMILAR, components, near_duplicates
-from data.measures import FREQUENCIES, measure
-from data.phantom import apply_symmetry, phantom
+from histoblend.data.audit import comparable
+from histoblend.data.duplicates import SIMILAR, components, near_duplicates
+from histoblend.data.measures import FREQUENCIES, measure
+from histoblend.data.phantom import apply_symmetry, phantom
 
 PATCHES = 1500
 PLAIN = 60
@@ -106,7 +106,7 @@ def time_prepare(config, *settings):
         command = [
             sys.executable,
             "-m",
-            "pipelines",
+            "histoblend.pipelines",
             "prepare",
             "--config",
             config,

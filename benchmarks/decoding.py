@@ -17,8 +17,8 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from data.patches import CHUNK, write_pixels
-from data.tiff import PatchReader
+from histoblend.data.patches import CHUNK, write_pixels
+from histoblend.data.tiff import PatchReader
 from tests.conftest import SAMPLE
 
 AIM = 20_000

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from features.embeddings import DEFAULT_CACHE, Recipe, embedding_compute, embedding_network, export_onnx
-from features.extract import extract_shards
+from histoblend.features.embeddings import DEFAULT_CACHE, Recipe, embedding_compute, embedding_network, export_onnx
+from histoblend.features.extract import extract_shards
 
 Way = Callable[[np.ndarray], np.ndarray]
 

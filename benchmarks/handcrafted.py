@@ -10,8 +10,8 @@ import time
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from features import table
-from features.stain import Planes
+from histoblend.features import table
+from histoblend.features.stain import Planes
 from tests.oracles import handcrafted, pictures
 
 PATCHES = 256

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from models.heads import LogisticHead, XGBoostHead
+from histoblend.models.heads import LogisticHead, XGBoostHead
 
 SLIDES = 216
 DIRECTIONS = 40

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-import pipelines.heatmap
-from data.phantom import plan_pieces
-from data.slides import Slide
-from data.tissue import draw
-from pipelines.console import Screen
-from pipelines.heatmap import Geometry, heatmap
-from pipelines.streaming import Options
+import histoblend.pipelines.heatmap
+from histoblend.data.phantom import plan_pieces
+from histoblend.data.slides import Slide
+from histoblend.data.tissue import draw
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.heatmap import Geometry, heatmap
+from histoblend.pipelines.streaming import Options
 
 TILE = 512
 GLASS = 245
@@ -99,7 +99,7 @@ def main() -> None:
             super().__init__(path, mpp=mpp)
             opened.append(self)
 
-    pipelines.heatmap.Slide = Noted  # type: ignore[misc]
+    histoblend.pipelines.heatmap.Slide = Noted  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as name:
         for width, height in ((10_000, 8_000), (100_000, 80_000)):
             path, out = Path(name, f"{width}.tif"), Path(name, f"map-{width}")

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from data.phantom import phantom
-from data.tissue import draw
+from histoblend.data.phantom import phantom
+from histoblend.data.tissue import draw
 
 PATCHES = 3000
 INTERPRETED = 6

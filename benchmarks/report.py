@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
-from data.patches import PatchSet, table_digest
-from pipelines.artefacts import read_manifest
-from pipelines.baseline import Run
-from pipelines.config import load_config
-from pipelines.memory import peak_memory
-from pipelines.reporting import make_report
+from histoblend.data.patches import PatchSet, table_digest
+from histoblend.pipelines.artefacts import read_manifest
+from histoblend.pipelines.baseline import Run
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.memory import peak_memory
+from histoblend.pipelines.reporting import make_report
 
 ROWS = 4096
 
@@ -103,7 +103,7 @@ def main(config: str = "configs/phantom.toml", name: str = "", patches: str = "2
     """Compare, time, print."""
     if not name:
         name = load_config(Path(config)).name
-        subprocess.run([sys.executable, "-m", "pipelines", "baseline", "--config", config], check=True)  # noqa: S603
+        subprocess.run([sys.executable, "-m", "histoblend.pipelines", "baseline", "--config", config], check=True)  # noqa: S603
     run = Run(load_config(Path(config), [f"name={name}"]), Path("runs"))
     run.combined = (run.folder / "6-ensemble").is_dir()
     count = len(pd.read_parquet(run.folder / "1-patches" / "patches.parquet"))

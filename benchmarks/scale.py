@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 from joblib import cpu_count
 
-from pipelines.baseline import Run
-from pipelines.cluster import Cluster
-from pipelines.config import EngineConfig, load_config
-from pipelines.console import Screen
-from pipelines.gathering import extract_on_cluster
-from pipelines.tables import chosen_families, read_values
+from histoblend.pipelines.baseline import Run
+from histoblend.pipelines.cluster import Cluster
+from histoblend.pipelines.config import EngineConfig, load_config
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.gathering import extract_on_cluster
+from histoblend.pipelines.tables import chosen_families, read_values
 
 PATCHES = 4000
 SHARDS = (32, 128, 512)
@@ -57,7 +57,7 @@ def local_cluster(folder, workers):
 
 def empty_task_s(cluster):
     """Seconds that the scheduler and the client spend on a task that does nothing."""
-    from models.spread import keep
+    from histoblend.models.spread import keep
 
     tasks = [(keep, (number,)) for number in range(EMPTY)]
     started = time.perf_counter()

@@ -18,12 +18,12 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from data.phantom_slide import write_phantom_slide
-from data.slides import Slide
-from pipelines.console import Screen
-from pipelines.heatmap import Geometry, heatmap
-from pipelines.predict import predict_folder
-from pipelines.streaming import Options
+from histoblend.data.phantom_slide import write_phantom_slide
+from histoblend.data.slides import Slide
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.heatmap import Geometry, heatmap
+from histoblend.pipelines.predict import predict_folder
+from histoblend.pipelines.streaming import Options
 
 SIDES = {"width": 4096, "height": 3072}
 

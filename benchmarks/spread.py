@@ -28,11 +28,11 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit
 
-from features.embeddings import choose_engine, embedding_compute
-from features.network import choose_backend
-from models.cnn import CnnSettings, Shown, Trainee, lower_network
-from models.finetune import Lesson, fine_tune, pool
-from models.heads import LogisticHead
+from histoblend.features.embeddings import choose_engine, embedding_compute
+from histoblend.features.network import choose_backend
+from histoblend.models.cnn import CnnSettings, Shown, Trainee, lower_network
+from histoblend.models.finetune import Lesson, fine_tune, pool
+from histoblend.models.heads import LogisticHead
 
 #: Backbone and side of each embedding: the default backbone, and the one that is fine-tuned by default, at its size.
 EMBEDDINGS = {"efficientnet-lite0 at 96 px": ("efficientnet-lite0", 96)}
@@ -49,12 +49,12 @@ Found = dict[str, np.ndarray]
 def sample(data: Path | None, count: int) -> Sample:
     """Patches of a phantom or of a prepared step, their labels and slides, and which of them a model learns from."""
     if data is None:
-        from data.phantom import phantom
+        from histoblend.data.phantom import phantom
 
         planned = phantom(count, slides=SLIDES, seed=0)
         patches, table = planned.render(0, count), planned.table
     else:
-        from data.patches import PatchSet
+        from histoblend.data.patches import PatchSet
 
         prepared = PatchSet.open(data)
         rows = np.sort(np.random.default_rng(0).permutation(len(prepared.table))[:count])

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
-from data.errors import InputError
+from histoblend.data.errors import InputError
 
 #: Limits above any data set that Histoblend reads: PatchCamelyon unpacked is 9 GB, Kaggle's copy 280,000 files.
 MAX_BYTES = 50 * 10**9

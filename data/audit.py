@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from data.duplicates import components, exact_duplicates, near_duplicates
-from data.measures import Measures
-from data.splits import TEST, UNMAPPED, is_known, official_sides, unite
+from histoblend.data.duplicates import components, exact_duplicates, near_duplicates
+from histoblend.data.measures import Measures
+from histoblend.data.splits import TEST, UNMAPPED, is_known, official_sides, unite
 
 #: Least share of tissue with which a patch is compared with others: what is nearly empty looks like all that is.
 LEAST_TISSUE = 0.05

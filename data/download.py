@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.archives import unpack_archive
-from data.errors import InputError
-from data.pcam import PREFIX
+from histoblend.data.archives import unpack_archive
+from histoblend.data.errors import InputError
+from histoblend.data.pcam import PREFIX
 
 if TYPE_CHECKING:
     import requests

@@ -23,7 +23,7 @@ import numba
 import numpy as np
 import pandas as pd
 
-from data.measures import FREQUENCIES
+from histoblend.data.measures import FREQUENCIES
 
 #: Correlation of gradients from which on two patches count as near duplicates. Measured on 400 real patches: the same
 #: one stored as JPEG (quality 30 to 70), blurred by 1.2 px, made 3/4 as large or shifted by 1 px reaches 0.90 or more

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.errors import InputError
+from histoblend.data.errors import InputError
 
 
 def names_in(folder: Path, suffix: str) -> list[str]:

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.errors import InputError
-from data.files import stamp, walk
-from data.images import CONVERSION, RESIZING, SUFFIXES
-from data.labels import NOT_UTF8, UNMAPPED, check_unique, match_files, printable, read_csv, slides_of
-from data.tiff import PatchReader
+from histoblend.data.errors import InputError
+from histoblend.data.files import stamp, walk
+from histoblend.data.images import CONVERSION, RESIZING, SUFFIXES
+from histoblend.data.labels import NOT_UTF8, UNMAPPED, check_unique, match_files, printable, read_csv, slides_of
+from histoblend.data.tiff import PatchReader
 
 LABELS = "labels.csv"
 

@@ -12,7 +12,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from data.splits import INFERRED
+from histoblend.data.splits import INFERRED
 
 #: What patches are clustered by: the tints of nuclei and of fibres; see :data:`data.measures.MEASURES`.
 TINTS = ("nuclei_red", "nuclei_blue", "fibres_red", "fibres_blue")

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.errors import InputError
-from data.files import names_in, stamp
-from data.labels import NOT_UTF8, check_unique, match_files, printable, read_csv, slides_of
-from data.tiff import PatchReader
+from histoblend.data.errors import InputError
+from histoblend.data.files import names_in, stamp
+from histoblend.data.labels import NOT_UTF8, check_unique, match_files, printable, read_csv, slides_of
+from histoblend.data.tiff import PatchReader
 
 LABELS = "train_labels.csv"
 SLIDES = "patch_id_wsi.csv"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.errors import InputError
+from histoblend.data.errors import InputError
 
 #: Slide of the patches that an incomplete slide map leaves out: one group, so that they never span a split.
 UNMAPPED = "(unmapped)"

@@ -15,10 +15,10 @@ from typing import BinaryIO, Protocol
 import numpy as np
 import pandas as pd
 
-from data.durable import clear_leftovers, read_sealed, write_whole
-from data.errors import InputError
-from data.files import open_array
-from data.splits import check_splits
+from histoblend.data.durable import clear_leftovers, read_sealed, write_whole
+from histoblend.data.errors import InputError
+from histoblend.data.files import open_array
+from histoblend.data.splits import check_splits
 
 PIXELS = "pixels.npy"
 TABLE = "patches.parquet"

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.errors import InputError
-from data.files import stamp
-from data.labels import read_csv
+from histoblend.data.errors import InputError
+from histoblend.data.files import stamp
+from histoblend.data.labels import read_csv
 
 SPLITS = ("train", "valid", "test")
 PREFIX = "camelyonpatch_level_2_split_"

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from data.errors import InputError
-from data.tissue import (
+from histoblend.data.errors import InputError
+from histoblend.data.tissue import (
     BLACK,
     BLANK,
     FRONT,

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from data.durable import write_whole
-from data.errors import InputError
-from data.phantom import plan_pieces
-from data.planes import area_mean
-from data.tissue import BLANK, SHEET, TUMOUR_IN_CENTRE, draw
+from histoblend.data.durable import write_whole
+from histoblend.data.errors import InputError
+from histoblend.data.phantom import plan_pieces
+from histoblend.data.planes import area_mean
+from histoblend.data.tissue import BLANK, SHEET, TUMOUR_IN_CENTRE, draw
 
 #: Micrometres a pixel, as in PCam.
 SPACING = 0.972

@@ -7,8 +7,8 @@ import math
 import numba
 import numpy as np
 
-from data.errors import InputError
-from data.slides import Slide
+from histoblend.data.errors import InputError
+from histoblend.data.slides import Slide
 
 #: Side of a block in pixels of the plane, unless a patch is larger: 0.8 MB as RGB.
 BLOCK = 512

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import InputError
-from data.files import stamp
+from histoblend.data.errors import InputError
+from histoblend.data.files import stamp
 
 #: What OpenSlide 4 reads.
 FORMATS = (

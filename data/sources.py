@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from data import folder, kaggle, pcam
-from data.patches import Source
-from data.phantom import Phantom, phantom
+from histoblend.data import folder, kaggle, pcam
+from histoblend.data.patches import Source
+from histoblend.data.phantom import Phantom, phantom
 
 
 class PhantomSource:

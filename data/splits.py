@@ -8,9 +8,9 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from data.duplicates import components
-from data.errors import InputError
-from data.labels import UNMAPPED
+from histoblend.data.duplicates import components
+from histoblend.data.errors import InputError
+from histoblend.data.labels import UNMAPPED
 
 TRAIN, TEST = "train", "test"
 

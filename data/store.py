@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from data.durable import write_whole
-from data.errors import InputError
+from histoblend.data.durable import write_whole
+from histoblend.data.errors import InputError
 
 #: First bytes of an ``.npy`` file that hold its header: numpy pads what we write to 128.
 _HEADER = 4096

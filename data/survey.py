@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data.durable import is_sealed, read_sealed, write_whole
-from data.errors import InputError
-from data.foreground import LEAST, SPACING, chroma, find_tissue
-from data.planes import Plane, area_mean
+from histoblend.data.durable import is_sealed, read_sealed, write_whole
+from histoblend.data.errors import InputError
+from histoblend.data.foreground import LEAST, SPACING, chroma, find_tissue
+from histoblend.data.planes import Plane, area_mean
 
 #: Side of the largest picture of a slide that is kept, in pixels.
 MOST_PICTURE = 4096

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data.images import read_image, tame_pillow
+from histoblend.data.images import read_image, tame_pillow
 
 #: Where the system cannot scatter one reading over two buffers (Windows), every file goes to the general decoder.
 SCATTERS = hasattr(os, "readv") and os.open in os.supports_dir_fd

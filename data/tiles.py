@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from data.errors import InputError
-from data.planes import Plane
-from data.tissue import CENTRE
+from histoblend.data.errors import InputError
+from histoblend.data.planes import Plane
+from histoblend.data.tissue import CENTRE
 
 
 @dataclass(frozen=True)

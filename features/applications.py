@@ -14,8 +14,8 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from features.network import Preprocessing, Shape, load_keras, preprocess
-from features.weights import CheckpointError
+from histoblend.features.network import Preprocessing, Shape, load_keras, preprocess
+from histoblend.features.weights import CheckpointError
 
 if TYPE_CHECKING:
     import keras

@@ -1,8 +1,8 @@
 """Pretrained networks as Keras 3 models that take 0..255 RGB patches: one row of BACKBONES each.
 
 What a network wants its input to look like is part of the network here: its first layers turn 0..255 into it, so no
-caller normalises anything, and nothing is normalised twice. ``python -m features.backbones docs/backbones.md`` writes
-the table for readers.
+caller normalises anything, and nothing is normalised twice. ``python -m histoblend.features.backbones
+docs/backbones.md`` writes the table for readers.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.errors import InputError
-from features.applications import KERAS_SUFFIXES, application, file_sha256, load_application, load_first_efficientnet
-from features.downloads import fetch
-from features.efficientnet_lite import LITE_HEAD, efficientnet_lite, load_lite
-from features.network import Backbone, DownloadedWeights, PackagedWeights, Preprocessing, Shape, Stage
-from features.weights import CheckpointError, locate_package_file
+from histoblend.data.errors import InputError
+from histoblend.features.applications import (
+    KERAS_SUFFIXES,
+    application,
+    file_sha256,
+    load_application,
+    load_first_efficientnet,
+)
+from histoblend.features.downloads import fetch
+from histoblend.features.efficientnet_lite import LITE_HEAD, efficientnet_lite, load_lite
+from histoblend.features.network import Backbone, DownloadedWeights, PackagedWeights, Preprocessing, Shape, Stage
+from histoblend.features.weights import CheckpointError, locate_package_file
 
 if TYPE_CHECKING:
     import keras
@@ -192,7 +198,7 @@ def catalogue() -> str:
         "# Backbones",
         "",
         f"{len(BACKBONES)} pretrained networks, generated from `features/backbones.py` by "
-        "`python -m features.backbones docs/backbones.md`.",
+        "`python -m histoblend.features.backbones docs/backbones.md`.",
         "All take 0..255 RGB; *input* is what their first layers make of it. *Stages* are the channels of the feature "
         "maps that `embeddings.stages` counts, the last one in bold. Weights from a package need no network; the "
         "others are downloaded on first use, into `models/` under `KERAS_HOME` (`~/.keras`).",

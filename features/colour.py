@@ -9,9 +9,9 @@ from math import inf
 import numpy as np
 from skimage.color import rgb2xyz, xyz_tristimulus_values
 
-from features.column import REGION_WORDS, Column, Row
-from features.kernel import contracted, kernel, part
-from features.stain import STAIN_SCALES, Planes
+from histoblend.features.column import REGION_WORDS, Column, Row
+from histoblend.features.kernel import contracted, kernel, part
+from histoblend.features.stain import STAIN_SCALES, Planes
 
 #: Name, unit, lowest and highest value (levels 0 and 255), words.
 CHANNELS = (

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from features.stain import Planes
+from histoblend.features.stain import Planes
 
 #: Regions of a patch, as columns name them, in words.
 REGION_WORDS = {

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from features.column import REGION_WORDS
+from histoblend.features.column import REGION_WORDS
 
 #: A slide of this many patches or fewer says nothing about its distribution.
 FEWEST = 4

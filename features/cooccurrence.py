@@ -7,9 +7,9 @@ from functools import cache
 
 import numpy as np
 
-from features.column import REGION_WORDS, Column, Row
-from features.kernel import kernel, part
-from features.stain import Planes
+from histoblend.features.column import REGION_WORDS, Column, Row
+from histoblend.features.kernel import kernel, part
+from histoblend.features.stain import Planes
 
 CHANNELS = ("grey", "absorbed", "haematoxylin", "eosin")
 DISTANCES = (1, 3)

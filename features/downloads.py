@@ -9,8 +9,8 @@ import tempfile
 import urllib.request
 from pathlib import Path
 
-from features.network import DownloadedWeights
-from features.weights import CheckpointError
+from histoblend.features.network import DownloadedWeights
+from histoblend.features.weights import CheckpointError
 
 TIMEOUT_SECONDS = 30
 _CHUNK = 1 << 20

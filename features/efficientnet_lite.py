@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from features.network import Preprocessing, Shape, load_keras, preprocess
-from features.weights import CheckpointError, read_checkpoint
+from histoblend.features.network import Preprocessing, Shape, load_keras, preprocess
+from histoblend.features.weights import CheckpointError, read_checkpoint
 
 if TYPE_CHECKING:
     import keras

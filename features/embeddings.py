@@ -31,11 +31,12 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from data.durable import PARTIAL, clear_leftovers, sync_folder, sync_tree
-from data.errors import InputError
-from features.applications import file_sha256
-from features.backbones import check_kind, find_backbone, load_backbone, weights_digest
-from features.network import Shape, choose_backend, has_gpu, load_keras
+import histoblend
+from histoblend.data.durable import PARTIAL, clear_leftovers, sync_folder, sync_tree
+from histoblend.data.errors import InputError
+from histoblend.features.applications import file_sha256
+from histoblend.features.backbones import check_kind, find_backbone, load_backbone, weights_digest
+from histoblend.features.network import Shape, choose_backend, has_gpu, load_keras
 
 if TYPE_CHECKING:
     import keras
@@ -722,11 +723,12 @@ def export_onnx(recipe: Recipe, shape: Shape | None, cache: Path) -> Path:
 
 def _run_export(recipe: Recipe, shape: Shape | None, path: Path) -> None:
     """Export in a child process: TensorFlow's memory, threads and remarks stay there, whatever the backend here."""
-    code = f"import features.embeddings as e; e.write_onnx(e.Recipe(**{asdict(recipe)!r}), {shape!r}, {str(path)!r})"
+    call = f"e.write_onnx(e.Recipe(**{asdict(recipe)!r}), {shape!r}, {str(path)!r})"
+    code = f"import histoblend.features.embeddings as e; {call}"
     environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
     done = subprocess.run(  # noqa: S603 - our own code; what the user gave is quoted by repr
         [sys.executable, "-W", "ignore", "-c", code],
-        cwd=Path(__file__).resolve().parents[1],
+        cwd=Path(histoblend.__file__).parents[1],  # so that it finds this very package, installed or not
         env=environment,
         capture_output=True,
         text=True,

@@ -6,10 +6,10 @@ import difflib
 
 import numpy as np
 
-from features import table
-from features.column import Column
-from features.nuclei import nucleus_labels
-from features.stain import Planes
+from histoblend.features import table
+from histoblend.features.column import Column
+from histoblend.features.nuclei import nucleus_labels
+from histoblend.features.stain import Planes
 
 _BOX = np.array([255, 220, 0], np.uint8)
 _MARK = np.array([0, 230, 80], np.uint8)

@@ -7,9 +7,9 @@ from functools import cache
 
 import numpy as np
 
-from features.column import Column, Row
-from features.kernel import kernel
-from features.stain import Planes
+from histoblend.features.column import Column, Row
+from histoblend.features.kernel import kernel
+from histoblend.features.stain import Planes
 
 CHANNELS = ("grey", "absorbed")
 #: Wavelengths in pixels, a factor of 1.6 apart.

@@ -8,9 +8,9 @@ from math import inf
 
 import numpy as np
 
-from features.column import REGION_WORDS, Column, Row
-from features.kernel import kernel, part
-from features.stain import Planes
+from histoblend.features.column import REGION_WORDS, Column, Row
+from histoblend.features.kernel import kernel, part
+from histoblend.features.stain import Planes
 
 CHANNELS = ("grey", "absorbed")
 #: Scale in pixels of the patch, its sigma on the plane that it is computed on, and how much that plane is shrunk.

@@ -9,8 +9,8 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
-from features import table
-from features.stain import Planes
+from histoblend.features import table
+from histoblend.features.stain import Planes
 
 _SHARD = 256
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numba.extending import intrinsic
 
-from features.column import REGION_WORDS, Column
-from features.kernel import contracted, kernel, part
-from features.stain import Planes
+from histoblend.features.column import REGION_WORDS, Column
+from histoblend.features.kernel import contracted, kernel, part
+from histoblend.features.stain import Planes
 
 CHANNELS = ("grey", "haematoxylin")
 PATTERNS = ((8, 1), (16, 2), (24, 3))

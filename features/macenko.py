@@ -9,9 +9,9 @@ from math import inf
 import numpy as np
 from skimage.color import rgb_from_hed
 
-from features.column import REGION_WORDS, Column, Row
-from features.kernel import kernel, part
-from features.stain import Planes
+from histoblend.features.column import REGION_WORDS, Column, Row
+from histoblend.features.kernel import kernel, part
+from histoblend.features.stain import Planes
 
 _TISSUE = 0.065
 _FEWEST = 64

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from features.column import REGION_WORDS, Column, Row
-from features.kernel import kernel, part
-from features.stain import Planes
+from histoblend.features.column import REGION_WORDS, Column, Row
+from histoblend.features.kernel import kernel, part
+from histoblend.features.stain import Planes
 
 CHANNELS = ("grey", "absorbed", "eosin")
 STATISTICS = (

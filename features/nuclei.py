@@ -7,9 +7,9 @@ from math import inf
 
 import numpy as np
 
-from features.column import REGION_WORDS, Column, Row
-from features.kernel import kernel, part
-from features.stain import Planes
+from histoblend.features.column import REGION_WORDS, Column, Row
+from histoblend.features.kernel import kernel, part
+from histoblend.features.stain import Planes
 
 _SMALLEST = 12
 _LARGEST_HOLE = 16

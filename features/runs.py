@@ -7,9 +7,9 @@ from math import inf
 
 import numpy as np
 
-from features.column import Column, Row
-from features.kernel import kernel, part
-from features.stain import Planes
+from histoblend.features.column import Column, Row
+from histoblend.features.kernel import kernel, part
+from histoblend.features.stain import Planes
 
 CHANNELS = ("grey", "absorbed")
 PROPERTIES = (

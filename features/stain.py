@@ -7,7 +7,7 @@ from functools import cache, cached_property
 import numpy as np
 from skimage.color import hed_from_rgb
 
-from features.kernel import kernel
+from histoblend.features.kernel import kernel
 
 #: Amounts, in the units of `skimage.color.rgb2hed`, that the level 255 stands for: haematoxylin, eosin, residual.
 STAIN_SCALES = (0.25, 0.15, 0.15)

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.errors import InputError
-from features.backbones import find_backbone
-from features.embeddings import EmbeddingCompute, KerasNetwork, OnnxNetwork, Recipe, SideBySide, byte_network
-from features.network import Shape, load_keras
+from histoblend.data.errors import InputError
+from histoblend.features.backbones import find_backbone
+from histoblend.features.embeddings import EmbeddingCompute, KerasNetwork, OnnxNetwork, Recipe, SideBySide, byte_network
+from histoblend.features.network import Shape, load_keras
 
 if TYPE_CHECKING:
     import keras

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data.errors import InputError
-from features import colour, cooccurrence, gabor, gradient, lbp, macenko, multiscale, nuclei, runs
-from features.column import Column, Family
-from features.stain import SMALLEST, Planes
+from histoblend.data.errors import InputError
+from histoblend.features import colour, cooccurrence, gabor, gradient, lbp, macenko, multiscale, nuclei, runs
+from histoblend.features.column import Column, Family
+from histoblend.features.stain import SMALLEST, Planes
 
 _BATCH = 64
 
@@ -214,7 +214,7 @@ def catalogue() -> str:
         "# Handcrafted features",
         "",
         f"{len(columns())} columns in {len(FAMILIES)} families, generated from `features/table.py` by "
-        "`python -m features.table docs/features.md`.",
+        "`python -m histoblend.features.table docs/features.md`.",
         "A name reads `family_statistic_channel_region`.",
     ]
     for family in FAMILIES:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numba
 import numpy as np
 
-from models.heads import LogisticHead, XGBoostHead
+from histoblend.models.heads import LogisticHead, XGBoostHead
 
 #: Leaves are counted in these, so that sums are exact and rows that reach the same leaves score the same.
 _UNIT = 2.0**-40

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import InputError
+from histoblend.data.errors import InputError
 
 #: Numbers and arrays of them, by the marker in the file: big-endian.
 _NUMBERS = {"i": ">i1", "U": ">u1", "I": ">i2", "l": ">i4", "L": ">i8", "d": ">f4", "D": ">f8"}

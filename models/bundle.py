@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import InputError
-from models.boosters import check_booster
-from models.heads import LogisticHead, XGBoostHead
-from models.safety import MOST_JSON, TRUSTED, check_content, read_array, read_json
+from histoblend.data.errors import InputError
+from histoblend.models.boosters import check_booster
+from histoblend.models.heads import LogisticHead, XGBoostHead
+from histoblend.models.safety import MOST_JSON, TRUSTED, check_content, read_array, read_json
 
 #: Raised when a reader of an earlier version could misread a bundle.
 FORMAT = 2

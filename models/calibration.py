@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import InputError
-from models.resampling import check_scores, mean_draws, percentile_interval
+from histoblend.data.errors import InputError
+from histoblend.models.resampling import check_scores, mean_draws, percentile_interval
 
 #: Probabilities are kept this far from 0 and 1 before their log-odds are taken: ±13.8.
 LIMIT = 1e-6

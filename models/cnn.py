@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data.errors import InputError
-from features.backbones import find_backbone, load_backbone
-from features.embeddings import (
+from histoblend.data.errors import InputError
+from histoblend.features.backbones import find_backbone, load_backbone
+from histoblend.features.embeddings import (
     GPU_BATCH,
     KERAS_BATCH,
     SYMMETRIES,
@@ -26,10 +26,10 @@ from features.embeddings import (
     resize,
     symmetries,
 )
-from features.network import Shape, load_keras
-from features.stored import StoredKeras, StoredOnnx
-from models.augment import jitter_stains, normalise_stains
-from models.surgery import cut_network, fold_norms, unfold_norms
+from histoblend.features.network import Shape, load_keras
+from histoblend.features.stored import StoredKeras, StoredOnnx
+from histoblend.models.augment import jitter_stains, normalise_stains
+from histoblend.models.surgery import cut_network, fold_norms, unfold_norms
 
 if TYPE_CHECKING:
     import keras

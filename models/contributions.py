@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.heads import LogisticHead, XGBoostHead
+from histoblend.models.heads import LogisticHead, XGBoostHead
 
 
 def contributions(head: LogisticHead | XGBoostHead, rows: np.ndarray) -> tuple[np.ndarray, float]:

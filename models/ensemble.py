@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import InputError
-from models.calibration import (
+from histoblend.data.errors import InputError
+from histoblend.models.calibration import (
     POINTS,
     Calibrator,
     CalibratorChoice,
@@ -28,8 +28,8 @@ from models.calibration import (
     operating_points,
     read_numbers,
 )
-from models.heads import CHOOSE_ON, LogisticHead, inner_folds
-from models.resampling import auc_draws, check_scores, mean_draws, slide_groups
+from histoblend.models.heads import CHOOSE_ON, LogisticHead, inner_folds
+from histoblend.models.resampling import auc_draws, check_scores, mean_draws, slide_groups
 
 #: The ways to combine, simplest first: a later one has to earn its place.
 COMBINERS = ("mean", "rank", "weights", "stack")

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.durable import is_sealed, write_whole
-from features.network import choose_backend, load_keras, to_numpy
-from models.cnn import CnnSettings, Trainee
-from models.heads import LogisticHead, inner_folds
+from histoblend.data.durable import is_sealed, write_whole
+from histoblend.features.network import choose_backend, load_keras, to_numpy
+from histoblend.models.cnn import CnnSettings, Trainee
+from histoblend.models.heads import LogisticHead, inner_folds
 
 CHECKPOINT = "checkpoint.npz"
 #: One part of this many, by slide, is what a network is stopped on.

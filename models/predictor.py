@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.audit import own_flags
-from data.errors import InputError
-from data.images import RESIZING
-from data.measures import measure
-from models.bundle import INDEX, Bundle
-from models.outliers import OUTLIERS, Outliers
-from models.safety import check_shape
+from histoblend.data.audit import own_flags
+from histoblend.data.errors import InputError
+from histoblend.data.images import RESIZING
+from histoblend.data.measures import measure
+from histoblend.models.bundle import INDEX, Bundle
+from histoblend.models.outliers import OUTLIERS, Outliers
+from histoblend.models.safety import check_shape
 
 if TYPE_CHECKING:
-    from features.context import SlideReference
+    from histoblend.features.context import SlideReference
 
 CNN = "cnn"
 ENSEMBLE = "ensemble"
@@ -156,7 +156,7 @@ def _check_index(bundle: Bundle) -> None:
 
 
 def _ensembles(stored: dict[str, Any]) -> tuple[Blend, Blend | None]:
-    from models.ensemble import Ensemble
+    from histoblend.models.ensemble import Ensemble
 
     blends: list[Blend | None] = []
     for name in ("default", "without_slides"):
@@ -205,18 +205,18 @@ class Predictor:
             self._check_context()
 
     def _open_networks(self) -> Any:
-        from features.stored import open_networks
+        from histoblend.features.stored import open_networks
 
         return open_networks(self.bundle.index["networks"], self.bundle.inside(NETWORKS))
 
     def _open_cnn(self, folder: Path) -> Any:
-        from models.cnn import open_cnn
+        from histoblend.models.cnn import open_cnn
 
         return open_cnn(self.bundle.unpack(CNN, folder))
 
     def _columns(self) -> dict[str, int]:
         """Place of each column: handcrafted ones first, then the embedding."""
-        from features.table import columns
+        from histoblend.features.table import columns
 
         names = [column.name for column in columns(self.families)] if self.families else []
         names += list(self.embed.columns) if self.embed is not None else []
@@ -232,7 +232,7 @@ class Predictor:
 
     def _check_context(self) -> None:
         """The set is put together here: its columns must come out as they were learned."""
-        from features.context import in_slide_name, slide_stain_sentences
+        from histoblend.features.context import in_slide_name, slide_stain_sentences
 
         raw = [name for name in self.columns if not name.startswith("embedding_")]
         stains = list(slide_stain_sentences()) if "stain_fallback_both_whole" in raw else []
@@ -270,7 +270,7 @@ class Predictor:
             self.with_slide(np.concatenate([values.raw] * 4))
 
     def _find_out(self, pixels: np.ndarray) -> Values:
-        from features.table import compute
+        from histoblend.features.table import compute
 
         none = np.empty((len(pixels), 0), np.float32)
         raw = compute(pixels, self.families) if self.families else none
@@ -308,8 +308,8 @@ class Predictor:
 
     def reference(self, take: Callable[[np.ndarray], np.ndarray], patches: int) -> SlideReference:
         """What the patches of a slide are compared with; see :func:`features.context.slide_reference`."""
-        from features.context import slide_reference
-        from features.table import columns
+        from histoblend.features.context import slide_reference
+        from histoblend.features.table import columns
 
         return slide_reference(take, patches, [column.name for column in columns(self.families)])
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import InputError
+from histoblend.data.errors import InputError
 
 #: The only types of ours that a head's skops file may hold; skops itself vouches for NumPy's and the built-in ones.
-TRUSTED = ["models.heads.LogisticHead"]
+TRUSTED = ["histoblend.models.heads.LogisticHead"]
 
 #: What a ``.keras`` archive consists of.
 KERAS_MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}

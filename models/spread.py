@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from models.heads import HEADS, LogisticHead, scale_of
+from histoblend.models.heads import HEADS, LogisticHead, scale_of
 
 _BLOCK = 4096
 

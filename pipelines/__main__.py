@@ -1,4 +1,4 @@
-"""Command line: ``python -m pipelines STEP --config FILE --set key=value``."""
+"""Command line: ``histoblend STEP --config NAME --set key=value``, or ``python -m histoblend.pipelines``."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import Annotated
 
 import typer
 
-from data.errors import InputError, on_screen
-from pipelines.failing import check_start
-from pipelines.stopping import stop_on_signals
+from histoblend.data.errors import InputError, on_screen
+from histoblend.pipelines.failing import check_start
+from histoblend.pipelines.stopping import stop_on_signals
 
-CONFIG = Annotated[Path, typer.Option("--config", help="TOML file; see configs/.")]
+CONFIG = Annotated[
+    Path, typer.Option("--config", help="Shipped configuration (folder, kaggle, pcam, phantom) or TOML file.")
+]
 SETTINGS = Annotated[
     list[str] | None,
     typer.Option("--set", help="section.key=value, over the file. May be repeated. `settings` lists the keys."),
@@ -34,7 +36,7 @@ NETWORKS = {
 }  # fmt: skip
 
 app = typer.Typer(
-    name="python -m pipelines",
+    name="histoblend",
     help="Histoblend: honest baselines for cancer detection in histology patches. Not for diagnosis.\n\n"
     "Every command first brings the steps that it reads up to date, and reuses what did not change.",
     no_args_is_help=True,
@@ -56,13 +58,13 @@ def _run(
     rebuild: bool,
     explain: str = "",
 ) -> None:
-    from pipelines.auditing import show_audit
-    from pipelines.baseline import Run, baseline, ensemble, one_step
-    from pipelines.baseline import explain as explain_column
-    from pipelines.config import load_config
-    from pipelines.failing import foreseen
-    from pipelines.locking import run_lock
-    from pipelines.tracking import check_tracking
+    from histoblend.pipelines.auditing import show_audit
+    from histoblend.pipelines.baseline import Run, baseline, ensemble, one_step
+    from histoblend.pipelines.baseline import explain as explain_column
+    from histoblend.pipelines.config import load_config
+    from histoblend.pipelines.failing import foreseen
+    from histoblend.pipelines.locking import run_lock
+    from histoblend.pipelines.tracking import check_tracking
 
     options = {"data.path": data, "name": name, "data.missing": missing}
     given = [f"{key}={_quoted(value)}" for key, value in options.items() if value]
@@ -93,7 +95,7 @@ def _quoted(text: str) -> str:
 def _command(step: str, sentence: str) -> None:
     @app.command(step, help=sentence)
     def command(
-        config: CONFIG = Path("configs/phantom.toml"),
+        config: CONFIG = Path("phantom"),
         settings: SETTINGS = None,
         data: DATA = "",
         run: NAME = "",
@@ -111,7 +113,7 @@ _command("audit", "Show what step 1 found odd about the patches, and what was do
 
 @app.command("features", help="Step 2: handcrafted colour, texture and nuclei features.")
 def _features(
-    config: CONFIG = Path("configs/phantom.toml"),
+    config: CONFIG = Path("phantom"),
     settings: SETTINGS = None,
     data: DATA = "",
     run: NAME = "",
@@ -138,8 +140,8 @@ def _data(
     data: Annotated[str, typer.Option("--data", help="Folder to bring it into.")] = "",
     mirror: Annotated[str, typer.Option("--mirror", help="URL of a folder with PatchCamelyon's nine files.")] = "",
 ) -> None:
-    from pipelines.console import Screen
-    from pipelines.fetching import fetch
+    from histoblend.pipelines.console import Screen
+    from histoblend.pipelines.fetching import fetch
 
     if not data:
         raise InputError("a folder must be named for the data set; got none. Give DATA=folder (--data).")
@@ -174,10 +176,10 @@ def _predict(
 ) -> None:
     from joblib import cpu_count
 
-    from pipelines.console import Screen
-    from pipelines.failing import foreseen
-    from pipelines.predict import predict_folder
-    from pipelines.streaming import Options
+    from histoblend.pipelines.console import Screen
+    from histoblend.pipelines.failing import foreseen
+    from histoblend.pipelines.predict import predict_folder
+    from histoblend.pipelines.streaming import Options
 
     options = Options(model, point, prevalence, workers or int(cpu_count()), shard)
     with foreseen(out.parent):
@@ -221,11 +223,11 @@ def _heatmap(
 ) -> None:
     from joblib import cpu_count
 
-    from pipelines.console import Screen
-    from pipelines.failing import foreseen
-    from pipelines.heatmap import Geometry, heatmap
-    from pipelines.phantom_slides import default_slide
-    from pipelines.streaming import Options
+    from histoblend.pipelines.console import Screen
+    from histoblend.pipelines.failing import foreseen
+    from histoblend.pipelines.heatmap import Geometry, heatmap
+    from histoblend.pipelines.phantom_slides import default_slide
+    from histoblend.pipelines.streaming import Options
 
     screen = Screen()
     options = Options(model, point, workers=workers or int(cpu_count()), shard=shard)
@@ -243,9 +245,9 @@ def _slide(
     height: Annotated[int, typer.Option("--height", help="Pixels of 0.972 µm.")] = 3072,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another slide.")] = 0,
 ) -> None:
-    from pipelines.console import Screen
-    from pipelines.failing import foreseen
-    from pipelines.phantom_slides import draw_slide
+    from histoblend.pipelines.console import Screen
+    from histoblend.pipelines.failing import foreseen
+    from histoblend.pipelines.phantom_slides import draw_slide
 
     with foreseen(out.parent):
         draw_slide(out, Screen(), width=width, height=height, seed=seed)
@@ -259,9 +261,9 @@ def _compare(
     draws: Annotated[int, typer.Option("--draws", min=100, help="Resamplings of slides behind each interval.")] = 2000,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the resampling.")] = 0,
 ) -> None:
-    from pipelines.comparing import compare
-    from pipelines.console import Screen
-    from pipelines.failing import foreseen
+    from histoblend.pipelines.comparing import compare
+    from histoblend.pipelines.console import Screen
+    from histoblend.pipelines.failing import foreseen
 
     screen = Screen()
     with foreseen(out or runs):
@@ -269,8 +271,8 @@ def _compare(
 
 
 @app.command("settings", help="List every key that --set takes: its value in a configuration, and what it is.")
-def _settings(config: CONFIG = Path("configs/phantom.toml"), settings: SETTINGS = None) -> None:
-    from pipelines.config import describe, load_config
+def _settings(config: CONFIG = Path("phantom"), settings: SETTINGS = None) -> None:
+    from histoblend.pipelines.config import describe, load_config
 
     for line in describe(load_config(config, settings or [])):
         typer.echo(line)
@@ -278,6 +280,7 @@ def _settings(config: CONFIG = Path("configs/phantom.toml"), settings: SETTINGS 
 
 def main() -> None:
     """Run the command line; a foreseeable fault is one line on standard error and exit status 2."""
+    stop_on_signals()
     # Native libraries chatter on standard error while they load; what matters is raised as an exception.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -311,5 +314,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    stop_on_signals()
     main()

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from data.durable import PARTIAL, clear_leftovers, sync_folder, sync_tree, write_text_whole
-from data.errors import InputError
-from pipelines import stopping
-from pipelines.memory import peak_memory
-from pipelines.provenance import code_digest, commit, library_versions
+from histoblend.data.durable import PARTIAL, clear_leftovers, sync_folder, sync_tree, write_text_whole
+from histoblend.data.errors import InputError
+from histoblend.pipelines import stopping
+from histoblend.pipelines.memory import peak_memory
+from histoblend.pipelines.provenance import code_digest, commit, library_versions
 
 MANIFEST = "manifest.json"
 MEND = "Pass --rebuild (make … REBUILD=1) to make it again."

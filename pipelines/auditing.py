@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from pipelines.prepare import AUDIT, EXAMPLES, PICTURES, SET_ASIDE, SLIDES, SUMMARY, balance
-from reports.audit import consequence
+from histoblend.pipelines.prepare import AUDIT, EXAMPLES, PICTURES, SET_ASIDE, SLIDES, SUMMARY, balance
+from histoblend.reports.audit import consequence
 
 if TYPE_CHECKING:
-    from pipelines.baseline import Run
+    from histoblend.pipelines.baseline import Run
 
 
 def show_audit(run: Run) -> None:

@@ -9,17 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from data.durable import write_whole
-from data.errors import InputError
-from data.patches import PatchSet
-from pipelines.artefacts import manifest_digest, run_step
-from pipelines.config import Config
-from pipelines.console import Screen
+from histoblend.data.durable import write_whole
+from histoblend.data.errors import InputError
+from histoblend.data.patches import PatchSet
+from histoblend.pipelines.artefacts import manifest_digest, run_step
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.console import Screen
 
 if TYPE_CHECKING:
-    from pipelines.cluster import Cluster
-    from pipelines.fitters import Fitters
-    from pipelines.tables import FeatureSets
+    from histoblend.pipelines.cluster import Cluster
+    from histoblend.pipelines.fitters import Fitters
+    from histoblend.pipelines.tables import FeatureSets
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Run:
         """The cluster that the configuration names; None where work stays on this machine."""
         if self.config.engine.scheduler == "local":
             return None
-        from pipelines.cluster import Cluster
+        from histoblend.pipelines.cluster import Cluster
 
         return Cluster(self.config.engine, self.folder, self.workers, self.screen)
 
@@ -73,7 +73,7 @@ class Run:
     @cached_property
     def prepared(self) -> tuple[Path, dict[str, Any]]:
         """Folder and manifest of the prepared patches."""
-        from pipelines.prepare import prepare, prepare_spec, split_warnings
+        from histoblend.pipelines.prepare import prepare, prepare_spec, split_warnings
 
         def build(folder: Path) -> Any:
             return prepare(self.config, folder, workers=self.workers, screen=self.screen)
@@ -92,7 +92,7 @@ class Run:
     @cached_property
     def features(self) -> tuple[Path, dict[str, Any]]:
         """Folder and manifest of the handcrafted features."""
-        from pipelines.tables import extract_features, features_spec
+        from histoblend.pipelines.tables import extract_features, features_spec
 
         def build(folder: Path) -> Any:
             options: dict[str, Any] = {"workers": self.workers, "screen": self.screen, "cluster": self.cluster}
@@ -103,7 +103,7 @@ class Run:
     @cached_property
     def embeddings(self) -> tuple[Path, dict[str, Any]]:
         """Folder and manifest of the embeddings."""
-        from pipelines.tables import embeddings_spec, extract_embeddings
+        from histoblend.pipelines.tables import embeddings_spec, extract_embeddings
 
         def build(folder: Path) -> Any:
             options: dict[str, Any] = {"workers": self.workers, "screen": self.screen, "cluster": self.cluster}
@@ -124,7 +124,7 @@ class Run:
 
     def sets(self) -> FeatureSets:
         """Values and column names of each configured set of columns."""
-        from pipelines.tables import FeatureSets
+        from histoblend.pipelines.tables import FeatureSets
 
         folders = {name: folder for name, (folder, _) in self.tables.items()}
         return FeatureSets(self.config, folders, self.patches.table["slide"])
@@ -132,8 +132,8 @@ class Run:
     @cached_property
     def heads(self) -> tuple[Path, dict[str, Any]]:
         """Folder and manifest of the fitted heads."""
-        from pipelines.fitting import fit_heads, heads_spec
-        from pipelines.tables import check_finite
+        from histoblend.pipelines.fitting import fit_heads, heads_spec
+        from histoblend.pipelines.tables import check_finite
 
         inputs = {folder.name: manifest_digest(manifest) for folder, manifest in [self.prepared, *self.tables.values()]}
         # A fit on a spread table differs in its last digits from one in memory.
@@ -150,7 +150,7 @@ class Run:
 
     def _spread_sets(self) -> list[str]:
         """Sets of columns whose table is spread over a cluster's memories."""
-        from pipelines.fitters import is_spread
+        from histoblend.pipelines.fitters import is_spread
 
         if self.cluster is None:
             return []
@@ -159,8 +159,8 @@ class Run:
 
     def _fitters(self, folder: Path) -> Fitters:
         """What fits heads: this machine, or the cluster."""
-        from pipelines.fitters import cluster_fitters, local_fitters
-        from pipelines.fitting import check_room
+        from histoblend.pipelines.fitters import cluster_fitters, local_fitters
+        from histoblend.pipelines.fitting import check_room
 
         if self.cluster is not None:
             return cluster_fitters(self.cluster, self.config.engine.heads, self.sets(), folder)
@@ -170,7 +170,7 @@ class Run:
     @cached_property
     def cnn(self) -> tuple[Path, dict[str, Any]]:
         """Folder and manifest of the fine-tuned network."""
-        from pipelines.training import cnn_spec, train_cnn
+        from histoblend.pipelines.training import cnn_spec, train_cnn
 
         def build(folder: Path) -> Any:
             return train_cnn(self.config, self.patches, folder, workers=self.workers, screen=self.screen)
@@ -180,7 +180,7 @@ class Run:
     @cached_property
     def saliency_probe(self) -> tuple[Path, dict[str, Any]]:
         """Folder and manifest of the fine-tuned network's maps of evidence."""
-        from pipelines.saliency import probe_saliency, saliency_spec
+        from histoblend.pipelines.saliency import probe_saliency, saliency_spec
 
         inputs = {folder.name: manifest_digest(manifest) for folder, manifest in (self.prepared, self.cnn)}
 
@@ -198,7 +198,7 @@ class Run:
         """Predictions of every head and, where it is part of the run, of the network, as a DataFrame a row a patch."""
         import pandas as pd
 
-        from pipelines.fitting import PREDICTIONS
+        from histoblend.pipelines.fitting import PREDICTIONS
 
         members = pd.read_parquet(self.heads[0] / PREDICTIONS)
         if not self.fine_tuned:
@@ -208,8 +208,8 @@ class Run:
     @cached_property
     def ensemble(self) -> tuple[Path, dict[str, Any]]:
         """Folder and manifest of the ensemble."""
-        from pipelines.combining import combine, ensemble_spec, member_names
-        from reports.ladder import ALONE
+        from histoblend.pipelines.combining import combine, ensemble_spec, member_names
+        from histoblend.reports.ladder import ALONE
 
         steps = [self.prepared, self.heads, *([self.cnn] if self.fine_tuned else [])]
         inputs = {folder.name: manifest_digest(manifest) for folder, manifest in steps}
@@ -229,7 +229,7 @@ class Run:
         """Predictions of every model that the report shows, as a DataFrame a row a patch."""
         import pandas as pd
 
-        from pipelines.fitting import PREDICTIONS
+        from histoblend.pipelines.fitting import PREDICTIONS
 
         members = self.member_predictions()
         if not self.combined:
@@ -239,7 +239,7 @@ class Run:
     @cached_property
     def stain_probe(self) -> tuple[Path, dict[str, Any]] | None:
         """Folder and manifest of what models say of shifted stains; None where no held-out slides can be judged."""
-        from pipelines.staining import probe_stain, stain_spec, why_no_probe
+        from histoblend.pipelines.staining import probe_stain, stain_spec, why_no_probe
 
         if why_no_probe(self.patches.table):
             return None
@@ -259,7 +259,7 @@ class Run:
     @cached_property
     def report(self) -> tuple[Path, dict[str, Any]]:
         """Folder and manifest of the report; also writes the run's stable outputs."""
-        from pipelines.reporting import make_report, publish, report_spec
+        from histoblend.pipelines.reporting import make_report, publish, report_spec
 
         steps = [self.prepared, self.heads, *self.tables.values(), *self.last_steps()]
         inputs = {folder.name: manifest_digest(manifest) for folder, manifest in steps}
@@ -274,11 +274,11 @@ class Run:
 
     def _check_names(self) -> None:
         """Find a wrong name before hours of work, not after."""
-        from pipelines.tables import check_embeddings, chosen_families
+        from histoblend.pipelines.tables import check_embeddings, chosen_families
 
         check_embeddings(self.config)
         if self.fine_tuned:
-            from pipelines.training import check_cnn
+            from histoblend.pipelines.training import check_cnn
 
             check_cnn(self.config)
         if "colour" in self.config.heads.features and "colour" not in chosen_families(self.config):
@@ -293,8 +293,8 @@ class Run:
 
 def baseline(run: Run) -> None:
     """Bring every step up to date, show the ladder and log the run where that is configured."""
-    from pipelines.reporting import show_ladder
-    from pipelines.tracking import check_tracking, track
+    from histoblend.pipelines.reporting import show_ladder
+    from histoblend.pipelines.tracking import check_tracking, track
 
     check_tracking(run.config.track)
     folder, _ = run.report
@@ -310,8 +310,8 @@ def baseline(run: Run) -> None:
 
 def ensemble(run: Run) -> None:
     """Bring every step up to date, the ensemble included, and show the ladder and what the ensemble gains."""
-    from pipelines.reporting import show_ensemble, show_ladder
-    from pipelines.tracking import check_tracking, track
+    from histoblend.pipelines.reporting import show_ensemble, show_ladder
+    from histoblend.pipelines.tracking import check_tracking, track
 
     check_tracking(run.config.track)
     run.combined = True
@@ -334,11 +334,11 @@ def one_step(run: Run, name: str) -> Path:
     # A report shows the ensemble where the run has one.
     run.combined = name == "report" and (run.folder / "6-ensemble").is_dir()
     if name == "cnn":
-        from pipelines.training import check_cnn
+        from histoblend.pipelines.training import check_cnn
 
         check_cnn(run.config)
     if name == "report":
-        from pipelines.tracking import check_tracking, track
+        from histoblend.pipelines.tracking import check_tracking, track
 
         check_tracking(run.config.track)
         folder = run.report[0]
@@ -358,8 +358,8 @@ def explain(run: Run, column: str) -> Path:
     import numpy as np
     from PIL import Image
 
-    from features.explain import explain as explain_column
-    from pipelines.tables import read_values
+    from histoblend.features.explain import explain as explain_column
+    from histoblend.pipelines.tables import read_values
 
     values, names = read_values(run.features[0])
     if column not in names:

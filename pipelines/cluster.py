@@ -12,14 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from data.errors import InputError
-from data.store import Store
-from pipelines.config import EngineConfig
-from pipelines.console import Screen
-from pipelines.provenance import ROOT, code_digest
+from histoblend.data.errors import InputError
+from histoblend.data.store import Store
+from histoblend.pipelines.config import EngineConfig
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.provenance import code_digest, source_files
 
 #: Packages that workers need.
-PACKAGES = ("data", "features", "models", "reports", "pipelines")
+PACKAGES = ("__init__.py", "data", "features", "models", "reports", "pipelines")
 
 #: Seconds in which a scheduler must answer, and a first worker be there.
 ANSWER_S = 20
@@ -195,7 +195,7 @@ class Cluster:
 
         def found(packages: tuple[str, ...]) -> str:  # sent by value: nothing of ours can be imported there yet
             try:
-                from pipelines.provenance import code_digest as digest
+                from histoblend.pipelines.provenance import code_digest as digest
 
                 return digest(packages)
             except Exception:  # none, or another checkout's
@@ -256,10 +256,8 @@ def _code(distributed: Any, name: str) -> Any:
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for package in PACKAGES:
-            for path in sorted((ROOT / package).rglob("*")):
-                if path.is_file() and "__pycache__" not in path.parts:
-                    archive.write(path, path.relative_to(ROOT))
+        for path_in_package, path in source_files(PACKAGES):
+            archive.write(path, f"histoblend/{path_in_package}")
     content = buffer.getvalue()
 
     class Code(distributed.NannyPlugin):

@@ -11,15 +11,15 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from data.errors import InputError
-from data.splits import patch_groups
-from models.calibration import POINTS, log_losses
-from models.ensemble import Ensemble, Fitted, error_correlations, fit_ensemble, nest, without_each
-from models.resampling import auc_draws, percentile_interval, slide_groups
-from pipelines.artefacts import Outcome, StepSpec
-from pipelines.config import Config
-from pipelines.console import Screen
-from pipelines.fitting import PREDICTIONS
+from histoblend.data.errors import InputError
+from histoblend.data.splits import patch_groups
+from histoblend.models.calibration import POINTS, log_losses
+from histoblend.models.ensemble import Ensemble, Fitted, error_correlations, fit_ensemble, nest, without_each
+from histoblend.models.resampling import auc_draws, percentile_interval, slide_groups
+from histoblend.pipelines.artefacts import Outcome, StepSpec
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.fitting import PREDICTIONS
 
 ENSEMBLE = "ensemble.json"
 THRESHOLDS = "thresholds.parquet"

@@ -13,15 +13,15 @@ from typing import Any
 
 import pandas as pd
 
-from data.errors import InputError
-from pipelines.artefacts import MANIFEST, file_digest, read_manifest, replace_folder, write_json
-from pipelines.console import Screen
-from pipelines.fitting import PREDICTIONS
-from pipelines.reporting import LADDER
-from reports.comparison import comparison_sections
-from reports.ladder import COLUMNS as LADDER_COLUMNS
-from reports.page import write_page
-from reports.pairing import RunResults
+from histoblend.data.errors import InputError
+from histoblend.pipelines.artefacts import MANIFEST, file_digest, read_manifest, replace_folder, write_json
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.fitting import PREDICTIONS
+from histoblend.pipelines.reporting import LADDER
+from histoblend.reports.comparison import comparison_sections
+from histoblend.reports.ladder import COLUMNS as LADDER_COLUMNS
+from histoblend.reports.page import write_page
+from histoblend.reports.pairing import RunResults
 
 REPORT = "7-report"
 FACTS = "facts.json"

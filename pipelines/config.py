@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from data.errors import InputError
+from histoblend.data.errors import InputError
+from histoblend.pipelines.provenance import ROOT
 
 
 class _Section(BaseModel):
@@ -271,10 +272,13 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
     InputError
         The file is missing or no TOML, a key is unknown (the nearest known one is named), or a value does not fit.
     """
+    shipped = {file.stem: file for file in sorted((ROOT / "configs").glob("*.toml"))}
+    if not path.is_file():
+        path = shipped.get(str(path), path)
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: expected a TOML file; it does not exist. See configs/ for examples.") from None
+        raise InputError(f"{path}: expected a TOML file; it does not exist. Shipped: {', '.join(shipped)}.") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: expected a TOML file; got: {error}.") from error
     for setting in settings:

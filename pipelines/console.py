@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from data.errors import on_screen
+from histoblend.data.errors import on_screen
 
 #: Seconds between two progress lines where output is no terminal.
 LINE_EVERY_S = 10.0

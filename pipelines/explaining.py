@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.durable import write_whole
-from data.folder import UnlabelledImages
-from data.labels import printable
-from models.contributions import contributions
-from models.predictor import CNN, Blend, Predictor, needs_slides
-from pipelines.artefacts import write_json
-from pipelines.console import Screen
+from histoblend.data.durable import write_whole
+from histoblend.data.folder import UnlabelledImages
+from histoblend.data.labels import printable
+from histoblend.models.contributions import contributions
+from histoblend.models.predictor import CNN, Blend, Predictor, needs_slides
+from histoblend.pipelines.artefacts import write_json
+from histoblend.pipelines.console import Screen
 
 if TYPE_CHECKING:
-    from pipelines.streaming import Found
+    from histoblend.pipelines.streaming import Found
 
 #: Columns that are named, those that decided most first.
 TOP = 10
@@ -115,7 +115,7 @@ def column_shares(predictor: Predictor, model: str, pixels: np.ndarray) -> list[
     """
     if model == CNN or needs_slides(model) or model.partition("_")[2] not in ("colour", "handcrafted"):
         return []
-    from features.table import columns
+    from histoblend.features.table import columns
 
     values = predictor(pixels)
     row = predictor.row_values(model, np.concatenate([values.raw, values.embedding], axis=1))[0]

@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from data.splits import patch_groups
-from models.bundle import load_head
-from models.calibration import youden_threshold
-from models.heads import LogisticHead
-from models.resampling import even_rows, slide_groups
-from pipelines.tables import read_values
-from reports.dependence import PartialDependence, grid, positive_shares
-from reports.embedded import MOST_PATCHES, explain_columns, leading_columns
-from reports.explorer import LEVELS, ExplorerView, leading_features, share_examples
-from reports.ladder import ALONE
-from reports.pictures import find_patches
-from reports.shapley import EXPLAINED_PATCHES, Attribution, attribute, choose_cases, shapley_importance
+from histoblend.data.splits import patch_groups
+from histoblend.models.bundle import load_head
+from histoblend.models.calibration import youden_threshold
+from histoblend.models.heads import LogisticHead
+from histoblend.models.resampling import even_rows, slide_groups
+from histoblend.pipelines.tables import read_values
+from histoblend.reports.dependence import PartialDependence, grid, positive_shares
+from histoblend.reports.embedded import MOST_PATCHES, explain_columns, leading_columns
+from histoblend.reports.explorer import LEVELS, ExplorerView, leading_features, share_examples
+from histoblend.reports.ladder import ALONE
+from histoblend.reports.pictures import find_patches
+from histoblend.reports.shapley import EXPLAINED_PATCHES, Attribution, attribute, choose_cases, shapley_importance
 
 if TYPE_CHECKING:
-    from pipelines.baseline import Run
+    from histoblend.pipelines.baseline import Run
 
 #: Sets of columns whose heads are explained patch by patch; colour is a part of each.
 EXPLAINED_SETS = ("handcrafted", "both", "context")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from data.errors import InputError
+from histoblend.data.errors import InputError
 
 #: Least memory that any step takes, and least address space (``ulimit -v``), which counts what libraries map and never
 #: use; without and with networks. Measured on Linux with two workers: 0.35 and 1.7 GB, 2.6 and 4.7 GB.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.archives import unpack_archive
-from data.download import PCAM, ZENODO, download_files, download_kaggle
-from data.errors import InputError
-from data.pcam import unpack
-from pipelines.console import Screen
+from histoblend.data.archives import unpack_archive
+from histoblend.data.download import PCAM, ZENODO, download_files, download_kaggle
+from histoblend.data.errors import InputError
+from histoblend.data.pcam import unpack
+from histoblend.pipelines.console import Screen
 
 
 def fetch(dataset: str, folder: Path, *, mirror: str, screen: Screen) -> None:

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from data.store import Store, StoredArray
-from models.heads import HEADS
-from pipelines.cluster import Cluster
-from pipelines.tables import FeatureSets, Table
+from histoblend.data.store import Store, StoredArray
+from histoblend.models.heads import HEADS
+from histoblend.pipelines.cluster import Cluster
+from histoblend.pipelines.tables import FeatureSets, Table
 
 #: Bytes of a table from which on ``engine.heads = "auto"`` spreads it.
 SPREAD_FROM = 8_000_000_000
@@ -146,7 +146,7 @@ class WholeFits:
 
     def __call__(self, tasks: Sequence[FitTask]) -> Iterator[Fitted]:
         """Yield what each task gives, in their order."""
-        from pipelines.remote_fits import fit_whole, unpack
+        from histoblend.pipelines.remote_fits import fit_whole, unpack
 
         calls = [
             (
@@ -190,8 +190,8 @@ def cluster_fitters(cluster: Cluster, kind: str, sets: FeatureSets, folder: Path
 
     @contextlib.contextmanager
     def opened(name: str) -> Iterator[Fitter]:
-        from pipelines.artefacts import file_digest
-        from pipelines.spreading import SpreadFits
+        from histoblend.pipelines.artefacts import file_digest
+        from histoblend.pipelines.spreading import SpreadFits
 
         cluster.connect()
         scratch = folder / TABLES

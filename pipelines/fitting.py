@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.patches import PatchSet
-from data.splits import patch_groups
-from features.table import group_columns
-from pipelines.artefacts import Outcome, StepSpec
-from pipelines.config import Config
-from pipelines.console import Screen
-from pipelines.failing import check_memory
-from pipelines.fitters import FitTask, Fitter, Fitters
-from pipelines.kept_fits import Fit, KeptFits
-from pipelines.memory import dismiss_workers, peak_memory
+from histoblend.data.patches import PatchSet
+from histoblend.data.splits import patch_groups
+from histoblend.features.table import group_columns
+from histoblend.pipelines.artefacts import Outcome, StepSpec
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.failing import check_memory
+from histoblend.pipelines.fitters import FitTask, Fitter, Fitters
+from histoblend.pipelines.kept_fits import Fit, KeptFits
+from histoblend.pipelines.memory import dismiss_workers, peak_memory
 
 PREDICTIONS = "predictions.parquet"
 COSTS = "costs.csv"

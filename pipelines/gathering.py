@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from data.errors import InputError
-from data.patches import PIXELS, PatchSet
-from data.store import Store, StoredArray
-from features.extract import holds, write_rows
-from pipelines.cluster import Cluster
-from pipelines.parts import JOB, NETWORKS, Part, from_parquet, job_key, job_text, make_part, pixels_digest
-from pipelines.tables import VALUES
+from histoblend.data.errors import InputError
+from histoblend.data.patches import PIXELS, PatchSet
+from histoblend.data.store import Store, StoredArray
+from histoblend.features.extract import holds, write_rows
+from histoblend.pipelines.cluster import Cluster
+from histoblend.pipelines.parts import JOB, NETWORKS, Part, from_parquet, job_key, job_text, make_part, pixels_digest
+from histoblend.pipelines.tables import VALUES
 
 if TYPE_CHECKING:
-    from features.embeddings import EmbeddingCompute, SideBySide
+    from histoblend.features.embeddings import EmbeddingCompute, SideBySide
 
 PARTS = "parts"
 
@@ -143,7 +143,7 @@ def embed_on_cluster(
     progress: Callable[[int], None],
 ) -> Spent:
     """Embed patches on a cluster's workers, which get the networks as files; see :func:`extract_on_cluster`."""
-    from features.stored import store_networks
+    from histoblend.features.stored import store_networks
 
     with tempfile.TemporaryDirectory() as place:
         networks = Path(place, NETWORKS)

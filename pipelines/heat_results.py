@@ -14,23 +14,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.durable import sync_tree
-from data.labels import printable
-from data.phantom_slide import Truth
-from data.planes import Plane, area_mean
-from data.slides import Slide
-from data.spreadsheet import write_csv
-from data.survey import Survey
-from data.tiles import Grid, TileSource
-from models.bundle import Bundle
-from models.predictor import FLAGS, Blend
-from pipelines.artefacts import write_json
-from pipelines.console import Screen
-from pipelines.provenance import commit, library_versions
-from pipelines.streaming import Found, Options
-from reports.heat import HeatMap, overlay
-from reports.heat_files import regions, transform, write_picture, write_raster
-from reports.viewer import write_viewer
+from histoblend.data.durable import sync_tree
+from histoblend.data.labels import printable
+from histoblend.data.phantom_slide import Truth
+from histoblend.data.planes import Plane, area_mean
+from histoblend.data.slides import Slide
+from histoblend.data.spreadsheet import write_csv
+from histoblend.data.survey import Survey
+from histoblend.data.tiles import Grid, TileSource
+from histoblend.models.bundle import Bundle
+from histoblend.models.predictor import FLAGS, Blend
+from histoblend.pipelines.artefacts import write_json
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.provenance import commit, library_versions
+from histoblend.pipelines.streaming import Found, Options
+from histoblend.reports.heat import HeatMap, overlay
+from histoblend.reports.heat_files import regions, transform, write_picture, write_raster
+from histoblend.reports.viewer import write_viewer
 
 #: Everything that a heat map's folder holds.
 FILES = (

@@ -12,26 +12,26 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.errors import InputError
-from data.labels import printable
-from data.planes import Plane
-from data.slides import LEAST_MPP, MOST_MPP, Slide
-from data.survey import KeptBlocks, Survey, survey, survey_plane
-from data.tiles import Grid, TileSource, choose_cells
-from data.tissue import CENTRE
-from features.context import FEWEST
-from models.bundle import Bundle, open_bundle
-from models.predictor import FLAGS, Blend, choose_blends, open_predictor
-from pipelines import stopping
-from pipelines.artefacts import replace_folder, restore_folder
-from pipelines.console import Screen
-from pipelines.failing import check_disk
-from pipelines.heat_results import FILES, Result, conclude, write_results
-from pipelines.locking import run_lock
-from pipelines.memory import peak_memory
-from pipelines.predict import check_options, version_warnings
-from pipelines.provenance import code_digest
-from pipelines.streaming import Found, Options, open_work, predict_source
+from histoblend.data.errors import InputError
+from histoblend.data.labels import printable
+from histoblend.data.planes import Plane
+from histoblend.data.slides import LEAST_MPP, MOST_MPP, Slide
+from histoblend.data.survey import KeptBlocks, Survey, survey, survey_plane
+from histoblend.data.tiles import Grid, TileSource, choose_cells
+from histoblend.data.tissue import CENTRE
+from histoblend.features.context import FEWEST
+from histoblend.models.bundle import Bundle, open_bundle
+from histoblend.models.predictor import FLAGS, Blend, choose_blends, open_predictor
+from histoblend.pipelines import stopping
+from histoblend.pipelines.artefacts import replace_folder, restore_folder
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.failing import check_disk
+from histoblend.pipelines.heat_results import FILES, Result, conclude, write_results
+from histoblend.pipelines.locking import run_lock
+from histoblend.pipelines.memory import peak_memory
+from histoblend.pipelines.predict import check_options, version_warnings
+from histoblend.pipelines.provenance import code_digest
+from histoblend.pipelines.streaming import Found, Options, open_work, predict_source
 
 #: Cells that a slide may be divided into, and those that may hold tissue: 100,000 × 80,000 px at 40×, all tissue, have
 #: half a million.

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from features.table import group_columns
-from models.altered import altered_scores
-from models.bundle import load_head
-from models.resampling import even_rows, slide_groups
-from pipelines.config import Config
-from pipelines.fitting import DROPPED, FITTED, LEFT_OUT_OF, SETS
-from reports.clusters import CLUSTER_ON, RHO, Cluster, cluster_columns
-from reports.importance import (
+from histoblend.features.table import group_columns
+from histoblend.models.altered import altered_scores
+from histoblend.models.bundle import load_head
+from histoblend.models.resampling import even_rows, slide_groups
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.fitting import DROPPED, FITTED, LEFT_OUT_OF, SETS
+from histoblend.reports.clusters import CLUSTER_ON, RHO, Cluster, cluster_columns
+from histoblend.reports.importance import (
     COLUMNS,
     GROUPS,
     STABILITY,
@@ -31,10 +31,10 @@ from reports.importance import (
     permutation_importance,
     stability_row,
 )
-from reports.ladder import ALONE
+from histoblend.reports.ladder import ALONE
 
 if TYPE_CHECKING:
-    from pipelines.baseline import Run
+    from histoblend.pipelines.baseline import Run
 
 Stability = dict[str, str | int | float]
 

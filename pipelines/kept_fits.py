@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from data.durable import clear_leftovers, read_sealed, sync_tree, write_whole
-from models.bundle import save_head
-from pipelines.artefacts import file_digest
+from histoblend.data.durable import clear_leftovers, read_sealed, sync_tree, write_whole
+from histoblend.models.bundle import save_head
+from histoblend.pipelines.artefacts import file_digest
 
 
 @dataclass(frozen=True)

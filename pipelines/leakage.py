@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from data.splits import base_groups, grouped_folds, is_known
-from models.heads import LogisticHead
-from models.resampling import percentile_interval, slide_groups
-from reports.metrics import bootstrap, measure
+from histoblend.data.splits import base_groups, grouped_folds, is_known
+from histoblend.models.heads import LogisticHead
+from histoblend.models.resampling import percentile_interval, slide_groups
+from histoblend.reports.metrics import bootstrap, measure
 
 #: Penalty of the logistic regression, the same on both sides: choosing it would compare two ways of choosing as well.
 STRENGTH = 0.01

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from models.bundle import HEADS_FOLDER, seal_bundle
-from models.outliers import OUTLIERS, learn_outliers
-from models.predictor import CNN, ENSEMBLE_FILE, NETWORKS
-from pipelines.artefacts import replace_folder
-from pipelines.fitting import SETS
-from pipelines.provenance import code_digest
-from pipelines.tables import chosen_families, read_values
-from reports.card import CARD, model_card
-from reports.ladder import ALONE, split_model_name
+from histoblend.models.bundle import HEADS_FOLDER, seal_bundle
+from histoblend.models.outliers import OUTLIERS, learn_outliers
+from histoblend.models.predictor import CNN, ENSEMBLE_FILE, NETWORKS
+from histoblend.pipelines.artefacts import replace_folder
+from histoblend.pipelines.fitting import SETS
+from histoblend.pipelines.provenance import code_digest
+from histoblend.pipelines.tables import chosen_families, read_values
+from histoblend.reports.card import CARD, model_card
+from histoblend.reports.ladder import ALONE, split_model_name
 
 if TYPE_CHECKING:
-    from features.embeddings import EmbeddingCompute, SideBySide
-    from pipelines.baseline import Run
+    from histoblend.features.embeddings import EmbeddingCompute, SideBySide
+    from histoblend.pipelines.baseline import Run
 
 BUNDLE = "bundle"
 
@@ -121,14 +121,14 @@ def _store_networks(run: Run, folder: Path) -> list[dict[str, Any]]:
     """Write the embedding networks of the run's own engine; none where no set of columns holds embeddings."""
     if "embeddings" not in run.tables:
         return []
-    from features.stored import store_networks
+    from histoblend.features.stored import store_networks
 
     return store_networks(embedding_of(run), run.config.data.size, folder)
 
 
 def embedding_of(run: Run) -> EmbeddingCompute | SideBySide:
     """What turns patches into the run's embeddings, by the engine that made them."""
-    from features.embeddings import embedding_compute
+    from histoblend.features.embeddings import embedding_compute
 
     engine, options = run.tables["embeddings"][1]["notes"]["engine"], run.config.embeddings
     return embedding_compute(

@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import InputError
-from data.store import Store, StoredArray
-from pipelines.provenance import code_digest, library_versions
+from histoblend.data.errors import InputError
+from histoblend.data.store import Store, StoredArray
+from histoblend.pipelines.provenance import code_digest, library_versions
 
 JOB = "job.json"
 NETWORKS = "networks"
@@ -109,7 +109,7 @@ def make_part(place: str, key: str, start: int, stop: int, digest: str) -> Part:
     """
     from threadpoolctl import threadpool_limits
 
-    from features.extract import checked
+    from histoblend.features.extract import checked
 
     began, spent = time.perf_counter(), time.thread_time()
     store = Store(place)
@@ -187,11 +187,11 @@ def _check_worker(content: Mapping[str, Any]) -> None:
 
 def _compute(recipe: Mapping[str, Any], store: Store) -> Callable[[np.ndarray], np.ndarray]:
     if "families" in recipe:
-        from features.table import compile_kernels, compute
+        from histoblend.features.table import compile_kernels, compute
 
         compile_kernels(recipe["families"])
         return functools.partial(compute, families=recipe["families"])
-    from features.stored import open_networks
+    from histoblend.features.stored import open_networks
 
     contents = {name: store.inside(NETWORKS).read(name) for name in recipe["files"]}
     for name, content in contents.items():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from data.errors import InputError
-from data.phantom_slide import SPACING, pieces, write_phantom_slide
-from models.bundle import INDEX
-from pipelines.console import Screen
+from histoblend.data.errors import InputError
+from histoblend.data.phantom_slide import SPACING, pieces, write_phantom_slide
+from histoblend.models.bundle import INDEX
+from histoblend.pipelines.console import Screen
 
 #: Seed of the slide that is drawn where none is given: the default phantom's patches come from seed 0.
 SEED = 1

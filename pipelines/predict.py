@@ -10,17 +10,17 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from data.durable import write_whole
-from data.errors import InputError
-from data.files import stamp
-from data.folder import UnlabelledImages
-from data.labels import slide_map
-from data.spreadsheet import read_written, write_csv
-from models.bundle import Bundle, open_bundle
-from models.predictor import Blend, choose_blends, needs_slides, open_predictor
-from pipelines.console import Screen
-from pipelines.provenance import code_digest, library_versions
-from pipelines.streaming import Found, Options, open_work, predict_source
+from histoblend.data.durable import write_whole
+from histoblend.data.errors import InputError
+from histoblend.data.files import stamp
+from histoblend.data.folder import UnlabelledImages
+from histoblend.data.labels import slide_map
+from histoblend.data.spreadsheet import read_written, write_csv
+from histoblend.models.bundle import Bundle, open_bundle
+from histoblend.models.predictor import Blend, choose_blends, needs_slides, open_predictor
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.provenance import code_digest, library_versions
+from histoblend.pipelines.streaming import Found, Options, open_work, predict_source
 
 #: Exit status where files were skipped.
 SKIPPED_STATUS = 3
@@ -110,7 +110,7 @@ def _explain(
     screen: Screen,
 ) -> None:
     """Explain single patches by every model that needs no slide, whichever of them the blend asks."""
-    from pipelines.explaining import explain_patch
+    from histoblend.pipelines.explaining import explain_patch
 
     alone = [name for name in bundle.index["models"] if not needs_slides(name)]
     with open_predictor(bundle, alone) as predictor:

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.audit import choose_examples, decide, examine, reason, summarise
-from data.errors import InputError
-from data.inferred import TINTS, clusters_for, infer_slides
-from data.labels import UNMAPPED
-from data.measures import Measures, measure
-from data.patches import (
+from histoblend.data.audit import choose_examples, decide, examine, reason, summarise
+from histoblend.data.errors import InputError
+from histoblend.data.inferred import TINTS, clusters_for, infer_slides
+from histoblend.data.labels import UNMAPPED
+from histoblend.data.measures import Measures, measure
+from histoblend.data.patches import (
     PIXELS,
     Source,
     drop_rows,
@@ -25,13 +25,13 @@ from data.patches import (
     write_table,
     write_unlabelled,
 )
-from data.sources import source_kind
-from data.splits import assign_splits, base_groups, check_enough, is_known, unite
-from data.spreadsheet import write_csv
-from pipelines.artefacts import Outcome, StepSpec, file_digest
-from pipelines.config import Config
-from pipelines.console import Screen
-from pipelines.failing import check_disk
+from histoblend.data.sources import source_kind
+from histoblend.data.splits import assign_splits, base_groups, check_enough, is_known, unite
+from histoblend.data.spreadsheet import write_csv
+from histoblend.pipelines.artefacts import Outcome, StepSpec, file_digest
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.failing import check_disk
 
 SET_ASIDE = "set_aside.csv"
 UNLABELLED = "unlabelled"

@@ -5,10 +5,14 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import subprocess
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import histoblend
+
+#: The package's own folder; in the checkout its packages are links.
+ROOT = Path(histoblend.__file__).parent
 
 #: Libraries whose version can change a result, so that another version rebuilds.
 LIBRARIES = (
@@ -20,12 +24,21 @@ LIBRARIES = (
 def code_digest(sources: tuple[str, ...]) -> str:
     """SHA-256 over packages and single files: a changed formula or template must not meet an old result."""
     digest = hashlib.sha256()
-    for source in sources:
-        place = ROOT / source
-        files = [path for path in place.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-        for path in sorted(files) if place.is_dir() else [place]:
-            digest.update(f"{path.relative_to(ROOT).as_posix()}\0".encode() + path.read_bytes())
+    for name, path in source_files(sources):
+        digest.update(f"{name}\0".encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def source_files(sources: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
+    """Every file of packages and single files: its name relative to the package, and where it is."""
+    for source in sources:
+        start = (ROOT / source).resolve()  # rglob does not follow a link
+        if start.is_file():
+            yield source, start
+            continue
+        for path in sorted(start.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield f"{source}/{path.relative_to(start).as_posix()}", path
 
 
 def library_versions() -> dict[str, str]:
@@ -38,9 +51,13 @@ def library_versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit, with ``-dirty`` where files differ from it; "unknown" outside a checkout."""
-    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    """The checkout's commit, with ``-dirty`` where files differ from it; the version outside a checkout."""
+    checkout = ROOT.parent.parent
+    # An installed copy may be inside somebody else's repository, whose commit says nothing about this code.
+    if not (checkout / "src" / ROOT.name / "__init__.py").is_file() or not (checkout / ".git").exists():
+        return histoblend.__version__
+    command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()  # noqa: S603
     except (OSError, subprocess.SubprocessError):
-        return "unknown"
+        return histoblend.__version__

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from data.errors import InputError
-from data.store import Store, StoredArray
-from models.bundle import head_from, save_head
+from histoblend.data.errors import InputError
+from histoblend.data.store import Store, StoredArray
+from histoblend.models.bundle import head_from, save_head
 
 _reading = threading.Lock()
 
@@ -36,7 +36,7 @@ def fit_whole(
     Arguments are those of :func:`pipelines.fitters.fit`, with the table as :attr:`data.store.StoredArray.text`; the
     result is the same, bit for bit.
     """
-    from pipelines.fitters import fit
+    from histoblend.pipelines.fitters import fit
 
     with _reading:  # the threads of a worker share one
         values = _table(array)
@@ -57,7 +57,7 @@ def predict_block(
     import pyarrow.parquet as pq
     from threadpoolctl import threadpool_limits
 
-    from models.spread import take
+    from histoblend.models.spread import take
 
     began = time.thread_time()
     with threadpool_limits(1):

@@ -11,33 +11,33 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from data.audit import FLAGS
-from data.durable import copy_whole, write_whole
-from data.files import open_array
-from data.spreadsheet import read_written
-from pipelines.artefacts import Outcome, StepSpec
-from pipelines.combining import CALIBRATORS, CHOICES, COMBINED, ENSEMBLE, ERRORS, GAINS, MEMBERS, THRESHOLDS
-from pipelines.config import Config
-from pipelines.explorer import attribution_importances, attributions, explorer_view
-from pipelines.fitting import COSTS, PREDICTIONS
-from pipelines.importances import importances
-from pipelines.leakage import measure_leakage
-from pipelines.packing import card, write_bundle
-from pipelines.prepare import AUDIT, EXAMPLES, PICTURES, SLIDES, SUMMARY, balance, split_warnings
-from pipelines.saliency import open_saliency
-from pipelines.staining import stain_view
-from pipelines.submission import predict_unlabelled
-from pipelines.tables import read_values
-from pipelines.training import HISTORY, MODEL
-from reports.audit import AuditView, leakage_words
-from reports.cnn_section import CnnView
-from reports.decisions import DecisionsView, decide
-from reports.ensemble import EnsembleView, gain_words
-from reports.ladder import ALONE, ladder
-from reports.page import ReportInputs, write_report
+from histoblend.data.audit import FLAGS
+from histoblend.data.durable import copy_whole, write_whole
+from histoblend.data.files import open_array
+from histoblend.data.spreadsheet import read_written
+from histoblend.pipelines.artefacts import Outcome, StepSpec
+from histoblend.pipelines.combining import CALIBRATORS, CHOICES, COMBINED, ENSEMBLE, ERRORS, GAINS, MEMBERS, THRESHOLDS
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.explorer import attribution_importances, attributions, explorer_view
+from histoblend.pipelines.fitting import COSTS, PREDICTIONS
+from histoblend.pipelines.importances import importances
+from histoblend.pipelines.leakage import measure_leakage
+from histoblend.pipelines.packing import card, write_bundle
+from histoblend.pipelines.prepare import AUDIT, EXAMPLES, PICTURES, SLIDES, SUMMARY, balance, split_warnings
+from histoblend.pipelines.saliency import open_saliency
+from histoblend.pipelines.staining import stain_view
+from histoblend.pipelines.submission import predict_unlabelled
+from histoblend.pipelines.tables import read_values
+from histoblend.pipelines.training import HISTORY, MODEL
+from histoblend.reports.audit import AuditView, leakage_words
+from histoblend.reports.cnn_section import CnnView
+from histoblend.reports.decisions import DecisionsView, decide
+from histoblend.reports.ensemble import EnsembleView, gain_words
+from histoblend.reports.ladder import ALONE, ladder
+from histoblend.reports.page import ReportInputs, write_report
 
 if TYPE_CHECKING:
-    from pipelines.baseline import Run
+    from histoblend.pipelines.baseline import Run
 
 LADDER = "ladder.csv"
 LEAKAGE = "leakage.csv"
@@ -259,8 +259,8 @@ def finished(run: Run) -> list[tuple[Path, dict[str, Any]]]:
 
 def column_sentences() -> dict[str, str]:
     """What each handcrafted column is, in a sentence, and the same relative to the slide."""
-    from features.context import in_slide_name, slide_stain_sentences
-    from features.table import columns
+    from histoblend.features.context import in_slide_name, slide_stain_sentences
+    from histoblend.features.table import columns
 
     raw = {column.name: column.sentence for column in columns()}
     relative = {in_slide_name(name): f"{text} Relative to the patch's slide." for name, text in raw.items()}

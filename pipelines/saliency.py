@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from data.files import open_array
-from data.patches import PatchSet
-from pipelines.artefacts import Outcome, StepSpec, write_json
-from pipelines.config import Config
-from pipelines.console import Screen
-from pipelines.fitting import PREDICTIONS
-from pipelines.training import MODEL
+from histoblend.data.files import open_array
+from histoblend.data.patches import PatchSet
+from histoblend.pipelines.artefacts import Outcome, StepSpec, write_json
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.fitting import PREDICTIONS
+from histoblend.pipelines.training import MODEL
 
 if TYPE_CHECKING:
     import keras
 
-    from models.cnn import CnnSettings
-    from reports.cnn_section import SaliencyView
-    from reports.saliency import Maps
+    from histoblend.models.cnn import CnnSettings
+    from histoblend.reports.cnn_section import SaliencyView
+    from histoblend.reports.saliency import Maps
 
 PATCHES, SANITY, FACTS = "patches.parquet", "sanity.parquet", "saliency.json"
 LAST, INNER = "last.npy", "inner.npy"
@@ -57,7 +57,7 @@ def probe_saliency(config: Config, patches: PatchSet, cnn: Path, folder: Path, s
         ``sanity.parquet``.
     screen : Screen
     """
-    from reports.saliency import open_network
+    from histoblend.reports.saliency import open_network
 
     table, threshold = _judged(patches, cnn)
     chosen = _choose(table, config.seed)
@@ -87,7 +87,7 @@ def open_saliency(folder: Path) -> SaliencyView:
     """Read what :func:`probe_saliency` wrote."""
     import json
 
-    from reports.cnn_section import SaliencyView
+    from histoblend.reports.cnn_section import SaliencyView
 
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     return SaliencyView(
@@ -101,7 +101,7 @@ def open_saliency(folder: Path) -> SaliencyView:
 
 def _judged(patches: PatchSet, cnn: Path) -> tuple[pd.DataFrame, float]:
     """Held-out patches with the network's probability and whether it is right, and the threshold that says so."""
-    from models.calibration import youden_threshold
+    from histoblend.models.calibration import youden_threshold
 
     table = patches.table[["patch_id", "slide", "split", "label"]].reset_index(names="row")
     table = table.merge(pd.read_parquet(cnn / PREDICTIONS), on="patch_id", validate="one_to_one")
@@ -118,7 +118,7 @@ def _judged(patches: PatchSet, cnn: Path) -> tuple[pd.DataFrame, float]:
 
 def _choose(test: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Patches to look at: ``row, patch_id, slide, label, prob_cnn, outcome, sampled, shown``."""
-    from reports.saliency import choose_sample, spread_over_slides
+    from histoblend.reports.saliency import choose_sample, spread_over_slides
 
     sampled = choose_sample(test, SAMPLE, seed)
     shown = [
@@ -141,7 +141,7 @@ def _look(
     screen: Screen,
 ) -> tuple[Maps, int, pd.DataFrame]:
     """Maps of the chosen patches, how many of them random networks were shown, and the comparison."""
-    from reports.saliency import cut, inner_layer, randomise, saliency, sanity_table, spread_over_slides
+    from histoblend.reports.saliency import cut, inner_layer, randomise, saliency, sanity_table, spread_over_slides
 
     pieces = cut(network, inner_layer(settings))
     pixels = np.asarray(patches.pixels[chosen["row"].to_numpy()])
@@ -158,7 +158,7 @@ def _look(
 
 def _with_shares(chosen: pd.DataFrame, maps: Maps, side: int) -> pd.DataFrame:
     """The same rows with the share of evidence inside the centre by each map, and without the outermost cells."""
-    from reports.saliency import MAPS, centre_shares
+    from histoblend.reports.saliency import MAPS, centre_shares
 
     shares: dict[str, Any] = {"log_odds": maps.last.mean(axis=(1, 2))}
     for name in MAPS:

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from data.store import Store, StoredArray
-from models.heads import HEADS, LogisticHead, XGBoostHead
-from models.spread import blocks_of, fit_logistic
-from pipelines.cluster import Cluster, explained
-from pipelines.fitters import FitTask, Fitted
-from pipelines.remote_fits import pack, read_probabilities
+from histoblend.data.store import Store, StoredArray
+from histoblend.models.heads import HEADS, LogisticHead, XGBoostHead
+from histoblend.models.spread import blocks_of, fit_logistic
+from histoblend.pipelines.cluster import Cluster, explained
+from histoblend.pipelines.fitters import FitTask, Fitted
+from histoblend.pipelines.remote_fits import pack, read_probabilities
 
 #: Rows of a block: so many that a table has about so many blocks, within these bounds. They do not depend on the
 #: cluster, so that sums come out the same on any.
@@ -59,7 +59,9 @@ class SpreadFits:
         """Read a table into the workers' memories, and let go of it in the end."""
         edges = [*range(0, array.shape[0], rows_of_block(array.shape)), array.shape[0]]
         starts, stops = edges[:-1], edges[1:]
-        blocks = cluster.spread("pipelines.remote_fits", "read_block", [array.text] * len(starts), starts, stops)
+        blocks = cluster.spread(
+            "histoblend.pipelines.remote_fits", "read_block", [array.text] * len(starts), starts, stops
+        )
         yield cls(cluster, columns, place, edges, blocks)
         for block in blocks:
             block.release()
@@ -85,22 +87,29 @@ class SpreadFits:
         pieces = self._pieces(task.rows[rows], chosen)
         count = len(task.rows)
         chooser = self.cluster.spread(
-            "models.spread", "choose_strength",
+            "histoblend.models.spread", "choose_strength",
             [task.head], [task.seed], [task.labels[rows]], [task.groups[rows]], [count], *([piece] for piece in pieces),
         )  # fmt: skip
         head.choose(chooser[0].result())
         known = np.full(self.edges[-1], -1, np.int8)
         known[task.rows] = task.labels
         # Sent with a task, not scattered: what a lost worker held can then be made again.
-        labels = self.cluster.spread("models.spread", "keep", [known[low:high] for low, high in self._spans()])
+        labels = self.cluster.spread(
+            "histoblend.models.spread", "keep", [known[low:high] for low, high in self._spans()]
+        )
         fit_logistic(head, partial(self._total, blocks, labels), task.labels, len(chosen))
 
     def _total(self, blocks: list[Any], labels: list[Any], name: str, *arguments: Any) -> np.ndarray:
         """Sum of a function of models/spread.py over all blocks, in their order."""
-        shared = [self.cluster.spread("models.spread", "keep", [argument])[0] for argument in arguments]
-        parts = self.cluster.spread("models.spread", name, blocks, labels, *([one] * len(blocks) for one in shared))
+        shared = [self.cluster.spread("histoblend.models.spread", "keep", [argument])[0] for argument in arguments]
+        parts = self.cluster.spread(
+            "histoblend.models.spread", name, blocks, labels, *([one] * len(blocks) for one in shared)
+        )
         groups = [parts[at : at + TOGETHER] for at in range(0, len(parts), TOGETHER)]
-        sums = [self.cluster.spread("models.spread", "add_up", *([part] for part in group))[0] for group in groups]
+        sums = [
+            self.cluster.spread("histoblend.models.spread", "add_up", *([part] for part in group))[0]
+            for group in groups
+        ]
         total: np.ndarray = np.sum(np.stack(self.cluster.client.gather(sums)), axis=0)
         return total
 
@@ -116,7 +125,7 @@ class SpreadFits:
                 pieces = self._pieces(task.rows[outside], names[chosen])
                 content = bytes(booster.save_raw("ubj"))
                 best = self.cluster.spread(
-                    "models.spread", "best_trees",
+                    "histoblend.models.spread", "best_trees",
                     [task.head], [task.seed], [content], [task.labels[outside]], *([piece] for piece in pieces),
                 )  # fmt: skip
                 booster = booster[: best[0].result()]
@@ -170,7 +179,7 @@ class SpreadFits:
         local = [(number, rows) for number, rows in enumerate(blocks_of(task.out, self.edges)) if len(rows)]
         count = len(local)
         futures = self.cluster.spread(
-            "pipelines.remote_fits", "predict_block",
+            "histoblend.pipelines.remote_fits", "predict_block",
             [self.place.url] * count, [stored] * count,
             [f"{task.name}-{number:06d}" for number, _ in local], [self.blocks[number] for number, _ in local],
             [rows for _, rows in local], [task.columns] * count,
@@ -187,7 +196,7 @@ class SpreadFits:
         return [one for one, inside in zip(self._on_blocks("take", local, columns), local, strict=True) if len(inside)]
 
     def _on_blocks(self, name: str, rows: list[np.ndarray], columns: np.ndarray) -> list[Any]:
-        return self.cluster.spread("models.spread", name, self.blocks, rows, [columns] * len(rows))
+        return self.cluster.spread("histoblend.models.spread", name, self.blocks, rows, [columns] * len(rows))
 
     def _spans(self) -> list[tuple[int, int]]:
         return list(zip(self.edges[:-1], self.edges[1:], strict=True))

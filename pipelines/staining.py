@@ -16,17 +16,17 @@ import pandas as pd
 from scipy.special import expit
 from skimage.color import hed_from_rgb, rgb_from_hed
 
-from data.splits import is_known
-from models.bundle import load_head
-from pipelines.artefacts import Outcome, StepSpec
-from pipelines.combining import ENSEMBLE
-from pipelines.config import Config
-from pipelines.fitting import PREDICTIONS
-from pipelines.packing import embedding_of
-from pipelines.tables import COLUMNS, VALUES, FeatureSets, chosen_families, read_values
-from pipelines.training import MODEL
-from reports.ladder import ALONE, split_model_name
-from reports.stain import (
+from histoblend.data.splits import is_known
+from histoblend.models.bundle import load_head
+from histoblend.pipelines.artefacts import Outcome, StepSpec
+from histoblend.pipelines.combining import ENSEMBLE
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.fitting import PREDICTIONS
+from histoblend.pipelines.packing import embedding_of
+from histoblend.pipelines.tables import COLUMNS, VALUES, FeatureSets, chosen_families, read_values
+from histoblend.pipelines.training import MODEL
+from histoblend.reports.ladder import ALONE, split_model_name
+from histoblend.reports.stain import (
     VECTORS,
     StainGroups,
     StainView,
@@ -38,7 +38,7 @@ from reports.stain import (
 )
 
 if TYPE_CHECKING:
-    from pipelines.baseline import Run
+    from histoblend.pipelines.baseline import Run
 
 #: How far stains are scaled and shifted at most; the network's training alters them by 0.1 unless told otherwise.
 STRENGTHS = (0.05, 0.1, 0.2)
@@ -323,11 +323,11 @@ class _Members:
         self.embed = embedding_of(run) if "embeddings" in run.tables else None
         self.cnn, self.ensemble = None, None
         if run.fine_tuned:
-            from models.cnn import open_cnn
+            from histoblend.models.cnn import open_cnn
 
             self.cnn = open_cnn(run.cnn[0] / MODEL)
         if run.combined:
-            from models.ensemble import Ensemble
+            from histoblend.models.ensemble import Ensemble
 
             stored = json.loads((run.ensemble[0] / ENSEMBLE).read_text(encoding="utf-8"))
             self.ensemble = Ensemble.from_dict(stored["default"])
@@ -362,7 +362,7 @@ class _Members:
 
     def _tables(self, pixels: np.ndarray, folder: Path, progress: Advance) -> tuple[dict[str, Path], dict[str, Path]]:
         """Feature tables of all patches and of the judged ones, in folders as steps 2 and 3 write them."""
-        from features.table import columns, compute
+        from histoblend.features.table import columns, compute
 
         whole, judged = {}, {}
         if self.families:
@@ -387,7 +387,7 @@ class _Members:
     def _extract(
         compute: Any, pixels: np.ndarray, folder: Path, width: int, workers: int, progress: Advance
     ) -> np.ndarray:
-        from features.extract import extract_shards
+        from histoblend.features.extract import extract_shards
 
         return extract_shards(
             compute, pixels, folder, width, shard_size=SHARD, workers=workers, prefer="threads", progress=progress

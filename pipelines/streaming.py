@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.durable import is_sealed, write_text_whole, write_whole
-from data.errors import InputError
-from data.patches import Source
-from features.context import ENOUGH, FEWEST
-from models.predictor import FLAGS, Blend, Predictor, needs_slides
-from pipelines.columns import Columns
-from pipelines.console import Screen
+from histoblend.data.durable import is_sealed, write_text_whole, write_whole
+from histoblend.data.errors import InputError
+from histoblend.data.patches import Source
+from histoblend.features.context import ENOUGH, FEWEST
+from histoblend.models.predictor import FLAGS, Blend, Predictor, needs_slides
+from histoblend.pipelines.columns import Columns
+from histoblend.pipelines.console import Screen
 
 #: Patches worked on at a time by each worker: 256 of 96 × 96 are 7 MB, their features a few more.
 SHARD = 256
@@ -156,7 +156,7 @@ def predict_source(
 def _compile(predictor: Predictor, screen: Screen) -> None:
     """Compile kernels before a bar stands still over it."""
     if predictor.families:
-        from features.table import compile_kernels
+        from histoblend.features.table import compile_kernels
 
         with screen.progress("compiling kernels", len(predictor.families), "families") as progress:
             compile_kernels(predictor.families, progress=progress)
@@ -300,7 +300,7 @@ def _blend(
         # Sensitivity and specificity do not depend on prevalence, so the operating point stays where it was chosen.
         label[rows] = found >= blend.thresholds[options.point]
         if options.prevalence:
-            from models.calibration import shift_prevalence
+            from histoblend.models.calibration import shift_prevalence
 
             found = shift_prevalence(found, prevalence, options.prevalence)
         probability[rows] = found

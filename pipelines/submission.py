@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from data.durable import copy_whole, write_whole
-from data.patches import PatchSet
-from data.splits import is_known
-from data.spreadsheet import read_written, write_csv
-from models.bundle import Bundle, index_digest, open_bundle
-from models.predictor import choose_blends, open_predictor
-from pipelines.artefacts import Outcome, StepSpec, manifest_digest, run_step
-from pipelines.packing import BUNDLE
-from pipelines.predict import chosen_members
-from pipelines.prepare import SET_ASIDE, UNLABELLED
-from pipelines.streaming import Found, Options, predict_source
+from histoblend.data.durable import copy_whole, write_whole
+from histoblend.data.patches import PatchSet
+from histoblend.data.splits import is_known
+from histoblend.data.spreadsheet import read_written, write_csv
+from histoblend.models.bundle import Bundle, index_digest, open_bundle
+from histoblend.models.predictor import choose_blends, open_predictor
+from histoblend.pipelines.artefacts import Outcome, StepSpec, manifest_digest, run_step
+from histoblend.pipelines.packing import BUNDLE
+from histoblend.pipelines.predict import chosen_members
+from histoblend.pipelines.prepare import SET_ASIDE, UNLABELLED
+from histoblend.pipelines.streaming import Found, Options, predict_source
 
 if TYPE_CHECKING:
-    from pipelines.baseline import Run
+    from histoblend.pipelines.baseline import Run
 
 FINAL = "predictions.csv"
 SUBMISSION = "submission.csv"

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from data.durable import PARTIAL
-from data.errors import InputError
-from data.files import open_array
-from data.patches import PatchSet
-from data.splits import is_known
-from pipelines.artefacts import Outcome, StepSpec
-from pipelines.config import Config
-from pipelines.console import Screen
-from pipelines.failing import check_disk, check_memory
-from pipelines.memory import dismiss_workers
+from histoblend.data.durable import PARTIAL
+from histoblend.data.errors import InputError
+from histoblend.data.files import open_array
+from histoblend.data.patches import PatchSet
+from histoblend.data.splits import is_known
+from histoblend.pipelines.artefacts import Outcome, StepSpec
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.failing import check_disk, check_memory
+from histoblend.pipelines.memory import dismiss_workers
 
 if TYPE_CHECKING:
-    from features.embeddings import Engine
-    from pipelines.cluster import Cluster
+    from histoblend.features.embeddings import Engine
+    from histoblend.pipelines.cluster import Cluster
 
 COLUMNS = "columns.json"
 VALUES = "values.npy"
@@ -48,7 +48,7 @@ def features_spec(config: Config, patches: str) -> StepSpec:
 
 def embeddings_spec(config: Config, patches: str) -> StepSpec:
     """What the embeddings depend on; ``patches`` is the digest of the prepared step."""
-    from features.backbones import find_backbone, weights_digest
+    from histoblend.features.backbones import find_backbone, weights_digest
 
     options = config.embeddings
     section = options.model_dump(exclude={"shard"})
@@ -69,7 +69,7 @@ def embeddings_engine(config: Config) -> Engine:
     InputError
         The engine does not have the precision.
     """
-    from features.embeddings import choose_engine
+    from histoblend.features.embeddings import choose_engine
 
     return choose_engine(config.embeddings.engine, config.embeddings.precision)
 
@@ -82,8 +82,8 @@ def check_embeddings(config: Config) -> None:
     InputError
         A name is unknown, a file of weights is missing, or a size is smaller than the network takes.
     """
-    from features.backbones import check_shape
-    from features.embeddings import recipes_of
+    from histoblend.features.backbones import check_shape
+    from histoblend.features.embeddings import recipes_of
 
     options = config.embeddings
     recipes_of(options.backbone, options.weights, options.pooling, options.stages)
@@ -105,7 +105,7 @@ def chosen_families(config: Config) -> tuple[str, ...]:
     InputError
         A name is not in the table (the nearest is named).
     """
-    from features.table import FAMILIES, family_named
+    from histoblend.features.table import FAMILIES, family_named
 
     wanted = {family_named(name).name for name in config.features.families}
     return tuple(family.name for family in FAMILIES if not wanted or family.name in wanted)
@@ -117,8 +117,8 @@ def extract_features(
     """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the handcrafted features."""
     from functools import partial
 
-    from features.extract import extract_shards
-    from features.table import columns, compile_kernels, compute
+    from histoblend.features.extract import extract_shards
+    from histoblend.features.table import columns, compile_kernels, compute
 
     families = chosen_families(config)
     names = [column.name for column in columns(families)]
@@ -129,7 +129,7 @@ def extract_features(
     spent = None
     with screen.progress("handcrafted features", len(patches.pixels)) as progress, _finite(names, patches.table):
         if cluster is not None:
-            from pipelines.gathering import extract_on_cluster
+            from histoblend.pipelines.gathering import extract_on_cluster
 
             recipe = {"families": list(families)}
             spent = extract_on_cluster(
@@ -155,7 +155,7 @@ def extract_features(
 
 def family_costs(families: tuple[str, ...], pixels: np.ndarray) -> dict[str, float]:
     """Milliseconds of one core a patch, by family, measured on the first patches."""
-    from features.table import compute
+    from histoblend.features.table import compute
 
     sample = np.ascontiguousarray(pixels[:TIMED])
     costs = {}
@@ -175,8 +175,8 @@ def extract_embeddings(
     config: Config, patches: PatchSet, folder: Path, *, workers: int, screen: Screen, cluster: Cluster | None = None
 ) -> Outcome:
     """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the pretrained embeddings."""
-    from features.embeddings import embedding_compute
-    from features.extract import extract_shards
+    from histoblend.features.embeddings import embedding_compute
+    from histoblend.features.extract import extract_shards
 
     engine, options = embeddings_engine(config), config.embeddings
     compute = embedding_compute(
@@ -193,7 +193,7 @@ def extract_embeddings(
     spent = None
     with screen.progress("embeddings", len(patches.pixels)) as progress, _finite(names, patches.table):
         if cluster is not None:
-            from pipelines.gathering import embed_on_cluster
+            from histoblend.pipelines.gathering import embed_on_cluster
 
             spent = embed_on_cluster(cluster, compute, patches, folder, shard=options.shard, progress=progress)
         else:
@@ -219,8 +219,8 @@ def extract_embeddings(
 
 def weights_source(backbone: str, kind: str) -> dict[str, str]:
     """Where a network's numbers came from: kind, file, digest that was found, licence."""
-    from features.applications import file_sha256
-    from features.backbones import RANDOM_SEED, find_backbone, locate_weights
+    from histoblend.features.applications import file_sha256
+    from histoblend.features.backbones import RANDOM_SEED, find_backbone, locate_weights
 
     row = find_backbone(backbone)
     if kind == "random":
@@ -346,7 +346,7 @@ class FeatureSets(Mapping[str, Table]):
         return np.ascontiguousarray(raw[:, kept]), [columns[place] for place in kept]
 
     def _context(self, raw: np.ndarray, columns: list[str], where: np.ndarray) -> Table:
-        from features.context import slide_context, slide_stains
+        from histoblend.features.context import slide_context, slide_stains
 
         relative, more = slide_context(raw, where, columns)
         stains, others = slide_stains(raw, where, columns)
@@ -388,7 +388,7 @@ def check_finite(folder: Path, patches: pd.DataFrame) -> None:
 @contextmanager
 def _finite(names: list[str], patches: pd.DataFrame) -> Iterator[None]:
     """Say a column's name and a patch's id where a feature is not finite."""
-    from features.extract import NotFinite
+    from histoblend.features.extract import NotFinite
 
     try:
         yield

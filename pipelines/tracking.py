@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from data.errors import InputError
-from pipelines.artefacts import manifest_digest
-from pipelines.config import TrackConfig, config_keys
-from pipelines.packing import BUNDLE
-from pipelines.reporting import LADDER
-from reports.metrics import METRICS
+from histoblend.data.errors import InputError
+from histoblend.pipelines.artefacts import manifest_digest
+from histoblend.pipelines.config import TrackConfig, config_keys
+from histoblend.pipelines.packing import BUNDLE
+from histoblend.pipelines.reporting import LADDER
+from histoblend.reports.metrics import METRICS
 
 if TYPE_CHECKING:
-    from pipelines.baseline import Run
+    from histoblend.pipelines.baseline import Run
 
 #: Names a run by what its report and bundle hold, so that nothing is logged twice.
 TAG = "histoblend.digest"

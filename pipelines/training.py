@@ -14,19 +14,19 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
-from data.durable import is_sealed, read_sealed, write_whole
-from data.errors import InputError
-from data.patches import PatchSet
-from data.splits import patch_groups
-from pipelines.artefacts import Outcome, StepSpec
-from pipelines.config import Config
-from pipelines.console import Screen
-from pipelines.fitting import PREDICTIONS
+from histoblend.data.durable import is_sealed, read_sealed, write_whole
+from histoblend.data.errors import InputError
+from histoblend.data.patches import PatchSet
+from histoblend.data.splits import patch_groups
+from histoblend.pipelines.artefacts import Outcome, StepSpec
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.fitting import PREDICTIONS
 
 if TYPE_CHECKING:
-    from features.embeddings import Engine
-    from models.cnn import CnnSettings, Shown, Trainee
-    from models.finetune import Lesson
+    from histoblend.features.embeddings import Engine
+    from histoblend.models.cnn import CnnSettings, Shown, Trainee
+    from histoblend.models.finetune import Lesson
 
 HISTORY = "history.csv"
 MODEL = "model"
@@ -40,7 +40,7 @@ DISK_SHARE = 0.5
 
 def cnn_spec(config: Config, patches: str) -> StepSpec:
     """What the fine-tuned network depends on; ``patches`` is the digest of the prepared step."""
-    from features.backbones import find_backbone, weights_digest
+    from histoblend.features.backbones import find_backbone, weights_digest
 
     options = config.cnn
     inputs = {
@@ -54,7 +54,7 @@ def cnn_spec(config: Config, patches: str) -> StepSpec:
 
 def cnn_engine(config: Config) -> Engine:
     """What runs the parts of the network that are not trained, and says whether there is a GPU."""
-    from features.embeddings import choose_engine
+    from histoblend.features.embeddings import choose_engine
 
     engine = choose_engine("auto", "auto" if config.cnn.precision == "auto" else "float32")
     if config.cnn.precision != "auto" and config.cnn.precision != engine.precision:
@@ -64,7 +64,7 @@ def cnn_engine(config: Config) -> Engine:
 
 def cnn_settings(config: Config) -> CnnSettings:
     """The configured settings, with every "auto" decided for this machine."""
-    from models.cnn import CnnSettings
+    from histoblend.models.cnn import CnnSettings
 
     engine = cnn_engine(config)
     options = config.cnn.model_dump(exclude={"enabled", "folds", "patches", "cache_gb"})
@@ -81,7 +81,7 @@ def check_cnn(config: Config) -> None:
     ------
     InputError
     """
-    from features.backbones import check_shape
+    from histoblend.features.backbones import check_shape
 
     settings = cnn_settings(config)
     settings.recipe.check()
@@ -136,7 +136,7 @@ class _Work:
     """What all trainings of a run share: which patches, the network's lower part, and what is kept of it on disk."""
 
     def __init__(self, config: Config, patches: PatchSet, folder: Path, workers: int, screen: Screen) -> None:
-        from models.cnn import Trainee, lower_network
+        from histoblend.models.cnn import Trainee, lower_network
 
         self.config, self.patches, self.folder, self.screen = config, patches, folder, screen
         folder.mkdir(parents=True, exist_ok=True)
@@ -171,7 +171,7 @@ class _Work:
 
     def lesson(self) -> Lesson:
         """Inputs of the trained part for every row, from disk where they fit there, and the head's pooled channels."""
-        from models.finetune import Lesson, pool
+        from histoblend.models.finetune import Lesson, pool
 
         epochs = self.settings.epochs
         altered = [self._shown(turn=None, slot=epoch) for epoch in range(epochs)]
@@ -191,7 +191,7 @@ class _Work:
         return Lesson(shown, plain, np.load(path), labels, groups, self.turns)
 
     def _shown(self, *, turn: int | None, slot: int) -> Shown:
-        from models.cnn import Shown
+        from histoblend.models.cnn import Shown
 
         settings = self.settings
         return Shown(settings.size, settings.stain, settings.jitter, settings.seed, self.network, turn, slot)
@@ -208,7 +208,7 @@ class _Work:
         return needed <= allowed
 
     def _stored(self, variants: list[Shown], name: str, pixels: _Rows) -> Callable[[np.ndarray, int], np.ndarray]:
-        from features.extract import extract_shards
+        from histoblend.features.extract import extract_shards
 
         tables = []
         with self.screen.progress(f"feature maps, {name}", len(variants) * len(pixels)) as progress:
@@ -233,7 +233,7 @@ class _Work:
         self, lesson: Lesson, fold: int, inside: np.ndarray, advance: Callable[[int], None]
     ) -> tuple[np.ndarray, pd.DataFrame]:
         """Log-odds of the rows of a fold from a network that has not seen them, and how its training went."""
-        from models.finetune import fine_tune
+        from histoblend.models.finetune import fine_tune
 
         folder = self.folder / f"fold-{fold}"
         done, told = folder / "log-odds.npy", folder / HISTORY
@@ -256,8 +256,8 @@ class _Work:
         self, lesson: Lesson, epochs: int, target: Path, advance: Callable[[int], None]
     ) -> tuple[pd.DataFrame, Any]:
         """Train on all training slides, none set aside, for as many epochs as were best, and store the network."""
-        from models.cnn import store_cnn
-        from models.finetune import fine_tune
+        from histoblend.models.cnn import store_cnn
+        from histoblend.models.finetune import fine_tune
 
         rows = np.arange(len(self.rows))
         watch = partial(self._watch, name="all training slides")
@@ -273,7 +273,7 @@ class _Work:
 
     def predict(self, compute: Any, rows: np.ndarray) -> np.ndarray:
         """Log-odds of rows of the table by the stored network."""
-        from features.extract import extract_shards
+        from histoblend.features.extract import extract_shards
 
         with self.screen.progress("predicting held-out slides", len(rows)) as progress:
             values = extract_shards(

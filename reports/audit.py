@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.verdict import signed, span
+from histoblend.reports.verdict import signed, span
 
 #: What a policy does, in words; with dropped patches their number is said as well.
 DONE = {"keep": "kept", "group": "kept on one side of the split", "drop": "dropped"}

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.calibration import POINTS, operating_points
-from models.resampling import draw_slides, slide_groups
-from reports.ladder import SPLITS
+from histoblend.models.calibration import POINTS, operating_points
+from histoblend.models.resampling import draw_slides, slide_groups
+from histoblend.reports.ladder import SPLITS
 
 #: Bins of equal numbers of patches that probabilities are looked at in.
 BINS = 10

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from data.splits import is_known
-from reports.ladder import ALONE
+from histoblend.data.splits import is_known
+from histoblend.reports.ladder import ALONE
 
 CARD = "MODEL_CARD.md"
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.resampling import mean_draws, percentile_interval, slide_groups
-from reports import figures
-from reports.pictures import CENTRE, Patches, centre_box, find_patches, photo_uri
-from reports.section import Chart, Section
-from reports.verdict import FEW_SLIDES, signed
+from histoblend.models.resampling import mean_draws, percentile_interval, slide_groups
+from histoblend.reports import figures
+from histoblend.reports.pictures import CENTRE, Patches, centre_box, find_patches, photo_uri
+from histoblend.reports.section import Chart, Section
+from histoblend.reports.verdict import FEW_SLIDES, signed
 
 ABSENT = "Step 5, the fine-tuned network, is no part of this run: `make ensemble` adds it, unless cnn.enabled is false."
 ABSENT_MAPS = "Where the network looks was not computed for this report."
@@ -224,7 +224,7 @@ def share_table(view: SaliencyView, *, draws: int, seed: int) -> pd.DataFrame:
         outcomes, then "positive" and "negative" labels; ``none`` counts patches without any evidence for tumour, which
         have no share; ``within`` leaves out the outermost cells; areas are what evenly spread evidence would come to.
     """
-    from reports.saliency import area_share
+    from histoblend.reports.saliency import area_share
 
     sample = view.patches[view.patches.sampled]
     groups = {name: sample[sample.outcome == name] for name in OUTCOMES}

@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 
-from data.errors import InputError
-from reports import figures
-from reports.ladder import ALONE, rungs_below
-from reports.metrics import METRICS
-from reports.pairing import BEST, Pairing, RunResults, best_model, differences, pair
-from reports.section import Chart, Section
-from reports.verdict import model_words, signed, span
+from histoblend.data.errors import InputError
+from histoblend.reports import figures
+from histoblend.reports.ladder import ALONE, rungs_below
+from histoblend.reports.metrics import METRICS
+from histoblend.reports.pairing import BEST, Pairing, RunResults, best_model, differences, pair
+from histoblend.reports.section import Chart, Section
+from histoblend.reports.verdict import model_words, signed, span
 
 #: As many as there are colours that are easily told apart.
 COLOURS = (figures.BLUE, figures.VERMILLION, figures.GREEN, figures.PURPLE, figures.ORANGE, figures.SKY, figures.BROWN)

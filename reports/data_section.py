@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from reports.audit import AuditView, consequence, example_groups, leakage_words
-from reports.pictures import data_uri
-from reports.section import Section
+from histoblend.reports.audit import AuditView, consequence, example_groups, leakage_words
+from histoblend.reports.pictures import data_uri
+from histoblend.reports.section import Section
 
 
 def data_section(predictions: pd.DataFrame, audit: AuditView | None, leakage: pd.DataFrame | None) -> Section:

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.calibration import WANTED, shift_prevalence
-from reports import figures
-from reports.benefit import main_models, net_benefit_table, useful_range
-from reports.calibration import calibration_tables, cross_thresholds, operating_table
-from reports.ensemble import CALIBRATOR_WORDS
-from reports.ladder import ALONE
-from reports.section import Chart, Section
-from reports.verdict import model_words
+from histoblend.models.calibration import WANTED, shift_prevalence
+from histoblend.reports import figures
+from histoblend.reports.benefit import main_models, net_benefit_table, useful_range
+from histoblend.reports.calibration import calibration_tables, cross_thresholds, operating_table
+from histoblend.reports.ensemble import CALIBRATOR_WORDS
+from histoblend.reports.ladder import ALONE
+from histoblend.reports.section import Chart, Section
+from histoblend.reports.verdict import model_words
 
 POINT_WORDS = {
     "sensitivity-0.95": f"sensitivity {WANTED:.0%}".replace("%", " %"),

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
-from models.heads import LogisticHead, XGBoostHead
-from models.resampling import draw_slides, percentile_interval
+from histoblend.models.heads import LogisticHead, XGBoostHead
+from histoblend.models.resampling import draw_slides, percentile_interval
 
 #: Shares of the patches below a point of the curve.
 LEVELS = (0.01, 0.05, *np.linspace(0.1, 0.9, 9).round(1), 0.95, 0.99)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.verdict import model_words, signed, span
+from histoblend.reports.verdict import model_words, signed, span
 
 COMBINER_WORDS = {
     "mean": "plain mean of probabilities",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from reports import figures
-from reports.ensemble import CALIBRATOR_WORDS, COMBINER_WORDS, EnsembleView, gain_words
-from reports.section import Chart, Section
+from histoblend.reports import figures
+from histoblend.reports.ensemble import CALIBRATOR_WORDS, COMBINER_WORDS, EnsembleView, gain_words
+from histoblend.reports.section import Chart, Section
 
 
 def ensemble_section(view: EnsembleView | None) -> Section:

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.figures import short_name
-from reports.flagged import FEWEST_SLIDES, flag_errors, flag_words
-from reports.ladder import ALONE, RUNGS, judged_rows
-from reports.pictures import Patches, centre_box, find_patches, photo_uri
-from reports.section import Chart, Section
-from reports.within_slides import METRIC_WORDS, MOST_ROWS, forest_rows, slide_forest, slide_intervals
+from histoblend.reports.figures import short_name
+from histoblend.reports.flagged import FEWEST_SLIDES, flag_errors, flag_words
+from histoblend.reports.ladder import ALONE, RUNGS, judged_rows
+from histoblend.reports.pictures import Patches, centre_box, find_patches, photo_uri
+from histoblend.reports.section import Chart, Section
+from histoblend.reports.within_slides import METRIC_WORDS, MOST_ROWS, forest_rows, slide_forest, slide_intervals
 
 #: Models that the reader may choose from slide by slide; the table beside the page holds all.
 DRAWN = 4

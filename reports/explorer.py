@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports import figures
-from reports.ladder import rungs_below
-from reports.pictures import centre_box, data_uri
-from reports.section import Chart
-from reports.shapley import TOGETHER, Attribution
-from reports.swarms import beeswarm, share_table, swarm_table, waterfall
-from reports.verdict import model_words
+from histoblend.reports import figures
+from histoblend.reports.ladder import rungs_below
+from histoblend.reports.pictures import centre_box, data_uri
+from histoblend.reports.section import Chart
+from histoblend.reports.shapley import TOGETHER, Attribution
+from histoblend.reports.swarms import beeswarm, share_table, swarm_table, waterfall
+from histoblend.reports.verdict import model_words
 
 #: Percentiles of a feature at which a patch is shown, and how columns call them.
 LEVELS = {0.01: "q01", 0.5: "q50", 0.99: "q99"}

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_curve
 
-from reports.ladder import RUNGS, judged_rows, split_model_name
-from reports.verdict import span
+from histoblend.reports.ladder import RUNGS, judged_rows, split_model_name
+from histoblend.reports.verdict import span
 
 Figure = dict[str, Any]
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from models.resampling import draw_slides, percentile_interval, slide_groups
-from reports.ladder import judged_rows
-from reports.verdict import signed
+from histoblend.models.resampling import draw_slides, percentile_interval, slide_groups
+from histoblend.reports.ladder import judged_rows
+from histoblend.reports.verdict import signed
 
 #: With flagged patches in fewer slides, an interval from resampling slides would describe luck.
 FEWEST_SLIDES = 5

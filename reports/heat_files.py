@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.heat import ABOVE, HeatMap
-from reports.outlines import trace
+from histoblend.reports.heat import ABOVE, HeatMap
+from histoblend.reports.outlines import trace
 
 #: Side below which a raster has no coarser levels.
 _LEAST_LEVEL = 256

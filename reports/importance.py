@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.table import parse_column
-from models.resampling import auc_draws, check_scores, count_ranks, draw_slides, percentile_interval
-from reports.metrics import bootstrap, measure
+from histoblend.features.table import parse_column
+from histoblend.models.resampling import auc_draws, check_scores, count_ranks, draw_slides, percentile_interval
+from histoblend.reports.metrics import bootstrap, measure
 
 #: Measures that are taken of a whole family at once: those of its columns do not add up to it.
 JOINT = ("permutation", "shap")

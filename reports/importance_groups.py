@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from features.column import REGION_WORDS
-from reports import figures
-from reports.importance import GroupView, agreement
-from reports.ladder import rungs_below
-from reports.section import Chart
-from reports.verdict import model_words
+from histoblend.features.column import REGION_WORDS
+from histoblend.reports import figures
+from histoblend.reports.importance import GroupView, agreement
+from histoblend.reports.ladder import rungs_below
+from histoblend.reports.section import Chart
+from histoblend.reports.verdict import model_words
 
 #: Clusters that the page lists; the table beside it holds all.
 CLUSTER_ROWS = 30

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from reports.explorer import ExplorerView, explore
-from reports.importance import GroupView, sum_by_family
-from reports.importance_groups import group_charts, group_content, group_tables
-from reports.section import Section
+from histoblend.reports.explorer import ExplorerView, explore
+from histoblend.reports.importance import GroupView, sum_by_family
+from histoblend.reports.importance_groups import group_charts, group_content, group_tables
+from histoblend.reports.section import Section
 
 
 def importances_section(

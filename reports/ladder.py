@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from features.table import FAMILIES
-from models.calibration import youden_threshold
-from models.resampling import percentile_interval, slide_groups
-from reports.metrics import METRICS, bootstrap, measure
+from histoblend.features.table import FAMILIES
+from histoblend.models.calibration import youden_threshold
+from histoblend.models.resampling import percentile_interval, slide_groups
+from histoblend.reports.metrics import METRICS, bootstrap, measure
 
 RUNGS = ("prevalence", "colour", "handcrafted", "embeddings", "both", "context", "cnn", "ensemble")
 #: Rungs that are one model each, whose name is the rung's.

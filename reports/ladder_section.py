@@ -7,10 +7,10 @@ from typing import Any
 
 import pandas as pd
 
-from reports import figures
-from reports.ladder import ALONE, RUNGS
-from reports.metrics import METRICS
-from reports.section import Chart, Section
+from histoblend.reports import figures
+from histoblend.reports.ladder import ALONE, RUNGS
+from histoblend.reports.metrics import METRICS
+from histoblend.reports.section import Chart, Section
 
 
 def ladder_section(ladder: pd.DataFrame, curves: pd.DataFrame, families: Mapping[str, tuple[int, float]]) -> Section:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from reports.section import Section
-from reports.tripod import COVERED, IN_PART, MISSING, checklist
+from histoblend.reports.section import Section
+from histoblend.reports.tripod import COVERED, IN_PART, MISSING, checklist
 
 #: What stands in front of a status, so that colour is not needed.
 MARKS = {COVERED: "✓", IN_PART: "◐", MISSING: "✗"}

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from data.errors import InputError
-from models.resampling import Ranking, check_scores, draw_slides
+from histoblend.data.errors import InputError
+from histoblend.models.resampling import Ranking, check_scores, draw_slides
 
 METRICS = ("auc", "average_precision", "brier", "accuracy")
 

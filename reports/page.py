@@ -10,30 +10,30 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from data.splits import is_known
-from data.spreadsheet import write_csv
-from reports import figures
-from reports.audit import AuditView
-from reports.cnn_section import CnnView, cnn_section
-from reports.data_section import data_section
-from reports.decisions import DecisionsView, decisions_section
-from reports.ensemble import EnsembleView
-from reports.ensemble_section import ensemble_section
-from reports.errors import errors_section
-from reports.explorer import ExplorerView
-from reports.importance import GroupView
-from reports.importance_section import importances_section
-from reports.ladder import ALONE, rungs_below
-from reports.ladder_section import ladder_section
-from reports.made import made_section
-from reports.pictures import Patches
-from reports.prints import write_prints
-from reports.rendering import environment, own_files, script_hash
-from reports.section import Section
-from reports.stain import StainView
-from reports.stain_section import stain_section
-from reports.verdict import Verdict, judge, model_words, signed, span
-from reports.within_slides import score_slides
+from histoblend.data.splits import is_known
+from histoblend.data.spreadsheet import write_csv
+from histoblend.reports import figures
+from histoblend.reports.audit import AuditView
+from histoblend.reports.cnn_section import CnnView, cnn_section
+from histoblend.reports.data_section import data_section
+from histoblend.reports.decisions import DecisionsView, decisions_section
+from histoblend.reports.ensemble import EnsembleView
+from histoblend.reports.ensemble_section import ensemble_section
+from histoblend.reports.errors import errors_section
+from histoblend.reports.explorer import ExplorerView
+from histoblend.reports.importance import GroupView
+from histoblend.reports.importance_section import importances_section
+from histoblend.reports.ladder import ALONE, rungs_below
+from histoblend.reports.ladder_section import ladder_section
+from histoblend.reports.made import made_section
+from histoblend.reports.pictures import Patches
+from histoblend.reports.prints import write_prints
+from histoblend.reports.rendering import environment, own_files, script_hash
+from histoblend.reports.section import Section
+from histoblend.reports.stain import StainView
+from histoblend.reports.stain_section import stain_section
+from histoblend.reports.verdict import Verdict, judge, model_words, signed, span
+from histoblend.reports.within_slides import score_slides
 
 
 @dataclass(frozen=True)

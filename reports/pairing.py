@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from data.errors import InputError
-from models.resampling import percentile_interval, slide_groups
-from reports.ladder import ALONE, SPLITS, rungs_below
-from reports.metrics import METRICS, bootstrap, measure
+from histoblend.data.errors import InputError
+from histoblend.models.resampling import percentile_interval, slide_groups
+from histoblend.reports.ladder import ALONE, SPLITS, rungs_below
+from histoblend.reports.metrics import METRICS, bootstrap, measure
 
 #: Stands in a table of differences for each run's own best model.
 BEST = "best"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from reports.section import Section
+from histoblend.reports.section import Section
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -24,15 +24,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from data.errors import InputError
-from features.backbones import find_backbone
-from features.embeddings import KERAS_BATCH, SYMMETRIES, resize, symmetries
-from features.network import load_keras
-from features.stored import StoredKeras
-from models.augment import normalise_stains
-from models.cnn import DESCRIPTION, KERAS_FILE, CnnSettings
-from models.safety import check_content
-from models.surgery import cut_network
+from histoblend.data.errors import InputError
+from histoblend.features.backbones import find_backbone
+from histoblend.features.embeddings import KERAS_BATCH, SYMMETRIES, resize, symmetries
+from histoblend.features.network import load_keras
+from histoblend.features.stored import StoredKeras
+from histoblend.models.augment import normalise_stains
+from histoblend.models.cnn import DESCRIPTION, KERAS_FILE, CnnSettings
+from histoblend.models.safety import check_content
+from histoblend.models.surgery import cut_network
 
 if TYPE_CHECKING:
     import keras
@@ -526,7 +526,7 @@ def choose_sample(table: pd.DataFrame, most: int, seed: int) -> np.ndarray:
 
 def spread_over_slides(table: pd.DataFrame, rows: np.ndarray, most: int, seed: int) -> np.ndarray:
     """At most so many of the rows, one of each slide in turn, by chance within a slide; in the order of choice."""
-    from models.resampling import slide_groups
+    from histoblend.models.resampling import slide_groups
 
     rng = np.random.default_rng(seed)
     shuffled = rows[rng.permutation(len(rows))]

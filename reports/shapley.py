@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from features.table import parse_column
-from models.contributions import contributions
-from models.heads import LogisticHead, XGBoostHead
-from models.resampling import mean_draws, percentile_interval
-from reports.importance import COLUMNS
+from histoblend.features.table import parse_column
+from histoblend.models.contributions import contributions
+from histoblend.models.heads import LogisticHead, XGBoostHead
+from histoblend.models.resampling import mean_draws, percentile_interval
+from histoblend.reports.importance import COLUMNS
 
 #: Columns of these families mean nothing one by one; their shares are added up.
 TOGETHER = ("embedding",)

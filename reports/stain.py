@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from data.splits import grouped_folds
-from features.table import parse_column
-from models.heads import LogisticHead
-from models.resampling import auc_draws, percentile_interval, slide_groups
-from reports.metrics import measure, slide_table
+from histoblend.data.splits import grouped_folds
+from histoblend.features.table import parse_column
+from histoblend.models.heads import LogisticHead
+from histoblend.models.resampling import auc_draws, percentile_interval, slide_groups
+from histoblend.reports.metrics import measure, slide_table
 
 #: With fewer slides a division in two says nothing.
 FEWEST_SLIDES = 8

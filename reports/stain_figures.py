@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from reports.figures import (
+from histoblend.reports.figures import (
     BLUE,
     BROWN,
     GREEN,
@@ -24,8 +24,8 @@ from reports.figures import (
     numbers,
     short_name,
 )
-from reports.ladder import ALONE, split_model_name
-from reports.verdict import signed, span
+from histoblend.reports.ladder import ALONE, split_model_name
+from histoblend.reports.verdict import signed, span
 
 GROUP_MARKS: Marks = {"A": ("stain group A", BLUE, "circle"), "B": ("stain group B", VERMILLION, "diamond-open")}
 #: Families of handcrafted features alone.

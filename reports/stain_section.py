@@ -6,13 +6,13 @@ from typing import Any
 
 import pandas as pd
 
-from reports import figures
-from reports.importance import sum_by_family
-from reports.ladder import ALONE, split_model_name
-from reports.section import Chart, Section
-from reports.stain import FEWEST_SLIDES, OWN_FAMILY, SPOKEN_STRENGTH, TELLS, StainGroups, StainView
-from reports.stain_figures import GROUP_MARKS, SHIFT_WORDS, alteration_words, stain_shifts
-from reports.verdict import model_words, signed, span
+from histoblend.reports import figures
+from histoblend.reports.importance import sum_by_family
+from histoblend.reports.ladder import ALONE, split_model_name
+from histoblend.reports.section import Chart, Section
+from histoblend.reports.stain import FEWEST_SLIDES, OWN_FAMILY, SPOKEN_STRENGTH, TELLS, StainGroups, StainView
+from histoblend.reports.stain_figures import GROUP_MARKS, SHIFT_WORDS, alteration_words, stain_shifts
+from histoblend.reports.verdict import model_words, signed, span
 
 #: Models that a sentence names at most.
 MOST_NAMED = 3

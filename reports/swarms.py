@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from reports import figures
-from reports.shapley import Attribution
-from reports.verdict import signed
+from histoblend.reports import figures
+from histoblend.reports.shapley import Attribution
+from histoblend.reports.verdict import signed
 
 #: Features and patches of a beeswarm, and features of a waterfall.
 SWARM_FEATURES = 15

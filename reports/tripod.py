@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.section import Section
+from histoblend.reports.section import Section
 
 COVERED, IN_PART, MISSING = "covered", "in part", "not covered"
 

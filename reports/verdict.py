@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from reports.ladder import RUNGS, split_model_name
-from reports.stain import StainGroups
+from histoblend.reports.ladder import RUNGS, split_model_name
+from histoblend.reports.stain import StainGroups
 
 HEADS = {"logistic": "logistic regression", "xgboost": "XGBoost"}
 RUNG_WORDS = {

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from reports.heat import ABOVE, AT, BELOW, OPACITY, HeatMap
-from reports.pictures import data_uri
-from reports.rendering import environment, own_files, script_hash
+from histoblend.reports.heat import ABOVE, AT, BELOW, OPACITY, HeatMap
+from histoblend.reports.pictures import data_uri
+from histoblend.reports.rendering import environment, own_files, script_hash
 
 #: Regions that are listed; the file of regions holds all.
 LISTED = 50

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from reports.figures import BLUE, ORANGE, VERMILLION, layout, numbers, plain, rule, shorten
-from reports.ladder import SPLITS, judged_rows
-from reports.metrics import slide_table
-from reports.verdict import span
+from histoblend.reports.figures import BLUE, ORANGE, VERMILLION, layout, numbers, plain, rule, shorten
+from histoblend.reports.ladder import SPLITS, judged_rows
+from histoblend.reports.metrics import slide_table
+from histoblend.reports.verdict import span
 
 #: Rows that the figure holds at most: the lowest.
 MOST_ROWS = 60

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.archives import unpack_archive
-from data.errors import InputError
+from histoblend.data.archives import unpack_archive
+from histoblend.data.errors import InputError
 
 GOOD = {"train/a.tif": b"pixels" * 9, "train/sub/b.tif": b"", "labels.csv": b"id,label\n"}
 

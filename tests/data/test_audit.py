@@ -4,15 +4,25 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.audit import FLAGS, POLICIES, choose_examples, comparable, decide, examine, own_flags, reason, summarise
-from data.duplicates import near_duplicates
-from data.kaggle import KaggleSource
-from data.measures import Measures, measure
-from data.patches import write_pixels
-from data.phantom import phantom
-from data.sources import PhantomSource
-from data.splits import base_groups, unite
-from pipelines.config import AuditConfig
+from histoblend.data.audit import (
+    FLAGS,
+    POLICIES,
+    choose_examples,
+    comparable,
+    decide,
+    examine,
+    own_flags,
+    reason,
+    summarise,
+)
+from histoblend.data.duplicates import near_duplicates
+from histoblend.data.kaggle import KaggleSource
+from histoblend.data.measures import Measures, measure
+from histoblend.data.patches import write_pixels
+from histoblend.data.phantom import phantom
+from histoblend.data.sources import PhantomSource
+from histoblend.data.splits import base_groups, unite
+from histoblend.pipelines.config import AuditConfig
 
 DEFAULTS = {name: policies[0] for name, policies in POLICIES.items()}
 

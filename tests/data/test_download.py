@@ -12,9 +12,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from data import download
-from data.download import COMPETITION, PCAM, Published, Resuming, download_files, download_kaggle
-from data.errors import InputError
+from histoblend.data import download
+from histoblend.data.download import COMPETITION, PCAM, Published, Resuming, download_files, download_kaggle
+from histoblend.data.errors import InputError
 
 CONTENT = np.random.default_rng(0).bytes(400_000)
 FILE = Published("big.bin", hashlib.md5(CONTENT).hexdigest(), len(CONTENT))  # noqa: S324

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.fft import dctn
 
-from data.duplicates import _turn, components, exact_duplicates, near_duplicates
-from data.measures import FREQUENCIES, SIGNS, cosines, describe, measure
-from data.phantom import apply_symmetry, phantom
+from histoblend.data.duplicates import _turn, components, exact_duplicates, near_duplicates
+from histoblend.data.measures import FREQUENCIES, SIGNS, cosines, describe, measure
+from histoblend.data.phantom import apply_symmetry, phantom
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from data.errors import InputError
-from data.folder import FolderSource, content
-from data.labels import UNMAPPED
-from data.patches import write_pixels
+from histoblend.data.errors import InputError
+from histoblend.data.folder import FolderSource, content
+from histoblend.data.labels import UNMAPPED
+from histoblend.data.patches import write_pixels
 
 ODD_NAMES = ['quote"s.png', "new\nline.png", "emoji 🔬.png", "a,b;c'.png", "-x.png", "%s{0}.png", "CAPITAL.PNG"]
 

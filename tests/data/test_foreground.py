@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from data.foreground import chroma, find_tissue, is_ink
-from data.phantom import plan_pieces
-from data.planes import area_mean
-from data.tissue import draw
+from histoblend.data.foreground import chroma, find_tissue, is_ink
+from histoblend.data.phantom import plan_pieces
+from histoblend.data.planes import area_mean
+from histoblend.data.tissue import draw
 
 SPACING = 7.776
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data.images import MAX_PIXELS, read_image, tame_pillow
+from histoblend.data.images import MAX_PIXELS, read_image, tame_pillow
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from data.inferred import TINTS, clusters_for, infer_slides
-from data.splits import is_known
+from histoblend.data.inferred import TINTS, clusters_for, infer_slides
+from histoblend.data.splits import is_known
 
 
 def stained(slides=6, each=50, seed=0):

@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from data.errors import InputError
-from data.kaggle import KaggleSource
-from data.labels import UNMAPPED
+from histoblend.data.errors import InputError
+from histoblend.data.kaggle import KaggleSource
+from histoblend.data.labels import UNMAPPED
 
 
 def rewrite(path, change):

@@ -3,8 +3,8 @@
 import pandas as pd
 import pytest
 
-from data.errors import InputError
-from data.labels import UNMAPPED, printable, slide_map, slides_of
+from histoblend.data.errors import InputError
+from histoblend.data.labels import UNMAPPED, printable, slide_map, slides_of
 
 IDS = pd.Series(["a", "b", "c"])
 

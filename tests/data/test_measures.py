@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from data.measures import MEASURES, measure
+from histoblend.data.measures import MEASURES, measure
 
 
 def of(patch):

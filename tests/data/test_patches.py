@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.errors import InputError
-from data.patches import CHUNK, PatchSet, drop_rows, read_rows, write_pixels, write_table
-from data.splits import assign_splits
+from histoblend.data.errors import InputError
+from histoblend.data.patches import CHUNK, PatchSet, drop_rows, read_rows, write_pixels, write_table
+from histoblend.data.splits import assign_splits
 
 
 class MemorySource:

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.errors import InputError
-from data.patches import write_pixels
-from data.pcam import PcamSource, content, unpack
+from histoblend.data.errors import InputError
+from histoblend.data.patches import write_pixels
+from histoblend.data.pcam import PcamSource, content, unpack
 
 PREFIX = "camelyonpatch_level_2_split_"
 COUNTS = {"train": 12, "valid": 5, "test": 7}

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from data.errors import InputError
-from data.phantom import DOMAINS, FAULTS, PREVALENCE, SHARE_WITHOUT_SLIDE, Phantom, apply_symmetry, phantom
+from histoblend.data.errors import InputError
+from histoblend.data.phantom import DOMAINS, FAULTS, PREVALENCE, SHARE_WITHOUT_SLIDE, Phantom, apply_symmetry, phantom
 
 
 @pytest.fixture(scope="module")

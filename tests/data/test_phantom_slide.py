@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from data.errors import InputError
-from data.phantom_slide import SPACING, Truth, write_phantom_slide
-from data.planes import area_mean
-from data.slides import Slide
+from histoblend.data.errors import InputError
+from histoblend.data.phantom_slide import SPACING, Truth, write_phantom_slide
+from histoblend.data.planes import area_mean
+from histoblend.data.slides import Slide
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import InputError
-from data.planes import Plane, area_mean
-from data.slides import Slide
+from histoblend.data.errors import InputError
+from histoblend.data.planes import Plane, area_mean
+from histoblend.data.slides import Slide
 from tests.data.slide_files import Bare, most_reads, write_tiff
 
 

@@ -9,8 +9,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from data.errors import InputError
-from data.slides import Slide, given_spacing, over_white, stored_spacing
+from histoblend.data.errors import InputError
+from histoblend.data.slides import Slide, given_spacing, over_white, stored_spacing
 from tests.data.slide_files import Bare, write_tiff
 
 SLIDES = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "slides"

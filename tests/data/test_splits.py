@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import InputError
-from data.splits import (
+from histoblend.data.errors import InputError
+from histoblend.data.splits import (
     MANY_GROUPS,
     assign_splits,
     base_groups,
@@ -73,7 +73,7 @@ def test_nothing_that_belongs_together_is_separated(sizes, links, unmapped, offi
     first, second = first[same], second[same]
     table["group"] = unite(groups, first, second)
     # A hundred choices of test slides will do here.
-    with patch("data.splits.CANDIDATES", 100):
+    with patch("histoblend.data.splits.CANDIDATES", 100):
         split, error = outcome(table, folds, seed)
         again, _ = outcome(table.copy(), folds, seed)
     if split is None:

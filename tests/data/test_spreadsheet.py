@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.spreadsheet import escape, read_written, unescape, write_csv
+from histoblend.data.spreadsheet import escape, read_written, unescape, write_csv
 
 NAMES = ["=cmd()", "+1", "-1", "@a", "\tb", "\rc", "a=1", "'=1", "NA", "007", "x\ry", "a,b\n", 'quote"s', "emoji 🔬"]
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from data.errors import InputError
-from data.store import Store, StoredArray
+from histoblend.data.errors import InputError
+from histoblend.data.store import Store, StoredArray
 
 
 @pytest.fixture(params=["path", "file", "memory"])

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from data.errors import InputError
-from data.planes import Plane, area_mean
-from data.slides import Slide
-from data.survey import KeptBlocks, picture_factor, survey, survey_plane
-from data.tiles import Grid, TileSource, choose_cells
+from histoblend.data.errors import InputError
+from histoblend.data.planes import Plane, area_mean
+from histoblend.data.slides import Slide
+from histoblend.data.survey import KeptBlocks, picture_factor, survey, survey_plane
+from histoblend.data.tiles import Grid, TileSource, choose_cells
 from tests.data.slide_files import most_reads, write_tiff
 
 PINK, GLASS = (200, 110, 170), (246, 245, 247)
@@ -58,7 +58,7 @@ def test_with_one_level_nothing_is_read_twice(tmp_path, pixels, mpp):
 
 
 def test_a_coarse_level_is_read_for_the_picture_of_a_large_slide(tmp_path, pixels, monkeypatch):
-    monkeypatch.setattr("data.survey.MOST_PICTURE", 400)
+    monkeypatch.setattr("histoblend.data.survey.MOST_PICTURE", 400)
     with Slide(write_tiff(tmp_path / "a.tif", pixels, mpp=0.972, steps=(4,))) as slide:
         plane, seen, _ = look(slide, tmp_path)
         assert picture_factor(plane) == seen.factor == 8
@@ -72,7 +72,7 @@ def test_a_coarse_level_is_read_for_the_picture_of_a_large_slide(tmp_path, pixel
 
 
 def test_the_picture_is_the_plane_averaged(tmp_path, pixels, monkeypatch):
-    monkeypatch.setattr("data.survey.MOST_PICTURE", 1500)
+    monkeypatch.setattr("histoblend.data.survey.MOST_PICTURE", 1500)
     with Slide(write_tiff(tmp_path / "a.tif", pixels)) as slide:
         _, seen, _ = look(slide, tmp_path)
         np.testing.assert_array_equal(seen.picture, area_mean(pixels, (2, 2), (850, 1300)))

@@ -10,9 +10,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from data import tiff
-from data.images import read_image
-from data.tiff import PatchReader, uncompressed_layout
+from histoblend.data import tiff
+from histoblend.data.images import read_image
+from histoblend.data.tiff import PatchReader, uncompressed_layout
 
 SIZE = 24
 PIXELS = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)

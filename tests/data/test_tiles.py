@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import InputError
-from data.planes import Plane
-from data.tiles import Grid, TileSource, choose_cells
+from histoblend.data.errors import InputError
+from histoblend.data.planes import Plane
+from histoblend.data.tiles import Grid, TileSource, choose_cells
 from tests.data.slide_files import Bare, most_reads
 
 

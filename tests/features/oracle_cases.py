@@ -5,8 +5,8 @@ from functools import cache, partial
 import numpy as np
 import pytest
 
-from data.phantom import phantom
-from features import table
+from histoblend.data.phantom import phantom
+from histoblend.features import table
 from tests.oracles import handcrafted, pictures
 
 SIZES = [(32, 32), (33, 47), (96, 96), (224, 200)]

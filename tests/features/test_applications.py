@@ -8,11 +8,11 @@ import h5py
 import numpy as np
 import pytest
 
-import features.backbones
-from features.applications import IMAGENET_SPREAD, load_application
-from features.backbones import BACKBONES, fill_randomly, find_backbone, load_backbone, weights_digest
-from features.network import DownloadedWeights, load_keras
-from features.weights import CheckpointError
+import histoblend.features.backbones
+from histoblend.features.applications import IMAGENET_SPREAD, load_application
+from histoblend.features.backbones import BACKBONES, fill_randomly, find_backbone, load_backbone, weights_digest
+from histoblend.features.network import DownloadedWeights, load_keras
+from histoblend.features.weights import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.input_shape. is undefined or non-square:UserWarning",  # MobileNet at sizes without weights of their own
@@ -214,7 +214,7 @@ def test_pretrained_weights_come_from_the_download(small, tmp_path, monkeypatch)
     spread_out(small, seed=3)
     file = tmp_path / "mobilenet_1_0_224_tf_no_top.weights.h5"
     small.save_weights(file)
-    monkeypatch.setattr(features.backbones, "fetch", lambda weights: file)
+    monkeypatch.setattr(histoblend.features.backbones, "fetch", lambda weights: file)
     pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
     again = load_backbone("mobilenet-v1", shape=(32, 32))
     np.testing.assert_array_equal(run(again, pixels), run(small, pixels))

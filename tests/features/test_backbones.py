@@ -11,7 +11,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
-from features.backbones import (
+from histoblend.features.backbones import (
     BACKBONES,
     catalogue,
     fill_randomly,
@@ -20,9 +20,9 @@ from features.backbones import (
     locate_weights,
     weights_digest,
 )
-from features.efficientnet_lite import assign_lite, efficientnet_lite
-from features.network import DownloadedWeights, PackagedWeights, Preprocessing, load_keras, preprocess
-from features.weights import CheckpointError, locate_package_file, read_checkpoint
+from histoblend.features.efficientnet_lite import assign_lite, efficientnet_lite
+from histoblend.features.network import DownloadedWeights, PackagedWeights, Preprocessing, load_keras, preprocess
+from histoblend.features.weights import CheckpointError, locate_package_file, read_checkpoint
 from tests.oracles.record_lite_activations import SIZES, crops
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
@@ -150,7 +150,9 @@ def test_changed_weights_are_refused(tmp_path, monkeypatch):
     content = bytearray(locate_package_file(row.weights.package, row.weights.file).read_bytes())
     content[-1] ^= 1
     (tmp_path / "changed.pth").write_bytes(content)
-    monkeypatch.setattr("features.backbones.locate_package_file", lambda package, file: tmp_path / "changed.pth")
+    monkeypatch.setattr(
+        "histoblend.features.backbones.locate_package_file", lambda package, file: tmp_path / "changed.pth"
+    )
     with pytest.raises(CheckpointError, match="sha256 must be 579344248a93"):
         load_backbone(row.name)
 
@@ -179,7 +181,7 @@ def test_only_the_first_two_generations_of_mobilenet_have_no_digest():
 
 def test_the_catalogue_in_docs_is_the_table():
     written = (ROOT / "docs" / "backbones.md").read_text(encoding="utf-8")
-    assert written == catalogue(), "run: python -m features.backbones docs/backbones.md"
+    assert written == catalogue(), "run: python -m histoblend.features.backbones docs/backbones.md"
 
 
 @pytest.mark.parametrize("name", LITES)

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-import features.context
-from features.column import REGION_WORDS
-from features.context import (
+import histoblend.features.context
+from histoblend.features.column import REGION_WORDS
+from histoblend.features.context import (
     in_slide_name,
     slide_context,
     slide_reference,
@@ -16,7 +16,7 @@ from features.context import (
     slide_stains,
     trust,
 )
-from features.table import columns, compute, parse_column
+from histoblend.features.table import columns, compute, parse_column
 from tests.oracles import pictures
 
 NAMES = ["colour_mean_red_whole", "lbp_r1-p0_grey_centre"]
@@ -193,7 +193,7 @@ def test_a_slide_in_pieces_gives_the_bits_of_the_whole_slide(monkeypatch, patche
     raw[: patches // 3, 3] = np.linspace(0, 1, patches // 3)
     slides = np.array(["S"] * patches)
     whole = np.concatenate([raw, slide_context(raw, slides, names)[0], slide_stains(raw, slides, names)[0]], axis=1)
-    monkeypatch.setattr(features.context, "_AT_ONCE", at_once * patches)
+    monkeypatch.setattr(histoblend.features.context, "_AT_ONCE", at_once * patches)
     reference = slide_reference(lambda places: raw[:, places], patches, names)
     for step in (1, 7, patches):
         pieces = [reference.relate(raw[start : start + step]) for start in range(0, patches, step)]

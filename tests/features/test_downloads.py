@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from features.downloads import fetch, models_folder
-from features.network import DownloadedWeights
-from features.weights import CheckpointError
+from histoblend.features.downloads import fetch, models_folder
+from histoblend.features.network import DownloadedWeights
+from histoblend.features.weights import CheckpointError
 
 CONTENT = bytes(range(256)) * 5000
 DIGEST = f"md5:{hashlib.md5(CONTENT).hexdigest()}"  # noqa: S324 - what Keras publishes

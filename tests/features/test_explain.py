@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from features import table
-from features.explain import explain
+from histoblend.features import table
+from histoblend.features.explain import explain
 from tests.oracles import pictures
 
 GREEN, YELLOW = (0, 230, 80), (255, 220, 0)

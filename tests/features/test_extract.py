@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from features.extract import extract_shards
+from histoblend.features.extract import extract_shards
 
 
 def sums(patches):

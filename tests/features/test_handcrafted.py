@@ -9,8 +9,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from features import table
-from features.handcrafted import HandcraftedFeatures
+from histoblend.features import table
+from histoblend.features.handcrafted import HandcraftedFeatures
 from tests.oracles import pictures
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from features import table
+from histoblend.features import table
 from tests.features.oracle_cases import BATCHES, assert_equals_oracle
 
 NAMES = [column.name for column in table.columns(["stain"])]

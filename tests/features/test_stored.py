@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-import features.stored
-from data.errors import InputError
-from features.embeddings import EmbeddingCompute, KerasNetwork, Recipe, embedding_compute
-from features.stored import open_networks, store_networks
-from models.safety import check_content
+import histoblend.features.stored
+from histoblend.data.errors import InputError
+from histoblend.features.embeddings import EmbeddingCompute, KerasNetwork, Recipe, embedding_compute
+from histoblend.features.stored import open_networks, store_networks
+from histoblend.models.safety import check_content
 
 PATCHES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
 
@@ -41,7 +41,7 @@ def test_a_description_that_does_not_fit_is_refused(tmp_path):
 
 def test_no_path_of_this_machine_travels(tmp_path, monkeypatch):
     saved = SimpleNamespace(save=lambda path: Path(path).touch())
-    monkeypatch.setattr(features.stored, "byte_network", lambda *names: saved)
+    monkeypatch.setattr(histoblend.features.stored, "byte_network", lambda *names: saved)
     network = KerasNetwork(Recipe(weights="/home/user/own.weights.h5"))
     (entry,) = store_networks(EmbeddingCompute(network, (None,), False), 64, tmp_path)
     assert "/home" not in json.dumps(entry)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features import runs, table
-from features.column import REGION_WORDS
-from features.stain import Planes
+from histoblend.features import runs, table
+from histoblend.features.column import REGION_WORDS
+from histoblend.features.stain import Planes
 from tests.oracles import pictures
 
 NAMES = [column.name for column in table.columns()]
@@ -91,7 +91,9 @@ def test_every_column_is_explained():
 
 def test_the_catalogue_in_docs_is_the_table():
     catalogue = Path(__file__).parents[2] / "docs" / "features.md"
-    assert catalogue.read_text(encoding="utf-8") == table.catalogue(), "run: python -m features.table docs/features.md"
+    assert catalogue.read_text(encoding="utf-8") == table.catalogue(), (
+        "run: python -m histoblend.features.table docs/features.md"
+    )
 
 
 def test_the_table_is_as_wide_as_its_columns():

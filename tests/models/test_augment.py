@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.color import hed2rgb, rgb2hed
 
-from models.augment import REFERENCE_STAINS, jitter_stains, normalise_stains
+from histoblend.models.augment import REFERENCE_STAINS, jitter_stains, normalise_stains
 
 
 def stained(seed: int, count: int = 4, vectors: np.ndarray | None = None) -> np.ndarray:

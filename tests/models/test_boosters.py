@@ -8,8 +8,8 @@ import xgboost
 from hypothesis import given
 from hypothesis import strategies as st
 
-from data.errors import InputError
-from models.boosters import check_booster
+from histoblend.data.errors import InputError
+from histoblend.models.boosters import check_booster
 
 
 @pytest.fixture(scope="module")

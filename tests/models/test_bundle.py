@@ -8,10 +8,10 @@ import zipfile
 import numpy as np
 import pytest
 
-from data.errors import InputError
-from models.bundle import index_digest, load_head, open_bundle, save_head, seal_bundle
-from models.heads import HEADS
-from models.safety import check_content
+from histoblend.data.errors import InputError
+from histoblend.models.bundle import index_digest, load_head, open_bundle, save_head, seal_bundle
+from histoblend.models.heads import HEADS
+from histoblend.models.safety import check_content
 
 
 @pytest.fixture
@@ -188,7 +188,7 @@ def test_a_pickle_in_a_head_is_never_loaded(bundle, tmp_path):
 def test_a_type_that_is_not_trusted_is_refused(bundle):
     import skops.io
 
-    from models.heads import XGBoostHead
+    from histoblend.models.heads import XGBoostHead
 
     foreign("heads/logistic/head.skops", skops.io.dumps({"head": XGBoostHead()}))(bundle)
     with pytest.raises(InputError, match=r"expected only models.heads.LogisticHead; got models.heads.XGBoostHead"):

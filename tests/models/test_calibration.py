@@ -11,8 +11,8 @@ from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
 
-from data.errors import InputError
-from models.calibration import (
+from histoblend.data.errors import InputError
+from histoblend.models.calibration import (
     CALIBRATORS,
     Calibrator,
     choose_calibrator,

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data.errors import InputError
-from features.embeddings import Engine, resize
-from models.cnn import (
+from histoblend.data.errors import InputError
+from histoblend.features.embeddings import Engine, resize
+from histoblend.models.cnn import (
     DESCRIPTION,
     KERAS_FILE,
     ONNX_FILE,
@@ -80,7 +80,7 @@ def test_the_whole_network_is_the_trained_part_on_top_of_the_rest(
 
 
 def test_only_layers_that_every_keras_knows_are_stored(network: Any) -> None:
-    from features.network import load_keras
+    from histoblend.features.network import load_keras
 
     keras = load_keras()
     assert all(type(layer).__module__.startswith("keras.") for layer in network.layers)
@@ -129,7 +129,7 @@ def test_turning_a_patch_changes_nothing(stored: Path, patches: np.ndarray) -> N
 
 
 def test_the_eight_turns_are_the_symmetries_of_the_square() -> None:
-    from features.embeddings import symmetries
+    from histoblend.features.embeddings import symmetries
 
     patch = np.random.default_rng(3).integers(0, 256, (1, 5, 5, 3)).astype(np.uint8)
     for turn, expected in enumerate(symmetries(patch)):
@@ -160,7 +160,7 @@ def test_patches_of_another_kind_are_refused(stored: Path) -> None:
 def test_no_path_of_the_training_machine_travels(network: Any, tmp_path: Path) -> None:
     settings = replace(SETTINGS, weights="/secret/place/weights.pth")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("models.cnn.export_model", lambda *_: (tmp_path / ONNX_FILE).write_bytes(b""))
+        patch.setattr("histoblend.models.cnn.export_model", lambda *_: (tmp_path / ONNX_FILE).write_bytes(b""))
         store_cnn(network, settings, (SIDE, SIDE), ONNX, tmp_path)
     assert "secret" not in (tmp_path / DESCRIPTION).read_text()
 

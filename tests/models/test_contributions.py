@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import logit
 
-from models.contributions import contributions
-from models.heads import HEADS, XGBoostHead
+from histoblend.models.contributions import contributions
+from histoblend.models.heads import HEADS, XGBoostHead
 
 
 @pytest.fixture(scope="module")

@@ -10,9 +10,9 @@ from scipy.stats import rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from data.errors import InputError
-from models.calibration import POINTS
-from models.ensemble import (
+from histoblend.data.errors import InputError
+from histoblend.models.calibration import POINTS
+from histoblend.models.ensemble import (
     COMBINERS,
     Ensemble,
     _weights,
@@ -22,7 +22,7 @@ from models.ensemble import (
     nest,
     without_each,
 )
-from models.resampling import auc_draws, percentile_interval
+from histoblend.models.resampling import auc_draws, percentile_interval
 
 NAMES = ("a", "b", "c")
 

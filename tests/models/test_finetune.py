@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features.network import load_keras
-from models.cnn import CnnSettings, Trainee
-from models.finetune import CHECKPOINT, Lesson, Tuned, fine_tune, pool
+from histoblend.features.network import load_keras
+from histoblend.models.cnn import CnnSettings, Trainee
+from histoblend.models.finetune import CHECKPOINT, Lesson, Tuned, fine_tune, pool
 
 SIDE = 32
 SETTINGS = CnnSettings(
@@ -189,7 +189,7 @@ def test_a_number_of_epochs_can_be_given_and_no_slide_is_set_aside(
 
 
 def test_without_epochs_it_is_the_head_alone(trainee: Trainee, lesson: Lesson, tmp_path: Path) -> None:
-    from models.heads import LogisticHead
+    from histoblend.models.heads import LogisticHead
 
     settings = CnnSettings(**{**vars(SETTINGS), "epochs": 0})
     _, predict = tune(trainee, lesson, tmp_path, settings)

@@ -8,8 +8,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from models import heads
-from models.heads import HEADS, LogisticHead, XGBoostHead, inner_folds
+from histoblend.models import heads
+from histoblend.models.heads import HEADS, LogisticHead, XGBoostHead, inner_folds
 
 
 @parametrize_with_checks([LogisticHead(strengths=(0.1,)), XGBoostHead(trees=20)])

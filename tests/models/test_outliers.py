@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.outliers import BEYOND, Outliers, learn_outliers
+from histoblend.models.outliers import BEYOND, Outliers, learn_outliers
 
 
 @pytest.fixture(scope="module")

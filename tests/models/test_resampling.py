@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from models import resampling
-from models.resampling import PairCounts, Ranking, auc_draws, count_ranks, draw_slides
+from histoblend.models import resampling
+from histoblend.models.resampling import PairCounts, Ranking, auc_draws, count_ranks, draw_slides
 
 
 def cohort(seed=0, n=300, slides=7, levels=12):

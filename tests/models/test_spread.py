@@ -9,9 +9,17 @@ from hypothesis import strategies as st
 from scipy.optimize import approx_fprime
 from sklearn.metrics import log_loss
 
-from models import spread
-from models.heads import HEADS, LogisticHead, XGBoostHead
-from models.spread import add_up, best_trees, blocks_of, column_squares, column_sums, fit_logistic, loss_and_gradient
+from histoblend.models import spread
+from histoblend.models.heads import HEADS, LogisticHead, XGBoostHead
+from histoblend.models.spread import (
+    add_up,
+    best_trees,
+    blocks_of,
+    column_squares,
+    column_sums,
+    fit_logistic,
+    loss_and_gradient,
+)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 
-from pipelines.console import Screen
+from histoblend.pipelines.console import Screen
 
 
 def _start(words, folder, log):
@@ -24,6 +24,9 @@ def _start(words, folder, log):
 @contextlib.contextmanager
 def cluster(folder, workers=3, *more):
     """Start a scheduler and workers of one thread each; yields the scheduler's address."""
+    # An empty package of our name hides the one that is installed here: these workers have none of our code.
+    (folder / "histoblend").mkdir()
+    (folder / "histoblend" / "__init__.py").touch()
     contact = folder / "scheduler.json"
     scheduler = ["scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
     started = [_start([*scheduler, "--scheduler-file", str(contact)], folder, "scheduler.log")]

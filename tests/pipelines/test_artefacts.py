@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from data.errors import InputError
-from pipelines.artefacts import Outcome, StepSpec, manifest_digest, read_manifest, run_step
+from histoblend.data.errors import InputError
+from histoblend.pipelines.artefacts import Outcome, StepSpec, manifest_digest, read_manifest, run_step
 
 SPEC = StepSpec(
     "features", "2-features", ("data",), {"families": ["colour"], "depth": {"a": 1}}, {"1-patches": "d1"}, 0

@@ -11,14 +11,14 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from data.errors import InputError
-from models.bundle import load_head, open_bundle
-from pipelines.baseline import Run, baseline, explain, one_step
-from pipelines.config import load_config
-from pipelines.fitting import left_out_groups, out_of_fold, prevalence, refit_without
-from pipelines.reporting import report_spec
-from pipelines.tables import FeatureSets
-from reports.ladder import ALONE
+from histoblend.data.errors import InputError
+from histoblend.models.bundle import load_head, open_bundle
+from histoblend.pipelines.baseline import Run, baseline, explain, one_step
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.fitting import left_out_groups, out_of_fold, prevalence, refit_without
+from histoblend.pipelines.reporting import report_spec
+from histoblend.pipelines.tables import FeatureSets
+from histoblend.reports.ladder import ALONE
 from tests.golden.recompute import recompute
 from tests.pipelines.fits import local, opened
 
@@ -266,8 +266,8 @@ def test_columns_that_only_tell_slides_apart_gain_nothing(head):
 
 def test_turning_the_test_labels_changes_nothing_that_was_learned(finished, tmp_path):
     """Through the whole run: out-of-fold and test predictions and thresholds stay when held-out labels are turned."""
-    from pipelines.fitting import fit_heads
-    from reports.ladder import ladder
+    from histoblend.pipelines.fitting import fit_heads
+    from histoblend.reports.ladder import ladder
 
     before = pd.read_parquet(finished.folder / "predictions.parquet")
     table = finished.patches.table
@@ -351,7 +351,7 @@ def test_changed_images_are_noticed(kaggle_folder, tmp_path, capsys):
 
 def command(*arguments, cwd=ROOT):
     return subprocess.run(
-        [sys.executable, "-m", "pipelines", *arguments],
+        [sys.executable, "-m", "histoblend.pipelines", *arguments],
         capture_output=True,
         text=True,
         cwd=cwd,

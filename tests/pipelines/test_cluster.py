@@ -11,13 +11,13 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from data.errors import InputError
-from data.store import Store
-from pipelines.baseline import Run
-from pipelines.cluster import PACKAGES, Cluster
-from pipelines.config import EngineConfig, load_config
-from pipelines.console import Screen
-from pipelines.fitting import PREDICTIONS
+from histoblend.data.errors import InputError
+from histoblend.data.store import Store
+from histoblend.pipelines.baseline import Run
+from histoblend.pipelines.cluster import PACKAGES, Cluster
+from histoblend.pipelines.config import EngineConfig, load_config
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.fitting import PREDICTIONS
 from tests.pipelines.clusters import Striking, cluster, slow
 
 pytest.importorskip("distributed", reason="requirements-dask.txt is not installed")
@@ -187,14 +187,14 @@ def test_a_task_that_ends_every_worker_is_given_up(tmp_path, address):
 
 
 def test_no_scheduler_is_said_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.cluster.ANSWER_S", 1)
+    monkeypatch.setattr("histoblend.pipelines.cluster.ANSWER_S", 1)
     engine = Cluster(EngineConfig(scheduler="tcp://127.0.0.1:9"), tmp_path, 1, Screen())
     with contextlib.closing(engine), pytest.raises(InputError, match=r"tcp://127\.0\.0\.1:9 does not answer"):
         engine.connect()
 
 
 def test_no_worker_is_said_in_one_line(tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.cluster.FIRST_WORKER_S", 1)
+    monkeypatch.setattr("histoblend.pipelines.cluster.FIRST_WORKER_S", 1)
     with cluster(tmp_path, 0) as found:
         engine = Cluster(EngineConfig(scheduler=found), tmp_path / "run", 1, Screen())
         with contextlib.closing(engine), pytest.raises(InputError, match=r"none came in 1 s\. Start some: dask worker"):
@@ -258,5 +258,6 @@ def test_an_object_store_between_machines_gives_the_same(tmp_path, alone, bucket
 def test_the_image_holds_what_workers_need():
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     copied = {word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]}
-    assert set(PACKAGES) <= copied
+    assert {name for name in PACKAGES if not name.endswith(".py")} <= copied
+    assert "src" in copied
     assert all((ROOT / name).exists() for name in copied)

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 
-import pipelines.columns
-from pipelines.columns import Columns
+import histoblend.pipelines.columns
+from histoblend.pipelines.columns import Columns
 
 
 @pytest.mark.parametrize("room", [0, 10**9], ids=["file", "memory"])
 def test_columns_come_out_as_rows_went_in(tmp_path, monkeypatch, room):
-    monkeypatch.setattr(pipelines.columns, "MOST_IN_MEMORY", room)
+    monkeypatch.setattr(histoblend.pipelines.columns, "MOST_IN_MEMORY", room)
     table = np.random.default_rng(0).normal(size=(103, 11)).astype(np.float32)
     with Columns(103, tmp_path) as columns:
         for start in range(0, 103, 20):

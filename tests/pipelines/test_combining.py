@@ -10,16 +10,16 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from data.errors import InputError
-from models.calibration import POINTS
-from models.ensemble import Ensemble
-from pipelines.combining import combine, ensemble_spec, member_names, verdict
-from pipelines.config import load_config
-from pipelines.console import Screen
-from pipelines.reporting import decisions_view, ensemble_view
-from reports.ensemble import gain_words
-from reports.ladder import ladder
-from reports.page import write_report
+from histoblend.data.errors import InputError
+from histoblend.models.calibration import POINTS
+from histoblend.models.ensemble import Ensemble
+from histoblend.pipelines.combining import combine, ensemble_spec, member_names, verdict
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.reporting import decisions_view, ensemble_view
+from histoblend.reports.ensemble import gain_words
+from histoblend.reports.ladder import ladder
+from histoblend.reports.page import write_report
 from tests.reports.cohorts import make_inputs, make_predictions, model_names
 
 RUNGS = ("prevalence", "colour", "embeddings", "context", "nuclei")

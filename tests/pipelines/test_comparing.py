@@ -6,11 +6,11 @@ import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
-from data.errors import InputError
-from pipelines.__main__ import app
-from pipelines.comparing import LONGEST, compare, folder_name
-from pipelines.console import Screen
-from reports.ladder import ladder
+from histoblend.data.errors import InputError
+from histoblend.pipelines.__main__ import app
+from histoblend.pipelines.comparing import LONGEST, compare, folder_name
+from histoblend.pipelines.console import Screen
+from histoblend.reports.ladder import ladder
 from tests.reports.cohorts import make_predictions, model_names
 from tests.reports.test_pairing import another
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from data.errors import InputError
-from pipelines.config import Config, config_keys, describe, load_config
+from histoblend.data.errors import InputError
+from histoblend.pipelines.config import Config, config_keys, describe, load_config
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
 

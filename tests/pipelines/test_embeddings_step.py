@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import pipelines.tables
-from data.errors import InputError
-from features.embeddings import Engine, embedding_compute
-from pipelines.baseline import Run
-from pipelines.config import load_config
-from pipelines.tables import check_embeddings, embeddings_spec
+import histoblend.pipelines.tables
+from histoblend.data.errors import InputError
+from histoblend.features.embeddings import Engine, embedding_compute
+from histoblend.pipelines.baseline import Run
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.tables import check_embeddings, embeddings_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ["data.n=24", "data.slides=8", "split.folds=2", "embeddings.engine=keras", "embeddings.size=32"]
@@ -42,7 +42,7 @@ def test_the_step_writes_what_the_transformer_gives_and_says_with_what(tmp_path,
 
 def test_pretrained_weights_are_recorded_with_their_digest():
     digest = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-    assert pipelines.tables.weights_source("efficientnet-lite0", "imagenet") == {
+    assert histoblend.pipelines.tables.weights_source("efficientnet-lite0", "imagenet") == {
         "kind": "imagenet",
         "file": "efficientnet-lite0-57934424.pth",
         "sha256": digest,
@@ -59,7 +59,9 @@ def test_another_file_of_weights_and_another_engine_rebuild(tmp_path, monkeypatc
     file.write_bytes(b"2")
     second = embeddings_spec(chosen, "x")
     assert first.inputs["weights"] != second.inputs["weights"]
-    monkeypatch.setattr("features.embeddings.choose_engine", lambda *options: Engine("keras", "jax", "bfloat16", True))
+    monkeypatch.setattr(
+        "histoblend.features.embeddings.choose_engine", lambda *options: Engine("keras", "jax", "bfloat16", True)
+    )
     third = embeddings_spec(chosen, "x")
     assert third.inputs["engine"] == "Keras on jax, bfloat16, GPU"
     assert first.config == second.config == third.config

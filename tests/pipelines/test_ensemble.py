@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from pipelines.baseline import Run, ensemble, one_step
-from pipelines.config import load_config
-from pipelines.console import Screen
-from pipelines.predict import predict_folder
-from pipelines.streaming import Options
+from histoblend.pipelines.baseline import Run, ensemble, one_step
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.predict import predict_folder
+from histoblend.pipelines.streaming import Options
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [

@@ -8,16 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from data.download import Published
-from pipelines import fetching
-from pipelines.console import Screen
+from histoblend.data.download import Published
+from histoblend.pipelines import fetching
+from histoblend.pipelines.console import Screen
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def command(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "pipelines", "data", *arguments],
+        [sys.executable, "-m", "histoblend.pipelines", "data", *arguments],
         capture_output=True, text=True, cwd=ROOT, timeout=60, check=False,
     )  # fmt: skip
 

@@ -13,22 +13,22 @@ import pytest
 import tifffile
 from PIL import Image
 
-import pipelines.heatmap
-from data.errors import InputError
-from data.phantom_slide import Truth, write_phantom_slide
-from data.slides import Slide
-from models.bundle import open_bundle, seal_bundle
-from models.predictor import Predictor, open_predictor
-from pipelines.baseline import Run, baseline
-from pipelines.config import load_config
-from pipelines.console import Screen
-from pipelines.heat_results import FILES
-from pipelines.heatmap import Geometry, heatmap
-from pipelines.locking import run_lock
-from pipelines.packing import write_bundle
-from pipelines.phantom_slides import default_slide, draw_slide
-from pipelines.predict import predict_folder
-from pipelines.streaming import Options
+import histoblend.pipelines.heatmap
+from histoblend.data.errors import InputError
+from histoblend.data.phantom_slide import Truth, write_phantom_slide
+from histoblend.data.slides import Slide
+from histoblend.models.bundle import open_bundle, seal_bundle
+from histoblend.models.predictor import Predictor, open_predictor
+from histoblend.pipelines.baseline import Run, baseline
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.heat_results import FILES
+from histoblend.pipelines.heatmap import Geometry, heatmap
+from histoblend.pipelines.locking import run_lock
+from histoblend.pipelines.packing import write_bundle
+from histoblend.pipelines.phantom_slides import default_slide, draw_slide
+from histoblend.pipelines.predict import predict_folder
+from histoblend.pipelines.streaming import Options
 from tests.data.slide_files import most_reads, write_tiff
 from tests.pipelines.test_predict import Mean, Redness
 
@@ -68,7 +68,7 @@ def slides(monkeypatch):
             super().__init__(*args, **options)
             opened.append(self)
 
-    monkeypatch.setattr(pipelines.heatmap, "Slide", Noted)
+    monkeypatch.setattr(histoblend.pipelines.heatmap, "Slide", Noted)
     return opened
 
 
@@ -121,7 +121,7 @@ def test_every_file_says_the_same(done):
 
 
 def test_the_overlay_is_no_larger_than_a_screen(run, slide, tmp_path, monkeypatch):
-    monkeypatch.setattr("pipelines.heat_results.MOST_OVERLAY", 700)
+    monkeypatch.setattr("histoblend.pipelines.heat_results.MOST_OVERLAY", 700)
     make(run, slide.path, tmp_path / "map", model="logistic_colour")
     with Image.open(tmp_path / "map" / "overlay.png") as picture:
         assert picture.size == (500, 434)
@@ -136,7 +136,7 @@ def test_tissue_is_as_large_as_it_was_drawn(done, slide):
 def test_tiles_are_predicted_to_the_bit_as_patches_are(run, slide, tmp_path, mpp):
     summary, tiles = make(run, slide.path, tmp_path / "map", Geometry(mpp=mpp), model="logistic_handcrafted", shard=100)
     with Slide(slide.path, mpp=mpp) as opened:
-        plane = pipelines.heatmap.Plane(opened, 0.972, patch=96)
+        plane = histoblend.pipelines.heatmap.Plane(opened, 0.972, patch=96)
         whole = np.pad(np.concatenate(
             [np.concatenate([plane.read(r, c) for c in range(plane.columns)], 1) for r in range(plane.rows)]
         ), [(96, 96), (96, 96), (0, 0)], constant_values=255)  # fmt: skip
@@ -180,7 +180,10 @@ def test_network_and_ensemble_predict_too(run, slide, tmp_path, monkeypatch):
         "without_slides": None,
     }
     (tmp_path / "ensemble.json").write_text(json.dumps(stored))
-    for name, content in (("models.ensemble", {"Ensemble": Mean}), ("models.cnn", {"open_cnn": lambda _: Redness()})):
+    for name, content in (
+        ("histoblend.models.ensemble", {"Ensemble": Mean}),
+        ("histoblend.models.cnn", {"open_cnn": lambda _: Redness()}),
+    ):
         module = ModuleType(name)
         module.__dict__.update(content)
         monkeypatch.setitem(sys.modules, name, module)
@@ -265,11 +268,11 @@ def test_a_stride_out_of_range_is_explained(run, slide, tmp_path, stride):
 
 
 def test_a_stride_of_too_many_cells_is_explained(run, slide, tmp_path, monkeypatch):
-    monkeypatch.setattr(pipelines.heatmap, "MOST_CELLS", 1000)
+    monkeypatch.setattr(histoblend.pipelines.heatmap, "MOST_CELLS", 1000)
     with pytest.raises(InputError, match=r"divides the slide into 1,927 cells; expected at most 1,000. Give a larger"):
         make(run, slide.path, tmp_path / "map")
-    monkeypatch.setattr(pipelines.heatmap, "MOST_CELLS", 10_000)
-    monkeypatch.setattr(pipelines.heatmap, "MOST_TILES", 10)
+    monkeypatch.setattr(histoblend.pipelines.heatmap, "MOST_CELLS", 10_000)
+    monkeypatch.setattr(histoblend.pipelines.heatmap, "MOST_TILES", 10)
     with pytest.raises(InputError, match=r"patches; expected at most 10. Give a larger STRIDE"):
         make(run, slide.path, tmp_path / "map")
 
@@ -325,7 +328,7 @@ def test_what_cannot_be_read_is_left_out_and_counted(run, slide, tmp_path, monke
                 raise InputError("torn")
             return super().read(level, left, top, width, height)
 
-    monkeypatch.setattr(pipelines.heatmap, "Slide", Torn)
+    monkeypatch.setattr(histoblend.pipelines.heatmap, "Slide", Torn)
     summary, tiles = make(run, slide.path, tmp_path / "map", model="logistic_colour")
     assert summary["regions_unread"] == 1
     assert summary["tiles_unread"] > 0
@@ -349,7 +352,7 @@ def test_a_real_slide_of_another_tissue(run, tmp_path):
 
 def command(*words):
     return subprocess.run(
-        [sys.executable, "-m", "pipelines", *map(str, words)],
+        [sys.executable, "-m", "histoblend.pipelines", *map(str, words)],
         check=False,
         cwd=ROOT,
         capture_output=True,
@@ -384,7 +387,7 @@ def test_without_a_slide_one_is_drawn_once_there_is_a_bundle(run, tmp_path, monk
     with pytest.raises(InputError, match=r"expected a bundle; there is none. Make one \(`make baseline`"):
         default_slide(tmp_path, tmp_path, Screen())
     drawn = []
-    monkeypatch.setattr("pipelines.phantom_slides.draw_slide", lambda path, screen: drawn.append(path))
+    monkeypatch.setattr("histoblend.pipelines.phantom_slides.draw_slide", lambda path, screen: drawn.append(path))
     assert default_slide(tmp_path, run.folder / "bundle", Screen()) == tmp_path / "phantom-slide.tif"
     (tmp_path / "phantom-slide.tif").write_text("drawn before")
     default_slide(tmp_path, run.folder / "bundle", Screen())

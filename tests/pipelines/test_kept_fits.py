@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pipelines import fitters
-from pipelines.fitting import out_of_fold, refit_without
-from pipelines.kept_fits import KeptFits
+from histoblend.pipelines import fitters
+from histoblend.pipelines.fitting import out_of_fold, refit_without
+from histoblend.pipelines.kept_fits import KeptFits
 from tests.pipelines.fits import local
 from tests.pipelines.test_baseline import grouped_table
 

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.splits import assign_splits
-from pipelines.leakage import MOST_PATCHES, measure_leakage
-from reports.audit import leakage_words
+from histoblend.data.splits import assign_splits
+from histoblend.pipelines.leakage import MOST_PATCHES, measure_leakage
+from histoblend.reports.audit import leakage_words
 
 
 def cohort(slides=30, each=30, leak=True, seed=0):

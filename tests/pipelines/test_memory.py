@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from pipelines.memory import peak_memory
+from histoblend.pipelines.memory import peak_memory
 
 
 def test_peak_memory_sees_a_large_array():

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.errors import InputError
-from data.store import Store, StoredArray
-from features.extract import NotFinite
-from features.table import columns, compute
-from pipelines import parts
-from pipelines.parts import JOB, from_parquet, job_key, job_text, make_part, pixels_digest, to_parquet
+from histoblend.data.errors import InputError
+from histoblend.data.store import Store, StoredArray
+from histoblend.features.extract import NotFinite
+from histoblend.features.table import columns, compute
+from histoblend.pipelines import parts
+from histoblend.pipelines.parts import JOB, from_parquet, job_key, job_text, make_part, pixels_digest, to_parquet
 
 pytest.importorskip("distributed", reason="requirements-dask.txt is not installed")
 FAMILIES = ["colour"]

@@ -6,17 +6,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.phantom import phantom
-from data.splits import assign_splits, patch_groups
-from features import table
-from models.heads import HEADS
-from models.resampling import slide_groups
-from pipelines.fitting import refit_without
-from pipelines.staining import alterations, choose_sample, slide_names
-from reports.importance import COLUMNS as IMPORTANCE_COLUMNS
-from reports.importance import dropped_importance, group_permutation
-from reports.stain import StainView, shift_curves, stain_families, stain_groups
-from reports.stain_section import stain_section
+from histoblend.data.phantom import phantom
+from histoblend.data.splits import assign_splits, patch_groups
+from histoblend.features import table
+from histoblend.models.heads import HEADS
+from histoblend.models.resampling import slide_groups
+from histoblend.pipelines.fitting import refit_without
+from histoblend.pipelines.staining import alterations, choose_sample, slide_names
+from histoblend.reports.importance import COLUMNS as IMPORTANCE_COLUMNS
+from histoblend.reports.importance import dropped_importance, group_permutation
+from histoblend.reports.stain import StainView, shift_curves, stain_families, stain_groups
+from histoblend.reports.stain_section import stain_section
 from tests.pipelines.fits import local
 
 FAMILIES = ("colour", "stain", "nuclei")

@@ -11,20 +11,21 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import features.context
-import models.predictor
-import pipelines.columns
-import pipelines.streaming
-from data.errors import InputError
-from models.bundle import open_bundle
-from models.predictor import open_predictor
-from pipelines.baseline import Run, baseline
-from pipelines.config import load_config
-from pipelines.console import Screen
-from pipelines.explaining import file_name
-from pipelines.packing import write_bundle
-from pipelines.predict import predict_folder
-from pipelines.streaming import Options
+import histoblend.features.context
+import histoblend.features.embeddings
+import histoblend.models.predictor
+import histoblend.pipelines.columns
+import histoblend.pipelines.streaming
+from histoblend.data.errors import InputError
+from histoblend.models.bundle import open_bundle
+from histoblend.models.predictor import open_predictor
+from histoblend.pipelines.baseline import Run, baseline
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.explaining import file_name
+from histoblend.pipelines.packing import write_bundle
+from histoblend.pipelines.predict import predict_folder
+from histoblend.pipelines.streaming import Options
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["data.n=200", "data.slides=10", "split.folds=2", "report.draws=100", "report.repeats=1", "data.difficulty=0.2"]
@@ -93,8 +94,8 @@ def test_no_bit_depends_on_batches_or_workers(run, held_out, tmp_path, options):
 def test_a_large_slide_is_compared_through_a_file_with_the_same_bits(run, held_out, tmp_path, monkeypatch):
     options = {"model": "logistic_context", "slides": True}
     _, first = predict(run, held_out, tmp_path / "a.csv", **options)
-    monkeypatch.setattr(pipelines.columns, "MOST_IN_MEMORY", 0)
-    monkeypatch.setattr(features.context, "_AT_ONCE", 1)
+    monkeypatch.setattr(histoblend.pipelines.columns, "MOST_IN_MEMORY", 0)
+    monkeypatch.setattr(histoblend.features.context, "_AT_ONCE", 1)
     _, second = predict(run, held_out, tmp_path / "b.csv", **options, shard=7)
     pd.testing.assert_frame_equal(first, second, check_exact=True)
 
@@ -150,8 +151,8 @@ def blended(run, tmp_path, monkeypatch):
     }
     (tmp_path / "ensemble.json").write_text(json.dumps(stored))
     for name, content in (
-        ("models.ensemble", {"Ensemble": Mean}),
-        ("models.cnn", {"open_cnn": lambda folder: Redness() if (folder / "cnn.json").is_file() else None}),
+        ("histoblend.models.ensemble", {"Ensemble": Mean}),
+        ("histoblend.models.cnn", {"open_cnn": lambda folder: Redness() if (folder / "cnn.json").is_file() else None}),
     ):
         module = ModuleType(name)
         module.__dict__.update(content)
@@ -258,7 +259,7 @@ def test_what_cannot_be_read_is_listed_and_the_rest_predicted(run, held_out, odd
 def test_a_broken_prediction_goes_on_where_it_stopped(run, held_out, tmp_path, monkeypatch):
     _, whole = predict(run, held_out, tmp_path / "whole.csv", shard=4)
     calls = []
-    real = models.predictor.Predictor.__call__
+    real = histoblend.models.predictor.Predictor.__call__
 
     def counted(self, pixels):
         calls.append(len(pixels))
@@ -266,7 +267,7 @@ def test_a_broken_prediction_goes_on_where_it_stopped(run, held_out, tmp_path, m
             raise KeyboardInterrupt
         return real(self, pixels)
 
-    monkeypatch.setattr(models.predictor.Predictor, "__call__", counted)
+    monkeypatch.setattr(histoblend.models.predictor.Predictor, "__call__", counted)
     out = tmp_path / "out.csv"
     with pytest.raises(KeyboardInterrupt):
         predict(run, held_out, out, shard=4)
@@ -285,9 +286,9 @@ def test_a_broken_prediction_goes_on_where_it_stopped(run, held_out, tmp_path, m
 def test_other_files_never_meet_an_old_shard(run, held_out, tmp_path):
     out = tmp_path / "out.csv"
     work = tmp_path / ".out.csv.work"
-    pipelines.streaming.open_work(work, {"files": "before"})
+    histoblend.pipelines.streaming.open_work(work, {"files": "before"})
     (work / "left").touch()
-    pipelines.streaming.open_work(work, {"files": "before"})
+    histoblend.pipelines.streaming.open_work(work, {"files": "before"})
     assert (work / "left").exists()
     predict(run, held_out, out)
     assert not work.exists()
@@ -310,7 +311,7 @@ def test_slides_of_too_few_patches_are_predicted_without(run, blended, held_out,
 
 
 def test_the_reference_for_outliers_knows_training_slides_only(run):
-    from pipelines.packing import _store_outliers
+    from histoblend.pipelines.packing import _store_outliers
 
     test = (run.patches.table["split"] == "test").to_numpy()
     folder = run.tables["features"][0]
@@ -331,7 +332,7 @@ def test_the_reference_for_outliers_knows_training_slides_only(run):
 
 def test_nothing_of_tensorflow_is_imported(run, held_out, tmp_path):
     code = (
-        "import sys; from pipelines.__main__ import app; "
+        "import sys; from histoblend.pipelines.__main__ import app; "
         "app(sys.argv[1:], standalone_mode=False); "
         "print(sorted({'tensorflow', 'keras', 'torch', 'jax'} & set(sys.modules)))"
     )
@@ -352,7 +353,7 @@ def test_the_command_line_tells_a_wrong_bundle_in_one_line(tmp_path):
         [
             sys.executable,
             "-m",
-            "pipelines",
+            "histoblend.pipelines",
             "predict",
             "--bundle",
             tmp_path,
@@ -373,9 +374,8 @@ def test_the_command_line_tells_a_wrong_bundle_in_one_line(tmp_path):
 
 def test_the_network_travels_in_the_bundle(run, held_out, monkeypatch):
     """Neither weights nor an export are needed to predict."""
-    import features.embeddings
 
-    monkeypatch.setattr(features.embeddings, "export_onnx", None)
+    monkeypatch.setattr(histoblend.features.embeddings, "export_onnx", None)
     bundle = open_bundle(run.folder / "bundle")
     with open_predictor(bundle, ["logistic_embeddings"]) as predictor:
         values = predictor(np.asarray(run.patches.pixels[:3]))

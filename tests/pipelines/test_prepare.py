@@ -8,14 +8,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.audit import FLAGS
-from data.errors import InputError
-from data.patches import PatchSet
-from pipelines.auditing import show_audit
-from pipelines.baseline import Run, one_step
-from pipelines.config import load_config
-from pipelines.console import Screen
-from pipelines.prepare import prepare_spec
+from histoblend.data.audit import FLAGS
+from histoblend.data.errors import InputError
+from histoblend.data.patches import PatchSet
+from histoblend.pipelines.auditing import show_audit
+from histoblend.pipelines.baseline import Run, one_step
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.prepare import prepare_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -116,8 +116,8 @@ def test_memory_does_not_grow_with_the_number_of_patches(tmp_path):
     peaks = []
     for n in (2000, 8000):
         code = (
-            "from pathlib import Path; from pipelines.baseline import Run, one_step; "
-            "from pipelines.config import load_config; "
+            "from pathlib import Path; from histoblend.pipelines.baseline import Run, one_step; "
+            "from histoblend.pipelines.config import load_config; "
             f"config = load_config(Path('configs/phantom.toml'), ['data.n={n}', 'name=n{n}', 'data.faults=true', "
             "'engine.workers=1']); "
             f"one_step(Run(config, Path({str(tmp_path)!r})), 'prepare'); "

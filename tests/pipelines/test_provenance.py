@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipelines import provenance
-from pipelines.provenance import code_digest, commit, library_versions
+from histoblend.pipelines import provenance
+from histoblend.pipelines.provenance import code_digest, commit, library_versions
 
 
 @pytest.fixture

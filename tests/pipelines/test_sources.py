@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from data.errors import InputError
-from data.patches import PatchSet
-from pipelines.baseline import Run, one_step
-from pipelines.config import load_config
+from histoblend.data.errors import InputError
+from histoblend.data.patches import PatchSet
+from histoblend.pipelines.baseline import Run, one_step
+from histoblend.pipelines.config import load_config
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from models.augment import jitter_stains
-from pipelines import staining
-from pipelines.baseline import Run
-from pipelines.config import load_config
-from pipelines.staining import (
+from histoblend.models.augment import jitter_stains
+from histoblend.pipelines import staining
+from histoblend.pipelines.baseline import Run
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.staining import (
     MOST_PATCHES,
     MOST_SLIDES,
     SIGNS,
@@ -27,7 +27,7 @@ from pipelines.staining import (
     slide_names,
     why_no_probe,
 )
-from reports.stain import VECTORS, StainGroups, shift_curves
+from histoblend.reports.stain import VECTORS, StainGroups, shift_curves
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["data.n=320", "data.slides=16", "split.folds=3", "data.difficulty=0.2", "engine.workers=1"]

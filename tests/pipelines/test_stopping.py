@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SILENCED = """
 import os, time
-from pipelines.stopping import now_at, stop_on_signals
+from histoblend.pipelines.stopping import now_at, stop_on_signals
 stop_on_signals()
 now_at("cnn")
 os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from features.table import columns, compute
-from pipelines.config import load_config
-from pipelines.tables import BLOCK, FeatureSets
+from histoblend.features.table import columns, compute
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.tables import BLOCK, FeatureSets
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -38,7 +38,7 @@ def sets(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["colour", "stain", "handcrafted", "embeddings", "both", "context"])
 def test_a_set_in_a_file_is_the_set_in_memory(sets, tmp_path, monkeypatch, name):
-    monkeypatch.setattr("pipelines.tables.BLOCK", 7)
+    monkeypatch.setattr("histoblend.pipelines.tables.BLOCK", 7)
     values, names = sets[name]
     path = sets.file(name, tmp_path / "scratch")
     assert np.load(path).tobytes() == np.ascontiguousarray(values).tobytes()

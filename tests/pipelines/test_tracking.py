@@ -15,13 +15,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from data.errors import InputError
-from pipelines.artefacts import file_digest
-from pipelines.config import Config, TrackConfig, load_config
-from pipelines.console import Screen
-from pipelines.reporting import facts
-from pipelines.tracking import DATABASE, TAG, _shown, check_tracking, metrics, parameters, track
-from reports.ladder import ladder
+from histoblend.data.errors import InputError
+from histoblend.pipelines.artefacts import file_digest
+from histoblend.pipelines.config import Config, TrackConfig, load_config
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.reporting import facts
+from histoblend.pipelines.tracking import DATABASE, TAG, _shown, check_tracking, metrics, parameters, track
+from histoblend.reports.ladder import ladder
 from tests.reports.cohorts import make_predictions, model_names
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -219,7 +219,7 @@ def test_without_mlflow_the_work_does_not_start(monkeypatch):
         [sys.executable, "-c", "import sys; sys.modules['mlflow'] = None\n"
          "import importlib.util; importlib.util.find_spec = lambda name: None\n"
          "sys.argv[1:] = ['baseline', '--set', 'track=mlflow', '--runs', 'nowhere']\n"
-         "from pipelines.__main__ import main; main()"],
+         "from histoblend.pipelines.__main__ import main; main()"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert shown.returncode == 2
@@ -262,7 +262,7 @@ def test_what_is_missing_is_no_metric():
 def test_where_a_run_is_logged_does_not_stand_in_the_report(finished, monkeypatch):
     from types import SimpleNamespace
 
-    import pipelines.reporting as reporting
+    import histoblend.pipelines.reporting as reporting
 
     monkeypatch.setattr(reporting, "finished", lambda run: [])
     monkeypatch.setattr(reporting, "balance", lambda table: pd.DataFrame())

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.errors import InputError
-from models.cnn import open_cnn
-from pipelines.baseline import Run
-from pipelines.config import Config, load_config
-from pipelines.console import Screen
-from pipelines.saliency import open_saliency, probe_saliency
-from pipelines.training import check_cnn, cnn_settings, cnn_spec, train_cnn
+from histoblend.data.errors import InputError
+from histoblend.models.cnn import open_cnn
+from histoblend.pipelines.baseline import Run
+from histoblend.pipelines.config import Config, load_config
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.saliency import open_saliency, probe_saliency
+from histoblend.pipelines.training import check_cnn, cnn_settings, cnn_spec, train_cnn
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [

@@ -5,18 +5,18 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 
-from features import table as registry
-from features.context import in_slide_name
-from models.resampling import slide_groups
-from reports.dependence import positive_shares
-from reports.embedded import explain_columns
-from reports.explorer import LEVELS, ExplorerView, leading_features, share_examples
-from reports.importance import GROUPS, STABILITY, GroupView, fitted_importance
-from reports.ladder import ALONE, HEADLESS, RUNGS, ladder, split_model_name
-from reports.page import ReportInputs
-from reports.pictures import find_patches
-from reports.shapley import Attribution, choose_cases
-from reports.stain import StainGroups, StainView, group_slides, group_table, shift_curves
+from histoblend.features import table as registry
+from histoblend.features.context import in_slide_name
+from histoblend.models.resampling import slide_groups
+from histoblend.reports.dependence import positive_shares
+from histoblend.reports.embedded import explain_columns
+from histoblend.reports.explorer import LEVELS, ExplorerView, leading_features, share_examples
+from histoblend.reports.importance import GROUPS, STABILITY, GroupView, fitted_importance
+from histoblend.reports.ladder import ALONE, HEADLESS, RUNGS, ladder, split_model_name
+from histoblend.reports.page import ReportInputs
+from histoblend.reports.pictures import find_patches
+from histoblend.reports.shapley import Attribution, choose_cases
+from histoblend.reports.stain import StainGroups, StainView, group_slides, group_table, shift_curves
 
 HEADS = ("logistic", "xgboost")
 SKILL = {"colour": 1.3, "handcrafted": 1.9, "embeddings": 2.0, "both": 2.3, "context": 2.2}

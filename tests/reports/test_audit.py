@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.audit import FLAGS
-from reports.audit import AuditView, consequence, example_groups
-from reports.page import write_report
+from histoblend.data.audit import FLAGS
+from histoblend.reports.audit import AuditView, consequence, example_groups
+from histoblend.reports.page import write_report
 from tests.reports.cohorts import make_inputs
 
 NASTY = "<img src=x onerror=alert(1)>"

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports.benefit import ALL, NONE, THRESHOLDS, main_models, net_benefit_table, useful_range
-from reports.ladder import ladder
+from histoblend.reports.benefit import ALL, NONE, THRESHOLDS, main_models, net_benefit_table, useful_range
+from histoblend.reports.ladder import ladder
 from tests.oracles.metrics import resampled_slides
 from tests.reports.cohorts import make_predictions, model_names
 

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.calibration import POINTS
-from reports.calibration import (
+from histoblend.models.calibration import POINTS
+from histoblend.reports.calibration import (
     bin_numbers,
     calibration_tables,
     cross_thresholds,

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from reports.cnn_section import (
+from histoblend.reports.cnn_section import (
     CIVIDIS,
     CnnView,
     SaliencyView,
@@ -24,8 +24,8 @@ from reports.cnn_section import (
     share_words,
     slide_mean,
 )
-from reports.page import write_page
-from reports.saliency import Maps, sanity_table
+from histoblend.reports.page import write_page
+from histoblend.reports.saliency import Maps, sanity_table
 from tests.reports.cohorts import make_patches, make_predictions
 
 OUTCOMES = ["true positive", "false negative", "false positive", "true negative"]

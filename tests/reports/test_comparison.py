@@ -6,11 +6,11 @@ import shutil
 import pandas as pd
 import pytest
 
-from data.errors import InputError
-from reports.comparison import changed, comparison_sections
-from reports.ladder import ladder
-from reports.page import write_page
-from reports.pairing import RunResults
+from histoblend.data.errors import InputError
+from histoblend.reports.comparison import changed, comparison_sections
+from histoblend.reports.ladder import ladder
+from histoblend.reports.page import write_page
+from histoblend.reports.pairing import RunResults
 from tests.reports.cohorts import make_predictions, model_names
 from tests.reports.test_page import NASTY
 from tests.reports.test_pairing import another

@@ -9,11 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from models.calibration import POINTS, shift_prevalence
-from reports.benefit import useful_range
-from reports.decisions import consequences, decide, decisions_section
-from reports.ladder import ladder
-from reports.page import write_page
+from histoblend.models.calibration import POINTS, shift_prevalence
+from histoblend.reports.benefit import useful_range
+from histoblend.reports.decisions import consequences, decide, decisions_section
+from histoblend.reports.ladder import ladder
+from histoblend.reports.page import write_page
 from tests.reports.cohorts import make_predictions, model_names
 
 CHROMIUM = shutil.which("chromium")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.inspection import partial_dependence as oracle
 
-from models.heads import LogisticHead, XGBoostHead
-from reports.dependence import PartialDependence, grid, positive_shares
+from histoblend.models.heads import LogisticHead, XGBoostHead
+from histoblend.reports.dependence import PartialDependence, grid, positive_shares
 
 
 @pytest.fixture(scope="module")

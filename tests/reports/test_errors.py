@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports.errors import (
+from histoblend.reports.errors import (
     EACH_SLIDE,
     GALLERY_SIZE,
     MOST_BY_SLIDE,
@@ -17,9 +17,9 @@ from reports.errors import (
     errors_section,
     model_thresholds,
 )
-from reports.ladder import ladder
-from reports.page import write_page
-from reports.within_slides import score_slides
+from histoblend.reports.ladder import ladder
+from histoblend.reports.page import write_page
+from histoblend.reports.within_slides import score_slides
 from tests.reports.cohorts import make_patches, make_predictions, model_names
 
 NASTY = "<img src=x onerror=alert(1)>"

@@ -7,12 +7,12 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from reports.explorer import LEVELS, NEAR, explore, leading_features, share_examples
-from reports.importance import COLUMNS, sum_by_family
-from reports.importance_section import importances_section
-from reports.page import write_page
-from reports.shapley import Attribution
-from reports.swarms import beeswarm, share_table, spread_out, waterfall
+from histoblend.reports.explorer import LEVELS, NEAR, explore, leading_features, share_examples
+from histoblend.reports.importance import COLUMNS, sum_by_family
+from histoblend.reports.importance_section import importances_section
+from histoblend.reports.page import write_page
+from histoblend.reports.shapley import Attribution
+from histoblend.reports.swarms import beeswarm, share_table, spread_out, waterfall
 from tests.reports.cohorts import make_importances, make_patches, make_predictions, make_view
 
 NASTY = "<b>x</b><img src=x onerror=alert(1)>"

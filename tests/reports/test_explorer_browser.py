@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from features import table as registry
-from reports.importance_section import importances_section
-from reports.page import write_page
+from histoblend.features import table as registry
+from histoblend.reports.importance_section import importances_section
+from histoblend.reports.page import write_page
 from tests.reports.cohorts import make_importances, make_patches, make_predictions, make_view
 
 CHROMIUM = shutil.which("chromium")

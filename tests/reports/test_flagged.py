@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports.flagged import FEWEST_SLIDES, flag_errors, flag_words
+from histoblend.reports.flagged import FEWEST_SLIDES, flag_errors, flag_words
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from reports.heat import ABOVE, AT, BELOW, colours, overlay
+from histoblend.reports.heat import ABOVE, AT, BELOW, colours, overlay
 from tests.reports.heat_maps import make_heat
 
 

@@ -7,8 +7,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from reports.heat_files import regions, transform, write_picture, write_raster
-from reports.outlines import signed_area
+from histoblend.reports.heat_files import regions, transform, write_picture, write_raster
+from histoblend.reports.outlines import signed_area
 from tests.reports.heat_maps import VALUES, make_heat
 from tests.reports.test_outlines import inside
 

@@ -10,9 +10,9 @@ from sklearn.inspection import permutation_importance as oracle
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from models.altered import altered_scores
-from models.heads import LogisticHead, XGBoostHead
-from reports.importance import (
+from histoblend.models.altered import altered_scores
+from histoblend.models.heads import LogisticHead, XGBoostHead
+from histoblend.reports.importance import (
     COLUMNS,
     GROUPS,
     agreement,

@@ -5,10 +5,10 @@ import re
 import pandas as pd
 import pytest
 
-from reports.made import made_section, read_markdown
-from reports.page import write_page, write_report
-from reports.section import Section
-from reports.tripod import COVERED, IN_PART, ITEMS, MISSING, checklist
+from histoblend.reports.made import made_section, read_markdown
+from histoblend.reports.page import write_page, write_report
+from histoblend.reports.section import Section
+from histoblend.reports.tripod import COVERED, IN_PART, ITEMS, MISSING, checklist
 from tests.reports.cohorts import make_inputs
 from tests.reports.test_page import NASTY
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from data.errors import InputError
-from models import resampling
-from models.calibration import youden_threshold
-from models.resampling import percentile_interval, slide_groups
-from reports.metrics import bootstrap, measure, slide_table
+from histoblend.data.errors import InputError
+from histoblend.models import resampling
+from histoblend.models.calibration import youden_threshold
+from histoblend.models.resampling import percentile_interval, slide_groups
+from histoblend.reports.metrics import bootstrap, measure, slide_table
 from tests.oracles.metrics import resampled_metrics, resampled_slides
 
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from reports.outlines import signed_area, trace
+from histoblend.reports.outlines import signed_area, trace
 
 
 def inside(ring, x, y):

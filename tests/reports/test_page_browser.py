@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from reports.page import write_report
+from histoblend.reports.page import write_report
 from tests.reports.cohorts import make_inputs
 from tests.reports.test_page import NASTY, nasty_inputs
 

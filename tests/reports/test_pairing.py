@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from reports.ladder import ladder
-from reports.pairing import BEST, RunResults, best_model, differences, pair
+from histoblend.reports.ladder import ladder
+from histoblend.reports.pairing import BEST, RunResults, best_model, differences, pair
 from tests.oracles.metrics import resampled_metrics, resampled_slides
 from tests.reports.cohorts import make_predictions, model_names
 

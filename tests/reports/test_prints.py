@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from reports.page import build_sections
-from reports.prints import WIDTH_PX, draw, write_prints
-from reports.section import Chart, Section
+from histoblend.reports.page import build_sections
+from histoblend.reports.prints import WIDTH_PX, draw, write_prints
+from histoblend.reports.section import Chart, Section
 from tests.reports.cohorts import make_inputs
 
 FRAME = {"xaxis": {"range": [0, 4]}, "yaxis": {"range": [0, 4]}, "height": 400, "showlegend": False}

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from scipy.stats import kendalltau
 
-from data.errors import InputError
-from features.embeddings import Engine, symmetries
-from features.network import load_keras
-from models.cnn import KERAS_FILE, CnnSettings, Trainee, store_cnn
-from reports.saliency import (
+from histoblend.data.errors import InputError
+from histoblend.features.embeddings import Engine, symmetries
+from histoblend.features.network import load_keras
+from histoblend.models.cnn import KERAS_FILE, CnnSettings, Trainee, store_cnn
+from histoblend.reports.saliency import (
     area_share,
     centre_cells,
     centre_shares,

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 from scipy.special import logit
 
-from models.heads import LogisticHead, XGBoostHead
-from models.resampling import even_rows
-from reports.importance import COLUMNS
-from reports.shapley import attribute, choose_cases, shapley_importance
+from histoblend.models.heads import LogisticHead, XGBoostHead
+from histoblend.models.resampling import even_rows
+from histoblend.reports.importance import COLUMNS
+from histoblend.reports.shapley import attribute, choose_cases, shapley_importance
 from tests.oracles.shapley import tree_shapley
 
 NAMES = [

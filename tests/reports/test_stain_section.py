@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from reports.importance import COLUMNS
-from reports.stain import StainGroups, StainView
-from reports.stain_section import family_words, group_words, restain_words, shift_words, stain_section
+from histoblend.reports.importance import COLUMNS
+from histoblend.reports.stain import StainGroups, StainView
+from histoblend.reports.stain_section import family_words, group_words, restain_words, shift_words, stain_section
 from tests.reports.cohorts import make_predictions, make_stain
 
 NAN = float("nan")

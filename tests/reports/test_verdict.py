@@ -1,9 +1,9 @@
 import pandas as pd
 import pytest
 
-from reports.ladder import ladder
-from reports.stain import StainGroups
-from reports.verdict import judge, model_words, signed
+from histoblend.reports.ladder import ladder
+from histoblend.reports.stain import StainGroups
+from histoblend.reports.verdict import judge, model_words, signed
 from tests.reports.cohorts import make_predictions, model_names
 
 

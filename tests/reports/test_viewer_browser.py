@@ -7,9 +7,9 @@ import shutil
 import numpy as np
 import pytest
 
-from reports.heat import colours
-from reports.heat_files import regions
-from reports.viewer import LISTED, packed, write_viewer
+from histoblend.reports.heat import colours
+from histoblend.reports.heat_files import regions
+from histoblend.reports.viewer import LISTED, packed, write_viewer
 from tests.reports.heat_maps import VALUES, make_heat, make_summary
 
 CHROMIUM = shutil.which("chromium")

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
-from reports.within_slides import (
+from histoblend.reports.within_slides import (
     MOST_ROWS,
     auc_interval,
     forest_rows,

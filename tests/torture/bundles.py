@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from pipelines.baseline import Run
-from pipelines.config import load_config
-from pipelines.packing import write_bundle
-from reports.ladder import ladder
+from histoblend.pipelines.baseline import Run
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.packing import write_bundle
+from histoblend.reports.ladder import ladder
 from tests.reports.cohorts import model_names
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -21,7 +21,7 @@ def command(step, runs, *more, settings=None, limit=None, environment=None):
         if value is not None:
             words += ["--set", f"{key}={value!r}"]
     return subprocess.run(
-        [sys.executable, "-m", "pipelines", step, "--runs", str(runs), "--run", "one", *words, *more],
+        [sys.executable, "-m", "histoblend.pipelines", step, "--runs", str(runs), "--run", "one", *words, *more],
         check=False, cwd=ROOT, capture_output=True, text=True, timeout=300, preexec_fn=limit, env=environment,
     )  # fmt: skip
 

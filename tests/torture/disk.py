@@ -5,9 +5,9 @@ import errno
 import io
 import os
 
-from pipelines.baseline import Run, baseline, one_step
-from pipelines.config import load_config
-from pipelines.failing import foreseen
+from histoblend.pipelines.baseline import Run, baseline, one_step
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.failing import foreseen
 from tests.torture.commands import QUICK, ROOT
 
 RESULTS = ("1-patches/pixels.npy", "1-patches/patches.parquet", "2-features/values.npy", "4-heads/predictions.parquet")

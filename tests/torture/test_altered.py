@@ -7,12 +7,12 @@ import shutil
 import numpy as np
 import pytest
 
-from data.errors import InputError
-from features.extract import extract_shards
-from models.bundle import open_bundle
-from pipelines.artefacts import MANIFEST, Outcome, StepSpec, file_digest, run_step
-from pipelines.baseline import one_step
-from pipelines.failing import foreseen
+from histoblend.data.errors import InputError
+from histoblend.features.extract import extract_shards
+from histoblend.models.bundle import open_bundle
+from histoblend.pipelines.artefacts import MANIFEST, Outcome, StepSpec, file_digest, run_step
+from histoblend.pipelines.baseline import one_step
+from histoblend.pipelines.failing import foreseen
 from tests.torture.disk import RESULTS, Disk, heads, run_in
 
 pytestmark = pytest.mark.torture

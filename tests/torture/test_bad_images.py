@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from data.labels import printable
-from data.patches import PatchSet
-from data.spreadsheet import read_written
+from histoblend.data.labels import printable
+from histoblend.data.patches import PatchSet
+from histoblend.data.spreadsheet import read_written
 from tests.torture.corpus import NO_UTF8, bad_images, content, kind_of, no_files, noise, odd_but_good
 
 pytestmark = pytest.mark.torture
@@ -39,7 +39,7 @@ def limited(*arguments):
     Not by getrusage: its peak counts what the starting process held before it became this one, here all of pytest.
     """
     code = (
-        "import pathlib, re, sys; from pipelines.__main__ import main; status = 0\n"
+        "import pathlib, re, sys; from histoblend.pipelines.__main__ import main; status = 0\n"
         "try:\n    main()\nexcept SystemExit as end:\n    status = end.code or 0\n"
         "said = pathlib.Path('/proc/self/status').read_text()\n"
         "print('peak', int(re.search(r'VmHWM:\\s+(\\d+) kB', said)[1]) * 1024); sys.exit(status)"

@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 
-from data.errors import InputError
-from models.bundle import open_bundle
+from histoblend.data.errors import InputError
+from histoblend.models.bundle import open_bundle
 from tests.torture.disk import Disk, heads, whole_baseline
 
 pytestmark = pytest.mark.torture

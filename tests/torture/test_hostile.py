@@ -18,28 +18,28 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from data.archives import unpack_archive
-from data.durable import is_sealed, write_whole
-from data.errors import InputError
-from data.folder import FolderSource
-from data.images import read_image
-from data.kaggle import KaggleSource
-from data.labels import slides_of
-from data.pcam import PcamSource
-from data.tiff import PatchReader
-from features.backbones import load_backbone
-from features.embeddings import open_session
-from features.weights import read_checkpoint
-from models.bundle import index_digest, open_bundle, seal_bundle
-from models.finetune import _State
-from models.predictor import choose_blends, open_predictor
-from models.safety import check_content
-from pipelines.artefacts import file_digest
-from pipelines.baseline import Run, baseline
-from pipelines.config import load_config
-from pipelines.console import Screen
-from pipelines.predict import predict_folder
-from pipelines.streaming import Options
+from histoblend.data.archives import unpack_archive
+from histoblend.data.durable import is_sealed, write_whole
+from histoblend.data.errors import InputError
+from histoblend.data.folder import FolderSource
+from histoblend.data.images import read_image
+from histoblend.data.kaggle import KaggleSource
+from histoblend.data.labels import slides_of
+from histoblend.data.pcam import PcamSource
+from histoblend.data.tiff import PatchReader
+from histoblend.features.backbones import load_backbone
+from histoblend.features.embeddings import open_session
+from histoblend.features.weights import read_checkpoint
+from histoblend.models.bundle import index_digest, open_bundle, seal_bundle
+from histoblend.models.finetune import _State
+from histoblend.models.predictor import choose_blends, open_predictor
+from histoblend.models.safety import check_content
+from histoblend.pipelines.artefacts import file_digest
+from histoblend.pipelines.baseline import Run, baseline
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.console import Screen
+from histoblend.pipelines.predict import predict_folder
+from histoblend.pipelines.streaming import Options
 from tests.data.test_archives import OUTSIDE, tarred, zipped
 
 pytestmark = pytest.mark.torture
@@ -188,9 +188,9 @@ def test_ids_and_slides_are_text_in_the_report(hostile):
 def test_a_poisoned_run_folder_runs_nothing(hostile, tmp_path, faults):
     """Every file of every step replaced by a payload, and its digest in the manifest made to fit."""
     touched, tried = tmp_path / "touched", 0
-    from models.bundle import load_head
-    from pipelines.reporting import audit_view
-    from pipelines.tables import read_values
+    from histoblend.models.bundle import load_head
+    from histoblend.pipelines.reporting import audit_view
+    from histoblend.pipelines.tables import read_values
 
     folder = hostile.folder
     readers = {
@@ -335,7 +335,7 @@ def test_paths_of_a_bundle_that_lead_outside_are_refused(sound, faults):
 def test_a_type_beyond_the_list_is_refused_in_a_skops_file(faults):
     import skops.io
 
-    from models.heads import XGBoostHead
+    from histoblend.models.heads import XGBoostHead
 
     named = [XGBoostHead(), Path("x"), subprocess.Popen, os.system, re.compile("a")]
     for value in named:
@@ -348,8 +348,8 @@ def test_keras_own_lambda_layer_is_refused(tmp_path, faults):
     """As Keras writes it: refused by our look at the archive, and by Keras in the mode that it is opened in."""
     import keras
 
-    from features.embeddings import Recipe
-    from features.stored import StoredKeras
+    from histoblend.features.embeddings import Recipe
+    from histoblend.features.stored import StoredKeras
 
     touched = tmp_path / "touched"
     place = str(touched)
@@ -382,7 +382,7 @@ def test_keras_own_lambda_layer_is_refused(tmp_path, faults):
 
 def command(*arguments):
     done = subprocess.run(
-        [sys.executable, "-m", "pipelines", *map(str, arguments)],
+        [sys.executable, "-m", "histoblend.pipelines", *map(str, arguments)],
         cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr

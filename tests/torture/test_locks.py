@@ -13,9 +13,9 @@ import numpy as np
 import psutil
 import pytest
 
-from data.errors import InputError
-from features.embeddings import open_session
-from pipelines import locking
+from histoblend.data.errors import InputError
+from histoblend.features.embeddings import open_session
+from histoblend.pipelines import locking
 from tests.torture.commands import ROOT, command
 
 pytestmark = pytest.mark.torture
@@ -91,7 +91,7 @@ def test_two_runs_at_once_under_one_folder_end_like_each_alone(tmp_path, faults)
     words += ["--set", "features.families=['colour']", "--set", "heads.features=['colour']"]
     pair = [
         subprocess.Popen(
-            [sys.executable, "-m", "pipelines", "heads", "--runs", tmp_path / "both", "--run", name, *words],
+            [sys.executable, "-m", "histoblend.pipelines", "heads", "--runs", tmp_path / "both", "--run", name, *words],
             cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for name in ("first", "second")
@@ -115,7 +115,7 @@ def embedded(path):
 EXPORT = """
 import sys
 from pathlib import Path
-from features.embeddings import Recipe, export_onnx
+from histoblend.features.embeddings import Recipe, export_onnx
 print(export_onnx(Recipe(weights="random"), None, Path(sys.argv[1])))
 """
 

@@ -4,8 +4,8 @@ import resource
 
 import pytest
 
-from data.errors import InputError
-from pipelines import failing
+from histoblend.data.errors import InputError
+from histoblend.pipelines import failing
 from tests.torture.commands import command, one_line
 
 pytestmark = pytest.mark.torture

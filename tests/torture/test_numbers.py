@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from data.errors import InputError
-from pipelines.tables import check_finite
+from histoblend.data.errors import InputError
+from histoblend.pipelines.tables import check_finite
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["features.families=['colour']", "heads.features=['colour']", "report.draws=100", "report.repeats=1"]
@@ -36,7 +36,7 @@ def labelled_folder(folder, labels, slides):
 def command(tmp_path, step, data, *more):
     settings = [word for setting in [*QUICK, *more] for word in ("--set", setting)]
     return subprocess.run(
-        [sys.executable, "-m", "pipelines", step, "--config", "configs/folder.toml", "--data", data,
+        [sys.executable, "-m", "histoblend.pipelines", step, "--config", "configs/folder.toml", "--data", data,
          "--runs", tmp_path / "runs", "--run", "edge", *settings],
         check=False, cwd=ROOT, capture_output=True, text=True, timeout=300,
     )  # fmt: skip

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data.errors import InputError
-from pipelines import failing
+from histoblend.data.errors import InputError
+from histoblend.pipelines import failing
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["data.n=60", "data.slides=12", "split.folds=2", "features.families=['colour']", "heads.features=['colour']"]
@@ -31,7 +31,7 @@ def features(runs, largest=None):
 
     settings = [word for setting in QUICK for word in ("--set", setting)]
     return subprocess.run(
-        [sys.executable, "-m", "pipelines", "features", "--runs", runs, "--run", "room", *settings],
+        [sys.executable, "-m", "histoblend.pipelines", "features", "--runs", runs, "--run", "room", *settings],
         check=False, cwd=ROOT, capture_output=True, text=True, timeout=300, preexec_fn=limit,
     )  # fmt: skip
 
@@ -115,7 +115,7 @@ def test_other_errors_pass_as_they_are(tmp_path):
 
 def test_memory_is_asked_for_before_it_is_taken():
     code = (
-        "import resource; from pipelines import failing\n"
+        "import resource; from histoblend.pipelines import failing\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2_000_000_000,) * 2)\n"
         "assert 0 < failing.available_memory() < 2_000_000_000\n"
         "failing.check_memory(1_000_000, 'a few columns')\n"

@@ -52,7 +52,7 @@ FINISHED = re.compile(r"shard-\d+\.np[yz]|log-odds\.npy|rows-\d+\.npz|fit-.*\.np
 
 
 def start(runs):
-    command = [sys.executable, "-m", "pipelines", "ensemble", "--runs", str(runs), "--run", "struck"]
+    command = [sys.executable, "-m", "histoblend.pipelines", "ensemble", "--runs", str(runs), "--run", "struck"]
     for setting in SMALL:
         command += ["--set", setting]
     pipe = subprocess.PIPE

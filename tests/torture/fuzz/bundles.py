@@ -11,15 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-import models.resampling  # noqa: F401 - compiled by Numba, which takes no function that is watched
-from data.errors import InputError
+import histoblend.models.resampling  # noqa: F401 - compiled by Numba, which takes no function that is watched
+from histoblend.data.errors import InputError
 from tests.torture.fuzz.driver import instrumented, main, mutate_bytes, mutate_json
 
 with instrumented("models", "skops"):
-    from models.bundle import INDEX, index_digest, open_bundle, seal_bundle
-    from models.predictor import choose_blends, open_predictor
-    from models.safety import check_content
-    from pipelines.predict import version_warnings
+    from histoblend.models.bundle import INDEX, index_digest, open_bundle, seal_bundle
+    from histoblend.models.predictor import choose_blends, open_predictor
+    from histoblend.models.safety import check_content
+    from histoblend.pipelines.predict import version_warnings
     from tests.models.test_bundle import archive, layer
     from tests.torture.bundles import small_bundle
 

@@ -19,7 +19,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from data.errors import InputError
+from histoblend.data.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[3]
 GUIDED = importlib.util.find_spec("atheris") is not None

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.torture.fuzz.driver import instrumented, main, mutate_json
 
 with instrumented():
-    from pipelines.artefacts import (
+    from histoblend.pipelines.artefacts import (
         MANIFEST,
         Outcome,
         StepSpec,

@@ -6,7 +6,7 @@ from pathlib import Path
 from tests.torture.fuzz.driver import ROOT, instrumented, main
 
 with instrumented():
-    from pipelines.config import Config, describe, load_config
+    from histoblend.pipelines.config import Config, describe, load_config
 
 FILE = Path(tempfile.mkdtemp(prefix="fuzz-files-"), "c.toml")
 

@@ -9,7 +9,7 @@ from tests.torture.fuzz.driver import instrumented, main
 with instrumented():
     import pickletools  # noqa: F401 - watched for coverage
 
-    from features.weights import read_checkpoint
+    from histoblend.features.weights import read_checkpoint
 
 from tests.features.test_weights import Called, Named, checkpoint, storage, tensor
 
