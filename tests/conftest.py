@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-SAMPLE = Path(__file__).resolve().parents[2] / "shared" / "data" / "pcam-sample"
+from tests import ROOT
+
+SAMPLE = ROOT.parent / "shared" / "data" / "pcam-sample"
 
 
 @pytest.fixture(scope="session")

@@ -11,9 +11,10 @@ from PIL import Image
 
 from histoblend.data.errors import InputError
 from histoblend.data.slides import Slide, given_spacing, over_white, stored_spacing
+from tests import ROOT
 from tests.data.slide_files import Bare, write_tiff
 
-SLIDES = Path(__file__).resolve().parents[2] / ".." / "shared" / "data" / "slides"
+SLIDES = ROOT.parent / "shared" / "data" / "slides"
 
 
 def real(name):

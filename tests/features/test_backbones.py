@@ -4,7 +4,6 @@ import importlib.util
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,10 +22,10 @@ from histoblend.features.backbones import (
 from histoblend.features.efficientnet_lite import assign_lite, efficientnet_lite
 from histoblend.features.network import DownloadedWeights, PackagedWeights, Preprocessing, load_keras, preprocess
 from histoblend.features.weights import CheckpointError, locate_package_file, read_checkpoint
+from tests import ROOT
 from tests.oracles.record_lite_activations import SIZES, crops
 
-FIXTURES = Path(__file__).parents[1] / "fixtures"
-ROOT = Path(__file__).parents[2]
+FIXTURES = ROOT / "tests" / "fixtures"
 LITES = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2")
 
 

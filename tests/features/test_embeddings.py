@@ -33,9 +33,8 @@ from histoblend.features.embeddings import (
 )
 from histoblend.features.extract import extract_shards
 from histoblend.features.network import load_keras
+from tests import ROOT
 from tests.oracles.record_lite_activations import crops
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

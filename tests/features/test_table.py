@@ -1,7 +1,5 @@
 """The registry: names that parse back, ranges that hold, rows that depend on their own patch only."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +8,7 @@ from hypothesis import strategies as st
 from histoblend.features import runs, table
 from histoblend.features.column import REGION_WORDS
 from histoblend.features.stain import Planes
+from tests import ROOT
 from tests.oracles import pictures
 
 NAMES = [column.name for column in table.columns()]
@@ -90,7 +89,7 @@ def test_every_column_is_explained():
 
 
 def test_the_catalogue_in_docs_is_the_table():
-    catalogue = Path(__file__).parents[2] / "docs" / "features.md"
+    catalogue = ROOT / "docs" / "features.md"
     assert catalogue.read_text(encoding="utf-8") == table.catalogue(), (
         "run: python -m histoblend.features.table docs/features.md"
     )

@@ -1,12 +1,12 @@
 """Pictures that tests of features look at: tissue-like, extreme and odd ones, and the real sample where it is."""
 
-from pathlib import Path
-
 import numpy as np
 from skimage.color import hed2rgb
 from skimage.draw import ellipse
 
-SAMPLE = Path(__file__).parents[2] / "../shared/data/pcam-sample/train"
+from tests import ROOT
+
+SAMPLE = ROOT / "../shared/data/pcam-sample/train"
 
 
 def tissue(seed, height=96, width=96, nuclei=18):

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,10 +18,10 @@ from histoblend.pipelines.fitting import left_out_groups, out_of_fold, prevalenc
 from histoblend.pipelines.reporting import report_spec
 from histoblend.pipelines.tables import FeatureSets
 from histoblend.reports.ladder import ALONE
+from tests import ROOT
 from tests.golden.recompute import recompute
 from tests.pipelines.fits import local, opened
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["data.n=240", "data.slides=16", "split.folds=3", "report.draws=200", "report.repeats=2", "data.difficulty=0.2"]
 SMALL += ["embeddings.backbone=efficientnet-lite0", "embeddings.size=96", "embeddings.stages=1"]  # the quickest
 

@@ -4,7 +4,6 @@ import contextlib
 import io
 import os
 import signal
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,11 +17,11 @@ from histoblend.pipelines.cluster import PACKAGES, Cluster
 from histoblend.pipelines.config import EngineConfig, load_config
 from histoblend.pipelines.console import Screen
 from histoblend.pipelines.fitting import PREDICTIONS
+from tests import ROOT
 from tests.pipelines.clusters import Striking, cluster, slow
 
 pytest.importorskip("distributed", reason="requirements-dask.txt is not installed")
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "data.n=320", "data.slides=16", "data.difficulty=0.1", "split.folds=3", "features.families=['colour']",
     "features.shard=8", "heads.features=['colour','context','both']", "embeddings.backbone=efficientnet-lite0",

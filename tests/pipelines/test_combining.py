@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,12 +19,13 @@ from histoblend.pipelines.reporting import decisions_view, ensemble_view
 from histoblend.reports.ensemble import gain_words
 from histoblend.reports.ladder import ladder
 from histoblend.reports.page import write_report
+from tests import ROOT
 from tests.reports.cohorts import make_inputs, make_predictions, model_names
 
 RUNGS = ("prevalence", "colour", "embeddings", "context", "nuclei")
 MEMBERS = ["logistic_colour", "logistic_embeddings", "logistic_context"]
 CONFIG = load_config(
-    Path(__file__).resolve().parents[2] / "configs" / "phantom.toml",
+    ROOT / "configs" / "phantom.toml",
     ["ensemble.combiners=['mean','weights']", "ensemble.draws=200", "report.draws=100"],
 )
 

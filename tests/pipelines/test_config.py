@@ -1,13 +1,12 @@
 """Configuration: every shipped file parses, unknown keys name the nearest, values keep their type."""
 
-from pathlib import Path
-
 import pytest
 
 from histoblend.data.errors import InputError
 from histoblend.pipelines.config import Config, config_keys, describe, load_config
+from tests import ROOT
 
-CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.toml"))
+CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -1,7 +1,6 @@
 """The embeddings step: what it is keyed on, what it says and what it leaves behind."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,8 @@ from histoblend.features.embeddings import Engine, embedding_compute
 from histoblend.pipelines.baseline import Run
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.tables import check_embeddings, embeddings_spec
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = ["data.n=24", "data.slides=8", "split.folds=2", "embeddings.engine=keras", "embeddings.size=32"]
 TINY += ["embeddings.backbone=efficientnet-lite0"]
 

@@ -1,7 +1,6 @@
 """`ensemble` from patches to bundle: what it leaves, that the bundle predicts the same, and that noise stays noise."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,8 +13,8 @@ from histoblend.pipelines.config import load_config
 from histoblend.pipelines.console import Screen
 from histoblend.pipelines.predict import predict_folder
 from histoblend.pipelines.streaming import Options
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "data.n=320",
     "data.slides=16",

@@ -4,15 +4,13 @@ import gzip
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
 from histoblend.data.download import Published
 from histoblend.pipelines import fetching
 from histoblend.pipelines.console import Screen
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
 
 
 def command(*arguments):

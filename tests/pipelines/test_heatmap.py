@@ -29,10 +29,10 @@ from histoblend.pipelines.packing import write_bundle
 from histoblend.pipelines.phantom_slides import default_slide, draw_slide
 from histoblend.pipelines.predict import predict_folder
 from histoblend.pipelines.streaming import Options
+from tests import ROOT
 from tests.data.slide_files import most_reads, write_tiff
 from tests.pipelines.test_predict import Mean, Redness
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["data.n=600", "data.slides=12", "split.folds=2", "report.draws=100", "report.repeats=1", "name=small"]
 SMALL += [
     "data.difficulty=0.1",
@@ -339,7 +339,7 @@ def test_what_cannot_be_read_is_left_out_and_counted(run, slide, tmp_path, monke
 
 
 def test_a_real_slide_of_another_tissue(run, tmp_path):
-    path = ROOT / ".." / "shared" / "data" / "slides" / "cmu-1-small-region.svs"
+    path = ROOT.parent / "shared" / "data" / "slides" / "cmu-1-small-region.svs"
     if not path.is_file():
         pytest.skip("the real slides are not beside the checkout")
     summary, tiles = make(run, path, tmp_path / "map", model="logistic_colour")

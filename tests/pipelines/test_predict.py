@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
@@ -26,8 +25,8 @@ from histoblend.pipelines.explaining import file_name
 from histoblend.pipelines.packing import write_bundle
 from histoblend.pipelines.predict import predict_folder
 from histoblend.pipelines.streaming import Options
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["data.n=200", "data.slides=10", "split.folds=2", "report.draws=100", "report.repeats=1", "data.difficulty=0.2"]
 SMALL += ["embeddings.backbone=efficientnet-lite0", "embeddings.size=96", "embeddings.stages=1", "name=small"]
 SMALL += ["features.families=['colour','stain']", "heads.features=['colour','handcrafted','embeddings','context']"]

@@ -16,8 +16,7 @@ from histoblend.pipelines.baseline import Run, one_step
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.console import Screen
 from histoblend.pipelines.prepare import prepare_spec
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
 
 
 def run_of(root, *settings, config="phantom"):

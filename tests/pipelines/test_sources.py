@@ -15,8 +15,7 @@ from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
 from histoblend.pipelines.baseline import Run, one_step
 from histoblend.pipelines.config import load_config
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
 
 
 def run_of(kind, root, folder, *settings):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -28,8 +26,8 @@ from histoblend.pipelines.staining import (
     why_no_probe,
 )
 from histoblend.reports.stain import VECTORS, StainGroups, shift_curves
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["data.n=320", "data.slides=16", "split.folds=3", "data.difficulty=0.2", "engine.workers=1"]
 SMALL += ['features.families=["colour", "stain", "gabor"]', 'heads.heads=["logistic"]']
 SMALL += ['heads.features=["colour", "handcrafted", "context", "families"]', "ensemble.draws=100", "report.draws=200"]

@@ -3,11 +3,11 @@
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
+
 SILENCED = """
 import os, time
 from histoblend.pipelines.stopping import now_at, stop_on_signals

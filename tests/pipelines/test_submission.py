@@ -1,7 +1,5 @@
 """Final predictions: every test id once in Kaggle's form, from the same code as predict, made once."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,8 +10,8 @@ from histoblend.pipelines.config import load_config
 from histoblend.pipelines.console import Screen
 from histoblend.pipelines.predict import predict_folder
 from histoblend.pipelines.streaming import Options
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["split.folds=2", "features.families=['colour']", "heads.features=['colour','handcrafted','context']"]
 QUICK += ["heads.heads=['logistic']", "report.draws=100", "report.repeats=1", "name=k"]
 

@@ -1,7 +1,6 @@
 """Sets of columns as files: what they are in memory, put together a piece at a time."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,8 +9,7 @@ import pytest
 from histoblend.features.table import columns, compute
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.tables import BLOCK, FeatureSets
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
 
 
 def written(folder, values, names):

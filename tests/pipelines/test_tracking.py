@@ -22,9 +22,8 @@ from histoblend.pipelines.console import Screen
 from histoblend.pipelines.reporting import facts
 from histoblend.pipelines.tracking import DATABASE, TAG, _shown, check_tracking, metrics, parameters, track
 from histoblend.reports.ladder import ladder
+from tests import ROOT
 from tests.reports.cohorts import make_predictions, model_names
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def lacking(*names):

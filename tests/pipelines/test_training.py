@@ -19,8 +19,8 @@ from histoblend.pipelines.config import Config, load_config
 from histoblend.pipelines.console import Screen
 from histoblend.pipelines.saliency import open_saliency, probe_saliency
 from histoblend.pipelines.training import check_cnn, cnn_settings, cnn_spec, train_cnn
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 TINY = [
     "data.n=64",
     "data.slides=12",

@@ -6,9 +6,9 @@ from histoblend.pipelines.baseline import Run
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.packing import write_bundle
 from histoblend.reports.ladder import ladder
+from tests import ROOT
 from tests.reports.cohorts import model_names
 
-ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = ["data.n=120", "data.slides=12", "split.folds=2", "engine.workers=1", "name=small"]
 SETTINGS += ["features.families=['colour']", "heads.features=['colour']"]
 

@@ -2,9 +2,9 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests import ROOT
+
 QUICK = {
     "data.n": 120, "data.slides": 12, "split.folds": 2, "features.families": ["colour"], "heads.features": ["colour"],
     "engine.workers": 1, "report.draws": 100, "report.repeats": 1,

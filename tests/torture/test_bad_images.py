@@ -4,7 +4,6 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,10 +12,10 @@ import pytest
 from histoblend.data.labels import printable
 from histoblend.data.patches import PatchSet
 from histoblend.data.spreadsheet import read_written
+from tests import ROOT
 from tests.torture.corpus import NO_UTF8, bad_images, content, kind_of, no_files, noise, odd_but_good
 
 pytestmark = pytest.mark.torture
-ROOT = Path(__file__).resolve().parents[2]
 #: Without these a superuser's process is refused like anybody's.
 UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
 #: What a run may take, in bytes: decoding is bounded whatever a file says of itself.

@@ -40,10 +40,10 @@ from histoblend.pipelines.config import load_config
 from histoblend.pipelines.console import Screen
 from histoblend.pipelines.predict import predict_folder
 from histoblend.pipelines.streaming import Options
+from tests import ROOT
 from tests.data.test_archives import OUTSIDE, tarred, zipped
 
 pytestmark = pytest.mark.torture
-ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("data", "features", "models", "reports", "pipelines")
 #: What runs code that stands in a file, or a shell.
 RUNS_CODE = {

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,8 +11,8 @@ from PIL import Image
 
 from histoblend.data.errors import InputError
 from histoblend.pipelines.tables import check_finite
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["features.families=['colour']", "heads.features=['colour']", "report.draws=100", "report.repeats=1"]
 QUICK += ["split.folds=2", "engine.workers=1"]
 

@@ -6,15 +6,14 @@ import resource
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from histoblend.data.errors import InputError
 from histoblend.pipelines import failing
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 QUICK = ["data.n=60", "data.slides=12", "split.folds=2", "features.families=['colour']", "heads.features=['colour']"]
 QUICK += ["engine.workers=1", "features.shard=20"]
 RESULTS = ("1-patches/pixels.npy", "2-features/values.npy")

@@ -7,14 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from tests import ROOT
+
 pytestmark = [pytest.mark.torture, pytest.mark.slow]
-ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "data.n=320",
     "data.slides=16",

@@ -5,12 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests import ROOT
+
 pytestmark = pytest.mark.torture
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def start(runs):

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from histoblend.data.errors import InputError
+from tests import ROOT
 
-ROOT = Path(__file__).resolve().parents[3]
 GUIDED = importlib.util.find_spec("atheris") is not None
 CHILD = "HISTOBLEND_FUZZ"
 #: What a single input may take: libFuzzer ends a process that takes more.
