@@ -14,10 +14,11 @@ import time
 import numpy as np
 from scipy.fft import dctn
 
-from histoblend.data.audit import comparable
-from histoblend.data.duplicates import SIMILAR, components, near_duplicates
-from histoblend.data.measures import FREQUENCIES, measure
-from histoblend.data.phantom import apply_symmetry, phantom
+from histoblend.data.audit.duplicates import SIMILAR, near_duplicates
+from histoblend.data.audit.flags import comparable
+from histoblend.data.audit.measures import FREQUENCIES, measure
+from histoblend.data.phantom.patches import apply_symmetry, phantom
+from histoblend.data.splits import components
 
 PATCHES = 1500
 PLAIN = 60

@@ -18,7 +18,7 @@ import tifffile
 from PIL import Image
 
 from histoblend.data.patches import CHUNK, write_pixels
-from histoblend.data.tiff import PatchReader
+from histoblend.data.sources.tiff import PatchReader
 from tests.conftest import SAMPLE
 
 AIM = 20_000

@@ -17,9 +17,9 @@ import numpy as np
 import tifffile
 
 import histoblend.pipelines.heatmap
-from histoblend.data.phantom import plan_pieces
-from histoblend.data.slides import Slide
-from histoblend.data.tissue import draw
+from histoblend.data.phantom.drawing import draw
+from histoblend.data.phantom.patches import plan_pieces
+from histoblend.data.slides.slide import Slide
 from histoblend.pipelines.console import Screen
 from histoblend.pipelines.heatmap import Geometry, heatmap
 from histoblend.pipelines.streaming import Options

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from histoblend.data.phantom import phantom
-from histoblend.data.tissue import draw
+from histoblend.data.phantom.drawing import draw
+from histoblend.data.phantom.patches import phantom
 
 PATCHES = 3000
 INTERPRETED = 6

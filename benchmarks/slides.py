@@ -18,8 +18,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from histoblend.data.phantom_slide import write_phantom_slide
-from histoblend.data.slides import Slide
+from histoblend.data.phantom.slide import write_phantom_slide
+from histoblend.data.slides.slide import Slide
 from histoblend.pipelines.console import Screen
 from histoblend.pipelines.heatmap import Geometry, heatmap
 from histoblend.pipelines.predict import predict_folder

@@ -49,7 +49,7 @@ Found = dict[str, np.ndarray]
 def sample(data: Path | None, count: int) -> Sample:
     """Patches of a phantom or of a prepared step, their labels and slides, and which of them a model learns from."""
     if data is None:
-        from histoblend.data.phantom import phantom
+        from histoblend.data.phantom.patches import phantom
 
         planned = phantom(count, slides=SLIDES, seed=0)
         patches, table = planned.render(0, count), planned.table

@@ -15,13 +15,16 @@ from typing import BinaryIO, Protocol
 import numpy as np
 import pandas as pd
 
-from histoblend.data.durable import clear_leftovers, read_sealed, write_whole
 from histoblend.data.errors import InputError
-from histoblend.data.files import open_array
 from histoblend.data.splits import check_splits
+from histoblend.data.storage.arrays import open_array
+from histoblend.data.storage.atomic import clear_leftovers, read_sealed, write_whole
 
 PIXELS = "pixels.npy"
 TABLE = "patches.parquet"
+
+#: The label speaks of this many pixels in the centre of a patch, height and width.
+CENTRE = 32
 
 #: What is measured on a chunk of patches: arrays by name.
 Measured = Mapping[str, np.ndarray]

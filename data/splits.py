@@ -1,18 +1,21 @@
 """Splits: whole groups are held out, the others get grouped, stratified folds.
 
-A group is a slide, together with every slide that shares a duplicate with it; see :func:`data.audit.decide`.
+A group is a slide, together with every slide that shares a duplicate with it; see :func:`data.audit.flags.decide`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
-from histoblend.data.duplicates import components
 from histoblend.data.errors import InputError
-from histoblend.data.labels import UNMAPPED
 
 TRAIN, TEST = "train", "test"
+
+#: Slide of the patches that an incomplete slide map leaves out: one group, so that they never span a split.
+UNMAPPED = "(unmapped)"
 
 #: Slides that were clustered from the patches, not given, are called "(inferred 07)".
 INFERRED = "(inferred"
@@ -86,6 +89,24 @@ def unite(groups: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarr
     codes, names = pd.factorize(groups, sort=True)
     root = components(len(names), codes[first], codes[second])
     return np.asarray(names, dtype=object)[root[codes]]
+
+
+def components(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Lowest row that each row is linked with, over any number of steps.
+
+    Parameters
+    ----------
+    n : int
+    first, second : ndarray of shape (links,), int
+
+    Returns
+    -------
+    ndarray of shape (n,), dtype int64
+    """
+    links = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(n, n))
+    component = connected_components(links, directed=False)[1]
+    lowest = np.unique(component, return_index=True)[1]
+    return lowest[component]
 
 
 def patch_groups(table: pd.DataFrame) -> np.ndarray:

@@ -32,8 +32,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
 import histoblend
-from histoblend.data.durable import PARTIAL, clear_leftovers, sync_folder, sync_tree
 from histoblend.data.errors import InputError
+from histoblend.data.patches import CENTRE
+from histoblend.data.storage.atomic import PARTIAL, clear_leftovers, sync_folder, sync_tree
 from histoblend.features.applications import file_sha256
 from histoblend.features.backbones import check_kind, find_backbone, load_backbone, weights_digest
 from histoblend.features.network import Shape, choose_backend, has_gpu, load_keras
@@ -50,7 +51,6 @@ KERAS_BATCH = 32
 GPU_BATCH = 256
 PREPARED_AHEAD = 3  # batches that the Keras engine's threads make ready while the network runs
 SYMMETRIES = 8
-CENTRE_SIDE = 32  # of the centre that other features call by this name
 DEFAULT_CACHE = Path(".cache/networks")
 
 #: Code that a network's numbers depend on.
@@ -331,7 +331,7 @@ class EmbeddingCompute:
         recipe = self.network.recipe
         names = []
         for size, centre in self.views:
-            options = [f"{size}px"] * (size is not None) + [f"crop{centre}"] * (centre not in (0, CENTRE_SIDE))
+            options = [f"{size}px"] * (size is not None) + [f"crop{centre}"] * (centre not in (0, CENTRE))
             options += ["d4"] * self.d4 + [recipe.pooling] * (recipe.pooling != "avg")
             region = "centre" if centre else "whole"
             for label, width in recipe.maps:

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
-from histoblend.data.durable import clear_leftovers, is_sealed, write_whole
+from histoblend.data.storage.atomic import clear_leftovers, is_sealed, write_whole
 
 Compute = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[int], None]

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histoblend.data.audit import own_flags
+from histoblend.data.audit.flags import own_flags
+from histoblend.data.audit.measures import measure
 from histoblend.data.errors import InputError
-from histoblend.data.images import RESIZING
-from histoblend.data.measures import measure
+from histoblend.data.sources.images import RESIZING
 from histoblend.models.bundle import INDEX, Bundle
 from histoblend.models.outliers import OUTLIERS, Outliers
 from histoblend.models.safety import check_shape

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from histoblend.data.durable import PARTIAL, clear_leftovers, sync_folder, sync_tree, write_text_whole
 from histoblend.data.errors import InputError
+from histoblend.data.storage.atomic import PARTIAL, clear_leftovers, sync_folder, sync_tree, write_text_whole
 from histoblend.pipelines import stopping
 from histoblend.pipelines.memory import peak_memory
 from histoblend.pipelines.provenance import code_digest, commit, library_versions

@@ -9,9 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histoblend.data.durable import write_whole
 from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
+from histoblend.data.storage.atomic import write_whole
 from histoblend.pipelines.artefacts import manifest_digest, run_step
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.console import Screen

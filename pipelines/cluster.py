@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from histoblend.data.errors import InputError
-from histoblend.data.store import Store
+from histoblend.data.storage.store import Store
 from histoblend.pipelines.config import EngineConfig
 from histoblend.pipelines.console import Screen
 from histoblend.pipelines.provenance import code_digest, source_files

@@ -57,7 +57,7 @@ class SplitConfig(_Section):
 
 
 class AuditConfig(_Section):
-    """What follows from what is odd about a patch; data/audit.py says what each flag means."""
+    """What follows from what is odd about a patch; data/audit/flags.py says what each flag means."""
 
     exact_duplicate: Literal["group", "drop", "keep"] = Field("group", description="patches with the same pixels")
     near_duplicate: Literal["group", "drop", "keep"] = Field("group", description="the same picture, turned or altered")

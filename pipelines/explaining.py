@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histoblend.data.durable import write_whole
-from histoblend.data.folder import UnlabelledImages
-from histoblend.data.labels import printable
+from histoblend.data.patches import CENTRE
+from histoblend.data.sources.folder import UnlabelledImages
+from histoblend.data.sources.labels import printable
+from histoblend.data.storage.atomic import write_whole
 from histoblend.models.contributions import contributions
 from histoblend.models.predictor import CNN, Blend, Predictor, needs_slides
 from histoblend.pipelines.artefacts import write_json
@@ -32,7 +33,6 @@ GRID = 8
 #: Enlargement of pictures.
 _ZOOM = 4
 _GAP = 8
-_CENTRE = 32
 _BOX = np.array([255, 220, 0], np.uint8)
 
 
@@ -209,8 +209,8 @@ def _write_picture(path: Path, patch: np.ndarray, saliency: np.ndarray | None) -
 def _boxed(patch: np.ndarray) -> np.ndarray:
     """Enlarge a patch and bound its centre."""
     large = np.repeat(np.repeat(patch, _ZOOM, axis=0), _ZOOM, axis=1)
-    top, left = ((length - _CENTRE) // 2 * _ZOOM for length in patch.shape[:2])
-    bottom, right = top + _CENTRE * _ZOOM, left + _CENTRE * _ZOOM
+    top, left = ((length - CENTRE) // 2 * _ZOOM for length in patch.shape[:2])
+    bottom, right = top + CENTRE * _ZOOM, left + CENTRE * _ZOOM
     for edge in (np.s_[top - 2 : top, left - 2 : right + 2], np.s_[bottom : bottom + 2, left - 2 : right + 2]):
         large[edge] = _BOX
     for edge in (np.s_[top:bottom, left - 2 : left], np.s_[top:bottom, right : right + 2]):

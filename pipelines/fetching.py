@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from histoblend.data.archives import unpack_archive
-from histoblend.data.download import PCAM, ZENODO, download_files, download_kaggle
 from histoblend.data.errors import InputError
-from histoblend.data.pcam import unpack
+from histoblend.data.sources.archives import unpack_archive
+from histoblend.data.sources.download import PCAM, ZENODO, download_files, download_kaggle
+from histoblend.data.sources.pcam import unpack
 from histoblend.pipelines.console import Screen
 
 

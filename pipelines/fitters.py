@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from histoblend.data.store import Store, StoredArray
+from histoblend.data.storage.store import Store, StoredArray
 from histoblend.models.heads import HEADS
 from histoblend.pipelines.cluster import Cluster
 from histoblend.pipelines.tables import FeatureSets, Table

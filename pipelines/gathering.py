@@ -15,7 +15,7 @@ import numpy as np
 
 from histoblend.data.errors import InputError
 from histoblend.data.patches import PIXELS, PatchSet
-from histoblend.data.store import Store, StoredArray
+from histoblend.data.storage.store import Store, StoredArray
 from histoblend.features.extract import holds, write_rows
 from histoblend.pipelines.cluster import Cluster
 from histoblend.pipelines.parts import JOB, NETWORKS, Part, from_parquet, job_key, job_text, make_part, pixels_digest

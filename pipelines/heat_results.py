@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoblend.data.durable import sync_tree
-from histoblend.data.labels import printable
-from histoblend.data.phantom_slide import Truth
-from histoblend.data.planes import Plane, area_mean
-from histoblend.data.slides import Slide
-from histoblend.data.spreadsheet import write_csv
-from histoblend.data.survey import Survey
-from histoblend.data.tiles import Grid, TileSource
+from histoblend.data.phantom.slide import Truth
+from histoblend.data.slides.plane import Plane, area_mean
+from histoblend.data.slides.slide import Slide
+from histoblend.data.slides.survey import Survey
+from histoblend.data.slides.tiles import Grid, TileSource
+from histoblend.data.sources.labels import printable
+from histoblend.data.storage.atomic import sync_tree
+from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.models.bundle import Bundle
 from histoblend.models.predictor import FLAGS, Blend
 from histoblend.pipelines.artefacts import write_json

@@ -13,12 +13,12 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
-from histoblend.data.labels import printable
-from histoblend.data.planes import Plane
-from histoblend.data.slides import LEAST_MPP, MOST_MPP, Slide
-from histoblend.data.survey import KeptBlocks, Survey, survey, survey_plane
-from histoblend.data.tiles import Grid, TileSource, choose_cells
-from histoblend.data.tissue import CENTRE
+from histoblend.data.patches import CENTRE
+from histoblend.data.slides.plane import Plane
+from histoblend.data.slides.slide import LEAST_MPP, MOST_MPP, Slide
+from histoblend.data.slides.survey import KeptBlocks, Survey, survey, survey_plane
+from histoblend.data.slides.tiles import Grid, TileSource, choose_cells
+from histoblend.data.sources.labels import printable
 from histoblend.features.context import FEWEST
 from histoblend.models.bundle import Bundle, open_bundle
 from histoblend.models.predictor import FLAGS, Blend, choose_blends, open_predictor

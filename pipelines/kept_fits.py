@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from histoblend.data.durable import clear_leftovers, read_sealed, sync_tree, write_whole
+from histoblend.data.storage.atomic import clear_leftovers, read_sealed, sync_tree, write_whole
 from histoblend.models.bundle import save_head
 from histoblend.pipelines.artefacts import file_digest
 

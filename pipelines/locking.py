@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from histoblend.data.durable import clear_leftovers
 from histoblend.data.errors import InputError
+from histoblend.data.storage.atomic import clear_leftovers
 
 LOCK = ".lock"
 

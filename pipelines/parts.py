@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from histoblend.data.errors import InputError
-from histoblend.data.store import Store, StoredArray
+from histoblend.data.storage.store import Store, StoredArray
 from histoblend.pipelines.provenance import code_digest, library_versions
 
 JOB = "job.json"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from histoblend.data.errors import InputError
-from histoblend.data.phantom_slide import SPACING, pieces, write_phantom_slide
+from histoblend.data.phantom.slide import SPACING, pieces, write_phantom_slide
 from histoblend.models.bundle import INDEX
 from histoblend.pipelines.console import Screen
 

@@ -10,12 +10,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from histoblend.data.durable import write_whole
 from histoblend.data.errors import InputError
-from histoblend.data.files import stamp
-from histoblend.data.folder import UnlabelledImages
-from histoblend.data.labels import slide_map
-from histoblend.data.spreadsheet import read_written, write_csv
+from histoblend.data.sources.folder import UnlabelledImages
+from histoblend.data.sources.labels import slide_map
+from histoblend.data.storage.arrays import stamp
+from histoblend.data.storage.atomic import write_whole
+from histoblend.data.storage.spreadsheet import read_written, write_csv
 from histoblend.models.bundle import Bundle, open_bundle
 from histoblend.models.predictor import Blend, choose_blends, needs_slides, open_predictor
 from histoblend.pipelines.console import Screen
@@ -168,7 +168,7 @@ def slides_of_files(table: pd.DataFrame, path: Path) -> pd.Series:
     table : DataFrame
         ``patch_id, file``.
     path : Path
-        See :func:`data.labels.slide_map`; its ids may be patch ids, files, or file names without folder.
+        See :func:`data.sources.labels.slide_map`; its ids may be patch ids, files, or file names without folder.
 
     Returns
     -------

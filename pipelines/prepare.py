@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoblend.data.audit import choose_examples, decide, examine, reason, summarise
+from histoblend.data.audit.flags import choose_examples, decide, examine, reason, summarise
+from histoblend.data.audit.inferred_slides import TINTS, clusters_for, infer_slides
+from histoblend.data.audit.measures import Measures, measure
 from histoblend.data.errors import InputError
-from histoblend.data.inferred import TINTS, clusters_for, infer_slides
-from histoblend.data.labels import UNMAPPED
-from histoblend.data.measures import Measures, measure
 from histoblend.data.patches import (
     PIXELS,
     Source,
@@ -25,9 +24,9 @@ from histoblend.data.patches import (
     write_table,
     write_unlabelled,
 )
-from histoblend.data.sources import source_kind
-from histoblend.data.splits import assign_splits, base_groups, check_enough, is_known, unite
-from histoblend.data.spreadsheet import write_csv
+from histoblend.data.sources.registry import source_kind
+from histoblend.data.splits import UNMAPPED, assign_splits, base_groups, check_enough, is_known, unite
+from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.pipelines.artefacts import Outcome, StepSpec, file_digest
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.console import Screen
@@ -125,7 +124,7 @@ def audit_patches(config: Config, table: pd.DataFrame, measures: Measures) -> tu
     table : DataFrame
         With ``group``; and with inferred slides, where that was asked for.
     audit : DataFrame
-        From :func:`data.audit.examine`, with ``dropped_by``; rows as in ``table``.
+        From :func:`data.audit.flags.examine`, with ``dropped_by``; rows as in ``table``.
     """
     if is_known(table["slide"]).any():
         table = table.assign(slide=table["slide"].fillna(UNMAPPED))

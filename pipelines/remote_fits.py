@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from histoblend.data.errors import InputError
-from histoblend.data.store import Store, StoredArray
+from histoblend.data.storage.store import Store, StoredArray
 from histoblend.models.bundle import head_from, save_head
 
 _reading = threading.Lock()
@@ -33,7 +33,8 @@ def fit_whole(
 ) -> str:
     """Fit a head on ``rows`` of a table and predict ``out``; return the name of the file that holds both.
 
-    Arguments are those of :func:`pipelines.fitters.fit`, with the table as :attr:`data.store.StoredArray.text`; the
+    Arguments are those of :func:`pipelines.fitters.fit`, with the table as
+    :attr:`data.storage.store.StoredArray.text`; the
     result is the same, bit for bit.
     """
     from histoblend.pipelines.fitters import fit
@@ -45,7 +46,7 @@ def fit_whole(
 
 
 def read_block(array: str, start: int, stop: int) -> np.ndarray:
-    """Rows of a table in the store (:attr:`data.store.StoredArray.text`)."""
+    """Rows of a table in the store (:attr:`data.storage.store.StoredArray.text`)."""
     return StoredArray.parse(array).rows(start, stop)
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from histoblend.data.audit import FLAGS
-from histoblend.data.durable import copy_whole, write_whole
-from histoblend.data.files import open_array
-from histoblend.data.spreadsheet import read_written
+from histoblend.data.audit.flags import FLAGS
+from histoblend.data.storage.arrays import open_array
+from histoblend.data.storage.atomic import copy_whole, write_whole
+from histoblend.data.storage.spreadsheet import read_written
 from histoblend.pipelines.artefacts import Outcome, StepSpec
 from histoblend.pipelines.combining import CALIBRATORS, CHOICES, COMBINED, ENSEMBLE, ERRORS, GAINS, MEMBERS, THRESHOLDS
 from histoblend.pipelines.config import Config

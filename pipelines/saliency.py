@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from histoblend.data.files import open_array
 from histoblend.data.patches import PatchSet
+from histoblend.data.storage.arrays import open_array
 from histoblend.pipelines.artefacts import Outcome, StepSpec, write_json
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.console import Screen

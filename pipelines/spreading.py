@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from histoblend.data.store import Store, StoredArray
+from histoblend.data.storage.store import Store, StoredArray
 from histoblend.models.heads import HEADS, LogisticHead, XGBoostHead
 from histoblend.models.spread import blocks_of, fit_logistic
 from histoblend.pipelines.cluster import Cluster, explained

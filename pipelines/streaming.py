@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoblend.data.durable import is_sealed, write_text_whole, write_whole
 from histoblend.data.errors import InputError
 from histoblend.data.patches import Source
+from histoblend.data.storage.atomic import is_sealed, write_text_whole, write_whole
 from histoblend.features.context import ENOUGH, FEWEST
 from histoblend.models.predictor import FLAGS, Blend, Predictor, needs_slides
 from histoblend.pipelines.columns import Columns

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from histoblend.data.durable import copy_whole, write_whole
 from histoblend.data.patches import PatchSet
 from histoblend.data.splits import is_known
-from histoblend.data.spreadsheet import read_written, write_csv
+from histoblend.data.storage.atomic import copy_whole, write_whole
+from histoblend.data.storage.spreadsheet import read_written, write_csv
 from histoblend.models.bundle import Bundle, index_digest, open_bundle
 from histoblend.models.predictor import choose_blends, open_predictor
 from histoblend.pipelines.artefacts import Outcome, StepSpec, manifest_digest, run_step

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from histoblend.data.durable import PARTIAL
 from histoblend.data.errors import InputError
-from histoblend.data.files import open_array
 from histoblend.data.patches import PatchSet
 from histoblend.data.splits import is_known
+from histoblend.data.storage.arrays import open_array
+from histoblend.data.storage.atomic import PARTIAL
 from histoblend.pipelines.artefacts import Outcome, StepSpec
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.console import Screen

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import pandas as pd
 
-from histoblend.data.durable import is_sealed, read_sealed, write_whole
 from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
 from histoblend.data.splits import patch_groups
+from histoblend.data.storage.atomic import is_sealed, read_sealed, write_whole
 from histoblend.pipelines.artefacts import Outcome, StepSpec
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.console import Screen

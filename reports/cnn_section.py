@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from histoblend.data.patches import CENTRE
 from histoblend.models.resampling import mean_draws, percentile_interval, slide_groups
 from histoblend.reports import figures
-from histoblend.reports.pictures import CENTRE, Patches, centre_box, find_patches, photo_uri
+from histoblend.reports.pictures import Patches, centre_box, find_patches, photo_uri
 from histoblend.reports.section import Chart, Section
 from histoblend.reports.verdict import FEW_SLIDES, signed
 

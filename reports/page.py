@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.splits import is_known
-from histoblend.data.spreadsheet import write_csv
+from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.reports import figures
 from histoblend.reports.audit import AuditView
 from histoblend.reports.cnn_section import CnnView, cnn_section

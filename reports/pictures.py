@@ -10,8 +10,7 @@ from typing import Protocol
 import numpy as np
 import pandas as pd
 
-#: The label speaks of this many pixels in the centre, height and width.
-CENTRE = 32
+from histoblend.data.patches import CENTRE
 
 
 class Patches(Protocol):

@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
+from histoblend.data.patches import CENTRE
 from histoblend.features.backbones import find_backbone
 from histoblend.features.embeddings import KERAS_BATCH, SYMMETRIES, resize, symmetries
 from histoblend.features.network import load_keras
@@ -36,9 +37,6 @@ from histoblend.models.surgery import cut_network
 
 if TYPE_CHECKING:
     import keras
-
-#: The label speaks of this many pixels in the centre, height and width.
-CENTRE = 32
 
 #: What of a network is drawn at random, each part with all that come after it.
 PARTS = {"head": "the head", "top": "all after the last inner map", "whole": "the whole network"}

@@ -5,7 +5,7 @@ import threading
 import numpy as np
 import tifffile
 
-from histoblend.data.slides import Level, Slide
+from histoblend.data.slides.slide import Level, Slide
 
 
 def write_tiff(path, pixels, *, mpp=0.972, steps=(), tile=128, **options):

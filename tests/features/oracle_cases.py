@@ -5,7 +5,7 @@ from functools import cache, partial
 import numpy as np
 import pytest
 
-from histoblend.data.phantom import phantom
+from histoblend.data.phantom.patches import phantom
 from histoblend.features import table
 from tests.oracles import handcrafted, pictures
 

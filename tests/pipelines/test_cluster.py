@@ -11,7 +11,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from histoblend.data.errors import InputError
-from histoblend.data.store import Store
+from histoblend.data.storage.store import Store
 from histoblend.pipelines.baseline import Run
 from histoblend.pipelines.cluster import PACKAGES, Cluster
 from histoblend.pipelines.config import EngineConfig, load_config

@@ -7,7 +7,7 @@ import zipfile
 
 import pytest
 
-from histoblend.data.download import Published
+from histoblend.data.sources.download import Published
 from histoblend.pipelines import fetching
 from histoblend.pipelines.console import Screen
 from tests import ROOT

@@ -15,8 +15,8 @@ from PIL import Image
 
 import histoblend.pipelines.heatmap
 from histoblend.data.errors import InputError
-from histoblend.data.phantom_slide import Truth, write_phantom_slide
-from histoblend.data.slides import Slide
+from histoblend.data.phantom.slide import Truth, write_phantom_slide
+from histoblend.data.slides.slide import Slide
 from histoblend.models.bundle import open_bundle, seal_bundle
 from histoblend.models.predictor import Predictor, open_predictor
 from histoblend.pipelines.baseline import Run, baseline

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from histoblend.data.errors import InputError
-from histoblend.data.store import Store, StoredArray
+from histoblend.data.storage.store import Store, StoredArray
 from histoblend.features.extract import NotFinite
 from histoblend.features.table import columns, compute
 from histoblend.pipelines import parts

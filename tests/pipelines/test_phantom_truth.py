@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoblend.data.phantom import phantom
+from histoblend.data.phantom.patches import phantom
 from histoblend.data.splits import assign_splits, patch_groups
 from histoblend.features import table
 from histoblend.models.heads import HEADS

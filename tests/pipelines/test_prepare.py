@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoblend.data.audit import FLAGS
+from histoblend.data.audit.flags import FLAGS
 from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
 from histoblend.pipelines.auditing import show_audit

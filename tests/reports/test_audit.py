@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoblend.data.audit import FLAGS
+from histoblend.data.audit.flags import FLAGS
 from histoblend.reports.audit import AuditView, consequence, example_groups
 from histoblend.reports.page import write_report
 from tests.reports.cohorts import make_inputs

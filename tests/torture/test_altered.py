@@ -16,7 +16,7 @@ from histoblend.pipelines.failing import foreseen
 from tests.torture.disk import RESULTS, Disk, heads, run_in
 
 pytestmark = pytest.mark.torture
-SPEC = StepSpec("features", "2-features", ("data/files.py",), {"a": 1}, {}, 0)
+SPEC = StepSpec("features", "2-features", ("data/storage/arrays.py",), {"a": 1}, {}, 0)
 
 
 class BrokenOffError(Exception):

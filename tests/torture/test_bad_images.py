@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoblend.data.labels import printable
 from histoblend.data.patches import PatchSet
-from histoblend.data.spreadsheet import read_written
+from histoblend.data.sources.labels import printable
+from histoblend.data.storage.spreadsheet import read_written
 from tests import ROOT
 from tests.torture.corpus import NO_UTF8, bad_images, content, kind_of, no_files, noise, odd_but_good
 

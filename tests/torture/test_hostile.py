@@ -18,15 +18,15 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from histoblend.data.archives import unpack_archive
-from histoblend.data.durable import is_sealed, write_whole
 from histoblend.data.errors import InputError
-from histoblend.data.folder import FolderSource
-from histoblend.data.images import read_image
-from histoblend.data.kaggle import KaggleSource
-from histoblend.data.labels import slides_of
-from histoblend.data.pcam import PcamSource
-from histoblend.data.tiff import PatchReader
+from histoblend.data.sources.archives import unpack_archive
+from histoblend.data.sources.folder import FolderSource
+from histoblend.data.sources.images import read_image
+from histoblend.data.sources.kaggle import KaggleSource
+from histoblend.data.sources.labels import slides_of
+from histoblend.data.sources.pcam import PcamSource
+from histoblend.data.sources.tiff import PatchReader
+from histoblend.data.storage.atomic import is_sealed, write_whole
 from histoblend.features.backbones import load_backbone
 from histoblend.features.embeddings import open_session
 from histoblend.features.weights import read_checkpoint
@@ -41,7 +41,7 @@ from histoblend.pipelines.console import Screen
 from histoblend.pipelines.predict import predict_folder
 from histoblend.pipelines.streaming import Options
 from tests import ROOT
-from tests.data.test_archives import OUTSIDE, tarred, zipped
+from tests.data.sources.test_archives import OUTSIDE, tarred, zipped
 
 pytestmark = pytest.mark.torture
 PACKAGES = ("data", "features", "models", "reports", "pipelines")

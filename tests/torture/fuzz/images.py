@@ -11,8 +11,8 @@ from tests.torture.fuzz.driver import instrumented, main
 with instrumented():
     from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-    from histoblend.data.images import read_image, tame_pillow
-    from histoblend.data.tiff import PatchReader
+    from histoblend.data.sources.images import read_image, tame_pillow
+    from histoblend.data.sources.tiff import PatchReader
 
 PLUGINS = (BmpImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
 SIZE = 16

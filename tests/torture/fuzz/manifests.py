@@ -19,7 +19,9 @@ with instrumented():
         run_step,
     )  # fmt: skip
 
-SPEC = StepSpec("features", "2-features", ("data/files.py",), {"a": 1, "b": {"c": ["d"]}}, {"1-patches": "0" * 64}, 0)
+SPEC = StepSpec(
+    "features", "2-features", ("data/storage/arrays.py",), {"a": 1, "b": {"c": ["d"]}}, {"1-patches": "0" * 64}, 0
+)
 IDENTITY = _plain(SPEC.identity())
 RUN = Path(tempfile.mkdtemp(prefix="fuzz-files-"))
 

@@ -10,9 +10,9 @@ from tests.torture.fuzz.driver import instrumented, main
 
 with instrumented():
     from histoblend.data.errors import InputError
-    from histoblend.data.folder import LABELS, FolderSource
-    from histoblend.data.kaggle import _read_labels
-    from histoblend.data.labels import slides_of
+    from histoblend.data.sources.folder import LABELS, FolderSource
+    from histoblend.data.sources.kaggle import _read_labels
+    from histoblend.data.sources.labels import slides_of
 
 FOLDER = Path(tempfile.mkdtemp(prefix="fuzz-files-"))
 for name in ("a/1.png", "a/2.png", "b/3.png"):

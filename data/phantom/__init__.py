@@ -1,0 +1,1 @@
+"""Synthetic patches and slides with known truth."""

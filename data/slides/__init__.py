@@ -1,0 +1,1 @@
+"""Whole slides: opening them, finding tissue, cutting it into patches."""

@@ -1,0 +1,1 @@
+"""Where patches come from: Kaggle's layout, PatchCamelyon's files, folders of images."""

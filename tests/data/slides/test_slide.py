@@ -1,0 +1,175 @@
+"""Whole slides: pixels as they were written, resolutions as they are told, and one clear line for what is no slide."""
+
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from histoblend.data.errors import InputError
+from histoblend.data.slides.slide import Slide, given_spacing, over_white, stored_spacing
+from tests import ROOT
+from tests.data.slide_files import Bare, write_tiff
+
+SLIDES = ROOT.parent / "shared" / "data" / "slides"
+
+
+def real(name):
+    path = SLIDES / name
+    if not path.is_file():
+        pytest.skip("the real slides are not beside the checkout")
+    return path
+
+
+@pytest.fixture
+def noise():
+    return np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
+
+
+def test_pixels_and_resolution_come_back(tmp_path, noise):
+    with Slide(write_tiff(tmp_path / "a.tif", noise, mpp=0.25, steps=(4,))) as slide:
+        assert slide.size == (900, 700)
+        assert slide.spacing == pytest.approx((0.25, 0.25))
+        assert slide.extent == pytest.approx((225, 175))
+        assert [(level.width, level.height, level.downsample) for level in slide.levels] == [
+            (900, 700, 1),
+            (225, 175, 4),
+        ]
+        np.testing.assert_array_equal(slide.read(0, 13, 101, 300, 200), noise[101:301, 13:313])
+        np.testing.assert_array_equal(slide.read(1, 3, 5, 40, 30), noise[::4, ::4][5:35, 3:43])
+        assert slide.reads == [(0, 13, 101, 300, 200), (1, 3, 5, 40, 30)]
+
+
+def test_the_coarsest_level_that_is_fine_enough_is_chosen():
+    slide = Bare((8000, 8000), (2000, 2000), (500, 500), spacing=(0.25, 0.25))
+    chosen = {wanted: slide.level_for(wanted) for wanted in (0.1, 0.25, 0.972, 1.0, 3.9, 4.0, 100)}
+    assert chosen == {0.1: 0, 0.25: 0, 0.972: 0, 1.0: 1, 3.9: 1, 4.0: 2, 100: 2}
+    assert slide.level_for(0.998, 0.005) == 1
+
+
+def test_what_was_never_scanned_is_white():
+    region = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [100, 0, 255, 128]]], np.uint8)
+    # half opaque: 100 · 128/255 + 255 · 127/255 = 177.2
+    np.testing.assert_array_equal(over_white(region), [[[10, 20, 30], [255, 255, 255], [177, 127, 255]]])
+
+
+@pytest.mark.parametrize(
+    ("properties", "message"),
+    [
+        (
+            {},
+            r"does not say how large a pixel is; looked for openslide.mpp-x and openslide.mpp-y. Give MPP=… \(--mpp\)",
+        ),
+        ({"openslide.mpp-x": "0.5", "openslide.objective-power": "20"}, r"the objective was 20×.*looked for"),
+        ({"openslide.mpp-x": "0.5", "openslide.mpp-y": "nonsense"}, "expected pixels of 0.02 to 50 µm; got"),
+        ({"openslide.mpp-x": "nan", "openslide.mpp-y": "nan"}, "expected pixels of 0.02 to 50 µm; got"),
+        ({"openslide.mpp-x": "-1", "openslide.mpp-y": "-1"}, "expected pixels of 0.02 to 50 µm; got"),
+        ({"openslide.mpp-x": "1e9", "openslide.mpp-y": "1e9"}, "expected pixels of 0.02 to 50 µm; got"),
+        ({"openslide.mpp-x": "0.5", "openslide.mpp-y": "0.25"}, "about as wide as high; got .*mpp-x = 0.5.* Give"),
+    ],
+)
+def test_resolutions_that_nobody_can_use_are_explained(properties, message):
+    with pytest.raises(InputError, match=message):
+        stored_spacing(Path("x.svs"), properties)
+
+
+@pytest.mark.parametrize("mpp", [-0.5, 1e-9, 1e6, float("nan"), float("inf")])
+def test_a_given_resolution_must_be_one_of_a_microscope(mpp):
+    with pytest.raises(InputError, match=r"MPP \(--mpp\) must be the micrometres"):
+        given_spacing(Path("x.svs"), mpp)
+
+
+def test_a_given_resolution_wins(tmp_path, noise):
+    with Slide(write_tiff(tmp_path / "a.tif", noise, mpp=0.25), mpp=0.5) as slide:
+        assert slide.spacing == (0.5, 0.5)
+    with pytest.raises(InputError, match="does not say how large a pixel is"):
+        Slide(write_tiff(tmp_path / "b.tif", noise, mpp=0))
+
+
+def write_bad(path, kind, noise):
+    """Write one of many kinds of files that are no slides; return its path."""
+    if kind == "folder":
+        path.mkdir()
+    elif kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "flat":
+        tifffile.imwrite(path, noise, photometric="rgb")
+    elif kind == "picture":
+        Image.fromarray(noise).save(path, format="PNG")
+    elif kind == "cut":
+        content = write_tiff(path, noise).read_bytes()
+        path.write_bytes(content[: len(content) // 2])
+    elif kind != "missing":
+        path.write_bytes({"empty": b"", "text": b"no slide\n" * 50, "random": noise.tobytes()}[kind])
+    return path
+
+
+BAD = {
+    "missing": "expected a whole slide; got: No such file",
+    "folder": "expected the file of a whole slide; got a folder. Give the .mrxs file",
+    "pipe": "got a pipe or a device",
+    "empty": "OpenSlide knows no format like it. It reads Aperio",
+    "text": "OpenSlide knows no format like it. It reads Aperio",
+    "random": "OpenSlide knows no format like it. It reads Aperio",
+    "picture": "expected a whole slide; got a picture. Patches are for `make predict`",
+    "flat": "holds strips or one flat picture where tiles are needed",
+    "cut": "cut off or damaged|the slide is damaged",
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.parametrize("suffix", [".svs", ".tif"])
+def test_what_is_no_slide_ends_in_one_line(tmp_path, noise, kind, suffix):
+    with pytest.raises(InputError, match=BAD[kind]) as found:
+        Slide(write_bad(tmp_path / f"a{suffix}", kind, noise))
+    assert "\n" not in str(found.value)
+
+
+def test_a_slide_of_claimed_kilometres_is_refused(tmp_path, noise):
+    path = write_tiff(tmp_path / "a.tif", noise)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        tags = file.pages[0].tags
+        places = [(tags[name].valueoffset, tags[name].dtype) for name in ("ImageWidth", "ImageLength")]
+    for place, kind in places:
+        # as wide as the field holds
+        struct.pack_into("<H" if kind == 3 else "<I", content, place, 0xFFFF if kind == 3 else 2_000_000_000)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"at most 400 mm|cut off or damaged|is damaged"):
+        Slide(path, mpp=40.0)
+
+
+def test_a_damaged_tile_is_told_and_the_others_still_read(tmp_path, noise):
+    path = write_tiff(tmp_path / "a.tif", noise)
+    with tifffile.TiffFile(path) as file:
+        place = file.pages[0].dataoffsets[0]
+    content = bytearray(path.read_bytes())
+    content[place : place + 64] = bytes(64)
+    path.write_bytes(content)
+    with Slide(path) as slide:
+        for _ in range(2):
+            with pytest.raises(InputError, match=r"100 × 100 px of level 0 at \(0, 0\) cannot be decoded"):
+                slide.read(0, 0, 0, 100, 100)
+            np.testing.assert_array_equal(slide.read(0, 300, 300, 200, 100), noise[300:400, 300:500])
+
+
+def test_real_slides():
+    with Slide(real("cmu-1-small-region.svs")) as slide:
+        assert (slide.size, slide.spacing) == ((2220, 2967), (0.499, 0.499))
+        glass = slide.read(0, 2000, 200, 100, 100)
+        assert glass.min() > 200
+    with pytest.raises(InputError, match=r"Give MPP=… \(--mpp\)"):
+        Slide(real("tcga-cr-7395-01a-01-ts1.svs"))
+    with Slide(real("tcga-cr-7395-01a-01-ts1.svs"), mpp=0.25) as slide:
+        assert slide.level_for(0.972) == 1
+
+
+@pytest.mark.parametrize("share", [0.001, 0.3, 0.97])
+def test_a_real_slide_cut_off_ends_in_one_line(tmp_path, share):
+    content = real("cmu-1-small-region.svs").read_bytes()
+    (tmp_path / "a.svs").write_bytes(content[: int(share * len(content))])
+    with pytest.raises(InputError, match=r"a\.svs: "):
+        Slide(tmp_path / "a.svs")

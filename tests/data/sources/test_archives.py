@@ -1,0 +1,184 @@
+"""Archives: unpacked as packed, or refused before the first byte is written; never outside the target."""
+
+import io
+import stat
+import struct
+import tarfile
+import zipfile
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from histoblend.data.errors import InputError
+from histoblend.data.sources.archives import unpack_archive
+
+GOOD = {"train/a.tif": b"pixels" * 9, "train/sub/b.tif": b"", "labels.csv": b"id,label\n"}
+
+
+def zipped(path, members=GOOD, packing=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in members.items():
+            entry = name if isinstance(name, zipfile.ZipInfo) else zipfile.ZipInfo(name)
+            file.writestr(entry, content, packing)
+    return path
+
+
+def tarred(path, members=GOOD, mode="w"):
+    with tarfile.open(path, mode) as file:
+        for name, content in members.items():
+            entry = name if isinstance(name, tarfile.TarInfo) else tarfile.TarInfo(name)
+            entry.size = len(content)
+            file.addfile(entry, io.BytesIO(content))
+    return path
+
+
+def tar_entry(name, kind, target=""):
+    entry = tarfile.TarInfo(name)
+    entry.type, entry.linkname = kind, target
+    return entry
+
+
+def zip_link(name):
+    entry = zipfile.ZipInfo(name)
+    entry.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return entry
+
+
+@pytest.mark.parametrize(
+    "pack",
+    [
+        zipped,
+        lambda p: zipped(p, packing=zipfile.ZIP_DEFLATED),
+        tarred,
+        lambda p: tarred(p, mode="w:gz"),
+        lambda p: tarred(p, mode="w:xz"),
+        lambda p: tarred(p, mode="w:bz2"),
+    ],
+    ids=["zip", "deflated zip", "tar", "tar.gz", "tar.xz", "tar.bz2"],
+)
+def test_what_was_packed_is_unpacked(tmp_path, pack):
+    archive = pack(tmp_path / "archive")
+    assert unpack_archive(archive, tmp_path / "new" / "target") == ["labels.csv", "train"]
+    found = {
+        path.relative_to(tmp_path / "new" / "target").as_posix(): path.read_bytes()
+        for path in (tmp_path / "new" / "target").rglob("*")
+        if path.is_file()
+    }
+    assert found == GOOD
+
+
+BOMB = {"bomb": bytes(40_000_000)}
+OUTSIDE = ["/tmp/x", "../x", "a/../../x", "..", "C:/x", "C:x", "\\\\server\\x", "a\\..\\x", "//server/x"]  # noqa: S108
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("pack", [zipped, tarred], ids=["zip", "tar"])
+def test_nothing_is_written_outside(tmp_path, pack, name):
+    archive = pack(tmp_path / "archive", {"good": b"1", name: b"evil"})
+    with pytest.raises(InputError, match=r"leads outside the target. Nothing was unpacked"):
+        unpack_archive(archive, tmp_path / "target")
+    assert [path.name for path in tmp_path.iterdir()] == ["archive"]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda p: zipped(p, {zip_link("a"): b"/etc/passwd"}), "member 'a' is a link or a device"),
+        (lambda p: tarred(p, {tar_entry("a", tarfile.SYMTYPE, "/etc"): b""}), "member 'a' is a link, a device"),
+        (lambda p: tarred(p, {tar_entry("a", tarfile.LNKTYPE, "/etc/passwd"): b""}), "member 'a' is a link"),
+        (lambda p: tarred(p, {tar_entry("a", tarfile.FIFOTYPE): b""}), "member 'a' is a link, a device"),
+        (lambda p: tarred(p, {tar_entry("a", tarfile.CHRTYPE): b""}), "member 'a' is a link, a device"),
+        (lambda p: zipped(p, BOMB, zipfile.ZIP_DEFLATED), "member 'bomb' brings the size to 40000000 bytes, above"),
+        (lambda p: tarred(p, BOMB, "w:gz"), "member 'bomb' brings the size to 40000000 bytes, above 10000000"),
+        (lambda p: tarred(p, {"a": b"1", "./a": b"2"}), "member './a' stands twice"),
+        (lambda p: tarred(p, {"a/b": b"1", "a": b"2"}), "member 'a' stands twice"),
+        (lambda p: tarred(p, {"a": b"1", "a/b": b"2"}), "member 'a' is a file and a folder"),
+        (lambda p: tarred(p, {".": b"1"}), "member '.' has no name"),
+        (lambda p: p.write_bytes(b"not an archive"), "expected a whole zip or tar file; got: "),
+        (lambda p: p.write_bytes(tarred(p, mode="w:gz").read_bytes()[:100]), "expected a whole zip or tar file"),
+        (lambda p: p.write_bytes(zipped(p).read_bytes()[:-30]), "expected a whole zip or tar file"),
+        (lambda p: p.write_bytes(zipped(p).read_bytes().replace(b"pixelspixels", b"pixelspixelz")), "Bad CRC-32"),
+    ],
+    ids=[
+        "zip link", "tar link", "hard link", "pipe", "device", "zip bomb", "tar bomb", "twice", "folder and file",
+        "file and folder", "no name", "no archive", "cut tar", "cut zip", "damaged zip",
+    ],
+)  # fmt: skip
+def test_bad_archives_leave_nothing(tmp_path, make, message):
+    make(tmp_path / "archive")
+    with pytest.raises(InputError, match=message):
+        unpack_archive(tmp_path / "archive", tmp_path / "target")
+    assert not (tmp_path / "target").exists() or not list((tmp_path / "target").iterdir())
+
+
+def test_a_zip_that_lies_about_its_sizes_is_cut_short(tmp_path):
+    content = zipped(tmp_path / "archive", {"a": bytes(5000)}, zipfile.ZIP_DEFLATED).read_bytes()
+    place = content.index(b"PK\x01\x02")
+    lying = bytearray(content)
+    struct.pack_into("<I", lying, place + 24, 7)  # the directory says 7 bytes
+    (tmp_path / "archive").write_bytes(lying)
+    with pytest.raises(InputError, match="expected a whole zip or tar file"):
+        unpack_archive(tmp_path / "archive", tmp_path / "target")
+    assert not list((tmp_path / "target").iterdir())
+
+
+def test_an_encrypted_member_is_refused(tmp_path):
+    content = bytearray(zipped(tmp_path / "archive", {"a": b"1"}).read_bytes())
+    content[content.index(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "archive").write_bytes(content)
+    with pytest.raises(InputError, match="member 'a' is encrypted"):
+        unpack_archive(tmp_path / "archive", tmp_path / "target")
+
+
+def test_what_stands_there_is_never_replaced(tmp_path):
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "labels.csv").write_text("mine")
+    with pytest.raises(InputError, match=r"labels.csv exists already. Move it away"):
+        unpack_archive(zipped(tmp_path / "archive"), tmp_path / "target")
+    assert [path.name for path in (tmp_path / "target").iterdir()] == ["labels.csv"]
+
+
+def test_a_limit_of_bytes_holds(tmp_path):
+    with pytest.raises(InputError, match="brings the size to 54 bytes, above 50"):
+        unpack_archive(zipped(tmp_path / "archive"), tmp_path / "target", max_bytes=50)
+
+
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_a_damaged_archive_is_unpacked_or_refused(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("archive")
+    pack = data.draw(st.sampled_from([zipped, tarred, lambda p: tarred(p, mode="w:gz")]))
+    content = bytearray(pack(folder / "archive").read_bytes())
+    for _ in range(data.draw(st.integers(1, 5))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    (folder / "archive").write_bytes(content)
+    try:
+        unpack_archive(folder / "archive", folder / "target")
+    except InputError:
+        assert not (folder / "target").exists() or not list((folder / "target").iterdir())
+    assert {path.name for path in folder.iterdir()} <= {"archive", "target"}
+
+
+def test_a_zip_directory_that_points_before_the_file_is_refused(tmp_path):
+    archive = zipped(tmp_path / "archive")
+    content = bytearray(archive.read_bytes())
+    end = content.rindex(b"PK\x05\x06")
+    where = int.from_bytes(content[end + 16 : end + 20], "little")
+    content[end + 16 : end + 20] = (where + 1000).to_bytes(4, "little")
+    archive.write_bytes(content)
+
+    with pytest.raises(InputError, match="archive: "):
+        unpack_archive(archive, tmp_path / "target")
+    assert not (tmp_path / "target").exists() or not list((tmp_path / "target").iterdir())
+
+
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_damaged_sum_is_told_from_a_fault_of_the_disk(tmp_path, mode):
+    path = tarred(tmp_path / "archive", mode=mode)
+    content = bytearray(path.read_bytes())
+    for place in range(len(content) // 2, len(content) // 2 + 20):
+        content[place] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"expected a whole zip or tar file; got: .*Download it again"):
+        unpack_archive(path, tmp_path / "target")

@@ -1,0 +1,244 @@
+"""Downloads from a local server that truncates, stalls, changes a byte and refuses; and Kaggle's client in disguise."""
+
+import hashlib
+import os
+import stat
+import sys
+import threading
+import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from histoblend.data.errors import InputError
+from histoblend.data.sources import download
+from histoblend.data.sources.download import COMPETITION, PCAM, Published, Resuming, download_files, download_kaggle
+
+CONTENT = np.random.default_rng(0).bytes(400_000)
+FILE = Published("big.bin", hashlib.md5(CONTENT).hexdigest(), len(CONTENT))  # noqa: S324
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Serves CONTENT, by the script of what each next request gets; a script of nothing serves well."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        server = self.server
+        range_header = self.headers.get("Range")
+        server.asked.append(range_header)
+        act = server.script.pop(0) if server.script else "serve"
+        start = int(range_header.removeprefix("bytes=").rstrip("-")) if range_header else 0
+        if isinstance(act, int):
+            self.answer(act, b"no")
+            return
+        content = server.content
+        if act == "changed":
+            content = content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]
+        if start >= len(content):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(content)}")
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(206 if start and act != "whole" else 200)
+        start = 0 if act == "whole" else start
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        if act in ("cut", "stall"):
+            self.wfile.write(content[start : start + 150_000])
+            self.wfile.flush()
+            if act == "stall":
+                server.patience.wait(5)
+            self.close_connection = True
+        else:
+            self.wfile.write(content[start:])
+
+    def answer(self, status, body):
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_arguments):
+        """Stay silent."""
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    made.script, made.asked, made.content, made.patience = [], [], CONTENT, threading.Event()
+    made.url = f"http://127.0.0.1:{made.server_port}/files"
+    thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    yield made
+    made.patience.set()
+    made.shutdown()
+    made.server_close()
+    thread.join()
+
+
+def quick(part):
+    return Resuming(part, timeout_s=0.2, tries=3, pause_s=0.001)
+
+
+def get(server, folder, file=FILE, **options):
+    return download_files((file,), folder, mirror=server.url, downloader=quick, **options)
+
+
+def test_a_file_arrives_whole_and_is_counted(server, tmp_path):
+    counted = []
+    (path,) = get(server, tmp_path / "new" / "folder", progress=lambda name, count: counted.append((name, count)))
+    assert path.read_bytes() == CONTENT
+    assert {name for name, _ in counted} == {"big.bin"}
+    assert sum(count for _, count in counted) == len(CONTENT)
+    assert sorted(os.listdir(path.parent)) == ["big.bin"]
+
+
+def test_a_file_that_is_there_is_checked_and_not_fetched_again(server, tmp_path):
+    get(server, tmp_path)
+    get(server, tmp_path)
+    assert server.asked == [None]
+    (tmp_path / "big.bin").write_bytes(b"damaged")
+    get(server, tmp_path)
+    assert server.asked == [None, None]
+    assert (tmp_path / "big.bin").read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("act", ["cut", "stall"])
+def test_a_broken_download_goes_on_where_it_broke(server, tmp_path, act):
+    server.script = [act, act]
+    (path,) = get(server, tmp_path)
+    assert path.read_bytes() == CONTENT
+    starts = [int(asked.removeprefix("bytes=").rstrip("-")) for asked in server.asked[1:]]
+    assert server.asked[0] is None
+    assert 0 < starts[0] <= 150_000 < starts[1] <= 300_000
+
+
+def test_another_run_goes_on_too(server, tmp_path):
+    (tmp_path / "big.bin.part").write_bytes(CONTENT[:123_456])
+    get(server, tmp_path)
+    assert server.asked == ["bytes=123456-"]
+
+
+def test_a_download_that_only_lacked_its_check_is_not_repeated(server, tmp_path):
+    (tmp_path / "big.bin.part").write_bytes(CONTENT)
+    (path,) = get(server, tmp_path)
+    assert path.read_bytes() == CONTENT
+    assert server.asked == [f"bytes={len(CONTENT)}-"]
+
+
+def test_more_than_the_file_holds_is_thrown_away(server, tmp_path):
+    (tmp_path / "big.bin.part").write_bytes(CONTENT + b"more")
+    (path,) = get(server, tmp_path)
+    assert path.read_bytes() == CONTENT
+
+
+def test_a_server_that_knows_no_ranges_starts_over(server, tmp_path):
+    (tmp_path / "big.bin.part").write_bytes(b"x" * 1000)
+    server.script = ["whole"]
+    (path,) = get(server, tmp_path)
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_passing_refusal_is_tried_again(server, tmp_path, status):
+    server.script = [status, status]
+    (path,) = get(server, tmp_path)
+    assert path.read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ([403], r"/files/big.bin: expected a file; the server answered 403 Forbidden. Check the address"),
+        ([404], "the server answered 404 Not Found"),
+        ([503] * 9, r"broke off 3 times in a row \(the server answered 503 Service Unavailable\). 0 bytes are kept"),
+        (["cut", 503, 503, 503], r"broke off 3 times .* 503 .*\. 1\d{5} bytes are kept in .*big.bin.part; run again"),
+        (["changed"], f"/files/big.bin: its MD5 sum must be {FILE.md5}; got another. It was damaged"),
+    ],
+    ids=["403", "404", "503", "503 after a part", "a byte changed"],
+)
+def test_a_lasting_fault_is_one_clear_line(server, tmp_path, script, message):
+    server.script = list(script)
+    with pytest.raises(InputError, match=message) as caught:
+        get(server, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "big.bin").exists()
+    # The next run is not misled by what this one left.
+    server.script = []
+    assert get(server, tmp_path)[0].read_bytes() == CONTENT
+
+
+def test_nobody_there_is_said(tmp_path, server):
+    server.url = "http://127.0.0.1:9/files"
+    with pytest.raises(InputError, match=r"broke off 3 times in a row .*refused"):
+        get(server, tmp_path)
+
+
+def test_too_little_room_is_said_before_anything_is_fetched(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10**8))
+    with pytest.raises(InputError, match=r"expected room for 8.0 GB; got 0.1 GB"):
+        download_files(PCAM, tmp_path, mirror=server.url)
+    assert server.asked == []
+
+
+def test_the_published_files_are_nine_with_a_sum_each():
+    names = {f"camelyonpatch_level_2_split_{split}_{part}" for split in ("train", "valid", "test")
+             for part in ("x.h5.gz", "y.h5.gz", "meta.csv")}  # fmt: skip
+    assert {file.name for file in PCAM} == names
+    assert len({file.md5 for file in PCAM}) == 9
+    assert all(len(bytes.fromhex(file.md5)) == 16 for file in PCAM)
+
+
+def client(folder, body):
+    """An executable that stands for Kaggle's client."""
+    path = folder / "kaggle"
+    path.write_text(f"#!{sys.executable}\nimport sys, zipfile\n{body}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+def test_kaggles_client_is_asked_and_its_archive_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    client(
+        tmp_path,
+        f"""
+_, group, verb, option, folder, name = sys.argv
+assert (group, verb, option, name) == ("competitions", "download", "-p", "{COMPETITION}")
+with zipfile.ZipFile(folder + "/" + name + ".zip", "w") as file:
+    file.writestr("train/a.tif", b"pixels")
+    file.writestr("train_labels.csv", "id,label")
+""",
+    )
+    assert download_kaggle(tmp_path / "data") == ["train", "train_labels.csv"]
+    assert (tmp_path / "data" / "train" / "a.tif").read_bytes() == b"pixels"
+
+
+def test_without_kaggles_client_the_way_there_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(download.sys, "executable", str(tmp_path / "python"))
+    with pytest.raises(
+        InputError, match=r"Install it \(`.*pip install kaggle`\), get a token at .* and accept the rules"
+    ):
+        download_kaggle(tmp_path / "data")
+
+
+def test_a_client_that_is_refused_is_explained(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    client(tmp_path, "sys.exit('403 - Forbidden')")
+    with pytest.raises(InputError, match=r"status 1.*own words stand above. If it speaks of 401 or 403: get a token"):
+        download_kaggle(tmp_path / "data")
+    assert "403 - Forbidden" in capfd.readouterr().err
+
+
+def test_an_archive_that_was_downloaded_by_hand_is_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    with zipfile.ZipFile(tmp_path / f"{COMPETITION}.zip", "w") as file:
+        file.writestr("train/a.tif", b"pixels")
+    assert download_kaggle(tmp_path) == ["train"]

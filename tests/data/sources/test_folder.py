@@ -1,0 +1,204 @@
+"""Folders of images: both layouts, classes, sizes, and everything odd that can lie in them."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from histoblend.data.errors import InputError
+from histoblend.data.patches import write_pixels
+from histoblend.data.sources.folder import FolderSource, content
+from histoblend.data.splits import UNMAPPED
+
+ODD_NAMES = ['quote"s.png', "new\nline.png", "emoji 🔬.png", "a,b;c'.png", "-x.png", "%s{0}.png", "CAPITAL.PNG"]
+
+
+def picture(path, value=0, size=(32, 32), **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((size[1], size[0], 3), value, np.uint8)).save(path, **options)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three images of tissue without and three with tumour, in folders and of several formats."""
+    for number, suffix in enumerate(("png", "jpg", "tif", "webp", "bmp", "jpeg")):
+        picture(tmp_path / ("normal", "tumour")[number % 2] / f"{number}.{suffix}", 40 * number)
+    return tmp_path
+
+
+def with_labels(folder, rows, columns=("file", "label", "slide")):
+    pd.DataFrame(rows, columns=columns[: len(rows[0])]).to_csv(folder / "labels.csv", index=False)
+
+
+def test_a_folder_for_each_class(folder):
+    picture(folder / "tumour" / "deeper" / "down" / "9.png", 99)
+    source = FolderSource(folder, size=32)
+    assert source.table["patch_id"].tolist() == [
+        "normal/0.png", "normal/2.tif", "normal/4.bmp", "tumour/1.jpg", "tumour/3.webp", "tumour/5.jpeg",
+        "tumour/deeper/down/9.png",
+    ]  # fmt: skip
+    assert source.table["label"].tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert source.table["slide"].isna().all()
+    assert source.skipped == {}
+    pixels, reasons = source.read(1, 7)
+    assert reasons == {}
+    assert np.abs(pixels[:, 8, 8, 0].astype(int) - [80, 160, 40, 120, 200, 99]).max() <= 2
+    assert source.notes["classes"] == {"normal": {"label": 0, "patches": 3}, "tumour": {"label": 1, "patches": 4}}
+    assert source.notes["size"] == "32 × 32; an image of another size is set aside"
+
+
+def test_a_table_of_labels_with_slides(folder):
+    with_labels(
+        folder,
+        [
+            ("normal/0.png", "0", "S1"), ("./normal//2.tif", "0", "S1"), ("normal/4.bmp", "1", ""),
+            ("tumour/1.jpg", "1", "S2"), ("tumour/3.webp", "1", "S2"), ("tumour/5.jpeg", "0", "S2"),
+        ],
+    )  # fmt: skip
+    table = FolderSource(folder, size=32).table
+    assert table["label"].tolist() == [0, 0, 1, 1, 1, 0]
+    assert table["slide"].tolist() == ["S1", "S1", UNMAPPED, "S2", "S2", "S2"]
+
+
+def test_a_slide_map_beside_the_folders(folder):
+    (folder / "map.csv").write_text("file,slide\nnormal/0.png,S1\ntumour/1.jpg,S2\n")
+    slides = FolderSource(folder, size=32, slide_map="map.csv").table["slide"]
+    assert slides.tolist() == ["S1", UNMAPPED, UNMAPPED, "S2", UNMAPPED, UNMAPPED]
+
+
+@pytest.mark.parametrize(
+    ("names", "positive", "expected"),
+    [
+        (("0", "1"), (), (0, 1)),
+        (("Benign", "other"), (), (0, 1)),
+        (("other", "TUMOR"), (), (0, 1)),
+        (("a", "b"), ("a",), (1, 0)),
+        (("normal", "tumour"), ("normal",), (1, 0)),
+        (("a", "b", "c"), ("c", "a"), (1, 0, 1)),
+    ],
+)
+def test_classes_become_labels(tmp_path, names, positive, expected):
+    for name in names:
+        picture(tmp_path / name / "0.png")
+    table = FolderSource(tmp_path, size=32, positive=positive).table.set_index("patch_id")
+    assert tuple(table.loc[f"{name}/0.png", "label"] for name in names) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "positive", "message"),
+    [
+        ((), (), "expected two classes .* got none"),
+        (("a",), (), "expected two classes .* got 'a'"),
+        (("a", "b"), (), r"which of the classes 'a', 'b' are positive\? Say it: --set 'data.positive=\[\"b\"\]'"),
+        (("tumour", "cancer"), (), "which of the classes"),
+        (("normal", "benign"), (), "which of the classes"),
+        (("normal", "stroma", "tumour"), (), "which of the classes 'normal', 'stroma', 'tumour' are positive"),
+        (("a", "b"), ("c",), "data.positive must name classes; got 'c', and there are 'a', 'b'"),
+        (("a", "b"), ("a", "b"), "data.positive must leave a negative class"),
+    ],
+)
+def test_unclear_classes_are_asked_for(tmp_path, names, positive, message):
+    for name in names:
+        picture(tmp_path / name / "0.png")
+    with pytest.raises(InputError, match=message):
+        FolderSource(tmp_path, size=32, positive=positive)
+
+
+ALL = [
+    (f"{('normal', 'tumour')[n % 2]}/{n}.{s}", n % 2)
+    for n, s in enumerate(("png", "jpg", "tif", "webp", "bmp", "jpeg"))
+]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([*ALL, ("../../etc/passwd", "1")], r"inside the folder, without '..'; got '../../etc/passwd'"),
+        ([*ALL, ("/etc/passwd", "1")], "inside the folder, without '..'; got '/etc/passwd'"),
+        ([*ALL, ("C:\\x.png", "1")], "inside the folder"),
+        ([*ALL, ("a\\..\\..\\x.png", "1")], "inside the folder"),
+        ([*ALL, ("", "1")], "inside the folder, without '..'; got ''"),
+        ([*ALL, ("normal/../normal/0.png", "1")], "inside the folder"),
+        ([*ALL, ("normal/./0.png", "1")], "ids must be unique; got 'normal/0.png' twice"),
+        ([*ALL[1:], ("normal/0.png", "")], "every file needs a label; got none for 'normal/0.png'"),
+        ([*ALL, ("x.png", "1")], r"1 ids have no image under .* \(first: 'x.png'\). Remove them or pass"),
+        (ALL[2:], r"2 images have no label \(first: 'normal/0.png'\)"),
+    ],
+    ids=[
+        "above", "absolute", "drive", "backslashes", "empty", "up and down", "twice", "no label", "gone", "unlisted"
+    ],
+)  # fmt: skip
+def test_wrong_tables_are_explained(folder, rows, message):
+    with_labels(folder, rows)
+    with pytest.raises(InputError, match=message):
+        FolderSource(folder, size=32)
+
+
+def test_missing_skip_keeps_what_has_both(folder):
+    with_labels(folder, [*ALL[1:], ("x.png", 1)])
+    source = FolderSource(folder, size=32, missing="skip")
+    assert len(source.table) == 5
+    assert source.skipped == {"x.png": f"no image under {folder.name}/", "normal/0.png": "no label in labels.csv"}
+
+
+def test_images_beside_the_class_folders_are_no_class(folder):
+    picture(folder / "loose.png")
+    with pytest.raises(InputError, match=r"got 1 images beside them \(first: 'loose.png'\). Move them"):
+        FolderSource(folder, size=32)
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_odd_names_are_read(folder, name, tmp_path_factory):
+    picture(folder / "normal" / name, 77)
+    source = FolderSource(folder, size=32)
+    target = tmp_path_factory.mktemp("out")
+    table, _, _ = write_pixels(source, target)
+    table.to_parquet(target / "t.parquet")
+    row = pd.read_parquet(target / "t.parquet")["patch_id"].tolist().index(f"normal/{name}")
+    assert np.load(target / "pixels.npy")[row, 0, 0, 0] == 77
+
+
+def test_what_is_no_image_is_listed_and_never_waited_for(folder):
+    (folder / "tumour" / "x.png").mkdir()
+    (folder / "tumour" / "loop.png").symlink_to("loop.png")
+    (folder / "tumour" / "round").symlink_to(folder)
+    (folder / "tumour" / "notes.txt").write_text("hello")
+    (folder / "tumour" / ".hidden.png").write_text("hello")
+    os.mkfifo(folder / "normal" / "pipe.png")
+    with open(os.fsencode(folder / "normal") + b"/\xff.png", "wb") as file:
+        file.write((folder / "normal" / "0.png").read_bytes())
+    (folder / "normal" / "broken.png").write_bytes(b"\x89PNG")
+    picture(folder / "normal" / "small.png", size=(8, 8))
+    (folder / "README").write_text("hello")
+    before = list(content(folder))
+    source = FolderSource(folder, size=32)
+    assert source.skipped == {
+        "tumour/x.png": "a folder with the name of an image",
+        "tumour/loop.png": "not a file but a pipe, a device or a dead link",
+        "tumour/round": "a link to a folder: not followed",
+        "tumour/notes.txt": "not an image by its name (.png, .jpg, .jpeg, .tif, .tiff, .webp, .bmp)",
+        "normal/pipe.png": "not a file but a pipe, a device or a dead link",
+        "normal/\\xff.png": "its name is not UTF-8: rename it",
+    }
+    reasons = source.read(0, len(source.table))[1]
+    assert [source.table["patch_id"][row] for row in reasons] == ["normal/broken.png", "normal/small.png"]
+    assert reasons[4] == "expected 32 × 32 pixels, got 8 × 8"
+    picture(folder / "normal" / "small.png", size=(9, 9))
+    assert list(content(folder)) != before
+
+
+def test_the_rule_for_other_sizes_is_applied_and_noted(folder):
+    picture(folder / "normal" / "wide.png", 50, size=(100, 40))
+    for rule, said in (("resize", "bicubic"), ("crop", "the centre is cut out")):
+        source = FolderSource(folder, size=32, resize=rule)
+        row = source.table["patch_id"].tolist().index("normal/wide.png")
+        pixels, reasons = source.read(row, row + 1)
+        assert (reasons, pixels.min(), pixels.max()) == ({}, 50, 50)
+        assert said in source.notes["size"]
+
+
+def test_a_folder_that_is_none_is_named(tmp_path):
+    with pytest.raises(InputError, match="expected a folder with a folder for each class"):
+        FolderSource(tmp_path / "nowhere")

@@ -1,0 +1,165 @@
+"""Kaggle's layout: what is read, and what is said of everything that is wrong with it."""
+
+import os
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from histoblend.data.errors import InputError
+from histoblend.data.sources.kaggle import KaggleSource
+from histoblend.data.splits import UNMAPPED
+
+
+def rewrite(path, change):
+    table = pd.read_csv(path, dtype=str)
+    change(table).to_csv(path, index=False)
+
+
+def test_pixels_labels_and_slides_are_read_as_written(kaggle_folder):
+    folder = kaggle_folder(n=20, slides=4)
+    source = KaggleSource(folder)
+    pixels, reasons = source.read(5, 9)
+    assert reasons == {}
+    for row, patch_id in enumerate(source.table["patch_id"].iloc[5:9]):
+        np.testing.assert_array_equal(pixels[row], np.asarray(Image.open(folder / "train" / f"{patch_id}.tif")))
+    labels = pd.read_csv(folder / "train_labels.csv").set_index("id")["label"]
+    slides = pd.read_csv(folder / "patch_id_wsi.csv").set_index("id")["wsi"]
+    assert source.table["label"].tolist() == labels[source.table["patch_id"]].tolist()
+    assert source.table["slide"].tolist() == slides[source.table["patch_id"]].tolist()
+
+
+def test_without_a_slide_map_no_slide_is_known(kaggle_folder):
+    folder = kaggle_folder()
+    (folder / "patch_id_wsi.csv").unlink()
+    assert KaggleSource(folder).table["slide"].isna().all()
+
+
+def test_patches_that_the_map_leaves_out_share_one_group(kaggle_folder):
+    folder = kaggle_folder(n=20)
+    rewrite(folder / "patch_id_wsi.csv", lambda table: table.iloc[3:])
+    slides = KaggleSource(folder).table["slide"]
+    assert (slides == UNMAPPED).sum() == 3
+    assert slides.notna().all()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda f: (f / "train").rename(f / "elsewhere"), "train: expected a folder of .tif patches"),
+        (lambda f: (f / "train_labels.csv").unlink(), r"train_labels.csv: expected a CSV file .* does not exist"),
+        (lambda f: (f / "train_labels.csv").write_bytes(b"\xff\xfe\x00\x01"), "expected a CSV file .* id,label"),
+        (lambda f: (f / "train_labels.csv").write_text(""), "expected a CSV file with columns id,label"),
+        (
+            lambda f: rewrite(f / "train_labels.csv", lambda t: t.rename(columns={"label": "tumor"})),
+            "expected columns id,label; got id,tumor. Rename or add label",
+        ),
+        (
+            lambda f: rewrite(f / "train_labels.csv", lambda t: t.assign(label=["2", *t["label"][1:]])),
+            "labels must be 0 or 1; got '2'",
+        ),
+        (
+            lambda f: rewrite(f / "train_labels.csv", lambda t: pd.concat([t, t[:1]])),
+            "ids must be unique; got '0000",
+        ),
+        (
+            lambda f: rewrite(f / "train_labels.csv", lambda t: t[2:]),
+            r"2 images have no label \(first: '0000.*tif'\). Remove them or pass --missing=skip",
+        ),
+        (
+            lambda f: next((f / "train").glob("0003*")).unlink(),
+            r"1 ids have no image under train/ \(first: '0003",
+        ),
+        (
+            lambda f: rewrite(f / "patch_id_wsi.csv", lambda t: pd.concat([t, t[:1].assign(wsi="other")])),
+            "a patch must have one slide; got two for id '0000",
+        ),
+        (
+            lambda f: rewrite(f / "patch_id_wsi.csv", lambda t: t.rename(columns={"wsi": "x"})),
+            "expected a column one of slides .wsi, slide, .*; got id,x",
+        ),
+    ],
+    ids=[
+        "no folder", "no labels", "labels not text", "labels empty", "no label column", "label 2", "id twice",
+        "image without label", "id without image", "two slides", "no wsi column",
+    ],
+)  # fmt: skip
+def test_wrong_input_is_named(kaggle_folder, spoil, message):
+    folder = kaggle_folder(n=20)
+    spoil(folder)
+    with pytest.raises(InputError, match=message):
+        KaggleSource(folder)
+
+
+def test_missing_skip_keeps_what_has_both_and_says_what_it_left_out(kaggle_folder):
+    folder = kaggle_folder(n=20)
+    rewrite(folder / "train_labels.csv", lambda table: table[2:])
+    gone = next((folder / "train").glob("0007*"))
+    gone.unlink()
+    source = KaggleSource(folder, missing="skip")
+    assert len(source.table) == 17
+    assert len(source.skipped) == 3
+    assert source.skipped[gone.stem] == "no image under train/"
+
+
+def test_an_image_that_is_not_plain_rgb_is_set_aside(kaggle_folder):
+    folder = kaggle_folder(n=20)
+    Image.new("L", (96, 96)).save(next((folder / "train").glob("0005*")))
+    (victim,) = (folder / "train").glob("0007*")
+    victim.unlink()
+    victim.mkdir()
+    pixels, reasons = KaggleSource(folder).read(0, 20)
+    assert reasons == {5: "expected an RGB image, got mode L", 7: "not readable as an image (Is a directory)"}
+    assert len(pixels) == 20
+
+
+def test_patches_without_labels_are_a_source_of_their_own(kaggle_folder):
+    folder = kaggle_folder(n=20)
+    assert KaggleSource(folder).unlabelled is None
+    shutil.copytree(folder / "train", folder / "test")
+    (folder / "test" / "._0000.tif").write_bytes(b"what macOS leaves")
+    rest = KaggleSource(folder).unlabelled
+    assert list(rest.table) == ["patch_id", "slide"]
+    assert rest.table["patch_id"].tolist() == sorted(path.stem for path in (folder / "train").iterdir())
+    assert rest.table["slide"].isna().all()
+    np.testing.assert_array_equal(rest.read(3, 9)[0], KaggleSource(folder).read(3, 9)[0])
+
+
+def test_a_name_that_no_table_can_hold_is_listed(kaggle_folder):
+    folder = kaggle_folder(n=20)
+    shutil.copytree(folder / "train", folder / "test")
+    for part in ("train", "test"):
+        image = next((folder / part).glob("0007*")).read_bytes()
+        with open(os.fsencode(folder / part) + b"/a\xff.tif", "wb") as file:
+            file.write(image)
+    with pytest.raises(InputError, match=r"1 images have no label \(first: 'a.udcff.tif'\)"):
+        KaggleSource(folder)
+    source = KaggleSource(folder, missing="skip")
+    assert source.skipped == {r"a\xff": "no label in train_labels.csv"}
+    assert source.unlabelled.skipped == {r"a\xff": "its name is not UTF-8: rename it"}
+    assert len(source.unlabelled.table) == 20
+
+
+def test_another_slide_map_is_taken_by_name_or_path(kaggle_folder, tmp_path):
+    folder = kaggle_folder(n=20)
+    (folder / "patch_id_wsi.csv").rename(tmp_path / "map.csv")
+    table = pd.read_csv(tmp_path / "map.csv", dtype=str)
+    expected = table.sort_values("id")["wsi"].tolist()
+    table.assign(id="train/" + table["id"] + ".TIF").rename(columns={"id": "File", "wsi": " Slide_ID"}).to_csv(
+        folder / "other.csv", index=False
+    )
+    for slide_map in ("other.csv", str(tmp_path / "map.csv")):
+        assert KaggleSource(folder, slide_map=slide_map).table["slide"].tolist() == expected
+    assert KaggleSource(folder).table["slide"].isna().all()
+    with pytest.raises(InputError, match=r"nowhere\.csv: expected a CSV file with the slide of each patch"):
+        KaggleSource(folder, slide_map="nowhere.csv")
+
+
+def test_the_real_sample(sample):
+    source = KaggleSource(sample)
+    assert len(source.table) == 2965
+    assert source.table["slide"].nunique() == 36
+    assert source.table["label"].sum() == 1147
+    assert len(source.unlabelled.table) == 300

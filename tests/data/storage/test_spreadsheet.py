@@ -1,0 +1,45 @@
+"""Tables for spreadsheets: no name becomes a formula or another row, and every name comes back."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from histoblend.data.storage.spreadsheet import escape, read_written, unescape, write_csv
+
+NAMES = ["=cmd()", "+1", "-1", "@a", "\tb", "\rc", "a=1", "'=1", "NA", "007", "x\ry", "a,b\n", 'quote"s', "emoji 🔬"]
+
+
+def test_names_that_begin_a_formula_are_text():
+    assert [escape(name) for name in ("=1", "+1", "-1", "@a", "\tb", "a=1", "'a", "'=1")] == [
+        "'=1", "'+1", "'-1", "'@a", "'\tb", "a=1", "'a", "''=1"
+    ]  # fmt: skip
+
+
+@given(st.text())
+def test_every_name_comes_back(name):
+    assert unescape(escape(name)) == name
+    assert not escape(name).startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
+@pytest.mark.parametrize("dtype", ["str", "object", "string"])
+def test_a_table_comes_back(tmp_path, dtype):
+    table = pd.DataFrame({"name": pd.Series(NAMES, dtype=dtype), "value": np.linspace(-1, 1, len(NAMES))})
+    write_csv(table, tmp_path / "t.csv")
+    again = read_written(tmp_path / "t.csv", ("name",))
+    assert again["name"].tolist() == NAMES
+    assert again["value"].tolist() == table["value"].tolist()
+
+
+def test_missing_values_numbers_and_booleans_stay_as_they_are(tmp_path):
+    table = pd.DataFrame({"slide": ["S1", None], "value": [-0.5, np.nan], "kept": [True, False], "=x": [1, 2]})
+    table["mixed"] = pd.Series([0, None], dtype=object)
+    write_csv(table, tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_bytes() == b"slide,value,kept,'=x,mixed\nS1,-0.5,True,1,0\n,,False,2,\n"
+    assert read_written(tmp_path / "t.csv", ("slide",))["slide"].isna().tolist() == [False, True]
+
+
+def test_a_category_of_names_is_escaped(tmp_path):
+    write_csv(pd.DataFrame({"slide": pd.Categorical(["=a", "b", "=a"])}), tmp_path / "t.csv")
+    assert (tmp_path / "t.csv").read_text() == "slide\n'=a\nb\n'=a\n"
