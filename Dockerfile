@@ -17,6 +17,6 @@ COPY configs ./configs
 
 ENV PYTHONPATH=/histoblend/src PYTHONDONTWRITEBYTECODE=1
 # Kernels are compiled once, here, and not by every worker.
-RUN python -c "from histoblend.features.table import compile_kernels; compile_kernels()"
+RUN python -c "from histoblend.features.handcrafted.families import compile_kernels; compile_kernels()"
 
 CMD ["dask", "worker", "--help"]

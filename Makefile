@@ -110,8 +110,8 @@ bench: $(VENV)/.dev  ## every benchmark: checks the answer, then prints a ratio 
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 docs: $(VENV)/.user  ## write docs/features.md and docs/backbones.md from their tables
-	@$(PY) -m histoblend.features.table docs/features.md
-	@$(PY) -m histoblend.features.backbones docs/backbones.md
+	@$(PY) -m histoblend.features.handcrafted.families docs/features.md
+	@$(PY) -m histoblend.features.networks.backbones docs/backbones.md
 
 lock: $(VENV)/.dev  ## compile requirements*.in into fully pinned, hashed requirements*.txt
 	@$(PY) -m pip install --quiet uv

@@ -15,8 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from histoblend.features.embeddings import DEFAULT_CACHE, Recipe, embedding_compute, embedding_network, export_onnx
 from histoblend.features.extract import extract_shards
+from histoblend.features.networks.embeddings import (
+    DEFAULT_CACHE,
+    Recipe,
+    embedding_compute,
+    embedding_network,
+    export_onnx,
+)
 
 Way = Callable[[np.ndarray], np.ndarray]
 

@@ -10,8 +10,8 @@ import time
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from histoblend.features import table
-from histoblend.features.stain import Planes
+from histoblend.features.handcrafted import families
+from histoblend.features.handcrafted.channels import Planes
 from tests.oracles import handcrafted, pictures
 
 PATCHES = 256
@@ -32,8 +32,8 @@ def compile_all():
     """Print the seconds that each family's first call takes; near 0 where kernels are cached from an earlier run."""
     tiny = np.zeros((1, 32, 32, 3), np.uint8)
     times = {"planes": seconds(lambda: (Planes(tiny).grey, Planes(tiny).stains), repeats=1)}
-    for family in table.FAMILIES:
-        times[family.name] = seconds(table.compute, tiny, [family.name], repeats=1)
+    for family in families.FAMILIES:
+        times[family.name] = seconds(families.compute, tiny, [family.name], repeats=1)
     listed = ", ".join(f"{name} {value:.1f}" for name, value in times.items())
     print(f"first call {sum(times.values()):.1f} s ({listed})")
 
@@ -46,25 +46,25 @@ def compare_families(few):
     totals = np.array([0.0, shared])
     print(f"{'family':<14}{'columns':>8}{'loop ms':>10}{'batch ms':>10}{'ratio':>8}")
     print(f"{'shared planes':<14}{'':>8}{'':>10}{shared:>10.3f}")
-    for family in table.FAMILIES:
+    for family in families.FAMILIES:
         names = [column.name for column in family.columns]
         expected = handcrafted.table(few, family.name, names)
-        np.testing.assert_allclose(table.compute(few, [family.name]), expected, rtol=1.1e-6, atol=1e-9)
+        np.testing.assert_allclose(families.compute(few, [family.name]), expected, rtol=1.1e-6, atol=1e-9)
         loop = seconds(handcrafted.table, few, family.name, names, repeats=1) / LOOPED * 1e3
         batch = seconds(lambda compute=family.compute: [compute(p) for p in batches]) / PATCHES * 1e3
         totals += loop, batch
         print(f"{family.name:<14}{len(names):>8}{loop:>10.2f}{batch:>10.3f}{loop / batch:>8.1f}")
-    print(f"{'all':<14}{len(table.columns()):>8}{totals[0]:>10.2f}{totals[1]:>10.3f}{totals[0] / totals[1]:>8.1f}")
+    print(f"{'all':<14}{len(families.columns()):>8}{totals[0]:>10.2f}{totals[1]:>10.3f}{totals[0] / totals[1]:>8.1f}")
 
 
 def show_growth(few):
     """Print the cost per patch for ever more patches, and per 1,000 pixels for ever larger ones."""
     for count in (64, 128, 256):
         many = np.resize(few, (count, *few.shape[1:]))
-        print(f"{count:>5} patches: {seconds(table.compute, many) / count * 1e3:.3f} ms a patch")
+        print(f"{count:>5} patches: {seconds(families.compute, many) / count * 1e3:.3f} ms a patch")
     for size in (48, 96, 192):
         large = np.stack([pictures.tissue(seed, size, size, nuclei=size * size // 512) for seed in range(32)])
-        spent = seconds(table.compute, large) / len(large) * 1e3
+        spent = seconds(families.compute, large) / len(large) * 1e3
         print(f"{size:>4} × {size:<4}: {spent:.3f} ms a patch, {spent / size**2 * 1e6:.0f} ns a pixel")
 
 
@@ -72,7 +72,7 @@ def show_memory(few):
     """Print the peak memory before and after a table of many patches that takes a mapped file's place."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     many = np.broadcast_to(few[0], (1024, *few.shape[1:]))
-    table.compute(many)
+    families.compute(many)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"peak memory: {after:.0f} MB; 1,024 patches more added {after - before:.0f} MB")
 

@@ -28,8 +28,8 @@ from pathlib import Path
 import numpy as np
 from scipy.special import expit
 
-from histoblend.features.embeddings import choose_engine, embedding_compute
-from histoblend.features.network import choose_backend
+from histoblend.features.networks.backend import choose_backend
+from histoblend.features.networks.embeddings import choose_engine, embedding_compute
 from histoblend.models.cnn import CnnSettings, Shown, Trainee, lower_network
 from histoblend.models.finetune import Lesson, fine_tune, pool
 from histoblend.models.heads import LogisticHead

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from histoblend.data.errors import InputError
-from histoblend.features.backbones import find_backbone, load_backbone
-from histoblend.features.embeddings import (
+from histoblend.features.networks.backbones import find_backbone, load_backbone
+from histoblend.features.networks.backend import Shape, load_keras
+from histoblend.features.networks.embeddings import (
     GPU_BATCH,
     KERAS_BATCH,
     SYMMETRIES,
@@ -26,8 +27,7 @@ from histoblend.features.embeddings import (
     resize,
     symmetries,
 )
-from histoblend.features.network import Shape, load_keras
-from histoblend.features.stored import StoredKeras, StoredOnnx
+from histoblend.features.networks.stored import StoredKeras, StoredOnnx
 from histoblend.models.augment import jitter_stains, normalise_stains
 from histoblend.models.surgery import cut_network, fold_norms, unfold_norms
 
@@ -50,7 +50,7 @@ class CnnSettings:
     Attributes
     ----------
     backbone, weights : str
-        As for :class:`features.embeddings.Recipe`.
+        As for :class:`features.networks.embeddings.Recipe`.
     size : int
         Side that patches are resized to, px; 0 leaves them as they are.
     trained : {"auto", "top", "all"}

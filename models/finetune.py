@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.storage.atomic import is_sealed, write_whole
-from histoblend.features.network import choose_backend, load_keras, to_numpy
+from histoblend.features.networks.backend import choose_backend, load_keras, to_numpy
 from histoblend.models.cnn import CnnSettings, Trainee
 from histoblend.models.heads import LogisticHead, inner_folds
 

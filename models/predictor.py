@@ -20,7 +20,7 @@ from histoblend.models.outliers import OUTLIERS, Outliers
 from histoblend.models.safety import check_shape
 
 if TYPE_CHECKING:
-    from histoblend.features.context import SlideReference
+    from histoblend.features.handcrafted.slide_context import SlideReference
 
 CNN = "cnn"
 ENSEMBLE = "ensemble"
@@ -205,7 +205,7 @@ class Predictor:
             self._check_context()
 
     def _open_networks(self) -> Any:
-        from histoblend.features.stored import open_networks
+        from histoblend.features.networks.stored import open_networks
 
         return open_networks(self.bundle.index["networks"], self.bundle.inside(NETWORKS))
 
@@ -216,7 +216,7 @@ class Predictor:
 
     def _columns(self) -> dict[str, int]:
         """Place of each column: handcrafted ones first, then the embedding."""
-        from histoblend.features.table import columns
+        from histoblend.features.handcrafted.families import columns
 
         names = [column.name for column in columns(self.families)] if self.families else []
         names += list(self.embed.columns) if self.embed is not None else []
@@ -232,7 +232,7 @@ class Predictor:
 
     def _check_context(self) -> None:
         """The set is put together here: its columns must come out as they were learned."""
-        from histoblend.features.context import in_slide_name, slide_stain_sentences
+        from histoblend.features.handcrafted.slide_context import in_slide_name, slide_stain_sentences
 
         raw = [name for name in self.columns if not name.startswith("embedding_")]
         stains = list(slide_stain_sentences()) if "stain_fallback_both_whole" in raw else []
@@ -270,7 +270,7 @@ class Predictor:
             self.with_slide(np.concatenate([values.raw] * 4))
 
     def _find_out(self, pixels: np.ndarray) -> Values:
-        from histoblend.features.table import compute
+        from histoblend.features.handcrafted.families import compute
 
         none = np.empty((len(pixels), 0), np.float32)
         raw = compute(pixels, self.families) if self.families else none
@@ -307,9 +307,9 @@ class Predictor:
         return self.within_slide(raw, self.reference(lambda places: raw[:, places], len(raw)))
 
     def reference(self, take: Callable[[np.ndarray], np.ndarray], patches: int) -> SlideReference:
-        """What the patches of a slide are compared with; see :func:`features.context.slide_reference`."""
-        from histoblend.features.context import slide_reference
-        from histoblend.features.table import columns
+        """What the patches of a slide are compared with; see :func:`slide_context.slide_reference`."""
+        from histoblend.features.handcrafted.families import columns
+        from histoblend.features.handcrafted.slide_context import slide_reference
 
         return slide_reference(take, patches, [column.name for column in columns(self.families)])
 

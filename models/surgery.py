@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from histoblend.features.network import load_keras, to_numpy
+from histoblend.features.networks.backend import load_keras, to_numpy
 
 if TYPE_CHECKING:
     import keras

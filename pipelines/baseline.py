@@ -358,7 +358,7 @@ def explain(run: Run, column: str) -> Path:
     import numpy as np
     from PIL import Image
 
-    from histoblend.features.explain import explain as explain_column
+    from histoblend.features.handcrafted.explain import explain as explain_column
     from histoblend.pipelines.tables import read_values
 
     values, names = read_values(run.features[0])

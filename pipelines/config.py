@@ -80,7 +80,7 @@ class AuditConfig(_Section):
 class FeaturesConfig(_Section):
     """Which handcrafted features are computed."""
 
-    families: tuple[str, ...] = Field((), description="families of features/table.py; empty for all")
+    families: tuple[str, ...] = Field((), description="families of features/handcrafted/families.py; empty for all")
     shard: int = Field(256, ge=1, description="patches a shard (changes no value)")
 
 
@@ -90,7 +90,7 @@ class EmbeddingsConfig(_Section):
     backbone: tuple[str, ...] = Field(
         ("efficientnet-lite2",),
         min_length=1,
-        description="row of features/backbones.py (docs/backbones.md lists them); several stand side by side",
+        description="row of features/networks/backbones.py (docs/backbones.md lists them); several stand side by side",
     )
     weights: str = Field("imagenet", description="imagenet, random, or the path of a file of weights")
     size: tuple[int, ...] = Field(
@@ -151,7 +151,7 @@ class CnnConfig(_Section):
     """How the network is fine-tuned."""
 
     enabled: bool = Field(True, description="whether `ensemble` fine-tunes a network")
-    backbone: str = Field("efficientnet-lite2", description="row of features/backbones.py")
+    backbone: str = Field("efficientnet-lite2", description="row of features/networks/backbones.py")
     weights: str = Field("imagenet", description="imagenet, random, or the path of a file of weights")
     size: int = Field(192, ge=0, description="side to which patches are resized, px, 0 for none")
     trained: Literal["auto", "top", "all"] = Field(

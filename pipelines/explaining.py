@@ -115,7 +115,7 @@ def column_shares(predictor: Predictor, model: str, pixels: np.ndarray) -> list[
     """
     if model == CNN or needs_slides(model) or model.partition("_")[2] not in ("colour", "handcrafted"):
         return []
-    from histoblend.features.table import columns
+    from histoblend.features.handcrafted.families import columns
 
     values = predictor(pixels)
     row = predictor.row_values(model, np.concatenate([values.raw, values.embedding], axis=1))[0]

@@ -12,7 +12,7 @@ import pandas as pd
 
 from histoblend.data.patches import PatchSet
 from histoblend.data.splits import patch_groups
-from histoblend.features.table import group_columns
+from histoblend.features.handcrafted.families import group_columns
 from histoblend.pipelines.artefacts import Outcome, StepSpec
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.console import Screen

@@ -22,7 +22,7 @@ from histoblend.pipelines.parts import JOB, NETWORKS, Part, from_parquet, job_ke
 from histoblend.pipelines.tables import VALUES
 
 if TYPE_CHECKING:
-    from histoblend.features.embeddings import EmbeddingCompute, SideBySide
+    from histoblend.features.networks.embeddings import EmbeddingCompute, SideBySide
 
 PARTS = "parts"
 
@@ -143,7 +143,7 @@ def embed_on_cluster(
     progress: Callable[[int], None],
 ) -> Spent:
     """Embed patches on a cluster's workers, which get the networks as files; see :func:`extract_on_cluster`."""
-    from histoblend.features.stored import store_networks
+    from histoblend.features.networks.stored import store_networks
 
     with tempfile.TemporaryDirectory() as place:
         networks = Path(place, NETWORKS)

@@ -19,7 +19,7 @@ from histoblend.data.slides.slide import LEAST_MPP, MOST_MPP, Slide
 from histoblend.data.slides.survey import KeptBlocks, Survey, survey, survey_plane
 from histoblend.data.slides.tiles import Grid, TileSource, choose_cells
 from histoblend.data.sources.labels import printable
-from histoblend.features.context import FEWEST
+from histoblend.features.handcrafted.slide_context import FEWEST
 from histoblend.models.bundle import Bundle, open_bundle
 from histoblend.models.predictor import FLAGS, Blend, choose_blends, open_predictor
 from histoblend.pipelines import stopping

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from histoblend.features.table import group_columns
+from histoblend.features.handcrafted.families import group_columns
 from histoblend.models.altered import altered_scores
 from histoblend.models.bundle import load_head
 from histoblend.models.resampling import even_rows, slide_groups

@@ -21,7 +21,7 @@ from histoblend.reports.card import CARD, model_card
 from histoblend.reports.ladder import ALONE, split_model_name
 
 if TYPE_CHECKING:
-    from histoblend.features.embeddings import EmbeddingCompute, SideBySide
+    from histoblend.features.networks.embeddings import EmbeddingCompute, SideBySide
     from histoblend.pipelines.baseline import Run
 
 BUNDLE = "bundle"
@@ -121,14 +121,14 @@ def _store_networks(run: Run, folder: Path) -> list[dict[str, Any]]:
     """Write the embedding networks of the run's own engine; none where no set of columns holds embeddings."""
     if "embeddings" not in run.tables:
         return []
-    from histoblend.features.stored import store_networks
+    from histoblend.features.networks.stored import store_networks
 
     return store_networks(embedding_of(run), run.config.data.size, folder)
 
 
 def embedding_of(run: Run) -> EmbeddingCompute | SideBySide:
     """What turns patches into the run's embeddings, by the engine that made them."""
-    from histoblend.features.embeddings import embedding_compute
+    from histoblend.features.networks.embeddings import embedding_compute
 
     engine, options = run.tables["embeddings"][1]["notes"]["engine"], run.config.embeddings
     return embedding_compute(

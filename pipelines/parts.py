@@ -68,7 +68,7 @@ def job_text(pixels: StoredArray, columns: list[str], recipe: Mapping[str, Any])
         (n, height, width, 3) uint8.
     columns : list of str
     recipe : mapping
-        ``families``, or ``networks`` (:func:`features.stored.store_networks`) and ``files`` (SHA-256 by name).
+        ``families``, or ``networks`` (:func:`features.networks.stored.store_networks`) and ``files`` (SHA-256 by name).
     """
     here = {"code": code_digest(("data", "features")), "libraries": library_versions()}
     content = {"pixels": pixels.text, "columns": columns, "recipe": dict(recipe), **here}
@@ -187,11 +187,11 @@ def _check_worker(content: Mapping[str, Any]) -> None:
 
 def _compute(recipe: Mapping[str, Any], store: Store) -> Callable[[np.ndarray], np.ndarray]:
     if "families" in recipe:
-        from histoblend.features.table import compile_kernels, compute
+        from histoblend.features.handcrafted.families import compile_kernels, compute
 
         compile_kernels(recipe["families"])
         return functools.partial(compute, families=recipe["families"])
-    from histoblend.features.stored import open_networks
+    from histoblend.features.networks.stored import open_networks
 
     contents = {name: store.inside(NETWORKS).read(name) for name in recipe["files"]}
     for name, content in contents.items():

@@ -259,8 +259,8 @@ def finished(run: Run) -> list[tuple[Path, dict[str, Any]]]:
 
 def column_sentences() -> dict[str, str]:
     """What each handcrafted column is, in a sentence, and the same relative to the slide."""
-    from histoblend.features.context import in_slide_name, slide_stain_sentences
-    from histoblend.features.table import columns
+    from histoblend.features.handcrafted.families import columns
+    from histoblend.features.handcrafted.slide_context import in_slide_name, slide_stain_sentences
 
     raw = {column.name: column.sentence for column in columns()}
     relative = {in_slide_name(name): f"{text} Relative to the patch's slide." for name, text in raw.items()}

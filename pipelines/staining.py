@@ -362,7 +362,7 @@ class _Members:
 
     def _tables(self, pixels: np.ndarray, folder: Path, progress: Advance) -> tuple[dict[str, Path], dict[str, Path]]:
         """Feature tables of all patches and of the judged ones, in folders as steps 2 and 3 write them."""
-        from histoblend.features.table import columns, compute
+        from histoblend.features.handcrafted.families import columns, compute
 
         whole, judged = {}, {}
         if self.families:

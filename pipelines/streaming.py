@@ -17,7 +17,7 @@ import pandas as pd
 from histoblend.data.errors import InputError
 from histoblend.data.patches import Source
 from histoblend.data.storage.atomic import is_sealed, write_text_whole, write_whole
-from histoblend.features.context import ENOUGH, FEWEST
+from histoblend.features.handcrafted.slide_context import ENOUGH, FEWEST
 from histoblend.models.predictor import FLAGS, Blend, Predictor, needs_slides
 from histoblend.pipelines.columns import Columns
 from histoblend.pipelines.console import Screen
@@ -156,7 +156,7 @@ def predict_source(
 def _compile(predictor: Predictor, screen: Screen) -> None:
     """Compile kernels before a bar stands still over it."""
     if predictor.families:
-        from histoblend.features.table import compile_kernels
+        from histoblend.features.handcrafted.families import compile_kernels
 
         with screen.progress("compiling kernels", len(predictor.families), "families") as progress:
             compile_kernels(predictor.families, progress=progress)

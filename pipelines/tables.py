@@ -25,7 +25,7 @@ from histoblend.pipelines.failing import check_disk, check_memory
 from histoblend.pipelines.memory import dismiss_workers
 
 if TYPE_CHECKING:
-    from histoblend.features.embeddings import Engine
+    from histoblend.features.networks.embeddings import Engine
     from histoblend.pipelines.cluster import Cluster
 
 COLUMNS = "columns.json"
@@ -48,7 +48,7 @@ def features_spec(config: Config, patches: str) -> StepSpec:
 
 def embeddings_spec(config: Config, patches: str) -> StepSpec:
     """What the embeddings depend on; ``patches`` is the digest of the prepared step."""
-    from histoblend.features.backbones import find_backbone, weights_digest
+    from histoblend.features.networks.backbones import find_backbone, weights_digest
 
     options = config.embeddings
     section = options.model_dump(exclude={"shard"})
@@ -69,7 +69,7 @@ def embeddings_engine(config: Config) -> Engine:
     InputError
         The engine does not have the precision.
     """
-    from histoblend.features.embeddings import choose_engine
+    from histoblend.features.networks.embeddings import choose_engine
 
     return choose_engine(config.embeddings.engine, config.embeddings.precision)
 
@@ -82,8 +82,8 @@ def check_embeddings(config: Config) -> None:
     InputError
         A name is unknown, a file of weights is missing, or a size is smaller than the network takes.
     """
-    from histoblend.features.backbones import check_shape
-    from histoblend.features.embeddings import recipes_of
+    from histoblend.features.networks.backbones import check_shape
+    from histoblend.features.networks.embeddings import recipes_of
 
     options = config.embeddings
     recipes_of(options.backbone, options.weights, options.pooling, options.stages)
@@ -105,7 +105,7 @@ def chosen_families(config: Config) -> tuple[str, ...]:
     InputError
         A name is not in the table (the nearest is named).
     """
-    from histoblend.features.table import FAMILIES, family_named
+    from histoblend.features.handcrafted.families import FAMILIES, family_named
 
     wanted = {family_named(name).name for name in config.features.families}
     return tuple(family.name for family in FAMILIES if not wanted or family.name in wanted)
@@ -118,7 +118,7 @@ def extract_features(
     from functools import partial
 
     from histoblend.features.extract import extract_shards
-    from histoblend.features.table import columns, compile_kernels, compute
+    from histoblend.features.handcrafted.families import columns, compile_kernels, compute
 
     families = chosen_families(config)
     names = [column.name for column in columns(families)]
@@ -155,7 +155,7 @@ def extract_features(
 
 def family_costs(families: tuple[str, ...], pixels: np.ndarray) -> dict[str, float]:
     """Milliseconds of one core a patch, by family, measured on the first patches."""
-    from histoblend.features.table import compute
+    from histoblend.features.handcrafted.families import compute
 
     sample = np.ascontiguousarray(pixels[:TIMED])
     costs = {}
@@ -175,8 +175,8 @@ def extract_embeddings(
     config: Config, patches: PatchSet, folder: Path, *, workers: int, screen: Screen, cluster: Cluster | None = None
 ) -> Outcome:
     """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the pretrained embeddings."""
-    from histoblend.features.embeddings import embedding_compute
     from histoblend.features.extract import extract_shards
+    from histoblend.features.networks.embeddings import embedding_compute
 
     engine, options = embeddings_engine(config), config.embeddings
     compute = embedding_compute(
@@ -219,8 +219,8 @@ def extract_embeddings(
 
 def weights_source(backbone: str, kind: str) -> dict[str, str]:
     """Where a network's numbers came from: kind, file, digest that was found, licence."""
-    from histoblend.features.applications import file_sha256
-    from histoblend.features.backbones import RANDOM_SEED, find_backbone, locate_weights
+    from histoblend.features.networks.applications import file_sha256
+    from histoblend.features.networks.backbones import RANDOM_SEED, find_backbone, locate_weights
 
     row = find_backbone(backbone)
     if kind == "random":
@@ -346,7 +346,7 @@ class FeatureSets(Mapping[str, Table]):
         return np.ascontiguousarray(raw[:, kept]), [columns[place] for place in kept]
 
     def _context(self, raw: np.ndarray, columns: list[str], where: np.ndarray) -> Table:
-        from histoblend.features.context import slide_context, slide_stains
+        from histoblend.features.handcrafted.slide_context import slide_context, slide_stains
 
         relative, more = slide_context(raw, where, columns)
         stains, others = slide_stains(raw, where, columns)

@@ -24,7 +24,7 @@ from histoblend.pipelines.console import Screen
 from histoblend.pipelines.fitting import PREDICTIONS
 
 if TYPE_CHECKING:
-    from histoblend.features.embeddings import Engine
+    from histoblend.features.networks.embeddings import Engine
     from histoblend.models.cnn import CnnSettings, Shown, Trainee
     from histoblend.models.finetune import Lesson
 
@@ -40,7 +40,7 @@ DISK_SHARE = 0.5
 
 def cnn_spec(config: Config, patches: str) -> StepSpec:
     """What the fine-tuned network depends on; ``patches`` is the digest of the prepared step."""
-    from histoblend.features.backbones import find_backbone, weights_digest
+    from histoblend.features.networks.backbones import find_backbone, weights_digest
 
     options = config.cnn
     inputs = {
@@ -54,7 +54,7 @@ def cnn_spec(config: Config, patches: str) -> StepSpec:
 
 def cnn_engine(config: Config) -> Engine:
     """What runs the parts of the network that are not trained, and says whether there is a GPU."""
-    from histoblend.features.embeddings import choose_engine
+    from histoblend.features.networks.embeddings import choose_engine
 
     engine = choose_engine("auto", "auto" if config.cnn.precision == "auto" else "float32")
     if config.cnn.precision != "auto" and config.cnn.precision != engine.precision:
@@ -81,7 +81,7 @@ def check_cnn(config: Config) -> None:
     ------
     InputError
     """
-    from histoblend.features.backbones import check_shape
+    from histoblend.features.networks.backbones import check_shape
 
     settings = cnn_settings(config)
     settings.recipe.check()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoblend.features.table import parse_column
+from histoblend.features.handcrafted.families import parse_column
 from histoblend.models.resampling import auc_draws, check_scores, count_ranks, draw_slides, percentile_interval
 from histoblend.reports.metrics import bootstrap, measure
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoblend.features.column import REGION_WORDS
+from histoblend.features.handcrafted.column import REGION_WORDS
 from histoblend.reports import figures
 from histoblend.reports.importance import GroupView, agreement
 from histoblend.reports.ladder import rungs_below

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from histoblend.features.table import FAMILIES
+from histoblend.features.handcrafted.families import FAMILIES
 from histoblend.models.calibration import youden_threshold
 from histoblend.models.resampling import percentile_interval, slide_groups
 from histoblend.reports.metrics import METRICS, bootstrap, measure

@@ -26,10 +26,10 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.data.patches import CENTRE
-from histoblend.features.backbones import find_backbone
-from histoblend.features.embeddings import KERAS_BATCH, SYMMETRIES, resize, symmetries
-from histoblend.features.network import load_keras
-from histoblend.features.stored import StoredKeras
+from histoblend.features.networks.backbones import find_backbone
+from histoblend.features.networks.backend import load_keras
+from histoblend.features.networks.embeddings import KERAS_BATCH, SYMMETRIES, resize, symmetries
+from histoblend.features.networks.stored import StoredKeras
 from histoblend.models.augment import normalise_stains
 from histoblend.models.cnn import DESCRIPTION, KERAS_FILE, CnnSettings
 from histoblend.models.safety import check_content

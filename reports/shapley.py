@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from histoblend.features.table import parse_column
+from histoblend.features.handcrafted.families import parse_column
 from histoblend.models.contributions import contributions
 from histoblend.models.heads import LogisticHead, XGBoostHead
 from histoblend.models.resampling import mean_draws, percentile_interval

@@ -10,7 +10,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from histoblend.data.splits import grouped_folds
-from histoblend.features.table import parse_column
+from histoblend.features.handcrafted.families import parse_column
 from histoblend.models.heads import LogisticHead
 from histoblend.models.resampling import auc_draws, percentile_interval, slide_groups
 from histoblend.reports.metrics import measure, slide_table

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from histoblend.data.phantom.patches import phantom
-from histoblend.features import table
+from histoblend.features.handcrafted import families
 from tests.oracles import handcrafted, pictures
 
 SIZES = [(32, 32), (33, 47), (96, 96), (224, 200)]
@@ -42,8 +42,8 @@ BATCHES = [
 
 
 def assert_equals_oracle(patches, family, rtol=1e-6, atol=1e-9):
-    names = [column.name for column in table.family_named(family).columns]
-    values = table.compute(patches, [family])
+    names = [column.name for column in families.family_named(family).columns]
+    values = families.compute(patches, [family])
     expected = handcrafted.table(patches, family, names)
     # the table is float32: it cannot be nearer than half of its last place
     np.testing.assert_allclose(values, expected, rtol=rtol + 2**-24, atol=atol)

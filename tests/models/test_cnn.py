@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from histoblend.data.errors import InputError
-from histoblend.features.embeddings import Engine, resize
+from histoblend.features.networks.embeddings import Engine, resize
 from histoblend.models.cnn import (
     DESCRIPTION,
     KERAS_FILE,
@@ -80,7 +80,7 @@ def test_the_whole_network_is_the_trained_part_on_top_of_the_rest(
 
 
 def test_only_layers_that_every_keras_knows_are_stored(network: Any) -> None:
-    from histoblend.features.network import load_keras
+    from histoblend.features.networks.backend import load_keras
 
     keras = load_keras()
     assert all(type(layer).__module__.startswith("keras.") for layer in network.layers)
@@ -129,7 +129,7 @@ def test_turning_a_patch_changes_nothing(stored: Path, patches: np.ndarray) -> N
 
 
 def test_the_eight_turns_are_the_symmetries_of_the_square() -> None:
-    from histoblend.features.embeddings import symmetries
+    from histoblend.features.networks.embeddings import symmetries
 
     patch = np.random.default_rng(3).integers(0, 256, (1, 5, 5, 3)).astype(np.uint8)
     for turn, expected in enumerate(symmetries(patch)):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from histoblend.features.network import load_keras
+from histoblend.features.networks.backend import load_keras
 from histoblend.models.cnn import CnnSettings, Trainee
 from histoblend.models.finetune import CHECKPOINT, Lesson, Tuned, fine_tune, pool
 

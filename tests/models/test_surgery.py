@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from histoblend.features.network import load_keras
+from histoblend.features.networks.backend import load_keras
 from histoblend.models.surgery import cut_network, fold_norms, folding_of, unfold_norms
 
 SIDE, CHANNELS = 8, 4
@@ -101,7 +101,7 @@ def test_a_dead_channel_keeps_its_kernel() -> None:
 
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "mobilenet-v2", "densenet121"])
 def test_a_backbone_of_each_kind_folds(name: str) -> None:
-    from histoblend.features.backbones import find_backbone, load_backbone
+    from histoblend.features.networks.backbones import find_backbone, load_backbone
 
     row = find_backbone(name)
     body = load_backbone(name, weights="random", shape=(32, 32))

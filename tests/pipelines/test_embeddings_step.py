@@ -7,7 +7,7 @@ import pytest
 
 import histoblend.pipelines.tables
 from histoblend.data.errors import InputError
-from histoblend.features.embeddings import Engine, embedding_compute
+from histoblend.features.networks.embeddings import Engine, embedding_compute
 from histoblend.pipelines.baseline import Run
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.tables import check_embeddings, embeddings_spec
@@ -59,7 +59,8 @@ def test_another_file_of_weights_and_another_engine_rebuild(tmp_path, monkeypatc
     second = embeddings_spec(chosen, "x")
     assert first.inputs["weights"] != second.inputs["weights"]
     monkeypatch.setattr(
-        "histoblend.features.embeddings.choose_engine", lambda *options: Engine("keras", "jax", "bfloat16", True)
+        "histoblend.features.networks.embeddings.choose_engine",
+        lambda *options: Engine("keras", "jax", "bfloat16", True),
     )
     third = embeddings_spec(chosen, "x")
     assert third.inputs["engine"] == "Keras on jax, bfloat16, GPU"

@@ -10,7 +10,7 @@ import pytest
 from histoblend.data.errors import InputError
 from histoblend.data.storage.store import Store, StoredArray
 from histoblend.features.extract import NotFinite
-from histoblend.features.table import columns, compute
+from histoblend.features.handcrafted.families import columns, compute
 from histoblend.pipelines import parts
 from histoblend.pipelines.parts import JOB, from_parquet, job_key, job_text, make_part, pixels_digest, to_parquet
 

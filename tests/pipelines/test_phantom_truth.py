@@ -8,7 +8,7 @@ import pytest
 
 from histoblend.data.phantom.patches import phantom
 from histoblend.data.splits import assign_splits, patch_groups
-from histoblend.features import table
+from histoblend.features.handcrafted import families
 from histoblend.models.heads import HEADS
 from histoblend.models.resampling import slide_groups
 from histoblend.pipelines.fitting import refit_without
@@ -20,7 +20,7 @@ from histoblend.reports.stain_section import stain_section
 from tests.pipelines.fits import local
 
 FAMILIES = ("colour", "stain", "nuclei")
-COLUMNS = [column.name for column in table.columns(FAMILIES)]
+COLUMNS = [column.name for column in families.columns(FAMILIES)]
 
 
 @cache
@@ -28,7 +28,7 @@ def cohort(confound):
     """Features and split of a phantom: its tumour nuclei are larger, paler, less regular; stain is the scanner's."""
     drawn = plan(confound)
     split = assign_splits(drawn.table, test_share=0.3, folds=3, seed=0)
-    return table.compute(drawn.render(0, len(drawn)), FAMILIES), split
+    return families.compute(drawn.render(0, len(drawn)), FAMILIES), split
 
 
 def plan(confound):
@@ -54,7 +54,7 @@ def altered(confound):
     pixels = np.concatenate([plan(confound).render(row, row + 1) for row in rows])
     found = []
     for alter in alterations(slide_names(part), groups, seed=0):
-        table_of = table.compute(alter(pixels), FAMILIES)
+        table_of = families.compute(alter(pixels), FAMILIES)
         scores = {f"prob_{name}": heads[name].predict_proba(table_of[:, places[name]])[:, 1] for name in heads}
         how = {"alteration": alter.kind, "strength": alter.strength, "draw": alter.draw}
         found.append(part[["patch_id", "slide", "label"]].assign(**how, **scores))
@@ -75,7 +75,7 @@ def test_the_planted_cause_leads(confound, leading, other, head):
         lambda X: fitted.predict_proba(X)[:, 1],
         values[~train],
         labels[~train],
-        table.group_columns(COLUMNS, "theme"),
+        families.group_columns(COLUMNS, "theme"),
         slide_groups(split["slide"][~train]),
         kind="theme",
     )
@@ -89,7 +89,7 @@ def test_only_nuclei_are_missed_when_left_out_and_fitted_again(head):
     """Colour that is unrelated to the label is not missed, whatever the model made of it."""
     values, split = cohort(0.0)
     test = (split["split"] == "test").to_numpy()
-    units = table.group_columns(COLUMNS, "theme")
+    units = families.group_columns(COLUMNS, "theme")
     scores = refit_without([head], local(values), units | {"nothing": []}, split, seed=0)
     full, *without = (scores[f"{head}_handcrafted_without_{name}"] for name in ("nothing", *units))
     found = dropped_importance(
@@ -120,7 +120,7 @@ def test_the_centre_leads_where_tumour_lies_on_either_side_of_its_border(head):
         lambda X: fitted.predict_proba(X)[:, 1],
         values[judged],
         labels[judged],
-        table.group_columns(COLUMNS, "region"),
+        families.group_columns(COLUMNS, "region"),
         slide_groups(split["slide"][judged]),
         kind="region",
     )

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-import histoblend.features.context
-import histoblend.features.embeddings
+import histoblend.features.handcrafted.slide_context
+import histoblend.features.networks.embeddings
 import histoblend.models.predictor
 import histoblend.pipelines.columns
 import histoblend.pipelines.streaming
@@ -94,7 +94,7 @@ def test_a_large_slide_is_compared_through_a_file_with_the_same_bits(run, held_o
     options = {"model": "logistic_context", "slides": True}
     _, first = predict(run, held_out, tmp_path / "a.csv", **options)
     monkeypatch.setattr(histoblend.pipelines.columns, "MOST_IN_MEMORY", 0)
-    monkeypatch.setattr(histoblend.features.context, "_AT_ONCE", 1)
+    monkeypatch.setattr(histoblend.features.handcrafted.slide_context, "_AT_ONCE", 1)
     _, second = predict(run, held_out, tmp_path / "b.csv", **options, shard=7)
     pd.testing.assert_frame_equal(first, second, check_exact=True)
 
@@ -374,7 +374,7 @@ def test_the_command_line_tells_a_wrong_bundle_in_one_line(tmp_path):
 def test_the_network_travels_in_the_bundle(run, held_out, monkeypatch):
     """Neither weights nor an export are needed to predict."""
 
-    monkeypatch.setattr(histoblend.features.embeddings, "export_onnx", None)
+    monkeypatch.setattr(histoblend.features.networks.embeddings, "export_onnx", None)
     bundle = open_bundle(run.folder / "bundle")
     with open_predictor(bundle, ["logistic_embeddings"]) as predictor:
         values = predictor(np.asarray(run.patches.pixels[:3]))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoblend.features.table import columns, compute
+from histoblend.features.handcrafted.families import columns, compute
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.tables import BLOCK, FeatureSets
 from tests import ROOT

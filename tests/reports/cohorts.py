@@ -5,8 +5,8 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 
-from histoblend.features import table as registry
-from histoblend.features.context import in_slide_name
+from histoblend.features.handcrafted import families
+from histoblend.features.handcrafted.slide_context import in_slide_name
 from histoblend.models.resampling import slide_groups
 from histoblend.reports.dependence import positive_shares
 from histoblend.reports.embedded import explain_columns
@@ -90,7 +90,7 @@ def make_patches(predictions, seed=0, size=96) -> Patches:
 def make_importances(predictions, seed=0) -> pd.DataFrame:
     """Every measure for every head and rung with features, in the tidy form."""
     rng = np.random.default_rng(seed)
-    columns = [column.name for column in registry.columns()][::9]
+    columns = [column.name for column in families.columns()][::9]
     embeddings = [f"embedding_net-{i:04d}_rgb_whole" for i in range(20)]
     names = {"colour": [name for name in columns if name.startswith("colour")], "handcrafted": columns}
     names |= {"embeddings": embeddings, "both": columns + embeddings}
@@ -167,7 +167,7 @@ def make_groups(importances, seed=0) -> GroupView:
         rung = split_model_name(model)[0]
         shown = rows.drop_duplicates("feature")
         names = shown.feature.tolist()
-        kinds = {kind: registry.group_columns(names, kind) for kind in ("theme", "region", "family")}
+        kinds = {kind: families.group_columns(names, kind) for kind in ("theme", "region", "family")}
         if rung == "handcrafted":
             kinds["cluster"] = {names[place]: [place, place + 1, place + 2] for place in range(0, 30, 3)}
             clusters = [
@@ -206,8 +206,8 @@ def make_stain(predictions, seed=0) -> StainView:
     groups = StainGroups(table.reset_index(drop=True), 0.05, 0.6)
     models = [name for name in model_names(predictions) if name != "prevalence"]
     rungs = [name for name in models if split_model_name(name)[0] not in ALONE]
-    families = pd.DataFrame({"family": ["stain", "colour", "nuclei", "embedding"], "columns": [23, 132, 110, 1400]})
-    families = families.assign(auc=[0.97, 0.93, 0.61, 0.9], low=[0.9, 0.88, 0.49, 0.85], high=[1, 0.97, 0.7, 0.94])
+    by_family = pd.DataFrame({"family": ["stain", "colour", "nuclei", "embedding"], "columns": [23, 132, 110, 1400]})
+    by_family = by_family.assign(auc=[0.97, 0.93, 0.61, 0.9], low=[0.9, 0.88, 0.49, 0.85], high=[1, 0.97, 0.7, 0.94])
     shifted = shift_curves(
         make_shifted(predictions[predictions.split == "test"], models, seed),
         models,
@@ -218,7 +218,7 @@ def make_stain(predictions, seed=0) -> StainView:
         groups,
         group_table(groups, predictions, rungs, draws=200),
         group_slides(groups, predictions, rungs),
-        families.assign(patches=480, slides=len(slides)),
+        by_family.assign(patches=480, slides=len(slides)),
         shifted,
         trained=0.1,
     )
@@ -261,7 +261,7 @@ def make_inputs(seed=0, **changes) -> ReportInputs:
             "versions": {"numpy": np.__version__, "pandas": pd.__version__},
             "seconds": {"prepare": 3.1, "features": 41.0},
         },
-        "sentences": {column.name: column.sentence for column in registry.columns()},
+        "sentences": {column.name: column.sentence for column in families.columns()},
     }
     held_out = predictions[predictions.split == "test"]
     if held_out.slide.nunique() > 1 and held_out.label.nunique() == 2:

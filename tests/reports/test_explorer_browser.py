@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from histoblend.features import table as registry
+from histoblend.features.handcrafted import families
 from histoblend.reports.importance_section import importances_section
 from histoblend.reports.page import write_page
 from tests.reports.cohorts import make_importances, make_patches, make_predictions, make_view
@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 NASTY = "<b>x</b><img src=x onerror=alert(1)>"
-SENTENCES = {column.name: column.sentence for column in registry.columns()}
+SENTENCES = {column.name: column.sentence for column in families.columns()}
 
 
 @pytest.fixture(scope="module")

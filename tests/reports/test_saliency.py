@@ -11,8 +11,8 @@ import pytest
 from scipy.stats import kendalltau
 
 from histoblend.data.errors import InputError
-from histoblend.features.embeddings import Engine, symmetries
-from histoblend.features.network import load_keras
+from histoblend.features.networks.backend import load_keras
+from histoblend.features.networks.embeddings import Engine, symmetries
 from histoblend.models.cnn import KERAS_FILE, CnnSettings, Trainee, store_cnn
 from histoblend.reports.saliency import (
     area_share,

@@ -27,9 +27,9 @@ from histoblend.data.sources.labels import slides_of
 from histoblend.data.sources.pcam import PcamSource
 from histoblend.data.sources.tiff import PatchReader
 from histoblend.data.storage.atomic import is_sealed, write_whole
-from histoblend.features.backbones import load_backbone
-from histoblend.features.embeddings import open_session
-from histoblend.features.weights import read_checkpoint
+from histoblend.features.networks.backbones import load_backbone
+from histoblend.features.networks.embeddings import open_session
+from histoblend.features.networks.weights import read_checkpoint
 from histoblend.models.bundle import index_digest, open_bundle, seal_bundle
 from histoblend.models.finetune import _State
 from histoblend.models.predictor import choose_blends, open_predictor
@@ -80,7 +80,7 @@ def test_nothing_in_the_product_runs_what_a_file_says():
     loads = [place for place, name, _ in seen if name in ("np.load", "numpy.load")]
     assert len(loads) > 5
     unpicklers = [place for place, name, _ in seen if name.endswith("Unpickler")]
-    assert all(place.startswith("features/weights.py") for place in unpicklers)
+    assert all(place.startswith("features/networks/weights.py") for place in unpicklers)
 
 
 class Touch:
@@ -348,8 +348,8 @@ def test_keras_own_lambda_layer_is_refused(tmp_path, faults):
     """As Keras writes it: refused by our look at the archive, and by Keras in the mode that it is opened in."""
     import keras
 
-    from histoblend.features.embeddings import Recipe
-    from histoblend.features.stored import StoredKeras
+    from histoblend.features.networks.embeddings import Recipe
+    from histoblend.features.networks.stored import StoredKeras
 
     touched = tmp_path / "touched"
     place = str(touched)

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from histoblend.data.errors import InputError
-from histoblend.features.embeddings import open_session
+from histoblend.features.networks.embeddings import open_session
 from histoblend.pipelines import locking
 from tests.torture.commands import ROOT, command
 
@@ -115,7 +115,7 @@ def embedded(path):
 EXPORT = """
 import sys
 from pathlib import Path
-from histoblend.features.embeddings import Recipe, export_onnx
+from histoblend.features.networks.embeddings import Recipe, export_onnx
 print(export_onnx(Recipe(weights="random"), None, Path(sys.argv[1])))
 """
 

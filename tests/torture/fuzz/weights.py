@@ -9,9 +9,9 @@ from tests.torture.fuzz.driver import instrumented, main
 with instrumented():
     import pickletools  # noqa: F401 - watched for coverage
 
-    from histoblend.features.weights import read_checkpoint
+    from histoblend.features.networks.weights import read_checkpoint
 
-from tests.features.test_weights import Called, Named, checkpoint, storage, tensor
+from tests.features.networks.test_weights import Called, Named, checkpoint, storage, tensor
 
 FILE = Path(tempfile.mkdtemp(prefix="fuzz-files-"), "file.pth")
 

@@ -1,0 +1,1 @@
+"""Colour, texture and nuclei columns: one file a family, and the table of all."""

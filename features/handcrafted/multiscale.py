@@ -1,0 +1,177 @@
+"""How a patch changes with scale: wavelet energies, entropy of small blocks, fractal dimension."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from histoblend.features.handcrafted.channels import Planes
+from histoblend.features.handcrafted.column import REGION_WORDS, Column, Row
+from histoblend.features.handcrafted.kernel import kernel, part
+
+CHANNELS = ("grey", "absorbed", "eosin")
+STATISTICS = (
+    Row("haar1-sides", "decade", -6, 1, "Logarithm of the energy, plus 1e-6, of both edge bands of the Haar wavelet"),
+    Row("haar1-corners", "decade", -6, 1, "Logarithm of the energy, plus 1e-6, of the Haar wavelet's diagonal band"),
+    Row("haar2-sides", "decade", -6, 1, "As haar1-sides, of the approximation at half size"),
+    Row("haar2-corners", "decade", -6, 1, "As haar1-corners, of the approximation at half size"),
+    Row("haar3-sides", "decade", -6, 2, "As haar1-sides, of the approximation at a quarter"),
+    Row("haar3-corners", "decade", -6, 2, "As haar1-corners, of the approximation at a quarter"),
+    Row("fractal", "1", 0, 4, "Fractal dimension by differential box counting (boxes of 2, 4, 8 and 16 px)"),
+    Row("entropy-mean", "nat", 0, 2.7726, "Mean entropy of 16 levels in blocks of 8 × 8 px"),
+    Row("entropy-spread", "nat", 0, 1.3863, "Standard deviation of the entropy of 16 levels in blocks of 8 × 8 px"),
+)
+
+
+def multiscale(planes: Planes) -> np.ndarray:
+    """Wavelet energies, fractal dimension and local entropy of grey, light absorbed in red, and eosin.
+
+    Three levels of the Haar wavelet (`pywt.dwt2`, levels in 0 to 1; a last odd row or column is left out): mean square
+    of the horizontal and vertical details together, and of the diagonal ones, plus 1e-6, as logarithm to the base 10.
+    Fractal dimension by differential box counting on levels 0 to 255: a box of side s spans ⌊max · s / 256 · h⌋ cells
+    of the height s · 256 / h with h the shorter side of the patch; the slope of the logarithm of the number of cells
+    over −log s. Entropy of the 16-level histogram of each whole block of 8 × 8 pixels from the first corner; in the
+    centre, of its 16 blocks; in the ring, of the whole patch's blocks that do not touch the centre (its mean is the
+    centre's without any).
+
+    Parameters
+    ----------
+    planes : Planes
+
+    Returns
+    -------
+    ndarray of shape (n, 33), dtype float32
+        By channel: `STATISTICS` of the whole patch, then the mean entropy of the centre, and of centre minus ring.
+
+    References
+    ----------
+    Mallat (1989), IEEE Trans Pattern Anal Mach Intell 11(7):674-693.
+    Sarkar & Chaudhuri (1994), IEEE Trans Syst Man Cybern 24(1):115-120.
+    """
+    out = np.empty((len(CHANNELS), len(planes), len(STATISTICS) + 2))
+    for channel, levels in enumerate((planes.grey, planes.absorbed, planes.eosin)):
+        _multiscale_kernel(levels, out[channel])
+    return out.transpose(1, 0, 2).reshape(len(planes), -1).astype(np.float32)
+
+
+@part
+def _haar(plane: np.ndarray, height: int, width: int, out: np.ndarray, first: int) -> None:
+    """Energies of one level; the approximation takes the place of the plane's upper left quarter."""
+    sides, corners = 0.0, 0.0
+    for row in range(height // 2):
+        for column in range(width // 2):
+            a, b = plane[2 * row, 2 * column], plane[2 * row, 2 * column + 1]
+            c, d = plane[2 * row + 1, 2 * column], plane[2 * row + 1, 2 * column + 1]
+            across, down, corner = (a - b + c - d) * 0.5, (a + b - c - d) * 0.5, (a - b - c + d) * 0.5
+            sides += across * across + down * down
+            corners += corner * corner
+            plane[row, column] = (a + b + c + d) * 0.5
+    count = (height // 2) * (width // 2)
+    # levels are whole numbers up to here
+    out[first] = np.log10(sides / (2.0 * 65025.0 * count) + 1e-6)
+    out[first + 1] = np.log10(corners / (65025.0 * count) + 1e-6)
+
+
+@part
+def _fractal(high: np.ndarray, low: np.ndarray, height: int, width: int) -> float:
+    """Slope over four box sizes; `high` and `low` hold the plane, and are shrunk in place."""
+    side = min(height, width)
+    mean, slope = 0.0, 0.0
+    for step in range(4):
+        height, width = height // 2, width // 2
+        cells = np.int64(0)
+        for row in range(height):
+            for column in range(width):
+                r, c = 2 * row, 2 * column
+                top = max(high[r, c], high[r, c + 1], high[r + 1, c], high[r + 1, c + 1])
+                bottom = min(low[r, c], low[r, c + 1], low[r + 1, c], low[r + 1, c + 1])
+                high[row, column], low[row, column] = top, bottom
+                # a box of side s is s · 256 / side levels high
+                cells += ((np.int64(top) * side) >> (9 + step)) - ((np.int64(bottom) * side) >> (9 + step)) + 1
+        # per box of equal cover: odd remainders must not look like a change of scale
+        density = np.log(cells / (height * width)) + (3 - step) * np.log(4.0)
+        mean += density
+        slope += (step - 1.5) * density
+    return -slope / 5.0 / np.log(2.0)
+
+
+@part
+def _entropies(planes: np.ndarray, patch: int, rows: int, columns: int, logs: np.ndarray, out: np.ndarray) -> None:
+    """Mean and spread of the entropy of the blocks in a box in the middle, and the mean of those beside the centre.
+
+    The last is NaN without any.
+    """
+    _, height, width = planes.shape
+    top, left = (height - rows) // 2, (width - columns) // 2
+    counts = np.empty(16, np.int64)
+    total, squares, blocks, ring, outside = 0.0, 0.0, 0, 0.0, 0
+    above, before = (height - 32) // 2 - 8, (width - 32) // 2 - 8
+    for first in range(top, top + rows - 7, 8):
+        for start in range(left, left + columns - 7, 8):
+            for level in range(16):
+                counts[level] = 0
+            for row in range(first, first + 8):
+                for column in range(start, start + 8):
+                    counts[planes[patch, row, column] >> 4] += 1
+            entropy = 0.0
+            for level in range(16):
+                entropy += logs[counts[level]]
+            entropy = max(logs[64] / 64.0 - entropy / 64.0, 0.0)
+            total += entropy
+            squares += entropy * entropy
+            blocks += 1
+            if not (above < first < above + 40 and before < start < before + 40):
+                ring += entropy
+                outside += 1
+    mean = total / blocks
+    out[0], out[1] = mean, np.sqrt(max(squares / blocks - mean * mean, 0.0))
+    out[2] = ring / outside if outside > 0 else np.nan
+
+
+@kernel
+def _multiscale_kernel(planes: np.ndarray, out: np.ndarray) -> None:
+    n, height, width = planes.shape
+    plane = np.empty((height, width), np.float64)
+    high, low = np.empty((height, width), np.uint8), np.empty((height, width), np.uint8)
+    logs, entropies, ring = np.empty(65), np.empty(3), 0.0
+    logs[0] = 0.0
+    for count in range(1, 65):
+        logs[count] = count * np.log(float(count))
+    for i in range(n):
+        for row in range(height):
+            for column in range(width):
+                plane[row, column] = planes[i, row, column]
+                high[row, column], low[row, column] = planes[i, row, column], planes[i, row, column]
+        for step in range(3):
+            _haar(plane, height >> step, width >> step, out[i], 2 * step)
+        out[i, 6] = _fractal(high, low, height, width)
+        for region in range(2):
+            rows, columns = (height, width) if region == 0 else (32, 32)
+            _entropies(planes, i, rows, columns, logs, entropies)
+            if region == 0:
+                out[i, 7], out[i, 8], ring = entropies[0], entropies[1], entropies[2]
+        out[i, 9], out[i, 10] = entropies[0], entropies[0] - ring if ring == ring else 0.0
+
+
+_MALLAT = "Mallat (1989), IEEE Trans Pattern Anal Mach Intell 11(7):674-693"
+_BOXES = "Sarkar & Chaudhuri (1994), IEEE Trans Syst Man Cybern 24(1):115-120"
+_SHANNON = "Shannon (1948), Bell Syst Tech J 27(3):379-423"
+
+
+def _columns() -> Iterator[Column]:
+    references = {"haar": _MALLAT, "frac": _BOXES, "entr": _SHANNON}
+    for channel in CHANNELS:
+        entropy = STATISTICS[7]
+        rows = [(row, "whole") for row in STATISTICS]
+        rows += [(entropy, "centre"), (entropy._replace(low=-entropy.high), "contrast")]
+        for row, region in rows:
+            yield Column(
+                f"multiscale_{row.name}_{channel}_{region}",
+                *row[1:4],
+                f"{row.words}, {channel}, {REGION_WORDS[region]}.",
+                references[row.name[:4]],
+            )
+
+
+COLUMNS = tuple(_columns())

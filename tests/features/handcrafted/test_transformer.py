@@ -1,0 +1,67 @@
+"""The transformer: scikit-learn's habits around the table."""
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from histoblend.features.handcrafted import families
+from histoblend.features.handcrafted.transformer import HandcraftedFeatures
+from tests.oracles import pictures
+
+
+@pytest.fixture(scope="module")
+def patches():
+    return np.stack([pictures.tissue(seed, 32, 40) for seed in range(6)])
+
+
+def test_gives_the_table(patches):
+    np.testing.assert_array_equal(HandcraftedFeatures().fit_transform(patches), families.compute(patches))
+
+
+def test_needs_no_fit(patches):
+    transformer = HandcraftedFeatures(["nuclei"])
+    np.testing.assert_array_equal(transformer.transform(patches), transformer.fit(patches).transform(patches))
+
+
+def test_names_become_the_columns_of_a_data_frame(patches):
+    frame = HandcraftedFeatures(["nuclei"]).set_output(transform="pandas").fit_transform(patches)
+    assert list(frame.columns) == [column.name for column in families.columns(["nuclei"])]
+    assert list(frame.columns) == list(HandcraftedFeatures(["nuclei"]).get_feature_names_out())
+    assert frame.shape == (6, len(families.columns(["nuclei"])))
+
+
+def test_workers_change_nothing():
+    many = np.random.default_rng(0).integers(0, 256, (600, 32, 32, 3), dtype=np.uint8)
+    one = HandcraftedFeatures(["nuclei"]).transform(many)
+    np.testing.assert_array_equal(HandcraftedFeatures(["nuclei"], workers=2).transform(many), one)
+
+
+def test_clones_and_pickles(patches):
+    transformer = HandcraftedFeatures(families=["gradient"], workers=2)
+    copy = pickle.loads(pickle.dumps(clone(transformer)))  # noqa: S301
+    assert copy.get_params() == {"families": ["gradient"], "workers": 2}
+    np.testing.assert_array_equal(copy.transform(patches), transformer.transform(patches))
+
+
+def test_stands_in_a_pipeline(patches):
+    dark = (patches // 3).astype(np.uint8)
+    X, y = np.concatenate([patches, dark]), np.repeat([0, 1], len(patches))
+    model = make_pipeline(HandcraftedFeatures(["colour"]), StandardScaler(), LogisticRegression()).fit(X, y)
+    assert model.score(X, y) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [({"families": ["nucleus"]}, "Did you mean 'nuclei'"), ({"workers": 0}, "workers must be at least 1; got 0")],
+)
+def test_bad_arguments_are_named_in_fit_and_in_transform(patches, arguments, message):
+    transformer = HandcraftedFeatures(**arguments)
+    with pytest.raises(ValueError, match=message):
+        transformer.fit(patches)
+    with pytest.raises(ValueError, match=message):
+        transformer.transform(patches)

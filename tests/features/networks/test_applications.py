@@ -1,0 +1,229 @@
+"""Rows of ``keras.applications``: Keras' own network, weights and normalisation behind one input contract."""
+
+import inspect
+import re
+import zipfile
+
+import h5py
+import numpy as np
+import pytest
+
+import histoblend.features.networks.backbones
+from histoblend.features.networks.applications import IMAGENET_SPREAD, load_application
+from histoblend.features.networks.backbones import (
+    BACKBONES,
+    fill_randomly,
+    find_backbone,
+    load_backbone,
+    weights_digest,
+)
+from histoblend.features.networks.backend import DownloadedWeights, load_keras
+from histoblend.features.networks.weights import CheckpointError
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.input_shape. is undefined or non-square:UserWarning",  # MobileNet at sizes without weights of their own
+)
+
+#: Each row's builder, the module that holds it, and what ImageNet networks of this family are called small.
+ROWS = {
+    "mobilenet-v1": "mobilenet.MobileNet",
+    "mobilenet-v2": "mobilenet_v2.MobileNetV2",
+    "mobilenet-v2-140": "mobilenet_v2.MobileNetV2",
+    "mobilenet-v3-small": "mobilenet_v3.MobileNetV3Small",
+    "mobilenet-v3-large": "mobilenet_v3.MobileNetV3Large",
+    "efficientnet-b0": "efficientnet.EfficientNetB0",
+    "efficientnet-b4": "efficientnet.EfficientNetB4",
+    "efficientnet-v2-b0": "efficientnet_v2.EfficientNetV2B0",
+    "efficientnet-v2-s": "efficientnet_v2.EfficientNetV2S",
+    "resnet50": "resnet.ResNet50",
+    "resnet101": "resnet.ResNet101",
+    "resnet50-v2": "resnet_v2.ResNet50V2",
+    "resnet101-v2": "resnet_v2.ResNet101V2",
+    "densenet121": "densenet.DenseNet121",
+    "densenet201": "densenet.DenseNet201",
+    "convnext-tiny": "convnext.ConvNeXtTiny",
+    "convnext-base": "convnext.ConvNeXtBase",
+    "xception": "xception.Xception",
+    "inception-v3": "inception_v3.InceptionV3",
+    "inception-resnet-v2": "inception_resnet_v2.InceptionResNetV2",
+    "vgg16": "vgg16.VGG16",
+    "vgg19": "vgg19.VGG19",
+    "nasnet-mobile": "nasnet.NASNetMobile",
+    "nasnet-large": "nasnet.NASNetLarge",
+}
+
+QUICK = ("mobilenet-v1", "mobilenet-v2", "mobilenet-v3-small", "efficientnet-b0", "efficientnet-v2-b0", "resnet50-v2")
+BUILT = [pytest.param(name, marks=pytest.mark.slow) if name not in QUICK else name for name in ROWS]
+
+
+def keras_own(row):
+    """Keras' builder and `preprocess_input` for a row."""
+    applications = load_keras().applications
+    module, _, builder = ROWS[row.name].partition(".")
+    return getattr(applications, builder), getattr(applications, module).preprocess_input
+
+
+def run(model, images):
+    return np.asarray(load_keras().ops.convert_to_numpy(model(images, training=False)))
+
+
+def spread_out(model, seed):
+    """Random weights with random statistics, so that a layer left out or taken twice shows."""
+    fill_randomly(model, seed)
+    rng = np.random.default_rng(seed)
+    for layer in model.layers:
+        if (
+            isinstance(layer, load_keras().layers.Normalization) and layer.weights
+        ):  # EfficientNet's file holds the spread as the variance
+            mean, variance, *_ = layer.weights
+            mean.assign(np.reshape(np.float32([0.485, 0.456, 0.406]), mean.shape))
+            variance.assign(np.reshape(np.float32(IMAGENET_SPREAD), variance.shape))
+        elif isinstance(layer, load_keras().layers.BatchNormalization):
+            for variable in layer.weights:  # damped: rounding would grow from layer to layer otherwise
+                low, high = (0.5, 1.5) if "moving" in variable.name else (0.2, 0.6)
+                variable.assign(rng.uniform(low, high, variable.shape).astype(np.float32))
+
+
+def test_every_family_of_keras_has_a_row():
+    applications = load_keras().applications
+    modules = {name for name in dir(applications) if inspect.ismodule(getattr(applications, name))}
+    modules -= {"imagenet_utils", "resnet50"}  # no networks; an older name of resnet
+    assert modules == {path.partition(".")[0] for path in ROWS.values()}
+    assert set(ROWS) == {row.name for row in BACKBONES if isinstance(row.weights, DownloadedWeights)}
+    for row in BACKBONES[3:]:
+        assert row.build.keywords["builder"] == ROWS[row.name].partition(".")[2]
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_url_and_digest_stand_in_keras_own_source(name):
+    """For builders too large to be built here; the next test asks Keras itself."""
+    row = find_backbone(name)
+    builder, _ = keras_own(row)
+    modules = {inspect.getmodule(builder), inspect.getmodule(load_keras().applications.ResNet50)}
+    source = "".join(inspect.getsource(module) for module in modules)
+    source = re.sub(r'"\s+f?"', "", source)  # strings over several lines
+    assert row.weights.digest.partition(":")[2] in source
+    assert row.weights.url.rpartition("/")[0] in source
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_the_plain_network_gives_the_same_on_pixels_prepared_by_hand(name, tmp_path, monkeypatch):
+    """Keras' own builder, weights and `preprocess_input`; Keras asks for the file that the row names."""
+    row = find_backbone(name)
+    builder, preprocess_input = keras_own(row)
+    side = max(row.smallest, 64)
+    ours = load_backbone(name, weights="random", shape=(side, side))
+    spread_out(ours, seed=1)
+    file = tmp_path / "weights.weights.h5"
+    ours.save_weights(file)
+    if name.startswith("efficientnet-b"):  # Keras adds a layer only where it loads the file itself
+        row.load(ours, file, None)
+    asked = []
+
+    def get_file(name, origin=None, *, cache_subdir="", file_hash=None):
+        asked.append((name, origin, file_hash))
+        return str(file)
+
+    monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
+    options = {key: value for key, value in row.build.keywords.items() if key == "alpha"}
+    plain = builder(include_top=False, weights="imagenet", input_shape=(side, side, 3), **options)
+    digest = row.weights.digest.partition(":")[2] or None
+    if name in ("mobilenet-v1", "mobilenet-v2"):  # Keras takes weights trained at this very size, where there are some
+        asked = [(one.replace("_64", "_224"), url.replace("_64", "_224"), found) for one, url, found in asked]
+    assert asked == [(row.weights.file, row.weights.url, digest)]
+
+    pixels = np.random.default_rng(0).integers(0, 256, (2, side, side, 3)).astype(np.float32)
+    before = pixels.copy()
+    values = run(ours, pixels)
+    np.testing.assert_array_equal(pixels, before)
+    expected = run(plain, preprocess_input(pixels.copy()))
+    assert np.isfinite(expected).all()
+    assert expected.std() > 0
+    np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+    _check_stages(ours, row)
+
+
+def _check_stages(model, row):
+    """Each map has the width that the row says, and is smaller than the one before."""
+    maps = [model.get_layer(stage.layer).output for stage in row.stages] + [model.output]
+    assert [one.shape[-1] for one in maps] == [stage.width for stage in row.stages] + [row.width]
+    sides = [one.shape[1] for one in maps]
+    assert sides == sorted(set(sides), reverse=True)
+    assert len(load_keras().Model(model.input, maps).outputs) == len(row.stages) + 1
+
+
+def test_pictures_below_the_smallest_are_refused_before_building():
+    with pytest.raises(ValueError, match=r"xception takes pictures of at least 71 × 71 pixels; got 71 × 64\. Choose"):
+        load_backbone("xception", weights="random", shape=(71, 64))
+
+
+@pytest.mark.parametrize("options", [{}, {"shape": (32, 32), "head": True}])
+def test_a_network_that_pads_by_its_size_must_know_it(options):
+    with pytest.raises(ValueError, match="MobileNet must be built for one shape and without a head"):
+        load_backbone("mobilenet-v1", weights="random", **options)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return load_backbone("mobilenet-v1", weights="random", shape=(32, 32))
+
+
+def test_weights_of_another_network_are_refused(small, tmp_path):
+    load_keras().Sequential([load_keras().Input((3,)), load_keras().layers.Dense(2)]).save_weights(
+        tmp_path / "other.weights.h5"
+    )
+    with pytest.raises(CheckpointError, match=r"other\.weights\.h5: expected the weights of .* without its classifier"):
+        load_application(small, tmp_path / "other.weights.h5")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x89HDF\r\n\x1a\n" + 100 * b"\0"])
+@pytest.mark.parametrize("name", ["x.h5", "x.weights.h5", "x.keras"])
+def test_damaged_files_are_refused(small, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"expected the weights of"):
+        load_application(small, tmp_path / name)
+
+
+def test_a_file_that_is_missing_or_not_the_pinned_one_is_refused(small, tmp_path):
+    with pytest.raises(CheckpointError, match=r"absent\.h5: expected a file of weights; there is none"):
+        load_application(small, tmp_path / "absent.h5")
+    (tmp_path / "other.h5").write_bytes(b"x")
+    with pytest.raises(CheckpointError, match="sha256 must be 00; got 2d711642"):  # SHA-256 of "x"
+        load_application(small, tmp_path / "other.h5", "00")
+
+
+@pytest.mark.parametrize("kind", ["external link", "soft link", "external data", "virtual data"])
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_files_that_reach_into_other_files_are_refused(small, tmp_path, kind, suffix):
+    path = tmp_path / "model.weights.h5"
+    with h5py.File(path, "w") as file:
+        group = file.create_group("layers")
+        if kind == "external link":
+            group["x"] = h5py.ExternalLink("/etc/hostname", "/")
+        elif kind == "soft link":
+            group["x"] = h5py.SoftLink("/elsewhere")
+        elif kind == "external data":
+            group.create_dataset("x", (4,), "u1", external=[("/etc/hostname", 0, 4)])
+        else:
+            layout = h5py.VirtualLayout((4,), "u1")
+            layout[:] = h5py.VirtualSource("/etc/hostname", "x", (4,))
+            group.create_virtual_dataset("x", layout)
+    if suffix == ".keras":
+        with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
+            archive.write(path, "model.weights.h5")
+        path = tmp_path / "model.keras"
+    with pytest.raises(CheckpointError, match=r"layers/x (is a link|lies in another file); refused"):
+        load_application(small, path)
+
+
+def test_pretrained_weights_come_from_the_download(small, tmp_path, monkeypatch):
+    spread_out(small, seed=3)
+    file = tmp_path / "mobilenet_1_0_224_tf_no_top.weights.h5"
+    small.save_weights(file)
+    monkeypatch.setattr(histoblend.features.networks.backbones, "fetch", lambda weights: file)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
+    again = load_backbone("mobilenet-v1", shape=(32, 32))
+    np.testing.assert_array_equal(run(again, pixels), run(small, pixels))
+    digest = weights_digest(find_backbone("mobilenet-v1"), "imagenet")
+    assert digest == weights_digest(find_backbone("mobilenet-v1"), str(file))  # no published one: the file's own
+    assert weights_digest(find_backbone("vgg16"), "imagenet") == "md5:6d6bbae143d832006294945121d1f1fc"

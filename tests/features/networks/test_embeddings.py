@@ -1,0 +1,458 @@
+"""Embeddings: the same numbers from every engine, batch, thread and pickle."""
+
+import pickle
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+
+import histoblend.features.networks.embeddings
+from histoblend.features.extract import extract_shards
+from histoblend.features.networks.backbones import find_backbone
+from histoblend.features.networks.backend import load_keras
+from histoblend.features.networks.embeddings import (
+    EmbeddingCompute,
+    Engine,
+    KerasEmbedding,
+    KerasNetwork,
+    OnnxNetwork,
+    Recipe,
+    ahead,
+    choose_engine,
+    embedding_compute,
+    embedding_network,
+    export_onnx,
+    resize,
+    symmetries,
+)
+from tests import ROOT
+from tests.oracles.record_lite_activations import crops
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    """One export for the whole file, made by an interpreter of its own, with what that printed."""
+    cache = tmp_path_factory.mktemp("networks")
+    code = (
+        "import sys\nfrom histoblend.features.networks.embeddings import embedding_compute\n"
+        "embedding_compute(engine='onnx', cache=sys.argv[1])\n"
+        "assert not {'keras', 'tensorflow'} & set(sys.modules)"
+    )
+    command = [sys.executable, "-W", "error", "-c", code, cache]
+    return cache, subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def cache(export):
+    return export[0]
+
+
+@pytest.fixture(scope="module")
+def compute(cache):
+    return embedding_compute(engine="onnx", cache=cache)
+
+
+@pytest.fixture(scope="module")
+def compute_by_keras():
+    return embedding_compute(engine="keras")
+
+
+@pytest.fixture(scope="module")
+def patches():
+    return np.random.default_rng(1).integers(0, 256, (70, 48, 48, 3), dtype=np.uint8)
+
+
+def test_agrees_with_the_pytorch_implementation(compute):
+    recorded = np.load(ROOT / "tests/fixtures/efficientnet-lite0-activations.npz")["pooled_96"]
+    np.testing.assert_allclose(compute(crops(96)), recorded, rtol=0, atol=1e-4)
+
+
+def test_engines_agree(compute, compute_by_keras, patches):
+    np.testing.assert_allclose(compute(patches[:6]), compute_by_keras(patches[:6]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("engine", ["compute", "compute_by_keras"])
+def test_a_row_is_the_same_bits_in_any_company(request, patches, engine):
+    compute = request.getfixturevalue(engine)
+    together = compute(patches)
+    alone = np.concatenate([compute(patches[i : i + 1]) for i in range(0, 70, 9)])
+    np.testing.assert_array_equal(together[::9], alone)
+    np.testing.assert_array_equal(together[5:], compute(patches[5:]))
+    np.testing.assert_array_equal(together[::-1], compute(patches[::-1]))
+
+
+def test_the_same_bits_from_many_threads(compute, patches):
+    expected = compute(patches)
+    with ThreadPoolExecutor(4) as pool:
+        parts = list(pool.map(compute, (patches[i : i + 3] for i in range(0, 70, 3))))
+    np.testing.assert_array_equal(np.concatenate(parts), expected)
+
+
+def test_shards_on_two_threads_give_the_same_bits(compute, patches, tmp_path):
+    values = extract_shards(compute, patches, tmp_path, compute.width, shard_size=16, workers=2, prefer="threads")
+    np.testing.assert_array_equal(values, compute(patches))
+
+
+def test_a_pickle_holds_no_session_and_works_in_another_process(compute, patches, tmp_path):
+    expected = compute(patches[:3])
+    content = pickle.dumps(compute)
+    assert len(content) < 2000
+    (tmp_path / "compute.pickle").write_bytes(content)
+    np.save(tmp_path / "patches.npy", patches[:3])
+    code = (
+        "import pickle, sys, numpy as np; from pathlib import Path; folder = Path(sys.argv[1])\n"
+        "compute = pickle.loads((folder / 'compute.pickle').read_bytes())\n"
+        "np.save(folder / 'values.npy', compute(np.load(folder / 'patches.npy')))\n"
+        "assert not {'keras', 'tensorflow'} & set(sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    np.testing.assert_array_equal(np.load(tmp_path / "values.npy"), expected)
+
+
+def test_the_keras_engine_pickles_without_its_model(compute_by_keras, patches, monkeypatch):
+    expected = compute_by_keras(patches[:2])
+    model = compute_by_keras.network._models[None]  # what loading it again would give, without the seconds
+    monkeypatch.setattr(histoblend.features.networks.embeddings, "byte_network", lambda *names: model)
+    content = pickle.dumps(compute_by_keras)
+    assert len(content) < 2000
+    again = pickle.loads(content)  # noqa: S301 - made two lines above
+    assert again == compute_by_keras
+    np.testing.assert_array_equal(again(patches[:2]), expected)
+
+
+def test_the_export_is_made_once_and_a_damaged_file_again(compute, cache, monkeypatch):
+    path = export_onnx(Recipe(), None, cache)
+    made = []
+
+    def stand_in(recipe, shape, path):
+        made.append(recipe.backbone)
+        path.write_bytes(content)
+
+    content = path.read_bytes()
+    monkeypatch.setattr(histoblend.features.networks.embeddings, "_run_export", stand_in)
+    assert export_onnx(Recipe(), None, cache) == path
+    assert made == []
+    path.write_bytes(content[:-1])
+    assert export_onnx(Recipe(), None, cache) == path
+    assert made == ["efficientnet-lite0"]
+    assert path.read_bytes() == content
+    monkeypatch.setattr(histoblend.features.networks.embeddings, "_version", lambda name: "another")
+    assert export_onnx(Recipe(), None, cache) != path
+    assert not list(cache.glob(".export-*"))
+
+
+def test_the_export_prints_nothing_and_loads_no_framework_here(export):
+    cache, done = export
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert {path.suffix for path in cache.iterdir()} == {".onnx", ".sha256"}
+
+
+def test_a_failed_export_says_why_and_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stub"))
+    (tmp_path / "stub").mkdir()
+    (tmp_path / "stub/tensorflow.py").write_text("raise ImportError('no TensorFlow here')")
+    with pytest.raises(RuntimeError, match=r"no TensorFlow here.*engine=\"keras\""):
+        embedding_compute(engine="onnx", cache=tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_an_export_that_differs_is_refused(tmp_path, monkeypatch):
+    class Skewed:
+        def get_inputs(self):
+            return [type("Input", (), {"name": "images"})]
+
+        def run(self, outputs, feed):
+            return [np.full((len(feed["images"]), 1280), 1e3, np.float32)]
+
+    class Unexported:
+        def __call__(self, batch, training):
+            return np.zeros((len(batch), 1280), np.float32)
+
+        def export(self, path, format, verbose):
+            Path(path).touch()
+
+    monkeypatch.setattr(histoblend.features.networks.embeddings, "embedding_network", lambda *names: Unexported())
+    monkeypatch.setattr(histoblend.features.networks.embeddings, "choose_backend", lambda: "tensorflow")
+    monkeypatch.setattr(histoblend.features.networks.embeddings, "open_session", lambda path: Skewed())
+    with pytest.raises(RuntimeError, match=r"must agree with Keras to 0\.0001; got a difference of 1e\+03"):
+        histoblend.features.networks.embeddings.write_onnx(Recipe(), None, str(tmp_path / "x.onnx"))
+
+
+def test_poolings_are_mean_and_maximum_over_the_map(patches):
+    both = embedding_network(Recipe(pooling="both"))
+    keras = load_keras()
+    body = keras.Model(both.input, both.get_layer("head_relu").output)
+    images = patches[:2].astype(np.float32)
+    maps = keras.ops.convert_to_numpy(body(images, training=False))
+    pooled = keras.ops.convert_to_numpy(both(images, training=False))
+    np.testing.assert_allclose(pooled[:, :1280], maps.mean((1, 2)), atol=1e-5)
+    np.testing.assert_allclose(pooled[:, 1280:], maps.max((1, 2)), atol=1e-5)
+
+
+def test_symmetries_are_the_eight_of_the_square():
+    patch = np.arange(9, dtype=np.uint8).reshape(1, 3, 3, 1).repeat(3, axis=3)
+    views = {view[0, :, :, 0].tobytes() for view in symmetries(patch)}
+    assert len(views) == 8
+    by_hand = {
+        bytes([6, 3, 0, 7, 4, 1, 8, 5, 2]),
+        bytes([0, 3, 6, 1, 4, 7, 2, 5, 8]),
+        bytes([8, 7, 6, 5, 4, 3, 2, 1, 0]),
+    }
+    assert by_hand < views  # a quarter turn, the transpose, a half turn
+
+
+def test_d4_is_the_average_over_the_symmetries_and_does_not_see_them(compute, patches):
+    d4 = EmbeddingCompute(compute.network, (None,), True)
+    values = d4(patches[:3])
+    by_hand = np.mean(
+        [compute(np.ascontiguousarray(view)) for view in symmetries(patches[:3])], axis=0, dtype=np.float64
+    )
+    np.testing.assert_allclose(values, by_hand, atol=1e-6)
+    turned = d4(np.ascontiguousarray(np.rot90(patches[:3], axes=(1, 2))))
+    np.testing.assert_allclose(turned, values, atol=1e-5)
+    assert np.abs(compute(patches[:3]) - values).max() > 1e-2  # without the average it does see them
+
+
+def test_several_sizes_stand_side_by_side(compute, patches):
+    values = EmbeddingCompute(compute.network, (None, 64), False)(patches[:3])
+    np.testing.assert_array_equal(values[:, :1280], compute(patches[:3]))
+    np.testing.assert_array_equal(values[:, 1280:], compute(resize(patches[:3], 64)))
+
+
+def test_resizing_keeps_flat_colours_and_sizes_and_the_callers_array():
+    patches = np.full((2, 96, 80, 3), (10, 128, 255), np.uint8)
+    before = patches.copy()
+    for size in (128, 192, 224, 48):
+        resized = resize(patches, size)
+        assert resized.shape == (2, size, size, 3)
+        assert (resized == (10, 128, 255)).all()
+    np.testing.assert_array_equal(patches, before)
+    assert resize(patches, None) is patches
+
+
+def test_resizing_by_hand():
+    """Doubling a step 0 | 240: Keys' weights at a quarter pixel are (-9, 111, 29, -3) / 128."""
+    row = np.repeat(np.uint8([0, 240]), 4)
+    resized = resize(np.broadcast_to(row[None, None, :, None], (1, 8, 8, 3)).copy(), 16)[0, 8, :, 0]
+    beside = round(240 * (29 - 3) / 128), round(240 * (111 - 9) / 128)
+    assert resized[7:9].tolist() == list(beside)
+    assert resized[6] == 0  # undershoot, cut at black
+    assert resized[10] >= 240
+
+
+@given(
+    st.sampled_from([(1, 1), (5, 3), (32, 32), (40, 24)]),
+    st.sampled_from(["noise", "white", "black"]),
+    st.booleans(),
+)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_picture_gives_finite_numbers(compute, shape, kind, d4):
+    fill = {"white": 255, "black": 0}
+    rng = np.random.default_rng(0)
+    patch = rng.integers(0, 256, (2, *shape, 3)) if kind == "noise" else np.full((2, *shape, 3), fill[kind])
+    values = EmbeddingCompute(compute.network, (None,), d4)(patch.astype(np.uint8))
+    assert values.shape == (2, 1280)
+    assert np.isfinite(values).all()
+    assert (values >= 0).all()
+    assert (values <= 6).all()  # the last layer is a ReLU6
+
+
+def test_no_patches_give_no_rows(compute):
+    assert compute(np.empty((0, 96, 96, 3), np.uint8)).shape == (0, 1280)
+
+
+def test_read_only_memory_maps_are_taken_and_left_alone(compute, patches, tmp_path):
+    np.save(tmp_path / "patches.npy", patches)
+    mapped = np.load(tmp_path / "patches.npy", mmap_mode="r")
+    np.testing.assert_array_equal(compute(mapped[:9]), compute(patches[:9]))
+
+
+@pytest.mark.parametrize(
+    "bad", [np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((2, 8, 8, 4), np.uint8)]
+)
+def test_other_arrays_are_refused(compute, bad):
+    with pytest.raises(ValueError, match=re.escape(f"got {bad.dtype} {bad.shape}")):
+        compute(bad)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"backbone": "alexnet"}, "backbone must be"),
+        ({"engine": "torch"}, "engine must be one of auto, onnx, keras; got 'torch'"),
+        ({"engine": "onnx", "precision": "bfloat16"}, "computes in float32; got precision 'bfloat16'"),
+        ({"precision": "double"}, "precision must be one of auto, float32, bfloat16, float16; got 'double'"),
+        ({"stages": 5}, "stages must be a number from 1 to 4 for efficientnet-lite0; got 5"),
+        ({"stages": True}, "got True"),
+        ({"backbone": "convnext-tiny", "stages": 2}, "from 1 to 1 for convnext-tiny"),
+        ({"centre": True}, "centre must be a number of pixels, such as 32, or 0 for none; got True"),
+        ({"backbone": ["efficientnet-lite0"] * 2}, "one name or several different ones"),
+        ({"backbone": ["efficientnet-lite0", "vgg16"], "weights": "x.h5"}, "fits one backbone; got 'x.h5' for"),
+        ({"weights": "absent.h5"}, "existing file of .h5, .keras, .pth; got 'absent.h5'"),
+        ({"pooling": "mean"}, "pooling must be one of avg, max, both; got 'mean'"),
+        ({"size": 0}, "size must be a positive number of pixels or None; got 0"),
+        ({"size": 96.0}, "got 96.0"),
+        ({"size": (96, 96)}, "different ones"),
+        ({"size": ()}, "one or more"),
+    ],
+)
+def test_unknown_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        embedding_compute(**options)
+
+
+def test_columns_are_unique_and_in_four_parts(compute):
+    names = EmbeddingCompute(compute.network, (None, 192), True).columns
+    assert len(set(names)) == len(names) == 2560
+    assert all(len(name.split("_")) == 4 for name in names)
+    assert compute.columns[0] == "embedding_efficientnet-lite0-0000_rgb_whole"
+    assert names[-1] == "embedding_efficientnet-lite0-192px-d4-1279_rgb_whole"
+
+
+def test_columns_of_every_option_tell_them_apart():
+    recipe = Recipe("efficientnet-lite2", "random", "both", 3)
+    compute = EmbeddingCompute(KerasNetwork(recipe), (96, 192), False, 48)
+    names = compute.columns
+    assert len(set(names)) == len(names) == compute.width == 2 * 2 * 2 * (48 + 120 + 1280)
+    assert all(len(name.split("_")) == 4 for name in names)
+    assert names[0] == "embedding_efficientnet-lite2-random-96px-both-stage2-0000_rgb_whole"
+    assert names[2 * 48] == "embedding_efficientnet-lite2-random-96px-both-stage3-0000_rgb_whole"
+    assert names[-1] == "embedding_efficientnet-lite2-random-192px-crop48-both-2559_rgb_centre"
+    assert EmbeddingCompute(KerasNetwork(Recipe()), (None,), True, 32).columns[-1].endswith("lite0-d4-1279_rgb_centre")
+
+
+def test_stages_are_pooled_side_by_side_with_the_last_one_last(patches):
+    network = embedding_network(Recipe(stages=3, pooling="both"))
+    keras = load_keras()
+    images = patches[:2].astype(np.float32)
+    pooled = keras.ops.convert_to_numpy(network(images, training=False))
+    expected = []
+    for layer in ("block4_add", "block10_add", "head_relu"):  # the last maps of 1/8, 1/16 and 1/32 in Lite0
+        feature_map = keras.Model(network.input, network.get_layer(layer).output)(images, training=False)
+        maps = keras.ops.convert_to_numpy(feature_map)
+        expected += [maps.mean((1, 2)), maps.max((1, 2))]
+    np.testing.assert_allclose(pooled, np.concatenate(expected, axis=1), atol=1e-5)
+    assert pooled.shape[1] == Recipe(stages=3, pooling="both").width == 2 * (40 + 112 + 1280)
+
+
+def test_the_centre_stands_beside_the_whole(compute, patches):
+    values = EmbeddingCompute(compute.network, (64, None), False, 16)(patches[:3])
+    centre = patches[:3, 16:32, 16:32]
+    by_hand = [resize(patches[:3], 64), resize(centre, 64), patches[:3], resize(centre, 48)]
+    np.testing.assert_array_equal(values, np.concatenate([compute(view) for view in by_hand], axis=1))
+    with pytest.raises(ValueError, match="centre must lie inside the patches"):
+        EmbeddingCompute(compute.network, (64,), False, 49)(patches[:3])
+
+
+def test_d4_of_patches_that_are_not_square(compute, patches):
+    oblong = np.ascontiguousarray(patches[:3, :, :40])
+    values = EmbeddingCompute(compute.network, (None,), True)(oblong)
+    by_hand = np.mean([compute(np.ascontiguousarray(view)) for view in symmetries(oblong)], axis=0)
+    np.testing.assert_allclose(values, by_hand, atol=1e-5)
+
+
+def test_backbones_stand_side_by_side(cache, compute, patches):
+    names = ("efficientnet-lite0", "efficientnet-lite2")
+    several = embedding_compute(names, engine="keras")
+    values = several(patches[:2])
+    assert values.shape == (2, several.width) == (2, 2560)
+    assert several.columns == tuple(n for one in names for n in embedding_compute(one, engine="keras").columns)
+    np.testing.assert_allclose(values[:, :1280], compute(patches[:2]), atol=1e-4)
+    assert pickle.loads(pickle.dumps(several)) == several  # noqa: S301 - made here
+
+
+def test_batches_are_prepared_ahead_in_order_and_no_further():
+    started = []
+
+    def prepare(item):
+        started.append(item)
+        return 10 * item
+
+    results = ahead(prepare, range(9), 3)
+    assert next(results) == 0
+    assert len(started) <= 4
+    assert list(results) == [10, 20, 30, 40, 50, 60, 70, 80]
+    assert list(ahead(prepare, range(3), 0)) == [0, 10, 20]
+    with pytest.raises(ZeroDivisionError):
+        list(ahead(lambda item: 1 // item, [1, 0, 1], 2))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "absent", "asked", "expected"),
+    [
+        (False, "", ("auto", "auto"), Engine("onnx", "tensorflow", "float32", False)),
+        (False, "tf2onnx", ("auto", "auto"), Engine("keras", "jax", "float32", False)),
+        (False, "", ("keras", "bfloat16"), Engine("keras", "jax", "bfloat16", False)),
+        (True, "", ("auto", "auto"), Engine("keras", "jax", "bfloat16", True)),
+        (True, "", ("keras", "float32"), Engine("keras", "jax", "float32", True)),
+        (True, "", ("onnx", "auto"), Engine("onnx", "tensorflow", "float32", False)),
+    ],
+    ids=["cpu", "no-export", "cpu-half", "gpu", "gpu-single", "gpu-onnx"],
+)
+def test_the_engine_follows_the_machine_unless_it_is_named(monkeypatch, gpu, absent, asked, expected):
+    monkeypatch.setattr(histoblend.features.networks.embeddings, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(histoblend.features.networks.embeddings, "choose_backend", lambda: "jax")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == absent else name)
+    assert choose_engine(*asked) == expected
+
+
+def test_an_engine_is_named_in_words():
+    assert str(Engine("keras", "torch", "bfloat16", True)) == "Keras on torch, bfloat16, GPU"
+    assert str(choose_engine("onnx")) == "ONNX Runtime, float32"
+
+
+def test_half_precision_rounds_and_leaves_the_policy_alone(compute_by_keras, patches):
+    exact = compute_by_keras(patches[:4])
+    half = embedding_compute(engine="keras", precision="bfloat16")(patches[:4])
+    assert half.dtype == np.float32
+    gap = np.abs(half - exact)
+    assert gap.max() > 1e-4  # it did compute in 8 bits of mantissa
+    assert np.corrcoef(half.ravel(), exact.ravel())[0, 1] > 0.99
+    assert load_keras().config.dtype_policy().name == "float32"
+
+
+def test_the_export_runs_on_tensorflow_or_not_at_all(monkeypatch):
+    monkeypatch.setattr(histoblend.features.networks.embeddings, "choose_backend", lambda: "torch")
+    with pytest.raises(RuntimeError, match="must run on TensorFlow; got torch"):
+        histoblend.features.networks.embeddings.write_onnx(Recipe(), None, "never.onnx")
+
+
+def test_a_network_that_pads_by_its_size_is_exported_for_it(cache, monkeypatch):
+    """MobileNetV2 at an odd size: a network for free sizes would shift its maps by a pixel."""
+    compute = embedding_compute("mobilenet-v2", weights="random", size=33, engine="onnx", cache=cache)
+    assert [path.name[:30] for path in cache.glob("mobilenet*.onnx")] == ["mobilenet-v2-random-avg-33x33-"]
+    monkeypatch.setattr(histoblend.features.networks.embeddings, "_run_export", None)  # it is there already
+    patches = np.random.default_rng(2).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
+    network = embedding_network(Recipe("mobilenet-v2", "random"), (33, 33))
+    expected = network(resize(patches, 33).astype(np.float32), training=False)
+    np.testing.assert_allclose(compute(patches), load_keras().ops.convert_to_numpy(expected), rtol=1e-4, atol=1e-4)
+
+
+def test_a_native_size_is_known_with_the_patches(cache):
+    row = find_backbone("mobilenet-v2")
+    assert OnnxNetwork(Recipe(row.name), cache).shapes([None, 64]) == [(64, 64)]
+    assert OnnxNetwork(Recipe(), cache).shapes([None, 64]) == [None]
+
+
+def test_the_transformer_alone(cache, patches):
+    embedding = KerasEmbedding(engine="onnx", cache=cache, workers=2)
+    with pytest.raises(NotFittedError):
+        embedding.transform(patches)
+    values = clone(embedding).fit_transform(patches)
+    assert values.shape == (70, 1280)
+    single = KerasEmbedding(engine="onnx", cache=cache).fit(patches)
+    np.testing.assert_array_equal(single.transform(patches), values)
+    assert single.get_feature_names_out()[1] == "embedding_efficientnet-lite0-0001_rgb_whole"
+    again = pickle.loads(pickle.dumps(single))  # noqa: S301 - made here
+    np.testing.assert_array_equal(again.transform(patches[:2]), values[:2])
