@@ -13,8 +13,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.heads import SLIDES, made_up
-from histoblend.models.altered import altered_scores
 from histoblend.models.heads import LogisticHead, XGBoostHead
+from histoblend.models.inspection.replaced_columns import altered_scores
 
 ROUNDING = 1e-6
 

@@ -11,8 +11,8 @@ import time
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from histoblend.models.metrics import bootstrap
 from histoblend.models.resampling import slide_groups
-from histoblend.reports.metrics import bootstrap
 
 
 def cohort(patches: int, slides: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -208,8 +208,8 @@ class Run:
     @cached_property
     def ensemble(self) -> tuple[Path, dict[str, Any]]:
         """Folder and manifest of the ensemble."""
+        from histoblend.models.names import ALONE
         from histoblend.pipelines.combining import combine, ensemble_spec, member_names
-        from histoblend.reports.ladder import ALONE
 
         steps = [self.prepared, self.heads, *([self.cnn] if self.fine_tuned else [])]
         inputs = {folder.name: manifest_digest(manifest) for folder, manifest in steps}

@@ -12,14 +12,20 @@ from histoblend.data.splits import patch_groups
 from histoblend.models.bundle import load_head
 from histoblend.models.calibration import youden_threshold
 from histoblend.models.heads import LogisticHead
+from histoblend.models.inspection.embedding_columns import MOST_PATCHES, explain_columns, leading_columns
+from histoblend.models.inspection.partial_dependence import PartialDependence, grid, positive_shares
+from histoblend.models.inspection.shapley import (
+    EXPLAINED_PATCHES,
+    Attribution,
+    attribute,
+    choose_cases,
+    shapley_importance,
+)
+from histoblend.models.names import ALONE
 from histoblend.models.resampling import even_rows, slide_groups
 from histoblend.pipelines.tables import read_values
-from histoblend.reports.dependence import PartialDependence, grid, positive_shares
-from histoblend.reports.embedded import MOST_PATCHES, explain_columns, leading_columns
 from histoblend.reports.explorer import LEVELS, ExplorerView, leading_features, share_examples
-from histoblend.reports.ladder import ALONE
 from histoblend.reports.pictures import find_patches
-from histoblend.reports.shapley import EXPLAINED_PATCHES, Attribution, attribute, choose_cases, shapley_importance
 
 if TYPE_CHECKING:
     from histoblend.pipelines.baseline import Run
@@ -70,7 +76,7 @@ def _attribute(run: Run, model: str, X: np.ndarray, columns: list[str]) -> Attri
 
 
 def attribution_importances(run: Run, found: Mapping[str, Attribution], explained: pd.DataFrame) -> pd.DataFrame:
-    """Mean sizes of the shares in the form of the other importances; see :func:`reports.shapley.shapley_importance`."""
+    """Mean sizes of the shares in the form of the other importances; see :func:`shapley.shapley_importance`."""
     groups = slide_groups(explained["slide"])
     options = {"draws": run.config.report.draws, "seed": run.config.seed}
     tables = [shapley_importance(each, groups, model=model, **options) for model, each in found.items()]

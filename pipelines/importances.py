@@ -12,13 +12,9 @@ import numpy as np
 import pandas as pd
 
 from histoblend.features.handcrafted.families import group_columns
-from histoblend.models.altered import altered_scores
 from histoblend.models.bundle import load_head
-from histoblend.models.resampling import even_rows, slide_groups
-from histoblend.pipelines.config import Config
-from histoblend.pipelines.fitting import DROPPED, FITTED, LEFT_OUT_OF, SETS
-from histoblend.reports.clusters import CLUSTER_ON, RHO, Cluster, cluster_columns
-from histoblend.reports.importance import (
+from histoblend.models.inspection.column_clusters import CLUSTER_ON, RHO, Cluster, cluster_columns
+from histoblend.models.inspection.permutation import (
     COLUMNS,
     GROUPS,
     STABILITY,
@@ -31,7 +27,11 @@ from histoblend.reports.importance import (
     permutation_importance,
     stability_row,
 )
-from histoblend.reports.ladder import ALONE
+from histoblend.models.inspection.replaced_columns import altered_scores
+from histoblend.models.names import ALONE
+from histoblend.models.resampling import even_rows, slide_groups
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.fitting import DROPPED, FITTED, LEFT_OUT_OF, SETS
 
 if TYPE_CHECKING:
     from histoblend.pipelines.baseline import Run
@@ -102,7 +102,8 @@ def importances(run: Run, predictions: pd.DataFrame) -> tuple[pd.DataFrame, Grou
     Returns
     -------
     features : DataFrame
-        Single columns, `reports.importance.COLUMNS`: gain, cover and coefficients with their spread over folds, and
+        Single columns, `models.inspection.permutation.COLUMNS`: gain, cover and coefficients with their spread over
+        folds, and
         permutation on the held-out slides for the handcrafted columns; families that were shuffled together have rows
         without a feature.
     groups : GroupView

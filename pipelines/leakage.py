@@ -7,8 +7,8 @@ import pandas as pd
 
 from histoblend.data.splits import base_groups, grouped_folds, is_known
 from histoblend.models.heads import LogisticHead
+from histoblend.models.metrics import bootstrap, measure
 from histoblend.models.resampling import percentile_interval, slide_groups
-from histoblend.reports.metrics import bootstrap, measure
 
 #: Penalty of the logistic regression, the same on both sides: choosing it would compare two ways of choosing as well.
 STRENGTH = 0.01

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.models.bundle import HEADS_FOLDER, seal_bundle
+from histoblend.models.names import ALONE, split_model_name
 from histoblend.models.outliers import OUTLIERS, learn_outliers
 from histoblend.models.predictor import CNN, ENSEMBLE_FILE, NETWORKS
 from histoblend.pipelines.artefacts import replace_folder
@@ -18,7 +19,6 @@ from histoblend.pipelines.fitting import SETS
 from histoblend.pipelines.provenance import code_digest
 from histoblend.pipelines.tables import chosen_families, read_values
 from histoblend.reports.card import CARD, model_card
-from histoblend.reports.ladder import ALONE, split_model_name
 
 if TYPE_CHECKING:
     from histoblend.features.networks.embeddings import EmbeddingCompute, SideBySide

@@ -15,6 +15,7 @@ from histoblend.data.audit.flags import FLAGS
 from histoblend.data.storage.arrays import open_array
 from histoblend.data.storage.atomic import copy_whole, write_whole
 from histoblend.data.storage.spreadsheet import read_written
+from histoblend.models.names import ALONE
 from histoblend.pipelines.artefacts import Outcome, StepSpec
 from histoblend.pipelines.combining import CALIBRATORS, CHOICES, COMBINED, ENSEMBLE, ERRORS, GAINS, MEMBERS, THRESHOLDS
 from histoblend.pipelines.config import Config
@@ -33,7 +34,7 @@ from histoblend.reports.audit import AuditView, leakage_words
 from histoblend.reports.cnn_section import CnnView
 from histoblend.reports.decisions import DecisionsView, decide
 from histoblend.reports.ensemble import EnsembleView, gain_words
-from histoblend.reports.ladder import ALONE, ladder
+from histoblend.reports.ladder import ladder
 from histoblend.reports.page import ReportInputs, write_report
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     import keras
 
     from histoblend.models.cnn import CnnSettings
+    from histoblend.models.inspection.saliency import Maps
     from histoblend.reports.cnn_section import SaliencyView
-    from histoblend.reports.saliency import Maps
 
 PATCHES, SANITY, FACTS = "patches.parquet", "sanity.parquet", "saliency.json"
 LAST, INNER = "last.npy", "inner.npy"
@@ -39,7 +39,7 @@ DRAWS = {"head": 4, "top": 2, "whole": 2}
 
 def saliency_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
     """What the maps depend on; ``inputs`` are the digests of the patches and of the fine-tuned network."""
-    sources = ("data", "features", "models", "reports/saliency.py", "pipelines/saliency.py")
+    sources = ("data", "features", "models", "models/inspection/saliency.py", "pipelines/saliency.py")
     return StepSpec("saliency", "probes/saliency", sources, {}, inputs, config.seed)
 
 
@@ -57,7 +57,7 @@ def probe_saliency(config: Config, patches: PatchSet, cnn: Path, folder: Path, s
         ``sanity.parquet``.
     screen : Screen
     """
-    from histoblend.reports.saliency import open_network
+    from histoblend.models.inspection.saliency import open_network
 
     table, threshold = _judged(patches, cnn)
     chosen = _choose(table, config.seed)
@@ -118,7 +118,7 @@ def _judged(patches: PatchSet, cnn: Path) -> tuple[pd.DataFrame, float]:
 
 def _choose(test: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Patches to look at: ``row, patch_id, slide, label, prob_cnn, outcome, sampled, shown``."""
-    from histoblend.reports.saliency import choose_sample, spread_over_slides
+    from histoblend.models.inspection.saliency import choose_sample, spread_over_slides
 
     sampled = choose_sample(test, SAMPLE, seed)
     shown = [
@@ -141,7 +141,14 @@ def _look(
     screen: Screen,
 ) -> tuple[Maps, int, pd.DataFrame]:
     """Maps of the chosen patches, how many of them random networks were shown, and the comparison."""
-    from histoblend.reports.saliency import cut, inner_layer, randomise, saliency, sanity_table, spread_over_slides
+    from histoblend.models.inspection.saliency import (
+        cut,
+        inner_layer,
+        randomise,
+        saliency,
+        sanity_table,
+        spread_over_slides,
+    )
 
     pieces = cut(network, inner_layer(settings))
     pixels = np.asarray(patches.pixels[chosen["row"].to_numpy()])
@@ -158,7 +165,7 @@ def _look(
 
 def _with_shares(chosen: pd.DataFrame, maps: Maps, side: int) -> pd.DataFrame:
     """The same rows with the share of evidence inside the centre by each map, and without the outermost cells."""
-    from histoblend.reports.saliency import MAPS, centre_shares
+    from histoblend.models.inspection.saliency import MAPS, centre_shares
 
     shares: dict[str, Any] = {"log_odds": maps.last.mean(axis=(1, 2))}
     for name in MAPS:

@@ -18,15 +18,7 @@ from skimage.color import hed_from_rgb, rgb_from_hed
 
 from histoblend.data.splits import is_known
 from histoblend.models.bundle import load_head
-from histoblend.pipelines.artefacts import Outcome, StepSpec
-from histoblend.pipelines.combining import ENSEMBLE
-from histoblend.pipelines.config import Config
-from histoblend.pipelines.fitting import PREDICTIONS
-from histoblend.pipelines.packing import embedding_of
-from histoblend.pipelines.tables import COLUMNS, VALUES, FeatureSets, chosen_families, read_values
-from histoblend.pipelines.training import MODEL
-from histoblend.reports.ladder import ALONE, split_model_name
-from histoblend.reports.stain import (
+from histoblend.models.inspection.stain import (
     VECTORS,
     StainGroups,
     StainView,
@@ -36,6 +28,14 @@ from histoblend.reports.stain import (
     stain_families,
     stain_groups,
 )
+from histoblend.models.names import ALONE, split_model_name
+from histoblend.pipelines.artefacts import Outcome, StepSpec
+from histoblend.pipelines.combining import ENSEMBLE
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.fitting import PREDICTIONS
+from histoblend.pipelines.packing import embedding_of
+from histoblend.pipelines.tables import COLUMNS, VALUES, FeatureSets, chosen_families, read_values
+from histoblend.pipelines.training import MODEL
 
 if TYPE_CHECKING:
     from histoblend.pipelines.baseline import Run
@@ -63,7 +63,7 @@ Advance = Callable[[int], None]
 
 def stain_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
     """What the probe depends on; ``inputs`` are the digests of the patches, of the feature tables and of all models."""
-    own = ("pipelines/staining.py", "pipelines/tables.py", "pipelines/packing.py", "reports/stain.py")
+    own = ("pipelines/staining.py", "pipelines/tables.py", "pipelines/packing.py", "models/inspection/stain.py")
     section = {
         "strengths": list(STRENGTHS),
         "patches": MOST_PATCHES,

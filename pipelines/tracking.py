@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from histoblend.data.errors import InputError
+from histoblend.models.metrics import METRICS
 from histoblend.pipelines.artefacts import manifest_digest
 from histoblend.pipelines.config import TrackConfig, config_keys
 from histoblend.pipelines.packing import BUNDLE
 from histoblend.pipelines.reporting import LADDER
-from histoblend.reports.metrics import METRICS
 
 if TYPE_CHECKING:
     from histoblend.pipelines.baseline import Run

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from histoblend.models.names import RUNGS
 from histoblend.models.resampling import draw_slides, slide_groups
-from histoblend.reports.ladder import RUNGS, SPLITS
+from histoblend.reports.ladder import SPLITS
 
 #: Threshold probabilities: how sure one must be before a patch is called positive.
 THRESHOLDS = np.arange(1, 100) / 100

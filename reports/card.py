@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from histoblend.data.splits import is_known
-from histoblend.reports.ladder import ALONE
+from histoblend.models.names import ALONE
 
 CARD = "MODEL_CARD.md"
 

@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from histoblend.data.errors import InputError
+from histoblend.models.metrics import METRICS
+from histoblend.models.names import ALONE
 from histoblend.reports import figures
-from histoblend.reports.ladder import ALONE, rungs_below
-from histoblend.reports.metrics import METRICS
+from histoblend.reports.ladder import rungs_below
 from histoblend.reports.pairing import BEST, Pairing, RunResults, best_model, differences, pair
 from histoblend.reports.section import Chart, Section
 from histoblend.reports.verdict import model_words, signed, span

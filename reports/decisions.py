@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from histoblend.models.calibration import WANTED, shift_prevalence
+from histoblend.models.names import ALONE
 from histoblend.reports import figures
 from histoblend.reports.benefit import main_models, net_benefit_table, useful_range
 from histoblend.reports.calibration import calibration_tables, cross_thresholds, operating_table
 from histoblend.reports.ensemble import CALIBRATOR_WORDS
-from histoblend.reports.ladder import ALONE
 from histoblend.reports.section import Chart, Section
 from histoblend.reports.verdict import model_words
 

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from histoblend.models.names import ALONE, RUNGS
 from histoblend.reports.figures import short_name
 from histoblend.reports.flagged import FEWEST_SLIDES, flag_errors, flag_words
-from histoblend.reports.ladder import ALONE, RUNGS, judged_rows
+from histoblend.reports.ladder import judged_rows
 from histoblend.reports.pictures import Patches, centre_box, find_patches, photo_uri
 from histoblend.reports.section import Chart, Section
 from histoblend.reports.within_slides import METRIC_WORDS, MOST_ROWS, forest_rows, slide_forest, slide_intervals

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from histoblend.models.inspection.shapley import TOGETHER, Attribution
 from histoblend.reports import figures
 from histoblend.reports.ladder import rungs_below
 from histoblend.reports.pictures import centre_box, data_uri
 from histoblend.reports.section import Chart
-from histoblend.reports.shapley import TOGETHER, Attribution
 from histoblend.reports.swarms import beeswarm, share_table, swarm_table, waterfall
 from histoblend.reports.verdict import model_words
 
@@ -64,7 +64,7 @@ class ExplorerView:
     bins : DataFrame
         ``feature, value, patches, slides, share, low, high``: positives in tenths of the patches.
     embeddings : DataFrame or None
-        From :func:`reports.embedded.explain_columns`, with a column of importances for each head.
+        From :func:`models.inspection.embedding_columns.explain_columns`, with a column of importances for each head.
     patches : DataFrame
         ``patch_id, slide, label, split`` of the patches that are shown.
     pixels : ndarray of shape (patches, height, width, 3), dtype uint8
@@ -158,7 +158,7 @@ def explore(
     importances : DataFrame
         Tidy, any models and measures.
     sums : DataFrame
-        From :func:`reports.importance.sum_by_family`.
+        From :func:`models.inspection.permutation.sum_by_family`.
     sentences : mapping from feature name to str
     view : ExplorerView or None
         Without it features are listed, and do not open.

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_curve
 
-from histoblend.reports.ladder import RUNGS, judged_rows, split_model_name
+from histoblend.models.names import RUNGS, split_model_name
+from histoblend.reports.ladder import judged_rows
 from histoblend.reports.verdict import span
 
 Figure = dict[str, Any]

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from histoblend.features.handcrafted.column import REGION_WORDS
+from histoblend.models.inspection.permutation import GroupView, agreement
 from histoblend.reports import figures
-from histoblend.reports.importance import GroupView, agreement
 from histoblend.reports.ladder import rungs_below
 from histoblend.reports.section import Chart
 from histoblend.reports.verdict import model_words
@@ -40,7 +40,7 @@ def group_content(importances: pd.DataFrame, view: GroupView) -> dict[str, Any]:
     Parameters
     ----------
     importances : DataFrame
-        Single features, `reports.importance.COLUMNS`.
+        Single features, `models.inspection.permutation.COLUMNS`.
     view : GroupView
 
     Returns
@@ -93,7 +93,7 @@ def group_figure(groups: pd.DataFrame, kinds: Sequence[str]) -> figures.Figure:
     Parameters
     ----------
     groups : DataFrame
-        `reports.importance.GROUPS`, of one model.
+        `models.inspection.permutation.GROUPS`, of one model.
     kinds : sequence of str
         In this order, with a gap between.
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pandas as pd
 
+from histoblend.models.inspection.permutation import GroupView, sum_by_family
 from histoblend.reports.explorer import ExplorerView, explore
-from histoblend.reports.importance import GroupView, sum_by_family
 from histoblend.reports.importance_groups import group_charts, group_content, group_tables
 from histoblend.reports.section import Section
 
@@ -23,7 +23,7 @@ def importances_section(
     Parameters
     ----------
     importances : DataFrame
-        From :mod:`reports.importance`, of any models and measures; may be empty.
+        From :mod:`models.inspection.permutation`, of any models and measures; may be empty.
     sentences : mapping from feature name to str
         What each feature is.
     view : ExplorerView, optional

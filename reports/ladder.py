@@ -7,19 +7,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from histoblend.features.handcrafted.families import FAMILIES
 from histoblend.models.calibration import youden_threshold
+from histoblend.models.metrics import METRICS, bootstrap, measure
+from histoblend.models.names import ALONE, BESIDE, HEADLESS, RUNGS, split_model_name
 from histoblend.models.resampling import percentile_interval, slide_groups
-from histoblend.reports.metrics import METRICS, bootstrap, measure
 
-RUNGS = ("prevalence", "colour", "handcrafted", "embeddings", "both", "context", "cnn", "ensemble")
-#: Rungs that are one model each, whose name is the rung's.
-HEADLESS = ("prevalence", "cnn", "ensemble")
-#: One family of handcrafted features each, fitted alone: not rungs, but what the handcrafted rung is made of.
-ALONE = tuple(family.name for family in FAMILIES if family.name not in RUNGS)
-#: A rung that stands beside the ladder, and what it adds to: slide context needs more than the patch at hand.
-BESIDE = {"context": "handcrafted"}
-_NAMED = ", ".join(map(repr, HEADLESS))
 SPLITS = {"train": "oof", "test": "test"}
 COLUMNS = (
     ["rung", "head", "model", "split", "patches", "slides"]
@@ -36,28 +28,6 @@ COLUMNS = (
         "peak_mb",
     ]
 )
-
-
-def split_model_name(model: str) -> tuple[str, str | None]:
-    """Return the rung (or family) and the head that a model's name stands for; rungs of `HEADLESS` have none.
-
-    Parameters
-    ----------
-    model : str
-        A rung of :data:`HEADLESS`, ``<head>_<rung>`` or ``<head>_<family>``.
-
-    Raises
-    ------
-    ValueError
-        The name has another form or an unknown rung.
-    """
-    if model in HEADLESS:
-        return model, None
-    head, _, rung = model.partition("_")
-    known = tuple(name for name in RUNGS if name not in HEADLESS) + ALONE
-    if not head or rung not in known:
-        raise ValueError(f"model must be {_NAMED} or '<head>_<rung>' with a rung of {known}; got {model!r}.")
-    return rung, head
 
 
 def rungs_below(models: Sequence[str], aucs: Mapping[str, float] | None = None) -> dict[str, str | None]:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pandas as pd
 
+from histoblend.models.metrics import METRICS
+from histoblend.models.names import ALONE, RUNGS
 from histoblend.reports import figures
-from histoblend.reports.ladder import ALONE, RUNGS
-from histoblend.reports.metrics import METRICS
 from histoblend.reports.section import Chart, Section
 
 

@@ -12,6 +12,9 @@ import pandas as pd
 
 from histoblend.data.splits import is_known
 from histoblend.data.storage.spreadsheet import write_csv
+from histoblend.models.inspection.permutation import GroupView
+from histoblend.models.inspection.stain import StainView
+from histoblend.models.names import ALONE
 from histoblend.reports import figures
 from histoblend.reports.audit import AuditView
 from histoblend.reports.cnn_section import CnnView, cnn_section
@@ -21,16 +24,14 @@ from histoblend.reports.ensemble import EnsembleView
 from histoblend.reports.ensemble_section import ensemble_section
 from histoblend.reports.errors import errors_section
 from histoblend.reports.explorer import ExplorerView
-from histoblend.reports.importance import GroupView
 from histoblend.reports.importance_section import importances_section
-from histoblend.reports.ladder import ALONE, rungs_below
+from histoblend.reports.ladder import rungs_below
 from histoblend.reports.ladder_section import ladder_section
 from histoblend.reports.made import made_section
 from histoblend.reports.pictures import Patches
 from histoblend.reports.prints import write_prints
 from histoblend.reports.rendering import environment, own_files, script_hash
 from histoblend.reports.section import Section
-from histoblend.reports.stain import StainView
 from histoblend.reports.stain_section import stain_section
 from histoblend.reports.verdict import Verdict, judge, model_words, signed, span
 from histoblend.reports.within_slides import score_slides
@@ -48,7 +49,7 @@ class ReportInputs:
     ladder : DataFrame
         From :func:`reports.ladder.ladder`.
     importances : DataFrame
-        From :mod:`reports.importance`, of any models and measures; may be empty.
+        From :mod:`models.inspection.permutation`, of any models and measures; may be empty.
     patches : Patches
         Those of `predictions`, in any order.
     warnings : tuple of str

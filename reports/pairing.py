@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
+from histoblend.models.metrics import METRICS, bootstrap, measure
+from histoblend.models.names import ALONE
 from histoblend.models.resampling import percentile_interval, slide_groups
-from histoblend.reports.ladder import ALONE, SPLITS, rungs_below
-from histoblend.reports.metrics import METRICS, bootstrap, measure
+from histoblend.reports.ladder import SPLITS, rungs_below
 
 #: Stands in a table of differences for each run's own best model.
 BEST = "best"
@@ -159,7 +160,7 @@ def differences(
     -------
     DataFrame
         ``first, second, split, model, first_model, second_model, patches, slides`` and, for each of
-        :data:`reports.metrics.METRICS`, ``<metric>_first``, ``<metric>_second``, the difference ``<metric>`` and its
+        :data:`models.metrics.METRICS`, ``<metric>_first``, ``<metric>_second``, the difference ``<metric>`` and its
         95 % interval. A row for each model that both have, and one for each run's own best, :data:`BEST`. Empty where
         runs are not paired; splits on which no interval can be had are left out.
     """

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from histoblend.models.names import ALONE, split_model_name
 from histoblend.reports.figures import (
     BLUE,
     BROWN,
@@ -24,7 +25,6 @@ from histoblend.reports.figures import (
     numbers,
     short_name,
 )
-from histoblend.reports.ladder import ALONE, split_model_name
 from histoblend.reports.verdict import signed, span
 
 GROUP_MARKS: Marks = {"A": ("stain group A", BLUE, "circle"), "B": ("stain group B", VERMILLION, "diamond-open")}
@@ -47,7 +47,7 @@ def stain_shifts(curves: pd.DataFrame, measure: str) -> Figure:
     Parameters
     ----------
     curves : DataFrame
-        From :func:`reports.stain.shift_curves`.
+        From :func:`models.inspection.stain.shift_curves`.
     measure : {"auc", "change", "moved", "turned"}
     """
     models = list(dict.fromkeys(curves.model))

@@ -6,11 +6,11 @@ from typing import Any
 
 import pandas as pd
 
+from histoblend.models.inspection.permutation import sum_by_family
+from histoblend.models.inspection.stain import FEWEST_SLIDES, OWN_FAMILY, SPOKEN_STRENGTH, TELLS, StainGroups, StainView
+from histoblend.models.names import ALONE, split_model_name
 from histoblend.reports import figures
-from histoblend.reports.importance import sum_by_family
-from histoblend.reports.ladder import ALONE, split_model_name
 from histoblend.reports.section import Chart, Section
-from histoblend.reports.stain import FEWEST_SLIDES, OWN_FAMILY, SPOKEN_STRENGTH, TELLS, StainGroups, StainView
 from histoblend.reports.stain_figures import GROUP_MARKS, SHIFT_WORDS, alteration_words, stain_shifts
 from histoblend.reports.verdict import model_words, signed, span
 
@@ -28,7 +28,7 @@ def stain_section(view: StainView | None, importances: pd.DataFrame, best: str) 
     view : StainView or None
         None where nothing was looked at.
     importances : DataFrame
-        From :mod:`reports.importance`; may be empty.
+        From :mod:`models.inspection.permutation`; may be empty.
     best : str
         The model that sentences speak of first.
 
@@ -70,7 +70,7 @@ def shift_words(curves: pd.DataFrame, best: str, strength: float = SPOKEN_STRENG
     Parameters
     ----------
     curves : DataFrame
-        From :func:`reports.stain.shift_curves`.
+        From :func:`models.inspection.stain.shift_curves`.
     best : str
     strength : float
         One of the strengths.
@@ -89,7 +89,7 @@ def restain_words(curves: pd.DataFrame, best: str) -> str:
     Parameters
     ----------
     curves : DataFrame
-        From :func:`reports.stain.shift_curves`.
+        From :func:`models.inspection.stain.shift_curves`.
     best : str
     """
     part = curves[curves.alteration == "restain"]
@@ -127,9 +127,9 @@ def family_words(families: pd.DataFrame, importances: pd.DataFrame, confounded: 
     Parameters
     ----------
     families : DataFrame
-        From :func:`reports.stain.stain_families`.
+        From :func:`models.inspection.stain.stain_families`.
     importances : DataFrame
-        From :mod:`reports.importance`; may be empty.
+        From :mod:`models.inspection.permutation`; may be empty.
     confounded : bool
         Whether stain goes with the label.
     """

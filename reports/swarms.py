@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from histoblend.models.inspection.shapley import Attribution
 from histoblend.reports import figures
-from histoblend.reports.shapley import Attribution
 from histoblend.reports.verdict import signed
 
 #: Features and patches of a beeswarm, and features of a waterfall.

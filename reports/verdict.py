@@ -8,8 +8,8 @@ from typing import Any
 
 import pandas as pd
 
-from histoblend.reports.ladder import RUNGS, split_model_name
-from histoblend.reports.stain import StainGroups
+from histoblend.models.inspection.stain import StainGroups
+from histoblend.models.names import RUNGS, split_model_name
 
 HEADS = {"logistic": "logistic regression", "xgboost": "XGBoost"}
 RUNG_WORDS = {

@@ -9,9 +9,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
+from histoblend.models.metrics import slide_table
 from histoblend.reports.figures import BLUE, ORANGE, VERMILLION, layout, numbers, plain, rule, shorten
 from histoblend.reports.ladder import SPLITS, judged_rows
-from histoblend.reports.metrics import slide_table
 from histoblend.reports.verdict import span
 
 #: Rows that the figure holds at most: the lowest.

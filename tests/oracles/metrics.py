@@ -30,7 +30,7 @@ def resampled_metrics(labels, scores, threshold, slides, drawn):
 
 
 def resampled_slides(groups, draws, seed):
-    """The slide numbers of every draw, from the same random stream as `reports.metrics.bootstrap`."""
+    """The slide numbers of every draw, from the same random stream as `models.metrics.bootstrap`."""
     rng = np.random.default_rng(seed)
     units = groups.max() + 1
     return [rng.integers(units, size=units) for _ in range(draws)]

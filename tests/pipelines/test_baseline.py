@@ -12,12 +12,12 @@ from sklearn.metrics import roc_auc_score
 
 from histoblend.data.errors import InputError
 from histoblend.models.bundle import load_head, open_bundle
+from histoblend.models.names import ALONE
 from histoblend.pipelines.baseline import Run, baseline, explain, one_step
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.fitting import left_out_groups, out_of_fold, prevalence, refit_without
 from histoblend.pipelines.reporting import report_spec
 from histoblend.pipelines.tables import FeatureSets
-from histoblend.reports.ladder import ALONE
 from tests import ROOT
 from tests.golden.recompute import recompute
 from tests.pipelines.fits import local, opened

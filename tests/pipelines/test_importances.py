@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from histoblend.models.heads import HEADS
+from histoblend.models.inspection.permutation import COLUMNS, GROUPS
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.fitting import DROPPED, FITTED, SETS, fit_heads, left_out_groups
 from histoblend.pipelines.importances import by_measure, importances
-from histoblend.reports.importance import COLUMNS, GROUPS
 from tests.pipelines.fits import opened
 
 #: Three copies of one signal, in themes and regions of their own, beside columns of noise.

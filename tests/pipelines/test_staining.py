@@ -8,6 +8,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from histoblend.models.augment import jitter_stains
+from histoblend.models.inspection.stain import VECTORS, StainGroups, shift_curves
 from histoblend.pipelines import staining
 from histoblend.pipelines.baseline import Run
 from histoblend.pipelines.config import load_config
@@ -25,7 +26,6 @@ from histoblend.pipelines.staining import (
     slide_names,
     why_no_probe,
 )
-from histoblend.reports.stain import VECTORS, StainGroups, shift_curves
 from tests import ROOT
 
 SMALL = ["data.n=320", "data.slides=16", "split.folds=3", "data.difficulty=0.2", "engine.workers=1"]

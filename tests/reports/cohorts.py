@@ -7,16 +7,17 @@ import pandas as pd
 
 from histoblend.features.handcrafted import families
 from histoblend.features.handcrafted.slide_context import in_slide_name
+from histoblend.models.inspection.embedding_columns import explain_columns
+from histoblend.models.inspection.partial_dependence import positive_shares
+from histoblend.models.inspection.permutation import GROUPS, STABILITY, GroupView, fitted_importance
+from histoblend.models.inspection.shapley import Attribution, choose_cases
+from histoblend.models.inspection.stain import StainGroups, StainView, group_slides, group_table, shift_curves
+from histoblend.models.names import ALONE, HEADLESS, RUNGS, split_model_name
 from histoblend.models.resampling import slide_groups
-from histoblend.reports.dependence import positive_shares
-from histoblend.reports.embedded import explain_columns
 from histoblend.reports.explorer import LEVELS, ExplorerView, leading_features, share_examples
-from histoblend.reports.importance import GROUPS, STABILITY, GroupView, fitted_importance
-from histoblend.reports.ladder import ALONE, HEADLESS, RUNGS, ladder, split_model_name
+from histoblend.reports.ladder import ladder
 from histoblend.reports.page import ReportInputs
 from histoblend.reports.pictures import find_patches
-from histoblend.reports.shapley import Attribution, choose_cases
-from histoblend.reports.stain import StainGroups, StainView, group_slides, group_table, shift_curves
 
 HEADS = ("logistic", "xgboost")
 SKILL = {"colour": 1.3, "handcrafted": 1.9, "embeddings": 2.0, "both": 2.3, "context": 2.2}

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from histoblend.models.inspection.saliency import Maps, sanity_table
 from histoblend.reports.cnn_section import (
     CIVIDIS,
     CnnView,
@@ -25,7 +26,6 @@ from histoblend.reports.cnn_section import (
     slide_mean,
 )
 from histoblend.reports.page import write_page
-from histoblend.reports.saliency import Maps, sanity_table
 from tests.reports.cohorts import make_patches, make_predictions
 
 OUTCOMES = ["true positive", "false negative", "false positive", "true negative"]

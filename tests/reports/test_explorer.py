@@ -7,11 +7,11 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from histoblend.models.inspection.permutation import COLUMNS, sum_by_family
+from histoblend.models.inspection.shapley import Attribution
 from histoblend.reports.explorer import LEVELS, NEAR, explore, leading_features, share_examples
-from histoblend.reports.importance import COLUMNS, sum_by_family
 from histoblend.reports.importance_section import importances_section
 from histoblend.reports.page import write_page
-from histoblend.reports.shapley import Attribution
 from histoblend.reports.swarms import beeswarm, share_table, spread_out, waterfall
 from tests.reports.cohorts import make_importances, make_patches, make_predictions, make_view
 

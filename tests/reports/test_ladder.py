@@ -3,7 +3,8 @@ import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from histoblend.reports.ladder import COLUMNS, ladder, rungs_below, split_model_name
+from histoblend.models.names import split_model_name
+from histoblend.reports.ladder import COLUMNS, ladder, rungs_below
 from tests.oracles.metrics import resampled_metrics, resampled_slides
 from tests.reports.cohorts import make_predictions, model_names
 

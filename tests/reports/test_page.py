@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
+from histoblend.models.inspection.stain import StainGroups, StainView, group_slides, group_table
 from histoblend.reports import figures
 from histoblend.reports.made import _fact_tables
 from histoblend.reports.page import write_page, write_report
 from histoblend.reports.section import Section
-from histoblend.reports.stain import StainGroups, StainView, group_slides, group_table
 from tests.reports.cohorts import make_inputs
 
 NASTY = "<b>x</b><img src=x onerror=alert(1)>"

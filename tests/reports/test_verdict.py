@@ -1,8 +1,8 @@
 import pandas as pd
 import pytest
 
+from histoblend.models.inspection.stain import StainGroups
 from histoblend.reports.ladder import ladder
-from histoblend.reports.stain import StainGroups
 from histoblend.reports.verdict import judge, model_words, signed
 from tests.reports.cohorts import make_predictions, model_names
 

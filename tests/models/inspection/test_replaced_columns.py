@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from histoblend.models.altered import altered_scores
 from histoblend.models.heads import LogisticHead, XGBoostHead
+from histoblend.models.inspection.replaced_columns import altered_scores
 
 HEADS = {"logistic": LogisticHead(), "xgboost": XGBoostHead(fewest=30, trees=60, subspace=20)}
 

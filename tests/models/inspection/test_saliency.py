@@ -14,7 +14,7 @@ from histoblend.data.errors import InputError
 from histoblend.features.networks.backend import load_keras
 from histoblend.features.networks.embeddings import Engine, symmetries
 from histoblend.models.cnn import KERAS_FILE, CnnSettings, Trainee, store_cnn
-from histoblend.reports.saliency import (
+from histoblend.models.inspection.saliency import (
     area_share,
     centre_cells,
     centre_shares,

@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from scipy.stats import mannwhitneyu
 
-from histoblend.reports.stain import (
+from histoblend.models.inspection.stain import (
     ASKED_PATCHES,
     FEWEST_IN_GROUP,
     StainGroups,

@@ -12,8 +12,8 @@ from sklearn.metrics import roc_auc_score
 from histoblend.data.splits import grouped_folds
 from histoblend.features.handcrafted.families import parse_column
 from histoblend.models.heads import LogisticHead
+from histoblend.models.metrics import measure, slide_table
 from histoblend.models.resampling import auc_draws, percentile_interval, slide_groups
-from histoblend.reports.metrics import measure, slide_table
 
 #: With fewer slides a division in two says nothing.
 FEWEST_SLIDES = 8
@@ -264,7 +264,7 @@ def group_slides(groups: StainGroups, predictions: pd.DataFrame, models: Sequenc
     Returns
     -------
     DataFrame
-        ``model, group`` and the columns of :func:`reports.metrics.slide_table`.
+        ``model, group`` and the columns of :func:`models.metrics.slide_table`.
     """
     of = groups.slides.set_index("slide").group
     tables = []

@@ -10,9 +10,8 @@ from sklearn.inspection import permutation_importance as oracle
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from histoblend.models.altered import altered_scores
 from histoblend.models.heads import LogisticHead, XGBoostHead
-from histoblend.reports.importance import (
+from histoblend.models.inspection.permutation import (
     COLUMNS,
     GROUPS,
     agreement,
@@ -26,6 +25,7 @@ from histoblend.reports.importance import (
     permutation_importance,
     sum_by_family,
 )
+from histoblend.models.inspection.replaced_columns import altered_scores
 
 NAMES = ["colour_mean_red_whole", "colour_mean_red_centre", "nuclei_count_grey_centre", "nuclei_area_grey_whole"]
 

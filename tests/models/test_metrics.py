@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from histoblend.data.errors import InputError
 from histoblend.models import resampling
 from histoblend.models.calibration import youden_threshold
+from histoblend.models.metrics import bootstrap, measure, slide_table
 from histoblend.models.resampling import percentile_interval, slide_groups
-from histoblend.reports.metrics import bootstrap, measure, slide_table
 from tests.oracles.metrics import resampled_metrics, resampled_slides
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pandas as pd
 
 from histoblend.features.handcrafted.families import parse_column
+from histoblend.models.metrics import bootstrap, measure
 from histoblend.models.resampling import auc_draws, check_scores, count_ranks, draw_slides, percentile_interval
-from histoblend.reports.metrics import bootstrap, measure
 
 #: Measures that are taken of a whole family at once: those of its columns do not add up to it.
 JOINT = ("permutation", "shap")
@@ -157,7 +157,7 @@ def permutation_drops(
         More patches than this are thinned at random, to bound the time; None keeps all.
     altered : callable, optional
         Quicker than `predict` where few columns change: takes the table and gives what scores it with some columns
-        replaced, such as :func:`models.altered.altered_scores` does.
+        replaced, such as :func:`models.inspection.replaced_columns.altered_scores` does.
     progress : callable, optional
         Called with 1 after each unit.
 

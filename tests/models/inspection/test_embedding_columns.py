@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import spearmanr
 
-from histoblend.reports.embedded import explain_columns, leading_columns
+from histoblend.models.inspection.embedding_columns import explain_columns, leading_columns
 
 FEATURES = [f"colour_mean_c{i}_whole" for i in range(8)]
 

@@ -5,7 +5,7 @@ import pytest
 from sklearn.inspection import partial_dependence as oracle
 
 from histoblend.models.heads import LogisticHead, XGBoostHead
-from histoblend.reports.dependence import PartialDependence, grid, positive_shares
+from histoblend.models.inspection.partial_dependence import PartialDependence, grid, positive_shares
 
 
 @pytest.fixture(scope="module")

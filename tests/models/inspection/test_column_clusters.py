@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import spearmanr
 
-from histoblend.reports.clusters import cluster_columns, rank_correlations
+from histoblend.models.inspection.column_clusters import cluster_columns, rank_correlations
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""What fitted models rely on: columns, families, stain, and where a network looks."""
