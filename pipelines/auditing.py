@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from histoblend.pipelines.prepare import AUDIT, EXAMPLES, PICTURES, SET_ASIDE, SLIDES, SUMMARY, balance
-from histoblend.reports.audit import consequence
+from histoblend.reports.sections.data import consequence
 
 if TYPE_CHECKING:
     from histoblend.pipelines.baseline import Run

@@ -18,10 +18,10 @@ from histoblend.pipelines.artefacts import MANIFEST, file_digest, read_manifest,
 from histoblend.pipelines.console import Screen
 from histoblend.pipelines.fitting import PREDICTIONS
 from histoblend.pipelines.reporting import LADDER
-from histoblend.reports.comparison import comparison_sections
-from histoblend.reports.ladder import COLUMNS as LADDER_COLUMNS
-from histoblend.reports.page import write_page
-from histoblend.reports.pairing import RunResults
+from histoblend.reports.evaluation.ladder import COLUMNS as LADDER_COLUMNS
+from histoblend.reports.evaluation.pairing import RunResults
+from histoblend.reports.page.page import write_page
+from histoblend.reports.sections.comparison import comparison_sections
 
 REPORT = "7-report"
 FACTS = "facts.json"

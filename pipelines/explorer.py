@@ -24,8 +24,8 @@ from histoblend.models.inspection.shapley import (
 from histoblend.models.names import ALONE
 from histoblend.models.resampling import even_rows, slide_groups
 from histoblend.pipelines.tables import read_values
-from histoblend.reports.explorer import LEVELS, ExplorerView, leading_features, share_examples
-from histoblend.reports.pictures import find_patches
+from histoblend.reports.page.images import find_patches
+from histoblend.reports.sections.explorer import LEVELS, ExplorerView, leading_features, share_examples
 
 if TYPE_CHECKING:
     from histoblend.pipelines.baseline import Run

@@ -28,9 +28,9 @@ from histoblend.pipelines.artefacts import write_json
 from histoblend.pipelines.console import Screen
 from histoblend.pipelines.provenance import commit, library_versions
 from histoblend.pipelines.streaming import Found, Options
-from histoblend.reports.heat import HeatMap, overlay
-from histoblend.reports.heat_files import regions, transform, write_picture, write_raster
-from histoblend.reports.viewer import write_viewer
+from histoblend.reports.heatmap.files import regions, transform, write_picture, write_raster
+from histoblend.reports.heatmap.heat import HeatMap, overlay
+from histoblend.reports.heatmap.viewer import write_viewer
 
 #: Everything that a heat map's folder holds.
 FILES = (

@@ -18,7 +18,7 @@ from histoblend.pipelines.artefacts import replace_folder
 from histoblend.pipelines.fitting import SETS
 from histoblend.pipelines.provenance import code_digest
 from histoblend.pipelines.tables import chosen_families, read_values
-from histoblend.reports.card import CARD, model_card
+from histoblend.reports.model_card import CARD, model_card
 
 if TYPE_CHECKING:
     from histoblend.features.networks.embeddings import EmbeddingCompute, SideBySide

@@ -30,12 +30,12 @@ from histoblend.pipelines.staining import stain_view
 from histoblend.pipelines.submission import predict_unlabelled
 from histoblend.pipelines.tables import read_values
 from histoblend.pipelines.training import HISTORY, MODEL
-from histoblend.reports.audit import AuditView, leakage_words
-from histoblend.reports.cnn_section import CnnView
-from histoblend.reports.decisions import DecisionsView, decide
-from histoblend.reports.ensemble import EnsembleView, gain_words
-from histoblend.reports.ladder import ladder
-from histoblend.reports.page import ReportInputs, write_report
+from histoblend.reports.evaluation.ladder import ladder
+from histoblend.reports.report import ReportInputs, write_report
+from histoblend.reports.sections.cnn import CnnView
+from histoblend.reports.sections.data import AuditView, leakage_words
+from histoblend.reports.sections.decisions import DecisionsView, decide
+from histoblend.reports.sections.ensemble import EnsembleView, gain_words
 
 if TYPE_CHECKING:
     from histoblend.pipelines.baseline import Run

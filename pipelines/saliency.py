@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from histoblend.models.cnn import CnnSettings
     from histoblend.models.inspection.saliency import Maps
-    from histoblend.reports.cnn_section import SaliencyView
+    from histoblend.reports.sections.cnn import SaliencyView
 
 PATCHES, SANITY, FACTS = "patches.parquet", "sanity.parquet", "saliency.json"
 LAST, INNER = "last.npy", "inner.npy"
@@ -87,7 +87,7 @@ def open_saliency(folder: Path) -> SaliencyView:
     """Read what :func:`probe_saliency` wrote."""
     import json
 
-    from histoblend.reports.cnn_section import SaliencyView
+    from histoblend.reports.sections.cnn import SaliencyView
 
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     return SaliencyView(

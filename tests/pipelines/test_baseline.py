@@ -266,7 +266,7 @@ def test_columns_that_only_tell_slides_apart_gain_nothing(head):
 def test_turning_the_test_labels_changes_nothing_that_was_learned(finished, tmp_path):
     """Through the whole run: out-of-fold and test predictions and thresholds stay when held-out labels are turned."""
     from histoblend.pipelines.fitting import fit_heads
-    from histoblend.reports.ladder import ladder
+    from histoblend.reports.evaluation.ladder import ladder
 
     before = pd.read_parquet(finished.folder / "predictions.parquet")
     table = finished.patches.table

@@ -16,9 +16,9 @@ from histoblend.pipelines.combining import combine, ensemble_spec, member_names,
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.console import Screen
 from histoblend.pipelines.reporting import decisions_view, ensemble_view
-from histoblend.reports.ensemble import gain_words
-from histoblend.reports.ladder import ladder
-from histoblend.reports.page import write_report
+from histoblend.reports.evaluation.ladder import ladder
+from histoblend.reports.report import write_report
+from histoblend.reports.sections.ensemble import gain_words
 from tests import ROOT
 from tests.reports.cohorts import make_inputs, make_predictions, model_names
 

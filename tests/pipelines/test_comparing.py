@@ -10,9 +10,9 @@ from histoblend.data.errors import InputError
 from histoblend.pipelines.__main__ import app
 from histoblend.pipelines.comparing import LONGEST, compare, folder_name
 from histoblend.pipelines.console import Screen
-from histoblend.reports.ladder import ladder
+from histoblend.reports.evaluation.ladder import ladder
 from tests.reports.cohorts import make_predictions, model_names
-from tests.reports.test_pairing import another
+from tests.reports.evaluation.test_pairing import another
 
 
 def finish(folder, predictions, **settings):

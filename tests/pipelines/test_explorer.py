@@ -13,7 +13,7 @@ from histoblend.models.inspection.partial_dependence import grid
 from histoblend.models.inspection.permutation import fitted_importance, sum_by_family
 from histoblend.pipelines.explorer import attribution_importances, attributions, explain_embeddings, explorer_view
 from histoblend.pipelines.tables import COLUMNS, VALUES, FeatureSets
-from histoblend.reports.explorer import explore
+from histoblend.reports.sections.explorer import explore
 from tests.reports.cohorts import make_patches
 
 RAW = ["colour_mean_red_whole", "colour_mean_red_centre", "nuclei_count_grey_centre", "lbp_r1-p0_grey_whole"]

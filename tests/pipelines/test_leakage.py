@@ -6,7 +6,7 @@ import pytest
 
 from histoblend.data.splits import assign_splits
 from histoblend.pipelines.leakage import MOST_PATCHES, measure_leakage
-from histoblend.reports.audit import leakage_words
+from histoblend.reports.sections.data import leakage_words
 
 
 def cohort(slides=30, each=30, leak=True, seed=0):

@@ -16,7 +16,7 @@ from histoblend.models.inspection.stain import StainView, shift_curves, stain_fa
 from histoblend.models.resampling import slide_groups
 from histoblend.pipelines.fitting import refit_without
 from histoblend.pipelines.staining import alterations, choose_sample, slide_names
-from histoblend.reports.stain_section import stain_section
+from histoblend.reports.sections.stain import stain_section
 from tests.pipelines.fits import local
 
 FAMILIES = ("colour", "stain", "nuclei")

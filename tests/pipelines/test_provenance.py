@@ -10,13 +10,13 @@ from histoblend.pipelines.provenance import code_digest, commit, library_version
 def tree(tmp_path, monkeypatch):
     (tmp_path / "reports" / "templates").mkdir(parents=True)
     (tmp_path / "pipelines").mkdir()
-    for name in ("reports/page.py", "reports/templates/style.css", "pipelines/fitting.py", "pipelines/console.py"):
+    for name in ("reports/report.py", "reports/templates/style.css", "pipelines/fitting.py", "pipelines/console.py"):
         (tmp_path / name).write_text("a")
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["reports/page.py", "reports/templates/style.css", "pipelines/fitting.py"])
+@pytest.mark.parametrize("name", ["reports/report.py", "reports/templates/style.css", "pipelines/fitting.py"])
 def test_a_changed_file_changes_the_digest(tree, name):
     before = code_digest(("reports", "pipelines/fitting.py"))
     (tree / name).write_text("b")

@@ -21,7 +21,7 @@ from histoblend.pipelines.config import Config, TrackConfig, load_config
 from histoblend.pipelines.console import Screen
 from histoblend.pipelines.reporting import facts
 from histoblend.pipelines.tracking import DATABASE, TAG, _shown, check_tracking, metrics, parameters, track
-from histoblend.reports.ladder import ladder
+from histoblend.reports.evaluation.ladder import ladder
 from tests import ROOT
 from tests.reports.cohorts import make_predictions, model_names
 

@@ -14,10 +14,10 @@ from histoblend.models.inspection.shapley import Attribution, choose_cases
 from histoblend.models.inspection.stain import StainGroups, StainView, group_slides, group_table, shift_curves
 from histoblend.models.names import ALONE, HEADLESS, RUNGS, split_model_name
 from histoblend.models.resampling import slide_groups
-from histoblend.reports.explorer import LEVELS, ExplorerView, leading_features, share_examples
-from histoblend.reports.ladder import ladder
-from histoblend.reports.page import ReportInputs
-from histoblend.reports.pictures import find_patches
+from histoblend.reports.evaluation.ladder import ladder
+from histoblend.reports.page.images import find_patches
+from histoblend.reports.report import ReportInputs
+from histoblend.reports.sections.explorer import LEVELS, ExplorerView, leading_features, share_examples
 
 HEADS = ("logistic", "xgboost")
 SKILL = {"colour": 1.3, "handcrafted": 1.9, "embeddings": 2.0, "both": 2.3, "context": 2.2}

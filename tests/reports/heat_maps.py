@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from histoblend.reports.heat import HeatMap
+from histoblend.reports.heatmap.heat import HeatMap
 
 VALUES = np.array(
     [

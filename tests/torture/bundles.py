@@ -5,7 +5,7 @@ from pathlib import Path
 from histoblend.pipelines.baseline import Run
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.packing import write_bundle
-from histoblend.reports.ladder import ladder
+from histoblend.reports.evaluation.ladder import ladder
 from tests import ROOT
 from tests.reports.cohorts import model_names
 

@@ -1,0 +1,1 @@
+"""Numbers worked out from predictions: the ladder, calibration, net benefit, slides."""

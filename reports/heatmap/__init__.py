@@ -1,0 +1,1 @@
+"""What is shown of a whole slide: rasters, outlines and the viewer."""

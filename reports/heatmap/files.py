@@ -1,0 +1,136 @@
+"""A heat map as files that other programs open: OME-TIFF, PNG with its transform, and regions for QuPath."""
+
+from __future__ import annotations
+
+import json
+import uuid
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histoblend.reports.heatmap.heat import ABOVE, HeatMap
+from histoblend.reports.heatmap.outlines import trace
+
+#: Side below which a raster has no coarser levels.
+_LEAST_LEVEL = 256
+_CLASS = "Predicted tumour"
+
+
+def write_raster(path: Path, heat: HeatMap, name: str) -> None:
+    """Write the probabilities as pyramidal OME-TIFF: float32, NaN where nothing was predicted, a pixel a cell."""
+    import tifffile
+
+    levels = [heat.values]
+    while max(levels[-1].shape) > _LEAST_LEVEL:
+        levels.append(_halved(levels[-1]))
+    size = [heat.stride * side for side in heat.spacing]
+    metadata = {
+        "axes": "YX",
+        "Name": name,
+        "PhysicalSizeX": size[0],
+        "PhysicalSizeXUnit": "µm",
+        "PhysicalSizeY": size[1],
+        "PhysicalSizeYUnit": "µm",
+    }
+    with tifffile.TiffWriter(path, ome=True) as file:
+        for number, level in enumerate(levels):
+            options: dict[str, Any] = {"subfiletype": 1} if number else {"subifds": len(levels) - 1}
+            file.write(
+                level,
+                tile=(256, 256),
+                compression="zlib",
+                photometric="minisblack",
+                resolution=tuple(1e4 / (side * 2**number) for side in size),
+                resolutionunit="CENTIMETER",
+                metadata=None if number else metadata,
+                **options,
+            )
+
+
+def write_picture(path: Path, heat: HeatMap) -> None:
+    """Write the probabilities as PNG, grey with opacity: 255 is 1, transparent where nothing was predicted."""
+    from PIL import Image
+
+    grey = np.rint(np.nan_to_num(heat.values) * 255).astype(np.uint8)
+    seen = np.where(np.isfinite(heat.values), 255, 0).astype(np.uint8)
+    Image.fromarray(np.dstack([grey, seen]), "LA").save(path, format="PNG", optimize=True)
+
+
+def transform(heat: HeatMap) -> dict[str, Any]:
+    """Where the raster's pixels lie on the slide, for a JSON file."""
+    return {
+        "width": heat.values.shape[1],
+        "height": heat.values.shape[0],
+        "level0_width": heat.slide[0],
+        "level0_height": heat.slide[1],
+        "level0_pixels_a_pixel": list(heat.cell),
+        "affine_to_level0": [[heat.cell[0], 0.0, 0.0], [0.0, heat.cell[1], 0.0], [0.0, 0.0, 1.0]],
+        "um_a_pixel": [heat.stride * side for side in heat.spacing],
+        "png": "grey / 255 is the probability; opacity 0 where nothing was predicted",
+        "tiff": "float32 probability; NaN where nothing was predicted",
+        "note": "(x, y) of a pixel's upper left corner, counted from 0, times affine_to_level0 is its place on level 0",
+    }
+
+
+def regions(heat: HeatMap) -> tuple[dict[str, Any], pd.DataFrame]:
+    """Outline the cells labelled positive.
+
+    Parameters
+    ----------
+    heat : HeatMap
+
+    Returns
+    -------
+    collection : dict
+        GeoJSON of polygons in level-0 pixels, the largest first, as QuPath imports it.
+    table : DataFrame
+        ``name, area_mm2, cells, mean, most`` and ``left, top, right, bottom`` in level-0 pixels, a row a region.
+    """
+    labels, pieces = trace(heat.positive)
+    counts = np.bincount(labels.ravel(), minlength=len(pieces) + 1)
+    areas = np.bincount(labels.ravel(), heat.areas().ravel(), len(pieces) + 1)
+    known = np.nan_to_num(heat.values).astype(np.float64)
+    sums = np.bincount(labels.ravel(), known.ravel(), len(pieces) + 1)
+    most = np.zeros(len(pieces) + 1)
+    np.maximum.at(most, labels.ravel(), known.ravel())
+    features, rows = [], []
+    for rank, piece in enumerate(sorted(pieces, key=lambda piece: (-areas[piece.number], piece.number)), start=1):
+        number, name = piece.number, f"Region {rank}"
+        rings = [heat.on_slide(ring) for ring in (piece.exterior, *piece.holes)]
+        mean = sums[number] / counts[number]
+        measures = {"Area mm^2": areas[number], "Mean probability": mean, "Max probability": most[number]}
+        features.append(_feature(name, rings, {key: round(float(value), 6) for key, value in measures.items()}))
+        (left, top), (right, bottom) = rings[0].min(axis=0), rings[0].max(axis=0)
+        rows.append((name, areas[number], int(counts[number]), mean, most[number], left, top, right, bottom))
+    columns = ["name", "area_mm2", "cells", "mean", "most", "left", "top", "right", "bottom"]
+    return {"type": "FeatureCollection", "features": features}, pd.DataFrame(rows, columns=columns)
+
+
+def _feature(name: str, rings: list[np.ndarray], measures: dict[str, float]) -> dict[str, Any]:
+    coordinates = [[[round(x, 3), round(y, 3)] for x, y in ring.tolist()] for ring in rings]
+    # The same region has the same name in every import, so that QuPath can tell what it already holds.
+    identity = uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(coordinates))
+    return {
+        "type": "Feature",
+        "id": str(identity),
+        "geometry": {"type": "Polygon", "coordinates": coordinates},
+        "properties": {
+            "objectType": "annotation",
+            "name": name,
+            "classification": {"name": _CLASS, "color": list(ABOVE)},
+            "isLocked": False,
+            "measurements": measures,
+        },
+    }
+
+
+def _halved(values: np.ndarray) -> np.ndarray:
+    """Means over 2 × 2 cells, of those that were predicted."""
+    padded = np.pad(values, [(0, side % 2) for side in values.shape], constant_values=np.nan)
+    parts = np.stack([padded[row::2, column::2] for row in (0, 1) for column in (0, 1)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is NaN, as it should be
+        return np.nanmean(parts, axis=0).astype(np.float32)

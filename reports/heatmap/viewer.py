@@ -1,0 +1,108 @@
+"""The viewer of a heat map: one HTML file that opens from disk and asks nothing of any network."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histoblend.reports.heatmap.heat import ABOVE, AT, BELOW, OPACITY, HeatMap
+from histoblend.reports.page.html import environment, own_files, script_hash
+from histoblend.reports.page.images import data_uri
+
+#: Regions that are listed; the file of regions holds all.
+LISTED = 50
+
+#: What bundles learn from, in words.
+SOURCES = {
+    "phantom": "synthetic phantom patches, which say nothing about medicine",
+    "kaggle": "Kaggle’s copy of PatchCamelyon: lymph nodes of breast cancer patients from two hospitals",
+    "pcam": "PatchCamelyon: lymph nodes of breast cancer patients from two hospitals",
+    "folder": "a folder of images of its maker’s own",
+}
+
+
+def write_viewer(
+    path: Path, heat: HeatMap, picture: np.ndarray, factor: int, regions: pd.DataFrame, summary: Mapping[str, Any]
+) -> None:
+    """Write the viewer.
+
+    The page carries a content security policy that admits its own script by its hash and no connection at all.
+
+    Parameters
+    ----------
+    path : Path
+    heat : HeatMap
+    picture : ndarray of shape (height, width, 3), dtype uint8
+        Of the slide.
+    factor : int
+        Pixels of the plane that patches were cut from, a pixel of the picture.
+    regions : DataFrame
+        From :func:`reports.heatmap.files.regions`.
+    summary : mapping
+        What ``summary.json`` holds.
+    """
+    import markupsafe
+
+    # Our own files: the only content that is not escaped.
+    script = markupsafe.Markup(own_files(["viewer.js"]))  # noqa: S704
+    style = markupsafe.Markup(own_files(["style.css", "viewer.css"]))  # noqa: S704
+    page = (
+        environment()
+        .get_template("viewer.html")
+        .render(
+            summary=summary,
+            source=SOURCES.get(summary["bundle"]["source"], "patches of unknown origin"),
+            regions=[_shown(row) for _, row in regions.head(LISTED).iterrows()],
+            left_out=max(len(regions) - LISTED, 0),
+            data=_data(heat, picture, factor),
+            picture=_photo(picture),
+            values=data_uri(packed(heat.values)),
+            hashes=[script_hash(str(script))],
+            script=script,
+            style=style,
+        )
+    )
+    path.write_text(page, encoding="utf-8")
+
+
+def packed(values: np.ndarray) -> np.ndarray:
+    """Probabilities as a picture that a page can read back: 65,535 times the probability in red (high) and green.
+
+    Blue is 255 where something was predicted and 0 elsewhere; the picture is opaque, so that no browser alters colours.
+    """
+    known = np.isfinite(values)
+    whole = np.rint(np.where(known, values, 0).astype(np.float64) * 65535).astype(np.uint16)
+    return np.dstack([whole >> 8, whole & 255, np.where(known, 255, 0)]).astype(np.uint8)
+
+
+def _data(heat: HeatMap, picture: np.ndarray, factor: int) -> dict[str, Any]:
+    """What the script needs to know."""
+    return {
+        "slide": list(heat.slide),
+        "cell": list(heat.cell),
+        "grid": [heat.values.shape[1], heat.values.shape[0]],
+        "picture": [picture.shape[1] * factor * heat.to_slide[0], picture.shape[0] * factor * heat.to_slide[1]],
+        "um": [heat.spacing[axis] / heat.to_slide[axis] for axis in (0, 1)],
+        "threshold": heat.threshold,
+        "opacity": OPACITY,
+        "colours": [list(BELOW), list(AT), list(ABOVE)],
+    }
+
+
+def _shown(row: pd.Series) -> dict[str, Any]:
+    box = [round(float(row[side]), 1) for side in ("left", "top", "right", "bottom")]
+    return {"name": row["name"], "area": row["area_mm2"], "mean": row["mean"], "box": " ".join(map(str, box))}
+
+
+def _photo(pixels: np.ndarray) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="JPEG", quality=82, optimize=True)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

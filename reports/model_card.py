@@ -1,0 +1,113 @@
+"""The model card: what a bundle was made of, how well it does, what it is for and what nobody knows about it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from histoblend.data.splits import is_known
+from histoblend.models.names import ALONE
+
+CARD = "MODEL_CARD.md"
+
+_SPLITS = {"oof": "out of fold, by slide", "test": "held-out slides"}
+
+
+def model_card(content: Mapping[str, Any], steps: pd.DataFrame, patches: pd.DataFrame, *, phantom: bool) -> str:
+    """Return the card in Markdown.
+
+    Parameters
+    ----------
+    content : mapping
+        What goes into ``bundle.json``: run, made, commit, patch, prevalence, networks, models, libraries.
+    steps : DataFrame
+        The ladder (:func:`reports.evaluation.ladder.ladder`).
+    patches : DataFrame
+        ``label, slide, split``, a row a patch.
+    phantom : bool
+        Whether the patches are synthetic.
+    """
+    known = bool(is_known(patches["slide"]).all())
+    lines = [
+        f"# Model card: {content['run']}",
+        "",
+        f"Made {content['made']} from commit {content['commit']}. Not for diagnosis.",
+        "",
+        "## Data",
+        "",
+        *_data(content, patches, known, phantom),
+        "",
+        "## Scores",
+        "",
+        "AUC and Brier score with 95 % intervals from resampling slides; out-of-fold scores are of models that had not "
+        "seen the slide, held-out ones of the models in this bundle."
+        if known
+        else "AUC and Brier score with 95 % intervals. **Slides are unknown: patches of one slide may stand on both "
+        "sides of the split, so these scores are optimistic.**",
+        "",
+        *_scores(content, steps),
+        "",
+        "## Use",
+        "",
+        "Meant for research: a baseline to compare other models with, on patches of the same size and magnification. "
+        f"Patches must be {content['patch']['size']} × {content['patch']['size']} px, {content['patch']['pixels']}.",
+        "",
+        "    make predict BUNDLE=folder/of/this/file IN=folder/of/images OUT=predictions.csv",
+        "",
+        "`SLIDES=file.csv` (`id,slide`) lets models compare a patch with the rest of its slide, whose patches must be "
+        "predicted together. `PREVALENCE=0.5` rescales probabilities to another share of positives.",
+        "",
+        "## Limits",
+        "",
+        *_limits(content, patches, phantom),
+        "",
+        "## Made with",
+        "",
+        ", ".join(f"{name} {version}" for name, version in content["libraries"].items()) + ".",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _data(content: Mapping[str, Any], patches: pd.DataFrame, known: bool, phantom: bool) -> list[str]:
+    lines = ["| part | patches | slides | positive |", "|---|---|---|---|"]
+    for split, words in (("train", "learned from"), ("test", "held out")):
+        part = patches[patches["split"] == split]
+        slides = str(part["slide"].nunique()) if known else "unknown"
+        lines.append(f"| {words} | {len(part)} | {slides} | {part['label'].mean():.1%} |")
+    source = "a synthetic phantom: scores say nothing about medicine" if phantom else content["patch"]["source"]
+    networks = [
+        f"{entry['recipe']['backbone']} at {' and '.join(str(size or 'native') for size in entry['sizes'])} px"
+        for entry in content["networks"]
+    ]
+    return [*lines, "", f"Source: {source}. Embeddings: {'; '.join(networks) or 'none'}."]
+
+
+def _scores(content: Mapping[str, Any], steps: pd.DataFrame) -> list[str]:
+    lines = ["| model | split | AUC | Brier score | threshold |", "|---|---|---|---|---|"]
+    shown = steps[~steps["rung"].isin(ALONE) & (steps["model"] != "prevalence")]
+    for row in shown.to_dict("records"):
+        scores = [_with_interval(row, name) for name in ("auc", "brier")]
+        lines.append(f"| {row['model']} | {_SPLITS[row['split']]} | {' | '.join(scores)} | {row['threshold']:.3f} |")
+    return lines
+
+
+def _with_interval(row: Mapping[Any, Any], name: str) -> str:
+    return f"{row[name]:.3f} ({row[f'{name}_low']:.3f} to {row[f'{name}_high']:.3f})"
+
+
+def _limits(content: Mapping[str, Any], patches: pd.DataFrame, phantom: bool) -> list[str]:
+    learned = patches[patches["split"] == "train"]
+    known = is_known(learned["slide"])
+    sample = f"{learned['slide'].nunique()} slides" if known.all() else "slides of which not all are known"
+    lines = [
+        f"- It was learned from {sample}. It was not tested on other scanners, stains, organs, magnifications or "
+        "hospitals, nor on whole slides; expect it to do worse there, and measure it.",
+        f"- Probabilities hold for the training patches' share of positives, {content['prevalence']:.1%}.",
+        "- A label speaks of the patch's centre 32 × 32 px alone.",
+        "- `out-of-distribution` marks patches unlike all training patches. One without it may still be wrong, and "
+        "colours that were merely swapped are hardly noticed.",
+    ]
+    return [*lines, "- It was learned from synthetic pictures and is of no use on tissue."] if phantom else lines

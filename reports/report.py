@@ -1,0 +1,183 @@
+"""The report: one HTML file that opens from disk and asks nothing of any network, and its numbers as CSV beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from histoblend.data.splits import is_known
+from histoblend.models.inspection.permutation import GroupView
+from histoblend.models.inspection.stain import StainView
+from histoblend.models.names import ALONE
+from histoblend.reports.evaluation.ladder import roc_table, rungs_below
+from histoblend.reports.evaluation.slides import score_slides
+from histoblend.reports.page import figures
+from histoblend.reports.page.images import Patches
+from histoblend.reports.page.page import write_page
+from histoblend.reports.page.section import Section
+from histoblend.reports.sections.cnn import CnnView, cnn_section
+from histoblend.reports.sections.data import AuditView, data_section
+from histoblend.reports.sections.decisions import DecisionsView, decisions_section
+from histoblend.reports.sections.ensemble import EnsembleView, ensemble_section
+from histoblend.reports.sections.errors import errors_section
+from histoblend.reports.sections.explorer import ExplorerView
+from histoblend.reports.sections.importances import importances_section
+from histoblend.reports.sections.ladder import ladder_section
+from histoblend.reports.sections.provenance import made_section
+from histoblend.reports.sections.stain import stain_section
+from histoblend.reports.sections.verdict import Verdict, judge
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Everything that the report shows.
+
+    Attributes
+    ----------
+    title : str
+    predictions : DataFrame
+        ``patch_id, slide, split, fold, label, prob_<model>``.
+    ladder : DataFrame
+        From :func:`reports.evaluation.ladder.ladder`.
+    importances : DataFrame
+        From :mod:`models.inspection.permutation`, of any models and measures; may be empty.
+    patches : Patches
+        Those of `predictions`, in any order.
+    warnings : tuple of str
+        Shown on top.
+    facts : mapping
+        How the report was made: nested mappings of anything that has a ``str``.
+    sentences : mapping from feature name to str
+        What each feature is.
+    families : mapping from name to (columns, milliseconds)
+        Of each family of handcrafted features: its columns, and what it costs of one core a patch.
+    stain : StainView, optional
+        Whether models rely on stain.
+    phantom : bool
+        Whether the patches are synthetic.
+    audit : AuditView or None
+        What the audit found.
+    leakage : DataFrame or None
+        What folds that ignore slides would score; see :func:`reports.sections.data.leakage_words`.
+    ensemble : EnsembleView or None
+        What step 6 found, where it ran.
+    decisions : DecisionsView or None
+        From :func:`reports.sections.decisions.decide`.
+    artefacts : mapping from folder to mapping from file to str
+        SHA-256 of everything that the steps before wrote.
+    card : str
+        The model card, Markdown.
+    explorer : ExplorerView or None
+        What features of the importances open with.
+    groups : GroupView or None
+        Importance of families, themes, regions and clusters of columns.
+    flags : DataFrame or None
+        The audit's flags: ``patch_id`` and a column of bool a flag; patches that were dropped may be among them.
+    cnn : CnnView or None
+        How step 5 went and where its network looks, where it ran.
+    """
+
+    title: str
+    predictions: pd.DataFrame
+    ladder: pd.DataFrame
+    importances: pd.DataFrame
+    patches: Patches
+    warnings: tuple[str, ...] = ()
+    facts: Mapping[str, object] = field(default_factory=dict)
+    sentences: Mapping[str, str] = field(default_factory=dict)
+    families: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    stain: StainView | None = None
+    phantom: bool = False
+    audit: AuditView | None = None
+    leakage: pd.DataFrame | None = None
+    ensemble: EnsembleView | None = None
+    decisions: DecisionsView | None = None
+    artefacts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    card: str = ""
+    explorer: ExplorerView | None = None
+    groups: GroupView | None = None
+    flags: pd.DataFrame | None = None
+    cnn: CnnView | None = None
+
+
+def write_report(folder: Path, inputs: ReportInputs, *, prints: bool = False, workers: int = 1) -> Path:
+    """Write ``report.html`` and the same numbers as CSV and JSON into `folder`.
+
+    Parameters
+    ----------
+    folder : Path
+        Made when missing.
+    inputs : ReportInputs
+    prints : bool
+        Whether every chart is also drawn as SVG and PNG, into ``figures/``.
+    workers : int
+        Processes that draw.
+
+    Returns
+    -------
+    Path
+        Of ``report.html``.
+
+    Raises
+    ------
+    ValueError
+        A shown patch is not among `inputs.patches`.
+    """
+    sections = build_sections(inputs)
+    page = write_page(folder, inputs.title, sections, warnings=inputs.warnings, prints=prints, workers=workers)
+    facts = json.dumps(_as_json(inputs.facts), indent=2, ensure_ascii=False)
+    (folder / "facts.json").write_text(facts + "\n", encoding="utf-8")
+    return page
+
+
+def build_sections(inputs: ReportInputs) -> list[Section]:
+    """Every section of the report, in the order in which a reader asks."""
+    predictions = inputs.predictions
+    rungs = inputs.ladder[~inputs.ladder.rung.isin(ALONE)]
+    models = list(rungs_below(list(dict.fromkeys(rungs.model))))
+    slides = score_slides(predictions, models)
+    verdict = _verdict(inputs, rungs, slides)
+    sections = [
+        Section("verdict", "Verdict", {"verdict": verdict}),
+        ladder_section(inputs.ladder, roc_table(predictions, models), inputs.families),
+        data_section(predictions, inputs.audit, inputs.leakage),
+        importances_section(inputs.importances, inputs.sentences, inputs.explorer, inputs.groups),
+        stain_section(inputs.stain, inputs.importances, verdict.best),
+        errors_section(predictions, slides, inputs.ladder, verdict.best, inputs.patches, inputs.flags),
+        cnn_section(inputs.cnn, inputs.patches),
+        decisions_section(inputs.decisions),
+        ensemble_section(inputs.ensemble),
+    ]
+    return [*sections, made_section(inputs.facts, sections, artefacts=inputs.artefacts, card=inputs.card)]
+
+
+def _verdict(inputs: ReportInputs, rungs: pd.DataFrame, slides: pd.DataFrame) -> Verdict:
+    """What is reached, what helped and what to distrust."""
+    known = bool(inputs.predictions.slide.notna().any())
+    best = judge(rungs, slide_map=known).best
+    aucs = slides[(slides.model == best) & (slides.rarer >= figures.FEW_PATCHES)].auc.tolist()
+    return judge(
+        rungs,
+        slide_map=known,
+        inferred=known and not is_known(inputs.predictions.slide).any(),
+        phantom=inputs.phantom,
+        slide_aucs=aucs,
+        stain=inputs.stain.groups if inputs.stain is not None else None,
+        doubts_on_ensemble=inputs.ensemble.doubts() if inputs.ensemble is not None else (),
+    )
+
+
+def _as_json(value: object) -> object:
+    """Leave what JSON knows, and turn the rest into text."""
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(item) for item in value]
+    if isinstance(value, float):
+        return value if np.isfinite(value) else str(value)
+    return value if isinstance(value, (str, int)) or value is None else str(value)

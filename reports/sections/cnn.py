@@ -1,0 +1,431 @@
+"""How the fine-tuned network learned, where it finds its evidence, and whether that depends on what it learned."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histoblend.data.patches import CENTRE
+from histoblend.models.resampling import mean_draws, percentile_interval, slide_groups
+from histoblend.reports.page import figures
+from histoblend.reports.page.images import Patches, centre_box, find_patches, photo_uri
+from histoblend.reports.page.section import Chart, Section
+from histoblend.reports.words import FEW_SLIDES, signed
+
+ABSENT = "Step 5, the fine-tuned network, is no part of this run: `make ensemble` adds it, unless cnn.enabled is false."
+ABSENT_MAPS = "Where the network looks was not computed for this report."
+
+OUTCOMES = {
+    "true positive": "Positives, found",
+    "false negative": "Positives, missed",
+    "false positive": "Negatives, taken for positive",
+    "true negative": "Negatives, spared",
+}
+MAP_WORDS = {
+    "last": "last map, log-odds",
+    "grad-cam": "last map, Grad-CAM's zero",
+    "inner": "inner map, activation × gradient",
+}
+PART_WORDS = {
+    "head": "the head at random",
+    "top": "all after the inner map at random",
+    "whole": "the whole network at random",
+    "other": "the same network, another patch",
+}
+
+#: With fewer slides than this, no interval is given.
+FEWEST_SLIDES = 3
+#: From this size of the rank correlation on, maps of random networks are called alike.
+ALIKE = 0.5
+MEASURES = ("rank", "structure", "excess")
+#: Strongest cover of a patch by its map, and the share of shown cells above zero that the scale reaches.
+COVER, REACH = 0.75, 0.98
+
+#: Anchors of the colour map cividis, which colour-blind readers see as others do (Nuñez et al. 2018).
+CIVIDIS = np.array([(0, 34, 78), (53, 69, 108), (102, 105, 112), (148, 142, 119), (200, 184, 102), (254, 232, 56)])
+_COLOURS = (figures.BLUE, figures.VERMILLION, figures.GREEN, figures.ORANGE, figures.PURPLE, figures.SKY, figures.BROWN)
+_DASHES = ("solid", "dash", "dot")
+
+
+@dataclass(frozen=True)
+class SaliencyView:
+    """Maps of evidence of a sample of held-out patches; see :mod:`models.inspection.saliency`.
+
+    Attributes
+    ----------
+    patches : DataFrame
+        A row a patch: ``patch_id, slide, label, prob_cnn, outcome, sampled, shown`` and ``share_<map>`` and
+        ``share_<map>_within`` (without the outermost cells) for each of :data:`models.inspection.saliency.MAPS`.
+    sanity : DataFrame
+        From :func:`models.inspection.saliency.sanity_table`.
+    last, inner : ndarray of shape (shown, rows, columns); inner may be None
+        Maps of the patches that are shown, in their order.
+    facts : mapping
+        ``threshold``, ``held_out`` (patches that the sample is of), ``side`` (of a patch, px), ``cells`` (map to rows
+        and columns), ``checked`` (patches that random networks were shown), ``d4``.
+    """
+
+    patches: pd.DataFrame
+    sanity: pd.DataFrame
+    last: np.ndarray
+    inner: np.ndarray | None
+    facts: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class CnnView:
+    """What step 5 left.
+
+    Attributes
+    ----------
+    history : DataFrame
+        ``run`` (a fold's number or "final"), ``epoch, loss, auc, kept``; epoch 0 is the head alone.
+    saliency : SaliencyView or None
+    """
+
+    history: pd.DataFrame
+    saliency: SaliencyView | None = None
+
+
+def cnn_section(view: CnnView | None, patches: Patches, *, draws: int = 1000, seed: int = 0) -> Section:
+    """Show learning curves, maps of evidence, their share inside the centre, and the check against random networks.
+
+    Parameters
+    ----------
+    view : CnnView or None
+        None where step 5 is no part of the run.
+    patches : Patches
+        Those of the maps, in any order.
+    draws, seed : int
+        For intervals that resample slides.
+
+    Returns
+    -------
+    Section
+    """
+    title = "Fine-tuned network"
+    if view is None:
+        return Section("cnn", title, None, absent=ABSENT, nav="Network")
+    runs = learned(view.history)
+    content: dict[str, Any] = {"runs": runs.to_dict("records"), "words": learning_words(runs)}
+    tables = {"cnn-history": view.history, "cnn-epochs": runs}
+    maps = view.saliency
+    content |= {"maps": None, "absent_maps": ABSENT_MAPS}
+    if maps is not None and len(maps.patches):
+        shares, checks = share_table(maps, draws=draws, seed=seed), sanity_summary(maps.sanity, draws=draws, seed=seed)
+        tables |= {"cnn-shares": shares, "cnn-sanity": checks, "cnn-patches": maps.patches}
+        content["maps"] = {
+            "facts": maps.facts,
+            "slides": int(maps.patches.slide.nunique()),
+            "measured": int(maps.patches.sampled.sum()),
+            "share_words": share_words(shares),
+            "shares": _share_rows(shares),
+            "areas": shares.drop_duplicates("map").to_dict("records"),
+            "checks": checks.to_dict("records"),
+            "check_words": sanity_words(checks),
+            **_galleries(maps, patches),
+        }
+    return Section("cnn", title, content, charts=_charts(view.history, runs), tables=tables, nav="Network")
+
+
+def learned(history: pd.DataFrame) -> pd.DataFrame:
+    """What each training came to: ``run, epochs, kept, head_auc, auc, gain``; AUC on its validation slides."""
+    rows = []
+    for run, part in history.groupby("run", sort=False):
+        kept = int(part.loc[part.kept.astype(bool), "epoch"].max())
+        auc = part.set_index("epoch").auc
+        row = {"run": str(run), "epochs": int(part.epoch.max()), "kept": kept, "head_auc": float(auc[0])}
+        rows.append({**row, "auc": float(auc[kept]), "gain": float(auc[kept] - auc[0])})
+    return pd.DataFrame(rows)
+
+
+def learning_words(runs: pd.DataFrame) -> str:
+    """Say whether training went beyond the head alone."""
+    folds = runs[runs.auc.notna()]
+    if folds.empty:
+        return "No fold was trained."
+    better = int((folds.kept > 0).sum())
+    others = "" if better == len(folds) else "; in the others the head alone was best"
+    text = (
+        f"In {better} of {len(folds)} folds an epoch of fine-tuning was kept{others}. On the slides set aside to stop "
+        f"by, the kept epoch gains {signed(folds.gain.mean())} AUC over the head alone on average, which flatters it: "
+        "the epoch was chosen on them."
+    )
+    late = folds[(folds.kept == folds.epochs) & (folds.kept > 0)]
+    if len(late) > len(folds) / 2:
+        text += " In most folds the last epoch was the best: more epochs might gain more (cnn.epochs)."
+    return text
+
+
+def _charts(history: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Chart]:
+    folds = runs[runs.auc.notna()]
+    ends = f"from {folds.head_auc.min():.3f} to {folds.head_auc.max():.3f} for the head alone, " if len(folds) else ""
+    kept = f"{folds.auc.min():.3f} to {folds.auc.max():.3f} at the kept epoch" if len(folds) else ""
+    alt = f"Learning curves, a line a fold. AUC on the validation slides: {ends}{kept}; see cnn-history.csv."
+    variants = [
+        (words, learning_curves(history, column, words))
+        for column, words in {"auc": "AUC on validation slides", "loss": "loss on training patches"}.items()
+    ]
+    return {"learning": Chart(alt, variants)}
+
+
+def learning_curves(history: pd.DataFrame, column: str, words: str) -> dict[str, Any]:
+    """Draw ``auc`` or ``loss`` by epoch, a line a run, with a ring around the epoch that was kept."""
+    data = []
+    for place, (run, rows) in enumerate(history.groupby("run", sort=False)):
+        part = rows[rows[column].notna()]
+        if part.empty:
+            continue
+        kept = part.epoch == part.epoch[part.kept.astype(bool)].max()
+        name = "all training slides" if run == "final" else f"fold {int(str(run)) + 1}"
+        colour = figures.INK if run == "final" else _COLOURS[place % len(_COLOURS)]
+        data.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers",
+                "name": name,
+                "x": part.epoch.astype(int).tolist(),
+                "y": figures.numbers(part[column], 4),
+                "line": {"color": colour, "width": 2, "dash": _DASHES[place // len(_COLOURS) % len(_DASHES)]},
+                "marker": {
+                    "color": colour,
+                    "size": [13 if one else 6 for one in kept],
+                    "symbol": ["circle-open" if one else "circle" for one in kept],
+                    "line": {"width": 2},
+                },
+                "hovertemplate": f"{name}, epoch %{{x}}<br>{words} %{{y:.3f}}<extra></extra>",
+            }
+        )
+    frame = figures.layout(
+        xaxis={
+            "title": {"text": "epoch (0: the head alone)", "standoff": 8},
+            "dtick": 1,
+            "zeroline": False,
+            "automargin": True,
+        },
+        yaxis={"title": {"text": words, "standoff": 8}, "zeroline": False, "automargin": True},
+        height=420,
+    )
+    return {"data": data, "layout": frame}
+
+
+def share_table(view: SaliencyView, *, draws: int, seed: int) -> pd.DataFrame:
+    """Mean share of the evidence for tumour that lies inside the centre, by outcome and map.
+
+    Returns
+    -------
+    DataFrame
+        ``map, outcome, patches, none, slides, share, low, high, area, within, within_low, within_high, within_area``:
+        outcomes, then "positive" and "negative" labels; ``none`` counts patches without any evidence for tumour, which
+        have no share; ``within`` leaves out the outermost cells; areas are what evenly spread evidence would come to.
+    """
+    from histoblend.models.inspection.saliency import area_share
+
+    sample = view.patches[view.patches.sampled]
+    groups = {name: sample[sample.outcome == name] for name in OUTCOMES}
+    groups |= {"positive": sample[sample.label == 1], "negative": sample[sample.label == 0]}
+    rows = []
+    for name in MAP_WORDS:
+        cells = view.facts["cells"].get("last" if name == "grad-cam" else name)
+        if cells is None:
+            continue
+        tall, wide, side = *map(int, cells), int(view.facts["side"])
+        areas = {"area": area_share(tall, wide, side), "within_area": area_share(tall, wide, side, border=False)}
+        for outcome, part in groups.items():
+            row: dict[str, Any] = {"map": name, "outcome": outcome, "patches": len(part)}
+            row |= {"none": int(part[f"share_{name}"].isna().sum()), "slides": int(part.slide.nunique())}
+            for column, label in ((f"share_{name}", "share"), (f"share_{name}_within", "within")):
+                value, low, high = slide_mean(part[column], part.slide, draws=draws, seed=seed)
+                ends = ("low", "high") if label == "share" else ("within_low", "within_high")
+                row |= {label: value, ends[0]: low, ends[1]: high}
+            rows.append({**row, **areas})
+    return pd.DataFrame(rows)
+
+
+def slide_mean(values: pd.Series, slides: pd.Series, *, draws: int, seed: int) -> tuple[float, float, float]:
+    """Mean over patches that have a value, with an interval from resampling slides, NaN with too few of them."""
+    there = values.notna().to_numpy()
+    if not there.any():
+        return np.nan, np.nan, np.nan
+    found, groups = values[there].to_numpy(dtype=np.float64), slide_groups(slides[there])
+    if groups.max() + 1 < FEWEST_SLIDES:
+        return float(found.mean()), np.nan, np.nan
+    low, high = percentile_interval(mean_draws(found[:, None], groups, draws=draws, seed=seed)[:, 0])
+    return float(found.mean()), float(low), float(high)
+
+
+def share_words(shares: pd.DataFrame) -> list[str]:
+    """Say whether the evidence for tumour lies where the label speaks of."""
+    last = shares[shares["map"] == "last"]
+    rows = {str(row["outcome"]): row for row in last.to_dict("records")}
+    sentences = []
+    for label, words in (("positive", "patches with tumour in the centre"), ("negative", "patches without")):
+        row = rows[label]
+        if pd.isna(row["share"]):
+            continue
+        sentences.append(
+            f"In {words}, {_percent(row['share'])} of the evidence for tumour lies inside the centre"
+            f"{_interval(row['low'], row['high'])}, where evidence spread evenly would put {_percent(row['area'])}: "
+            f"{_against(row['low'], row['high'], row['area'])}"
+        )
+        # Of a map of three cells a side, nothing but the centre is left.
+        if row["within"] < 1:
+            sentences.append(
+                f"Without the outermost cells, which see padding and hold less for that alone, it is "
+                f"{_percent(row['within'])}{_interval(row['within_low'], row['within_high'])} against "
+                f"{_percent(row['within_area'])}: {_against(row['within_low'], row['within_high'], row['within_area'])}"
+            )
+    few = [int(row["slides"]) for row in (rows["positive"], rows["negative"]) if not pd.isna(row["low"])]
+    if few and 0 < min(few) < FEW_SLIDES:
+        sentences.append(
+            f"One of these labels comes from {min(few)} slides only, so its intervals are themselves rough."
+        )
+    return sentences
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.0f} %"
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if pd.isna(low) else f" ({_percent(low)} to {_percent(high)})"
+
+
+def _against(low: float, high: float, area: float) -> str:
+    if np.isnan(low):
+        return "too few slides to say more."
+    if low > area:
+        return "more than its area."
+    return "less than its area." if high < area else "no clear difference from its area."
+
+
+def sanity_summary(table: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
+    """Mean likeness of maps to those of random networks: ``map, part, patches, networks, rank, …, structure, …``.
+
+    ``excess`` is how much more alike they are, by rank, than the same maps and those of another patch. A patch counts
+    once, with its mean over networks; intervals resample slides.
+    """
+    rows = []
+    for name in MAP_WORDS:
+        means = (
+            table[table["map"] == name]
+            .groupby(["part", "patch_id"])
+            .agg(
+                slide=("slide", "first"),
+                rank=("rank", "mean"),
+                structure=("structure", "mean"),
+                networks=("draw", "nunique"),
+            )
+            .reset_index()
+        )
+        parts = [part for part in PART_WORDS if (means.part == part).any()]
+        apart = means[means.part == "other"].set_index("patch_id")["rank"]
+        for part in parts:
+            found = means[means.part == part]
+            found = found.assign(excess=found["rank"] - found.patch_id.map(apart).astype(float))
+            row: dict[str, Any] = {"map": name, "part": part, "patches": len(found), "networks": found.networks.max()}
+            for measure in MEASURES:
+                ends = slide_mean(found[measure], found.slide, draws=draws, seed=seed)
+                row |= dict(zip((measure, f"{measure}_low", f"{measure}_high"), ends, strict=True))
+            rows.append({**row, "map_words": MAP_WORDS[name], "part_words": PART_WORDS[part]})
+    columns = ["map", "part", "patches", "networks"]
+    columns += [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
+    return pd.DataFrame(rows, columns=[*columns, "map_words", "part_words"])
+
+
+def sanity_words(checks: pd.DataFrame) -> str:
+    """Say whether maps depend on what was learned."""
+    last = checks[(checks["map"] == "last") & checks["rank"].notna()]
+    rows = [{str(name): value for name, value in row.items()} for row in last.to_dict("records")]
+    drawn = [row for row in rows if row["part"] != "other"]
+    if not drawn:
+        return "Maps are too coarse, or too flat, to be compared with those of random networks."
+    top = max(drawn, key=_largest)
+    most = f"size of the rank correlation {_sized(top)} with {top['part_words']}"
+    if _largest(top) >= ALIKE:
+        return (
+            "The maps may show the picture rather than what was learned of it: networks drawn at random give maps "
+            f"like them, or their negatives ({most}). Do not read them as evidence."
+        )
+    apart = [f"; {_sized(row)} between two patches" for row in rows if row["part"] == "other"]
+    beside = "".join([most, *apart])
+    if any(row["excess_low"] > 0 for row in drawn):
+        return (
+            "The maps depend on what the network has learned, though not wholly: those of networks drawn at random, "
+            f"or their negatives, are a little more like them than maps of two patches are like each other ({beside})."
+        )
+    like = "not shown to be more like them than maps of two patches are like each other" if apart else "unlike them"
+    return (
+        "The maps depend on what the network has learned: those of networks drawn at random, or their negatives, are "
+        f"{like} ({beside}). With an average and one weight a channel behind it, the last map is the head's as much "
+        "as the body's: a head drawn at random is enough to lose it."
+    )
+
+
+def _largest(row: Mapping[str, Any]) -> float:
+    return float(row["rank"] if pd.isna(row["rank_high"]) else row["rank_high"])
+
+
+def _sized(row: Mapping[str, Any]) -> str:
+    ends = "" if pd.isna(row["rank_low"]) else f" ({row['rank_low']:.2f} to {row['rank_high']:.2f})"
+    return f"{row['rank']:.2f}{ends}"
+
+
+def _share_rows(shares: pd.DataFrame) -> list[dict[str, Any]]:
+    words = {**OUTCOMES, "positive": "All positives", "negative": "All negatives"}
+    named = shares.assign(words=shares.outcome.map(words), map_words=shares["map"].map(MAP_WORDS))
+    return [{str(name): value for name, value in row.items()} for row in named.to_dict("records")]
+
+
+def _galleries(view: SaliencyView, patches: Patches) -> dict[str, Any]:
+    """Patches with their maps, by outcome, and the legends of both maps."""
+    shown = view.patches[view.patches.shown].reset_index(drop=True)
+    rows = find_patches(patches, shown.patch_id)
+    maps = {"last": view.last} | ({} if view.inner is None else {"inner": view.inner})
+    scales = {name: _scale(found) for name, found in maps.items()}
+    galleries = []
+    for outcome, title in OUTCOMES.items():
+        cards = []
+        for place in np.flatnonzero((shown.outcome == outcome).to_numpy()):
+            pixels = np.asarray(patches.pixels[rows[place]])
+            height, width = pixels.shape[:2]
+            card: dict[str, Any] = {str(name): value for name, value in shown.iloc[place].items()}
+            card |= {"image": photo_uri(pixels), "height": height, "width": width, "box": centre_box(height, width)}
+            card["heat"] = {name: heat_uri(found[place], scales[name]) for name, found in maps.items()}
+            cards.append(card)
+        if cards:
+            galleries.append({"title": title, "cards": cards})
+    colours = ", ".join(f"rgb({red},{green},{blue})" for red, green, blue in CIVIDIS)
+    return {"galleries": galleries, "scales": scales, "gradient": colours, "centre": CENTRE}
+
+
+def _scale(maps: np.ndarray) -> float:
+    """Evidence that gets the strongest colour, the same for all patches that are shown."""
+    positive = maps[maps > 0]
+    return float(np.quantile(positive, REACH)) if len(positive) else 1.0
+
+
+def heat_uri(values: np.ndarray, scale: float) -> str:
+    """Encode a map as a small PNG to lay over its patch: nothing where there is no evidence for tumour.
+
+    Parameters
+    ----------
+    values : ndarray of shape (rows, columns), float
+    scale : float
+        Above 0: what gets the strongest colour.
+    """
+    from PIL import Image
+
+    share = np.clip(np.asarray(values, np.float64) / scale, 0, 1)
+    anchors = np.linspace(0, 1, len(CIVIDIS))
+    colour = np.stack([np.interp(share, anchors, CIVIDIS[:, channel]) for channel in range(3)], axis=2)
+    cover = 255 * COVER * np.sqrt(share)
+    buffer = io.BytesIO()
+    Image.fromarray(np.dstack([colour, cover]).round().astype(np.uint8), "RGBA").save(buffer, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

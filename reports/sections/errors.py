@@ -1,0 +1,307 @@
+"""Where the best model errs: slide by slide, among patches that the audit flagged, and the patches themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histoblend.models.names import ALONE, RUNGS
+from histoblend.reports.evaluation.flags import FEWEST_SLIDES, flag_errors, flag_words
+from histoblend.reports.evaluation.ladder import SPLITS, judged_rows
+from histoblend.reports.evaluation.slides import slide_intervals
+from histoblend.reports.page.figures import BLUE, ORANGE, VERMILLION, layout, numbers, plain, rule, short_name, shorten
+from histoblend.reports.page.images import Patches, centre_box, find_patches, photo_uri
+from histoblend.reports.page.section import Chart, Section
+from histoblend.reports.words import span
+
+#: Models that the reader may choose from slide by slide; the table beside the page holds all.
+DRAWN = 4
+#: Pictures of each kind of error, and of one slide in each kind.
+GALLERY_SIZE = 8
+GALLERY_PER_SLIDE = 2
+#: Pictures slide by slide: of one slide, and in all.
+EACH_SLIDE = 3
+MOST_BY_SLIDE = 54
+
+TITLES = {
+    "false-positives": "Confident false positives",
+    "false-negatives": "Confident false negatives",
+    "borderline": "Closest to the threshold",
+}
+_TINY = 1e-6
+
+
+def errors_section(
+    predictions: pd.DataFrame,
+    slides: pd.DataFrame,
+    ladder: pd.DataFrame,
+    model: str,
+    patches: Patches,
+    flags: pd.DataFrame | None = None,
+    *,
+    draws: int = 1000,
+    seed: int = 0,
+) -> Section:
+    """Show each slide's scores, whether flagged patches are judged worse, and patches on the wrong side.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        ``patch_id, slide, split, label, prob_<model>``.
+    slides : DataFrame
+        From :func:`reports.evaluation.slides.score_slides`.
+    ladder : DataFrame
+        From :func:`reports.evaluation.ladder.ladder`: models and their thresholds.
+    model : str
+        The best one, whose patches are shown.
+    patches : Patches
+        Those of `predictions`, in any order.
+    flags : DataFrame, optional
+        The audit's: ``patch_id`` and a column of bool a flag.
+    draws, seed : int
+        For intervals that resample slides.
+
+    Returns
+    -------
+    Section
+
+    Raises
+    ------
+    ValueError
+        A shown patch is not among `patches`.
+    """
+    thresholds = model_thresholds(ladder, model)
+    drawn = best_of_rungs(ladder, model)
+    intervals = slide_intervals(predictions, slides, thresholds)
+    shown = choose_errors(predictions, model, thresholds[model])
+    tables = {"slides": slides, "slides-intervals": intervals, "patches-shown": shown}
+    judged = None
+    if flags is not None:
+        judged = tables["errors-by-flag"] = flag_errors(predictions, flags, thresholds, draws=draws, seed=seed)
+    content = {
+        "model": model,
+        "known": bool(predictions.slide.notna().any()),
+        "threshold": thresholds[model],
+        "counts": _counts(predictions, model, thresholds[model]),
+        "slides": slides[slides.model == model].sort_values("auc").to_dict("records"),
+        "most": MOST_ROWS if slides[slides.model == model].slide.nunique() > MOST_ROWS else None,
+        "fewest": FEWEST_SLIDES,
+        "flags": None if judged is None else _flag_rows(judged, model),
+        "flag_words": None if judged is None else flag_words(judged, model),
+        **_galleries(shown, patches, flags),
+    }
+    charts = _charts(intervals, drawn)
+    return Section("errors", "Errors", content, charts=charts, tables=tables)
+
+
+def model_thresholds(ladder: pd.DataFrame, best: str) -> dict[str, float]:
+    """Threshold of each model that a rung of the ladder stands for, the best one first."""
+    rungs = ladder[~ladder.rung.isin((*ALONE, RUNGS[0]))]
+    found = dict(zip(rungs.model.astype(str), rungs.threshold.astype(float), strict=True))
+    return {best: float(ladder[ladder.model == best].threshold.iloc[0])} | found
+
+
+def best_of_rungs(ladder: pd.DataFrame, best: str) -> list[str]:
+    """The best model, then the better heads of the best other rungs, `DRAWN` models at most."""
+    rows = ladder[(ladder.split == "oof") & ~ladder.rung.isin((*ALONE, RUNGS[0]))]
+    tops = rows.sort_values("auc", ascending=False, kind="stable").drop_duplicates("rung").model
+    return list(dict.fromkeys([best, *map(str, tops)]))[:DRAWN]
+
+
+def choose_errors(predictions: pd.DataFrame, model: str, threshold: float) -> pd.DataFrame:
+    """Choose the patches to look at: the worst errors of either kind, those next to the threshold, each slide's worst.
+
+    Worst is furthest from the threshold in log-odds. In the first three groups stand at most `GALLERY_PER_SLIDE` of one
+    slide, so that one odd slide does not fill them. Slides come with the most errors first, at most `EACH_SLIDE`
+    patches each and `MOST_BY_SLIDE` in all.
+
+    Returns
+    -------
+    DataFrame
+        ``group, patch_id, slide, split, label, score, wrong``; the groups of `TITLES`, then ``"slide"``.
+    """
+    table = predictions[["patch_id", "slide", "split", "label"]].assign(score=predictions[f"prob_{model}"])
+    table = table[judged_rows(predictions, model)]
+    away = np.abs(_log_odds(table.score.to_numpy()) - _log_odds(np.array(threshold)))
+    table = table.assign(wrong=(table.score >= threshold) != (table.label == 1), away=away)
+    errors = table[table.wrong].sort_values(["away", "patch_id"], ascending=[False, True], kind="stable")
+    groups = {
+        "false-positives": errors[errors.label == 0],
+        "false-negatives": errors[errors.label == 1],
+        "borderline": table.sort_values(["away", "patch_id"], kind="stable"),
+    }
+    parts = []
+    for name, part in groups.items():
+        few = part.slide.isna() | (part.groupby("slide").cumcount() < GALLERY_PER_SLIDE)
+        parts.append(part[few].head(GALLERY_SIZE).assign(group=name))
+    parts.append(_worst_of_slides(errors).assign(group="slide"))
+    columns = ["group", "patch_id", "slide", "split", "label", "score", "wrong"]
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def _worst_of_slides(errors: pd.DataFrame) -> pd.DataFrame:
+    """Each slide's worst errors, slides with the most errors first."""
+    known = errors[errors.slide.notna()]
+    counts = known.slide.value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable")
+    rank = {slide: place for place, slide in enumerate(counts.index)}
+    worst = known.assign(turn=known.groupby("slide").cumcount(), place=known.slide.map(rank).astype(int))
+    # A turn of one picture a slide after another, so that no slide goes without one before another has several.
+    kept = worst[worst.turn < EACH_SLIDE].sort_values(["turn", "place"], kind="stable").head(MOST_BY_SLIDE)
+    return kept.sort_values(["place", "turn"], kind="stable").drop(columns=["turn", "place"])
+
+
+def _log_odds(probability: np.ndarray) -> np.ndarray:
+    inside = np.clip(probability, _TINY, 1 - _TINY)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
+
+
+def _counts(predictions: pd.DataFrame, model: str, threshold: float) -> dict[str, int]:
+    """Judged patches, and errors of either kind."""
+    part = predictions[judged_rows(predictions, model)]
+    said, true = part[f"prob_{model}"] >= threshold, part.label == 1
+    return {
+        "patches": len(part),
+        "negatives": int((~true).sum()),
+        "positives": int(true.sum()),
+        "false_positives": int((said & ~true).sum()),
+        "false_negatives": int((~said & true).sum()),
+    }
+
+
+def _charts(intervals: pd.DataFrame, models: Sequence[str]) -> dict[str, Chart]:
+    if intervals.empty:
+        return {}
+    variants = [
+        (f"{short_name(model)}: {words}", slide_forest(intervals, model, metric))
+        for model in models
+        for metric, words in METRIC_WORDS.items()
+    ]
+    rows = forest_rows(intervals, models[0], "auc")
+    ends = f"from {rows.value.iloc[0]:.2f} on slide {rows.slide.iloc[0]} to {rows.value.iloc[-1]:.2f}"
+    alt = (
+        f"Forest plot of {short_name(models[0])} within each of {len(rows)} slides, {ends} on slide "
+        f"{rows.slide.iloc[-1]}; slides-intervals.csv holds the numbers."
+    )
+    return {"slides": Chart(alt, variants)}
+
+
+def _flag_rows(table: pd.DataFrame, model: str) -> list[dict[Any, Any]]:
+    """Rows for the best model, each with what the other models do."""
+    rows = []
+    for row in table[table.model == model].to_dict("records"):
+        others = table[(table.flag == row["flag"]) & (table.model != model)]
+        rows.append({**row, "others": others.to_dict("records")})
+    return rows
+
+
+def _galleries(shown: pd.DataFrame, patches: Patches, flags: pd.DataFrame | None) -> dict[str, Any]:
+    """Cards with pictures: ``galleries``, each with a title, and ``by_slide``, with the names of its slides."""
+    rows = dict(zip(shown.patch_id, find_patches(patches, shown.patch_id), strict=True))
+    borne = _borne(shown.patch_id, flags)
+    cards = [
+        _card(row, np.asarray(patches.pixels[rows[row["patch_id"]]]), borne[row["patch_id"]])
+        for row in shown.to_dict("records")
+    ]
+    galleries = [
+        {"title": title, "cards": [card for card in cards if card["group"] == name]} for name, title in TITLES.items()
+    ]
+    by_slide = [card for card in cards if card["group"] == "slide"]
+    names = list(dict.fromkeys(card["slide"] for card in by_slide))
+    return {"galleries": galleries, "by_slide": by_slide, "slide_names": names, "each_slide": EACH_SLIDE}
+
+
+def _borne(patch_ids: pd.Series, flags: pd.DataFrame | None) -> Mapping[str, list[str]]:
+    """Flags of each shown patch, in words."""
+    if flags is None:
+        return {patch_id: [] for patch_id in patch_ids}
+    some = flags[flags.patch_id.isin(patch_ids)].set_index("patch_id")
+    found = {str(name): [str(flag).replace("_", " ") for flag in row[row].index] for name, row in some.iterrows()}
+    return {patch_id: found.get(patch_id, []) for patch_id in patch_ids}
+
+
+def _card(row: dict[Any, Any], pixels: np.ndarray, flags: list[str]) -> dict[Any, Any]:
+    height, width = pixels.shape[:2]
+    picture = {"image": photo_uri(pixels), "height": height, "width": width, "box": centre_box(height, width)}
+    return {**row, **picture, "flags": flags}
+
+
+#: Rows that the figure holds at most: the lowest.
+MOST_ROWS = 60
+#: What the chooser says of each figure.
+METRIC_WORDS = {
+    "auc": "AUC (one class: share right)",
+    "sensitivity": "sensitivity",
+    "specificity": "specificity",
+}
+_MARKS = {
+    "auc": ("AUC", BLUE, "circle"),
+    "sensitivity": ("sensitivity", VERMILLION, "diamond"),
+    "specificity": ("specificity", ORANGE, "square"),
+}
+
+
+def forest_rows(intervals: pd.DataFrame, model: str, metric: str) -> pd.DataFrame:
+    """Rows of one figure, lowest value first; with "auc", a slide of one class is judged by the share that is right."""
+    part = intervals[intervals.model == model]
+    one_class = (part.positives == 0) | (part.positives == part.patches)
+    wanted = (part.metric == metric) | (one_class if metric == "auc" else False)
+    return part[wanted].sort_values(["value", "high", "slide"], kind="stable", ignore_index=True)
+
+
+def slide_forest(intervals: pd.DataFrame, model: str, metric: str) -> dict[str, Any]:
+    """Draw one metric of one model within each slide, worst on top; of more than `MOST_ROWS` slides the worst.
+
+    Parameters
+    ----------
+    intervals : DataFrame
+        From :func:`slide_intervals`.
+    model : str
+    metric : {"auc", "sensitivity", "specificity"}
+    """
+    rows = forest_rows(intervals, model, metric).head(MOST_ROWS)
+    places = len(rows) - 1 - np.arange(len(rows))
+    data = []
+    for name, (words, colour, symbol) in _MARKS.items():
+        for split in SPLITS.values():
+            mine = ((rows.metric == name) & (rows.split == split)).to_numpy()
+            if mine.any():
+                shown = words if metric != "auc" or name == "auc" else f"{words}, one class only"
+                shape = f"{symbol}-open" if split == "test" else symbol
+                ends = f"{shown}, {'test' if split == 'test' else 'out-of-fold'}"
+                data.append(_trace(rows[mine], places[mine].tolist(), ends, colour, shape))
+    axis = {"tickvals": places.tolist(), "ticktext": [shorten(slide) for slide in rows.slide], "zeroline": False}
+    drawn = layout(
+        yaxis={**axis, "range": [-0.7, len(rows) - 0.3], "automargin": True, "ticklabelstandoff": 6},
+        xaxis={
+            "title": {"text": "within the slide", "standoff": 8},
+            "zeroline": False,
+            "range": [-0.02, 1.02],
+            "automargin": True,
+        },
+        height=130 + 19 * len(rows),
+    )
+    drawn["shapes"] = [rule(0.5)] if metric == "auc" else []
+    return {"data": data, "layout": drawn}
+
+
+def _trace(rows: pd.DataFrame, places: list[int], name: str, colour: str, symbol: str) -> dict[str, Any]:
+    bars = {"type": "data", "symmetric": False, "color": colour, "thickness": 1.5, "width": 0}
+    bars |= {"array": numbers(rows.high - rows.value, 4), "arrayminus": numbers(rows.value - rows.low, 4)}
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": name,
+        "x": numbers(rows.value, 4),
+        "y": places,
+        "text": [
+            f"slide {plain(row['slide'])}<br>{name}: {row['value']:.3f} ({span(row['low'], row['high'])})<br>"
+            f"{row['patches']} patches, {row['positives']} positive"
+            for row in rows.to_dict("records")
+        ],
+        "hoverinfo": "text",
+        "error_x": bars,
+        "marker": {"color": colour, "symbol": symbol, "size": 8, "line": {"width": 1.5, "color": colour}},
+    }

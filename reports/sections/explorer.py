@@ -1,0 +1,402 @@
+"""Importances that a reader can ask questions of: features to search and open, single patches, embedding columns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histoblend.models.inspection.shapley import TOGETHER, Attribution
+from histoblend.reports.evaluation.ladder import rungs_below
+from histoblend.reports.page import figures
+from histoblend.reports.page.images import centre_box, data_uri
+from histoblend.reports.page.section import Chart
+from histoblend.reports.sections.shapley_charts import beeswarm, share_table, swarm_table, waterfall
+from histoblend.reports.words import model_words
+
+#: Percentiles of a feature at which a patch is shown, and how columns call them.
+LEVELS = {0.01: "q01", 0.5: "q50", 0.99: "q99"}
+
+#: A patch stands for a percentile when this share of all patches, or less, lies between.
+NEAR = 0.005
+
+#: Features that open with pictures and a curve, at most.
+OPENED = 60
+
+#: Features a model's table holds, at most.
+TABLE_ROWS = 300
+
+#: Colours a picture of a patch is reduced to: a third of the bytes, and no difference to be seen at this size.
+PICTURE_COLOURS = 64
+
+#: Heads of the table's columns, whether numbers carry a sign, and their decimals.
+MEASURES: dict[str, tuple[str, bool, int]] = {
+    "permutation": ("Drop in AUC", True, 3),
+    "shap": ("Mean |SHAP|", False, 3),
+    "gain": ("Gain", False, 4),
+    "cover": ("Cover", False, 4),
+    "coefficient": ("Coefficient", True, 3),
+}
+
+
+@dataclass(frozen=True)
+class ExplorerView:
+    """What was computed for the explorer.
+
+    Attributes
+    ----------
+    attributions : mapping from model to Attribution
+        Rows as in `explained`.
+    explained : DataFrame
+        ``patch_id, slide, label`` of held-out patches.
+    cases : DataFrame
+        ``case, model, patch_id, place, score, threshold``; `place` is the row of `explained`.
+    quantiles : DataFrame
+        ``q01, q50, q99`` by feature.
+    examples : DataFrame
+        ``feature, level, patch_id, value`` of the features that open.
+    curves : DataFrame
+        ``feature, model, value, probability``: partial dependence.
+    bins : DataFrame
+        ``feature, value, patches, slides, share, low, high``: positives in tenths of the patches.
+    embeddings : DataFrame or None
+        From :func:`models.inspection.embedding_columns.explain_columns`, with a column of importances for each head.
+    patches : DataFrame
+        ``patch_id, slide, label, split`` of the patches that are shown.
+    pixels : ndarray of shape (patches, height, width, 3), dtype uint8
+    sampled, averaged : int
+        Patches behind percentiles and shares, and behind curves.
+    """
+
+    attributions: Mapping[str, Attribution]
+    explained: pd.DataFrame
+    cases: pd.DataFrame
+    quantiles: pd.DataFrame
+    examples: pd.DataFrame
+    curves: pd.DataFrame
+    bins: pd.DataFrame
+    embeddings: pd.DataFrame | None
+    patches: pd.DataFrame
+    pixels: np.ndarray
+    sampled: int
+    averaged: int
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """The explorer's share of a section: see :class:`reports.page.section.Section`."""
+
+    content: dict[str, Any]
+    charts: dict[str, Chart]
+    tables: dict[str, pd.DataFrame]
+    data: dict[str, Any]
+
+
+def leading_features(importances: pd.DataFrame, models: Sequence[str], most: int = OPENED) -> list[str]:
+    """Features that stand highest in any measure of any of these models.
+
+    Parameters
+    ----------
+    importances : DataFrame
+        Tidy.
+    models : sequence of str
+        All models where empty.
+    most : int
+
+    Returns
+    -------
+    list of str
+        At most `most`, by their best place, then by the mean of 1 / place over all rankings.
+    """
+    single = _single(importances)
+    order = _order(single[single.model.isin(models)] if models else single)
+    return list(order.sort_values(["best", "near"], ascending=[True, False], kind="stable").index[:most])
+
+
+def share_examples(values: np.ndarray) -> list[list[int]]:
+    """Choose a patch at each of `LEVELS` for every feature, the same patch for as many as it fits.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, features), float
+
+    Returns
+    -------
+    list of list of int
+        For each feature, a row for each level; no more than `NEAR` of the patches lie between it and the level.
+    """
+    reach = int(NEAR * len(values))
+    wanted: list[set[int]] = []
+    for column in values.T:
+        order = np.argsort(column, kind="stable")
+        for level in LEVELS:
+            middle = round(level * (len(order) - 1))
+            wanted.append({int(row) for row in order[max(0, middle - reach) : middle + reach + 1]})
+    chosen: dict[int, int] = {}
+    counts = Counter(row for rows in wanted for row in rows)
+    while len(chosen) < len(wanted):
+        # The smallest row on a tie: the same choice on every machine.
+        row = max(counts, key=lambda each: (counts[each], -each))
+        for number, rows in enumerate(wanted):
+            if number not in chosen and row in rows:
+                chosen[number] = row
+                counts.subtract(rows)
+    return [[chosen[start + i] for i in range(len(LEVELS))] for start in range(0, len(wanted), len(LEVELS))]
+
+
+def explore(
+    importances: pd.DataFrame, sums: pd.DataFrame, sentences: Mapping[str, str], view: ExplorerView | None
+) -> Explorer:
+    """Make the explorer of whatever importances there are.
+
+    Parameters
+    ----------
+    importances : DataFrame
+        Tidy, any models and measures.
+    sums : DataFrame
+        From :func:`models.inspection.permutation.sum_by_family`.
+    sentences : mapping from feature name to str
+    view : ExplorerView or None
+        Without it features are listed, and do not open.
+
+    Returns
+    -------
+    Explorer
+        Its content is what ``importances_explorer.html`` shows, its data what ``importances.js`` draws.
+    """
+    models = [_model_rows(importances, sums, model) for model in _models(importances)]
+    models = sorted((model for model in models if model["rows"]), key=lambda model: -len(model["measures"]))
+    data: dict[str, Any] = {
+        "measures": {
+            name: {"head": head, "sign": sign, "digits": digits} for name, (head, sign, digits) in MEASURES.items()
+        },
+        "models": models,
+        "features": _features(models, sums, sentences, view),
+        "opened": {},
+        "patches": [],
+    }
+    content: dict[str, Any] = {"models": models, "view": None, "embeddings": None, "cases": []}
+    charts: dict[str, Chart] = {}
+    tables: dict[str, pd.DataFrame] = {}
+    if view is not None:
+        pictures = {
+            patch: data_uri(pixels, colours=PICTURE_COLOURS)
+            for patch, pixels in zip(view.patches.patch_id, view.pixels, strict=True)
+        }
+        data |= _opened(view, pictures)
+        content |= {
+            "view": _view_words(view),
+            "embeddings": _embedding_rows(view),
+            "cases": _case_cards(view, pictures),
+        }
+        charts, tables = _charts(view), _tables(view)
+    return Explorer(content, charts, tables, data)
+
+
+def _models(importances: pd.DataFrame) -> list[str]:
+    """Models, the highest rung first."""
+    return list(reversed(list(rungs_below(list(dict.fromkeys(importances.model)))))) if len(importances) else []
+
+
+def _single(importances: pd.DataFrame) -> pd.DataFrame:
+    """Rows of features that mean something one by one."""
+    single = importances[importances.feature.notna() & ~importances.family.isin(TOGETHER)]
+    return single[single.measure.isin(list(MEASURES))]
+
+
+def _sizes(part: pd.DataFrame) -> pd.Series:
+    """What features are ranked by: a drop below zero is no importance, a coefficient below zero is."""
+    return part.value.where(part.measure == "permutation", part.value.abs())
+
+
+def _order(single: pd.DataFrame) -> pd.DataFrame:
+    """By feature: its best place in any measure of any model, and the mean of 1 / place over them."""
+    place = _sizes(single).groupby([single.model, single.measure]).rank(ascending=False, method="min")
+    near = (1 / place).groupby(single.feature, sort=False).mean()
+    return pd.DataFrame({"best": place.groupby(single.feature, sort=False).min(), "near": near})
+
+
+def _model_rows(importances: pd.DataFrame, sums: pd.DataFrame, model: str) -> dict[str, Any]:
+    """One model's table: families that are one feature, then features that stand high in some measure; a cell each."""
+    part = _single(importances[importances.model == model])
+    present = [name for name in MEASURES if (part.measure == name).any()]
+    order = _order(part).near.sort_values(ascending=False, kind="stable")
+    names = list(order.index[:TABLE_ROWS])
+    cells = [_cells(part[part.measure == name], "feature", set(names)) for name in present]
+    rows = [[name, *(cell.get(name) for cell in cells)] for name in names]
+    joint = sums[(sums.model == model) & sums.family.isin(TOGETHER)] if rows else pd.DataFrame()
+    for family in joint.family.unique() if len(joint) else ():
+        cells = [_cells(joint[joint.measure == name], "family", {family}) for name in present]
+        rows.insert(0, [family, *(cell.get(family) for cell in cells)])
+    return {"model": model, "words": model_words(model), "measures": present, "total": len(order), "rows": rows}
+
+
+def _cells(part: pd.DataFrame, key: str, wanted: set[str]) -> dict[str, list[float]]:
+    """By name: a number; with its spread, or its interval, where there is one."""
+    found: dict[str, list[float]] = {}
+    for name, value, low, high, spread in part[[key, "value", "low", "high", "spread"]].itertuples(index=False):
+        if name not in wanted or name in found:
+            continue
+        ends = (low, high) if np.isfinite(low) else (spread,) if np.isfinite(spread) else ()
+        found[name] = [_short(number) for number in (value, *ends)]
+    return found
+
+
+def _short(value: float) -> float:
+    """Four digits: what a table shows, and half the bytes."""
+    return float(f"{value:.4g}")
+
+
+def _features(
+    models: Sequence[Mapping[str, Any]],
+    sums: pd.DataFrame,
+    sentences: Mapping[str, str],
+    view: ExplorerView | None,
+) -> dict[str, list[Any]]:
+    """Sentence and, where known, percentiles of every listed feature."""
+    found: dict[str, list[Any]] = {}
+    for name in dict.fromkeys(row[0] for model in models for row in model["rows"]):
+        if name in TOGETHER:
+            found[name] = [f"{_width(sums, name):,} columns of pretrained networks, taken together."]
+            continue
+        found[name] = [sentences.get(name, "")]
+        if view is not None and name in view.quantiles.index:
+            found[name] += [_short(value) for value in view.quantiles.loc[name].tolist()]
+    return found
+
+
+def _width(sums: pd.DataFrame, family: str) -> int:
+    return int(sums[sums.family == family].features.max())
+
+
+def _opened(view: ExplorerView, pictures: Mapping[str, str]) -> dict[str, Any]:
+    """Example patches, curves and shares of the features that open, and every patch once."""
+    shown = list(dict.fromkeys(view.examples.patch_id))
+    number = {patch: place for place, patch in enumerate(shown)}
+    rows = view.patches.set_index("patch_id")
+    height, width = view.pixels.shape[1:3] if len(shown) else (0, 0)
+    opened: dict[str, Any] = {}
+    for feature, part in view.examples.groupby("feature", sort=False):
+        bins, curves = view.bins[view.bins.feature == feature], view.curves[view.curves.feature == feature]
+        columns = ("value", "share", "low", "high")
+        by_model = {str(model): curve for model, curve in curves.groupby("model", sort=False)}
+        opened[str(feature)] = {
+            "shown": [[number[patch], _short(value)] for patch, value in zip(part.patch_id, part.value, strict=True)],
+            "bins": [*(_numbers(bins[name]) for name in columns), bins.patches.tolist(), bins.slides.tolist()],
+            "grid": _numbers(next(iter(by_model.values())).value) if by_model else [],
+            "curves": {model: figures.numbers(curve.probability, 4) for model, curve in by_model.items()},
+        }
+    cards = [
+        {
+            "image": pictures[patch],
+            "id": patch,
+            "slide": None if pd.isna(rows.slide[patch]) else str(rows.slide[patch]),
+            "label": int(rows.label[patch]),
+        }
+        for patch in shown
+    ]
+    return {
+        "opened": opened,
+        "patches": cards,
+        "size": [height, width],
+        "box": centre_box(height, width) if shown else [],
+    }
+
+
+def _numbers(values: pd.Series) -> list[float | None]:
+    """Four digits; None stands where a number is missing."""
+    return [_short(float(value)) if np.isfinite(value) else None for value in values]
+
+
+def _view_words(view: ExplorerView) -> dict[str, Any]:
+    """Numbers that the template states."""
+    return {
+        "explained": len(view.explained),
+        "slides": int(view.explained.slide.nunique()),
+        "sampled": view.sampled,
+        "averaged": view.averaged,
+        "opened": int(view.examples.feature.nunique()),
+        "models": [model_words(model) for model in view.attributions],
+        "case_model": model_words(view.cases.model.iloc[0]) if len(view.cases) else "",
+        "threshold": float(view.cases.threshold.iloc[0]) if len(view.cases) else float("nan"),
+    }
+
+
+def _embedding_rows(view: ExplorerView) -> list[dict[str, Any]] | None:
+    """Leading embedding columns with the features nearest to them."""
+    if view.embeddings is None:
+        return None
+    heads = [name for name in view.embeddings if name in ("logistic", "xgboost")]
+    return [
+        {
+            "column": row["column"],
+            "heads": [(name, row[name]) for name in heads],
+            "r2": row["r2"],
+            "nearest": [
+                (row[f"feature_{i}"], row[f"correlation_{i}"])
+                for i in (1, 2, 3)
+                if isinstance(row.get(f"feature_{i}"), str)
+            ],
+        }
+        for row in view.embeddings.to_dict("records")
+    ]
+
+
+def _case_cards(view: ExplorerView, pictures: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The patch beside each waterfall."""
+    rows = view.patches.set_index("patch_id")
+    cards = []
+    for row in view.cases.to_dict("records"):
+        height, width = view.pixels.shape[1:3]
+        slide, label = rows.slide[row["patch_id"]], rows.label[row["patch_id"]]
+        picture = {"image": pictures[row["patch_id"]], "height": height, "width": width}
+        known = {str(name): value for name, value in row.items()}
+        cards.append(known | picture | {"box": centre_box(height, width), "slide": slide, "label": label})
+    return cards
+
+
+def _charts(view: ExplorerView) -> dict[str, Chart]:
+    """Beeswarms by model and waterfalls by patch."""
+    charts = {}
+    if view.attributions:
+        order = reversed(list(rungs_below(list(view.attributions))))
+        swarms = [(model_words(model), beeswarm(view.attributions[model])) for model in order]
+        charts["beeswarm"] = Chart(
+            "Shares of single patches in the log odds, a row a feature, coloured by the feature's value; "
+            "beeswarm.csv holds the numbers.",
+            swarms,
+        )
+    if len(view.cases):
+        percentiles = {model: view.attributions[model].percentiles() for model in set(view.cases.model)}
+        falls = [
+            (row["case"], waterfall(view.attributions[row["model"]], row["place"], percentiles[row["model"]]))
+            for row in view.cases.to_dict("records")
+        ]
+        charts["waterfall"] = Chart(
+            "What each feature adds to the log odds of one patch, the largest first; waterfalls.csv holds the numbers.",
+            falls,
+        )
+    return charts
+
+
+def _tables(view: ExplorerView) -> dict[str, pd.DataFrame]:
+    """The figures' numbers, for the files beside the page."""
+    swarms = [swarm_table(found, view.explained).assign(model=model) for model, found in view.attributions.items()]
+    falls = [
+        share_table(view.attributions[row["model"]], row["place"]).assign(
+            case=row["case"], model=row["model"], patch_id=row["patch_id"]
+        )
+        for row in view.cases.to_dict("records")
+    ]
+    tables = {"dependence": view.curves, "positives-by-feature": view.bins, "feature-examples": view.examples}
+    if swarms:
+        tables["beeswarm"] = pd.concat(swarms, ignore_index=True)
+    if falls:
+        tables["waterfalls"] = pd.concat(falls, ignore_index=True)
+    if view.embeddings is not None:
+        tables["embedding-columns"] = view.embeddings
+    return tables

@@ -1,0 +1,78 @@
+"""The ladder as a section: its table, forest plot and ROC curves, and each family alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from histoblend.models.metrics import METRICS
+from histoblend.models.names import ALONE, RUNGS
+from histoblend.reports.page import figures
+from histoblend.reports.page.section import Chart, Section
+
+
+def ladder_section(ladder: pd.DataFrame, curves: pd.DataFrame, families: Mapping[str, tuple[int, float]]) -> Section:
+    """Show every rung, its gain and its cost.
+
+    Parameters
+    ----------
+    ladder : DataFrame
+        From :func:`reports.evaluation.ladder.ladder`.
+    curves : DataFrame
+        From :func:`reports.evaluation.ladder.roc_table`.
+    families : mapping from name to (columns, milliseconds)
+        Of each family of handcrafted features: its columns, and what it costs of one core a patch.
+
+    Returns
+    -------
+    Section
+    """
+    # Families alone are a table of their own: among the rungs they would hide the ladder.
+    rungs = ladder[~ladder.rung.isin(ALONE)]
+    forest = [(figures.METRIC_WORDS[name][0], figures.forest(rungs, name)) for name in METRICS]
+    words = {"oof": "out-of-fold", "test": "test"}
+    roc = [(words[split], figures.roc(curves, split)) for split in dict.fromkeys(curves.split)]
+    return Section(
+        "ladder",
+        "Ladder",
+        {"rows": _ladder_rows(rungs), "alone": _alone_rows(ladder, families)},
+        charts={
+            "forest": Chart(_forest_words(rungs), forest),
+            "roc": Chart("ROC curves of all models; the areas under them stand in the ladder's AUC column.", roc),
+        },
+        tables={"ladder": ladder, "roc": curves},
+    )
+
+
+def _ladder_rows(ladder: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of the ladder with what the table marks."""
+    rows = [{str(key): value for key, value in row.items()} for row in ladder.to_dict("records")]
+    for row in rows:
+        row["ground"] = row["rung"] == RUNGS[0]
+        row["metrics"] = [(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in METRICS]
+        row["mark"] = ""
+        if not pd.isna(row["gain"]):
+            row["mark"] = "up" if row["gain_low"] > 0 else "down" if row["gain_high"] < 0 else "open"
+    return rows
+
+
+def _alone_rows(ladder: pd.DataFrame, families: Mapping[str, tuple[int, float]]) -> list[dict[str, Any]]:
+    """A row a family of handcrafted features and split, best first, with a score for each head."""
+    rows = []
+    if not ladder.rung.isin(ALONE).any():
+        return []
+    for family, (columns, cost) in families.items():
+        part = ladder[ladder.rung == family]
+        for split in dict.fromkeys(part.split):
+            heads = part[part.split == split].set_index("head")
+            scores = {str(head): (row.auc, row.auc_low, row.auc_high) for head, row in heads.iterrows()}
+            rows.append({"family": family, "columns": columns, "cost": cost, "split": split, "scores": scores})
+    return sorted(rows, key=lambda row: (row["split"] == "test", -max(score[0] for score in row["scores"].values())))
+
+
+def _forest_words(ladder: pd.DataFrame) -> str:
+    oof = ladder[ladder.split == "oof"].to_dict("records")
+    parts = [f"{figures.short_name(row['model'])} {row['auc']:.3f}" for row in oof]
+    return "Forest plot of each model's score with its 95 % interval. Out-of-fold AUC: " + ", ".join(parts) + "."

@@ -1,0 +1,36 @@
+"""Words that sections share: names of models, signed numbers, intervals."""
+
+from __future__ import annotations
+
+from histoblend.models.names import split_model_name
+
+HEADS = {"logistic": "logistic regression", "xgboost": "XGBoost"}
+RUNG_WORDS = {
+    "prevalence": "prevalence",
+    "colour": "colour",
+    "handcrafted": "all handcrafted features",
+    "embeddings": "embeddings",
+    "both": "handcrafted features and embeddings together",
+    "context": "handcrafted features with slide context",
+    "cnn": "the fine-tuned network",
+    "ensemble": "the ensemble",
+}
+#: With fewer slides than this, an interval from resampling them is itself rough.
+FEW_SLIDES = 10
+
+
+def model_words(model: str) -> str:
+    """Return a model's name in words, such as ``XGBoost on all handcrafted features``."""
+    rung, head = split_model_name(model)
+    return RUNG_WORDS[rung] if head is None else f"{HEADS.get(head, head)} on {RUNG_WORDS[rung]}"
+
+
+def signed(value: float) -> str:
+    """Return a difference with three digits and a sign; the minus is a real one, and zero has none."""
+    text = f"{value:+.3f}"
+    return "0.000" if float(text) == 0 else text.replace("-", "−")
+
+
+def span(low: float, high: float) -> str:
+    """Return an interval of levels with three digits."""
+    return f"{low:.3f} to {high:.3f}"

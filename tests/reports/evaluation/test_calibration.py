@@ -1,0 +1,124 @@
+"""Reliability, the Brier score's parts and operating points, by hand and against repeated rows."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histoblend.models.calibration import POINTS
+from histoblend.reports.evaluation.calibration import (
+    bin_numbers,
+    calibration_tables,
+    cross_thresholds,
+    decompose,
+    operating_table,
+)
+from tests.oracles.metrics import resampled_slides
+from tests.reports.cohorts import make_predictions
+
+
+def test_murphys_decomposition_by_hand():
+    # Says 0.2 of four patches, one positive, and 0.8 of four, all positive. Base rate 5/8.
+    labels = np.array([0, 0, 0, 1, 1, 1, 1, 1])
+    probability = np.repeat([0.2, 0.8], 4)
+    parts = decompose(labels, probability, np.repeat([0, 1], 4))
+    assert parts["reliability"] == pytest.approx((0.05**2 + 0.2**2) / 2)
+    assert parts["resolution"] == pytest.approx(((1 / 4 - 5 / 8) ** 2 + (1 - 5 / 8) ** 2) / 2)
+    assert parts["uncertainty"] == pytest.approx(5 / 8 * 3 / 8)
+    assert parts["ece"] == pytest.approx((0.05 + 0.2) / 2)
+    assert parts["brier"] == pytest.approx((3 * 0.04 + 0.64 + 4 * 0.04) / 8)
+    assert parts["brier"] == pytest.approx(parts["reliability"] - parts["resolution"] + parts["uncertainty"])
+
+
+def test_bins_hold_equal_numbers_and_never_part_equal_probabilities():
+    probability = np.random.default_rng(0).permutation(np.linspace(0, 1, 100))
+    assert np.bincount(bin_numbers(probability)).tolist() == [10] * 10
+    tied = np.repeat([0.1, 0.5, 0.9], [50, 3, 47])
+    found = bin_numbers(tied)
+    assert [len(np.unique(found[tied == value])) for value in (0.1, 0.5, 0.9)] == [1, 1, 1]
+    assert found.max() + 1 == len(np.unique(found))
+    assert bin_numbers(np.full(20, 0.4)).tolist() == [0] * 20
+
+
+@pytest.fixture(scope="module")
+def predictions():
+    return make_predictions(3, slides=8, test_slides=4, per_slide=30, rungs=("embeddings",), heads=("logistic",))
+
+
+def test_bands_agree_with_repeated_rows(predictions):
+    model = "logistic_embeddings"
+    table, parts = calibration_tables(predictions, [model], draws=30, seed=2)
+    part = predictions[predictions.split == "train"].reset_index(drop=True)
+    groups, probability = pd.factorize(part.slide)[0], part[f"prob_{model}"].to_numpy()
+    bins, labels = bin_numbers(probability), part.label.to_numpy()
+    shares, briers, errors = [], [], []
+    for drawn in resampled_slides(groups, 30, 2):
+        rows = np.concatenate([np.flatnonzero(groups == slide) for slide in drawn])
+        frame = pd.DataFrame({"bin": bins[rows], "label": labels[rows], "p": probability[rows]})
+        means = frame.groupby("bin").agg(label=("label", "mean"), p=("p", "mean"), n=("p", "size"))
+        shares.append(means.label.reindex(range(10)).to_numpy())
+        briers.append(np.mean((frame.label - frame.p) ** 2))
+        errors.append(np.average(np.abs(means.label - means.p), weights=means.n))
+    oof = table[table.split == "oof"]
+    assert oof.patches.sum() == len(part)
+    np.testing.assert_allclose(oof.share_low, np.nanquantile(shares, 0.025, axis=0))
+    np.testing.assert_allclose(oof.share_high, np.nanquantile(shares, 0.975, axis=0))
+    found = parts[parts.split == "oof"].set_index("measure")
+    assert found.loc["brier", ["low", "high"]].tolist() == pytest.approx(np.quantile(briers, [0.025, 0.975]).tolist())
+    assert found.loc["ece", ["low", "high"]].tolist() == pytest.approx(np.quantile(errors, [0.025, 0.975]).tolist())
+
+
+def test_operating_points_are_judged_by_the_thresholds_given(predictions):
+    cuts = pd.DataFrame(dict.fromkeys(POINTS, 0.5), index=predictions.index)
+    cuts.loc[predictions.split == "test", "youden"] = 2.0
+    table = operating_table(predictions, cuts, "logistic_embeddings", dict.fromkeys(POINTS, 0.5), draws=50)
+    part = predictions[predictions.split == "train"]
+    called = part.prob_logistic_embeddings >= 0.5
+    row = table[(table.point == "best-f1") & (table.split == "oof")].iloc[0]
+    assert row.sensitivity == pytest.approx(called[part.label == 1].mean())
+    assert row.specificity == pytest.approx(1 - called[part.label == 0].mean())
+    assert row.precision == pytest.approx(part.label[called].mean())
+    assert row.negative_value == pytest.approx(1 - part.label[~called].mean())
+    assert row.accuracy == pytest.approx((called == (part.label == 1)).mean())
+    assert row.sensitivity_low <= row.sensitivity <= row.sensitivity_high
+    nothing = table[(table.point == "youden") & (table.split == "test")].iloc[0]
+    assert (nothing.sensitivity, nothing.specificity) == (0, 1)
+    assert np.isnan(nothing.precision)
+    assert np.isnan(nothing.precision_low)
+
+
+def test_patches_without_a_prediction_are_left_out(predictions):
+    gaps = predictions.assign(prob_cnn=predictions.prob_logistic_embeddings.where(predictions.fold != 1))
+    table, _ = calibration_tables(gaps, ["cnn"], draws=20)
+    assert table.patches[table.split == "oof"].sum() == ((gaps.split == "train") & (gaps.fold != 1)).sum()
+
+
+def test_models_with_other_gaps_are_judged_as_if_alone(predictions):
+    gaps = predictions.assign(prob_cnn=predictions.prob_logistic_embeddings.where(predictions.fold != 1))
+    both = calibration_tables(gaps, ["cnn", "logistic_embeddings"], draws=20, seed=1)
+    for model in ("cnn", "logistic_embeddings"):
+        for joint, alone in zip(both, calibration_tables(gaps, [model], draws=20, seed=1), strict=True):
+            pd.testing.assert_frame_equal(joint[joint.model == model].reset_index(drop=True), alone)
+
+
+def test_a_fold_is_judged_by_thresholds_that_the_others_give(predictions):
+    model = "logistic_embeddings"
+    cuts, thresholds = cross_thresholds(predictions, model)
+    train = predictions.split == "train"
+    rest = predictions[train & (predictions.fold != 2)]
+    positive = np.sort(rest[f"prob_{model}"][rest.label == 1])[::-1]
+    # The highest threshold that finds 95 % of them: that of the last one needed.
+    needed = positive[int(np.ceil(0.95 * len(positive))) - 1]
+    assert set(cuts["sensitivity-0.95"][predictions.fold == 2]) == {needed}
+    assert set(cuts["youden"][~train]) == {thresholds["youden"]}
+    changed = predictions.assign(**{f"prob_{model}": predictions[f"prob_{model}"].where(predictions.fold != 2, 0.5)})
+    again, _ = cross_thresholds(changed, model)
+    pd.testing.assert_frame_equal(again[predictions.fold == 2], cuts[predictions.fold == 2])
+
+
+def test_a_fold_whose_rest_lacks_a_class_is_cut_at_one_half():
+    frame = pd.DataFrame(
+        {"split": "train", "fold": [0, 0, 1, 1], "label": [0, 0, 0, 1], "prob_cnn": [0.1, 0.2, 0.3, 0.9]}
+    )
+    cuts, thresholds = cross_thresholds(frame, "cnn")
+    assert cuts["youden"].tolist() == [0.9, 0.9, 0.5, 0.5]
+    assert thresholds["youden"] == 0.9

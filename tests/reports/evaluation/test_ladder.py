@@ -1,0 +1,162 @@
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from histoblend.models.names import split_model_name
+from histoblend.reports.evaluation.ladder import COLUMNS, ladder, rungs_below
+from tests.oracles.metrics import resampled_metrics, resampled_slides
+from tests.reports.cohorts import make_predictions, model_names
+
+
+def test_split_model_name():
+    assert split_model_name("prevalence") == ("prevalence", None)
+    assert split_model_name("xgboost_both") == ("both", "xgboost")
+
+
+@pytest.mark.parametrize("name", ["xgboost", "xgboost_flavour", "_both", "xgboost_prevalence", ""])
+def test_split_model_name_refuses(name):
+    with pytest.raises(ValueError, match=r"model must be 'prevalence', 'cnn', 'ensemble' or '<head>_<rung>'"):
+        split_model_name(name)
+
+
+def test_rungs_below_names_the_next_rung_of_the_same_head():
+    models = ["xgboost_both", "prevalence", "logistic_embeddings", "xgboost_handcrafted", "xgboost_embeddings"]
+    assert list(rungs_below(models).items()) == [
+        ("prevalence", None),
+        ("xgboost_handcrafted", "prevalence"),
+        ("logistic_embeddings", "prevalence"),
+        ("xgboost_embeddings", "xgboost_handcrafted"),
+        ("xgboost_both", "xgboost_embeddings"),
+    ]
+
+
+def test_slide_context_is_compared_with_what_it_adds_to():
+    models = ["xgboost_handcrafted", "xgboost_both", "xgboost_context", "logistic_both", "logistic_context"]
+    below = rungs_below(models)
+    assert list(below)[-1] == "xgboost_context"
+    assert below["xgboost_context"] == "xgboost_handcrafted"
+    assert below["xgboost_both"] == "xgboost_handcrafted"
+    assert below["logistic_context"] == "logistic_both"
+
+
+def test_a_family_alone_is_no_rung():
+    models = ["xgboost_nuclei", "xgboost_handcrafted", "logistic_lbp", "xgboost_colour", "prevalence"]
+    assert list(rungs_below(models).items()) == [
+        ("prevalence", None),
+        ("xgboost_colour", "prevalence"),
+        ("xgboost_handcrafted", "xgboost_colour"),
+        ("logistic_lbp", None),
+        ("xgboost_nuclei", None),
+    ]
+
+
+def test_network_and_ensemble_are_compared_with_the_best_they_have_to_beat():
+    models = ["ensemble", "logistic_embeddings", "cnn", "xgboost_embeddings", "logistic_context", "xgboost_nuclei"]
+    aucs = dict(zip(models, (0.95, 0.90, 0.92, 0.91, 0.93, 0.99), strict=True))
+    below = rungs_below(models, aucs)
+    assert list(below)[-3:] == ["cnn", "ensemble", "xgboost_nuclei"]
+    assert below["cnn"] == "xgboost_embeddings"
+    assert below["ensemble"] == "logistic_context"  # a family alone is no member
+    assert rungs_below(models)["ensemble"] is None
+    assert rungs_below(["cnn", "logistic_colour", "logistic_context"], {"logistic_colour": 0.8} | aucs)["cnn"] == (
+        "logistic_colour"
+    )
+
+
+def test_a_network_without_all_folds_is_judged_on_those_it_has():
+    predictions = make_predictions(8, rungs=("prevalence", "embeddings", "cnn"), heads=("logistic",))
+    missing = predictions.fold == 2
+    predictions.loc[missing, "prob_cnn"] = np.nan
+    table = ladder(predictions, model_names(predictions), draws=50)
+    part = predictions[(predictions.split == "train") & ~missing]
+    row = table[(table.model == "cnn") & (table.split == "oof")].iloc[0]
+    assert (row.patches, row.slides, row.below) == (len(part), part.slide.nunique(), "logistic_embeddings")
+    cnn, frozen = (roc_auc_score(part.label, part[f"prob_{name}"]) for name in ("cnn", "logistic_embeddings"))
+    assert (row.auc, row.gain) == pytest.approx((cnn, cnn - frozen))
+    whole = table[(table.model == "logistic_embeddings") & (table.split == "oof")].iloc[0]
+    assert whole.patches == (predictions.split == "train").sum()
+    assert len(table) == 6
+
+
+def test_rungs_below_without_prevalence_leaves_the_first_rung_alone():
+    assert rungs_below(["logistic_both", "logistic_colour"]) == {
+        "logistic_colour": None,
+        "logistic_both": "logistic_colour",
+    }
+
+
+def test_ladder_agrees_with_repeated_rows():
+    predictions = make_predictions(
+        1, slides=8, test_slides=4, per_slide=10, rungs=("colour", "both"), heads=("xgboost",)
+    )
+    table = ladder(predictions, ["xgboost_colour", "xgboost_both"], draws=40, seed=7)
+    assert list(table.columns) == COLUMNS
+    assert table.model.tolist() == ["xgboost_colour", "xgboost_colour", "xgboost_both", "xgboost_both"]
+    assert table.split.tolist() == ["oof", "test", "oof", "test"]
+    part = predictions[predictions.split == "test"]
+    groups = pd.factorize(part.slide)[0]
+    rows = table[table.split == "test"].set_index("model")
+    values = {}
+    for model, row in rows.iterrows():
+        scores = part[f"prob_{model}"].to_numpy()
+        drawn = [
+            resampled_metrics(part.label.to_numpy(), scores, row.threshold, groups, draw)
+            for draw in resampled_slides(groups, 40, 7)
+        ]
+        assert row.skipped_draws == drawn.count(None)
+        values[model] = np.array([value for value in drawn if value is not None])
+        for j, metric in enumerate(["auc", "average_precision", "brier", "accuracy"]):
+            low, high = np.percentile(values[model][:, j], [2.5, 97.5])
+            assert (row[f"{metric}_low"], row[f"{metric}_high"]) == pytest.approx((low, high), abs=1e-12)
+        whole = resampled_metrics(part.label.to_numpy(), scores, row.threshold, groups, range(4))
+        assert row[["auc", "average_precision", "brier", "accuracy"]].tolist() == pytest.approx(whole, abs=1e-12)
+    gain = values["xgboost_both"][:, 0] - values["xgboost_colour"][:, 0]
+    both = rows.loc["xgboost_both"]
+    assert both.below == "xgboost_colour"
+    assert both.gain == pytest.approx(both.auc - rows.loc["xgboost_colour"].auc)
+    assert [both.gain_low, both.gain_high] == pytest.approx(np.percentile(gain, [2.5, 97.5]), abs=1e-12)
+
+
+def test_ladder_threshold_comes_from_out_of_fold_predictions_only():
+    predictions = make_predictions(2)
+    models = model_names(predictions)
+    before = ladder(predictions, models, draws=20)
+    shuffled = predictions.copy()
+    test = shuffled.split == "test"
+    shuffled.loc[test, "label"] = 1 - shuffled.loc[test, "label"]
+    after = ladder(shuffled, models, draws=20)
+    assert before.threshold.tolist() == after.threshold.tolist()
+    oof = before.split == "oof"
+    pd.testing.assert_frame_equal(before[oof], after[oof])
+
+
+def test_ladder_prevalence_falls_below_one_half_by_pooling():
+    table = ladder(make_predictions(3), ["prevalence"], draws=50).set_index("split")
+    assert table.auc["oof"] < 0.5
+    assert table.auc["test"] == 0.5
+    assert table.below.isna().all()
+    assert table.gain.isna().all()
+
+
+def test_ladder_without_slide_map_resamples_patches():
+    with_map = ladder(make_predictions(4, per_slide=200), ["logistic_both"], draws=100)
+    without = ladder(make_predictions(4, per_slide=200, slide_map=False), ["logistic_both"], draws=100)
+    assert without.slides.tolist() == [0, 0]
+    assert without.auc.tolist() == with_map.auc.tolist()
+    # Slides differ by construction, so an interval that does not know them is too narrow.
+    assert (2 * (without.auc_high - without.auc_low) < with_map.auc_high - with_map.auc_low).all()
+
+
+def test_ladder_carries_costs_and_leaves_out_an_absent_test_set():
+    predictions = make_predictions(5, test_slides=0)
+    table = ladder(predictions, ["prevalence", "xgboost_both"], draws=20, costs={"xgboost_both": (12.5, 900.0)})
+    assert table.split.tolist() == ["oof", "oof"]
+    assert table.seconds.tolist()[1] == 12.5
+    assert table.peak_mb.tolist()[1] == 900.0
+    assert np.isnan(table.seconds[0])
+
+
+def test_ladder_names_missing_columns():
+    with pytest.raises(ValueError, match=r"\['prob_xgboost_both'\] are missing"):
+        ladder(make_predictions(6, rungs=("colour",)), ["xgboost_both"])

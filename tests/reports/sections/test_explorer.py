@@ -1,0 +1,159 @@
+"""The explorer: which features open, which patches stand for percentiles, and numbers that agree with the tables."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import pytest
+
+from histoblend.models.inspection.permutation import COLUMNS, sum_by_family
+from histoblend.models.inspection.shapley import Attribution
+from histoblend.reports.page.page import write_page
+from histoblend.reports.sections.explorer import LEVELS, NEAR, explore, leading_features, share_examples
+from histoblend.reports.sections.importances import importances_section
+from histoblend.reports.sections.shapley_charts import beeswarm, share_table, spread_out, waterfall
+from tests.reports.cohorts import make_importances, make_patches, make_predictions, make_view
+
+NASTY = "<b>x</b><img src=x onerror=alert(1)>"
+
+
+@pytest.fixture(scope="module")
+def made():
+    predictions = make_predictions(0, slides=10, test_slides=3, per_slide=20)
+    importances = make_importances(predictions)
+    return predictions, importances, make_view(predictions, importances, make_patches(predictions))
+
+
+def _tidy(values, model="xgboost_handcrafted", measure="gain"):
+    rows = [[model, measure, name, *name.split("_"), value, np.nan, np.nan, np.nan] for name, value in values.items()]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def test_features_that_lead_any_measure_open():
+    a, b, c, d = (f"colour_{letter}_red_whole" for letter in "abcd")
+    table = pd.concat(
+        [
+            _tidy({a: 0.5, b: 0.3, c: 0.2, d: 0.0}),
+            # A rise in AUC is no importance, a coefficient below zero is.
+            _tidy({a: -0.9, b: 0.1, c: 0.2, d: -0.8}, measure="permutation"),
+            _tidy({a: 0.1, b: -0.2, c: 0.3, d: -0.9}, "logistic_handcrafted", "coefficient"),
+            _tidy({"embedding_net-0_rgb_whole": 99.0}),
+        ]
+    )
+    assert set(leading_features(table, [], 3)) == {a, c, d}
+    assert leading_features(table, ["logistic_handcrafted"], 2) == [d, c]
+
+
+def test_examples_lie_at_their_percentiles_and_are_shared():
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=1000)
+    values = np.column_stack([first, 2 * first + 1, rng.normal(size=1000)])
+    chosen = share_examples(values)
+    assert chosen[0] == chosen[1]
+    for column, rows in zip(values.T, chosen, strict=True):
+        places = np.argsort(np.argsort(column))[rows] / 999
+        assert np.abs(places - list(LEVELS)).max() <= NEAR + 1e-3
+    assert share_examples(values) == chosen
+
+
+def test_tables_hold_the_importances(made):
+    _, importances, view = made
+    explorer = explore(importances, sum_by_family(importances), {"a": "b"}, view)
+    assert json.loads(json.dumps(explorer.data, allow_nan=False)) == explorer.data
+    model = next(model for model in explorer.data["models"] if model["model"] == "xgboost_handcrafted")
+    assert model["measures"] == ["permutation", "gain"]
+    part = importances[(importances.model == model["model"]) & importances.feature.notna()]
+    for name, permutation, gain in model["rows"]:
+        rows = part[part.feature == name].set_index("measure")
+        assert gain[0] == pytest.approx(rows.value["gain"], rel=1e-3)
+        expected = rows.loc["permutation", ["value", "low", "high"]].tolist()
+        assert permutation == pytest.approx(expected, rel=1e-3)
+
+
+def test_embeddings_are_one_row_whose_gain_is_the_sum(made):
+    _, importances, view = made
+    explorer = explore(importances, sum_by_family(importances), {}, view)
+    both = next(model for model in explorer.data["models"] if model["model"] == "xgboost_both")
+    (name, *cells), *others = both["rows"]
+    assert name == "embedding"
+    assert not any(row[0].startswith("embedding") for row in others)
+    gain = importances.query("model == 'xgboost_both' and measure == 'gain' and family == 'embedding'").value.sum()
+    assert cells[both["measures"].index("gain")][0] == pytest.approx(gain, rel=1e-3)
+    assert explorer.data["features"]["embedding"] == ["20 columns of pretrained networks, taken together."]
+
+
+def test_opened_features_have_three_pictures_and_their_percentiles(made):
+    _, importances, view = made
+    data = explore(importances, sum_by_family(importances), {}, view).data
+    assert len(data["opened"]) == 6
+    for feature, found in data["opened"].items():
+        rows = view.examples[view.examples.feature == feature]
+        assert [data["patches"][place]["id"] for place, _ in found["shown"]] == rows.patch_id.tolist()
+        assert [value for _, value in found["shown"]] == pytest.approx(rows.value.tolist(), rel=1e-3)
+        assert len(found["grid"]) == len(found["curves"]["xgboost_handcrafted"]) == 5
+        assert data["features"][feature][1:] == pytest.approx(view.quantiles.loc[feature].tolist(), rel=1e-3)
+    assert len({patch["id"] for patch in data["patches"]}) == len(data["patches"])
+
+
+def test_without_a_view_features_are_listed_and_do_not_open(made):
+    _, importances, _ = made
+    explorer = explore(importances, sum_by_family(importances), {}, None)
+    assert explorer.data["models"]
+    assert explorer.data["opened"] == {}
+    assert not explorer.charts
+    assert not explorer.tables
+
+
+def test_figures_are_valid_and_a_waterfall_ends_at_the_log_odds(made):
+    _, importances, view = made
+    charts = explore(importances, sum_by_family(importances), {}, view).charts
+    assert len(charts["beeswarm"].variants) == 2
+    for chart in charts.values():
+        for _, figure in chart.variants:
+            go.Figure(figure)
+    case = view.cases.iloc[0]
+    found = view.attributions[case.model]
+    (bars,) = waterfall(found, case.place, found.percentiles())["data"]
+    assert bars["base"][0] == pytest.approx(found.base, abs=1e-3)
+    assert bars["base"][-1] + bars["x"][-1] == pytest.approx(found.log_odds[case.place], abs=1e-3)
+    assert share_table(found, case.place).log_odds.sum() == pytest.approx(found.log_odds[case.place])
+
+
+def test_a_waterfall_keeps_the_largest_and_adds_up_the_rest():
+    shares = np.array([[0.5, -2.0, *([0.1] * 12)]])
+    found = Attribution([f"colour_s{i}_red_whole" for i in range(14)], shares, np.zeros((1, 14), np.float32), 1.0)
+    figure = waterfall(found, 0, found.percentiles())
+    assert figure["data"][0]["x"] == pytest.approx([0.4, *([0.1] * 8), 0.5, -2.0])
+    labels = [note["text"] for note in figure["layout"]["annotations"]]
+    assert labels[0] == "4 other features"
+    assert labels[10] == "colour_s1_red_whole = 0"
+    assert labels[-2:] == ["base +1.000", "this patch +0.700"]
+
+
+def test_figures_escape_names():
+    found = Attribution([NASTY], np.array([[1.0], [2.0]]), np.array([[1.0], [2.0]], np.float32), 0.0)
+    for figure in (beeswarm(found), waterfall(found, 0, found.percentiles())):
+        assert NASTY not in json.dumps(figure)
+        assert "&lt;img" in json.dumps(figure)
+
+
+def test_points_spread_out_where_they_are_dense():
+    values = np.concatenate([np.linspace(-0.05, 0.05, 200), [1.0, 2.0, 3.0]])
+    shift = spread_out(values, 0.4)
+    assert np.abs(shift).max() <= 0.4
+    assert np.ptp(shift[:200]) > 0.6
+    assert np.abs(shift[200:]).max() < 0.05
+    np.testing.assert_array_equal(spread_out(values, 0.4), shift)
+    assert np.abs(spread_out(np.zeros(5), 0.4)).max() <= 0.4
+
+
+def test_page_states_what_was_sampled_and_names_the_nearest_features(made, tmp_path):
+    predictions, importances, view = made
+    section = importances_section(importances, {}, view)
+    text = write_page(tmp_path, "title", [section]).read_text(encoding="utf-8")
+    assert f"Taken on {len(view.explained):,} patches of held-out slides" in text
+    assert view.embeddings.feature_1[0] in text
+    beeswarm = pd.read_csv(tmp_path / "beeswarm.csv")
+    assert set(beeswarm.patch_id) <= set(predictions[predictions.split == "test"].patch_id)
+    assert len(pd.read_csv(tmp_path / "waterfalls.csv").groupby("case")) == len(view.cases)
