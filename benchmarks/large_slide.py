@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import tifffile
 
-import histoblend.pipelines.heatmap
+import histoblend.pipelines.predict.slide
 from histoblend.data.phantom.drawing import draw
 from histoblend.data.phantom.patches import plan_pieces
 from histoblend.data.slides.slide import Slide
-from histoblend.pipelines.console import Screen
-from histoblend.pipelines.heatmap import Geometry, heatmap
-from histoblend.pipelines.streaming import Options
+from histoblend.pipelines.predict.shards import Options
+from histoblend.pipelines.predict.slide import Geometry, heatmap
+from histoblend.pipelines.runtime.screen import Screen
 
 TILE = 512
 GLASS = 245
@@ -99,7 +99,7 @@ def main() -> None:
             super().__init__(path, mpp=mpp)
             opened.append(self)
 
-    histoblend.pipelines.heatmap.Slide = Noted  # type: ignore[misc]
+    histoblend.pipelines.predict.slide.Slide = Noted  # type: ignore[misc]
     with tempfile.TemporaryDirectory() as name:
         for width, height in ((10_000, 8_000), (100_000, 80_000)):
             path, out = Path(name, f"{width}.tif"), Path(name, f"map-{width}")

@@ -19,11 +19,11 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from histoblend.data.patches import PatchSet, table_digest
-from histoblend.pipelines.artefacts import read_manifest
-from histoblend.pipelines.baseline import Run
 from histoblend.pipelines.config import load_config
-from histoblend.pipelines.memory import peak_memory
-from histoblend.pipelines.reporting import make_report
+from histoblend.pipelines.run import Run
+from histoblend.pipelines.runtime.artefacts import read_manifest
+from histoblend.pipelines.runtime.resources import peak_memory
+from histoblend.pipelines.steps.report import make_report
 
 ROWS = 4096
 

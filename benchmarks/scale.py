@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 from joblib import cpu_count
 
-from histoblend.pipelines.baseline import Run
-from histoblend.pipelines.cluster import Cluster
 from histoblend.pipelines.config import EngineConfig, load_config
-from histoblend.pipelines.console import Screen
-from histoblend.pipelines.gathering import extract_on_cluster
+from histoblend.pipelines.engine.cluster import Cluster
+from histoblend.pipelines.engine.cluster_tables import extract_on_cluster
+from histoblend.pipelines.run import Run
+from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.tables import chosen_families, read_values
 
 PATCHES = 4000

@@ -20,10 +20,10 @@ from PIL import Image
 
 from histoblend.data.phantom.slide import write_phantom_slide
 from histoblend.data.slides.slide import Slide
-from histoblend.pipelines.console import Screen
-from histoblend.pipelines.heatmap import Geometry, heatmap
-from histoblend.pipelines.predict import predict_folder
-from histoblend.pipelines.streaming import Options
+from histoblend.pipelines.predict.folder import predict_folder
+from histoblend.pipelines.predict.shards import Options
+from histoblend.pipelines.predict.slide import Geometry, heatmap
+from histoblend.pipelines.runtime.screen import Screen
 
 SIDES = {"width": 4096, "height": 3072}
 

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from histoblend.data.errors import InputError, on_screen
-from histoblend.pipelines.failing import check_start
-from histoblend.pipelines.stopping import stop_on_signals
+from histoblend.pipelines.runtime.resources import check_start
+from histoblend.pipelines.runtime.signals import stop_on_signals
 
 CONFIG = Annotated[
     Path, typer.Option("--config", help="Shipped configuration (folder, kaggle, pcam, phantom) or TOML file.")
@@ -58,12 +58,13 @@ def _run(
     rebuild: bool,
     explain: str = "",
 ) -> None:
-    from histoblend.pipelines.auditing import show_audit
-    from histoblend.pipelines.baseline import Run, baseline, ensemble, one_step
-    from histoblend.pipelines.baseline import explain as explain_column
+    from histoblend.pipelines.commands import baseline, ensemble, one_step
+    from histoblend.pipelines.commands import explain as explain_column
     from histoblend.pipelines.config import load_config
-    from histoblend.pipelines.failing import foreseen
-    from histoblend.pipelines.locking import run_lock
+    from histoblend.pipelines.run import Run
+    from histoblend.pipelines.runtime.lock import run_lock
+    from histoblend.pipelines.runtime.resources import foreseen
+    from histoblend.pipelines.terminal import show_audit
     from histoblend.pipelines.tracking import check_tracking
 
     options = {"data.path": data, "name": name, "data.missing": missing}
@@ -140,8 +141,8 @@ def _data(
     data: Annotated[str, typer.Option("--data", help="Folder to bring it into.")] = "",
     mirror: Annotated[str, typer.Option("--mirror", help="URL of a folder with PatchCamelyon's nine files.")] = "",
 ) -> None:
-    from histoblend.pipelines.console import Screen
-    from histoblend.pipelines.fetching import fetch
+    from histoblend.pipelines.download import fetch
+    from histoblend.pipelines.runtime.screen import Screen
 
     if not data:
         raise InputError("a folder must be named for the data set; got none. Give DATA=folder (--data).")
@@ -176,10 +177,10 @@ def _predict(
 ) -> None:
     from joblib import cpu_count
 
-    from histoblend.pipelines.console import Screen
-    from histoblend.pipelines.failing import foreseen
-    from histoblend.pipelines.predict import predict_folder
-    from histoblend.pipelines.streaming import Options
+    from histoblend.pipelines.predict.folder import predict_folder
+    from histoblend.pipelines.predict.shards import Options
+    from histoblend.pipelines.runtime.resources import foreseen
+    from histoblend.pipelines.runtime.screen import Screen
 
     options = Options(model, point, prevalence, workers or int(cpu_count()), shard)
     with foreseen(out.parent):
@@ -223,11 +224,11 @@ def _heatmap(
 ) -> None:
     from joblib import cpu_count
 
-    from histoblend.pipelines.console import Screen
-    from histoblend.pipelines.failing import foreseen
-    from histoblend.pipelines.heatmap import Geometry, heatmap
-    from histoblend.pipelines.phantom_slides import default_slide
-    from histoblend.pipelines.streaming import Options
+    from histoblend.pipelines.predict.phantom_slide import default_slide
+    from histoblend.pipelines.predict.shards import Options
+    from histoblend.pipelines.predict.slide import Geometry, heatmap
+    from histoblend.pipelines.runtime.resources import foreseen
+    from histoblend.pipelines.runtime.screen import Screen
 
     screen = Screen()
     options = Options(model, point, workers=workers or int(cpu_count()), shard=shard)
@@ -245,9 +246,9 @@ def _slide(
     height: Annotated[int, typer.Option("--height", help="Pixels of 0.972 µm.")] = 3072,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another slide.")] = 0,
 ) -> None:
-    from histoblend.pipelines.console import Screen
-    from histoblend.pipelines.failing import foreseen
-    from histoblend.pipelines.phantom_slides import draw_slide
+    from histoblend.pipelines.predict.phantom_slide import draw_slide
+    from histoblend.pipelines.runtime.resources import foreseen
+    from histoblend.pipelines.runtime.screen import Screen
 
     with foreseen(out.parent):
         draw_slide(out, Screen(), width=width, height=height, seed=seed)
@@ -261,9 +262,9 @@ def _compare(
     draws: Annotated[int, typer.Option("--draws", min=100, help="Resamplings of slides behind each interval.")] = 2000,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the resampling.")] = 0,
 ) -> None:
-    from histoblend.pipelines.comparing import compare
-    from histoblend.pipelines.console import Screen
-    from histoblend.pipelines.failing import foreseen
+    from histoblend.pipelines.comparison import compare
+    from histoblend.pipelines.runtime.resources import foreseen
+    from histoblend.pipelines.runtime.screen import Screen
 
     screen = Screen()
     with foreseen(out or runs):

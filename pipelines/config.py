@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from histoblend.data.errors import InputError
-from histoblend.pipelines.provenance import ROOT
+from histoblend.pipelines.runtime.provenance import ROOT
 
 
 class _Section(BaseModel):

@@ -1,12 +1,10 @@
-"""Steps 2 and 3: the two feature tables, handcrafted and embedded, and which columns a model sees."""
+"""Feature tables of finished steps, and the columns that each model sees."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,87 +12,22 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
-from histoblend.data.patches import PatchSet
 from histoblend.data.splits import is_known
 from histoblend.data.storage.arrays import open_array
 from histoblend.data.storage.atomic import PARTIAL
-from histoblend.pipelines.artefacts import Outcome, StepSpec
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.console import Screen
-from histoblend.pipelines.failing import check_disk, check_memory
-from histoblend.pipelines.memory import dismiss_workers
+from histoblend.pipelines.layout import COLUMNS, VALUES
+from histoblend.pipelines.runtime.resources import check_disk, check_memory
 
 if TYPE_CHECKING:
-    from histoblend.features.networks.embeddings import Engine
-    from histoblend.pipelines.cluster import Cluster
+    from histoblend.features.networks.embeddings import EmbeddingCompute, SideBySide
+    from histoblend.pipelines.run import Run
 
-COLUMNS = "columns.json"
-VALUES = "values.npy"
+    pass
+
 
 #: Rows of a table that are looked at together.
 BLOCK = 4096
-
-#: Patches on which each family's own cost is measured.
-TIMED = 64
-
-
-def features_spec(config: Config, patches: str) -> StepSpec:
-    """What the handcrafted features depend on; ``patches`` is the digest of the prepared step."""
-    section = {"families": list(config.features.families)}
-    # The families behind "all" are an input, so that a new one rebuilds; another choice is another configuration.
-    inputs = {"1-patches": patches, "families": ",".join(chosen_families(config))}
-    return StepSpec("features", "2-features", ("features", "pipelines/tables.py"), section, inputs, config.seed)
-
-
-def embeddings_spec(config: Config, patches: str) -> StepSpec:
-    """What the embeddings depend on; ``patches`` is the digest of the prepared step."""
-    from histoblend.features.networks.backbones import find_backbone, weights_digest
-
-    options = config.embeddings
-    section = options.model_dump(exclude={"shard"})
-    inputs = {
-        "1-patches": patches,
-        "weights": "; ".join(weights_digest(find_backbone(name), options.weights) for name in options.backbone),
-        # What "auto" stands for on this machine is an input: on another one the values differ in their last digits.
-        "engine": str(embeddings_engine(config)),
-    }
-    return StepSpec("embeddings", "3-embeddings", ("features", "pipelines/tables.py"), section, inputs, config.seed)
-
-
-def embeddings_engine(config: Config) -> Engine:
-    """What runs the network here.
-
-    Raises
-    ------
-    InputError
-        The engine does not have the precision.
-    """
-    from histoblend.features.networks.embeddings import choose_engine
-
-    return choose_engine(config.embeddings.engine, config.embeddings.precision)
-
-
-def check_embeddings(config: Config) -> None:
-    """Find what is wrong with the embeddings' options before hours of work, not after.
-
-    Raises
-    ------
-    InputError
-        A name is unknown, a file of weights is missing, or a size is smaller than the network takes.
-    """
-    from histoblend.features.networks.backbones import check_shape
-    from histoblend.features.networks.embeddings import recipes_of
-
-    options = config.embeddings
-    recipes_of(options.backbone, options.weights, options.pooling, options.stages)
-    embeddings_engine(config)
-    for name in options.backbone:
-        for size in options.size:
-            check_shape(name, (size or config.data.size,) * 2)
-    if options.centre > config.data.size:
-        raise InputError(
-            f"embeddings.centre must lie inside the patches of {config.data.size} pixels; got {options.centre}."
-        )
 
 
 def chosen_families(config: Config) -> tuple[str, ...]:
@@ -109,125 +42,6 @@ def chosen_families(config: Config) -> tuple[str, ...]:
 
     wanted = {family_named(name).name for name in config.features.families}
     return tuple(family.name for family in FAMILIES if not wanted or family.name in wanted)
-
-
-def extract_features(
-    config: Config, patches: PatchSet, folder: Path, *, workers: int, screen: Screen, cluster: Cluster | None = None
-) -> Outcome:
-    """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the handcrafted features."""
-    from functools import partial
-
-    from histoblend.features.extract import extract_shards
-    from histoblend.features.handcrafted.families import columns, compile_kernels, compute
-
-    families = chosen_families(config)
-    names = [column.name for column in columns(families)]
-    _check_room(folder, len(patches.pixels), len(names))
-    # Half a minute where no earlier run has left them in the cache: not to be spent behind a bar that stands still.
-    with screen.progress("compiling kernels", len(families), "families") as progress:
-        compile_kernels(families, workers=workers, progress=progress)
-    spent = None
-    with screen.progress("handcrafted features", len(patches.pixels)) as progress, _finite(names, patches.table):
-        if cluster is not None:
-            from histoblend.pipelines.gathering import extract_on_cluster
-
-            recipe = {"families": list(families)}
-            spent = extract_on_cluster(
-                cluster, recipe, names, patches, folder, shard=config.features.shard, progress=progress
-            )
-        else:
-            extract_shards(
-                partial(compute, families=families),
-                patches.pixels,
-                folder,
-                len(names),
-                shard_size=config.features.shard,
-                workers=workers,
-                progress=progress,
-            )
-    dismiss_workers()
-    _write_columns(folder, names)
-    costs = family_costs(families, patches.pixels)
-    core_seconds = round(sum(costs.values()) * len(patches.pixels) / 1e3, 1)
-    notes = {"columns": len(names), "ms_a_patch": costs, "core_seconds": core_seconds}
-    return Outcome(len(patches.pixels), notes | ({"cluster": spent.notes()} if spent else {}))
-
-
-def family_costs(families: tuple[str, ...], pixels: np.ndarray) -> dict[str, float]:
-    """Milliseconds of one core a patch, by family, measured on the first patches."""
-    from histoblend.features.handcrafted.families import compute
-
-    sample = np.ascontiguousarray(pixels[:TIMED])
-    costs = {}
-    for family in families:
-        compute(sample[:2], families=(family,))  # loads what was compiled
-        spent = []
-        for _ in range(3):
-            started = time.process_time()
-            compute(sample, families=(family,))
-            spent.append(time.process_time() - started)
-        # The least: other work on the machine only ever adds.
-        costs[family] = round(1e3 * min(spent) / len(sample), 3)
-    return costs
-
-
-def extract_embeddings(
-    config: Config, patches: PatchSet, folder: Path, *, workers: int, screen: Screen, cluster: Cluster | None = None
-) -> Outcome:
-    """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the pretrained embeddings."""
-    from histoblend.features.extract import extract_shards
-    from histoblend.features.networks.embeddings import embedding_compute
-
-    engine, options = embeddings_engine(config), config.embeddings
-    compute = embedding_compute(
-        size=[size or None for size in options.size],
-        engine=engine.name,
-        precision=engine.precision,
-        **options.model_dump(include={"backbone", "weights", "centre", "pooling", "stages", "d4"}),
-    )
-    names = list(compute.columns)
-    _check_room(folder, len(patches.pixels), len(names))
-    sizes = " and ".join(f"{size or 'native'} px" for size in options.size)
-    screen.say(f"  {' and '.join(options.backbone)} at {sizes}, {len(names)} columns; {engine}")
-    started = time.process_time()
-    spent = None
-    with screen.progress("embeddings", len(patches.pixels)) as progress, _finite(names, patches.table):
-        if cluster is not None:
-            from histoblend.pipelines.gathering import embed_on_cluster
-
-            spent = embed_on_cluster(cluster, compute, patches, folder, shard=options.shard, progress=progress)
-        else:
-            extract_shards(
-                compute,
-                patches.pixels,
-                folder,
-                len(names),
-                shard_size=options.shard,
-                # ONNX Runtime gets one session of one thread for each of ours. Keras runs its own threads, one batch at
-                # a time: a second one of ours reads and writes meanwhile.
-                workers=workers if engine.name == "onnx" else 2,
-                prefer="threads",
-                progress=progress,
-            )
-    _write_columns(folder, names)
-    core_seconds = spent.core_seconds if spent else time.process_time() - started
-    notes = {"columns": len(names), "core_seconds": round(core_seconds, 1), "engine": asdict(engine)}
-    notes |= {"cluster": spent.notes()} if spent else {}
-    sources = {name: weights_source(name, options.weights) for name in options.backbone}
-    return Outcome(len(patches.pixels), {**notes, "weights": sources})
-
-
-def weights_source(backbone: str, kind: str) -> dict[str, str]:
-    """Where a network's numbers came from: kind, file, digest that was found, licence."""
-    from histoblend.features.networks.applications import file_sha256
-    from histoblend.features.networks.backbones import RANDOM_SEED, find_backbone, locate_weights
-
-    row = find_backbone(backbone)
-    if kind == "random":
-        return {"kind": "random", "seed": str(RANDOM_SEED)}
-    path = locate_weights(row) if kind == "imagenet" else Path(kind)
-    source = {"kind": "imagenet" if kind == "imagenet" else "local", "file": path.name, "sha256": file_sha256(path)}
-    return {**source, "licence": row.weights.licence} if kind == "imagenet" else source
 
 
 def read_values(folder: Path) -> tuple[np.ndarray, list[str]]:
@@ -353,7 +167,7 @@ class FeatureSets(Mapping[str, Table]):
         return np.concatenate([raw, relative, stains], axis=1), columns + more + others
 
 
-def _check_room(folder: Path, patches: int, columns: int) -> None:
+def check_table_room(folder: Path, patches: int, columns: int) -> None:
     """See that the disk holds a table twice: in shards, and joined before these are removed."""
     there = sum(path.stat().st_size for path in folder.glob("*.npy"))
     check_disk(folder, 2 * 4 * patches * columns - there, f"{columns} columns of {patches} patches, twice for a while,")
@@ -386,7 +200,7 @@ def check_finite(folder: Path, patches: pd.DataFrame) -> None:
 
 
 @contextmanager
-def _finite(names: list[str], patches: pd.DataFrame) -> Iterator[None]:
+def finite_columns(names: list[str], patches: pd.DataFrame) -> Iterator[None]:
     """Say a column's name and a patch's id where a feature is not finite."""
     from histoblend.features.extract import NotFinite
 
@@ -404,5 +218,19 @@ def _not_finite(column: str, patch: str, value: float, count: int, folder: Path 
     return f"{place}column {column!r} of patch {patch!r} must be finite; got {value}{others}. {mend}, or leave it out."
 
 
-def _write_columns(folder: Path, names: list[str]) -> None:
+def write_columns(folder: Path, names: list[str]) -> None:
+    """Write ``columns.json`` of a table."""
     (folder / COLUMNS).write_text(json.dumps(names), encoding="utf-8")
+
+
+def embedding_of(run: Run) -> EmbeddingCompute | SideBySide:
+    """What turns patches into the run's embeddings, by the engine that made them."""
+    from histoblend.features.networks.embeddings import embedding_compute
+
+    engine, options = run.tables["embeddings"][1]["notes"]["engine"], run.config.embeddings
+    return embedding_compute(
+        size=[size or None for size in options.size],
+        engine=engine["name"],
+        precision=engine["precision"],
+        **options.model_dump(include={"backbone", "weights", "centre", "pooling", "stages", "d4"}),
+    )

@@ -14,13 +14,12 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.models.metrics import METRICS
-from histoblend.pipelines.artefacts import manifest_digest
 from histoblend.pipelines.config import TrackConfig, config_keys
-from histoblend.pipelines.packing import BUNDLE
-from histoblend.pipelines.reporting import LADDER
+from histoblend.pipelines.layout import BUNDLE, LADDER
+from histoblend.pipelines.runtime.artefacts import manifest_digest
 
 if TYPE_CHECKING:
-    from histoblend.pipelines.baseline import Run
+    from histoblend.pipelines.run import Run
 
 #: Names a run by what its report and bundle hold, so that nothing is logged twice.
 TAG = "histoblend.digest"

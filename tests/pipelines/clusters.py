@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 
-from histoblend.pipelines.console import Screen
+from histoblend.pipelines.runtime.screen import Screen
 
 
 def _start(words, folder, log):

@@ -1,6 +1,6 @@
 """What fits heads on a table in this process, for tests."""
 
-from histoblend.pipelines.fitters import LocalFits, local_fitters
+from histoblend.pipelines.engine.fits import LocalFits, local_fitters
 
 
 def local(values, workers=1):

@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from histoblend.pipelines.baseline import Run, ensemble, one_step
+from histoblend.pipelines.commands import ensemble, one_step
 from histoblend.pipelines.config import load_config
-from histoblend.pipelines.console import Screen
-from histoblend.pipelines.predict import predict_folder
-from histoblend.pipelines.streaming import Options
+from histoblend.pipelines.predict.folder import predict_folder
+from histoblend.pipelines.predict.shards import Options
+from histoblend.pipelines.run import Run
+from histoblend.pipelines.runtime.screen import Screen
 from tests import ROOT
 
 SMALL = [

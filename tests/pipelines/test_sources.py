@@ -13,8 +13,9 @@ from PIL import Image
 
 from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
-from histoblend.pipelines.baseline import Run, one_step
+from histoblend.pipelines.commands import one_step
 from histoblend.pipelines.config import load_config
+from histoblend.pipelines.run import Run
 from tests import ROOT
 
 

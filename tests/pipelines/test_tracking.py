@@ -16,10 +16,10 @@ import pandas as pd
 import pytest
 
 from histoblend.data.errors import InputError
-from histoblend.pipelines.artefacts import file_digest
 from histoblend.pipelines.config import Config, TrackConfig, load_config
-from histoblend.pipelines.console import Screen
-from histoblend.pipelines.reporting import facts
+from histoblend.pipelines.runtime.artefacts import file_digest
+from histoblend.pipelines.runtime.screen import Screen
+from histoblend.pipelines.steps.report import facts
 from histoblend.pipelines.tracking import DATABASE, TAG, _shown, check_tracking, metrics, parameters, track
 from histoblend.reports.evaluation.ladder import ladder
 from tests import ROOT
@@ -261,7 +261,7 @@ def test_what_is_missing_is_no_metric():
 def test_where_a_run_is_logged_does_not_stand_in_the_report(finished, monkeypatch):
     from types import SimpleNamespace
 
-    import histoblend.pipelines.reporting as reporting
+    import histoblend.pipelines.steps.report as reporting
 
     monkeypatch.setattr(reporting, "finished", lambda run: [])
     monkeypatch.setattr(reporting, "balance", lambda table: pd.DataFrame())

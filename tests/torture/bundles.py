@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from histoblend.pipelines.baseline import Run
 from histoblend.pipelines.config import load_config
-from histoblend.pipelines.packing import write_bundle
+from histoblend.pipelines.run import Run
+from histoblend.pipelines.steps.outputs import write_bundle
 from histoblend.reports.evaluation.ladder import ladder
 from tests import ROOT
 from tests.reports.cohorts import model_names

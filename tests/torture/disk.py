@@ -5,9 +5,10 @@ import errno
 import io
 import os
 
-from histoblend.pipelines.baseline import Run, baseline, one_step
+from histoblend.pipelines.commands import baseline, one_step
 from histoblend.pipelines.config import load_config
-from histoblend.pipelines.failing import foreseen
+from histoblend.pipelines.run import Run
+from histoblend.pipelines.runtime.resources import foreseen
 from tests.torture.commands import QUICK, ROOT
 
 RESULTS = ("1-patches/pixels.npy", "1-patches/patches.parquet", "2-features/values.npy", "4-heads/predictions.parquet")

@@ -10,9 +10,9 @@ import pytest
 from histoblend.data.errors import InputError
 from histoblend.features.extract import extract_shards
 from histoblend.models.bundle import open_bundle
-from histoblend.pipelines.artefacts import MANIFEST, Outcome, StepSpec, file_digest, run_step
-from histoblend.pipelines.baseline import one_step
-from histoblend.pipelines.failing import foreseen
+from histoblend.pipelines.commands import one_step
+from histoblend.pipelines.runtime.artefacts import MANIFEST, Outcome, StepSpec, file_digest, run_step
+from histoblend.pipelines.runtime.resources import foreseen
 from tests.torture.disk import RESULTS, Disk, heads, run_in
 
 pytestmark = pytest.mark.torture

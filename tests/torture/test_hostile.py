@@ -34,12 +34,13 @@ from histoblend.models.bundle import index_digest, open_bundle, seal_bundle
 from histoblend.models.finetune import _State
 from histoblend.models.predictor import choose_blends, open_predictor
 from histoblend.models.safety import check_content
-from histoblend.pipelines.artefacts import file_digest
-from histoblend.pipelines.baseline import Run, baseline
+from histoblend.pipelines.commands import baseline
 from histoblend.pipelines.config import load_config
-from histoblend.pipelines.console import Screen
-from histoblend.pipelines.predict import predict_folder
-from histoblend.pipelines.streaming import Options
+from histoblend.pipelines.predict.folder import predict_folder
+from histoblend.pipelines.predict.shards import Options
+from histoblend.pipelines.run import Run
+from histoblend.pipelines.runtime.artefacts import file_digest
+from histoblend.pipelines.runtime.screen import Screen
 from tests import ROOT
 from tests.data.sources.test_archives import OUTSIDE, tarred, zipped
 
@@ -189,7 +190,7 @@ def test_a_poisoned_run_folder_runs_nothing(hostile, tmp_path, faults):
     """Every file of every step replaced by a payload, and its digest in the manifest made to fit."""
     touched, tried = tmp_path / "touched", 0
     from histoblend.models.bundle import load_head
-    from histoblend.pipelines.reporting import audit_view
+    from histoblend.pipelines.steps.report import audit_view
     from histoblend.pipelines.tables import read_values
 
     folder = hostile.folder

@@ -15,7 +15,7 @@ import pytest
 
 from histoblend.data.errors import InputError
 from histoblend.features.networks.embeddings import open_session
-from histoblend.pipelines import locking
+from histoblend.pipelines.runtime import lock
 from tests.torture.commands import ROOT, command
 
 pytestmark = pytest.mark.torture
@@ -32,7 +32,7 @@ def other():
 
 @pytest.fixture
 def without_locks(monkeypatch):
-    monkeypatch.setattr(locking, "_lock", lambda handle: None)
+    monkeypatch.setattr(lock, "_lock", lambda handle: None)
 
 
 def held(folder, holder):
@@ -49,7 +49,7 @@ def anonymous(said):
 def test_without_locks_of_the_file_system_a_living_process_is_not_disturbed(tmp_path, other, without_locks, faults):
     folder = held(tmp_path / "run", other)
     words = f"process {other['pid']} on {other['host']} has been working"
-    with pytest.raises(InputError, match=words) as found, locking.run_lock(folder, print):
+    with pytest.raises(InputError, match=words) as found, lock.run_lock(folder, print):
         pass
     assert json.loads((folder / ".lock").read_text()) == other
     sees = anonymous(f"error: {found.value}".replace(str(tmp_path), "runs"))
@@ -58,7 +58,7 @@ def test_without_locks_of_the_file_system_a_living_process_is_not_disturbed(tmp_
 
 def test_a_lock_of_another_machine_is_not_taken(tmp_path, other, without_locks, faults):
     folder = held(tmp_path / "run", other | {"host": "another-machine", "pid": 1})
-    with pytest.raises(InputError, match="process 1 on another-machine"), locking.run_lock(folder, print):
+    with pytest.raises(InputError, match="process 1 on another-machine"), lock.run_lock(folder, print):
         pass
     faults("a lock of another machine on a share without locks", 1, 1, "error: … process <n> on <host> …")
 
@@ -66,7 +66,7 @@ def test_a_lock_of_another_machine_is_not_taken(tmp_path, other, without_locks, 
 @pytest.mark.parametrize("change", [{"started": 5.0}, {"pid": 2**22 - 3}, {"started": None}, {"pid": "none"}])
 def test_a_number_used_again_holds_nothing(tmp_path, other, without_locks, change, faults):
     folder, said = held(tmp_path / "run", other | change), []
-    with locking.run_lock(folder, said.append):
+    with lock.run_lock(folder, said.append):
         holder = json.loads((folder / ".lock").read_text())
         assert (holder["pid"], holder["host"]) == (os.getpid(), socket.gethostname())
     assert len(said) == 1
@@ -78,7 +78,7 @@ def test_a_number_used_again_holds_nothing(tmp_path, other, without_locks, chang
 @pytest.mark.parametrize("cut", [1, 10, 40])
 def test_a_lock_file_cut_by_a_kill_is_written_anew(tmp_path, other, without_locks, cut, faults):
     folder = held(tmp_path / "run", json.dumps(other)[:cut])
-    with locking.run_lock(folder, print):
+    with lock.run_lock(folder, print):
         assert json.loads((folder / ".lock").read_text())["pid"] == os.getpid()
     faults("a lock file cut off in its middle", 1, 1, "nothing")
 
@@ -162,7 +162,7 @@ def test_leftovers_of_a_living_process_stay(tmp_path, other):
     living, dead = folder / f".a.{other['pid']}-1.partial", folder / f".b.{2**22 - 3}-1.partial"
     living.touch()
     dead.touch()
-    with locking.run_lock(folder, print):
+    with lock.run_lock(folder, print):
         time.sleep(0)
     assert living.exists()
     assert not dead.exists()

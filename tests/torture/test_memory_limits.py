@@ -5,7 +5,7 @@ import resource
 import pytest
 
 from histoblend.data.errors import InputError
-from histoblend.pipelines import failing
+from histoblend.pipelines.runtime import resources
 from tests.torture.commands import command, one_line
 
 pytestmark = pytest.mark.torture
@@ -14,7 +14,7 @@ MB = 1_000_000
 
 @pytest.mark.parametrize("step", ["heads", "ensemble"])
 def test_a_limit_below_what_libraries_map_is_told_at_once(tmp_path, step, faults):
-    least = failing.LEAST_SPACE[step == "ensemble"]
+    least = resources.LEAST_SPACE[step == "ensemble"]
     # Below 120 MB Python itself does not begin.
     limits = [150 * MB, 400 * MB, 700 * MB, 1500 * MB, least - MB]
     for most in limits:
@@ -26,7 +26,7 @@ def test_a_limit_below_what_libraries_map_is_told_at_once(tmp_path, step, faults
 
 
 def test_the_least_address_space_is_enough(tmp_path, faults):
-    least = failing.LEAST_SPACE[False]
+    least = resources.LEAST_SPACE[False]
     done = command("heads", tmp_path, limit=lambda: resource.setrlimit(resource.RLIMIT_AS, (least, least)))
     assert done.returncode == 0, done.stderr
     faults("`heads` on little data with the least address space", 1, 1, "nothing: it ends well")
@@ -46,21 +46,21 @@ def test_a_containers_limit_counts_without_its_cached_files(tmp_path, version, n
     used.write_text("900000000\n")
     inactive = "inactive_file" if version == 2 else "total_inactive_file"
     (limit.parent / "memory.stat").write_text(f"anon 5\n{inactive} 300000000\n")
-    assert failing._group_room(tmp_path) == 400_000_000
+    assert resources._group_room(tmp_path) == 400_000_000
 
 
 def test_a_container_without_a_limit_has_none(tmp_path):
     for name, text in (("memory.max", "max"), ("memory.current", "5"), ("memory.stat", "inactive_file 1")):
         (tmp_path / name).write_text(text)
-    assert failing._group_room(tmp_path) is None
-    assert failing._group_room(tmp_path / "elsewhere") is None
+    assert resources._group_room(tmp_path) is None
+    assert resources._group_room(tmp_path / "elsewhere") is None
 
 
 def test_fits_that_memory_does_not_hold_are_refused_before_they_begin(monkeypatch, faults):
-    monkeypatch.setattr(failing, "available_memory", lambda: 700 * MB)
-    failing.check_start("heads", networks=False)
+    monkeypatch.setattr(resources, "available_memory", lambda: 700 * MB)
+    resources.check_start("heads", networks=False)
     with pytest.raises(InputError, match=r"embeddings needs at least 2\.0 GB of memory; 700\.0 MB are available"):
-        failing.check_start("embeddings", networks=True)
+        resources.check_start("embeddings", networks=True)
     with pytest.raises(InputError, match=r"2 fits at once need at least 1\.0 GB of memory") as found:
-        failing.check_memory(1000 * MB, "2 fits at once")
+        resources.check_memory(1000 * MB, "2 fits at once")
     faults("tables larger than the memory that is left", 1, 1, f"error: {found.value}")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from histoblend.data.errors import InputError
-from histoblend.pipelines import failing
+from histoblend.pipelines.runtime import resources
 from tests import ROOT
 
 QUICK = ["data.n=60", "data.slides=12", "split.folds=2", "features.families=['colour']", "heads.features=['colour']"]
@@ -94,7 +94,7 @@ def test_a_full_disk_ends_in_one_line_and_goes_on(tmp_path, undisturbed, faults)
     ],
 )
 def test_what_systems_and_libraries_say_names_the_folder(tmp_path, raised, words, faults):
-    with pytest.raises(InputError, match=words) as found, failing.foreseen(tmp_path / "not" / "there"):
+    with pytest.raises(InputError, match=words) as found, resources.foreseen(tmp_path / "not" / "there"):
         raise raised
     assert str(tmp_path) in str(found.value)
     assert "goes on where it stopped" in str(found.value)
@@ -102,13 +102,13 @@ def test_what_systems_and_libraries_say_names_the_folder(tmp_path, raised, words
 
 
 def test_memory_that_runs_out_says_what_was_asked_for(tmp_path, faults):
-    with pytest.raises(InputError, match=r"memory ran out.*PiB.*available now") as found, failing.foreseen(tmp_path):
+    with pytest.raises(InputError, match=r"memory ran out.*PiB.*available now") as found, resources.foreseen(tmp_path):
         np.empty(2**53, np.float32)
     faults("an array beyond all memory", 1, 1, str(found.value))
 
 
 def test_other_errors_pass_as_they_are(tmp_path):
-    with pytest.raises(OSError, match="Permission"), failing.foreseen(tmp_path):
+    with pytest.raises(OSError, match="Permission"), resources.foreseen(tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied")
 
 
@@ -116,9 +116,9 @@ def test_memory_is_asked_for_before_it_is_taken():
     code = (
         "import resource; from histoblend.pipelines import failing\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2_000_000_000,) * 2)\n"
-        "assert 0 < failing.available_memory() < 2_000_000_000\n"
-        "failing.check_memory(1_000_000, 'a few columns')\n"
-        "failing.check_memory(3_000_000_000, 'the columns')"
+        "assert 0 < resources.available_memory() < 2_000_000_000\n"
+        "resources.check_memory(1_000_000, 'a few columns')\n"
+        "resources.check_memory(3_000_000_000, 'the columns')"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert "the columns need at least 3.0 GB of memory" in done.stderr

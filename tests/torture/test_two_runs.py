@@ -50,7 +50,7 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_taken_over(tmp_path, f
 #: Starts a process as a step starts its workers, and waits for it.
 PARENT = """
 import subprocess, sys
-from histoblend.pipelines.stopping import stop_on_signals
+from histoblend.pipelines.runtime.signals import stop_on_signals
 stop_on_signals()
 subprocess.run([sys.executable, "-c", "import time; print('up', flush=True); time.sleep(600)"])
 """
@@ -72,7 +72,7 @@ def test_ctrl_c_in_a_terminal_makes_no_worker_complain(faults):
 WORKERS = """
 import signal
 from joblib import Parallel, delayed
-from histoblend.pipelines.stopping import stop_on_signals
+from histoblend.pipelines.runtime.signals import stop_on_signals
 def held_back():
     return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 stop_on_signals()

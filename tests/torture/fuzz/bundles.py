@@ -19,7 +19,7 @@ with instrumented("models", "skops"):
     from histoblend.models.bundle import INDEX, index_digest, open_bundle, seal_bundle
     from histoblend.models.predictor import choose_blends, open_predictor
     from histoblend.models.safety import check_content
-    from histoblend.pipelines.predict import version_warnings
+    from histoblend.pipelines.predict.folder import version_warnings
     from tests.models.test_bundle import archive, layer
     from tests.torture.bundles import small_bundle
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.torture.fuzz.driver import instrumented, main, mutate_json
 
 with instrumented():
-    from histoblend.pipelines.artefacts import (
+    from histoblend.pipelines.runtime.artefacts import (
         MANIFEST,
         Outcome,
         StepSpec,

@@ -1,0 +1,1 @@
+"""Questions asked of finished models, each a cached step."""

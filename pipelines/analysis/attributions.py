@@ -1,0 +1,235 @@
+"""What the interactive part of the importances shows: Shapley values, dependence curves and example patches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from histoblend.data.splits import patch_groups
+from histoblend.models.bundle import load_head
+from histoblend.models.calibration import youden_threshold
+from histoblend.models.heads import LogisticHead
+from histoblend.models.inspection.embedding_columns import MOST_PATCHES, explain_columns, leading_columns
+from histoblend.models.inspection.partial_dependence import PartialDependence, grid, positive_shares
+from histoblend.models.inspection.shapley import (
+    EXPLAINED_PATCHES,
+    Attribution,
+    attribute,
+    choose_cases,
+    shapley_importance,
+)
+from histoblend.models.names import ALONE
+from histoblend.models.resampling import even_rows, slide_groups
+from histoblend.pipelines.tables import read_values
+from histoblend.reports.page.images import find_patches
+from histoblend.reports.sections.explorer import LEVELS, ExplorerView, leading_features, share_examples
+
+if TYPE_CHECKING:
+    from histoblend.pipelines.run import Run
+
+#: Sets of columns whose heads are explained patch by patch; colour is a part of each.
+EXPLAINED_SETS = ("handcrafted", "both", "context")
+
+#: Patches that percentiles, shares of positives and examples are taken from, and that a curve is averaged over, at
+#: most; evenly over slides.
+SAMPLED = 5000
+AVERAGED = 100
+
+
+def attributions(run: Run, predictions: pd.DataFrame) -> tuple[dict[str, Attribution], pd.DataFrame]:
+    """Share out the log odds of held-out patches among features, for each head on handcrafted columns.
+
+    Parameters
+    ----------
+    run : Run
+    predictions : DataFrame
+        Rows as in the feature tables.
+
+    Returns
+    -------
+    found : dict from model to Attribution
+        Empty where no such head was fitted.
+    explained : DataFrame
+        Rows of `predictions` that were explained: at most `EXPLAINED_PATCHES`, evenly over the held-out slides.
+    """
+    from joblib import Parallel, delayed
+
+    test = np.flatnonzero(predictions["split"] == "test")
+    rows = test[even_rows(slide_groups(predictions["slide"].iloc[test]), EXPLAINED_PATCHES, seed=run.config.seed)]
+    sets = run.sets()
+    found: dict[str, Attribution] = {}
+    for name in [each for each in EXPLAINED_SETS if each in sets]:
+        values, columns = sets[name]
+        models = [f"{head}_{name}" for head in run.config.heads.heads]
+        X = values[rows]
+        # Threads: XGBoost lets go of the interpreter lock.
+        tasks = [delayed(_attribute)(run, model, X, columns) for model in models]
+        found |= zip(models, Parallel(n_jobs=run.workers, prefer="threads")(tasks), strict=True)
+    return found, predictions.iloc[rows]
+
+
+def _attribute(run: Run, model: str, X: np.ndarray, columns: list[str]) -> Attribution:
+    return attribute(load_head(run.heads[0] / model), X, columns)
+
+
+def attribution_importances(run: Run, found: Mapping[str, Attribution], explained: pd.DataFrame) -> pd.DataFrame:
+    """Mean sizes of the shares in the form of the other importances; see :func:`shapley.shapley_importance`."""
+    groups = slide_groups(explained["slide"])
+    options = {"draws": run.config.report.draws, "seed": run.config.seed}
+    tables = [shapley_importance(each, groups, model=model, **options) for model, each in found.items()]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def explorer_view(
+    run: Run,
+    predictions: pd.DataFrame,
+    importances: pd.DataFrame,
+    found: Mapping[str, Attribution],
+    explained: pd.DataFrame,
+) -> ExplorerView:
+    """Compute what the feature explorer shows.
+
+    Parameters
+    ----------
+    run : Run
+    predictions : DataFrame
+        Rows as in the feature tables.
+    importances : DataFrame
+        Every measure, that of the attributions included.
+    found, explained
+        From :func:`attributions`.
+
+    Returns
+    -------
+    ExplorerView
+    """
+    seed = run.config.seed
+    rows = even_rows(slide_groups(predictions["slide"]), SAMPLED, seed=seed)
+    part = predictions.iloc[rows]
+    groups = slide_groups(part["slide"])
+    few = even_rows(groups, AVERAGED, seed=seed)
+    features = leading_features(importances, list(found))
+    quantiles, values, curves = _walk_sets(run, rows, few, features)
+    examples = _examples(values, features, part)
+    options = {"draws": run.config.report.draws, "seed": seed}
+    tables = positive_shares(values, part["label"].to_numpy(), groups, **options) if features else []
+    bins = [table.assign(feature=feature) for feature, table in zip(features, tables, strict=True)]
+    cases = _cases(predictions, found, explained)
+    shown = list(dict.fromkeys([*examples["patch_id"], *cases["patch_id"]]))
+    places = find_patches(run.patches, shown)
+    return ExplorerView(
+        attributions=found,
+        explained=explained[["patch_id", "slide", "label"]].reset_index(drop=True),
+        cases=cases,
+        quantiles=quantiles,
+        examples=examples,
+        curves=curves,
+        bins=pd.concat(bins, ignore_index=True) if bins else pd.DataFrame(),
+        embeddings=explain_embeddings(run),
+        patches=predictions.set_index("patch_id").loc[shown, ["slide", "label", "split"]].reset_index(),
+        pixels=np.stack([np.asarray(run.patches.pixels[place]) for place in places]) if shown else np.empty(0),
+        sampled=len(rows),
+        averaged=len(few),
+    )
+
+
+def _walk_sets(
+    run: Run, rows: np.ndarray, few: np.ndarray, features: list[str]
+) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame]:
+    """Percentiles of all features, values (len(rows), len(features)) of those shown, and their curves by model.
+
+    A set at a time: two of them at once may not fit into memory.
+    """
+    sets = run.sets()
+    quantiles: dict[str, np.ndarray] = {}
+    curves = []
+    values = np.empty((len(rows), len(features)), np.float32)
+    for name in [each for each in sets if each not in (*ALONE, "embeddings")]:
+        table, columns = sets[name]
+        table = table[rows]
+        place = {column: number for number, column in enumerate(columns)}
+        new = [column for column in columns if column not in quantiles and not column.startswith("embedding_")]
+        inside = table[:, [place[column] for column in new]]
+        quantiles |= zip(new, np.quantile(inside, list(LEVELS), axis=0).T, strict=True)
+        present = [(number, feature) for number, feature in enumerate(features) if feature in place]
+        for number, feature in present:
+            values[:, number] = table[:, place[feature]]
+        points = {place[feature]: grid(table[:, place[feature]]) for _, feature in present}
+        curves.append(_curves(run, name, table[few], columns, points))
+    percentiles = pd.DataFrame(list(quantiles.values()), list(quantiles), list(LEVELS.values()))
+    return percentiles, values, pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
+
+
+def _curves(run: Run, name: str, X: np.ndarray, columns: list[str], points: Mapping[int, np.ndarray]) -> pd.DataFrame:
+    """``feature, model, value, probability`` of every head on one set of columns."""
+    from joblib import Parallel, delayed
+
+    def draw(model: str) -> pd.DataFrame:
+        depend = PartialDependence(load_head(run.heads[0] / model), X)
+        parts = [
+            pd.DataFrame({"feature": columns[place], "model": model, "value": at, "probability": depend(place, at)})
+            for place, at in points.items()
+        ]
+        return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+
+    tasks = [delayed(draw)(f"{head}_{name}") for head in run.config.heads.heads]
+    return pd.concat(Parallel(n_jobs=run.workers, prefer="threads")(tasks), ignore_index=True)
+
+
+def _examples(values: np.ndarray, features: list[str], part: pd.DataFrame) -> pd.DataFrame:
+    """Patches at the percentiles of each feature: ``feature, level, patch_id, value``."""
+    chosen = share_examples(values)
+    found = [
+        {
+            "feature": feature,
+            "level": level,
+            "patch_id": part["patch_id"].iloc[row],
+            "value": float(values[row, number]),
+        }
+        for number, feature in enumerate(features)
+        for level, row in zip(LEVELS.values(), chosen[number], strict=True)
+    ]
+    return pd.DataFrame(found, columns=["feature", "level", "patch_id", "value"])
+
+
+def _cases(predictions: pd.DataFrame, found: Mapping[str, Attribution], explained: pd.DataFrame) -> pd.DataFrame:
+    """Single patches of the best explained XGBoost head (or of what there is), out of fold: ``case, model, …``."""
+    from sklearn.metrics import roc_auc_score
+
+    columns = ["case", "model", "patch_id", "place", "score", "threshold"]
+    train = predictions[predictions["split"] == "train"]
+    models = [model for model in found if model.startswith("xgboost")] or list(found)
+    if not models:
+        return pd.DataFrame(columns=columns)
+    model = max(models, key=lambda each: roc_auc_score(train["label"], train[f"prob_{each}"]))
+    threshold = float(youden_threshold(train["label"].to_numpy(), train[f"prob_{model}"].to_numpy()))
+    scores = explained[f"prob_{model}"].to_numpy()
+    cases = choose_cases(explained["label"].to_numpy(), scores, threshold)
+    rows = [(case, model, explained["patch_id"].iloc[row], row, scores[row], threshold) for case, row in cases.items()]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def explain_embeddings(run: Run) -> pd.DataFrame | None:
+    """The leading embedding columns and the handcrafted features behind them; None without both tables and a head.
+
+    Learned from training slides alone: the leading columns are those of heads that were fitted on them.
+    """
+    if not {"features", "embeddings"} <= set(run.tables) or "embeddings" not in run.config.heads.features:
+        return None
+    (raw, features), (table, names) = (read_values(run.tables[name][0]) for name in ("features", "embeddings"))
+    heads = {str(name): load_head(run.heads[0] / f"{name}_embeddings") for name in run.config.heads.heads}
+    weights = {
+        name: head.coef_[0] if isinstance(head, LogisticHead) else head.feature_importances_
+        for name, head in heads.items()
+    }
+    leading = leading_columns(weights)
+    patches = run.patches.table
+    groups = pd.factorize(patch_groups(patches))[0]
+    train = np.flatnonzero(patches["split"] == "train")
+    rows = train[even_rows(groups[train], MOST_PATCHES, seed=run.config.seed)]
+    chosen = [names[place] for place in leading]
+    found = explain_columns(table[rows][:, leading], chosen, raw[rows], features, groups[rows])
+    return found.assign(**{name: values[leading] for name, values in weights.items()})

@@ -1,0 +1,175 @@
+"""Where the network looks: maps of a sample of held-out patches, and those of networks drawn at random."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histoblend.data.patches import PatchSet
+from histoblend.data.storage.arrays import open_array
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.layout import MODEL, PREDICTIONS
+from histoblend.pipelines.runtime.artefacts import Outcome, StepSpec, write_json
+from histoblend.pipelines.runtime.screen import Screen
+
+if TYPE_CHECKING:
+    import keras
+
+    from histoblend.models.cnn import CnnSettings
+    from histoblend.models.inspection.saliency import Maps
+    from histoblend.reports.sections.cnn import SaliencyView
+
+PATCHES, SANITY, FACTS = "patches.parquet", "sanity.parquet", "saliency.json"
+LAST, INNER = "last.npy", "inner.npy"
+
+#: Held-out patches whose maps are measured, half of each label, however many there are.
+SAMPLE = 100
+#: Of each outcome (right or wrong, positive or negative) these are drawn.
+SHOWN_EACH = 6
+#: Patches that networks drawn at random are shown, one way up only, and how many are drawn of each kind.
+CHECKED = 48
+DRAWS = {"head": 4, "top": 2, "whole": 2}
+
+
+def saliency_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
+    """What the maps depend on; ``inputs`` are the digests of the patches and of the fine-tuned network."""
+    sources = ("data", "features", "models", "models/inspection/saliency.py", "pipelines/analysis/saliency.py")
+    return StepSpec("saliency", "probes/saliency", sources, {}, inputs, config.seed)
+
+
+def probe_saliency(config: Config, patches: PatchSet, cnn: Path, folder: Path, screen: Screen) -> Outcome:
+    """Write maps and their shares inside the centre, and how like them those of random networks are.
+
+    Parameters
+    ----------
+    config : Config
+    patches : PatchSet
+    cnn : Path
+        Folder of step 5.
+    folder : Path
+        Gets a row a patch in ``patches.parquet``, maps of those shown in ``last.npy`` and ``inner.npy``, and
+        ``sanity.parquet``.
+    screen : Screen
+    """
+    from histoblend.models.inspection.saliency import open_network
+
+    table, threshold = _judged(patches, cnn)
+    chosen = _choose(table, config.seed)
+    network, settings = open_network(cnn / MODEL)
+    maps, checked, sanity = _look(network, settings, patches, chosen, config.seed, screen)
+    chosen = _with_shares(chosen, maps, patches.pixels.shape[1])
+    chosen.to_parquet(folder / PATCHES, index=False)
+    sanity.to_parquet(folder / SANITY, index=False)
+    shown = chosen["shown"].to_numpy()
+    np.save(folder / LAST, maps.last[shown].astype(np.float32))
+    if maps.inner is not None:
+        np.save(folder / INNER, maps.inner[shown].astype(np.float32))
+    facts = {
+        "threshold": threshold,
+        "intercept": maps.intercept,
+        "held_out": len(table),
+        "side": int(patches.pixels.shape[1]),
+        "cells": {name: list(found.shape[1:]) for name in ("last", "inner") if (found := maps.named(name)) is not None},
+        "checked": checked,
+        "d4": settings.d4,
+    }
+    write_json(folder / FACTS, facts)
+    return Outcome(len(chosen))
+
+
+def open_saliency(folder: Path) -> SaliencyView:
+    """Read what :func:`probe_saliency` wrote."""
+    import json
+
+    from histoblend.reports.sections.cnn import SaliencyView
+
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    return SaliencyView(
+        patches=pd.read_parquet(folder / PATCHES),
+        sanity=pd.read_parquet(folder / SANITY),
+        last=open_array(folder / LAST),
+        inner=open_array(folder / INNER) if (folder / INNER).is_file() else None,
+        facts=facts,
+    )
+
+
+def _judged(patches: PatchSet, cnn: Path) -> tuple[pd.DataFrame, float]:
+    """Held-out patches with the network's probability and whether it is right, and the threshold that says so."""
+    from histoblend.models.calibration import youden_threshold
+
+    table = patches.table[["patch_id", "slide", "split", "label"]].reset_index(names="row")
+    table = table.merge(pd.read_parquet(cnn / PREDICTIONS), on="patch_id", validate="one_to_one")
+    table = table[table["prob_cnn"].notna()]
+    train = table[table["split"] == "train"]
+    # As on the ladder: chosen out of fold.
+    threshold = youden_threshold(train["label"].to_numpy(), train["prob_cnn"].to_numpy())
+    test = table[table["split"] == "test"].reset_index(drop=True)
+    said = (test["prob_cnn"] >= threshold).to_numpy()
+    true = (test["label"] == 1).to_numpy()
+    words = np.where(said == true, "true ", "false ").astype(object) + np.where(said, "positive", "negative")
+    return test.assign(outcome=words), float(threshold)
+
+
+def _choose(test: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Patches to look at: ``row, patch_id, slide, label, prob_cnn, outcome, sampled, shown``."""
+    from histoblend.models.inspection.saliency import choose_sample, spread_over_slides
+
+    sampled = choose_sample(test, SAMPLE, seed)
+    shown = [
+        spread_over_slides(test, np.flatnonzero((test["outcome"] == outcome).to_numpy()), SHOWN_EACH, seed)
+        for outcome in sorted(set(test["outcome"]))
+    ]
+    places = np.union1d(sampled, np.concatenate([np.empty(0, int), *shown])).astype(int)
+    chosen = test.iloc[places].drop(columns="split").reset_index(drop=True)
+    return chosen.assign(
+        sampled=np.isin(places, sampled), shown=np.isin(places, np.concatenate([np.empty(0, int), *shown]))
+    )
+
+
+def _look(
+    network: keras.Model,
+    settings: CnnSettings,
+    patches: PatchSet,
+    chosen: pd.DataFrame,
+    seed: int,
+    screen: Screen,
+) -> tuple[Maps, int, pd.DataFrame]:
+    """Maps of the chosen patches, how many of them random networks were shown, and the comparison."""
+    from histoblend.models.inspection.saliency import (
+        cut,
+        inner_layer,
+        randomise,
+        saliency,
+        sanity_table,
+        spread_over_slides,
+    )
+
+    pieces = cut(network, inner_layer(settings))
+    pixels = np.asarray(patches.pixels[chosen["row"].to_numpy()])
+    with screen.progress("evidence maps", len(chosen)) as progress:
+        (maps,) = saliency([pieces], pixels, settings, progress=progress)
+    some = np.sort(spread_over_slides(chosen, np.flatnonzero(chosen["sampled"].to_numpy()), CHECKED, seed))
+    rng = np.random.default_rng(seed)
+    keys = [(part, number) for part, count in DRAWS.items() for number in range(count)]
+    networks = [pieces, *(randomise(pieces, part, rng) for part, _ in keys)]
+    with screen.progress("networks drawn at random", len(some)) as progress:
+        true, *drawn = saliency(networks, pixels[some], replace(settings, d4=False), progress=progress)
+    return maps, len(some), sanity_table(true, dict(zip(keys, drawn, strict=True)), chosen.iloc[some])
+
+
+def _with_shares(chosen: pd.DataFrame, maps: Maps, side: int) -> pd.DataFrame:
+    """The same rows with the share of evidence inside the centre by each map, and without the outermost cells."""
+    from histoblend.models.inspection.saliency import MAPS, centre_shares
+
+    shares: dict[str, Any] = {"log_odds": maps.last.mean(axis=(1, 2))}
+    for name in MAPS:
+        found = maps.named(name)
+        if found is not None:
+            shares[f"share_{name}"] = centre_shares(found, side)
+            shares[f"share_{name}_within"] = centre_shares(found, side, border=False)
+    return chosen.assign(**shares)

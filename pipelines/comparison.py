@@ -1,0 +1,180 @@
+"""Several finished runs on one page: what is read of them, and where the page goes."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from histoblend.data.errors import InputError
+from histoblend.pipelines.layout import LADDER, PREDICTIONS
+from histoblend.pipelines.runtime.artefacts import MANIFEST, file_digest, read_manifest, replace_folder, write_json
+from histoblend.pipelines.runtime.screen import Screen
+from histoblend.reports.evaluation.ladder import COLUMNS as LADDER_COLUMNS
+from histoblend.reports.evaluation.pairing import RunResults
+from histoblend.reports.page.page import write_page
+from histoblend.reports.sections.comparison import comparison_sections
+
+REPORT = "7-report"
+FACTS = "facts.json"
+PATCHES = "1-patches/patches.parquet"
+#: Columns of predictions that a comparison cannot do without.
+COLUMNS = ("patch_id", "slide", "split", "fold", "label")
+
+#: Longest folder name that is made of runs' names; what is longer is cut and gets a digest.
+LONGEST = 80
+
+
+def compare(names: Sequence[str], runs: Path, *, out: Path | None, draws: int, seed: int, screen: Screen) -> Path:
+    """Write one page about several finished runs.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Two to seven folders of `runs`.
+    runs : Path
+    out : Path or None
+        Folder to write; ``compare-<names>`` in `runs` where None.
+    draws, seed : int
+        For intervals of paired differences.
+    screen : Screen
+
+    Returns
+    -------
+    Path
+        Of ``report.html``.
+
+    Raises
+    ------
+    InputError
+        A run is unknown or unfinished, or `out` holds something else.
+    """
+    _check(names, runs)
+    folder = out or runs / folder_name(names)
+    _check_place(folder)
+    results = [read_run(runs / name) for name in names]
+    screen.say(f"compare: {' · '.join(names)}")
+    sections = comparison_sections(results, draws=draws, seed=seed)
+    # What a broken comparison left is not mixed with this one.
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    write_page(partial, f"Histoblend: {' · '.join(names)}", sections, prints=True)
+    digests = {name: file_digest(runs / name / PREDICTIONS) for name in names}
+    files = {str(path.relative_to(partial)): file_digest(path) for path in sorted(partial.rglob("*")) if path.is_file()}
+    manifest = {
+        "step": "compare",
+        "config": {"runs": list(names), "draws": draws},
+        "seed": seed,
+        "inputs": digests,
+        "rows": sum(len(result.predictions) for result in results),
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "notes": {},
+        "files": files,
+    }
+    write_json(partial / MANIFEST, manifest)
+    replace_folder(partial, folder)
+    for sentence in sections[0].content["pairs"] if sections[0].content else ():
+        screen.say(sentence)
+    return folder / "report.html"
+
+
+def folder_name(names: Sequence[str]) -> str:
+    """Name of a comparison's folder: ``compare-a-b``, bounded in length and still its own."""
+    name = "compare-" + "-".join(names)
+    if len(name.encode()) <= LONGEST:
+        return name
+    digest = hashlib.sha256("\0".join(names).encode()).hexdigest()[:12]
+    return name.encode()[: LONGEST - 13].decode(errors="ignore") + "-" + digest
+
+
+def known_runs(runs: Path) -> list[str]:
+    """Names of the finished runs in a folder of runs."""
+    return sorted(path.parent.name for path in runs.glob(f"*/{PREDICTIONS}"))
+
+
+def _check(names: Sequence[str], runs: Path) -> None:
+    known = known_runs(runs)
+    for name in names:
+        if name in known:
+            continue
+        near = difflib.get_close_matches(name, known, 1, 0.4)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Finished runs: {', '.join(known) or 'none'}."
+        if (runs / name).is_dir() and name not in ("", ".", ".."):
+            hint = "It has not come as far as the report: run `make report RUN=…` with its configuration first."
+        raise InputError(f"RUNS must name finished runs in {runs}/; got {name!r}. {hint}")
+
+
+def _check_place(folder: Path) -> None:
+    """Refuse to replace what is no comparison."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        known = read_manifest(folder).get("step") == "compare"
+    except (InputError, OSError):
+        known = False
+    if not known:
+        raise InputError(
+            f"{folder} must be new, empty or an older comparison; it holds something else. Choose another."
+        )
+
+
+def read_run(folder: Path) -> RunResults:
+    """What a comparison needs of a finished run.
+
+    Raises
+    ------
+    InputError
+        A file is missing or broken.
+    """
+    try:
+        predictions = pd.read_parquet(folder / PREDICTIONS)
+        ladder = pd.read_csv(folder / LADDER)
+        facts = json.loads((folder / REPORT / FACTS).read_text(encoding="utf-8"))
+        flat = {key: value for key, value in _flat(facts["configuration"]).items() if key != "name"}
+        made = _made(facts, facts["steps"])
+        lacking = sorted({*COLUMNS} - {*predictions.columns}) + sorted({*LADDER_COLUMNS} - {*ladder.columns})
+        if lacking:
+            raise ValueError(f"no column {', '.join(lacking)}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{folder}: expected a finished run with {PREDICTIONS}, {LADDER} and {REPORT}/{FACTS}; got: {error}. Run "
+            "`make report RUN=…` with its configuration first."
+        ) from error
+    ladder["head"] = ladder["head"].astype(object).where(ladder["head"].notna(), None)
+    return RunResults(folder.name, _with_digests(predictions, folder / PATCHES), ladder, flat, made)
+
+
+def _with_digests(predictions: pd.DataFrame, patches: Path) -> pd.DataFrame:
+    """Put the digest of each patch's pixels beside its predictions, where step 1 left them."""
+    try:
+        digests = pd.read_parquet(patches, columns=["patch_id", "sha256"])
+    except (OSError, ValueError):
+        return predictions
+    return predictions.merge(digests.drop_duplicates("patch_id"), on="patch_id", how="left")
+
+
+def _made(facts: Mapping[str, Any], steps: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
+    """Patches, and commit, machine, versions and time of each step."""
+    found: dict[str, object] = {"patches digest": facts.get("patches digest")}
+    for name, step in steps.items():
+        kept = {key: step.get(key) for key in ("commit", "python", "machine", "rows", "seconds", "peak_mb")}
+        found |= {f"{name}.{key}": value for key, value in kept.items()}
+        found |= {f"libraries.{library}": version for library, version in step.get("libraries", {}).items()}
+    return found
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
+    flat: dict[str, object] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else value
+    return flat

@@ -1,0 +1,313 @@
+"""What a worker of a cluster does: one part of a table, from pixels in a store to numbers in a store.
+
+Nothing but names, row numbers and counts travels between workers and scheduler.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import json
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from histoblend.data.errors import InputError
+from histoblend.data.storage.store import Store, StoredArray
+from histoblend.models.bundle import head_from, save_head
+from histoblend.pipelines.runtime.provenance import code_digest, library_versions
+
+JOB = "job.json"
+NETWORKS = "networks"
+
+#: Column of a part that says which patch a row is: its row in the patch table.
+ROW = "row"
+
+_opening = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part that lies in the store.
+
+    Attributes
+    ----------
+    start, stop : int
+        Its rows.
+    name : str
+        Its file, whose name carries its digest.
+    seconds : float
+        From reading to writing.
+    core_seconds : float
+        Of the thread that computed.
+    read, written : int
+        Bytes.
+    worker : str
+    """
+
+    start: int
+    stop: int
+    name: str
+    seconds: float
+    core_seconds: float
+    read: int
+    written: int
+    worker: str
+
+
+def job_text(pixels: StoredArray, columns: list[str], recipe: Mapping[str, Any]) -> str:
+    """What every part of a table is made from, as JSON.
+
+    Parameters
+    ----------
+    pixels : StoredArray
+        (n, height, width, 3) uint8.
+    columns : list of str
+    recipe : mapping
+        ``families``, or ``networks`` (:func:`features.networks.stored.store_networks`) and ``files`` (SHA-256 by name).
+    """
+    here = {"code": code_digest(("data", "features")), "libraries": library_versions()}
+    content = {"pixels": pixels.text, "columns": columns, "recipe": dict(recipe), **here}
+    return json.dumps(content, sort_keys=True)
+
+
+def job_key(text: str) -> str:
+    """SHA-256 (hex) of a job."""
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class _Job:
+    pixels: StoredArray
+    columns: list[str]
+    compute: Callable[[np.ndarray], np.ndarray]
+
+
+def make_part(place: str, key: str, start: int, stop: int, digest: str) -> Part:
+    """Compute rows ``start`` to ``stop`` of a job's table and write them into the store as Parquet.
+
+    Parameters
+    ----------
+    place : str
+        Address of the job's folder.
+    key : str
+        Digest of the job, for which see :func:`job_key`.
+    start, stop : int
+    digest : str
+        :func:`pixels_digest` of these patches: what is read must be what the run split and audited.
+
+    Raises
+    ------
+    InputError
+        This worker runs other code or libraries, or the pixels are not those of the run.
+    features.extract.NotFinite
+        A value is NaN or infinite.
+    """
+    from threadpoolctl import threadpool_limits
+
+    from histoblend.features.extract import checked
+
+    began, spent = time.perf_counter(), time.thread_time()
+    store = Store(place)
+    with _opening:  # the threads of a worker share one
+        job = _open_job(place, key)
+    pixels = job.pixels.rows(start, stop)
+    found = pixels_digest([hashlib.sha256(patch.data).hexdigest() for patch in pixels])
+    if found != digest:
+        raise InputError(
+            f"{job.pixels.store.url}/{job.pixels.name}: rows {start} to {stop} are not the patches of this run. "
+            "Remove the file, and run again."
+        )
+    with threadpool_limits(1):
+        values = checked(job.compute(pixels), start, (stop - start, len(job.columns)), np.float32)
+    content = to_parquet(values, job.columns, start)
+    name = store.write_sealed(f"part-{start:09d}-{stop:09d}", ".parquet", content)
+    seconds, core_seconds = time.perf_counter() - began, time.thread_time() - spent
+    return Part(start, stop, name, seconds, core_seconds, pixels.nbytes, len(content), _worker())
+
+
+def pixels_digest(sums: list[str]) -> str:
+    """One digest for the SHA-256 sums of several patches."""
+    return hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+def to_parquet(values: np.ndarray, columns: list[str], start: int) -> bytes:
+    """Rows of a table, float32, as a Parquet file with the number of each."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    arrays = [pa.array(np.arange(start, start + len(values))), *(pa.array(column) for column in values.T)]
+    buffer = io.BytesIO()
+    # Neither dictionaries nor compression: numbers of a measurement hardly repeat.
+    table = pa.table(arrays, [ROW, *columns])
+    pq.write_table(table, buffer, use_dictionary=False, compression="none", write_statistics=False)
+    return buffer.getvalue()
+
+
+def from_parquet(content: bytes, columns: list[str]) -> np.ndarray:
+    """Values of a file that :func:`to_parquet` made, ndarray of shape (rows, columns), float32."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(io.BytesIO(content), columns=columns)
+    values = np.empty((table.num_rows, len(columns)), np.float32)
+    for place, name in enumerate(columns):
+        values[:, place] = table.column(name).to_numpy()
+    return values
+
+
+@functools.lru_cache(maxsize=4)
+def _open_job(place: str, key: str) -> _Job:
+    """Read a job once a worker: networks are opened here, one session a worker."""
+    store = Store(place)
+    text = store.read(JOB).decode()
+    if job_key(text) != key:
+        raise InputError(f"{place}/{JOB}: expected the job of this run; it was altered. Run again.")
+    content = json.loads(text)
+    _check_worker(content)
+    array = StoredArray.parse(content["pixels"])
+    return _Job(array, content["columns"], _compute(content["recipe"], store))
+
+
+def _check_worker(content: Mapping[str, Any]) -> None:
+    """Refuse work that would come out otherwise here than where the run was started."""
+    if content["code"] != code_digest(("data", "features")):
+        raise InputError(f"worker {_worker()} runs other code than this run. Restart it, or its image.")
+    here = library_versions()
+    differ = sorted(name for name, version in content["libraries"].items() if here.get(name) != version)
+    if differ:
+        versions = ", ".join(f"{name} {content['libraries'][name]} (there {here.get(name, 'none')})" for name in differ)
+        raise InputError(
+            f"worker {_worker()} has other libraries than this run: {versions}. Install requirements-dask.txt there."
+        )
+
+
+def _compute(recipe: Mapping[str, Any], store: Store) -> Callable[[np.ndarray], np.ndarray]:
+    if "families" in recipe:
+        from histoblend.features.handcrafted.families import compile_kernels, compute
+
+        compile_kernels(recipe["families"])
+        return functools.partial(compute, families=recipe["families"])
+    from histoblend.features.networks.stored import open_networks
+
+    contents = {name: store.inside(NETWORKS).read(name) for name in recipe["files"]}
+    for name, content in contents.items():
+        if hashlib.sha256(content).hexdigest() != recipe["files"][name]:
+            raise InputError(f"{store.url}/{NETWORKS}/{name} was altered. Remove it, and run again.")
+    return open_networks(recipe["networks"], contents)
+
+
+def _worker() -> str:
+    """Address of the worker that this runs on."""
+    from distributed import get_worker
+
+    try:
+        return str(get_worker().address)
+    except ValueError:  # not on a cluster: a test, or a benchmark of the bare work
+        return "here"
+
+
+_reading = threading.Lock()
+
+
+def fit_whole(
+    place: str,
+    name: str,
+    array: str,
+    head: str,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    rows: np.ndarray,
+    out: np.ndarray,
+    seed: int,
+    columns: np.ndarray | None,
+) -> str:
+    """Fit a head on ``rows`` of a table and predict ``out``; return the name of the file that holds both.
+
+    Arguments are those of :func:`pipelines.engine.fits.fit`, with the table as
+    :attr:`data.storage.store.StoredArray.text`; the
+    result is the same, bit for bit.
+    """
+    from histoblend.pipelines.engine.fits import fit
+
+    with _reading:  # the threads of a worker share one
+        values = _table(array)
+    predicted, model, seconds = fit(head, values, labels, groups, rows, out, seed, columns)
+    return Store(place).write_sealed(f"fit-{name}", ".npz", pack(model, predicted, seconds))
+
+
+def read_block(array: str, start: int, stop: int) -> np.ndarray:
+    """Rows of a table in the store (:attr:`data.storage.store.StoredArray.text`)."""
+    return StoredArray.parse(array).rows(start, stop)
+
+
+def predict_block(
+    place: str, head: str, stem: str, X: np.ndarray, rows: np.ndarray, columns: np.ndarray | None
+) -> tuple[str, float]:
+    """Probabilities of some rows of a block by a head in the store: name of a Parquet file, and seconds of one core."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    from threadpoolctl import threadpool_limits
+
+    from histoblend.models.spread import take
+
+    began = time.thread_time()
+    with threadpool_limits(1):
+        probability = _stored_head(place, head).predict_proba(take(X, rows, columns))[:, 1]
+    buffer = io.BytesIO()
+    pq.write_table(pa.table({"probability": probability}), buffer)
+    return Store(place).write_sealed(stem, ".parquet", buffer.getvalue()), time.thread_time() - began
+
+
+def read_probabilities(store: Store, name: str) -> np.ndarray:
+    """What :func:`predict_block` wrote, ndarray of shape (rows,), float64."""
+    import pyarrow.parquet as pq
+
+    return pq.read_table(io.BytesIO(_whole(store, name))).column("probability").to_numpy()
+
+
+def pack(model: Any, predicted: np.ndarray, seconds: float) -> bytes:
+    """A fitted head with its predictions, as one file without pickle."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_head(model, Path(folder))
+        files = {path.name: np.frombuffer(path.read_bytes(), np.uint8) for path in Path(folder).iterdir()}
+    buffer = io.BytesIO()
+    arrays: dict[str, Any] = {f"file-{name}": content for name, content in files.items()}
+    np.savez(buffer, allow_pickle=False, predicted=predicted, seconds=np.float64(seconds), **arrays)
+    return buffer.getvalue()
+
+
+def unpack(store: Store, name: str) -> tuple[np.ndarray, Any, float]:
+    """Predictions, fitted head and seconds out of a file that :func:`pack` made."""
+    with np.load(io.BytesIO(_whole(store, name)), allow_pickle=False) as arrays:
+        files = {key.removeprefix("file-"): arrays[key].tobytes() for key in arrays if key.startswith("file-")}
+        head = head_from(files, f"{store.url}/{name}")
+        return arrays["predicted"], head, float(arrays["seconds"])
+
+
+def _whole(store: Store, name: str) -> bytes:
+    content = store.read_sealed(name)
+    if content is None:
+        raise InputError(f"{store.url}/{name}: expected what a worker wrote; it is missing or altered. Run again.")
+    return content
+
+
+@functools.lru_cache(maxsize=1)
+def _table(text: str) -> np.ndarray:
+    """A table, mapped where it lies in this machine's file system: its workers then share one copy."""
+    array = StoredArray.parse(text)
+    folder = array.store.local
+    if folder is not None:
+        return np.load(folder / array.name, mmap_mode="r", allow_pickle=False)
+    return array.rows(0, array.shape[0])
+
+
+@functools.lru_cache(maxsize=4)
+def _stored_head(place: str, name: str) -> Any:
+    return unpack(Store(place), name)[1]

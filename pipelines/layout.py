@@ -1,0 +1,42 @@
+"""Every file name in the folder of a run."""
+
+from __future__ import annotations
+
+COLUMNS = "columns.json"
+VALUES = "values.npy"
+
+SET_ASIDE = "set_aside.csv"
+UNLABELLED = "unlabelled"
+AUDIT = "audit.parquet"
+SUMMARY = "audit.csv"
+SLIDES = "slides.csv"
+EXAMPLES = "examples.csv"
+PICTURES = "examples.npy"
+
+PREDICTIONS = "predictions.parquet"
+COSTS = "costs.csv"
+SETS = "sets.json"
+FITTED = "fitted.parquet"
+DROPPED = "dropped.parquet"
+#: The set of columns whose themes and regions are left out, one at a time.
+LEFT_OUT_OF = "handcrafted"
+
+ENSEMBLE = "ensemble.json"
+THRESHOLDS = "thresholds.parquet"
+MEMBERS = "members.csv"
+COMBINED = "combiners.csv"
+CALIBRATORS = "calibrators.csv"
+ERRORS = "errors.csv"
+CHOICES = "choices.csv"
+GAINS = "gains.csv"
+
+HISTORY = "history.csv"
+MODEL = "model"
+
+LADDER = "ladder.csv"
+LEAKAGE = "leakage.csv"
+
+BUNDLE = "bundle"
+
+FINAL = "predictions.csv"
+SUBMISSION = "submission.csv"

@@ -1,0 +1,1 @@
+"""New patches and whole slides."""

@@ -1,0 +1,291 @@
+"""New patches: a folder of image files to a table of probabilities."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+
+from histoblend.data.errors import InputError
+from histoblend.data.sources.folder import UnlabelledImages
+from histoblend.data.sources.labels import slide_map
+from histoblend.data.storage.arrays import stamp
+from histoblend.data.storage.atomic import write_whole
+from histoblend.data.storage.spreadsheet import read_written, write_csv
+from histoblend.models.bundle import Bundle, open_bundle
+from histoblend.models.predictor import Blend, choose_blends, needs_slides, open_predictor
+from histoblend.pipelines.predict.shards import Found, Options, open_work, predict_source
+from histoblend.pipelines.runtime.provenance import code_digest, library_versions
+from histoblend.pipelines.runtime.screen import Screen
+
+#: Exit status where files were skipped.
+SKIPPED_STATUS = 3
+
+#: Libraries of which another version may change a prediction's last digits.
+COMPARED = (
+    "numpy",
+    "scipy",
+    "scikit-image",
+    "scikit-learn",
+    "numba",
+    "xgboost-cpu",
+    "xgboost",
+    "onnxruntime",
+    "pillow",
+)
+
+
+def predict_folder(
+    place: Path,
+    folder: Path,
+    out: Path,
+    *,
+    options: Options,
+    slides: Path | None = None,
+    explain: Sequence[str] = (),
+    screen: Screen,
+) -> int:
+    """Predict every image file of a folder and write the table ``out``.
+
+    Parameters
+    ----------
+    place : Path
+        Bundle.
+    folder : Path
+        Image files at any depth.
+    out : Path
+        CSV file with ``id, probability, label, flags``; ``<out>.skipped.csv`` beside it lists files that were skipped.
+    options : Options
+    slides : Path, optional
+        CSV file with the slide of each patch. A slide's patches must be predicted together: its other patches are what
+        a patch is compared with.
+    explain : sequence of str
+        Ids to be explained, in pictures and JSON beside ``out``.
+    screen : Screen
+
+    Returns
+    -------
+    int
+        Exit status: 0, or 3 where files were skipped.
+
+    Raises
+    ------
+    InputError
+        The bundle is damaged, or an argument does not fit.
+    """
+    bundle = open_bundle(place)
+    blends = choose_blends(bundle, options.model)
+    for warning in version_warnings(bundle):
+        screen.warn(warning)
+    check_options(blends, options)
+    source = UnlabelledImages(folder, size=bundle.index["patch"]["size"], resize=bundle.index["patch"]["resize"])
+    _check_out(folder, out, bool(explain))
+    known = None if slides is None else slides_of_files(source.table, slides)
+    wanted = _explained(source.table, explain)
+    screen.say(_introduction(source, blends, known, options))
+    work = out.with_name(f".{out.name}.work")
+    listing = [stamp(folder / name, name) for name in source.table["file"]]
+    code = code_digest(("data", "features", "models", "pipelines/predict/shards.py"))
+    open_work(work, {"bundle": bundle.digest, "code": code, "files": _digest(listing), "shard": options.shard})
+    with open_predictor(bundle, chosen_members(blends, known)) as predictor:
+        found = predict_source(predictor, blends, source, known, work, options=options, screen=screen)
+    skipped = write_tables(source, found, out)
+    if wanted:
+        _explain(bundle, blends, source, found, wanted, out, screen)
+    shutil.rmtree(work)
+    return _conclude(found, skipped, out, screen)
+
+
+def _explain(
+    bundle: Bundle,
+    blends: tuple[Blend, Blend | None],
+    source: UnlabelledImages,
+    found: Found,
+    rows: list[int],
+    out: Path,
+    screen: Screen,
+) -> None:
+    """Explain single patches by every model that needs no slide, whichever of them the blend asks."""
+    from histoblend.pipelines.predict.explanation import explain_patch
+
+    alone = [name for name in bundle.index["models"] if not needs_slides(name)]
+    with open_predictor(bundle, alone) as predictor:
+        for row in rows:
+            explain_patch(predictor, blends, source, found, row, out, screen)
+
+
+def version_warnings(bundle: Bundle) -> Iterator[str]:
+    """How this installation differs from the one that made the bundle."""
+    made, here = bundle.index["libraries"], library_versions()
+    names = [*COMPARED, *(["keras"] if any(entry["engine"] == "keras" for entry in bundle.index["networks"]) else [])]
+    differ = [name for name in names if name in made and made[name] != here.get(name)]
+    others = [f"{name} {made[name]} (here {here.get(name, 'none')})" for name in differ]
+    if others:
+        yield f"the bundle was made with {', '.join(others)}: probabilities may differ in their last digits"
+    if bundle.index["features"]["code"] != code_digest(("features",)):
+        yield (
+            f"the code of the features differs from that of the bundle (commit {bundle.index.get('commit')}): "
+            "probabilities may differ. Check out that commit for the same ones"
+        )
+
+
+def check_options(blends: tuple[Blend, Blend | None], options: Options) -> None:
+    """Find a wrong option before hours of work, not after.
+
+    Raises
+    ------
+    InputError
+        The operating point is unknown, or the prevalence is no share.
+    """
+    for blend in blends:
+        if blend is not None and options.point not in blend.thresholds:
+            raise InputError(
+                f"the operating point must be one of {', '.join(blend.thresholds)}; got {options.point!r}."
+            )
+    if options.prevalence and not 0 < options.prevalence < 1:
+        raise InputError(f"the prevalence must lie between 0 and 1; got {options.prevalence}.")
+
+
+def _check_out(folder: Path, out: Path, explain: bool) -> None:
+    if out.is_dir():
+        raise InputError(f"{out}: expected the name of a CSV file; got a folder. Give OUT=folder/predictions.csv.")
+    if explain and out.resolve().is_relative_to(folder.resolve()):
+        raise InputError(
+            f"{out}: pictures of explanations must not lie among the patches in {folder}. Choose another OUT."
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def slides_of_files(table: pd.DataFrame, path: Path) -> pd.Series:
+    """Slide of each image file by a CSV file with a column of ids and one of slides.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``patch_id, file``.
+    path : Path
+        See :func:`data.sources.labels.slide_map`; its ids may be patch ids, files, or file names without folder.
+
+    Returns
+    -------
+    Series
+        Missing where the file does not say.
+
+    Raises
+    ------
+    InputError
+        It cannot be read, or knows none of the patches.
+    """
+    slides = slide_map(path)
+    names = table["file"].map(lambda name: PurePosixPath(name).name)
+    # A name that several files share says nothing about either.
+    names = names.where(~names.duplicated(keep=False), None)
+    found = table["patch_id"].map(slides)
+    for others in (table["file"], names):
+        found = found.fillna(others.map(slides))
+    if found.isna().all():
+        first = f"the first of its ids is {slides.index[0]!r}" if len(slides) else "it holds no slide"
+        raise InputError(
+            f"{path}: expected slides of these patches; it knows none of {len(table)} "
+            f"(the first is {table['patch_id'].iloc[0]!r}; {first}). Give another file or leave SLIDES out."
+        )
+    return found
+
+
+def _explained(table: pd.DataFrame, ids: Sequence[str]) -> list[int]:
+    """Rows of the patches to explain."""
+    rows = []
+    for name in ids:
+        place = np.flatnonzero((table["patch_id"] == name) | (table["file"] == name))
+        if not len(place):
+            raise InputError(
+                f"EXPLAIN must be the id of a patch in the folder; got {name!r} "
+                f"(the first is {table['patch_id'].iloc[0]!r})."
+            )
+        rows.append(int(place[0]))
+    return rows
+
+
+def chosen_members(blends: tuple[Blend, Blend | None], known: pd.Series | None) -> list[str]:
+    """Models that are needed: without slides only those of the blend that needs none."""
+    with_slides, without = blends
+    chosen = [
+        *(with_slides.members if known is not None or without is None else ()),
+        *(without.members if without else ()),
+    ]
+    return list(dict.fromkeys(chosen))
+
+
+def _introduction(
+    source: UnlabelledImages, blends: tuple[Blend, Blend | None], known: pd.Series | None, options: Options
+) -> str:
+    with_slides, without = blends
+    parts = [f"{len(source.table)} image files"]
+    if source.shared:
+        parts.append(f"{source.shared} share a name with another and are called by their path in the folder")
+    if with_slides.needs_slides and known is None:
+        if without is None:
+            raise InputError(
+                f"{with_slides.name} compares a patch with the rest of its slide, and no slide is known. "
+                "Give SLIDES=file.csv (id,slide), or another MODEL."
+            )
+        parts.append(
+            f"no slides were given (SLIDES): predicted by {_called(without)}, which needs none, "
+            f"instead of {_called(with_slides)}"
+        )
+    else:
+        parts.append(f"predicted by {_called(with_slides)}")
+    return "; ".join([*parts, f"operating point {options.point}"])
+
+
+def _called(blend: Blend) -> str:
+    return blend.name if blend.members == (blend.name,) else f"{blend.name} of {', '.join(blend.members)}"
+
+
+def _digest(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
+
+
+def write_tables(source: UnlabelledImages, found: Found, out: Path) -> int:
+    """Write predictions and, where files were skipped, the list of them; return how many were."""
+    table = pd.DataFrame(
+        {
+            "id": source.table["patch_id"].iloc[found.rows].to_numpy(),
+            "probability": found.probability,
+            "label": found.label,
+            "flags": found.flags,
+        }
+    )
+    files = source.table["file"]
+    lost = {files.iloc[row]: reason for row, reason in found.reasons.items()} | source.skipped
+    beside = out.with_name(f"{out.name}.skipped.csv")
+    beside.unlink(missing_ok=True)
+    if lost:
+        listed = pd.DataFrame({"file": list(lost), "reason": list(lost.values())})
+        write_whole(beside, lambda file: write_csv(listed, file))
+    write_whole(out, lambda file: write_csv(table, file))
+    return len(lost)
+
+
+def _conclude(found: Found, skipped: int, out: Path, screen: Screen) -> int:
+    flagged = sum(map(bool, found.flags))
+    screen.say(
+        f"{out}: {len(found.rows)} patches, {int(found.label.sum())} labelled positive, {flagged} flagged"
+        + (f" ({_counts(found.flags)})" if flagged else "")
+    )
+    if not skipped:
+        return 0
+    screen.warn(f"{skipped} files were skipped; {out}.skipped.csv lists each with its reason")
+    listed = read_written(out.with_name(f"{out.name}.skipped.csv"), ("file", "reason"))
+    for line in listed.head(5).itertuples(index=False):
+        screen.say(f"  {line.file}: {line.reason}")
+    return SKIPPED_STATUS
+
+
+def _counts(flags: list[str]) -> str:
+    counts = pd.Series(" ".join(flags).split()).value_counts()
+    return ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -1,0 +1,364 @@
+"""Patches of any source through a bundle's models, a shard at a time, in files that survive an interruption."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import pandas as pd
+
+from histoblend.data.errors import InputError
+from histoblend.data.patches import Source
+from histoblend.data.storage.atomic import is_sealed, write_text_whole, write_whole
+from histoblend.features.handcrafted.slide_context import ENOUGH, FEWEST
+from histoblend.models.predictor import FLAGS, Blend, Predictor, needs_slides
+from histoblend.pipelines.runtime.screen import Screen
+
+#: Patches worked on at a time by each worker: 256 of 96 × 96 are 7 MB, their features a few more.
+SHARD = 256
+POINT = "youden"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a prediction depends on beside the bundle and the patches.
+
+    Attributes
+    ----------
+    model : str
+        See :func:`models.predictor.choose_blends`.
+    point : str
+        Operating point whose threshold makes a label of a probability.
+    prevalence : float
+        Share of positives where the patches come from; 0 to leave probabilities as they are.
+    workers : int
+    shard : int
+        Patches worked on at a time. No number depends on it, nor on the workers.
+    """
+
+    model: str = ""
+    point: str = POINT
+    prevalence: float = 0.0
+    workers: int = 1
+    shard: int = SHARD
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was found out about the patches of a source, a row a patch; rows that could not be read are missing.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n,), int
+        Rows of the source's table.
+    members : DataFrame
+        Probability by each member; NaN where a member needs a slide that is unknown.
+    probability : ndarray of shape (n,), dtype float64
+    label : ndarray of shape (n,), dtype int
+    flags : list of str
+    alone : ndarray of shape (n,), dtype bool
+        Predicted without slide context.
+    reasons : dict from int to str
+        Why a row could not be read.
+    """
+
+    rows: np.ndarray
+    members: pd.DataFrame
+    probability: np.ndarray
+    label: np.ndarray
+    flags: list[str]
+    alone: np.ndarray
+    reasons: dict[int, str]
+
+
+def open_work(folder: Path, key: dict[str, Any]) -> None:
+    """Keep what an interrupted prediction left only when it was made from the same bundle and files."""
+    place = folder / "key.json"
+    try:
+        same = place.read_text(encoding="utf-8") == _text(key)
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_text_whole(place, _text(key))
+
+
+def _text(key: dict[str, Any]) -> str:
+    return json.dumps(key, sort_keys=True)
+
+
+def predict_source(
+    predictor: Predictor,
+    blends: tuple[Blend, Blend | None],
+    source: Source,
+    slides: pd.Series | None,
+    work: Path,
+    *,
+    options: Options,
+    screen: Screen,
+) -> Found:
+    """Predict all patches of a source.
+
+    Parameters
+    ----------
+    predictor : Predictor
+        Of all members that the blends need here.
+    blends : pair of Blend
+        From :func:`models.predictor.choose_blends`.
+    source : Source
+        Its table needs no ``label``. Where it has a method ``expect``, that is told beforehand which ranges of rows
+        are going to be read.
+    slides : Series of str, optional
+        Slide of each row, missing where unknown.
+    work : Path
+        Existing folder for finished shards; the caller sees to it that they belong to this prediction.
+    options : Options
+    screen : Screen
+    """
+    compared = slides is not None and any(map(needs_slides, predictor.members))
+    shards = _Shards(predictor, source, work, keep_raw=compared)
+    total = len(source.table)
+    starts = range(0, total, options.shard)
+    _compile(predictor, screen)
+    tasks = [(start, min(start + options.shard, total)) for start in starts]
+    left = [task for task in tasks if shards.load(task[0]) is None]
+    if hasattr(source, "expect"):
+        source.expect(left)
+    with screen.progress("predicting", total) as progress:
+        progress(total - sum(stop - start for start, stop in left))
+        for count in _run(shards, left, options.workers):
+            progress(count)
+    members, flags, reasons = shards.join(starts)
+    rows = np.array([row for row in range(total) if row not in reasons], dtype=int)
+    alone = np.ones(total, bool)
+    if compared and slides is not None:
+        alone = _compare(shards, predictor, slides, rows, members, options.shard, screen)
+    if blends[0].needs_slides and blends[1] is None and alone[rows].any():
+        raise InputError(
+            f"{blends[0].name} compares a patch with the rest of its slide, and {int(alone[rows].sum())} patches have "
+            "no slide, or one of too few patches. Give their slides (SLIDES), or another MODEL."
+        )
+    probability, label = _blend(predictor, blends, members, alone, options)
+    names = [" ".join(name for name, on in zip(FLAGS, row, strict=True) if on) for row in flags[rows]]
+    table = pd.DataFrame(members[rows], columns=list(predictor.members))
+    return Found(rows, table, probability[rows], label[rows], names, alone[rows], reasons)
+
+
+def _compile(predictor: Predictor, screen: Screen) -> None:
+    """Compile kernels before a bar stands still over it."""
+    if predictor.families:
+        from histoblend.features.handcrafted.families import compile_kernels
+
+        with screen.progress("compiling kernels", len(predictor.families), "families") as progress:
+            compile_kernels(predictor.families, progress=progress)
+
+
+def _run(shards: _Shards, tasks: list[tuple[int, int]], workers: int) -> Iterator[int]:
+    """Make every shard and yield the number of its patches."""
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1):
+        if min(workers, len(tasks)) <= 1:
+            yield from (shards.make(*task) for task in tasks)
+            return
+        from joblib import Parallel, delayed, parallel_config
+
+        # Threads: decoding, kernels, ONNX Runtime and XGBoost let go of the interpreter's lock.
+        with parallel_config("threading"):
+            pool = Parallel(n_jobs=min(workers, len(tasks)), return_as="generator_unordered")
+            yield from pool(delayed(shards.make)(*task) for task in tasks)
+
+
+class _Shards:
+    """Finished parts of a prediction, a file each."""
+
+    def __init__(self, predictor: Predictor, source: Source, folder: Path, *, keep_raw: bool) -> None:
+        self.predictor, self.source, self.folder, self.keep_raw = predictor, source, folder, keep_raw
+
+    def path(self, start: int) -> Path:
+        """Where the shard from this row on lies; its name says which members it holds."""
+        kind = hashlib.sha256(" ".join(self.predictor.members).encode()).hexdigest()[:8]
+        return self.folder / f"{kind}{'-raw' if self.keep_raw else ''}-{start:08d}.npz"
+
+    def make(self, start: int, stop: int) -> int:
+        """Predict rows start to stop; return how many these are."""
+        pixels, reasons = self.source.read(start, stop)
+        good = np.array([row for row in range(stop - start) if row not in reasons], dtype=int)
+        values = self.predictor(np.ascontiguousarray(pixels[good]))
+        members = np.full((stop - start, values.members.shape[1]), np.nan)
+        flags = np.zeros((stop - start, len(FLAGS)), bool)
+        raw = np.zeros((stop - start, values.raw.shape[1] if self.keep_raw else 0), np.float32)
+        members[good], flags[good] = values.members, values.flags
+        if self.keep_raw:
+            raw[good] = values.raw
+        arrays = {
+            "members": members,
+            "flags": flags,
+            "raw": raw,
+            "lost": np.array(sorted(reasons), dtype=np.int64),
+            "reasons": np.array([reasons[row] for row in sorted(reasons)], dtype=np.str_),
+        }
+        write_whole(self.path(start), lambda file: np.savez(file, allow_pickle=False, **arrays), seal=True)
+        return stop - start
+
+    def load(self, start: int) -> dict[str, np.ndarray] | None:
+        """Content of a finished shard but for its features; None where it is missing or damaged."""
+        if not is_sealed(self.path(start)):
+            return None
+        try:
+            # Opened here: of a damaged file numpy would leave its own handle open.
+            with self.path(start).open("rb") as content, np.load(content, allow_pickle=False) as file:
+                return {name: file[name] for name in ("members", "flags", "lost", "reasons")}
+        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            return None
+
+    def raw(self, start: int) -> np.ndarray:
+        """Handcrafted features of a finished shard."""
+        with np.load(self.path(start), allow_pickle=False) as file:
+            values: np.ndarray = file["raw"]
+        return values
+
+    def join(self, starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+        """Members, flags and reasons of all rows."""
+        members, flags = [], []
+        reasons: dict[int, str] = {}
+        for start in starts:
+            part = self.load(start)
+            if part is None:
+                raise OSError(5, "a finished part is gone or damaged", str(self.path(start)))
+            members.append(part["members"])
+            flags.append(part["flags"])
+            pairs = zip(part["lost"].tolist(), part["reasons"].tolist(), strict=True)
+            reasons |= {start + row: reason for row, reason in pairs}
+        return np.concatenate(members), np.concatenate(flags), reasons
+
+
+def _compare(
+    shards: _Shards,
+    predictor: Predictor,
+    slides: pd.Series,
+    rows: np.ndarray,
+    members: np.ndarray,
+    shard: int,
+    screen: Screen,
+) -> np.ndarray:
+    """Fill in the members that need slides, a slide at a time; return which rows are predicted without.
+
+    What is in memory at a time are one shard's features, and a few columns of one slide's.
+    """
+    alone = np.ones(len(slides), bool)
+    small, few = 0, 0
+    for slide_rows in slides.iloc[rows].groupby(slides.iloc[rows], sort=False).indices.values():
+        inside = rows[np.sort(slide_rows)]
+        if len(inside) <= FEWEST:
+            few += len(inside)
+            continue
+        small += len(inside) if len(inside) < ENOUGH else 0
+        pieces = [(start, inside[inside // shard == start // shard]) for start in np.unique(inside // shard) * shard]
+        with Columns(len(inside), shards.folder) as columns:
+            for start, piece in pieces:
+                columns.add(shards.raw(start)[piece - start])
+            reference = predictor.reference(columns.take, len(inside))
+        for start, piece in pieces:
+            for name, probability in predictor.within_slide(shards.raw(start)[piece - start], reference).items():
+                members[piece, predictor.members.index(name)] = probability
+        alone[inside] = False
+    if few:
+        screen.warn(f"{few} patches stand in slides of {FEWEST} patches or fewer, which say nothing about a slide")
+    if small:
+        screen.warn(f"{small} patches stand in slides of fewer than {ENOUGH} patches: slide context is weak there")
+    if alone[rows].any() and not alone[rows].all():
+        screen.say(f"  {int(alone[rows].sum())} patches are predicted without slide context")
+    return alone
+
+
+def _blend(
+    predictor: Predictor,
+    blends: tuple[Blend, Blend | None],
+    members: np.ndarray,
+    alone: np.ndarray,
+    options: Options,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Probability and label of every row; rows that could not be read hold NaN and 0."""
+    probability, label = np.full(len(members), np.nan), np.zeros(len(members), int)
+    prevalence = float(predictor.bundle.index["prevalence"])
+    for blend, chosen in ((blends[0], ~alone), (blends[1] or blends[0], alone)):
+        places = [predictor.members.index(name) for name in blend.members if name in predictor.members]
+        rows = chosen & np.isfinite(members[:, places]).all(axis=1)
+        if len(places) < len(blend.members) or not rows.any():
+            continue
+        found = blend.combine(np.ascontiguousarray(members[np.ix_(rows, places)]))
+        # Sensitivity and specificity do not depend on prevalence, so the operating point stays where it was chosen.
+        label[rows] = found >= blend.thresholds[options.point]
+        if options.prevalence:
+            from histoblend.models.calibration import shift_prevalence
+
+            found = shift_prevalence(found, prevalence, options.prevalence)
+        probability[rows] = found
+    return probability, label
+
+
+#: Bytes up to which a table stays in memory.
+MOST_IN_MEMORY = 64_000_000
+
+
+class Columns:
+    """Rows of float32 values, turned into columns.
+
+    Parameters
+    ----------
+    rows : int
+        That are going to be added.
+    folder : Path
+        Where a large table is kept meanwhile, in a file that no break leaves behind.
+    """
+
+    def __init__(self, rows: int, folder: Path) -> None:
+        self.rows, self.folder = rows, folder
+        self._added = 0
+        self._array: np.ndarray | None = None
+        self._file: IO[bytes] | None = None
+
+    def __enter__(self) -> Columns:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, rows: np.ndarray) -> None:
+        """Add some rows, (m, columns) float32, after those that are there."""
+        if self._array is None and self._file is None:
+            if 4 * self.rows * rows.shape[1] <= MOST_IN_MEMORY:
+                self._array = np.empty((rows.shape[1], self.rows), np.float32)
+            else:
+                self._file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 (closed by __exit__)
+        end = self._added + len(rows)
+        if self._array is not None:
+            self._array[:, self._added : end] = rows.T
+        elif self._file is not None:
+            for number, column in enumerate(np.ascontiguousarray(rows.T)):
+                self._file.seek(4 * (number * self.rows + self._added))
+                self._file.write(column.data)
+        self._added = end
+
+    def take(self, places: np.ndarray) -> np.ndarray:
+        """Values of some columns over all rows, (rows, len(places)) float32."""
+        if self._array is not None:
+            return np.ascontiguousarray(self._array[places].T)
+        if self._file is None:
+            raise ValueError("columns must be taken after all rows were added; none was.")
+        taken = np.empty((self.rows, len(places)), np.float32)
+        for number, place in enumerate(places.tolist()):
+            self._file.seek(4 * place * self.rows)
+            taken[:, number] = np.frombuffer(self._file.read(4 * self.rows), np.float32)
+        return taken

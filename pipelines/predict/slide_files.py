@@ -1,0 +1,253 @@
+"""What a heat map's folder holds: rasters, regions, the table of tiles, a summary and the viewer."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from histoblend.data.phantom.slide import Truth
+from histoblend.data.slides.plane import Plane, area_mean
+from histoblend.data.slides.slide import Slide
+from histoblend.data.slides.survey import Survey
+from histoblend.data.slides.tiles import Grid, TileSource
+from histoblend.data.sources.labels import printable
+from histoblend.data.storage.atomic import sync_tree
+from histoblend.data.storage.spreadsheet import write_csv
+from histoblend.models.bundle import Bundle
+from histoblend.models.predictor import FLAGS, Blend
+from histoblend.pipelines.predict.shards import Found, Options
+from histoblend.pipelines.runtime.artefacts import write_json
+from histoblend.pipelines.runtime.provenance import commit, library_versions
+from histoblend.pipelines.runtime.screen import Screen
+from histoblend.reports.heatmap.files import regions, transform, write_picture, write_raster
+from histoblend.reports.heatmap.heat import HeatMap, overlay
+from histoblend.reports.heatmap.viewer import write_viewer
+
+#: Everything that a heat map's folder holds.
+FILES = (
+    "probability.ome.tif",
+    "probability.png",
+    "probability.json",
+    "overlay.png",
+    "regions.geojson",
+    "tiles.csv",
+    "tiles.parquet",
+    "summary.json",
+    "viewer.html",
+)
+
+#: Side of the largest overlay, in pixels: to be shown around, where the viewer is to be looked at.
+MOST_OVERLAY = 2048
+
+#: Share of tiles unlike the training patches from which on a heat map should not be believed.
+DOUBTFUL = 0.2
+
+
+@dataclass(frozen=True)
+class Result:
+    """Everything that the files are written from."""
+
+    bundle: Bundle
+    blend: Blend
+    options: Options
+    slide: Slide
+    plane: Plane
+    grid: Grid
+    survey: Survey
+    source: TileSource
+    found: Found
+    predicting_s: float
+    started: float
+    peak_mb: Callable[[], float]
+
+
+def write_results(result: Result, folder: Path, screen: Screen) -> dict[str, Any]:
+    """Write every file of a heat map into a new folder; return what ``summary.json`` holds."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    heat = heat_of(result)
+    name = printable(result.slide.path.name)
+    # Compressing pictures lets go of the interpreter: the overlay comes about beside the rest.
+    with ThreadPoolExecutor(1) as pool:
+        drawn = pool.submit(_write_overlay, folder / "overlay.png", result, heat)
+        write_raster(folder / "probability.ome.tif", heat, f"{name}: probability by {result.blend.name}")
+        write_picture(folder / "probability.png", heat)
+        write_json(folder / "probability.json", transform(heat))
+        collection, found = regions(heat)
+        (folder / "regions.geojson").write_text(json.dumps(collection), encoding="utf-8")
+        tiles = tile_table(result)
+        write_csv(tiles, folder / "tiles.csv")
+        tiles.to_parquet(folder / "tiles.parquet", index=False)
+        summary = summarise(result, heat, found, name)
+        write_viewer(folder / "viewer.html", heat, result.survey.picture, result.survey.factor, found, summary)
+        drawn.result()
+    # Last, so that time and memory are those of everything.
+    summary["seconds"] = round(time.perf_counter() - result.started, 2)
+    summary["peak_mb"] = round(result.peak_mb(), 1)
+    write_json(folder / "summary.json", summary)
+    sync_tree(folder)
+    return summary
+
+
+def heat_of(result: Result) -> HeatMap:
+    """Probabilities and labels in their cells."""
+    grid, plane, found = result.grid, result.plane, result.found
+    table = result.source.table.iloc[found.rows]
+    place = (table["row"].to_numpy(), table["column"].to_numpy())
+    values = np.full((grid.rows, grid.columns), np.nan, np.float32)
+    positive = np.zeros((grid.rows, grid.columns), bool)
+    values[place], positive[place] = found.probability, found.label == 1
+    return HeatMap(
+        values=values,
+        positive=positive,
+        threshold=float(result.blend.thresholds[result.options.point]),
+        stride=grid.stride,
+        plane=(plane.width, plane.height),
+        spacing=plane.spacing,
+        to_slide=plane.to_slide,
+        slide=result.slide.size,
+    )
+
+
+def tile_table(result: Result) -> pd.DataFrame:
+    """A row a tile that was predicted: where its patch and the middle of it lie, what was found, what is odd."""
+    grid, found = result.grid, result.found
+    table = result.source.table.iloc[found.rows]
+    rows, columns = table["row"].to_numpy(), table["column"].to_numpy()
+    across, down = result.plane.to_slide
+    left, top = grid.corner(columns, grid.size), grid.corner(rows, grid.size)
+    x, y = (left + grid.size / 2) * across, (top + grid.size / 2) * down
+    return pd.DataFrame(
+        {
+            "tile": table["patch_id"].to_numpy(),
+            "x": np.round(left * across, 2),
+            "y": np.round(top * down, 2),
+            "centre_x": np.round(x, 2),
+            "centre_y": np.round(y, 2),
+            "centre_x_um": np.round(x * result.slide.spacing[0], 2),
+            "centre_y_um": np.round(y * result.slide.spacing[1], 2),
+            "probability": found.probability,
+            "label": found.label,
+            "flags": found.flags,
+        }
+    )
+
+
+def summarise(result: Result, heat: HeatMap, found: pd.DataFrame, name: str) -> dict[str, Any]:
+    """Everything worth saying about a heat map in numbers; ``found`` is the table of regions."""
+    slide, plane, tiles = result.slide, result.plane, result.found
+    areas = heat.areas()
+    predicted = float(areas[np.isfinite(heat.values)].sum())
+    positive = float(areas[heat.positive].sum())
+    flags = {flag: sum(flag in each.split() for each in tiles.flags) / max(len(tiles.flags), 1) for flag in FLAGS}
+    pixels = result.survey.tissue_factor
+    cell_mm2 = pixels**2 * plane.spacing[0] * plane.spacing[1] / 1e6
+    reads = len(slide.reads)
+    read = sum(width * height for _, _, _, width, height in slide.reads)
+    summary: dict[str, Any] = {
+        "slide": {
+            "name": name,
+            "width": slide.size[0],
+            "height": slide.size[1],
+            "um_a_pixel": list(slide.spacing),
+            "vendor": slide.properties.get("openslide.vendor", ""),
+            "quickhash": slide.properties.get("openslide.quickhash-1", ""),
+            "bytes": slide.path.stat().st_size,
+            "levels": [[level.width, level.height] for level in slide.levels],
+        },
+        "bundle": {
+            "run": result.bundle.index.get("run", ""),
+            "source": result.bundle.index["patch"].get("source", ""),
+            "made": result.bundle.index.get("made", ""),
+            "digest": result.bundle.digest,
+        },
+        "model": result.blend.name,
+        "auc": result.bundle.index["models"].get(result.blend.name, {}).get("auc"),
+        "point": result.options.point,
+        "threshold": heat.threshold,
+        "tissue_mm2": round(float(result.survey.tissue.sum()) * cell_mm2, 4),
+        "predicted_mm2": round(predicted, 4),
+        "positive_mm2": round(positive, 4),
+        "positive_share": round(positive / predicted, 6) if predicted else 0.0,
+        "regions": len(found),
+        "largest_region_mm2": round(float(found["area_mm2"].max()), 4) if len(found) else 0.0,
+        "tiles": len(tiles.rows),
+        "tiles_unread": len(tiles.reasons),
+        "flags": {flag: round(share, 6) for flag, share in flags.items()},
+        "patch_px": result.grid.size,
+        "patch_um_a_pixel": list(plane.spacing),
+        "stride_px": result.grid.stride,
+        "stride_um": [result.grid.stride * side for side in plane.spacing],
+        "level": plane.level,
+        "reads": reads,
+        "pixels_read": read,
+        "regions_unread": result.survey.unread,
+        "predicting_seconds": round(result.predicting_s, 2),
+        "tiles_of_earlier_calls": len(result.source.table) - result.source.expected,
+        "tiles_a_second": round(result.source.expected / result.predicting_s, 1),
+        "workers": result.options.workers,
+        "commit": commit(),
+        "libraries": library_versions() | {"openslide": _openslide_version()},
+    }
+    truth = Truth.of(slide.properties)
+    if truth is not None:
+        summary["phantom_dice"] = round(disc_dice(heat, truth), 4)
+    return summary
+
+
+def disc_dice(heat: HeatMap, truth: Truth) -> float:
+    """Overlap of cells labelled positive with a phantom's disc of tumour, within the tissue (Dice).
+
+    A cell counts as tumour by its middle. Cells of which nothing was predicted count as negative.
+    """
+    y, x = np.indices(heat.values.shape) + 0.5
+    x, y = x * heat.cell[0], y * heat.cell[1]
+    tumour = truth.disc(x, y) & truth.tissue(x, y)
+    return float(2 * (tumour & heat.positive).sum() / max(int(tumour.sum()) + int(heat.positive.sum()), 1))
+
+
+def conclude(summary: dict[str, Any], out: Path, screen: Screen) -> None:
+    """Say in a few lines what was found, and how far to believe it."""
+    strange = summary["flags"]["out-of-distribution"]
+    screen.say(
+        f"{summary['tissue_mm2']:.2f} mm² of tissue, {summary['tiles']} tiles ({summary['tiles_a_second']:.0f}/s): "
+        f"{summary['positive_share']:.1%} labelled positive (probability ≥ {summary['threshold']:.3f}, "
+        f"{summary['model']}, point {summary['point']}), {summary['regions']} regions, the largest "
+        f"{summary['largest_region_mm2']:.3f} mm²"
+    )
+    if "phantom_dice" in summary:
+        screen.say(f"the planted disc of tumour is found with a Dice overlap of {summary['phantom_dice']:.3f}")
+    if summary["tiles_unread"]:
+        screen.warn(f"{summary['tiles_unread']} tiles lie where the slide cannot be read: they are left out")
+    if strange >= DOUBTFUL:
+        screen.warn(
+            f"{strange:.0%} of the tiles are unlike all patches that the bundle was trained on (out-of-distribution): "
+            "another tissue, stain or scanner, of which these probabilities say little"
+        )
+    screen.say(f"heat map: {out / 'viewer.html'}")
+
+
+def _write_overlay(path: Path, result: Result, heat: HeatMap) -> None:
+    from PIL import Image
+
+    picture, factor = result.survey.picture, result.survey.factor
+    step = -(-max(picture.shape) // MOST_OVERLAY)
+    if step > 1:
+        picture = area_mean(picture, (step, step), (-(-picture.shape[0] // step), -(-picture.shape[1] // step)))
+    # Compressed harder, noise takes ten times as long and hardly less room.
+    Image.fromarray(overlay(picture, factor * step, heat)).save(path, format="PNG", compress_level=1)
+
+
+def _openslide_version() -> str:
+    import openslide
+
+    return f"{openslide.__version__} ({openslide.__library_version__})"

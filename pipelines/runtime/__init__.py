@@ -1,0 +1,1 @@
+"""What a run needs from its machine: artefacts, locks, signals, room, the terminal."""

@@ -1,0 +1,279 @@
+"""Artefact folders: a manifest beside everything a step wrote, reuse only on an equal key."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from histoblend.data.errors import InputError
+from histoblend.data.storage.atomic import PARTIAL, clear_leftovers, sync_folder, sync_tree, write_text_whole
+from histoblend.pipelines.runtime import signals
+from histoblend.pipelines.runtime.provenance import code_digest, commit, library_versions
+from histoblend.pipelines.runtime.resources import peak_memory
+
+MANIFEST = "manifest.json"
+MEND = "Pass --rebuild (make … REBUILD=1) to make it again."
+
+
+@dataclass(frozen=True)
+class StepSpec:
+    """One step of a run.
+
+    Attributes
+    ----------
+    name : str
+        As on the command line.
+    folder : str
+        Under ``runs/<name>/``.
+    sources : tuple of str
+        Packages and single files, from the root, whose code the result depends on.
+    config : mapping
+        The part of the configuration that the result depends on.
+    inputs : mapping from str to str
+        Digest of everything read.
+    seed : int
+    """
+
+    name: str
+    folder: str
+    sources: tuple[str, ...]
+    config: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    seed: int
+
+    def identity(self) -> dict[str, Any]:
+        """All that must be equal for a result to be reused."""
+        return {
+            "step": self.name,
+            "config": _plain(self.config),
+            "seed": self.seed,
+            "inputs": dict(self.inputs),
+            "code": code_digest(self.sources),
+            "libraries": library_versions(),
+        }
+
+
+@dataclass
+class Outcome:
+    """What a step says of itself: rows and whatever else belongs into the manifest."""
+
+    rows: int
+    notes: dict[str, Any] = field(default_factory=dict)
+
+
+def run_step(
+    spec: StepSpec, run: Path, build: Callable[[Path], Outcome], *, rebuild: bool, say: Callable[[str], None]
+) -> tuple[Path, dict[str, Any]]:
+    """Reuse the step's folder when its manifest fits, otherwise build it.
+
+    A step builds in ``<folder>.partial``; a broken run leaves it behind, and the next run with the same key goes on in
+    it. The finished folder appears under its name at once, by renaming, when all of it is on the disk.
+
+    Parameters
+    ----------
+    spec : StepSpec
+    run : Path
+        Run folder.
+    build : callable
+        Fills the folder that it is given.
+    rebuild : bool
+        Build even where a folder with another configuration stands.
+    say : callable
+        Takes a line for the user.
+
+    Returns
+    -------
+    folder : Path
+    manifest : dict
+
+    Raises
+    ------
+    InputError
+        The folder was made with another configuration, and ``rebuild`` is not set.
+    """
+    folder, partial = run / spec.folder, run / f"{spec.folder}.partial"
+    identity = _plain(spec.identity())
+    _finish_replacing(partial, folder, identity)
+    reason = _why_not_reuse(folder, identity, rebuild)
+    if reason is None:
+        manifest = read_manifest(folder)
+        say(f"{spec.name}: up to date ({manifest['rows']} rows, {folder})")
+        return folder, manifest
+    _open_partial(partial, identity)
+    signals.now_at(spec.name)
+    say(f"{spec.name}: {reason}")
+    started = time.perf_counter()
+    with peak_memory() as peak:
+        outcome = build(partial)
+    clear_leftovers(partial)
+    manifest = {
+        **identity,
+        "rows": outcome.rows,
+        "seconds": round(time.perf_counter() - started, 3),
+        "peak_mb": round(peak(), 1),
+        "made": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "notes": outcome.notes,
+        "files": {str(path.relative_to(partial)): file_digest(path) for path in _files(partial)},
+    }
+    # All data first: a manifest must never speak of files that a power failure took back.
+    sync_tree(partial)
+    write_json(partial / MANIFEST, manifest)
+    replace_folder(partial, folder)
+    return folder, manifest
+
+
+def replace_folder(new: Path, target: Path) -> None:
+    """Put ``new`` in the place of ``target``; a break in between never leaves a half-deleted folder under its name."""
+    old = target.with_name(f"{target.name}.old")
+    sync_tree(new)
+    if target.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+    new.rename(target)
+    sync_folder(target.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _finish_replacing(partial: Path, folder: Path, identity: dict[str, Any]) -> None:
+    """Bring to its end what a run began that was killed while it put a finished folder in its place."""
+    if (partial / MANIFEST).is_file():
+        try:
+            finished = _why_not_reuse(partial, identity, rebuild=True) is None
+        except OSError:
+            finished = False
+        if finished and (not folder.exists() or _older(folder, identity)):
+            replace_folder(partial, folder)
+    # Killed between the two renames, and what was to come is not wanted or not whole: what was there comes back.
+    restore_folder(folder)
+
+
+def restore_folder(target: Path) -> None:
+    """Bring back what :func:`replace_folder` had put aside when it was killed between its two renames."""
+    old = target.with_name(f"{target.name}.old")
+    if not target.exists() and old.exists():
+        old.rename(target)
+        sync_folder(target.parent)
+
+
+def _older(folder: Path, identity: dict[str, Any]) -> bool:
+    """Whether a folder was made with the same configuration, but not from the same input, code or libraries."""
+    try:
+        return _why_not_reuse(folder, identity, rebuild=False) is not None
+    except InputError:
+        return False
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished step.
+
+    Raises
+    ------
+    InputError
+        There is none, or it is no JSON.
+    """
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder}: expected a finished step with {MANIFEST}; there is none. {MEND}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{folder / MANIFEST}: expected JSON; got: {error}. {MEND}") from error
+    if not (
+        isinstance(manifest, dict)
+        and {"config", "seed", "files", "rows", "notes"} <= manifest.keys()
+        and all(isinstance(manifest[key], dict) for key in ("config", "files", "notes"))
+    ):
+        raise InputError(f"{folder / MANIFEST}: expected the manifest of a step; got something else. {MEND}")
+    return manifest
+
+
+def manifest_digest(manifest: Mapping[str, Any]) -> str:
+    """What later steps are keyed on: the digests of all files that a step wrote."""
+    return hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest()
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON whole or not at all: temporary file in the same folder, then rename."""
+    write_text_whole(path, json.dumps(content, indent=2, ensure_ascii=False))
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _why_not_reuse(folder: Path, identity: dict[str, Any], rebuild: bool) -> str | None:
+    """None when the folder can be reused; otherwise the words to build with."""
+    if not folder.exists():
+        return "running"
+    try:
+        manifest = read_manifest(folder)
+    except InputError:
+        if not rebuild:
+            raise
+        return "rebuilding, its manifest is unreadable"
+    if manifest.get("config") != identity["config"] or manifest.get("seed") != identity["seed"]:
+        difference = _difference(manifest, identity)
+        if not rebuild:
+            raise InputError(
+                f"{folder} was made with another configuration: {difference}. "
+                "Choose another run name (RUN=… or --run), or pass --rebuild (make … REBUILD=1) to replace it."
+            )
+        return f"rebuilding ({difference})"
+    for part, words in (("inputs", "input"), ("code", "code"), ("libraries", "library versions")):
+        if manifest.get(part) != identity[part]:
+            return f"rebuilding, its {words} changed"
+    for name, digest in manifest["files"].items():
+        if not (folder / name).is_file() or file_digest(folder / name) != digest:
+            return f"rebuilding, {name} is missing or altered"
+    return None
+
+
+def _difference(manifest: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
+    old = {"seed": manifest.get("seed"), **_flat(manifest.get("config", {}))}
+    new = {"seed": identity["seed"], **_flat(identity["config"])}
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return "; ".join(f"{key} was {old.get(key)!r}, is now {new.get(key)!r}" for key in keys)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _open_partial(partial: Path, identity: dict[str, Any]) -> None:
+    """Keep a broken run's work only when it was made for the very same result."""
+    key = partial / "key.json"
+    if partial.exists():
+        try:
+            same = json.loads(key.read_text(encoding="utf-8")) == identity
+        except (OSError, ValueError, RecursionError):
+            same = False
+        if not same:
+            shutil.rmtree(partial)
+    partial.mkdir(parents=True, exist_ok=True)
+    write_json(key, identity)
+
+
+def _files(folder: Path) -> list[Path]:
+    # A worker that outlived its killed run may still be writing: what has no name yet is no part of the result.
+    named = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(PARTIAL))
+    return sorted(path for path in named if path.name not in {MANIFEST, "key.json"})
+
+
+def _plain(value: Any) -> Any:
+    """As it comes back from JSON, so that keys compare equal."""
+    return json.loads(json.dumps(value, sort_keys=True))

@@ -1,0 +1,1 @@
+"""One file for each numbered folder of a run."""

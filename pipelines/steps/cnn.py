@@ -1,0 +1,354 @@
+"""Step 5: fine-tune a network, out of fold and on all training slides."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import pandas as pd
+
+from histoblend.data.errors import InputError
+from histoblend.data.patches import PatchSet
+from histoblend.data.splits import patch_groups
+from histoblend.data.storage.atomic import is_sealed, read_sealed, write_whole
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.layout import HISTORY, MODEL, PREDICTIONS
+from histoblend.pipelines.runtime.artefacts import Outcome, StepSpec
+from histoblend.pipelines.runtime.screen import Screen
+
+if TYPE_CHECKING:
+    from histoblend.features.networks.embeddings import Engine
+    from histoblend.models.cnn import CnnSettings, Shown, Trainee
+    from histoblend.models.finetune import Lesson
+
+WORK = "work"
+
+#: Patches of a shard of feature maps.
+SHARD = 128
+#: Share of the free disk that feature maps may take.
+DISK_SHARE = 0.5
+
+
+def cnn_spec(config: Config, patches: str) -> StepSpec:
+    """What the fine-tuned network depends on; ``patches`` is the digest of the prepared step."""
+    from histoblend.features.networks.backbones import find_backbone, weights_digest
+
+    options = config.cnn
+    inputs = {
+        "1-patches": patches,
+        "weights": weights_digest(find_backbone(options.backbone), options.weights),
+        "engine": str(cnn_engine(config)),
+    }
+    sources = ("data", "features", "models", "pipelines/steps/cnn.py")
+    return StepSpec("cnn", "5-cnn", sources, options.model_dump(exclude={"cache_gb"}), inputs, config.seed)
+
+
+def cnn_engine(config: Config) -> Engine:
+    """What runs the parts of the network that are not trained, and says whether there is a GPU."""
+    from histoblend.features.networks.embeddings import choose_engine
+
+    engine = choose_engine("auto", "auto" if config.cnn.precision == "auto" else "float32")
+    if config.cnn.precision != "auto" and config.cnn.precision != engine.precision:
+        return replace(engine, name="keras", precision=config.cnn.precision)
+    return engine
+
+
+def cnn_settings(config: Config) -> CnnSettings:
+    """The configured settings, with every "auto" decided for this machine."""
+    from histoblend.models.cnn import CnnSettings
+
+    engine = cnn_engine(config)
+    options = config.cnn.model_dump(exclude={"enabled", "folds", "patches", "cache_gb"})
+    trained = options.pop("trained")
+    if trained == "auto":
+        trained = "all" if engine.gpu else "top"
+    return CnnSettings(**{**options, "trained": trained, "precision": engine.precision, "seed": config.seed})
+
+
+def check_cnn(config: Config) -> None:
+    """Find what is wrong with the network's options before hours of work, not after.
+
+    Raises
+    ------
+    InputError
+    """
+    from histoblend.features.networks.backbones import check_shape
+
+    settings = cnn_settings(config)
+    settings.recipe.check()
+    check_shape(settings.backbone, settings.shape(config.data.size))
+    if config.cnn.folds > config.split.folds:
+        raise InputError(
+            f"cnn.folds must be at most split.folds, {config.split.folds}; got {config.cnn.folds}. "
+            "0 stands for all of them."
+        )
+
+
+def train_cnn(config: Config, patches: PatchSet, folder: Path, *, workers: int, screen: Screen) -> Outcome:
+    """Write out-of-fold and test predictions, the refitted network, and how each training went."""
+    started = time.process_time()
+    work = _Work(config, patches, folder / WORK, workers, screen)
+    screen.say(f"  {work.words()}")
+    table, rows = patches.table, work.rows
+    probability = np.full(len(table), np.nan)
+    histories = []
+    folds = sorted(set(table["fold"]) - {-1})[: config.cnn.folds or None]
+    lesson = work.lesson()
+    total = sum(work.planned(fold) for fold in [*folds, -1])
+    with screen.progress("fine-tuning", total, "images") as advance:
+        for fold in folds:
+            inside = np.flatnonzero(table["fold"].to_numpy()[rows] == fold)
+            log_odds, history = work.out_of_fold(lesson, fold, inside, advance)
+            probability[rows[inside]] = _expit(log_odds)
+            histories.append(history.assign(run=str(fold)))
+        best = [int(history.loc[history["kept"], "epoch"].max()) for history in histories]
+        # No validation slides here: the median over the folds says when to stop, of whole epochs the later one.
+        history, compute = work.final(lesson, int(np.ceil(np.median(best))), folder / MODEL, advance)
+    histories.append(history.assign(run="final"))
+    test = np.flatnonzero((table["split"] == "test").to_numpy())
+    if len(test):
+        probability[test] = _expit(work.predict(compute, test))
+    predictions = pd.DataFrame({"patch_id": table["patch_id"].to_numpy(), "prob_cnn": probability})
+    predictions.to_parquet(folder / PREDICTIONS, index=False)
+    frame = pd.concat(histories, ignore_index=True)
+    frame[["run", *frame.columns.drop("run")]].to_csv(folder / HISTORY, index=False)
+    shutil.rmtree(folder / WORK)
+    notes = {
+        "folds": len(folds),
+        "patches": len(rows),
+        "settings": asdict(work.settings),
+        "engine": asdict(work.engine),
+        "core_seconds": round(time.process_time() - started, 1),
+    }
+    return Outcome(len(table), notes)
+
+
+class _Work:
+    """What all trainings of a run share: which patches, the network's lower part, and what is kept of it on disk."""
+
+    def __init__(self, config: Config, patches: PatchSet, folder: Path, workers: int, screen: Screen) -> None:
+        from histoblend.models.cnn import Trainee, lower_network
+
+        self.config, self.patches, self.folder, self.screen = config, patches, folder, screen
+        folder.mkdir(parents=True, exist_ok=True)
+        self.settings, self.engine = cnn_settings(config), cnn_engine(config)
+        self.table = patches.table
+        self.rows = _some(np.flatnonzero((self.table["split"] == "train").to_numpy()), config)
+        self.shape = self.settings.shape(config.data.size)
+        self.trainee: Trainee = Trainee(self.settings, self.shape, self.settings.precision)
+        self.network = lower_network(self.trainee, self.engine, folder)
+        # ONNX Runtime gets one session of one thread for each of ours; Keras runs its own.
+        self.workers = workers if self.engine.name == "onnx" else 2
+        self.turns = 8 if self.settings.d4 else 1
+
+    @property
+    def width(self) -> int:
+        """Values that the trained part is given for a patch."""
+        return int(np.prod(self.trainee.input_shape))
+
+    def words(self) -> str:
+        """What is trained, in a line."""
+        settings = self.settings
+        learns = "all of it" if self.trainee.lower is None else "what follows its last inner feature map"
+        return (
+            f"{settings.backbone} at {self.shape[0]} px, {len(self.rows)} patches, up to {settings.epochs} epochs; "
+            f"trained: {learns}, in {settings.precision}{' on the GPU' if self.engine.gpu else ''}"
+        )
+
+    def planned(self, fold: int) -> int:
+        """Patches that are shown while a fold is held out, at most."""
+        inside = (self.table["fold"].to_numpy()[self.rows] != fold).sum()
+        return int(inside) * self.settings.epochs
+
+    def lesson(self) -> Lesson:
+        """Inputs of the trained part for every row, from disk where they fit there, and the head's pooled channels."""
+        from histoblend.models.finetune import Lesson, pool
+
+        epochs = self.settings.epochs
+        altered = [self._shown(turn=None, slot=epoch) for epoch in range(epochs)]
+        turned = [self._shown(turn=turn, slot=0) for turn in range(self.turns)]
+        pixels = _Rows(self.patches.pixels, self.rows)
+        if self._fits(len(altered) + len(turned)):
+            shown, plain = self._stored(altered, "shown", pixels), self._stored(turned, "plain", pixels)
+        else:
+            shown, plain = _computed(altered, pixels), _computed(turned, pixels)
+        path = self.folder / "pooled.npy"
+        if not is_sealed(path):
+            rows = np.arange(len(self.rows))
+            sources = [lambda some: plain(some, 0), *([lambda some: shown(some, 0)] if epochs else [])]
+            _save_array(path, np.stack([pool(self.trainee, source, rows) for source in sources]))
+        table = self.table.iloc[self.rows]
+        labels, groups = table["label"].to_numpy(), patch_groups(table)
+        return Lesson(shown, plain, np.load(path), labels, groups, self.turns)
+
+    def _shown(self, *, turn: int | None, slot: int) -> Shown:
+        from histoblend.models.cnn import Shown
+
+        settings = self.settings
+        return Shown(settings.size, settings.stain, settings.jitter, settings.seed, self.network, turn, slot)
+
+    def _fits(self, variants: int) -> bool:
+        """Whether all variants fit on the disk."""
+        needed = variants * len(self.rows) * self.width * 2
+        allowed = min(self.config.cnn.cache_gb * 1e9, DISK_SHARE * shutil.disk_usage(self.folder).free)
+        if needed > allowed:
+            self.screen.say(
+                f"  feature maps would take {needed / 1e9:.1f} GB, {allowed / 1e9:.1f} GB are allowed: they are "
+                "computed anew each time, which is slower. cnn.cache_gb and cnn.patches change that."
+            )
+        return needed <= allowed
+
+    def _stored(self, variants: list[Shown], name: str, pixels: _Rows) -> Callable[[np.ndarray, int], np.ndarray]:
+        from histoblend.features.extract import extract_shards
+
+        tables = []
+        with self.screen.progress(f"feature maps, {name}", len(variants) * len(pixels)) as progress:
+            for number, variant in enumerate(variants):
+                target = self.folder / f"{name}-{number}"
+                tables.append(
+                    extract_shards(
+                        variant,
+                        cast("np.ndarray", pixels),
+                        target,
+                        self.width,
+                        shard_size=SHARD,
+                        workers=self.workers,
+                        prefer="threads",
+                        dtype=np.float16,
+                        progress=progress,
+                    )
+                )
+        return lambda rows, which: tables[which][rows]
+
+    def out_of_fold(
+        self, lesson: Lesson, fold: int, inside: np.ndarray, advance: Callable[[int], None]
+    ) -> tuple[np.ndarray, pd.DataFrame]:
+        """Log-odds of the rows of a fold from a network that has not seen them, and how its training went."""
+        from histoblend.models.finetune import fine_tune
+
+        folder = self.folder / f"fold-{fold}"
+        done, told = folder / "log-odds.npy", folder / HISTORY
+        history = read_sealed(told)
+        if history is not None and is_sealed(done):
+            advance(self.planned(fold))
+            return np.load(done), pd.read_csv(io.BytesIO(history))
+        counted = _Counted(advance, self.planned(fold))
+        rows = np.setdiff1d(np.arange(len(self.rows)), inside)
+        watch = partial(self._watch, name=f"fold {fold + 1}")
+        tuned, predict = fine_tune(self.settings, self.trainee, lesson, rows, folder, watch=watch, advance=counted)
+        counted.finish()
+        self._stopped(f"fold {fold + 1}", tuned.stopped)
+        log_odds = predict(inside)
+        write_whole(told, lambda file: tuned.history.to_csv(file, index=False), seal=True)
+        _save_array(done, log_odds)
+        return log_odds, tuned.history
+
+    def final(
+        self, lesson: Lesson, epochs: int, target: Path, advance: Callable[[int], None]
+    ) -> tuple[pd.DataFrame, Any]:
+        """Train on all training slides, none set aside, for as many epochs as were best, and store the network."""
+        from histoblend.models.cnn import store_cnn
+        from histoblend.models.finetune import fine_tune
+
+        rows = np.arange(len(self.rows))
+        watch = partial(self._watch, name="all training slides")
+        folder = self.folder / "final"
+        counted = _Counted(advance, self.planned(-1))
+        tuned, _ = fine_tune(
+            self.settings, self.trainee, lesson, rows, folder, exactly=epochs, watch=watch, advance=counted
+        )
+        counted.finish()
+        self._stopped("all training slides", tuned.stopped)
+        network = self.trainee.whole(tuned.values, tuned.mean, tuned.scale)
+        return tuned.history, store_cnn(network, self.settings, self.shape, self.engine, target)
+
+    def predict(self, compute: Any, rows: np.ndarray) -> np.ndarray:
+        """Log-odds of rows of the table by the stored network."""
+        from histoblend.features.extract import extract_shards
+
+        with self.screen.progress("predicting held-out slides", len(rows)) as progress:
+            values = extract_shards(
+                compute,
+                cast("np.ndarray", _Rows(self.patches.pixels, rows)),
+                self.folder / "test",
+                1,
+                shard_size=SHARD,
+                workers=self.workers,
+                prefer="threads",
+                progress=progress,
+            )
+        return np.asarray(values[:, 0], np.float64)
+
+    def _watch(self, row: Mapping[str, Any], *, name: str) -> None:
+        auc = "" if np.isnan(row["auc"]) else f", AUC {row['auc']:.3f} on the validation slides"
+        if row["epoch"] == 0:
+            self.screen.say(f"  {name}: the head alone{auc}")
+            return
+        self.screen.say(
+            f"  {name}: epoch {row['epoch']} of {self.settings.epochs}, loss {row['loss']:.3f}{auc}, "
+            f"{row['images_per_s']:,.0f} images/s"
+        )
+
+    def _stopped(self, name: str, reason: str) -> None:
+        if reason.startswith("the loss"):
+            self.screen.warn(f"{name}: {reason}")
+        elif reason:
+            self.screen.say(f"  {name}: stopped, {reason}")
+
+
+class _Counted:
+    """Passes counts on, never more than were planned: a training may stop early, and sets some patches aside."""
+
+    def __init__(self, advance: Callable[[int], None], planned: int) -> None:
+        self.advance, self.left = advance, planned
+
+    def __call__(self, count: int) -> None:
+        if count := min(count, self.left):
+            self.left -= count
+            self.advance(count)
+
+    def finish(self) -> None:
+        """Count what was not needed."""
+        self(self.left)
+
+
+class _Rows:
+    """Some rows of an array on disk, read as they are asked for: all of them at once may not fit into memory."""
+
+    def __init__(self, pixels: np.ndarray, rows: np.ndarray) -> None:
+        self.pixels, self.rows = pixels, rows
+        self.shape, self.ndim, self.dtype = (len(rows), *pixels.shape[1:]), pixels.ndim, pixels.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
+        return np.asarray(self.pixels[self.rows[key]])
+
+
+def _computed(variants: list[Shown], pixels: _Rows) -> Callable[[np.ndarray, int], np.ndarray]:
+    return lambda rows, which: variants[which](pixels[rows])
+
+
+def _some(rows: np.ndarray, config: Config) -> np.ndarray:
+    """At most ``cnn.patches`` of the rows, in their order."""
+    if len(rows) <= config.cnn.patches:
+        return rows
+    return np.sort(np.random.default_rng(config.seed).choice(rows, config.cnn.patches, replace=False))
+
+
+def _expit(log_odds: np.ndarray) -> np.ndarray:
+    from scipy.special import expit
+
+    return np.asarray(expit(np.asarray(log_odds, np.float64)))
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    write_whole(path, lambda file: np.save(file, array), seal=True)

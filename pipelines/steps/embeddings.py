@@ -1,0 +1,129 @@
+"""Step 3: embeddings by pretrained networks."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histoblend.data.errors import InputError
+from histoblend.data.patches import PatchSet
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.runtime.artefacts import Outcome, StepSpec
+from histoblend.pipelines.runtime.screen import Screen
+from histoblend.pipelines.tables import check_table_room, finite_columns, write_columns
+
+if TYPE_CHECKING:
+    from histoblend.features.networks.embeddings import Engine
+    from histoblend.pipelines.engine.cluster import Cluster
+
+
+def embeddings_spec(config: Config, patches: str) -> StepSpec:
+    """What the embeddings depend on; ``patches`` is the digest of the prepared step."""
+    from histoblend.features.networks.backbones import find_backbone, weights_digest
+
+    options = config.embeddings
+    section = options.model_dump(exclude={"shard"})
+    inputs = {
+        "1-patches": patches,
+        "weights": "; ".join(weights_digest(find_backbone(name), options.weights) for name in options.backbone),
+        # What "auto" stands for on this machine is an input: on another one the values differ in their last digits.
+        "engine": str(embeddings_engine(config)),
+    }
+    return StepSpec("embeddings", "3-embeddings", ("features", "pipelines/tables.py"), section, inputs, config.seed)
+
+
+def embeddings_engine(config: Config) -> Engine:
+    """What runs the network here.
+
+    Raises
+    ------
+    InputError
+        The engine does not have the precision.
+    """
+    from histoblend.features.networks.embeddings import choose_engine
+
+    return choose_engine(config.embeddings.engine, config.embeddings.precision)
+
+
+def check_embeddings(config: Config) -> None:
+    """Find what is wrong with the embeddings' options before hours of work, not after.
+
+    Raises
+    ------
+    InputError
+        A name is unknown, a file of weights is missing, or a size is smaller than the network takes.
+    """
+    from histoblend.features.networks.backbones import check_shape
+    from histoblend.features.networks.embeddings import recipes_of
+
+    options = config.embeddings
+    recipes_of(options.backbone, options.weights, options.pooling, options.stages)
+    embeddings_engine(config)
+    for name in options.backbone:
+        for size in options.size:
+            check_shape(name, (size or config.data.size,) * 2)
+    if options.centre > config.data.size:
+        raise InputError(
+            f"embeddings.centre must lie inside the patches of {config.data.size} pixels; got {options.centre}."
+        )
+
+
+def extract_embeddings(
+    config: Config, patches: PatchSet, folder: Path, *, workers: int, screen: Screen, cluster: Cluster | None = None
+) -> Outcome:
+    """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the pretrained embeddings."""
+    from histoblend.features.extract import extract_shards
+    from histoblend.features.networks.embeddings import embedding_compute
+
+    engine, options = embeddings_engine(config), config.embeddings
+    compute = embedding_compute(
+        size=[size or None for size in options.size],
+        engine=engine.name,
+        precision=engine.precision,
+        **options.model_dump(include={"backbone", "weights", "centre", "pooling", "stages", "d4"}),
+    )
+    names = list(compute.columns)
+    check_table_room(folder, len(patches.pixels), len(names))
+    sizes = " and ".join(f"{size or 'native'} px" for size in options.size)
+    screen.say(f"  {' and '.join(options.backbone)} at {sizes}, {len(names)} columns; {engine}")
+    started = time.process_time()
+    spent = None
+    with screen.progress("embeddings", len(patches.pixels)) as progress, finite_columns(names, patches.table):
+        if cluster is not None:
+            from histoblend.pipelines.engine.cluster_tables import embed_on_cluster
+
+            spent = embed_on_cluster(cluster, compute, patches, folder, shard=options.shard, progress=progress)
+        else:
+            extract_shards(
+                compute,
+                patches.pixels,
+                folder,
+                len(names),
+                shard_size=options.shard,
+                # ONNX Runtime gets one session of one thread for each of ours. Keras runs its own threads, one batch at
+                # a time: a second one of ours reads and writes meanwhile.
+                workers=workers if engine.name == "onnx" else 2,
+                prefer="threads",
+                progress=progress,
+            )
+    write_columns(folder, names)
+    core_seconds = spent.core_seconds if spent else time.process_time() - started
+    notes = {"columns": len(names), "core_seconds": round(core_seconds, 1), "engine": asdict(engine)}
+    notes |= {"cluster": spent.notes()} if spent else {}
+    sources = {name: weights_source(name, options.weights) for name in options.backbone}
+    return Outcome(len(patches.pixels), {**notes, "weights": sources})
+
+
+def weights_source(backbone: str, kind: str) -> dict[str, str]:
+    """Where a network's numbers came from: kind, file, digest that was found, licence."""
+    from histoblend.features.networks.applications import file_sha256
+    from histoblend.features.networks.backbones import RANDOM_SEED, find_backbone, locate_weights
+
+    row = find_backbone(backbone)
+    if kind == "random":
+        return {"kind": "random", "seed": str(RANDOM_SEED)}
+    path = locate_weights(row) if kind == "imagenet" else Path(kind)
+    source = {"kind": "imagenet" if kind == "imagenet" else "local", "file": path.name, "sha256": file_sha256(path)}
+    return {**source, "licence": row.weights.licence} if kind == "imagenet" else source

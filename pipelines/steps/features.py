@@ -1,0 +1,90 @@
+"""Step 2: handcrafted colour, texture and nuclei columns."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histoblend.data.patches import PatchSet
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.runtime.artefacts import Outcome, StepSpec
+from histoblend.pipelines.runtime.resources import dismiss_workers
+from histoblend.pipelines.runtime.screen import Screen
+from histoblend.pipelines.tables import check_table_room, chosen_families, finite_columns, write_columns
+
+#: Patches on which each family's own cost is measured.
+TIMED = 64
+
+if TYPE_CHECKING:
+    from histoblend.pipelines.engine.cluster import Cluster
+
+
+def features_spec(config: Config, patches: str) -> StepSpec:
+    """What the handcrafted features depend on; ``patches`` is the digest of the prepared step."""
+    section = {"families": list(config.features.families)}
+    # The families behind "all" are an input, so that a new one rebuilds; another choice is another configuration.
+    inputs = {"1-patches": patches, "families": ",".join(chosen_families(config))}
+    return StepSpec("features", "2-features", ("features", "pipelines/tables.py"), section, inputs, config.seed)
+
+
+def extract_features(
+    config: Config, patches: PatchSet, folder: Path, *, workers: int, screen: Screen, cluster: Cluster | None = None
+) -> Outcome:
+    """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the handcrafted features."""
+    from functools import partial
+
+    from histoblend.features.extract import extract_shards
+    from histoblend.features.handcrafted.families import columns, compile_kernels, compute
+
+    families = chosen_families(config)
+    names = [column.name for column in columns(families)]
+    check_table_room(folder, len(patches.pixels), len(names))
+    # Half a minute where no earlier run has left them in the cache: not to be spent behind a bar that stands still.
+    with screen.progress("compiling kernels", len(families), "families") as progress:
+        compile_kernels(families, workers=workers, progress=progress)
+    spent = None
+    with screen.progress("handcrafted features", len(patches.pixels)) as progress, finite_columns(names, patches.table):
+        if cluster is not None:
+            from histoblend.pipelines.engine.cluster_tables import extract_on_cluster
+
+            recipe = {"families": list(families)}
+            spent = extract_on_cluster(
+                cluster, recipe, names, patches, folder, shard=config.features.shard, progress=progress
+            )
+        else:
+            extract_shards(
+                partial(compute, families=families),
+                patches.pixels,
+                folder,
+                len(names),
+                shard_size=config.features.shard,
+                workers=workers,
+                progress=progress,
+            )
+    dismiss_workers()
+    write_columns(folder, names)
+    costs = family_costs(families, patches.pixels)
+    core_seconds = round(sum(costs.values()) * len(patches.pixels) / 1e3, 1)
+    notes = {"columns": len(names), "ms_a_patch": costs, "core_seconds": core_seconds}
+    return Outcome(len(patches.pixels), notes | ({"cluster": spent.notes()} if spent else {}))
+
+
+def family_costs(families: tuple[str, ...], pixels: np.ndarray) -> dict[str, float]:
+    """Milliseconds of one core a patch, by family, measured on the first patches."""
+    from histoblend.features.handcrafted.families import compute
+
+    sample = np.ascontiguousarray(pixels[:TIMED])
+    costs = {}
+    for family in families:
+        compute(sample[:2], families=(family,))  # loads what was compiled
+        spent = []
+        for _ in range(3):
+            started = time.process_time()
+            compute(sample, families=(family,))
+            spent.append(time.process_time() - started)
+        # The least: other work on the machine only ever adds.
+        costs[family] = round(1e3 * min(spent) / len(sample), 3)
+    return costs

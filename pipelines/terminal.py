@@ -1,0 +1,128 @@
+"""Tables in the terminal: the audit, the ladder, the ensemble."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from histoblend.models.names import ALONE
+from histoblend.pipelines.layout import (
+    AUDIT,
+    EXAMPLES,
+    GAINS,
+    LADDER,
+    LEAKAGE,
+    MEMBERS,
+    PICTURES,
+    SET_ASIDE,
+    SLIDES,
+    SUMMARY,
+)
+from histoblend.pipelines.steps.patches import balance
+from histoblend.reports.sections.data import consequence, leakage_words
+from histoblend.reports.sections.ensemble import gain_words
+
+if TYPE_CHECKING:
+    from histoblend.pipelines.run import Run
+
+
+def show_ensemble(run: Run) -> None:
+    """Show what each member weighs, and what the ensemble gains over the best of them."""
+    folder = run.ensemble[0]
+    members, gains = pd.read_csv(folder / MEMBERS), pd.read_csv(folder / GAINS)
+    shown = pd.DataFrame(
+        {
+            "member": members["member"],
+            "weight": members["weight"].map("{:+.2f}".format),
+            "AUC (95 % interval)": _with_interval(members, "auc"),
+            "lost without it": _with_interval(members, "value", sign="+"),
+        }
+    )
+    run.screen.table(shown, "members of the ensemble, out-of-fold")
+    run.screen.say("ensemble: " + gain_words(gains))
+
+
+def show_ladder(run: Run) -> None:
+    """Show the ladder in the terminal: out-of-fold, then on the held-out slides; then each family alone."""
+    steps = pd.read_csv(run.folder / LADDER)
+    alone, steps = steps[steps["rung"].isin(ALONE)], steps[~steps["rung"].isin(ALONE)]
+    for split, words in (("oof", "out-of-fold, by slide"), ("test", "held-out slides")):
+        part = steps[steps["split"] == split]
+        shown = pd.DataFrame(
+            {
+                "rung": part["rung"],
+                "head": part["head"].fillna("–"),
+                "AUC (95 % interval)": _with_interval(part, "auc"),
+                "gain over rung below": _with_interval(part, "gain", sign="+"),
+                "Brier": part["brier"].map("{:.3f}".format),
+                "acc.": part["accuracy"].map("{:.3f}".format),
+                "s": part["seconds"].map("{:.0f}".format),
+                "MB": part["peak_mb"].map("{:.0f}".format),
+            }
+        )
+        slides = int(part["slides"].iloc[0])
+        run.screen.table(shown, f"{words}: {part['patches'].iloc[0]} patches, {slides or 'unknown'} slides")
+    run.screen.say(
+        "intervals: slides resampled; acc.: accuracy at the threshold chosen out-of-fold; "
+        "s, MB: core-seconds and peak memory, features included"
+    )
+    if len(alone):
+        _show_families(run, pd.concat([steps[steps["rung"] == "colour"], alone]))
+    meter = run.report[0] / LEAKAGE
+    run.screen.say("leakage: " + leakage_words(pd.read_csv(meter) if meter.exists() else None))
+
+
+def _show_families(run: Run, alone: pd.DataFrame) -> None:
+    """Show what each family of handcrafted features reaches without the others, out-of-fold."""
+    from histoblend.pipelines.steps.report import family_costs
+
+    part = alone[alone["split"] == "oof"]
+    part = part.assign(shown=_with_interval(part, "auc"))
+    shown = part.pivot(index="rung", columns="head", values="shown")
+    shown = shown.loc[part.groupby("rung")["auc"].max().sort_values(ascending=False).index]
+    costs = family_costs(run)
+    shown.insert(0, "columns", [str(costs[family][0]) for family in shown.index])
+    shown.insert(1, "ms a patch", [f"{costs[family][1]:.2f}" for family in shown.index])
+    run.screen.table(shown.reset_index(names="family"), "each family alone: AUC (95 % interval), out-of-fold")
+
+
+def _with_interval(part: pd.DataFrame, name: str, sign: str = "") -> pd.Series:
+    texts = [
+        "" if np.isnan(value) else f"{value:{sign}.3f} ({low:{sign}.2f} to {high:{sign}.2f})"
+        for value, low, high in zip(part[name], part[f"{name}_low"], part[f"{name}_high"], strict=True)
+    ]
+    return pd.Series(texts, part.index)
+
+
+def show_audit(run: Run) -> None:
+    """Show the audit's summary, the balance of the split and where everything lies."""
+    folder, manifest = run.prepared
+    summary = pd.read_csv(folder / SUMMARY)
+    shown = pd.DataFrame(
+        {
+            "flag": summary["flag"],
+            "a patch with it …": summary["meaning"],
+            "patches": summary["patches"].map("{:,}".format),
+            "share": summary["share"].map("{:.2%}".format),
+            "positive": summary["positive"].map(lambda share: "" if pd.isna(share) else f"{share:.0%}"),
+            "policy": summary["policy"],
+            "what was done": [consequence(row) for row in summary.to_dict("records")],
+        }
+    )
+    rows = manifest["rows"]
+    run.screen.table(shown, f"audit: {rows:,} patches kept, {manifest['notes']['set_aside']:,} set aside")
+    parts = balance(run.patches.table)
+    total = run.patches.table
+    parts["share of patches"] = (parts["patches"] / len(total)).map("{:.1%}".format)
+    parts["prevalence"] = parts["prevalence"].map("{:.1%}".format)
+    run.screen.table(parts, f"split: prevalence {total['label'].mean():.1%} over all")
+    counts = pd.read_csv(folder / SLIDES)
+    run.screen.say(
+        f"slides: {len(counts)}, {counts['patches'].min():,} to {counts['patches'].max():,} patches each, "
+        f"prevalence {counts['positive'].min():.0%} to {counts['positive'].max():.0%}"
+    )
+    run.screen.say(f"every patch, measure and flag: {folder / AUDIT}; a row a slide: {folder / SLIDES}")
+    run.screen.say(f"examples: {folder / PICTURES} and {folder / EXAMPLES}; what was set aside: {folder / SET_ASIDE}")
+    run.screen.say("policies are settings: --set audit.blurred=drop; `settings` lists them")

@@ -1,0 +1,152 @@
+"""The explorer's view of a run: rows, models and features that belong together."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histoblend.models.bundle import save_head
+from histoblend.models.heads import HEADS
+from histoblend.models.inspection.partial_dependence import grid
+from histoblend.models.inspection.permutation import fitted_importance, sum_by_family
+from histoblend.pipelines.analysis.attributions import (
+    attribution_importances,
+    attributions,
+    explain_embeddings,
+    explorer_view,
+)
+from histoblend.pipelines.layout import COLUMNS, VALUES
+from histoblend.pipelines.tables import FeatureSets
+from histoblend.reports.sections.explorer import explore
+from tests.reports.cohorts import make_patches
+
+RAW = ["colour_mean_red_whole", "colour_mean_red_centre", "nuclei_count_grey_centre", "lbp_r1-p0_grey_whole"]
+EMBEDDED = ["embedding_net-0_rgb_whole", "embedding_net-1_rgb_whole"]
+SETS = ("colour", "handcrafted", "embeddings", "both", "context")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder of 240 patches of 12 slides; nuclei decide, and the first embedding column is their mirror image."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path_factory.mktemp("run")
+    raw = rng.normal(size=(240, 4)).astype(np.float32)
+    embedded = np.column_stack([-raw[:, 2], rng.normal(size=240)]).astype(np.float32)
+    slide = np.arange(240) // 20
+    table = pd.DataFrame(
+        {
+            "patch_id": [f"{number:04d}" for number in range(240)],
+            "slide": [f"S{number}" for number in slide],
+            "group": [f"S{number}" for number in slide],
+            "split": np.where(slide < 9, "train", "test"),
+            "fold": np.where(slide < 9, slide % 3, -1),
+            "label": (raw[:, 2] + 0.3 * rng.normal(size=240) > 0).astype(int),
+        }
+    )
+    tables = {}
+    for name, values, columns in (("features", raw, RAW), ("embeddings", embedded, EMBEDDED)):
+        (folder / name).mkdir()
+        np.save(folder / name / VALUES, values)
+        (folder / name / COLUMNS).write_text(json.dumps(columns), encoding="utf-8")
+        tables[name] = (folder / name, {})
+    heads = SimpleNamespace(heads=["logistic", "xgboost"], features=list(SETS))
+    config = SimpleNamespace(seed=0, heads=heads, report=SimpleNamespace(draws=100))
+    sets = FeatureSets(config, {name: place for name, (place, _) in tables.items()}, table["slide"])
+    train = (table["split"] == "train").to_numpy()
+    predictions = table.copy()
+    for name, (values, _) in sets.items():
+        for head in heads.heads:
+            made = HEADS[head](0).set_params(**({"trees": 20, "fewest": 15} if head == "xgboost" else {"folds": 2}))
+            made.fit(values[train], table["label"][train], slide[train])
+            save_head(made, folder / f"{head}_{name}")
+            predictions[f"prob_{head}_{name}"] = made.predict_proba(values)[:, 1]
+    patches = make_patches(table)
+    return SimpleNamespace(
+        config=config,
+        workers=2,
+        heads=(folder, {}),
+        tables=tables,
+        sets=lambda: sets,
+        patches=SimpleNamespace(pixels=patches.pixels, table=patches.table.assign(group=patches.table.slide)),
+        predictions=predictions,
+    )
+
+
+@pytest.fixture(scope="module")
+def seen(run):
+    found, explained = attributions(run, run.predictions)
+    gain = fitted_importance(np.arange(4) / 6, RAW, measure="gain", model="xgboost_handcrafted")
+    importances = pd.concat([gain, attribution_importances(run, found, explained)], ignore_index=True)
+    return found, explained, importances, explorer_view(run, run.predictions, importances, found, explained)
+
+
+def test_heads_with_handcrafted_columns_are_explained_on_held_out_patches(run, seen):
+    found, explained, importances, _ = seen
+    assert set(found) == {f"{head}_{name}" for head in HEADS for name in ("handcrafted", "both", "context")}
+    assert set(explained.split) == {"test"}
+    for model, attribution in found.items():
+        probability = explained[f"prob_{model}"].to_numpy()
+        np.testing.assert_allclose(1 / (1 + np.exp(-attribution.log_odds)), probability, atol=1e-4)
+    leading = importances[(importances.measure == "shap") & (importances.model == "xgboost_handcrafted")]
+    assert leading.set_index("feature").value.idxmax() == "nuclei_count_grey_centre"
+
+
+def test_examples_and_cases_are_the_patches_that_they_name(run, seen):
+    *_, view = seen
+    table = run.predictions.set_index("patch_id")
+    raw = pd.DataFrame(run.sets()["context"][0], run.predictions.patch_id, run.sets()["context"][1])
+    for row in view.examples.itertuples():
+        assert row.value == pytest.approx(raw[row.feature][row.patch_id])
+    for row in view.cases.itertuples():
+        assert view.explained.patch_id[row.place] == row.patch_id
+        assert row.score == pytest.approx(table[f"prob_{row.model}"][row.patch_id])
+    places = {patch: place for place, patch in enumerate(run.patches.table.patch_id)}
+    for patch, pixels in zip(view.patches.patch_id, view.pixels, strict=True):
+        np.testing.assert_array_equal(pixels, run.patches.pixels[places[patch]])
+
+
+def test_curves_rise_where_the_planted_cause_does(run, seen):
+    *_, view = seen
+    nuclei = view.curves[view.curves.feature == "nuclei_count_grey_centre"]
+    assert set(nuclei.model) == {f"{head}_{name}" for head in HEADS for name in ("handcrafted", "both", "context")}
+    values = run.sets()["handcrafted"][0][:, 2]
+    for _, curve in nuclei.groupby("model"):
+        np.testing.assert_allclose(curve.value, grid(values), rtol=1e-6)
+        assert curve.probability.is_monotonic_increasing
+    bins = view.bins[view.bins.feature == "nuclei_count_grey_centre"]
+    assert bins.share.iloc[0] < 0.2
+    assert bins.share.iloc[-1] > 0.8
+    assert bins.patches.sum() == 240
+
+
+def test_percentiles_are_those_of_all_features_and_no_embedding(run, seen):
+    *_, view = seen
+    values, columns = run.sets()["context"]
+    assert set(view.quantiles.index) == set(columns)
+    for name, column in zip(columns, values.T, strict=True):
+        np.testing.assert_allclose(view.quantiles.loc[name], np.quantile(column, [0.01, 0.5, 0.99]), rtol=1e-5)
+
+
+def test_an_embedding_column_is_traced_to_its_feature(run):
+    table = explain_embeddings(run).set_index("column")
+    assert table.feature_1[EMBEDDED[0]] == "nuclei_count_grey_centre"
+    assert table.correlation_1[EMBEDDED[0]] == pytest.approx(-1)
+    assert table.r2[EMBEDDED[0]] > 0.9
+    assert {"logistic", "xgboost"} <= set(table)
+
+
+def test_runs_without_what_it_takes_say_less_and_do_not_fail(run):
+    only = SimpleNamespace(**vars(run))
+    sets = {"embeddings": run.sets()["embeddings"]}
+    only.sets, only.tables = lambda: sets, {"embeddings": run.tables["embeddings"]}
+    found, explained = attributions(only, run.predictions)
+    importances = fitted_importance(np.ones(2), EMBEDDED, measure="gain", model="xgboost_embeddings")
+    assert found == {}
+    view = explorer_view(only, run.predictions, importances, found, explained)
+    assert view.embeddings is None
+    assert len(view.examples) == len(view.bins) == len(view.cases) == 0
+    explorer = explore(importances, sum_by_family(importances), {}, view)
+    assert explorer.data["models"] == explorer.content["cases"] == []
+    assert explorer.charts == {}

@@ -1,0 +1,82 @@
+"""The leakage meter: sees a leak where one was planted, none where there is none, and knows what it compares."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histoblend.data.splits import assign_splits
+from histoblend.pipelines.analysis.leakage import MOST_PATCHES, measure_leakage
+from histoblend.reports.sections.data import leakage_words
+
+
+def cohort(slides=30, each=30, leak=True, seed=0):
+    """Slides that are nearly all tumour or nearly none; with ``leak`` their columns tell slides apart, not tumour."""
+    rng = np.random.default_rng(seed)
+    slide = np.repeat(np.arange(slides), each)
+    mostly = rng.permutation(slides) % 2
+    label = (rng.random(len(slide)) < np.where(mostly, 0.9, 0.1)[slide]).astype(int)
+    values = rng.normal(size=(len(slide), 40))
+    if leak:
+        values += 2 * rng.normal(size=(slides, 40))[slide]
+    else:
+        values[:, 0] += label
+    table = pd.DataFrame({"patch_id": [f"p{row}" for row in range(len(slide))], "label": label})
+    table["slide"] = pd.array([f"s{number}" for number in slide], dtype="string")
+    return assign_splits(table, test_share=0.2, folds=3, seed=seed), values.astype(np.float32)
+
+
+def test_a_planted_leak_is_seen():
+    table, values = cohort()
+    meter = measure_leakage(values, table, draws=200, seed=0).set_index("folds")
+    assert meter.loc["grouped", "auc"] < 0.65
+    assert meter.loc["random", "auc"] > 0.85
+    assert meter.loc["inflation", "low"] > 0.1
+    assert meter.loc["inflation", "auc"] == meter.loc["random", "auc"] - meter.loc["grouped", "auc"]
+    train = table["split"] == "train"
+    assert (meter["patches"] == train.sum()).all()
+    assert (meter["slides"] == table.loc[train, "slide"].nunique()).all()
+
+
+def test_no_leak_is_none():
+    table, values = cohort(leak=False)
+    gap = measure_leakage(values, table, draws=200, seed=0).iloc[2]
+    assert abs(gap["auc"]) < 0.03
+
+
+def test_workers_and_test_patches_change_nothing():
+    table, values = cohort(slides=16, each=12)
+    first = measure_leakage(values, table, draws=100, seed=0, workers=1)
+    values[table["split"] == "test"] = 99
+    turned = table.assign(label=np.where(table["split"] == "test", 1 - table["label"], table["label"]))
+    pd.testing.assert_frame_equal(first, measure_leakage(values, turned, draws=100, seed=0, workers=2))
+
+
+def test_a_split_by_patch_is_still_measured_by_slide():
+    table, values = cohort()
+    by_patch = assign_splits(table.assign(group="patch:" + table["patch_id"]), test_share=0.2, folds=3, seed=0)
+    assert measure_leakage(values, by_patch, draws=100, seed=0).iloc[2]["low"] > 0.1
+
+
+def test_many_patches_are_measured_on_a_part():
+    table, values = cohort(slides=40, each=250)
+    meter = measure_leakage(values[:, :5], table, draws=100, seed=0)
+    assert (meter["patches"] == MOST_PATCHES).all()
+
+
+def test_without_slides_there_is_nothing_to_measure_and_the_words_say_so():
+    table, values = cohort()
+    none = table.assign(slide=pd.array([pd.NA] * len(table), dtype="string"))
+    assert measure_leakage(values, none, draws=100, seed=0) is None
+    assert "cannot be measured" in leakage_words(None)
+
+
+@pytest.mark.parametrize("inferred", [False, True])
+def test_the_words_hold_the_numbers(inferred):
+    table, values = cohort(slides=16, each=12)
+    if inferred:
+        table["slide"] = "(inferred " + table["slide"] + ")"
+    meter = measure_leakage(values, table, draws=100, seed=0)
+    words = leakage_words(meter)
+    assert f"{meter['auc'].iloc[0]:.3f}" in words
+    assert f"{meter['auc'].iloc[1]:.3f}" in words
+    assert ("inferred slides" in words) == inferred

@@ -1,0 +1,262 @@
+"""Runs on a Dask cluster: the numbers of one machine, whatever becomes of workers, and a word where it fails."""
+
+import contextlib
+import io
+import os
+import signal
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from histoblend.data.errors import InputError
+from histoblend.data.storage.store import Store
+from histoblend.pipelines.config import EngineConfig, load_config
+from histoblend.pipelines.engine.cluster import PACKAGES, Cluster
+from histoblend.pipelines.layout import PREDICTIONS
+from histoblend.pipelines.run import Run
+from histoblend.pipelines.runtime.screen import Screen
+from tests import ROOT
+from tests.pipelines.clusters import Striking, cluster, slow
+
+pytest.importorskip("distributed", reason="requirements-dask.txt is not installed")
+
+SMALL = [
+    "data.n=320", "data.slides=16", "data.difficulty=0.1", "split.folds=3", "features.families=['colour']",
+    "features.shard=8", "heads.features=['colour','context','both']", "embeddings.backbone=efficientnet-lite0",
+    "embeddings.size=96", "embeddings.stages=1", "embeddings.shard=8",
+]  # fmt: skip
+
+
+def run_of(root, *settings, screen=None):
+    config = load_config(ROOT / "configs" / "phantom.toml", [*SMALL, *settings])
+    return Run(config, root, screen=screen or Screen())
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """The run on this machine, without a cluster."""
+    run = run_of(tmp_path_factory.mktemp("alone"), "engine.workers=2")
+    assert run.heads
+    return run
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """A scheduler with three workers, in a folder from which our code cannot be imported."""
+    with cluster(tmp_path_factory.mktemp("cluster")) as found:
+        yield found
+
+
+def table(run, step):
+    return (run.folder / step / "values.npy").read_bytes()
+
+
+def kill_one(run):
+    """Kill a worker as the kernel does for want of memory; its nanny starts another."""
+    pids = run.cluster.client.run(os.getpid)
+    os.kill(min(pids.values()), signal.SIGKILL)
+
+
+def let_one_leave(run):
+    """A worker that hands over and leaves; its nanny starts another."""
+    client = run.cluster.client
+    client.retire_workers([min(client.scheduler_info(n_workers=-1)["workers"])], close_workers=True)
+
+
+LABELS = {"features": "handcrafted features", "embeddings": "embeddings"}
+
+
+@pytest.mark.parametrize("what", [kill_one, let_one_leave])
+@pytest.mark.parametrize("step", ["features", "embeddings"])
+def test_a_table_is_the_same_when_a_worker_goes(tmp_path, alone, address, step, what):
+    screen = Striking(LABELS[step], lambda: what(run))
+    run = run_of(tmp_path, f"engine.scheduler={address}", screen=screen)
+    with contextlib.closing(run):
+        folder, manifest = getattr(run, step)
+    assert screen.struck
+    assert table(run, folder.name) == table(alone, folder.name)
+    assert manifest["notes"]["cluster"]["parts"] == 40
+    assert manifest["notes"]["cluster"]["workers"] >= 2
+    assert not (folder / "parts").exists()
+    # What ran where does not count: the next run on this machine takes it as it is.
+    assert getattr(run_of(tmp_path), step)[1] == manifest
+
+
+def test_a_slow_worker_changes_nothing(tmp_path, alone, address):
+    run = run_of(tmp_path, f"engine.scheduler={address}")
+    with contextlib.closing(run):
+        assert run.prepared
+        with slow(min(run.cluster.client.run(os.getpid).values())):
+            assert run.features
+    assert table(run, "2-features") == table(alone, "2-features")
+
+
+def test_fits_that_hold_their_table_are_the_same_to_the_last_bit(tmp_path, alone, address):
+    screen = Striking("fits", lambda: kill_one(run))
+    run = run_of(tmp_path, f"engine.scheduler={address}", "heads.features=['context']", screen=screen)
+    with contextlib.closing(run):
+        folder, manifest = run.heads
+    assert screen.struck
+    found, expected = (pd.read_parquet(place / PREDICTIONS) for place in (folder, alone.heads[0]))
+    pd.testing.assert_frame_equal(found, expected[list(found)], check_exact=True)
+    for number in range(3):
+        name = f"xgboost_context/booster-{number}.ubj"
+        assert (folder / name).read_bytes() == (alone.heads[0] / name).read_bytes()
+    assert not any(name.startswith(("tables", "remote")) for name in manifest["files"])
+    assert run_of(tmp_path, "heads.features=['context']").heads[1] == manifest
+
+
+def test_fits_on_a_spread_table_agree_though_a_worker_is_killed(tmp_path, alone, address):
+    screen = Striking("fits", lambda: kill_one(run), share=0.3)
+    settings = ["engine.heads=spread", "heads.features=['context']"]
+    run = run_of(tmp_path, f"engine.scheduler={address}", *settings, screen=screen)
+    with contextlib.closing(run):
+        folder, manifest = run.heads
+    assert screen.struck
+    found, expected = (pd.read_parquet(place / PREDICTIONS) for place in (folder, alone.heads[0]))
+    assert abs(found["prob_logistic_context"] - expected["prob_logistic_context"]).max() < 2e-3
+    learned = expected["split"] == "train"
+    scores = [
+        roc_auc_score(each["label"][learned], each["prob_xgboost_context"][learned]) for each in (found, expected)
+    ]
+    assert scores[0] == pytest.approx(scores[1], abs=0.03)
+    assert (folder / "xgboost_context" / "head.json").is_file()
+    # Other numbers than those of one memory: never taken for them.
+    assert manifest["inputs"]["spread context"] == "yes"
+
+
+def test_a_broken_off_table_goes_on_and_a_damaged_part_is_made_again(tmp_path, alone, address):
+    class BrokenOffError(Exception):
+        pass
+
+    def break_off():
+        raise BrokenOffError
+
+    run = run_of(tmp_path, f"engine.scheduler={address}", screen=Striking(LABELS["features"], break_off, share=0.5))
+    with contextlib.closing(run), pytest.raises(BrokenOffError):
+        run.features  # noqa: B018 - a property that does work
+    parts = sorted((run.folder / "2-features.partial" / "parts").glob("part-*.parquet"))
+    assert len(parts) >= 20
+    before = {path: path.stat().st_mtime_ns for path in parts}
+    spoilt = bytearray(parts[3].read_bytes())
+    spoilt[len(spoilt) // 2] ^= 1
+    parts[3].write_bytes(spoilt)
+    again = run_of(tmp_path, f"engine.scheduler={address}")
+    with contextlib.closing(again):
+        manifest = again.features[1]
+    assert table(again, "2-features") == table(alone, "2-features")
+    assert manifest["notes"]["cluster"]["parts"] <= 40 - len(before) + 1
+
+
+def test_workers_need_what_the_run_needs_from_its_store(tmp_path, address):
+    # Every process has a memory of its own.
+    run = run_of(tmp_path, f"engine.scheduler={address}", "engine.store=memory://here")
+    with (
+        contextlib.closing(run),
+        pytest.raises(InputError, match=r"every worker must see the run's data under memory:"),
+    ):
+        run.features  # noqa: B018
+
+
+def test_a_lost_scheduler_ends_the_run_and_one_machine_goes_on(tmp_path, alone):
+    (tmp_path / "cluster").mkdir()
+    with contextlib.ExitStack() as stack:
+        found = stack.enter_context(cluster(tmp_path / "cluster", workers=1))
+        run = run_of(tmp_path, f"engine.scheduler={found}", screen=Striking(LABELS["features"], stack.close))
+        with contextlib.closing(run), pytest.raises(InputError, match="connection to the cluster was lost"):
+            run.features  # noqa: B018
+    assert run_of(tmp_path, "engine.workers=1").features
+    assert table(run, "2-features") == table(alone, "2-features")
+
+
+def test_a_worker_that_cannot_get_the_code_is_named(tmp_path):
+    with cluster(tmp_path, 1, "--no-nanny") as found:
+        engine = Cluster(EngineConfig(scheduler=found), tmp_path / "run", 1, Screen())
+        with contextlib.closing(engine), pytest.raises(InputError, match=r"could not be given this checkout's code"):
+            engine.connect()
+
+
+def test_a_task_that_ends_every_worker_is_given_up(tmp_path, address):
+    engine = Cluster(EngineConfig(scheduler=address), tmp_path / "run", 1, Screen())
+    words = r"a task ended 4 workers, one after the other, .*\(last: tcp://"
+    with contextlib.closing(engine), pytest.raises(InputError, match=words):
+        list(engine.run([(os._exit, (1,))]))
+
+
+def test_no_scheduler_is_said_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("histoblend.pipelines.engine.cluster.ANSWER_S", 1)
+    engine = Cluster(EngineConfig(scheduler="tcp://127.0.0.1:9"), tmp_path, 1, Screen())
+    with contextlib.closing(engine), pytest.raises(InputError, match=r"tcp://127\.0\.0\.1:9 does not answer"):
+        engine.connect()
+
+
+def test_no_worker_is_said_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("histoblend.pipelines.engine.cluster.FIRST_WORKER_S", 1)
+    with cluster(tmp_path, 0) as found:
+        engine = Cluster(EngineConfig(scheduler=found), tmp_path / "run", 1, Screen())
+        with contextlib.closing(engine), pytest.raises(InputError, match=r"none came in 1 s\. Start some: dask worker"):
+            engine.connect()
+
+
+@pytest.mark.parametrize("value", ["dask", "host:8786", "http://host:8786", ""])
+def test_another_word_for_a_scheduler_is_refused(value):
+    with pytest.raises(InputError, match=r"engine\.scheduler: .* must be local, dask-local or an address"):
+        load_config(ROOT / "configs" / "phantom.toml", [f"engine.scheduler={value}"])
+
+
+@pytest.fixture
+def bucket(monkeypatch):
+    """A bucket on an S3-compatible server of this machine, for this process and those that it starts."""
+    pytest.importorskip("moto")
+    pytest.importorskip("s3fs")
+    import s3fs
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    given = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+    for name, value in {**given, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
+        monkeypatch.setenv(name, value)
+    s3fs.S3FileSystem().mkdir("slides")
+    yield "s3://slides/deep"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+def test_an_object_store_between_machines_gives_the_same(tmp_path, alone, bucket):
+    (tmp_path / "cluster").mkdir()
+    with cluster(tmp_path / "cluster", 2) as found:
+        settings = [
+            f"engine.scheduler={found}",
+            f"engine.store={bucket}",
+            "heads.features=['both']",
+            "heads.heads=['logistic']",
+            "features.shard=40",
+        ]
+        run = run_of(tmp_path, *settings)
+        with contextlib.closing(run):
+            heads = run.heads[0]
+    assert table(run, "2-features") == table(alone, "2-features")
+    assert table(run, "3-embeddings") == table(alone, "3-embeddings")
+    expected = pd.read_parquet(alone.heads[0] / PREDICTIONS)
+    found = pd.read_parquet(heads / PREDICTIONS)
+    pd.testing.assert_frame_equal(found, expected[list(found)])
+    left = Store(bucket).inside(run.config.name)
+    # Both tables stay there as Parquet; what heads needed for the moment does not.
+    kept = [name.rpartition("-")[0] for name in left.names()]
+    assert sorted(kept) == ["2-features", "3-embeddings", "patches"]
+    folder = left.inside(next(name for name in left.names() if name.startswith("2-features")))
+    parts = [pd.read_parquet(io.BytesIO(folder.read(name))) for name in folder.names() if name.endswith(".parquet")]
+    whole = pd.concat(parts).set_index("row").sort_index()
+    np.testing.assert_array_equal(whole.to_numpy(), np.load(run.folder / "2-features" / "values.npy"))
+
+
+def test_the_image_holds_what_workers_need():
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = {word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]}
+    assert {name for name in PACKAGES if not name.endswith(".py")} <= copied
+    assert "src" in copied
+    assert all((ROOT / name).exists() for name in copied)

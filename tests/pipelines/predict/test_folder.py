@@ -1,0 +1,388 @@
+"""Predict: the pipeline's own probabilities from files alone, whatever the batches; what is odd is said and skipped."""
+
+import json
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+import histoblend.features.handcrafted.slide_context
+import histoblend.features.networks.embeddings
+import histoblend.models.predictor
+import histoblend.pipelines.predict.shards
+from histoblend.data.errors import InputError
+from histoblend.models.bundle import open_bundle
+from histoblend.models.predictor import open_predictor
+from histoblend.pipelines.commands import baseline
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.predict.explanation import file_name
+from histoblend.pipelines.predict.folder import predict_folder
+from histoblend.pipelines.predict.shards import Options
+from histoblend.pipelines.run import Run
+from histoblend.pipelines.runtime.screen import Screen
+from histoblend.pipelines.steps.outputs import write_bundle
+from tests import ROOT
+
+SMALL = ["data.n=200", "data.slides=10", "split.folds=2", "report.draws=100", "report.repeats=1", "data.difficulty=0.2"]
+SMALL += ["embeddings.backbone=efficientnet-lite0", "embeddings.size=96", "embeddings.stages=1", "name=small"]
+SMALL += ["features.families=['colour','stain']", "heads.features=['colour','handcrafted','embeddings','context']"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished baseline on a small phantom."""
+    made = Run(load_config(ROOT / "configs" / "phantom.toml", SMALL), tmp_path_factory.mktemp("runs"))
+    baseline(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def held_out(run, tmp_path_factory):
+    """Test patches of the run as files, their slides as CSV, and what the run predicts for them."""
+    folder = tmp_path_factory.mktemp("patches")
+    predictions = pd.read_parquet(run.folder / "predictions.parquet")
+    test = np.flatnonzero(predictions["split"] == "test")
+    for number, row in enumerate(test):
+        place = folder / "in" / f"part{number % 3}"
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(run.patches.pixels[row]).save(place / f"{predictions['patch_id'][row]}.png")
+    table = predictions.iloc[test].set_index("patch_id")
+    table["slide"].rename_axis("id").to_csv(folder / "slides.csv")
+    return SimpleNamespace(files=folder / "in", slides=folder / "slides.csv", table=table)
+
+
+def predict(run, held_out, out, *, slides=False, explain=(), files=None, **options):
+    status = predict_folder(
+        run.folder / "bundle",
+        files or held_out.files,
+        out,
+        options=Options(**options),
+        slides=held_out.slides if slides else None,
+        explain=explain,
+        screen=Screen(),
+    )
+    return status, pd.read_csv(out, dtype={"id": str}, keep_default_na=False).set_index("id")
+
+
+@pytest.mark.parametrize("model", ["logistic_colour", "xgboost_handcrafted", "logistic_embeddings", "logistic_context"])
+def test_files_and_bundle_give_the_probabilities_of_the_run(run, held_out, tmp_path, model):
+    status, table = predict(run, held_out, tmp_path / "out.csv", slides=True, model=model)
+    assert status == 0
+    assert set(table.index) == set(held_out.table.index)
+    expected = held_out.table.loc[table.index, f"prob_{model}"]
+    np.testing.assert_allclose(table["probability"], expected, atol=1e-9, rtol=0)
+    ladder = pd.read_csv(run.folder / "ladder.csv")
+    threshold = ladder[(ladder["model"] == model) & (ladder["split"] == "oof")]["threshold"].iloc[0]
+    assert table["label"].tolist() == (expected >= threshold).astype(int).tolist()
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("options", [{"shard": 1}, {"shard": 7, "workers": 2}, {"shard": 512, "workers": 2}])
+def test_no_bit_depends_on_batches_or_workers(run, held_out, tmp_path, options):
+    for model in ("", "logistic_handcrafted", "logistic_context"):
+        given = {"model": model, "slides": model == "logistic_context"}
+        _, first = predict(run, held_out, tmp_path / "a.csv", **given)
+        _, second = predict(run, held_out, tmp_path / "b.csv", **given, **options)
+        pd.testing.assert_frame_equal(first, second, check_exact=True)
+
+
+def test_a_large_slide_is_compared_through_a_file_with_the_same_bits(run, held_out, tmp_path, monkeypatch):
+    options = {"model": "logistic_context", "slides": True}
+    _, first = predict(run, held_out, tmp_path / "a.csv", **options)
+    monkeypatch.setattr(histoblend.pipelines.predict.shards, "MOST_IN_MEMORY", 0)
+    monkeypatch.setattr(histoblend.features.handcrafted.slide_context, "_AT_ONCE", 1)
+    _, second = predict(run, held_out, tmp_path / "b.csv", **options, shard=7)
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+
+
+def test_the_bundle_says_how_large_a_pixel_of_its_patches_is(run):
+    assert open_bundle(run.folder / "bundle").index["patch"]["mpp"] == 0.972
+
+
+def test_without_slides_a_model_that_needs_none_takes_over_and_says_so(run, held_out, tmp_path, capsys):
+    models = open_bundle(run.folder / "bundle").index["models"]
+    best = max((name for name in models if not name.endswith("_context")), key=lambda name: models[name]["auc"])
+    _, table = predict(run, held_out, tmp_path / "out.csv")
+    np.testing.assert_allclose(table["probability"], held_out.table.loc[table.index, f"prob_{best}"], atol=1e-9)
+    with pytest.raises(InputError, match=r"compares a patch with the rest of its slide.*Give SLIDES"):
+        predict(run, held_out, tmp_path / "out.csv", model="xgboost_context")
+    with pytest.raises(InputError, match=r"the model must be one of .*got 'svm'"):
+        predict(run, held_out, tmp_path / "out.csv", model="svm")
+    with pytest.raises(InputError, match="the operating point must be one of youden; got 'best'"):
+        predict(run, held_out, tmp_path / "out.csv", point="best")
+
+
+class Mean:
+    """Stands in for an ensemble: the plain mean of its members."""
+
+    def __init__(self, members, thresholds):
+        self.members, self.thresholds = members, thresholds
+
+    @classmethod
+    def from_dict(cls, state):
+        return cls(tuple(state["members"]), state["thresholds"])
+
+    def predict(self, probabilities):
+        return probabilities.mean(axis=1)
+
+
+class Redness:
+    """Stands in for a fine-tuned network: log odds by the mean of red."""
+
+    width = 1
+
+    def __call__(self, patches):
+        return ((patches[..., 0].mean(axis=(1, 2)) - 180) / 10).astype(np.float32)[:, None]
+
+
+@pytest.fixture
+def blended(run, tmp_path, monkeypatch):
+    """A bundle with a network and an ensemble, both as the contract says and no more."""
+    (tmp_path / "cnn").mkdir()
+    (tmp_path / "cnn" / "cnn.json").write_text("{}")
+    stored = {
+        "default": {"members": ["logistic_colour", "logistic_context", "cnn"], "thresholds": {"youden": 0.4}},
+        "without_slides": {"members": ["logistic_colour", "cnn"], "thresholds": {"youden": 0.6}},
+    }
+    (tmp_path / "ensemble.json").write_text(json.dumps(stored))
+    for name, content in (
+        ("histoblend.models.ensemble", {"Ensemble": Mean}),
+        ("histoblend.models.cnn", {"open_cnn": lambda folder: Redness() if (folder / "cnn.json").is_file() else None}),
+    ):
+        module = ModuleType(name)
+        module.__dict__.update(content)
+        monkeypatch.setitem(sys.modules, name, module)
+    steps = pd.read_csv(run.folder / "ladder.csv")
+    row = steps[steps["model"] == "logistic_colour"].assign(model="cnn", rung="cnn", head=np.nan)
+    held = SimpleNamespace(**{name: getattr(run, name) for name in ("config", "heads", "patches", "tables")})
+    held.folder = tmp_path / "run"
+    write_bundle(held, pd.concat([steps, row]), cnn=tmp_path / "cnn", ensemble=tmp_path / "ensemble.json")
+    return held
+
+
+@pytest.mark.parametrize(("slides", "threshold"), [(True, 0.4), (False, 0.6)])
+def test_an_ensemble_blends_its_members(run, blended, held_out, tmp_path, slides, threshold):
+    _, table = predict(blended, held_out, tmp_path / "out.csv", slides=slides)
+    rows = run.patches.table.set_index("patch_id").index.get_indexer(table.index)
+    red = run.patches.pixels[rows][..., 0].mean(axis=(1, 2))
+    members = [held_out.table.loc[table.index, "prob_logistic_colour"], 1 / (1 + np.exp((180 - red) / 10))]
+    members += [held_out.table.loc[table.index, "prob_logistic_context"]] if slides else []
+    expected = np.mean(members, axis=0)
+    np.testing.assert_allclose(table["probability"], expected, atol=1e-6)
+    assert table["label"].tolist() == (table["probability"] >= threshold).astype(int).tolist()
+
+
+def test_two_ids_never_share_an_explanation():
+    names = [file_name(name) for name in ("a b", "a_b", "a/b", "\u00e9", "\u00e8", "../x")]
+    assert len(set(names)) == len(names)
+    assert names[1] == "a_b"
+    assert all(name.isascii() and "/" not in name for name in names)
+
+
+def test_an_explanation_adds_up(run, blended, held_out, tmp_path, capsys):
+    name = held_out.table.index[3]
+    _, table = predict(blended, held_out, tmp_path / "out.csv", slides=True, explain=[name])
+    found = json.loads((tmp_path / f"explain-{name}.json").read_text())
+    assert found["probability"] == pytest.approx(table.loc[name, "probability"])
+    assert found["slide_context"]
+    assert found["members"]["logistic_handcrafted"] == pytest.approx(
+        held_out.table.loc[name, "prob_logistic_handcrafted"]
+    )
+    assert found["members"]["logistic_context"] == pytest.approx(held_out.table.loc[name, "prob_logistic_context"])
+    assert set(found["columns"]) == {
+        f"{head}_{part}" for head in ("logistic", "xgboost") for part in ("colour", "handcrafted")
+    }
+    first = found["columns"]["logistic_handcrafted"][0]
+    assert first["what"]
+    assert abs(first["log_odds"]) >= abs(found["columns"]["logistic_handcrafted"][1]["log_odds"])
+    assert found["saliency"]["model"] == "cnn"
+    assert np.shape(found["saliency"]["log_odds"]) == (8, 8)
+    with Image.open(tmp_path / f"explain-{name}.png") as picture:
+        assert picture.size == (2 * 96 * 4 + 8, 96 * 4)
+    assert "log odds by" in capsys.readouterr().out
+
+
+def test_prevalence_rescales_probabilities_and_keeps_labels(run, held_out, tmp_path):
+    _, before = predict(run, held_out, tmp_path / "a.csv", model="logistic_colour")
+    _, after = predict(run, held_out, tmp_path / "b.csv", model="logistic_colour", prevalence=0.9)
+    assert (after["probability"] > before["probability"]).all()
+    assert after["label"].tolist() == before["label"].tolist()
+    with pytest.raises(InputError, match=r"must lie between 0 and 1; got 1\.5"):
+        predict(run, held_out, tmp_path / "b.csv", prevalence=1.5)
+
+
+@pytest.fixture
+def odd(run, tmp_path):
+    """A folder with every kind of trouble."""
+    folder = tmp_path / "odd"
+    (folder / "deep" / "er").mkdir(parents=True)
+    patch = Image.fromarray(run.patches.pixels[0])
+    patch.save(folder / "good.tif")
+    patch.save(folder / "=cmd.png")
+    patch.save(folder / "twin.png")
+    patch.save(folder / "deep" / "er" / "twin.tif")
+    Image.fromarray(np.full((96, 96, 3), 250, np.uint8)).save(folder / "glass.png")
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "noise.png")
+    (folder / "cut.tif").write_bytes((folder / "good.tif").read_bytes()[:9000])
+    (folder / "text.tif").write_text("no image")
+    (folder / "notes.txt").write_text("beside the images")
+    patch.resize((64, 64)).save(folder / "small.png")
+    return folder
+
+
+def test_what_cannot_be_read_is_listed_and_the_rest_predicted(run, held_out, odd, tmp_path, capsys):
+    status, table = predict(run, held_out, tmp_path / "out.csv", files=odd)
+    assert status == 3
+    assert set(table.index) == {"good", "'=cmd", "twin.png", "deep/er/twin.tif", "glass", "noise"}
+    assert table["probability"].loc[["good", "'=cmd", "twin.png", "deep/er/twin.tif"]].nunique() == 1
+    assert "blank" in table["flags"]["glass"].split()
+    assert "out-of-distribution" in table["flags"]["noise"].split()
+    skipped = pd.read_csv(tmp_path / "out.csv.skipped.csv").set_index("file")["reason"]
+    assert set(skipped.index) == {"cut.tif", "text.tif", "small.png"}
+    assert skipped["small.png"] == "expected 96 × 96 pixels, got 64 × 64"
+    said = capsys.readouterr().out
+    assert "3 files were skipped" in said
+    assert "2 share a name with another and are called by their path" in said
+    for name in ("cut.tif", "text.tif", "small.png"):
+        (odd / name).unlink()
+    status, _ = predict(run, held_out, tmp_path / "out.csv", files=odd)
+    assert status == 0
+    assert not (tmp_path / "out.csv.skipped.csv").exists()
+
+
+def test_a_broken_prediction_goes_on_where_it_stopped(run, held_out, tmp_path, monkeypatch):
+    _, whole = predict(run, held_out, tmp_path / "whole.csv", shard=4)
+    calls = []
+    real = histoblend.models.predictor.Predictor.__call__
+
+    def counted(self, pixels):
+        calls.append(len(pixels))
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return real(self, pixels)
+
+    monkeypatch.setattr(histoblend.models.predictor.Predictor, "__call__", counted)
+    out = tmp_path / "out.csv"
+    with pytest.raises(KeyboardInterrupt):
+        predict(run, held_out, out, shard=4)
+    assert not out.exists()
+    work = tmp_path / ".out.csv.work"
+    parts = sorted(work.glob("*.npz"))
+    assert len(parts) == 3
+    parts[1].write_bytes(parts[1].read_bytes()[:100])
+    _, again = predict(run, held_out, out, shard=4)
+    # Two of the three finished shards are kept; the damaged one is made anew.
+    assert sum(calls[4:]) == len(whole) - 8
+    pd.testing.assert_frame_equal(again, whole, check_exact=True)
+    assert not work.exists()
+
+
+def test_other_files_never_meet_an_old_shard(run, held_out, tmp_path):
+    out = tmp_path / "out.csv"
+    work = tmp_path / ".out.csv.work"
+    histoblend.pipelines.predict.shards.open_work(work, {"files": "before"})
+    (work / "left").touch()
+    histoblend.pipelines.predict.shards.open_work(work, {"files": "before"})
+    assert (work / "left").exists()
+    predict(run, held_out, out)
+    assert not work.exists()
+
+
+def test_slides_of_too_few_patches_are_predicted_without(run, blended, held_out, tmp_path, capsys):
+    slides = pd.read_csv(held_out.slides)
+    slides["slide"] = np.where(np.arange(len(slides)) < 3, "tiny", slides["slide"])
+    slides.to_csv(tmp_path / "slides.csv", index=False)
+    held = SimpleNamespace(files=held_out.files, slides=tmp_path / "slides.csv")
+    _, some = predict(blended, held, tmp_path / "a.csv", slides=True)
+    _, none = predict(blended, held, tmp_path / "b.csv")
+    few = slides["id"][:3]
+    pd.testing.assert_frame_equal(some.loc[few], none.loc[few], check_exact=True)
+    assert (some["probability"] != none["probability"]).sum() == len(some) - 3
+    assert "3 patches stand in slides of 4 patches or fewer" in capsys.readouterr().out
+    slides.assign(id="x" + slides["id"]).to_csv(tmp_path / "slides.csv", index=False)
+    with pytest.raises(InputError, match="it knows none of"):
+        predict(run, held, tmp_path / "a.csv", slides=True)
+
+
+def test_the_reference_for_outliers_knows_training_slides_only(run):
+    from histoblend.pipelines.steps.outputs import _store_outliers
+
+    test = (run.patches.table["split"] == "test").to_numpy()
+    folder = run.tables["features"][0]
+    values = np.load(folder / "values.npy")
+    changed = np.where(test[:, None], 1e3, values).astype(np.float32)
+    made = []
+    for number, table in enumerate((values, changed, np.where(test[:, None], values, values + 1))):
+        place = run.folder / f"table{number}"
+        place.mkdir()
+        np.save(place / "values.npy", table)
+        (place / "columns.json").write_text((folder / "columns.json").read_text())
+        held = SimpleNamespace(config=run.config, patches=run.patches, tables={"features": (place, {})})
+        _store_outliers(held, place / "outliers")
+        made.append({path.name: path.read_bytes() for path in (place / "outliers").iterdir()})
+    assert made[0] == made[1]
+    assert made[0] != made[2]
+
+
+def test_nothing_of_tensorflow_is_imported(run, held_out, tmp_path):
+    code = (
+        "import sys; from histoblend.pipelines.__main__ import app; "
+        "app(sys.argv[1:], standalone_mode=False); "
+        "print(sorted({'tensorflow', 'keras', 'torch', 'jax'} & set(sys.modules)))"
+    )
+    arguments = ["--bundle", run.folder / "bundle", "--in", held_out.files, "--out", tmp_path / "out.csv"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, "predict", *map(str, arguments), "--model", "logistic_embeddings"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert len(pd.read_csv(tmp_path / "out.csv")) == len(held_out.table)
+
+
+def test_the_command_line_tells_a_wrong_bundle_in_one_line(tmp_path):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "histoblend.pipelines",
+            "predict",
+            "--bundle",
+            tmp_path,
+            "--in",
+            tmp_path,
+            "--out",
+            tmp_path / "o.csv",
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path}: expected a bundle with bundle.json; there is none.")
+    assert done.stderr.count("\n") == 1
+
+
+def test_the_network_travels_in_the_bundle(run, held_out, monkeypatch):
+    """Neither weights nor an export are needed to predict."""
+
+    monkeypatch.setattr(histoblend.features.networks.embeddings, "export_onnx", None)
+    bundle = open_bundle(run.folder / "bundle")
+    with open_predictor(bundle, ["logistic_embeddings"]) as predictor:
+        values = predictor(np.asarray(run.patches.pixels[:3]))
+    expected = np.load(run.tables["embeddings"][0] / "values.npy")[:3]
+    np.testing.assert_array_equal(values.embedding, expected)
+
+
+def test_the_card_states_data_scores_and_limits(run):
+    card = (run.folder / "bundle" / "MODEL_CARD.md").read_text()
+    for words in ("| learned from |", "| held out |", "logistic_context | held-out slides", "of no use on tissue"):
+        assert words in card

@@ -1,0 +1,133 @@
+"""Artefacts: reused only on an equal key, refused on another configuration, never half-written."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from histoblend.data.errors import InputError
+from histoblend.pipelines.runtime.artefacts import Outcome, StepSpec, manifest_digest, read_manifest, run_step
+
+SPEC = StepSpec(
+    "features", "2-features", ("data",), {"families": ["colour"], "depth": {"a": 1}}, {"1-patches": "d1"}, 0
+)
+
+
+class Builder:
+    """Counts how often it builds; writes ``content``; breaks when told to."""
+
+    def __init__(self, content="x", breaks=False):
+        self.calls, self.content, self.breaks, self.found = 0, content, breaks, []
+
+    def __call__(self, folder):
+        self.calls += 1
+        self.found = sorted(path.name for path in folder.iterdir())
+        (folder / "values.txt").write_text(self.content)
+        if self.breaks:
+            raise OSError("disk full")
+        return Outcome(3, {"note": 1})
+
+
+def run(tmp_path, builder, spec=SPEC, rebuild=False):
+    said = []
+    folder, manifest = run_step(spec, tmp_path, builder, rebuild=rebuild, say=said.append)
+    return folder, manifest, said
+
+
+def test_an_equal_key_is_reused_and_said(tmp_path):
+    builder = Builder()
+    folder, manifest, _ = run(tmp_path, builder)
+    again, same, said = run(tmp_path, builder)
+    assert builder.calls == 1
+    assert (again, same) == (folder, manifest)
+    assert said == [f"features: up to date (3 rows, {folder})"]
+
+
+def test_the_manifest_tells_how_it_was_made(tmp_path):
+    folder, _, _ = run(tmp_path, Builder())
+    manifest = read_manifest(folder)
+    assert manifest["rows"] == 3
+    assert manifest["config"] == SPEC.config
+    assert manifest["seed"] == 0
+    assert manifest["inputs"] == {"1-patches": "d1"}
+    assert manifest["files"].keys() == {"values.txt"}
+    assert manifest["libraries"]["numpy"].count(".") == 2
+    assert manifest["peak_mb"] > 10
+    assert {"seconds", "made", "commit", "python", "machine"} <= manifest.keys()
+    assert not (tmp_path / "2-features.partial").exists()
+
+
+def test_another_configuration_is_refused_naming_the_difference(tmp_path):
+    run(tmp_path, Builder("old"))
+    other = replace(SPEC, config={"families": ["colour"], "depth": {"a": 2}}, seed=1)
+    with pytest.raises(InputError, match=r"depth.a was 1, is now 2; seed was 0, is now 1\. Choose another run name"):
+        run(tmp_path, Builder("new"), other)
+    assert (tmp_path / "2-features" / "values.txt").read_text() == "old"
+    _, _, said = run(tmp_path, Builder("new"), other, rebuild=True)
+    assert (tmp_path / "2-features" / "values.txt").read_text() == "new"
+    assert said == ["features: rebuilding (depth.a was 1, is now 2; seed was 0, is now 1)"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (replace(SPEC, inputs={"1-patches": "d2"}), "features: rebuilding, its input changed"),
+        (replace(SPEC, sources=("data", "features")), "features: rebuilding, its code changed"),
+    ],
+)
+def test_a_changed_input_or_code_rebuilds(tmp_path, spec, words):
+    builder = Builder()
+    run(tmp_path, builder)
+    assert run(tmp_path, builder, spec)[2] == [words]
+    assert builder.calls == 2
+
+
+def test_an_altered_file_is_noticed_and_rebuilt(tmp_path):
+    builder = Builder("abc")
+    folder, first, _ = run(tmp_path, builder)
+    (folder / "values.txt").write_text("abd")
+    _, second, said = run(tmp_path, builder)
+    assert said == ["features: rebuilding, values.txt is missing or altered"]
+    assert (folder / "values.txt").read_text() == "abc"
+    assert manifest_digest(first) == manifest_digest(second)
+
+
+def test_a_broken_run_leaves_no_result_and_its_work_is_kept_for_the_same_key_only(tmp_path):
+    with pytest.raises(OSError, match="disk full"):
+        run(tmp_path, Builder(breaks=True))
+    assert not (tmp_path / "2-features").exists()
+    same = Builder()
+    run(tmp_path, same)
+    assert same.found == ["key.json", "values.txt"]
+    with pytest.raises(OSError, match="disk full"):
+        run(tmp_path, Builder(breaks=True), replace(SPEC, inputs={"1-patches": "d2"}))
+    other = Builder()
+    run(tmp_path, other, replace(SPEC, inputs={"1-patches": "d3"}))
+    assert other.found == ["key.json"]
+
+
+def test_a_spoilt_manifest_is_named(tmp_path):
+    folder, sound, _ = run(tmp_path, Builder())
+    (folder / "manifest.json").write_text("{")
+    with pytest.raises(InputError, match="expected JSON"):
+        run(tmp_path, Builder())
+    (folder / "manifest.json").unlink()
+    with pytest.raises(InputError, match="expected a finished step"):
+        run(tmp_path, Builder())
+    for spoilt in ([], {**sound, "files": ["values.txt"]}, {**sound, "config": 1}, {**sound, "notes": None}):
+        (folder / "manifest.json").write_text(json.dumps(spoilt))
+        with pytest.raises(InputError, match=r"expected the manifest of a step.*--rebuild"):
+            run(tmp_path, Builder())
+    (folder / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(InputError, match="expected JSON"):
+        run(tmp_path, Builder())
+    assert run(tmp_path, Builder(), rebuild=True)[2] == ["features: rebuilding, its manifest is unreadable"]
+
+
+def test_the_manifest_digest_follows_the_files(tmp_path):
+    digests = set()
+    for content in ("a", "b"):
+        folder, manifest, _ = run(tmp_path / content, Builder(content))
+        digests.add(manifest_digest(manifest))
+        assert json.loads((folder / "manifest.json").read_text()) == manifest
+    assert len(digests) == 2

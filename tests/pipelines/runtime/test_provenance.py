@@ -1,0 +1,43 @@
+"""Provenance: the digest of the code follows every file that a result depends on, and nothing else."""
+
+import pytest
+
+from histoblend.pipelines.runtime import provenance
+from histoblend.pipelines.runtime.provenance import code_digest, commit, library_versions
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch):
+    (tmp_path / "reports" / "templates").mkdir(parents=True)
+    (tmp_path / "pipelines").mkdir()
+    for name in (
+        "reports/report.py",
+        "reports/templates/style.css",
+        "pipelines/steps/heads.py",
+        "pipelines/runtime/screen.py",
+    ):
+        (tmp_path / name).write_text("a")
+    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["reports/report.py", "reports/templates/style.css", "pipelines/steps/heads.py"])
+def test_a_changed_file_changes_the_digest(tree, name):
+    before = code_digest(("reports", "pipelines/steps/heads.py"))
+    (tree / name).write_text("b")
+    assert code_digest(("reports", "pipelines/steps/heads.py")) != before
+
+
+def test_other_files_and_caches_do_not(tree):
+    before = code_digest(("reports", "pipelines/steps/heads.py"))
+    (tree / "pipelines" / "console.py").write_text("b")
+    (tree / "reports" / "__pycache__").mkdir()
+    (tree / "reports" / "__pycache__" / "page.pyc").write_text("b")
+    assert code_digest(("reports", "pipelines/steps/heads.py")) == before
+
+
+def test_versions_and_commit_are_those_of_this_checkout():
+    import numpy
+
+    assert library_versions()["numpy"] == numpy.__version__
+    assert commit()

@@ -1,0 +1,30 @@
+"""The last words of a run that is stopped."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from tests import ROOT
+
+SILENCED = """
+import os, time
+from histoblend.pipelines.runtime.signals import now_at, stop_on_signals
+stop_on_signals()
+now_at("cnn")
+os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+print("begun", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("number", "name"), [(signal.SIGTERM, "SIGTERM"), (signal.SIGINT, "Ctrl-C")])
+def test_they_are_heard_while_libraries_are_silenced(number, name):
+    command = [sys.executable, "-c", SILENCED]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "begun\n"
+        process.send_signal(number)
+        said = process.stderr.read()
+    assert process.returncode == 128 + number
+    assert f"stopped ({name}): finished steps and shards are kept; the same command goes on at step 'cnn'." in said

@@ -1,0 +1,181 @@
+"""Step 5: the fine-tuned network out of fold, what it may not see, and that a broken run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histoblend.data.errors import InputError
+from histoblend.models.cnn import open_cnn
+from histoblend.pipelines.analysis.saliency import open_saliency, probe_saliency
+from histoblend.pipelines.config import Config, load_config
+from histoblend.pipelines.run import Run
+from histoblend.pipelines.runtime.screen import Screen
+from histoblend.pipelines.steps.cnn import check_cnn, cnn_settings, cnn_spec, train_cnn
+from tests import ROOT
+
+TINY = [
+    "data.n=64",
+    "data.slides=12",
+    "split.folds=3",
+    "cnn.folds=2",
+    "cnn.backbone=efficientnet-lite0",
+    "cnn.weights=random",
+    "cnn.size=32",
+    "cnn.epochs=1",
+    "cnn.batch=8",
+]
+
+
+def config(*settings: str) -> Config:
+    return load_config(ROOT / "configs" / "phantom.toml", [*TINY, *settings])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return Run(config(), tmp_path_factory.mktemp("runs"))
+
+
+def read(folder: Path) -> pd.DataFrame:
+    return pd.read_parquet(folder / "predictions.parquet")
+
+
+@pytest.fixture(scope="module")
+def finished(run: Run) -> Path:
+    return run.cnn[0]
+
+
+def test_folds_that_were_left_out_have_no_prediction(run: Run, finished: Path) -> None:
+    table, probability = run.patches.table, read(finished)["prob_cnn"].to_numpy()
+    fold = table["fold"].to_numpy()
+    assert np.isnan(probability[fold == 2]).all()
+    rest = probability[fold != 2]
+    assert ((rest > 0) & (rest < 1)).all()
+    assert run.cnn[1]["notes"]["folds"] == 2
+
+
+def test_the_stored_network_gives_the_test_predictions(run: Run, finished: Path) -> None:
+    test = (run.patches.table["split"] == "test").to_numpy()
+    log_odds = open_cnn(finished / "model")(run.patches.pixels[test])[:, 0]
+    np.testing.assert_allclose(read(finished)["prob_cnn"][test], 1 / (1 + np.exp(-log_odds.astype(float))), atol=1e-12)
+
+
+def test_the_history_tells_every_training(finished: Path) -> None:
+    history = pd.read_csv(finished / "history.csv")
+    epochs = history.groupby("run", sort=False)["epoch"].agg(list)
+    assert list(epochs.index) == ["0", "1", "final"]
+    assert epochs["0"] == epochs["1"] == [0, 1]
+    folds = history[history["run"] != "final"]
+    assert folds["auc"].between(0, 1).all()
+    # No slide is set aside for the refit: the folds say for how long.
+    best = folds[folds["kept"]].groupby("run")["epoch"].max()
+    assert epochs["final"][-1] == np.ceil(best.median())
+    assert history.loc[history["run"] == "final", "auc"].isna().all()
+    assert not (finished / "work").exists()
+
+
+class _Killed(Screen):
+    """A screen on which the run is killed once some images were trained on."""
+
+    @contextmanager
+    def progress(self, label: str, total: int, unit: str = "patches") -> Iterator[Any]:
+        done = 0
+
+        def advance(count: int) -> None:
+            nonlocal done
+            done += count
+            if label == "fine-tuning" and done > total / 2:
+                raise KeyboardInterrupt
+
+        yield advance
+
+
+def test_a_killed_run_goes_on_and_no_held_out_label_changes_anything(run: Run, finished: Path, tmp_path: Path) -> None:
+    patches = run.patches
+    table = patches.table.copy()
+    test = table["split"] == "test"
+    table.loc[test, "label"] = 1 - table.loc[test, "label"]
+    other = replace(patches, table=table)
+    with pytest.raises(KeyboardInterrupt):
+        train_cnn(run.config, other, tmp_path, workers=1, screen=_Killed())
+    assert (tmp_path / "work" / "fold-0" / "log-odds.npy").exists()
+    train_cnn(run.config, other, tmp_path, workers=2, screen=Screen())
+    pd.testing.assert_frame_equal(read(tmp_path), read(finished))
+    some = patches.pixels[:8]
+    np.testing.assert_array_equal(open_cnn(tmp_path / "model")(some), open_cnn(finished / "model")(some))
+
+
+def test_all_of_the_network_can_be_trained_without_room_for_its_inputs(run: Run, tmp_path: Path) -> None:
+    options = ["cnn.trained=all", "cnn.batch_norm=trained", "cnn.cache_gb=0", "cnn.folds=1", "cnn.d4=false"]
+    outcome = train_cnn(config(*options), run.patches, tmp_path, workers=1, screen=Screen())
+    assert outcome.notes["settings"]["trained"] == "all"
+    known = read(tmp_path)["prob_cnn"].dropna()
+    assert known.between(0, 1).all()
+    assert len(known) == run.patches.table["fold"].isin([0, -1]).sum()
+
+
+def test_the_step_depends_on_its_options_but_not_on_the_room_for_maps() -> None:
+    plain = cnn_spec(config(), "x").identity()
+    assert cnn_spec(config("cnn.cache_gb=0"), "x").identity() == plain
+    assert cnn_spec(config("cnn.jitter=0.2"), "x").identity() != plain
+    assert cnn_spec(config("seed=1"), "x").identity() != plain
+
+
+def test_auto_is_decided_for_this_machine() -> None:
+    settings = cnn_settings(config())
+    assert settings.trained in ("top", "all")
+    assert settings.precision in ("float32", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["cnn.folds=4"], r"cnn\.folds must be at most split\.folds, 3; got 4"),
+        (["cnn.backbone=resnet"], "resnet50"),
+        (["cnn.backbone=mobilenet-v2", "cnn.size=16"], "at least 32 × 32 pixels; got 16 × 16"),
+    ],
+)
+def test_wrong_options_are_found_at_once(settings: list[str], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_cnn(config(*settings))
+
+
+@pytest.fixture(scope="module")
+def probed(run: Run, finished: Path) -> Path:
+    return run.saliency_probe[0]
+
+
+def test_maps_are_those_of_held_out_patches_and_mean_what_the_network_predicts(run: Run, probed: Path) -> None:
+    view = open_saliency(probed)
+    table = run.patches.table.set_index("patch_id").loc[view.patches["patch_id"]]
+    assert set(table["split"]) == {"test"}
+    assert view.facts["held_out"] == (run.patches.table["split"] == "test").sum()
+    probability = view.patches["prob_cnn"]
+    np.testing.assert_allclose(view.patches["log_odds"], np.log(probability / (1 - probability)), rtol=1e-3, atol=1e-3)
+    right = (probability >= view.facts["threshold"]).to_numpy() == (table["label"] == 1).to_numpy()
+    assert (view.patches["outcome"].str.startswith("true").to_numpy() == right).all()
+    assert (view.patches["outcome"].str.endswith("positive") == (probability >= view.facts["threshold"])).all()
+    shown = view.patches[view.patches["shown"]]
+    assert len(view.last) == len(shown) > 0
+    assert shown["outcome"].value_counts().max() <= 6
+    np.testing.assert_allclose(view.last.mean(axis=(1, 2)), shown["log_odds"], rtol=1e-4, atol=1e-5)
+    assert set(view.sanity["patch_id"]) <= set(view.patches["patch_id"])
+
+
+def test_maps_are_made_once_and_the_same_again(run: Run, probed: Path, tmp_path: Path) -> None:
+    assert probed == run.folder / "probes" / "saliency"
+    assert set(run.saliency_probe[1]["inputs"]) == {"1-patches", "5-cnn"}
+    again = Run(run.config, run.root)
+    assert again.saliency_probe[1]["made"] == run.saliency_probe[1]["made"]
+    probe_saliency(run.config, run.patches, run.cnn[0], tmp_path, Screen())
+    first, second = open_saliency(probed), open_saliency(tmp_path)
+    pd.testing.assert_frame_equal(first.patches, second.patches)
+    pd.testing.assert_frame_equal(first.sanity, second.sanity)
+    np.testing.assert_array_equal(first.last, second.last)

@@ -1,0 +1,83 @@
+"""The embeddings step: what it is keyed on, what it says and what it leaves behind."""
+
+import json
+
+import numpy as np
+import pytest
+
+import histoblend.pipelines.steps.embeddings
+from histoblend.data.errors import InputError
+from histoblend.features.networks.embeddings import Engine, embedding_compute
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.run import Run
+from histoblend.pipelines.steps.embeddings import check_embeddings, embeddings_spec
+from tests import ROOT
+
+TINY = ["data.n=24", "data.slides=8", "split.folds=2", "embeddings.engine=keras", "embeddings.size=32"]
+TINY += ["embeddings.backbone=efficientnet-lite0"]
+
+
+def config(*settings):
+    return load_config(ROOT / "configs" / "phantom.toml", [*TINY, *settings])
+
+
+def test_the_step_writes_what_the_transformer_gives_and_says_with_what(tmp_path, capsys):
+    options = ["embeddings.weights=random", "embeddings.stages=2", "embeddings.centre=32", "embeddings.pooling=both"]
+    run = Run(config(*options), tmp_path)
+    folder, manifest = run.embeddings
+    compute = embedding_compute(weights="random", size=32, stages=2, centre=32, pooling="both", engine="keras")
+    np.testing.assert_array_equal(np.load(folder / "values.npy"), compute(run.patches.pixels))
+    assert json.loads((folder / "columns.json").read_text()) == list(compute.columns)
+    notes = manifest["notes"]
+    backend = notes["engine"]["backend"]
+    assert notes["engine"] == {"name": "keras", "backend": backend, "precision": "float32", "gpu": False}
+    assert notes["weights"] == {"efficientnet-lite0": {"kind": "random", "seed": "0"}}
+    assert manifest["inputs"]["weights"] == "random, seed 0"
+    said = capsys.readouterr().out
+    assert f"efficientnet-lite0 at 32 px, {compute.width} columns; Keras on {backend}, float32" in " ".join(
+        said.split()
+    )
+
+
+def test_pretrained_weights_are_recorded_with_their_digest():
+    digest = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+    assert histoblend.pipelines.steps.embeddings.weights_source("efficientnet-lite0", "imagenet") == {
+        "kind": "imagenet",
+        "file": "efficientnet-lite0-57934424.pth",
+        "sha256": digest,
+        "licence": "Apache-2.0",
+    }
+    assert embeddings_spec(config(), "x").inputs["weights"] == f"sha256:{digest}"
+
+
+def test_another_file_of_weights_and_another_engine_rebuild(tmp_path, monkeypatch):
+    file = tmp_path / "own.h5"
+    file.write_bytes(b"1")
+    chosen = config(f"embeddings.weights={file}")
+    first = embeddings_spec(chosen, "x")
+    file.write_bytes(b"2")
+    second = embeddings_spec(chosen, "x")
+    assert first.inputs["weights"] != second.inputs["weights"]
+    monkeypatch.setattr(
+        "histoblend.features.networks.embeddings.choose_engine",
+        lambda *options: Engine("keras", "jax", "bfloat16", True),
+    )
+    third = embeddings_spec(chosen, "x")
+    assert third.inputs["engine"] == "Keras on jax, bfloat16, GPU"
+    assert first.config == second.config == third.config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["embeddings.backbone=vgg"], "Did you mean 'vgg16'"),
+        (["embeddings.backbone=xception"], "at least 71 × 71 pixels; got 32 × 32"),
+        (["embeddings.stages=5"], "from 1 to 4"),
+        (["embeddings.weights=own.h5"], "existing file"),
+        (["embeddings.centre=97"], "inside the patches of 96 pixels; got 97"),
+        (["embeddings.engine=onnx", "embeddings.precision=float16"], "computes in float32"),
+    ],
+)
+def test_wrong_options_are_found_before_anything_runs(settings, message):
+    with pytest.raises(InputError, match=message):
+        check_embeddings(config(*settings))

@@ -1,0 +1,173 @@
+"""Step 6 on made-up predictions: what it writes, that no held-out label reaches it, and what the report makes of it."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from histoblend.data.errors import InputError
+from histoblend.models.calibration import POINTS
+from histoblend.models.ensemble import Ensemble
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.runtime.screen import Screen
+from histoblend.pipelines.steps.ensemble import combine, ensemble_spec, member_names, verdict
+from histoblend.pipelines.steps.report import decisions_view, ensemble_view
+from histoblend.reports.evaluation.ladder import ladder
+from histoblend.reports.report import write_report
+from histoblend.reports.sections.ensemble import gain_words
+from tests import ROOT
+from tests.reports.cohorts import make_inputs, make_predictions, model_names
+
+RUNGS = ("prevalence", "colour", "embeddings", "context", "nuclei")
+MEMBERS = ["logistic_colour", "logistic_embeddings", "logistic_context"]
+CONFIG = load_config(
+    ROOT / "configs" / "phantom.toml",
+    ["ensemble.combiners=['mean','weights']", "ensemble.draws=200", "report.draws=100"],
+)
+
+
+def cohort(**changes):
+    return make_predictions(7, slides=12, test_slides=4, per_slide=20, rungs=RUNGS, heads=("logistic",), **changes)
+
+
+def run_step(predictions, folder):
+    folder.mkdir()
+    return combine(
+        CONFIG, predictions[["patch_id", "slide", "split", "fold", "label"]], predictions, MEMBERS, folder, Screen()
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Predictions, the step's folder, and what it said of itself."""
+    predictions, folder = cohort(), tmp_path_factory.mktemp("run") / "6-ensemble"
+    return predictions, folder, run_step(predictions, folder)
+
+
+def test_members_are_all_models_but_prevalence_and_families_alone():
+    predictions = cohort().assign(prob_cnn=0.5)
+    assert member_names(predictions, ("nuclei",)) == [*MEMBERS, "cnn"]
+
+
+def test_the_step_writes_what_others_read(finished):
+    predictions, folder, outcome = finished
+    assert outcome.rows == len(predictions)
+    assert outcome.notes["members"] == MEMBERS
+    written = pd.read_parquet(folder / "predictions.parquet")
+    assert list(written) == ["patch_id", "prob_ensemble"]
+    assert written["patch_id"].tolist() == predictions["patch_id"].tolist()
+    content = json.loads((folder / "ensemble.json").read_text())
+    ensemble = Ensemble.from_dict(content["default"])
+    test = (predictions["split"] == "test").to_numpy()
+    columns = predictions[[f"prob_{member}" for member in MEMBERS]].to_numpy()
+    np.testing.assert_array_equal(written["prob_ensemble"][test], ensemble.predict(columns[test]))
+    # Training patches get what a fit without their fold gives, which is another one.
+    assert (written["prob_ensemble"][~test] != ensemble.predict(columns[~test])).any()
+    assert content["without_slides"]["members"] == MEMBERS[:2]
+    cuts = pd.read_parquet(folder / "thresholds.parquet")
+    assert (cuts.loc[test, list(POINTS)] == pd.Series(ensemble.thresholds)[list(POINTS)]).all(axis=None)
+    assert cuts.loc[~test].groupby(predictions["fold"][~test])["youden"].nunique().max() == 1
+
+
+def test_the_tables_say_what_the_predictions_say(finished):
+    predictions, folder, _ = finished
+    train = (predictions["split"] == "train").to_numpy()
+    labels = predictions["label"][train]
+    nested = pd.read_parquet(folder / "predictions.parquet")["prob_ensemble"][train]
+    gains = pd.read_csv(folder / "gains.csv")
+    best = max(MEMBERS, key=lambda member: roc_auc_score(labels, predictions[f"prob_{member}"][train]))
+    assert gains["over"].tolist() == [best, "best of the other folds"]
+    gain = roc_auc_score(labels, nested) - roc_auc_score(labels, predictions[f"prob_{best}"][train])
+    assert gains["gain"][0] == pytest.approx(gain)
+    assert gains["gain_low"][0] <= gain <= gains["gain_high"][0]
+    members = pd.read_csv(folder / "members.csv").set_index("member")
+    assert members["auc"][best] == pytest.approx(roc_auc_score(labels, predictions[f"prob_{best}"][train]))
+    combiners = pd.read_csv(folder / "combiners.csv").set_index("combiner")
+    columns = predictions[[f"prob_{member}" for member in MEMBERS]][train]
+    assert combiners["auc"]["mean"] == pytest.approx(roc_auc_score(labels, columns.mean(axis=1)))
+    assert combiners["auc"]["chosen anew in each fold"] == pytest.approx(roc_auc_score(labels, nested))
+    assert combiners["chosen"].sum() == 1
+
+
+def test_turning_the_test_labels_changes_nothing(finished, tmp_path):
+    predictions, folder, _ = finished
+    turned = predictions.assign(
+        label=np.where(predictions["split"] == "test", 1 - predictions["label"], predictions["label"])
+    )
+    run_step(turned, tmp_path / "turned")
+    for path in folder.iterdir():
+        assert (tmp_path / "turned" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_patches_without_a_members_prediction_are_left_out_and_counted(finished, tmp_path, capsys):
+    predictions, *_ = finished
+    gaps = predictions.assign(
+        prob_logistic_context=predictions["prob_logistic_context"].where(predictions["fold"] != 1)
+    )
+    outcome = run_step(gaps, tmp_path / "gaps")
+    missing = int((predictions["fold"] == 1).sum())
+    assert outcome.notes["left_out"] == missing
+    assert f"{missing} training patches lack a member's prediction" in capsys.readouterr().out
+    written = pd.read_parquet(tmp_path / "gaps" / "predictions.parquet")["prob_ensemble"]
+    assert (written.isna() == (predictions["fold"] == 1)).all()
+
+
+def test_one_class_among_what_members_predicted_is_refused(tmp_path):
+    predictions = cohort()
+    gaps = predictions["prob_logistic_context"].where((predictions["fold"] == 1) & (predictions["label"] == 0))
+    with pytest.raises(InputError, match=r"both classes.*cnn\.folds"):
+        run_step(predictions.assign(prob_logistic_context=gaps), tmp_path / "gaps")
+
+
+def test_without_slide_context_one_ensemble_serves_both(tmp_path):
+    predictions = cohort()
+    folder = tmp_path / "one"
+    folder.mkdir()
+    table = predictions[["patch_id", "slide", "split", "fold", "label"]]
+    combine(CONFIG, table, predictions, MEMBERS[:2], folder, Screen())
+    assert json.loads((folder / "ensemble.json").read_text())["without_slides"] is None
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "words"),
+    [
+        (0.001, 0.02, "helps"),
+        (-0.01, 0.02, "no evidence that it helps"),
+        (-0.02, -0.001, "hurts"),
+        (0.0, 0.1, "no evidence that it helps"),
+    ],
+)
+def test_the_verdict_is_plain(low, high, words):
+    assert verdict(low, high) == words
+
+
+def test_the_key_knows_the_setting():
+    assert ensemble_spec(CONFIG, {}).identity()["config"]["combiners"] == ["mean", "weights"]
+
+
+def test_the_report_shows_it_and_says_when_it_did_not_run(finished, tmp_path):
+    predictions, folder, outcome = finished
+    merged = predictions.merge(pd.read_parquet(folder / "predictions.parquet"), on="patch_id")
+    run = SimpleNamespace(combined=True, ensemble=(folder, {"notes": outcome.notes}), config=CONFIG)
+    view = ensemble_view(run)
+    inputs = make_inputs(7, slides=12, test_slides=4, per_slide=20, rungs=RUNGS, heads=("logistic",))
+    steps = ladder(merged, model_names(merged), draws=100)
+    decisions = decisions_view(run, merged, steps)
+    inputs = replace(inputs, predictions=merged, ladder=steps, ensemble=view, decisions=decisions)
+    text = write_report(tmp_path / "with", inputs).read_text(encoding="utf-8")
+    assert gain_words(view.gains) in text.replace("&#39;", "'")
+    rows = inputs.ladder[inputs.ladder.rung == "ensemble"]
+    assert rows.below.tolist() == [view.gains["over"][0]] * 2
+    # The ladder and the step's own table speak of the same gain.
+    assert rows.gain.iloc[0] == pytest.approx(view.gains["gain"][0])
+    table = text[text.index('id="operating-table"') :]
+    assert table[: table.index("</table>")].count("<tr ") == 2 * len(POINTS)
+    for name in ("ensemble-members", "ensemble-errors", "reliability", "calibration", "operating-points"):
+        assert len(pd.read_csv(tmp_path / "with" / f"{name}.csv"))
+    plain = write_report(tmp_path / "without", replace(inputs, ensemble=None)).read_text(encoding="utf-8")
+    assert "the ensemble, is no part of this run" in plain
+    assert "members-table" not in plain

@@ -1,0 +1,154 @@
+"""Step 1 as a whole: what the audit drops is listed and gone, what it keeps together stays together, memory is flat."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histoblend.data.audit.flags import FLAGS
+from histoblend.data.errors import InputError
+from histoblend.data.patches import PatchSet
+from histoblend.pipelines.commands import one_step
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.run import Run
+from histoblend.pipelines.runtime.screen import Screen
+from histoblend.pipelines.steps.patches import prepare_spec
+from histoblend.pipelines.terminal import show_audit
+from tests import ROOT
+
+
+def run_of(root, *settings, config="phantom"):
+    return Run(load_config(ROOT / "configs" / f"{config}.toml", ["name=r", *settings]), root)
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    run = run_of(tmp_path_factory.mktemp("runs"), "data.faults=true", "data.n=1200", "data.size=48", "engine.workers=2")
+    return run, one_step(run, "prepare")
+
+
+def test_what_was_dropped_is_listed_and_gone(planted):
+    run, folder = planted
+    audit = pd.read_parquet(folder / "audit.parquet")
+    table, set_aside = run.patches.table, pd.read_csv(folder / "set_aside.csv")
+    dropped = audit[audit["dropped_by"] != ""]
+    assert len(dropped) > 10
+    assert dropped["patch_id"].tolist() == set_aside["patch_id"].tolist()
+    assert set_aside["reason"].str.contains(r"\(audit\.").all()
+    assert audit.loc[audit["dropped_by"] == "", "patch_id"].tolist() == table["patch_id"].tolist()
+    assert len(run.patches.pixels) == len(table) == 1200 - len(dropped)
+
+
+def test_pixels_still_belong_to_their_rows(planted):
+    import hashlib
+
+    patches = planted[0].patches
+    for row in (0, 500, len(patches.table) - 1):
+        assert hashlib.sha256(patches.pixels[row].tobytes()).hexdigest() == patches.table["sha256"].iloc[row]
+
+
+def test_duplicates_and_patches_without_slide_stand_on_one_side(planted):
+    run, folder = planted
+    table = run.patches.table
+    place = table["split"] + table["fold"].astype(str)
+    audit = pd.read_parquet(folder / "audit.parquet").query("dropped_by == ''").reset_index(drop=True)
+    first = audit["duplicate_of"].where(audit["duplicate_of"] != "", audit["patch_id"])
+    assert (place.groupby(first).nunique() == 1).all()
+    assert first.duplicated().sum() > 5
+    assert (table.loc[table["slide"] == "(unmapped)", "group"] == "(unmapped)").all()
+    assert place[table["slide"] == "(unmapped)"].nunique() == 1
+
+
+def test_the_audit_is_shown_with_what_was_done(planted, capsys):
+    run, folder = planted
+    show_audit(run)
+    said = capsys.readouterr().out
+    for flag in FLAGS:
+        assert flag.name in said
+    assert "8 dropped" in said or "contradictory" in said
+    assert str(folder / "audit.parquet") in said
+    examples = pd.read_csv(folder / "examples.csv")
+    pictures = np.load(folder / "examples.npy")
+    assert pictures.shape == (len(examples), 48, 48, 3)
+    assert {"exact_duplicate", "near_duplicate", "blank", "pen"} <= set(examples["flag"])
+
+
+def test_undecodable_patches_have_a_row_too(kaggle_folder, tmp_path):
+    folder = kaggle_folder()
+    victim = next((folder / "train").glob("0005*"))
+    victim.write_bytes(b"")
+    place = one_step(run_of(tmp_path, "split.folds=3", f"data.path='{folder}'", config="kaggle"), "prepare")
+    audit = pd.read_parquet(place / "audit.parquet")
+    assert len(audit) == 60
+    assert audit.loc[audit["undecodable"], "patch_id"].tolist() == [victim.stem]
+    assert pd.read_csv(place / "audit.csv").set_index("flag").loc["undecodable", "patches"] == 1
+
+
+def test_inferred_slides_are_marked(kaggle_folder, tmp_path, capsys):
+    folder = kaggle_folder(n=80)
+    settings = ["split.folds=3", "split.groups=infer", f"data.path='{folder}'"]
+    with pytest.raises(InputError, match="is for data without slides; got a slide for 80 of 80 patches"):
+        one_step(run_of(tmp_path, *settings, config="kaggle"), "prepare")
+    (folder / "patch_id_wsi.csv").unlink()
+    place = one_step(run_of(tmp_path, *settings, config="kaggle"), "prepare")
+    table = PatchSet.open(place).table
+    assert table["slide"].str.startswith("(inferred ").all()
+    assert (table["group"] == table["slide"]).all()
+    assert "slides are inferred: " in capsys.readouterr().out
+
+
+def test_a_split_by_patch_is_possible_and_called_optimistic(kaggle_folder, tmp_path, capsys):
+    folder = kaggle_folder()
+    run = run_of(tmp_path, "split.folds=3", "split.groups=patch", f"data.path='{folder}'", config="kaggle")
+    one_step(run, "prepare")
+    assert run.patches.table["group"].nunique() == 60
+    assert "slides are known and were not used" in capsys.readouterr().out
+
+
+def test_memory_does_not_grow_with_the_number_of_patches(tmp_path):
+    """Peak memory of a process that prepares patches, 2,000 and 8,000 of them: 166 MB of pixels more."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        pytest.skip("peak memory of a process is read from /proc")  # getrusage counts the parent's, before exec
+    peaks = []
+    for n in (2000, 8000):
+        code = (
+            "from pathlib import Path; from histoblend.pipelines.commands import Run, one_step; "
+            "from histoblend.pipelines.config import load_config; "
+            f"config = load_config(Path('configs/phantom.toml'), ['data.n={n}', 'name=n{n}', 'data.faults=true', "
+            "'engine.workers=1']); "
+            f"one_step(Run(config, Path({str(tmp_path)!r})), 'prepare'); "
+            f"print(Path({str(status)!r}).read_text().split('VmHWM:')[1].split()[0])"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+        peaks.append(int(done.stdout.split()[-1]) / 1024)
+    assert peaks[1] - peaks[0] < 60, peaks
+    assert peaks[1] < 700
+
+
+def test_data_that_the_audit_drops_whole_are_explained(kaggle_folder, tmp_path):
+    folder = kaggle_folder()
+    first = next((folder / "train").glob("*.tif")).read_bytes()
+    for path in (folder / "train").glob("*.tif"):
+        path.write_bytes(first)
+    run = run_of(tmp_path, f"data.path='{folder}'", "split.folds=2", config="kaggle")
+    with pytest.raises(InputError, match=r"the audit drops all 60 \(most often: .*audit.contradictory"):
+        one_step(run, "prepare")
+
+
+def test_names_never_steer_the_terminal(capsys):
+    screen = Screen()
+    screen.say("a\x1b[31mb\nc\u202ed × –")
+    screen.warn("\x07")
+    screen.table(pd.DataFrame({"name": ["[red]a[/red]\x1b"]}), "t")
+    said = capsys.readouterr().out
+    assert said.startswith("a\\x1b[31mb\\nc\\u202ed × –\nwarning: \\x07\n")
+    assert "[red]a[/red]\\x1b" in said
+
+
+def test_the_size_of_a_pixel_makes_no_patch_again():
+    specs = [prepare_spec(load_config(ROOT / "configs" / "phantom.toml", [f"data.mpp={mpp}"])) for mpp in (0, 0.25)]
+    assert specs[0].identity() == specs[1].identity()

@@ -1,0 +1,406 @@
+"""The whole road on small data: stable outputs, reuse, determinism, no leak, and every bad input."""
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from histoblend.data.errors import InputError
+from histoblend.models.bundle import load_head, open_bundle
+from histoblend.models.names import ALONE
+from histoblend.pipelines.commands import baseline, explain, one_step
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.run import Run
+from histoblend.pipelines.steps.heads import left_out_groups, out_of_fold, prevalence, refit_without
+from histoblend.pipelines.steps.report import report_spec
+from histoblend.pipelines.tables import FeatureSets
+from tests import ROOT
+from tests.golden.recompute import recompute
+from tests.pipelines.fits import local, opened
+
+SMALL = ["data.n=240", "data.slides=16", "split.folds=3", "report.draws=200", "report.repeats=2", "data.difficulty=0.2"]
+SMALL += ["embeddings.backbone=efficientnet-lite0", "embeddings.size=96", "embeddings.stages=1"]  # the quickest
+
+
+def phantom_run(root, *settings, name="small"):
+    config = load_config(ROOT / "configs" / "phantom.toml", [*SMALL, f"name={name}", *settings])
+    return Run(config, root)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished baseline on a small phantom, two workers."""
+    run = phantom_run(tmp_path_factory.mktemp("runs"), "engine.workers=2")
+    baseline(run)
+    return run
+
+
+def test_the_stable_outputs_are_there(finished):
+    predictions = pd.read_parquet(finished.folder / "predictions.parquet")
+    models = [
+        f"{head}_{rung}"
+        for rung in ("colour", *ALONE, "handcrafted", "embeddings", "both", "context")
+        for head in ("logistic", "xgboost")
+    ]
+    assert list(predictions) == [
+        "patch_id", "slide", "split", "fold", "label", "prob_prevalence", *(f"prob_{model}" for model in models)
+    ]  # fmt: skip
+    probabilities = predictions.filter(like="prob_").to_numpy()
+    assert len(predictions) == 240
+    assert ((probabilities >= 0) & (probabilities <= 1)).all()
+    steps = pd.read_csv(finished.folder / "ladder.csv")
+    assert len(steps) == 2 * (1 + len(models))
+    assert (finished.folder / "7-report" / "report.html").stat().st_size > 100_000
+
+
+def test_the_ladder_agrees_with_scikit_learn_on_the_predictions(finished):
+    predictions = pd.read_parquet(finished.folder / "predictions.parquet")
+    steps = pd.read_csv(finished.folder / "ladder.csv")
+    for row in steps.itertuples():
+        part = predictions[predictions["split"] == {"oof": "train", "test": "test"}[row.split]]
+        assert row.auc == pytest.approx(roc_auc_score(part["label"], part[f"prob_{row.model}"]))
+        assert row.auc_low <= row.auc <= row.auc_high
+        assert row.patches == len(part)
+
+
+def test_an_independent_script_recomputes_the_reports_numbers(finished):
+    found = recompute(pd.read_parquet(finished.folder / "predictions.parquet"), finished.folder / "7-report")
+    assert found.faults == []
+    assert found.compared > 2000
+    card = (finished.folder / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
+    text = (finished.folder / "7-report" / "report.html").read_text(encoding="utf-8")
+    assert card.splitlines()[2].partition("commit ")[2].partition(".")[0] in text
+    for name in ("pixels.npy", "values.npy", "predictions.parquet"):
+        assert name in set(pd.read_csv(finished.folder / "7-report" / "artefacts.csv").file)
+
+
+def test_the_bundle_gives_the_test_predictions(finished):
+    bundle = open_bundle(finished.folder / "bundle")
+    index = bundle.index
+    predictions = pd.read_parquet(finished.folder / "predictions.parquet")
+    test = (predictions["split"] == "test").to_numpy()
+    sets = finished.sets()
+    for model, entry in index["models"].items():
+        values, columns = sets[entry["columns"]]
+        assert columns == index["columns"][entry["columns"]]
+        probability = bundle.head(model).predict_proba(values[test])[:, 1]
+        np.testing.assert_allclose(probability, predictions.loc[test, f"prob_{model}"], atol=1e-12)
+
+
+def test_again_everything_is_reused_and_said(finished, capsys):
+    before = (finished.folder / "predictions.parquet").read_bytes()
+    again = Run(finished.config, finished.root)
+    baseline(again)
+    said = capsys.readouterr().out
+    for step in ("prepare", "features", "embeddings", "heads", "report"):
+        assert f"{step}: up to date (240 rows, " in said
+    assert (finished.folder / "predictions.parquet").read_bytes() == before
+
+
+def test_another_folder_and_one_worker_give_the_same_bits(finished, tmp_path):
+    run = phantom_run(tmp_path, "engine.workers=1", "features.shard=50", "embeddings.shard=70")
+    one_step(run, "heads")
+    for name in (
+        "1-patches/pixels.npy",
+        "2-features/values.npy",
+        "3-embeddings/values.npy",
+        "4-heads/predictions.parquet",
+    ):
+        assert (run.folder / name).read_bytes() == (finished.folder / name).read_bytes(), name
+
+
+def test_another_configuration_is_refused(finished):
+    run = phantom_run(finished.root, "split.folds=4")
+    with pytest.raises(InputError, match=r"split\.folds was 3, is now 4"):
+        one_step(run, "prepare")
+
+
+def test_every_manifest_tells_where_it_came_from(finished):
+    for step in ("1-patches", "2-features", "3-embeddings", "4-heads", "7-report"):
+        manifest = json.loads((finished.folder / step / "manifest.json").read_text())
+        assert manifest["rows"] == 240
+        assert {"config", "inputs", "libraries", "commit", "seed", "seconds", "peak_mb"} <= manifest.keys()
+    steps = {"1-patches", "4-heads", "2-features", "3-embeddings", "probes/stain"}
+    assert manifest["inputs"].keys() == steps | {"configuration"}
+
+
+def test_the_report_is_made_again_where_it_would_show_another_setting():
+    one, two, same = (
+        report_spec(load_config(ROOT / "configs" / "phantom.toml", given), {"4-heads": "x"}).identity()
+        for given in (["cnn.epochs=3"], ["cnn.epochs=4"], ["cnn.epochs=3", "engine.workers=1", "track=mlflow"])
+    )
+    assert one["config"] == two["config"]
+    assert one["inputs"] != two["inputs"]
+    assert one == same
+
+
+def grouped_table(slides=15, each=20, seed=0):
+    rng = np.random.default_rng(seed)
+    n = slides * each
+    slide = np.repeat([f"s{number:02d}" for number in range(slides)], each)
+    fold = np.repeat(np.arange(slides) % 3, each)
+    test = np.repeat(np.arange(slides) >= 12, each)
+    return pd.DataFrame(
+        {
+            "patch_id": [f"p{row}" for row in range(n)],
+            "label": rng.integers(0, 2, n),
+            "slide": pd.array(slide, dtype="string"),
+            "split": np.where(test, "test", "train"),
+            "fold": np.where(test, -1, fold),
+        }
+    )
+
+
+@pytest.mark.parametrize("head", ["logistic", "xgboost"])
+@pytest.mark.parametrize("held_out", [0, 1, 2, -1])
+def test_no_head_sees_a_held_out_slide(head, held_out):
+    """Whatever the labels and columns of a held-out fold are: what is predicted for it, or without it, stays."""
+    table = grouped_table()
+    values = np.random.default_rng(1).normal(size=(len(table), 6)).astype(np.float32)
+    values[:, 0] += table["label"]
+    inside = (table["fold"] == held_out).to_numpy()
+    half = inside & (np.cumsum(inside) % 2 == 0)
+    first, *_ = out_of_fold(head, local(values), table, seed=0)
+    spoilt = table.assign(label=np.where(inside, 1 - table["label"], table["label"]))
+    second, *_ = out_of_fold(head, local(values), spoilt, seed=0)
+    # The held-out rows' own predictions come from models that never saw their labels.
+    np.testing.assert_array_equal(first[inside], second[inside])
+    others = values.copy()
+    others[half] = 1e3
+    third, *_ = out_of_fold(head, local(others), table, seed=0)
+    # Nor does their model know the columns of other held-out rows: a scaler over them would move these.
+    np.testing.assert_array_equal(first[inside & ~half], third[inside & ~half])
+    assert (first[half] != third[half]).any()
+    test = (table["fold"] == -1).to_numpy()
+    if held_out == -1:
+        # No training slide's prediction depends on anything in the test slides: scaler, strength, stopping included.
+        np.testing.assert_array_equal(first[~test], third[~test])
+        np.testing.assert_array_equal(first[~test], second[~test])
+    else:
+        # The check can fail: a training fold's labels do reach the other folds and the refit.
+        assert (first[test] != second[test]).any()
+
+
+@pytest.mark.parametrize("head", ["logistic", "xgboost"])
+def test_refits_without_a_group_see_neither_it_nor_the_held_out_slides(head):
+    table = grouped_table()
+    values = np.random.default_rng(1).normal(size=(len(table), 6)).astype(np.float32)
+    values[:, :2] += 1.5 * table["label"].to_numpy()[:, None]
+    groups = {"signal": [0, 1], "noise": [2, 3, 4]}
+    test = (table["split"] == "test").to_numpy()
+    first = refit_without([head], local(values), groups, table, seed=0)
+    assert list(first) == [f"{head}_handcrafted_without_{name}" for name in groups]
+    scores = {name: roc_auc_score(table["label"][test], found) for name, found in first.items()}
+    assert scores[f"{head}_handcrafted_without_signal"] < 0.65 < 0.8 < scores[f"{head}_handcrafted_without_noise"]
+    half = np.flatnonzero(test)[::2]
+    spoilt, turned = values.copy(), table.copy()
+    spoilt[half] = 1e3
+    turned.loc[test, "label"] = 1 - turned.loc[test, "label"]
+    second = refit_without([head], local(spoilt, 2), groups, turned, seed=0)
+    without = f"{head}_handcrafted_without_noise"
+    np.testing.assert_array_equal(first[without][1::2], second[without][1::2])
+    assert (first[without][::2] != second[without][::2]).any()
+    # What was left out has no say; what stayed has.
+    other = values.copy()
+    other[:, [2, 3, 4]] += 5 * table["label"].to_numpy()[:, None]
+    third = refit_without([head], local(other), groups, table, seed=0)
+    np.testing.assert_array_equal(first[without], third[without])
+    signal = f"{head}_handcrafted_without_signal"
+    assert roc_auc_score(table["label"][test], third[signal]) > 0.95
+
+
+def test_a_group_that_is_everything_is_not_left_out():
+    columns = ["colour_mean_red_whole", "colour_mean_red_centre", "colour_q05_red_centre"]
+    assert left_out_groups(columns) == {"whole": [0], "centre": [1, 2]}
+
+
+def test_what_every_fit_says_of_its_columns_is_stored(finished):
+    said = pd.read_parquet(finished.heads[0] / "fitted.parquet")
+    assert list(said) == ["model", "fold", "measure", "feature", "value"]
+    assert said["value"].dtype == np.float32
+    for model, part in said.groupby("model"):
+        assert set(part["fold"]) == {-1, 0, 1, 2}
+        assert set(part["measure"]) == ({"gain", "cover"} if model.startswith("xgboost") else {"coefficient"})
+        sums = part.groupby(["fold", "measure"])["value"].sum()
+        assert model.startswith("logistic") or np.allclose(sums, 1, atol=1e-4)
+        refit = load_head(finished.heads[0] / model).column_measures()
+        last = part[part["fold"] == -1]
+        for measure, values in refit.items():
+            np.testing.assert_allclose(last[last["measure"] == measure]["value"], values, rtol=1e-6)
+
+
+def test_prevalence_is_the_share_among_the_other_folds():
+    table = grouped_table()
+    probability = prevalence(table)
+    for fold in (0, 1, 2):
+        others = table[(table["split"] == "train") & (table["fold"] != fold)]
+        assert (probability[table["fold"] == fold] == others["label"].mean()).all()
+    train = table[table["split"] == "train"]
+    assert (probability[table["fold"] == -1] == train["label"].mean()).all()
+
+
+@pytest.mark.parametrize("head", ["logistic", "xgboost"])
+def test_columns_that_only_tell_slides_apart_gain_nothing(head):
+    """Labels that follow slides and columns that name slides: random folds score far above one half."""
+    rng = np.random.default_rng(2)
+    table = grouped_table(slides=45, each=20, seed=4)
+    share = np.repeat(rng.permutation(np.linspace(0.05, 0.95, 45)), 20)
+    table["label"] = (rng.random(900) < share).astype(int)
+    table["fold"] = np.repeat(np.arange(45) % 3, 20)
+    table["split"] = np.where(np.repeat(np.arange(45) >= 40, 20), "test", "train")
+    table.loc[table["split"] == "test", "fold"] = -1
+    values = (np.repeat(rng.normal(size=(45, 8)), 20, axis=0) + 0.01 * rng.normal(size=(900, 8))).astype(np.float32)
+    train = (table["split"] == "train").to_numpy()
+    by_slide, *_ = out_of_fold(head, local(values), table, seed=0)
+    scattered = table.assign(fold=np.where(train, np.arange(900) % 3, -1))
+    leaky, *_ = out_of_fold(head, local(values), scattered, seed=0)
+    assert roc_auc_score(table["label"][train], by_slide[train]) < 0.65
+    # The trap is real: boosting falls into it (logistic regression, penalised on other slides, does not).
+    assert head == "logistic" or roc_auc_score(table["label"][train], leaky[train]) > 0.7
+
+
+def test_turning_the_test_labels_changes_nothing_that_was_learned(finished, tmp_path):
+    """Through the whole run: out-of-fold and test predictions and thresholds stay when held-out labels are turned."""
+    from histoblend.pipelines.steps.heads import fit_heads
+    from histoblend.reports.evaluation.ladder import ladder
+
+    before = pd.read_parquet(finished.folder / "predictions.parquet")
+    table = finished.patches.table
+    test = (table["split"] == "test").to_numpy()
+    turned = SimpleNamespace(table=table.assign(label=np.where(test, 1 - table["label"], table["label"])))
+    fit_heads(finished.config, turned, *opened(finished.sets(), 2), tmp_path, finished.screen)
+    after = pd.read_parquet(tmp_path / "predictions.parquet")
+    models = [name for name in before if name.startswith("prob_")]
+    pd.testing.assert_frame_equal(before[models], after[models], check_exact=True)
+    assert (before["label"] != after["label"]).sum() == test.sum()
+    # Refits without a theme or region, and what fits say of their columns, are as blind to the held-out slides.
+    for name in ("dropped.parquet", "fitted.parquet"):
+        first, second = (pd.read_parquet(folder / name) for folder in (finished.heads[0], tmp_path))
+        pd.testing.assert_frame_equal(first, second, check_exact=True)
+    thresholds = [
+        ladder(part, [name.removeprefix("prob_") for name in models], draws=100).query("split == 'oof'")["threshold"]
+        for part in (before, after)
+    ]
+    assert thresholds[0].tolist() == thresholds[1].tolist()
+
+
+def kaggle(root, folder, *settings):
+    config = load_config(
+        ROOT / "configs" / "kaggle.toml", ["split.folds=3", f"data.path='{folder}'", "name=k", *settings]
+    )
+    return Run(config, root)
+
+
+def test_a_truncated_file_is_set_aside_named_and_counted(kaggle_folder, tmp_path, capsys):
+    folder = kaggle_folder()
+    victim = next((folder / "train").glob("0005*"))
+    victim.write_bytes(victim.read_bytes()[:5000])
+    run = kaggle(tmp_path, folder)
+    place = one_step(run, "prepare")
+    set_aside = pd.read_csv(place / "set_aside.csv")
+    assert set_aside["patch_id"].tolist() == [victim.stem]
+    assert "not readable" in set_aside["reason"].iloc[0]
+    assert len(run.patches.table) == 59
+    assert "1 patches were set aside" in capsys.readouterr().out
+
+
+def test_strict_makes_it_fatal(kaggle_folder, tmp_path):
+    folder = kaggle_folder()
+    next((folder / "train").glob("0005*")).write_bytes(b"")
+    with pytest.raises(InputError, match=r"0005.*not an image that can be read .*Mend it or drop --strict"):
+        one_step(kaggle(tmp_path, folder, "data.strict=true"), "prepare")
+
+
+def test_without_a_slide_map_there_is_a_warning(kaggle_folder, tmp_path, capsys):
+    folder = kaggle_folder()
+    (folder / "patch_id_wsi.csv").unlink()
+    one_step(kaggle(tmp_path, folder), "prepare")
+    assert "every score below is optimistic" in capsys.readouterr().out
+
+
+def test_slide_context_needs_slides_and_never_compares_unmapped_patches(tmp_path):
+    values = np.random.default_rng(0).normal(size=(60, 2)).astype(np.float32)
+    names = ["colour_mean_red_whole", "colour_mean_red_centre"]
+    np.save(tmp_path / "values.npy", values)
+    (tmp_path / "columns.json").write_text(json.dumps(names))
+    config = load_config(ROOT / "configs" / "phantom.toml", ["heads.features=['handcrafted', 'context']"])
+    folders = {"features": tmp_path}
+    unknown = pd.Series([pd.NA] * 60, dtype="string")
+    assert list(FeatureSets(config, folders, unknown)) == ["handcrafted"]
+    partly = pd.Series(["a"] * 30 + ["(unmapped)"] * 30, dtype="string")
+    context, columns = FeatureSets(config, folders, partly)["context"]
+    assert columns[2:] == ["colour_mean-in-slide_red_whole", "colour_mean-in-slide_red_centre"]
+    np.testing.assert_array_equal(context[:, :2], values)
+    np.testing.assert_array_equal(context[30:, 2:], values[30:])
+    assert np.abs(np.median(context[:30, 2:], axis=0)).max() < 1e-6
+
+
+def test_changed_images_are_noticed(kaggle_folder, tmp_path, capsys):
+    folder = kaggle_folder()
+    one_step(kaggle(tmp_path, folder), "prepare")
+    victim = next((folder / "train").glob("0005*"))
+    victim.write_bytes(next((folder / "train").glob("0007*")).read_bytes())
+    one_step(kaggle(tmp_path, folder), "prepare")
+    assert "prepare: rebuilding, its input changed" in capsys.readouterr().out
+
+
+def command(*arguments, cwd=ROOT):
+    return subprocess.run(
+        [sys.executable, "-m", "histoblend.pipelines", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        timeout=120,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "nowhere.toml"], "error: nowhere.toml: expected a TOML file; it does not exist"),
+        (["--set", "split.fold=3"], "did you mean 'split.folds'?"),
+        (["--set", "features.families=['colur']"], "colour"),
+        (["--data", "/nowhere"], "which reads no folder. Name a configuration that does"),
+        (["--set", "embeddings.backbone=efficientnet-lite9"], "efficientnet-lite0"),
+        (["--set", "features.families=['nuclei']"], "features.families leaves that family out"),
+        (["--set", "data.slides=6"], "need at least 9 slides; got 6"),
+        (["--set", "heads.heads=['xgboost','xgboost']"], "every name may stand once"),
+        (["--runs", "/proc/nowhere"], "error: /proc/nowhere"),
+        (["--config", "configs/kaggle.toml"], "error: data.path must name the folder of a kaggle data set"),
+        (
+            ["--config", "configs/kaggle.toml", "--data", "/nowhere"],
+            "error: /nowhere: expected the folder of the data set",
+        ),
+    ],
+)
+def test_a_foreseeable_fault_is_one_line_and_status_2(arguments, message, tmp_path):
+    done = command("features", "--runs", str(tmp_path), *arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_column_is_explained_with_a_picture(finished, capsys):
+    path = explain(finished, "colour_mean_red_whole")
+    assert path.stat().st_size > 1000
+    assert "colour_mean_red_whole" in capsys.readouterr().out
+    with pytest.raises(InputError, match="Did you mean 'colour_mean_red_whole'"):
+        explain(finished, "colour_mean_red_hole")
+
+
+def test_help_needs_no_heavy_import():
+    done = command("baseline", "--help")
+    assert done.returncode == 0
+    for option in ("--config", "--set", "--data", "--run", "--missing", "--strict", "--rebuild"):
+        assert option in done.stdout
+    heavy = "{'keras', 'tensorflow', 'xgboost', 'sklearn', 'pandas', 'numpy'}"
+    code = f"import sys, pipelines.__main__; print(sorted({heavy} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert loaded.stdout.strip() == "[]"

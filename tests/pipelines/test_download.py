@@ -1,0 +1,78 @@
+"""``make data``: what it brings, and what it says where it cannot."""
+
+import gzip
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from histoblend.data.sources.download import Published
+from histoblend.pipelines import download
+from histoblend.pipelines.runtime.screen import Screen
+from tests import ROOT
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "histoblend.pipelines", "data", *arguments],
+        capture_output=True, text=True, cwd=ROOT, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["pcam"], "error: a folder must be named for the data set"),
+        (["imagenet", "--data", "{tmp}"], "kaggle or the path of a zip or tar file; got 'imagenet'"),
+        (["", "--data", "{tmp}"], "error: DATASET must be pcam, kaggle or"),
+        (["kaggle", "--data", "{tmp}", "--mirror", "http://127.0.0.1"], "error: a mirror serves DATASET=pcam only"),
+        (["{tmp}/no.zip", "--data", "{tmp}/x"], "expected a whole zip or tar file"),
+    ],
+)
+def test_a_foreseeable_fault_is_one_line_and_status_2(tmp_path, arguments, message):
+    (tmp_path / "no.zip").write_text("no")
+    done = command(*[argument.format(tmp=tmp_path) for argument in arguments])
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_archive_downloaded_by_hand_is_unpacked(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+        file.writestr("train/a.tif", b"pixels")
+    done = command(str(tmp_path / "a.zip"), "--data", str(tmp_path / "there"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "unpacked train" in done.stdout
+    assert (tmp_path / "there" / "train" / "a.tif").read_bytes() == b"pixels"
+
+
+def test_what_was_downloaded_is_counted_and_unpacked(tmp_path, monkeypatch, capsys):
+    def deliver(files, folder, *, mirror, progress):
+        assert mirror == "http://127.0.0.1/files"
+        for file in files:
+            (folder / file.name).write_bytes(gzip.compress(b"content") if file.name.endswith(".gz") else b"wsi\n")
+            for _ in range(3):
+                progress(file.name, 700_000)
+        return [folder / file.name for file in files]
+
+    counted = []
+    monkeypatch.setattr(download, "PCAM", (Published("a.h5.gz", "", 2_100_000), Published("b.csv", "", 0)))
+    monkeypatch.setattr(download, "download_files", deliver)
+    screen = Screen()
+    monkeypatch.setattr(screen, "progress", lambda *_: _Counter(counted))
+    download.fetch("pcam", tmp_path, mirror="http://127.0.0.1/files", screen=screen)
+    assert sum(counted) == 4
+    assert (tmp_path / "a.h5").read_bytes() == b"content"
+    assert "2 files in" in capsys.readouterr().out
+
+
+class _Counter:
+    def __init__(self, counted):
+        self.counted = counted
+
+    def __enter__(self):
+        return self.counted.append
+
+    def __exit__(self, *_):
+        return None
