@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from histoblend.data.patches import PatchSet, table_digest
 from histoblend.pipelines.config import load_config
+from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.run import Run
 from histoblend.pipelines.runtime.artefacts import read_manifest
 from histoblend.pipelines.runtime.resources import peak_memory
@@ -69,7 +70,7 @@ def repeat_step(source: Path, target: Path, patches: int, times: int) -> None:
 def repeated(run: Run, times: int, folder: Path) -> Run:
     """A run whose steps hold every patch so many times; nothing in it is ever rebuilt."""
     table = pd.read_parquet(run.folder / "1-patches" / "patches.parquet")
-    large = Run(run.config, folder, screen=run.screen, combined=run.combined)
+    large = plan_run(run.config, folder, screen=run.screen, combined=run.combined)
     steps = {}
     for source in sorted(path.parent for path in run.folder.rglob("manifest.json")):
         name = str(source.relative_to(run.folder))
@@ -104,7 +105,7 @@ def main(config: str = "configs/phantom.toml", name: str = "", patches: str = "2
     if not name:
         name = load_config(Path(config)).name
         subprocess.run([sys.executable, "-m", "histoblend.pipelines", "baseline", "--config", config], check=True)  # noqa: S603
-    run = Run(load_config(Path(config), [f"name={name}"]), Path("runs"))
+    run = plan_run(load_config(Path(config), [f"name={name}"]), Path("runs"))
     run.combined = (run.folder / "6-ensemble").is_dir()
     count = len(pd.read_parquet(run.folder / "1-patches" / "patches.parquet"))
     times = -(-int(patches) // count)

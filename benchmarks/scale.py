@@ -17,7 +17,8 @@ from joblib import cpu_count
 from histoblend.pipelines.config import EngineConfig, load_config
 from histoblend.pipelines.engine.cluster import Cluster
 from histoblend.pipelines.engine.cluster_tables import extract_on_cluster
-from histoblend.pipelines.run import Run
+from histoblend.pipelines.plan import plan_run
+from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.tables import chosen_families, read_values
 
@@ -71,7 +72,9 @@ def table_s(cluster, run, folder, shard):
     names = run.columns
     recipe = {"families": list(chosen_families(run.config))}
     started = time.perf_counter()
-    spent = extract_on_cluster(cluster, recipe, names, run.patches, folder, shard=shard, progress=lambda count: None)
+    spent = extract_on_cluster(
+        cluster, recipe, names, patches_of(run), folder, shard=shard, progress=lambda count: None
+    )
     wall = time.perf_counter() - started
     np.testing.assert_array_equal(np.load(folder / "values.npy", mmap_mode="r"), run.expected)
     return wall, spent
@@ -80,8 +83,8 @@ def table_s(cluster, run, folder, shard):
 def measure(root, patches):
     """Print the measurements; return what the model is made of."""
     settings = [f"data.n={patches}", f"data.slides={max(8, patches // 50)}"]
-    run = Run(load_config(Path("configs/phantom.toml"), settings), root, screen=Quiet())
-    features = run.features[0]
+    run = plan_run(load_config(Path("configs/phantom.toml"), settings), root, screen=Quiet())
+    features = run.step("features").folder
     run.expected = np.load(features / "values.npy", mmap_mode="r")
     run.columns = read_values(features)[1]
     print(f"{patches} patches, {len(run.columns)} columns, {cpu_count()} cores; every table below equals one machine's")

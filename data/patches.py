@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -399,3 +399,33 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> int:
     """Write an ``.npy`` header for uint8 of ``shape``; return its length in bytes."""
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return file.tell()
+
+
+class Patches(Protocol):
+    """Pixels and their table, row by row; a PatchSet is one."""
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """RGB, shape (n, height, width, 3), dtype uint8."""
+        ...
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """A row a patch, with ``patch_id``."""
+        ...
+
+
+def find_patches(patches: Patches, patch_ids: Iterable[str]) -> list[int]:
+    """Rows of `patches` that hold the named ones, in the order of the names.
+
+    Raises
+    ------
+    ValueError
+        One is not among them.
+    """
+    places = pd.Series(np.arange(len(patches.table)), index=patches.table.patch_id.to_numpy())
+    wanted = pd.Index(list(patch_ids))
+    missing = wanted[~wanted.isin(places.index)]
+    if len(missing):
+        raise ValueError(f"every predicted patch must be among the patches; {missing[0]!r} is not.")
+    return [int(place) for place in places[wanted]]

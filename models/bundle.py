@@ -21,6 +21,8 @@ from histoblend.models.safety import MOST_JSON, TRUSTED, check_content, read_arr
 #: Raised when a reader of an earlier version could misread a bundle.
 FORMAT = 2
 INDEX = "bundle.json"
+#: What a run leaves beside the files of a bundle while it is made, and after; never read as a part of it.
+BESIDE = frozenset({INDEX, "manifest.json", "key.json"})
 HEADS_FOLDER = "heads"
 
 _AGAIN = "Get the bundle again."
@@ -155,7 +157,7 @@ def seal_bundle(folder: Path, content: Mapping[str, Any]) -> None:
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != INDEX:
+        if path.is_file() and name not in BESIDE:
             files[name] = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     index = {"format": FORMAT, **content, "files": files}
     index = json.loads(json.dumps(index))
@@ -226,7 +228,7 @@ def _present(folder: Path) -> set[str]:
             raise InputError(f"{folder}: expected plain files; {name} is a link or a device. {_AGAIN}")
         if path.is_file():
             found.add(name)
-    return found - {INDEX}
+    return found - BESIDE
 
 
 def _read_listed(folder: Path, name: str, entry: Any) -> bytes:

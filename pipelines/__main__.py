@@ -58,10 +58,10 @@ def _run(
     rebuild: bool,
     explain: str = "",
 ) -> None:
-    from histoblend.pipelines.commands import baseline, ensemble, one_step
+    from histoblend.pipelines.commands import baseline, begin, ensemble, one_step
     from histoblend.pipelines.commands import explain as explain_column
     from histoblend.pipelines.config import load_config
-    from histoblend.pipelines.run import Run
+    from histoblend.pipelines.plan import plan_run
     from histoblend.pipelines.runtime.lock import run_lock
     from histoblend.pipelines.runtime.resources import foreseen
     from histoblend.pipelines.terminal import show_audit
@@ -70,7 +70,7 @@ def _run(
     options = {"data.path": data, "name": name, "data.missing": missing}
     given = [f"{key}={_quoted(value)}" for key, value in options.items() if value]
     given += ["data.strict=true"] if strict else []
-    run = Run(load_config(config, [*(settings or []), *given]), runs, rebuild)
+    run = plan_run(load_config(config, [*(settings or []), *given]), runs, rebuild=rebuild)
     if step in ("baseline", "ensemble", "report"):
         check_tracking(run.config.track)  # before the run's folder is made
     with foreseen(run.folder), run_lock(run.folder, run.screen.say), closing(run):
@@ -81,6 +81,7 @@ def _run(
         elif step == "ensemble":
             ensemble(run)
         elif step == "audit":
+            begin(run)
             show_audit(run)
         else:
             run.screen.say(f"{step}: {one_step(run, step)}")

@@ -1,31 +1,30 @@
-"""The road from images to a table of numbers: steps in order, each run only when something it depends on changed."""
+"""What the commands do: bring steps of a run up to date, and show what came of it."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from histoblend.data.errors import InputError
 from histoblend.data.storage.atomic import write_whole
+from histoblend.pipelines.plan import ENSEMBLE_ONLY
+from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.run import Run
-
-if TYPE_CHECKING:
-    pass
+from histoblend.pipelines.steps.cnn import check_cnn
+from histoblend.pipelines.steps.embeddings import check_embeddings
+from histoblend.pipelines.steps.outputs import publish
+from histoblend.pipelines.steps.patches import split_warnings
+from histoblend.pipelines.steps.predictions import say_predictions
+from histoblend.pipelines.tables import chosen_families
+from histoblend.pipelines.terminal import show_ensemble, show_ladder
+from histoblend.pipelines.tracking import check_tracking, track
 
 
 def baseline(run: Run) -> None:
     """Bring every step up to date, show the ladder and log the run where that is configured."""
-    from histoblend.pipelines.terminal import show_ladder
-    from histoblend.pipelines.tracking import check_tracking, track
-
-    check_tracking(run.config.track)
-    folder, _ = run.report
-    show_ladder(run)
-    run.screen.say(f"report: {folder / 'report.html'}")
-    track(run)
-    if (run.folder / "6-ensemble").is_dir():
+    run.leave_out(ENSEMBLE_ONLY)
+    finish(run)
+    if (run.folder / run.plan["ensemble"].folder).is_dir():
         run.screen.warn(
             "this run has an ensemble, which `baseline` leaves out of report, predictions and bundle. It is kept: "
             "`make report` with the same settings brings it back."
@@ -34,41 +33,51 @@ def baseline(run: Run) -> None:
 
 def ensemble(run: Run) -> None:
     """Bring every step up to date, the ensemble included, and show the ladder and what the ensemble gains."""
-    from histoblend.pipelines.terminal import show_ensemble, show_ladder
-    from histoblend.pipelines.tracking import check_tracking, track
+    run.leave_out(())
+    finish(run)
 
+
+def finish(run: Run) -> None:
+    """Bring report, bundle and final predictions up to date, publish and show them, and log the run."""
+    begin(run)
     check_tracking(run.config.track)
-    run.combined = True
-    folder, _ = run.report
+    for name in ("report", "bundle", "predictions"):
+        if run.has(name):
+            run.step(name)
+    publish(run)
+    say_predictions(run)
     show_ladder(run)
-    show_ensemble(run)
-    run.screen.say(f"report: {folder / 'report.html'}")
+    if run.has("ensemble"):
+        show_ensemble(run)
+    run.screen.say(f"report: {run.step('report').folder / 'report.html'}")
     track(run)
 
 
 def one_step(run: Run, name: str) -> Path:
     """Bring one step, and what it reads, up to date; return its folder."""
-    steps: dict[str, Callable[[], tuple[Path, dict[str, Any]]]] = {
-        "prepare": lambda: run.prepared,
-        "features": lambda: run.features,
-        "embeddings": lambda: run.embeddings,
-        "heads": lambda: run.heads,
-        "cnn": lambda: run.cnn,
-    }
     # A report shows the ensemble where the run has one.
-    run.combined = name == "report" and (run.folder / "6-ensemble").is_dir()
-    if name == "cnn":
-        from histoblend.pipelines.steps.cnn import check_cnn
-
-        check_cnn(run.config)
+    combined = name == "cnn" or (name == "report" and (run.folder / run.plan["ensemble"].folder).is_dir())
+    run.leave_out(() if combined else ENSEMBLE_ONLY)
     if name == "report":
-        from histoblend.pipelines.tracking import check_tracking, track
+        finish(run)
+    else:
+        begin(run)
+    return run.step(name).folder
 
-        check_tracking(run.config.track)
-        folder = run.report[0]
-        track(run)
-        return folder
-    return steps[name]()[0]
+
+def begin(run: Run) -> None:
+    """Find wrong settings before hours of work, bring the patches up to date, and warn of a split that leaks."""
+    check_embeddings(run.config)
+    if run.has("cnn"):
+        check_cnn(run.config)
+    if "colour" in run.config.heads.features and "colour" not in chosen_families(run.config):
+        raise InputError(
+            "heads.features asks for 'colour', but features.families leaves that family out. "
+            "Add it, or choose the sets: --set 'heads.features=[\"handcrafted\"]'."
+        )
+    notes = run.step("prepare").manifest["notes"]
+    for warning in split_warnings(patches_of(run).table, notes["set_aside"]):
+        run.screen.warn(warning)
 
 
 def explain(run: Run, column: str) -> Path:
@@ -85,14 +94,14 @@ def explain(run: Run, column: str) -> Path:
     from histoblend.features.handcrafted.explain import explain as explain_column
     from histoblend.pipelines.tables import read_values
 
-    values, names = read_values(run.features[0])
+    values, names = read_values(run.step("features").folder)
     if column not in names:
         near = difflib.get_close_matches(column, names, 1, 0.5)
         hint = f" Did you mean {near[0]!r}?" if near else " docs/features.md lists all."
         raise InputError(f"--explain must name a handcrafted column; got {column!r}.{hint}")
     order = np.argsort(values[:, names.index(column)], kind="stable")
     rows = [int(order[round(share * (len(order) - 1))]) for share in (0.01, 0.5, 0.99)]
-    text, picture = explain_column(column, np.stack([run.patches.pixels[row] for row in rows]))
+    text, picture = explain_column(column, np.stack([patches_of(run).pixels[row] for row in rows]))
     path = run.folder / f"explain-{column}.png"
     large = Image.fromarray(picture).resize((3 * picture.shape[1], 3 * picture.shape[0]), Image.Resampling.NEAREST)
     write_whole(path, lambda file: large.save(file, format="PNG"))

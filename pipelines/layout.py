@@ -34,6 +34,10 @@ HISTORY = "history.csv"
 MODEL = "model"
 
 LADDER = "ladder.csv"
+#: The ladder without and with what its rungs cost, and what decisions come to.
+SCORES = "scores.parquet"
+TIMES = "times.parquet"
+DECISIONS = "decisions"
 LEAKAGE = "leakage.csv"
 
 BUNDLE = "bundle"

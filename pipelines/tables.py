@@ -20,9 +20,6 @@ from histoblend.pipelines.layout import COLUMNS, VALUES
 from histoblend.pipelines.runtime.resources import check_disk, check_memory
 
 if TYPE_CHECKING:
-    from histoblend.features.networks.embeddings import EmbeddingCompute, SideBySide
-    from histoblend.pipelines.run import Run
-
     pass
 
 
@@ -78,9 +75,8 @@ class FeatureSets(Mapping[str, Table]):
     def __init__(self, config: Config, folders: Mapping[str, Path], slides: pd.Series) -> None:
         self._folders = dict(folders)
         self._tables: dict[str, Table] = {name: read_values(folder) for name, folder in folders.items()}
-        # Patches that a slide map leaves out, and inferred slides, are groups to split by, not slides to compare with.
         known = is_known(slides)
-        self._where = slides.where(known, None).to_numpy(dtype=object)
+        self._where = known_slides(slides)
         names: dict[str, None] = {}
         for name in config.heads.features:
             if name == "families":
@@ -152,19 +148,38 @@ class FeatureSets(Mapping[str, Table]):
         if name == "handcrafted":
             return raw, columns
         if name == "context":
-            return self._context(raw, columns, self._where[rows])
+            return context_table(raw, columns, self._where[rows])
         if name == "both":
             more, others = self._tables["embeddings"]
             return np.concatenate([raw, more[rows]], axis=1), columns + others
         kept = [place for place, column in enumerate(columns) if column.startswith(f"{name}_")]
         return np.ascontiguousarray(raw[:, kept]), [columns[place] for place in kept]
 
-    def _context(self, raw: np.ndarray, columns: list[str], where: np.ndarray) -> Table:
-        from histoblend.features.handcrafted.slide_context import slide_context, slide_stains
 
-        relative, more = slide_context(raw, where, columns)
-        stains, others = slide_stains(raw, where, columns)
-        return np.concatenate([raw, relative, stains], axis=1), columns + more + others
+def known_slides(slides: pd.Series) -> np.ndarray:
+    """Slide of each patch, or None: ndarray of shape (n,), dtype object.
+
+    Patches that a slide map leaves out, and inferred slides, are groups to split by, not slides to compare with.
+    """
+    return slides.where(is_known(slides), None).to_numpy(dtype=object)
+
+
+def context_table(raw: np.ndarray, columns: list[str], slides: np.ndarray) -> Table:
+    """Handcrafted columns, the same relative to the rest of the slide, and stain amounts on the slide's own stains.
+
+    Parameters
+    ----------
+    raw : ndarray of shape (n, columns), float32
+        Of whole slides.
+    columns : list of str
+    slides : ndarray of shape (n,), dtype object
+        None where it is unknown.
+    """
+    from histoblend.features.handcrafted.slide_context import slide_context, slide_stains
+
+    relative, more = slide_context(raw, slides, columns)
+    stains, others = slide_stains(raw, slides, columns)
+    return np.concatenate([raw, relative, stains], axis=1), columns + more + others
 
 
 def check_table_room(folder: Path, patches: int, columns: int) -> None:
@@ -221,16 +236,3 @@ def _not_finite(column: str, patch: str, value: float, count: int, folder: Path 
 def write_columns(folder: Path, names: list[str]) -> None:
     """Write ``columns.json`` of a table."""
     (folder / COLUMNS).write_text(json.dumps(names), encoding="utf-8")
-
-
-def embedding_of(run: Run) -> EmbeddingCompute | SideBySide:
-    """What turns patches into the run's embeddings, by the engine that made them."""
-    from histoblend.features.networks.embeddings import embedding_compute
-
-    engine, options = run.tables["embeddings"][1]["notes"]["engine"], run.config.embeddings
-    return embedding_compute(
-        size=[size or None for size in options.size],
-        engine=engine["name"],
-        precision=engine["precision"],
-        **options.model_dump(include={"backbone", "weights", "centre", "pooling", "stages", "d4"}),
-    )

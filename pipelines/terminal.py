@@ -8,18 +8,19 @@ import numpy as np
 import pandas as pd
 
 from histoblend.models.names import ALONE
+from histoblend.pipelines.analysis.leakage import read_leakage
 from histoblend.pipelines.layout import (
     AUDIT,
     EXAMPLES,
     GAINS,
-    LADDER,
-    LEAKAGE,
     MEMBERS,
     PICTURES,
     SET_ASIDE,
     SLIDES,
     SUMMARY,
 )
+from histoblend.pipelines.results import patches_of, read_ladder
+from histoblend.pipelines.steps.ladder import family_costs
 from histoblend.pipelines.steps.patches import balance
 from histoblend.reports.sections.data import consequence, leakage_words
 from histoblend.reports.sections.ensemble import gain_words
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 def show_ensemble(run: Run) -> None:
     """Show what each member weighs, and what the ensemble gains over the best of them."""
-    folder = run.ensemble[0]
+    folder = run.step("ensemble").folder
     members, gains = pd.read_csv(folder / MEMBERS), pd.read_csv(folder / GAINS)
     shown = pd.DataFrame(
         {
@@ -46,7 +47,7 @@ def show_ensemble(run: Run) -> None:
 
 def show_ladder(run: Run) -> None:
     """Show the ladder in the terminal: out-of-fold, then on the held-out slides; then each family alone."""
-    steps = pd.read_csv(run.folder / LADDER)
+    steps = read_ladder(run)
     alone, steps = steps[steps["rung"].isin(ALONE)], steps[~steps["rung"].isin(ALONE)]
     for split, words in (("oof", "out-of-fold, by slide"), ("test", "held-out slides")):
         part = steps[steps["split"] == split]
@@ -70,14 +71,11 @@ def show_ladder(run: Run) -> None:
     )
     if len(alone):
         _show_families(run, pd.concat([steps[steps["rung"] == "colour"], alone]))
-    meter = run.report[0] / LEAKAGE
-    run.screen.say("leakage: " + leakage_words(pd.read_csv(meter) if meter.exists() else None))
+    run.screen.say("leakage: " + leakage_words(read_leakage(run)))
 
 
 def _show_families(run: Run, alone: pd.DataFrame) -> None:
     """Show what each family of handcrafted features reaches without the others, out-of-fold."""
-    from histoblend.pipelines.steps.report import family_costs
-
     part = alone[alone["split"] == "oof"]
     part = part.assign(shown=_with_interval(part, "auc"))
     shown = part.pivot(index="rung", columns="head", values="shown")
@@ -98,7 +96,7 @@ def _with_interval(part: pd.DataFrame, name: str, sign: str = "") -> pd.Series:
 
 def show_audit(run: Run) -> None:
     """Show the audit's summary, the balance of the split and where everything lies."""
-    folder, manifest = run.prepared
+    folder, manifest = run.step("prepare")
     summary = pd.read_csv(folder / SUMMARY)
     shown = pd.DataFrame(
         {
@@ -113,8 +111,8 @@ def show_audit(run: Run) -> None:
     )
     rows = manifest["rows"]
     run.screen.table(shown, f"audit: {rows:,} patches kept, {manifest['notes']['set_aside']:,} set aside")
-    parts = balance(run.patches.table)
-    total = run.patches.table
+    parts = balance(patches_of(run).table)
+    total = patches_of(run).table
     parts["share of patches"] = (parts["patches"] / len(total)).map("{:.1%}".format)
     parts["prevalence"] = parts["prevalence"].map("{:.1%}".format)
     run.screen.table(parts, f"split: prevalence {total['label'].mean():.1%} over all")

@@ -16,7 +16,6 @@ from histoblend.data.errors import InputError
 from histoblend.models.metrics import METRICS
 from histoblend.pipelines.config import TrackConfig, config_keys
 from histoblend.pipelines.layout import BUNDLE, LADDER
-from histoblend.pipelines.runtime.artefacts import manifest_digest
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
@@ -173,7 +172,11 @@ def _log(run: Run, place: str | Path, experiment: str) -> str:
     filter_ = f"tags.`{TAG}` = '{digest}' and attributes.status = 'FINISHED'"
     if earlier := client.search_runs([number], filter_string=filter_, max_results=1):
         return f"already logged as run {earlier[0].info.run_id} of experiment {experiment!r}; {where}"
-    tags = {TAG: digest, "mlflow.runName": run.config.name, "histoblend.commit": str(run.report[1].get("commit"))}
+    tags = {
+        TAG: digest,
+        "mlflow.runName": run.config.name,
+        "histoblend.commit": str(run.step("report").manifest.get("commit")),
+    }
     logged = client.create_run(number, tags=tags).info.run_id
     try:
         _send(client, logged, run)
@@ -195,7 +198,7 @@ def _experiment(client: Any, name: str, place: str | Path) -> str:
 def _digest(run: Run) -> str:
     """What a logged run is known by: every file of its report, under its own name."""
     # Hashed, as a name may hold what MLflow's filters read as their own.
-    return hashlib.sha256(f"{run.config.name}:{manifest_digest(run.report[1])}".encode()).hexdigest()
+    return hashlib.sha256(f"{run.config.name}:{run.step('report').digest}".encode()).hexdigest()
 
 
 def _send(client: Any, logged: str, run: Run) -> None:
@@ -211,7 +214,7 @@ def _send(client: Any, logged: str, run: Run) -> None:
         client.log_batch(logged, params=batch)
     for batch in _batches(scores, METRICS_AT_ONCE):
         client.log_batch(logged, metrics=batch)
-    client.log_artifacts(logged, str(run.report[0]), "report")
+    client.log_artifacts(logged, str(run.step("report").folder), "report")
     client.log_artifacts(logged, str(run.folder / BUNDLE), BUNDLE)
 
 

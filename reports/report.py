@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
+from histoblend.data.patches import Patches
 from histoblend.data.splits import is_known
 from histoblend.models.inspection.permutation import GroupView
 from histoblend.models.inspection.stain import StainView
 from histoblend.models.names import ALONE
+from histoblend.reports.evaluation.decisions import DecisionsView
+from histoblend.reports.evaluation.explorer import ExplorerView
 from histoblend.reports.evaluation.ladder import roc_table, rungs_below
 from histoblend.reports.evaluation.slides import score_slides
 from histoblend.reports.page import figures
-from histoblend.reports.page.images import Patches
-from histoblend.reports.page.page import write_page
 from histoblend.reports.page.section import Section
 from histoblend.reports.sections.cnn import CnnView, cnn_section
 from histoblend.reports.sections.data import AuditView, data_section
-from histoblend.reports.sections.decisions import DecisionsView, decisions_section
+from histoblend.reports.sections.decisions import decisions_section
 from histoblend.reports.sections.ensemble import EnsembleView, ensemble_section
 from histoblend.reports.sections.errors import errors_section
-from histoblend.reports.sections.explorer import ExplorerView
 from histoblend.reports.sections.importances import importances_section
 from histoblend.reports.sections.ladder import ladder_section
 from histoblend.reports.sections.provenance import made_section
@@ -67,7 +64,7 @@ class ReportInputs:
     ensemble : EnsembleView or None
         What step 6 found, where it ran.
     decisions : DecisionsView or None
-        From :func:`reports.sections.decisions.decide`.
+        From :func:`reports.evaluation.decisions.decide`.
     artefacts : mapping from folder to mapping from file to str
         SHA-256 of everything that the steps before wrote.
     card : str
@@ -105,36 +102,6 @@ class ReportInputs:
     cnn: CnnView | None = None
 
 
-def write_report(folder: Path, inputs: ReportInputs, *, prints: bool = False, workers: int = 1) -> Path:
-    """Write ``report.html`` and the same numbers as CSV and JSON into `folder`.
-
-    Parameters
-    ----------
-    folder : Path
-        Made when missing.
-    inputs : ReportInputs
-    prints : bool
-        Whether every chart is also drawn as SVG and PNG, into ``figures/``.
-    workers : int
-        Processes that draw.
-
-    Returns
-    -------
-    Path
-        Of ``report.html``.
-
-    Raises
-    ------
-    ValueError
-        A shown patch is not among `inputs.patches`.
-    """
-    sections = build_sections(inputs)
-    page = write_page(folder, inputs.title, sections, warnings=inputs.warnings, prints=prints, workers=workers)
-    facts = json.dumps(_as_json(inputs.facts), indent=2, ensure_ascii=False)
-    (folder / "facts.json").write_text(facts + "\n", encoding="utf-8")
-    return page
-
-
 def build_sections(inputs: ReportInputs) -> list[Section]:
     """Every section of the report, in the order in which a reader asks."""
     predictions = inputs.predictions
@@ -170,14 +137,3 @@ def _verdict(inputs: ReportInputs, rungs: pd.DataFrame, slides: pd.DataFrame) ->
         stain=inputs.stain.groups if inputs.stain is not None else None,
         doubts_on_ensemble=inputs.ensemble.doubts() if inputs.ensemble is not None else (),
     )
-
-
-def _as_json(value: object) -> object:
-    """Leave what JSON knows, and turn the rest into text."""
-    if isinstance(value, Mapping):
-        return {str(key): _as_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_as_json(item) for item in value]
-    if isinstance(value, float):
-        return value if np.isfinite(value) else str(value)
-    return value if isinstance(value, (str, int)) or value is None else str(value)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from histoblend.data.patches import find_patches
 from histoblend.data.splits import patch_groups
-from histoblend.models.bundle import load_head
 from histoblend.models.calibration import youden_threshold
 from histoblend.models.heads import LogisticHead
 from histoblend.models.inspection.embedding_columns import MOST_PATCHES, explain_columns, leading_columns
@@ -23,12 +24,19 @@ from histoblend.models.inspection.shapley import (
 )
 from histoblend.models.names import ALONE
 from histoblend.models.resampling import even_rows, slide_groups
+from histoblend.pipelines.analysis.importances import read_importances
+from histoblend.pipelines.analysis.models import models_of
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.results import feature_sets, feature_tables, patches_of, predictions_of
+from histoblend.pipelines.runtime.artefacts import Outcome
+from histoblend.pipelines.runtime.views import load_view, save_view
 from histoblend.pipelines.tables import read_values
-from histoblend.reports.page.images import find_patches
-from histoblend.reports.sections.explorer import LEVELS, ExplorerView, leading_features, share_examples
+from histoblend.reports.evaluation.explorer import LEVELS, ExplorerView, leading_features, share_examples
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
+
+FEATURES, VIEW = "importances.parquet", "explorer"
 
 #: Sets of columns whose heads are explained patch by patch; colour is a part of each.
 EXPLAINED_SETS = ("handcrafted", "both", "context")
@@ -37,6 +45,33 @@ EXPLAINED_SETS = ("handcrafted", "both", "context")
 #: most; evenly over slides.
 SAMPLED = 5000
 AVERAGED = 100
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The part of the configuration that intervals depend on."""
+    return {"draws": config.report.draws}
+
+
+def build(run: Run, folder: Path) -> Outcome:
+    """Write what the feature explorer shows, and Shapley values in the form of the other importances."""
+    predictions = predictions_of(run)
+    shares, explained = attributions(run, predictions)
+    measured = attribution_importances(run, shares, explained)
+    measured.to_parquet(folder / FEATURES)
+    everything = pd.concat([read_importances(run)[0], measured])
+    save_view(explorer_view(run, predictions, everything, shares, explained), folder / VIEW)
+    return Outcome(len(explained))
+
+
+def read_measured(run: Run) -> pd.DataFrame:
+    """Every measure of importance of a run, those by Shapley values last."""
+    by_shapley = pd.read_parquet(run.step("attributions").folder / FEATURES)
+    return pd.concat([read_importances(run)[0], by_shapley]).reset_index(drop=True)
+
+
+def read_explorer(run: Run) -> ExplorerView:
+    """What the feature explorer of a run shows."""
+    return load_view(run.step("attributions").folder / VIEW, ExplorerView, Attribution)
 
 
 def attributions(run: Run, predictions: pd.DataFrame) -> tuple[dict[str, Attribution], pd.DataFrame]:
@@ -59,7 +94,7 @@ def attributions(run: Run, predictions: pd.DataFrame) -> tuple[dict[str, Attribu
 
     test = np.flatnonzero(predictions["split"] == "test")
     rows = test[even_rows(slide_groups(predictions["slide"].iloc[test]), EXPLAINED_PATCHES, seed=run.config.seed)]
-    sets = run.sets()
+    sets = feature_sets(run)
     found: dict[str, Attribution] = {}
     for name in [each for each in EXPLAINED_SETS if each in sets]:
         values, columns = sets[name]
@@ -72,7 +107,7 @@ def attributions(run: Run, predictions: pd.DataFrame) -> tuple[dict[str, Attribu
 
 
 def _attribute(run: Run, model: str, X: np.ndarray, columns: list[str]) -> Attribution:
-    return attribute(load_head(run.heads[0] / model), X, columns)
+    return attribute(models_of(run).head(model), X, columns)
 
 
 def attribution_importances(run: Run, found: Mapping[str, Attribution], explained: pd.DataFrame) -> pd.DataFrame:
@@ -119,7 +154,7 @@ def explorer_view(
     bins = [table.assign(feature=feature) for feature, table in zip(features, tables, strict=True)]
     cases = _cases(predictions, found, explained)
     shown = list(dict.fromkeys([*examples["patch_id"], *cases["patch_id"]]))
-    places = find_patches(run.patches, shown)
+    places = find_patches(patches_of(run), shown)
     return ExplorerView(
         attributions=found,
         explained=explained[["patch_id", "slide", "label"]].reset_index(drop=True),
@@ -130,7 +165,7 @@ def explorer_view(
         bins=pd.concat(bins, ignore_index=True) if bins else pd.DataFrame(),
         embeddings=explain_embeddings(run),
         patches=predictions.set_index("patch_id").loc[shown, ["slide", "label", "split"]].reset_index(),
-        pixels=np.stack([np.asarray(run.patches.pixels[place]) for place in places]) if shown else np.empty(0),
+        pixels=np.stack([np.asarray(patches_of(run).pixels[place]) for place in places]) if shown else np.empty(0),
         sampled=len(rows),
         averaged=len(few),
     )
@@ -143,7 +178,7 @@ def _walk_sets(
 
     A set at a time: two of them at once may not fit into memory.
     """
-    sets = run.sets()
+    sets = feature_sets(run)
     quantiles: dict[str, np.ndarray] = {}
     curves = []
     values = np.empty((len(rows), len(features)), np.float32)
@@ -168,7 +203,7 @@ def _curves(run: Run, name: str, X: np.ndarray, columns: list[str], points: Mapp
     from joblib import Parallel, delayed
 
     def draw(model: str) -> pd.DataFrame:
-        depend = PartialDependence(load_head(run.heads[0] / model), X)
+        depend = PartialDependence(models_of(run).head(model), X)
         parts = [
             pd.DataFrame({"feature": columns[place], "model": model, "value": at, "probability": depend(place, at)})
             for place, at in points.items()
@@ -217,16 +252,17 @@ def explain_embeddings(run: Run) -> pd.DataFrame | None:
 
     Learned from training slides alone: the leading columns are those of heads that were fitted on them.
     """
-    if not {"features", "embeddings"} <= set(run.tables) or "embeddings" not in run.config.heads.features:
+    tables = feature_tables(run)
+    if not {"features", "embeddings"} <= set(tables) or "embeddings" not in run.config.heads.features:
         return None
-    (raw, features), (table, names) = (read_values(run.tables[name][0]) for name in ("features", "embeddings"))
-    heads = {str(name): load_head(run.heads[0] / f"{name}_embeddings") for name in run.config.heads.heads}
+    (raw, features), (table, names) = (read_values(tables[name].folder) for name in ("features", "embeddings"))
+    heads = {str(name): models_of(run).head(f"{name}_embeddings") for name in run.config.heads.heads}
     weights = {
         name: head.coef_[0] if isinstance(head, LogisticHead) else head.feature_importances_
         for name, head in heads.items()
     }
     leading = leading_columns(weights)
-    patches = run.patches.table
+    patches = patches_of(run).table
     groups = pd.factorize(patch_groups(patches))[0]
     train = np.flatnonzero(patches["split"] == "train")
     rows = train[even_rows(groups[train], MOST_PATCHES, seed=run.config.seed)]

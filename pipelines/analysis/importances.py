@@ -6,13 +6,13 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from histoblend.features.handcrafted.families import group_columns
-from histoblend.models.bundle import load_head
 from histoblend.models.inspection.column_clusters import CLUSTER_ON, RHO, Cluster, cluster_columns
 from histoblend.models.inspection.permutation import (
     COLUMNS,
@@ -30,11 +30,17 @@ from histoblend.models.inspection.permutation import (
 from histoblend.models.inspection.replaced_columns import altered_scores
 from histoblend.models.names import ALONE
 from histoblend.models.resampling import even_rows, slide_groups
+from histoblend.pipelines.analysis.models import models_of
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.layout import DROPPED, FITTED, LEFT_OUT_OF, SETS
+from histoblend.pipelines.results import feature_sets, patches_of, predictions_of
+from histoblend.pipelines.runtime.artefacts import Outcome
+from histoblend.pipelines.runtime.views import load_view, save_view
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
+
+FEATURES, GROUPED = "features.parquet", "groups"
 
 Stability = dict[str, str | int | float]
 
@@ -89,6 +95,25 @@ class Judged:
     full: np.ndarray
 
 
+def settings(config: Config) -> dict[str, Any]:
+    """The part of the configuration that permutations and intervals depend on."""
+    return config.report.model_dump()
+
+
+def build(run: Run, folder: Path) -> Outcome:
+    """Write the importance of single columns, and of groups of them."""
+    features, groups = importances(run, predictions_of(run))
+    features.to_parquet(folder / FEATURES)
+    save_view(groups, folder / GROUPED)
+    return Outcome(len(features))
+
+
+def read_importances(run: Run) -> tuple[pd.DataFrame, GroupView]:
+    """Importances of a run, as :func:`importances` returned them."""
+    folder = run.step("importances").folder
+    return pd.read_parquet(folder / FEATURES), load_view(folder / GROUPED, GroupView)
+
+
 def importances(run: Run, predictions: pd.DataFrame) -> tuple[pd.DataFrame, GroupView]:
     """What each refitted head relies on.
 
@@ -103,9 +128,8 @@ def importances(run: Run, predictions: pd.DataFrame) -> tuple[pd.DataFrame, Grou
     -------
     features : DataFrame
         Single columns, `models.inspection.permutation.COLUMNS`: gain, cover and coefficients with their spread over
-        folds, and
-        permutation on the held-out slides for the handcrafted columns; families that were shuffled together have rows
-        without a feature.
+        folds, and permutation on the held-out slides for the handcrafted columns; families that were shuffled
+        together have rows without a feature.
     groups : GroupView
         Families, themes, regions, clusters, and the halves that sets were put together from.
     """
@@ -115,7 +139,7 @@ def importances(run: Run, predictions: pd.DataFrame) -> tuple[pd.DataFrame, Grou
     tasks = (delayed(_importance)(run.config, judged) for judged in _judged(run, predictions, clusters))
     # Threads: XGBoost and the bootstrap let go of the interpreter lock.
     results = Parallel(n_jobs=run.workers, prefer="threads")(tasks)
-    names = json.loads((run.heads[0] / SETS).read_text(encoding="utf-8")).get(LEFT_OUT_OF, [])
+    names = json.loads((run.step("heads").folder / SETS).read_text(encoding="utf-8")).get(LEFT_OUT_OF, [])
     view = GroupView(
         groups=_join([groups for _, groups, _ in results], GROUPS),
         clusters=cluster_table(clusters, names),
@@ -138,10 +162,10 @@ def cluster_table(clusters: Sequence[Cluster], columns: Sequence[str]) -> pd.Dat
 
 def _clusters(run: Run) -> tuple[list[Cluster], int]:
     """Clusters of handcrafted columns, found on training patches only, and how many of these there were."""
-    sets = run.sets()
+    sets = feature_sets(run)
     if LEFT_OUT_OF not in sets:
         return [], 0
-    table = run.patches.table
+    table = patches_of(run).table
     train = np.flatnonzero(table["split"] == "train")
     slides = slide_groups(table["slide"].to_numpy()[train])
     rows = train[even_rows(slides, CLUSTER_ON, seed=run.config.seed)]
@@ -150,7 +174,7 @@ def _clusters(run: Run) -> tuple[list[Cluster], int]:
 
 def _judged(run: Run, predictions: pd.DataFrame, clusters: Sequence[Cluster]) -> Iterator[Judged]:
     """Put together all models but those of a family alone; a set's values are read once for all heads."""
-    folder, sets = run.heads[0], run.sets()
+    folder, sets = run.step("heads").folder, feature_sets(run)
     names = json.loads((folder / SETS).read_text(encoding="utf-8"))
     said, dropped = pd.read_parquet(folder / FITTED), pd.read_parquet(folder / DROPPED)
     test = predictions[predictions["split"] == "test"]
@@ -167,7 +191,7 @@ def _judged(run: Run, predictions: pd.DataFrame, clusters: Sequence[Cluster]) ->
                 name,
                 features,
                 columns,
-                load_head(folder / name),
+                models_of(run).head(name),
                 by_measure(said[said["model"] == name], columns),
                 X,
                 test["label"].to_numpy(),

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import pandas as pd
 
@@ -9,12 +12,47 @@ from histoblend.data.splits import base_groups, grouped_folds, is_known
 from histoblend.models.heads import LogisticHead
 from histoblend.models.metrics import bootstrap, measure
 from histoblend.models.resampling import percentile_interval, slide_groups
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.layout import LEAKAGE
+from histoblend.pipelines.results import patches_of
+from histoblend.pipelines.runtime.artefacts import Outcome
+from histoblend.pipelines.tables import read_values
+
+if TYPE_CHECKING:
+    from histoblend.pipelines.run import Run
 
 #: Penalty of the logistic regression, the same on both sides: choosing it would compare two ways of choosing as well.
 STRENGTH = 0.01
 
 #: Training patches that it is measured on at most, drawn at random: ten fits of these take about ten seconds.
 MOST_PATCHES = 6000
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The part of the configuration that intervals depend on."""
+    return {"draws": config.report.draws}
+
+
+def part_of(run: Run) -> bool:
+    """Whether there are handcrafted features to measure it with."""
+    return run.has("features")
+
+
+def build(run: Run, folder: Path) -> Outcome:
+    """Write ``leakage.csv``, where a slide is known."""
+    values, _ = read_values(run.step("features").folder)
+    options = {"draws": run.config.report.draws, "seed": run.config.seed, "workers": run.workers}
+    found = measure_leakage(values, patches_of(run).table, **options)
+    if found is None:
+        return Outcome(0)
+    found.to_csv(folder / LEAKAGE, index=False)
+    return Outcome(len(found))
+
+
+def read_leakage(run: Run) -> pd.DataFrame | None:
+    """The leakage meter of a run; None without slides, or without handcrafted features."""
+    path = run.step("leakage").folder / LEAKAGE if run.has("leakage") else None
+    return pd.read_csv(path, float_precision="round_trip") if path is not None and path.is_file() else None
 
 
 def measure_leakage(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,9 @@ import pandas as pd
 
 from histoblend.data.patches import PatchSet
 from histoblend.data.storage.arrays import open_array
-from histoblend.pipelines.config import Config
 from histoblend.pipelines.layout import MODEL, PREDICTIONS
-from histoblend.pipelines.runtime.artefacts import Outcome, StepSpec, write_json
+from histoblend.pipelines.results import patches_of
+from histoblend.pipelines.runtime.artefacts import Outcome, write_json
 from histoblend.pipelines.runtime.screen import Screen
 
 if TYPE_CHECKING:
@@ -22,7 +21,8 @@ if TYPE_CHECKING:
 
     from histoblend.models.cnn import CnnSettings
     from histoblend.models.inspection.saliency import Maps
-    from histoblend.reports.sections.cnn import SaliencyView
+    from histoblend.pipelines.run import Run
+    from histoblend.reports.evaluation.saliency import SaliencyView
 
 PATCHES, SANITY, FACTS = "patches.parquet", "sanity.parquet", "saliency.json"
 LAST, INNER = "last.npy", "inner.npy"
@@ -36,32 +36,36 @@ CHECKED = 48
 DRAWS = {"head": 4, "top": 2, "whole": 2}
 
 
-def saliency_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
-    """What the maps depend on; ``inputs`` are the digests of the patches and of the fine-tuned network."""
-    sources = ("data", "features", "models", "models/inspection/saliency.py", "pipelines/analysis/saliency.py")
-    return StepSpec("saliency", "probes/saliency", sources, {}, inputs, config.seed)
+def part_of(run: Run) -> bool:
+    """Whether there is a fine-tuned network."""
+    return run.has("cnn")
 
 
-def probe_saliency(config: Config, patches: PatchSet, cnn: Path, folder: Path, screen: Screen) -> Outcome:
+def build(run: Run, folder: Path) -> Outcome:
+    """Look where the fine-tuned network of a run looks."""
+    return probe_saliency(patches_of(run), run.step("cnn").folder, folder, run.config.seed, run.screen)
+
+
+def probe_saliency(patches: PatchSet, cnn: Path, folder: Path, seed: int, screen: Screen) -> Outcome:
     """Write maps and their shares inside the centre, and how like them those of random networks are.
 
     Parameters
     ----------
-    config : Config
     patches : PatchSet
     cnn : Path
         Folder of step 5.
     folder : Path
         Gets a row a patch in ``patches.parquet``, maps of those shown in ``last.npy`` and ``inner.npy``, and
         ``sanity.parquet``.
+    seed : int
     screen : Screen
     """
     from histoblend.models.inspection.saliency import open_network
 
     table, threshold = _judged(patches, cnn)
-    chosen = _choose(table, config.seed)
+    chosen = _choose(table, seed)
     network, settings = open_network(cnn / MODEL)
-    maps, checked, sanity = _look(network, settings, patches, chosen, config.seed, screen)
+    maps, checked, sanity = _look(network, settings, patches, chosen, seed, screen)
     chosen = _with_shares(chosen, maps, patches.pixels.shape[1])
     chosen.to_parquet(folder / PATCHES, index=False)
     sanity.to_parquet(folder / SANITY, index=False)
@@ -86,7 +90,7 @@ def open_saliency(folder: Path) -> SaliencyView:
     """Read what :func:`probe_saliency` wrote."""
     import json
 
-    from histoblend.reports.sections.cnn import SaliencyView
+    from histoblend.reports.evaluation.saliency import SaliencyView
 
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     return SaliencyView(

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,13 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import expit
-from skimage.color import hed_from_rgb, rgb_from_hed
 
 from histoblend.data.splits import is_known
-from histoblend.models.bundle import load_head
+from histoblend.features.extract import extract_shards
+from histoblend.features.handcrafted.families import columns as handcrafted_columns
+from histoblend.features.handcrafted.families import compute
 from histoblend.models.inspection.stain import (
-    VECTORS,
     StainGroups,
     StainView,
     group_slides,
@@ -28,19 +25,20 @@ from histoblend.models.inspection.stain import (
     stain_families,
     stain_groups,
 )
+from histoblend.models.inspection.stain_shifts import alterations
 from histoblend.models.names import ALONE, split_model_name
+from histoblend.models.predictor import Predictor, choose_blends, needs_slides, open_predictor
+from histoblend.pipelines.analysis.models import models_of
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.layout import COLUMNS, ENSEMBLE, MODEL, PREDICTIONS, VALUES
-from histoblend.pipelines.runtime.artefacts import Outcome, StepSpec
-from histoblend.pipelines.tables import FeatureSets, chosen_families, embedding_of, read_values
+from histoblend.pipelines.layout import PREDICTIONS
+from histoblend.pipelines.results import feature_tables, patches_of, predictions_of, read_ladder
+from histoblend.pipelines.runtime.artefacts import Outcome
+from histoblend.pipelines.runtime.views import load_view, save_view
+from histoblend.pipelines.tables import context_table, known_slides, read_values
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
-#: How far stains are scaled and shifted at most; the network's training alters them by 0.1 unless told otherwise.
-STRENGTHS = (0.05, 0.1, 0.2)
-#: Draws at each strength: the second shifts every slide the other way.
-SIGNS = (1, -1)
 
 #: Held-out patches that are judged, and the slides that they come from, at most: the fine-tuned network takes a tenth
 #: of a second for each patch and draw.
@@ -49,38 +47,29 @@ MOST_SLIDES = 40
 #: Patches of a slide that slide context compares with, the judged ones included, at most.
 SLIDE_PATCHES = 32
 
-#: Two stain vectors with less than this as the sine of their angle cannot be told apart.
-FLATTEST = 0.05
 
 #: Patches that one thread takes at a time.
 SHARD = 16
 
-Advance = Callable[[int], None]
+VIEW = "view"
 
 
-def stain_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
-    """What the probe depends on; ``inputs`` are the digests of the patches, of the feature tables and of all models."""
-    own = (
-        "pipelines/analysis/stain.py",
-        "pipelines/tables.py",
-        "pipelines/steps/outputs.py",
-        "models/inspection/stain.py",
-    )
-    section = {
-        "strengths": list(STRENGTHS),
-        "patches": MOST_PATCHES,
-        "slides": MOST_SLIDES,
-        "slide_patches": SLIDE_PATCHES,
-    }
-    # Not the user's choice: other numbers in another version rebuild, and are not another configuration.
-    return StepSpec(
-        "stain",
-        "probes/stain",
-        ("data", "features", "models", *own),
-        {},
-        {**inputs, "design": json.dumps(section)},
-        config.seed,
-    )
+def settings(config: Config) -> dict[str, Any]:
+    """The part of the configuration that intervals depend on."""
+    return {"draws": config.report.draws}
+
+
+def build(run: Run, folder: Path) -> Outcome:
+    """Write what every model says of patches with altered stains, and what the report shows of stain."""
+    notes = {} if why_no_probe(patches_of(run).table) else probe_stain(run, folder)
+    predictions = predictions_of(run)
+    save_view(stain_view(run, folder, predictions, read_ladder(run)), folder / VIEW)
+    return Outcome(len(predictions), notes)
+
+
+def read_stain(run: Run) -> StainView:
+    """What the report of a run shows of stain."""
+    return load_view(run.step("stain").folder / VIEW, StainView, StainGroups)
 
 
 def why_no_probe(table: pd.DataFrame) -> str:
@@ -176,241 +165,95 @@ def _spread(rows: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
     return ordered[np.round(np.linspace(0, len(rows) - 1, count)).astype(int)]
 
 
-@dataclass(frozen=True)
-class Alteration:
-    """One way to alter the stains of n patches: their optical density (natural logarithm) times a matrix, plus a shift.
-
-    Attributes
-    ----------
-    kind : str
-        "shift", by the strength at random, or "restain", to the stain vectors of the other group of slides.
-    strength : float
-        0 leaves the patches as they are.
-    draw : int
-    turns : ndarray of shape (n, 3, 3)
-    offsets : ndarray of shape (n, 3)
-    """
-
-    kind: str
-    strength: float
-    draw: int
-    turns: np.ndarray
-    offsets: np.ndarray
-
-    def __call__(self, patches: np.ndarray) -> np.ndarray:
-        """Alter patches (n, height, width, 3) uint8, which are not modified."""
-        if self.strength == 0:
-            return patches
-        # +1: black stays finite.
-        density = -np.log((np.arange(256) + 1.0) / 256.0).astype(np.float32)[patches.reshape(len(patches), -1, 3)]
-        altered = density @ self.turns.astype(np.float32) + self.offsets.astype(np.float32)[:, None]
-        levels = np.rint(256.0 * np.exp(-altered) - 1.0)
-        return np.clip(levels, 0, 255).astype(np.uint8).reshape(patches.shape)
-
-
-def shift(ways: np.ndarray, strength: float, draw: int) -> Alteration:
-    """Scale and shift haematoxylin, eosin and the residual, all patches of a slide alike.
-
-    What :func:`models.augment.jitter_stains` draws for each patch is given here, as stain differs between slides.
-
-    Parameters
-    ----------
-    ways : ndarray of shape (n, 6)
-        From :func:`directions`.
-    strength : float
-        Every stain's amount ``c`` becomes ``(1 + strength · way) c + strength · way'``.
-    draw : int
-        Place in `SIGNS`.
-
-    References
-    ----------
-    Tellez et al. (2018), IEEE Trans Med Imaging 37(9):2126-2136.
-    """
-    moves = strength * SIGNS[draw] * ways
-    turns = np.einsum("ij,nj,jk->nik", hed_from_rgb, 1 + moves[:, :3], rgb_from_hed)
-    return Alteration("shift", strength, draw, turns, moves[:, 3:] @ rgb_from_hed)
-
-
-def restain(slides: np.ndarray, groups: StainGroups) -> Alteration:
-    """Give each slide the stain vectors of the other group of slides, and leave the amounts of its stains alone.
-
-    The other group's vectors are the medians over its slides. Slides in no group, and slides whose own two vectors are
-    almost one, stay as they are.
-
-    Parameters
-    ----------
-    slides : ndarray of shape (n,), str
-    groups : StainGroups
-        With the slides' stain vectors.
-    """
-    known = groups.slides.set_index("slide")
-    other = {name: _frame(known.loc[known.group != name, list(VECTORS)].median().to_numpy()) for name in ("A", "B")}
-    turns = {}
-    for name in set(slides):
-        turns[name] = np.eye(3)
-        if name in known.index:
-            own = _frame(known.loc[name, list(VECTORS)].to_numpy(dtype=float))
-            if abs(np.linalg.det(own)) >= FLATTEST:
-                turns[name] = np.linalg.inv(own) @ other[known.group[name]]
-    return Alteration("restain", 1.0, 0, np.stack([turns[name] for name in slides]), np.zeros((len(slides), 3)))
-
-
-def _frame(vectors: np.ndarray) -> np.ndarray:
-    """Haematoxylin, eosin and what is at right angles to both: rows of length 1, their volume the sine of the angle."""
-    pair = vectors.reshape(2, 3) / np.linalg.norm(vectors.reshape(2, 3), axis=1, keepdims=True)
-    across = np.cross(*pair)
-    size = np.linalg.norm(across)
-    return np.vstack([pair, across / size if size > 0 else across])
-
-
-def directions(slides: np.ndarray, seed: int) -> np.ndarray:
-    """Which way the stains of each patch's slide are scaled and shifted.
-
-    Parameters
-    ----------
-    slides : ndarray of shape (n,), str
-    seed : int
-
-    Returns
-    -------
-    ndarray of shape (n, 6), dtype float64
-        Three gains and three shifts in −1 to 1, by which a strength is multiplied; the same for all patches of a slide,
-        whatever other slides there are.
-    """
-    of = {name: np.random.default_rng([zlib.crc32(name.encode()), seed]).uniform(-1, 1, 6) for name in set(slides)}
-    return np.stack([of[name] for name in slides])
-
-
-def alterations(slides: np.ndarray, groups: StainGroups | None, seed: int) -> list[Alteration]:
-    """All ways in which patches of these slides are altered; the first leaves them as they are."""
-    ways = directions(slides, seed)
-    found = [shift(ways, 0.0, 0)]
-    found += [shift(ways, strength, draw) for strength in STRENGTHS for draw in range(len(SIGNS))]
-    return found if groups is None else [*found, restain(slides, groups)]
-
-
-def probe_stain(run: Run, folder: Path) -> Outcome:
+def probe_stain(run: Run, folder: Path) -> dict[str, int]:
     """Write what every model says of the sample, as it is and with altered stains, into ``folder``.
 
     ``predictions.parquet`` holds ``patch_id, slide, label, alteration, strength, draw, prob_<model>``, a row a patch
     and alteration; strength 0 is the patches as they are.
+
+    Returns
+    -------
+    dict from str to int
+        How many patches were judged, of how many slides, beside how many others.
     """
-    sample = choose_sample(run.patches.table, run.config.seed)
-    table = run.patches.table.iloc[sample.rows].reset_index(drop=True)
-    members = _Members(run, table, sample.judged)
-    pixels = np.asarray(run.patches.pixels[sample.rows])
+    patches, bundle = patches_of(run), models_of(run)
+    sample = choose_sample(patches.table, run.config.seed)
+    table = patches.table.iloc[sample.rows].reset_index(drop=True)
+    pixels = np.asarray(patches.pixels[sample.rows])
     chosen = alterations(slide_names(table), _divide_slides(run), run.config.seed)
     shown = table.iloc[: sample.judged][["patch_id", "slide", "label"]]
     parts = []
-    with run.screen.progress("altered stains", len(chosen) * members.work) as progress:
-        for number, alter in enumerate(chosen):
-            found = members.predict(alter(pixels), folder / f"work-{number}", progress)
-            how = shown.assign(alteration=alter.kind, strength=alter.strength, draw=alter.draw)
-            parts.append(how.assign(**found))
+    with open_predictor(bundle, list(bundle.index["models"])) as predictor:
+        judge = partial(_judge, run, predictor, table["slide"], sample.judged)
+        with run.screen.progress("altered stains", len(chosen) * len(pixels)) as progress:
+            for number, alter in enumerate(chosen):
+                said = judge(alter(pixels), folder / f"work-{number}", progress)
+                how = shown.assign(alteration=alter.kind, strength=alter.strength, draw=alter.draw)
+                parts.append(how.assign(**said))
     pd.concat(parts, ignore_index=True).to_parquet(folder / PREDICTIONS, index=False)
     for number in range(len(chosen)):
         shutil.rmtree(folder / f"work-{number}")
-    notes = {"patches": sample.judged, "slides": len(set(slide_names(shown))), "beside": len(pixels) - sample.judged}
-    return Outcome(sample.judged * len(chosen), notes)
+    slides = len(set(slide_names(shown)))
+    return {"patches": sample.judged, "slides": slides, "beside": len(pixels) - sample.judged}
 
 
-class _Members:
-    """Every model of a run, ready to predict given pixels of a sample of its patches."""
+def _judge(
+    run: Run,
+    predictor: Predictor,
+    slides: pd.Series,
+    judged: int,
+    pixels: np.ndarray,
+    folder: Path,
+    progress: Callable[[int], None],
+) -> dict[str, np.ndarray]:
+    """Probability of each judged patch by every model, ``prob_<model>`` to ndarray of shape (judged,), float64.
 
-    def __init__(self, run: Run, table: pd.DataFrame, judged: int) -> None:
-        self.run, self.table, self.judged = run, table, judged
-        heads, manifest = run.heads
-        self.heads = {name: load_head(heads / name) for name in manifest["notes"]["models"]}
-        self.families = chosen_families(run.config) if "features" in run.tables else ()
-        self.embed = embedding_of(run) if "embeddings" in run.tables else None
-        self.cnn, self.ensemble = None, None
-        if run.fine_tuned:
-            from histoblend.models.cnn import open_cnn
+    The other patches are there for slide context to compare with.
+    """
+    alone = [name for name in predictor.members if not needs_slides(name)]
+    places = [predictor.members.index(name) for name in alone]
+    columns = [column.name for column in handcrafted_columns(predictor.families)] if predictor.families else []
 
-            self.cnn = open_cnn(run.cnn[0] / MODEL)
-        if run.combined:
-            from histoblend.models.ensemble import Ensemble
+    def by_itself(some: np.ndarray) -> np.ndarray:
+        values = predictor(some)
+        return np.concatenate([values.members[:, places], values.raw], axis=1)
 
-            stored = json.loads((run.ensemble[0] / ENSEMBLE).read_text(encoding="utf-8"))
-            self.ensemble = Ensemble.from_dict(stored["default"])
-
-    @property
-    def work(self) -> int:
-        """Rows that are computed for one draw, for the progress bar."""
-        networks = (self.embed is not None) + (self.cnn is not None)
-        return len(self.table) * bool(self.families) + self.judged * networks
-
-    def predict(self, pixels: np.ndarray, folder: Path, progress: Advance) -> dict[str, np.ndarray]:
-        """Probability of each judged patch by every model, ``prob_<model>`` to ndarray of shape (judged,), float64."""
-        whole, judged = self._tables(pixels, folder, progress)
-        slides = self.table["slide"]
-        # Context compares with all patches of the sample's slides; the others look at the judged ones alone.
-        sets = FeatureSets(self.run.config, judged, slides.iloc[: self.judged])
-        context = FeatureSets(self.run.config, whole, slides)
-        found = {}
-        for model, head in self.heads.items():
-            name = model.partition("_")[2]
-            values = context[name][0][: self.judged] if name == "context" else sets[name][0]
-            found[f"prob_{model}"] = head.predict_proba(values)[:, 1]
-        if self.cnn is not None:
-            log_odds = self._extract(
-                self.cnn, pixels[: self.judged], folder / "cnn", 1, self._engine(self.run.cnn), progress
-            )
-            found["prob_cnn"] = expit(np.asarray(log_odds)[:, 0].astype(np.float64))
-        if self.ensemble is not None:
-            members = np.column_stack([found[f"prob_{member}"] for member in self.ensemble.members])
-            found["prob_ensemble"] = self.ensemble.predict(members)
-        return found
-
-    def _tables(self, pixels: np.ndarray, folder: Path, progress: Advance) -> tuple[dict[str, Path], dict[str, Path]]:
-        """Feature tables of all patches and of the judged ones, in folders as steps 2 and 3 write them."""
-        from histoblend.features.handcrafted.families import columns, compute
-
-        whole, judged = {}, {}
-        if self.families:
-            names = [column.name for column in columns(self.families)]
-            by = partial(compute, families=self.families)
-            values = self._extract(by, pixels, folder / "features", len(names), self.run.workers, progress)
-            whole["features"] = _describe(folder / "features", names)
-            judged["features"] = _describe(folder / "judged", names, values[: self.judged])
-        if self.embed is not None:
-            names = list(self.embed.columns)
-            some = pixels[: self.judged]
-            workers = self._engine(self.run.embeddings)
-            self._extract(self.embed, some, folder / "embeddings", len(names), workers, progress)
-            judged["embeddings"] = _describe(folder / "embeddings", names)
-        return whole, judged
-
-    def _engine(self, step: tuple[Path, dict[str, Any]]) -> int:
-        """Threads for a step's network: ONNX Runtime gets one session for each of ours; Keras runs its own."""
-        return self.run.workers if step[1]["notes"]["engine"]["name"] == "onnx" else 1
-
-    @staticmethod
-    def _extract(
-        compute: Any, pixels: np.ndarray, folder: Path, width: int, workers: int, progress: Advance
-    ) -> np.ndarray:
-        from histoblend.features.extract import extract_shards
-
-        return extract_shards(
-            compute, pixels, folder, width, shard_size=SHARD, workers=workers, prefer="threads", progress=progress
-        )
+    options: dict[str, Any] = {"shard_size": SHARD, "prefer": "threads", "progress": progress}
+    width = len(alone) + len(columns)
+    values = extract_shards(
+        by_itself, pixels[:judged], folder / "judged", width, workers=_threads(run), dtype=np.float64, **options
+    )
+    said = {f"prob_{name}": np.asarray(values[:, number]) for number, name in enumerate(alone)}
+    in_context = {name: predictor.heads[name] for name in predictor.members if needs_slides(name)}
+    if in_context:
+        beside = extract_shards(
+            partial(compute, families=predictor.families), pixels[judged:], folder / "beside", len(columns),
+            workers=run.workers, **options,
+        )  # fmt: skip
+        raw = np.concatenate([values[:, len(alone) :].astype(np.float32), beside])
+        table = context_table(raw, columns, known_slides(slides))[0]
+        said |= {f"prob_{name}": head.predict_proba(table[:judged])[:, 1] for name, head in in_context.items()}
+    said = {f"prob_{name}": said[f"prob_{name}"] for name in predictor.members if f"prob_{name}" in said}
+    if run.has("ensemble"):
+        blend = choose_blends(predictor.bundle)[0]
+        said["prob_ensemble"] = blend.combine(np.column_stack([said[f"prob_{name}"] for name in blend.members]))
+    return said
 
 
-def _describe(folder: Path, names: list[str], values: np.ndarray | None = None) -> Path:
-    """Name the columns of a table in a folder, and write its values where they are given."""
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / COLUMNS).write_text(json.dumps(names), encoding="utf-8")
-    if values is not None:
-        np.save(folder / VALUES, values)
-    return folder
+def _threads(run: Run) -> int:
+    """Threads that predict: ONNX Runtime gets one session for each of ours; Keras runs its own."""
+    engines = [run.step(name).manifest["notes"]["engine"] for name in ("embeddings", "cnn") if run.has(name)]
+    return run.workers if all(engine["name"] == "onnx" for engine in engines) else 1
 
 
-def stain_view(run: Run, predictions: pd.DataFrame, steps: pd.DataFrame) -> StainView:
+def stain_view(run: Run, folder: Path, predictions: pd.DataFrame, steps: pd.DataFrame) -> StainView:
     """What the report shows of stain: groups of slides, who tells them apart, and what shifted stains do.
 
     Parameters
     ----------
     run : Run
+    folder : Path
+        With the predictions of altered patches, where there are any.
     predictions : DataFrame
         ``patch_id, slide, split, label, prob_<model>`` of every model.
     steps : DataFrame
@@ -418,21 +261,20 @@ def stain_view(run: Run, predictions: pd.DataFrame, steps: pd.DataFrame) -> Stai
     """
     options = {"draws": run.config.report.draws, "seed": run.config.seed}
     models = [model for model in dict.fromkeys(steps["model"]) if split_model_name(model)[0] != "prevalence"]
-    probe = run.stain_probe
     shifted = None
-    if probe is not None:
+    if (folder / PREDICTIONS).is_file():
         thresholds = dict(zip(steps["model"], steps["threshold"], strict=True))
-        shifted = shift_curves(pd.read_parquet(probe[0] / PREDICTIONS), models, thresholds, **options)
-    trained = run.config.cnn.jitter if run.fine_tuned and run.config.cnn.stain == "jitter" else 0.0
-    view = StainView(shifted=shifted, absent=why_no_probe(run.patches.table), trained=trained)
+        shifted = shift_curves(pd.read_parquet(folder / PREDICTIONS), models, thresholds, **options)
+    trained = run.config.cnn.jitter if run.has("cnn") and run.config.cnn.stain == "jitter" else 0.0
+    view = StainView(shifted=shifted, absent=why_no_probe(patches_of(run).table), trained=trained)
     groups = _divide_slides(run)
     if groups is None:
         return view
     rungs = [model for model in models if split_model_name(model)[0] not in ALONE]
-    slides = run.patches.table["slide"].astype(object)
+    slides = patches_of(run).table["slide"].astype(object)
     families = []
-    for folder, _ in run.tables.values():
-        values, columns = read_values(folder)
+    for step in feature_tables(run).values():
+        values, columns = read_values(step.folder)
         families.append(stain_families(values, columns, groups, slides, **options))
     return replace(
         view,
@@ -445,9 +287,9 @@ def stain_view(run: Run, predictions: pd.DataFrame, steps: pd.DataFrame) -> Stai
 
 def _divide_slides(run: Run) -> StainGroups | None:
     """Slides in two by their stain; None where it cannot be told."""
-    if "features" not in run.tables:
+    if not run.has("features"):
         return None
-    values, columns = read_values(run.tables["features"][0])
-    table = run.patches.table
+    values, columns = read_values(run.step("features").folder)
+    table = patches_of(run).table
     slides = table["slide"].where(is_known(table["slide"]))
     return stain_groups(values, columns, table["label"].to_numpy(), slides, seed=run.config.seed)

@@ -41,7 +41,7 @@ class WholeFits:
 
     def __call__(self, tasks: Sequence[FitTask]) -> Iterator[Fitted]:
         """Yield what each task gives, in their order."""
-        from histoblend.pipelines.engine.worker import fit_whole, unpack
+        from histoblend.pipelines.engine.worker_fits import fit_whole, unpack
 
         calls = [
             (

@@ -16,7 +16,7 @@ from histoblend.models.heads import HEADS, LogisticHead, XGBoostHead
 from histoblend.models.spread import blocks_of, fit_logistic
 from histoblend.pipelines.engine.cluster import Cluster, explained
 from histoblend.pipelines.engine.fits import FitTask, Fitted
-from histoblend.pipelines.engine.worker import pack, read_probabilities
+from histoblend.pipelines.engine.worker_fits import pack, read_probabilities
 
 #: Rows of a block: so many that a table has about so many blocks, within these bounds. They do not depend on the
 #: cluster, so that sums come out the same on any.
@@ -60,7 +60,7 @@ class SpreadFits:
         edges = [*range(0, array.shape[0], rows_of_block(array.shape)), array.shape[0]]
         starts, stops = edges[:-1], edges[1:]
         blocks = cluster.spread(
-            "histoblend.pipelines.engine.worker", "read_block", [array.text] * len(starts), starts, stops
+            "histoblend.pipelines.engine.worker_fits", "read_block", [array.text] * len(starts), starts, stops
         )
         yield cls(cluster, columns, place, edges, blocks)
         for block in blocks:
@@ -179,7 +179,7 @@ class SpreadFits:
         local = [(number, rows) for number, rows in enumerate(blocks_of(task.out, self.edges)) if len(rows)]
         count = len(local)
         futures = self.cluster.spread(
-            "histoblend.pipelines.engine.worker", "predict_block",
+            "histoblend.pipelines.engine.worker_fits", "predict_block",
             [self.place.url] * count, [stored] * count,
             [f"{task.name}-{number:06d}" for number, _ in local], [self.blocks[number] for number, _ in local],
             [rows for _, rows in local], [task.columns] * count,

@@ -9,19 +9,16 @@ import functools
 import hashlib
 import io
 import json
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from histoblend.data.errors import InputError
 from histoblend.data.storage.store import Store, StoredArray
-from histoblend.models.bundle import head_from, save_head
 from histoblend.pipelines.runtime.provenance import code_digest, library_versions
 
 JOB = "job.json"
@@ -211,103 +208,3 @@ def _worker() -> str:
         return str(get_worker().address)
     except ValueError:  # not on a cluster: a test, or a benchmark of the bare work
         return "here"
-
-
-_reading = threading.Lock()
-
-
-def fit_whole(
-    place: str,
-    name: str,
-    array: str,
-    head: str,
-    labels: np.ndarray,
-    groups: np.ndarray,
-    rows: np.ndarray,
-    out: np.ndarray,
-    seed: int,
-    columns: np.ndarray | None,
-) -> str:
-    """Fit a head on ``rows`` of a table and predict ``out``; return the name of the file that holds both.
-
-    Arguments are those of :func:`pipelines.engine.fits.fit`, with the table as
-    :attr:`data.storage.store.StoredArray.text`; the
-    result is the same, bit for bit.
-    """
-    from histoblend.pipelines.engine.fits import fit
-
-    with _reading:  # the threads of a worker share one
-        values = _table(array)
-    predicted, model, seconds = fit(head, values, labels, groups, rows, out, seed, columns)
-    return Store(place).write_sealed(f"fit-{name}", ".npz", pack(model, predicted, seconds))
-
-
-def read_block(array: str, start: int, stop: int) -> np.ndarray:
-    """Rows of a table in the store (:attr:`data.storage.store.StoredArray.text`)."""
-    return StoredArray.parse(array).rows(start, stop)
-
-
-def predict_block(
-    place: str, head: str, stem: str, X: np.ndarray, rows: np.ndarray, columns: np.ndarray | None
-) -> tuple[str, float]:
-    """Probabilities of some rows of a block by a head in the store: name of a Parquet file, and seconds of one core."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-    from threadpoolctl import threadpool_limits
-
-    from histoblend.models.spread import take
-
-    began = time.thread_time()
-    with threadpool_limits(1):
-        probability = _stored_head(place, head).predict_proba(take(X, rows, columns))[:, 1]
-    buffer = io.BytesIO()
-    pq.write_table(pa.table({"probability": probability}), buffer)
-    return Store(place).write_sealed(stem, ".parquet", buffer.getvalue()), time.thread_time() - began
-
-
-def read_probabilities(store: Store, name: str) -> np.ndarray:
-    """What :func:`predict_block` wrote, ndarray of shape (rows,), float64."""
-    import pyarrow.parquet as pq
-
-    return pq.read_table(io.BytesIO(_whole(store, name))).column("probability").to_numpy()
-
-
-def pack(model: Any, predicted: np.ndarray, seconds: float) -> bytes:
-    """A fitted head with its predictions, as one file without pickle."""
-    with tempfile.TemporaryDirectory() as folder:
-        save_head(model, Path(folder))
-        files = {path.name: np.frombuffer(path.read_bytes(), np.uint8) for path in Path(folder).iterdir()}
-    buffer = io.BytesIO()
-    arrays: dict[str, Any] = {f"file-{name}": content for name, content in files.items()}
-    np.savez(buffer, allow_pickle=False, predicted=predicted, seconds=np.float64(seconds), **arrays)
-    return buffer.getvalue()
-
-
-def unpack(store: Store, name: str) -> tuple[np.ndarray, Any, float]:
-    """Predictions, fitted head and seconds out of a file that :func:`pack` made."""
-    with np.load(io.BytesIO(_whole(store, name)), allow_pickle=False) as arrays:
-        files = {key.removeprefix("file-"): arrays[key].tobytes() for key in arrays if key.startswith("file-")}
-        head = head_from(files, f"{store.url}/{name}")
-        return arrays["predicted"], head, float(arrays["seconds"])
-
-
-def _whole(store: Store, name: str) -> bytes:
-    content = store.read_sealed(name)
-    if content is None:
-        raise InputError(f"{store.url}/{name}: expected what a worker wrote; it is missing or altered. Run again.")
-    return content
-
-
-@functools.lru_cache(maxsize=1)
-def _table(text: str) -> np.ndarray:
-    """A table, mapped where it lies in this machine's file system: its workers then share one copy."""
-    array = StoredArray.parse(text)
-    folder = array.store.local
-    if folder is not None:
-        return np.load(folder / array.name, mmap_mode="r", allow_pickle=False)
-    return array.rows(0, array.shape[0])
-
-
-@functools.lru_cache(maxsize=4)
-def _stored_head(place: str, name: str) -> Any:
-    return unpack(Store(place), name)[1]

@@ -8,10 +8,11 @@ import os
 import platform
 import shutil
 import time
+import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from histoblend.data.errors import InputError
 from histoblend.data.storage.atomic import PARTIAL, clear_leftovers, sync_folder, sync_tree, write_text_whole
@@ -20,6 +21,8 @@ from histoblend.pipelines.runtime.provenance import code_digest, commit, library
 from histoblend.pipelines.runtime.resources import peak_memory
 
 MANIFEST = "manifest.json"
+#: Beside the files of a step that is under way: what it is made from.
+KEY = "key.json"
 MEND = "Pass --rebuild (make … REBUILD=1) to make it again."
 
 
@@ -63,15 +66,40 @@ class StepSpec:
 
 @dataclass
 class Outcome:
-    """What a step says of itself: rows and whatever else belongs into the manifest."""
+    """What a step says of itself.
+
+    Attributes
+    ----------
+    rows : int
+    notes : dict
+        What else belongs into the manifest.
+    timed : tuple of str
+        Files that hold times or words for readers: what depends on the step does not depend on them.
+    stands_for : mapping from str to str
+        Digests of what counts in such files.
+    """
 
     rows: int
     notes: dict[str, Any] = field(default_factory=dict)
+    timed: tuple[str, ...] = ()
+    stands_for: Mapping[str, str] = field(default_factory=dict)
+
+
+class Finished(NamedTuple):
+    """A finished step: its folder and its manifest."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) of what it made: what later steps are keyed on."""
+        return str(self.manifest["digest"])
 
 
 def run_step(
     spec: StepSpec, run: Path, build: Callable[[Path], Outcome], *, rebuild: bool, say: Callable[[str], None]
-) -> tuple[Path, dict[str, Any]]:
+) -> Finished:
     """Reuse the step's folder when its manifest fits, otherwise build it.
 
     A step builds in ``<folder>.partial``; a broken run leaves it behind, and the next run with the same key goes on in
@@ -91,8 +119,7 @@ def run_step(
 
     Returns
     -------
-    folder : Path
-    manifest : dict
+    Finished
 
     Raises
     ------
@@ -106,7 +133,7 @@ def run_step(
     if reason is None:
         manifest = read_manifest(folder)
         say(f"{spec.name}: up to date ({manifest['rows']} rows, {folder})")
-        return folder, manifest
+        return Finished(folder, manifest)
     _open_partial(partial, identity)
     signals.now_at(spec.name)
     say(f"{spec.name}: {reason}")
@@ -124,13 +151,15 @@ def run_step(
         "python": platform.python_version(),
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "notes": outcome.notes,
-        "files": {str(path.relative_to(partial)): file_digest(path) for path in _files(partial)},
+        "files": {path.relative_to(partial).as_posix(): file_digest(path) for path in _files(partial)},
+        "digest": _digest(partial, outcome),
     }
     # All data first: a manifest must never speak of files that a power failure took back.
     sync_tree(partial)
     write_json(partial / MANIFEST, manifest)
+    (partial / KEY).unlink()
     replace_folder(partial, folder)
-    return folder, manifest
+    return Finished(folder, manifest)
 
 
 def replace_folder(new: Path, target: Path) -> None:
@@ -197,9 +226,22 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def manifest_digest(manifest: Mapping[str, Any]) -> str:
-    """What later steps are keyed on: the digests of all files that a step wrote."""
-    return hashlib.sha256(json.dumps(manifest["files"], sort_keys=True).encode()).hexdigest()
+def _digest(folder: Path, outcome: Outcome) -> str:
+    """What later steps are keyed on: the content of all files that a step wrote, but for times."""
+    names = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    found = {name: lasting_digest(path) for name, path in names.items() if name not in outcome.timed}
+    return hashlib.sha256(json.dumps({**found, **outcome.stands_for}, sort_keys=True).encode()).hexdigest()
+
+
+def lasting_digest(path: Path) -> str:
+    """SHA-256 (hex) of what a file holds but for the time that Keras writes into its own."""
+    if path.suffix != ".keras":
+        return file_digest(path)
+    digest = hashlib.sha256()
+    with zipfile.ZipFile(path) as archive:
+        for name in sorted(set(archive.namelist()) - {"metadata.json"}):
+            digest.update(f"{name}\0".encode() + archive.read(name))
+    return digest.hexdigest()
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -256,7 +298,7 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _open_partial(partial: Path, identity: dict[str, Any]) -> None:
     """Keep a broken run's work only when it was made for the very same result."""
-    key = partial / "key.json"
+    key = partial / KEY
     if partial.exists():
         try:
             same = json.loads(key.read_text(encoding="utf-8")) == identity
@@ -271,7 +313,7 @@ def _open_partial(partial: Path, identity: dict[str, Any]) -> None:
 def _files(folder: Path) -> list[Path]:
     # A worker that outlived its killed run may still be writing: what has no name yet is no part of the result.
     named = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(PARTIAL))
-    return sorted(path for path in named if path.name not in {MANIFEST, "key.json"})
+    return sorted(path for path in named if path.name not in {MANIFEST, KEY})
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import subprocess
 from collections.abc import Iterator
@@ -30,24 +31,36 @@ def code_digest(sources: tuple[str, ...]) -> str:
 
 
 def source_files(sources: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
-    """Every file of packages and single files: its name relative to the package, and where it is."""
+    """Every file of folders, files and patterns such as ``models/*.py``: its name in the package, and where it is.
+
+    Raises
+    ------
+    ValueError
+        There is no such file.
+    """
     for source in sources:
-        start = (ROOT / source).resolve()  # rglob does not follow a link
-        if start.is_file():
-            yield source, start
-            continue
-        for path in sorted(start.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                yield f"{source}/{path.relative_to(start).as_posix()}", path
+        folder, _, pattern = source.rpartition("/") if "*" in source else (source, "", "**/*")
+        start = (ROOT / folder).resolve()  # a search does not follow a link
+        files = [start] if start.is_file() else [path for path in sorted(start.glob(pattern)) if path.is_file()]
+        if not files:
+            raise ValueError(f"a source must be a file, a folder or a pattern in the package; {source!r} is none.")
+        for path in files:
+            if "__pycache__" not in path.parts:
+                yield source if path == start else f"{folder}/{path.relative_to(start).as_posix()}", path
 
 
-def library_versions() -> dict[str, str]:
-    """Installed versions of the libraries that can change a result."""
+@functools.cache
+def _installed() -> dict[str, str]:
     found = {}
     for name in LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def library_versions() -> dict[str, str]:
+    """Installed versions of the libraries that can change a result."""
+    return dict(_installed())
 
 
 def commit() -> str:

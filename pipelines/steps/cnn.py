@@ -20,13 +20,15 @@ from histoblend.data.splits import patch_groups
 from histoblend.data.storage.atomic import is_sealed, read_sealed, write_whole
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.layout import HISTORY, MODEL, PREDICTIONS
-from histoblend.pipelines.runtime.artefacts import Outcome, StepSpec
+from histoblend.pipelines.results import patches_of
+from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.screen import Screen
 
 if TYPE_CHECKING:
     from histoblend.features.networks.embeddings import Engine
     from histoblend.models.cnn import CnnSettings, Shown, Trainee
     from histoblend.models.finetune import Lesson
+    from histoblend.pipelines.run import Run
 
 WORK = "work"
 
@@ -36,18 +38,28 @@ SHARD = 128
 DISK_SHARE = 0.5
 
 
-def cnn_spec(config: Config, patches: str) -> StepSpec:
-    """What the fine-tuned network depends on; ``patches`` is the digest of the prepared step."""
+def settings(config: Config) -> dict[str, Any]:
+    """The part of the configuration that the fine-tuned network depends on."""
+    return config.cnn.model_dump(exclude={"cache_gb"})
+
+
+def inputs(run: Run) -> dict[str, str]:
+    """Digest of the weights that training starts from, and what runs the network here."""
     from histoblend.features.networks.backbones import find_backbone, weights_digest
 
-    options = config.cnn
-    inputs = {
-        "1-patches": patches,
-        "weights": weights_digest(find_backbone(options.backbone), options.weights),
-        "engine": str(cnn_engine(config)),
-    }
-    sources = ("data", "features", "models", "pipelines/steps/cnn.py")
-    return StepSpec("cnn", "5-cnn", sources, options.model_dump(exclude={"cache_gb"}), inputs, config.seed)
+    options = run.config.cnn
+    weights = weights_digest(find_backbone(options.backbone), options.weights)
+    return {"weights": weights, "engine": str(cnn_engine(run.config))}
+
+
+def part_of(run: Run) -> bool:
+    """Whether the configuration has a fine-tuned network."""
+    return run.config.cnn.enabled
+
+
+def build(run: Run, folder: Path) -> Outcome:
+    """Fine-tune the network of a run."""
+    return train_cnn(run.config, patches_of(run), folder, workers=run.workers, screen=run.screen)
 
 
 def cnn_engine(config: Config) -> Engine:
@@ -127,7 +139,7 @@ def train_cnn(config: Config, patches: PatchSet, folder: Path, *, workers: int, 
         "engine": asdict(work.engine),
         "core_seconds": round(time.process_time() - started, 1),
     }
-    return Outcome(len(table), notes)
+    return Outcome(len(table), notes, timed=(HISTORY,))
 
 
 class _Work:

@@ -5,33 +5,47 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.runtime.artefacts import Outcome, StepSpec
+from histoblend.pipelines.results import patches_of
+from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.tables import check_table_room, finite_columns, write_columns
 
 if TYPE_CHECKING:
     from histoblend.features.networks.embeddings import Engine
     from histoblend.pipelines.engine.cluster import Cluster
+    from histoblend.pipelines.run import Run
 
 
-def embeddings_spec(config: Config, patches: str) -> StepSpec:
-    """What the embeddings depend on; ``patches`` is the digest of the prepared step."""
+def settings(config: Config) -> dict[str, Any]:
+    """The part of the configuration that the embeddings depend on."""
+    return config.embeddings.model_dump(exclude={"shard"})
+
+
+def inputs(run: Run) -> dict[str, str]:
+    """Digests of the weights, and what "auto" stands for on this machine: on another one last digits differ."""
     from histoblend.features.networks.backbones import find_backbone, weights_digest
 
-    options = config.embeddings
-    section = options.model_dump(exclude={"shard"})
-    inputs = {
-        "1-patches": patches,
+    options = run.config.embeddings
+    return {
         "weights": "; ".join(weights_digest(find_backbone(name), options.weights) for name in options.backbone),
-        # What "auto" stands for on this machine is an input: on another one the values differ in their last digits.
-        "engine": str(embeddings_engine(config)),
+        "engine": str(embeddings_engine(run.config)),
     }
-    return StepSpec("embeddings", "3-embeddings", ("features", "pipelines/tables.py"), section, inputs, config.seed)
+
+
+def part_of(run: Run) -> bool:
+    """Whether a configured set of columns holds embeddings."""
+    return bool(set(run.config.heads.features) & {"embeddings", "both"})
+
+
+def build(run: Run, folder: Path) -> Outcome:
+    """Compute the embeddings of a run."""
+    options: dict[str, Any] = {"workers": run.workers, "screen": run.screen, "cluster": run.cluster}
+    return extract_embeddings(run.config, patches_of(run), folder, **options)
 
 
 def embeddings_engine(config: Config) -> Engine:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from histoblend.data.errors import InputError
 from histoblend.data.splits import patch_groups
 from histoblend.models.calibration import POINTS, log_losses
 from histoblend.models.ensemble import Ensemble, Fitted, error_correlations, fit_ensemble, nest, without_each
+from histoblend.models.names import ALONE
 from histoblend.models.resampling import auc_draws, percentile_interval, slide_groups
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.layout import (
@@ -28,17 +29,27 @@ from histoblend.pipelines.layout import (
     PREDICTIONS,
     THRESHOLDS,
 )
-from histoblend.pipelines.runtime.artefacts import Outcome, StepSpec
+from histoblend.pipelines.results import patches_of, predictions_of
+from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.screen import Screen
+
+if TYPE_CHECKING:
+    from histoblend.pipelines.run import Run
 
 #: Members whose columns need a slide's other patches at prediction time too.
 NEEDS_SLIDES = ("context",)
 
 
-def ensemble_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
-    """What the ensemble depends on; ``inputs`` are the digests of the patches and of the members' predictions."""
-    sources = ("data", "models", "pipelines/steps/ensemble.py")
-    return StepSpec("ensemble", "6-ensemble", sources, config.ensemble.model_dump(), inputs, config.seed)
+def settings(config: Config) -> dict[str, Any]:
+    """The part of the configuration that the ensemble depends on."""
+    return config.ensemble.model_dump()
+
+
+def build(run: Run, folder: Path) -> Outcome:
+    """Combine the members of a run."""
+    predictions = predictions_of(run, "heads", "cnn")
+    members = member_names(predictions, ALONE)
+    return combine(run.config, patches_of(run).table, predictions, members, folder, run.screen)
 
 
 def member_names(predictions: pd.DataFrame, alone: Sequence[str]) -> list[str]:

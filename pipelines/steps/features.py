@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from histoblend.data.patches import PatchSet
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.runtime.artefacts import Outcome, StepSpec
+from histoblend.pipelines.results import patches_of
+from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.resources import dismiss_workers
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.tables import check_table_room, chosen_families, finite_columns, write_columns
@@ -20,14 +21,28 @@ TIMED = 64
 
 if TYPE_CHECKING:
     from histoblend.pipelines.engine.cluster import Cluster
+    from histoblend.pipelines.run import Run
 
 
-def features_spec(config: Config, patches: str) -> StepSpec:
-    """What the handcrafted features depend on; ``patches`` is the digest of the prepared step."""
-    section = {"families": list(config.features.families)}
-    # The families behind "all" are an input, so that a new one rebuilds; another choice is another configuration.
-    inputs = {"1-patches": patches, "families": ",".join(chosen_families(config))}
-    return StepSpec("features", "2-features", ("features", "pipelines/tables.py"), section, inputs, config.seed)
+def settings(config: Config) -> dict[str, Any]:
+    """The part of the configuration that the handcrafted features depend on."""
+    return {"families": list(config.features.families)}
+
+
+def inputs(run: Run) -> dict[str, str]:
+    """The families behind "all": a new one rebuilds, where another choice is another configuration."""
+    return {"families": ",".join(chosen_families(run.config))}
+
+
+def part_of(run: Run) -> bool:
+    """Whether a configured set of columns holds handcrafted features."""
+    return bool(set(run.config.heads.features) - {"embeddings"})
+
+
+def build(run: Run, folder: Path) -> Outcome:
+    """Compute the handcrafted features of a run."""
+    options: dict[str, Any] = {"workers": run.workers, "screen": run.screen, "cluster": run.cluster}
+    return extract_features(run.config, patches_of(run), folder, **options)
 
 
 def extract_features(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,27 +14,57 @@ from histoblend.data.patches import PatchSet
 from histoblend.data.splits import patch_groups
 from histoblend.features.handcrafted.families import group_columns
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.engine.fits import FitTask, Fitter, Fitters
+from histoblend.pipelines.engine.fits import FitTask, Fitter, Fitters, local_fitters
 from histoblend.pipelines.engine.kept_fits import Fit, KeptFits
 from histoblend.pipelines.layout import COSTS, DROPPED, FITTED, LEFT_OUT_OF, PREDICTIONS, SETS
-from histoblend.pipelines.runtime.artefacts import Outcome, StepSpec
+from histoblend.pipelines.results import feature_sets, feature_tables, patches_of
+from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.resources import check_memory, dismiss_workers, peak_memory
 from histoblend.pipelines.runtime.screen import Screen
+from histoblend.pipelines.tables import FeatureSets, check_finite
+
+if TYPE_CHECKING:
+    from histoblend.pipelines.run import Run
 
 
-def heads_spec(config: Config, inputs: Mapping[str, str]) -> StepSpec:
-    """What the fitted heads depend on; ``inputs`` are the digests of the patches and of the feature tables."""
-    files = (
-        "steps/heads",
-        "engine/fits",
-        "engine/cluster_fits",
-        "engine/kept_fits",
-        "engine/worker",
-        "engine/spread_fits",
-        "tables",
-    )
-    sources = ("data", "features", "models", *(f"pipelines/{name}.py" for name in files))
-    return StepSpec("heads", "4-heads", sources, config.heads.model_dump(), inputs, config.seed)
+def settings(config: Config) -> dict[str, Any]:
+    """The part of the configuration that the heads depend on."""
+    return config.heads.model_dump()
+
+
+def inputs(run: Run) -> dict[str, str]:
+    """Sets of columns whose table is spread: fits on these differ in their last digits from those in memory."""
+    return {f"spread {name}": "yes" for name in spread_sets(run)}
+
+
+def spread_sets(run: Run) -> list[str]:
+    """Sets of columns whose table is spread over a cluster's memories."""
+    from histoblend.pipelines.engine.cluster_fits import is_spread
+
+    if run.cluster is None:
+        return []
+    sets, rows = feature_sets(run), len(patches_of(run).table)
+    return [name for name in sets if is_spread(run.config.engine.heads, (rows, len(sets.columns(name))))]
+
+
+def build(run: Run, folder: Path) -> Outcome:
+    """Fit the heads of a run."""
+    patches = patches_of(run)
+    for table in feature_tables(run).values():
+        check_finite(table.folder, patches.table)
+    sets = feature_sets(run)
+    columns = {name: sets.columns(name) for name in sets}
+    return fit_heads(run.config, patches, columns, _fitters(run, sets, folder), folder, run.screen)
+
+
+def _fitters(run: Run, sets: FeatureSets, folder: Path) -> Fitters:
+    """What fits heads: this machine, or the cluster."""
+    from histoblend.pipelines.engine.cluster_fits import cluster_fitters
+
+    if run.cluster is not None:
+        return cluster_fitters(run.cluster, run.config.engine.heads, sets, folder)
+    fits = min(run.workers, run.config.split.folds + 1)
+    return local_fitters(sets, run.workers, lambda name, values: check_room(name, values, fits))
 
 
 def fit_heads(
@@ -96,7 +126,7 @@ def fit_heads(
     (folder / SETS).write_text(json.dumps(dict(sets)), encoding="utf-8")
     pd.DataFrame(costs).to_csv(folder / COSTS, index=False)
     kept.forget()
-    return Outcome(len(predictions), {"models": [cost["model"] for cost in costs]})
+    return Outcome(len(predictions), {"models": [cost["model"] for cost in costs]}, timed=(COSTS,))
 
 
 def _cost(model: str, columns: list[str], fits: Mapping[int, Fit], peak_mb: float) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -29,20 +29,32 @@ from histoblend.data.splits import UNMAPPED, assign_splits, base_groups, check_e
 from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.layout import AUDIT, EXAMPLES, PICTURES, SET_ASIDE, SLIDES, SUMMARY, UNLABELLED
-from histoblend.pipelines.runtime.artefacts import Outcome, StepSpec, file_digest
+from histoblend.pipelines.runtime.artefacts import Outcome, file_digest
 from histoblend.pipelines.runtime.resources import check_disk
 from histoblend.pipelines.runtime.screen import Screen
 
+if TYPE_CHECKING:
+    from histoblend.pipelines.run import Run
 
-def prepare_spec(config: Config) -> StepSpec:
-    """What the prepared patches depend on."""
-    kind = source_kind(config.data.source)
-    options = {**_options(config), "source": kind.name, "strict": config.data.strict}
+
+def settings(config: Config) -> dict[str, Any]:
+    """The part of the configuration that the prepared patches depend on."""
+    options = {**_options(config), "source": config.data.source, "strict": config.data.strict}
     options.pop("seed", None)
-    inputs = folder_digests(options["path"], kind.content(**_options(config))) if "path" in options else {}
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
-    section = {"data": options, "split": config.split.model_dump(), "audit": config.audit.model_dump()}
-    return StepSpec("prepare", "1-patches", ("data", "pipelines/steps/patches.py"), section, inputs, config.seed)
+    return {"data": options, "split": config.split.model_dump(), "audit": config.audit.model_dump()}
+
+
+def inputs(run: Run) -> dict[str, str]:
+    """Digests of the data folder's content; none where the source reads no folder."""
+    options = _options(run.config)
+    content = source_kind(run.config.data.source).content
+    return folder_digests(options["path"], content(**options)) if "path" in options else {}
+
+
+def build(run: Run, folder: Path) -> Outcome:
+    """Prepare the patches of a run."""
+    return prepare(run.config, folder, workers=run.workers, screen=run.screen)
 
 
 def prepare(config: Config, folder: Path, *, workers: int, screen: Screen) -> Outcome:

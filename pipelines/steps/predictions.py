@@ -12,14 +12,14 @@ import pandas as pd
 
 from histoblend.data.patches import PatchSet
 from histoblend.data.splits import is_known
-from histoblend.data.storage.atomic import copy_whole, write_whole
+from histoblend.data.storage.atomic import write_whole
 from histoblend.data.storage.spreadsheet import read_written, write_csv
-from histoblend.models.bundle import Bundle, index_digest, open_bundle
+from histoblend.models.bundle import Bundle, open_bundle
 from histoblend.models.predictor import choose_blends, open_predictor
-from histoblend.pipelines.layout import BUNDLE, FINAL, SET_ASIDE, SUBMISSION, UNLABELLED
+from histoblend.pipelines.layout import FINAL, SET_ASIDE, SUBMISSION, UNLABELLED
 from histoblend.pipelines.predict.folder import chosen_members
 from histoblend.pipelines.predict.shards import Found, Options, predict_source
-from histoblend.pipelines.runtime.artefacts import Outcome, StepSpec, manifest_digest, run_step
+from histoblend.pipelines.runtime.artefacts import Outcome
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
@@ -46,60 +46,19 @@ class PixelSource:
         return np.asarray(self.pixels[start:stop]), {}
 
 
-def predict_unlabelled(run: Run) -> None:
-    """Write ``predictions.csv`` and ``submission.csv`` into the run folder, where there are patches without labels.
-
-    Both come from the run's bundle by the code of ``predict``. Made again only when the bundle or the patches changed.
-    """
-    place = run.prepared[0] / UNLABELLED
+def part_of(run: Run) -> bool:
+    """Whether there are patches without labels, and a model for them: one that needs slides is none without slides."""
+    place = run.step("prepare").folder / UNLABELLED
     if not place.is_dir():
-        return
-    bundle = open_bundle(run.folder / BUNDLE)
-    with_slides, without = choose_blends(bundle)
-    if without is None and not is_known(PatchSet.open_unlabelled(place).table["slide"]).any():
-        run.screen.warn(
-            f"patches without labels are not predicted: {with_slides.name} compares a patch with the rest of its "
-            "slide, and their slides are unknown. Add another set to heads.features."
-        )
-        for name in (FINAL, SUBMISSION):
-            (run.folder / name).unlink(missing_ok=True)  # an earlier run's, which no longer holds
-        return
-    inputs = {"1-patches": manifest_digest(run.prepared[1]), BUNDLE: _lasting_digest(bundle)}
-    # The network too: by Keras it is a file that the bundle's lasting digest leaves out.
-    made_by = [*run.tables.values(), *run.last_steps()]
-    inputs |= {folder.name: manifest_digest(manifest) for folder, manifest in made_by}
-    sources = (
-        "data",
-        "features",
-        "models",
-        "pipelines/predict/folder.py",
-        "pipelines/predict/shards.py",
-        "pipelines/steps/predictions.py",
-    )
-    spec = StepSpec("predictions", "8-predictions", sources, {}, inputs, run.config.seed)
-
-    def build(folder: Path) -> Outcome:
-        return _predict(run, PatchSet.open_unlabelled(place), place / SET_ASIDE, folder)
-
-    folder, manifest = run_step(spec, run.folder, build, rebuild=run.rebuild, say=run.screen.say)
-    for name in (FINAL, SUBMISSION):
-        copy_whole(folder / name, run.folder / name)
-    run.screen.say(f"predictions without labels: {run.folder / FINAL}, and Kaggle's form in {SUBMISSION}")
-    if lost := manifest["notes"]["set_aside"]:
-        run.screen.warn(
-            f"{lost} patches without label could not be read: {SUBMISSION} gives them the training patches' share of "
-            f"positives, {manifest['notes']['prevalence']:.3f}; {FINAL} leaves them out"
-        )
+        return False
+    without = choose_blends(bundle_of(run))[1]
+    return without is not None or bool(is_known(PatchSet.open_unlabelled(place).table["slide"]).any())
 
 
-def _lasting_digest(bundle: Bundle) -> str:
-    """SHA-256 (hex) over what predicts: Keras writes the time into its files, which changes no prediction."""
-    files = {name: entry for name, entry in bundle.index["files"].items() if not name.endswith((".keras", ".md"))}
-    return index_digest({**bundle.index, "files": files})
-
-
-def _predict(run: Run, patches: PatchSet, set_aside: Path, folder: Path) -> Outcome:
-    bundle = open_bundle(run.folder / BUNDLE)
+def build(run: Run, folder: Path) -> Outcome:
+    """Predict patches without labels with the run's bundle, by the code of ``predict``."""
+    place, bundle = run.step("prepare").folder, bundle_of(run)
+    patches = PatchSet.open_unlabelled(place / UNLABELLED)
     blends, options = choose_blends(bundle), Options(workers=run.workers)
     slides = patches.table["slide"]
     known = slides.where(is_known(slides)) if is_known(slides).any() else None
@@ -108,10 +67,32 @@ def _predict(run: Run, patches: PatchSet, set_aside: Path, folder: Path) -> Outc
     with open_predictor(bundle, chosen_members(blends, known)) as predictor:
         found = predict_source(predictor, blends, PixelSource(patches), known, work, options=options, screen=run.screen)
     shutil.rmtree(work)
-    lost = read_written(set_aside, ("patch_id",))["patch_id"].tolist()
+    lost = read_written(place / UNLABELLED / SET_ASIDE, ("patch_id",))["patch_id"].tolist()
     prevalence = float(bundle.index["prevalence"])
     _write(patches.table["patch_id"].tolist(), lost, found, prevalence, folder)
     return Outcome(len(patches.table), {"set_aside": len(lost), "prevalence": prevalence})
+
+
+def bundle_of(run: Run) -> Bundle:
+    """The bundle of a run, checked."""
+    return run.open("bundle", lambda: open_bundle(run.step("bundle").folder))
+
+
+def say_predictions(run: Run) -> None:
+    """Say where predictions of patches without labels are, or why there are none."""
+    if run.has("predictions"):
+        run.screen.say(f"predictions without labels: {run.folder / FINAL}, and Kaggle's form in {SUBMISSION}")
+        notes = run.step("predictions").manifest["notes"]
+        if lost := notes["set_aside"]:
+            run.screen.warn(
+                f"{lost} patches without label could not be read: {SUBMISSION} gives them the training patches' share "
+                f"of positives, {notes['prevalence']:.3f}; {FINAL} leaves them out"
+            )
+    elif (run.step("prepare").folder / UNLABELLED).is_dir():
+        run.screen.warn(
+            f"patches without labels are not predicted: {choose_blends(bundle_of(run))[0].name} compares a patch with "
+            "the rest of its slide, and their slides are unknown. Add another set to heads.features."
+        )
 
 
 def _write(ids: list[str], lost: list[str], found: Found, prevalence: float, folder: Path) -> None:

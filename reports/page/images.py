@@ -4,43 +4,10 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable
-from typing import Protocol
 
 import numpy as np
-import pandas as pd
 
 from histoblend.data.patches import CENTRE
-
-
-class Patches(Protocol):
-    """Pixels and their table, row by row; a PatchSet is one."""
-
-    @property
-    def pixels(self) -> np.ndarray:
-        """RGB, shape (n, height, width, 3), dtype uint8."""
-        ...
-
-    @property
-    def table(self) -> pd.DataFrame:
-        """A row a patch, with ``patch_id``."""
-        ...
-
-
-def find_patches(patches: Patches, patch_ids: Iterable[str]) -> list[int]:
-    """Rows of `patches` that hold the named ones, in the order of the names.
-
-    Raises
-    ------
-    ValueError
-        One is not among them.
-    """
-    places = pd.Series(np.arange(len(patches.table)), index=patches.table.patch_id.to_numpy())
-    wanted = pd.Index(list(patch_ids))
-    missing = wanted[~wanted.isin(places.index)]
-    if len(missing):
-        raise ValueError(f"every predicted patch must be among the patches; {missing[0]!r} is not.")
-    return [int(place) for place in places[wanted]]
 
 
 def centre_box(height: int, width: int) -> list[float]:

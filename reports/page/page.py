@@ -11,7 +11,6 @@ from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.reports.page import figures
 from histoblend.reports.page.html import environment, own_files, script_hash
 from histoblend.reports.page.section import Section
-from histoblend.reports.page.static_figures import write_prints
 from histoblend.reports.words import model_words, signed, span
 
 
@@ -22,7 +21,6 @@ def write_page(
     *,
     warnings: Sequence[str] = (),
     prints: bool = False,
-    workers: int = 1,
 ) -> Path:
     """Write sections as one page, ``report.html``, and their tables as CSV beside it.
 
@@ -38,9 +36,7 @@ def write_page(
     warnings : sequence of str
         Shown on top.
     prints : bool
-        Whether every chart is also drawn as SVG and PNG, into ``figures/``.
-    workers : int
-        Processes that draw.
+        Whether the page links to every chart as SVG and PNG, in ``figures/``.
 
     Returns
     -------
@@ -60,8 +56,6 @@ def write_page(
     for section in sections:
         for name, table in section.tables.items():
             write_csv(table, folder / f"{name}.csv")
-    if prints:
-        write_prints(folder / "figures", sections, workers=workers)
     page = folder / "report.html"
     page.write_text(_render(title, sections, warnings, prints), encoding="utf-8")
     return page

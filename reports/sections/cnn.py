@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoblend.data.patches import CENTRE
+from histoblend.data.patches import CENTRE, Patches, find_patches
 from histoblend.models.resampling import mean_draws, percentile_interval, slide_groups
+from histoblend.reports.evaluation.saliency import SaliencyView
 from histoblend.reports.page import figures
-from histoblend.reports.page.images import Patches, centre_box, find_patches, photo_uri
+from histoblend.reports.page.images import centre_box, photo_uri
 from histoblend.reports.page.section import Chart, Section
 from histoblend.reports.words import FEW_SLIDES, signed
 
@@ -51,31 +52,6 @@ COVER, REACH = 0.75, 0.98
 CIVIDIS = np.array([(0, 34, 78), (53, 69, 108), (102, 105, 112), (148, 142, 119), (200, 184, 102), (254, 232, 56)])
 _COLOURS = (figures.BLUE, figures.VERMILLION, figures.GREEN, figures.ORANGE, figures.PURPLE, figures.SKY, figures.BROWN)
 _DASHES = ("solid", "dash", "dot")
-
-
-@dataclass(frozen=True)
-class SaliencyView:
-    """Maps of evidence of a sample of held-out patches; see :mod:`models.inspection.saliency`.
-
-    Attributes
-    ----------
-    patches : DataFrame
-        A row a patch: ``patch_id, slide, label, prob_cnn, outcome, sampled, shown`` and ``share_<map>`` and
-        ``share_<map>_within`` (without the outermost cells) for each of :data:`models.inspection.saliency.MAPS`.
-    sanity : DataFrame
-        From :func:`models.inspection.saliency.sanity_table`.
-    last, inner : ndarray of shape (shown, rows, columns); inner may be None
-        Maps of the patches that are shown, in their order.
-    facts : mapping
-        ``threshold``, ``held_out`` (patches that the sample is of), ``side`` (of a patch, px), ``cells`` (map to rows
-        and columns), ``checked`` (patches that random networks were shown), ``d4``.
-    """
-
-    patches: pd.DataFrame
-    sanity: pd.DataFrame
-    last: np.ndarray
-    inner: np.ndarray | None
-    facts: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

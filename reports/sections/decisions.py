@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from histoblend.models.calibration import WANTED, shift_prevalence
-from histoblend.models.names import ALONE
-from histoblend.reports.evaluation.calibration import calibration_tables, cross_thresholds, operating_table
-from histoblend.reports.evaluation.net_benefit import main_models, net_benefit_table, useful_range
+from histoblend.reports.evaluation.decisions import DecisionsView
+from histoblend.reports.evaluation.net_benefit import useful_range
 from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section
 from histoblend.reports.sections.ensemble import CALIBRATOR_WORDS
@@ -28,81 +26,6 @@ SPLIT_WORDS = {"oof": "out-of-fold", "test": "test slides"}
 
 #: Patches that consequences are counted on.
 PER = 1000
-
-
-@dataclass(frozen=True)
-class DecisionsView:
-    """What probabilities and decisions come to.
-
-    Attributes
-    ----------
-    model : str
-        Whose thresholds and net benefit are looked at: the ensemble or, without one, the best model.
-    prevalence : float
-        Share of positives among the patches that the model learned from.
-    reliability, decomposition : DataFrame
-        Of every model of the ladder, from :func:`reports.evaluation.calibration.calibration_tables`.
-    operating : DataFrame
-        Of `model`, from :func:`reports.evaluation.calibration.operating_table`.
-    curve : DataFrame
-        From :func:`reports.evaluation.net_benefit.net_benefit_table`.
-    calibrators : DataFrame or None
-        What the ensemble compared: ``calibrator, log_loss, brier, gain, gain_low, gain_high, chosen``.
-    """
-
-    model: str
-    prevalence: float
-    reliability: pd.DataFrame
-    decomposition: pd.DataFrame
-    operating: pd.DataFrame
-    curve: pd.DataFrame
-    calibrators: pd.DataFrame | None = None
-
-
-def decide(
-    predictions: pd.DataFrame,
-    ladder: pd.DataFrame,
-    *,
-    chosen: tuple[pd.DataFrame, Mapping[str, float]] | None = None,
-    calibrators: pd.DataFrame | None = None,
-    draws: int = 1000,
-    seed: int = 0,
-) -> DecisionsView:
-    """Judge probabilities of all models, and the decisions of one.
-
-    Parameters
-    ----------
-    predictions : DataFrame
-        ``patch_id, slide, split, fold, label, prob_<model>``.
-    ladder : DataFrame
-        From :func:`reports.evaluation.ladder.ladder`.
-    chosen : (DataFrame, mapping), optional
-        The ensemble's thresholds, as :func:`reports.evaluation.calibration.cross_thresholds` gives them. Without them
-        the model with the highest out-of-fold AUC is looked at.
-    calibrators : DataFrame, optional
-    draws, seed : int
-
-    Returns
-    -------
-    DecisionsView
-    """
-    rungs = ladder[~ladder.rung.isin(ALONE)]
-    oof = rungs[rungs.split == "oof"]
-    judged = oof[oof.rung != "prevalence"]
-    model = "ensemble" if chosen is not None else str(judged.sort_values("auc").model.iloc[-1])
-    cuts, thresholds = chosen or cross_thresholds(predictions, model)
-    options = {"draws": draws, "seed": seed}
-    reliability, decomposition = calibration_tables(predictions, list(oof.model), **options)
-    learned = predictions[(predictions.split == "train") & predictions[f"prob_{model}"].notna()]
-    return DecisionsView(
-        model,
-        float(learned.label.mean()),
-        reliability,
-        decomposition,
-        operating_table(predictions, cuts, model, thresholds, **options),
-        net_benefit_table(predictions, main_models(rungs, model), model, **options),
-        calibrators,
-    )
 
 
 def decisions_section(view: DecisionsView | None) -> Section:

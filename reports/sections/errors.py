@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from histoblend.data.patches import Patches, find_patches
 from histoblend.models.names import ALONE, RUNGS
 from histoblend.reports.evaluation.flags import FEWEST_SLIDES, flag_errors, flag_words
 from histoblend.reports.evaluation.ladder import SPLITS, judged_rows
 from histoblend.reports.evaluation.slides import slide_intervals
 from histoblend.reports.page.figures import BLUE, ORANGE, VERMILLION, layout, numbers, plain, rule, short_name, shorten
-from histoblend.reports.page.images import Patches, centre_box, find_patches, photo_uri
+from histoblend.reports.page.images import centre_box, photo_uri
 from histoblend.reports.page.section import Chart, Section
 from histoblend.reports.words import span
 

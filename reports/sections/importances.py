@@ -10,10 +10,11 @@ import pandas as pd
 
 from histoblend.features.handcrafted.column import REGION_WORDS
 from histoblend.models.inspection.permutation import GroupView, agreement, sum_by_family
+from histoblend.reports.evaluation.explorer import ExplorerView
 from histoblend.reports.evaluation.ladder import rungs_below
 from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section
-from histoblend.reports.sections.explorer import ExplorerView, explore
+from histoblend.reports.sections.explorer import explore
 from histoblend.reports.words import model_words
 
 #: Clusters that the page lists; the table beside it holds all.

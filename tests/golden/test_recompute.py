@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from histoblend.reports.evaluation.decisions import decide
 from histoblend.reports.evaluation.ladder import ladder
-from histoblend.reports.report import write_report
-from histoblend.reports.sections.decisions import decide
+from histoblend.reports.report_files import write_report
 from tests.golden.recompute import recompute
 from tests.reports.cohorts import make_inputs, model_names
 

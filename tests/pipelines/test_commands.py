@@ -15,7 +15,8 @@ from histoblend.models.bundle import load_head, open_bundle
 from histoblend.models.names import ALONE
 from histoblend.pipelines.commands import baseline, explain, one_step
 from histoblend.pipelines.config import load_config
-from histoblend.pipelines.run import Run
+from histoblend.pipelines.plan import plan_run
+from histoblend.pipelines.results import feature_sets, patches_of
 from histoblend.pipelines.steps.heads import left_out_groups, out_of_fold, prevalence, refit_without
 from histoblend.pipelines.steps.report import report_spec
 from histoblend.pipelines.tables import FeatureSets
@@ -29,7 +30,7 @@ SMALL += ["embeddings.backbone=efficientnet-lite0", "embeddings.size=96", "embed
 
 def phantom_run(root, *settings, name="small"):
     config = load_config(ROOT / "configs" / "phantom.toml", [*SMALL, f"name={name}", *settings])
-    return Run(config, root)
+    return plan_run(config, root)
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ def test_the_bundle_gives_the_test_predictions(finished):
     index = bundle.index
     predictions = pd.read_parquet(finished.folder / "predictions.parquet")
     test = (predictions["split"] == "test").to_numpy()
-    sets = finished.sets()
+    sets = feature_sets(finished)
     for model, entry in index["models"].items():
         values, columns = sets[entry["columns"]]
         assert columns == index["columns"][entry["columns"]]
@@ -94,7 +95,7 @@ def test_the_bundle_gives_the_test_predictions(finished):
 
 def test_again_everything_is_reused_and_said(finished, capsys):
     before = (finished.folder / "predictions.parquet").read_bytes()
-    again = Run(finished.config, finished.root)
+    again = plan_run(finished.config, finished.root)
     baseline(again)
     said = capsys.readouterr().out
     for step in ("prepare", "features", "embeddings", "heads", "report"):
@@ -220,7 +221,7 @@ def test_a_group_that_is_everything_is_not_left_out():
 
 
 def test_what_every_fit_says_of_its_columns_is_stored(finished):
-    said = pd.read_parquet(finished.heads[0] / "fitted.parquet")
+    said = pd.read_parquet(finished.step("heads").folder / "fitted.parquet")
     assert list(said) == ["model", "fold", "measure", "feature", "value"]
     assert said["value"].dtype == np.float32
     for model, part in said.groupby("model"):
@@ -228,7 +229,7 @@ def test_what_every_fit_says_of_its_columns_is_stored(finished):
         assert set(part["measure"]) == ({"gain", "cover"} if model.startswith("xgboost") else {"coefficient"})
         sums = part.groupby(["fold", "measure"])["value"].sum()
         assert model.startswith("logistic") or np.allclose(sums, 1, atol=1e-4)
-        refit = load_head(finished.heads[0] / model).column_measures()
+        refit = load_head(finished.step("heads").folder / model).column_measures()
         last = part[part["fold"] == -1]
         for measure, values in refit.items():
             np.testing.assert_allclose(last[last["measure"] == measure]["value"], values, rtol=1e-6)
@@ -270,17 +271,17 @@ def test_turning_the_test_labels_changes_nothing_that_was_learned(finished, tmp_
     from histoblend.reports.evaluation.ladder import ladder
 
     before = pd.read_parquet(finished.folder / "predictions.parquet")
-    table = finished.patches.table
+    table = patches_of(finished).table
     test = (table["split"] == "test").to_numpy()
     turned = SimpleNamespace(table=table.assign(label=np.where(test, 1 - table["label"], table["label"])))
-    fit_heads(finished.config, turned, *opened(finished.sets(), 2), tmp_path, finished.screen)
+    fit_heads(finished.config, turned, *opened(feature_sets(finished), 2), tmp_path, finished.screen)
     after = pd.read_parquet(tmp_path / "predictions.parquet")
     models = [name for name in before if name.startswith("prob_")]
     pd.testing.assert_frame_equal(before[models], after[models], check_exact=True)
     assert (before["label"] != after["label"]).sum() == test.sum()
     # Refits without a theme or region, and what fits say of their columns, are as blind to the held-out slides.
     for name in ("dropped.parquet", "fitted.parquet"):
-        first, second = (pd.read_parquet(folder / name) for folder in (finished.heads[0], tmp_path))
+        first, second = (pd.read_parquet(folder / name) for folder in (finished.step("heads").folder, tmp_path))
         pd.testing.assert_frame_equal(first, second, check_exact=True)
     thresholds = [
         ladder(part, [name.removeprefix("prob_") for name in models], draws=100).query("split == 'oof'")["threshold"]
@@ -293,7 +294,7 @@ def kaggle(root, folder, *settings):
     config = load_config(
         ROOT / "configs" / "kaggle.toml", ["split.folds=3", f"data.path='{folder}'", "name=k", *settings]
     )
-    return Run(config, root)
+    return plan_run(config, root)
 
 
 def test_a_truncated_file_is_set_aside_named_and_counted(kaggle_folder, tmp_path, capsys):
@@ -305,7 +306,7 @@ def test_a_truncated_file_is_set_aside_named_and_counted(kaggle_folder, tmp_path
     set_aside = pd.read_csv(place / "set_aside.csv")
     assert set_aside["patch_id"].tolist() == [victim.stem]
     assert "not readable" in set_aside["reason"].iloc[0]
-    assert len(run.patches.table) == 59
+    assert len(patches_of(run).table) == 59
     assert "1 patches were set aside" in capsys.readouterr().out
 
 

@@ -10,9 +10,10 @@ from sklearn.metrics import roc_auc_score
 
 from histoblend.pipelines.commands import ensemble, one_step
 from histoblend.pipelines.config import load_config
+from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.predict.folder import predict_folder
 from histoblend.pipelines.predict.shards import Options
-from histoblend.pipelines.run import Run
+from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.runtime.screen import Screen
 from tests import ROOT
 
@@ -33,10 +34,10 @@ SMALL += ["name=small"]
 @pytest.fixture(scope="module")
 def permuted(tmp_path_factory):
     """A finished run on a phantom whose labels were dealt anew: there is nothing to be learned."""
-    run = Run(load_config(ROOT / "configs" / "phantom.toml", SMALL), tmp_path_factory.mktemp("runs"))
-    table = run.patches.table.copy()
+    run = plan_run(load_config(ROOT / "configs" / "phantom.toml", SMALL), tmp_path_factory.mktemp("runs"))
+    table = patches_of(run).table.copy()
     table["label"] = np.random.default_rng(0).permutation(table["label"].to_numpy())
-    run.__dict__["patches"] = replace(run.patches, table=table)
+    run.__dict__["patches"] = replace(patches_of(run), table=table)
     ensemble(run)
     return run
 
@@ -61,7 +62,9 @@ def test_permuted_labels_leave_nothing_to_be_found(permuted, split):
     assert set(part["rung"]) == {"colour", "context", "cnn", "ensemble"}
     # Resampling few slides gives too narrow an interval; dealt anew, labels do not depend on slides, and the rank sum's
     # own standard error holds. All models see the same colours and miss one half together.
-    labels = permuted.patches.table["label"][permuted.patches.table["split"] == ("train" if split == "oof" else split)]
+    labels = patches_of(permuted).table["label"][
+        patches_of(permuted).table["split"] == ("train" if split == "oof" else split)
+    ]
     positive, negative = int(labels.sum()), int((1 - labels).sum())
     error = np.sqrt((positive + negative + 1) / (12 * positive * negative))
     assert (np.abs(part["auc"] - 0.5) < 3 * error).all(), part[["model", "auc", "auc_low", "auc_high"]]
@@ -75,7 +78,7 @@ def test_the_bundle_predicts_from_files_what_the_run_did(permuted, tmp_path, mod
     test = predictions[predictions["split"] == "test"].set_index("patch_id")
     (tmp_path / "in").mkdir()
     for row, name in zip(np.flatnonzero(predictions["split"] == "test"), test.index, strict=True):
-        Image.fromarray(permuted.patches.pixels[row]).save(tmp_path / "in" / f"{name}.png")
+        Image.fromarray(patches_of(permuted).pixels[row]).save(tmp_path / "in" / f"{name}.png")
     test["slide"].rename_axis("id").to_csv(tmp_path / "slides.csv")
     out = tmp_path / "out.csv"
     status = predict_folder(
@@ -95,8 +98,8 @@ def test_the_bundle_predicts_from_files_what_the_run_did(permuted, tmp_path, mod
 def test_the_report_shows_the_network_and_stays_when_it_is_made_again(permuted):
     members = permuted.folder / "7-report" / "ensemble-members.csv"
     assert "cnn" in pd.read_csv(members)["member"].tolist()
-    again = Run(permuted.config, permuted.root)
-    again.__dict__["patches"] = permuted.patches
+    again = plan_run(permuted.config, permuted.root)
+    again.__dict__["patches"] = patches_of(permuted)
     one_step(again, "report")
     assert "prob_ensemble" in pd.read_parquet(permuted.folder / "predictions.parquet")
     assert members.exists()

@@ -13,8 +13,9 @@ from histoblend.models.heads import HEADS
 from histoblend.models.inspection.permutation import COLUMNS as IMPORTANCE_COLUMNS
 from histoblend.models.inspection.permutation import dropped_importance, group_permutation
 from histoblend.models.inspection.stain import StainView, shift_curves, stain_families, stain_groups
+from histoblend.models.inspection.stain_shifts import alterations
 from histoblend.models.resampling import slide_groups
-from histoblend.pipelines.analysis.stain import alterations, choose_sample, slide_names
+from histoblend.pipelines.analysis.stain import choose_sample, slide_names
 from histoblend.pipelines.steps.heads import refit_without
 from histoblend.reports.sections.stain import stain_section
 from tests.pipelines.fits import local

@@ -15,7 +15,8 @@ from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
 from histoblend.pipelines.commands import one_step
 from histoblend.pipelines.config import load_config
-from histoblend.pipelines.run import Run
+from histoblend.pipelines.plan import plan_run
+from histoblend.pipelines.results import patches_of
 from tests import ROOT
 
 
@@ -23,7 +24,7 @@ def run_of(kind, root, folder, *settings):
     config = load_config(
         ROOT / "configs" / f"{kind}.toml", [f"data.path='{folder}'", "split.folds=3", "engine.workers=2", *settings]
     )
-    return Run(config, root)
+    return plan_run(config, root)
 
 
 def manifest(run):
@@ -39,7 +40,7 @@ def test_kaggles_patches_without_labels_get_files_of_their_own(kaggle_folder, tm
     rest = PatchSet.open_unlabelled(place / "unlabelled")
     assert list(rest.table) == ["patch_id", "slide", "sha256"]
     assert len(rest.table) == len(rest.pixels) == 59
-    labelled = run.patches.table.set_index("patch_id")["sha256"]
+    labelled = patches_of(run).table.set_index("patch_id")["sha256"]
     assert rest.table["sha256"].tolist() == labelled[rest.table["patch_id"]].tolist()
     set_aside = pd.read_csv(place / "unlabelled" / "set_aside.csv")
     assert set_aside["patch_id"].str.startswith("0003").tolist() == [True]
@@ -61,7 +62,7 @@ def test_a_slide_map_elsewhere_is_part_of_the_input(kaggle_folder, tmp_path, cap
     run = run_of("kaggle", tmp_path, folder, f"data.slide_map='{other}'")
     one_step(run, "prepare")
     assert "its input changed" in capsys.readouterr().out
-    assert run.patches.table["slide"].str.startswith("xS").all()
+    assert patches_of(run).table["slide"].str.startswith("xS").all()
 
 
 def test_gzipped_pcam_is_prepared_and_reused(tmp_path, capsys):
@@ -79,10 +80,10 @@ def test_gzipped_pcam_is_prepared_and_reused(tmp_path, capsys):
         pd.DataFrame({"wsi": [f"{split}{row // 5}" for row in range(n)]}).to_csv(f"{stem}_meta.csv")
     run = run_of("pcam", tmp_path, folder, "data.size=32")
     one_step(run, "prepare")
-    np.testing.assert_array_equal(run.patches.pixels, np.concatenate(expected))
-    assert run.patches.table["official"].value_counts().to_dict() == {"train": 60, "valid": 20, "test": 20}
-    held_out = (run.patches.table["split"] == "test").to_numpy()
-    np.testing.assert_array_equal(held_out, (run.patches.table["official"] == "test").to_numpy(dtype=bool))
+    np.testing.assert_array_equal(patches_of(run).pixels, np.concatenate(expected))
+    assert patches_of(run).table["official"].value_counts().to_dict() == {"train": 60, "valid": 20, "test": 20}
+    held_out = (patches_of(run).table["split"] == "test").to_numpy()
+    np.testing.assert_array_equal(held_out, (patches_of(run).table["official"] == "test").to_numpy(dtype=bool))
     assert manifest(run)["notes"]["source"] == {"official": {"train": 60, "valid": 20, "test": 20}}
     one_step(run_of("pcam", tmp_path, folder, "data.size=32"), "prepare")
     assert "prepare: up to date (100 rows" in capsys.readouterr().out
@@ -105,11 +106,11 @@ def test_a_folder_of_images_is_prepared_by_the_rules_it_notes(pictures, tmp_path
     settings = ["data.size=32", "data.resize=crop", "data.positive=['tumour']"]
     run = run_of("folder", tmp_path, pictures, *settings)
     one_step(run, "prepare")
-    table = run.patches.table
+    table = patches_of(run).table
     assert table["label"].tolist() == [int(name.startswith("tumour/")) for name in table["patch_id"]]
     row = table["patch_id"].tolist().index("tumour/01.png")
     whole = np.asarray(Image.open(pictures / "tumour" / "01.png"))
-    np.testing.assert_array_equal(run.patches.pixels[row], whole[4:36])
+    np.testing.assert_array_equal(patches_of(run).pixels[row], whole[4:36])
     notes = manifest(run)["notes"]["source"]
     assert notes["classes"]["tumour"] == {"label": 1, "patches": 20}
     assert notes["size"] == "32 × 32; the centre is cut out; a smaller image is set aside"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 
+from histoblend.data.patches import find_patches
 from histoblend.features.handcrafted import families
 from histoblend.features.handcrafted.slide_context import in_slide_name
 from histoblend.models.inspection.embedding_columns import explain_columns
@@ -14,10 +15,9 @@ from histoblend.models.inspection.shapley import Attribution, choose_cases
 from histoblend.models.inspection.stain import StainGroups, StainView, group_slides, group_table, shift_curves
 from histoblend.models.names import ALONE, HEADLESS, RUNGS, split_model_name
 from histoblend.models.resampling import slide_groups
+from histoblend.reports.evaluation.explorer import LEVELS, ExplorerView, leading_features, share_examples
 from histoblend.reports.evaluation.ladder import ladder
-from histoblend.reports.page.images import find_patches
 from histoblend.reports.report import ReportInputs
-from histoblend.reports.sections.explorer import LEVELS, ExplorerView, leading_features, share_examples
 
 HEADS = ("logistic", "xgboost")
 SKILL = {"colour": 1.3, "handcrafted": 1.9, "embeddings": 2.0, "both": 2.3, "context": 2.2}

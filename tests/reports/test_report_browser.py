@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from histoblend.reports.report import write_report
+from histoblend.reports.report_files import write_report
 from tests.reports.cohorts import make_inputs
 from tests.reports.test_report import NASTY, nasty_inputs
 

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from histoblend.pipelines.config import load_config
-from histoblend.pipelines.run import Run
+from histoblend.pipelines.plan import plan_run
+from histoblend.pipelines.results import predictions_of
 from histoblend.pipelines.steps.outputs import write_bundle
 from histoblend.reports.evaluation.ladder import ladder
 from tests import ROOT
@@ -15,7 +16,7 @@ SETTINGS += ["features.families=['colour']", "heads.features=['colour']"]
 
 def small_bundle(root: Path, *heads: str) -> Path:
     """Run the steps up to the heads, and pack them."""
-    run = Run(load_config(ROOT / "configs" / "phantom.toml", [*SETTINGS, f"heads.heads={list(heads)}"]), root)
-    predictions = run.predictions()
+    run = plan_run(load_config(ROOT / "configs" / "phantom.toml", [*SETTINGS, f"heads.heads={list(heads)}"]), root)
+    predictions = predictions_of(run)
     write_bundle(run, ladder(predictions, model_names(predictions), draws=20))
     return run.folder / "bundle"

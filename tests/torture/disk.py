@@ -7,7 +7,7 @@ import os
 
 from histoblend.pipelines.commands import baseline, one_step
 from histoblend.pipelines.config import load_config
-from histoblend.pipelines.run import Run
+from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.runtime.resources import foreseen
 from tests.torture.commands import QUICK, ROOT
 
@@ -51,7 +51,7 @@ class Disk:
 def run_in(runs, settings=None, *, rebuild=False):
     """A run whose data take seconds; `settings` go over QUICK."""
     words = [f"{key}={value!r}" for key, value in {**QUICK, **(settings or {})}.items()]
-    return Run(load_config(ROOT / "configs" / "phantom.toml", [*words, "name=one"]), runs, rebuild)
+    return plan_run(load_config(ROOT / "configs" / "phantom.toml", [*words, "name=one"]), runs, rebuild)
 
 
 def heads(runs, *, rebuild=False):

@@ -36,9 +36,10 @@ from histoblend.models.predictor import choose_blends, open_predictor
 from histoblend.models.safety import check_content
 from histoblend.pipelines.commands import baseline
 from histoblend.pipelines.config import load_config
+from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.predict.folder import predict_folder
 from histoblend.pipelines.predict.shards import Options
-from histoblend.pipelines.run import Run
+from histoblend.pipelines.results import patches_of, predictions_of
 from histoblend.pipelines.runtime.artefacts import file_digest
 from histoblend.pipelines.runtime.screen import Screen
 from tests import ROOT
@@ -139,7 +140,7 @@ def hostile(tmp_path_factory):
         csv.writer(file, quoting=csv.QUOTE_ALL).writerows([("id", "wsi"), *rows])
     settings = [f"data.path='{root / 'data'}'", "data.size=48", "split.folds=2", "report.draws=100", "report.repeats=1"]
     settings += ["features.families=['colour']", "heads.features=['colour']", "heads.heads=['logistic']"]
-    run = Run(load_config(ROOT / "configs" / "kaggle.toml", [*settings, "engine.workers=1"]), root / "runs")
+    run = plan_run(load_config(ROOT / "configs" / "kaggle.toml", [*settings, "engine.workers=1"]), root / "runs")
     baseline(run)
     return run
 
@@ -195,11 +196,11 @@ def test_a_poisoned_run_folder_runs_nothing(hostile, tmp_path, faults):
 
     folder = hostile.folder
     readers = {
-        "1-patches/pixels.npy": lambda: Run(hostile.config, hostile.root).patches,
-        "1-patches/patches.parquet": lambda: Run(hostile.config, hostile.root).patches,
+        "1-patches/pixels.npy": lambda: patches_of(plan_run(hostile.config, hostile.root)),
+        "1-patches/patches.parquet": lambda: patches_of(plan_run(hostile.config, hostile.root)),
         "1-patches/examples.npy": lambda: audit_view(folder / "1-patches"),
         "2-features/values.npy": lambda: read_values(folder / "2-features"),
-        "4-heads/predictions.parquet": lambda: Run(hostile.config, hostile.root).predictions(),
+        "4-heads/predictions.parquet": lambda: predictions_of(plan_run(hostile.config, hostile.root)),
         "4-heads/logistic_colour/head.skops": lambda: load_head(folder / "4-heads" / "logistic_colour"),
     }
     for name, read in readers.items():

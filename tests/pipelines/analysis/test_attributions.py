@@ -18,6 +18,7 @@ from histoblend.pipelines.analysis.attributions import (
     explorer_view,
 )
 from histoblend.pipelines.layout import COLUMNS, VALUES
+from histoblend.pipelines.results import feature_sets, feature_tables, patches_of
 from histoblend.pipelines.tables import FeatureSets
 from histoblend.reports.sections.explorer import explore
 from tests.reports.cohorts import make_patches
@@ -96,22 +97,22 @@ def test_heads_with_handcrafted_columns_are_explained_on_held_out_patches(run, s
 def test_examples_and_cases_are_the_patches_that_they_name(run, seen):
     *_, view = seen
     table = run.predictions.set_index("patch_id")
-    raw = pd.DataFrame(run.sets()["context"][0], run.predictions.patch_id, run.sets()["context"][1])
+    raw = pd.DataFrame(feature_sets(run)["context"][0], run.predictions.patch_id, feature_sets(run)["context"][1])
     for row in view.examples.itertuples():
         assert row.value == pytest.approx(raw[row.feature][row.patch_id])
     for row in view.cases.itertuples():
         assert view.explained.patch_id[row.place] == row.patch_id
         assert row.score == pytest.approx(table[f"prob_{row.model}"][row.patch_id])
-    places = {patch: place for place, patch in enumerate(run.patches.table.patch_id)}
+    places = {patch: place for place, patch in enumerate(patches_of(run).table.patch_id)}
     for patch, pixels in zip(view.patches.patch_id, view.pixels, strict=True):
-        np.testing.assert_array_equal(pixels, run.patches.pixels[places[patch]])
+        np.testing.assert_array_equal(pixels, patches_of(run).pixels[places[patch]])
 
 
 def test_curves_rise_where_the_planted_cause_does(run, seen):
     *_, view = seen
     nuclei = view.curves[view.curves.feature == "nuclei_count_grey_centre"]
     assert set(nuclei.model) == {f"{head}_{name}" for head in HEADS for name in ("handcrafted", "both", "context")}
-    values = run.sets()["handcrafted"][0][:, 2]
+    values = feature_sets(run)["handcrafted"][0][:, 2]
     for _, curve in nuclei.groupby("model"):
         np.testing.assert_allclose(curve.value, grid(values), rtol=1e-6)
         assert curve.probability.is_monotonic_increasing
@@ -123,7 +124,7 @@ def test_curves_rise_where_the_planted_cause_does(run, seen):
 
 def test_percentiles_are_those_of_all_features_and_no_embedding(run, seen):
     *_, view = seen
-    values, columns = run.sets()["context"]
+    values, columns = feature_sets(run)["context"]
     assert set(view.quantiles.index) == set(columns)
     for name, column in zip(columns, values.T, strict=True):
         np.testing.assert_allclose(view.quantiles.loc[name], np.quantile(column, [0.01, 0.5, 0.99]), rtol=1e-5)
@@ -139,8 +140,8 @@ def test_an_embedding_column_is_traced_to_its_feature(run):
 
 def test_runs_without_what_it_takes_say_less_and_do_not_fail(run):
     only = SimpleNamespace(**vars(run))
-    sets = {"embeddings": run.sets()["embeddings"]}
-    only.sets, only.tables = lambda: sets, {"embeddings": run.tables["embeddings"]}
+    sets = {"embeddings": feature_sets(run)["embeddings"]}
+    only.sets, only.tables = lambda: sets, {"embeddings": feature_tables(run)["embeddings"]}
     found, explained = attributions(only, run.predictions)
     importances = fitted_importance(np.ones(2), EMBEDDED, measure="gain", model="xgboost_embeddings")
     assert found == {}

@@ -12,6 +12,7 @@ from histoblend.models.inspection.permutation import COLUMNS, GROUPS
 from histoblend.pipelines.analysis.importances import by_measure, importances
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.layout import DROPPED, FITTED, SETS
+from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.steps.heads import fit_heads, left_out_groups
 from tests.pipelines.fits import opened
 
@@ -73,7 +74,7 @@ def run_on(folder, values, table):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     run = run_on(tmp_path_factory.mktemp("planted") / "heads", *planted())
-    return *importances(run, pd.read_parquet(run.heads[0] / "predictions.parquet")), run
+    return *importances(run, pd.read_parquet(run.step("heads").folder / "predictions.parquet")), run
 
 
 @pytest.mark.parametrize("head", ["logistic", "xgboost"])
@@ -120,7 +121,7 @@ def test_tables_are_tidy_and_folds_give_the_spread(found):
     assert list(features) == COLUMNS
     assert list(view.groups) == GROUPS
     assert not view.groups.duplicated(["model", "measure", "kind", "group"]).any()
-    said = pd.read_parquet(run.heads[0] / FITTED)
+    said = pd.read_parquet(run.step("heads").folder / FITTED)
     part = features[features.measure == "cover"].set_index("feature")
     for name in (NAMES[0], NAMES[-1]):
         rows = said[(said.measure == "cover") & (said.feature == name)].set_index("fold").value
@@ -143,7 +144,7 @@ def test_nothing_that_is_learned_or_clustered_sees_the_held_out_slides(found, tm
     spoilt[test] = spoilt[test][:, [3]]  # on the held-out slides every column is the same: one large cluster
     turned = table.assign(label=np.where(test, 1 - table["label"], table["label"]))
     other = run_on(tmp_path / "heads", spoilt, turned)
-    _, after = importances(other, pd.read_parquet(other.heads[0] / "predictions.parquet"))
+    _, after = importances(other, pd.read_parquet(other.step("heads").folder / "predictions.parquet"))
     pd.testing.assert_frame_equal(before.clusters, after.clusters, check_exact=True)
     first, second = (pd.read_parquet(each.heads[0] / FITTED) for each in (run, other))
     pd.testing.assert_frame_equal(first, second, check_exact=True)
@@ -155,8 +156,8 @@ def test_nothing_that_is_learned_or_clustered_sees_the_held_out_slides(found, tm
 
 def test_refits_stand_beside_the_predictions_and_never_in_them(found):
     _, _, run = found
-    dropped = pd.read_parquet(run.heads[0] / DROPPED)
-    predictions = pd.read_parquet(run.heads[0] / "predictions.parquet")
+    dropped = pd.read_parquet(run.step("heads").folder / DROPPED)
+    predictions = pd.read_parquet(run.step("heads").folder / "predictions.parquet")
     assert dropped.patch_id.tolist() == predictions.patch_id[predictions.split == "test"].tolist()
     assert {name.removeprefix("prob_") for name in dropped if name != "patch_id"} == {
         f"{head}_handcrafted_without_{group}" for head in HEADS for group in left_out_groups(NAMES)
@@ -187,7 +188,7 @@ def test_halves_of_joined_sets_are_shuffled_and_judged_by_the_rungs_that_lack_th
     config = Config.model_validate(settings)
     run = SimpleNamespace(config=config, patches=SimpleNamespace(table=table), heads=(tmp_path, {}), workers=1)
     run.sets = lambda: sets
-    fit_heads(config, run.patches, *opened(sets), tmp_path, Quiet())
+    fit_heads(config, patches_of(run), *opened(sets), tmp_path, Quiet())
     predictions = pd.read_parquet(tmp_path / "predictions.parquet")
     _, view = importances(run, predictions)
     halves = view.groups[view.groups.kind == "half"].set_index(["model", "measure", "group"])

@@ -9,23 +9,19 @@ from sklearn.metrics import roc_auc_score
 
 from histoblend.models.augment import jitter_stains
 from histoblend.models.inspection.stain import VECTORS, StainGroups, shift_curves
+from histoblend.models.inspection.stain_shifts import SIGNS, STRENGTHS, alterations, directions, restain, shift
 from histoblend.pipelines.analysis import stain
 from histoblend.pipelines.analysis.stain import (
     MOST_PATCHES,
     MOST_SLIDES,
-    SIGNS,
     SLIDE_PATCHES,
-    STRENGTHS,
-    alterations,
     choose_sample,
-    directions,
-    restain,
-    shift,
     slide_names,
     why_no_probe,
 )
 from histoblend.pipelines.config import load_config
-from histoblend.pipelines.run import Run
+from histoblend.pipelines.plan import plan_run
+from histoblend.pipelines.results import patches_of, predictions_of
 from tests import ROOT
 
 SMALL = ["data.n=320", "data.slides=16", "split.folds=3", "data.difficulty=0.2", "engine.workers=1"]
@@ -207,18 +203,18 @@ def test_what_reads_colour_falls_and_what_reads_order_does_not(model, falls):
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     config = load_config(ROOT / "configs" / "phantom.toml", [*SMALL, "cnn.enabled=false"])
-    return Run(config, tmp_path_factory.mktemp("runs"), combined=True)
+    return plan_run(config, tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
 def probed(run):
-    folder, manifest = run.stain_probe
+    folder, manifest = run.step("stain")
     return pd.read_parquet(folder / "predictions.parquet"), manifest
 
 
 def test_patches_as_they_are_get_the_run_s_own_predictions(run, probed):
     table, manifest = probed
-    own = run.predictions().set_index("patch_id")
+    own = predictions_of(run).set_index("patch_id")
     plain = table[table.strength == 0].set_index("patch_id")
     assert manifest["notes"]["patches"] == len(plain)
     for model in ("logistic_colour", "logistic_handcrafted", "logistic_gabor", "logistic_stain"):
@@ -234,17 +230,17 @@ def test_the_probe_holds_each_patch_at_each_strength_both_ways(run, probed):
     done = [("shift", 0.0, 0), *(("shift", strength, draw) for strength in STRENGTHS for draw in range(len(SIGNS)))]
     sizes = table.groupby(["alteration", "strength", "draw"]).size().to_dict()
     assert sizes == dict.fromkeys([*done, ("restain", 1.0, 0)], n)
-    models = [name for name in run.predictions() if name.startswith("prob_") and name != "prob_prevalence"]
+    models = [name for name in predictions_of(run) if name.startswith("prob_") and name != "prob_prevalence"]
     assert [name for name in table if name.startswith("prob_")] == models
     assert np.isfinite(table[models].to_numpy()).all()
-    assert set(table.slide) <= set(run.patches.table.slide[run.patches.table.split == "test"])
+    assert set(table.slide) <= set(patches_of(run).table.slide[patches_of(run).table.split == "test"])
     assert not list((run.folder / "probes" / "stain").glob("work-*"))
 
 
 def test_what_the_report_shows_agrees_with_scikit_learn(run, probed):
     table, _ = probed
     steps = pd.DataFrame({"model": ["logistic_colour", "logistic_gabor"], "threshold": [0.5, 0.4]})
-    view = stain.stain_view(run, run.predictions(), steps)
+    view = stain.stain_view(run, predictions_of(run), steps)
     row = view.shifted[(view.shifted.model == "logistic_gabor") & (view.shifted.strength == 0.1)].iloc[0]
     parts = [part for _, part in table[table.strength == 0.1].groupby("draw")]
     aucs = [roc_auc_score(part.label, part.prob_logistic_gabor) for part in parts]
@@ -256,13 +252,13 @@ def test_what_the_report_shows_agrees_with_scikit_learn(run, probed):
 
 
 def test_the_probe_is_reused(run, probed, capsys):
-    again = Run(run.config, run.root, combined=True)
-    assert again.stain_probe[1] == run.stain_probe[1]
+    again = plan_run(run.config, run.root)
+    assert again.step("stain").manifest == run.step("stain").manifest
     assert "stain: up to date" in capsys.readouterr().out
 
 
 def test_without_held_out_slides_there_is_no_probe(run, monkeypatch):
-    table = run.patches.table.assign(split="train")
-    other = Run(run.config, run.root, combined=True)
+    table = patches_of(run).table.assign(split="train")
+    other = plan_run(run.config, run.root)
     other.__dict__["patches"] = type("Patches", (), {"table": table})()
-    assert other.stain_probe is None
+    assert other.step("stain") is None

@@ -15,7 +15,7 @@ from histoblend.data.storage.store import Store
 from histoblend.pipelines.config import EngineConfig, load_config
 from histoblend.pipelines.engine.cluster import PACKAGES, Cluster
 from histoblend.pipelines.layout import PREDICTIONS
-from histoblend.pipelines.run import Run
+from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.runtime.screen import Screen
 from tests import ROOT
 from tests.pipelines.clusters import Striking, cluster, slow
@@ -31,14 +31,14 @@ SMALL = [
 
 def run_of(root, *settings, screen=None):
     config = load_config(ROOT / "configs" / "phantom.toml", [*SMALL, *settings])
-    return Run(config, root, screen=screen or Screen())
+    return plan_run(config, root, screen=screen or Screen())
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The run on this machine, without a cluster."""
     run = run_of(tmp_path_factory.mktemp("alone"), "engine.workers=2")
-    assert run.heads
+    assert run.step("heads")
     return run
 
 
@@ -87,9 +87,9 @@ def test_a_table_is_the_same_when_a_worker_goes(tmp_path, alone, address, step, 
 def test_a_slow_worker_changes_nothing(tmp_path, alone, address):
     run = run_of(tmp_path, f"engine.scheduler={address}")
     with contextlib.closing(run):
-        assert run.prepared
+        assert run.step("prepare")
         with slow(min(run.cluster.client.run(os.getpid).values())):
-            assert run.features
+            assert run.step("features")
     assert table(run, "2-features") == table(alone, "2-features")
 
 
@@ -97,7 +97,7 @@ def test_fits_that_hold_their_table_are_the_same_to_the_last_bit(tmp_path, alone
     screen = Striking("fits", lambda: kill_one(run))
     run = run_of(tmp_path, f"engine.scheduler={address}", "heads.features=['context']", screen=screen)
     with contextlib.closing(run):
-        folder, manifest = run.heads
+        folder, manifest = run.step("heads")
     assert screen.struck
     found, expected = (pd.read_parquet(place / PREDICTIONS) for place in (folder, alone.heads[0]))
     pd.testing.assert_frame_equal(found, expected[list(found)], check_exact=True)
@@ -113,7 +113,7 @@ def test_fits_on_a_spread_table_agree_though_a_worker_is_killed(tmp_path, alone,
     settings = ["engine.heads=spread", "heads.features=['context']"]
     run = run_of(tmp_path, f"engine.scheduler={address}", *settings, screen=screen)
     with contextlib.closing(run):
-        folder, manifest = run.heads
+        folder, manifest = run.step("heads")
     assert screen.struck
     found, expected = (pd.read_parquet(place / PREDICTIONS) for place in (folder, alone.heads[0]))
     assert abs(found["prob_logistic_context"] - expected["prob_logistic_context"]).max() < 2e-3
@@ -136,7 +136,7 @@ def test_a_broken_off_table_goes_on_and_a_damaged_part_is_made_again(tmp_path, a
 
     run = run_of(tmp_path, f"engine.scheduler={address}", screen=Striking(LABELS["features"], break_off, share=0.5))
     with contextlib.closing(run), pytest.raises(BrokenOffError):
-        run.features  # noqa: B018 - a property that does work
+        run.step("features")
     parts = sorted((run.folder / "2-features.partial" / "parts").glob("part-*.parquet"))
     assert len(parts) >= 20
     before = {path: path.stat().st_mtime_ns for path in parts}
@@ -145,7 +145,7 @@ def test_a_broken_off_table_goes_on_and_a_damaged_part_is_made_again(tmp_path, a
     parts[3].write_bytes(spoilt)
     again = run_of(tmp_path, f"engine.scheduler={address}")
     with contextlib.closing(again):
-        manifest = again.features[1]
+        manifest = again.step("features").manifest
     assert table(again, "2-features") == table(alone, "2-features")
     assert manifest["notes"]["cluster"]["parts"] <= 40 - len(before) + 1
 
@@ -157,7 +157,7 @@ def test_workers_need_what_the_run_needs_from_its_store(tmp_path, address):
         contextlib.closing(run),
         pytest.raises(InputError, match=r"every worker must see the run's data under memory:"),
     ):
-        run.features  # noqa: B018
+        run.step("features")
 
 
 def test_a_lost_scheduler_ends_the_run_and_one_machine_goes_on(tmp_path, alone):
@@ -166,7 +166,7 @@ def test_a_lost_scheduler_ends_the_run_and_one_machine_goes_on(tmp_path, alone):
         found = stack.enter_context(cluster(tmp_path / "cluster", workers=1))
         run = run_of(tmp_path, f"engine.scheduler={found}", screen=Striking(LABELS["features"], stack.close))
         with contextlib.closing(run), pytest.raises(InputError, match="connection to the cluster was lost"):
-            run.features  # noqa: B018
+            run.step("features")
     assert run_of(tmp_path, "engine.workers=1").features
     assert table(run, "2-features") == table(alone, "2-features")
 
@@ -238,7 +238,7 @@ def test_an_object_store_between_machines_gives_the_same(tmp_path, alone, bucket
         ]
         run = run_of(tmp_path, *settings)
         with contextlib.closing(run):
-            heads = run.heads[0]
+            heads = run.step("heads").folder
     assert table(run, "2-features") == table(alone, "2-features")
     assert table(run, "3-embeddings") == table(alone, "3-embeddings")
     expected = pd.read_parquet(alone.heads[0] / PREDICTIONS)

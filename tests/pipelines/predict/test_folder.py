@@ -19,10 +19,11 @@ from histoblend.models.bundle import open_bundle
 from histoblend.models.predictor import open_predictor
 from histoblend.pipelines.commands import baseline
 from histoblend.pipelines.config import load_config
+from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.predict.explanation import file_name
 from histoblend.pipelines.predict.folder import predict_folder
 from histoblend.pipelines.predict.shards import Options
-from histoblend.pipelines.run import Run
+from histoblend.pipelines.results import feature_tables, patches_of
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps.outputs import write_bundle
 from tests import ROOT
@@ -35,7 +36,7 @@ SMALL += ["features.families=['colour','stain']", "heads.features=['colour','han
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished baseline on a small phantom."""
-    made = Run(load_config(ROOT / "configs" / "phantom.toml", SMALL), tmp_path_factory.mktemp("runs"))
+    made = plan_run(load_config(ROOT / "configs" / "phantom.toml", SMALL), tmp_path_factory.mktemp("runs"))
     baseline(made)
     return made
 
@@ -49,7 +50,7 @@ def held_out(run, tmp_path_factory):
     for number, row in enumerate(test):
         place = folder / "in" / f"part{number % 3}"
         place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(run.patches.pixels[row]).save(place / f"{predictions['patch_id'][row]}.png")
+        Image.fromarray(patches_of(run).pixels[row]).save(place / f"{predictions['patch_id'][row]}.png")
     table = predictions.iloc[test].set_index("patch_id")
     table["slide"].rename_axis("id").to_csv(folder / "slides.csv")
     return SimpleNamespace(files=folder / "in", slides=folder / "slides.csv", table=table)
@@ -167,8 +168,8 @@ def blended(run, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("slides", "threshold"), [(True, 0.4), (False, 0.6)])
 def test_an_ensemble_blends_its_members(run, blended, held_out, tmp_path, slides, threshold):
     _, table = predict(blended, held_out, tmp_path / "out.csv", slides=slides)
-    rows = run.patches.table.set_index("patch_id").index.get_indexer(table.index)
-    red = run.patches.pixels[rows][..., 0].mean(axis=(1, 2))
+    rows = patches_of(run).table.set_index("patch_id").index.get_indexer(table.index)
+    red = patches_of(run).pixels[rows][..., 0].mean(axis=(1, 2))
     members = [held_out.table.loc[table.index, "prob_logistic_colour"], 1 / (1 + np.exp((180 - red) / 10))]
     members += [held_out.table.loc[table.index, "prob_logistic_context"]] if slides else []
     expected = np.mean(members, axis=0)
@@ -220,7 +221,7 @@ def odd(run, tmp_path):
     """A folder with every kind of trouble."""
     folder = tmp_path / "odd"
     (folder / "deep" / "er").mkdir(parents=True)
-    patch = Image.fromarray(run.patches.pixels[0])
+    patch = Image.fromarray(patches_of(run).pixels[0])
     patch.save(folder / "good.tif")
     patch.save(folder / "=cmd.png")
     patch.save(folder / "twin.png")
@@ -312,8 +313,8 @@ def test_slides_of_too_few_patches_are_predicted_without(run, blended, held_out,
 def test_the_reference_for_outliers_knows_training_slides_only(run):
     from histoblend.pipelines.steps.outputs import _store_outliers
 
-    test = (run.patches.table["split"] == "test").to_numpy()
-    folder = run.tables["features"][0]
+    test = (patches_of(run).table["split"] == "test").to_numpy()
+    folder = feature_tables(run)["features"][0]
     values = np.load(folder / "values.npy")
     changed = np.where(test[:, None], 1e3, values).astype(np.float32)
     made = []
@@ -322,7 +323,7 @@ def test_the_reference_for_outliers_knows_training_slides_only(run):
         place.mkdir()
         np.save(place / "values.npy", table)
         (place / "columns.json").write_text((folder / "columns.json").read_text())
-        held = SimpleNamespace(config=run.config, patches=run.patches, tables={"features": (place, {})})
+        held = SimpleNamespace(config=run.config, patches=patches_of(run), tables={"features": (place, {})})
         _store_outliers(held, place / "outliers")
         made.append({path.name: path.read_bytes() for path in (place / "outliers").iterdir()})
     assert made[0] == made[1]
@@ -377,8 +378,8 @@ def test_the_network_travels_in_the_bundle(run, held_out, monkeypatch):
     monkeypatch.setattr(histoblend.features.networks.embeddings, "export_onnx", None)
     bundle = open_bundle(run.folder / "bundle")
     with open_predictor(bundle, ["logistic_embeddings"]) as predictor:
-        values = predictor(np.asarray(run.patches.pixels[:3]))
-    expected = np.load(run.tables["embeddings"][0] / "values.npy")[:3]
+        values = predictor(np.asarray(patches_of(run).pixels[:3]))
+    expected = np.load(feature_tables(run)["embeddings"][0] / "values.npy")[:3]
     np.testing.assert_array_equal(values.embedding, expected)
 
 

@@ -21,12 +21,12 @@ from histoblend.models.bundle import open_bundle, seal_bundle
 from histoblend.models.predictor import Predictor, open_predictor
 from histoblend.pipelines.commands import baseline
 from histoblend.pipelines.config import load_config
+from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.predict.folder import predict_folder
 from histoblend.pipelines.predict.phantom_slide import default_slide, draw_slide
 from histoblend.pipelines.predict.shards import Options
 from histoblend.pipelines.predict.slide import Geometry, heatmap
 from histoblend.pipelines.predict.slide_files import FILES
-from histoblend.pipelines.run import Run
 from histoblend.pipelines.runtime.lock import run_lock
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps.outputs import write_bundle
@@ -47,7 +47,7 @@ SIDES = {"width": 1500, "height": 1300}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished baseline on a small phantom."""
-    made = Run(load_config(ROOT / "configs" / "phantom.toml", SMALL), tmp_path_factory.mktemp("runs"))
+    made = plan_run(load_config(ROOT / "configs" / "phantom.toml", SMALL), tmp_path_factory.mktemp("runs"))
     baseline(made)
     return made
 

@@ -16,6 +16,8 @@ from histoblend.data.errors import InputError
 from histoblend.models.cnn import open_cnn
 from histoblend.pipelines.analysis.saliency import open_saliency, probe_saliency
 from histoblend.pipelines.config import Config, load_config
+from histoblend.pipelines.plan import plan_run
+from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.run import Run
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps.cnn import check_cnn, cnn_settings, cnn_spec, train_cnn
@@ -40,7 +42,7 @@ def config(*settings: str) -> Config:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return Run(config(), tmp_path_factory.mktemp("runs"))
+    return plan_run(config(), tmp_path_factory.mktemp("runs"))
 
 
 def read(folder: Path) -> pd.DataFrame:
@@ -49,21 +51,21 @@ def read(folder: Path) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def finished(run: Run) -> Path:
-    return run.cnn[0]
+    return run.step("cnn").folder
 
 
 def test_folds_that_were_left_out_have_no_prediction(run: Run, finished: Path) -> None:
-    table, probability = run.patches.table, read(finished)["prob_cnn"].to_numpy()
+    table, probability = patches_of(run).table, read(finished)["prob_cnn"].to_numpy()
     fold = table["fold"].to_numpy()
     assert np.isnan(probability[fold == 2]).all()
     rest = probability[fold != 2]
     assert ((rest > 0) & (rest < 1)).all()
-    assert run.cnn[1]["notes"]["folds"] == 2
+    assert run.step("cnn").manifest["notes"]["folds"] == 2
 
 
 def test_the_stored_network_gives_the_test_predictions(run: Run, finished: Path) -> None:
-    test = (run.patches.table["split"] == "test").to_numpy()
-    log_odds = open_cnn(finished / "model")(run.patches.pixels[test])[:, 0]
+    test = (patches_of(run).table["split"] == "test").to_numpy()
+    log_odds = open_cnn(finished / "model")(patches_of(run).pixels[test])[:, 0]
     np.testing.assert_allclose(read(finished)["prob_cnn"][test], 1 / (1 + np.exp(-log_odds.astype(float))), atol=1e-12)
 
 
@@ -98,7 +100,7 @@ class _Killed(Screen):
 
 
 def test_a_killed_run_goes_on_and_no_held_out_label_changes_anything(run: Run, finished: Path, tmp_path: Path) -> None:
-    patches = run.patches
+    patches = patches_of(run)
     table = patches.table.copy()
     test = table["split"] == "test"
     table.loc[test, "label"] = 1 - table.loc[test, "label"]
@@ -114,11 +116,11 @@ def test_a_killed_run_goes_on_and_no_held_out_label_changes_anything(run: Run, f
 
 def test_all_of_the_network_can_be_trained_without_room_for_its_inputs(run: Run, tmp_path: Path) -> None:
     options = ["cnn.trained=all", "cnn.batch_norm=trained", "cnn.cache_gb=0", "cnn.folds=1", "cnn.d4=false"]
-    outcome = train_cnn(config(*options), run.patches, tmp_path, workers=1, screen=Screen())
+    outcome = train_cnn(config(*options), patches_of(run), tmp_path, workers=1, screen=Screen())
     assert outcome.notes["settings"]["trained"] == "all"
     known = read(tmp_path)["prob_cnn"].dropna()
     assert known.between(0, 1).all()
-    assert len(known) == run.patches.table["fold"].isin([0, -1]).sum()
+    assert len(known) == patches_of(run).table["fold"].isin([0, -1]).sum()
 
 
 def test_the_step_depends_on_its_options_but_not_on_the_room_for_maps() -> None:
@@ -149,14 +151,14 @@ def test_wrong_options_are_found_at_once(settings: list[str], message: str) -> N
 
 @pytest.fixture(scope="module")
 def probed(run: Run, finished: Path) -> Path:
-    return run.saliency_probe[0]
+    return run.step("saliency").folder
 
 
 def test_maps_are_those_of_held_out_patches_and_mean_what_the_network_predicts(run: Run, probed: Path) -> None:
     view = open_saliency(probed)
-    table = run.patches.table.set_index("patch_id").loc[view.patches["patch_id"]]
+    table = patches_of(run).table.set_index("patch_id").loc[view.patches["patch_id"]]
     assert set(table["split"]) == {"test"}
-    assert view.facts["held_out"] == (run.patches.table["split"] == "test").sum()
+    assert view.facts["held_out"] == (patches_of(run).table["split"] == "test").sum()
     probability = view.patches["prob_cnn"]
     np.testing.assert_allclose(view.patches["log_odds"], np.log(probability / (1 - probability)), rtol=1e-3, atol=1e-3)
     right = (probability >= view.facts["threshold"]).to_numpy() == (table["label"] == 1).to_numpy()
@@ -171,11 +173,11 @@ def test_maps_are_those_of_held_out_patches_and_mean_what_the_network_predicts(r
 
 def test_maps_are_made_once_and_the_same_again(run: Run, probed: Path, tmp_path: Path) -> None:
     assert probed == run.folder / "probes" / "saliency"
-    assert set(run.saliency_probe[1]["inputs"]) == {"1-patches", "5-cnn"}
-    again = Run(run.config, run.root)
-    assert again.saliency_probe[1]["made"] == run.saliency_probe[1]["made"]
-    probe_saliency(run.config, run.patches, run.cnn[0], tmp_path, Screen())
+    assert set(run.step("saliency").manifest["inputs"]) == {"1-patches", "5-cnn"}
+    again = plan_run(run.config, run.root)
+    assert again.step("saliency").manifest["made"] == run.step("saliency").manifest["made"]
+    probe_saliency(run.config, patches_of(run), run.step("cnn").folder, tmp_path, Screen())
     first, second = open_saliency(probed), open_saliency(tmp_path)
-    pd.testing.assert_frame_equal(first.patches, second.patches)
+    pd.testing.assert_frame_equal(patches_of(first), patches_of(second))
     pd.testing.assert_frame_equal(first.sanity, second.sanity)
     np.testing.assert_array_equal(first.last, second.last)

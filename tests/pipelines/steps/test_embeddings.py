@@ -9,7 +9,8 @@ import histoblend.pipelines.steps.embeddings
 from histoblend.data.errors import InputError
 from histoblend.features.networks.embeddings import Engine, embedding_compute
 from histoblend.pipelines.config import load_config
-from histoblend.pipelines.run import Run
+from histoblend.pipelines.plan import plan_run
+from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.steps.embeddings import check_embeddings, embeddings_spec
 from tests import ROOT
 
@@ -23,10 +24,10 @@ def config(*settings):
 
 def test_the_step_writes_what_the_transformer_gives_and_says_with_what(tmp_path, capsys):
     options = ["embeddings.weights=random", "embeddings.stages=2", "embeddings.centre=32", "embeddings.pooling=both"]
-    run = Run(config(*options), tmp_path)
-    folder, manifest = run.embeddings
+    run = plan_run(config(*options), tmp_path)
+    folder, manifest = run.step("embeddings")
     compute = embedding_compute(weights="random", size=32, stages=2, centre=32, pooling="both", engine="keras")
-    np.testing.assert_array_equal(np.load(folder / "values.npy"), compute(run.patches.pixels))
+    np.testing.assert_array_equal(np.load(folder / "values.npy"), compute(patches_of(run).pixels))
     assert json.loads((folder / "columns.json").read_text()) == list(compute.columns)
     notes = manifest["notes"]
     backend = notes["engine"]["backend"]

@@ -17,7 +17,7 @@ from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps.ensemble import combine, ensemble_spec, member_names, verdict
 from histoblend.pipelines.steps.report import decisions_view, ensemble_view
 from histoblend.reports.evaluation.ladder import ladder
-from histoblend.reports.report import write_report
+from histoblend.reports.report_files import write_report
 from histoblend.reports.sections.ensemble import gain_words
 from tests import ROOT
 from tests.reports.cohorts import make_inputs, make_predictions, model_names

@@ -13,7 +13,8 @@ from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
 from histoblend.pipelines.commands import one_step
 from histoblend.pipelines.config import load_config
-from histoblend.pipelines.run import Run
+from histoblend.pipelines.plan import plan_run
+from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps.patches import prepare_spec
 from histoblend.pipelines.terminal import show_audit
@@ -21,7 +22,7 @@ from tests import ROOT
 
 
 def run_of(root, *settings, config="phantom"):
-    return Run(load_config(ROOT / "configs" / f"{config}.toml", ["name=r", *settings]), root)
+    return plan_run(load_config(ROOT / "configs" / f"{config}.toml", ["name=r", *settings]), root)
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +34,13 @@ def planted(tmp_path_factory):
 def test_what_was_dropped_is_listed_and_gone(planted):
     run, folder = planted
     audit = pd.read_parquet(folder / "audit.parquet")
-    table, set_aside = run.patches.table, pd.read_csv(folder / "set_aside.csv")
+    table, set_aside = patches_of(run).table, pd.read_csv(folder / "set_aside.csv")
     dropped = audit[audit["dropped_by"] != ""]
     assert len(dropped) > 10
     assert dropped["patch_id"].tolist() == set_aside["patch_id"].tolist()
     assert set_aside["reason"].str.contains(r"\(audit\.").all()
     assert audit.loc[audit["dropped_by"] == "", "patch_id"].tolist() == table["patch_id"].tolist()
-    assert len(run.patches.pixels) == len(table) == 1200 - len(dropped)
+    assert len(patches_of(run).pixels) == len(table) == 1200 - len(dropped)
 
 
 def test_pixels_still_belong_to_their_rows(planted):
@@ -52,7 +53,7 @@ def test_pixels_still_belong_to_their_rows(planted):
 
 def test_duplicates_and_patches_without_slide_stand_on_one_side(planted):
     run, folder = planted
-    table = run.patches.table
+    table = patches_of(run).table
     place = table["split"] + table["fold"].astype(str)
     audit = pd.read_parquet(folder / "audit.parquet").query("dropped_by == ''").reset_index(drop=True)
     first = audit["duplicate_of"].where(audit["duplicate_of"] != "", audit["patch_id"])
@@ -104,7 +105,7 @@ def test_a_split_by_patch_is_possible_and_called_optimistic(kaggle_folder, tmp_p
     folder = kaggle_folder()
     run = run_of(tmp_path, "split.folds=3", "split.groups=patch", f"data.path='{folder}'", config="kaggle")
     one_step(run, "prepare")
-    assert run.patches.table["group"].nunique() == 60
+    assert patches_of(run).table["group"].nunique() == 60
     assert "slides are known and were not used" in capsys.readouterr().out
 
 
@@ -116,11 +117,12 @@ def test_memory_does_not_grow_with_the_number_of_patches(tmp_path):
     peaks = []
     for n in (2000, 8000):
         code = (
-            "from pathlib import Path; from histoblend.pipelines.commands import Run, one_step; "
+            "from pathlib import Path; from histoblend.pipelines.plan import plan_run; "
+            "from histoblend.pipelines.commands import one_step; "
             "from histoblend.pipelines.config import load_config; "
             f"config = load_config(Path('configs/phantom.toml'), ['data.n={n}', 'name=n{n}', 'data.faults=true', "
             "'engine.workers=1']); "
-            f"one_step(Run(config, Path({str(tmp_path)!r})), 'prepare'); "
+            f"one_step(plan_run(config, Path({str(tmp_path)!r})), 'prepare'); "
             f"print(Path({str(status)!r}).read_text().split('VmHWM:')[1].split()[0])"
         )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

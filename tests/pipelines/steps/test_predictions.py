@@ -7,9 +7,10 @@ from PIL import Image
 
 from histoblend.pipelines.commands import one_step
 from histoblend.pipelines.config import load_config
+from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.predict.folder import predict_folder
 from histoblend.pipelines.predict.shards import Options
-from histoblend.pipelines.run import Run
+from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.runtime.screen import Screen
 from tests import ROOT
 
@@ -32,7 +33,7 @@ def data(kaggle_folder):
 
 
 def finish(data, root):
-    run = Run(load_config(ROOT / "configs" / "kaggle.toml", [*QUICK, f"data.path='{data}'"]), root)
+    run = plan_run(load_config(ROOT / "configs" / "kaggle.toml", [*QUICK, f"data.path='{data}'"]), root)
     one_step(run, "report")
     return run
 
@@ -45,7 +46,7 @@ def test_a_submission_holds_every_test_id_once(data, tmp_path, capsys):
     assert (run.folder / "submission.csv").read_text().splitlines()[0] == "id,label"
     assert submission["id"].tolist() == ids
     assert submission["label"].between(0, 1).all()
-    train = run.patches.table[run.patches.table["split"] == "train"]
+    train = patches_of(run).table[patches_of(run).table["split"] == "train"]
     assert submission["label"][4] == pytest.approx(train["label"].mean())
     assert "1 patches without label could not be read" in said
     final = pd.read_csv(run.folder / "predictions.csv")

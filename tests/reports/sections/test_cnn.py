@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from histoblend.models.inspection.saliency import Maps, sanity_table
+from histoblend.reports.evaluation.saliency import SaliencyView
 from histoblend.reports.page.page import write_page
 from histoblend.reports.sections.cnn import (
     CIVIDIS,
     CnnView,
-    SaliencyView,
     cnn_section,
     heat_uri,
     learned,

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from histoblend.data.audit.flags import FLAGS
-from histoblend.reports.report import write_report
+from histoblend.reports.report_files import write_report
 from histoblend.reports.sections.data import AuditView, consequence, example_groups
 from tests.reports.cohorts import make_inputs
 

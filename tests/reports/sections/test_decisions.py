@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 
 from histoblend.models.calibration import POINTS, shift_prevalence
+from histoblend.reports.evaluation.decisions import decide
 from histoblend.reports.evaluation.ladder import ladder
 from histoblend.reports.evaluation.net_benefit import useful_range
 from histoblend.reports.page.page import write_page
-from histoblend.reports.sections.decisions import consequences, decide, decisions_section
+from histoblend.reports.sections.decisions import consequences, decisions_section
 from tests.reports.cohorts import make_predictions, model_names
 
 CHROMIUM = shutil.which("chromium")

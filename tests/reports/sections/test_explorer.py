@@ -9,8 +9,9 @@ import pytest
 
 from histoblend.models.inspection.permutation import COLUMNS, sum_by_family
 from histoblend.models.inspection.shapley import Attribution
+from histoblend.reports.evaluation.explorer import LEVELS, NEAR, leading_features, share_examples
 from histoblend.reports.page.page import write_page
-from histoblend.reports.sections.explorer import LEVELS, NEAR, explore, leading_features, share_examples
+from histoblend.reports.sections.explorer import explore
 from histoblend.reports.sections.importances import importances_section
 from histoblend.reports.sections.shapley_charts import beeswarm, share_table, spread_out, waterfall
 from tests.reports.cohorts import make_importances, make_patches, make_predictions, make_view

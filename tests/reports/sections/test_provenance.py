@@ -7,7 +7,7 @@ import pytest
 
 from histoblend.reports.page.page import write_page
 from histoblend.reports.page.section import Section
-from histoblend.reports.report import write_report
+from histoblend.reports.report_files import write_report
 from histoblend.reports.sections.provenance import made_section, read_markdown
 from histoblend.reports.sections.tripod import COVERED, IN_PART, ITEMS, MISSING, checklist
 from tests.reports.cohorts import make_inputs

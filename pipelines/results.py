@@ -1,0 +1,73 @@
+"""What later steps read of finished ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from histoblend.data.patches import PatchSet
+from histoblend.pipelines.layout import PREDICTIONS, SCORES, TIMES
+from histoblend.pipelines.runtime.artefacts import Finished
+from histoblend.pipelines.tables import FeatureSets
+
+if TYPE_CHECKING:
+    from histoblend.features.networks.embeddings import EmbeddingCompute, SideBySide
+    from histoblend.pipelines.run import Run
+
+
+def embedding_of(run: Run) -> EmbeddingCompute | SideBySide:
+    """What turns patches into the run's embeddings, by the engine that made them."""
+    from histoblend.features.networks.embeddings import embedding_compute
+
+    engine, options = run.step("embeddings").manifest["notes"]["engine"], run.config.embeddings
+    return embedding_compute(
+        size=[size or None for size in options.size],
+        engine=engine["name"],
+        precision=engine["precision"],
+        **options.model_dump(include={"backbone", "weights", "centre", "pooling", "stages", "d4"}),
+    )
+
+
+def patches_of(run: Run) -> PatchSet:
+    """The prepared patches of a run."""
+    return run.open("patches", lambda: PatchSet.open(run.step("prepare").folder))
+
+
+def feature_tables(run: Run) -> dict[str, Finished]:
+    """The steps whose tables the configured sets of columns need: "features", "embeddings" or both."""
+    return {name: run.step(name) for name in ("features", "embeddings") if run.has(name)}
+
+
+def feature_sets(run: Run) -> FeatureSets:
+    """Values and column names of each configured set of columns."""
+    folders = {name: step.folder for name, step in feature_tables(run).items()}
+    return FeatureSets(run.config, folders, patches_of(run).table["slide"])
+
+
+def predictions_of(run: Run, *steps: str) -> pd.DataFrame:
+    """Predictions of every model of these steps, as far as they are part of the run: a row a patch.
+
+    Parameters
+    ----------
+    run : Run
+    *steps : str
+        Of "heads", "cnn" and "ensemble"; all when none is named.
+
+    Returns
+    -------
+    DataFrame
+        ``patch_id, slide, split, fold, label`` and ``prob_<model>``, rows as in the feature tables.
+    """
+    first, *others = (name for name in steps or ("heads", "cnn", "ensemble") if run.has(name))
+    table = pd.read_parquet(run.step(first).folder / PREDICTIONS)
+    for name in others:
+        more = pd.read_parquet(run.step(name).folder / PREDICTIONS)
+        table = table.merge(more, on="patch_id", validate="one_to_one")
+    return table
+
+
+def read_ladder(run: Run) -> pd.DataFrame:
+    """The ladder of a run, as :func:`reports.evaluation.ladder.ladder` returned it."""
+    folder = run.step("ladder").folder
+    return pd.concat([pd.read_parquet(folder / SCORES), pd.read_parquet(folder / TIMES)], axis=1)

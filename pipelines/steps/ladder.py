@@ -1,0 +1,113 @@
+"""The ladder, and every other number that is worked out from predictions alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from histoblend.data.storage.spreadsheet import write_csv
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.layout import CALIBRATORS, COSTS, DECISIONS, ENSEMBLE, LADDER, SCORES, THRESHOLDS, TIMES
+from histoblend.pipelines.results import feature_tables, predictions_of
+from histoblend.pipelines.runtime.artefacts import Outcome
+from histoblend.pipelines.runtime.views import load_view, save_view
+from histoblend.pipelines.tables import read_values
+from histoblend.reports.evaluation.decisions import DecisionsView, decide
+from histoblend.reports.evaluation.ladder import ladder
+
+if TYPE_CHECKING:
+    from histoblend.pipelines.run import Run
+
+#: Columns of the ladder that differ from one run of the same code to the next.
+TIMED = ["seconds", "seconds_a_thousand", "peak_mb"]
+
+
+def settings(config: Config) -> dict[str, Any]:
+    """The part of the configuration that intervals depend on."""
+    return {"draws": config.report.draws}
+
+
+def build(run: Run, folder: Path) -> Outcome:
+    """Write the ladder, and what probabilities and thresholds come to."""
+    predictions = predictions_of(run)
+    options = {"draws": run.config.report.draws, "seed": run.config.seed}
+    steps = ladder(predictions, model_names(predictions), costs=rung_costs(run), **options)
+    write_csv(steps, folder / LADDER)
+    steps.drop(columns=TIMED).to_parquet(folder / SCORES)
+    steps[TIMED].to_parquet(folder / TIMES)
+    save_view(_decisions(run, predictions, steps), folder / DECISIONS)
+    return Outcome(len(steps), timed=(LADDER, TIMES))
+
+
+def model_names(predictions: pd.DataFrame) -> list[str]:
+    """Models that a table of predictions has a column ``prob_<model>`` of."""
+    return [name.removeprefix("prob_") for name in map(str, predictions.columns) if name.startswith("prob_")]
+
+
+def read_decisions(run: Run) -> DecisionsView:
+    """What probabilities and thresholds of a run come to."""
+    return load_view(run.step("ladder").folder / DECISIONS, DecisionsView)
+
+
+def _decisions(run: Run, predictions: pd.DataFrame, steps: pd.DataFrame) -> DecisionsView:
+    """Judge the ensemble by the thresholds that step 6 chose or, without one, the best model."""
+    options: dict[str, Any] = {"draws": run.config.report.draws, "seed": run.config.seed}
+    if not run.has("ensemble"):
+        return decide(predictions, steps, **options)
+    folder = run.step("ensemble").folder
+    content = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
+    cuts = predictions[["patch_id"]].merge(pd.read_parquet(folder / THRESHOLDS), on="patch_id", validate="one_to_one")
+    chosen = cuts, content["default"]["thresholds"]
+    return decide(predictions, steps, chosen=chosen, calibrators=pd.read_csv(folder / CALIBRATORS), **options)
+
+
+def rung_costs(run: Run) -> dict[str, tuple[float, float]]:
+    """Core-seconds and peak memory (MB) of each model: the feature tables that it needs, and all its fits."""
+    steps = {name: manifest for name, (_, manifest) in feature_tables(run).items()}
+    seconds = {name: manifest["notes"]["core_seconds"] for name, manifest in steps.items()}
+    needs: dict[str, tuple[str, ...]] = {family: (family,) for family in family_costs(run)}
+    # A family alone needs that family only.
+    seconds |= {family: cost * steps["features"]["rows"] / 1e3 for family, (_, cost) in family_costs(run).items()}
+    needs |= {
+        "handcrafted": ("features",),
+        "embeddings": ("embeddings",),
+        "both": ("features", "embeddings"),
+        "context": ("features",),
+    }
+    costs = {"prevalence": (0.0, 0.0)}
+    for row in pd.read_csv(run.step("heads").folder / COSTS).to_dict("records"):
+        wanted = needs[row["model"].partition("_")[2]]
+        peaks = [steps[name if name in steps else "features"]["peak_mb"] for name in wanted]
+        total = row["seconds"] + sum(seconds[name] for name in wanted)
+        costs[row["model"]] = (round(total, 1), max(row["peak_mb"], *peaks))
+    if run.has("cnn"):
+        manifest = run.step("cnn").manifest
+        costs["cnn"] = (manifest["notes"]["core_seconds"], manifest["peak_mb"])
+    if run.has("ensemble"):
+        costs["ensemble"] = _ensemble_cost(run, costs)
+    return costs
+
+
+def _ensemble_cost(run: Run, costs: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
+    """Core-seconds and peak memory of the ensemble: every table once, all members' fits, and its own."""
+    manifest = run.step("ensemble").manifest
+    members = manifest["notes"]["members"]
+    fits = pd.read_csv(run.step("heads").folder / COSTS).set_index("model")["seconds"]
+    tables = sum(table["notes"]["core_seconds"] for _, table in feature_tables(run).values())
+    # What no head is, such as the network, brings its own whole cost.
+    own = sum(fits[member] if member in fits.index else costs.get(member, (0.0, 0.0))[0] for member in members)
+    peak = max(manifest["peak_mb"], *(costs[member][1] for member in members if member in costs))
+    return round(tables + own + manifest["seconds"], 1), peak
+
+
+def family_costs(run: Run) -> dict[str, tuple[int, float]]:
+    """Columns of each computed family of handcrafted features, and milliseconds of one core a patch."""
+    if not run.has("features"):
+        return {}
+    folder, manifest = run.step("features")
+    columns = pd.Series(read_values(folder)[1]).str.partition("_")[0].value_counts()
+    return {name: (int(columns[name]), float(cost)) for name, cost in manifest["notes"]["ms_a_patch"].items()}

@@ -1,0 +1,106 @@
+"""Everything that was fitted on the training slides, in the form of a bundle: what analyses predict with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from histoblend.models.bundle import HEADS_FOLDER, INDEX, seal_bundle
+from histoblend.models.outliers import OUTLIERS, learn_outliers
+from histoblend.models.predictor import CNN, ENSEMBLE_FILE, NETWORKS
+from histoblend.pipelines.layout import ENSEMBLE, MODEL, SETS
+from histoblend.pipelines.results import embedding_of, feature_tables, patches_of, read_ladder
+from histoblend.pipelines.runtime.artefacts import Outcome
+from histoblend.pipelines.runtime.provenance import code_digest
+from histoblend.pipelines.tables import chosen_families, read_values
+
+if TYPE_CHECKING:
+    from histoblend.pipelines.run import Run
+
+
+def build(run: Run, folder: Path) -> Outcome:
+    """Write every fitted model, the heads of single families included, and what tells outliers."""
+    steps, heads = read_ladder(run), run.step("heads")
+    models = {name: _entry(steps, name, name.partition("_")[2]) for name in heads.manifest["notes"]["models"]}
+    for model in models:
+        shutil.copytree(heads.folder / model, folder / HEADS_FOLDER / model, dirs_exist_ok=True)
+    if run.has("cnn"):
+        shutil.copytree(run.step("cnn").folder / MODEL, folder / CNN, dirs_exist_ok=True)
+        models[CNN] = _entry(steps, CNN, CNN)
+    if run.has("ensemble"):
+        shutil.copyfile(run.step("ensemble").folder / ENSEMBLE, folder / ENSEMBLE_FILE)
+    _store_outliers(run, folder / OUTLIERS)
+    content = {
+        **source(run),
+        "features": {"families": list(chosen_families(run.config)), "code": code_digest(("features",))},
+        "networks": _store_networks(run, folder / NETWORKS),
+        "columns": json.loads((heads.folder / SETS).read_text(encoding="utf-8")),
+        "models": models,
+    }
+    return sealed(folder, content)
+
+
+def sealed(folder: Path, content: dict[str, Any], words: tuple[str, ...] = ()) -> Outcome:
+    """Seal a bundle; later steps depend on what predicts, not on times, the commit and files of words."""
+    seal_bundle(folder, content)
+    lasting = {key: value for key, value in content.items() if key not in ("made", "commit")}
+    digest = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
+    return Outcome(len(content["models"]), timed=(INDEX, *words), stands_for={"content": digest})
+
+
+def source(run: Run) -> dict[str, Any]:
+    """Where models come from, and what their patches and probabilities are like."""
+    manifest, table = run.step("heads").manifest, patches_of(run).table
+    return {
+        "run": run.config.name,
+        "made": manifest["made"],
+        "commit": manifest["commit"],
+        "libraries": manifest["libraries"],
+        "patch": _patch(run),
+        "prevalence": float(table.loc[table["split"] == "train", "label"].mean()),
+    }
+
+
+def _entry(steps: pd.DataFrame, model: str, columns: str) -> dict[str, Any]:
+    row = steps[(steps["model"] == model) & (steps["split"] == "oof")].iloc[0]
+    return {"columns": columns, "auc": float(row["auc"]), "thresholds": {"youden": float(row["threshold"])}}
+
+
+def _patch(run: Run) -> dict[str, Any]:
+    """What a patch must be like, and how an image file becomes one."""
+    data = run.config.data
+    return {
+        "size": data.size,
+        # What whole slides are brought to before they are cut into patches.
+        "mpp": data.mpp,
+        "source": data.source,
+        "resize": data.resize if data.source == "folder" else "refuse",
+        "pixels": "8-bit RGB, 0 to 255; the label speaks of the centre 32 × 32",
+    }
+
+
+def _store_networks(run: Run, folder: Path) -> list[dict[str, Any]]:
+    """Write the embedding networks of the run's own engine; none where no set of columns holds embeddings."""
+    if not run.has("embeddings"):
+        return []
+    from histoblend.features.networks.stored import store_networks
+
+    return store_networks(embedding_of(run), run.config.data.size, folder)
+
+
+def _store_outliers(run: Run, folder: Path) -> None:
+    """Write what tells a patch unlike all training patches: by handcrafted columns, which do so far better."""
+    space = "handcrafted" if "handcrafted" in run.config.heads.features else ""
+    space = space or ("embeddings" if "embeddings" in run.config.heads.features else "")
+    if not space:
+        return
+    values, _ = read_values(feature_tables(run)["features" if space == "handcrafted" else "embeddings"].folder)
+    train = np.flatnonzero(patches_of(run).table["split"] == "train")
+    folds = patches_of(run).table["fold"].to_numpy()[train]
+    learn_outliers(np.asarray(values[train]), folds, space).save(folder)

@@ -1,0 +1,170 @@
+"""What the report shows, gathered from the steps before it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from histoblend.data.audit.flags import FLAGS
+from histoblend.data.storage.arrays import open_array
+from histoblend.data.storage.spreadsheet import read_written
+from histoblend.pipelines.analysis.attributions import read_explorer, read_measured
+from histoblend.pipelines.analysis.importances import read_importances
+from histoblend.pipelines.analysis.leakage import read_leakage
+from histoblend.pipelines.analysis.saliency import open_saliency
+from histoblend.pipelines.analysis.stain import read_stain
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.layout import (
+    AUDIT,
+    CHOICES,
+    COMBINED,
+    ENSEMBLE,
+    ERRORS,
+    EXAMPLES,
+    GAINS,
+    HISTORY,
+    MEMBERS,
+    PICTURES,
+    SLIDES,
+    SUMMARY,
+)
+from histoblend.pipelines.results import patches_of, predictions_of, read_ladder
+from histoblend.pipelines.runtime.artefacts import Finished
+from histoblend.pipelines.steps.bundle import card
+from histoblend.pipelines.steps.ladder import family_costs, read_decisions
+from histoblend.pipelines.steps.patches import balance, split_warnings
+from histoblend.reports.report import ReportInputs
+from histoblend.reports.sections.cnn import CnnView
+from histoblend.reports.sections.data import AuditView
+from histoblend.reports.sections.ensemble import EnsembleView
+
+if TYPE_CHECKING:
+    from histoblend.pipelines.run import Run
+
+#: Steps whose results the report shows.
+SHOWN = (
+    "prepare", "features", "embeddings", "heads", "cnn", "ensemble",
+    "ladder", "importances", "attributions", "leakage", "stain", "saliency",
+)  # fmt: skip
+
+
+def shown_configuration(config: Config) -> dict[str, Any]:
+    """What of the configuration a result may depend on."""
+    return config.model_dump(mode="json", exclude={"engine", "track"})
+
+
+def report_inputs(run: Run) -> ReportInputs:
+    """Read everything that the report shows; nothing is computed here."""
+    return run.open("report inputs", lambda: _read(run))
+
+
+def _read(run: Run) -> ReportInputs:
+    prepared = run.step("prepare")
+    return ReportInputs(
+        title=f"Histoblend: {run.config.name}",
+        predictions=predictions_of(run),
+        ladder=read_ladder(run),
+        importances=read_measured(run),
+        groups=read_importances(run)[1],
+        patches=patches_of(run),
+        warnings=tuple(split_warnings(patches_of(run).table, prepared.manifest["notes"]["set_aside"])),
+        facts=facts(run),
+        sentences=column_sentences(),
+        families=family_costs(run),
+        stain=read_stain(run),
+        phantom=run.config.data.source == "phantom",
+        audit=audit_view(prepared.folder),
+        leakage=read_leakage(run),
+        ensemble=ensemble_view(run),
+        decisions=read_decisions(run),
+        artefacts={step.folder.name: step.manifest["files"] for step in finished(run)},
+        card=card(run),
+        explorer=read_explorer(run),
+        flags=patch_flags(prepared.folder),
+        cnn=cnn_view(run),
+    )
+
+
+def finished(run: Run) -> list[Finished]:
+    """Every step that the report is made of."""
+    return [run.step(name) for name in SHOWN if run.has(name)]
+
+
+def audit_view(folder: Path) -> AuditView:
+    """What the audit left in the folder of step 1."""
+    summary = pd.read_csv(folder / SUMMARY)
+    examples = read_written(folder / EXAMPLES, ("patch_id", "slide"))
+    slides = read_written(folder / SLIDES, ("slide",))
+    return AuditView(summary, examples, open_array(folder / PICTURES), slides)
+
+
+def patch_flags(folder: Path) -> pd.DataFrame:
+    """The audit's flags of every patch, in the folder of step 1: ``patch_id`` and a column of bool a flag."""
+    return pd.read_parquet(folder / AUDIT, columns=["patch_id", *(flag.name for flag in FLAGS)])
+
+
+def cnn_view(run: Run) -> CnnView | None:
+    """How step 5 went and where its network looks; None where it is no part of the run."""
+    if not run.has("cnn"):
+        return None
+    history = pd.read_csv(run.step("cnn").folder / HISTORY, dtype={"run": str})
+    return CnnView(history, open_saliency(run.step("saliency").folder))
+
+
+def ensemble_view(run: Run) -> EnsembleView | None:
+    """What step 6 left; None where it is no part of the run."""
+    if not run.has("ensemble"):
+        return None
+    folder, manifest = run.step("ensemble")
+    content = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
+    names = (MEMBERS, COMBINED, ERRORS, CHOICES, GAINS)
+    members, combiners, errors, choices, gains = (pd.read_csv(folder / name) for name in names)
+    return EnsembleView(
+        members=members,
+        combiners=combiners,
+        errors=errors,
+        choices=choices,
+        gains=gains,
+        combiner=content["default"]["combiner"]["kind"],
+        calibrator=content["default"]["calibrator"]["kind"],
+        without_slides=None if content["without_slides"] is None else tuple(content["without_slides"]["members"]),
+        left_out=manifest["notes"]["left_out"],
+    )
+
+
+def facts(run: Run) -> dict[str, Any]:
+    """How the numbers came about: configuration, split, and every step's manifest without its file list."""
+    steps = {step.folder.name: step.manifest for step in finished(run)}
+    wanted = (
+        "rows",
+        "seconds",
+        "peak_mb",
+        "made",
+        "commit",
+        "python",
+        "machine",
+        "libraries",
+        "inputs",
+        "code",
+        "notes",
+    )
+    return {
+        "configuration": shown_configuration(run.config),
+        "split": balance(patches_of(run).table).to_dict("records"),
+        "patches digest": patches_of(run).digest,
+        "test predictions": "from a refit of every head on all training slides",
+        "steps": {name: {key: manifest[key] for key in wanted} for name, manifest in steps.items()},
+    }
+
+
+def column_sentences() -> dict[str, str]:
+    """What each handcrafted column is, in a sentence, and the same relative to the slide."""
+    from histoblend.features.handcrafted.families import columns
+    from histoblend.features.handcrafted.slide_context import in_slide_name, slide_stain_sentences
+
+    raw = {column.name: column.sentence for column in columns()}
+    relative = {in_slide_name(name): f"{text} Relative to the patch's slide." for name, text in raw.items()}
+    return raw | relative | slide_stain_sentences()
