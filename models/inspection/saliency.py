@@ -28,8 +28,9 @@ from histoblend.data.errors import InputError
 from histoblend.data.patches import CENTRE
 from histoblend.features.networks.backbones import find_backbone
 from histoblend.features.networks.backend import load_keras
-from histoblend.features.networks.embeddings import KERAS_BATCH, SYMMETRIES, resize, symmetries
+from histoblend.features.networks.engines import KERAS_BATCH
 from histoblend.features.networks.stored import StoredKeras
+from histoblend.features.networks.views import SYMMETRIES, resize, symmetries
 from histoblend.models.augment import normalise_stains
 from histoblend.models.cnn import DESCRIPTION, KERAS_FILE, CnnSettings
 from histoblend.models.safety import check_content

@@ -12,7 +12,8 @@ from scipy.stats import kendalltau
 
 from histoblend.data.errors import InputError
 from histoblend.features.networks.backend import load_keras
-from histoblend.features.networks.embeddings import Engine, symmetries
+from histoblend.features.networks.engines import Engine
+from histoblend.features.networks.views import symmetries
 from histoblend.models.cnn import KERAS_FILE, CnnSettings, Trainee, store_cnn
 from histoblend.models.inspection.saliency import (
     area_share,
