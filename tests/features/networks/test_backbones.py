@@ -263,7 +263,7 @@ def python(code, **environment):
 
 def test_importing_loads_no_framework_and_loading_keras_is_silent():
     out, err = python(
-        "import sys, features.embeddings, features.network as b\n"
+        "import sys, histoblend.features.networks.embeddings, histoblend.features.networks.backend as b\n"
         "heavy = {'keras', 'tensorflow', 'torch', 'jax', 'onnxruntime', 'onnx', 'h5py'} & set(sys.modules)\n"
         "print(heavy, b.load_keras().backend.backend())"
     )
