@@ -17,11 +17,12 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
-from histoblend.data.phantom.drawing import (
+from histoblend.data.phantom.drawing import draw
+from histoblend.data.phantom.optics import INKS
+from histoblend.data.phantom.patch_record import (
     BLACK,
     BLANK,
     FRONT,
-    INKS,
     NESTS,
     NO_TUMOUR,
     PATCH,
@@ -29,7 +30,6 @@ from histoblend.data.phantom.drawing import (
     SHEET,
     TUMOUR_IN_CENTRE,
     TUMOUR_IN_RING,
-    draw,
 )
 
 PREVALENCE = 0.4
