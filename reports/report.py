@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.splits import is_known
-from histoblend.models.inspection.permutation import GroupView
+from histoblend.models.inspection.importance import GroupView
 from histoblend.models.inspection.stain import StainView
 from histoblend.models.names import ALONE
 from histoblend.reports.evaluation.ladder import roc_table, rungs_below
@@ -45,7 +45,7 @@ class ReportInputs:
     ladder : DataFrame
         From :func:`reports.evaluation.ladder.ladder`.
     importances : DataFrame
-        From :mod:`models.inspection.permutation`, of any models and measures; may be empty.
+        From :mod:`models.inspection.importance`, of any models and measures; may be empty.
     patches : Patches
         Those of `predictions`, in any order.
     warnings : tuple of str

@@ -14,19 +14,16 @@ import pandas as pd
 from histoblend.features.handcrafted.families import group_columns
 from histoblend.models.bundle import load_head
 from histoblend.models.inspection.column_clusters import CLUSTER_ON, RHO, Cluster, cluster_columns
-from histoblend.models.inspection.permutation import (
+from histoblend.models.inspection.importance import (
     COLUMNS,
     GROUPS,
     STABILITY,
     GroupView,
-    dropped_importance,
     fitted_groups,
     fitted_importance,
-    fold_stability,
-    group_permutation,
-    permutation_importance,
-    stability_row,
 )
+from histoblend.models.inspection.importance_stability import fold_stability, stability_row
+from histoblend.models.inspection.permutation import dropped_importance, group_permutation, permutation_importance
 from histoblend.models.inspection.replaced_columns import altered_scores
 from histoblend.models.names import ALONE
 from histoblend.models.resampling import even_rows, slide_groups
@@ -102,7 +99,7 @@ def importances(run: Run, predictions: pd.DataFrame) -> tuple[pd.DataFrame, Grou
     Returns
     -------
     features : DataFrame
-        Single columns, `models.inspection.permutation.COLUMNS`: gain, cover and coefficients with their spread over
+        Single columns, `models.inspection.importance.COLUMNS`: gain, cover and coefficients with their spread over
         folds, and
         permutation on the held-out slides for the handcrafted columns; families that were shuffled together have rows
         without a feature.
