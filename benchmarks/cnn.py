@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histoblend.features.networks.embeddings import choose_engine
+from histoblend.features.networks.engines import choose_engine
 from histoblend.models.cnn import CnnSettings, Shown, Trainee, lower_network
 
 BATCH = 32

@@ -17,7 +17,8 @@ from scipy.fft import dctn
 from histoblend.data.audit.duplicates import SIMILAR, near_duplicates
 from histoblend.data.audit.flags import comparable
 from histoblend.data.audit.measures import FREQUENCIES, measure
-from histoblend.data.phantom.patches import apply_symmetry, phantom
+from histoblend.data.phantom.faults import apply_symmetry
+from histoblend.data.phantom.patches import phantom
 from histoblend.data.splits import components
 
 PATCHES = 1500

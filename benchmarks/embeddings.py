@@ -16,13 +16,9 @@ from pathlib import Path
 import numpy as np
 
 from histoblend.features.extract import extract_shards
-from histoblend.features.networks.embeddings import (
-    DEFAULT_CACHE,
-    Recipe,
-    embedding_compute,
-    embedding_network,
-    export_onnx,
-)
+from histoblend.features.networks.embeddings import DEFAULT_CACHE, embedding_compute
+from histoblend.features.networks.onnx_export import export_onnx
+from histoblend.features.networks.recipe import Recipe, embedding_network
 
 Way = Callable[[np.ndarray], np.ndarray]
 

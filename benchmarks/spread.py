@@ -29,7 +29,8 @@ import numpy as np
 from scipy.special import expit
 
 from histoblend.features.networks.backend import choose_backend
-from histoblend.features.networks.embeddings import choose_engine, embedding_compute
+from histoblend.features.networks.embeddings import embedding_compute
+from histoblend.features.networks.engines import choose_engine
 from histoblend.models.cnn import CnnSettings, Shown, Trainee, lower_network
 from histoblend.models.finetune import Lesson, fine_tune, pool
 from histoblend.models.heads import LogisticHead

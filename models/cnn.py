@@ -14,20 +14,11 @@ import numpy as np
 from histoblend.data.errors import InputError
 from histoblend.features.networks.backbones import find_backbone, load_backbone
 from histoblend.features.networks.backend import Shape, load_keras
-from histoblend.features.networks.embeddings import (
-    GPU_BATCH,
-    KERAS_BATCH,
-    SYMMETRIES,
-    Engine,
-    KerasNetwork,
-    OnnxNetwork,
-    Recipe,
-    dtype_policy,
-    export_model,
-    resize,
-    symmetries,
-)
+from histoblend.features.networks.engines import GPU_BATCH, KERAS_BATCH, Engine, KerasNetwork, OnnxNetwork
+from histoblend.features.networks.onnx_export import export_model
+from histoblend.features.networks.recipe import Recipe, dtype_policy
 from histoblend.features.networks.stored import StoredKeras, StoredOnnx
+from histoblend.features.networks.views import SYMMETRIES, resize, symmetries
 from histoblend.models.augment import jitter_stains, normalise_stains
 from histoblend.models.surgery import cut_network, fold_norms, unfold_norms
 
@@ -50,7 +41,7 @@ class CnnSettings:
     Attributes
     ----------
     backbone, weights : str
-        As for :class:`features.networks.embeddings.Recipe`.
+        As for :class:`features.networks.recipe.Recipe`.
     size : int
         Side that patches are resized to, px; 0 leaves them as they are.
     trained : {"auto", "top", "all"}

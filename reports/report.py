@@ -9,7 +9,7 @@ import pandas as pd
 
 from histoblend.data.patches import Patches
 from histoblend.data.splits import is_known
-from histoblend.models.inspection.permutation import GroupView
+from histoblend.models.inspection.importance import GroupView
 from histoblend.models.inspection.stain import StainView
 from histoblend.models.names import ALONE
 from histoblend.reports.evaluation.decisions import DecisionsView
@@ -42,7 +42,7 @@ class ReportInputs:
     ladder : DataFrame
         From :func:`reports.evaluation.ladder.ladder`.
     importances : DataFrame
-        From :mod:`models.inspection.permutation`, of any models and measures; may be empty.
+        From :mod:`models.inspection.importance`, of any models and measures; may be empty.
     patches : Patches
         Those of `predictions`, in any order.
     warnings : tuple of str

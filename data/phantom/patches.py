@@ -2,8 +2,7 @@
 
 It is the embedded default data set and the test oracle. Its scores say nothing about medicine. The table is planned at
 once and costs little; pixels are drawn a chunk at a time from the plan (see ``data/phantom/drawing.py``), so any number
-of
-patches passes in bounded memory.
+of patches passes in bounded memory.
 
 References
 ----------
@@ -17,11 +16,10 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
-from histoblend.data.phantom.drawing import (
-    BLACK,
-    BLANK,
+from histoblend.data.phantom.drawing import draw
+from histoblend.data.phantom.faults import apply_faults, apply_symmetry, plan_faults, plant_labels, scan_again
+from histoblend.data.phantom.patch_record import (
     FRONT,
-    INKS,
     NESTS,
     NO_TUMOUR,
     PATCH,
@@ -29,7 +27,6 @@ from histoblend.data.phantom.drawing import (
     SHEET,
     TUMOUR_IN_CENTRE,
     TUMOUR_IN_RING,
-    draw,
 )
 
 PREVALENCE = 0.4
@@ -37,23 +34,9 @@ PREVALENCE = 0.4
 
 DOMAINS = ("scanner-a", "scanner-b")
 
-FAULTS = {
-    "duplicate": 0.01,  # the same bytes under another id, half of them in another slide, a tenth with the other label
-    "mirrored": 0.01,  # one of the seven other symmetries of the square, otherwise the same bytes
-    "near-duplicate": 0.01,  # any of the eight symmetries, another exposure and fresh noise
-    "blank": 0.01,  # bare glass
-    "black": 0.002,
-    "blurred": 0.01,  # out of focus: sigma of 2.5 to 4 pixels
-    "pen": 0.005,  # a band of blue, green or black ink
-    "mislabelled": 0.01,  # the label is not true_label
-}
-"""Planted faults and their shares of all patches."""
 
 _ODD = np.array([0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93], dtype=np.uint64)
 
-COPIES = ("duplicate", "mirrored", "near-duplicate")
-SHARE_WITHOUT_SLIDE = 0.02
-"""Share of patches whose ``slide`` is missing when faults are planted (``true_slide`` keeps it)."""
 
 # Dominant tissue: how common it is, then the range of each share that it sets (uniform within).
 TISSUES = pd.DataFrame(
@@ -116,7 +99,7 @@ class Phantom:
         """
         images, _ = self._draw(start, stop)
         for i in np.flatnonzero(self.table["fault"].iloc[start:stop] == "near-duplicate"):
-            images[i] = _scan_again(images[i], np.random.default_rng([self._seed, 9, start + int(i)]))
+            images[i] = scan_again(images[i], np.random.default_rng([self._seed, 9, start + int(i)]))
         return images
 
     def tumour_mask(self, row: int) -> np.ndarray:
@@ -194,13 +177,13 @@ def phantom(
     tissue = _choose_tissue(of_slides, slide, rng)
     patches = _plan_patches(of_slides.iloc[slide].reset_index(drop=True), positive, tissue, rng, difficulty, size)
     patches["key"] = _keys(seed, n)
-    fault, originals, symmetry = _plan_faults(positive, np.random.default_rng([seed, 4]), faults)
-    _apply_faults(patches, fault, np.random.default_rng([seed, 5]))
+    fault, originals, symmetry = plan_faults(positive, np.random.default_rng([seed, 4]), faults)
+    apply_faults(patches, fault, np.random.default_rng([seed, 5]))
     angles = of_slides[["haematoxylin_angle", "eosin_angle", "tilt"]].to_numpy()
     stains = np.stack([_stain_vectors(*row) for row in angles])
     table = _table(of_slides, slide, tissue, patches, originals)
     table["fault"], table["symmetry"] = fault, symmetry
-    _label(table, originals, np.random.default_rng([seed, 6]), faults)
+    plant_labels(table, originals, np.random.default_rng([seed, 6]), faults)
     return Phantom(table, size, seed, patches, stains[slide].astype(np.float32), originals)
 
 
@@ -233,18 +216,6 @@ def plan_pieces(n: int, *, seed: int, difficulty: float = 0.5) -> tuple[np.ndarr
     patches["glass"] = patches["fold"] = patches["blood"] = 0
     stains = _stain_vectors(*of_slides[["haematoxylin_angle", "eosin_angle", "tilt"]].to_numpy()[0])
     return patches, np.repeat(stains[None].astype(np.float32), n, axis=0)
-
-
-def apply_symmetry(image: np.ndarray, symmetry: int) -> np.ndarray:
-    """One of the eight symmetries of the square: ``symmetry % 4`` quarter turns, then a left-right mirror from 4 on.
-
-    Parameters
-    ----------
-    image : ndarray of shape (size, size, ...)
-    symmetry : int, 0..7
-    """
-    turned = np.rot90(image, symmetry % 4)
-    return turned[:, ::-1] if symmetry >= 4 else turned
 
 
 def _check(n: int, slides: int, seed: int, difficulty: float, confound: float, size: int) -> None:
@@ -369,41 +340,6 @@ def _keys(seed: int, n: int) -> np.ndarray:
     return z ^ (z >> np.uint64(31))
 
 
-def _plan_faults(
-    positive: np.ndarray, rng: np.random.Generator, planted: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fault, row of the picture that is shown and symmetry, for each patch."""
-    n = len(positive)
-    fault = np.full(n, "", dtype=object)
-    originals, symmetry = np.arange(n), np.zeros(n, dtype=np.int8)
-    if not planted:
-        return fault, originals, symmetry
-    free = rng.permutation(n)
-    for name, share in FAULTS.items():
-        # bare glass and black frames hold no tumour, so they replace negatives
-        fit = free[~positive[free]] if name in ("blank", "black") else free
-        # drawn, not taken from the front: where blank patches took the front's negatives, positives are left
-        chosen = rng.choice(fit, round(share * n), replace=False)
-        fault[chosen] = name
-        free = free[~np.isin(free, chosen)]
-    for name, lowest in zip(COPIES, (0, 1, 0), strict=True):
-        copies = np.flatnonzero(fault == name)
-        originals[copies], free = free[: len(copies)], free[len(copies) :]
-        symmetry[copies] = rng.integers(lowest, 1 if name == "duplicate" else 8, len(copies))
-    return fault, originals, symmetry
-
-
-def _apply_faults(patches: np.ndarray, fault: np.ndarray, rng: np.random.Generator) -> None:
-    """Change the records of faulty patches in place."""
-    for name, override in (("blank", BLANK), ("black", BLACK)):
-        patches["override"][fault == name] = override
-        patches["tumour"][fault == name] = NO_TUMOUR
-    blurred, pen = fault == "blurred", fault == "pen"
-    patches["focus"][blurred] = rng.uniform(2.5, 4.0, blurred.sum())
-    patches["ink"][pen] = rng.uniform(0.9, 1.8, pen.sum())
-    patches["ink_colour"][pen] = rng.integers(0, len(INKS), pen.sum())
-
-
 def _table(
     of_slides: pd.DataFrame, slide: np.ndarray, tissue: np.ndarray, patches: np.ndarray, originals: np.ndarray
 ) -> pd.DataFrame:
@@ -439,21 +375,6 @@ def _ids(keys: np.ndarray) -> np.ndarray:
     return np.array([digits[i : i + 40] for i in range(0, len(digits), 48)], dtype=object)
 
 
-def _label(table: pd.DataFrame, originals: np.ndarray, rng: np.random.Generator, planted: bool) -> None:
-    """Plant wrong labels, copies within their original's slide, and missing slides, in place."""
-    if not planted:
-        return
-    flip = (table["fault"] == "mislabelled").to_numpy(copy=True)
-    exact = rng.permutation(np.flatnonzero(table["fault"] == "duplicate"))
-    flip[exact[: len(exact) // 10]] = True
-    table["label"] = np.where(flip, 1 - table["label"], table["label"]).astype(np.int8)
-    copies = rng.permutation(np.flatnonzero(table["duplicate_of"] != ""))
-    home = copies[: len(copies) // 2]
-    table.loc[home, "slide"] = table["slide"].to_numpy()[originals[home]]
-    missing = rng.permutation(len(table))[: round(SHARE_WITHOUT_SLIDE * len(table))]
-    table.loc[missing, "slide"] = None
-
-
 def _stain_vectors(haematoxylin_angle: float, eosin_angle: float, tilt: float) -> np.ndarray:
     """Ruifrok's two unit vectors, each turned towards the other, and both tilted out of their plane (degrees)."""
     haematoxylin, eosin = RUIFROK / np.linalg.norm(RUIFROK, axis=1, keepdims=True)
@@ -467,9 +388,3 @@ def _stain_vectors(haematoxylin_angle: float, eosin_angle: float, tilt: float) -
         vector = np.maximum(np.cos(np.radians(tilt)) * turned + np.sin(np.radians(tilt)) * normal, 0.01)
         vectors.append(vector / np.linalg.norm(vector))
     return np.array(vectors)
-
-
-def _scan_again(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Give the same picture another exposure and fresh noise."""
-    exposure = 1 + rng.choice([-1, 1]) * rng.uniform(0.01, 0.04)
-    return np.rint(image * exposure + rng.normal(0, 1.5, image.shape)).clip(0, 255).astype(np.uint8)

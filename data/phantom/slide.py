@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from histoblend.data.errors import InputError
-from histoblend.data.phantom.drawing import BLANK, SHEET, TUMOUR_IN_CENTRE, draw
+from histoblend.data.phantom.drawing import draw
+from histoblend.data.phantom.patch_record import BLANK, SHEET, TUMOUR_IN_CENTRE
 from histoblend.data.phantom.patches import plan_pieces
 from histoblend.data.slides.plane import area_mean
 from histoblend.data.storage.atomic import write_whole

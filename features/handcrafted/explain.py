@@ -9,7 +9,7 @@ import numpy as np
 from histoblend.features.handcrafted import families
 from histoblend.features.handcrafted.channels import Planes
 from histoblend.features.handcrafted.column import Column
-from histoblend.features.handcrafted.nuclei import nucleus_labels
+from histoblend.features.handcrafted.nuclei_segmentation import nucleus_labels
 
 _BOX = np.array([255, 220, 0], np.uint8)
 _MARK = np.array([0, 230, 80], np.uint8)

@@ -20,6 +20,9 @@ from histoblend.features.networks.weights import CheckpointError
 if TYPE_CHECKING:
     import keras
 
+#: Where Keras publishes its weights files.
+KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/"
+
 #: Standard deviation of ImageNet's red, green and blue, scaled to 0..1.
 IMAGENET_SPREAD = (0.229, 0.224, 0.225)
 

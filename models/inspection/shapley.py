@@ -11,7 +11,7 @@ import pandas as pd
 from histoblend.features.handcrafted.families import parse_column
 from histoblend.models.contributions import contributions
 from histoblend.models.heads import LogisticHead, XGBoostHead
-from histoblend.models.inspection.permutation import COLUMNS
+from histoblend.models.inspection.importance import COLUMNS
 from histoblend.models.resampling import mean_draws, percentile_interval
 
 #: Columns of these families mean nothing one by one; their shares are added up.
@@ -113,7 +113,7 @@ def shapley_importance(
     Returns
     -------
     DataFrame
-        As :data:`models.inspection.permutation.COLUMNS`, measure "shap", a row a feature, then a row a family without
+        As :data:`models.inspection.importance.COLUMNS`, measure "shap", a row a feature, then a row a family without
         ``feature``, whose shares are added up within each patch before their size is taken. ``value`` is the mean over
         patches, ``spread`` the standard deviation of slides' means, ``low`` and ``high`` the 95 % interval from
         resampling slides.

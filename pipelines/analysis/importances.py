@@ -14,19 +14,16 @@ import pandas as pd
 
 from histoblend.features.handcrafted.families import group_columns
 from histoblend.models.inspection.column_clusters import CLUSTER_ON, RHO, Cluster, cluster_columns
-from histoblend.models.inspection.permutation import (
+from histoblend.models.inspection.importance import (
     COLUMNS,
     GROUPS,
     STABILITY,
     GroupView,
-    dropped_importance,
     fitted_groups,
     fitted_importance,
-    fold_stability,
-    group_permutation,
-    permutation_importance,
-    stability_row,
 )
+from histoblend.models.inspection.importance_stability import fold_stability, stability_row
+from histoblend.models.inspection.permutation import dropped_importance, group_permutation, permutation_importance
 from histoblend.models.inspection.replaced_columns import altered_scores
 from histoblend.models.names import ALONE
 from histoblend.models.resampling import even_rows, slide_groups
@@ -127,9 +124,16 @@ def importances(run: Run, predictions: pd.DataFrame) -> tuple[pd.DataFrame, Grou
     Returns
     -------
     features : DataFrame
+<<<<<<< HEAD
         Single columns, `models.inspection.permutation.COLUMNS`: gain, cover and coefficients with their spread over
         folds, and permutation on the held-out slides for the handcrafted columns; families that were shuffled
         together have rows without a feature.
+=======
+        Single columns, `models.inspection.importance.COLUMNS`: gain, cover and coefficients with their spread over
+        folds, and
+        permutation on the held-out slides for the handcrafted columns; families that were shuffled together have rows
+        without a feature.
+>>>>>>> h1
     groups : GroupView
         Families, themes, regions, clusters, and the halves that sets were put together from.
     """

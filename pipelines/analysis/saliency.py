@@ -144,14 +144,8 @@ def _look(
     screen: Screen,
 ) -> tuple[Maps, int, pd.DataFrame]:
     """Maps of the chosen patches, how many of them random networks were shown, and the comparison."""
-    from histoblend.models.inspection.saliency import (
-        cut,
-        inner_layer,
-        randomise,
-        saliency,
-        sanity_table,
-        spread_over_slides,
-    )
+    from histoblend.models.inspection.saliency import cut, inner_layer, saliency, spread_over_slides
+    from histoblend.models.inspection.saliency_checks import randomise, sanity_table
 
     pieces = cut(network, inner_layer(settings))
     pixels = np.asarray(patches.pixels[chosen["row"].to_numpy()])
@@ -168,7 +162,8 @@ def _look(
 
 def _with_shares(chosen: pd.DataFrame, maps: Maps, side: int) -> pd.DataFrame:
     """The same rows with the share of evidence inside the centre by each map, and without the outermost cells."""
-    from histoblend.models.inspection.saliency import MAPS, centre_shares
+    from histoblend.models.inspection.centre_evidence import centre_shares
+    from histoblend.models.inspection.saliency import MAPS
 
     shares: dict[str, Any] = {"log_odds": maps.last.mean(axis=(1, 2))}
     for name in MAPS:

@@ -25,7 +25,7 @@ from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.screen import Screen
 
 if TYPE_CHECKING:
-    from histoblend.features.networks.embeddings import Engine
+    from histoblend.features.networks.engines import Engine
     from histoblend.models.cnn import CnnSettings, Shown, Trainee
     from histoblend.models.finetune import Lesson
     from histoblend.pipelines.run import Run
@@ -64,7 +64,7 @@ def build(run: Run, folder: Path) -> Outcome:
 
 def cnn_engine(config: Config) -> Engine:
     """What runs the parts of the network that are not trained, and says whether there is a GPU."""
-    from histoblend.features.networks.embeddings import choose_engine
+    from histoblend.features.networks.engines import choose_engine
 
     engine = choose_engine("auto", "auto" if config.cnn.precision == "auto" else "float32")
     if config.cnn.precision != "auto" and config.cnn.precision != engine.precision:

@@ -16,7 +16,7 @@ from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.tables import check_table_room, finite_columns, write_columns
 
 if TYPE_CHECKING:
-    from histoblend.features.networks.embeddings import Engine
+    from histoblend.features.networks.engines import Engine
     from histoblend.pipelines.engine.cluster import Cluster
     from histoblend.pipelines.run import Run
 
@@ -56,7 +56,7 @@ def embeddings_engine(config: Config) -> Engine:
     InputError
         The engine does not have the precision.
     """
-    from histoblend.features.networks.embeddings import choose_engine
+    from histoblend.features.networks.engines import choose_engine
 
     return choose_engine(config.embeddings.engine, config.embeddings.precision)
 
@@ -70,7 +70,7 @@ def check_embeddings(config: Config) -> None:
         A name is unknown, a file of weights is missing, or a size is smaller than the network takes.
     """
     from histoblend.features.networks.backbones import check_shape
-    from histoblend.features.networks.embeddings import recipes_of
+    from histoblend.features.networks.recipe import recipes_of
 
     options = config.embeddings
     recipes_of(options.backbone, options.weights, options.pooling, options.stages)

@@ -45,7 +45,7 @@ def explore(
     importances : DataFrame
         Tidy, any models and measures.
     sums : DataFrame
-        From :func:`models.inspection.permutation.sum_by_family`.
+        From :func:`models.inspection.importance.sum_by_family`.
     sentences : mapping from feature name to str
     view : ExplorerView or None
         Without it features are listed, and do not open.

@@ -9,8 +9,13 @@ import numpy as np
 import pandas as pd
 
 from histoblend.features.handcrafted.column import REGION_WORDS
+<<<<<<< HEAD
 from histoblend.models.inspection.permutation import GroupView, agreement, sum_by_family
 from histoblend.reports.evaluation.explorer import ExplorerView
+=======
+from histoblend.models.inspection.importance import GroupView, sum_by_family
+from histoblend.models.inspection.importance_stability import agreement
+>>>>>>> h1
 from histoblend.reports.evaluation.ladder import rungs_below
 from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section
@@ -42,7 +47,7 @@ def group_content(importances: pd.DataFrame, view: GroupView) -> dict[str, Any]:
     Parameters
     ----------
     importances : DataFrame
-        Single features, `models.inspection.permutation.COLUMNS`.
+        Single features, `models.inspection.importance.COLUMNS`.
     view : GroupView
 
     Returns
@@ -95,7 +100,7 @@ def group_figure(groups: pd.DataFrame, kinds: Sequence[str]) -> figures.Figure:
     Parameters
     ----------
     groups : DataFrame
-        `models.inspection.permutation.GROUPS`, of one model.
+        `models.inspection.importance.GROUPS`, of one model.
     kinds : sequence of str
         In this order, with a gap between.
 
@@ -386,7 +391,7 @@ def importances_section(
     Parameters
     ----------
     importances : DataFrame
-        From :mod:`models.inspection.permutation`, of any models and measures; may be empty.
+        From :mod:`models.inspection.importance`, of any models and measures; may be empty.
     sentences : mapping from feature name to str
         What each feature is.
     view : ExplorerView, optional

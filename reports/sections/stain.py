@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from histoblend.models.inspection.permutation import sum_by_family
+from histoblend.models.inspection.importance import sum_by_family
 from histoblend.models.inspection.stain import FEWEST_SLIDES, OWN_FAMILY, SPOKEN_STRENGTH, TELLS, StainGroups, StainView
 from histoblend.models.names import ALONE, split_model_name
 from histoblend.reports.page import figures
@@ -45,7 +45,7 @@ def stain_section(view: StainView | None, importances: pd.DataFrame, best: str) 
     view : StainView or None
         None where nothing was looked at.
     importances : DataFrame
-        From :mod:`models.inspection.permutation`; may be empty.
+        From :mod:`models.inspection.importance`; may be empty.
     best : str
         The model that sentences speak of first.
 
@@ -146,7 +146,7 @@ def family_words(families: pd.DataFrame, importances: pd.DataFrame, confounded: 
     families : DataFrame
         From :func:`models.inspection.stain.stain_families`.
     importances : DataFrame
-        From :mod:`models.inspection.permutation`; may be empty.
+        From :mod:`models.inspection.importance`; may be empty.
     confounded : bool
         Whether stain goes with the label.
     """

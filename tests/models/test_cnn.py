@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from histoblend.data.errors import InputError
-from histoblend.features.networks.embeddings import Engine, resize
+from histoblend.features.networks.engines import Engine
+from histoblend.features.networks.views import resize
 from histoblend.models.cnn import (
     DESCRIPTION,
     KERAS_FILE,
@@ -129,7 +130,7 @@ def test_turning_a_patch_changes_nothing(stored: Path, patches: np.ndarray) -> N
 
 
 def test_the_eight_turns_are_the_symmetries_of_the_square() -> None:
-    from histoblend.features.networks.embeddings import symmetries
+    from histoblend.features.networks.views import symmetries
 
     patch = np.random.default_rng(3).integers(0, 256, (1, 5, 5, 3)).astype(np.uint8)
     for turn, expected in enumerate(symmetries(patch)):

@@ -12,16 +12,9 @@ from sklearn.metrics import roc_auc_score
 
 from histoblend.data.errors import InputError
 from histoblend.models.calibration import POINTS
-from histoblend.models.ensemble import (
-    COMBINERS,
-    Ensemble,
-    _weights,
-    error_correlations,
-    fit_combiner,
-    fit_ensemble,
-    nest,
-    without_each,
-)
+from histoblend.models.combiners import COMBINERS, _weights, fit_combiner
+from histoblend.models.ensemble import Ensemble, fit_ensemble
+from histoblend.models.ensemble_evaluation import error_correlations, nest, without_each
 from histoblend.models.resampling import auc_draws, percentile_interval
 
 NAMES = ("a", "b", "c")

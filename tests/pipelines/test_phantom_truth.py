@@ -10,7 +10,7 @@ from histoblend.data.phantom.patches import phantom
 from histoblend.data.splits import assign_splits, patch_groups
 from histoblend.features.handcrafted import families
 from histoblend.models.heads import HEADS
-from histoblend.models.inspection.permutation import COLUMNS as IMPORTANCE_COLUMNS
+from histoblend.models.inspection.importance import COLUMNS as IMPORTANCE_COLUMNS
 from histoblend.models.inspection.permutation import dropped_importance, group_permutation
 from histoblend.models.inspection.stain import StainView, shift_curves, stain_families, stain_groups
 from histoblend.models.inspection.stain_shifts import alterations

@@ -9,8 +9,8 @@ from histoblend.data.patches import find_patches
 from histoblend.features.handcrafted import families
 from histoblend.features.handcrafted.slide_context import in_slide_name
 from histoblend.models.inspection.embedding_columns import explain_columns
+from histoblend.models.inspection.importance import GROUPS, STABILITY, GroupView, fitted_importance
 from histoblend.models.inspection.partial_dependence import positive_shares
-from histoblend.models.inspection.permutation import GROUPS, STABILITY, GroupView, fitted_importance
 from histoblend.models.inspection.shapley import Attribution, choose_cases
 from histoblend.models.inspection.stain import StainGroups, StainView, group_slides, group_table, shift_curves
 from histoblend.models.names import ALONE, HEADLESS, RUNGS, split_model_name

@@ -28,7 +28,7 @@ from histoblend.data.sources.pcam import PcamSource
 from histoblend.data.sources.tiff import PatchReader
 from histoblend.data.storage.atomic import is_sealed, write_whole
 from histoblend.features.networks.backbones import load_backbone
-from histoblend.features.networks.embeddings import open_session
+from histoblend.features.networks.onnx_export import open_session
 from histoblend.features.networks.weights import read_checkpoint
 from histoblend.models.bundle import index_digest, open_bundle, seal_bundle
 from histoblend.models.finetune import _State
@@ -350,7 +350,7 @@ def test_keras_own_lambda_layer_is_refused(tmp_path, faults):
     """As Keras writes it: refused by our look at the archive, and by Keras in the mode that it is opened in."""
     import keras
 
-    from histoblend.features.networks.embeddings import Recipe
+    from histoblend.features.networks.recipe import Recipe
     from histoblend.features.networks.stored import StoredKeras
 
     touched = tmp_path / "touched"

@@ -14,7 +14,7 @@ import psutil
 import pytest
 
 from histoblend.data.errors import InputError
-from histoblend.features.networks.embeddings import open_session
+from histoblend.features.networks.onnx_export import open_session
 from histoblend.pipelines.runtime import lock
 from tests.torture.commands import ROOT, command
 
@@ -115,7 +115,8 @@ def embedded(path):
 EXPORT = """
 import sys
 from pathlib import Path
-from histoblend.features.networks.embeddings import Recipe, export_onnx
+from histoblend.features.networks.onnx_export import export_onnx
+from histoblend.features.networks.recipe import Recipe
 print(export_onnx(Recipe(weights="random"), None, Path(sys.argv[1])))
 """
 

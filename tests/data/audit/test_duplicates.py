@@ -10,7 +10,8 @@ from scipy.fft import dctn
 
 from histoblend.data.audit.duplicates import _turn, exact_duplicates, near_duplicates
 from histoblend.data.audit.measures import FREQUENCIES, SIGNS, cosines, describe, measure
-from histoblend.data.phantom.patches import apply_symmetry, phantom
+from histoblend.data.phantom.faults import apply_symmetry
+from histoblend.data.phantom.patches import phantom
 from histoblend.data.splits import components
 
 

@@ -9,15 +9,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from histoblend.data.errors import InputError
-from histoblend.data.phantom.patches import (
-    DOMAINS,
-    FAULTS,
-    PREVALENCE,
-    SHARE_WITHOUT_SLIDE,
-    Phantom,
-    apply_symmetry,
-    phantom,
-)
+from histoblend.data.phantom.faults import FAULTS, SHARE_WITHOUT_SLIDE, apply_symmetry
+from histoblend.data.phantom.patches import DOMAINS, PREVALENCE, Phantom, phantom
 
 
 @pytest.fixture(scope="module")

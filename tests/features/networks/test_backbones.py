@@ -263,7 +263,7 @@ def python(code, **environment):
 
 def test_importing_loads_no_framework_and_loading_keras_is_silent():
     out, err = python(
-        "import sys, features.embeddings, features.network as b\n"
+        "import sys, histoblend.features.networks.embeddings, histoblend.features.networks.backend as b\n"
         "heavy = {'keras', 'tensorflow', 'torch', 'jax', 'onnxruntime', 'onnx', 'h5py'} & set(sys.modules)\n"
         "print(heavy, b.load_keras().backend.backend())"
     )
@@ -273,7 +273,7 @@ def test_importing_loads_no_framework_and_loading_keras_is_silent():
 
 
 def test_the_best_installed_backend_is_chosen_unless_one_is_asked_for():
-    find = "import importlib.util, features.network as n\nhere = set({})\n"
+    find = "import importlib.util, histoblend.features.networks.backend as n\nhere = set({})\n"
     find += "importlib.util.find_spec = lambda name: name in here or None\nprint(n.choose_backend())"
     assert python(find.format(["torch", "jax"]))[0] == "jax"
     assert python(find.format(["torch"]))[0] == "torch"
@@ -283,7 +283,7 @@ def test_the_best_installed_backend_is_chosen_unless_one_is_asked_for():
 
 def test_without_any_backend_the_message_says_what_to_install():
     out, _ = python(
-        "import importlib.util, features.network as b\n"
+        "import importlib.util, histoblend.features.networks.backend as b\n"
         "importlib.util.find_spec = lambda name: None\n"
         "try:\n    b.load_keras()\nexcept ModuleNotFoundError as error:\n    print(error)"
     )

@@ -14,25 +14,16 @@ from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
-import histoblend.features.networks.embeddings
+import histoblend.features.networks.engines
+import histoblend.features.networks.onnx_export
 from histoblend.features.extract import extract_shards
 from histoblend.features.networks.backbones import find_backbone
 from histoblend.features.networks.backend import load_keras
-from histoblend.features.networks.embeddings import (
-    EmbeddingCompute,
-    Engine,
-    KerasEmbedding,
-    KerasNetwork,
-    OnnxNetwork,
-    Recipe,
-    ahead,
-    choose_engine,
-    embedding_compute,
-    embedding_network,
-    export_onnx,
-    resize,
-    symmetries,
-)
+from histoblend.features.networks.embeddings import EmbeddingCompute, KerasEmbedding, ahead, embedding_compute
+from histoblend.features.networks.engines import Engine, KerasNetwork, OnnxNetwork, choose_engine
+from histoblend.features.networks.onnx_export import export_onnx
+from histoblend.features.networks.recipe import Recipe, embedding_network
+from histoblend.features.networks.views import resize, symmetries
 from tests import ROOT
 from tests.oracles.record_lite_activations import crops
 
@@ -123,7 +114,7 @@ def test_a_pickle_holds_no_session_and_works_in_another_process(compute, patches
 def test_the_keras_engine_pickles_without_its_model(compute_by_keras, patches, monkeypatch):
     expected = compute_by_keras(patches[:2])
     model = compute_by_keras.network._models[None]  # what loading it again would give, without the seconds
-    monkeypatch.setattr(histoblend.features.networks.embeddings, "byte_network", lambda *names: model)
+    monkeypatch.setattr(histoblend.features.networks.engines, "byte_network", lambda *names: model)
     content = pickle.dumps(compute_by_keras)
     assert len(content) < 2000
     again = pickle.loads(content)  # noqa: S301 - made two lines above
@@ -140,14 +131,14 @@ def test_the_export_is_made_once_and_a_damaged_file_again(compute, cache, monkey
         path.write_bytes(content)
 
     content = path.read_bytes()
-    monkeypatch.setattr(histoblend.features.networks.embeddings, "_run_export", stand_in)
+    monkeypatch.setattr(histoblend.features.networks.onnx_export, "_run_export", stand_in)
     assert export_onnx(Recipe(), None, cache) == path
     assert made == []
     path.write_bytes(content[:-1])
     assert export_onnx(Recipe(), None, cache) == path
     assert made == ["efficientnet-lite0"]
     assert path.read_bytes() == content
-    monkeypatch.setattr(histoblend.features.networks.embeddings, "_version", lambda name: "another")
+    monkeypatch.setattr(histoblend.features.networks.onnx_export, "_version", lambda name: "another")
     assert export_onnx(Recipe(), None, cache) != path
     assert not list(cache.glob(".export-*"))
 
@@ -182,11 +173,11 @@ def test_an_export_that_differs_is_refused(tmp_path, monkeypatch):
         def export(self, path, format, verbose):
             Path(path).touch()
 
-    monkeypatch.setattr(histoblend.features.networks.embeddings, "embedding_network", lambda *names: Unexported())
-    monkeypatch.setattr(histoblend.features.networks.embeddings, "choose_backend", lambda: "tensorflow")
-    monkeypatch.setattr(histoblend.features.networks.embeddings, "open_session", lambda path: Skewed())
+    monkeypatch.setattr(histoblend.features.networks.onnx_export, "embedding_network", lambda *names: Unexported())
+    monkeypatch.setattr(histoblend.features.networks.onnx_export, "choose_backend", lambda: "tensorflow")
+    monkeypatch.setattr(histoblend.features.networks.onnx_export, "open_session", lambda path: Skewed())
     with pytest.raises(RuntimeError, match=r"must agree with Keras to 0\.0001; got a difference of 1e\+03"):
-        histoblend.features.networks.embeddings.write_onnx(Recipe(), None, str(tmp_path / "x.onnx"))
+        histoblend.features.networks.onnx_export.write_onnx(Recipe(), None, str(tmp_path / "x.onnx"))
 
 
 def test_poolings_are_mean_and_maximum_over_the_map(patches):
@@ -401,8 +392,8 @@ def test_batches_are_prepared_ahead_in_order_and_no_further():
     ids=["cpu", "no-export", "cpu-half", "gpu", "gpu-single", "gpu-onnx"],
 )
 def test_the_engine_follows_the_machine_unless_it_is_named(monkeypatch, gpu, absent, asked, expected):
-    monkeypatch.setattr(histoblend.features.networks.embeddings, "has_gpu", lambda: gpu)
-    monkeypatch.setattr(histoblend.features.networks.embeddings, "choose_backend", lambda: "jax")
+    monkeypatch.setattr(histoblend.features.networks.engines, "has_gpu", lambda: gpu)
+    monkeypatch.setattr(histoblend.features.networks.engines, "choose_backend", lambda: "jax")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == absent else name)
     assert choose_engine(*asked) == expected
 
@@ -423,16 +414,16 @@ def test_half_precision_rounds_and_leaves_the_policy_alone(compute_by_keras, pat
 
 
 def test_the_export_runs_on_tensorflow_or_not_at_all(monkeypatch):
-    monkeypatch.setattr(histoblend.features.networks.embeddings, "choose_backend", lambda: "torch")
+    monkeypatch.setattr(histoblend.features.networks.onnx_export, "choose_backend", lambda: "torch")
     with pytest.raises(RuntimeError, match="must run on TensorFlow; got torch"):
-        histoblend.features.networks.embeddings.write_onnx(Recipe(), None, "never.onnx")
+        histoblend.features.networks.onnx_export.write_onnx(Recipe(), None, "never.onnx")
 
 
 def test_a_network_that_pads_by_its_size_is_exported_for_it(cache, monkeypatch):
     """MobileNetV2 at an odd size: a network for free sizes would shift its maps by a pixel."""
     compute = embedding_compute("mobilenet-v2", weights="random", size=33, engine="onnx", cache=cache)
     assert [path.name[:30] for path in cache.glob("mobilenet*.onnx")] == ["mobilenet-v2-random-avg-33x33-"]
-    monkeypatch.setattr(histoblend.features.networks.embeddings, "_run_export", None)  # it is there already
+    monkeypatch.setattr(histoblend.features.networks.onnx_export, "_run_export", None)  # it is there already
     patches = np.random.default_rng(2).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
     network = embedding_network(Recipe("mobilenet-v2", "random"), (33, 33))
     expected = network(resize(patches, 33).astype(np.float32), training=False)

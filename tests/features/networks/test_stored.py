@@ -9,7 +9,9 @@ import pytest
 
 import histoblend.features.networks.stored
 from histoblend.data.errors import InputError
-from histoblend.features.networks.embeddings import EmbeddingCompute, KerasNetwork, Recipe, embedding_compute
+from histoblend.features.networks.embeddings import EmbeddingCompute, embedding_compute
+from histoblend.features.networks.engines import KerasNetwork
+from histoblend.features.networks.recipe import Recipe
 from histoblend.features.networks.stored import open_networks, store_networks
 from histoblend.models.safety import check_content
 

@@ -3,27 +3,17 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy.stats import friedmanchisquare
 from sklearn.inspection import permutation_importance as oracle
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from histoblend.models.heads import LogisticHead, XGBoostHead
+from histoblend.models.inspection.importance import COLUMNS, GROUPS, fitted_groups, fitted_importance, sum_by_family
 from histoblend.models.inspection.permutation import (
-    COLUMNS,
-    GROUPS,
-    agreement,
     dropped_importance,
-    fitted_groups,
-    fitted_importance,
-    fold_stability,
     group_permutation,
-    kendall_w,
     permutation_drops,
     permutation_importance,
-    sum_by_family,
 )
 from histoblend.models.inspection.replaced_columns import altered_scores
 
@@ -167,76 +157,6 @@ def test_the_drop_of_a_refit_is_the_paired_difference_over_slides(planted):
     assert found.low["colour"] == pytest.approx(low, abs=0.006)
     assert found.high["colour"] == pytest.approx(high, abs=0.006)
     assert found.low["nuclei"] > 0
-
-
-@pytest.mark.parametrize(
-    ("ratings", "w"),
-    [
-        # Siegel (1956), chapter 9: three executives rank six applicants; rank sums 8, 14, 11, 11, 11, 8; W = .16.
-        ([[1, 6, 3, 2, 5, 4], [1, 5, 6, 4, 2, 3], [6, 3, 2, 5, 4, 1]], 25.5 / 157.5),
-        # The same chapter, with ties: S = 591, corrected for ties W = 591 / (742.5 - 28.5) = .828.
-        (
-            [
-                [1, 4.5, 2, 4.5, 3, 7.5, 6, 9, 7.5, 10],
-                [2.5, 1, 2.5, 4.5, 4.5, 8, 9, 6.5, 10, 6.5],
-                [2, 1, 4.5, 4.5, 4.5, 4.5, 8, 8, 8, 10],
-            ],
-            591 / 714,
-        ),
-        ([[1, 2, 3], [10, 20, 30], [0.1, 0.2, 9]], 1.0),
-        ([[1, 2], [2, 1]], 0.0),
-        ([[1, 1, 1], [2, 2, 2]], np.nan),
-    ],
-    ids=["Siegel's executives", "Siegel's ties", "all agree", "all disagree", "nobody tells items apart"],
-)
-def test_kendalls_w(ratings, w):
-    assert kendall_w(np.array(ratings)) == pytest.approx(w, nan_ok=True)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(3, 9), st.integers(3, 12), st.integers(0, 2**32 - 1))
-def test_kendalls_w_is_friedmans_statistic_over_its_largest(raters, items, seed):
-    """SciPy's Friedman test corrects for ties too; chi-squared = raters (items - 1) W."""
-    ratings = np.random.default_rng(seed).integers(0, 5, (raters, items))
-    if all(len(set(row)) == 1 for row in ratings.tolist()):
-        return
-    assert kendall_w(ratings) == pytest.approx(friedmanchisquare(*ratings.T).statistic / (raters * (items - 1)))
-
-
-def test_kendalls_w_refuses_one_rater():
-    with pytest.raises(ValueError, match=r"got \(1, 4\)"):
-        kendall_w(np.ones((1, 4)))
-
-
-def test_stability_of_folds_by_feature_and_by_family():
-    folds = np.array([[3.0, -1.0, 2.0, 0.0], [-6.0, 2.0, 4.0, 1.0], [3.0, 1.0, 2.0, 0.5]])
-    rows = fold_stability(folds, {"colour": [0, 3], "nuclei": [1, 2]}, model="m", measure="coefficient")
-    assert [row["level"] for row in rows] == ["feature", "family"]
-    assert rows[0]["w"] == pytest.approx(1.0)  # the sign of a coefficient is no part of its rank
-    # Shares of colour: 3/6, 7/13, 3.5/6.5: a tie, then twice the same order.
-    assert rows[1]["w"] == pytest.approx(kendall_w(np.array([[1, 1], [2, 1], [2, 1]])))
-    assert (rows[1]["raters"], rows[1]["items"]) == (3, 2)
-
-
-def test_agreement_compares_every_two_measures_by_hand():
-    names = [f"colour_q{i}_red_whole" for i in range(5)]
-    values = {
-        "permutation": [4.0, 3.0, 2.0, -1.0, 0.0],
-        "gain": [0.1, 0.2, 0.3, 0.4, 0.0],
-        "coefficient": [-4.0, 3.0, 2.0, 1.0, 0.0],
-    }
-    parts = [fitted_importance(np.array(each), names, measure=name, model="m") for name, each in values.items()]
-    groups = pd.DataFrame(
-        [("m", "gain", "theme", name, 2, value, 0, 0, 0) for name, value in [("a", 0.9), ("b", 0.1)]], columns=GROUPS
-    )
-    family = parts[0].iloc[[0, 0]].assign(feature=None)  # families that were shuffled together are no features
-    found = agreement(pd.concat([*parts, family]), groups).set_index(["first", "second"])
-    assert set(found.level) == {"feature"}  # two groups are no order
-    # The last feature is 0 by all measures, and does not count.
-    assert found["items"].tolist() == [4, 4, 4]
-    assert found.correlation["permutation", "gain"] == pytest.approx(-1)
-    assert found.correlation["permutation", "coefficient"] == pytest.approx(1)
-    assert found.correlation["gain", "coefficient"] == pytest.approx(-1)
 
 
 def test_columns_of_another_form_are_refused():

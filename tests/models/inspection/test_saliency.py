@@ -12,23 +12,20 @@ from scipy.stats import kendalltau
 
 from histoblend.data.errors import InputError
 from histoblend.features.networks.backend import load_keras
-from histoblend.features.networks.embeddings import Engine, symmetries
+from histoblend.features.networks.engines import Engine
+from histoblend.features.networks.views import symmetries
 from histoblend.models.cnn import KERAS_FILE, CnnSettings, Trainee, store_cnn
+from histoblend.models.inspection.centre_evidence import area_share, centre_cells, centre_shares
+from histoblend.models.inspection.gradients import upper_function
 from histoblend.models.inspection.saliency import (
-    area_share,
-    centre_cells,
-    centre_shares,
     choose_sample,
     cut,
     inner_layer,
-    likeness,
     open_network,
-    randomise,
     saliency,
-    sanity_table,
     spread_over_slides,
-    upper_function,
 )
+from histoblend.models.inspection.saliency_checks import likeness, randomise, sanity_table
 
 #: The whole network is the picture's own size; maps are not averaged.
 PLAIN = CnnSettings(size=0, d4=False)

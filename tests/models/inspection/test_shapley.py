@@ -5,7 +5,7 @@ import pytest
 from scipy.special import logit
 
 from histoblend.models.heads import LogisticHead, XGBoostHead
-from histoblend.models.inspection.permutation import COLUMNS
+from histoblend.models.inspection.importance import COLUMNS
 from histoblend.models.inspection.shapley import attribute, choose_cases, shapley_importance
 from histoblend.models.resampling import even_rows
 from tests.oracles.shapley import tree_shapley

@@ -9,8 +9,8 @@ import pytest
 
 from histoblend.models.bundle import save_head
 from histoblend.models.heads import HEADS
+from histoblend.models.inspection.importance import fitted_importance, sum_by_family
 from histoblend.models.inspection.partial_dependence import grid
-from histoblend.models.inspection.permutation import fitted_importance, sum_by_family
 from histoblend.pipelines.analysis.attributions import (
     attribution_importances,
     attributions,

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from histoblend.models.heads import HEADS
-from histoblend.models.inspection.permutation import COLUMNS, GROUPS
+from histoblend.models.inspection.importance import COLUMNS, GROUPS
 from histoblend.pipelines.analysis.importances import by_measure, importances
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.layout import DROPPED, FITTED, SETS

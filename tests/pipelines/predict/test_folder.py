@@ -12,6 +12,7 @@ from PIL import Image
 
 import histoblend.features.handcrafted.slide_context
 import histoblend.features.networks.embeddings
+import histoblend.features.networks.engines
 import histoblend.models.predictor
 import histoblend.pipelines.predict.shards
 from histoblend.data.errors import InputError
@@ -375,7 +376,8 @@ def test_the_command_line_tells_a_wrong_bundle_in_one_line(tmp_path):
 def test_the_network_travels_in_the_bundle(run, held_out, monkeypatch):
     """Neither weights nor an export are needed to predict."""
 
-    monkeypatch.setattr(histoblend.features.networks.embeddings, "export_onnx", None)
+    for module in (histoblend.features.networks.embeddings, histoblend.features.networks.engines):
+        monkeypatch.setattr(module, "export_onnx", None)
     bundle = open_bundle(run.folder / "bundle")
     with open_predictor(bundle, ["logistic_embeddings"]) as predictor:
         values = predictor(np.asarray(patches_of(run).pixels[:3]))

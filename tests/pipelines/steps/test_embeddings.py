@@ -7,7 +7,8 @@ import pytest
 
 import histoblend.pipelines.steps.embeddings
 from histoblend.data.errors import InputError
-from histoblend.features.networks.embeddings import Engine, embedding_compute
+from histoblend.features.networks.embeddings import embedding_compute
+from histoblend.features.networks.engines import Engine
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.results import patches_of
@@ -60,7 +61,7 @@ def test_another_file_of_weights_and_another_engine_rebuild(tmp_path, monkeypatc
     second = embeddings_spec(chosen, "x")
     assert first.inputs["weights"] != second.inputs["weights"]
     monkeypatch.setattr(
-        "histoblend.features.networks.embeddings.choose_engine",
+        "histoblend.features.networks.engines.choose_engine",
         lambda *options: Engine("keras", "jax", "bfloat16", True),
     )
     third = embeddings_spec(chosen, "x")

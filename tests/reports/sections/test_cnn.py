@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from histoblend.models.inspection.saliency import Maps, sanity_table
+from histoblend.models.inspection.saliency import Maps
+from histoblend.models.inspection.saliency_checks import sanity_table
 from histoblend.reports.evaluation.saliency import SaliencyView
 from histoblend.reports.page.page import write_page
 from histoblend.reports.sections.cnn import (

@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from histoblend.models.inspection.permutation import COLUMNS, sum_by_family
+from histoblend.models.inspection.importance import COLUMNS, sum_by_family
 from histoblend.models.inspection.shapley import Attribution
 from histoblend.reports.evaluation.explorer import LEVELS, NEAR, leading_features, share_examples
 from histoblend.reports.page.page import write_page

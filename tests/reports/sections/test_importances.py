@@ -5,7 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from histoblend.models.inspection.permutation import GROUPS, STABILITY, GroupView, fitted_importance
+from histoblend.models.inspection.importance import GROUPS, STABILITY, GroupView, fitted_importance
 from histoblend.reports.sections.importances import group_charts, group_content, group_figure
 
 NAMES = ["nuclei_area_grey_centre", "nuclei_count_grey_centre", "colour_mean_red_whole"]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoblend.models.inspection.permutation import COLUMNS
+from histoblend.models.inspection.importance import COLUMNS
 from histoblend.models.inspection.stain import StainGroups, StainView
 from histoblend.reports.sections.stain import family_words, group_words, restain_words, shift_words, stain_section
 from tests.reports.cohorts import make_predictions, make_stain

@@ -1,0 +1,184 @@
+"""Engines that run an embedding network: ONNX Runtime, or Keras on any of its backends."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import threading
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+
+from histoblend.data.errors import InputError
+from histoblend.features.networks.backbones import find_backbone
+from histoblend.features.networks.backend import Shape, choose_backend, has_gpu
+from histoblend.features.networks.onnx_export import export_onnx, open_session
+from histoblend.features.networks.recipe import (
+    Recipe,
+    byte_network,
+    check_choice,
+    shape_key,
+)
+from histoblend.features.networks.views import Size
+
+if TYPE_CHECKING:
+    import keras
+
+
+ENGINES = ("auto", "onnx", "keras")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+ONNX_BATCH = 8  # small batches stay in the processor's cache: faster than 64 (benchmarks/embeddings.py)
+KERAS_BATCH = 32
+GPU_BATCH = 256
+PREPARED_AHEAD = 3  # batches that the Keras engine's threads make ready while the network runs
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What runs a network, after every "auto" has been decided.
+
+    Attributes
+    ----------
+    name : {"onnx", "keras"}
+    backend : str
+        Keras' backend; for "onnx" the one that exports.
+    precision : {"float32", "bfloat16", "float16"}
+    gpu : bool
+    """
+
+    name: str
+    backend: str
+    precision: str
+    gpu: bool
+
+    def __str__(self) -> str:
+        if self.name == "onnx":
+            return "ONNX Runtime, float32"
+        return f"Keras on {self.backend}, {self.precision}{', GPU' if self.gpu else ''}"
+
+
+def choose_engine(engine: str = "auto", precision: str = "auto") -> Engine:
+    """Decide what runs the network here.
+
+    Parameters
+    ----------
+    engine : {"auto", "onnx", "keras"}
+        "auto" is "keras" where there is a GPU or the export to ONNX is not possible, and "onnx" elsewhere.
+    precision : {"auto", "float32", "bfloat16", "float16"}
+        Of the network's products; weights and pooled values stay float32. "auto" is bfloat16 on a GPU and float32
+        elsewhere.
+
+    Returns
+    -------
+    Engine
+
+    Raises
+    ------
+    InputError
+        For an unknown name, or a precision that the engine does not have.
+    """
+    check_choice("engine", engine, ENGINES)
+    check_choice("precision", precision, PRECISIONS)
+    gpu = engine != "onnx" and has_gpu()
+    if engine == "auto":
+        needed = ("tensorflow", "tf2onnx", "onnxruntime")
+        possible = all(importlib.util.find_spec(name) is not None for name in needed)
+        engine = "keras" if gpu or not possible else "onnx"
+    if engine == "onnx":
+        if precision not in ("auto", "float32"):
+            raise InputError(f'engine "onnx" computes in float32; got precision {precision!r}. Choose engine "keras".')
+        return Engine("onnx", "tensorflow", "float32", False)
+    chosen = ("bfloat16" if gpu else "float32") if precision == "auto" else precision
+    return Engine("keras", choose_backend(), chosen, gpu)
+
+
+@dataclass
+class OnnxNetwork:
+    """A network run by ONNX Runtime, one thread a call; any number of calls at a time.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    cache : Path
+        Where the exported file is, or is put when it is missing.
+    """
+
+    recipe: Recipe
+    cache: Path
+    batch: ClassVar[int] = ONNX_BATCH
+    ahead: ClassVar[int] = 0
+    _sessions: dict[Shape | None, deque[Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _lock: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+
+    def shapes(self, sizes: Sequence[Size]) -> list[Shape | None]:
+        """Shapes that networks must be exported for, as far as they are known before the patches."""
+        if find_backbone(self.recipe.backbone).any_size:
+            return [None]
+        return [(size, size) for size in sizes if size is not None]
+
+    def content(self, shape: Shape | None) -> bytes:
+        """Return the ONNX file for pictures of a shape, exported where it is not in the cache."""
+        return export_onnx(self.recipe, shape, self.cache).read_bytes()
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Run (n, height, width, 3) uint8 to (n, width) float32."""
+        shape = shape_key(self.recipe, images)
+        idle = self._sessions.setdefault(shape, deque())
+        try:
+            session = idle.pop()
+        except IndexError:  # as many as there are calls at a time, kept for the next
+            with self._lock:
+                content = self.content(shape)
+            session = open_session(content)
+        values: np.ndarray = session.run(None, {session.get_inputs()[0].name: images.astype(np.float32, order="C")})[0]
+        idle.append(session)
+        return values
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_sessions": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())
+
+
+@dataclass
+class KerasNetwork:
+    """A network run by Keras on its backend, one call at a time, always in batches of one size.
+
+    Parameters
+    ----------
+    recipe : Recipe
+    precision : {"float32", "bfloat16", "float16"}
+    batch : int
+    """
+
+    recipe: Recipe
+    precision: str = "float32"
+    batch: int = KERAS_BATCH
+    ahead: ClassVar[int] = PREPARED_AHEAD
+    _models: dict[Shape | None, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _lock: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+
+    def build(self, shape: Shape | None) -> keras.Model:
+        """Make the network for pictures of a shape."""
+        return byte_network(self.recipe, shape, self.precision)
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        """Run (n, height, width, 3) uint8 with n up to `batch` to (n, width) float32."""
+        padded = np.zeros((self.batch, *images.shape[1:]), np.uint8)  # bytes: a quarter of the way to a GPU's memory
+        padded[: len(images)] = images
+        shape = shape_key(self.recipe, images)
+        with self._lock:
+            if shape not in self._models:
+                self._models[shape] = self.build(shape)
+            return np.asarray(self._models[shape].predict_on_batch(padded))[: len(images)]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_models": {}, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock())

@@ -1,0 +1,128 @@
+"""Evaluation of an ensemble: nested folds, the score without each member, and correlations of members' errors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from histoblend.models.calibration import POINTS
+from histoblend.models.combiners import COMBINERS
+from histoblend.models.ensemble import fit_ensemble, hold_out, usable_parts
+from histoblend.models.resampling import check_scores, slide_groups
+
+
+@dataclass(frozen=True)
+class Nested:
+    """What the whole procedure, choices included, gives for folds that it has not seen.
+
+    Attributes
+    ----------
+    probability : ndarray of shape (n,), float64
+    thresholds : dict from str to ndarray of shape (n,)
+        For each operating point: the threshold that the other folds gave.
+    single : ndarray of shape (n,), float64
+        Probability of the member that was best, by AUC, on the other folds.
+    choices : list of dict
+        ``fold, combiner, calibrator, single`` a fold.
+    """
+
+    probability: np.ndarray
+    thresholds: dict[str, np.ndarray]
+    single: np.ndarray
+    choices: list[dict[str, Any]]
+
+
+def nest(
+    members: Sequence[str],
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    folds: np.ndarray,
+    *,
+    combiners: Sequence[str] = COMBINERS,
+    draws: int = 500,
+    seed: int = 0,
+) -> Nested:
+    """Hold out every fold once from :func:`fit_ensemble`, choices and all; the parameters are the same.
+
+    Where all rows are of one fold, new ones are made by slide, as :func:`fit_ensemble` makes them. A fold whose rest
+    lacks a class is predicted by the plain mean, cut at one half.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    labels, table = check_scores(labels, probabilities)
+    groups = np.asarray(groups, dtype=object)
+    if np.unique(folds).size < 2:
+        folds = np.zeros(len(labels), dtype=int)
+        for number, part in enumerate(usable_parts(labels, slide_groups(groups), folds, seed)):
+            folds[part] = number
+    probability, single = np.empty(len(labels)), np.empty(len(labels))
+    thresholds = {name: np.full(len(labels), 0.5) for name in POINTS}
+    choices = []
+    for fold in np.unique(folds):
+        out, rest = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        if np.unique(labels[rest]).size < 2:
+            probability[out], single[out] = table[out].mean(axis=1), table[out, 0]
+            continue
+        aucs = [roc_auc_score(labels[rest], column) for column in table[rest].T]
+        best = int(np.argmax(aucs))
+        fitted = fit_ensemble(
+            members, table[rest], labels[rest], groups[rest], folds[rest], combiners=combiners, draws=draws, seed=seed
+        ).ensemble
+        probability[out], single[out] = fitted.predict(table[out]), table[out, best]
+        for name, threshold in fitted.thresholds.items():
+            thresholds[name][out] = threshold
+        choices.append(
+            {
+                "fold": int(fold),
+                "combiner": fitted.combiner.kind,
+                "calibrator": fitted.calibrator.kind,
+                "single": members[best],
+            }
+        )
+    return Nested(probability, thresholds, single, choices)
+
+
+def without_each(
+    kind: str, probabilities: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: np.ndarray, *, seed: int = 0
+) -> np.ndarray:
+    """Held-out scores of a combiner with all members (first column), and without each in turn.
+
+    Parameters
+    ----------
+    kind : str
+        One of :data:`COMBINERS`; it is not chosen anew.
+    probabilities : ndarray of shape (n, members), float64, 0 to 1
+    labels : ndarray of shape (n,), 0 or 1
+    groups, folds : ndarray of shape (n,)
+    seed : int
+
+    Returns
+    -------
+    ndarray of shape (n, 1 + members), float64
+        Missing where there is no other member.
+    """
+    labels, table = check_scores(labels, probabilities)
+    units = slide_groups(np.asarray(groups, dtype=object))
+    parts = usable_parts(labels, units, folds, seed)
+    columns = [hold_out(kind, table, labels, units, parts, seed)]
+    for place in range(table.shape[1]):
+        others = np.delete(table, place, axis=1)
+        alone = others.shape[1] == 0
+        columns.append(np.full(len(table), np.nan) if alone else hold_out(kind, others, labels, units, parts, seed))
+    return np.stack(columns, axis=1)
+
+
+def error_correlations(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Correlation (Pearson) of members' errors, label minus probability, ndarray of shape (members, members).
+
+    Missing where a member's error never changes.
+    """
+    errors = np.asarray(labels)[:, None] - np.asarray(probabilities, dtype=np.float64)
+    centred = errors - errors.mean(axis=0)
+    size = np.sqrt((centred**2).sum(axis=0))
+    size[size < 1e-12] = np.nan
+    return (centred / size).T @ (centred / size)
