@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,10 +17,11 @@ import pandas as pd
 from histoblend.data.errors import InputError
 from histoblend.data.splits import check_splits
 from histoblend.data.storage.arrays import open_array
-from histoblend.data.storage.atomic import clear_leftovers, read_sealed, write_whole
+from histoblend.data.storage.parts import Parts
 
 PIXELS = "pixels.npy"
 TABLE = "patches.parquet"
+PARTS = "chunks"
 
 #: The label speaks of this many pixels in the centre of a patch, height and width.
 CENTRE = 32
@@ -142,14 +142,14 @@ def write_pixels(
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[Measured]]:
     """Decode every patch of ``source`` once into ``folder/pixels.npy``, in bounded memory.
 
-    Beside it a small sealed file a chunk says what was read, so that a call that was broken off goes on after the last
-    whole chunk; :func:`forget_chunks` removes these files when nothing can break off any more.
+    Beside it, a small part per chunk in ``folder/chunks`` says what was read, so that an interrupted call resumes after
+    the last whole chunk; :func:`forget_chunks` removes these parts once they are no longer needed.
 
     Parameters
     ----------
     source : Source
     folder : Path
-        Existing folder. What a call that was broken off left there must be of this very source.
+        Existing folder. What an interrupted call left there must be of this very source.
     workers : int
         Decoding threads. The result does not depend on it.
     strict : bool
@@ -180,11 +180,11 @@ def write_pixels(
     kept: list[int] = []
     reasons: dict[int, str] = {}
     shape = (source.size, source.size, 3)
-    clear_leftovers(folder)
+    chunks = Parts(folder / PARTS)
     place = folder / PIXELS
     with place.open("r+b" if place.exists() else "w+b") as file:
         header = _write_header(file, (total, *shape))
-        for start, chunk in _all_chunks(source, file, folder, total, workers, measure):
+        for start, chunk in _all_chunks(source, file, chunks, total, workers, measure):
             for row, reason in sorted(chunk.reasons.items()):
                 if strict:
                     raise InputError(f"{source.table.patch_id.iloc[start + row]}: {reason}. Mend it or drop --strict.")
@@ -249,9 +249,8 @@ def write_unlabelled(
 
 
 def forget_chunks(folder: Path) -> None:
-    """Remove what :func:`write_pixels` keeps to go on with."""
-    for path in folder.glob("rows-*.npz"):
-        path.unlink()
+    """Remove what :func:`write_pixels` keeps to resume from."""
+    Parts(folder / PARTS).forget()
 
 
 def drop_rows(folder: Path, keep: np.ndarray) -> None:
@@ -307,35 +306,30 @@ class _Chunk:
     hashes: list[str]
     measured: Measured
 
-    def write(self, path: Path) -> None:
-        """Write it whole and sealed."""
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Its content as a part."""
         arrays = {
             "rows": np.array(self.rows, np.int64),
             "hashes": np.array(self.hashes, "S64"),
             "reasons": np.array(json.dumps({str(row): reason for row, reason in self.reasons.items()})),
         }
-        arrays |= {f"measured-{name}": values for name, values in self.measured.items()}
-        write_whole(path, lambda file: np.savez(file, allow_pickle=False, **arrays), seal=True)
+        return arrays | {f"measured-{name}": values for name, values in self.measured.items()}
 
     @classmethod
-    def read(cls, path: Path) -> _Chunk | None:
-        """What :meth:`write` wrote; None where there is none, or it was damaged."""
-        content = read_sealed(path)
-        if content is None:
-            return None
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            measured = {name.removeprefix("measured-"): arrays[name] for name in arrays if name.startswith("measured-")}
-            reasons = {int(row): reason for row, reason in json.loads(str(arrays["reasons"])).items()}
-            return cls(arrays["rows"].tolist(), reasons, [text.decode() for text in arrays["hashes"]], measured)
+    def of(cls, arrays: Mapping[str, np.ndarray]) -> _Chunk:
+        """The chunk with this content."""
+        measured = {name.removeprefix("measured-"): arrays[name] for name in arrays if name.startswith("measured-")}
+        reasons = {int(row): reason for row, reason in json.loads(str(arrays["reasons"])).items()}
+        return cls(arrays["rows"].tolist(), reasons, [text.decode() for text in arrays["hashes"]], measured)
 
 
 def _all_chunks(
-    source: Source, file: BinaryIO, folder: Path, total: int, workers: int, measure: Measure | None
+    source: Source, file: BinaryIO, chunks: Parts, total: int, workers: int, measure: Measure | None
 ) -> Iterator[tuple[int, _Chunk]]:
     """Yield (start, chunk) in order, while their pixels stand one after another in ``file`` from where it is."""
     each = source.size * source.size * 3
     begin = 0
-    while begin < total and (chunk := _kept_chunk(file, folder, begin, each)) is not None:
+    while begin < total and (chunk := _kept_chunk(file, chunks, begin, each)) is not None:
         yield begin, chunk
         begin += CHUNK
     file.truncate()
@@ -343,15 +337,16 @@ def _all_chunks(
         file.write(pixels.data)
         # No other process looks at the pixels before the end: what of them is lost, their hashes tell.
         file.flush()
-        chunk.write(_chunk_path(folder, start))
+        chunks.keep(_name(start), chunk.arrays())
         yield start, chunk
 
 
-def _kept_chunk(file: BinaryIO, folder: Path, start: int, each: int) -> _Chunk | None:
+def _kept_chunk(file: BinaryIO, chunks: Parts, start: int, each: int) -> _Chunk | None:
     """The chunk that an earlier call read, once its pixels are found whole; else None, with the file where it was."""
-    chunk = _Chunk.read(_chunk_path(folder, start))
-    if chunk is None:
+    arrays = chunks.find(_name(start))
+    if arrays is None:
         return None
+    chunk = _Chunk.of(arrays)
     before = file.tell()
     pixels = file.read(each * len(chunk.rows))
     found = [hashlib.sha256(pixels[at * each : (at + 1) * each]).hexdigest() for at in range(len(chunk.rows))]
@@ -361,8 +356,8 @@ def _kept_chunk(file: BinaryIO, folder: Path, start: int, each: int) -> _Chunk |
     return None
 
 
-def _chunk_path(folder: Path, start: int) -> Path:
-    return folder / f"rows-{start:08d}.npz"
+def _name(start: int) -> str:
+    return f"rows-{start:08d}"
 
 
 def _read_chunk(source: Source, start: int, stop: int, measure: Measure | None) -> tuple[np.ndarray, _Chunk]:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 
 from histoblend.data.storage.atomic import clear_leftovers, is_sealed, write_whole
+from histoblend.data.storage.parts import Parts
 
 Compute = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[int], None]
@@ -53,10 +54,10 @@ def extract_shards(
 ) -> np.ndarray:
     """Compute a table of numbers for all patches, a shard at a time, into `folder`/values.npy.
 
-    Each finished shard is a file of its own, so an interrupted call continues where it stopped. A shard's file carries
-    the number of its first row, and with its shape that says which rows it holds: files left by a call with another
-    `shard_size` are never mistaken. When `values.npy` is there already with the right shape, it is returned as it is.
-    Every file ends with the SHA-256 of its content: a damaged one is computed again.
+    Each finished shard is a part of its own in `folder`/shards (:class:`data.storage.parts.Parts`), so an interrupted
+    call continues where it stopped. A shard is named after its rows: those left by a call with another `shard_size` are
+    never mistaken. When `values.npy` is there already with the right shape, it is returned as it is. Every file ends
+    with the SHA-256 of its content: a damaged one is computed again.
 
     Parameters
     ----------
@@ -100,19 +101,23 @@ def extract_shards(
     target = folder / "values.npy"
     rows = len(pixels)
     report = progress or (lambda _: None)
+    clear_leftovers(folder)
+    shards = Parts(folder / "shards")
     if holds(target, (rows, width), dtype):
         report(rows)
-        return _open(target)
-    pending = []
-    for start in range(0, rows, shard_size):
-        stop = min(start + shard_size, rows)
-        if holds(_shard_path(folder, start), (stop - start, width), dtype):
-            report(stop - start)
-        else:
-            pending.append((start, stop))
-    for finished in _run(compute, pixels, folder, width, dtype, pending, workers, prefer):
-        report(finished)
-    _join(folder, target, (rows, width), dtype, shard_size)
+    else:
+        ranges = [(start, min(start + shard_size, rows)) for start in range(0, rows, shard_size)]
+        pending = []
+        for start, stop in ranges:
+            if shards.find(_name(start, stop)) is None:
+                pending.append((start, stop))
+            else:
+                report(stop - start)
+        for finished in _run(compute, pixels, shards, width, dtype, pending, workers, prefer):
+            report(finished)
+        blocks = (shards.read(_name(*each))["values"] for each in ranges)
+        write_rows(target, blocks, (rows, width), dtype)
+    shards.forget()
     return _open(target)
 
 
@@ -126,8 +131,8 @@ def _check_arguments(pixels: np.ndarray, width: int, shard_size: int, workers: i
             raise ValueError(f"{name} must be at least 1; got {value}.")
 
 
-def _shard_path(folder: Path, start: int) -> Path:
-    return folder / f"shard-{start:05d}.npy"
+def _name(start: int, stop: int) -> str:
+    return f"rows-{start:08d}-{stop:08d}"
 
 
 def _open(path: Path) -> np.ndarray:
@@ -146,18 +151,18 @@ def holds(path: Path, shape: tuple[int, int], dtype: type[np.floating[Any]] = np
 def _run(
     compute: Compute,
     pixels: np.ndarray,
-    folder: Path,
+    shards: Parts,
     width: int,
     dtype: type[np.floating[Any]],
     pending: list[tuple[int, int]],
     workers: int,
     prefer: Literal["processes", "threads"],
 ) -> Iterator[int]:
-    """Compute the pending shards and yield the size of each when it lies on disk."""
+    """Compute the pending shards and yield the size of each once it is on disk."""
     workers = min(workers, len(pending))
     if workers <= 1:
         for start, stop in pending:
-            yield _make_shard(compute, pixels[start:stop], folder, start, width, dtype)
+            yield _make_shard(compute, pixels[start:stop], shards, start, width, dtype)
         return
     from joblib import Parallel, delayed, parallel_config
 
@@ -168,15 +173,15 @@ def _run(
         # max_nbytes=None: plain arrays travel with their task, a few at a time, not all through a temporary folder
         pool = Parallel(n_jobs=workers, return_as="generator_unordered", max_nbytes=None)
         yield from pool(
-            delayed(_make_shard)(compute, pixels[start:stop], folder, start, width, dtype) for start, stop in pending
+            delayed(_make_shard)(compute, pixels[start:stop], shards, start, width, dtype) for start, stop in pending
         )
 
 
 def _make_shard(
-    compute: Compute, patches: np.ndarray, folder: Path, start: int, width: int, dtype: type[np.floating[Any]]
+    compute: Compute, patches: np.ndarray, shards: Parts, start: int, width: int, dtype: type[np.floating[Any]]
 ) -> int:
     values = checked(compute(patches), start, (len(patches), width), dtype)
-    write_rows(_shard_path(folder, start), [values], values.shape, dtype)
+    shards.keep(_name(start, start + len(patches)), {"values": values})
     return len(patches)
 
 
@@ -211,12 +216,3 @@ def write_rows(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int],
             file.write(np.ascontiguousarray(block).data)
 
     write_whole(path, write, seal=True)
-
-
-def _join(folder: Path, target: Path, shape: tuple[int, int], dtype: type[np.floating[Any]], shard_size: int) -> None:
-    """Stream the shards into `target`, then remove them and whatever an interrupted call left."""
-    shards = (_open(_shard_path(folder, start)) for start in range(0, shape[0], shard_size))
-    write_rows(target, shards, shape, dtype)
-    for path in folder.glob("shard-*.npy"):
-        path.unlink()
-    clear_leftovers(folder)

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from histoblend.data.errors import InputError
 from histoblend.data.slides.plane import Plane, area_mean
 from histoblend.data.slides.tissue import LEAST, SPACING, chroma, find_tissue
-from histoblend.data.storage.atomic import is_sealed, read_sealed, write_whole
+from histoblend.data.storage.parts import Parts
 
 #: Side of the largest picture of a slide that is kept, in pixels.
 MOST_PICTURE = 4096
 
-SURVEY = "survey.npz"
+SURVEY = "survey"
 
 
 @dataclass(frozen=True)
@@ -46,38 +44,35 @@ class Survey:
 
 
 class KeptBlocks:
-    """Blocks of a plane, read once and kept as files until they are asked for again.
+    """Blocks of a plane, read once and kept as parts until they are needed again.
 
     Parameters
     ----------
     plane : Plane
-    folder : Path
-        Existing folder; what lies in it must be of this very plane.
+    parts : Parts
+        Of this very plane.
     """
 
-    def __init__(self, plane: Plane, folder: Path) -> None:
-        self.plane, self.folder = plane, folder
+    def __init__(self, plane: Plane, parts: Parts) -> None:
+        self.plane, self.parts = plane, parts
 
     def read(self, row: int, column: int) -> np.ndarray:
-        """A block, out of its file or else out of the slide."""
-        content = read_sealed(self._path(row, column))
-        if content is None:
-            return self.plane.read(row, column)
-        pixels: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
-        return pixels
+        """A block, from its part or else from the slide."""
+        part = self.parts.find(_block_name(row, column))
+        return self.plane.read(row, column) if part is None else part["pixels"]
 
     def keep(self, row: int, column: int, pixels: np.ndarray) -> None:
-        """Write a block into its file, unless it came from there."""
-        path = self._path(row, column)
-        if not is_sealed(path):
-            write_whole(path, lambda file: np.save(file, pixels, allow_pickle=False), seal=True)
+        """Keep a block, unless it is kept already."""
+        if (name := _block_name(row, column)) not in self.parts:
+            self.parts.keep(name, {"pixels": pixels})
 
     def drop(self, row: int, column: int) -> None:
-        """Remove a block's file, where it has one."""
-        self._path(row, column).unlink(missing_ok=True)
+        """Remove a block, where it was kept."""
+        self.parts.drop(_block_name(row, column))
 
-    def _path(self, row: int, column: int) -> Path:
-        return self.folder / f"block-{row:05d}-{column:05d}.npy"
+
+def _block_name(row: int, column: int) -> str:
+    return f"block-{row:05d}-{column:05d}"
 
 
 def picture_factor(plane: Plane) -> int:
@@ -92,18 +87,18 @@ def survey_plane(plane: Plane) -> Plane:
     return plane if coarse.level == plane.level else coarse
 
 
-def survey(plane: Plane, folder: Path, progress: Callable[[int], None]) -> Survey:
-    """Look over a slide, or open what an earlier call in the same folder found.
+def survey(plane: Plane, parts: Parts, progress: Callable[[int], None]) -> Survey:
+    """Look over a slide, or open the survey that an earlier call kept among the parts.
 
     Each region is read at most once, here and later: where the plane itself has to be read, the blocks near
-    anything that may be tissue are kept as files, see :class:`KeptBlocks`.
+    anything that may be tissue are kept, see :class:`KeptBlocks`.
 
     Parameters
     ----------
     plane : Plane
         That patches are cut from.
-    folder : Path
-        Existing folder; what lies in it must be of this very plane.
+    parts : Parts
+        Of this very plane.
     progress : callable
         Takes the number of blocks just read.
 
@@ -112,12 +107,13 @@ def survey(plane: Plane, folder: Path, progress: Callable[[int], None]) -> Surve
     InputError
         Nothing of the slide can be read.
     """
-    found = _open(folder / SURVEY)
+    found = parts.find(SURVEY)
     if found is not None:
-        return found
+        numbers = {name: int(found[name]) for name in ("factor", "tissue_factor", "unread")}
+        return Survey(picture=found["picture"], tissue=found["tissue"], **numbers)
     factor = picture_factor(plane)
     source = survey_plane(plane)
-    kept = KeptBlocks(plane, folder) if source is plane else None
+    kept = KeptBlocks(plane, parts) if source is plane else None
     # A pixel of the picture covers so many of those that are read.
     step = factor if kept else 1
     picture = np.full((-(-plane.height // factor), -(-plane.width // factor), 3), 255, np.uint8)
@@ -136,17 +132,8 @@ def survey(plane: Plane, folder: Path, progress: Callable[[int], None]) -> Surve
         raise InputError(reason)
     tissue, tissue_factor = _tissue(picture, factor, plane.spacing[0])
     result = Survey(picture, factor, tissue, tissue_factor, unread)
-    write_whole(folder / SURVEY, lambda file: np.savez(file, allow_pickle=False, **vars(result)), seal=True)
+    parts.keep(SURVEY, vars(result))
     return result
-
-
-def _open(path: Path) -> Survey | None:
-    content = read_sealed(path)
-    if content is None:
-        return None
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        numbers = {name: int(arrays[name]) for name in ("factor", "tissue_factor", "unread")}
-        return Survey(picture=arrays["picture"], tissue=arrays["tissue"], **numbers)
 
 
 def _tissue(picture: np.ndarray, factor: int, spacing: float) -> tuple[np.ndarray, int]:

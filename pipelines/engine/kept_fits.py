@@ -1,9 +1,8 @@
-"""Fits of a step that is under way, kept in files, so that a run which was broken off repeats none that had ended."""
+"""Fits of a step that is under way, kept in files so that an interrupted run repeats none of them."""
 
 from __future__ import annotations
 
 import hashlib
-import io
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from histoblend.data.storage.atomic import clear_leftovers, read_sealed, sync_tree, write_whole
+from histoblend.data.storage.atomic import sync_tree
+from histoblend.data.storage.parts import Parts
 from histoblend.models.bundle import save_head
 from histoblend.pipelines.runtime.artefacts import file_digest
 
@@ -37,30 +37,27 @@ class Fit:
 
 
 class KeptFits:
-    """Fits by name, each in a sealed file of ``folder/fits``.
+    """Fits by name, each a part in ``folder/fits``.
 
     Parameters
     ----------
     folder : Path
-        Of the step that is under way; the caller sees to it that it belongs to these very fits.
+        Of the step that is under way; the caller guarantees that it belongs to these very fits.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.step, self.folder = folder, folder / "fits"
-        self.folder.mkdir(exist_ok=True)
-        clear_leftovers(self.folder)
+        self.step, self.parts = folder, Parts(folder / "fits")
 
     def find(self, name: str) -> Fit | None:
         """Return a fit that was kept; None where there is none, or it or its stored head was damaged."""
-        content = read_sealed(self._path(name))
-        if content is None:
+        arrays = self.parts.find(name)
+        if arrays is None:
             return None
-        with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-            head, digest = str(arrays["head"]), str(arrays["digest"])
-            if head and _folder_digest(self.step / head) != digest:
-                return None
-            measures = {key.removeprefix("measure-"): arrays[key] for key in arrays if key.startswith("measure-")}
-            return Fit(arrays["predicted"], measures, float(arrays["seconds"]))
+        head, digest = str(arrays["head"]), str(arrays["digest"])
+        if head and _folder_digest(self.step / head) != digest:
+            return None
+        measures = {key.removeprefix("measure-"): arrays[key] for key in arrays if key.startswith("measure-")}
+        return Fit(arrays["predicted"], measures, float(arrays["seconds"]))
 
     def keep(self, name: str, fit: Fit, head: Any = None, folder: str = "") -> None:
         """Keep a fit; first store its fitted head in a folder of the step, where one is named."""
@@ -70,19 +67,15 @@ class KeptFits:
             sync_tree(self.step / folder)
         arrays: dict[str, Any] = {
             "predicted": fit.predicted,
-            "seconds": np.float64(fit.seconds),
-            "head": np.array(folder),
-            "digest": np.array(_folder_digest(self.step / folder) if folder else ""),
+            "seconds": fit.seconds,
+            "head": folder,
+            "digest": _folder_digest(self.step / folder) if folder else "",
         }
-        arrays |= {f"measure-{key}": np.asarray(values) for key, values in fit.measures.items()}
-        write_whole(self._path(name), lambda file: np.savez(file, allow_pickle=False, **arrays), seal=True)
+        self.parts.keep(name, arrays | {f"measure-{key}": values for key, values in fit.measures.items()})
 
     def forget(self) -> None:
         """Remove the files, when the step's own tables hold what they hold."""
-        shutil.rmtree(self.folder)
-
-    def _path(self, name: str) -> Path:
-        return self.folder / f"fit-{name}.npz"
+        self.parts.forget()
 
 
 def _folder_digest(folder: Path) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -15,10 +14,11 @@ from histoblend.data.sources.folder import UnlabelledImages
 from histoblend.data.sources.labels import slide_map
 from histoblend.data.storage.arrays import stamp
 from histoblend.data.storage.atomic import write_whole
+from histoblend.data.storage.parts import Parts
 from histoblend.data.storage.spreadsheet import read_written, write_csv
 from histoblend.models.bundle import Bundle, open_bundle
 from histoblend.models.predictor import Blend, choose_blends, needs_slides, open_predictor
-from histoblend.pipelines.predict.shards import Found, Options, open_work, predict_source
+from histoblend.pipelines.predict.shards import Found, Options, predict_source
 from histoblend.pipelines.runtime.provenance import code_digest, library_versions
 from histoblend.pipelines.runtime.screen import Screen
 
@@ -87,16 +87,16 @@ def predict_folder(
     known = None if slides is None else slides_of_files(source.table, slides)
     wanted = _explained(source.table, explain)
     screen.say(_introduction(source, blends, known, options))
-    work = out.with_name(f".{out.name}.work")
     listing = [stamp(folder / name, name) for name in source.table["file"]]
     code = code_digest(("data", "features", "models", "pipelines/predict/shards.py"))
-    open_work(work, {"bundle": bundle.digest, "code": code, "files": _digest(listing), "shard": options.shard})
+    key = {"bundle": bundle.digest, "code": code, "files": _digest(listing), "shard": options.shard}
+    parts = Parts(out.with_name(f".{out.name}.work"), key)
     with open_predictor(bundle, chosen_members(blends, known)) as predictor:
-        found = predict_source(predictor, blends, source, known, work, options=options, screen=screen)
+        found = predict_source(predictor, blends, source, known, parts, options=options, screen=screen)
     skipped = write_tables(source, found, out)
     if wanted:
         _explain(bundle, blends, source, found, wanted, out, screen)
-    shutil.rmtree(work)
+    parts.forget()
     return _conclude(found, skipped, out, screen)
 
 

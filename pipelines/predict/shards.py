@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
 import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.data.patches import Source
-from histoblend.data.storage.atomic import is_sealed, write_text_whole, write_whole
+from histoblend.data.storage.parts import Parts
 from histoblend.features.handcrafted.slide_context import ENOUGH, FEWEST
 from histoblend.models.predictor import FLAGS, Blend, Predictor, needs_slides
 from histoblend.pipelines.runtime.screen import Screen
@@ -79,29 +76,12 @@ class Found:
     reasons: dict[int, str]
 
 
-def open_work(folder: Path, key: dict[str, Any]) -> None:
-    """Keep what an interrupted prediction left only when it was made from the same bundle and files."""
-    place = folder / "key.json"
-    try:
-        same = place.read_text(encoding="utf-8") == _text(key)
-    except (OSError, ValueError):
-        same = False
-    if not same:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        write_text_whole(place, _text(key))
-
-
-def _text(key: dict[str, Any]) -> str:
-    return json.dumps(key, sort_keys=True)
-
-
 def predict_source(
     predictor: Predictor,
     blends: tuple[Blend, Blend | None],
     source: Source,
     slides: pd.Series | None,
-    work: Path,
+    parts: Parts,
     *,
     options: Options,
     screen: Screen,
@@ -119,18 +99,18 @@ def predict_source(
         are going to be read.
     slides : Series of str, optional
         Slide of each row, missing where unknown.
-    work : Path
-        Existing folder for finished shards; the caller sees to it that they belong to this prediction.
+    parts : Parts
+        Of this prediction.
     options : Options
     screen : Screen
     """
     compared = slides is not None and any(map(needs_slides, predictor.members))
-    shards = _Shards(predictor, source, work, keep_raw=compared)
+    shards = _Shards(predictor, source, parts, keep_raw=compared)
     total = len(source.table)
     starts = range(0, total, options.shard)
     _compile(predictor, screen)
     tasks = [(start, min(start + options.shard, total)) for start in starts]
-    left = [task for task in tasks if shards.load(task[0]) is None]
+    left = [task for task in tasks if parts.find(shards.name(task[0]), *JOINED) is None]
     if hasattr(source, "expect"):
         source.expect(left)
     with screen.progress("predicting", total) as progress:
@@ -178,16 +158,20 @@ def _run(shards: _Shards, tasks: list[tuple[int, int]], workers: int) -> Iterato
             yield from pool(delayed(shards.make)(*task) for task in tasks)
 
 
+#: Arrays of a shard that are joined over all shards.
+JOINED = ("members", "flags", "lost", "reasons")
+
+
 class _Shards:
-    """Finished parts of a prediction, a file each."""
+    """Predictions of some rows at a time, a part each."""
 
-    def __init__(self, predictor: Predictor, source: Source, folder: Path, *, keep_raw: bool) -> None:
-        self.predictor, self.source, self.folder, self.keep_raw = predictor, source, folder, keep_raw
+    def __init__(self, predictor: Predictor, source: Source, parts: Parts, *, keep_raw: bool) -> None:
+        self.predictor, self.source, self.parts, self.keep_raw = predictor, source, parts, keep_raw
 
-    def path(self, start: int) -> Path:
-        """Where the shard from this row on lies; its name says which members it holds."""
+    def name(self, start: int) -> str:
+        """Name of the shard that begins with this row; it says which members the shard holds."""
         kind = hashlib.sha256(" ".join(self.predictor.members).encode()).hexdigest()[:8]
-        return self.folder / f"{kind}{'-raw' if self.keep_raw else ''}-{start:08d}.npz"
+        return f"{kind}{'-raw' if self.keep_raw else ''}-{start:08d}"
 
     def make(self, start: int, stop: int) -> int:
         """Predict rows start to stop; return how many these are."""
@@ -207,34 +191,19 @@ class _Shards:
             "lost": np.array(sorted(reasons), dtype=np.int64),
             "reasons": np.array([reasons[row] for row in sorted(reasons)], dtype=np.str_),
         }
-        write_whole(self.path(start), lambda file: np.savez(file, allow_pickle=False, **arrays), seal=True)
+        self.parts.keep(self.name(start), arrays)
         return stop - start
-
-    def load(self, start: int) -> dict[str, np.ndarray] | None:
-        """Content of a finished shard but for its features; None where it is missing or damaged."""
-        if not is_sealed(self.path(start)):
-            return None
-        try:
-            # Opened here: of a damaged file numpy would leave its own handle open.
-            with self.path(start).open("rb") as content, np.load(content, allow_pickle=False) as file:
-                return {name: file[name] for name in ("members", "flags", "lost", "reasons")}
-        except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
-            return None
 
     def raw(self, start: int) -> np.ndarray:
         """Handcrafted features of a finished shard."""
-        with np.load(self.path(start), allow_pickle=False) as file:
-            values: np.ndarray = file["raw"]
-        return values
+        return self.parts.read(self.name(start), "raw")["raw"]
 
     def join(self, starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
         """Members, flags and reasons of all rows."""
         members, flags = [], []
         reasons: dict[int, str] = {}
         for start in starts:
-            part = self.load(start)
-            if part is None:
-                raise OSError(5, "a finished part is gone or damaged", str(self.path(start)))
+            part = self.parts.read(self.name(start), *JOINED)
             members.append(part["members"])
             flags.append(part["flags"])
             pairs = zip(part["lost"].tolist(), part["reasons"].tolist(), strict=True)
@@ -264,7 +233,7 @@ def _compare(
             continue
         small += len(inside) if len(inside) < ENOUGH else 0
         pieces = [(start, inside[inside // shard == start // shard]) for start in np.unique(inside // shard) * shard]
-        with Columns(len(inside), shards.folder) as columns:
+        with Columns(len(inside), shards.parts.folder) as columns:
             for start, piece in pieces:
                 columns.add(shards.raw(start)[piece - start])
             reference = predictor.reference(columns.take, len(inside))

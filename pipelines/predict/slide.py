@@ -19,11 +19,12 @@ from histoblend.data.slides.slide import LEAST_MPP, MOST_MPP, Slide
 from histoblend.data.slides.survey import KeptBlocks, Survey, survey, survey_plane
 from histoblend.data.slides.tiles import Grid, TileSource, choose_cells
 from histoblend.data.sources.labels import printable
+from histoblend.data.storage.parts import Parts
 from histoblend.features.handcrafted.slide_context import FEWEST
 from histoblend.models.bundle import Bundle, open_bundle
 from histoblend.models.predictor import FLAGS, Blend, choose_blends, open_predictor
 from histoblend.pipelines.predict.folder import check_options, version_warnings
-from histoblend.pipelines.predict.shards import Found, Options, open_work, predict_source
+from histoblend.pipelines.predict.shards import Found, Options, predict_source
 from histoblend.pipelines.predict.slide_files import FILES, Result, conclude, write_results
 from histoblend.pipelines.runtime import signals
 from histoblend.pipelines.runtime.artefacts import replace_folder, restore_folder
@@ -96,8 +97,7 @@ def heatmap(place: Path, slide_path: Path, out: Path, *, options: Options, geome
         grid = Grid(plane.width, plane.height, bundle.index["patch"]["size"], stride)
         _check_grid(grid)
         screen.say(_introduction(slide, plane, grid))
-        parts = work / "parts"
-        open_work(parts, _key(bundle, slide, plane, grid, options))
+        parts = Parts(work / "parts", _key(bundle, slide, plane, grid, options))
         seen = _survey(plane, parts, screen)
         source = _tiles(plane, grid, seen, parts, printable(slide_path.stem))
         predicting = time.perf_counter()
@@ -223,7 +223,7 @@ def _key(bundle: Bundle, slide: Slide, plane: Plane, grid: Grid, options: Option
     }
 
 
-def _survey(plane: Plane, parts: Path, screen: Screen) -> Survey:
+def _survey(plane: Plane, parts: Parts, screen: Screen) -> Survey:
     source = survey_plane(plane)
     with screen.progress("looking for tissue", source.rows * source.columns, "regions") as progress:
         seen = survey(plane, parts, progress)
@@ -232,7 +232,7 @@ def _survey(plane: Plane, parts: Path, screen: Screen) -> Survey:
     return seen
 
 
-def _tiles(plane: Plane, grid: Grid, seen: Survey, parts: Path, name: str) -> TileSource:
+def _tiles(plane: Plane, grid: Grid, seen: Survey, parts: Parts, name: str) -> TileSource:
     rows, columns = choose_cells(grid, seen.tissue, seen.tissue_factor)
     if len(rows) > MOST_TILES:
         raise InputError(
@@ -261,7 +261,7 @@ def _predict(
     bundle: Bundle,
     blends: tuple[Blend, Blend | None],
     source: TileSource,
-    parts: Path,
+    parts: Parts,
     options: Options,
     screen: Screen,
 ) -> Found:
@@ -274,5 +274,7 @@ def _predict(
     slides = source.table["slide"] if blend.needs_slides else None
     with open_predictor(bundle, blend.members) as predictor:
         width = len(predictor.columns) if blend.needs_slides else 0
-        check_disk(parts, tiles * (8 * len(blend.members) + len(FLAGS) + 4 * width), "finished parts of a heat map")
+        check_disk(
+            parts.folder, tiles * (8 * len(blend.members) + len(FLAGS) + 4 * width), "finished parts of a heat map"
+        )
         return predict_source(predictor, (blend, blends[1]), source, slides, parts, options=options, screen=screen)

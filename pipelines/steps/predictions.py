@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import pandas as pd
 from histoblend.data.patches import PatchSet
 from histoblend.data.splits import is_known
 from histoblend.data.storage.atomic import write_whole
+from histoblend.data.storage.parts import Parts
 from histoblend.data.storage.spreadsheet import read_written, write_csv
 from histoblend.models.bundle import Bundle, open_bundle
 from histoblend.models.predictor import choose_blends, open_predictor
@@ -62,11 +62,12 @@ def build(run: Run, folder: Path) -> Outcome:
     blends, options = choose_blends(bundle), Options(workers=run.workers)
     slides = patches.table["slide"]
     known = slides.where(is_known(slides)) if is_known(slides).any() else None
-    work = folder / "work"
-    work.mkdir(exist_ok=True)
+    parts = Parts(folder / "work")
     with open_predictor(bundle, chosen_members(blends, known)) as predictor:
-        found = predict_source(predictor, blends, PixelSource(patches), known, work, options=options, screen=run.screen)
-    shutil.rmtree(work)
+        found = predict_source(
+            predictor, blends, PixelSource(patches), known, parts, options=options, screen=run.screen
+        )
+    parts.forget()
     lost = read_written(place / UNLABELLED / SET_ASIDE, ("patch_id",))["patch_id"].tolist()
     prevalence = float(bundle.index["prevalence"])
     _write(patches.table["patch_id"].tolist(), lost, found, prevalence, folder)

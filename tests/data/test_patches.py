@@ -128,7 +128,7 @@ def pixels_cut(folder):
 
 
 def note_altered(folder):
-    path = folder / f"rows-{CHUNK:08d}.npz"
+    path = folder / "chunks" / f"rows-{CHUNK:08d}.npz"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)

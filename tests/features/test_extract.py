@@ -77,7 +77,8 @@ def test_an_interrupted_call_continues_where_it_stopped(tmp_path, pixels):
     with pytest.raises(RuntimeError, match="power cut"):
         extract_shards(Counting(poison=11), pixels, tmp_path, 2, shard_size=5)
     assert not (tmp_path / "values.npy").exists()
-    (tmp_path / f".shard-00010.npy.{os.getpid()}-1.partial").write_bytes(b"half")
+    for half in (tmp_path / ".values.npy", tmp_path / "shards" / ".rows-00000010-00000015.npz"):
+        half.with_name(f"{half.name}.{os.getpid()}-1.partial").write_bytes(b"half")
 
     again, counts = Counting(), []
     values = extract_shards(again, pixels, tmp_path, 2, shard_size=5, progress=counts.append)
@@ -96,22 +97,30 @@ def test_shards_of_another_size_are_not_mistaken(tmp_path, pixels):
     assert [path.name for path in tmp_path.iterdir()] == ["values.npy"]
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "other width"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "unsealed"])
 def test_a_damaged_shard_is_computed_again(tmp_path, pixels, damage):
     with pytest.raises(RuntimeError):
         extract_shards(Counting(poison=22), pixels, tmp_path, 2, shard_size=5)
-    shard = tmp_path / "shard-00005.npy"
+    shard = tmp_path / "shards" / "rows-00000005-00000010.npz"
     whole = shard.read_bytes()
     if damage == "truncated":
         shard.write_bytes(whole[:-3])
     elif damage == "empty":
         shard.write_bytes(b"")
     else:
-        np.save(shard, np.zeros((5, 3), np.float32))
+        np.savez(shard, values=np.zeros((5, 3), np.float32))
     again = Counting()
     values = extract_shards(again, pixels, tmp_path, 2, shard_size=5)
     assert again.seen == 5 + 3
     np.testing.assert_array_equal(values, expected(pixels))
+
+
+def test_a_call_killed_after_the_table_was_joined_leaves_no_shard(tmp_path, pixels):
+    values = np.array(extract_shards(sums, pixels, tmp_path, 2))
+    (tmp_path / "shards").mkdir()
+    (tmp_path / "shards" / "rows-00000000-00000023.npz").write_bytes(b"any")
+    np.testing.assert_array_equal(extract_shards(Counting(poison=0), pixels, tmp_path, 2), values)
+    assert [path.name for path in tmp_path.iterdir()] == ["values.npy"]
 
 
 def test_a_finished_table_is_not_computed_again(tmp_path, pixels):
@@ -126,8 +135,8 @@ def test_an_infinite_value_is_named_by_column_and_patch_row(tmp_path, pixels):
     pixels[17, 0, 0, 0] = 200
     with pytest.raises(ValueError, match=r"column 1 of patch row 17 must be finite; got inf"):
         extract_shards(infinite_when_first_pixel_is_200, pixels, tmp_path, 2, shard_size=5)
-    assert not (tmp_path / "shard-00015.npy").exists()
-    assert (tmp_path / "shard-00010.npy").exists()
+    kept = sorted(path.name for path in (tmp_path / "shards").iterdir())
+    assert kept == [f"rows-{start:08d}-{start + 5:08d}.npz" for start in (0, 5, 10)]
 
 
 def test_an_error_in_a_worker_process_reaches_the_caller(tmp_path, pixels):
@@ -143,7 +152,7 @@ def test_a_write_that_fails_leaves_no_file(tmp_path, pixels, monkeypatch):
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(OSError, match="no space"):
         extract_shards(sums, pixels, tmp_path, 2)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.rglob("*.*")) == []
 
 
 def test_no_patches_give_an_empty_table(tmp_path, pixels):

@@ -46,12 +46,13 @@ def test_a_damaged_shard_is_computed_again(tmp_path, faults):
     whole = (tmp_path / "whole" / "values.npy").read_bytes()
     with pytest.raises(BrokenOffError):
         extract_shards(brightness, pixels, tmp_path / "broken", 3, shard_size=4, progress=break_off)
-    shard = (tmp_path / "broken" / "shard-00000.npy").read_bytes()
+    one = "shards/rows-00000000-00000004.npz"
+    shard = (tmp_path / "broken" / one).read_bytes()
     tried = 0
-    for name, content in (("shard-00000.npy", shard), ("values.npy", whole)):
+    for name, content in ((one, shard), ("values.npy", whole)):
         for bad in damaged(content, np.random.default_rng(1)):
             folder = tmp_path / f"again-{tried}"
-            folder.mkdir()
+            (folder / "shards").mkdir(parents=True)
             (folder / name).write_bytes(bad)
             np.testing.assert_array_equal(extract_shards(brightness, pixels, folder, 3, shard_size=4), expected)
             tried += 1

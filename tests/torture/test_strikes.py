@@ -48,7 +48,7 @@ BEGINS = re.compile(r"([a-z-]+): (running|rebuilding)")
 #: What must come out the same, byte by byte.
 RESULTS = {"pixels.npy", "values.npy", "patches.parquet", "predictions.parquet", "ensemble.json", "sets.json"}
 #: Files of a step that is under way which hold finished work, and must not be made twice.
-FINISHED = re.compile(r"shard-\d+\.np[yz]|log-odds\.npy|rows-\d+\.npz|fit-.*\.npz")
+FINISHED = re.compile(r"(?!checkpoint)[^.].*\.npz")
 
 
 def start(runs):

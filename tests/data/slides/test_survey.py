@@ -8,6 +8,7 @@ from histoblend.data.slides.plane import Plane, area_mean
 from histoblend.data.slides.slide import Slide
 from histoblend.data.slides.survey import KeptBlocks, picture_factor, survey, survey_plane
 from histoblend.data.slides.tiles import Grid, TileSource, choose_cells
+from histoblend.data.storage.parts import Parts
 from tests.data.slide_files import most_reads, write_tiff
 
 PINK, GLASS = (200, 110, 170), (246, 245, 247)
@@ -30,13 +31,13 @@ def pixels():
 def look(slide, folder):
     plane = Plane(slide, 0.972, patch=96)
     done = []
-    return plane, survey(plane, folder, done.append), sum(done)
+    return plane, survey(plane, Parts(folder), done.append), sum(done)
 
 
 def read_all_tiles(plane, seen, folder):
     grid = Grid(plane.width, plane.height, 96, 32)
     rows, columns = choose_cells(grid, seen.tissue, seen.tissue_factor)
-    kept = KeptBlocks(plane, folder) if survey_plane(plane) is plane else plane
+    kept = KeptBlocks(plane, Parts(folder)) if survey_plane(plane) is plane else plane
     source = TileSource(plane, grid, rows, columns, read_block=kept.read)
     return source, source.read(0, len(rows))[0]
 
@@ -50,7 +51,7 @@ def test_with_one_level_nothing_is_read_twice(tmp_path, pixels, mpp):
         assert len(tiles) > 50
         assert most_reads(slide) == {0: 1}
         # Far from tissue nothing is kept.
-        assert len(list(tmp_path.glob("block-*.npy"))) < plane.rows * plane.columns
+        assert len(list(tmp_path.glob("block-*.npz"))) < plane.rows * plane.columns
         if mpp == 0.972:
             row, column = source.table[["row", "column"]].iloc[40]
             place = np.s_[row * 32 - 32 : row * 32 + 64, column * 32 - 32 : column * 32 + 64]
@@ -65,7 +66,7 @@ def test_a_coarse_level_is_read_for_the_picture_of_a_large_slide(tmp_path, pixel
         assert {level for level, *_ in slide.reads} == {1}
         read_all_tiles(plane, seen, tmp_path)
         assert most_reads(slide) == {0: 1, 1: 1}
-        assert not list(tmp_path.glob("block-*.npy"))
+        assert not list(tmp_path.glob("block-*.npz"))
         expected = area_mean(pixels[::4, ::4], (2, 2), (213, 325))
         assert seen.picture.shape == expected.shape
         np.testing.assert_array_equal(seen.picture, expected)
@@ -97,7 +98,7 @@ def test_a_second_call_reads_nothing_and_one_after_a_break_little(tmp_path, pixe
         np.testing.assert_array_equal(first.picture, second.picture)
         # Broken off before the end: blocks that were kept are not read again.
         (tmp_path / "survey.npz").unlink()
-        kept = len(list(tmp_path.glob("block-*.npy")))
+        kept = len(list(tmp_path.glob("block-*.npz")))
         _, third, _ = look(slide, tmp_path)
         assert len(slide.reads) == plane.rows * plane.columns - kept
         np.testing.assert_array_equal(first.picture, third.picture)

@@ -63,7 +63,7 @@ def test_a_fit_that_had_ended_is_not_made_again(tmp_path, table, values, fits, h
             np.testing.assert_array_equal(measured, again[fold].measures[name])
 
 
-@pytest.mark.parametrize("name", ["fits/fit-m-all.npz", "m/head.skops"])
+@pytest.mark.parametrize("name", ["fits/m-all.npz", "m/head.skops"])
 def test_a_damaged_fit_is_made_again(tmp_path, table, values, fits, name):
     expected, _ = out_of_fold("logistic", local(values), table, seed=0, kept=KeptFits(tmp_path), model="m")
     stored = (tmp_path / "m" / "head.skops").read_bytes()

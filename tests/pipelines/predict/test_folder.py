@@ -16,6 +16,7 @@ import histoblend.features.networks.engines
 import histoblend.models.predictor
 import histoblend.pipelines.predict.shards
 from histoblend.data.errors import InputError
+from histoblend.data.storage.parts import Parts
 from histoblend.models.bundle import open_bundle
 from histoblend.models.predictor import open_predictor
 from histoblend.pipelines.commands import baseline
@@ -287,10 +288,8 @@ def test_a_broken_prediction_goes_on_where_it_stopped(run, held_out, tmp_path, m
 def test_other_files_never_meet_an_old_shard(run, held_out, tmp_path):
     out = tmp_path / "out.csv"
     work = tmp_path / ".out.csv.work"
-    histoblend.pipelines.predict.shards.open_work(work, {"files": "before"})
-    (work / "left").touch()
-    histoblend.pipelines.predict.shards.open_work(work, {"files": "before"})
-    assert (work / "left").exists()
+    Parts(work, {"files": "before"}).keep("left", {"a": 1})
+    assert "left" in Parts(work, {"files": "before"})
     predict(run, held_out, out)
     assert not work.exists()
 
