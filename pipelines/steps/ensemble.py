@@ -14,13 +14,9 @@ from sklearn.metrics import roc_auc_score
 from histoblend.data.errors import InputError
 from histoblend.data.splits import patch_groups
 from histoblend.models.calibration import POINTS, log_losses
-<<<<<<< HEAD
-from histoblend.models.ensemble import Ensemble, Fitted, error_correlations, fit_ensemble, nest, without_each
-from histoblend.models.names import ALONE
-=======
 from histoblend.models.ensemble import Ensemble, Fitted, fit_ensemble
 from histoblend.models.ensemble_evaluation import error_correlations, nest, without_each
->>>>>>> h1
+from histoblend.models.names import ALONE
 from histoblend.models.resampling import auc_draws, percentile_interval, slide_groups
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.layout import (

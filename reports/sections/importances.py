@@ -9,13 +9,9 @@ import numpy as np
 import pandas as pd
 
 from histoblend.features.handcrafted.column import REGION_WORDS
-<<<<<<< HEAD
-from histoblend.models.inspection.permutation import GroupView, agreement, sum_by_family
-from histoblend.reports.evaluation.explorer import ExplorerView
-=======
 from histoblend.models.inspection.importance import GroupView, sum_by_family
 from histoblend.models.inspection.importance_stability import agreement
->>>>>>> h1
+from histoblend.reports.evaluation.explorer import ExplorerView
 from histoblend.reports.evaluation.ladder import rungs_below
 from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section
