@@ -42,7 +42,7 @@ def feature_tables(run: Run) -> dict[str, Finished]:
 def feature_sets(run: Run) -> FeatureSets:
     """Values and column names of each configured set of columns."""
     folders = {name: step.folder for name, step in feature_tables(run).items()}
-    return FeatureSets(run.config, folders, patches_of(run).table["slide"])
+    return run.open("feature sets", lambda: FeatureSets(run.config, folders, patches_of(run).table["slide"]))
 
 
 def predictions_of(run: Run, *steps: str) -> pd.DataFrame:

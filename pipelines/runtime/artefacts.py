@@ -219,8 +219,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder / MANIFEST}: expected JSON; got: {error}. {MEND}") from error
     if not (
         isinstance(manifest, dict)
-        and {"config", "seed", "files", "rows", "notes"} <= manifest.keys()
+        and {"config", "seed", "files", "rows", "notes", "digest"} <= manifest.keys()
         and all(isinstance(manifest[key], dict) for key in ("config", "files", "notes"))
+        and isinstance(manifest["digest"], str)
     ):
         raise InputError(f"{folder / MANIFEST}: expected the manifest of a step; got something else. {MEND}")
     return manifest

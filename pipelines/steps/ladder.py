@@ -39,7 +39,7 @@ def build(run: Run, folder: Path) -> Outcome:
     write_csv(steps, folder / LADDER)
     steps.drop(columns=TIMED).to_parquet(folder / SCORES)
     steps[TIMED].to_parquet(folder / TIMES)
-    save_view(_decisions(run, predictions, steps), folder / DECISIONS)
+    save_view(judge_decisions(run, predictions, steps), folder / DECISIONS)
     return Outcome(len(steps), timed=(LADDER, TIMES))
 
 
@@ -53,7 +53,7 @@ def read_decisions(run: Run) -> DecisionsView:
     return load_view(run.step("ladder").folder / DECISIONS, DecisionsView)
 
 
-def _decisions(run: Run, predictions: pd.DataFrame, steps: pd.DataFrame) -> DecisionsView:
+def judge_decisions(run: Run, predictions: pd.DataFrame, steps: pd.DataFrame) -> DecisionsView:
     """Judge the ensemble by the thresholds that step 6 chose or, without one, the best model."""
     options: dict[str, Any] = {"draws": run.config.report.draws, "seed": run.config.seed}
     if not run.has("ensemble"):

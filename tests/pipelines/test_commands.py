@@ -17,8 +17,8 @@ from histoblend.pipelines.commands import baseline, explain, one_step
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.results import feature_sets, patches_of
+from histoblend.pipelines.steps import report
 from histoblend.pipelines.steps.heads import left_out_groups, out_of_fold, prevalence, refit_without
-from histoblend.pipelines.steps.report import report_spec
 from histoblend.pipelines.tables import FeatureSets
 from tests import ROOT
 from tests.golden.recompute import recompute
@@ -132,12 +132,12 @@ def test_every_manifest_tells_where_it_came_from(finished):
 
 def test_the_report_is_made_again_where_it_would_show_another_setting():
     one, two, same = (
-        report_spec(load_config(ROOT / "configs" / "phantom.toml", given), {"4-heads": "x"}).identity()
+        plan_run(load_config(ROOT / "configs" / "phantom.toml", given), ROOT)
         for given in (["cnn.epochs=3"], ["cnn.epochs=4"], ["cnn.epochs=3", "engine.workers=1", "track=mlflow"])
     )
-    assert one["config"] == two["config"]
-    assert one["inputs"] != two["inputs"]
-    assert one == same
+    assert report.settings(one.config) == report.settings(two.config)
+    assert report.inputs(one) != report.inputs(two)
+    assert report.inputs(one) == report.inputs(same)
 
 
 def grouped_table(slides=15, each=20, seed=0):

@@ -17,9 +17,9 @@ import pytest
 
 from histoblend.data.errors import InputError
 from histoblend.pipelines.config import Config, TrackConfig, load_config
-from histoblend.pipelines.runtime.artefacts import file_digest
+from histoblend.pipelines.runtime.artefacts import Finished, file_digest
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.steps.report import facts
+from histoblend.pipelines.steps.report_inputs import facts
 from histoblend.pipelines.tracking import DATABASE, TAG, _shown, check_tracking, metrics, parameters, track
 from histoblend.reports.evaluation.ladder import ladder
 from tests import ROOT
@@ -46,11 +46,12 @@ class FinishedRun:
     config: Config
     screen: Screen = field(default_factory=Screen)
 
-    @property
-    def report(self):
+    def step(self, name):
         """Folder and manifest of the report."""
+        assert name == "report"
         files = {path.name: file_digest(path) for path in (self.folder / "7-report").iterdir()}
-        return self.folder / "7-report", {"files": files, "commit": "0123abc"}
+        digest = hashlib.sha256(str(files).encode()).hexdigest()
+        return Finished(self.folder / "7-report", {"files": files, "digest": digest, "commit": "0123abc"})
 
 
 @pytest.fixture
@@ -261,10 +262,10 @@ def test_what_is_missing_is_no_metric():
 def test_where_a_run_is_logged_does_not_stand_in_the_report(finished, monkeypatch):
     from types import SimpleNamespace
 
-    import histoblend.pipelines.steps.report as reporting
+    from histoblend.pipelines.steps import report_inputs
 
-    monkeypatch.setattr(reporting, "finished", lambda run: [])
-    monkeypatch.setattr(reporting, "balance", lambda table: pd.DataFrame())
+    monkeypatch.setattr(report_inputs, "finished", lambda run: [])
+    monkeypatch.setattr(report_inputs, "balance", lambda table: pd.DataFrame())
     run = finished("http://user:secret@127.0.0.1")
-    run.patches = SimpleNamespace(table=None, digest="d")
+    monkeypatch.setattr(report_inputs, "patches_of", lambda run: SimpleNamespace(table=None, digest="d"))
     assert "secret" not in str(facts(run))

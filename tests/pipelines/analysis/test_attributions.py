@@ -18,9 +18,10 @@ from histoblend.pipelines.analysis.attributions import (
     explorer_view,
 )
 from histoblend.pipelines.layout import COLUMNS, VALUES
-from histoblend.pipelines.results import feature_sets, feature_tables, patches_of
+from histoblend.pipelines.results import feature_sets, patches_of
 from histoblend.pipelines.tables import FeatureSets
 from histoblend.reports.sections.explorer import explore
+from tests.pipelines.stub_run import StoredHeads, StubRun
 from tests.reports.cohorts import make_patches
 
 RAW = ["colour_mean_red_whole", "colour_mean_red_centre", "nuclei_count_grey_centre", "lbp_r1-p0_grey_whole"]
@@ -64,23 +65,21 @@ def run(tmp_path_factory):
             save_head(made, folder / f"{head}_{name}")
             predictions[f"prob_{head}_{name}"] = made.predict_proba(values)[:, 1]
     patches = make_patches(table)
-    return SimpleNamespace(
-        config=config,
-        workers=2,
-        heads=(folder, {}),
-        tables=tables,
-        sets=lambda: sets,
-        patches=SimpleNamespace(pixels=patches.pixels, table=patches.table.assign(group=patches.table.slide)),
-        predictions=predictions,
-    )
+    opened = {
+        "patches": SimpleNamespace(pixels=patches.pixels, table=patches.table.assign(group=patches.table.slide)),
+        "feature sets": sets,
+        "models": StoredHeads(folder),
+        "predictions": predictions,
+    }
+    return StubRun(config, {"heads": folder, **tables}, **opened)
 
 
 @pytest.fixture(scope="module")
 def seen(run):
-    found, explained = attributions(run, run.predictions)
+    found, explained = attributions(run, run.opened["predictions"])
     gain = fitted_importance(np.arange(4) / 6, RAW, measure="gain", model="xgboost_handcrafted")
     importances = pd.concat([gain, attribution_importances(run, found, explained)], ignore_index=True)
-    return found, explained, importances, explorer_view(run, run.predictions, importances, found, explained)
+    return found, explained, importances, explorer_view(run, run.opened["predictions"], importances, found, explained)
 
 
 def test_heads_with_handcrafted_columns_are_explained_on_held_out_patches(run, seen):
@@ -96,8 +95,10 @@ def test_heads_with_handcrafted_columns_are_explained_on_held_out_patches(run, s
 
 def test_examples_and_cases_are_the_patches_that_they_name(run, seen):
     *_, view = seen
-    table = run.predictions.set_index("patch_id")
-    raw = pd.DataFrame(feature_sets(run)["context"][0], run.predictions.patch_id, feature_sets(run)["context"][1])
+    table = run.opened["predictions"].set_index("patch_id")
+    raw = pd.DataFrame(
+        feature_sets(run)["context"][0], run.opened["predictions"].patch_id, feature_sets(run)["context"][1]
+    )
     for row in view.examples.itertuples():
         assert row.value == pytest.approx(raw[row.feature][row.patch_id])
     for row in view.cases.itertuples():
@@ -139,13 +140,13 @@ def test_an_embedding_column_is_traced_to_its_feature(run):
 
 
 def test_runs_without_what_it_takes_say_less_and_do_not_fail(run):
-    only = SimpleNamespace(**vars(run))
     sets = {"embeddings": feature_sets(run)["embeddings"]}
-    only.sets, only.tables = lambda: sets, {"embeddings": feature_tables(run)["embeddings"]}
-    found, explained = attributions(only, run.predictions)
+    steps = {name: run.steps[name] for name in ("heads", "embeddings")}
+    only = StubRun(run.config, steps, **{**run.opened, "feature sets": sets})
+    found, explained = attributions(only, run.opened["predictions"])
     importances = fitted_importance(np.ones(2), EMBEDDED, measure="gain", model="xgboost_embeddings")
     assert found == {}
-    view = explorer_view(only, run.predictions, importances, found, explained)
+    view = explorer_view(only, run.opened["predictions"], importances, found, explained)
     assert view.embeddings is None
     assert len(view.examples) == len(view.bins) == len(view.cases) == 0
     explorer = explore(importances, sum_by_family(importances), {}, view)

@@ -15,6 +15,7 @@ from histoblend.pipelines.layout import DROPPED, FITTED, SETS
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.steps.heads import fit_heads, left_out_groups
 from tests.pipelines.fits import opened
+from tests.pipelines.stub_run import StoredHeads, StubRun
 
 #: Three copies of one signal, in themes and regions of their own, beside columns of noise.
 NAMES = [
@@ -68,7 +69,9 @@ def run_on(folder, values, table):
     patches = SimpleNamespace(table=table)
     folder.mkdir(exist_ok=True)
     fit_heads(config, patches, *opened(sets), folder, Quiet())
-    return SimpleNamespace(config=config, patches=patches, heads=(folder, {}), sets=lambda: sets, workers=2)
+    return StubRun(
+        config, {"heads": folder}, **{"patches": patches, "feature sets": sets, "models": StoredHeads(folder)}
+    )
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,7 +23,7 @@ from histoblend.pipelines.analysis.stain import (
 )
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.plan import plan_run
-from histoblend.pipelines.results import patches_of, predictions_of
+from histoblend.pipelines.results import patches_of, predictions_of, read_ladder
 from tests import ROOT
 
 SMALL = ["data.n=320", "data.slides=16", "split.folds=3", "data.difficulty=0.2", "engine.workers=1"]
@@ -234,13 +236,13 @@ def test_the_probe_holds_each_patch_at_each_strength_both_ways(run, probed):
     assert [name for name in table if name.startswith("prob_")] == models
     assert np.isfinite(table[models].to_numpy()).all()
     assert set(table.slide) <= set(patches_of(run).table.slide[patches_of(run).table.split == "test"])
-    assert not list((run.folder / "probes" / "stain").glob("work-*"))
+    assert not list((run.folder / "analysis" / "stain").glob("work-*"))
 
 
 def test_what_the_report_shows_agrees_with_scikit_learn(run, probed):
     table, _ = probed
     steps = pd.DataFrame({"model": ["logistic_colour", "logistic_gabor"], "threshold": [0.5, 0.4]})
-    view = stain.stain_view(run, predictions_of(run), steps)
+    view = stain.stain_view(run, run.step("stain").folder, predictions_of(run), steps)
     row = view.shifted[(view.shifted.model == "logistic_gabor") & (view.shifted.strength == 0.1)].iloc[0]
     parts = [part for _, part in table[table.strength == 0.1].groupby("draw")]
     aucs = [roc_auc_score(part.label, part.prob_logistic_gabor) for part in parts]
@@ -257,8 +259,10 @@ def test_the_probe_is_reused(run, probed, capsys):
     assert "stain: up to date" in capsys.readouterr().out
 
 
-def test_without_held_out_slides_there_is_no_probe(run, monkeypatch):
+def test_without_held_out_slides_there_is_no_probe(run, tmp_path):
     table = patches_of(run).table.assign(split="train")
     other = plan_run(run.config, run.root)
-    other.__dict__["patches"] = type("Patches", (), {"table": table})()
-    assert other.step("stain") is None
+    other.open("patches", lambda: SimpleNamespace(table=table))
+    view = stain.stain_view(other, tmp_path, predictions_of(run), read_ladder(run))
+    assert view.shifted is None
+    assert view.absent.startswith("No slides were held out")

@@ -1,6 +1,7 @@
 """Predict: the pipeline's own probabilities from files alone, whatever the batches; what is odd is said and skipped."""
 
 import json
+import shutil
 import subprocess
 import sys
 from types import ModuleType, SimpleNamespace
@@ -17,7 +18,7 @@ import histoblend.models.predictor
 import histoblend.pipelines.predict.shards
 from histoblend.data.errors import InputError
 from histoblend.data.storage.parts import Parts
-from histoblend.models.bundle import open_bundle
+from histoblend.models.bundle import INDEX, open_bundle, seal_bundle
 from histoblend.models.predictor import open_predictor
 from histoblend.pipelines.commands import baseline
 from histoblend.pipelines.config import load_config
@@ -27,7 +28,6 @@ from histoblend.pipelines.predict.folder import predict_folder
 from histoblend.pipelines.predict.shards import Options
 from histoblend.pipelines.results import feature_tables, patches_of
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.steps.outputs import write_bundle
 from tests import ROOT
 
 SMALL = ["data.n=200", "data.slides=10", "split.folds=2", "report.draws=100", "report.repeats=1", "data.difficulty=0.2"]
@@ -142,16 +142,27 @@ class Redness:
         return ((patches[..., 0].mean(axis=(1, 2)) - 180) / 10).astype(np.float32)[:, None]
 
 
+def with_more(bundle, target, stored):
+    """A bundle with an ensemble and a network beside what another one holds."""
+    shutil.copytree(bundle, target, ignore=shutil.ignore_patterns(INDEX))
+    (target / "cnn").mkdir()
+    (target / "cnn" / "cnn.json").write_text("{}")
+    (target / "ensemble.json").write_text(json.dumps(stored))
+    content = {
+        key: value for key, value in open_bundle(bundle).index.items() if key not in ("format", "files", "digest")
+    }
+    content["models"]["cnn"] = {**content["models"]["logistic_colour"], "columns": "cnn"}
+    seal_bundle(target, content)
+    return target
+
+
 @pytest.fixture
 def blended(run, tmp_path, monkeypatch):
     """A bundle with a network and an ensemble, both as the contract says and no more."""
-    (tmp_path / "cnn").mkdir()
-    (tmp_path / "cnn" / "cnn.json").write_text("{}")
     stored = {
         "default": {"members": ["logistic_colour", "logistic_context", "cnn"], "thresholds": {"youden": 0.4}},
         "without_slides": {"members": ["logistic_colour", "cnn"], "thresholds": {"youden": 0.6}},
     }
-    (tmp_path / "ensemble.json").write_text(json.dumps(stored))
     for name, content in (
         ("histoblend.models.ensemble", {"Ensemble": Mean}),
         ("histoblend.models.cnn", {"open_cnn": lambda folder: Redness() if (folder / "cnn.json").is_file() else None}),
@@ -159,12 +170,8 @@ def blended(run, tmp_path, monkeypatch):
         module = ModuleType(name)
         module.__dict__.update(content)
         monkeypatch.setitem(sys.modules, name, module)
-    steps = pd.read_csv(run.folder / "ladder.csv")
-    row = steps[steps["model"] == "logistic_colour"].assign(model="cnn", rung="cnn", head=np.nan)
-    held = SimpleNamespace(**{name: getattr(run, name) for name in ("config", "heads", "patches", "tables")})
-    held.folder = tmp_path / "run"
-    write_bundle(held, pd.concat([steps, row]), cnn=tmp_path / "cnn", ensemble=tmp_path / "ensemble.json")
-    return held
+    bundle = with_more(run.folder / "bundle", tmp_path / "run" / "bundle", stored)
+    return SimpleNamespace(folder=bundle.parent)
 
 
 @pytest.mark.parametrize(("slides", "threshold"), [(True, 0.4), (False, 0.6)])

@@ -29,10 +29,9 @@ from histoblend.pipelines.predict.slide import Geometry, heatmap
 from histoblend.pipelines.predict.slide_files import FILES
 from histoblend.pipelines.runtime.lock import run_lock
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.steps.outputs import write_bundle
 from tests import ROOT
 from tests.data.slide_files import most_reads, write_tiff
-from tests.pipelines.predict.test_folder import Mean, Redness
+from tests.pipelines.predict.test_folder import Mean, Redness, with_more
 
 SMALL = ["data.n=600", "data.slides=12", "split.folds=2", "report.draws=100", "report.repeats=1", "name=small"]
 SMALL += [
@@ -174,13 +173,10 @@ def test_no_bit_depends_on_shards_or_workers(run, slide, done, tmp_path, options
 
 
 def test_network_and_ensemble_predict_too(run, slide, tmp_path, monkeypatch):
-    (tmp_path / "cnn").mkdir()
-    (tmp_path / "cnn" / "cnn.json").write_text("{}")
     stored = {
         "default": {"members": ["logistic_context", "cnn"], "thresholds": {"youden": 0.4}},
         "without_slides": None,
     }
-    (tmp_path / "ensemble.json").write_text(json.dumps(stored))
     for name, content in (
         ("histoblend.models.ensemble", {"Ensemble": Mean}),
         ("histoblend.models.cnn", {"open_cnn": lambda _: Redness()}),
@@ -188,12 +184,7 @@ def test_network_and_ensemble_predict_too(run, slide, tmp_path, monkeypatch):
         module = ModuleType(name)
         module.__dict__.update(content)
         monkeypatch.setitem(sys.modules, name, module)
-    steps = pd.read_csv(run.folder / "ladder.csv")
-    row = steps[steps["model"] == "logistic_colour"].assign(model="cnn", rung="cnn", head=np.nan)
-    held = SimpleNamespace(**{name: getattr(run, name) for name in ("config", "heads", "patches", "tables")})
-    held.folder = tmp_path / "run"
-    write_bundle(held, pd.concat([steps, row]), cnn=tmp_path / "cnn", ensemble=tmp_path / "ensemble.json")
-    bundle = held.folder / "bundle"
+    bundle = with_more(run.folder / "bundle", tmp_path / "run" / "bundle", stored)
     found = {model: make(bundle, slide.path, tmp_path / f"map{model}", model=model)[1] for model in ("", "cnn")}
     single = make(bundle, slide.path, tmp_path / "map", model="logistic_context")[1]
     np.testing.assert_allclose(

@@ -20,7 +20,7 @@ from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.run import Run
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.steps.cnn import check_cnn, cnn_settings, cnn_spec, train_cnn
+from histoblend.pipelines.steps.cnn import check_cnn, cnn_settings, settings, train_cnn
 from tests import ROOT
 
 TINY = [
@@ -124,10 +124,9 @@ def test_all_of_the_network_can_be_trained_without_room_for_its_inputs(run: Run,
 
 
 def test_the_step_depends_on_its_options_but_not_on_the_room_for_maps() -> None:
-    plain = cnn_spec(config(), "x").identity()
-    assert cnn_spec(config("cnn.cache_gb=0"), "x").identity() == plain
-    assert cnn_spec(config("cnn.jitter=0.2"), "x").identity() != plain
-    assert cnn_spec(config("seed=1"), "x").identity() != plain
+    plain = settings(config())
+    assert settings(config("cnn.cache_gb=0")) == plain
+    assert settings(config("cnn.jitter=0.2")) != plain
 
 
 def test_auto_is_decided_for_this_machine() -> None:
@@ -172,12 +171,12 @@ def test_maps_are_those_of_held_out_patches_and_mean_what_the_network_predicts(r
 
 
 def test_maps_are_made_once_and_the_same_again(run: Run, probed: Path, tmp_path: Path) -> None:
-    assert probed == run.folder / "probes" / "saliency"
+    assert probed == run.folder / "analysis" / "saliency"
     assert set(run.step("saliency").manifest["inputs"]) == {"1-patches", "5-cnn"}
     again = plan_run(run.config, run.root)
     assert again.step("saliency").manifest["made"] == run.step("saliency").manifest["made"]
-    probe_saliency(run.config, patches_of(run), run.step("cnn").folder, tmp_path, Screen())
+    probe_saliency(patches_of(run), run.step("cnn").folder, tmp_path, run.config.seed, Screen())
     first, second = open_saliency(probed), open_saliency(tmp_path)
-    pd.testing.assert_frame_equal(patches_of(first), patches_of(second))
+    pd.testing.assert_frame_equal(first.patches, second.patches)
     pd.testing.assert_frame_equal(first.sanity, second.sanity)
     np.testing.assert_array_equal(first.last, second.last)

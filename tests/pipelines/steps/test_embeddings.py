@@ -12,7 +12,7 @@ from histoblend.features.networks.engines import Engine
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.results import patches_of
-from histoblend.pipelines.steps.embeddings import check_embeddings, embeddings_spec
+from histoblend.pipelines.steps.embeddings import check_embeddings, inputs
 from tests import ROOT
 
 TINY = ["data.n=24", "data.slides=8", "split.folds=2", "embeddings.engine=keras", "embeddings.size=32"]
@@ -41,7 +41,7 @@ def test_the_step_writes_what_the_transformer_gives_and_says_with_what(tmp_path,
     )
 
 
-def test_pretrained_weights_are_recorded_with_their_digest():
+def test_pretrained_weights_are_recorded_with_their_digest(tmp_path):
     digest = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
     assert histoblend.pipelines.steps.embeddings.weights_source("efficientnet-lite0", "imagenet") == {
         "kind": "imagenet",
@@ -49,24 +49,24 @@ def test_pretrained_weights_are_recorded_with_their_digest():
         "sha256": digest,
         "licence": "Apache-2.0",
     }
-    assert embeddings_spec(config(), "x").inputs["weights"] == f"sha256:{digest}"
+    assert inputs(plan_run(config(), tmp_path))["weights"] == f"sha256:{digest}"
 
 
 def test_another_file_of_weights_and_another_engine_rebuild(tmp_path, monkeypatch):
     file = tmp_path / "own.h5"
     file.write_bytes(b"1")
     chosen = config(f"embeddings.weights={file}")
-    first = embeddings_spec(chosen, "x")
+    run = plan_run(chosen, tmp_path)
+    first = inputs(run)
     file.write_bytes(b"2")
-    second = embeddings_spec(chosen, "x")
-    assert first.inputs["weights"] != second.inputs["weights"]
+    second = inputs(run)
+    assert first["weights"] != second["weights"]
     monkeypatch.setattr(
         "histoblend.features.networks.engines.choose_engine",
         lambda *options: Engine("keras", "jax", "bfloat16", True),
     )
-    third = embeddings_spec(chosen, "x")
-    assert third.inputs["engine"] == "Keras on jax, bfloat16, GPU"
-    assert first.config == second.config == third.config
+    third = inputs(run)
+    assert third["engine"] == "Keras on jax, bfloat16, GPU"
 
 
 @pytest.mark.parametrize(

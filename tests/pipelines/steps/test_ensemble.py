@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,12 +13,14 @@ from histoblend.models.calibration import POINTS
 from histoblend.models.ensemble import Ensemble
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.steps.ensemble import combine, ensemble_spec, member_names, verdict
-from histoblend.pipelines.steps.report import decisions_view, ensemble_view
+from histoblend.pipelines.steps.ensemble import combine, member_names, settings, verdict
+from histoblend.pipelines.steps.ladder import judge_decisions
+from histoblend.pipelines.steps.report_inputs import ensemble_view
 from histoblend.reports.evaluation.ladder import ladder
 from histoblend.reports.report_files import write_report
 from histoblend.reports.sections.ensemble import gain_words
 from tests import ROOT
+from tests.pipelines.stub_run import StubRun
 from tests.reports.cohorts import make_inputs, make_predictions, model_names
 
 RUNGS = ("prevalence", "colour", "embeddings", "context", "nuclei")
@@ -146,17 +147,17 @@ def test_the_verdict_is_plain(low, high, words):
 
 
 def test_the_key_knows_the_setting():
-    assert ensemble_spec(CONFIG, {}).identity()["config"]["combiners"] == ["mean", "weights"]
+    assert settings(CONFIG)["combiners"] == ("mean", "weights")
 
 
 def test_the_report_shows_it_and_says_when_it_did_not_run(finished, tmp_path):
     predictions, folder, outcome = finished
     merged = predictions.merge(pd.read_parquet(folder / "predictions.parquet"), on="patch_id")
-    run = SimpleNamespace(combined=True, ensemble=(folder, {"notes": outcome.notes}), config=CONFIG)
+    run = StubRun(CONFIG, {"ensemble": (folder, {"notes": outcome.notes})})
     view = ensemble_view(run)
     inputs = make_inputs(7, slides=12, test_slides=4, per_slide=20, rungs=RUNGS, heads=("logistic",))
     steps = ladder(merged, model_names(merged), draws=100)
-    decisions = decisions_view(run, merged, steps)
+    decisions = judge_decisions(run, merged, steps)
     inputs = replace(inputs, predictions=merged, ladder=steps, ensemble=view, decisions=decisions)
     text = write_report(tmp_path / "with", inputs).read_text(encoding="utf-8")
     assert gain_words(view.gains) in text.replace("&#39;", "'")

@@ -16,7 +16,7 @@ from histoblend.pipelines.config import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.steps.patches import prepare_spec
+from histoblend.pipelines.steps.patches import settings
 from histoblend.pipelines.terminal import show_audit
 from tests import ROOT
 
@@ -152,5 +152,5 @@ def test_names_never_steer_the_terminal(capsys):
 
 
 def test_the_size_of_a_pixel_makes_no_patch_again():
-    specs = [prepare_spec(load_config(ROOT / "configs" / "phantom.toml", [f"data.mpp={mpp}"])) for mpp in (0, 0.25)]
-    assert specs[0].identity() == specs[1].identity()
+    configs = [load_config(ROOT / "configs" / "phantom.toml", [f"data.mpp={mpp}"]) for mpp in (0, 0.25)]
+    assert settings(configs[0]) == settings(configs[1])
