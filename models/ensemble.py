@@ -28,7 +28,8 @@ from histoblend.models.calibration import (
     operating_points,
     read_numbers,
 )
-from histoblend.models.heads import CHOOSE_ON, LogisticHead, inner_folds
+from histoblend.models.heads.inner_folds import inner_folds
+from histoblend.models.heads.logistic import CHOOSE_ON, LogisticHead
 from histoblend.models.resampling import auc_draws, check_scores, mean_draws, slide_groups
 
 #: The ways to combine, simplest first: a later one has to earn its place.

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.features.handcrafted.families import group_columns
-from histoblend.models.bundle import load_head
+from histoblend.models.heads.registry import load_head
 from histoblend.models.inspection.column_clusters import CLUSTER_ON, RHO, Cluster, cluster_columns
 from histoblend.models.inspection.permutation import (
     COLUMNS,
@@ -27,7 +27,6 @@ from histoblend.models.inspection.permutation import (
     permutation_importance,
     stability_row,
 )
-from histoblend.models.inspection.replaced_columns import altered_scores
 from histoblend.models.names import ALONE
 from histoblend.models.resampling import even_rows, slide_groups
 from histoblend.pipelines.config import Config
@@ -244,7 +243,7 @@ def _importance(config: Config, judged: Judged) -> tuple[pd.DataFrame, pd.DataFr
                 repeats=config.report.repeats,
                 draws=config.report.draws,
                 seed=config.seed,
-                altered=partial(altered_scores, judged.head),
+                altered=judged.head.with_replaced,
             )
         )
     return _join(single, COLUMNS), _join(groups, GROUPS), stability + steady
@@ -289,7 +288,7 @@ def _shuffled(config: Config, judged: Judged) -> tuple[list[pd.DataFrame], list[
             repeats=config.report.repeats,
             draws=config.report.draws,
             seed=config.seed,
-            altered=partial(altered_scores, judged.head),
+            altered=judged.head.with_replaced,
         )
         groups.append(found)
         if kind == "family":

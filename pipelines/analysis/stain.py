@@ -17,7 +17,7 @@ from scipy.special import expit
 from skimage.color import hed_from_rgb, rgb_from_hed
 
 from histoblend.data.splits import is_known
-from histoblend.models.bundle import load_head
+from histoblend.models.heads.registry import load_head
 from histoblend.models.inspection.stain import (
     VECTORS,
     StainGroups,
