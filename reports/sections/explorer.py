@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from histoblend.models.heads.registry import HEADS, head_class
 from histoblend.models.inspection.shapley import TOGETHER, Attribution
 from histoblend.reports.evaluation.ladder import rungs_below
 from histoblend.reports.page import figures
 from histoblend.reports.page.images import centre_box, data_uri
 from histoblend.reports.page.section import Chart
 from histoblend.reports.sections.shapley_charts import beeswarm, share_table, swarm_table, waterfall
-from histoblend.reports.words import model_words
+from histoblend.reports.words import model_words, signed
 
 #: Percentiles of a feature at which a patch is shown, and how columns call them.
 LEVELS = {0.01: "q01", 0.5: "q50", 0.99: "q99"}
@@ -326,15 +327,22 @@ def _view_words(view: ExplorerView) -> dict[str, Any]:
     }
 
 
+def _embedding_importance(head: str, value: float) -> tuple[str, str]:
+    """What a column of an embedding counts for a head: the measure in words, and the value."""
+    found = head_class(head)
+    words, sign, digits = MEASURES[found.importance]
+    return f"{words} ({found.display_name})", signed(value) if sign else f"{value:.{digits}f}"
+
+
 def _embedding_rows(view: ExplorerView) -> list[dict[str, Any]] | None:
     """Leading embedding columns with the features nearest to them."""
     if view.embeddings is None:
         return None
-    heads = [name for name in view.embeddings if name in ("logistic", "xgboost")]
+    heads = [name for name in view.embeddings if name in HEADS]
     return [
         {
             "column": row["column"],
-            "heads": [(name, row[name]) for name in heads],
+            "heads": [_embedding_importance(name, row[name]) for name in heads],
             "r2": row["r2"],
             "nearest": [
                 (row[f"feature_{i}"], row[f"correlation_{i}"])
