@@ -2,7 +2,7 @@
 
 Run from the repository's root: ``python -m benchmarks.altered [rows] [columns]``. The table is that of
 ``benchmarks.heads``. Both heads are fitted on four fifths of the slides; every column of the others is shuffled in turn
-and scored by ``predict_proba`` and by ``altered_scores``. The largest difference is printed before the ratio, and one
+and scored by ``predict_proba`` and by ``with_replaced``. The largest difference is printed before the ratio, and one
 above 1e-6 ends it.
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from benchmarks.heads import SLIDES, made_up
-from histoblend.models.heads import LogisticHead, XGBoostHead
-from histoblend.models.inspection.replaced_columns import altered_scores
+from histoblend.models.heads.boosted import XGBoostHead
+from histoblend.models.heads.logistic import LogisticHead
 
 ROUNDING = 1e-6
 
@@ -28,9 +28,9 @@ def main(rows: int = 3_000, columns: int = 848) -> None:
     print(f"{len(shown):,} rows, each of {columns:,} columns shuffled once")
     for name, head in (("logistic", LogisticHead()), ("xgboost", XGBoostHead())):
         head.fit(values[~held_out], labels[~held_out], slides[~held_out])
-        altered_scores(head, shown)([0], shown[:, :1])  # compiles
+        head.with_replaced(shown)([0], shown[:, :1])  # compiles
         start = time.perf_counter()
-        score = altered_scores(head, shown)
+        score = head.with_replaced(shown)
         fast = np.array([score([place], shown[order, place : place + 1]) for place in range(columns)])
         middle = time.perf_counter()
         plain = np.array([_whole(head, shown, order, place) for place in range(columns)])

@@ -13,7 +13,8 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 from threadpoolctl import threadpool_limits
 
-from histoblend.models.heads import LogisticHead, XGBoostHead
+from histoblend.models.heads.boosted import XGBoostHead
+from histoblend.models.heads.logistic import LogisticHead
 
 SLIDES = 216
 DIRECTIONS = 40

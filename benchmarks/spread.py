@@ -33,7 +33,7 @@ from histoblend.features.networks.embeddings import embedding_compute
 from histoblend.features.networks.engines import choose_engine
 from histoblend.models.cnn import CnnSettings, Shown, Trainee, lower_network
 from histoblend.models.finetune import Lesson, fine_tune, pool
-from histoblend.models.heads import LogisticHead
+from histoblend.models.heads.logistic import LogisticHead
 
 #: Backbone and side of each embedding: the default backbone, and the one that is fine-tuned by default, at its size.
 EMBEDDINGS = {"efficientnet-lite0 at 96 px": ("efficientnet-lite0", 96)}

@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from histoblend.data.errors import InputError
-from histoblend.models.boosters import check_booster
-from histoblend.models.heads import LogisticHead, XGBoostHead
-from histoblend.models.safety import MOST_JSON, TRUSTED, check_content, read_array, read_json
+from histoblend.models.heads.head import Head
+from histoblend.models.heads.registry import head_from, trusted_types
+from histoblend.models.safety import MOST_JSON, check_content, read_array, read_json
 
 #: Raised when a reader of an earlier version could misread a bundle.
-FORMAT = 2
+FORMAT = 3
 INDEX = "bundle.json"
 #: What a run leaves beside the files of a bundle while it is made, and after; never read as a part of it.
 BESIDE = frozenset({INDEX, "manifest.json", "key.json"})
@@ -56,7 +56,7 @@ class Bundle:
         start = f"{folder}/"
         return {name[len(start) :]: content for name, content in self.contents.items() if name.startswith(start)}
 
-    def head(self, model: str) -> LogisticHead | XGBoostHead:
+    def head(self, model: str) -> Head:
         """Load a fitted head."""
         return head_from(self.inside(f"{HEADS_FOLDER}/{model}"), f"{self.folder}: {HEADS_FOLDER}/{model}")
 
@@ -77,79 +77,6 @@ class Bundle:
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(content)
         return folder / name
-
-
-def save_head(head: LogisticHead | XGBoostHead, folder: Path) -> None:
-    """Write a fitted head into ``folder``: ``head.skops``, or ``head.json`` with its boosters."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if isinstance(head, LogisticHead):
-        import skops.io
-
-        skops.io.dump(head, folder / "head.skops")
-        return
-    for number, booster in enumerate(head.boosters_):
-        booster.save_model(folder / f"booster-{number}.ubj")
-    state = {
-        "parameters": head.get_params(),
-        "classes": head.classes_.tolist(),
-        "columns": head.n_features_in_,
-        "boosters": [chosen.tolist() for chosen in head.columns_],
-    }
-    (folder / "head.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-
-
-def load_head(folder: Path) -> LogisticHead | XGBoostHead:
-    """Read a head that :func:`save_head` wrote.
-
-    Raises
-    ------
-    InputError
-        A file is missing or damaged, or holds a type that is not on the trusted list.
-    """
-    return head_from({path.name: path.read_bytes() for path in folder.glob("*") if path.is_file()}, str(folder))
-
-
-def head_from(files: Mapping[str, bytes], where: str) -> LogisticHead | XGBoostHead:
-    """Make a head from the content of its files.
-
-    Parameters
-    ----------
-    files : mapping from str to bytes
-        By name, as :func:`save_head` wrote them.
-    where : str
-        Where they come from, for messages.
-
-    Raises
-    ------
-    InputError
-        A file is missing or damaged, or holds a type that is not on the trusted list.
-    """
-    if "head.skops" in files:
-        import skops.io
-
-        check_content(f"{where}/head.skops", files["head.skops"])
-        return skops.io.loads(files["head.skops"], trusted=TRUSTED)
-    if "head.json" not in files:
-        raise InputError(f"{where}: expected head.skops, or head.json with its boosters; found neither.")
-    import xgboost
-
-    state = read_json(f"{where}/head.json", files["head.json"])
-    try:
-        head = XGBoostHead(**state["parameters"])
-        head.columns_ = [np.array(chosen) for chosen in state["boosters"]]
-        contents = [files[f"booster-{number}.ubj"] for number in range(len(head.columns_))]
-        head.classes_, head.n_features_in_ = np.array(state["classes"]), state["columns"]
-        width = head.n_features_in_
-        if len(head.classes_) != 2 or any(not 0 <= column < width for chosen in head.columns_ for column in chosen):
-            raise TypeError(f"{len(head.classes_)} classes, or a column beyond the {width} that there are")
-        for number, (content, chosen) in enumerate(zip(contents, head.columns_, strict=True)):
-            check_booster(f"{where}/booster-{number}.ubj", content, len(chosen))
-        # One thread, as it was fitted: several of ours predict at the same time.
-        head.boosters_ = [xgboost.Booster({"nthread": 1}, model_file=bytearray(content)) for content in contents]
-    except (KeyError, TypeError, AttributeError, xgboost.core.XGBoostError) as error:
-        raise InputError(f"{where}: expected an XGBoost head; got: {error}. {_AGAIN}") from error
-    head.n_trees_ = [booster.num_boosted_rounds() for booster in head.boosters_]
-    return head
 
 
 def seal_bundle(folder: Path, content: Mapping[str, Any]) -> None:
@@ -186,8 +113,9 @@ def open_bundle(folder: Path) -> Bundle:
     for name in sorted(present ^ set(listed)):
         raise InputError(f"{folder}: {name} is {'not listed' if name in present else 'missing'}. {_AGAIN}")
     contents = {name: _read_listed(folder, name, entry) for name, entry in listed.items()}
+    trusted = trusted_types()
     for name, content in contents.items():
-        check_content(f"{folder}: {name}", content)
+        check_content(f"{folder}: {name}", content, trusted)
     return Bundle(folder, index, contents)
 
 
@@ -196,11 +124,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     if not path.is_file() or path.is_symlink():
         raise InputError(f"{folder}: expected a bundle with {INDEX}; there is none. Give BUNDLE=runs/<name>/bundle.")
     index = read_json(str(path), _read_file(path, MOST_JSON + 1))
-    if index.get("format") != FORMAT:
-        raise InputError(
-            f"{folder}: expected bundle format {FORMAT}; got {index.get('format')!r}. Use the version that made it, "
-            "or make the bundle again."
-        )
+    _check_format(folder, index.get("format"))
     if not isinstance(index.get("files"), dict):
         raise InputError(f"{path}: expected a list of files; there is none. {_AGAIN}")
     for name in index["files"]:
@@ -208,6 +132,16 @@ def _read_index(folder: Path) -> dict[str, Any]:
     if index.get("digest") != index_digest(index):
         raise InputError(f"{folder}: {INDEX} was altered (its SHA-256 differs). {_AGAIN}")
     return index
+
+
+def _check_format(folder: Path, found: Any) -> None:
+    if found == FORMAT:
+        return
+    if isinstance(found, int) and found < FORMAT:
+        advice = "An earlier version made it: make the bundle again with this version."
+    else:
+        advice = "Use the version that made it, or make the bundle again with this version."
+    raise InputError(f"{folder}: expected bundle format {FORMAT}; got {found!r}. {advice}")
 
 
 def _check_name(folder: Path, name: str) -> None:

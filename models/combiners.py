@@ -10,7 +10,8 @@ import numpy as np
 
 from histoblend.data.errors import InputError
 from histoblend.models.calibration import fit_log_loss, log_losses, log_odds, read_numbers
-from histoblend.models.heads import CHOOSE_ON, LogisticHead, inner_folds
+from histoblend.models.heads.inner_folds import inner_folds
+from histoblend.models.heads.logistic import CHOOSE_ON, LogisticHead
 
 #: The ways to combine, simplest first: a later one has to earn its place.
 COMBINERS = ("mean", "rank", "weights", "stack")

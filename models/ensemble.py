@@ -27,7 +27,7 @@ from histoblend.models.calibration import (
     read_numbers,
 )
 from histoblend.models.combiners import COMBINERS, INNER_FOLDS, Combiner, fit_combiner, read_combiner
-from histoblend.models.heads import inner_folds
+from histoblend.models.heads.inner_folds import inner_folds
 from histoblend.models.resampling import auc_draws, check_scores, mean_draws, slide_groups
 
 

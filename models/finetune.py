@@ -24,7 +24,8 @@ import pandas as pd
 from histoblend.data.storage.atomic import is_sealed, write_whole
 from histoblend.features.networks.backend import choose_backend, load_keras, to_numpy
 from histoblend.models.cnn import CnnSettings, Trainee
-from histoblend.models.heads import LogisticHead, inner_folds
+from histoblend.models.heads.inner_folds import inner_folds
+from histoblend.models.heads.logistic import LogisticHead
 
 CHECKPOINT = "checkpoint.npz"
 #: One part of this many, by slide, is what a network is stopped on.

@@ -6,16 +6,13 @@ import io
 import json
 import math
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
 
 from histoblend.data.errors import InputError
-
-#: The only types of ours that a head's skops file may hold; skops itself vouches for NumPy's and the built-in ones.
-TRUSTED = ["histoblend.models.heads.LogisticHead"]
 
 #: What a ``.keras`` archive consists of.
 KERAS_MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
@@ -31,7 +28,7 @@ _KERAS_MODULES = ("keras", "builtins")
 _CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer", "__lambda__", "function", "__function__")
 
 
-def check_content(name: str, content: bytes) -> None:
+def check_content(name: str, content: bytes, trusted: Sequence[str] = ()) -> None:
     """Look at one file's bytes for what could run code.
 
     Parameters
@@ -39,6 +36,8 @@ def check_content(name: str, content: bytes) -> None:
     name : str
         The file's name, for its kind and for messages.
     content : bytes
+    trusted : sequence of str
+        The only types of ours that a skops file may hold; skops itself vouches for NumPy's and the built-in ones.
 
     Raises
     ------
@@ -49,7 +48,7 @@ def check_content(name: str, content: bytes) -> None:
     if suffix not in SUFFIXES:
         raise InputError(f"{name}: expected one of {', '.join(SUFFIXES)}; got a file of another kind. {_AWAY}")
     if suffix == ".skops":
-        _check_skops(name, content)
+        _check_skops(name, content, trusted)
     elif suffix == ".keras":
         _check_keras(name, content)
     elif suffix == ".onnx":
@@ -143,16 +142,17 @@ def _check_onnx(name: str, content: bytes) -> None:
         raise InputError(f"{name}: expected a network that holds all its numbers; got references to files. {_AWAY}")
 
 
-def _check_skops(name: str, content: bytes) -> None:
+def _check_skops(name: str, content: bytes, trusted: Sequence[str]) -> None:
     import skops.io
 
     try:
         found = skops.io.get_untrusted_types(data=content)
     except Exception as error:  # skops meets a foreign or damaged file with no common class of error
         raise InputError(f"{name}: expected a file of skops; got: {type(error).__name__}: {error}. {_AWAY}") from error
-    unknown = sorted(set(found) - set(TRUSTED))
+    unknown = sorted(set(found) - set(trusted))
     if unknown:
-        raise InputError(f"{name}: expected only {', '.join(TRUSTED)}; got {', '.join(unknown)}. {_AWAY}")
+        known = ", ".join(trusted) or "NumPy's types and built-in ones"
+        raise InputError(f"{name}: expected only {known}; got {', '.join(unknown)}. {_AWAY}")
 
 
 def _check_keras(name: str, content: bytes) -> None:

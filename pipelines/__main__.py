@@ -129,7 +129,7 @@ def _features(
 
 
 _command("embeddings", "Step 3: pretrained network embeddings.")
-_command("heads", "Step 4: logistic and XGBoost heads, out of fold and on the held-out slides.")
+_command("heads", "Step 4: heads on the feature tables, out of fold and on the held-out slides.")
 _command("cnn", "Step 5: a fine-tuned network, out of fold and on the held-out slides.")
 _command("report", "Step 7: ladder, importances, report.html and bundle.")
 _command("baseline", "Steps 1 to 4 and the report, ending with the ladder in the terminal.")

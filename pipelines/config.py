@@ -8,12 +8,18 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from histoblend.data.errors import InputError
+from histoblend.models.heads.registry import HEADS
 from histoblend.pipelines.runtime.provenance import ROOT
+
+if TYPE_CHECKING:
+    HeadName = str
+else:
+    HeadName = Literal[tuple(HEADS)]
 
 
 class _Section(BaseModel):
@@ -129,9 +135,7 @@ class EmbeddingsConfig(_Section):
 class HeadsConfig(_Section):
     """Which classifiers are fitted on which columns."""
 
-    heads: tuple[Literal["logistic", "xgboost"], ...] = Field(
-        ("logistic", "xgboost"), min_length=1, description="heads"
-    )
+    heads: tuple[HeadName, ...] = Field(tuple(HEADS), min_length=1, description="heads")
     features: tuple[Literal["colour", "families", "handcrafted", "embeddings", "both", "context"], ...] = Field(
         ("colour", "families", "handcrafted", "embeddings", "both", "context"),
         min_length=1,

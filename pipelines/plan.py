@@ -33,7 +33,7 @@ from histoblend.pipelines.steps import (
 PATCHES = ("data", "pipelines/layout.py")
 TABLES = (*PATCHES, "features", "pipelines/results.py", "pipelines/tables.py")
 CLUSTER = tuple(f"pipelines/engine/{name}.py" for name in ("cluster", "cluster_tables", "worker"))
-MODELS = (*TABLES, "models/*.py")
+MODELS = (*TABLES, "models/*.py", "models/heads")
 ANALYSES = (
     *MODELS, "models/inspection", "reports/evaluation",
     "pipelines/analysis/models.py", "pipelines/runtime/views.py",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from histoblend.models.heads.registry import HEADS, head_class
 from histoblend.models.names import split_model_name
 
-HEADS = {"logistic": "logistic regression", "xgboost": "XGBoost"}
 RUNG_WORDS = {
     "prevalence": "prevalence",
     "colour": "colour",
@@ -22,7 +22,12 @@ FEW_SLIDES = 10
 def model_words(model: str) -> str:
     """Return a model's name in words, such as ``XGBoost on all handcrafted features``."""
     rung, head = split_model_name(model)
-    return RUNG_WORDS[rung] if head is None else f"{HEADS.get(head, head)} on {RUNG_WORDS[rung]}"
+    return RUNG_WORDS[rung] if head is None else f"{head_words(head)} on {RUNG_WORDS[rung]}"
+
+
+def head_words(head: str) -> str:
+    """Return a head's name in words, such as ``logistic regression``; that of no row of the table stays as it is."""
+    return head_class(head).display_name if head in HEADS else head
 
 
 def signed(value: float) -> str:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from scipy.special import expit, logit
 
-from histoblend.models.heads import LogisticHead, XGBoostHead
+from histoblend.models.heads.head import Head
 from histoblend.models.resampling import draw_slides, percentile_interval
 
 #: Shares of the patches below a point of the curve.
@@ -26,12 +24,12 @@ def grid(values: np.ndarray) -> np.ndarray:
 class PartialDependence:
     """Mean prediction over patches when one feature is set to a value in all of them.
 
-    What a feature cannot change is computed once: of trees, only those that split on it are walked anew, and a linear
-    model moves by its coefficient. On 2,248 columns that is a small part of predicting every point anew.
+    A head computes only what a feature can change. On 2,248 columns that is a small part of predicting every point
+    again.
 
     Parameters
     ----------
-    head : LogisticHead or XGBoostHead
+    head : Head
         Fitted.
     X : ndarray of shape (n, features), float
 
@@ -40,66 +38,14 @@ class PartialDependence:
     Friedman (2001), Annals of Statistics 29:1189-1232, section 8.2.
     """
 
-    def __init__(self, head: LogisticHead | XGBoostHead, X: np.ndarray) -> None:
-        self._head, self._X = head, X.astype(np.float32)
+    def __init__(self, head: Head, X: np.ndarray) -> None:
         self._log_odds = logit(head.predict_proba(X)[:, 1])
-        boosters = () if isinstance(head, LogisticHead) else zip(head.columns_, head.boosters_, strict=True)
-        self._trees = [(chosen, _Trees(booster, self._X[:, chosen])) for chosen, booster in boosters]
+        self._changes = head.log_odds_changes(X.astype(np.float32))
 
     def __call__(self, column: int, points: np.ndarray) -> np.ndarray:
         """Mean probability of a positive at each of the points of a column, ndarray of shape (points,), float64."""
-        points = np.asarray(points, dtype=np.float32)
-        moved = np.zeros((len(points), len(self._X)))
-        if isinstance(self._head, LogisticHead):
-            moved += (self._head.coef_[0] / self._head.scale_)[column] * (points[:, None] - self._X[:, column])
-        for chosen, trees in self._trees:
-            place = int(np.searchsorted(chosen, column))
-            if place < len(chosen) and chosen[place] == column:
-                moved += trees.moved(place, points) / len(self._trees)
+        moved = self._changes(column, np.asarray(points, dtype=np.float32))
         return np.asarray(expit(self._log_odds + moved).mean(axis=1))
-
-
-class _Trees:
-    """The nodes of a booster side by side, and the patches, of shape (n, features), float32, that walk them."""
-
-    def __init__(self, booster: Any, X: np.ndarray) -> None:
-        self._X = X
-        nodes = booster.trees_to_dataframe()
-        place = pd.Series(np.arange(len(nodes)), index=nodes["ID"].to_numpy())
-        self._leaf = (nodes["Feature"] == "Leaf").to_numpy()
-        self._feature = np.where(self._leaf, 0, nodes["Feature"].str[1:].where(~self._leaf, "0")).astype(int)
-        self._split = nodes["Split"].fillna(0).to_numpy(dtype=np.float32)
-        # A leaf leads to itself, so that all paths have one length.
-        here = np.arange(len(nodes))
-        self._yes, self._no = (
-            np.where(self._leaf, here, place.reindex(nodes[side]).fillna(0)).astype(int) for side in ("Yes", "No")
-        )
-        self._value = np.where(self._leaf, nodes["Gain"], 0.0)
-        self._tree = nodes["Tree"].to_numpy()
-        self._roots = np.flatnonzero(nodes["Node"] == 0)
-
-    def moved(self, column: int, points: np.ndarray) -> np.ndarray:
-        """Change of log odds when a column takes each of the points, ndarray of shape (points, n)."""
-        trees = np.unique(self._tree[(self._feature == column) & ~self._leaf])
-        # Columns that these trees look at, and no others: the rest would only be copied.
-        used = np.unique(self._feature[np.isin(self._tree, trees) & ~self._leaf])
-        if not len(used):
-            return np.zeros((len(points), len(self._X)))
-        now = self._X[:, used]
-        changed = np.tile(now, (len(points), 1))
-        changed[:, np.searchsorted(used, column)] = np.repeat(points, len(now))
-        before, after = (self._walk(table, used, self._roots[trees]) for table in (now, changed))
-        return after.reshape(len(points), len(now)) - before
-
-    def _walk(self, table: np.ndarray, used: np.ndarray, roots: np.ndarray) -> np.ndarray:
-        """Sum of the leaves that each row ends in, ndarray of shape (n,); `table` holds the used columns."""
-        look = np.searchsorted(used, self._feature).clip(max=len(used) - 1)
-        rows = np.arange(len(table))[:, None]
-        node = np.broadcast_to(roots, (len(table), len(roots)))
-        while not self._leaf[node].all():
-            left = table[rows, look[node]] < self._split[node]
-            node = np.where(left, self._yes[node], self._no[node])
-        return np.asarray(self._value[node].sum(axis=1))
 
 
 def positive_shares(

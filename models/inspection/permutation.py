@@ -81,7 +81,7 @@ def permutation_drops(
         More patches than this are thinned at random, to bound the time; None keeps all.
     altered : callable, optional
         Quicker than `predict` where few columns change: takes the table and gives what scores it with some columns
-        replaced, such as :func:`models.inspection.replaced_columns.altered_scores` does.
+        replaced, such as :meth:`models.heads.head.Head.with_replaced` does.
     progress : callable, optional
         Called with 1 after each unit.
 

@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.features.handcrafted.families import parse_column
-from histoblend.models.contributions import contributions
-from histoblend.models.heads import LogisticHead, XGBoostHead
+from histoblend.models.heads.head import Head
 from histoblend.models.inspection.importance import COLUMNS
 from histoblend.models.resampling import mean_draws, percentile_interval
 
@@ -53,12 +52,12 @@ class Attribution:
         return np.asarray(100 * (ranks - 1) / max(len(ranks) - 1, 1))
 
 
-def attribute(head: LogisticHead | XGBoostHead, X: np.ndarray, columns: Sequence[str]) -> Attribution:
+def attribute(head: Head, X: np.ndarray, columns: Sequence[str]) -> Attribution:
     """Share out what a model says of patches.
 
     Parameters
     ----------
-    head : LogisticHead or XGBoostHead
+    head : Head
         Fitted.
     X : ndarray of shape (n, columns), float
         Patches of slides that the head has never seen.
@@ -81,7 +80,7 @@ def attribute(head: LogisticHead | XGBoostHead, X: np.ndarray, columns: Sequence
     """
     if X.ndim != 2 or X.shape[1] != len(columns) or not len(X):
         raise ValueError(f"X must have shape (n, {len(columns)}), n at least 1; got {X.shape}.")
-    shares, base = contributions(head, X)
+    shares, base = head.contributions(X)
     families = np.array([parse_column(name).family for name in columns])
     single = np.flatnonzero(~np.isin(families, TOGETHER))
     joint = [family for family in TOGETHER if (families == family).any()]

@@ -11,7 +11,7 @@ from sklearn.metrics import roc_auc_score
 
 from histoblend.data.splits import grouped_folds
 from histoblend.features.handcrafted.families import parse_column
-from histoblend.models.heads import LogisticHead
+from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.metrics import measure, slide_table
 from histoblend.models.resampling import auc_draws, percentile_interval, slide_groups
 

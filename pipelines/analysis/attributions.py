@@ -12,7 +12,7 @@ import pandas as pd
 from histoblend.data.patches import find_patches
 from histoblend.data.splits import patch_groups
 from histoblend.models.calibration import youden_threshold
-from histoblend.models.heads import LogisticHead
+from histoblend.models.heads.registry import head_class
 from histoblend.models.inspection.embedding_columns import MOST_PATCHES, explain_columns, leading_columns
 from histoblend.models.inspection.partial_dependence import PartialDependence, grid, positive_shares
 from histoblend.models.inspection.shapley import (
@@ -231,12 +231,15 @@ def _examples(values: np.ndarray, features: list[str], part: pd.DataFrame) -> pd
 
 
 def _cases(predictions: pd.DataFrame, found: Mapping[str, Attribution], explained: pd.DataFrame) -> pd.DataFrame:
-    """Single patches of the best explained XGBoost head (or of what there is), out of fold: ``case, model, …``."""
+    """Single patches of the best explained head, out of fold: ``case, model, …``.
+
+    Heads in which columns act together come first: a sum of one term for each column has less to show.
+    """
     from sklearn.metrics import roc_auc_score
 
     columns = ["case", "model", "patch_id", "place", "score", "threshold"]
     train = predictions[predictions["split"] == "train"]
-    models = [model for model in found if model.startswith("xgboost")] or list(found)
+    models = [model for model in found if not _additive(model)] or list(found)
     if not models:
         return pd.DataFrame(columns=columns)
     model = max(models, key=lambda each: roc_auc_score(train["label"], train[f"prob_{each}"]))
@@ -245,6 +248,10 @@ def _cases(predictions: pd.DataFrame, found: Mapping[str, Attribution], explaine
     cases = choose_cases(explained["label"].to_numpy(), scores, threshold)
     rows = [(case, model, explained["patch_id"].iloc[row], row, scores[row], threshold) for case, row in cases.items()]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _additive(model: str) -> bool:
+    return head_class(model.partition("_")[0]).additive
 
 
 def explain_embeddings(run: Run) -> pd.DataFrame | None:
@@ -257,10 +264,7 @@ def explain_embeddings(run: Run) -> pd.DataFrame | None:
         return None
     (raw, features), (table, names) = (read_values(tables[name].folder) for name in ("features", "embeddings"))
     heads = {str(name): models_of(run).head(f"{name}_embeddings") for name in run.config.heads.heads}
-    weights = {
-        name: head.coef_[0] if isinstance(head, LogisticHead) else head.feature_importances_
-        for name, head in heads.items()
-    }
+    weights = {name: head.importances for name, head in heads.items()}
     leading = leading_columns(weights)
     patches = patches_of(run).table
     groups = pd.factorize(patch_groups(patches))[0]

@@ -24,7 +24,6 @@ from histoblend.models.inspection.importance import (
 )
 from histoblend.models.inspection.importance_stability import fold_stability, stability_row
 from histoblend.models.inspection.permutation import dropped_importance, group_permutation, permutation_importance
-from histoblend.models.inspection.replaced_columns import altered_scores
 from histoblend.models.names import ALONE
 from histoblend.models.resampling import even_rows, slide_groups
 from histoblend.pipelines.analysis.models import models_of
@@ -272,7 +271,7 @@ def _importance(config: Config, judged: Judged) -> tuple[pd.DataFrame, pd.DataFr
                 repeats=config.report.repeats,
                 draws=config.report.draws,
                 seed=config.seed,
-                altered=partial(altered_scores, judged.head),
+                altered=judged.head.with_replaced,
             )
         )
     return _join(single, COLUMNS), _join(groups, GROUPS), stability + steady
@@ -317,7 +316,7 @@ def _shuffled(config: Config, judged: Judged) -> tuple[list[pd.DataFrame], list[
             repeats=config.report.repeats,
             draws=config.report.draws,
             seed=config.seed,
-            altered=partial(altered_scores, judged.head),
+            altered=judged.head.with_replaced,
         )
         groups.append(found)
         if kind == "family":

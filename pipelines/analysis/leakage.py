@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.splits import base_groups, grouped_folds, is_known
-from histoblend.models.heads import LogisticHead
+from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.metrics import bootstrap, measure
 from histoblend.models.resampling import percentile_interval, slide_groups
 from histoblend.pipelines.config import Config

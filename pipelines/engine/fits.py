@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from histoblend.models.heads import HEADS
+from histoblend.models.heads.registry import new_head
 from histoblend.pipelines.tables import Table
 
 
@@ -24,7 +24,7 @@ class FitTask:
     name : str
         Part of the names of files.
     head : str
-        Row of :data:`models.heads.HEADS`.
+        Row of :data:`models.heads.registry.HEADS`.
     rows : ndarray of int
         Rows to learn from.
     labels, groups : ndarray of shape (len(rows),)
@@ -84,7 +84,7 @@ def fit(
     # One thread in every fit: matrix products then add in one order, whatever the number of cores and workers.
     inside, outside = (values[part] if columns is None else values[np.ix_(part, columns)] for part in (rows, out))
     with threadpool_limits(1):
-        model = HEADS[head](seed).fit(inside, labels, groups)
+        model = new_head(head, seed).fit(inside, labels, groups)
         predicted = model.predict_proba(outside)[:, 1]
     return predicted, model, time.perf_counter() - started
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from histoblend.data.storage.atomic import sync_tree
 from histoblend.data.storage.parts import Parts
-from histoblend.models.bundle import save_head
 from histoblend.pipelines.runtime.artefacts import file_digest
 
 
@@ -63,7 +62,7 @@ class KeptFits:
         """Keep a fit; first store its fitted head in a folder of the step, where one is named."""
         if folder:
             shutil.rmtree(self.step / folder, ignore_errors=True)
-            save_head(head, self.step / folder)
+            head.save(self.step / folder)
             sync_tree(self.step / folder)
         arrays: dict[str, Any] = {
             "predicted": fit.predicted,

@@ -1,19 +1,19 @@
-"""Heads on a table that is spread over a cluster's memories: logistic regression by sums, XGBoost by xgboost.dask."""
+"""Heads on a table that is spread over a cluster's memories."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from histoblend.data.storage.store import Store, StoredArray
-from histoblend.models.heads import HEADS, LogisticHead, XGBoostHead
-from histoblend.models.spread import blocks_of, fit_logistic
+from histoblend.models.heads.registry import new_head
+from histoblend.models.spread import blocks_of
 from histoblend.pipelines.engine.cluster import Cluster, explained
 from histoblend.pipelines.engine.fits import FitTask, Fitted
 from histoblend.pipelines.engine.worker_fits import pack, read_probabilities
@@ -23,6 +23,9 @@ from histoblend.pipelines.engine.worker_fits import pack, read_probabilities
 BLOCKS = 64
 FEWEST_ROWS = 256
 MOST_BYTES = 64_000_000
+
+#: Functions on blocks that no head has for itself.
+SPREAD = "histoblend.models.spread"
 
 #: Partial sums that are added up on a worker before they travel.
 TOGETHER = 32
@@ -71,107 +74,10 @@ class SpreadFits:
         for task in tasks:
             started = time.perf_counter()
             with explained():
-                head: Any = HEADS[task.head](task.seed)
-                grow = self._logistic if isinstance(head, LogisticHead) else self._xgboost
-                grow(head, task)
+                head = new_head(task.head, task.seed).fit_spread(SpreadTask(self, task))
                 predicted = self._predict(head, task)
             # Of all workers' threads, whether they had to do or waited: what the fit kept busy.
             yield predicted, head, (time.perf_counter() - started) * self.cluster.threads()
-
-    def _logistic(self, head: LogisticHead, task: FitTask) -> None:
-        chosen = np.arange(len(self.columns)) if task.columns is None else task.columns
-        blocks = self.blocks
-        if task.columns is not None:
-            blocks = self._on_blocks("take", [np.arange(high - low) for low, high in self._spans()], columns=chosen)
-        rows = head.choosers(len(task.rows))
-        pieces = self._pieces(task.rows[rows], chosen)
-        count = len(task.rows)
-        chooser = self.cluster.spread(
-            "histoblend.models.spread", "choose_strength",
-            [task.head], [task.seed], [task.labels[rows]], [task.groups[rows]], [count], *([piece] for piece in pieces),
-        )  # fmt: skip
-        head.choose(chooser[0].result())
-        known = np.full(self.edges[-1], -1, np.int8)
-        known[task.rows] = task.labels
-        # Sent with a task, not scattered: what a lost worker held can then be made again.
-        labels = self.cluster.spread(
-            "histoblend.models.spread", "keep", [known[low:high] for low, high in self._spans()]
-        )
-        fit_logistic(head, partial(self._total, blocks, labels), task.labels, len(chosen))
-
-    def _total(self, blocks: list[Any], labels: list[Any], name: str, *arguments: Any) -> np.ndarray:
-        """Sum of a function of models/spread.py over all blocks, in their order."""
-        shared = [self.cluster.spread("histoblend.models.spread", "keep", [argument])[0] for argument in arguments]
-        parts = self.cluster.spread(
-            "histoblend.models.spread", name, blocks, labels, *([one] * len(blocks) for one in shared)
-        )
-        groups = [parts[at : at + TOGETHER] for at in range(0, len(parts), TOGETHER)]
-        sums = [
-            self.cluster.spread("histoblend.models.spread", "add_up", *([part] for part in group))[0]
-            for group in groups
-        ]
-        total: np.ndarray = np.sum(np.stack(self.cluster.client.gather(sums)), axis=0)
-        return total
-
-    def _xgboost(self, head: XGBoostHead, task: FitTask) -> None:
-        width = len(self.columns) if task.columns is None else len(task.columns)
-        names = np.arange(width) if task.columns is None else task.columns
-        head.columns_, head.boosters_ = [], []
-        for inside, outside, chosen in head.plan(task.labels, task.groups, width):
-            trees = head.trees if len(outside) else min(head.fewest, head.trees)
-            parameters = head.parameters(len(chosen))
-            booster = self._grow(parameters, task.rows[inside], task.labels[inside], names[chosen], trees, head.bins)
-            if len(outside):
-                pieces = self._pieces(task.rows[outside], names[chosen])
-                content = bytes(booster.save_raw("ubj"))
-                best = self.cluster.spread(
-                    "histoblend.models.spread", "best_trees",
-                    [task.head], [task.seed], [content], [task.labels[outside]], *([piece] for piece in pieces),
-                )  # fmt: skip
-                booster = booster[: best[0].result()]
-            booster.set_param({"nthread": 1})
-            head.columns_.append(chosen)
-            head.boosters_.append(booster)
-        head.classes_, head.n_features_in_ = np.array([0, 1]), width
-        head.n_trees_ = [booster.num_boosted_rounds() for booster in head.boosters_]
-
-    def _grow(
-        self,
-        parameters: dict[str, Any],
-        rows: np.ndarray,
-        labels: np.ndarray,
-        columns: np.ndarray,
-        trees: int,
-        bins: int,
-    ) -> Any:
-        """Grow trees by xgboost.dask; again from the start where a worker goes meanwhile."""
-        import dask.array as da
-        from dask.delayed import delayed
-        from xgboost.dask import DaskQuantileDMatrix, train
-
-        client = self.cluster.client
-        for tried in range(TRIES):
-            pieces = self._pieces(rows, columns)
-            sizes = [len(local) for local in blocks_of(rows, self.edges) if len(local)]
-            table = da.concatenate(
-                [
-                    da.from_delayed(delayed(piece), (size, len(columns)), np.float32)
-                    for piece, size in zip(pieces, sizes, strict=True)
-                ]
-            )
-            known = da.from_array(labels.astype(np.float32), chunks=(tuple(sizes),))
-            try:
-                with client.as_current():
-                    matrix = DaskQuantileDMatrix(client, table, known, max_bin=bins)
-                    return train(client, parameters, matrix, num_boost_round=trees)["booster"]
-            except Exception as error:  # whichever of XGBoost, Dask and the system notices first
-                if tried == TRIES - 1:
-                    raise
-                self.cluster.screen.warn(
-                    f"a worker went while trees grew ({type(error).__name__}): they are grown again"
-                )
-                self.cluster.wait()
-        raise AssertionError("the last try returns or raises")
 
     def _predict(self, head: Any, task: FitTask) -> np.ndarray:
         """Probabilities of the rows to predict: written by the workers as Parquet, a file a block."""
@@ -190,16 +96,110 @@ class SpreadFits:
             self.place.remove(name)
         return np.concatenate(predicted)
 
-    def _pieces(self, rows: np.ndarray, columns: np.ndarray) -> list[Any]:
+    def pieces(self, rows: np.ndarray, columns: np.ndarray) -> list[Any]:
         """Futures of some rows and columns, one for each block that holds any, where the block lies."""
         local = blocks_of(rows, self.edges)
-        return [one for one, inside in zip(self._on_blocks("take", local, columns), local, strict=True) if len(inside)]
+        return [one for one, inside in zip(self.on_blocks("take", local, columns), local, strict=True) if len(inside)]
 
-    def _on_blocks(self, name: str, rows: list[np.ndarray], columns: np.ndarray) -> list[Any]:
-        return self.cluster.spread("histoblend.models.spread", name, self.blocks, rows, [columns] * len(rows))
+    def on_blocks(self, name: str, rows: list[np.ndarray], columns: np.ndarray) -> list[Any]:
+        """Futures of a function of models/spread.py on some rows and columns of every block."""
+        return self.cluster.spread(SPREAD, name, self.blocks, rows, [columns] * len(rows))
 
-    def _spans(self) -> list[tuple[int, int]]:
+    def spans(self) -> list[tuple[int, int]]:
+        """First row of each block, and of the next."""
         return list(zip(self.edges[:-1], self.edges[1:], strict=True))
+
+
+@dataclass(frozen=True)
+class SpreadTask:
+    """The rows and columns that one fit learns from: a :class:`models.heads.head.SpreadTable`.
+
+    Attributes
+    ----------
+    fits : SpreadFits
+    task : FitTask
+    """
+
+    fits: SpreadFits
+    task: FitTask
+
+    @property
+    def labels(self) -> np.ndarray:
+        """0 or 1, ndarray of shape (n,)."""
+        return self.task.labels
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Slides, ndarray of shape (n,)."""
+        return self.task.groups
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return len(self._columns)
+
+    def total(self, module: str, name: str, *arguments: Any) -> np.ndarray:
+        """Sum of a function over all blocks, in their order."""
+        cluster = self.fits.cluster
+        blocks, labels = self._blocks
+        shared = [cluster.spread(SPREAD, "keep", [argument])[0] for argument in arguments]
+        parts = cluster.spread(module, name, blocks, labels, *([one] * len(blocks) for one in shared))
+        groups = [parts[at : at + TOGETHER] for at in range(0, len(parts), TOGETHER)]
+        sums = [cluster.spread(SPREAD, "add_up", *([part] for part in group))[0] for group in groups]
+        total: np.ndarray = np.sum(np.stack(cluster.client.gather(sums)), axis=0)
+        return total
+
+    def call(self, module: str, name: str, rows: np.ndarray, columns: np.ndarray | None, *arguments: Any) -> Any:
+        """What a function makes of some rows, which one worker gets in pieces after the other arguments."""
+        pieces = self.fits.pieces(self.task.rows[rows], self._columns if columns is None else self._columns[columns])
+        every = [[argument] for argument in (*arguments, *pieces)]
+        return self.fits.cluster.spread(module, name, *every)[0].result()
+
+    def grow_trees(
+        self, parameters: dict[str, Any], rows: np.ndarray, columns: np.ndarray, trees: int, bins: int
+    ) -> Any:
+        """Grow trees by xgboost.dask; again from the start where a worker goes meanwhile."""
+        import dask.array as da
+        from dask.delayed import delayed
+        from xgboost.dask import DaskQuantileDMatrix, train
+
+        cluster, client = self.fits.cluster, self.fits.cluster.client
+        here, chosen = self.task.rows[rows], self._columns[columns]
+        for tried in range(TRIES):
+            pieces = self.fits.pieces(here, chosen)
+            sizes = [len(local) for local in blocks_of(here, self.fits.edges) if len(local)]
+            table = da.concatenate(
+                [
+                    da.from_delayed(delayed(piece), (size, len(chosen)), np.float32)
+                    for piece, size in zip(pieces, sizes, strict=True)
+                ]
+            )
+            known = da.from_array(self.labels[rows].astype(np.float32), chunks=(tuple(sizes),))
+            try:
+                with client.as_current():
+                    matrix = DaskQuantileDMatrix(client, table, known, max_bin=bins)
+                    return train(client, parameters, matrix, num_boost_round=trees)["booster"]
+            except Exception as error:  # whichever of XGBoost, Dask and the system notices first
+                if tried == TRIES - 1:
+                    raise
+                cluster.screen.warn(f"a worker went while trees grew ({type(error).__name__}): they are grown again")
+                cluster.wait()
+        raise AssertionError("the last try returns or raises")
+
+    @functools.cached_property
+    def _columns(self) -> np.ndarray:
+        return np.arange(len(self.fits.columns)) if self.task.columns is None else self.task.columns
+
+    @functools.cached_property
+    def _blocks(self) -> tuple[list[Any], list[Any]]:
+        """Blocks of the fit's columns, and their labels: -1 for rows that are not learned from."""
+        spans, blocks = self.fits.spans(), self.fits.blocks
+        if self.task.columns is not None:
+            blocks = self.fits.on_blocks("take", [np.arange(high - low) for low, high in spans], self._columns)
+        known = np.full(self.fits.edges[-1], -1, np.int8)
+        known[self.task.rows] = self.task.labels
+        # Sent with a task, not scattered: what a lost worker held can then be made again.
+        return blocks, self.fits.cluster.spread(SPREAD, "keep", [known[low:high] for low, high in spans])
 
 
 def rows_of_block(shape: tuple[int, ...]) -> int:

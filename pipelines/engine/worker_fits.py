@@ -14,7 +14,7 @@ import numpy as np
 
 from histoblend.data.errors import InputError
 from histoblend.data.storage.store import Store, StoredArray
-from histoblend.models.bundle import head_from, save_head
+from histoblend.models.heads.registry import head_from
 
 _reading = threading.Lock()
 
@@ -78,7 +78,7 @@ def read_probabilities(store: Store, name: str) -> np.ndarray:
 def pack(model: Any, predicted: np.ndarray, seconds: float) -> bytes:
     """A fitted head with its predictions, as one file without pickle."""
     with tempfile.TemporaryDirectory() as folder:
-        save_head(model, Path(folder))
+        model.save(Path(folder))
         files = {path.name: np.frombuffer(path.read_bytes(), np.uint8) for path in Path(folder).iterdir()}
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {f"file-{name}": content for name, content in files.items()}

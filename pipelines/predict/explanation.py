@@ -16,7 +16,6 @@ from histoblend.data.patches import CENTRE
 from histoblend.data.sources.folder import UnlabelledImages
 from histoblend.data.sources.labels import printable
 from histoblend.data.storage.atomic import write_whole
-from histoblend.models.contributions import contributions
 from histoblend.models.predictor import CNN, Blend, Predictor, needs_slides
 from histoblend.pipelines.runtime.artefacts import write_json
 from histoblend.pipelines.runtime.screen import Screen
@@ -119,7 +118,7 @@ def column_shares(predictor: Predictor, model: str, pixels: np.ndarray) -> list[
 
     values = predictor(pixels)
     row = predictor.row_values(model, np.concatenate([values.raw, values.embedding], axis=1))[0]
-    shares = contributions(predictor.heads[model], row[None])[0][0]
+    shares = predictor.heads[model].contributions(row[None])[0][0]
     sentences = {column.name: column.sentence for column in columns()}
     names = predictor.bundle.index["columns"][model.partition("_")[2]]
     return [

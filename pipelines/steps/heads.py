@@ -176,7 +176,7 @@ def out_of_fold(
     Parameters
     ----------
     head : str
-        Row of :data:`models.heads.HEADS`.
+        Row of :data:`models.heads.registry.HEADS`.
     fitter : Fitter
     table : DataFrame
         ``label, slide, split, fold``, rows as in the fitter's table.
@@ -244,7 +244,7 @@ def refit_without(
     Parameters
     ----------
     heads : sequence of str
-        Rows of :data:`models.heads.HEADS`.
+        Rows of :data:`models.heads.registry.HEADS`.
     fitter : Fitter
     groups : mapping from str to list of int
         Columns to leave out, by name.

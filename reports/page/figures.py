@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from histoblend.models.heads.registry import HEADS
 from histoblend.models.names import RUNGS, split_model_name
 from histoblend.reports.words import span
 
@@ -19,7 +20,9 @@ BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", 
 #: Not theirs, but as easily told from the others.
 BROWN = "#8C510A"
 RUNG_COLOURS = dict(zip(RUNGS, (INK, SKY, GREEN, ORANGE, VERMILLION, PURPLE, BROWN, BLUE), strict=True))
-HEAD_DASHES = {"logistic": "solid", "xgboost": "dash"}
+#: Heads in the order of their table, as far as the dashes and symbols last; others are dotted lines of circles.
+HEAD_DASHES = dict(zip(HEADS, ("solid", "dash", "dashdot", "longdash"), strict=False))
+HEAD_SYMBOLS = dict(zip(HEADS, ("circle", "diamond-open", "square-open", "triangle-up-open"), strict=False))
 RUNG_DASHES = {"cnn": "solid", "ensemble": "solid"}
 Marks = Mapping[str, tuple[str, str, str]]
 SPLIT_MARKS: Marks = {"oof": ("out-of-fold", BLUE, "circle"), "test": ("test slides", VERMILLION, "diamond-open")}

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from histoblend.models.heads.registry import HEADS, head_class
 from histoblend.models.inspection.shapley import TOGETHER
 from histoblend.reports.evaluation.explorer import MEASURES, ExplorerView, _order, _single
 from histoblend.reports.evaluation.ladder import rungs_below
@@ -16,7 +17,7 @@ from histoblend.reports.page import figures
 from histoblend.reports.page.images import centre_box, data_uri
 from histoblend.reports.page.section import Chart
 from histoblend.reports.sections.shapley_charts import beeswarm, share_table, swarm_table, waterfall
-from histoblend.reports.words import model_words
+from histoblend.reports.words import model_words, signed
 
 #: Features a model's table holds, at most.
 TABLE_ROWS = 300
@@ -195,15 +196,22 @@ def _view_words(view: ExplorerView) -> dict[str, Any]:
     }
 
 
+def _embedding_importance(head: str, value: float) -> tuple[str, str]:
+    """What a column of an embedding counts for a head: the measure in words, and the value."""
+    found = head_class(head)
+    words, sign, digits = MEASURES[found.importance]
+    return f"{words} ({found.display_name})", signed(value) if sign else f"{value:.{digits}f}"
+
+
 def _embedding_rows(view: ExplorerView) -> list[dict[str, Any]] | None:
     """Leading embedding columns with the features nearest to them."""
     if view.embeddings is None:
         return None
-    heads = [name for name in view.embeddings if name in ("logistic", "xgboost")]
+    heads = [name for name in view.embeddings if name in HEADS]
     return [
         {
             "column": row["column"],
-            "heads": [(name, row[name]) for name in heads],
+            "heads": [_embedding_importance(name, row[name]) for name in heads],
             "r2": row["r2"],
             "nearest": [
                 (row[f"feature_{i}"], row[f"correlation_{i}"])

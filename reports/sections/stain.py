@@ -16,6 +16,7 @@ from histoblend.reports.page.figures import (
     BROWN,
     GREEN,
     HEAD_DASHES,
+    HEAD_SYMBOLS,
     INK,
     ORANGE,
     PURPLE,
@@ -324,7 +325,7 @@ def stain_shifts(curves: pd.DataFrame, measure: str) -> Figure:
             "text": [f"{short_name(model)}, {_shift_text(row)}" for row in part.to_dict("records")],
             "hoverinfo": "text",
             "line": {"color": colour, "width": 1.5, "dash": HEAD_DASHES.get(str(head), "solid")},
-            "marker": {"color": colour, "symbol": "diamond-open" if head == "xgboost" else "circle", "size": 7},
+            "marker": {"color": colour, "symbol": HEAD_SYMBOLS.get(str(head), "circle"), "size": 7},
         }
         if f"{measure}_low" in part:
             trace["error_y"] = {

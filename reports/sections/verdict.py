@@ -10,7 +10,7 @@ import pandas as pd
 
 from histoblend.models.inspection.stain import StainGroups
 from histoblend.models.names import RUNGS, split_model_name
-from histoblend.reports.words import FEW_SLIDES, HEADS, RUNG_WORDS, model_words, signed, span
+from histoblend.reports.words import FEW_SLIDES, RUNG_WORDS, head_words, model_words, signed, span
 
 Row = dict[str, Any]
 
@@ -123,7 +123,7 @@ def _steps(rows: list[Row]) -> str:
         rung, head = split_model_name(row["model"])
         other = RUNG_WORDS[split_model_name(row["below"])[0]] if head else model_words(row["below"])
         interval = f"{signed(row['gain_low'])} to {signed(row['gain_high'])}"
-        by = f"{HEADS.get(head, head)} " if head else ""
+        by = f"{head_words(head)} " if head else ""
         gains.setdefault(f"{RUNG_WORDS[rung]} over {other}", []).append(f"{by}{signed(row['gain'])}, {interval}")
     return "; ".join(f"{step} ({'; '.join(heads)})" for step, heads in gains.items())
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from histoblend.data.errors import InputError
-from histoblend.models.bundle import index_digest, load_head, open_bundle, save_head, seal_bundle
-from histoblend.models.heads import HEADS
+from histoblend.models.bundle import index_digest, open_bundle, seal_bundle
+from histoblend.models.heads.registry import HEADS, load_head, new_head
 from histoblend.models.safety import check_content
 
 
@@ -20,13 +20,13 @@ def fitted():
     y = rng.integers(0, 2, 200)
     X = rng.normal(size=(200, 5)).astype(np.float32)
     X[:, 1] += y
-    return {name: make(0).fit(X, y, np.arange(200) // 10) for name, make in HEADS.items()}, X
+    return {name: new_head(name, 0).fit(X, y, np.arange(200) // 10) for name in HEADS}, X
 
 
 @pytest.fixture
 def bundle(fitted, tmp_path):
     for name, head in fitted[0].items():
-        save_head(head, tmp_path / "b" / "heads" / name)
+        head.save(tmp_path / "b" / "heads" / name)
     np.save(tmp_path / "b" / "numbers.npy", np.arange(3))
     (tmp_path / "b" / "state.json").write_text('{"kept": 1}')
     seal_bundle(tmp_path / "b", {"run": "r"})
@@ -125,7 +125,15 @@ np.save(PICKLED, np.array([{"an": "object"}], dtype=object), allow_pickle=True)
         (lambda b: (b / "heads/logistic/head.skops").unlink(), r"heads/logistic/head.skops is missing"),
         (lambda b: (b / "extra.pkl").write_bytes(b"x"), r"extra.pkl is not listed"),
         (link, "state.json is a link"),
-        (lambda b: rewrite(b, lambda index: index.update(format=3)), "expected bundle format 2; got 3"),
+        (
+            lambda b: rewrite(b, lambda index: index.update(format=2)),
+            r"b: expected bundle format 3; got 2\. An earlier version made it: make the bundle again with this "
+            r"version\.$",
+        ),
+        (
+            lambda b: rewrite(b, lambda index: index.update(format=4)),
+            r"b: expected bundle format 3; got 4\. Use the version that made it, or make the bundle again",
+        ),
         (lambda b: (b / "bundle.json").write_text("{"), "expected JSON"),
         (lambda b: (b / "bundle.json").write_text("[]"), "expected a JSON object; got list"),
         (lambda b: (b / "bundle.json").write_text("[" * 10**6), "expected JSON"),
@@ -150,9 +158,9 @@ np.save(PICKLED, np.array([{"an": "object"}], dtype=object), allow_pickle=True)
         (foreign("a.keras", archive({}, "code.py")), "alone; got 'code.py'"),
     ],
     ids=[
-        "byte", "longer", "missing", "foreign file", "link", "newer", "broken", "no object", "deep", "huge", "no index",
-        "index", "up", "up inside", "absolute", "drive", "empty", "pickle", "objects", "list", "no archive", "lambda",
-        "module", "registered", "member",
+        "byte", "longer", "missing", "foreign file", "link", "older", "newer", "broken", "no object", "deep", "huge",
+        "no index", "index", "up", "up inside", "absolute", "drive", "empty", "pickle", "objects", "list", "no archive",
+        "lambda", "module", "registered", "member",
     ],
 )  # fmt: skip
 def test_a_spoilt_bundle_is_refused(bundle, spoil, message):
@@ -188,10 +196,13 @@ def test_a_pickle_in_a_head_is_never_loaded(bundle, tmp_path):
 def test_a_type_that_is_not_trusted_is_refused(bundle):
     import skops.io
 
-    from histoblend.models.heads import XGBoostHead
+    from histoblend.models.heads.boosted import XGBoostHead
 
     foreign("heads/logistic/head.skops", skops.io.dumps({"head": XGBoostHead()}))(bundle)
-    with pytest.raises(InputError, match=r"expected only models.heads.LogisticHead; got models.heads.XGBoostHead"):
+    words = (
+        "expected only histoblend.models.heads.logistic.LogisticHead; got histoblend.models.heads.boosted.XGBoostHead"
+    )
+    with pytest.raises(InputError, match=words):
         open_bundle(bundle)
 
 

@@ -189,7 +189,7 @@ def test_a_number_of_epochs_can_be_given_and_no_slide_is_set_aside(
 
 
 def test_without_epochs_it_is_the_head_alone(trainee: Trainee, lesson: Lesson, tmp_path: Path) -> None:
-    from histoblend.models.heads import LogisticHead
+    from histoblend.models.heads.logistic import LogisticHead
 
     settings = CnnSettings(**{**vars(SETTINGS), "epochs": 0})
     _, predict = tune(trainee, lesson, tmp_path, settings)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from histoblend.models.bundle import load_head
+from histoblend.models.heads.registry import load_head
 from histoblend.pipelines.runtime.artefacts import Finished
 from histoblend.pipelines.runtime.screen import Screen
 

@@ -11,7 +11,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from histoblend.data.errors import InputError
-from histoblend.models.bundle import load_head, open_bundle
+from histoblend.models.bundle import open_bundle
+from histoblend.models.heads.registry import load_head
 from histoblend.models.names import ALONE
 from histoblend.pipelines.commands import baseline, explain, one_step
 from histoblend.pipelines.config import load_config

@@ -9,7 +9,7 @@ import pytest
 from histoblend.data.phantom.patches import phantom
 from histoblend.data.splits import assign_splits, patch_groups
 from histoblend.features.handcrafted import families
-from histoblend.models.heads import HEADS
+from histoblend.models.heads.registry import new_head
 from histoblend.models.inspection.importance import COLUMNS as IMPORTANCE_COLUMNS
 from histoblend.models.inspection.permutation import dropped_importance, group_permutation
 from histoblend.models.inspection.stain import StainView, shift_curves, stain_families, stain_groups
@@ -46,7 +46,7 @@ def altered(confound):
     places = {f"logistic_{family}": [i for i, name in enumerate(COLUMNS) if name.startswith(f"{family}_")]
               for family in ("colour", "nuclei")}  # fmt: skip
     heads = {
-        model: HEADS["logistic"](0).fit(values[train][:, columns], labels, patch_groups(split)[train])
+        model: new_head("logistic", 0).fit(values[train][:, columns], labels, patch_groups(split)[train])
         for model, columns in places.items()
     }
     sample = choose_sample(split, seed=0)
@@ -71,7 +71,7 @@ def test_the_planted_cause_leads(confound, leading, other, head):
     values, split = cohort(confound)
     train = (split["split"] == "train").to_numpy()
     labels, groups = split["label"].to_numpy(), patch_groups(split)
-    fitted = HEADS[head](0).fit(values[train], labels[train], groups[train])
+    fitted = new_head(head, 0).fit(values[train], labels[train], groups[train])
     found, _ = group_permutation(
         lambda X: fitted.predict_proba(X)[:, 1],
         values[~train],
@@ -115,7 +115,7 @@ def test_the_centre_leads_where_tumour_lies_on_either_side_of_its_border(head):
     values, split = cohort(0.0)
     train = (split["split"] == "train").to_numpy()
     labels, groups = split["label"].to_numpy(), patch_groups(split)
-    fitted = HEADS[head](0).fit(values[train], labels[train], groups[train])
+    fitted = new_head(head, 0).fit(values[train], labels[train], groups[train])
     judged = ~train & ((labels == 1) | split["tumour_in_ring"].to_numpy(dtype=bool))
     found, _ = group_permutation(
         lambda X: fitted.predict_proba(X)[:, 1],

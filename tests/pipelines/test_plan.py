@@ -44,9 +44,9 @@ def imported(module):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names if alias.name.startswith("histoblend.")]
             found |= {name.removeprefix("histoblend.").replace(".", "/") for name in names}
-        # What a cluster's workers import by name.
+        # What is imported by its name: heads, and what a cluster's workers call.
         if isinstance(node, ast.Constant) and str(node.value).startswith("histoblend."):
-            name = str(node.value).removeprefix("histoblend.").replace(".", "/")
+            name = str(node.value).partition(":")[0].removeprefix("histoblend.").replace(".", "/")
             found |= {name} if (ROOT / f"{name}.py").is_file() else set()
     return frozenset(found)
 

@@ -190,7 +190,7 @@ def test_ids_and_slides_are_text_in_the_report(hostile):
 def test_a_poisoned_run_folder_runs_nothing(hostile, tmp_path, faults):
     """Every file of every step replaced by a payload, and its digest in the manifest made to fit."""
     touched, tried = tmp_path / "touched", 0
-    from histoblend.models.bundle import load_head
+    from histoblend.models.heads.registry import load_head
     from histoblend.pipelines.steps.report import audit_view
     from histoblend.pipelines.tables import read_values
 
@@ -337,12 +337,15 @@ def test_paths_of_a_bundle_that_lead_outside_are_refused(sound, faults):
 def test_a_type_beyond_the_list_is_refused_in_a_skops_file(faults):
     import skops.io
 
-    from histoblend.models.heads import XGBoostHead
+    from histoblend.models.heads.boosted import XGBoostHead
+    from histoblend.models.heads.registry import trusted_types
 
     named = [XGBoostHead(), Path("x"), subprocess.Popen, os.system, re.compile("a")]
     for value in named:
-        with pytest.raises(InputError, match=r"expected only models.heads.LogisticHead; got ") as found:
-            check_content("head.skops", skops.io.dumps({"head": value}))
+        with pytest.raises(
+            InputError, match=r"expected only histoblend.models.heads.logistic.LogisticHead; got "
+        ) as found:
+            check_content("head.skops", skops.io.dumps({"head": value}), trusted_types())
     faults("a type that is not on the list in a skops file", len(named), len(named), f"error: {found.value}")
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from sklearn.inspection import partial_dependence as oracle
 
-from histoblend.models.heads import LogisticHead, XGBoostHead
+from histoblend.models.heads.boosted import XGBoostHead
+from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.inspection.partial_dependence import PartialDependence, grid, positive_shares
 
 

@@ -1,5 +1,3 @@
-from functools import partial
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,7 +5,8 @@ from sklearn.inspection import permutation_importance as oracle
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
-from histoblend.models.heads import LogisticHead, XGBoostHead
+from histoblend.models.heads.boosted import XGBoostHead
+from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.inspection.importance import COLUMNS, GROUPS, fitted_groups, fitted_importance, sum_by_family
 from histoblend.models.inspection.permutation import (
     dropped_importance,
@@ -15,7 +14,6 @@ from histoblend.models.inspection.permutation import (
     permutation_drops,
     permutation_importance,
 )
-from histoblend.models.inspection.replaced_columns import altered_scores
 
 NAMES = ["colour_mean_red_whole", "colour_mean_red_centre", "nuclei_count_grey_centre", "nuclei_area_grey_whole"]
 
@@ -174,7 +172,7 @@ def test_the_quick_way_to_shuffle_gives_the_same_drops(planted, head):
 
     units = [[0], [1, 2], [3], [0, 1, 2, 3]]
     slow = permutation_drops(predict, X, y, units, groups, repeats=3, draws=50)
-    quick = permutation_drops(predict, X, y, units, groups, repeats=3, draws=50, altered=partial(altered_scores, head))
+    quick = permutation_drops(predict, X, y, units, groups, repeats=3, draws=50, altered=head.with_replaced)
     np.testing.assert_allclose(quick.values, slow.values, atol=1e-9)
     np.testing.assert_allclose(quick.drawn, slow.drawn, atol=1e-9)
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.special import logit
 
-from histoblend.models.heads import LogisticHead, XGBoostHead
+from histoblend.models.heads.boosted import XGBoostHead
+from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.inspection.importance import COLUMNS
 from histoblend.models.inspection.shapley import attribute, choose_cases, shapley_importance
 from histoblend.models.resampling import even_rows

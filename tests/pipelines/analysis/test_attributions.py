@@ -7,8 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoblend.models.bundle import save_head
-from histoblend.models.heads import HEADS
+from histoblend.models.heads.registry import HEADS, new_head
 from histoblend.models.inspection.importance import fitted_importance, sum_by_family
 from histoblend.models.inspection.partial_dependence import grid
 from histoblend.pipelines.analysis.attributions import (
@@ -60,9 +59,9 @@ def run(tmp_path_factory):
     predictions = table.copy()
     for name, (values, _) in sets.items():
         for head in heads.heads:
-            made = HEADS[head](0).set_params(**({"trees": 20, "fewest": 15} if head == "xgboost" else {"folds": 2}))
+            made = new_head(head, 0).set_params(**({"trees": 20, "fewest": 15} if head == "xgboost" else {"folds": 2}))
             made.fit(values[train], table["label"][train], slide[train])
-            save_head(made, folder / f"{head}_{name}")
+            made.save(folder / f"{head}_{name}")
             predictions[f"prob_{head}_{name}"] = made.predict_proba(values)[:, 1]
     patches = make_patches(table)
     opened = {

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoblend.models.heads import HEADS
+from histoblend.models.heads.registry import HEADS
 from histoblend.models.inspection.importance import COLUMNS, GROUPS
 from histoblend.pipelines.analysis.importances import by_measure, importances
 from histoblend.pipelines.config import Config

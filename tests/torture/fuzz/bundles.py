@@ -17,6 +17,7 @@ from tests.torture.fuzz.driver import instrumented, main, mutate_bytes, mutate_j
 
 with instrumented("models", "skops"):
     from histoblend.models.bundle import INDEX, index_digest, open_bundle, seal_bundle
+    from histoblend.models.heads.registry import trusted_types
     from histoblend.models.predictor import choose_blends, open_predictor
     from histoblend.models.safety import check_content
     from histoblend.pipelines.predict.folder import version_warnings
@@ -68,7 +69,7 @@ def read(content: bytes) -> None:
     source, names = sound()
     name, content = names[content[0] % len(names)] if content else names[0], content[1:]
     with contextlib.suppress(InputError):
-        check_content(name, content)
+        check_content(name, content, trusted_types())
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place, "bundle")
         shutil.copytree(source, folder)

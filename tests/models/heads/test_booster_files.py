@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histoblend.data.errors import InputError
-from histoblend.models.boosters import check_booster
+from histoblend.models.heads.booster_files import check_booster
 
 
 @pytest.fixture(scope="module")

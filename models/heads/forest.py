@@ -1,73 +1,44 @@
-"""Scores of a head when a few columns of a table are replaced, at the cost of what those columns touch."""
+"""XGBoost's trees, walked by rows of which a few columns change, at the cost of what those columns touch."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import numba
 import numpy as np
+import pandas as pd
 
-from histoblend.models.heads import LogisticHead, XGBoostHead
+from histoblend.models.heads.head import ReplacedScores
 
 #: Leaves are counted in these, so that sums are exact and rows that reach the same leaves score the same.
 _UNIT = 2.0**-40
 
-#: Takes places of columns and their new values, (n, columns), and gives the probability of a positive, (n,).
-Altered = Callable[[Sequence[int], np.ndarray], np.ndarray]
 
-
-def altered_scores(head: LogisticHead | XGBoostHead, X: np.ndarray) -> Altered:
-    """Prepare a table for many small changes.
-
-    Logistic regression adds up columns, and most trees split on few: shuffling one of 848 columns touches 5 of 580
-    trees. What is not touched is not computed again.
+def replaced_scores(columns: Sequence[np.ndarray], boosters: Sequence[Any], X: np.ndarray) -> ReplacedScores:
+    """Prepare a table for many small changes; see :meth:`models.heads.head.Head.with_replaced`.
 
     Parameters
     ----------
-    head : LogisticHead or XGBoostHead
-        Fitted.
-    X : ndarray of shape (n, n_features), float
-        Finite.
-
-    Returns
-    -------
-    callable
-        (places, values of shape (n, places)) to scores (n,), float64: the head's own probabilities of X with these
-        columns replaced, to rounding. X itself stays as it is.
+    columns : sequence of ndarray of int
+        Columns of each booster.
+    boosters : sequence of xgboost.Booster
+        Their log odds are averaged.
+    X : ndarray of shape (n, n_features), dtype float32
     """
-    if isinstance(head, LogisticHead):
-        return _linear(head, X)
-    return _trees(head, np.ascontiguousarray(X, dtype=np.float32))
-
-
-def _linear(head: LogisticHead, X: np.ndarray) -> Altered:
     from scipy.special import expit
 
-    weights = head.coef_[0] / head.scale_
-    margin = X @ weights + (head.intercept_[0] - head.mean_ @ weights)
-
-    def score(places: Sequence[int], values: np.ndarray) -> np.ndarray:
-        moved = (values - X[:, list(places)]).astype(np.float64) @ weights[list(places)]
-        scores: np.ndarray = expit(margin + moved)
-        return scores
-
-    return score
-
-
-def _trees(head: XGBoostHead, X: np.ndarray) -> Altered:
-    from scipy.special import expit
-
-    forest, touching = _forest(head)
+    forest, touching = _flat_trees(columns, boosters)
     everything = np.arange(len(forest[0]))
     before = np.empty((len(everything), len(X)), np.int64)
     _leaf_values(X, everything, *forest, before)
     total = before.sum(axis=0)
-    share = _UNIT / len(head.boosters_)
+    share = _UNIT / len(boosters)
     # What XGBoost adds to the leaves of all rows, from the first.
     margins = [
         float(booster.inplace_predict(np.ascontiguousarray(X[:1, chosen]), predict_type="margin")[0])
-        for chosen, booster in zip(head.columns_, head.boosters_, strict=True)
+        for chosen, booster in zip(columns, boosters, strict=True)
     ]
     base = np.mean(margins) - share * total[0]
     table = X.copy()
@@ -87,7 +58,9 @@ def _trees(head: XGBoostHead, X: np.ndarray) -> Altered:
     return score
 
 
-def _forest(head: XGBoostHead) -> tuple[tuple[np.ndarray, ...], dict[int, np.ndarray]]:
+def _flat_trees(
+    columns: Sequence[np.ndarray], boosters: Sequence[Any]
+) -> tuple[tuple[np.ndarray, ...], dict[int, np.ndarray]]:
     """All boosters' trees as flat arrays, and the trees that split on each column.
 
     Returns
@@ -101,7 +74,7 @@ def _forest(head: XGBoostHead) -> tuple[tuple[np.ndarray, ...], dict[int, np.nda
     parts: list[tuple[np.ndarray, ...]] = []
     touching: dict[int, list[int]] = {}
     size = 0
-    for chosen, booster in zip(head.columns_, head.boosters_, strict=True):
+    for chosen, booster in zip(columns, boosters, strict=True):
         model = json.loads(bytes(booster.save_raw("json")))
         for tree in model["learner"]["gradient_booster"]["model"]["trees"]:
             left = np.array(tree["left_children"])
@@ -138,3 +111,46 @@ def _leaf_values(
             while left[node] >= 0:
                 node = first + (left[node] if table[row, column[node]] < value[node] else right[node])
             out[number, row] = leaf[node]
+
+
+class TreeWalk:
+    """The nodes of a booster side by side, and the patches, of shape (n, features), float32, that walk them."""
+
+    def __init__(self, booster: Any, X: np.ndarray) -> None:
+        self._X = X
+        nodes = booster.trees_to_dataframe()
+        place = pd.Series(np.arange(len(nodes)), index=nodes["ID"].to_numpy())
+        self._leaf = (nodes["Feature"] == "Leaf").to_numpy()
+        self._feature = np.where(self._leaf, 0, nodes["Feature"].str[1:].where(~self._leaf, "0")).astype(int)
+        self._split = nodes["Split"].fillna(0).to_numpy(dtype=np.float32)
+        # A leaf leads to itself, so that all paths have one length.
+        here = np.arange(len(nodes))
+        self._yes, self._no = (
+            np.where(self._leaf, here, place.reindex(nodes[side]).fillna(0)).astype(int) for side in ("Yes", "No")
+        )
+        self._value = np.where(self._leaf, nodes["Gain"], 0.0)
+        self._tree = nodes["Tree"].to_numpy()
+        self._roots = np.flatnonzero(nodes["Node"] == 0)
+
+    def moved(self, column: int, points: np.ndarray) -> np.ndarray:
+        """Change of log odds when a column takes each of the points, ndarray of shape (points, n)."""
+        trees = np.unique(self._tree[(self._feature == column) & ~self._leaf])
+        # Columns that these trees look at, and no others: the rest would only be copied.
+        used = np.unique(self._feature[np.isin(self._tree, trees) & ~self._leaf])
+        if not len(used):
+            return np.zeros((len(points), len(self._X)))
+        now = self._X[:, used]
+        changed = np.tile(now, (len(points), 1))
+        changed[:, np.searchsorted(used, column)] = np.repeat(points, len(now))
+        before, after = (self._walk(table, used, self._roots[trees]) for table in (now, changed))
+        return after.reshape(len(points), len(now)) - before
+
+    def _walk(self, table: np.ndarray, used: np.ndarray, roots: np.ndarray) -> np.ndarray:
+        """Sum of the leaves that each row ends in, ndarray of shape (n,); `table` holds the used columns."""
+        look = np.searchsorted(used, self._feature).clip(max=len(used) - 1)
+        rows = np.arange(len(table))[:, None]
+        node = np.broadcast_to(roots, (len(table), len(roots)))
+        while not self._leaf[node].all():
+            left = table[rows, look[node]] < self._split[node]
+            node = np.where(left, self._yes[node], self._no[node])
+        return np.asarray(self._value[node].sum(axis=1))
