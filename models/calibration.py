@@ -14,14 +14,17 @@ from histoblend.models.resampling import check_scores, mean_draws, percentile_in
 #: Probabilities are kept this far from 0 and 1 before their log-odds are taken: ±13.8.
 LIMIT = 1e-6
 
+#: The same where single patches are ranked or explained, and confident ones must still differ: ±27.6.
+CLOSEST = 1e-12
+
 #: Operating points, and the share that the first two ask for.
 POINTS = ("sensitivity-0.95", "specificity-0.95", "best-f1", "youden")
 WANTED = 0.95
 
 
-def log_odds(probability: np.ndarray) -> np.ndarray:
-    """Natural logarithm of the odds, float64; probabilities closer than :data:`LIMIT` to 0 or 1 are moved there."""
-    kept = np.clip(np.asarray(probability, dtype=np.float64), LIMIT, 1 - LIMIT)
+def log_odds(probability: np.ndarray, limit: float = LIMIT) -> np.ndarray:
+    """Natural logarithm of the odds, float64; probabilities closer than `limit` to 0 or 1 are moved there."""
+    kept = np.clip(np.asarray(probability, dtype=np.float64), limit, 1 - limit)
     return np.log(kept) - np.log1p(-kept)
 
 

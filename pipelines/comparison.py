@@ -15,7 +15,14 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.pipelines.layout import LADDER, PREDICTIONS
-from histoblend.pipelines.runtime.artefacts import MANIFEST, file_digest, read_manifest, replace_folder, write_json
+from histoblend.pipelines.runtime.artefacts import (
+    MANIFEST,
+    file_digest,
+    flat_keys,
+    read_manifest,
+    replace_folder,
+    write_json,
+)
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.reports.evaluation.ladder import COLUMNS as LADDER_COLUMNS
 from histoblend.reports.evaluation.pairing import RunResults
@@ -139,7 +146,11 @@ def read_run(folder: Path) -> RunResults:
         predictions = pd.read_parquet(folder / PREDICTIONS)
         ladder = pd.read_csv(folder / LADDER)
         facts = json.loads((folder / REPORT / FACTS).read_text(encoding="utf-8"))
-        flat = {key: value for key, value in _flat(facts["configuration"]).items() if key != "name"}
+        flat = {
+            key: ", ".join(map(str, value)) if isinstance(value, list) else value
+            for key, value in flat_keys(facts["configuration"]).items()
+            if key != "name"
+        }
         made = _made(facts, facts["steps"])
         lacking = sorted({*COLUMNS} - {*predictions.columns}) + sorted({*LADDER_COLUMNS} - {*ladder.columns})
         if lacking:
@@ -170,13 +181,3 @@ def _made(facts: Mapping[str, Any], steps: Mapping[str, Mapping[str, Any]]) -> d
         found |= {f"{name}.{key}": value for key, value in kept.items()}
         found |= {f"libraries.{library}": version for library, version in step.get("libraries", {}).items()}
     return found
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, object]:
-    flat: dict[str, object] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list) else value
-    return flat

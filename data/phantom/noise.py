@@ -11,11 +11,16 @@ Perlin (1985), An image synthesizer, SIGGRAPH (lattice noise).
 import numpy as np
 from numba import njit
 
+from histoblend.data.kernel_cache import tied
+
 LATTICE = 64
 BROAD, WARP, FINE, MOTTLE, ISLAND, THICKNESS = 0, 1, 2, 3, 4, 5  # planes of noise
 PERIODS = np.array([26.0, 19.0, 1.9, 4.6, 37.0, 45.0])
+
 # No fastmath: it would let the compiler reorder sums, and the bytes would differ between machines.
-compiled = njit(cache=True, nogil=True, error_model="numpy")
+compiled = tied(
+    njit(cache=True, nogil=True, error_model="numpy"), "cells", "drawing", "noise", "optics", "patch_record", "tissue"
+)
 
 
 @compiled

@@ -7,6 +7,7 @@ from math import inf
 
 import numpy as np
 
+from histoblend.data.kernel_cache import tied
 from histoblend.features.handcrafted.channels import Planes
 from histoblend.features.handcrafted.column import REGION_WORDS, Column, Row
 from histoblend.features.handcrafted.kernel import kernel, part
@@ -20,6 +21,9 @@ from histoblend.features.handcrafted.nucleus_graphs import (
     standard_deviation,
 )
 from histoblend.features.handcrafted.nucleus_shape import mark_border, measure_shape
+
+_FILES = ("nuclei_segmentation", "nucleus_graphs", "nucleus_shape")
+_spanning_kernel, _spanning_part = tied(kernel, *_FILES), tied(part, *_FILES)
 
 #: One number a region.
 PATCH = (
@@ -142,7 +146,7 @@ def _quantile90(values: np.ndarray, n: int, highest: np.ndarray) -> float:
     return highest[wanted - 1] + (after - highest[wanted - 1]) * (position - rank)
 
 
-@part
+@_spanning_part
 def _pool(
     n: int, table: np.ndarray, height: int, width: int, values: np.ndarray, room: np.ndarray, out: np.ndarray
 ) -> None:
@@ -182,7 +186,7 @@ def _pool(
                 out[84 + k] = inner / central - (total - inner) / (n - central)
 
 
-@kernel
+@_spanning_kernel
 def _nuclei_kernel(planes: np.ndarray, table: np.ndarray) -> None:
     n, height, width = planes.shape
     pixels = height * width

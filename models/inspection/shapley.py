@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.features.handcrafted.families import parse_column
+from histoblend.models.calibration import CLOSEST, log_odds
 from histoblend.models.heads.head import Head
 from histoblend.models.inspection.importance import COLUMNS
 from histoblend.models.resampling import mean_draws, percentile_interval
@@ -150,7 +151,7 @@ def choose_cases(labels: np.ndarray, scores: np.ndarray, threshold: float) -> di
         threshold in log odds, one of each class. A kind that no patch is of is left out; no patch stands twice.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
-    distance = np.abs(_log_odds(scores) - _log_odds(np.array(threshold)))
+    distance = np.abs(log_odds(scores, CLOSEST) - log_odds(np.array(threshold), CLOSEST))
     positive, above = labels == 1, scores >= threshold
     wanted = {
         "confident and right: positive": (positive & above, -scores),
@@ -166,8 +167,3 @@ def choose_cases(labels: np.ndarray, scores: np.ndarray, threshold: float) -> di
         if len(rows):
             chosen[case] = int(rows[np.argmin(order[rows])])
     return chosen
-
-
-def _log_odds(probability: np.ndarray) -> np.ndarray:
-    inside = np.clip(probability, 1e-12, 1 - 1e-12)
-    return np.asarray(np.log(inside) - np.log1p(-inside))

@@ -16,6 +16,7 @@ from histoblend.data.patches import CENTRE
 from histoblend.data.sources.folder import UnlabelledImages
 from histoblend.data.sources.labels import printable
 from histoblend.data.storage.atomic import write_whole
+from histoblend.models.calibration import CLOSEST, log_odds
 from histoblend.models.predictor import CNN, Blend, Predictor, needs_slides
 from histoblend.pipelines.runtime.artefacts import write_json
 from histoblend.pipelines.runtime.screen import Screen
@@ -145,12 +146,7 @@ def _score(predictor: Predictor, model: str, pixels: np.ndarray) -> np.ndarray:
     """Log odds by one member, ndarray of shape (n,)."""
     if model == CNN and predictor.cnn is not None:
         return np.asarray(predictor.cnn(pixels)[:, 0], dtype=np.float64)
-    return _log_odds(predictor(pixels).members[:, predictor.members.index(model)])
-
-
-def _log_odds(probability: np.ndarray) -> np.ndarray:
-    inside = np.clip(probability, 1e-12, 1 - 1e-12)
-    return np.asarray(np.log(inside) - np.log1p(-inside))
+    return log_odds(predictor(pixels).members[:, predictor.members.index(model)], CLOSEST)
 
 
 def occlusion(score: Callable[[np.ndarray], np.ndarray], patch: np.ndarray) -> np.ndarray:

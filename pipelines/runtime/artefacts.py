@@ -284,16 +284,17 @@ def _why_not_reuse(folder: Path, identity: dict[str, Any], rebuild: bool) -> str
 
 
 def _difference(manifest: Mapping[str, Any], identity: Mapping[str, Any]) -> str:
-    old = {"seed": manifest.get("seed"), **_flat(manifest.get("config", {}))}
-    new = {"seed": identity["seed"], **_flat(identity["config"])}
+    old = {"seed": manifest.get("seed"), **flat_keys(manifest.get("config", {}))}
+    new = {"seed": identity["seed"], **flat_keys(identity["config"])}
     keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     return "; ".join(f"{key} was {old.get(key)!r}, is now {new.get(key)!r}" for key in keys)
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_keys(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+        flat |= flat_keys(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
 
 

@@ -57,3 +57,8 @@ class Section:
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     data: Any = None
     nav: str = ""
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows of a table as dictionaries from column name to value, as templates take them."""
+    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]

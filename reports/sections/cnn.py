@@ -16,7 +16,7 @@ from histoblend.models.resampling import mean_draws, percentile_interval, slide_
 from histoblend.reports.evaluation.saliency import SaliencyView
 from histoblend.reports.page import figures
 from histoblend.reports.page.images import centre_box, photo_uri
-from histoblend.reports.page.section import Chart, Section
+from histoblend.reports.page.section import Chart, Section, records
 from histoblend.reports.words import FEW_SLIDES, signed
 
 ABSENT = "Step 5, the fine-tuned network, is no part of this run: `make ensemble` adds it, unless cnn.enabled is false."
@@ -318,7 +318,7 @@ def sanity_summary(table: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFram
 def sanity_words(checks: pd.DataFrame) -> str:
     """Say whether maps depend on what was learned."""
     last = checks[(checks["map"] == "last") & checks["rank"].notna()]
-    rows = [{str(name): value for name, value in row.items()} for row in last.to_dict("records")]
+    rows = records(last)
     drawn = [row for row in rows if row["part"] != "other"]
     if not drawn:
         return "Maps are too coarse, or too flat, to be compared with those of random networks."
@@ -356,7 +356,7 @@ def _sized(row: Mapping[str, Any]) -> str:
 def _share_rows(shares: pd.DataFrame) -> list[dict[str, Any]]:
     words = {**OUTCOMES, "positive": "All positives", "negative": "All negatives"}
     named = shares.assign(words=shares.outcome.map(words), map_words=shares["map"].map(MAP_WORDS))
-    return [{str(name): value for name, value in row.items()} for row in named.to_dict("records")]
+    return records(named)
 
 
 def _galleries(view: SaliencyView, patches: Patches) -> dict[str, Any]:

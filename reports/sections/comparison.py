@@ -14,7 +14,7 @@ from histoblend.models.names import ALONE
 from histoblend.reports.evaluation.ladder import rungs_below
 from histoblend.reports.evaluation.pairing import BEST, Pairing, RunResults, best_model, differences, pair
 from histoblend.reports.page import figures
-from histoblend.reports.page.section import Chart, Section
+from histoblend.reports.page.section import Chart, Section, records
 from histoblend.reports.words import model_words, signed, span
 
 #: As many as there are colours that are easily told apart.
@@ -193,7 +193,7 @@ def _paired_section(pairs: Sequence[tuple[RunResults, RunResults, Pairing]], pai
         absent = "No two of these runs can be compared patch by patch. " + " ".join(notes)
         return Section("paired", "Paired differences", None, absent=absent, nav="Paired")
     models = [BEST, *rungs_below([model for model in dict.fromkeys(paired.model) if model != BEST])]
-    rows = [{str(key): value for key, value in row.items()} for row in paired.to_dict("records")]
+    rows = records(paired)
     for row in rows:
         row["mark"] = "up" if row["auc_low"] > 0 else "down" if row["auc_high"] < 0 else "open"
         row["words"] = "best of each" if row["model"] == BEST else figures.short_name(row["model"])

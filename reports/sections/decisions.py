@@ -12,7 +12,7 @@ from histoblend.models.calibration import WANTED, shift_prevalence
 from histoblend.reports.evaluation.decisions import DecisionsView
 from histoblend.reports.evaluation.net_benefit import useful_range
 from histoblend.reports.page import figures
-from histoblend.reports.page.section import Chart, Section
+from histoblend.reports.page.section import Chart, Section, records
 from histoblend.reports.sections.ensemble import CALIBRATOR_WORDS
 from histoblend.reports.words import model_words
 
@@ -49,10 +49,10 @@ def decisions_section(view: DecisionsView | None) -> Section:
         "parts": _parts(view),
         "useful": _useful_words(view),
         "calibrators": _calibrators(view.calibrators),
-        "operating": [{**row, "words": POINT_WORDS[row["point"]]} for row in _records(view.operating)],
+        "operating": [{**row, "words": POINT_WORDS[row["point"]]} for row in records(view.operating)],
         "prevalence": view.prevalence,
         "consequences": [
-            {**row, **consequences(row, view.prevalence, view.prevalence)} for row in _records(view.operating)
+            {**row, **consequences(row, view.prevalence, view.prevalence)} for row in records(view.operating)
         ],
         "per": PER,
         "point_words": POINT_WORDS,
@@ -92,16 +92,12 @@ def consequences(row: Mapping[str, Any], old: float, new: float) -> dict[str, fl
     }
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(key): value for key, value in row.items()} for row in table.to_dict("records")]
-
-
 def _data(view: DecisionsView) -> dict[str, Any]:
     """What the slider computes with; missing rates as null."""
     kept = ("point", "split", "threshold", "sensitivity", "specificity")
     rows = [
         {name: None if isinstance(row[name], float) and np.isnan(row[name]) else row[name] for name in kept}
-        for row in _records(view.operating)
+        for row in records(view.operating)
     ]
     return {"prevalence": view.prevalence, "per": PER, "points": rows}
 
@@ -112,7 +108,7 @@ def _parts(view: DecisionsView) -> list[dict[str, Any]]:
     for model in reversed(list(dict.fromkeys(view.decomposition.model))):
         found = view.decomposition[view.decomposition.model == model]
         for split in dict.fromkeys(found.split):
-            measures = {str(row["measure"]): row for row in _records(found[found.split == split])}
+            measures = {str(row["measure"]): row for row in records(found[found.split == split])}
             rows.append({"model": model, "split": split, "measures": measures})
     return rows
 
@@ -120,7 +116,7 @@ def _parts(view: DecisionsView) -> list[dict[str, Any]]:
 def _calibrators(table: pd.DataFrame | None) -> list[dict[str, Any]]:
     if table is None:
         return []
-    return _records(table.assign(words=table.calibrator.map(CALIBRATOR_WORDS)))
+    return records(table.assign(words=table.calibrator.map(CALIBRATOR_WORDS)))
 
 
 def _charts(view: DecisionsView) -> dict[str, Chart]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.patches import Patches, find_patches
+from histoblend.models.calibration import log_odds
 from histoblend.models.names import ALONE, RUNGS
 from histoblend.reports.evaluation.flags import FEWEST_SLIDES, flag_errors, flag_words
 from histoblend.reports.evaluation.ladder import SPLITS, judged_rows
@@ -32,7 +33,6 @@ TITLES = {
     "false-negatives": "Confident false negatives",
     "borderline": "Closest to the threshold",
 }
-_TINY = 1e-6
 
 
 def errors_section(
@@ -126,7 +126,7 @@ def choose_errors(predictions: pd.DataFrame, model: str, threshold: float) -> pd
     """
     table = predictions[["patch_id", "slide", "split", "label"]].assign(score=predictions[f"prob_{model}"])
     table = table[judged_rows(predictions, model)]
-    away = np.abs(_log_odds(table.score.to_numpy()) - _log_odds(np.array(threshold)))
+    away = np.abs(log_odds(table.score.to_numpy()) - log_odds(np.array(threshold)))
     table = table.assign(wrong=(table.score >= threshold) != (table.label == 1), away=away)
     errors = table[table.wrong].sort_values(["away", "patch_id"], ascending=[False, True], kind="stable")
     groups = {
@@ -152,11 +152,6 @@ def _worst_of_slides(errors: pd.DataFrame) -> pd.DataFrame:
     # A turn of one picture a slide after another, so that no slide goes without one before another has several.
     kept = worst[worst.turn < EACH_SLIDE].sort_values(["turn", "place"], kind="stable").head(MOST_BY_SLIDE)
     return kept.sort_values(["place", "turn"], kind="stable").drop(columns=["turn", "place"])
-
-
-def _log_odds(probability: np.ndarray) -> np.ndarray:
-    inside = np.clip(probability, _TINY, 1 - _TINY)
-    return np.asarray(np.log(inside) - np.log1p(-inside))
 
 
 def _counts(predictions: pd.DataFrame, model: str, threshold: float) -> dict[str, int]:

@@ -14,7 +14,7 @@ from histoblend.models.inspection.importance_stability import agreement
 from histoblend.reports.evaluation.explorer import ExplorerView
 from histoblend.reports.evaluation.ladder import rungs_below
 from histoblend.reports.page import figures
-from histoblend.reports.page.section import Chart, Section
+from histoblend.reports.page.section import Chart, Section, records
 from histoblend.reports.sections.explorer import explore
 from histoblend.reports.words import model_words
 
@@ -142,7 +142,7 @@ def _places(groups: pd.DataFrame, kinds: Sequence[str]) -> tuple[list[str], dict
 def _trace(part: pd.DataFrame, name: str, places: dict[tuple[str, str], int], shift: float) -> figures.Figure:
     """Dots of one measure with their lines."""
     words, colour, symbol = MARKS[name]
-    rows = _records(part)
+    rows = records(part)
     low, high = part.low, part.high
     if name not in DROPS:
         low, high = (part.value - part.spread).clip(lower=0), part.value + part.spread
@@ -222,11 +222,6 @@ def _interval(row: dict[str, Any]) -> str:
     return f"{_level(row['low'])} to {_level(row['high'])}"
 
 
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as dictionaries."""
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
-
-
 def _models(table: pd.DataFrame) -> list[str]:
     """Models, the highest rung first."""
     return list(reversed(list(rungs_below(list(dict.fromkeys(table.model)))))) if len(table) else []
@@ -251,7 +246,7 @@ def _reading(groups: pd.DataFrame, model: str) -> dict[str, str] | None:
 
 def _leaning(part: pd.DataFrame, kind: str) -> str:
     """Which groups cost AUC when shuffled."""
-    rows = _records(part.sort_values("value", ascending=False))
+    rows = records(part.sort_values("value", ascending=False))
     if not rows:
         return ""
     sure = [row for row in rows if _surely_above(row)]
@@ -265,7 +260,7 @@ def _leaning(part: pd.DataFrame, kind: str) -> str:
 
 def _without(dropped: pd.DataFrame) -> str:
     """What is lost when a group never was there."""
-    rows = _records(dropped.sort_values("value", ascending=False))
+    rows = records(dropped.sort_values("value", ascending=False))
     if not rows:
         return ""
     worse = [_named(row) for row in rows if _surely_above(row)]
@@ -301,7 +296,7 @@ def _trust(stability: pd.DataFrame, compared: pd.DataFrame, model: str) -> dict[
 
     def concord(level: str, over: str) -> list[dict[str, Any]]:
         part = mine[(mine.level == level) & (mine.over == over) & mine.w.notna()]
-        return [{"words": NAMES[row["measure"]], "value": row["w"], "says": _says(row["w"])} for row in _records(part)]
+        return [{"words": NAMES[row["measure"]], "value": row["w"], "says": _says(row["w"])} for row in records(part)]
 
     def correlations(level: str) -> list[dict[str, Any]]:
         part = pairs[pairs.level == level]
@@ -311,7 +306,7 @@ def _trust(stability: pd.DataFrame, compared: pd.DataFrame, model: str) -> dict[
                 "value": row["correlation"],
                 "says": _says(row["correlation"]),
             }
-            for row in _records(part)
+            for row in records(part)
         ]
 
     cells = [concord("feature", "folds"), concord("family", "folds"), concord("family", "draws of slides")]
@@ -327,7 +322,7 @@ def _disagreement(groups: pd.DataFrame, compared: pd.DataFrame, model: str) -> s
     parts = []
     pairs = compared[(compared.model == model) & (compared.correlation < PARTLY)]
     for level, words in (("feature", "single features"), ("family", "families")):
-        found = _records(pairs[pairs.level == level])
+        found = records(pairs[pairs.level == level])
         if found:
             named = [f"{NAMES[row['first']]} and {NAMES[row['second']]} ({_two(row['correlation'])})" for row in found]
             parts.append(f"on the order of {words}: {', '.join(named)}")
@@ -365,7 +360,7 @@ def _cluster_rows(importances: pd.DataFrame, view: GroupView) -> list[dict[str, 
     alone_of = {model: rows.set_index("feature").value for model, rows in single.groupby("model")}
     drops = {model: part[part.model == model].set_index("group") for model in models}
     rows = []
-    for cluster in _records(view.clusters) if models else []:
+    for cluster in records(view.clusters) if models else []:
         members = str(cluster["members"]).split()
         cells = []
         for model in models:

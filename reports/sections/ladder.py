@@ -10,7 +10,7 @@ import pandas as pd
 from histoblend.models.metrics import METRICS
 from histoblend.models.names import ALONE, RUNGS
 from histoblend.reports.page import figures
-from histoblend.reports.page.section import Chart, Section
+from histoblend.reports.page.section import Chart, Section, records
 
 
 def ladder_section(ladder: pd.DataFrame, curves: pd.DataFrame, families: Mapping[str, tuple[int, float]]) -> Section:
@@ -48,7 +48,7 @@ def ladder_section(ladder: pd.DataFrame, curves: pd.DataFrame, families: Mapping
 
 def _ladder_rows(ladder: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of the ladder with what the table marks."""
-    rows = [{str(key): value for key, value in row.items()} for row in ladder.to_dict("records")]
+    rows = records(ladder)
     for row in rows:
         row["ground"] = row["rung"] == RUNGS[0]
         row["metrics"] = [(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in METRICS]

@@ -29,7 +29,7 @@ from histoblend.reports.page.figures import (
     numbers,
     short_name,
 )
-from histoblend.reports.page.section import Chart, Section
+from histoblend.reports.page.section import Chart, Section, records
 from histoblend.reports.words import model_words, signed, span
 
 #: Models that a sentence names at most.
@@ -136,7 +136,7 @@ def _altered_words(part: pd.DataFrame, best: str, done: str) -> str:
 
 def _of_rungs(curves: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of the ladder's models, families alone left out."""
-    return _records(curves[~curves.model.map(_is_alone)])
+    return records(curves[~curves.model.map(_is_alone)])
 
 
 def family_words(families: pd.DataFrame, importances: pd.DataFrame, confounded: bool) -> str:
@@ -158,7 +158,7 @@ def family_words(families: pd.DataFrame, importances: pd.DataFrame, confounded: 
             "On slides that it was not fitted on, no family of features tells the two groups apart with an AUC of "
             f"{TELLS:g} or more, but for “{OWN_FAMILY}”, which they are made from."
         )
-    named = ", ".join(f"{row['family']} ({row['auc']:.2f})" for row in _records(tell))
+    named = ", ".join(f"{row['family']} ({row['auc']:.2f})" for row in records(tell))
     text = f"On slides that they were not fitted on, these families tell the two groups apart (AUC): {named}."
     leading = _leading(importances)
     suspects = {model: row for model, row in leading.items() if row["family"] in (*tell.family, OWN_FAMILY)}
@@ -183,7 +183,7 @@ def family_words(families: pd.DataFrame, importances: pd.DataFrame, confounded: 
 
 def group_words(scores: pd.DataFrame, best: str) -> str:
     """Say how a model ranks patches within each stain group; empty where neither holds both classes."""
-    known = [row for row in _records(scores[scores.model == best]) if not pd.isna(row["auc"])]
+    known = [row for row in records(scores[scores.model == best]) if not pd.isna(row["auc"])]
     if not known:
         return ""
     parts = [f"{row['auc']:.3f}{_within(row['auc_low'], row['auc_high'])} within group {row['group']}" for row in known]
@@ -193,10 +193,6 @@ def group_words(scores: pd.DataFrame, best: str) -> str:
 
 def _within(low: float, high: float) -> str:
     return "" if pd.isna(low) else f" ({span(low, high)})"
-
-
-def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]
 
 
 def _change(row: dict[str, Any]) -> str:
@@ -224,14 +220,14 @@ def _leading(importances: pd.DataFrame) -> dict[str, dict[str, Any]]:
         return {}
     sums = sum_by_family(importances)
     sums = sums[(sums.measure == "permutation") & (sums.low > 0)]
-    return {row["model"]: row for row in _records(sums.sort_values("value").drop_duplicates("model", keep="last"))}
+    return {row["model"]: row for row in records(sums.sort_values("value").drop_duplicates("model", keep="last"))}
 
 
 def _shifts(curves: pd.DataFrame, best: str) -> dict[str, Any]:
     """Words, and a row a model: what it reaches on patches as they are, and its change in each alteration."""
     rows = []
     for model in dict.fromkeys(curves.model):
-        whole, *changes = _records(curves[curves.model == model])
+        whole, *changes = records(curves[curves.model == model])
         rows.append({"model": model, "whole": whole, "changes": changes})
     return {
         "words": shift_words(curves, best),

@@ -10,6 +10,7 @@ import pandas as pd
 
 from histoblend.models.inspection.stain import StainGroups
 from histoblend.models.names import RUNGS, split_model_name
+from histoblend.reports.page.section import records
 from histoblend.reports.words import FEW_SLIDES, RUNG_WORDS, head_words, model_words, signed, span
 
 Row = dict[str, Any]
@@ -66,7 +67,7 @@ def judge(
     doubts_on_ensemble : sequence of str
         What to distrust where the ensemble is the best model.
     """
-    rows: list[Row] = [{str(key): value for key, value in row.items()} for row in ladder.to_dict("records")]
+    rows: list[Row] = records(ladder)
     oof = [row for row in rows if row["split"] == "oof" and row["rung"] != RUNGS[0]]
     if not oof:
         raise ValueError("a verdict needs at least one model beside 'prevalence'; got none. Train a head first.")

@@ -206,10 +206,10 @@ def test_centre_minus_ring_is_nothing_where_there_is_no_ring_or_no_difference(si
         np.testing.assert_allclose(families.compute(noise)[0, kept], 0, atol=1e-12)
 
 
-@pytest.mark.parametrize("families", ["colour", [], ["lbp", "lbp"]])
-def test_a_bad_list_of_families_is_refused(families):
+@pytest.mark.parametrize("chosen", ["colour", [], ["lbp", "lbp"]])
+def test_a_bad_list_of_families_is_refused(chosen):
     with pytest.raises(ValueError, match="list of different names, at least one"):
-        families.columns(families)
+        families.columns(chosen)
 
 
 @pytest.mark.parametrize("name", ["colour_mean_red", "a_b_c_d_e", "a__c_d", ""])
