@@ -84,6 +84,10 @@ class Tuned:
     stopped: str = ""
 
 
+#: Lists of arrays in a checkpoint.
+LISTS = ("values", "optimizer", "average", "best")
+
+
 @dataclass
 class _State:
     """Everything that the rest of a training depends on."""
@@ -99,10 +103,9 @@ class _State:
     stopped: str = ""
 
     def arrays(self) -> dict[str, np.ndarray]:
-        parts = {"values": self.values, "optimizer": self.optimizer, "average": self.average, "best": self.best}
-        arrays = {f"{name}-{place}": array for name, part in parts.items() for place, array in enumerate(part)}
+        lists = {f"{name}-{place}": array for name in LISTS for place, array in enumerate(getattr(self, name))}
         text = json.dumps({"epoch": self.epoch, "history": self.history, "stopped": self.stopped})
-        return arrays | {"mean": self.mean, "scale": self.scale, "text": np.array(text)}
+        return lists | {"mean": self.mean, "scale": self.scale, "text": np.array(text)}
 
     @classmethod
     def find(cls, parts: Parts) -> _State | None:
@@ -110,22 +113,9 @@ class _State:
         arrays = parts.find(CHECKPOINT)
         if arrays is None:
             return None
-        text = json.loads(str(arrays["text"]))
-
-        def part(name: str) -> list[np.ndarray]:
-            return [arrays[f"{name}-{place}"] for place in range(sum(key.startswith(f"{name}-") for key in arrays))]
-
-        return cls(
-            epoch=text["epoch"],
-            values=part("values"),
-            optimizer=part("optimizer"),
-            average=part("average"),
-            best=part("best"),
-            mean=arrays["mean"],
-            scale=arrays["scale"],
-            history=text["history"],
-            stopped=text["stopped"],
-        )
+        fields: dict[str, Any] = json.loads(str(arrays["text"]))
+        fields |= {name: [array for key, array in arrays.items() if key.startswith(f"{name}-")] for name in LISTS}
+        return cls(**fields, mean=arrays["mean"], scale=arrays["scale"])
 
 
 def fine_tune(
