@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +21,9 @@ from histoblend.data.storage.parts import Parts
 PIXELS = "pixels.npy"
 TABLE = "patches.parquet"
 PARTS = "chunks"
+
+#: Names of what was measured begin with this in a chunk's part.
+MEASURED = "measured-"
 
 #: The label speaks of this many pixels in the centre of a patch, height and width.
 CENTRE = 32
@@ -185,15 +187,17 @@ def write_pixels(
     with place.open("r+b" if place.exists() else "w+b") as file:
         header = _write_header(file, (total, *shape))
         for start, chunk in _all_chunks(source, file, chunks, total, workers, measure):
-            for row, reason in sorted(chunk.reasons.items()):
+            for row, reason in zip(chunk["lost"].tolist(), chunk["reasons"].tolist(), strict=True):
                 if strict:
                     raise InputError(f"{source.table.patch_id.iloc[start + row]}: {reason}. Mend it or drop --strict.")
                 reasons[start + row] = reason
-            hashes += chunk.hashes
-            measured += [chunk.measured] if measure is not None and len(chunk.rows) else []
-            kept += [start + row for row in chunk.rows]
+            hashes += chunk["hashes"].tolist()
+            names = [name for name in chunk if name.startswith(MEASURED)]
+            if measure is not None and len(chunk["rows"]):
+                measured.append({name.removeprefix(MEASURED): chunk[name] for name in names})
+            kept += (start + chunk["rows"]).tolist()
             if progress is not None:
-                progress(len(chunk.rows) + len(chunk.reasons))
+                progress(len(chunk["rows"]) + len(chunk["lost"]))
         if not kept:
             first = next(iter(reasons.values()), "the source is empty")
             raise InputError(f"none of {total} patches could be read (first reason: {first}). Check the data folder.")
@@ -297,36 +301,10 @@ def read_rows(folder: Path, rows: np.ndarray) -> np.ndarray:
     return patches
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """What was read of some rows of the source: which were, their hashes and measures, and why the others were not."""
-
-    rows: list[int]
-    reasons: Mapping[int, str]
-    hashes: list[str]
-    measured: Measured
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """Its content as a part."""
-        arrays = {
-            "rows": np.array(self.rows, np.int64),
-            "hashes": np.array(self.hashes, "S64"),
-            "reasons": np.array(json.dumps({str(row): reason for row, reason in self.reasons.items()})),
-        }
-        return arrays | {f"measured-{name}": values for name, values in self.measured.items()}
-
-    @classmethod
-    def of(cls, arrays: Mapping[str, np.ndarray]) -> _Chunk:
-        """The chunk with this content."""
-        measured = {name.removeprefix("measured-"): arrays[name] for name in arrays if name.startswith("measured-")}
-        reasons = {int(row): reason for row, reason in json.loads(str(arrays["reasons"])).items()}
-        return cls(arrays["rows"].tolist(), reasons, [text.decode() for text in arrays["hashes"]], measured)
-
-
 def _all_chunks(
     source: Source, file: BinaryIO, chunks: Parts, total: int, workers: int, measure: Measure | None
-) -> Iterator[tuple[int, _Chunk]]:
-    """Yield (start, chunk) in order, while their pixels stand one after another in ``file`` from where it is."""
+) -> Iterator[tuple[int, Measured]]:
+    """Yield (start, chunk) in order, and write their pixels one after another into ``file`` from its position on."""
     each = source.size * source.size * 3
     begin = 0
     while begin < total and (chunk := _kept_chunk(file, chunks, begin, each)) is not None:
@@ -337,20 +315,19 @@ def _all_chunks(
         file.write(pixels.data)
         # No other process looks at the pixels before the end: what of them is lost, their hashes tell.
         file.flush()
-        chunks.keep(_name(start), chunk.arrays())
+        chunks.keep(_name(start), chunk)
         yield start, chunk
 
 
-def _kept_chunk(file: BinaryIO, chunks: Parts, start: int, each: int) -> _Chunk | None:
-    """The chunk that an earlier call read, once its pixels are found whole; else None, with the file where it was."""
-    arrays = chunks.find(_name(start))
-    if arrays is None:
+def _kept_chunk(file: BinaryIO, chunks: Parts, start: int, each: int) -> Measured | None:
+    """The chunk that an earlier call read, if its pixels are whole; else None, with the file's position as before."""
+    chunk = chunks.find(_name(start))
+    if chunk is None:
         return None
-    chunk = _Chunk.of(arrays)
-    before = file.tell()
-    pixels = file.read(each * len(chunk.rows))
-    found = [hashlib.sha256(pixels[at * each : (at + 1) * each]).hexdigest() for at in range(len(chunk.rows))]
-    if found == chunk.hashes:
+    before, count = file.tell(), len(chunk["rows"])
+    pixels = file.read(each * count)
+    hashes = [hashlib.sha256(pixels[at * each : (at + 1) * each]).hexdigest() for at in range(count)]
+    if hashes == chunk["hashes"].tolist():
         return chunk
     file.seek(before)
     return None
@@ -360,17 +337,24 @@ def _name(start: int) -> str:
     return f"rows-{start:08d}"
 
 
-def _read_chunk(source: Source, start: int, stop: int, measure: Measure | None) -> tuple[np.ndarray, _Chunk]:
+def _read_chunk(source: Source, start: int, stop: int, measure: Measure | None) -> tuple[np.ndarray, Measured]:
+    """Pixels of a chunk's readable rows, and the part that says which these are, and why the others are not."""
     pixels, reasons = source.read(start, stop)
     rows = [row for row in range(len(pixels)) if row not in reasons]
     pixels = np.ascontiguousarray(pixels[rows] if reasons else pixels)
-    hashes = [hashlib.sha256(patch.data).hexdigest() for patch in pixels]
-    return pixels, _Chunk(rows, reasons, hashes, measure(pixels) if measure is not None else {})
+    chunk = {
+        "rows": np.array(rows, np.int64),
+        "hashes": np.array([hashlib.sha256(patch.data).hexdigest() for patch in pixels], "U64"),
+        "lost": np.array(sorted(reasons), np.int64),
+        "reasons": np.array([reasons[row] for row in sorted(reasons)], np.str_),
+    }
+    measured = measure(pixels) if measure is not None else {}
+    return pixels, chunk | {f"{MEASURED}{name}": values for name, values in measured.items()}
 
 
 def _chunks(
     source: Source, begin: int, total: int, workers: int, measure: Measure | None
-) -> Iterator[tuple[int, tuple[np.ndarray, _Chunk]]]:
+) -> Iterator[tuple[int, tuple[np.ndarray, Measured]]]:
     """Yield (start, (pixels, chunk)) in order, with at most two chunks a worker in flight."""
     starts = list(range(begin, total, CHUNK))
     with ThreadPoolExecutor(max_workers=workers) as pool:

@@ -107,12 +107,9 @@ def extract_shards(
         report(rows)
     else:
         ranges = [(start, min(start + shard_size, rows)) for start in range(0, rows, shard_size)]
-        pending = []
-        for start, stop in ranges:
-            if shards.find(_name(start, stop)) is None:
-                pending.append((start, stop))
-            else:
-                report(stop - start)
+        pending = [each for each in ranges if shards.find(_name(*each)) is None]
+        for start, stop in set(ranges).difference(pending):
+            report(stop - start)
         for finished in _run(compute, pixels, shards, width, dtype, pending, workers, prefer):
             report(finished)
         blocks = (shards.read(_name(*each))["values"] for each in ranges)

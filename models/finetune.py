@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +20,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoblend.data.storage.atomic import is_sealed, write_whole
+from histoblend.data.storage.parts import Parts
 from histoblend.features.networks.backend import choose_backend, load_keras, to_numpy
 from histoblend.models.cnn import CnnSettings, Trainee
 from histoblend.models.heads.inner_folds import inner_folds
 from histoblend.models.heads.logistic import LogisticHead
 
-CHECKPOINT = "checkpoint.npz"
+CHECKPOINT = "checkpoint"
 #: One part of this many, by slide, is what a network is stopped on.
 PARTS = 5
 #: Share of the steps in which the learning rate warms up.
@@ -86,6 +85,10 @@ class Tuned:
     stopped: str = ""
 
 
+#: Lists of arrays in a checkpoint.
+LISTS = ("values", "optimizer", "average", "best")
+
+
 @dataclass
 class _State:
     """Everything that the rest of a training depends on."""
@@ -101,37 +104,19 @@ class _State:
     stopped: str = ""
 
     def arrays(self) -> dict[str, np.ndarray]:
-        parts = {"values": self.values, "optimizer": self.optimizer, "average": self.average, "best": self.best}
-        arrays = {f"{name}-{place}": array for name, part in parts.items() for place, array in enumerate(part)}
+        lists = {f"{name}-{place}": array for name in LISTS for place, array in enumerate(getattr(self, name))}
         text = json.dumps({"epoch": self.epoch, "history": self.history, "stopped": self.stopped})
-        return arrays | {"mean": self.mean, "scale": self.scale, "text": np.array(text)}
+        return lists | {"mean": self.mean, "scale": self.scale, "text": np.array(text)}
 
     @classmethod
-    def read(cls, path: Path) -> _State | None:
-        """Read a checkpoint; None where there is none, or a damaged one."""
-        if not is_sealed(path):
+    def find(cls, parts: Parts) -> _State | None:
+        """The checkpoint; None where there is none, or a damaged one."""
+        arrays = parts.find(CHECKPOINT)
+        if arrays is None:
             return None
-        try:
-            with path.open("rb") as file, np.load(file) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-            text = json.loads(str(arrays["text"]))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            return None
-
-        def part(name: str) -> list[np.ndarray]:
-            return [arrays[f"{name}-{place}"] for place in range(sum(key.startswith(f"{name}-") for key in arrays))]
-
-        return cls(
-            epoch=text["epoch"],
-            values=part("values"),
-            optimizer=part("optimizer"),
-            average=part("average"),
-            best=part("best"),
-            mean=arrays["mean"],
-            scale=arrays["scale"],
-            history=text["history"],
-            stopped=text["stopped"],
-        )
+        fields: dict[str, Any] = json.loads(str(arrays["text"]))
+        fields |= {name: [array for key, array in arrays.items() if key.startswith(f"{name}-")] for name in LISTS}
+        return cls(**fields, mean=arrays["mean"], scale=arrays["scale"])
 
 
 def fine_tune(
@@ -156,7 +141,7 @@ def fine_tune(
     rows : ndarray of int
         Rows to learn from. One part of five, by group, decides when to stop and is not trained on.
     folder : Path
-        Where the checkpoint lies.
+        For the checkpoint; made where it is missing.
     exactly : int, optional
         Train on all rows for so many of the settings' epochs, where others have found out how many are best.
     watch : callable, optional
@@ -170,8 +155,7 @@ def fine_tune(
     predict : callable
         ``predict(rows) -> (m,) float64`` log-odds of other rows, averaged over the lesson's turns.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    training = _Training(settings, trainee, lesson, rows, folder, exactly)
+    training = _Training(settings, trainee, lesson, rows, Parts(folder), exactly)
     training.run(watch or (lambda row: None), advance or (lambda count: None))
     state = training.state
     frame = pd.DataFrame(state.history)
@@ -185,16 +169,16 @@ class _Training:
         trainee: Trainee,
         lesson: Lesson,
         rows: np.ndarray,
-        folder: Path,
+        parts: Parts,
         exactly: int | None,
     ) -> None:
-        self.settings, self.trainee, self.lesson, self.path = settings, trainee, lesson, folder / CHECKPOINT
+        self.settings, self.trainee, self.lesson, self.parts = settings, trainee, lesson, parts
         labels, groups = lesson.labels[rows], lesson.groups[rows]
         self.last = settings.epochs if exactly is None else min(exactly, settings.epochs)
         wanted = exactly is None and settings.epochs
-        parts = next(inner_folds(labels, groups, PARTS, settings.seed), None) if wanted else None
-        self.train = rows if parts is None else rows[parts[0]]
-        self.held = rows[:0] if parts is None else rows[parts[1]]
+        split = next(inner_folds(labels, groups, PARTS, settings.seed), None) if wanted else None
+        self.train = rows if split is None else rows[split[0]]
+        self.held = rows[:0] if split is None else rows[split[1]]
         self.batch = min(settings.batch, len(self.train))
         self.steps = len(self.train) // self.batch
         self.weights = _class_weights(lesson.labels[self.train], settings.balanced)
@@ -208,7 +192,7 @@ class _Training:
 
             # Sums in one order, so that a training that went on from a checkpoint ends with the same weights.
             tensorflow.config.experimental.enable_op_determinism()
-        self.state = _State.read(self.path) or self._start()
+        self.state = _State.find(self.parts) or self._start()
         self.model = self.trainee.model(self.state.mean, self.state.scale)
         self._compile(keras)
         self.model.set_weights(self.state.values)
@@ -339,8 +323,7 @@ class _Training:
         self._save()
 
     def _save(self) -> None:
-        arrays = self.state.arrays()
-        write_whole(self.path, lambda file: np.savez(file, allow_pickle=False, **arrays), seal=True)
+        self.parts.keep(CHECKPOINT, self.state.arrays())
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
         """Log-odds of rows, averaged over the lesson's turns, ndarray of shape (m,), float64."""

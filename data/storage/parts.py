@@ -14,9 +14,10 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import ArrayLike
 
-from histoblend.data.storage.atomic import clear_leftovers, is_sealed, sync_folder, write_text_whole, write_whole
+from histoblend.data.storage.atomic import clear_leftovers, is_sealed, sync_folder, write_whole
 
-KEY = "key.json"
+#: Name of the part that holds the key of the others.
+KEY = "key"
 
 
 class Parts:
@@ -30,34 +31,28 @@ class Parts:
     folder : Path
         Made where it is missing. It belongs to the parts alone: :meth:`forget` removes everything in it.
     key : mapping, optional
-        What the parts depend on, in JSON's types. It is stored beside them, and parts of another key are removed.
+        What the parts depend on, in JSON's types. It is stored among them, and parts of another key are removed.
         Without a key the caller guarantees that all parts in the folder are of the same computation.
     """
 
     def __init__(self, folder: Path, key: Mapping[str, Any] | None = None) -> None:
         self.folder = folder
-        text = None if key is None else json.dumps(key, sort_keys=True)
-        foreign = text is not None and self._stored_key() != text
+        text, stored = json.dumps(key, sort_keys=True), self.find(KEY)
+        foreign = key is not None and (stored is None or str(stored["text"]) != text)
         if foreign and folder.exists():
             shutil.rmtree(folder)
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             sync_folder(folder.parent)
         clear_leftovers(folder)
-        if text is not None and foreign:
-            write_text_whole(folder / KEY, text)
+        if foreign:
+            self.keep(KEY, {"text": text})
 
     def __contains__(self, name: str) -> bool:
         return is_sealed(self.path(name))
 
     def path(self, name: str) -> Path:
-        """File of a part.
-
-        Raises
-        ------
-        ValueError
-            The name would not be a plain file name.
-        """
+        """File of a part. ValueError where the name is not a plain file name."""
         if not name or name.startswith(".") or any(sign in name for sign in "/\\\0"):
             raise ValueError(f"the name of a part must be a plain file name; got {name!r}.")
         return self.folder / f"{name}.npz"
@@ -70,13 +65,7 @@ class Parts:
             return None
 
     def read(self, name: str, *only: str) -> dict[str, np.ndarray]:
-        """Arrays of a part that is known to be whole: its seal is not checked again.
-
-        Raises
-        ------
-        OSError
-            It is gone or cannot be read.
-        """
+        """Arrays of a part that is known to be whole: its seal is not checked. OSError where it is gone or damaged."""
         path = self.path(name)
         try:
             with path.open("rb") as file, NpzFile(file, allow_pickle=False) as arrays:
@@ -85,13 +74,7 @@ class Parts:
             raise OSError(errno.EIO, "a finished part is damaged; run the same command again", str(path)) from error
 
     def keep(self, name: str, arrays: Mapping[str, ArrayLike]) -> None:
-        """Write a part, over one of the same name.
-
-        Raises
-        ------
-        ValueError
-            An array holds Python objects.
-        """
+        """Write a part, over one of the same name. ValueError where an array holds Python objects."""
         write_whole(self.path(name), lambda file: np.savez(file, allow_pickle=False, **arrays), seal=True)
 
     def drop(self, name: str) -> None:
@@ -101,9 +84,3 @@ class Parts:
     def forget(self) -> None:
         """Remove the folder, once the finished result holds what the parts hold."""
         shutil.rmtree(self.folder)
-
-    def _stored_key(self) -> str | None:
-        try:
-            return (self.folder / KEY).read_text(encoding="utf-8")
-        except (OSError, ValueError):
-            return None

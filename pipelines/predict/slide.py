@@ -274,7 +274,6 @@ def _predict(
     slides = source.table["slide"] if blend.needs_slides else None
     with open_predictor(bundle, blend.members) as predictor:
         width = len(predictor.columns) if blend.needs_slides else 0
-        check_disk(
-            parts.folder, tiles * (8 * len(blend.members) + len(FLAGS) + 4 * width), "finished parts of a heat map"
-        )
+        needed = tiles * (8 * len(blend.members) + len(FLAGS) + 4 * width)
+        check_disk(parts.folder, needed, "finished parts of a heat map")
         return predict_source(predictor, (blend, blends[1]), source, slides, parts, options=options, screen=screen)

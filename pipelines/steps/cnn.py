@@ -17,7 +17,7 @@ import pandas as pd
 from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
 from histoblend.data.splits import patch_groups
-from histoblend.data.storage.atomic import is_sealed, read_sealed, write_whole
+from histoblend.data.storage.parts import Parts
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.layout import HISTORY, MODEL, PREDICTIONS
 from histoblend.pipelines.results import patches_of
@@ -106,7 +106,7 @@ def check_cnn(config: Config) -> None:
 def train_cnn(config: Config, patches: PatchSet, folder: Path, *, workers: int, screen: Screen) -> Outcome:
     """Write out-of-fold and test predictions, the refitted network, and how each training went."""
     started = time.process_time()
-    work = _Work(config, patches, folder / WORK, workers, screen)
+    work = _Work(config, patches, Parts(folder / WORK), workers, screen)
     screen.say(f"  {work.words()}")
     table, rows = patches.table, work.rows
     probability = np.full(len(table), np.nan)
@@ -131,7 +131,7 @@ def train_cnn(config: Config, patches: PatchSet, folder: Path, *, workers: int, 
     predictions.to_parquet(folder / PREDICTIONS, index=False)
     frame = pd.concat(histories, ignore_index=True)
     frame[["run", *frame.columns.drop("run")]].to_csv(folder / HISTORY, index=False)
-    shutil.rmtree(folder / WORK)
+    work.parts.forget()
     notes = {
         "folds": len(folds),
         "patches": len(rows),
@@ -145,17 +145,17 @@ def train_cnn(config: Config, patches: PatchSet, folder: Path, *, workers: int, 
 class _Work:
     """What all trainings of a run share: which patches, the network's lower part, and what is kept of it on disk."""
 
-    def __init__(self, config: Config, patches: PatchSet, folder: Path, workers: int, screen: Screen) -> None:
+    def __init__(self, config: Config, patches: PatchSet, parts: Parts, workers: int, screen: Screen) -> None:
         from histoblend.models.cnn import Trainee, lower_network
 
-        self.config, self.patches, self.folder, self.screen = config, patches, folder, screen
-        folder.mkdir(parents=True, exist_ok=True)
+        self.config, self.patches, self.parts, self.screen = config, patches, parts, screen
+        self.folder = parts.folder
         self.settings, self.engine = cnn_settings(config), cnn_engine(config)
         self.table = patches.table
         self.rows = _some(np.flatnonzero((self.table["split"] == "train").to_numpy()), config)
         self.shape = self.settings.shape(config.data.size)
         self.trainee: Trainee = Trainee(self.settings, self.shape, self.settings.precision)
-        self.network = lower_network(self.trainee, self.engine, folder)
+        self.network = lower_network(self.trainee, self.engine, self.folder)
         # ONNX Runtime gets one session of one thread for each of ours; Keras runs its own.
         self.workers = workers if self.engine.name == "onnx" else 2
         self.turns = 8 if self.settings.d4 else 1
@@ -191,14 +191,15 @@ class _Work:
             shown, plain = self._stored(altered, "shown", pixels), self._stored(turned, "plain", pixels)
         else:
             shown, plain = _computed(altered, pixels), _computed(turned, pixels)
-        path = self.folder / "pooled.npy"
-        if not is_sealed(path):
+        pooled = self.parts.find("pooled")
+        if pooled is None:
             rows = np.arange(len(self.rows))
             sources = [lambda some: plain(some, 0), *([lambda some: shown(some, 0)] if epochs else [])]
-            _save_array(path, np.stack([pool(self.trainee, source, rows) for source in sources]))
+            pooled = {"values": np.stack([pool(self.trainee, source, rows) for source in sources])}
+            self.parts.keep("pooled", pooled)
         table = self.table.iloc[self.rows]
         labels, groups = table["label"].to_numpy(), patch_groups(table)
-        return Lesson(shown, plain, np.load(path), labels, groups, self.turns)
+        return Lesson(shown, plain, pooled["values"], labels, groups, self.turns)
 
     def _shown(self, *, turn: int | None, slot: int) -> Shown:
         from histoblend.models.cnn import Shown
@@ -245,21 +246,21 @@ class _Work:
         """Log-odds of the rows of a fold from a network that has not seen them, and how its training went."""
         from histoblend.models.finetune import fine_tune
 
-        folder = self.folder / f"fold-{fold}"
-        done, told = folder / "log-odds.npy", folder / HISTORY
-        history = read_sealed(told)
-        if history is not None and is_sealed(done):
+        name = f"fold-{fold}"
+        done = self.parts.find(name)
+        if done is not None:
             advance(self.planned(fold))
-            return np.load(done), pd.read_csv(io.BytesIO(history))
+            return done["log_odds"], pd.read_csv(io.StringIO(str(done["history"])))
         counted = _Counted(advance, self.planned(fold))
         rows = np.setdiff1d(np.arange(len(self.rows)), inside)
         watch = partial(self._watch, name=f"fold {fold + 1}")
-        tuned, predict = fine_tune(self.settings, self.trainee, lesson, rows, folder, watch=watch, advance=counted)
+        tuned, predict = fine_tune(
+            self.settings, self.trainee, lesson, rows, self.folder / name, watch=watch, advance=counted
+        )
         counted.finish()
         self._stopped(f"fold {fold + 1}", tuned.stopped)
         log_odds = predict(inside)
-        write_whole(told, lambda file: tuned.history.to_csv(file, index=False), seal=True)
-        _save_array(done, log_odds)
+        self.parts.keep(name, {"log_odds": log_odds, "history": tuned.history.to_csv(index=False)})
         return log_odds, tuned.history
 
     def final(
@@ -360,7 +361,3 @@ def _expit(log_odds: np.ndarray) -> np.ndarray:
     from scipy.special import expit
 
     return np.asarray(expit(np.asarray(log_odds, np.float64)))
-
-
-def _save_array(path: Path, array: np.ndarray) -> None:
-    write_whole(path, lambda file: np.save(file, array), seal=True)

@@ -107,7 +107,7 @@ def test_a_damaged_checkpoint_starts_anew(
     trainee: Trainee, lesson: Lesson, tuned: tuple[Tuned, np.ndarray], tmp_path: Path
 ) -> None:
     tune(trainee, lesson, tmp_path)
-    path = tmp_path / CHECKPOINT
+    path = tmp_path / f"{CHECKPOINT}.npz"
     path.write_bytes(path.read_bytes()[:-100])
     result, _ = tune(trainee, lesson, tmp_path)
     for one, other in zip(result.values, tuned[0].values, strict=True):

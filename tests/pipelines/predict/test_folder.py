@@ -282,7 +282,7 @@ def test_a_broken_prediction_goes_on_where_it_stopped(run, held_out, tmp_path, m
         predict(run, held_out, out, shard=4)
     assert not out.exists()
     work = tmp_path / ".out.csv.work"
-    parts = sorted(work.glob("*.npz"))
+    parts = sorted(work.glob("*-*.npz"))
     assert len(parts) == 3
     parts[1].write_bytes(parts[1].read_bytes()[:100])
     _, again = predict(run, held_out, out, shard=4)

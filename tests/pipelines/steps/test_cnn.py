@@ -107,7 +107,7 @@ def test_a_killed_run_goes_on_and_no_held_out_label_changes_anything(run: Run, f
     other = replace(patches, table=table)
     with pytest.raises(KeyboardInterrupt):
         train_cnn(run.config, other, tmp_path, workers=1, screen=_Killed())
-    assert (tmp_path / "work" / "fold-0" / "log-odds.npy").exists()
+    assert (tmp_path / "work" / "fold-0.npz").exists()
     train_cnn(run.config, other, tmp_path, workers=2, screen=Screen())
     pd.testing.assert_frame_equal(read(tmp_path), read(finished))
     some = patches.pixels[:8]
