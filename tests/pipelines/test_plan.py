@@ -2,12 +2,17 @@
 
 import ast
 import inspect
+import shutil
 from functools import cache
+from pathlib import Path
 
 import pytest
 
-from histoblend.pipelines.plan import STEPS
-from histoblend.pipelines.runtime.provenance import ROOT, source_files
+from histoblend.pipelines.commands import one_step
+from histoblend.pipelines.config import load_config
+from histoblend.pipelines.plan import STEPS, plan_run
+from histoblend.pipelines.runtime import provenance
+from histoblend.pipelines.runtime.provenance import ROOT, code_digest, source_files
 
 #: Modules that change no value, so that editing them rebuilds nothing. Each for its reason.
 CHANGE_NO_VALUE = {
@@ -69,3 +74,67 @@ def test_a_key_covers_every_module_that_can_change_its_values(step):
     covered = {name for name, _ in source_files(step.code)}
     missing = {name for name in reached(module) - covered if not name.endswith("__init__.py")}
     assert not missing, f"{step.name} lacks {sorted(missing)}"
+
+
+@pytest.fixture
+def other_code(tmp_path, monkeypatch):
+    """A function that lets keys see the package with one of its files changed."""
+
+    def change(name):
+        copy = tmp_path / name.replace("/", "-") / "histoblend"
+        shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        with (copy / name).open("a", encoding="utf-8") as file:
+            file.write("\n")
+        monkeypatch.setattr(provenance, "ROOT", copy)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("name", "rebuilt"),
+    [
+        ("reports/templates/style.css", {"report"}),
+        ("reports/sections/verdict.py", {"figures", "report"}),
+        ("reports/model_card.py", {"bundle", "figures", "report"}),
+        ("pipelines/analysis/leakage.py", {"leakage", "figures", "report"}),
+        ("pipelines/engine/worker.py", {"features", "embeddings", "heads"}),
+        ("pipelines/runtime/screen.py", set()),
+        ("pipelines/config.py", set()),
+    ],
+)
+def test_a_change_touches_the_keys_of_these_steps_only(other_code, name, rebuilt):
+    before = {step.name: code_digest(step.code) for step in STEPS}
+    other_code(name)
+    assert {step.name for step in STEPS if code_digest(step.code) != before[step.name]} == rebuilt
+
+
+def test_steps_read_earlier_ones_and_each_has_a_folder_of_its_own():
+    names = [step.name for step in STEPS]
+    for number, step in enumerate(STEPS):
+        assert set(step.reads) <= set(names[:number]), step.name
+    assert len({step.folder for step in STEPS}) == len(STEPS)
+
+
+def test_a_style_sheet_makes_the_page_again_and_nothing_else(tmp_path, other_code, capsys):
+    settings = [
+        "data.n=120",
+        "data.slides=12",
+        "split.folds=2",
+        "report.draws=100",
+        "report.repeats=1",
+        "engine.workers=1",
+    ]
+    settings += ["features.families=['colour']", "heads.features=['handcrafted','context']", "name=small"]
+    config = load_config(Path("phantom"), settings)
+    one_step(plan_run(config, tmp_path), "report")
+    page = tmp_path / "small" / "7-report" / "report.html"
+    text = page.read_text(encoding="utf-8")
+    capsys.readouterr()
+    other_code("reports/templates/style.css")
+    run = plan_run(config, tmp_path)
+    one_step(run, "report")
+    said = capsys.readouterr().out
+    reused = {step.name for step in STEPS if f"{step.name}: up to date" in said}
+    assert "report: rebuilding, its code changed" in said
+    assert reused == {step.name for step in STEPS if run.has(step.name)} - {"report"}
+    assert page.read_text(encoding="utf-8").count("<section") == text.count("<section")

@@ -1,0 +1,53 @@
+"""The package as it is installed: one name, everything that it needs at run time, and configurations known by name."""
+
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+from tests import ROOT
+
+CONFIGURATIONS = ("folder", "kaggle", "pcam", "phantom")
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Names of the files in a wheel of the checkout."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    subprocess.run(command, check=True, capture_output=True, cwd=folder)
+    (path,) = folder.glob("histoblend-*.whl")
+    return zipfile.ZipFile(path).namelist()
+
+
+def test_a_wheel_claims_one_name(wheel):
+    assert {name.partition("/")[0] for name in wheel if ".dist-info" not in name} == {"histoblend"}
+
+
+def test_a_wheel_holds_every_file_of_the_packages(wheel):
+    tracked = subprocess.run(
+        ["git", "ls-files", "data", "features", "models", "reports", "pipelines", "configs"],
+        check=True, capture_output=True, text=True, cwd=ROOT,
+    ).stdout.split()  # fmt: skip
+    assert {f"histoblend/{name}" for name in tracked} <= set(wheel)
+    assert "histoblend/py.typed" in wheel
+    assert any(name.endswith("entry_points.txt") for name in wheel)
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_a_shipped_configuration_is_known_by_its_name_in_any_folder(tmp_path, name):
+    (tmp_path / "kaggle").mkdir()  # a folder of that name is no configuration
+    command = [sys.executable, "-m", "histoblend.pipelines", "settings", "--config", name]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.startswith(f'name="{name}"')
+
+
+def test_an_unknown_configuration_is_answered_with_those_that_ship(tmp_path):
+    command = [sys.executable, "-m", "histoblend.pipelines", "settings", "--config", "kagle"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert (
+        done.stderr
+        == "error: kagle: expected a TOML file; it does not exist. Shipped: folder, kaggle, pcam, phantom.\n"
+    )
