@@ -52,7 +52,7 @@ def build(run: Run, folder: Path) -> Outcome:
 def read_leakage(run: Run) -> pd.DataFrame | None:
     """The leakage meter of a run; None without slides, or without handcrafted features."""
     path = run.step("leakage").folder / LEAKAGE if run.has("leakage") else None
-    return pd.read_csv(path, float_precision="round_trip") if path is not None and path.is_file() else None
+    return pd.read_csv(path) if path is not None and path.is_file() else None
 
 
 def measure_leakage(
