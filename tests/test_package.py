@@ -1,5 +1,6 @@
 """The package as it is installed: one name, everything that it needs at run time, and configurations known by name."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -11,11 +12,21 @@ from tests import ROOT
 CONFIGURATIONS = ("folder", "kaggle", "pcam", "phantom")
 
 
+def tracked(*folders):
+    """Files of the checkout that git tracks."""
+    command = ["git", "ls-files", *folders]
+    return subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout.split()
+
+
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
     """Names of the files in a wheel of the checkout."""
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, ROOT]
+    folder, copy = tmp_path_factory.mktemp("wheel"), tmp_path_factory.mktemp("checkout")
+    # A copy: setuptools builds in the folder that it is given, and what it left there would go into the next wheel.
+    for name in tracked("."):
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, copy / name, follow_symlinks=False)
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", folder, copy]
     subprocess.run(command, check=True, capture_output=True, cwd=folder)
     (path,) = folder.glob("histoblend-*.whl")
     return zipfile.ZipFile(path).namelist()
@@ -26,11 +37,8 @@ def test_a_wheel_claims_one_name(wheel):
 
 
 def test_a_wheel_holds_every_file_of_the_packages(wheel):
-    tracked = subprocess.run(
-        ["git", "ls-files", "data", "features", "models", "reports", "pipelines", "configs"],
-        check=True, capture_output=True, text=True, cwd=ROOT,
-    ).stdout.split()  # fmt: skip
-    assert {f"histoblend/{name}" for name in tracked} <= set(wheel)
+    files = tracked("data", "features", "models", "reports", "pipelines", "configs")
+    assert {f"histoblend/{name}" for name in files} <= set(wheel)
     assert "histoblend/py.typed" in wheel
     assert any(name.endswith("entry_points.txt") for name in wheel)
 
