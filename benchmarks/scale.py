@@ -58,7 +58,7 @@ def local_cluster(folder, workers):
 
 def empty_task_s(cluster):
     """Seconds that the scheduler and the client spend on a task that does nothing."""
-    from histoblend.models.spread import keep
+    from histoblend.models.table_blocks import keep
 
     tasks = [(keep, (number,)) for number in range(EMPTY)]
     started = time.perf_counter()

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from histoblend.data.errors import InputError
+from histoblend.models.file_checks import MOST_JSON, check_content, read_array, read_json
 from histoblend.models.heads.head import Head
 from histoblend.models.heads.registry import head_from, trusted_types
-from histoblend.models.safety import MOST_JSON, check_content, read_array, read_json
 
 #: Raised when a reader of an earlier version could misread a bundle.
 FORMAT = 3

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histoblend.models.safety import read_array, read_json
+from histoblend.models.file_checks import read_array, read_json
 
 #: Folder of a bundle that holds the reference.
 OUTLIERS = "outliers"

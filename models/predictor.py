@@ -16,8 +16,8 @@ from histoblend.data.audit.measures import measure
 from histoblend.data.errors import InputError
 from histoblend.data.sources.images import RESIZING
 from histoblend.models.bundle import INDEX, Bundle
+from histoblend.models.file_checks import check_shape
 from histoblend.models.outliers import OUTLIERS, Outliers
-from histoblend.models.safety import check_shape
 
 if TYPE_CHECKING:
     from histoblend.features.handcrafted.slide_context import SlideReference

@@ -62,9 +62,9 @@ def _run(
     from histoblend.pipelines.commands import explain as explain_column
     from histoblend.pipelines.config import load_config
     from histoblend.pipelines.plan import plan_run
+    from histoblend.pipelines.printed_tables import show_audit
     from histoblend.pipelines.runtime.lock import run_lock
     from histoblend.pipelines.runtime.resources import foreseen
-    from histoblend.pipelines.terminal import show_audit
     from histoblend.pipelines.tracking import check_tracking
 
     options = {"data.path": data, "name": name, "data.missing": missing}

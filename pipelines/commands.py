@@ -8,6 +8,7 @@ from pathlib import Path
 from histoblend.data.errors import InputError
 from histoblend.data.storage.atomic import write_whole
 from histoblend.pipelines.plan import ENSEMBLE_ONLY
+from histoblend.pipelines.printed_tables import show_ensemble, show_ladder
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.run import Run
 from histoblend.pipelines.steps.cnn import check_cnn
@@ -16,7 +17,6 @@ from histoblend.pipelines.steps.outputs import publish
 from histoblend.pipelines.steps.patches import split_warnings
 from histoblend.pipelines.steps.predictions import say_predictions
 from histoblend.pipelines.tables import chosen_families
-from histoblend.pipelines.terminal import show_ensemble, show_ladder
 from histoblend.pipelines.tracking import check_tracking, track
 
 

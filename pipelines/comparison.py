@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from histoblend.data.errors import InputError
-from histoblend.pipelines.layout import LADDER, PREDICTIONS
+from histoblend.pipelines.run_files import LADDER, PREDICTIONS
 from histoblend.pipelines.runtime.artefacts import (
     MANIFEST,
     file_digest,

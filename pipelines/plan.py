@@ -23,24 +23,24 @@ from histoblend.pipelines.steps import (
     figures,
     heads,
     ladder,
-    models,
+    model_set,
     patches,
     predictions,
     report,
 )
 
 #: Code that several steps depend on: patches and splits, feature tables, fitted models, analyses, what is drawn.
-PATCHES = ("data", "pipelines/layout.py")
+PATCHES = ("data", "pipelines/run_files.py")
 TABLES = (*PATCHES, "features", "pipelines/results.py", "pipelines/tables.py")
 CLUSTER = tuple(f"pipelines/engine/{name}.py" for name in ("cluster", "cluster_tables", "worker"))
 MODELS = (*TABLES, "models/*.py", "models/heads")
 ANALYSES = (
     *MODELS, "models/inspection", "reports/evaluation",
-    "pipelines/analysis/models.py", "pipelines/runtime/views.py",
+    "pipelines/analysis/model_set.py", "pipelines/runtime/dataclass_files.py",
 )  # fmt: skip
 DRAWN = (
     *ANALYSES, "pipelines/analysis", "pipelines/steps/bundle.py", "pipelines/steps/ladder.py",
-    "pipelines/steps/models.py", "pipelines/steps/patches.py", "pipelines/steps/report_inputs.py",
+    "pipelines/steps/model_set.py", "pipelines/steps/patches.py", "pipelines/steps/report_inputs.py",
     "reports/*.py", "reports/sections", "reports/page",
 )  # fmt: skip
 
@@ -84,18 +84,18 @@ STEPS = (
     Step(
         "ladder", "analysis/ladder", ladder.build,
         reads=("prepare", "features", "embeddings", "heads", "cnn", "ensemble"),
-        code=(*MODELS, "pipelines/runtime/views.py", "pipelines/steps/ladder.py", "reports/evaluation"),
+        code=(*MODELS, "pipelines/runtime/dataclass_files.py", "pipelines/steps/ladder.py", "reports/evaluation"),
         settings=ladder.settings,
     ),
     Step(
-        "models", "analysis/models", models.build,
+        "models", "analysis/models", model_set.build,
         reads=("prepare", "features", "embeddings", "heads", "cnn", "ensemble", "ladder"),
-        code=(*MODELS, "pipelines/steps/models.py"),
+        code=(*MODELS, "pipelines/steps/model_set.py"),
     ),
     Step(
         "bundle", "bundle", bundle.build,
         reads=("prepare", "models", "ladder"),
-        code=(*ANALYSES, "pipelines/steps/models.py", "pipelines/steps/bundle.py", "reports/model_card.py"),
+        code=(*ANALYSES, "pipelines/steps/model_set.py", "pipelines/steps/bundle.py", "reports/model_card.py"),
     ),
     Step(
         "importances", "analysis/importances", importances.build,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from histoblend.data.patches import PatchSet
-from histoblend.pipelines.layout import PREDICTIONS, SCORES, TIMES
+from histoblend.pipelines.run_files import PREDICTIONS, SCORES, TIMES
 from histoblend.pipelines.runtime.artefacts import Finished
 from histoblend.pipelines.tables import FeatureSets
 

@@ -16,7 +16,7 @@ from histoblend.data.splits import is_known
 from histoblend.data.storage.arrays import open_array
 from histoblend.data.storage.atomic import PARTIAL
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.layout import COLUMNS, VALUES
+from histoblend.pipelines.run_files import COLUMNS, VALUES
 from histoblend.pipelines.runtime.resources import check_disk, check_memory
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import pandas as pd
 from histoblend.data.errors import InputError
 from histoblend.models.metrics import METRICS
 from histoblend.pipelines.config import TrackConfig, config_keys
-from histoblend.pipelines.layout import BUNDLE, LADDER
+from histoblend.pipelines.run_files import BUNDLE, LADDER
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run

@@ -11,10 +11,10 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from histoblend.data.errors import InputError
+from histoblend.models.file_checks import read_json
 from histoblend.models.heads.booster_files import check_booster
 from histoblend.models.heads.head import Head, LogOddsChanges, ReplacedScores, SpreadTable
 from histoblend.models.heads.inner_folds import inner_folds
-from histoblend.models.safety import read_json
 
 #: Patches on which a booster is grown at most: slides are the sample, and more patches of the same slides say little
 #: more.
@@ -266,13 +266,13 @@ class XGBoostHead(Head):
 
         Most trees split on few columns: shuffling one of 848 touches 5 of 580 trees.
         """
-        from histoblend.models.heads.forest import replaced_scores
+        from histoblend.models.heads.booster_trees import replaced_scores
 
         return replaced_scores(self.columns_, self.boosters_, np.ascontiguousarray(X, dtype=np.float32))
 
     def log_odds_changes(self, X: np.ndarray) -> LogOddsChanges:
         """See :meth:`Head.log_odds_changes`. Only trees that split on the column are walked again."""
-        from histoblend.models.heads.forest import TreeWalk
+        from histoblend.models.heads.booster_trees import TreeWalk
 
         walks = [
             (chosen, TreeWalk(booster, X[:, chosen]))

@@ -86,7 +86,7 @@ class Head(ClassifierMixin, BaseEstimator, ABC):
         The head in words, such as "logistic regression".
     marker : str
         File that every saved head of this class has and no other class's has, with a suffix that
-        :mod:`models.safety` knows.
+        :mod:`models.file_checks` knows.
     trusted : tuple of str
         Types of ours that its skops files hold, by their full names.
     importance : str
@@ -226,7 +226,7 @@ class Head(ClassifierMixin, BaseEstimator, ABC):
     def save(self, folder: Path) -> None:
         """Write the fitted head into a folder, made where there is none: :attr:`marker`, and other files that it needs.
 
-        No file is a pickle; :mod:`models.safety` lists the kinds of files that a bundle accepts.
+        No file is a pickle; :mod:`models.file_checks` lists the kinds of files that a bundle accepts.
         """
 
     @classmethod

@@ -11,10 +11,10 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from histoblend.data.errors import InputError
+from histoblend.models.file_checks import check_content
 from histoblend.models.heads.head import Head, LogOddsChanges, ReplacedScores, SpreadTable
 from histoblend.models.heads.inner_folds import inner_folds
 from histoblend.models.heads.logistic_sums import minimise, scale_of
-from histoblend.models.safety import check_content
 
 #: Inverse regularisation strengths that logistic regression chooses from; embeddings do best at the small end.
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)

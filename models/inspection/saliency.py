@@ -31,8 +31,8 @@ from histoblend.features.networks.stored import StoredKeras
 from histoblend.features.networks.views import SYMMETRIES, resize, symmetries
 from histoblend.models.augment import normalise_stains
 from histoblend.models.cnn import DESCRIPTION, KERAS_FILE, CnnSettings
+from histoblend.models.file_checks import check_content
 from histoblend.models.inspection.gradients import upper_function
-from histoblend.models.safety import check_content
 from histoblend.models.surgery import cut_network
 
 if TYPE_CHECKING:

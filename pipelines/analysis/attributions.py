@@ -25,11 +25,11 @@ from histoblend.models.inspection.shapley import (
 from histoblend.models.names import ALONE
 from histoblend.models.resampling import even_rows, slide_groups
 from histoblend.pipelines.analysis.importances import read_importances
-from histoblend.pipelines.analysis.models import models_of
+from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.results import feature_sets, feature_tables, patches_of, predictions_of
 from histoblend.pipelines.runtime.artefacts import Outcome
-from histoblend.pipelines.runtime.views import load_view, save_view
+from histoblend.pipelines.runtime.dataclass_files import load_view, save_view
 from histoblend.pipelines.tables import read_values
 from histoblend.reports.evaluation.explorer import LEVELS, ExplorerView, leading_features, share_examples
 

@@ -26,12 +26,12 @@ from histoblend.models.inspection.importance_stability import fold_stability, st
 from histoblend.models.inspection.permutation import dropped_importance, group_permutation, permutation_importance
 from histoblend.models.names import ALONE
 from histoblend.models.resampling import even_rows, slide_groups
-from histoblend.pipelines.analysis.models import models_of
+from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.layout import DROPPED, FITTED, LEFT_OUT_OF, SETS
 from histoblend.pipelines.results import feature_sets, patches_of, predictions_of
+from histoblend.pipelines.run_files import DROPPED, FITTED, LEFT_OUT_OF, SETS
 from histoblend.pipelines.runtime.artefacts import Outcome
-from histoblend.pipelines.runtime.views import load_view, save_view
+from histoblend.pipelines.runtime.dataclass_files import load_view, save_view
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run

@@ -13,8 +13,8 @@ from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.metrics import bootstrap, measure
 from histoblend.models.resampling import percentile_interval, slide_groups
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.layout import LEAKAGE
 from histoblend.pipelines.results import patches_of
+from histoblend.pipelines.run_files import LEAKAGE
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.tables import read_values
 

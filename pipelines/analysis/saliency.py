@@ -11,8 +11,8 @@ import pandas as pd
 
 from histoblend.data.patches import PatchSet
 from histoblend.data.storage.arrays import open_array
-from histoblend.pipelines.layout import MODEL, PREDICTIONS
 from histoblend.pipelines.results import patches_of
+from histoblend.pipelines.run_files import MODEL, PREDICTIONS
 from histoblend.pipelines.runtime.artefacts import Outcome, write_json
 from histoblend.pipelines.runtime.screen import Screen
 

@@ -28,12 +28,12 @@ from histoblend.models.inspection.stain import (
 from histoblend.models.inspection.stain_shifts import alterations
 from histoblend.models.names import ALONE, split_model_name
 from histoblend.models.predictor import Predictor, choose_blends, needs_slides, open_predictor
-from histoblend.pipelines.analysis.models import models_of
+from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.layout import PREDICTIONS
 from histoblend.pipelines.results import feature_tables, patches_of, predictions_of, read_ladder
+from histoblend.pipelines.run_files import PREDICTIONS
 from histoblend.pipelines.runtime.artefacts import Outcome
-from histoblend.pipelines.runtime.views import load_view, save_view
+from histoblend.pipelines.runtime.dataclass_files import load_view, save_view
 from histoblend.pipelines.tables import context_table, known_slides, read_values
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from histoblend.pipelines.engine.worker import (
     make_part,
     pixels_digest,
 )
-from histoblend.pipelines.layout import VALUES
+from histoblend.pipelines.run_files import VALUES
 
 if TYPE_CHECKING:
     from histoblend.features.networks.embeddings import EmbeddingCompute, SideBySide

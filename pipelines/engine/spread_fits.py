@@ -13,7 +13,7 @@ import numpy as np
 
 from histoblend.data.storage.store import Store, StoredArray
 from histoblend.models.heads.registry import new_head
-from histoblend.models.spread import blocks_of
+from histoblend.models.table_blocks import blocks_of
 from histoblend.pipelines.engine.cluster import Cluster, explained
 from histoblend.pipelines.engine.fits import FitTask, Fitted
 from histoblend.pipelines.engine.worker_fits import pack, read_probabilities
@@ -25,7 +25,7 @@ FEWEST_ROWS = 256
 MOST_BYTES = 64_000_000
 
 #: Functions on blocks that no head has for itself.
-SPREAD = "histoblend.models.spread"
+SPREAD = "histoblend.models.table_blocks"
 
 #: Partial sums that are added up on a worker before they travel.
 TOGETHER = 32
@@ -102,7 +102,7 @@ class SpreadFits:
         return [one for one, inside in zip(self.on_blocks("take", local, columns), local, strict=True) if len(inside)]
 
     def on_blocks(self, name: str, rows: list[np.ndarray], columns: np.ndarray) -> list[Any]:
-        """Futures of a function of models/spread.py on some rows and columns of every block."""
+        """Futures of a function of models/table_blocks.py on some rows and columns of every block."""
         return self.cluster.spread(SPREAD, name, self.blocks, rows, [columns] * len(rows))
 
     def spans(self) -> list[tuple[int, int]]:

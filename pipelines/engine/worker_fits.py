@@ -58,7 +58,7 @@ def predict_block(
     import pyarrow.parquet as pq
     from threadpoolctl import threadpool_limits
 
-    from histoblend.models.spread import take
+    from histoblend.models.table_blocks import take
 
     began = time.thread_time()
     with threadpool_limits(1):

@@ -25,7 +25,7 @@ from histoblend.models.bundle import Bundle, open_bundle
 from histoblend.models.predictor import FLAGS, Blend, choose_blends, open_predictor
 from histoblend.pipelines.predict.folder import check_options, version_warnings
 from histoblend.pipelines.predict.shards import Found, Options, predict_source
-from histoblend.pipelines.predict.slide_files import FILES, Result, conclude, write_results
+from histoblend.pipelines.predict.slide_results import FILES, Result, conclude, write_results
 from histoblend.pipelines.runtime import signals
 from histoblend.pipelines.runtime.artefacts import replace_folder, restore_folder
 from histoblend.pipelines.runtime.lock import run_lock

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from histoblend.models.bundle import HEADS_FOLDER, INDEX
 from histoblend.models.names import ALONE, split_model_name
-from histoblend.pipelines.analysis.models import models_of
+from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.results import patches_of, read_ladder
 from histoblend.pipelines.runtime.artefacts import MANIFEST, Outcome
-from histoblend.pipelines.steps.models import sealed, source
+from histoblend.pipelines.steps.model_set import sealed, source
 from histoblend.reports.model_card import CARD, model_card
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from histoblend.data.patches import PatchSet
 from histoblend.data.splits import patch_groups
 from histoblend.data.storage.parts import Parts
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.layout import HISTORY, MODEL, PREDICTIONS
 from histoblend.pipelines.results import patches_of
+from histoblend.pipelines.run_files import HISTORY, MODEL, PREDICTIONS
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.screen import Screen
 

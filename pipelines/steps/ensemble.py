@@ -19,7 +19,8 @@ from histoblend.models.ensemble_evaluation import error_correlations, nest, with
 from histoblend.models.names import ALONE
 from histoblend.models.resampling import auc_draws, percentile_interval, slide_groups
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.layout import (
+from histoblend.pipelines.results import patches_of, predictions_of
+from histoblend.pipelines.run_files import (
     CALIBRATORS,
     CHOICES,
     COMBINED,
@@ -30,7 +31,6 @@ from histoblend.pipelines.layout import (
     PREDICTIONS,
     THRESHOLDS,
 )
-from histoblend.pipelines.results import patches_of, predictions_of
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.screen import Screen
 

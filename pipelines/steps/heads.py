@@ -16,8 +16,8 @@ from histoblend.features.handcrafted.families import group_columns
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.engine.fits import FitTask, Fitter, Fitters, local_fitters
 from histoblend.pipelines.engine.kept_fits import Fit, KeptFits
-from histoblend.pipelines.layout import COSTS, DROPPED, FITTED, LEFT_OUT_OF, PREDICTIONS, SETS
 from histoblend.pipelines.results import feature_sets, feature_tables, patches_of
+from histoblend.pipelines.run_files import COSTS, DROPPED, FITTED, LEFT_OUT_OF, PREDICTIONS, SETS
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.resources import check_memory, dismiss_workers, peak_memory
 from histoblend.pipelines.runtime.screen import Screen

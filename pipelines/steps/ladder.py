@@ -11,10 +11,10 @@ import pandas as pd
 
 from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.layout import CALIBRATORS, COSTS, DECISIONS, ENSEMBLE, LADDER, SCORES, THRESHOLDS, TIMES
 from histoblend.pipelines.results import feature_tables, predictions_of
+from histoblend.pipelines.run_files import CALIBRATORS, COSTS, DECISIONS, ENSEMBLE, LADDER, SCORES, THRESHOLDS, TIMES
 from histoblend.pipelines.runtime.artefacts import Outcome
-from histoblend.pipelines.runtime.views import load_view, save_view
+from histoblend.pipelines.runtime.dataclass_files import load_view, save_view
 from histoblend.pipelines.tables import read_values
 from histoblend.reports.evaluation.decisions import DecisionsView, decide
 from histoblend.reports.evaluation.ladder import ladder

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from histoblend.data.storage.atomic import copy_whole, write_whole
-from histoblend.pipelines.layout import FINAL, LADDER, PREDICTIONS, SUBMISSION
 from histoblend.pipelines.results import predictions_of
+from histoblend.pipelines.run_files import FINAL, LADDER, PREDICTIONS, SUBMISSION
 from histoblend.pipelines.runtime.artefacts import file_digest
 
 if TYPE_CHECKING:

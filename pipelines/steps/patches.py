@@ -28,7 +28,7 @@ from histoblend.data.sources.registry import source_kind
 from histoblend.data.splits import UNMAPPED, assign_splits, base_groups, check_enough, is_known, unite
 from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.layout import AUDIT, EXAMPLES, PICTURES, SET_ASIDE, SLIDES, SUMMARY, UNLABELLED
+from histoblend.pipelines.run_files import AUDIT, EXAMPLES, PICTURES, SET_ASIDE, SLIDES, SUMMARY, UNLABELLED
 from histoblend.pipelines.runtime.artefacts import Outcome, file_digest
 from histoblend.pipelines.runtime.resources import check_disk
 from histoblend.pipelines.runtime.screen import Screen

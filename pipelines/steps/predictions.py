@@ -16,9 +16,9 @@ from histoblend.data.storage.parts import Parts
 from histoblend.data.storage.spreadsheet import read_written, write_csv
 from histoblend.models.bundle import Bundle, open_bundle
 from histoblend.models.predictor import choose_blends, open_predictor
-from histoblend.pipelines.layout import FINAL, SET_ASIDE, SUBMISSION, UNLABELLED
 from histoblend.pipelines.predict.folder import chosen_members
 from histoblend.pipelines.predict.shards import Found, Options, predict_source
+from histoblend.pipelines.run_files import FINAL, SET_ASIDE, SUBMISSION, UNLABELLED
 from histoblend.pipelines.runtime.artefacts import Outcome
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from histoblend.pipelines.analysis.leakage import read_leakage
 from histoblend.pipelines.analysis.saliency import open_saliency
 from histoblend.pipelines.analysis.stain import read_stain
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.layout import (
+from histoblend.pipelines.results import patches_of, predictions_of, read_ladder
+from histoblend.pipelines.run_files import (
     AUDIT,
     CHOICES,
     COMBINED,
@@ -31,7 +32,6 @@ from histoblend.pipelines.layout import (
     SLIDES,
     SUMMARY,
 )
-from histoblend.pipelines.results import patches_of, predictions_of, read_ladder
 from histoblend.pipelines.runtime.artefacts import Finished
 from histoblend.pipelines.steps.bundle import card
 from histoblend.pipelines.steps.ladder import family_costs, read_decisions

@@ -10,8 +10,8 @@ import pytest
 
 from histoblend.data.errors import InputError
 from histoblend.models.bundle import index_digest, open_bundle, seal_bundle
+from histoblend.models.file_checks import check_content
 from histoblend.models.heads.registry import HEADS, load_head, new_head
-from histoblend.models.safety import check_content
 
 
 @pytest.fixture

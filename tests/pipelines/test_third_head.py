@@ -10,11 +10,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from histoblend.data.errors import InputError
 from histoblend.models.bundle import open_bundle
+from histoblend.models.file_checks import read_json
 from histoblend.models.heads.head import Head
 from histoblend.models.heads.registry import HEADS
 from histoblend.models.inspection.partial_dependence import PartialDependence
 from histoblend.models.inspection.shapley import attribute
-from histoblend.models.safety import read_json
 from histoblend.pipelines.analysis.attributions import _additive
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.run import Run

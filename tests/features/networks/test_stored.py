@@ -13,7 +13,7 @@ from histoblend.features.networks.embeddings import EmbeddingCompute, embedding_
 from histoblend.features.networks.engines import KerasNetwork
 from histoblend.features.networks.recipe import Recipe
 from histoblend.features.networks.stored import open_networks, store_networks
-from histoblend.models.safety import check_content
+from histoblend.models.file_checks import check_content
 
 PATCHES = np.random.default_rng(0).integers(0, 256, (3, 64, 64, 3), dtype=np.uint8)
 

@@ -10,7 +10,7 @@ from sklearn.metrics import log_loss
 from histoblend.models.heads import logistic_sums
 from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.heads.logistic_sums import column_squares, column_sums, loss_and_gradient
-from histoblend.models.spread import add_up
+from histoblend.models.table_blocks import add_up
 
 
 @pytest.fixture

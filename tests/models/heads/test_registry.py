@@ -7,9 +7,9 @@ from typing import get_args
 import pytest
 
 from histoblend.data.errors import InputError
+from histoblend.models.file_checks import SUFFIXES
 from histoblend.models.heads.head import Head
 from histoblend.models.heads.registry import HEADS, head_class, head_from, new_head
-from histoblend.models.safety import SUFFIXES
 from histoblend.pipelines.config import HeadName, HeadsConfig
 from histoblend.reports.sections.explorer import MEASURES
 

@@ -16,8 +16,8 @@ from histoblend.pipelines.analysis.attributions import (
     explain_embeddings,
     explorer_view,
 )
-from histoblend.pipelines.layout import COLUMNS, VALUES
 from histoblend.pipelines.results import feature_sets, patches_of
+from histoblend.pipelines.run_files import COLUMNS, VALUES
 from histoblend.pipelines.tables import FeatureSets
 from histoblend.reports.sections.explorer import explore
 from tests.pipelines.stub_run import StoredHeads, StubRun

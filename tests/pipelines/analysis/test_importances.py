@@ -11,8 +11,8 @@ from histoblend.models.heads.registry import HEADS
 from histoblend.models.inspection.importance import COLUMNS, GROUPS
 from histoblend.pipelines.analysis.importances import by_measure, importances
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.layout import DROPPED, FITTED, SETS
 from histoblend.pipelines.results import patches_of
+from histoblend.pipelines.run_files import DROPPED, FITTED, SETS
 from histoblend.pipelines.steps.heads import fit_heads, left_out_groups
 from tests.pipelines.fits import opened
 from tests.pipelines.stub_run import StoredHeads, StubRun

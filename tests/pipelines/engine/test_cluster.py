@@ -14,8 +14,8 @@ from histoblend.data.errors import InputError
 from histoblend.data.storage.store import Store
 from histoblend.pipelines.config import EngineConfig, load_config
 from histoblend.pipelines.engine.cluster import PACKAGES, Cluster
-from histoblend.pipelines.layout import PREDICTIONS
 from histoblend.pipelines.plan import plan_run
+from histoblend.pipelines.run_files import PREDICTIONS
 from histoblend.pipelines.runtime.screen import Screen
 from tests import ROOT
 from tests.pipelines.clusters import Striking, cluster, slow

@@ -26,7 +26,7 @@ from histoblend.pipelines.predict.folder import predict_folder
 from histoblend.pipelines.predict.phantom_slide import default_slide, draw_slide
 from histoblend.pipelines.predict.shards import Options
 from histoblend.pipelines.predict.slide import Geometry, heatmap
-from histoblend.pipelines.predict.slide_files import FILES
+from histoblend.pipelines.predict.slide_results import FILES
 from histoblend.pipelines.runtime.lock import run_lock
 from histoblend.pipelines.runtime.screen import Screen
 from tests import ROOT
@@ -121,7 +121,7 @@ def test_every_file_says_the_same(done):
 
 
 def test_the_overlay_is_no_larger_than_a_screen(run, slide, tmp_path, monkeypatch):
-    monkeypatch.setattr("histoblend.pipelines.predict.slide_files.MOST_OVERLAY", 700)
+    monkeypatch.setattr("histoblend.pipelines.predict.slide_results.MOST_OVERLAY", 700)
     make(run, slide.path, tmp_path / "map", model="logistic_colour")
     with Image.open(tmp_path / "map" / "overlay.png") as picture:
         assert picture.size == (500, 434)

@@ -14,10 +14,10 @@ from histoblend.data.patches import PatchSet
 from histoblend.pipelines.commands import one_step
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.plan import plan_run
+from histoblend.pipelines.printed_tables import show_audit
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps.patches import settings
-from histoblend.pipelines.terminal import show_audit
 from tests import ROOT
 
 

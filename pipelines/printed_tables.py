@@ -9,7 +9,8 @@ import pandas as pd
 
 from histoblend.models.names import ALONE
 from histoblend.pipelines.analysis.leakage import read_leakage
-from histoblend.pipelines.layout import (
+from histoblend.pipelines.results import patches_of, read_ladder
+from histoblend.pipelines.run_files import (
     AUDIT,
     EXAMPLES,
     GAINS,
@@ -19,7 +20,6 @@ from histoblend.pipelines.layout import (
     SLIDES,
     SUMMARY,
 )
-from histoblend.pipelines.results import patches_of, read_ladder
 from histoblend.pipelines.steps.ladder import family_costs
 from histoblend.pipelines.steps.patches import balance
 from histoblend.reports.sections.data import consequence, leakage_words

@@ -14,8 +14,8 @@ import pandas as pd
 from histoblend.models.bundle import HEADS_FOLDER, INDEX, seal_bundle
 from histoblend.models.outliers import OUTLIERS, learn_outliers
 from histoblend.models.predictor import CNN, ENSEMBLE_FILE, NETWORKS
-from histoblend.pipelines.layout import ENSEMBLE, MODEL, SETS
 from histoblend.pipelines.results import embedding_of, feature_tables, patches_of, read_ladder
+from histoblend.pipelines.run_files import ENSEMBLE, MODEL, SETS
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.provenance import code_digest
 from histoblend.pipelines.tables import chosen_families, read_values

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histoblend.models.spread import blocks_of
+from histoblend.models.table_blocks import blocks_of
 
 
 @given(st.lists(st.integers(0, 99), unique=True), st.lists(st.integers(1, 99), unique=True))
