@@ -115,9 +115,10 @@ class Run:
 
     def leave_out(self, names: Iterable[str]) -> None:
         """Choose the steps that are not part of this run, whatever its configuration says."""
-        self._left_out = frozenset(names)
-        self._finished.clear()
-        self._opened.clear()
+        if self._left_out != frozenset(names):
+            self._left_out = frozenset(names)
+            self._finished.clear()
+            self._opened.clear()
 
     def has(self, name: str) -> bool:
         """Whether a step is part of this run."""

@@ -219,9 +219,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder / MANIFEST}: expected JSON; got: {error}. {MEND}") from error
     if not (
         isinstance(manifest, dict)
-        and {"config", "seed", "files", "rows", "notes", "digest"} <= manifest.keys()
+        and {"config", "seed", "files", "rows", "notes"} <= manifest.keys()
         and all(isinstance(manifest[key], dict) for key in ("config", "files", "notes"))
-        and isinstance(manifest["digest"], str)
     ):
         raise InputError(f"{folder / MANIFEST}: expected the manifest of a step; got something else. {MEND}")
     return manifest
@@ -277,6 +276,8 @@ def _why_not_reuse(folder: Path, identity: dict[str, Any], rebuild: bool) -> str
     for part, words in (("inputs", "input"), ("code", "code"), ("libraries", "library versions")):
         if manifest.get(part) != identity[part]:
             return f"rebuilding, its {words} changed"
+    if not isinstance(manifest.get("digest"), str):
+        return "rebuilding, its manifest lacks a digest"
     for name, digest in manifest["files"].items():
         if not (folder / name).is_file() or file_digest(folder / name) != digest:
             return f"rebuilding, {name} is missing or altered"

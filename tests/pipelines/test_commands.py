@@ -127,7 +127,8 @@ def test_every_manifest_tells_where_it_came_from(finished):
         manifest = json.loads((finished.folder / step / "manifest.json").read_text())
         assert manifest["rows"] == 240
         assert {"config", "inputs", "libraries", "commit", "seed", "seconds", "peak_mb"} <= manifest.keys()
-    steps = {"1-patches", "4-heads", "2-features", "3-embeddings", "probes/stain"}
+    analyses = {"ladder", "importances", "attributions", "leakage", "stain", "figures"}
+    steps = {"1-patches", "2-features", "4-heads", *(f"analysis/{name}" for name in analyses)}
     assert manifest["inputs"].keys() == steps | {"configuration"}
 
 

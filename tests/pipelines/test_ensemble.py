@@ -35,9 +35,10 @@ SMALL += ["name=small"]
 def permuted(tmp_path_factory):
     """A finished run on a phantom whose labels were dealt anew: there is nothing to be learned."""
     run = plan_run(load_config(ROOT / "configs" / "phantom.toml", SMALL), tmp_path_factory.mktemp("runs"))
-    table = patches_of(run).table.copy()
+    table = patches_of(plan_run(run.config, run.root)).table.copy()
     table["label"] = np.random.default_rng(0).permutation(table["label"].to_numpy())
-    run.__dict__["patches"] = replace(patches_of(run), table=table)
+    dealt = replace(patches_of(plan_run(run.config, run.root)), table=table)
+    run.open("patches", lambda: dealt)
     ensemble(run)
     return run
 

@@ -17,12 +17,10 @@ from histoblend.models.inspection.partial_dependence import PartialDependence
 from histoblend.models.inspection.shapley import attribute
 from histoblend.pipelines.analysis.attributions import _additive
 from histoblend.pipelines.config import load_config
-from histoblend.pipelines.run import Run
-from histoblend.pipelines.steps.outputs import write_bundle
-from histoblend.reports.evaluation.ladder import ladder
+from histoblend.pipelines.plan import ENSEMBLE_ONLY, plan_run
+from histoblend.pipelines.results import feature_sets, predictions_of
 from histoblend.reports.words import model_words
 from tests import ROOT
-from tests.reports.cohorts import model_names
 from tests.torture.bundles import SETTINGS
 
 
@@ -78,10 +76,9 @@ def finished(tmp_path_factory):
         config = load_config(ROOT / "configs" / "phantom.toml", SETTINGS)
         # The names that a configuration accepts were read before this file added one.
         heads = config.heads.model_copy(update={"heads": ("logistic", "centroid")})
-        run = Run(config.model_copy(update={"heads": heads}), tmp_path_factory.mktemp("third"))
-        predictions = run.predictions()
-        write_bundle(run, ladder(predictions, model_names(predictions), draws=20))
-        yield run, predictions, open_bundle(run.folder / "bundle")
+        run = plan_run(config.model_copy(update={"heads": heads}), tmp_path_factory.mktemp("third"))
+        run.leave_out(ENSEMBLE_ONLY)
+        yield run, predictions_of(run), open_bundle(run.step("bundle").folder)
 
 
 def test_it_is_fitted_out_of_fold_beside_the_others(finished):
@@ -96,14 +93,14 @@ def test_a_bundle_gives_back_the_very_head(finished):
     head = bundle.head("centroid_colour")
     assert type(head) is CentroidHead
     test = (predictions["split"] == "test").to_numpy()
-    values, _ = run.sets()["colour"]
+    values, _ = feature_sets(run)["colour"]
     np.testing.assert_array_equal(head.predict_proba(values[test])[:, 1], predictions["prob_centroid_colour"][test])
 
 
 def test_it_answers_what_reports_ask(finished):
     run, _, bundle = finished
     head = bundle.head("centroid_colour")
-    values, columns = run.sets()["colour"]
+    values, columns = feature_sets(run)["colour"]
     X = np.asarray(values[:40])
     found = attribute(head, X, columns)
     np.testing.assert_allclose(found.log_odds, logit(head.predict_proba(X)[:, 1]), atol=1e-5)

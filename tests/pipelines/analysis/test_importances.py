@@ -149,7 +149,7 @@ def test_nothing_that_is_learned_or_clustered_sees_the_held_out_slides(found, tm
     other = run_on(tmp_path / "heads", spoilt, turned)
     _, after = importances(other, pd.read_parquet(other.step("heads").folder / "predictions.parquet"))
     pd.testing.assert_frame_equal(before.clusters, after.clusters, check_exact=True)
-    first, second = (pd.read_parquet(each.heads[0] / FITTED) for each in (run, other))
+    first, second = (pd.read_parquet(each.step("heads").folder / FITTED) for each in (run, other))
     pd.testing.assert_frame_equal(first, second, check_exact=True)
     own = before.groups.measure.isin(["gain", "cover", "coefficient"])
     pd.testing.assert_frame_equal(before.groups[own], after.groups[own], check_exact=True)
@@ -189,8 +189,8 @@ def test_halves_of_joined_sets_are_shuffled_and_judged_by_the_rungs_that_lack_th
     }
     settings = {"heads": {"heads": ["logistic"]}, "split": {"folds": 3}, "report": {"draws": 200}}
     config = Config.model_validate(settings)
-    run = SimpleNamespace(config=config, patches=SimpleNamespace(table=table), heads=(tmp_path, {}), workers=1)
-    run.sets = lambda: sets
+    read = {"patches": SimpleNamespace(table=table), "feature sets": sets, "models": StoredHeads(tmp_path)}
+    run = StubRun(config, {"heads": tmp_path}, **read)
     fit_heads(config, patches_of(run), *opened(sets), tmp_path, Quiet())
     predictions = pd.read_parquet(tmp_path / "predictions.parquet")
     _, view = importances(run, predictions)

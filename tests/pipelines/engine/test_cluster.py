@@ -74,14 +74,14 @@ def test_a_table_is_the_same_when_a_worker_goes(tmp_path, alone, address, step, 
     screen = Striking(LABELS[step], lambda: what(run))
     run = run_of(tmp_path, f"engine.scheduler={address}", screen=screen)
     with contextlib.closing(run):
-        folder, manifest = getattr(run, step)
+        folder, manifest = run.step(step)
     assert screen.struck
     assert table(run, folder.name) == table(alone, folder.name)
     assert manifest["notes"]["cluster"]["parts"] == 40
     assert manifest["notes"]["cluster"]["workers"] >= 2
     assert not (folder / "parts").exists()
     # What ran where does not count: the next run on this machine takes it as it is.
-    assert getattr(run_of(tmp_path), step)[1] == manifest
+    assert run_of(tmp_path).step(step).manifest == manifest
 
 
 def test_a_slow_worker_changes_nothing(tmp_path, alone, address):
@@ -99,13 +99,13 @@ def test_fits_that_hold_their_table_are_the_same_to_the_last_bit(tmp_path, alone
     with contextlib.closing(run):
         folder, manifest = run.step("heads")
     assert screen.struck
-    found, expected = (pd.read_parquet(place / PREDICTIONS) for place in (folder, alone.heads[0]))
+    found, expected = (pd.read_parquet(place / PREDICTIONS) for place in (folder, alone.step("heads").folder))
     pd.testing.assert_frame_equal(found, expected[list(found)], check_exact=True)
     for number in range(3):
         name = f"xgboost_context/booster-{number}.ubj"
-        assert (folder / name).read_bytes() == (alone.heads[0] / name).read_bytes()
+        assert (folder / name).read_bytes() == (alone.step("heads").folder / name).read_bytes()
     assert not any(name.startswith(("tables", "remote")) for name in manifest["files"])
-    assert run_of(tmp_path, "heads.features=['context']").heads[1] == manifest
+    assert run_of(tmp_path, "heads.features=['context']").step("heads").manifest == manifest
 
 
 def test_fits_on_a_spread_table_agree_though_a_worker_is_killed(tmp_path, alone, address):
@@ -115,7 +115,7 @@ def test_fits_on_a_spread_table_agree_though_a_worker_is_killed(tmp_path, alone,
     with contextlib.closing(run):
         folder, manifest = run.step("heads")
     assert screen.struck
-    found, expected = (pd.read_parquet(place / PREDICTIONS) for place in (folder, alone.heads[0]))
+    found, expected = (pd.read_parquet(place / PREDICTIONS) for place in (folder, alone.step("heads").folder))
     assert abs(found["prob_logistic_context"] - expected["prob_logistic_context"]).max() < 2e-3
     learned = expected["split"] == "train"
     scores = [
@@ -167,7 +167,7 @@ def test_a_lost_scheduler_ends_the_run_and_one_machine_goes_on(tmp_path, alone):
         run = run_of(tmp_path, f"engine.scheduler={found}", screen=Striking(LABELS["features"], stack.close))
         with contextlib.closing(run), pytest.raises(InputError, match="connection to the cluster was lost"):
             run.step("features")
-    assert run_of(tmp_path, "engine.workers=1").features
+    assert run_of(tmp_path, "engine.workers=1").step("features")
     assert table(run, "2-features") == table(alone, "2-features")
 
 
@@ -241,7 +241,7 @@ def test_an_object_store_between_machines_gives_the_same(tmp_path, alone, bucket
             heads = run.step("heads").folder
     assert table(run, "2-features") == table(alone, "2-features")
     assert table(run, "3-embeddings") == table(alone, "3-embeddings")
-    expected = pd.read_parquet(alone.heads[0] / PREDICTIONS)
+    expected = pd.read_parquet(alone.step("heads").folder / PREDICTIONS)
     found = pd.read_parquet(heads / PREDICTIONS)
     pd.testing.assert_frame_equal(found, expected[list(found)])
     left = Store(bucket).inside(run.config.name)

@@ -29,6 +29,7 @@ from histoblend.pipelines.predict.shards import Options
 from histoblend.pipelines.results import feature_tables, patches_of
 from histoblend.pipelines.runtime.screen import Screen
 from tests import ROOT
+from tests.pipelines.stub_run import StubRun
 
 SMALL = ["data.n=200", "data.slides=10", "split.folds=2", "report.draws=100", "report.repeats=1", "data.difficulty=0.2"]
 SMALL += ["embeddings.backbone=efficientnet-lite0", "embeddings.size=96", "embeddings.stages=1", "name=small"]
@@ -318,10 +319,10 @@ def test_slides_of_too_few_patches_are_predicted_without(run, blended, held_out,
 
 
 def test_the_reference_for_outliers_knows_training_slides_only(run):
-    from histoblend.pipelines.steps.outputs import _store_outliers
+    from histoblend.pipelines.steps.model_set import _store_outliers
 
     test = (patches_of(run).table["split"] == "test").to_numpy()
-    folder = feature_tables(run)["features"][0]
+    folder = feature_tables(run)["features"].folder
     values = np.load(folder / "values.npy")
     changed = np.where(test[:, None], 1e3, values).astype(np.float32)
     made = []
@@ -330,7 +331,7 @@ def test_the_reference_for_outliers_knows_training_slides_only(run):
         place.mkdir()
         np.save(place / "values.npy", table)
         (place / "columns.json").write_text((folder / "columns.json").read_text())
-        held = SimpleNamespace(config=run.config, patches=patches_of(run), tables={"features": (place, {})})
+        held = StubRun(run.config, {"features": place}, patches=patches_of(run))
         _store_outliers(held, place / "outliers")
         made.append({path.name: path.read_bytes() for path in (place / "outliers").iterdir()})
     assert made[0] == made[1]

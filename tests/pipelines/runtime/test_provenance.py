@@ -9,7 +9,8 @@ from histoblend.pipelines.runtime.provenance import code_digest, commit, library
 @pytest.fixture
 def tree(tmp_path, monkeypatch):
     (tmp_path / "reports" / "templates").mkdir(parents=True)
-    (tmp_path / "pipelines").mkdir()
+    for name in ("steps", "runtime"):
+        (tmp_path / "pipelines" / name).mkdir(parents=True)
     for name in (
         "reports/report.py",
         "reports/templates/style.css",
@@ -30,7 +31,7 @@ def test_a_changed_file_changes_the_digest(tree, name):
 
 def test_other_files_and_caches_do_not(tree):
     before = code_digest(("reports", "pipelines/steps/heads.py"))
-    (tree / "pipelines" / "console.py").write_text("b")
+    (tree / "pipelines" / "runtime" / "screen.py").write_text("b")
     (tree / "reports" / "__pycache__").mkdir()
     (tree / "reports" / "__pycache__" / "page.pyc").write_text("b")
     assert code_digest(("reports", "pipelines/steps/heads.py")) == before

@@ -46,7 +46,7 @@ def test_what_was_dropped_is_listed_and_gone(planted):
 def test_pixels_still_belong_to_their_rows(planted):
     import hashlib
 
-    patches = planted[0].patches
+    patches = patches_of(planted[0])
     for row in (0, 500, len(patches.table) - 1):
         assert hashlib.sha256(patches.pixels[row].tobytes()).hexdigest() == patches.table["sha256"].iloc[row]
 
