@@ -91,6 +91,7 @@ STEPS = (
         "models", "analysis/models", model_set.build,
         reads=("prepare", "features", "embeddings", "heads", "cnn", "ensemble", "ladder"),
         code=(*MODELS, "pipelines/steps/model_set.py"),
+        inputs=model_set.inputs,
     ),
     Step(
         "bundle", "bundle", bundle.build,
@@ -130,7 +131,7 @@ STEPS = (
     Step(
         "figures", "analysis/figures", figures.build,
         reads=(
-            "prepare", "features", "heads", "cnn", "ensemble", "ladder",
+            "prepare", "features", "embeddings", "heads", "cnn", "ensemble", "ladder",
             "importances", "attributions", "leakage", "stain", "saliency",
         ),
         code=(*DRAWN, "pipelines/steps/figures.py"),
@@ -138,7 +139,7 @@ STEPS = (
     Step(
         "report", "7-report", report.build,
         reads=(
-            "prepare", "features", "heads", "cnn", "ensemble", "ladder",
+            "prepare", "features", "embeddings", "heads", "cnn", "ensemble", "ladder",
             "importances", "attributions", "leakage", "stain", "saliency", "figures",
         ),
         code=(*DRAWN, "pipelines/steps/report.py", "reports/templates"),

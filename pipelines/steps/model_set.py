@@ -24,6 +24,11 @@ if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
 
+def inputs(run: Run) -> dict[str, str]:
+    """What the models say of their patches and their run: another value rebuilds, and changes no patch."""
+    return {"patch": json.dumps(_patch(run), sort_keys=True), "run": run.config.name}
+
+
 def build(run: Run, folder: Path) -> Outcome:
     """Write every fitted model, the heads of single families included, and what tells outliers."""
     steps, heads = read_ladder(run), run.step("heads")

@@ -128,7 +128,7 @@ def test_every_manifest_tells_where_it_came_from(finished):
         assert manifest["rows"] == 240
         assert {"config", "inputs", "libraries", "commit", "seed", "seconds", "peak_mb"} <= manifest.keys()
     analyses = {"ladder", "importances", "attributions", "leakage", "stain", "figures"}
-    steps = {"1-patches", "2-features", "4-heads", *(f"analysis/{name}" for name in analyses)}
+    steps = {"1-patches", "2-features", "3-embeddings", "4-heads", *(f"analysis/{name}" for name in analyses)}
     assert manifest["inputs"].keys() == steps | {"configuration"}
 
 

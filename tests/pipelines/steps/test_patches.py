@@ -17,6 +17,7 @@ from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.printed_tables import show_audit
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.runtime.screen import Screen
+from histoblend.pipelines.steps import model_set
 from histoblend.pipelines.steps.patches import settings
 from tests import ROOT
 
@@ -151,6 +152,8 @@ def test_names_never_steer_the_terminal(capsys):
     assert "[red]a[/red]\\x1b" in said
 
 
-def test_the_size_of_a_pixel_makes_no_patch_again():
+def test_the_size_of_a_pixel_makes_no_patch_again_but_the_models_that_name_it(tmp_path):
     configs = [load_config(ROOT / "configs" / "phantom.toml", [f"data.mpp={mpp}"]) for mpp in (0, 0.25)]
     assert settings(configs[0]) == settings(configs[1])
+    first, second = (model_set.inputs(plan_run(config, tmp_path)) for config in configs)
+    assert first != second
