@@ -94,6 +94,7 @@ def explain(run: Run, column: str) -> Path:
     from histoblend.features.handcrafted.explain import explain as explain_column
     from histoblend.pipelines.tables import read_values
 
+    begin(run)
     values, names = read_values(run.step("features").folder)
     if column not in names:
         near = difflib.get_close_matches(column, names, 1, 0.5)

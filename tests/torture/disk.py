@@ -51,7 +51,7 @@ class Disk:
 def run_in(runs, settings=None, *, rebuild=False):
     """A run whose data take seconds; `settings` go over QUICK."""
     words = [f"{key}={value!r}" for key, value in {**QUICK, **(settings or {})}.items()]
-    return plan_run(load_config(ROOT / "configs" / "phantom.toml", [*words, "name=one"]), runs, rebuild)
+    return plan_run(load_config(ROOT / "configs" / "phantom.toml", [*words, "name=one"]), runs, rebuild=rebuild)
 
 
 def heads(runs, *, rebuild=False):

@@ -191,7 +191,7 @@ def test_a_poisoned_run_folder_runs_nothing(hostile, tmp_path, faults):
     """Every file of every step replaced by a payload, and its digest in the manifest made to fit."""
     touched, tried = tmp_path / "touched", 0
     from histoblend.models.heads.registry import load_head
-    from histoblend.pipelines.steps.report import audit_view
+    from histoblend.pipelines.steps.report_inputs import audit_view
     from histoblend.pipelines.tables import read_values
 
     folder = hostile.folder
@@ -200,7 +200,7 @@ def test_a_poisoned_run_folder_runs_nothing(hostile, tmp_path, faults):
         "1-patches/patches.parquet": lambda: patches_of(plan_run(hostile.config, hostile.root)),
         "1-patches/examples.npy": lambda: audit_view(folder / "1-patches"),
         "2-features/values.npy": lambda: read_values(folder / "2-features"),
-        "4-heads/predictions.parquet": lambda: predictions_of(plan_run(hostile.config, hostile.root)),
+        "4-heads/predictions.parquet": lambda: predictions_of(plan_run(hostile.config, hostile.root), "heads"),
         "4-heads/logistic_colour/head.skops": lambda: load_head(folder / "4-heads" / "logistic_colour"),
     }
     for name, read in readers.items():
