@@ -20,13 +20,15 @@ import pyarrow.parquet as pq
 
 from histoblend.data.patches import PatchSet, table_digest
 from histoblend.pipelines.config import load_config
-from histoblend.pipelines.plan import plan_run
+from histoblend.pipelines.plan import ENSEMBLE_ONLY, plan_run
 from histoblend.pipelines.run import Run
-from histoblend.pipelines.runtime.artefacts import read_manifest
+from histoblend.pipelines.runtime.artefacts import Finished, read_manifest
 from histoblend.pipelines.runtime.resources import peak_memory
-from histoblend.pipelines.steps.report import make_report
 
 ROWS = 4096
+
+#: Steps whose results are repeated.
+GIVEN = ("prepare", "features", "embeddings", "heads", "cnn", "ensemble", "stain", "saliency")
 
 
 class Repeated:
@@ -68,36 +70,33 @@ def repeat_step(source: Path, target: Path, patches: int, times: int) -> None:
 
 
 def repeated(run: Run, times: int, folder: Path) -> Run:
-    """A run whose steps hold every patch so many times; nothing in it is ever rebuilt."""
+    """A run whose steps before the ladder hold every patch so many times; nothing in them is ever rebuilt."""
     table = pd.read_parquet(run.folder / "1-patches" / "patches.parquet")
-    large = plan_run(run.config, folder, screen=run.screen, combined=run.combined)
-    steps = {}
-    for source in sorted(path.parent for path in run.folder.rglob("manifest.json")):
-        name = str(source.relative_to(run.folder))
-        # Probes look at a sample of patches, however many there are.
-        copies = 1 if name.startswith("probes/") else times
-        repeat_step(source, large.folder / name, len(table), copies)
-        manifest = read_manifest(source)
-        steps[name] = (large.folder / name, manifest | {"rows": manifest["rows"] * copies})
-    names = {"1-patches": "prepared", "2-features": "features", "3-embeddings": "embeddings", "4-heads": "heads"}
-    names |= {"5-cnn": "cnn", "6-ensemble": "ensemble"}
-    names |= {"probes/stain": "stain_probe", "probes/saliency": "saliency_probe"}
-    large.__dict__.update({attribute: steps[name] for name, attribute in names.items() if name in steps})
+    large = plan_run(run.config, folder, screen=run.screen)
+    if not (run.folder / "6-ensemble").is_dir():
+        large.leave_out(ENSEMBLE_ONLY)
+    for name in GIVEN:
+        step = large.plan[name].folder
+        if not (run.folder / step).is_dir():
+            continue
+        # These look at a sample of patches, however many there are.
+        copies = 1 if name in ("stain", "saliency") else times
+        repeat_step(run.folder / step, large.folder / step, len(table), copies)
+        manifest = read_manifest(run.folder / step)
+        large.finished[name] = Finished(large.folder / step, manifest | {"rows": manifest["rows"] * copies})
     pixels = np.load(run.folder / "1-patches" / "pixels.npy", mmap_mode="r")
     whole = repeat_table(table, times)
-    large.__dict__["patches"] = PatchSet(  # type: ignore[arg-type]
-        Repeated(pixels, times), whole, table_digest(whole), run.folder
-    )
+    patches = PatchSet(Repeated(pixels, times), whole, table_digest(whole), run.folder)  # type: ignore[arg-type]
+    large.open("patches", lambda: patches)
     return large
 
 
-def measure(run: Run, folder: Path) -> tuple[float, float, pd.DataFrame]:
-    """Seconds and peak memory (MB) of the report, and its ladder."""
-    folder.mkdir(parents=True)
+def measure(run: Run) -> tuple[float, float, pd.DataFrame]:
+    """Seconds and peak memory (MB) of ladder, analyses, figures and page, and the ladder."""
     started = time.perf_counter()
     with peak_memory() as peak:
-        make_report(run, folder)
-    return time.perf_counter() - started, peak(), pd.read_csv(folder / "ladder.csv")
+        page = run.step("report").folder
+    return time.perf_counter() - started, peak(), pd.read_csv(page / "ladder.csv")
 
 
 def main(config: str = "configs/phantom.toml", name: str = "", patches: str = "220025") -> None:
@@ -106,13 +105,13 @@ def main(config: str = "configs/phantom.toml", name: str = "", patches: str = "2
         name = load_config(Path(config)).name
         subprocess.run([sys.executable, "-m", "histoblend.pipelines", "baseline", "--config", config], check=True)  # noqa: S603
     run = plan_run(load_config(Path(config), [f"name={name}"]), Path("runs"))
-    run.combined = (run.folder / "6-ensemble").is_dir()
     count = len(pd.read_parquet(run.folder / "1-patches" / "patches.parquet"))
     times = -(-int(patches) // count)
     with tempfile.TemporaryDirectory(prefix="histoblend-report-") as place:
-        small = measure(repeated(run, 1, Path(place) / "once"), Path(place) / "small")
-        large = measure(repeated(run, times, Path(place) / "many"), Path(place) / "large")
-        size = (Path(place) / "large" / "report.html").stat().st_size / 1e6
+        small = measure(repeated(run, 1, Path(place) / "once"))
+        many = repeated(run, times, Path(place) / "many")
+        large = measure(many)
+        size = (many.step("report").folder / "report.html").stat().st_size / 1e6
     np.testing.assert_allclose(large[2].auc, small[2].auc, rtol=0, atol=1e-9)
     np.testing.assert_allclose(large[2].brier, small[2].brier, rtol=0, atol=1e-9)
     for words, (seconds, peak, _), rows in (("as it is", small, count), ("repeated", large, times * count)):

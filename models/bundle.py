@@ -21,8 +21,6 @@ from histoblend.models.heads.registry import head_from, trusted_types
 #: Raised when a reader of an earlier version could misread a bundle.
 FORMAT = 3
 INDEX = "bundle.json"
-#: What a run leaves beside the files of a bundle while it is made, and after; never read as a part of it.
-BESIDE = frozenset({INDEX, "manifest.json", "key.json"})
 HEADS_FOLDER = "heads"
 
 _AGAIN = "Get the bundle again."
@@ -84,7 +82,7 @@ def seal_bundle(folder: Path, content: Mapping[str, Any]) -> None:
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_file() and name not in BESIDE:
+        if path.is_file() and name != INDEX:
             files[name] = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
     index = {"format": FORMAT, **content, "files": files}
     index = json.loads(json.dumps(index))
@@ -162,7 +160,7 @@ def _present(folder: Path) -> set[str]:
             raise InputError(f"{folder}: expected plain files; {name} is a link or a device. {_AGAIN}")
         if path.is_file():
             found.add(name)
-    return found - BESIDE
+    return found - {INDEX}
 
 
 def _read_listed(folder: Path, name: str, entry: Any) -> bytes:

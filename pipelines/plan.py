@@ -94,7 +94,7 @@ STEPS = (
         inputs=model_set.inputs,
     ),
     Step(
-        "bundle", "bundle", bundle.build,
+        "bundle", "analysis/bundle", bundle.build,
         reads=("prepare", "models", "ladder"),
         code=(*ANALYSES, "pipelines/steps/model_set.py", "pipelines/steps/bundle.py", "reports/model_card.py"),
     ),

@@ -76,6 +76,8 @@ class Run:
     rebuild : bool
         Replace results that were made with another configuration instead of refusing.
     screen : Screen
+    finished : dict from str to Finished
+        Steps that are up to date.
     """
 
     config: Config
@@ -84,7 +86,7 @@ class Run:
     rebuild: bool = False
     screen: Screen = field(default_factory=Screen)
     _left_out: frozenset[str] = frozenset()
-    _finished: dict[str, Finished] = field(default_factory=dict, repr=False)
+    finished: dict[str, Finished] = field(default_factory=dict, repr=False)
     _opened: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -117,7 +119,7 @@ class Run:
         """Choose the steps that are not part of this run, whatever its configuration says."""
         if self._left_out != frozenset(names):
             self._left_out = frozenset(names)
-            self._finished.clear()
+            self.finished.clear()
             self._opened.clear()
 
     def has(self, name: str) -> bool:
@@ -132,7 +134,7 @@ class Run:
         InputError
             The step's folder was made with another configuration, and ``rebuild`` is not set.
         """
-        if name not in self._finished:
+        if name not in self.finished:
             step = self.plan[name]
             inputs = {self.plan[read].folder: self.step(read).digest for read in step.reads if self.has(read)}
             spec = StepSpec(
@@ -144,8 +146,8 @@ class Run:
                 self.config.seed,
             )
             build = partial(step.build, self)
-            self._finished[name] = run_step(spec, self.folder, build, rebuild=self.rebuild, say=self.screen.say)
-        return self._finished[name]
+            self.finished[name] = run_step(spec, self.folder, build, rebuild=self.rebuild, say=self.screen.say)
+        return self.finished[name]
 
     def open(self, name: str, reader: Callable[[], _Content]) -> _Content:
         """What a reader returns, read once for the whole run and kept under a name."""

@@ -41,6 +41,8 @@ DECISIONS = "decisions"
 LEAKAGE = "leakage.csv"
 
 BUNDLE = "bundle"
+#: In the step's folder: models in the form of a bundle, which holds no file but its own.
+MODEL_SET = "set"
 
 FINAL = "predictions.csv"
 SUBMISSION = "submission.csv"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,8 @@ from histoblend.models.bundle import HEADS_FOLDER, INDEX
 from histoblend.models.names import ALONE, split_model_name
 from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.results import patches_of, read_ladder
-from histoblend.pipelines.runtime.artefacts import MANIFEST, Outcome
+from histoblend.pipelines.run_files import BUNDLE, MODEL_SET
+from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.steps.model_set import sealed, source
 from histoblend.reports.model_card import CARD, model_card
 
@@ -24,12 +26,21 @@ def build(run: Run, folder: Path) -> Outcome:
     alone = [name for name in index["models"] if split_model_name(name)[0] in ALONE]
     content = {key: value for key, value in index.items() if key not in ("format", "files", "digest")}
     content["models"] = {name: entry for name, entry in index["models"].items() if name not in alone}
-    leave_out = shutil.ignore_patterns(INDEX, MANIFEST)
-    shutil.copytree(run.step("models").folder, folder, ignore=leave_out, dirs_exist_ok=True)
+    models, folder = run.step("models").folder / MODEL_SET, folder / BUNDLE
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
+    shutil.copytree(models, folder, ignore=shutil.ignore_patterns(INDEX), copy_function=_link)
     for name in alone:
         shutil.rmtree(folder / HEADS_FOLDER / name)
     (folder / CARD).write_text(card(run), encoding="utf-8")
     return sealed(folder, content, words=(CARD,))
+
+
+def _link(source: str, target: str) -> None:
+    """Give a file a second name: networks take tens of megabytes. Copy it where the file system has no links."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 def card(run: Run) -> str:

@@ -15,7 +15,7 @@ from histoblend.models.bundle import HEADS_FOLDER, INDEX, seal_bundle
 from histoblend.models.outliers import OUTLIERS, learn_outliers
 from histoblend.models.predictor import CNN, ENSEMBLE_FILE, NETWORKS
 from histoblend.pipelines.results import embedding_of, feature_tables, patches_of, read_ladder
-from histoblend.pipelines.run_files import ENSEMBLE, MODEL, SETS
+from histoblend.pipelines.run_files import ENSEMBLE, MODEL, MODEL_SET, SETS
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.provenance import code_digest
 from histoblend.pipelines.tables import chosen_families, read_values
@@ -31,7 +31,8 @@ def inputs(run: Run) -> dict[str, str]:
 
 def build(run: Run, folder: Path) -> Outcome:
     """Write every fitted model, the heads of single families included, and what tells outliers."""
-    steps, heads = read_ladder(run), run.step("heads")
+    steps, heads, folder = read_ladder(run), run.step("heads"), folder / MODEL_SET
+    folder.mkdir(exist_ok=True)
     models = {name: _entry(steps, name, name.partition("_")[2]) for name in heads.manifest["notes"]["models"]}
     for model in models:
         shutil.copytree(heads.folder / model, folder / HEADS_FOLDER / model, dirs_exist_ok=True)
@@ -56,7 +57,8 @@ def sealed(folder: Path, content: dict[str, Any], words: tuple[str, ...] = ()) -
     seal_bundle(folder, content)
     lasting = {key: value for key, value in content.items() if key not in ("made", "commit")}
     digest = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
-    return Outcome(len(content["models"]), timed=(INDEX, *words), stands_for={"content": digest})
+    timed = tuple(f"{folder.name}/{name}" for name in (INDEX, *words))
+    return Outcome(len(content["models"]), timed=timed, stands_for={"content": digest})
 
 
 def source(run: Run) -> dict[str, Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from typing import TYPE_CHECKING
 
 from histoblend.data.storage.atomic import copy_whole, write_whole
 from histoblend.pipelines.results import predictions_of
-from histoblend.pipelines.run_files import FINAL, LADDER, PREDICTIONS, SUBMISSION
-from histoblend.pipelines.runtime.artefacts import file_digest
+from histoblend.pipelines.run_files import BUNDLE, FINAL, LADDER, PREDICTIONS, SUBMISSION
+from histoblend.pipelines.runtime.artefacts import file_digest, replace_folder, restore_folder
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -16,18 +17,32 @@ if TYPE_CHECKING:
 
 
 def publish(run: Run) -> None:
-    """Bring ``predictions.parquet``, ``ladder.csv``, ``predictions.csv`` and ``submission.csv`` up to date.
-
-    The first two hold what the report holds. The others are there where patches came without labels.
-    """
+    """Bring predictions, ladder, bundle and, where patches came without labels, their predictions up to date."""
     predictions = predictions_of(run)
     write_whole(run.folder / PREDICTIONS, lambda file: predictions.to_parquet(file, index=False))
     _copy(run.step("ladder").folder / LADDER, run.folder / LADDER)
+    _copy_bundle(run.step("bundle").folder / BUNDLE, run.folder / BUNDLE)
     for name in (FINAL, SUBMISSION):
         if run.has("predictions"):
             _copy(run.step("predictions").folder / name, run.folder / name)
         else:
             (run.folder / name).unlink(missing_ok=True)  # an earlier run's, which no longer holds
+
+
+def _copy_bundle(source: Path, target: Path) -> None:
+    restore_folder(target)
+    if target.is_dir() and _contents(source) == _contents(target):
+        return
+    partial = target.with_name(f"{target.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(source, partial)
+    replace_folder(partial, target)
+
+
+def _contents(folder: Path) -> dict[str, str]:
+    """Digest of every file of a folder."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
 
 
 def _copy(source: Path, target: Path) -> None:

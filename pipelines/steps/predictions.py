@@ -18,7 +18,7 @@ from histoblend.models.bundle import Bundle, open_bundle
 from histoblend.models.predictor import choose_blends, open_predictor
 from histoblend.pipelines.predict.folder import chosen_members
 from histoblend.pipelines.predict.shards import Found, Options, predict_source
-from histoblend.pipelines.run_files import FINAL, SET_ASIDE, SUBMISSION, UNLABELLED
+from histoblend.pipelines.run_files import BUNDLE, FINAL, SET_ASIDE, SUBMISSION, UNLABELLED
 from histoblend.pipelines.runtime.artefacts import Outcome
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def build(run: Run, folder: Path) -> Outcome:
 
 def bundle_of(run: Run) -> Bundle:
     """The bundle of a run, checked."""
-    return run.open("bundle", lambda: open_bundle(run.step("bundle").folder))
+    return run.open("bundle", lambda: open_bundle(run.step("bundle").folder / BUNDLE))
 
 
 def say_predictions(run: Run) -> None:

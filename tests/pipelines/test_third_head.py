@@ -78,7 +78,7 @@ def finished(tmp_path_factory):
         heads = config.heads.model_copy(update={"heads": ("logistic", "centroid")})
         run = plan_run(config.model_copy(update={"heads": heads}), tmp_path_factory.mktemp("third"))
         run.leave_out(ENSEMBLE_ONLY)
-        yield run, predictions_of(run), open_bundle(run.step("bundle").folder)
+        yield run, predictions_of(run), open_bundle(run.step("bundle").folder / "bundle")
 
 
 def test_it_is_fitted_out_of_fold_beside_the_others(finished):

@@ -15,4 +15,4 @@ def small_bundle(root: Path, *heads: str) -> Path:
     """Run the steps up to the bundle."""
     run = plan_run(load_config(ROOT / "configs" / "phantom.toml", [*SETTINGS, f"heads.heads={list(heads)}"]), root)
     run.leave_out(ENSEMBLE_ONLY)
-    return run.step("bundle").folder
+    return run.step("bundle").folder / "bundle"

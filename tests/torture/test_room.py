@@ -114,7 +114,7 @@ def test_other_errors_pass_as_they_are(tmp_path):
 
 def test_memory_is_asked_for_before_it_is_taken():
     code = (
-        "import resource; from histoblend.pipelines import failing\n"
+        "import resource; from histoblend.pipelines.runtime import resources\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2_000_000_000,) * 2)\n"
         "assert 0 < resources.available_memory() < 2_000_000_000\n"
         "resources.check_memory(1_000_000, 'a few columns')\n"
