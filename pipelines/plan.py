@@ -27,6 +27,7 @@ from histoblend.pipelines.steps import (
     patches,
     predictions,
     report,
+    sections,
 )
 
 #: Code that several steps depend on: patches and splits, feature tables, fitted models, analyses, what is drawn.
@@ -38,10 +39,14 @@ ANALYSES = (
     *MODELS, "models/inspection", "reports/evaluation",
     "pipelines/analysis/model_set.py", "pipelines/runtime/dataclass_files.py",
 )  # fmt: skip
-DRAWN = (
+SECTIONS = (
     *ANALYSES, "pipelines/analysis", "pipelines/steps/bundle.py", "pipelines/steps/ladder.py",
     "pipelines/steps/model_set.py", "pipelines/steps/patches.py", "pipelines/steps/report_inputs.py",
     "reports/*.py", "reports/sections", "reports/page",
+)  # fmt: skip
+CONTENT = (
+    "data/storage", "pipelines/run_files.py", "pipelines/runtime/dataclass_files.py", "pipelines/steps/page_content.py",
+    "reports/page/section.py",
 )  # fmt: skip
 
 STEPS = (
@@ -129,21 +134,23 @@ STEPS = (
         part_of=saliency.part_of,
     ),
     Step(
-        "figures", "analysis/figures", figures.build,
+        "sections", "analysis/sections", sections.build,
         reads=(
             "prepare", "features", "embeddings", "heads", "cnn", "ensemble", "ladder",
             "importances", "attributions", "leakage", "stain", "saliency",
         ),
-        code=(*DRAWN, "pipelines/steps/figures.py"),
+        code=(*SECTIONS, "pipelines/steps/sections.py"),
+        inputs=sections.inputs,
+    ),
+    Step(
+        "figures", "analysis/figures", figures.build,
+        reads=("sections",),
+        code=(*CONTENT, "pipelines/steps/figures.py", "reports/page/static_figures.py"),
     ),
     Step(
         "report", "7-report", report.build,
-        reads=(
-            "prepare", "features", "embeddings", "heads", "cnn", "ensemble", "ladder",
-            "importances", "attributions", "leakage", "stain", "saliency", "figures",
-        ),
-        code=(*DRAWN, "pipelines/steps/report.py", "reports/templates"),
-        settings=report.settings, inputs=report.inputs,
+        reads=("sections", "figures"),
+        code=(*MODELS, *CONTENT, "pipelines/steps/report.py", "reports/page", "reports/templates", "reports/words.py"),
     ),
     Step(
         "predictions", "8-predictions", predictions.build,

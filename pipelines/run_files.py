@@ -40,6 +40,11 @@ TIMES = "times.parquet"
 DECISIONS = "decisions"
 LEAKAGE = "leakage.csv"
 
+#: What the page shows, and the files beside it.
+CONTENT = "content"
+TABLES = "tables"
+FACTS = "facts.json"
+
 BUNDLE = "bundle"
 #: In the step's folder: models in the form of a bundle, which holds no file but its own.
 MODEL_SET = "set"

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
+import numpy as np
 import pandas as pd
 
 from histoblend.data.patches import Patches
@@ -110,7 +112,7 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
     slides = score_slides(predictions, models)
     verdict = _verdict(inputs, rungs, slides)
     sections = [
-        Section("verdict", "Verdict", {"verdict": verdict}),
+        Section("verdict", "Verdict", {"verdict": asdict(verdict)}),
         ladder_section(inputs.ladder, roc_table(predictions, models), inputs.families),
         data_section(predictions, inputs.audit, inputs.leakage),
         importances_section(inputs.importances, inputs.sentences, inputs.explorer, inputs.groups),
@@ -137,3 +139,19 @@ def _verdict(inputs: ReportInputs, rungs: pd.DataFrame, slides: pd.DataFrame) ->
         stain=inputs.stain.groups if inputs.stain is not None else None,
         doubts_on_ensemble=inputs.ensemble.doubts() if inputs.ensemble is not None else (),
     )
+
+
+def facts_text(facts: Mapping[str, object]) -> str:
+    """How the numbers came about, as JSON."""
+    return json.dumps(_as_json(facts), indent=2, ensure_ascii=False) + "\n"
+
+
+def _as_json(value: object) -> object:
+    """Leave what JSON knows, and turn the rest into text."""
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_as_json(item) for item in value]
+    if isinstance(value, float):
+        return value if np.isfinite(value) else str(value)
+    return value if isinstance(value, (str, int)) or value is None else str(value)

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
-
 from histoblend.reports.page.page import write_page
-from histoblend.reports.report import ReportInputs, build_sections
+from histoblend.reports.report import ReportInputs, build_sections, facts_text
 
 
 def write_report(folder: Path, inputs: ReportInputs, *, prints: bool = False) -> Path:
@@ -34,17 +30,5 @@ def write_report(folder: Path, inputs: ReportInputs, *, prints: bool = False) ->
         A shown patch is not among `inputs.patches`.
     """
     page = write_page(folder, inputs.title, build_sections(inputs), warnings=inputs.warnings, prints=prints)
-    facts = json.dumps(_as_json(inputs.facts), indent=2, ensure_ascii=False)
-    (folder / "facts.json").write_text(facts + "\n", encoding="utf-8")
+    (folder / "facts.json").write_text(facts_text(inputs.facts), encoding="utf-8")
     return page
-
-
-def _as_json(value: object) -> object:
-    """Leave what JSON knows, and turn the rest into text."""
-    if isinstance(value, Mapping):
-        return {str(key): _as_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_as_json(item) for item in value]
-    if isinstance(value, float):
-        return value if np.isfinite(value) else str(value)
-    return value if isinstance(value, (str, int)) or value is None else str(value)

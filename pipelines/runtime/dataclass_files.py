@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.storage.arrays import open_array
-from histoblend.pipelines.runtime.artefacts import write_json
+from histoblend.data.storage.atomic import write_text_whole
 
 INDEX = "view.json"
 
@@ -25,11 +25,13 @@ def save_view(view: Any, folder: Path) -> None:
     Parameters
     ----------
     view : dataclass
-        Of DataFrames, arrays, such dataclasses, mappings of these, and what JSON can hold.
+        Of DataFrames, arrays, such dataclasses, mappings and lists of these, and what JSON can hold.
     folder : Path
     """
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / INDEX, _save(view, folder, ""))
+    # Without indentation: what a page shows has tens of thousands of numbers.
+    index = json.dumps(_save(view, folder, ""), ensure_ascii=False, default=np.generic.item)
+    write_text_whole(folder / INDEX, index)
 
 
 def load_view(folder: Path, kind: type[_View], *inside: type) -> _View:
@@ -61,9 +63,20 @@ def _save(value: Any, folder: Path, name: str) -> dict[str, Any]:
         fields = [field.name for field in dataclasses.fields(value)]
         parts = {field: _save(getattr(value, field), folder, f"{start}{field}") for field in fields}
         return {"kind": type(value).__name__, "fields": parts}
+    if _is_plain(value):
+        return {"value": value}
     if isinstance(value, Mapping):
         return {"mapping": {key: _save(each, folder, f"{start}{key}") for key, each in value.items()}}
-    return {"value": value}
+    return {"list": [_save(each, folder, f"{start}{number}") for number, each in enumerate(value)]}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON can hold a value; a tuple comes back as a list, NumPy's numbers as Python's."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(each) for key, each in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, int, float, np.generic))
 
 
 def _load(node: Mapping[str, Any], folder: Path, kinds: Mapping[str, type]) -> Any:
@@ -75,4 +88,6 @@ def _load(node: Mapping[str, Any], folder: Path, kinds: Mapping[str, type]) -> A
         return kinds[node["kind"]](**{name: _load(each, folder, kinds) for name, each in node["fields"].items()})
     if "mapping" in node:
         return {key: _load(each, folder, kinds) for key, each in node["mapping"].items()}
+    if "list" in node:
+        return [_load(each, folder, kinds) for each in node["list"]]
     return node["value"]

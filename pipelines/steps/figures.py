@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histoblend.pipelines.runtime.artefacts import Outcome
-from histoblend.pipelines.steps.report_inputs import report_inputs
+from histoblend.pipelines.steps.page_content import read_content
 from histoblend.reports.page.static_figures import write_prints
-from histoblend.reports.report import build_sections
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
@@ -16,5 +15,4 @@ if TYPE_CHECKING:
 
 def build(run: Run, folder: Path) -> Outcome:
     """Draw every chart of the report."""
-    write_prints(folder, build_sections(report_inputs(run)), workers=run.workers)
-    return Outcome(len(list(folder.glob("*.png"))))
+    return Outcome(len(write_prints(folder, read_content(run).sections, workers=run.workers)))

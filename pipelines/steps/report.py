@@ -1,37 +1,25 @@
-"""Step 7: the page, from what the steps before it left."""
+"""Step 7: the page, from the sections and figures of the steps before it."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from histoblend.pipelines.config import Config
+from histoblend.pipelines.run_files import TABLES
 from histoblend.pipelines.runtime.artefacts import MANIFEST, Outcome
-from histoblend.pipelines.steps.report_inputs import report_inputs, shown_configuration
-from histoblend.reports.report_files import write_report
+from histoblend.pipelines.steps.page_content import read_content
+from histoblend.reports.page.page import write_html
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """The name of the run, which the page carries."""
-    return {"name": config.name}
-
-
-def inputs(run: Run) -> dict[str, str]:
-    """The page shows all of the configuration; another one rebuilds it, where a step before would refuse."""
-    shown = json.dumps(shown_configuration(run.config), sort_keys=True)
-    return {"configuration": hashlib.sha256(shown.encode()).hexdigest()}
-
-
 def build(run: Run, folder: Path) -> Outcome:
     """Write ``report.html``, its numbers as CSV and JSON, and its figures beside it."""
-    shown = report_inputs(run)
-    write_report(folder, shown, prints=True)
-    figures, ignore = run.step("figures").folder, shutil.ignore_patterns(MANIFEST)
-    shutil.copytree(figures, folder / "figures", ignore=ignore, dirs_exist_ok=True)
-    return Outcome(len(shown.predictions))
+    content = read_content(run)
+    write_html(folder, content, prints=True)
+    shutil.copytree(run.step("sections").folder / TABLES, folder, dirs_exist_ok=True)
+    leave_out = shutil.ignore_patterns(MANIFEST)
+    shutil.copytree(run.step("figures").folder, folder / "figures", ignore=leave_out, dirs_exist_ok=True)
+    return Outcome(run.step("sections").manifest["rows"])

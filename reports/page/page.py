@@ -10,7 +10,7 @@ import pandas as pd
 from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.reports.page import figures
 from histoblend.reports.page.html import environment, own_files, script_hash
-from histoblend.reports.page.section import Section
+from histoblend.reports.page.section import PageContent, Section
 from histoblend.reports.words import model_words, signed, span
 
 
@@ -48,20 +48,37 @@ def write_page(
     ValueError
         Two sections bring charts, or tables, of one name.
     """
+    content = PageContent(title, list(warnings), list(sections), write_tables(folder, sections))
+    return write_html(folder, content, prints=prints)
+
+
+def write_tables(folder: Path, sections: Sequence[Section]) -> list[str]:
+    """Write the tables of sections as CSV; return the files' names.
+
+    Raises
+    ------
+    ValueError
+        Two sections bring charts, or tables, of one name.
+    """
     for kind in ("charts", "tables"):
         names = [name for section in sections for name in getattr(section, kind)]
         if len(names) > len(set(names)):
             raise ValueError(f"Each of a page's {kind} must have a name of its own; got {sorted(names)}.")
     folder.mkdir(parents=True, exist_ok=True)
-    for section in sections:
-        for name, table in section.tables.items():
-            write_csv(table, folder / f"{name}.csv")
+    tables = {f"{name}.csv": table for section in sections for name, table in section.tables.items()}
+    for name, table in tables.items():
+        write_csv(table, folder / name)
+    return list(tables)
+
+
+def write_html(folder: Path, content: PageContent, *, prints: bool = False) -> Path:
+    """Write ``report.html``; return where it is."""
     page = folder / "report.html"
-    page.write_text(_render(title, sections, warnings, prints), encoding="utf-8")
+    page.write_text(_render(content, prints), encoding="utf-8")
     return page
 
 
-def _render(title: str, sections: Sequence[Section], warnings: Sequence[str], prints: bool) -> str:
+def _render(content: PageContent, prints: bool) -> str:
     """Fill the template."""
     import markupsafe
     from plotly.offline import get_plotlyjs
@@ -71,14 +88,14 @@ def _render(title: str, sections: Sequence[Section], warnings: Sequence[str], pr
     pages.globals |= {"span": span, "isna": pd.isna}
     # Our own files and plotly.js: the only content that is not escaped.
     plotly = markupsafe.Markup(get_plotlyjs())  # noqa: S704
-    script = markupsafe.Markup(_own("js", "script", sections))  # noqa: S704
-    style = markupsafe.Markup(_own("css", "style", sections))  # noqa: S704
+    script = markupsafe.Markup(_own("js", "script", content.sections))  # noqa: S704
+    style = markupsafe.Markup(_own("css", "style", content.sections))  # noqa: S704
     return pages.get_template("report.html").render(
-        title=title,
-        warnings=warnings,
+        title=content.title,
+        warnings=content.warnings,
         prints=prints,
-        sections=sections,
-        files=[f"{name}.csv" for section in sections for name in section.tables],
+        sections=content.sections,
+        files=content.files,
         style=style,
         plotly=plotly,
         script=script,

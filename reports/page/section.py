@@ -59,6 +59,26 @@ class Section:
     nav: str = ""
 
 
+@dataclass(frozen=True)
+class PageContent:
+    """All that a page shows.
+
+    Attributes
+    ----------
+    title : str
+    warnings : list of str
+        Shown on top.
+    sections : list of Section
+    files : list of str
+        Names of the CSV files beside the page.
+    """
+
+    title: str
+    warnings: list[str]
+    sections: list[Section]
+    files: list[str]
+
+
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
     """Rows of a table as dictionaries from column name to value, as templates take them."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]

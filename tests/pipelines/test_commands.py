@@ -18,7 +18,7 @@ from histoblend.pipelines.commands import baseline, explain, one_step
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.results import feature_sets, patches_of
-from histoblend.pipelines.steps import report
+from histoblend.pipelines.steps import sections
 from histoblend.pipelines.steps.heads import left_out_groups, out_of_fold, prevalence, refit_without
 from histoblend.pipelines.tables import FeatureSets
 from tests import ROOT
@@ -127,7 +127,9 @@ def test_every_manifest_tells_where_it_came_from(finished):
         manifest = json.loads((finished.folder / step / "manifest.json").read_text())
         assert manifest["rows"] == 240
         assert {"config", "inputs", "libraries", "commit", "seed", "seconds", "peak_mb"} <= manifest.keys()
-    analyses = {"ladder", "importances", "attributions", "leakage", "stain", "figures"}
+    assert manifest["inputs"].keys() == {"analysis/sections", "analysis/figures"}
+    manifest = json.loads((finished.folder / "analysis" / "sections" / "manifest.json").read_text())
+    analyses = {"ladder", "importances", "attributions", "leakage", "stain"}
     steps = {"1-patches", "2-features", "3-embeddings", "4-heads", *(f"analysis/{name}" for name in analyses)}
     assert manifest["inputs"].keys() == steps | {"configuration"}
 
@@ -137,9 +139,8 @@ def test_the_report_is_made_again_where_it_would_show_another_setting():
         plan_run(load_config(ROOT / "configs" / "phantom.toml", given), ROOT)
         for given in (["cnn.epochs=3"], ["cnn.epochs=4"], ["cnn.epochs=3", "engine.workers=1", "track=mlflow"])
     )
-    assert report.settings(one.config) == report.settings(two.config)
-    assert report.inputs(one) != report.inputs(two)
-    assert report.inputs(one) == report.inputs(same)
+    assert sections.inputs(one) != sections.inputs(two)
+    assert sections.inputs(one) == sections.inputs(same)
 
 
 def grouped_table(slides=15, each=20, seed=0):

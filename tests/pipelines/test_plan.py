@@ -94,9 +94,9 @@ def other_code(tmp_path, monkeypatch):
     ("name", "rebuilt"),
     [
         ("reports/templates/style.css", {"report"}),
-        ("reports/sections/verdict.py", {"figures", "report"}),
-        ("reports/model_card.py", {"bundle", "figures", "report"}),
-        ("pipelines/analysis/leakage.py", {"leakage", "figures", "report"}),
+        ("reports/sections/verdict.py", {"sections"}),
+        ("reports/model_card.py", {"bundle", "sections"}),
+        ("pipelines/analysis/leakage.py", {"leakage", "sections"}),
         ("pipelines/engine/worker.py", {"features", "embeddings", "heads"}),
         ("pipelines/runtime/screen.py", set()),
         ("pipelines/config.py", set()),

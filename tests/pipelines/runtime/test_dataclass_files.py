@@ -1,0 +1,68 @@
+"""Dataclasses as files: what comes back is what was written, whatever is in it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histoblend.pipelines.runtime.dataclass_files import load_view, save_view
+from histoblend.reports.page.page import write_html, write_tables
+from histoblend.reports.page.section import Chart, PageContent, Section
+from histoblend.reports.report import build_sections
+from tests.reports.cohorts import make_inputs
+
+
+@dataclass
+class Inner:
+    values: np.ndarray
+    names: list[str]
+
+
+@dataclass
+class Outer:
+    table: pd.DataFrame
+    by_model: dict[str, Inner]
+    rest: Any
+
+
+def test_tables_arrays_and_numbers_come_back_bit_for_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    table = pd.DataFrame({"name": ["a", None], "value": rng.normal(size=2)}, index=["x", "y"])
+    inner = {name: Inner(rng.normal(size=(3, 2)).astype(np.float32), ["p", "q"]) for name in ("one", "two")}
+    rest = {
+        "none": None,
+        "small": 1e-300,
+        "third": 1 / 3,
+        "flag": True,
+        "mixed": [table, {"deep": np.int8(3)}],
+        "empty": [],
+    }
+    save_view(Outer(table, inner, rest), tmp_path / "view")
+    found = load_view(tmp_path / "view", Outer, Inner)
+    pd.testing.assert_frame_equal(found.table, table)
+    for name, each in inner.items():
+        assert found.by_model[name].names == each.names
+        assert found.by_model[name].values.dtype == np.float32
+        np.testing.assert_array_equal(found.by_model[name].values, each.values)
+    pd.testing.assert_frame_equal(found.rest["mixed"][0], table)
+    assert found.rest["mixed"][1] == {"deep": 3}
+    assert {key: found.rest[key] for key in ("none", "small", "third", "flag", "empty")} == {
+        "none": None, "small": 1e-300, "third": 1 / 3, "flag": True, "empty": [],
+    }  # fmt: skip
+
+
+def test_python_objects_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="Object arrays"):
+        save_view(Inner(np.array([object()]), []), tmp_path / "view")
+
+
+def test_a_page_from_files_is_the_page_from_memory(tmp_path):
+    sections = build_sections(make_inputs(3, slides=12, per_slide=20))
+    content = PageContent("title", ["a warning"], sections, write_tables(tmp_path / "memory", sections))
+    save_view(content, tmp_path / "content")
+    read = load_view(tmp_path / "content", PageContent, Section, Chart)
+    (tmp_path / "files").mkdir()
+    pages = [write_html(tmp_path / name, each) for name, each in (("memory", content), ("files", read))]
+    assert pages[0].read_bytes() == pages[1].read_bytes()
