@@ -9,14 +9,16 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from histoblend.data.errors import InputError
 from histoblend.models.file_checks import MOST_JSON, check_content, read_array, read_json
-from histoblend.models.heads.head import Head
 from histoblend.models.heads.registry import head_from, trusted_types
+
+if TYPE_CHECKING:
+    from histoblend.models.heads.head import Head
 
 #: Raised when a reader of an earlier version could misread a bundle.
 FORMAT = 3

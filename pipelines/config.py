@@ -337,6 +337,11 @@ def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[t
             yield f"{prefix}{name}", field.description or ""
 
 
+def shown_configuration(config: Config) -> dict[str, Any]:
+    """The part of the configuration that a report shows: all that a result may depend on."""
+    return config.model_dump(mode="json", exclude={"engine", "track"})
+
+
 def describe(config: Config) -> Iterator[str]:
     """A line a key: its value as ``--set`` takes it, and what it is."""
     for key, sentence in config_keys():

@@ -8,27 +8,14 @@ list of modules that change no value.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
-from histoblend.pipelines.analysis import attributions, importances, leakage, saliency, stain
-from histoblend.pipelines.config import Config
+from histoblend.pipelines.config import Config, shown_configuration
 from histoblend.pipelines.run import Run, Step
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.steps import (
-    bundle,
-    cnn,
-    embeddings,
-    ensemble,
-    features,
-    figures,
-    heads,
-    ladder,
-    model_set,
-    patches,
-    predictions,
-    report,
-    sections,
-)
+from histoblend.pipelines.steps import cnn, embeddings, features, heads, model_set, patches, predictions
 
 #: Code that several steps depend on: patches and splits, feature tables, fitted models, analyses, what is drawn.
 PATCHES = ("data", "pipelines/run_files.py")
@@ -49,111 +36,127 @@ CONTENT = (
     "reports/page/section.py",
 )  # fmt: skip
 
+
+def _shown(run: Run) -> dict[str, str]:
+    """The report shows all of the configuration; another one rebuilds it, where a step before would refuse."""
+    shown = json.dumps(shown_configuration(run.config), sort_keys=True)
+    return {"configuration": hashlib.sha256(shown.encode()).hexdigest()}
+
+
 STEPS = (
     Step(
-        "prepare", "1-patches", patches.build,
+        "prepare", "1-patches", "pipelines.steps.patches:build",
         reads=(),
         code=(*PATCHES, "pipelines/steps/patches.py"),
-        settings=patches.settings, inputs=patches.inputs,
+        settings=patches.settings,
+        inputs=patches.inputs,
     ),
     Step(
-        "features", "2-features", features.build,
+        "features", "2-features", "pipelines.steps.features:build",
         reads=("prepare",),
         code=(*TABLES, "pipelines/steps/features.py", *CLUSTER),
-        settings=features.settings, inputs=features.inputs, part_of=features.part_of,
+        settings=lambda config: {"families": list(config.features.families)},
+        inputs=features.inputs,
+        part_of=lambda run: bool(set(run.config.heads.features) - {"embeddings"}),
     ),
     Step(
-        "embeddings", "3-embeddings", embeddings.build,
+        "embeddings", "3-embeddings", "pipelines.steps.embeddings:build",
         reads=("prepare",),
         code=(*TABLES, "pipelines/steps/embeddings.py", *CLUSTER),
-        settings=embeddings.settings, inputs=embeddings.inputs, part_of=embeddings.part_of,
+        settings=lambda config: config.embeddings.model_dump(exclude={"shard"}),
+        inputs=embeddings.inputs,
+        part_of=lambda run: bool(set(run.config.heads.features) & {"embeddings", "both"}),
     ),
     Step(
-        "heads", "4-heads", heads.build,
+        "heads", "4-heads", "pipelines.steps.heads:build",
         reads=("prepare", "features", "embeddings"),
         code=(*MODELS, "pipelines/steps/heads.py", "pipelines/engine"),
-        settings=heads.settings, inputs=heads.inputs,
+        settings=lambda config: config.heads.model_dump(),
+        inputs=heads.inputs,
     ),
     Step(
-        "cnn", "5-cnn", cnn.build,
+        "cnn", "5-cnn", "pipelines.steps.cnn:build",
         reads=("prepare",),
         code=(*MODELS, "pipelines/steps/cnn.py"),
-        settings=cnn.settings, inputs=cnn.inputs, part_of=cnn.part_of,
+        settings=lambda config: config.cnn.model_dump(exclude={"cache_gb"}),
+        inputs=cnn.inputs,
+        part_of=lambda run: run.config.cnn.enabled,
     ),
     Step(
-        "ensemble", "6-ensemble", ensemble.build,
+        "ensemble", "6-ensemble", "pipelines.steps.ensemble:build",
         reads=("prepare", "heads", "cnn"),
         code=(*MODELS, "pipelines/steps/ensemble.py"),
-        settings=ensemble.settings,
+        settings=lambda config: config.ensemble.model_dump(),
     ),
     Step(
-        "ladder", "analysis/ladder", ladder.build,
+        "ladder", "analysis/ladder", "pipelines.steps.ladder:build",
         reads=("prepare", "features", "embeddings", "heads", "cnn", "ensemble"),
         code=(*MODELS, "pipelines/runtime/dataclass_files.py", "pipelines/steps/ladder.py", "reports/evaluation"),
-        settings=ladder.settings,
+        settings=lambda config: {"draws": config.report.draws},
     ),
     Step(
-        "models", "analysis/models", model_set.build,
+        "models", "analysis/models", "pipelines.steps.model_set:build",
         reads=("prepare", "features", "embeddings", "heads", "cnn", "ensemble", "ladder"),
         code=(*MODELS, "pipelines/steps/model_set.py"),
         inputs=model_set.inputs,
     ),
     Step(
-        "bundle", "analysis/bundle", bundle.build,
+        "bundle", "analysis/bundle", "pipelines.steps.bundle:build",
         reads=("prepare", "models", "ladder"),
         code=(*ANALYSES, "pipelines/steps/model_set.py", "pipelines/steps/bundle.py", "reports/model_card.py"),
     ),
     Step(
-        "importances", "analysis/importances", importances.build,
+        "importances", "analysis/importances", "pipelines.analysis.importances:build",
         reads=("prepare", "features", "embeddings", "heads", "models"),
         code=(*ANALYSES, "pipelines/analysis/importances.py"),
-        settings=importances.settings,
+        settings=lambda config: config.report.model_dump(),
     ),
     Step(
-        "attributions", "analysis/attributions", attributions.build,
+        "attributions", "analysis/attributions", "pipelines.analysis.attributions:build",
         reads=("prepare", "features", "embeddings", "heads", "models", "importances"),
         code=(*ANALYSES, "pipelines/analysis/importances.py", "pipelines/analysis/attributions.py"),
-        settings=attributions.settings,
+        settings=lambda config: {"draws": config.report.draws},
     ),
     Step(
-        "leakage", "analysis/leakage", leakage.build,
+        "leakage", "analysis/leakage", "pipelines.analysis.leakage:build",
         reads=("prepare", "features"),
         code=(*MODELS, "pipelines/analysis/leakage.py"),
-        settings=leakage.settings, part_of=leakage.part_of,
+        settings=lambda config: {"draws": config.report.draws},
+        part_of=lambda run: run.has("features"),
     ),
     Step(
-        "stain", "analysis/stain", stain.build,
+        "stain", "analysis/stain", "pipelines.analysis.stain:build",
         reads=("prepare", "features", "embeddings", "heads", "cnn", "ensemble", "models", "ladder"),
         code=(*ANALYSES, "pipelines/analysis/stain.py"),
-        settings=stain.settings,
+        settings=lambda config: {"draws": config.report.draws},
     ),
     Step(
-        "saliency", "analysis/saliency", saliency.build,
+        "saliency", "analysis/saliency", "pipelines.analysis.saliency:build",
         reads=("prepare", "cnn"),
         code=(*MODELS, "models/inspection", "reports/evaluation", "pipelines/analysis/saliency.py"),
-        part_of=saliency.part_of,
+        part_of=lambda run: run.has("cnn"),
     ),
     Step(
-        "sections", "analysis/sections", sections.build,
+        "sections", "analysis/sections", "pipelines.steps.sections:build",
         reads=(
             "prepare", "features", "embeddings", "heads", "cnn", "ensemble", "ladder",
             "importances", "attributions", "leakage", "stain", "saliency",
         ),
         code=(*SECTIONS, "pipelines/steps/sections.py"),
-        inputs=sections.inputs,
+        inputs=_shown,
     ),
     Step(
-        "figures", "analysis/figures", figures.build,
+        "figures", "analysis/figures", "pipelines.steps.figures:build",
         reads=("sections",),
         code=(*CONTENT, "pipelines/steps/figures.py", "reports/page/static_figures.py"),
     ),
     Step(
-        "report", "7-report", report.build,
+        "report", "7-report", "pipelines.steps.report:build",
         reads=("sections", "figures"),
         code=(*MODELS, *CONTENT, "pipelines/steps/report.py", "reports/page", "reports/templates", "reports/words.py"),
     ),
     Step(
-        "predictions", "8-predictions", predictions.build,
+        "predictions", "8-predictions", "pipelines.steps.predictions:build",
         reads=("prepare", "bundle"),
         code=(*ANALYSES, "pipelines/predict", "pipelines/steps/bundle.py", "pipelines/steps/predictions.py"),
         part_of=predictions.part_of,

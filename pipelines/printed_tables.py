@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.models.names import ALONE
-from histoblend.pipelines.analysis.leakage import read_leakage
-from histoblend.pipelines.results import patches_of, read_ladder
+from histoblend.pipelines.results import family_costs, patches_of, read_ladder, read_leakage
 from histoblend.pipelines.run_files import (
     AUDIT,
     EXAMPLES,
@@ -20,7 +19,6 @@ from histoblend.pipelines.run_files import (
     SLIDES,
     SUMMARY,
 )
-from histoblend.pipelines.steps.ladder import family_costs
 from histoblend.pipelines.steps.patches import balance
 from histoblend.reports.sections.data import consequence, leakage_words
 from histoblend.reports.sections.ensemble import gain_words

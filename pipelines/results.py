@@ -7,9 +7,14 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from histoblend.data.patches import PatchSet
-from histoblend.pipelines.run_files import PREDICTIONS, SCORES, TIMES
+from histoblend.pipelines.run_files import (
+    LEAKAGE,
+    PREDICTIONS,
+    SCORES,
+    TIMES,
+)
 from histoblend.pipelines.runtime.artefacts import Finished
-from histoblend.pipelines.tables import FeatureSets
+from histoblend.pipelines.tables import FeatureSets, read_values
 
 if TYPE_CHECKING:
     from histoblend.features.networks.embeddings import EmbeddingCompute, SideBySide
@@ -71,3 +76,18 @@ def read_ladder(run: Run) -> pd.DataFrame:
     """The ladder of a run, as :func:`reports.evaluation.ladder.ladder` returned it."""
     folder = run.step("ladder").folder
     return pd.concat([pd.read_parquet(folder / SCORES), pd.read_parquet(folder / TIMES)], axis=1)
+
+
+def read_leakage(run: Run) -> pd.DataFrame | None:
+    """The leakage meter of a run; None without slides, or without handcrafted features."""
+    path = run.step("leakage").folder / LEAKAGE if run.has("leakage") else None
+    return pd.read_csv(path) if path is not None and path.is_file() else None
+
+
+def family_costs(run: Run) -> dict[str, tuple[int, float]]:
+    """Columns of each computed family of handcrafted features, and milliseconds of one core a patch."""
+    if not run.has("features"):
+        return {}
+    folder, manifest = run.step("features")
+    columns = pd.Series(read_values(folder)[1]).str.partition("_")[0].value_counts()
+    return {name: (int(columns[name]), float(cost)) for name, cost in manifest["notes"]["ms_a_patch"].items()}

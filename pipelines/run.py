@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,8 +40,8 @@ class Step:
     name : str
     folder : str
         In the folder of the run.
-    build : callable
-        Fills the folder that it is given.
+    build : str
+        ``module:function`` in the package, which fills the folder that it is given; imported when it is needed.
     reads : tuple of str
         Steps whose results it reads, as far as they are part of the run.
     code : tuple of str
@@ -55,12 +56,18 @@ class Step:
 
     name: str
     folder: str
-    build: Callable[[Run, Path], Outcome]
+    build: str
     reads: tuple[str, ...]
     code: tuple[str, ...]
     settings: Callable[[Config], Mapping[str, Any]] = _no_settings
     inputs: Callable[[Run], Mapping[str, str]] = _no_inputs
     part_of: Callable[[Run], bool] = _always
+
+    @property
+    def builder(self) -> Callable[[Run, Path], Outcome]:
+        """The function behind ``build``."""
+        found: Callable[[Run, Path], Outcome] = pkgutil.resolve_name(f"histoblend.{self.build}")
+        return found
 
 
 @dataclass
@@ -145,8 +152,13 @@ class Run:
                 {**inputs, **step.inputs(self)},
                 self.config.seed,
             )
-            build = partial(step.build, self)
-            self.finished[name] = run_step(spec, self.folder, build, rebuild=self.rebuild, say=self.screen.say)
+            self.finished[name] = run_step(
+                spec,
+                self.folder,
+                lambda folder: step.builder(self, folder),
+                rebuild=self.rebuild,
+                say=self.screen.say,
+            )
         return self.finished[name]
 
     def open(self, name: str, reader: Callable[[], _Content]) -> _Content:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,6 @@ from histoblend.models.names import ALONE
 from histoblend.models.resampling import even_rows, slide_groups
 from histoblend.pipelines.analysis.importances import read_importances
 from histoblend.pipelines.analysis.model_set import models_of
-from histoblend.pipelines.config import Config
 from histoblend.pipelines.results import feature_sets, feature_tables, patches_of, predictions_of
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.dataclass_files import load_view, save_view
@@ -45,11 +44,6 @@ EXPLAINED_SETS = ("handcrafted", "both", "context")
 #: most; evenly over slides.
 SAMPLED = 5000
 AVERAGED = 100
-
-
-def settings(config: Config) -> dict[str, Any]:
-    """The part of the configuration that intervals depend on."""
-    return {"draws": config.report.draws}
 
 
 def build(run: Run, folder: Path) -> Outcome:

@@ -91,11 +91,6 @@ class Judged:
     full: np.ndarray
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """The part of the configuration that permutations and intervals depend on."""
-    return config.report.model_dump()
-
-
 def build(run: Run, folder: Path) -> Outcome:
     """Write the importance of single columns, and of groups of them."""
     features, groups = importances(run, predictions_of(run))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,6 @@ from histoblend.data.splits import base_groups, grouped_folds, is_known
 from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.metrics import bootstrap, measure
 from histoblend.models.resampling import percentile_interval, slide_groups
-from histoblend.pipelines.config import Config
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.run_files import LEAKAGE
 from histoblend.pipelines.runtime.artefacts import Outcome
@@ -28,16 +27,6 @@ STRENGTH = 0.01
 MOST_PATCHES = 6000
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """The part of the configuration that intervals depend on."""
-    return {"draws": config.report.draws}
-
-
-def part_of(run: Run) -> bool:
-    """Whether there are handcrafted features to measure it with."""
-    return run.has("features")
-
-
 def build(run: Run, folder: Path) -> Outcome:
     """Write ``leakage.csv``, where a slide is known."""
     values, _ = read_values(run.step("features").folder)
@@ -47,12 +36,6 @@ def build(run: Run, folder: Path) -> Outcome:
         return Outcome(0)
     found.to_csv(folder / LEAKAGE, index=False)
     return Outcome(len(found))
-
-
-def read_leakage(run: Run) -> pd.DataFrame | None:
-    """The leakage meter of a run; None without slides, or without handcrafted features."""
-    path = run.step("leakage").folder / LEAKAGE if run.has("leakage") else None
-    return pd.read_csv(path) if path is not None and path.is_file() else None
 
 
 def measure_leakage(

@@ -36,11 +36,6 @@ CHECKED = 48
 DRAWS = {"head": 4, "top": 2, "whole": 2}
 
 
-def part_of(run: Run) -> bool:
-    """Whether there is a fine-tuned network."""
-    return run.has("cnn")
-
-
 def build(run: Run, folder: Path) -> Outcome:
     """Look where the fine-tuned network of a run looks."""
     return probe_saliency(patches_of(run), run.step("cnn").folder, folder, run.config.seed, run.screen)

@@ -29,7 +29,6 @@ from histoblend.models.inspection.stain_shifts import alterations
 from histoblend.models.names import ALONE, split_model_name
 from histoblend.models.predictor import Predictor, choose_blends, needs_slides, open_predictor
 from histoblend.pipelines.analysis.model_set import models_of
-from histoblend.pipelines.config import Config
 from histoblend.pipelines.results import feature_tables, patches_of, predictions_of, read_ladder
 from histoblend.pipelines.run_files import PREDICTIONS
 from histoblend.pipelines.runtime.artefacts import Outcome
@@ -52,11 +51,6 @@ SLIDE_PATCHES = 32
 SHARD = 16
 
 VIEW = "view"
-
-
-def settings(config: Config) -> dict[str, Any]:
-    """The part of the configuration that intervals depend on."""
-    return {"draws": config.report.draws}
 
 
 def build(run: Run, folder: Path) -> Outcome:

@@ -38,11 +38,6 @@ SHARD = 128
 DISK_SHARE = 0.5
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """The part of the configuration that the fine-tuned network depends on."""
-    return config.cnn.model_dump(exclude={"cache_gb"})
-
-
 def inputs(run: Run) -> dict[str, str]:
     """Digest of the weights that training starts from, and what runs the network here."""
     from histoblend.features.networks.backbones import find_backbone, weights_digest
@@ -50,11 +45,6 @@ def inputs(run: Run) -> dict[str, str]:
     options = run.config.cnn
     weights = weights_digest(find_backbone(options.backbone), options.weights)
     return {"weights": weights, "engine": str(cnn_engine(run.config))}
-
-
-def part_of(run: Run) -> bool:
-    """Whether the configuration has a fine-tuned network."""
-    return run.config.cnn.enabled
 
 
 def build(run: Run, folder: Path) -> Outcome:

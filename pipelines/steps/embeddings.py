@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """The part of the configuration that the embeddings depend on."""
-    return config.embeddings.model_dump(exclude={"shard"})
-
-
 def inputs(run: Run) -> dict[str, str]:
     """Digests of the weights, and what "auto" stands for on this machine: on another one last digits differ."""
     from histoblend.features.networks.backbones import find_backbone, weights_digest
@@ -35,11 +30,6 @@ def inputs(run: Run) -> dict[str, str]:
         "weights": "; ".join(weights_digest(find_backbone(name), options.weights) for name in options.backbone),
         "engine": str(embeddings_engine(run.config)),
     }
-
-
-def part_of(run: Run) -> bool:
-    """Whether a configured set of columns holds embeddings."""
-    return bool(set(run.config.heads.features) & {"embeddings", "both"})
 
 
 def build(run: Run, folder: Path) -> Outcome:

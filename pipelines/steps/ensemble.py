@@ -41,11 +41,6 @@ if TYPE_CHECKING:
 NEEDS_SLIDES = ("context",)
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """The part of the configuration that the ensemble depends on."""
-    return config.ensemble.model_dump()
-
-
 def build(run: Run, folder: Path) -> Outcome:
     """Combine the members of a run."""
     predictions = predictions_of(run, "heads", "cnn")

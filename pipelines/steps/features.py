@@ -24,19 +24,9 @@ if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """The part of the configuration that the handcrafted features depend on."""
-    return {"families": list(config.features.families)}
-
-
 def inputs(run: Run) -> dict[str, str]:
     """The families behind "all": a new one rebuilds, where another choice is another configuration."""
     return {"families": ",".join(chosen_families(run.config))}
-
-
-def part_of(run: Run) -> bool:
-    """Whether a configured set of columns holds handcrafted features."""
-    return bool(set(run.config.heads.features) - {"embeddings"})
 
 
 def build(run: Run, folder: Path) -> Outcome:

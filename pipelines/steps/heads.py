@@ -27,11 +27,6 @@ if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
 
-def settings(config: Config) -> dict[str, Any]:
-    """The part of the configuration that the heads depend on."""
-    return config.heads.model_dump()
-
-
 def inputs(run: Run) -> dict[str, str]:
     """Sets of columns whose table is spread: fits on these differ in their last digits from those in memory."""
     return {f"spread {name}": "yes" for name in spread_sets(run)}

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from histoblend.data.storage.spreadsheet import write_csv
-from histoblend.pipelines.config import Config
-from histoblend.pipelines.results import feature_tables, predictions_of
+from histoblend.pipelines.results import family_costs, feature_tables, predictions_of
 from histoblend.pipelines.run_files import CALIBRATORS, COSTS, DECISIONS, ENSEMBLE, LADDER, SCORES, THRESHOLDS, TIMES
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.dataclass_files import load_view, save_view
-from histoblend.pipelines.tables import read_values
 from histoblend.reports.evaluation.decisions import DecisionsView, decide
 from histoblend.reports.evaluation.ladder import ladder
 
@@ -24,11 +22,6 @@ if TYPE_CHECKING:
 
 #: Columns of the ladder that differ from one run of the same code to the next.
 TIMED = ["seconds", "seconds_a_thousand", "peak_mb"]
-
-
-def settings(config: Config) -> dict[str, Any]:
-    """The part of the configuration that intervals depend on."""
-    return {"draws": config.report.draws}
 
 
 def build(run: Run, folder: Path) -> Outcome:
@@ -102,12 +95,3 @@ def _ensemble_cost(run: Run, costs: Mapping[str, tuple[float, float]]) -> tuple[
     own = sum(fits[member] if member in fits.index else costs.get(member, (0.0, 0.0))[0] for member in members)
     peak = max(manifest["peak_mb"], *(costs[member][1] for member in members if member in costs))
     return round(tables + own + manifest["seconds"], 1), peak
-
-
-def family_costs(run: Run) -> dict[str, tuple[int, float]]:
-    """Columns of each computed family of handcrafted features, and milliseconds of one core a patch."""
-    if not run.has("features"):
-        return {}
-    folder, manifest = run.step("features")
-    columns = pd.Series(read_values(folder)[1]).str.partition("_")[0].value_counts()
-    return {name: (int(columns[name]), float(cost)) for name, cost in manifest["notes"]["ms_a_patch"].items()}

@@ -13,11 +13,10 @@ from histoblend.data.storage.arrays import open_array
 from histoblend.data.storage.spreadsheet import read_written
 from histoblend.pipelines.analysis.attributions import read_explorer, read_measured
 from histoblend.pipelines.analysis.importances import read_importances
-from histoblend.pipelines.analysis.leakage import read_leakage
 from histoblend.pipelines.analysis.saliency import open_saliency
 from histoblend.pipelines.analysis.stain import read_stain
-from histoblend.pipelines.config import Config
-from histoblend.pipelines.results import patches_of, predictions_of, read_ladder
+from histoblend.pipelines.config import shown_configuration
+from histoblend.pipelines.results import family_costs, patches_of, predictions_of, read_ladder, read_leakage
 from histoblend.pipelines.run_files import (
     AUDIT,
     CHOICES,
@@ -34,7 +33,7 @@ from histoblend.pipelines.run_files import (
 )
 from histoblend.pipelines.runtime.artefacts import Finished
 from histoblend.pipelines.steps.bundle import card
-from histoblend.pipelines.steps.ladder import family_costs, read_decisions
+from histoblend.pipelines.steps.ladder import read_decisions
 from histoblend.pipelines.steps.patches import balance, split_warnings
 from histoblend.reports.report import ReportInputs
 from histoblend.reports.sections.cnn import CnnView
@@ -49,11 +48,6 @@ SHOWN = (
     "prepare", "features", "embeddings", "heads", "cnn", "ensemble",
     "ladder", "importances", "attributions", "leakage", "stain", "saliency",
 )  # fmt: skip
-
-
-def shown_configuration(config: Config) -> dict[str, Any]:
-    """What of the configuration a result may depend on."""
-    return config.model_dump(mode="json", exclude={"engine", "track"})
 
 
 def report_inputs(run: Run) -> ReportInputs:

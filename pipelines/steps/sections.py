@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,19 +9,13 @@ from typing import TYPE_CHECKING
 from histoblend.pipelines.run_files import CONTENT, FACTS, TABLES
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.dataclass_files import save_view
-from histoblend.pipelines.steps.report_inputs import report_inputs, shown_configuration
+from histoblend.pipelines.steps.report_inputs import report_inputs
 from histoblend.reports.page.page import write_tables
 from histoblend.reports.page.section import PageContent
 from histoblend.reports.report import build_sections, facts_text
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
-
-
-def inputs(run: Run) -> dict[str, str]:
-    """The report shows all of the configuration; another one rebuilds it, where a step before would refuse."""
-    shown = json.dumps(shown_configuration(run.config), sort_keys=True)
-    return {"configuration": hashlib.sha256(shown.encode()).hexdigest()}
 
 
 def build(run: Run, folder: Path) -> Outcome:

@@ -18,7 +18,6 @@ from histoblend.pipelines.commands import baseline, explain, one_step
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.results import feature_sets, patches_of
-from histoblend.pipelines.steps import sections
 from histoblend.pipelines.steps.heads import left_out_groups, out_of_fold, prevalence, refit_without
 from histoblend.pipelines.tables import FeatureSets
 from tests import ROOT
@@ -139,8 +138,9 @@ def test_the_report_is_made_again_where_it_would_show_another_setting():
         plan_run(load_config(ROOT / "configs" / "phantom.toml", given), ROOT)
         for given in (["cnn.epochs=3"], ["cnn.epochs=4"], ["cnn.epochs=3", "engine.workers=1", "track=mlflow"])
     )
-    assert sections.inputs(one) != sections.inputs(two)
-    assert sections.inputs(one) == sections.inputs(same)
+    key = one.plan["sections"].inputs
+    assert key(one) != key(two)
+    assert key(one) == key(same)
 
 
 def grouped_table(slides=15, each=20, seed=0):

@@ -20,7 +20,7 @@ from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.run import Run
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.steps.cnn import check_cnn, cnn_settings, settings, train_cnn
+from histoblend.pipelines.steps.cnn import check_cnn, cnn_settings, train_cnn
 from tests import ROOT
 
 TINY = [
@@ -124,9 +124,10 @@ def test_all_of_the_network_can_be_trained_without_room_for_its_inputs(run: Run,
 
 
 def test_the_step_depends_on_its_options_but_not_on_the_room_for_maps() -> None:
-    plain = settings(config())
-    assert settings(config("cnn.cache_gb=0")) == plain
-    assert settings(config("cnn.jitter=0.2")) != plain
+    step = plan_run(config(), Path()).plan["cnn"]
+    plain = step.settings(config())
+    assert step.settings(config("cnn.cache_gb=0")) == plain
+    assert step.settings(config("cnn.jitter=0.2")) != plain
 
 
 def test_auto_is_decided_for_this_machine() -> None:

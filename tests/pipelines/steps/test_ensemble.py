@@ -12,8 +12,9 @@ from histoblend.data.errors import InputError
 from histoblend.models.calibration import POINTS
 from histoblend.models.ensemble import Ensemble
 from histoblend.pipelines.config import load_config
+from histoblend.pipelines.plan import STEPS
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.steps.ensemble import combine, member_names, settings, verdict
+from histoblend.pipelines.steps.ensemble import combine, member_names, verdict
 from histoblend.pipelines.steps.ladder import judge_decisions
 from histoblend.pipelines.steps.report_inputs import ensemble_view
 from histoblend.reports.evaluation.ladder import ladder
@@ -25,6 +26,7 @@ from tests.reports.cohorts import make_inputs, make_predictions, model_names
 
 RUNGS = ("prevalence", "colour", "embeddings", "context", "nuclei")
 MEMBERS = ["logistic_colour", "logistic_embeddings", "logistic_context"]
+(STEP,) = (step for step in STEPS if step.name == "ensemble")
 CONFIG = load_config(
     ROOT / "configs" / "phantom.toml",
     ["ensemble.combiners=['mean','weights']", "ensemble.draws=200", "report.draws=100"],
@@ -147,7 +149,7 @@ def test_the_verdict_is_plain(low, high, words):
 
 
 def test_the_key_knows_the_setting():
-    assert settings(CONFIG)["combiners"] == ("mean", "weights")
+    assert STEP.settings(CONFIG)["combiners"] == ("mean", "weights")
 
 
 def test_the_report_shows_it_and_says_when_it_did_not_run(finished, tmp_path):
