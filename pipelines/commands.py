@@ -67,9 +67,11 @@ def one_step(run: Run, name: str) -> Path:
 
 def begin(run: Run) -> None:
     """Find wrong settings before hours of work, bring the patches up to date, and warn of a split that leaks."""
-    check_embeddings(run.config)
-    if run.has("cnn"):
-        check_cnn(run.config)
+    checks = {"embeddings": check_embeddings} | ({"cnn": check_cnn} if run.has("cnn") else {})
+    for name, check in checks.items():
+        # A finished step was checked; with other settings it is refused.
+        if run.rebuild or not (run.folder / run.plan[name].folder).is_dir():
+            check(run.config)
     if "colour" in run.config.heads.features and "colour" not in chosen_families(run.config):
         raise InputError(
             "heads.features asks for 'colour', but features.families leaves that family out. "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,10 +16,11 @@ from histoblend.data.storage.atomic import write_whole
 from histoblend.data.storage.parts import Parts
 from histoblend.data.storage.spreadsheet import read_written, write_csv
 from histoblend.models.bundle import Bundle, open_bundle
-from histoblend.models.predictor import choose_blends, open_predictor
+from histoblend.models.names import ALONE, split_model_name
+from histoblend.models.predictor import choose_blends, needs_slides, open_predictor
 from histoblend.pipelines.predict.folder import chosen_members
 from histoblend.pipelines.predict.shards import Found, Options, predict_source
-from histoblend.pipelines.run_files import BUNDLE, FINAL, SET_ASIDE, SUBMISSION, UNLABELLED
+from histoblend.pipelines.run_files import BUNDLE, ENSEMBLE, FINAL, SET_ASIDE, SUBMISSION, UNLABELLED
 from histoblend.pipelines.runtime.artefacts import Outcome
 
 if TYPE_CHECKING:
@@ -51,8 +53,16 @@ def part_of(run: Run) -> bool:
     place = run.step("prepare").folder / UNLABELLED
     if not place.is_dir():
         return False
-    without = choose_blends(bundle_of(run))[1]
-    return without is not None or bool(is_known(PatchSet.open_unlabelled(place).table["slide"]).any())
+    return _predicts_without_slides(run) or bool(is_known(PatchSet.open_unlabelled(place).table["slide"]).any())
+
+
+def _predicts_without_slides(run: Run) -> bool:
+    """Whether :func:`models.predictor.choose_blends` will find a model that needs no slides."""
+    if run.has("ensemble"):
+        stored = json.loads((run.step("ensemble").folder / ENSEMBLE).read_text(encoding="utf-8"))
+        return stored["without_slides"] is not None or not any(map(needs_slides, stored["default"]["members"]))
+    heads = run.step("heads").manifest["notes"]["models"]
+    return any(not needs_slides(name) for name in heads if split_model_name(name)[0] not in ALONE)
 
 
 def build(run: Run, folder: Path) -> Outcome:
