@@ -12,16 +12,15 @@ from histoblend.pipelines.results import family_costs, patches_of, read_ladder, 
 from histoblend.pipelines.run_files import (
     AUDIT,
     EXAMPLES,
-    GAINS,
     MEMBERS,
     PICTURES,
     SET_ASIDE,
     SLIDES,
     SUMMARY,
 )
+from histoblend.pipelines.steps.page_content import read_content
 from histoblend.pipelines.steps.patches import balance
 from histoblend.reports.sections.data import consequence, leakage_words
-from histoblend.reports.sections.ensemble import gain_words
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 def show_ensemble(run: Run) -> None:
     """Show what each member weighs, and what the ensemble gains over the best of them."""
     folder = run.step("ensemble").folder
-    members, gains = pd.read_csv(folder / MEMBERS), pd.read_csv(folder / GAINS)
+    members = pd.read_csv(folder / MEMBERS)
     shown = pd.DataFrame(
         {
             "member": members["member"],
@@ -40,7 +39,8 @@ def show_ensemble(run: Run) -> None:
         }
     )
     run.screen.table(shown, "members of the ensemble, out-of-fold")
-    run.screen.say("ensemble: " + gain_words(gains))
+    (section,) = (each for each in read_content(run).sections if each.name == "ensemble")
+    run.screen.say(f"ensemble: {(section.content or {})['words']}")
 
 
 def show_ladder(run: Run) -> None:
