@@ -1,4 +1,4 @@
-"""Share of a map's evidence that lies in the patch's centre."""
+"""Share of a map's evidence inside the patch's centre."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from histoblend.data.patches import CENTRE
 
 
 def centre_cells(rows: int, columns: int, side: int) -> np.ndarray:
-    """Share of each cell of a map, laid over a square patch, that lies in the patch's centre.
+    """Share of each cell of a map, laid over a square patch, inside the patch's centre.
 
     Parameters
     ----------

@@ -17,7 +17,7 @@ from histoblend.models.inspection.stain import (
 STRENGTHS = (0.05, 0.1, 0.2)
 #: Draws at each strength: the second shifts every slide the other way.
 SIGNS = (1, -1)
-#: Two stain vectors with less than this as the sine of their angle cannot be told apart.
+#: Two stain vectors with less than this as the sine of their angle count as one.
 FLATTEST = 0.05
 
 
