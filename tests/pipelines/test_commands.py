@@ -405,6 +405,6 @@ def test_help_needs_no_heavy_import():
     for option in ("--config", "--set", "--data", "--run", "--missing", "--strict", "--rebuild"):
         assert option in done.stdout
     heavy = "{'keras', 'tensorflow', 'xgboost', 'sklearn', 'pandas', 'numpy'}"
-    code = f"import sys, pipelines.__main__; print(sorted({heavy} & set(sys.modules)))"
+    code = f"import sys, histoblend.pipelines.__main__; print(sorted({heavy} & set(sys.modules)))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert loaded.stdout.strip() == "[]"
