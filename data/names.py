@@ -39,7 +39,7 @@ def clean_name(name: str) -> str:
         In Unicode's composed form (NFC); white space inside becomes single spaces, so that a no-break space and a
         space are the same name. Names that look the same are the same.
     """
-    if name.isascii() and name.isprintable() and " " not in name:
+    if _is_plain(name):
         return name
     seen = "".join(sign for sign in _VARIANTS.sub("", name.translate(_BLANK)) if not _invisible(sign))
     # Composed last: an invisible character keeps a letter and its accent apart.
@@ -48,7 +48,12 @@ def clean_name(name: str) -> str:
 
 def clean_names(names: pd.Series) -> pd.Series:
     """:func:`clean_name` of every text of a column; missing values stay missing."""
-    return names.map(clean_name, na_action="ignore")
+    # Nearly every column is clean as it is, and one look at all of it is fast.
+    return (
+        names
+        if _is_plain("".join(names.dropna().to_numpy(dtype=object)))
+        else names.map(clean_name, na_action="ignore")
+    )
 
 
 def look_alikes(names: Iterable[str]) -> list[tuple[str, str]]:
@@ -94,6 +99,10 @@ def _kind(name: str) -> str:
     folded = re.sub(r"^(\d+)\.0*$", r"\1", folded)
     folded = re.sub(r"(?<![\d.,])0+(?=\d)", "", folded)
     return "".join("_" if sign in " _" or unicodedata.category(sign) == "Pd" else sign for sign in folded)
+
+
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable() and " " not in text
 
 
 def _invisible(sign: str) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterator
+
+import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.data.names import clean_name
@@ -29,7 +31,11 @@ class FileNames:
     def __init__(self, files: Collection[str], source: str) -> None:
         self.source = source
         self._paths: dict[str, str] = {}
-        for file in sorted(files):
+        # Names in which nothing is to be cleaned, which nearly all are, cannot look the same.
+        plain = _is_plain("".join(files))
+        if plain:
+            self._paths = dict(zip(files, files, strict=True))
+        for file in () if plain else sorted(files):
             other = self._paths.setdefault(clean_path(file), file)
             if other != file:
                 raise InputError(
@@ -53,15 +59,16 @@ class FileNames:
         InputError
             Several files may be meant.
         """
-        path = clean_path(name)
+        path = name if name in self._paths else clean_path(name)
         if path in self._paths:
             return self._paths[path]
         if not self._whole:
             self._index()
         for found in self._meant(path):
             if len(found) > 1:
+                first, other = sorted(found)[:2]
                 raise InputError(
-                    f"{self.source}: {name!r} may mean {found[0]!r} or {found[1]!r}. Give the path in the folder, with "
+                    f"{self.source}: {name!r} may mean {first!r} or {other!r}. Give the path in the folder, with "
                     "the ending."
                 )
             if found:
@@ -89,8 +96,8 @@ class FileNames:
 
 def clean_path(name: str) -> str:
     """Path with slashes whose parts are cleaned names, the ending apart: ``a .tif`` is ``a.tif``."""
-    if "\\" not in name and name.isascii() and name.isprintable() and " " not in name and "." not in name[:2]:
-        return posixpath.normpath(name) if "//" in name or "/." in name else name
+    if _is_plain(name):
+        return name
     parts = [clean_name(part) for part in name.replace("\\", "/").split("/")]
     last = stem(parts[-1])
     parts[-1] = clean_name(last) + parts[-1][len(last) :]
@@ -100,20 +107,23 @@ def clean_path(name: str) -> str:
 
 def stem(name: str) -> str:
     """Name without an ending of ``SUFFIXES``, in whatever case."""
-    ending = next((suffix for suffix in SUFFIXES if name.lower().endswith(suffix)), "")
-    return name[: len(name) - len(ending)] or name
+    front, dot, ending = name.rpartition(".")
+    return front if front and f"{dot}{ending}".lower() in SUFFIXES else name
 
 
-def same_file(names: Iterable[str], found: Iterable[str | None]) -> tuple[str, str] | None:
-    """The first two names of which both mean the same file."""
-    first: dict[str, str] = {}
-    for name, file in zip(names, found, strict=True):
-        if file is None:
-            continue
-        if file in first:
-            return first[file], name
-        first[file] = name
-    return None
+def same_file(names: pd.Series, found: pd.Series) -> tuple[str, str] | None:
+    """The first two of ``names`` that mean the same file, where ``found`` is the file of each or missing."""
+    twice = found.notna() & found.duplicated(keep=False)
+    if not twice.any():
+        return None
+    both = names[found == found[twice].iloc[0]]
+    return both.iloc[0], both.iloc[1]
+
+
+def _is_plain(path: str) -> bool:
+    """Whether nothing of a path, or of several in a row, is to be cleaned."""
+    odd = (" ", "\\", "//", "./", "/.")
+    return path.isascii() and path.isprintable() and not any(sign in path for sign in odd)
 
 
 def _tails(path: str) -> Iterator[str]:

@@ -51,7 +51,7 @@ class FolderSource:
         What to do with images of another size; see :data:`data.sources.images.RESIZING`.
     positive : sequence of str
         The positive classes; all others are negative. Empty where there are two classes that say it themselves
-        (``POSITIVE``, ``NEGATIVE``).
+        (:data:`data.sources.labels.POSITIVE`, ``NEGATIVE``).
 
     Attributes
     ----------

@@ -60,7 +60,8 @@ def read_labels(path: Path, ids: str, optional: tuple[str, ...] = ()) -> pd.Data
             f"{path}: every row needs a label; got {table.at[row, 'label']!r} in row {row} (id "
             f"{table.at[row, 'patch_id']!r}) and {len(without) - 1} more. Add it or remove the row."
         )
-    return table.assign(label=table["label"].map(class_name))
+    classes = {name: class_name(name) for name in table["label"].unique()}
+    return table.assign(label=table["label"].map(classes))
 
 
 def class_name(name: str) -> str:
@@ -94,7 +95,7 @@ def binary_labels(table: pd.DataFrame, path: Path) -> pd.Series:
     InputError
         A label is neither.
     """
-    words = table["label"].map(class_word)
+    words = table["label"].map({name: class_word(name) for name in table["label"].unique()})
     wrong = table[~words.isin([*POSITIVE, *NEGATIVE])]
     if len(wrong):
         row = wrong.iloc[0]
