@@ -12,17 +12,24 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
+from histoblend.data.names import clean_names, look_alikes
 from histoblend.data.sources.images import CONVERSION, RESIZING, SUFFIXES
-from histoblend.data.sources.labels import NOT_UTF8, check_unique, match_files, printable, read_csv, slides_of
+from histoblend.data.sources.labels import (
+    NEGATIVE,
+    NOT_UTF8,
+    POSITIVE,
+    class_name,
+    class_word,
+    match_files,
+    printable,
+    read_labels,
+    slides_of,
+)
 from histoblend.data.sources.tiff import PatchReader
 from histoblend.data.splits import UNMAPPED
 from histoblend.data.storage.arrays import stamp, walk
 
 LABELS = "labels.csv"
-
-#: Class names that say by themselves which one is positive, in lower case.
-POSITIVE = ("1", "positive", "pos", "tumor", "tumour", "cancer", "malignant", "metastasis", "true", "yes")
-NEGATIVE = ("0", "negative", "neg", "normal", "benign", "healthy", "no_tumor", "no_tumour", "false", "no")
 
 
 class FolderSource:
@@ -44,7 +51,7 @@ class FolderSource:
         What to do with images of another size; see :data:`data.sources.images.RESIZING`.
     positive : sequence of str
         The positive classes; all others are negative. Empty where there are two classes that say it themselves
-        (``POSITIVE``, ``NEGATIVE``).
+        (:data:`data.sources.labels.POSITIVE`, ``NEGATIVE``).
 
     Attributes
     ----------
@@ -118,7 +125,7 @@ class UnlabelledImages:
     ----------
     table : DataFrame
         ``patch_id, slide, file``, sorted by ``file``: the path in the folder, with slashes. ``patch_id`` is the
-        file's name without its ending where no other file has the same one, and ``file`` elsewhere. Every ``slide`` is
+        file's name without its ending where no other file's looks the same, and ``file`` elsewhere. Every ``slide`` is
         missing.
     shared : int
         Files whose name without its ending is not theirs alone.
@@ -140,7 +147,7 @@ class UnlabelledImages:
             raise InputError(f"{path}: expected image files ({', '.join(SUFFIXES)}); got none. Give another folder.")
         files = pd.Series(sorted(found), dtype="str")
         stems = pd.Series([posixpath.splitext(posixpath.basename(name))[0] for name in files], dtype="str")
-        twice = stems.duplicated(keep=False)
+        twice = clean_names(stems).duplicated(keep=False)
         self.shared = int(twice.sum())
         slides = pd.array([pd.NA] * len(files), dtype="string")
         self.table = pd.DataFrame({"patch_id": stems.where(~twice, files), "slide": slides, "file": files})
@@ -183,19 +190,14 @@ def image_files(path: Path) -> tuple[set[str], dict[str, str]]:
 
 def _read_labels(path: Path) -> pd.DataFrame:
     """``patch_id, class`` and, where there is one, ``slide``; files outside the folder are refused."""
-    table = read_csv(path, ("file", "label"), ("slide",)).rename(columns={"file": "patch_id", "label": "class"})
-    for name in table["patch_id"]:
+    table = read_labels(path, "file", ("slide",)).rename(columns={"label": "class"})
+    for row, name in table["patch_id"].items():
         windows = PureWindowsPath(name)
-        if not name or name.startswith("/") or windows.anchor or ".." in windows.parts:
+        if name.startswith("/") or windows.anchor or ".." in windows.parts:
             raise InputError(
-                f"{path}: files must be given by their path inside the folder, without '..'; got {name!r}. "
-                "Mend the row."
+                f"{path}: files must be given by their path inside the folder, without '..'; got {name!r} in row "
+                f"{row}. Fix the row."
             )
-    table["patch_id"] = [posixpath.normpath(name) for name in table["patch_id"]]
-    check_unique(table["patch_id"], path)
-    if (table["class"] == "").any():
-        first = table.loc[table["class"] == "", "patch_id"].iloc[0]
-        raise InputError(f"{path}: every file needs a label; got none for {first!r}. Add it or remove the row.")
     return table
 
 
@@ -208,7 +210,9 @@ def _by_folder(path: Path, files: set[str]) -> pd.DataFrame:
             f"(first: {loose[0]!r}). Move them into their class's folder or add {LABELS}."
         )
     names = sorted(files)
-    return pd.DataFrame({"patch_id": names, "class": [name.partition("/")[0] for name in names]}, dtype="str")
+    return pd.DataFrame(
+        {"patch_id": names, "class": [class_name(name.partition("/")[0]) for name in names]}, dtype="str"
+    )
 
 
 def _label_of_class(classes: pd.Series, positive: Sequence[str], path: Path) -> dict[str, int]:
@@ -225,21 +229,30 @@ def _label_of_class(classes: pd.Series, positive: Sequence[str], path: Path) -> 
         raise InputError(
             f"{path}: expected two classes (a folder with images for each, or {LABELS} with file,label); got {shown}."
         )
-    if not positive:
-        said = [{name for name in names if name.strip().lower() in words} for words in (POSITIVE, NEGATIVE)]
-        ones = said[0] or set(names) - said[1]
-        if len(names) != 2 or len(ones) != 1:
-            raise InputError(
-                f"{path}: which of the classes {shown} are positive? "
-                f"Say it: --set 'data.positive=[{_quoted(names[-1])}]'."
-            )
-        positive = sorted(ones)
-    unknown = sorted(set(positive) - set(names))
+    chosen = {class_name(name) for name in positive} or _said_positive(names)
+    if not chosen:
+        raise InputError(
+            f"{path}: which of the classes {shown} are positive? Say it: --set 'data.positive=[{_quoted(names[-1])}]'."
+        )
+    unknown = sorted(chosen - set(names))
     if unknown:
         raise InputError(f"data.positive must name classes; got {unknown[0]!r}, and there are {shown}.")
-    if set(positive) == set(names):
+    if chosen == set(names):
         raise InputError("data.positive must leave a negative class; got all of them. Name the positive ones only.")
-    return {name: int(name in positive) for name in names}
+    for first, other in look_alikes(names):
+        if (first in chosen) != (other in chosen):
+            raise InputError(
+                f"{path}: of the classes {first!r} and {other!r}, which are nearly the same name, one is positive and "
+                "one negative. Give them one name, or name both or neither in data.positive."
+            )
+    return {name: int(name in chosen) for name in names}
+
+
+def _said_positive(names: Sequence[str]) -> set[str]:
+    """The positive ones of two classes that say it themselves, in any spelling; empty where they do not."""
+    words = {class_word(name) for name in names}
+    ones = words & set(POSITIVE) or words - set(NEGATIVE)
+    return {name for name in names if class_word(name) in ones} if len(words) == 2 and len(ones) == 1 else set()
 
 
 def _quoted(name: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
-from histoblend.data.sources.labels import NOT_UTF8, check_unique, match_files, printable, read_csv, slides_of
+from histoblend.data.sources.labels import NOT_UTF8, binary_labels, match_files, printable, read_labels, slides_of
 from histoblend.data.sources.tiff import PatchReader
 from histoblend.data.storage.arrays import names_in, stamp
 
@@ -65,7 +65,7 @@ class KaggleSource:
         labels, self.skipped = match_files(_read_labels(path / LABELS), set(_ids(images)), missing, **names)
         slides = path / (slide_map or SLIDES)
         known = bool(slide_map) or slides.exists()
-        labels["slide"] = slides_of(labels["patch_id"], slides, (SUFFIX,)) if known else pd.NA
+        labels["slide"] = slides_of(labels["patch_id"], slides) if known else pd.NA
         labels["slide"] = labels["slide"].astype("string")
         self.table = labels.sort_values("patch_id", ignore_index=True)
         rest = path / UNLABELLED
@@ -121,13 +121,5 @@ def _ids(folder: Path) -> list[str]:
 
 
 def _read_labels(path: Path) -> pd.DataFrame:
-    table = read_csv(path, ("id", "label")).rename(columns={"id": "patch_id"})
-    wrong = table[~table["label"].isin(["0", "1"])]
-    if len(wrong):
-        row = wrong.iloc[0]
-        raise InputError(
-            f"{path}: labels must be 0 or 1; got {row['label']!r} for id {row['patch_id']!r} "
-            f"and {len(wrong) - 1} more. Mend the rows."
-        )
-    check_unique(table["patch_id"], path)
-    return table.assign(label=table["label"].astype(np.int8))
+    table = read_labels(path, "id")
+    return table.assign(label=binary_labels(table, path))
