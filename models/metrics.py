@@ -9,6 +9,7 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.models.resampling import Ranking, check_scores, draw_slides
+from histoblend.models.slide_pairs import SlidePairs
 
 METRICS = ("auc", "average_precision", "brier", "accuracy")
 
@@ -25,11 +26,14 @@ class Bootstrap:
         Draws left out because one class was missing from them.
     groups : int
         Slides (or patches without a slide) that were resampled.
+    pairs : ndarray of shape (draws kept, models, 2), dtype float64, or None
+        AUC within and between slides in the same draws (:class:`models.slide_pairs.SlidePairs`), where asked for.
     """
 
     values: np.ndarray
     skipped: int
     groups: int
+    pairs: np.ndarray | None = None
 
 
 def measure(labels: np.ndarray, scores: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray:
@@ -68,6 +72,7 @@ def bootstrap(
     thresholds: np.ndarray | float,
     groups: np.ndarray,
     *,
+    pairs: SlidePairs | None = None,
     draws: int = 1000,
     seed: int = 0,
 ) -> Bootstrap:
@@ -83,6 +88,8 @@ def bootstrap(
     thresholds : float or ndarray of shape (models,)
     groups : ndarray of shape (n,), int
         From :func:`models.resampling.slide_groups`.
+    pairs : SlidePairs, optional
+        Of the same labels, scores and groups: what AUC within and between slides are drawn from.
     draws, seed : int
 
     Returns
@@ -103,7 +110,11 @@ def bootstrap(
         raise ValueError(f"groups must have shape {labels.shape}; got {groups.shape}.")
     units = int(groups.max()) + 1
     rankings = [Ranking(labels, column, cut, groups) for column, cut in _columns(table, thresholds)]
-    chunks = [np.stack([ranking(counts) for ranking in rankings], 1) for counts in draw_slides(units, draws, seed)]
+    chunks, divided = [], []
+    for counts in draw_slides(units, draws, seed):
+        chunks.append(np.stack([ranking(counts) for ranking in rankings], 1))
+        if pairs is not None:
+            divided.append(pairs(counts, chunks[-1][:, :, 0]))
     values = np.concatenate(chunks)
     whole = ~np.isnan(values).any((1, 2))
     if 2 * whole.sum() < draws:
@@ -111,7 +122,8 @@ def bootstrap(
             f"an interval needs both classes in most draws of {units} slides; {draws - whole.sum()} of {draws} draws "
             "held one class only. Give more slides, of both kinds."
         )
-    return Bootstrap(values[whole], int(draws - whole.sum()), units)
+    inside = np.concatenate(divided)[whole] if divided else None
+    return Bootstrap(values[whole], int(draws - whole.sum()), units, inside)
 
 
 def slide_table(labels: np.ndarray, scores: np.ndarray, slides: pd.Series) -> pd.DataFrame:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from histoblend.data.errors import InputError
-from histoblend.models.metrics import METRICS
 from histoblend.pipelines.config import TrackConfig, config_keys
 from histoblend.pipelines.run_files import BUNDLE, LADDER
+from histoblend.reports.evaluation.ladder import GAINS, SCORES
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
@@ -112,7 +112,7 @@ def parameters(settings: Mapping[str, Any]) -> dict[str, str]:
 
 def metrics(ladder: pd.DataFrame) -> dict[str, float]:
     """Numbers of a ladder, ``<split>/<model>/<metric>`` with ``_low`` and ``_high``; what is missing is left out."""
-    names = [name + end for name in (*METRICS, "gain") for end in ("", "_low", "_high")]
+    names = [name + end for name in (*SCORES, *GAINS) for end in ("", "_low", "_high")]
     found = {}
     for row in ladder.to_dict("records"):
         for name in (*names, "threshold", "patches", "slides", "seconds", "peak_mb"):

@@ -8,26 +8,22 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_curve
 
+from histoblend.data.splits import is_known
 from histoblend.models.calibration import youden_threshold
-from histoblend.models.metrics import METRICS, bootstrap, measure
+from histoblend.models.metrics import METRICS, Bootstrap, bootstrap, measure
 from histoblend.models.names import ALONE, BESIDE, HEADLESS, RUNGS, split_model_name
 from histoblend.models.resampling import percentile_interval, slide_groups
+from histoblend.models.slide_pairs import SlidePairs
 
 SPLITS = {"train": "oof", "test": "test"}
+#: Each with an interval: scores, and gains over the rung below by the pairs of patches that they count.
+SCORES, GAINS = ("auc_within", *METRICS), ("gain", "gain_within", "gain_between")
 COLUMNS = (
-    ["rung", "head", "model", "split", "patches", "slides"]
-    + [metric + end for metric in METRICS for end in ("", "_low", "_high")]
-    + [
-        "threshold",
-        "below",
-        "gain",
-        "gain_low",
-        "gain_high",
-        "skipped_draws",
-        "seconds",
-        "seconds_a_thousand",
-        "peak_mb",
-    ]
+    ["rung", "head", "model", "split", "patches", "slides", "mixed_slides", "within_share"]
+    + [metric + end for metric in SCORES for end in ("", "_low", "_high")]
+    + ["threshold", "below"]
+    + [gain + end for gain in GAINS for end in ("", "_low", "_high")]
+    + ["skipped_draws", "seconds", "seconds_a_thousand", "peak_mb"]
 )
 
 
@@ -117,7 +113,12 @@ def ladder(
     DataFrame
         A row a model and split (``oof`` and, when there are test patches, ``test``), lowest rung first and families
         alone last, with `COLUMNS`. ``slides`` is 0 where no slide is known; ``brier`` is better when lower; ``gain`` is
-        the difference in AUC to the model named in ``below``, missing where there is none.
+        the difference in AUC to the model named in ``below``, missing where there is none. ``auc_within`` is the AUC
+        over pairs of patches from the same slide, pooled over slides; ``mixed_slides`` have such pairs, as they hold
+        both classes, and ``within_share`` is the share of these pairs among all. ``gain_within`` and ``gain_between``
+        are the differences in AUC over pairs within slides and over all other pairs: ``gain`` = ``within_share`` ×
+        ``gain_within`` + (1 − ``within_share``) × ``gain_between``. All but ``mixed_slides`` are missing where no slide
+        is known, as inferred ones are not.
 
     Raises
     ------
@@ -188,23 +189,55 @@ def _judge(
     scores = part[[f"prob_{model}" for model in names]].to_numpy()
     thresholds = np.array([cuts[model] for model in names])
     groups = slide_groups(part.slide)
+    pairs = SlidePairs(labels, scores, groups, is_known(part.slide).to_numpy())
     point = measure(labels, scores, thresholds)
-    drawn = bootstrap(labels, scores, thresholds, groups, draws=draws, seed=seed)
+    drawn = bootstrap(labels, scores, thresholds, groups, pairs=pairs, draws=draws, seed=seed)
     low, high = percentile_interval(drawn.values)
+    inside = _PairScores(pairs, point[:, 0], drawn)
     rows = []
     for i, model in enumerate(names):
         rung, head = split_model_name(model)
         row: dict[str, object] = {"rung": rung, "head": head, "model": model, "split": split, "patches": len(part)}
-        row["slides"] = part.slide.nunique()
+        row |= {"slides": part.slide.nunique(), "mixed_slides": len(pairs.mixed), "within_share": pairs.share}
         for j, metric in enumerate(METRICS):
             row |= {metric: point[i, j], f"{metric}_low": low[i, j], f"{metric}_high": high[i, j]}
-        row |= {"threshold": cuts[model], "below": below[model], "skipped_draws": drawn.skipped}
+        row |= inside.score(i) | {"threshold": cuts[model], "below": below[model], "skipped_draws": drawn.skipped}
         if (other := below[model]) is not None:
             k = names.index(other)
             row["gain"] = point[i, 0] - point[k, 0]
             row["gain_low"], row["gain_high"] = percentile_interval(drawn.values[:, i, 0] - drawn.values[:, k, 0])
+            row |= inside.gains(i, k)
         rows.append(row)
     return rows
+
+
+class _PairScores:
+    """AUC within and between slides of all models, and differences, with intervals from the draws of all metrics."""
+
+    def __init__(self, pairs: SlidePairs, aucs: np.ndarray, drawn: Bootstrap) -> None:
+        once = np.ones((1, drawn.groups), np.int32)
+        self.point = pairs(once, aucs[None])[0]
+        self.drawn = np.full((0, *self.point.shape), np.nan) if drawn.pairs is None else drawn.pairs
+        # A single slide's AUC is the same in every draw that holds it: an interval of no width would mislead.
+        self.spread = len(pairs.mixed) > 1
+
+    def score(self, model: int) -> dict[str, object]:
+        """AUC within slides and its interval."""
+        return self._row("auc_within", self.point[model, 0], self.drawn[:, model, 0], self.spread)
+
+    def gains(self, model: int, other: int) -> dict[str, object]:
+        """Differences in AUC within and between slides to another model, with intervals."""
+        gain, drawn = self.point[model] - self.point[other], self.drawn[:, model] - self.drawn[:, other]
+        return self._row("gain_within", gain[0], drawn[:, 0], self.spread) | self._row(
+            "gain_between", gain[1], drawn[:, 1], True
+        )
+
+    @staticmethod
+    def _row(name: str, value: float, drawn: np.ndarray, spread: bool) -> dict[str, object]:
+        # A draw may hold no pair within a slide, or only one slide and so no pair between slides.
+        kept = drawn[~np.isnan(drawn)]
+        low, high = percentile_interval(kept) if spread and len(kept) else (np.nan, np.nan)
+        return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
 #: Points that one ROC curve is drawn with at most: more than a screen has pixels to show.

@@ -47,8 +47,30 @@ def rows_of(predictions, model, split):
     return part.label.to_numpy(), part[f"prob_{model}"].to_numpy(), part
 
 
+def slide_pairs(part, name):
+    """AUC over pairs of patches of one known slide and over all other pairs, share of the former, slides that have any.
+
+    Slides that no slide map named are not known: missing, "(unmapped)" and "(inferred …)".
+    """
+    p, y = part[f"prob_{name}"].to_numpy(), part.label.to_numpy()
+    slides = part.slide.astype(object).where(part.slide.notna(), "(unmapped)").to_numpy()
+    known = [slide for slide in pd.unique(slides) if not str(slide).startswith(("(unmapped)", "(inferred"))]
+    if not known:
+        return np.nan, np.nan, np.nan, 0
+    every = y.sum() * (1 - y).sum()
+    right = pairs = mixed = 0
+    for slide in known:
+        above, below = p[(slides == slide) & (y == 1)], p[(slides == slide) & (y == 0)]
+        right += sum(np.sum(value > below) + np.sum(value == below) / 2 for value in above)
+        pairs += len(above) * len(below)
+        mixed += len(above) > 0 and len(below) > 0
+    others = every - pairs
+    between = (roc_auc_score(y, p) * every - right) / others if others else np.nan
+    return (right / pairs if pairs else np.nan), between, pairs / every, mixed
+
+
 def ladder(found, predictions, table):
-    """AUC, average precision, Brier score, accuracy at the threshold, the threshold itself and gains."""
+    """Scores, also within slides, accuracy at the threshold, the threshold itself and gains with their parts."""
     for row in table.itertuples():
         y, p, part = rows_of(predictions, row.model, row.split)
         where = f"ladder {row.model} {row.split}"
@@ -57,10 +79,17 @@ def ladder(found, predictions, table):
         found.check(f"{where} average precision", row.average_precision, average_precision_score(y, p))
         found.check(f"{where} brier", row.brier, brier_score_loss(y, p))
         found.check(f"{where} accuracy", row.accuracy, accuracy_score(y, p >= row.threshold))
+        within, _, share, mixed = slide_pairs(part, row.model)
+        found.check(f"{where} auc within", row.auc_within, within)
+        found.check(f"{where} share within", row.within_share, share)
+        found.check(f"{where} mixed slides", row.mixed_slides, mixed)
         if isinstance(row.below, str):
             shared = part[part[f"prob_{row.below}"].notna()]
             aucs = [roc_auc_score(shared.label, shared[f"prob_{name}"]) for name in (row.model, row.below)]
             found.check(f"{where} gain", row.gain, aucs[0] - aucs[1])
+            one, two = (slide_pairs(shared, name) for name in (row.model, row.below))
+            found.check(f"{where} gain within", row.gain_within, one[0] - two[0])
+            found.check(f"{where} gain between", row.gain_between, one[1] - two[1])
         if row.split == "oof":
             youden = [np.mean(p[y == 1] >= cut) - np.mean(p[y == 0] >= cut) for cut in np.unique(p)]
             chosen = np.mean(p[y == 1] >= row.threshold) - np.mean(p[y == 0] >= row.threshold)

@@ -10,7 +10,8 @@ import pytest
 from histoblend.reports.evaluation.decisions import decide
 from histoblend.reports.evaluation.ladder import ladder
 from histoblend.reports.report_files import write_report
-from tests.golden.recompute import recompute
+from tests.golden.recompute import Agreement, recompute
+from tests.golden.recompute import ladder as recompute_ladder
 from tests.reports.cohorts import make_inputs, model_names
 
 
@@ -64,3 +65,15 @@ def test_wrong_numbers_are_found(report):
     for table, content in before.items():
         (folder / f"{table}.csv").write_bytes(content)
     assert len(faults) == len(wrong)
+
+
+def test_wrong_numbers_within_slides_are_found(report):
+    predictions, folder = report
+    table = pd.read_csv(folder / "ladder.csv")
+    wrong = ["auc_within", "gain_within", "gain_between", "within_share"]
+    last = table.index[-1]
+    assert table.loc[last, wrong].isna().all() == predictions.slide.isna().all()
+    table.loc[last, wrong] = table.loc[last, wrong].fillna(0.5) + 1e-6
+    found = Agreement()
+    recompute_ladder(found, predictions, table)
+    assert len(found.faults) == len(wrong)

@@ -34,3 +34,33 @@ def resampled_slides(groups, draws, seed):
     rng = np.random.default_rng(seed)
     units = groups.max() + 1
     return [rng.integers(units, size=units) for _ in range(draws)]
+
+
+def pair_aucs(labels, scores, slides, drawn):
+    """AUC within and between slides after drawing the slides named in `drawn`, by looking at every pair of patches.
+
+    Parameters
+    ----------
+    labels, scores : sequence
+    slides : sequence
+        None where unknown: such a patch is drawn as often as ``("patch", row)`` stands in `drawn`.
+    drawn : sequence of slide names, with repetitions
+
+    Returns
+    -------
+    tuple of 2 floats
+        NaN where there is no such pair.
+    """
+    names = [("patch", row) if slide is None else slide for row, slide in enumerate(slides)]
+    drawn = list(drawn)
+    right, pairs = [0.0, 0.0], [0, 0]
+    for i in range(len(labels)):
+        for j in range(len(labels)):
+            if labels[i] == 1 and labels[j] == 0:
+                same = names[i] == names[j]
+                # A copy of a slide is compared with itself within, and with other slides only between.
+                times = drawn.count(names[i]) * (1 if same else drawn.count(names[j]))
+                order = 1.0 if scores[i] > scores[j] else 0.5 if scores[i] == scores[j] else 0.0
+                right[not same] += times * order
+                pairs[not same] += times
+    return tuple(value / count if count else np.nan for value, count in zip(right, pairs, strict=True))

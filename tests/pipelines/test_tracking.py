@@ -255,6 +255,7 @@ def test_what_is_missing_is_no_metric():
     assert "oof/prevalence/auc" in found
     assert "oof/prevalence/gain" not in found  # nothing stands below
     assert "oof/logistic_both/gain_low" in found
+    assert {"oof/prevalence/auc_within", "oof/logistic_both/gain_within", "oof/logistic_both/gain_between"} <= {*found}
     assert not any(key.startswith("test/") for key in found)
     assert all(value == value for value in found.values())
 

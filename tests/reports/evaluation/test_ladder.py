@@ -5,7 +5,7 @@ from sklearn.metrics import roc_auc_score
 
 from histoblend.models.names import split_model_name
 from histoblend.reports.evaluation.ladder import COLUMNS, ladder, rungs_below
-from tests.oracles.metrics import resampled_metrics, resampled_slides
+from tests.oracles.metrics import pair_aucs, resampled_metrics, resampled_slides
 from tests.reports.cohorts import make_predictions, model_names
 
 
@@ -160,3 +160,80 @@ def test_ladder_carries_costs_and_leaves_out_an_absent_test_set():
 def test_ladder_names_missing_columns():
     with pytest.raises(ValueError, match=r"\['prob_xgboost_both'\] are missing"):
         ladder(make_predictions(6, rungs=("colour",)), ["xgboost_both"])
+
+
+def test_gains_divide_into_pairs_within_and_between_slides():
+    predictions = make_predictions(3, slides=7, test_slides=4, per_slide=12, rungs=("colour", "both"))
+    table = ladder(predictions, model_names(predictions), draws=60, seed=4)
+    part = predictions[predictions.split == "train"]
+    labels, slides = part.label.tolist(), part.slide.tolist()
+    names = list(dict.fromkeys(slides))
+    drawn = [[names[unit] for unit in draw] for draw in resampled_slides(pd.factorize(part.slide)[0], 60, 4)]
+    values = {
+        name: np.array([pair_aucs(labels, part[f"prob_{name}"].tolist(), slides, draw) for draw in [names, *drawn]])
+        for name in ("logistic_colour", "logistic_both")
+    }
+    row = table[(table.model == "logistic_both") & (table.split == "oof")].iloc[0]
+    gains = values["logistic_both"] - values["logistic_colour"]
+    expected = {"auc_within": values["logistic_both"][:, 0], "gain_within": gains[:, 0], "gain_between": gains[:, 1]}
+    for name, (point, *more) in expected.items():
+        assert row[name] == pytest.approx(point, abs=1e-12)
+        low, high = np.nanpercentile(more, [2.5, 97.5])
+        assert (row[f"{name}_low"], row[f"{name}_high"]) == pytest.approx((low, high), abs=1e-12)
+    mixed = part.groupby("slide").label.nunique().eq(2).sum()
+    assert (row.mixed_slides, row.slides) == (mixed, 7)
+    sums = table.within_share * table.gain_within + (1 - table.within_share) * table.gain_between
+    assert sums.dropna().tolist() == pytest.approx(table.gain.dropna().tolist(), abs=1e-12)
+
+
+def test_knowing_the_slide_gains_between_slides_only():
+    predictions = make_predictions(5, rungs=("colour", "both"), heads=("logistic",))
+    odds = np.log(predictions.prob_logistic_colour / (1 - predictions.prob_logistic_colour))
+    positive = predictions.groupby("slide").label.transform("mean")
+    table = ladder(
+        predictions.assign(prob_logistic_both=1 / (1 + np.exp(-odds - 3 * positive))),
+        ["logistic_colour", "logistic_both"],
+        draws=100,
+    )
+    both = table[table.model == "logistic_both"]
+    assert (both.gain_within.abs() < 1e-12).all()
+    assert (both.gain_between_low > 0).all()
+
+
+@pytest.mark.parametrize("slide", [None, "(inferred)", "(unmapped)"])
+def test_without_known_slides_the_auc_within_them_is_missing(slide):
+    predictions = make_predictions(4, slides=8, test_slides=4, per_slide=20, rungs=("prevalence", "both"))
+    models = model_names(predictions)
+    known = ladder(predictions, models, draws=50)
+    named = predictions.slide.map(lambda name: f"(inferred {name})" if slide == "(inferred)" else slide)
+    table = ladder(predictions.assign(slide=named), models, draws=50)
+    missing = [name + end for name in ("auc_within", "gain_within", "gain_between") for end in ("", "_low", "_high")]
+    assert table[[*missing, "within_share"]].isna().all(axis=None)
+    assert (table.mixed_slides == 0).all()
+    assert table.auc.tolist() == known.auc.tolist()
+    assert table.gain.notna().tolist() == known.gain.notna().tolist()
+
+
+def test_patches_that_a_slide_map_leaves_out_have_no_pairs_within_a_slide():
+    predictions = make_predictions(4, slides=6, test_slides=0, per_slide=15, rungs=("both",), heads=("logistic",))
+    unmapped = predictions.assign(slide=predictions.slide.where(predictions.slide > "S02", "(unmapped)"))
+    row = ladder(unmapped, ["logistic_both"], draws=50).iloc[0]
+    mapped = predictions[predictions.slide > "S02"]
+    scores, slides = mapped.prob_logistic_both.tolist(), mapped.slide.tolist()
+    within, _ = pair_aucs(mapped.label.tolist(), scores, slides, list(dict.fromkeys(slides)))
+    assert row.auc_within == pytest.approx(within)
+
+
+def test_one_slide_of_both_classes_has_no_interval():
+    predictions = make_predictions(6, slides=6, test_slides=0, per_slide=20, rungs=("both",))
+    pure = predictions[(predictions.slide == "S00") | (predictions.label == (predictions.slide > "S03"))]
+    table = ladder(pure, model_names(pure), draws=50)
+    assert (table.mixed_slides == 1).all()
+    assert table.auc_within.between(0, 1).all()
+    assert table[["auc_within_low", "auc_within_high", "gain_within_low"]].isna().all(axis=None)
+    assert table.auc_low.notna().all()
+
+
+def test_a_constant_a_fold_says_nothing_within_slides():
+    table = ladder(make_predictions(3), ["prevalence"], draws=50)
+    assert (table[["auc_within", "auc_within_low", "auc_within_high"]] == 0.5).all(axis=None)
