@@ -103,7 +103,10 @@ STEPS = (
     Step(
         "bundle", "analysis/bundle", "pipelines.steps.bundle:build",
         reads=("prepare", "models", "ladder"),
-        code=(*ANALYSES, "pipelines/steps/model_set.py", "pipelines/steps/bundle.py", "reports/model_card.py"),
+        code=(
+            *ANALYSES, "pipelines/steps/model_set.py", "pipelines/steps/bundle.py",
+            "reports/model_card.py", "reports/within_slides.py", "reports/words.py",
+        ),
     ),
     Step(
         "importances", "analysis/importances", "pipelines.analysis.importances:build",

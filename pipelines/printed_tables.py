@@ -21,6 +21,7 @@ from histoblend.pipelines.run_files import (
 from histoblend.pipelines.steps.page_content import read_content
 from histoblend.pipelines.steps.patches import balance
 from histoblend.reports.sections.data import consequence, leakage_words
+from histoblend.reports.within_slides import has_within, within_words
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
@@ -44,7 +45,7 @@ def show_ensemble(run: Run) -> None:
 
 
 def show_ladder(run: Run) -> None:
-    """Show the ladder in the terminal: out-of-fold, then on the held-out slides; then each family alone."""
+    """Show the ladder in the terminal: out-of-fold, then on the held-out slides; within slides; each family alone."""
     steps = read_ladder(run)
     alone, steps = steps[steps["rung"].isin(ALONE)], steps[~steps["rung"].isin(ALONE)]
     for split, words in (("oof", "out-of-fold, by slide"), ("test", "held-out slides")):
@@ -54,6 +55,7 @@ def show_ladder(run: Run) -> None:
                 "rung": part["rung"],
                 "head": part["head"].fillna("–"),
                 "AUC (95 % interval)": _with_interval(part, "auc"),
+                "within": part["auc_within"].map(lambda auc: "" if np.isnan(auc) else f"{auc:.3f}"),
                 "gain over rung below": _with_interval(part, "gain", sign="+"),
                 "Brier": part["brier"].map("{:.3f}".format),
                 "acc.": part["accuracy"].map("{:.3f}".format),
@@ -61,15 +63,43 @@ def show_ladder(run: Run) -> None:
                 "MB": part["peak_mb"].map("{:.0f}".format),
             }
         )
+        if not has_within(steps):
+            shown = shown.drop(columns="within")
         slides = int(part["slides"].iloc[0])
         run.screen.table(shown, f"{words}: {part['patches'].iloc[0]} patches, {slides or 'unknown'} slides")
     run.screen.say(
         "intervals: slides resampled; acc.: accuracy at the threshold chosen out-of-fold; "
         "s, MB: core-seconds and peak memory, features included"
     )
+    if has_within(steps):
+        _show_within(run, steps)
+    run.screen.say(within_words(steps))
     if len(alone):
         _show_families(run, pd.concat([steps[steps["rung"] == "colour"], alone]))
     run.screen.say("leakage: " + leakage_words(read_leakage(run)))
+
+
+def _show_within(run: Run, steps: pd.DataFrame) -> None:
+    """Show AUC within slides on both splits, and how out-of-fold gains divide."""
+    held_out = steps[steps["split"] == "test"].set_index("model")
+    part = steps[steps["split"] == "oof"].set_index("model")
+    shown = pd.DataFrame(
+        {
+            "rung": part["rung"],
+            "head": part["head"].fillna("–"),
+            "within slides": _with_interval(part, "auc_within"),
+            "held-out slides": _with_interval(held_out, "auc_within"),
+            "gain within slides": _with_interval(part, "gain_within", sign="+"),
+            "gain between slides": _with_interval(part, "gain_between", sign="+"),
+        },
+        part.index,
+    )
+    title = "AUC within slides (95 % interval), out-of-fold and held-out; the gain over the rung below, out-of-fold"
+    run.screen.table(shown.fillna(""), title)
+    run.screen.say(
+        "a gain between slides depends on the share of tumour among the sampled patches of each slide, so it may not "
+        "carry over to heat maps; a gain within slides does"
+    )
 
 
 def _show_families(run: Run, alone: pd.DataFrame) -> None:
@@ -86,10 +116,14 @@ def _show_families(run: Run, alone: pd.DataFrame) -> None:
 
 def _with_interval(part: pd.DataFrame, name: str, sign: str = "") -> pd.Series:
     texts = [
-        "" if np.isnan(value) else f"{value:{sign}.3f} ({low:{sign}.2f} to {high:{sign}.2f})"
+        "" if np.isnan(value) else f"{value:{sign}.3f}" + _interval(low, high, sign)
         for value, low, high in zip(part[name], part[f"{name}_low"], part[f"{name}_high"], strict=True)
     ]
     return pd.Series(texts, part.index)
+
+
+def _interval(low: float, high: float, sign: str) -> str:
+    return "" if np.isnan(low) else f" ({low:{sign}.2f} to {high:{sign}.2f})"
 
 
 def show_audit(run: Run) -> None:

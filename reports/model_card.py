@@ -9,6 +9,7 @@ import pandas as pd
 
 from histoblend.data.splits import is_known
 from histoblend.models.names import ALONE
+from histoblend.reports.within_slides import BETWEEN_SLIDES, has_within, score_within_words, within_words
 
 CARD = "MODEL_CARD.md"
 
@@ -47,7 +48,7 @@ def model_card(content: Mapping[str, Any], steps: pd.DataFrame, patches: pd.Data
         else "AUC and Brier score with 95 % intervals. **Slides are unknown: patches of one slide may stand on both "
         "sides of the split, so these scores are optimistic.**",
         "",
-        *_scores(content, steps),
+        *_scores(steps),
         "",
         "## Use",
         "",
@@ -85,13 +86,13 @@ def _data(content: Mapping[str, Any], patches: pd.DataFrame, known: bool, phanto
     return [*lines, "", f"Source: {source}. Embeddings: {'; '.join(networks) or 'none'}."]
 
 
-def _scores(content: Mapping[str, Any], steps: pd.DataFrame) -> list[str]:
-    lines = ["| model | split | AUC | Brier score | threshold |", "|---|---|---|---|---|"]
+def _scores(steps: pd.DataFrame) -> list[str]:
     shown = steps[~steps["rung"].isin(ALONE) & (steps["model"] != "prevalence")]
+    lines = ["| model | split | AUC | AUC within slides | Brier score | threshold |", "|---|---|---|---|---|---|"]
     for row in shown.to_dict("records"):
-        scores = [_with_interval(row, name) for name in ("auc", "brier")]
+        scores = [_with_interval(row, "auc"), score_within_words(row) or "–", _with_interval(row, "brier")]
         lines.append(f"| {row['model']} | {_SPLITS[row['split']]} | {' | '.join(scores)} | {row['threshold']:.3f} |")
-    return lines
+    return [*lines, "", within_words(steps) + (f" {BETWEEN_SLIDES}" if has_within(steps) else "")]
 
 
 def _with_interval(row: Mapping[Any, Any], name: str) -> str:

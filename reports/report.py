@@ -120,7 +120,7 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
         errors_section(predictions, slides, inputs.ladder, verdict.best, inputs.patches, inputs.flags),
         cnn_section(inputs.cnn, inputs.patches),
         decisions_section(inputs.decisions),
-        ensemble_section(inputs.ensemble),
+        ensemble_section(inputs.ensemble, inputs.ladder),
     ]
     return [*sections, made_section(inputs.facts, sections, artefacts=inputs.artefacts, card=inputs.card)]
 

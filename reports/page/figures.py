@@ -31,6 +31,7 @@ WITHOUT_MODEL = {"treat-all": ("all positive", "dash"), "treat-none": ("none pos
 #: What the chooser says, and the shorter words that fit under an axis on a phone.
 METRIC_WORDS = {
     "auc": ("area under the ROC curve", "AUC"),
+    "auc_within": ("AUC within slides", "AUC within slides"),
     "average_precision": ("average precision", "average precision"),
     "brier": ("Brier score (lower is better)", "Brier score"),
     "accuracy": ("accuracy at the chosen threshold", "accuracy"),
@@ -65,7 +66,7 @@ def forest(ladder: pd.DataFrame, metric: str, *, by: str = "split", marks: Marks
     places = {model: len(models) - 1 - i for i, model in enumerate(models)}
     data = []
     for place, (name, (words, colour, symbol)) in enumerate(marks.items()):
-        part = ladder[ladder[by] == name]
+        part = ladder[(ladder[by] == name) & ladder[metric].notna()]
         if part.empty:
             continue
         shift = 0.14 - 0.28 * place
@@ -79,17 +80,18 @@ def forest(ladder: pd.DataFrame, metric: str, *, by: str = "split", marks: Marks
                 part[f"{metric}_low"],
                 part[f"{metric}_high"],
                 [places[row["model"]] + shift for row in rows],
-                [
-                    f"{short_name(row['model'])}, {words}<br>{row[metric]:.3f} "
-                    f"({span(row[f'{metric}_low'], row[f'{metric}_high'])})"
-                    for row in rows
-                ],
+                [f"{short_name(row['model'])}, {words}<br>{row[metric]:.3f}{_interval(row, metric)}" for row in rows],
             )
         )
     frame = rows_layout([short_name(model) for model in models], METRIC_WORDS[metric][1])
-    if metric == "auc":
+    if metric in ("auc", "auc_within"):
         frame["shapes"] = [rule(0.5)]
     return {"data": data, "layout": frame}
+
+
+def _interval(row: Mapping[Any, Any], metric: str) -> str:
+    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
+    return "" if pd.isna(low) else f" ({span(low, high)})"
 
 
 def roc(curves: pd.DataFrame, split: str) -> Figure:

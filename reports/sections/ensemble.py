@@ -8,6 +8,7 @@ import pandas as pd
 
 from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section
+from histoblend.reports.within_slides import BETWEEN_SLIDES, gain_within_words
 from histoblend.reports.words import model_words, signed, span
 
 COMBINER_WORDS = {
@@ -109,8 +110,22 @@ def gain_words(gains: pd.DataFrame) -> str:
     return text
 
 
-def ensemble_section(view: EnsembleView | None) -> Section:
-    """Show weights, what is lost without each member, ways to combine and how alike members err."""
+def _divided(ladder: pd.DataFrame) -> str:
+    """How the gain over the best member divides, and what the part between slides depends on."""
+    rows = ladder[(ladder.model == "ensemble") & (ladder.split == "oof")].to_dict("records")
+    words = gain_within_words(rows[0]) if rows else ""
+    return f"{words} {BETWEEN_SLIDES}" if words else ""
+
+
+def ensemble_section(view: EnsembleView | None, ladder: pd.DataFrame) -> Section:
+    """Show weights, what is lost without each member, ways to combine and how alike members err.
+
+    Parameters
+    ----------
+    view : EnsembleView or None
+    ladder : DataFrame
+        From :func:`reports.evaluation.ladder.ladder`: how the ensemble's gain divides within and between slides.
+    """
     if view is None:
         absent = "Step 6, the ensemble, is no part of this run: `make ensemble` adds it."
         return Section("ensemble", "Ensemble", None, absent=absent)
@@ -119,7 +134,7 @@ def ensemble_section(view: EnsembleView | None) -> Section:
         for row in view.choices.to_dict("records")
     ]
     content = {
-        "words": gain_words(view.gains),
+        "words": f"{gain_words(view.gains)} {_divided(ladder)}".strip(),
         "doubts": view.doubts(),
         "combiner": COMBINER_WORDS[view.combiner],
         "calibrator": CALIBRATOR_WORDS[view.calibrator],

@@ -8,9 +8,10 @@ from typing import Any
 import pandas as pd
 
 from histoblend.models.metrics import METRICS
-from histoblend.models.names import ALONE, RUNGS
+from histoblend.models.names import ALONE, BESIDE, RUNGS
 from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section, records
+from histoblend.reports.within_slides import BETWEEN_SLIDES, SLIDE_CONTEXT, has_within, within_words
 
 
 def ladder_section(ladder: pd.DataFrame, curves: pd.DataFrame, families: Mapping[str, tuple[int, float]]) -> Section:
@@ -31,13 +32,21 @@ def ladder_section(ladder: pd.DataFrame, curves: pd.DataFrame, families: Mapping
     """
     # Families alone are a table of their own: among the rungs they would hide the ladder.
     rungs = ladder[~ladder.rung.isin(ALONE)]
-    forest = [(figures.METRIC_WORDS[name][0], figures.forest(rungs, name)) for name in METRICS]
+    within = has_within(rungs)
+    metrics = ["auc", "auc_within", *METRICS[1:]] if within else METRICS
+    forest = [(figures.METRIC_WORDS[name][0], figures.forest(rungs, name)) for name in metrics]
     words = {"oof": "out-of-fold", "test": "test"}
     roc = [(words[split], figures.roc(curves, split)) for split in dict.fromkeys(curves.split)]
     return Section(
         "ladder",
         "Ladder",
-        {"rows": _ladder_rows(rungs), "alone": _alone_rows(ladder, families)},
+        {
+            "rows": _ladder_rows(rungs, within),
+            "alone": _alone_rows(ladder, families),
+            "within": within,
+            "within_words": within_words(rungs),
+            "between_words": [BETWEEN_SLIDES] + [SLIDE_CONTEXT] * bool(rungs.rung.isin(BESIDE).any()),
+        },
         charts={
             "forest": Chart(_forest_words(rungs), forest),
             "roc": Chart("ROC curves of all models; the areas under them stand in the ladder's AUC column.", roc),
@@ -46,16 +55,30 @@ def ladder_section(ladder: pd.DataFrame, curves: pd.DataFrame, families: Mapping
     )
 
 
-def _ladder_rows(ladder: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of the ladder with what the table marks."""
+def _ladder_rows(ladder: pd.DataFrame, within: bool) -> list[dict[str, Any]]:
+    """Rows of the ladder with what the table marks; `within` adds the scores and gains within slides."""
     rows = records(ladder)
     for row in rows:
         row["ground"] = row["rung"] == RUNGS[0]
-        row["metrics"] = [(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in METRICS]
-        row["mark"] = ""
-        if not pd.isna(row["gain"]):
-            row["mark"] = "up" if row["gain_low"] > 0 else "down" if row["gain_high"] < 0 else "open"
+        row["aucs"] = [_with_interval(row, name) for name in ("auc", "auc_within")[: 2 if within else 1]]
+        row["gains"] = [
+            (*_with_interval(row, name), _mark(row, name))
+            for name in ("gain", "gain_within", "gain_between")[: 3 if within else 1]
+        ]
+        row["others"] = [_with_interval(row, name) for name in METRICS[1:]]
     return rows
+
+
+def _with_interval(row: Mapping[str, Any], name: str) -> tuple[Any, Any, Any]:
+    return row[name], row[f"{name}_low"], row[f"{name}_high"]
+
+
+def _mark(row: Mapping[str, Any], name: str) -> str:
+    """Whether a gain's interval excludes zero; empty where there is no gain or no interval."""
+    value, low, high = _with_interval(row, name)
+    if pd.isna(value) or pd.isna(low):
+        return ""
+    return "up" if low > 0 else "down" if high < 0 else "open"
 
 
 def _alone_rows(ladder: pd.DataFrame, families: Mapping[str, tuple[int, float]]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ import pandas as pd
 from histoblend.models.inspection.stain import StainGroups
 from histoblend.models.names import RUNGS, split_model_name
 from histoblend.reports.page.section import records
+from histoblend.reports.within_slides import score_within_words
 from histoblend.reports.words import FEW_SLIDES, RUNG_WORDS, head_words, model_words, signed, span
 
 Row = dict[str, Any]
@@ -96,12 +97,22 @@ def _reached(best: Row, test: Row | None, slide_map: bool, unit: str) -> str:
         f"that {unit if slide_map else 'patch'}"
     )
     if test is None:
-        return text + ". No test set was held out."
+        return text + f". No test set was held out.{_within(best, test)}"
     held = (
         f"{test['slides']} {unit.replace('slide', 'test slide')}s" if slide_map else f"{test['patches']:,} test patches"
     )
     interval = span(test["auc_low"], test["auc_high"])
-    return text + f"; on the {held} that no choice has touched, {test['auc']:.3f} ({interval})."
+    return text + f"; on the {held} that no choice has touched, {test['auc']:.3f} ({interval}).{_within(best, test)}"
+
+
+def _within(best: Row, test: Row | None) -> str:
+    """The best model's AUC over pairs of patches from the same slide, where slides are known."""
+    scores = [score_within_words(row) for row in (best, test) if row is not None]
+    if not any(scores):
+        return ""
+    where = ("out of fold", "on the test slides")
+    said = [f"{score} {words}" for score, words in zip(scores, where, strict=False) if score]
+    return f" Within slides, that is over pairs of patches from the same slide, its AUC is {' and '.join(said)}."
 
 
 def _helped(oof: list[Row]) -> tuple[str, ...]:

@@ -81,7 +81,7 @@ def test_report_figures_are_valid_plotly(report):
     texts = [text for kind, text in page.scripts if kind == "application/json"]
     found = dict(zip(names, map(json.loads, texts), strict=True))
     assert {name: len(found[name]) for name in ("forest", "roc", "slides", "groups", "families")} == {
-        "forest": 4,
+        "forest": 5,
         "roc": 2,
         "slides": 12,
         "groups": 10,  # a variant a model

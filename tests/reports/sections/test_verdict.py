@@ -72,8 +72,18 @@ def test_verdict_needs_a_model():
 def test_verdict_without_a_test_set_or_second_rung():
     predictions = make_predictions(0, test_slides=0, rungs=("prevalence", "colour"))
     verdict = judge(ladder(predictions, model_names(predictions), draws=50), slide_map=True)
-    assert verdict.reached.endswith("No test set was held out.")
+    assert "No test set was held out." in verdict.reached
     assert verdict.helped == ("There is one rung a head, so no step can be said to have helped.",)
+
+
+def test_verdict_gives_the_auc_within_slides_where_slides_are_known():
+    within = {"auc_within": 0.9, "auc_within_low": 0.85, "auc_within_high": 0.95}
+    alone = {"auc_within": 0.7, "auc_within_low": None, "auc_within_high": None}
+    steps = [*STEPS[:3], STEPS[3] | within, STEPS[5] | alone]
+    reached = judge(pd.DataFrame(steps), slide_map=True).reached
+    assert reached.endswith("its AUC is 0.900 (0.850 to 0.950) out of fold and 0.700 on the test slides.")
+    missing = [step | dict.fromkeys(within) for step in STEPS]
+    assert "Within slides" not in judge(pd.DataFrame(missing), slide_map=False).reached
 
 
 @pytest.mark.parametrize(("p", "said"), [(0.0002, True), (0.4, False)])

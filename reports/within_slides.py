@@ -1,0 +1,81 @@
+"""Sentences on AUC within slides: which pairs of patches it counts, why it is missing, and what a gain means."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from histoblend.reports.words import signed, span
+
+_SPLITS = {"oof": "out of fold", "test": "on the test slides"}
+
+#: What a gain over pairs of patches from different slides depends on.
+BETWEEN_SLIDES = (
+    "A gain between slides depends on the share of tumour among the patches that were sampled from each slide: a model "
+    "also gains there by scoring every patch of a slide with much tumour higher. A slide that is cut completely into "
+    "tiles has a far smaller share of tumour, so a gain between slides may not carry over to heat maps. A gain within "
+    "slides does not depend on that share and carries over."
+)
+
+#: The models whose scores depend on that share even within a slide.
+SLIDE_CONTEXT = (
+    "Slide context is an exception: it compares a patch with the other patches of its slide, so another share of "
+    "tumour also changes its scores within the slide."
+)
+
+
+def within_words(ladder: pd.DataFrame) -> str:
+    """Say what AUC within slides counts in this run, and why it is missing where it is.
+
+    Parameters
+    ----------
+    ladder : DataFrame
+        From :func:`reports.evaluation.ladder.ladder`.
+    """
+    if ladder.within_share.isna().all():
+        return (
+            "AUC within slides is missing: no slide is known. Give a slide map (data.slide_map); inferred slides do "
+            "not count, since they mix real ones."
+        )
+    covered, missing = [], []
+    for split, words in _SPLITS.items():
+        rows = ladder[ladder.split == split].to_dict("records")
+        if not rows:
+            continue
+        row = max(rows, key=lambda row: row["patches"])  # some models are judged on fewer patches
+        if row["mixed_slides"]:
+            slides = f"{row['mixed_slides']} of {row['slides']} slides hold both classes"
+            covered.append(f"{100 * row['within_share']:.1f} % of all pairs {words} ({slides})")
+        else:
+            missing.append(words)
+    text = "AUC within slides counts only pairs of a positive and a negative patch from the same slide"
+    text += f": {', and '.join(covered)}." if covered else "."
+    return text + (f" It is missing {' and '.join(missing)}: no known slide holds both classes." if missing else "")
+
+
+def has_within(ladder: pd.DataFrame) -> bool:
+    """Whether any model has an AUC within slides."""
+    return bool(ladder.auc_within.notna().any())
+
+
+def gain_within_words(row: Mapping[Any, Any]) -> str:
+    """Say how a model's gain divides into pairs within and between slides; nothing where that is unknown."""
+    if pd.isna(row["gain_within"]):
+        return ""
+    return f"Within slides it gains {_gain(row, 'gain_within')}, between slides {_gain(row, 'gain_between')}."
+
+
+def score_within_words(row: Mapping[Any, Any]) -> str:
+    """A model's AUC within slides with its interval; nothing where it is unknown."""
+    value = row.get("auc_within")
+    if value is None or pd.isna(value):
+        return ""
+    low, high = row["auc_within_low"], row["auc_within_high"]
+    return f"{value:.3f}" + ("" if pd.isna(low) else f" ({span(low, high)})")
+
+
+def _gain(row: Mapping[Any, Any], name: str) -> str:
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return signed(row[name]) + ("" if pd.isna(low) else f" ({signed(low)} to {signed(high)})")

@@ -1,0 +1,85 @@
+import re
+
+import pandas as pd
+import pytest
+
+from histoblend.reports.model_card import model_card
+from histoblend.reports.report_files import write_report
+from histoblend.reports.within_slides import BETWEEN_SLIDES, gain_within_words, within_words
+from tests.reports.cohorts import make_inputs
+
+ROW = {"split": "oof", "patches": 900, "slides": 29, "mixed_slides": 14, "within_share": 0.0346}
+TEST = ROW | {"split": "test", "patches": 90, "slides": 7}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (
+            # A network is judged on fewer patches: the share is that of the whole split.
+            [ROW | {"patches": 50, "within_share": 0.5}, ROW, TEST | {"mixed_slides": 3, "within_share": 0.16}],
+            "from the same slide: 3.5 % of all pairs out of fold (14 of 29 slides hold both classes), and 16.0 % of "
+            "all pairs on the test slides (3 of 7 slides hold both classes).",
+        ),
+        (
+            [ROW, TEST | {"mixed_slides": 0, "within_share": 0.0}],
+            "hold both classes). It is missing on the test slides: no known slide holds both classes.",
+        ),
+        (
+            [ROW | {"mixed_slides": 0, "within_share": float("nan")}],
+            "is missing: no slide is known. Give a slide map (data.slide_map); inferred slides do not count, since "
+            "they mix real ones.",
+        ),
+    ],
+    ids=["both", "one", "none"],
+)
+def test_why_it_is_missing_and_what_it_counts(rows, words):
+    assert within_words(pd.DataFrame(rows)).endswith(words)
+
+
+def test_a_gain_is_divided_in_words():
+    row = {"gain_within": 0.017, "gain_within_low": 0.001, "gain_within_high": 0.036}
+    row |= {"gain_between": -0.013, "gain_between_low": None, "gain_between_high": None}
+    assert gain_within_words(row) == "Within slides it gains +0.017 (+0.001 to +0.036), between slides −0.013."
+    assert gain_within_words(row | {"gain_within": float("nan")}) == ""
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["slides", "no slides"])
+def shown(request, tmp_path_factory):
+    """Whether slides are known, the inputs of a report and its text."""
+    shape = {"slides": 8, "test_slides": 3, "per_slide": 20, "slide_map": request.param}
+    inputs = make_inputs(2, rungs=("prevalence", "colour", "handcrafted", "context"), **shape)
+    return request.param, inputs, write_report(tmp_path_factory.mktemp("report"), inputs).read_text(encoding="utf-8")
+
+
+def test_the_ladder_shows_scores_and_gains_within_slides_where_slides_are_known(shown):
+    known, inputs, text = shown
+    table = text[text.index('id="ladder-table"') : text.index("</table>", text.index('id="ladder-table"'))]
+    headings = re.findall(r'<button type="button" data-kind="number">([^<]+)</button>', table)
+    expected = ["AUC within slides", "Gain within slides", "Gain between slides"]
+    assert [name for name in headings if "slides" in name] == (expected if known else [])
+    for row in inputs.ladder.to_dict("records"):
+        for name in ("auc_within", "gain_within", "gain_between"):
+            assert (f'data-value="{row[name]}"' in table) == (not pd.isna(row[name]))
+    assert "nan" not in table
+    assert (BETWEEN_SLIDES in text) == known
+    assert ("AUC within slides is missing: no slide is known." in text) != known
+    assert ("<option" in text and "AUC within slides</option>" in text) == known
+
+
+def test_the_model_card_quotes_it_beside_the_auc(shown):
+    known, inputs, _ = shown
+    content = {
+        "run": "x",
+        "made": "today",
+        "commit": "0123abc",
+        "patch": {"size": 96, "pixels": "uint8", "source": "x"},
+    }
+    content |= {"networks": [], "libraries": {}, "prevalence": 0.4}
+    card = model_card(content, inputs.ladder, inputs.predictions, phantom=False)
+    row = inputs.ladder[inputs.ladder.model == "logistic_context"].iloc[0]
+    within = f"{row.auc_within:.3f} ({row.auc_within_low:.3f} to {row.auc_within_high:.3f})" if known else "–"
+    auc = f"{row.auc:.3f} ({row.auc_low:.3f} to {row.auc_high:.3f})"
+    assert f"| logistic_context | out of fold, by slide | {auc} | {within} | " in card
+    assert (BETWEEN_SLIDES in card) == known
+    assert ("no slide is known" in card) != known
