@@ -87,14 +87,14 @@ def _show_within(run: Run, steps: pd.DataFrame) -> None:
         {
             "rung": part["rung"],
             "head": part["head"].fillna("–"),
-            "within slides": _with_interval(part, "auc_within"),
-            "held-out slides": _with_interval(held_out, "auc_within"),
+            "AUC, out-of-fold": _with_interval(part, "auc_within"),
+            "AUC, held-out slides": _with_interval(held_out, "auc_within"),
             "gain within slides": _with_interval(part, "gain_within", sign="+"),
             "gain between slides": _with_interval(part, "gain_between", sign="+"),
         },
         part.index,
     )
-    title = "AUC within slides (95 % interval), out-of-fold and held-out; the gain over the rung below, out-of-fold"
+    title = "within slides (95 % intervals); gains over the rung below are out-of-fold"
     run.screen.table(shown.fillna(""), title)
     run.screen.say(
         "a gain between slides depends on the share of tumour among the sampled patches of each slide, so it may not "

@@ -26,5 +26,5 @@ def test_the_ladder_shows_the_auc_within_slides_where_slides_are_known(known, mo
     if known:
         row = steps[(steps.model == "logistic_context") & (steps.split == "test")].iloc[0]
         said = f"{row.auc_within:.3f} ({row.auc_within_low:.2f} to {row.auc_within_high:.2f})"
-        assert more[1].loc["logistic_context", "held-out slides"] == said
+        assert more[1].loc["logistic_context", "AUC, held-out slides"] == said
         assert more[1].loc["prevalence", "gain within slides"] == ""
