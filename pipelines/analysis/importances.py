@@ -118,16 +118,9 @@ def importances(run: Run, predictions: pd.DataFrame) -> tuple[pd.DataFrame, Grou
     Returns
     -------
     features : DataFrame
-    <<<<<<< HEAD
-        Single columns, `models.inspection.permutation.COLUMNS`: gain, cover and coefficients with their spread over
+        Single columns, `models.inspection.importance.COLUMNS`: gain, cover and coefficients with their spread over
         folds, and permutation on the held-out slides for the handcrafted columns; families that were shuffled
         together have rows without a feature.
-    =======
-        Single columns, `models.inspection.importance.COLUMNS`: gain, cover and coefficients with their spread over
-        folds, and
-        permutation on the held-out slides for the handcrafted columns; families that were shuffled together have rows
-        without a feature.
-    >>>>>>> h1
     groups : GroupView
         Families, themes, regions, clusters, and the halves that sets were put together from.
     """
