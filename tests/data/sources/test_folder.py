@@ -292,9 +292,9 @@ def test_linked_class_folders_are_followed_or_named(folder, tmp_path_factory):
 
 
 def test_labels_are_found_in_any_case(folder):
-    with_labels(folder, ALL)
+    with_labels(folder, [(name, 1 - label) for name, label in ALL])
     (folder / "labels.csv").rename(folder / "Labels.CSV")
-    assert FolderSource(folder, size=32).table["label"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert FolderSource(folder, size=32).table["label"].tolist() == [1, 1, 1, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
