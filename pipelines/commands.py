@@ -78,7 +78,7 @@ def begin(run: Run) -> None:
             "Add it, or choose the sets: --set 'heads.features=[\"handcrafted\"]'."
         )
     notes = run.step("prepare").manifest["notes"]
-    for warning in split_warnings(patches_of(run).table, notes["set_aside"]):
+    for warning in split_warnings(patches_of(run).table, notes):
         run.screen.warn(warning)
 
 

@@ -12,19 +12,25 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
-from histoblend.data.sources.image_files import ImageFiles, image_files, is_image, stem, walk_images
+from histoblend.data.names import clean_names, look_alikes
+from histoblend.data.sources.file_names import clean_path
+from histoblend.data.sources.image_files import ImageFiles, image_files, image_id, is_image, walk_images
 from histoblend.data.sources.images import CONVERSION, RESIZING, SUFFIXES, size_remedy
-from histoblend.data.sources.labels import check_unique, match_files, read_csv, slides_of
+from histoblend.data.sources.labels import (
+    NEGATIVE,
+    POSITIVE,
+    class_name,
+    class_word,
+    match_files,
+    read_labels,
+    slides_of,
+)
 from histoblend.data.sources.official_split import class_folders, part_of
 from histoblend.data.sources.tiff import PatchReader
 from histoblend.data.splits import TEST, UNMAPPED
 from histoblend.data.storage.arrays import find_name, stamp
 
 LABELS = "labels.csv"
-
-#: Class names that say by themselves which one is positive, in lower case.
-POSITIVE = ("1", "positive", "pos", "tumor", "tumour", "cancer", "malignant", "metastasis", "true", "yes")
-NEGATIVE = ("0", "negative", "neg", "normal", "benign", "healthy", "no_tumor", "no_tumour", "false", "no")
 
 
 class FolderSource:
@@ -47,7 +53,7 @@ class FolderSource:
         What to do with images of another size; see :data:`data.sources.images.RESIZING`.
     positive : sequence of str
         The positive classes; all others are negative. Empty where there are two classes that say it themselves
-        (``POSITIVE``, ``NEGATIVE``).
+        (:data:`data.sources.labels.POSITIVE`, ``NEGATIVE``).
 
     Attributes
     ----------
@@ -130,8 +136,8 @@ class FolderSource:
         if not files:
             return None
         lost = [name for name in self.skipped if part_of(name) == TEST and is_image(name)]
-        shared = Counter(stem(name) for name in (*files, *lost))
-        skipped = {stem(name) if shared[stem(name)] == 1 else name: self.skipped.pop(name) for name in lost}
+        shared = Counter(image_id(name) for name in (*files, *lost))
+        skipped = {image_id(name) if shared[image_id(name)] == 1 else name: self.skipped.pop(name) for name in lost}
         return UnlabelledImages(path, size=self.size, resize=resize, found=ImageFiles(files, skipped))
 
 
@@ -152,7 +158,7 @@ class UnlabelledImages:
     ----------
     table : DataFrame
         ``patch_id, slide, file``, sorted by ``file``: the path in the folder, with slashes. ``patch_id`` is the
-        file's name without its ending where no other file has the same one, and ``file`` elsewhere. Every ``slide`` is
+        file's name without its ending where no other file's looks the same, and ``file`` elsewhere. Every ``slide`` is
         missing.
     shared : int
         Files whose name without its ending is not theirs alone.
@@ -176,8 +182,8 @@ class UnlabelledImages:
         if not found.files:
             raise InputError(f"{path}: expected image files ({', '.join(SUFFIXES)}); got none. Give another folder.")
         files = pd.Series(sorted(found.files), dtype="str")
-        stems = pd.Series([stem(name) for name in files], dtype="str")
-        twice = stems.duplicated(keep=False)
+        stems = pd.Series([image_id(name) for name in files], dtype="str")
+        twice = clean_names(stems).duplicated(keep=False)
         self.shared = int(twice.sum())
         slides = pd.array([pd.NA] * len(files), dtype="string")
         self.table = pd.DataFrame({"patch_id": stems.where(~twice, files), "slide": slides, "file": files})
@@ -200,19 +206,14 @@ def content(path: Path, *, slide_map: str = "", **_options: object) -> Iterator[
 
 def _read_labels(path: Path) -> pd.DataFrame:
     """``patch_id, class`` and, where there is one, ``slide``; files outside the folder are refused."""
-    table = read_csv(path, ("file", "label"), ("slide",)).rename(columns={"file": "patch_id", "label": "class"})
-    for name in table["patch_id"]:
+    table = read_labels(path, "file", ("slide",)).rename(columns={"label": "class"})
+    for row, name in table["patch_id"].items():
         windows = PureWindowsPath(name)
-        if not name or name.startswith("/") or windows.anchor or ".." in windows.parts:
+        if name.startswith("/") or windows.anchor or ".." in windows.parts:
             raise InputError(
-                f"{path}: files must be given by their path inside the folder, without '..'; got {name!r}. "
-                "Mend the row."
+                f"{path}: files must be given by their path inside the folder, without '..'; got {name!r} in row "
+                f"{row}. Fix the row."
             )
-    table["patch_id"] = [posixpath.normpath(name) for name in table["patch_id"]]
-    check_unique(table["patch_id"], path)
-    if (table["class"] == "").any():
-        first = table.loc[table["class"] == "", "patch_id"].iloc[0]
-        raise InputError(f"{path}: every file needs a label; got none for {first!r}. Add it or remove the row.")
     return table
 
 
@@ -220,7 +221,7 @@ def _unlisted_test(listed: pd.Series, files: set[str]) -> set[str]:
     """Files under ``test/`` where the table of labels lists none of them: these are to be predicted."""
     test = {name for name in files if part_of(name) == TEST}
     named = {posixpath.basename(name) for name in test}
-    paths = (posixpath.normpath(name.replace("\\", "/")) for name in listed)
+    paths = map(clean_path, listed)
     return set() if any(name in named if "/" not in name else part_of(name) == TEST for name in paths) else test
 
 
@@ -247,21 +248,30 @@ def _label_of_class(classes: pd.Series, positive: Sequence[str], path: Path) -> 
         raise InputError(
             f"{path}: expected two classes (a folder with images for each, or {LABELS} with file,label); got {shown}."
         )
-    if not positive:
-        said = [{name for name in names if name.strip().lower() in words} for words in (POSITIVE, NEGATIVE)]
-        ones = said[0] or set(names) - said[1]
-        if len(names) != 2 or len(ones) != 1:
-            raise InputError(
-                f"{path}: which of the classes {shown} are positive? "
-                f"Say it: --set 'data.positive=[{_quoted(names[-1])}]'."
-            )
-        positive = sorted(ones)
-    unknown = sorted(set(positive) - set(names))
+    chosen = {class_name(name) for name in positive} or _said_positive(names)
+    if not chosen:
+        raise InputError(
+            f"{path}: which of the classes {shown} are positive? Say it: --set 'data.positive=[{_quoted(names[-1])}]'."
+        )
+    unknown = sorted(chosen - set(names))
     if unknown:
         raise InputError(f"data.positive must name classes; got {unknown[0]!r}, and there are {shown}.")
-    if set(positive) == set(names):
+    if chosen == set(names):
         raise InputError("data.positive must leave a negative class; got all of them. Name the positive ones only.")
-    return {name: int(name in positive) for name in names}
+    for first, other in look_alikes(names):
+        if (first in chosen) != (other in chosen):
+            raise InputError(
+                f"{path}: of the classes {first!r} and {other!r}, which are nearly the same name, one is positive and "
+                "one negative. Give them one name, or name both or neither in data.positive."
+            )
+    return {name: int(name in chosen) for name in names}
+
+
+def _said_positive(names: Sequence[str]) -> set[str]:
+    """The positive ones of two classes that say it themselves, in any spelling; empty where they do not."""
+    words = {class_word(name) for name in names}
+    ones = words & set(POSITIVE) or words - set(NEGATIVE)
+    return {name for name in names if class_word(name) in ones} if len(words) == 2 and len(ones) == 1 else set()
 
 
 def _quoted(name: str) -> str:

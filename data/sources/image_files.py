@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from histoblend.data.ignored import ignored_path
+from histoblend.data.sources.file_names import stem
 from histoblend.data.sources.images import SUFFIXES
 from histoblend.data.sources.labels import NOT_UTF8, printable
 from histoblend.data.sources.own_results import is_result, results_in
@@ -44,9 +45,9 @@ def is_image(name: str) -> bool:
     return name.lower().endswith(SUFFIXES)
 
 
-def stem(name: str) -> str:
+def image_id(name: str) -> str:
     """Name of an image file without folders and ending."""
-    return posixpath.splitext(posixpath.basename(name))[0]
+    return stem(posixpath.basename(name))
 
 
 def walk_images(path: Path, found: ImageFiles) -> Iterator[tuple[str, os.DirEntry[str]]]:

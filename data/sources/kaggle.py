@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
-from histoblend.data.names import clean_name
-from histoblend.data.sources.image_files import ImageFiles, is_image, stem, walk_images
+from histoblend.data.sources.csv_table import read_csv
+from histoblend.data.sources.file_names import FileNames
+from histoblend.data.sources.image_files import ImageFiles, image_id, is_image, walk_images
 from histoblend.data.sources.images import SUFFIXES, size_remedy
-from histoblend.data.sources.labels import NOT_UTF8, check_unique, match_files, printable, read_csv, slides_of
+from histoblend.data.sources.labels import NOT_UTF8, binary_labels, match_files, printable, read_labels, slides_of
 from histoblend.data.sources.tiff import PatchReader
 from histoblend.data.storage.arrays import find_name, stamp
 
@@ -71,7 +72,7 @@ class KaggleSource:
         labels, self.skipped = match_files(_read_labels(find_name(path, LABELS)), set(self._files), missing, **names)
         slides = path / slide_map if slide_map else find_name(path, SLIDES)
         known = bool(slide_map) or slides.exists()
-        labels["slide"] = slides_of(labels["patch_id"], slides, (SUFFIX,)) if known else pd.NA
+        labels["slide"] = slides_of(labels["patch_id"], slides) if known else pd.NA
         labels["slide"] = labels["slide"].astype("string")
         self.table = labels.sort_values("patch_id", ignore_index=True)
         self.unlabelled = _unlabelled(path, size, missing)
@@ -96,8 +97,10 @@ class UnlabelledPatches:
         Height and width that a patch must have, in pixels.
     files : mapping from str to str
         Path in the folder by id.
-    listed : collection of str
-        Ids that a submission must hold, where these are known.
+    missing : sequence of str
+        Ids that a submission must hold and that have no image.
+    unlisted : sequence of str
+        Ids that have an image and that ``sample_submission.csv`` does not list.
 
     Attributes
     ----------
@@ -106,15 +109,21 @@ class UnlabelledPatches:
     skipped : dict from str to str
         Ids that have no image, or whose name cannot be written into a table, and why.
     unlisted : list of str
-        Ids of images that ``sample_submission.csv`` does not list.
     """
 
-    def __init__(self, folder: Path, *, size: int, files: Mapping[str, str], listed: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        size: int,
+        files: Mapping[str, str],
+        missing: Sequence[str] = (),
+        unlisted: Sequence[str] = (),
+    ) -> None:
         self.size, self._reader, self._files = size, PatchReader(folder, size, convert=False), files
         self.skipped = {printable(name): NOT_UTF8 for name in sorted(files) if name != printable(name)}
-        self.skipped |= dict.fromkeys(_without_image(listed, files), f"no image under {folder.name}/")
-        known = set(listed)
-        self.unlisted = [printable(name) for name in sorted(files) if known and clean_name(name) not in known]
+        self.skipped |= dict.fromkeys(missing, f"no image under {folder.name}/")
+        self.unlisted = list(map(printable, unlisted))
         ids = sorted(name for name in files if name == printable(name))
         slides = pd.array([pd.NA] * len(ids), dtype="string")
         self.table = pd.DataFrame({"patch_id": pd.Series(ids, dtype="str"), "slide": slides})
@@ -153,21 +162,17 @@ def _images(folder: Path) -> dict[str, str]:
     for name, _ in walk_images(folder, ImageFiles()):
         if not is_image(name):
             continue
-        other = files.setdefault(stem(name), name)
+        other = files.setdefault(image_id(name), name)
         if other != name:
             raise InputError(
                 f"{folder}: expected one image for each id; got {printable(other)!r} and {printable(name)!r}, both of "
-                f"id {printable(stem(name))!r}. Remove or rename one."
+                f"id {printable(image_id(name))!r}. Remove or rename one."
             )
     return files
 
 
-def _without_image(ids: Collection[str], files: Mapping[str, str]) -> list[str]:
-    return sorted(set(ids) - set(map(clean_name, files)))
-
-
 def _unlabelled(path: Path, size: int, missing: str) -> UnlabelledPatches | None:
-    """The patches under ``test/`` and whatever else ``sample_submission.csv`` lists; None where there are no images.
+    """The patches under ``test/`` and the other ids of ``sample_submission.csv``; None where there are no images.
 
     Raises
     ------
@@ -176,9 +181,11 @@ def _unlabelled(path: Path, size: int, missing: str) -> UnlabelledPatches | None
     """
     folder, listed = find_name(path, UNLABELLED), find_name(path, SUBMISSION)
     files = _images(folder) if folder.is_dir() else {}
-    names = map(clean_name, read_csv(listed, ("id",))["id"]) if listed.is_file() else ()
-    wanted = {stem(name) if is_image(name) else name for name in names}
-    without = _without_image(wanted, files)
+    if not listed.is_file():
+        return UnlabelledPatches(folder, size=size, files=files) if files else None
+    names = FileNames(files.keys(), str(listed))
+    found = {name: names.find(name) for name in read_csv(listed, ("id",))["id"]}
+    without = [name for name, file in found.items() if file is None]
     if without and missing != "skip":
         first = ", ".join(map(repr, without[:3]))
         raise InputError(
@@ -186,17 +193,10 @@ def _unlabelled(path: Path, size: int, missing: str) -> UnlabelledPatches | None
             f"{', '.join(SUFFIXES)}). Add the images, or pass --missing=skip (MISSING=skip), which gives these ids the "
             "share of positives among the training patches."
         )
-    return UnlabelledPatches(folder, size=size, files=files, listed=wanted) if files else None
+    unlisted = sorted(files.keys() - set(found.values()))
+    return UnlabelledPatches(folder, size=size, files=files, missing=without, unlisted=unlisted) if files else None
 
 
 def _read_labels(path: Path) -> pd.DataFrame:
-    table = read_csv(path, ("id", "label")).rename(columns={"id": "patch_id"})
-    wrong = table[~table["label"].isin(["0", "1"])]
-    if len(wrong):
-        row = wrong.iloc[0]
-        raise InputError(
-            f"{path}: labels must be 0 or 1; got {row['label']!r} for id {row['patch_id']!r} "
-            f"and {len(wrong) - 1} more. Mend the rows."
-        )
-    check_unique(table["patch_id"], path)
-    return table.assign(label=table["label"].astype(np.int8))
+    table = read_labels(path, "id")
+    return table.assign(label=binary_labels(table, path))

@@ -1,64 +1,109 @@
-"""CSV files of labels and slides, matched with the images that are there."""
+"""Tables of labels and slides, matched with the images that are there."""
 
 from __future__ import annotations
 
-import warnings
+import re
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
+from histoblend.data.names import clean_name
+from histoblend.data.sources.csv_table import read_csv
+from histoblend.data.sources.file_names import FileNames, same_file
 from histoblend.data.splits import UNMAPPED
 
 #: Why a file is set aside whose name no table can hold.
 NOT_UTF8 = "its name is not UTF-8: rename it"
 
-#: Names that a slide map's two columns may have, whatever their case; the first that is there is taken.
-ID_COLUMNS = ("id", "patch_id", "patch", "image_id", "image", "file", "filename", "file_name", "name", "path")
-SLIDE_COLUMNS = ("wsi", "slide", "slide_id", "wsi_id", "slide_name", "slideid", "group")
+#: Class names that say by themselves which one is positive, as :func:`class_word` gives them.
+POSITIVE = ("1", "positive", "pos", "tumor", "tumour", "cancer", "malignant", "metastasis", "true", "yes")
+NEGATIVE = (
+    "0", "negative", "neg", "normal", "benign", "healthy", "no_tumor", "no_tumour", "non_tumor", "non_tumour",
+    "false", "no",
+)  # fmt: skip
+
+#: What programs write for a value that is missing, in lower case.
+_MISSING = ("", "nan", "na", "n/a", "#n/a", "<na>", "null")
 
 
-def read_csv(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Read a CSV file as strings and check that it has ``columns``.
+def read_labels(path: Path, ids: str, optional: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Read a table of labels, each of a patch of its own.
 
     Parameters
     ----------
     path : Path
-    columns : tuple of str
-        Columns that must be there; no others are returned, but for
+    ids : str
+        The column of ids or files; see :func:`data.sources.csv_table.read_csv`.
     optional : tuple of str
-        columns that are returned where they are there.
+        Further columns, where they are there.
+
+    Returns
+    -------
+    DataFrame of str
+        ``patch_id``, ``label`` as :func:`class_name` gives it, and ``optional``; the index is the row in a spreadsheet.
 
     Raises
     ------
     InputError
-        The file is missing, not a CSV, or lacks a column.
+        It cannot be read, an id or a label is missing, or an id stands twice.
     """
-    table = _read(path, f"a CSV file with columns {','.join(columns)}")
-    lacking = [column for column in columns if column not in table.columns]
-    if lacking:
+    table = read_csv(path, (ids, "label"), optional).rename(columns={ids: "patch_id"})
+    nameless = table.index[table["patch_id"] == ""]
+    if len(nameless):
+        raise InputError(f"{path}: every row needs a name in {ids!r}; got none in row {nameless[0]}. Fix the row.")
+    check_unique(table["patch_id"], path)
+    without = table.index[table["label"].str.lower().isin(_MISSING)]
+    if len(without):
+        row = without[0]
         raise InputError(
-            f"{path}: expected columns {','.join(columns)}; got {','.join(map(str, table.columns))}. "
-            f"Rename or add {', '.join(lacking)}."
+            f"{path}: every row needs a label; got {table.at[row, 'label']!r} in row {row} (id "
+            f"{table.at[row, 'patch_id']!r}) and {len(without) - 1} more. Add it or remove the row."
         )
-    return table[[*columns, *(column for column in optional if column in table.columns)]]
+    classes = {name: class_name(name) for name in table["label"].unique()}
+    return table.assign(label=table["label"].map(classes))
 
 
-def _read(path: Path, expected: str) -> pd.DataFrame:
-    if not path.is_file():
-        raise InputError(f"{path}: expected {expected}; it does not exist.")
-    try:
-        with warnings.catch_warnings():
-            # Rows longer than the header: pandas would take their first column for row names and shift all others.
-            warnings.simplefilter("error", pd.errors.ParserWarning)
-            return pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False)
-    except pd.errors.ParserWarning:
+def class_name(name: str) -> str:
+    """Name of a class, cleaned; the numbers 0 and 1 as whole numbers (``1.0`` is ``1``)."""
+    cleaned = clean_name(name)
+    number = re.fullmatch(r"\+?([01])(?:[.,]0*)?", cleaned)
+    return number[1] if number else cleaned
+
+
+def class_word(name: str) -> str:
+    """Name of a class as ``POSITIVE`` and ``NEGATIVE`` have it: in lower case, parts joined by underscores."""
+    return re.sub(r"[\s_\-]+", "_", name.casefold())
+
+
+def binary_labels(table: pd.DataFrame, path: Path) -> pd.Series:
+    """Labels of a table that must be 0 or 1, or say it: ``1.0``, ``True``, ``tumour``.
+
+    Parameters
+    ----------
+    table : DataFrame
+        From :func:`read_labels`.
+    path : Path
+        For messages.
+
+    Returns
+    -------
+    Series of int8
+
+    Raises
+    ------
+    InputError
+        A label is neither.
+    """
+    words = table["label"].map({name: class_word(name) for name in table["label"].unique()})
+    wrong = table[~words.isin([*POSITIVE, *NEGATIVE])]
+    if len(wrong):
+        row = wrong.iloc[0]
         raise InputError(
-            f"{path}: expected {expected}; got rows with more values than the header has names. Mend the header."
-        ) from None
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: expected {expected}; got: {error}.") from error
+            f"{path}: labels must be 0 or 1; got {row['label']!r} for id {row['patch_id']!r} (row {wrong.index[0]}) "
+            f"and {len(wrong) - 1} more. Fix the rows."
+        )
+    return words.isin(POSITIVE).astype("int8")
 
 
 def slide_map(path: Path) -> pd.Series:
@@ -67,74 +112,67 @@ def slide_map(path: Path) -> pd.Series:
     Parameters
     ----------
     path : Path
-        Columns are recognised by ``ID_COLUMNS`` and ``SLIDE_COLUMNS``; ids may be file names.
+        Columns are recognised by :data:`data.sources.csv_table.ID_COLUMNS` and ``SLIDE_COLUMNS``; ids may be file
+        names.
 
     Returns
     -------
     Series of str
-        Slide by id; ids without a slide are left out.
+        Slide by id, both cleaned; ids without a slide are left out.
 
     Raises
     ------
     InputError
         The file is missing or no CSV, a column is missing, or an id has two slides.
     """
-    table = _read(path, "a CSV file with the slide of each patch")
-    names = {str(column).strip().lower(): column for column in table.columns}
-    ids = next((names[name] for name in ID_COLUMNS if name in names), None)
-    slides = next((names[name] for name in SLIDE_COLUMNS if name in names), None)
-    if ids is None or slides is None:
-        lacking = [("id", ID_COLUMNS)] * (ids is None) + [("slide", SLIDE_COLUMNS)] * (slides is None)
-        wanted = " and ".join(f"one of {what}s ({', '.join(known)})" for what, known in lacking)
-        raise InputError(
-            f"{path}: expected a column {wanted}; got {','.join(map(str, table.columns))}. Rename the column."
-        )
-    pairs = pd.DataFrame({"id": table[ids].str.strip(), "slide": table[slides].str.strip()}).drop_duplicates()
+    pairs = read_csv(path, ("id", "slide")).drop_duplicates()
     twice = pairs["id"].duplicated()
     if twice.any():
-        first = pairs.loc[twice, "id"].iloc[0]
-        raise InputError(f"{path}: a patch must have one slide; got two for id {first!r}. Mend the rows.")
+        row = pairs.index[twice][0]
+        raise InputError(
+            f"{path}: a patch must have one slide; got two for id {pairs.at[row, 'id']!r} (row {row}). Fix the rows."
+        )
     return pairs[pairs["slide"] != ""].set_index("id")["slide"]
 
 
-def slides_of(patch_ids: pd.Series, path: Path, suffixes: tuple[str, ...] = ()) -> pd.Series:
-    """Slide of each patch by the map in ``path``; patches that it leaves out share the group ``(unmapped)``.
+def given_slides(files: pd.Series, path: Path) -> pd.Series:
+    """Slide of each file by the map in ``path``; missing where the map leaves it out.
 
     Parameters
     ----------
-    patch_ids : Series of str
+    files : Series of str
+        Patch ids or paths; see :class:`data.sources.file_names.FileNames` for what the map may call them.
     path : Path
         See :func:`slide_map`.
-    suffixes : tuple of str
-        What the map's ids may end with and patch ids do not, such as ".tif"; folders before the name then go too.
 
     Raises
     ------
     InputError
-        Also when the map knows none of the patches.
+        It cannot be read, knows none of the patches, or may mean several.
     """
     slides = slide_map(path)
-    if suffixes:
-        stems = [_stem(name, suffixes) for name in slides.index]
-        slides = slides.set_axis(pd.Index(stems, dtype="object"))
-        if slides.index.has_duplicates:
-            first = slides.index[slides.index.duplicated()][0]
-            raise InputError(f"{path}: a patch must have one slide; got two rows for {first!r}. Mend the rows.")
-    found = patch_ids.map(slides)
+    names = FileNames(files.tolist(), str(path))
+    pairs = slides.rename_axis("name").reset_index()
+    pairs = pairs.assign(file=pairs["name"].map(names.find)).dropna(subset="file")
+    pairs = pairs.drop_duplicates(["file", "slide"])
+    if (twice := same_file(pairs["name"], pairs["file"])) is not None:
+        raise InputError(
+            f"{path}: a patch must have one slide; got two rows for {names.find(twice[0])!r}: {twice[0]!r} and "
+            f"{twice[1]!r}. Fix the rows."
+        )
+    found = files.map(pairs.set_index("file")["slide"])
     if found.isna().all():
         first = f"the first of its ids is {slides.index[0]!r}" if len(slides) else "it holds no slide"
         raise InputError(
-            f"{path}: expected slides of these patches; it knows none of {len(patch_ids)} "
-            f"(the first is {patch_ids.iloc[0]!r}; {first}). Give another file or remove it."
+            f"{path}: expected slides of these patches; it knows none of {len(files)} "
+            f"(the first is {files.iloc[0]!r}; {first}). Give another file or leave it out."
         )
-    return found.fillna(UNMAPPED)
+    return found
 
 
-def _stem(name: str, suffixes: tuple[str, ...]) -> str:
-    for suffix in suffixes:
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)].rpartition("/")[2]
-    return name
+def slides_of(files: pd.Series, path: Path) -> pd.Series:
+    """:func:`given_slides`, where patches that the map leaves out share the group ``(unmapped)``."""
+    return given_slides(files, path).fillna(UNMAPPED)
 
 
 def match_files(
@@ -145,9 +183,9 @@ def match_files(
     Parameters
     ----------
     labels : DataFrame
-        With ``patch_id``.
+        With ``patch_id``, cleaned.
     files : set of str
-        Ids of the images that are there.
+        Ids of the images that are there: their real names.
     missing : {"error", "skip"}
     csv, folder, suffix : str
         What the labels, the images' folder and the end of their names are called, for messages.
@@ -155,17 +193,22 @@ def match_files(
     Returns
     -------
     labels : DataFrame
+        ``patch_id`` is the real name of the file that was meant.
     skipped : dict from str to str
         Ids left out, and why.
 
     Raises
     ------
     InputError
-        Ids and images differ and ``missing`` is "error", or no id has an image.
+        Ids and images differ and ``missing`` is "error", no id has an image, or which one it has is not clear.
     """
-    here = np.array([name in files for name in labels["patch_id"]], dtype=bool)  # isin() fails on names not in UTF-8
+    names = FileNames(files, csv)
+    labels = labels.assign(file=labels["patch_id"].map(names.find))
+    if (twice := same_file(labels["patch_id"], labels["file"])) is not None:
+        raise InputError(f"{csv}: a patch must have one row; got {twice[0]!r} and {twice[1]!r} for one. Remove a row.")
+    here = labels["file"].notna()
     without_image = labels.loc[~here, "patch_id"].tolist()
-    without_label = sorted(files - set(labels["patch_id"]))
+    without_label = sorted(files - set(labels.loc[here, "file"]))
     complaints = []
     if without_image:
         complaints.append(f"{len(without_image)} ids have no image under {folder}/ (first: {without_image[0]!r})")
@@ -175,7 +218,7 @@ def match_files(
         raise InputError(f"{csv}: {' and '.join(complaints)}. Remove them or pass --missing=skip.")
     skipped = {printable(name): f"no image under {folder}/" for name in without_image}
     skipped |= {printable(name): f"no label in {csv}" for name in without_label}
-    kept = labels[here].reset_index(drop=True)
+    kept = labels[here].assign(patch_id=labels["file"]).drop(columns="file").reset_index(drop=True)
     if kept.empty:
         raise InputError(f"{csv}: expected ids of images under {folder}/; none has one. Check the folder.")
     return kept, skipped

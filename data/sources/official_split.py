@@ -10,6 +10,7 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.data.names import clean_name
+from histoblend.data.sources.labels import class_name
 from histoblend.data.splits import TEST, TRAIN
 
 #: Names of folders that tell a part of an official split, in lower case, and what the part is called in a table.
@@ -73,7 +74,7 @@ def class_folders(path: Path, files: set[str], table_name: str) -> ClassFolders:
     _check_no_loose(path, [name for name in names if "/" not in name], table_name)
     parts = {name: part_of(name) for name in names}
     if not any(parts.values()):
-        return ClassFolders(_table(names, [clean_name(name.partition("/")[0]) for name in names]))
+        return ClassFolders(_table(names, [class_name(name.partition("/")[0]) for name in names]))
     if others := sorted({name.partition("/")[0] for name in names if not parts[name]}):
         splits = sorted({f"{name.partition('/')[0]}/" for name in names if parts[name]})
         raise InputError(
@@ -105,7 +106,7 @@ def _in_parts(path: Path, parts: dict[str, str], table_name: str) -> ClassFolder
 def _class_in_part(file: str) -> str:
     """Folder of a file inside its part of the split; empty where it is in none."""
     inside = file.partition("/")[2]
-    return clean_name(inside.partition("/")[0]) if "/" in inside else ""
+    return class_name(inside.partition("/")[0]) if "/" in inside else ""
 
 
 def _folded(names: set[str]) -> set[str]:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
-from histoblend.data.sources.labels import read_csv
+from histoblend.data.sources.csv_table import read_csv
 from histoblend.data.storage.arrays import find_name, stamp
 
 SPLITS = ("train", "valid", "test")
@@ -95,7 +95,7 @@ class PcamSource:
         slides = pd.Series(pd.NA, range(len(labels)))
         if with_slides:
             meta = find_name(path, f"{name}_meta.csv")
-            slides = read_csv(meta, ("wsi",))["wsi"].str.strip()
+            slides = read_csv(meta, ("wsi",))["wsi"].reset_index(drop=True)
             if len(slides) != len(labels) or (slides == "").any():
                 raise InputError(
                     f"{meta}: expected {len(labels)} rows with a slide each; got {len(slides)}, "

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
+from histoblend.data.names import look_alike_words
+from histoblend.data.sources.file_names import FileNames
 from histoblend.data.sources.folder import UnlabelledImages
 from histoblend.data.sources.images import size_remedy
-from histoblend.data.sources.labels import slide_map
+from histoblend.data.sources.labels import given_slides
 from histoblend.data.storage.arrays import stamp
 from histoblend.data.storage.atomic import write_whole
 from histoblend.data.storage.parts import Parts
@@ -88,7 +90,9 @@ def predict_folder(
     check_options(blends, options)
     source = UnlabelledImages(folder, size=bundle.index["patch"]["size"], resize=bundle.index["patch"]["resize"])
     _check_out(folder, out, bool(explain))
-    known = None if slides is None else slides_of_files(source.table, slides)
+    known = None if slides is None else given_slides(source.table["file"], slides)
+    if known is not None and (alike := look_alike_words(known.dropna(), "slide")):
+        screen.warn(f"{slides}: {alike}. Patches are compared within each name: give a slide one name")
     wanted = _explained(source.table, explain)
     _say_results(source, folder, out, screen)
     screen.say(_introduction(source, blends, known, options))
@@ -177,53 +181,19 @@ def _check_out(folder: Path, out: Path, explain: bool) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
-def slides_of_files(table: pd.DataFrame, path: Path) -> pd.Series:
-    """Slide of each image file by a CSV file with a column of ids and one of slides.
-
-    Parameters
-    ----------
-    table : DataFrame
-        ``patch_id, file``.
-    path : Path
-        See :func:`data.sources.labels.slide_map`; its ids may be patch ids, files, or file names without folder.
-
-    Returns
-    -------
-    Series
-        Missing where the file does not say.
-
-    Raises
-    ------
-    InputError
-        It cannot be read, or knows none of the patches.
-    """
-    slides = slide_map(path)
-    names = table["file"].map(lambda name: PurePosixPath(name).name)
-    # A name that several files share says nothing about either.
-    names = names.where(~names.duplicated(keep=False), None)
-    found = table["patch_id"].map(slides)
-    for others in (table["file"], names):
-        found = found.fillna(others.map(slides))
-    if found.isna().all():
-        first = f"the first of its ids is {slides.index[0]!r}" if len(slides) else "it holds no slide"
-        raise InputError(
-            f"{path}: expected slides of these patches; it knows none of {len(table)} "
-            f"(the first is {table['patch_id'].iloc[0]!r}; {first}). Give another file or leave SLIDES out."
-        )
-    return found
-
-
 def _explained(table: pd.DataFrame, ids: Sequence[str]) -> list[int]:
     """Rows of the patches to explain."""
-    rows = []
+    if not ids:
+        return []
+    files, rows = FileNames(table["file"].tolist(), "EXPLAIN"), []
     for name in ids:
-        place = np.flatnonzero((table["patch_id"] == name) | (table["file"] == name))
-        if not len(place):
+        file = files.find(name)
+        if file is None:
             raise InputError(
                 f"EXPLAIN must be the id of a patch in the folder; got {name!r} "
                 f"(the first is {table['patch_id'].iloc[0]!r})."
             )
-        rows.append(int(place[0]))
+        rows.append(int(np.flatnonzero(table["file"] == file)[0]))
     return rows
 
 

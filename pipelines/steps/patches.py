@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from histoblend.data.audit.flags import choose_examples, decide, examine, reason
 from histoblend.data.audit.inferred_slides import TINTS, clusters_for, infer_slides
 from histoblend.data.audit.measures import Measures, measure
 from histoblend.data.errors import InputError
+from histoblend.data.names import look_alike_words
 from histoblend.data.patches import (
     PIXELS,
     Source,
@@ -236,10 +237,20 @@ def balance(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def split_warnings(table: pd.DataFrame, set_aside: int) -> list[str]:
-    """What a reader must know about these patches before believing a score."""
+def split_warnings(table: pd.DataFrame, notes: Mapping[str, Any]) -> list[str]:
+    """What a reader must know about these patches before believing a score.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Of the prepared patches.
+    notes : mapping
+        Of step 1's manifest.
+    """
     warnings = [*_slide_warnings(table)]
-    if set_aside:
+    if alike := look_alike_words(notes.get("source", {}).get("classes", ()), "class"):
+        warnings.append(f"{alike}. They were given the same label: check that each is what you mean")
+    if set_aside := notes["set_aside"]:
         warnings.append(f"{set_aside} patches were set aside; 1-patches/{SET_ASIDE} lists each with its reason")
     test_slides = table.loc[table["split"] == "test", "slide"].nunique()
     if 0 < test_slides < 10:
@@ -271,6 +282,11 @@ def _slide_warnings(table: pd.DataFrame) -> Iterator[str]:
         yield (
             f"{unmapped} patches have no slide in the map: they are kept together as one group, but the slides that "
             "they come from may stand on the other side of the split, so scores may be optimistic"
+        )
+    if alike := look_alike_words(slides[known], "slide"):
+        yield (
+            f"{alike}. Each counts as a slide of its own: if two of them are one slide, it may be on both sides of the "
+            "split, and scores are optimistic. Give a slide one name"
         )
     joined = table[known].groupby(table["group"][known])["slide"].nunique()
     if not by_patch.any() and (joined > 1).any():

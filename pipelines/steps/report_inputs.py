@@ -64,7 +64,7 @@ def _read(run: Run) -> ReportInputs:
         importances=read_measured(run),
         groups=read_importances(run)[1],
         patches=patches_of(run),
-        warnings=tuple(split_warnings(patches_of(run).table, prepared.manifest["notes"]["set_aside"])),
+        warnings=tuple(split_warnings(patches_of(run).table, prepared.manifest["notes"])),
         facts=facts(run),
         sentences=column_sentences(),
         families=family_costs(run),

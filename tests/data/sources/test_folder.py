@@ -10,7 +10,7 @@ from PIL import Image
 
 from histoblend.data.errors import InputError
 from histoblend.data.patches import write_pixels
-from histoblend.data.sources.folder import FolderSource, content
+from histoblend.data.sources.folder import FolderSource, UnlabelledImages, content
 from histoblend.data.sources.image_files import NOT_FOLLOWED
 from histoblend.data.splits import UNMAPPED
 
@@ -64,6 +64,44 @@ def test_a_table_of_labels_with_slides(folder):
     assert table["slide"].tolist() == ["S1", "S1", UNMAPPED, "S2", "S2", "S2"]
 
 
+@pytest.mark.parametrize("ending", [" ", "\t", "\u00a0", "\u200b"])
+def test_a_slide_is_one_slide_whatever_follows_its_name(folder, ending):
+    names = ["normal/0.png", "normal/2.tif", "normal/4.bmp", "tumour/1.jpg", "tumour/3.webp", "tumour/5.jpeg"]
+    with_labels(folder, [(name, row % 2, "G31" + ending * (row % 2)) for row, name in enumerate(names)])
+    assert FolderSource(folder, size=32).table["slide"].tolist() == ["G31"] * 6
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+def test_a_table_as_a_spreadsheet_leaves_it_is_read(folder, separator):
+    rows = ["0.PNG;0.0", "normal\\2.TIF;False", "data/normal/4;0", "tumour\\1.jpg;1", "3;TRUE", "5.jpeg; yes"]
+    text = "Id;Label\n" + "\n".join(rows[:3] + [row[: row.index(";")] + ";1.0" for row in rows[3:]]).replace(
+        "False", "0"
+    )
+    (folder / "labels.csv").write_text("\ufeff" + text.replace(";", separator) + "\n", encoding="utf-8")
+    source = FolderSource(folder, size=32)
+    assert source.table["label"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert source.table["patch_id"].tolist()[0] == "normal/0.png"
+    assert source.notes["classes"] == {"0": {"label": 0, "patches": 3}, "1": {"label": 1, "patches": 3}}
+
+
+def test_an_image_keeps_its_real_name_whatever_the_table_calls_it(folder):
+    picture(folder / "normal" / "u\u0308 .png", 77)
+    with_labels(folder, [*ALL, ("normal/\u00fc.png", 0)])
+    source = FolderSource(folder, size=32)
+    row = source.table["patch_id"].tolist().index("normal/u\u0308 .png")
+    assert source.read(row, row + 1)[0].max() == 77
+
+
+def test_images_whose_names_look_the_same_are_told_apart_or_named(folder):
+    for name in ("\u00fc.png", "u\u0308.png"):
+        picture(folder / "normal" / name)
+    assert len(FolderSource(folder, size=32).table) == 8
+    assert UnlabelledImages(folder, size=32).shared == 2
+    with_labels(folder, [*ALL, ("normal/\u00fc.png", 0)])
+    with pytest.raises(InputError, match="cannot tell the files"):
+        FolderSource(folder, size=32, missing="skip")
+
+
 def test_a_slide_map_beside_the_folders(folder):
     (folder / "map.csv").write_text("file,slide\nnormal/0.png,S1\ntumour/1.jpg,S2\n")
     slides = FolderSource(folder, size=32, slide_map="map.csv").table["slide"]
@@ -79,6 +117,12 @@ def test_a_slide_map_beside_the_folders(folder):
         (("a", "b"), ("a",), (1, 0)),
         (("normal", "tumour"), ("normal",), (1, 0)),
         (("a", "b", "c"), ("c", "a"), (1, 0, 1)),
+        (("a", "b"), (" a\u00a0",), (1, 0)),
+        (("0.0", "1.0"), (), (0, 1)),
+        (("0", "1"), ("1.0",), (0, 1)),
+        (("non-tumour", "Tumour "), (), (0, 1)),
+        (("normal", "tumour", "Tumour\u200b", "tumour\u00a0"), (), (0, 1, 1, 1)),
+        (("no tumour", "no-tumour", "tumour"), (), (0, 0, 1)),
     ],
 )
 def test_classes_become_labels(tmp_path, names, positive, expected):
@@ -99,6 +143,7 @@ def test_classes_become_labels(tmp_path, names, positive, expected):
         (("normal", "stroma", "tumour"), (), "which of the classes 'normal', 'stroma', 'tumour' are positive"),
         (("a", "b"), ("c",), "data.positive must name classes; got 'c', and there are 'a', 'b'"),
         (("a", "b"), ("a", "b"), "data.positive must leave a negative class"),
+        (("a", "b", "B"), ("b",), "of the classes 'B' and 'b', which are nearly the same name, one is positive"),
     ],
 )
 def test_unclear_classes_are_asked_for(tmp_path, names, positive, message):
@@ -121,10 +166,10 @@ ALL = [
         ([*ALL, ("/etc/passwd", "1")], "inside the folder, without '..'; got '/etc/passwd'"),
         ([*ALL, ("C:\\x.png", "1")], "inside the folder"),
         ([*ALL, ("a\\..\\..\\x.png", "1")], "inside the folder"),
-        ([*ALL, ("", "1")], "inside the folder, without '..'; got ''"),
+        ([*ALL, ("", "1")], "every row needs a name in 'file'; got none in row 8"),
         ([*ALL, ("normal/../normal/0.png", "1")], "inside the folder"),
-        ([*ALL, ("normal/./0.png", "1")], "ids must be unique; got 'normal/0.png' twice"),
-        ([*ALL[1:], ("normal/0.png", "")], "every file needs a label; got none for 'normal/0.png'"),
+        ([*ALL, ("normal/./0.png", "1")], "one row; got 'normal/0.png' and 'normal/./0.png'"),
+        ([*ALL[1:], ("normal/0.png", "")], r"every row needs a label; got '' in row 7 \(id 'normal/0.png'\)"),
         ([*ALL, ("x.png", "1")], r"1 ids have no image under .* \(first: 'x.png'\). Remove them or pass"),
         (ALL[2:], r"2 images have no label \(first: 'normal/0.png'\)"),
     ],

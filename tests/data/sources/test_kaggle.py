@@ -79,7 +79,7 @@ def test_patches_that_the_map_leaves_out_share_one_group(kaggle_folder):
         ),
         (
             lambda f: rewrite(f / "patch_id_wsi.csv", lambda t: t.rename(columns={"wsi": "x"})),
-            "expected a column one of slides .wsi, slide, .*; got id,x",
+            r"expected columns id,slide; got id,x. Rename or add slide \(or wsi, slide_id",
         ),
     ],
     ids=[
@@ -178,7 +178,7 @@ def test_an_id_of_the_sample_submission_without_an_image_is_named_first(kaggle_f
     folder = kaggle_folder(n=20)
     shutil.copytree(folder / "train", folder / "test")
     ids = sorted(path.stem for path in (folder / "test").iterdir())
-    listed = pd.DataFrame({"id": [*ids[:-1], "x", "y"], "label": 0})
+    listed = pd.DataFrame({" Id": [ids[0] + ".tif", *ids[1:-1], "x", "y"], "Label": 0})
     listed.to_csv(folder / "Sample_Submission.CSV", index=False)
     with pytest.raises(InputError, match=r"2 ids have no image under test/ \(first: 'x', 'y'; .*pass --missing=skip"):
         KaggleSource(folder)
@@ -252,8 +252,42 @@ def test_another_slide_map_is_taken_by_name_or_path(kaggle_folder, tmp_path):
     for slide_map in ("other.csv", str(tmp_path / "map.csv")):
         assert KaggleSource(folder, slide_map=slide_map).table["slide"].tolist() == expected
     assert KaggleSource(folder).table["slide"].isna().all()
-    with pytest.raises(InputError, match=r"nowhere\.csv: expected a CSV file with the slide of each patch"):
+    with pytest.raises(InputError, match=r"nowhere\.csv: expected a CSV file with columns id,slide; it does not"):
         KaggleSource(folder, slide_map="nowhere.csv")
+
+
+def test_tables_as_a_spreadsheet_leaves_them_are_read(kaggle_folder):
+    folder = kaggle_folder(n=20, slides=4)
+    expected = KaggleSource(folder).table
+    labels, slides = (pd.read_csv(folder / name, dtype=str) for name in ("train_labels.csv", "patch_id_wsi.csv"))
+    labels["id"] = "train\\" + labels["id"] + ".TIF "
+    labels["label"] = labels["label"].map({"0": "0.0", "1": "TRUE"})
+    labels.columns = ["Id", "LABEL"]
+    labels.to_csv(folder / "train_labels.csv", sep=";", index=False)
+    slides["wsi"] = [name + ("\u00a0", "")[row % 2] for row, name in enumerate(slides["wsi"])]
+    slides.to_csv(folder / "patch_id_wsi.csv", sep="\t", index=False, encoding="utf-16")
+    pd.testing.assert_frame_equal(KaggleSource(folder).table, expected)
+
+
+def test_an_image_keeps_its_real_name_whatever_the_table_calls_it(kaggle_folder):
+    folder = kaggle_folder(n=20)
+    first = min((folder / "train").iterdir())
+    real = "Pru\u0308fung\u200b "
+    pixels = np.asarray(Image.open(first))
+    first.rename(folder / "train" / f"{real}.tif")
+    for name in ("train_labels.csv", "patch_id_wsi.csv"):
+        rewrite(folder / name, lambda table: table.assign(id=table["id"].replace(first.stem, "Pr\u00fcfung")))
+    source = KaggleSource(folder)
+    row = source.table["patch_id"].tolist().index(real)
+    assert source.table["slide"].notna().all()
+    np.testing.assert_array_equal(source.read(row, row + 1)[0][0], pixels)
+
+
+def test_two_rows_for_one_image_are_named(kaggle_folder):
+    folder = kaggle_folder(n=20)
+    rewrite(folder / "train_labels.csv", lambda t: pd.concat([t, t[:1].assign(id=t["id"] + ".tif")]))
+    with pytest.raises(InputError, match=r"a patch must have one row; got '0000\w+' and '0000\w+\.tif' for one"):
+        KaggleSource(folder)
 
 
 def test_the_real_sample(sample):

@@ -4,7 +4,15 @@ import pandas as pd
 import pytest
 
 from histoblend.data.errors import InputError
-from histoblend.data.sources.labels import printable, slide_map, slides_of
+from histoblend.data.sources.labels import (
+    binary_labels,
+    class_name,
+    given_slides,
+    printable,
+    read_labels,
+    slide_map,
+    slides_of,
+)
 from histoblend.data.splits import UNMAPPED
 
 IDS = pd.Series(["a", "b", "c"])
@@ -17,12 +25,13 @@ IDS = pd.Series(["a", "b", "c"])
         "patch_id,other,SLIDE\na,9,S1\nb,9,S1\nc,9,S2\n",
         '\ufeff"Image","Slide_Name"\r\n"c","S2"\r\n"a"," S1 "\r\n"b","S1"\r\n"zzz","S9"\r\n',
         "file,slide\ntrain/a.tif,S1\nb.TIF,S1\nc.tif,S2\nc.tif,S2\n",
+        "Id;Slide\na;S1\u00a0\nb\u200b;S1\t\nx\\c.png;S2\n",
     ],
-    ids=["published", "other columns", "quotes, byte order mark, spaces", "file names"],
+    ids=["published", "other columns", "quotes, byte order mark, spaces", "file names", "unseen characters"],
 )
 def test_columns_and_ids_are_recognised(tmp_path, text):
     (tmp_path / "map.csv").write_text(text, encoding="utf-8")
-    assert slides_of(IDS, tmp_path / "map.csv", (".tif",)).tolist() == ["S1", "S1", "S2"]
+    assert slides_of(IDS, tmp_path / "map.csv").tolist() == ["S1", "S1", "S2"]
 
 
 def test_patches_without_a_slide_share_one_group(tmp_path):
@@ -33,15 +42,12 @@ def test_patches_without_a_slide_share_one_group(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (
-            "x,y\na,b\n",
-            r"expected a column one of ids \(id, patch_id, .*\) and one of slides \(wsi, .*\); got x,y. Rename",
-        ),
-        ("id,y\na,b\n", r"expected a column one of slides \(wsi, slide, .*\); got id,y"),
-        ("", "expected a CSV file with the slide of each patch; got: "),
-        ("id,wsi\na,S1,9\nb,S2,9\n", "got rows with more values than the header has names. Mend the header"),
+        ("x,y\na,b\n", r"columns id,slide; got x,y. Rename or add id \(or patch_id, .*\) and slide \(or wsi, .*\)"),
+        ("id,y\na,b\n", r"expected columns id,slide; got id,y. Rename or add slide \(or wsi"),
+        ("", "expected a CSV file with columns id,slide, .* got no header"),
+        ("id,wsi\na,S1,9\nb,S2,9\n", "got rows with too many values for 2 headers. Fix"),
         ("id,wsi\na,S1\na,S2\n", "a patch must have one slide; got two for id 'a'"),
-        ("id,wsi\na.tif,S1\nsub/a.tif,S2\n", "a patch must have one slide; got two rows for 'a'"),
+        ("id,wsi\na.tif,S1\nsub/a.tif,S2\n", "one slide; got two rows for 'a': 'a.tif' and 'sub/a.tif'"),
         ("id,wsi\nq,S1\n", r"it knows none of 3 \(the first is 'a'; the first of its ids is 'q'\)"),
         ("id,wsi\na,\n", "it knows none of 3 .* it holds no slide"),
     ],
@@ -50,7 +56,7 @@ def test_patches_without_a_slide_share_one_group(tmp_path):
 def test_wrong_maps_are_explained(tmp_path, text, message):
     (tmp_path / "map.csv").write_text(text)
     with pytest.raises(InputError, match=message):
-        slides_of(IDS, tmp_path / "map.csv", (".tif",))
+        slides_of(IDS, tmp_path / "map.csv")
 
 
 def test_a_map_keeps_names_as_they_are_written(tmp_path):
@@ -60,3 +66,59 @@ def test_a_map_keeps_names_as_they_are_written(tmp_path):
 
 def test_names_that_are_no_text_can_be_shown():
     assert printable("ü\udcff") == "ü\\xff"
+
+
+@pytest.mark.parametrize("ending", [" ", "\t", "\u00a0", "\u200b", "\u3000", "\ufeff"])
+def test_a_slide_is_one_slide_whatever_follows_its_name(tmp_path, ending):
+    (tmp_path / "map.csv").write_text(f"id,slide\na,G31\nb,G31{ending}\nc,{ending}G31\n", encoding="utf-8")
+    assert slides_of(IDS, tmp_path / "map.csv").tolist() == ["G31"] * 3
+
+
+def test_without_a_slide_a_patch_is_missing_where_that_is_asked_for(tmp_path):
+    (tmp_path / "map.csv").write_text("id,wsi\na,S1\n")
+    assert given_slides(IDS, tmp_path / "map.csv").isna().tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("written", "label"),
+    [
+        (text, label)
+        for label, texts in (
+            (1, ("1", "1.0", "1.", "1,0", " 1 ", "+1", "True", "TRUE", "yes", "Tumour", "\u00a01\u200b")),
+            (0, ("0", "0.0", "0.00", "False", "FALSE", " 0\t", "No", "normal", "non-tumor", "No Tumour")),
+        )
+        for text in texts
+    ],
+)
+def test_labels_say_0_or_1_in_many_ways(tmp_path, written, label):
+    (tmp_path / "l.csv").write_text(f'Id;Label\na.tif;"{written}"\n', encoding="utf-8")
+    labels = binary_labels(read_labels(tmp_path / "l.csv", "id"), tmp_path / "l.csv")
+    assert (labels.tolist(), labels.dtype) == ([label], "int8")
+
+
+@pytest.mark.parametrize("written", ["", " ", "nan", "NaN", "NA", "<NA>", "null", "\u200b"])
+def test_a_missing_label_is_an_error_with_its_row(tmp_path, written):
+    (tmp_path / "l.csv").write_text(f"id,label\na,1\nb,{written}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"every row needs a label; got '.*' in row 3 \(id 'b'\)"):
+        read_labels(tmp_path / "l.csv", "id")
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("a,1\n,0\n", "every row needs a name in 'id'; got none in row 3"),
+        ("a,1\na\u00a0,0\n", "ids must be unique; got 'a' twice"),
+        ("a,1\nb,0.5\n", r"labels must be 0 or 1; got '0.5' for id 'b' \(row 3\)"),
+        ("a,10\nb,2\n", r"got '10' for id 'a' \(row 2\) and 1 more"),
+    ],
+)
+def test_wrong_labels_are_explained(tmp_path, rows, message):
+    (tmp_path / "l.csv").write_text("id,label\n" + rows, encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        binary_labels(read_labels(tmp_path / "l.csv", "id"), tmp_path / "l.csv")
+
+
+def test_only_0_and_1_are_class_names_that_are_numbers():
+    assert [class_name(name) for name in ("1.0", "0,00", "01", "10", "1.5", " grade 1")] == [
+        "1", "0", "01", "10", "1.5", "grade 1",
+    ]  # fmt: skip

@@ -82,6 +82,16 @@ def test_endings_count_in_any_case(folder, packed):
     assert len(list(content(folder))) == 6
 
 
+def test_slides_are_cleaned_and_separators_recognised(folder):
+    expected = PcamSource(folder, size=32).table
+    for split in COUNTS:
+        path = folder / f"{PREFIX}{split}_meta.csv"
+        table = pd.read_csv(path, index_col=0)
+        table["wsi"] = [f"{name}{chr(0xA0) * (row % 2)}" for row, name in enumerate(table["wsi"])]
+        table.rename(columns={"wsi": "WSI "}).to_csv(path, sep=";")
+    pd.testing.assert_frame_equal(PcamSource(folder, size=32).table, expected)
+
+
 def test_workers_read_the_same(folder, tmp_path):
     table, _, _ = write_pixels(PcamSource(folder, size=32), tmp_path, workers=3)
     expected = np.concatenate([pixels_of(split, n) for split, n in COUNTS.items()])
@@ -144,8 +154,8 @@ def hollow(folder):
             "valid_meta.csv: expected 5 rows with a slide each; got 2, 0 of them without",
         ),
         (
-            lambda f: (f / f"{PREFIX}valid_meta.csv").write_text("slide\na\nb\n"),
-            "valid_meta.csv: expected columns wsi; got slide",
+            lambda f: (f / f"{PREFIX}valid_meta.csv").write_text("case\na\nb\n"),
+            "valid_meta.csv: expected columns wsi; got case. Rename or add wsi",
         ),
     ],
     ids=[

@@ -52,8 +52,12 @@ ROWS = {
     "nasnet-large": "nasnet.NASNetLarge",
 }
 
+#: The smallest of each family runs; its larger ones, which differ in depth and width only, are built.
 QUICK = ("mobilenet-v1", "mobilenet-v2", "mobilenet-v3-small", "efficientnet-b0", "efficientnet-v2-b0", "resnet50-v2")
-BUILT = [pytest.param(name, marks=pytest.mark.slow) if name not in QUICK else name for name in ROWS]
+SLOW = ("resnet50", "densenet121", "convnext-tiny", "xception", "inception-v3", "inception-resnet-v2", "vgg16")
+SLOW += ("nasnet-mobile",)
+SMALLEST = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+LARGER = [name for name in ROWS if name not in QUICK + SLOW]
 
 
 def keras_own(row):
@@ -106,7 +110,7 @@ def test_url_and_digest_stand_in_keras_own_source(name):
     assert row.weights.url.rpartition("/")[0] in source
 
 
-@pytest.mark.parametrize("name", BUILT)
+@pytest.mark.parametrize("name", SMALLEST)
 def test_the_plain_network_gives_the_same_on_pixels_prepared_by_hand(name, tmp_path, monkeypatch):
     """Keras' own builder, weights and `preprocess_input`; Keras asks for the file that the row names."""
     row = find_backbone(name)
@@ -141,6 +145,14 @@ def test_the_plain_network_gives_the_same_on_pixels_prepared_by_hand(name, tmp_p
     assert expected.std() > 0
     np.testing.assert_allclose(values, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
     _check_stages(ours, row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", LARGER)
+def test_the_larger_networks_of_a_family_have_the_stages_of_their_row(name):
+    row = find_backbone(name)
+    side = max(row.smallest, 64)
+    _check_stages(row.build(row.contract, (side, side), False), row)
 
 
 def _check_stages(model, row):

@@ -345,7 +345,9 @@ def test_other_files_never_meet_an_old_shard(run, held_out, tmp_path):
 
 def test_slides_of_too_few_patches_are_predicted_without(run, blended, held_out, tmp_path, capsys):
     slides = pd.read_csv(held_out.slides)
-    slides["slide"] = np.where(np.arange(len(slides)) < 3, "tiny", slides["slide"])
+    slides["slide"] = [
+        ("Tiny", "tiny", "tiny\u00a0")[row] if row < 3 else name for row, name in enumerate(slides["slide"])
+    ]
     slides.to_csv(tmp_path / "slides.csv", index=False)
     held = SimpleNamespace(files=held_out.files, slides=tmp_path / "slides.csv")
     _, some = predict(blended, held, tmp_path / "a.csv", slides=True)
@@ -353,7 +355,9 @@ def test_slides_of_too_few_patches_are_predicted_without(run, blended, held_out,
     few = slides["id"][:3]
     pd.testing.assert_frame_equal(some.loc[few], none.loc[few], check_exact=True)
     assert (some["probability"] != none["probability"]).sum() == len(some) - 3
-    assert "3 patches stand in slides of 4 patches or fewer" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "3 patches stand in slides of 4 patches or fewer" in said
+    assert "'Tiny' and 'tiny'" in said
     slides.assign(id="x" + slides["id"]).to_csv(tmp_path / "slides.csv", index=False)
     with pytest.raises(InputError, match="it knows none of"):
         predict(run, held, tmp_path / "a.csv", slides=True)

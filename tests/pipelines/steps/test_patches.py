@@ -18,7 +18,7 @@ from histoblend.pipelines.printed_tables import show_audit
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps import model_set
-from histoblend.pipelines.steps.patches import settings
+from histoblend.pipelines.steps.patches import settings, split_warnings
 from tests import ROOT
 
 
@@ -157,3 +157,24 @@ def test_the_size_of_a_pixel_makes_no_patch_again_but_the_models_that_name_it(tm
     assert settings(configs[0]) == settings(configs[1])
     first, second = (model_set.inputs(plan_run(config, tmp_path)) for config in configs)
     assert first != second
+
+
+@pytest.mark.parametrize(
+    ("first", "other"),
+    [("G31", "g31"), ("G31", "G31.svs"), ("3", "3.0"), ("03", "3")],
+    ids=["case", "ending", "3.0", "03"],
+)
+def test_slides_that_may_be_one_are_pointed_out(first, other):
+    slides = pd.Series([first, other, *(f"S{n}" for n in range(10))], dtype="string")
+    table = pd.DataFrame({"slide": slides, "group": slides, "split": "train", "fold": 0})
+    (warning,) = split_warnings(table, {"set_aside": 0})
+    assert f"{first!r} and {other!r}" in warning
+    assert "may be on both sides of the split" in warning
+    assert split_warnings(table[1:], {"set_aside": 0}) == []
+
+
+def test_classes_that_may_be_one_are_pointed_out():
+    table = pd.DataFrame({"slide": pd.Series(["S1"], dtype="string"), "group": "S1", "split": "train", "fold": 0})
+    classes = {name: {"label": 1, "patches": 3} for name in ("Tumour", "normal", "tumour")}
+    (warning,) = split_warnings(table, {"set_aside": 0, "source": {"classes": classes}})
+    assert "'Tumour' and 'tumour'" in warning

@@ -29,6 +29,8 @@ def seeds() -> list[bytes]:
         b'label,id\r\n0,"a/1.png"\r\n1,"b""3"\r\n',
         b"id,wsi\na/1.png,S1\na/2.png,S2\n",
         b"\xef\xbb\xbf Slide_ID ,File\nS1,a/1.png\n,\n",
+        b"sep=;\r\nId;LABEL;Slide\r\nb\\1.TIF;1.0;S1\xc2\xa0\r\n",
+        "file\tlabel\n1\tTrue\n".encode("utf-16"),
     ]
 
 
@@ -40,7 +42,7 @@ def read(content: bytes) -> None:
         lambda: FolderSource(FOLDER, positive=("1",)),
         lambda: _read_labels(FOLDER / LABELS),
         lambda: slides_of(ids, FOLDER / LABELS),
-        lambda: slides_of(ids, FOLDER / LABELS, (".png",)),
+        lambda: slides_of(pd.Series(["1", "2"]), FOLDER / LABELS),
     )
     for reader in readers:
         with contextlib.suppress(InputError):
