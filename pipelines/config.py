@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from histoblend.data.errors import InputError
+from histoblend.data.sources.images import LEAST_SIZE
+from histoblend.data.storage.arrays import names_in
 from histoblend.models.heads.registry import HEADS
 from histoblend.pipelines.runtime.provenance import ROOT
 
@@ -31,7 +33,7 @@ class DataConfig(_Section):
 
     source: Literal["phantom", "kaggle", "pcam", "folder"] = Field("phantom", description="kind of data set")
     path: str = Field("", description="folder of the data set; the phantom needs none")
-    size: int = Field(96, ge=32, description="height and width of a patch, px")
+    size: int = Field(96, ge=LEAST_SIZE, description="height and width of a patch, px")
     mpp: float = Field(
         0.972, ge=0, le=100, description="side of a patch's pixel, µm; 0 where it is unknown (changes no patch)"
     )
@@ -276,7 +278,7 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
     InputError
         The file is missing or no TOML, a key is unknown (the nearest known one is named), or a value does not fit.
     """
-    shipped = {file.stem: file for file in sorted((ROOT / "configs").glob("*.toml"))}
+    shipped = {Path(name).stem: ROOT / "configs" / name for name in names_in(ROOT / "configs", ".toml")}
     if not path.is_file():
         path = shipped.get(str(path), path)
     try:

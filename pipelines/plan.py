@@ -32,8 +32,8 @@ SECTIONS = (
     "reports/*.py", "reports/sections", "reports/page",
 )  # fmt: skip
 CONTENT = (
-    "data/storage", "pipelines/run_files.py", "pipelines/runtime/dataclass_files.py", "pipelines/steps/page_content.py",
-    "reports/page/section.py",
+    "data/ignored.py", "data/storage", "pipelines/run_files.py", "pipelines/runtime/dataclass_files.py",
+    "pipelines/steps/page_content.py", "reports/page/section.py",
 )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.data.splits import is_known
-from histoblend.data.storage.arrays import open_array
+from histoblend.data.storage.arrays import names_in, open_array
 from histoblend.data.storage.atomic import PARTIAL
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.run_files import COLUMNS, VALUES
@@ -184,7 +184,7 @@ def context_table(raw: np.ndarray, columns: list[str], slides: np.ndarray) -> Ta
 
 def check_table_room(folder: Path, patches: int, columns: int) -> None:
     """See that the disk holds a table twice: in shards, and joined before these are removed."""
-    there = sum(path.stat().st_size for path in folder.glob("*.npy"))
+    there = sum((folder / name).stat().st_size for name in names_in(folder, ".npy"))
     check_disk(folder, 2 * 4 * patches * columns - there, f"{columns} columns of {patches} patches, twice for a while,")
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 import stat
+import tempfile
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -274,10 +277,30 @@ def _check_file(path: Path) -> None:
 
 
 def _open(path: Path) -> Any:
+    """A handle of OpenSlide, which knows MIRAX slides by the ending ``.mrxs`` in lower case only."""
+    if path.suffix.lower() != ".mrxs" or path.suffix == ".mrxs":
+        return _open_named(path, path)
+    lower = path.with_suffix(".mrxs")
+    if lower.exists() and lower.samefile(path):  # on Windows and macOS
+        return _open_named(lower, path)
+    alias = Path(tempfile.mkdtemp(), f"{path.stem}.mrxs")
+    try:
+        alias.symlink_to(path.resolve())
+        alias.with_suffix("").symlink_to(path.resolve().with_suffix(""))
+        handle = _open_named(alias, path)
+    except BaseException:
+        shutil.rmtree(alias.parent, ignore_errors=True)
+        raise
+    weakref.finalize(handle, shutil.rmtree, alias.parent, ignore_errors=True)
+    return handle
+
+
+def _open_named(readable: Path, path: Path) -> Any:
+    """Open a slide under one name, and speak of it under another."""
     import openslide
 
     try:
-        handle = openslide.OpenSlide(path)
+        handle = openslide.OpenSlide(readable)
         handle.set_cache(openslide.OpenSlideCache(_CACHE))
         return handle
     except openslide.OpenSlideUnsupportedFormatError:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
 import threading
 import warnings
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -23,6 +26,12 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 
 #: Pixels of the largest image that is decoded: 50 MB as RGB. Larger ones are refused before anything is allocated.
 MAX_PIXELS = 4096 * 4096
+
+#: Side of the smallest patch that a configuration takes, in pixels.
+LEAST_SIZE = 32
+
+#: A reason of :func:`read_image`: the image's own width and height.
+_OTHER_SIZE = re.compile(r"expected (?:at least )?\d+ × \d+ pixels(?: to cut the patch from)?, got (\d+) × (\d+)")
 
 #: Pages of a TIFF that are counted.
 MOST_FRAMES = 100
@@ -115,6 +124,32 @@ def _unknown(header: bytes) -> str:
     tiff = header.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
     kinds = "a damaged TIFF, or of other samples than grey, RGB or palette that Pillow reads"
     return f"not an image that can be read ({kinds if tiff else ', '.join(FORMATS)})"
+
+
+def size_remedy(reasons: Iterable[str], *, resizes: bool) -> str:
+    """What to do where most files that could not be used have one other size; empty elsewhere.
+
+    Parameters
+    ----------
+    reasons : iterable of str
+        From :func:`read_image`.
+    resizes : bool
+        Whether the source takes ``data.resize``.
+    """
+    reasons = list(reasons)
+    sizes = Counter(match.groups() for reason in reasons if (match := _OTHER_SIZE.fullmatch(reason)))
+    if not sizes or 2 * sizes.total() < len(reasons):
+        return ""
+    (width, height), count = sizes.most_common(1)[0]
+    ways = []
+    if width == height and int(width) >= LEAST_SIZE and 2 * count >= len(reasons):
+        ways.append(f"give --set data.size={width} (make … SET=data.size={width}) for patches of that size")
+    if resizes:
+        ways.append("give --set data.resize=resize to scale all images")
+    elif not ways:
+        ways.append("resize the images, or use CONFIG=folder (--config folder), which takes data.resize=resize")
+    sentence = ", or ".join(ways)
+    return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _refusal(image: Image.Image, file: BinaryIO, header: bytes, out: np.ndarray, resize: str, convert: bool) -> str:

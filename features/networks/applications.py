@@ -8,7 +8,11 @@ stands in front, in the same graph.
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -94,7 +98,8 @@ def load_application(model: keras.Model, path: Path, sha256: str | None = None) 
         raise CheckpointError(f"{path}: sha256 must be {sha256}; got {found}. The file is damaged or another version.")
     try:
         _check_contained(path)
-        model.load_weights(str(path))
+        with _lower_case(path) as readable:
+            model.load_weights(str(readable))
     except CheckpointError:
         raise
     except Exception as error:  # h5py and Keras raise whatever comes up with files that do not fit
@@ -127,9 +132,20 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def _lower_case(path: Path) -> Iterator[Path]:
+    """The file, copied where its ending is not in lower case: Keras knows no others."""
+    ending = next((end for end in (".weights.h5", *KERAS_SUFFIXES) if path.name.lower().endswith(end)), "")
+    if path.name.endswith(ending):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(shutil.copyfile(path, Path(folder, path.name.lower())))
+
+
 def _check_contained(path: Path) -> None:
     """Refuse an HDF5 file that asks for other files: opening it must not read what the user never named."""
-    if path.suffix != ".keras":
+    if path.suffix.lower() != ".keras":
         with path.open("rb") as file:
             _check_links(path, file)
         return

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histoblend.data.errors import InputError
+from histoblend.data.storage.arrays import files_under
 
 if TYPE_CHECKING:
     from histoblend.models.heads.head import Head
@@ -54,7 +55,7 @@ def load_head(folder: Path) -> Head:
     InputError
         A file is missing or damaged, or holds a type that is not on the trusted list.
     """
-    return head_from({path.name: path.read_bytes() for path in folder.glob("*") if path.is_file()}, str(folder))
+    return head_from({name: (folder / name).read_bytes() for name in files_under(folder)}, str(folder))
 
 
 def head_from(files: Mapping[str, bytes], where: str) -> Head:

@@ -177,13 +177,15 @@ class _Shards:
         """Predict rows start to stop; return how many these are."""
         pixels, reasons = self.source.read(start, stop)
         good = np.array([row for row in range(stop - start) if row not in reasons], dtype=int)
-        values = self.predictor(np.ascontiguousarray(pixels[good]))
-        members = np.full((stop - start, values.members.shape[1]), np.nan)
+        members = np.full((stop - start, len(self.predictor.members)), np.nan)
         flags = np.zeros((stop - start, len(FLAGS)), bool)
-        raw = np.zeros((stop - start, values.raw.shape[1] if self.keep_raw else 0), np.float32)
-        members[good], flags[good] = values.members, values.flags
-        if self.keep_raw:
-            raw[good] = values.raw
+        raw = np.zeros((stop - start, 0), np.float32)
+        if len(good):  # heads refuse to predict nothing
+            values = self.predictor(np.ascontiguousarray(pixels[good]))
+            members[good], flags[good] = values.members, values.flags
+            if self.keep_raw:
+                raw = np.zeros((stop - start, values.raw.shape[1]), np.float32)
+                raw[good] = values.raw
         arrays = {
             "members": members,
             "flags": flags,

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
+from histoblend.data.ignored import ignored
 from histoblend.data.patches import CENTRE
 from histoblend.data.slides.plane import Plane
 from histoblend.data.slides.slide import LEAST_MPP, MOST_MPP, Slide
@@ -157,7 +158,8 @@ def check_out(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: expected a folder for the results; got a file. Choose another OUT (--out).")
-    foreign = sorted(path.name for path in out.iterdir() if path.name not in FILES) if out.is_dir() else []
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    foreign = sorted(name for name in there if name not in FILES and not ignored(name))
     if foreign:
         raise InputError(
             f"{out}: expected a new folder, or one with an earlier heat map; it also holds {foreign[0]!r}. "

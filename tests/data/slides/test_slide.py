@@ -128,6 +128,19 @@ def test_what_is_no_slide_ends_in_one_line(tmp_path, noise, kind, suffix):
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize("name", ["a.mrxs", "a.MRXS", "a.Mrxs"])
+def test_a_mirax_slide_is_known_by_its_ending_in_any_case(tmp_path, monkeypatch, name):
+    """No real one is small enough: OpenSlide tells from this one that it looked into the folder of a MIRAX slide."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / name).write_bytes(b"x" * 100)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "Slidedat.ini").write_text("[GENERAL]\n")
+    with pytest.raises(InputError, match=f"{name}: the slide is damaged .*SLIDE_ID"):
+        Slide(tmp_path / name)
+    assert not list((tmp_path / "temporary").iterdir())
+
+
 def test_a_slide_of_claimed_kilometres_is_refused(tmp_path, noise):
     path = write_tiff(tmp_path / "a.tif", noise)
     content = bytearray(path.read_bytes())

@@ -228,6 +228,18 @@ def test_files_that_reach_into_other_files_are_refused(small, tmp_path, kind, su
         load_application(small, path)
 
 
+@pytest.mark.parametrize("name", ["own.keras", "own.weights.h5"])
+def test_endings_count_in_any_case(small, tmp_path, name):
+    spread_out(small, seed=3)
+    file = tmp_path / name.upper()
+    (small.save if name.endswith(".keras") else small.save_weights)(tmp_path / name)
+    (tmp_path / name).rename(file)
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 32, 3)).astype(np.float32)
+    again = load_backbone("mobilenet-v1", weights=str(file), shape=(32, 32))
+    np.testing.assert_array_equal(run(again, pixels), run(small, pixels))
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_pretrained_weights_come_from_the_download(small, tmp_path, monkeypatch):
     spread_out(small, seed=3)
     file = tmp_path / "mobilenet_1_0_224_tf_no_top.weights.h5"

@@ -25,7 +25,7 @@ from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.predict.folder import predict_folder
 from histoblend.pipelines.predict.phantom_slide import default_slide, draw_slide
 from histoblend.pipelines.predict.shards import Options
-from histoblend.pipelines.predict.slide import Geometry, heatmap
+from histoblend.pipelines.predict.slide import Geometry, check_out, heatmap
 from histoblend.pipelines.predict.slide_results import FILES
 from histoblend.pipelines.runtime.lock import run_lock
 from histoblend.pipelines.runtime.screen import Screen
@@ -222,6 +222,16 @@ def test_broken_off_it_goes_on_where_it_stopped(run, slide, slides, done, tmp_pa
     pd.testing.assert_frame_equal(tiles.sort_values(order), done.tiles.sort_values(order), check_exact=True)
     work = out.with_name(".map.work")
     assert [path.name for path in work.iterdir()] == [".lock"]
+
+
+def test_what_systems_leave_behind_among_results_is_no_obstacle(tmp_path):
+    for name in (".DS_Store", "._viewer.html", "Thumbs.db", "desktop.ini", "summary.json"):
+        (tmp_path / name).write_text("")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    check_out(tmp_path)
+    (tmp_path / "thesis.docx").write_text("years of work")
+    with pytest.raises(InputError, match=r"it also holds 'thesis.docx'"):
+        check_out(tmp_path)
 
 
 def test_results_are_replaced_whole_and_nothing_else_ever(run, slide, tmp_path):
