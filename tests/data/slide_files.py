@@ -39,7 +39,7 @@ SCN = """<?xml version="1.0"?>
 
 
 def write_scn(path, pixels, *, corner, size, nm=972):
-    """Write RGB pixels as the scanned part, from ``corner`` on, of a Leica SCN slide of ``size`` pixels of ``nm`` nm."""
+    """Write RGB pixels as the scanned part, from ``corner`` on, of a Leica SCN slide of ``size`` px of ``nm`` nm."""
     shape = pixels.shape[1::-1]
     sides = {"glass": size, "view": shape, "corner": corner}
     told = {name: [nm * side for side in pair] for name, pair in sides.items()}
