@@ -145,10 +145,18 @@ class Wanted:
             return (
                 f"{folds} folds and {held_out} test {noun} need at least {held_out + folds} {noun}; got {kinds.slides}."
             )
-        got = f"got {kinds.mixed} {noun} with both labels, {kinds.positive} with 1 only, {kinds.negative} with 0 only."
+        got = (
+            f"got {kinds.slides} {noun}, {kinds.mixed + kinds.positive} with tumour (label 1), "
+            f"{kinds.mixed + kinds.negative} with label 0, {kinds.mixed} of them with both."
+        )
         if self.official:
             return f"the training part of the official split must hold each label on at least 2 {noun}; {got}"
-        return f"no choice of {held_out} test {noun} leaves both labels in the test set and each in two folds; {got}"
+        if kinds.parts < FEWEST_FOLDS:
+            return f"no choice of {held_out} test {noun} leaves both labels on both sides; {got}"
+        return (
+            f"{folds} folds must hold patches and leave both labels to learn from, whichever is held out, and so must "
+            f"{held_out} test {noun}; {got}"
+        )
 
     def settings(self) -> list[str]:
         """Settings that make it possible, as small a change as may be; none where neither folds nor test share do.

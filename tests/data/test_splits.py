@@ -294,8 +294,9 @@ def test_folds_that_must_hold_both_labels_do_wherever_that_is_possible():
         (
             table_of([10] * 12, [1.0] + [0.0] * 11),
             5,
-            r"got 0 slides with both labels, 1 with 1 only, 11 with 0 only. Give at least 2 more slides with label 1. "
-            r"Or use --set split.groups=patch, which makes scores optimistic.$",
+            r"got 12 slides, 1 with tumour \(label 1\), 11 with label 0, 0 of them with both. "
+            r"Give at least 2 more slides with label 1. Or use --set split.groups=patch, "
+            r"which makes scores optimistic.$",
         ),
         (
             table_of([1] * 12, [1.0] + [0.0] * 11),
@@ -305,7 +306,13 @@ def test_folds_that_must_hold_both_labels_do_wherever_that_is_possible():
         (
             table_of([1] * 12, [1.0] + [0.0] * 11).assign(slide=pd.array([pd.NA] * 12, dtype="string")),
             5,
-            r"got 0 patches with both labels, 1 with 1 only, .* Give at least 2 more patches with label 1.$",
+            r"got 12 patches, 1 with tumour .* Give at least 2 more patches with label 1.$",
+        ),
+        (
+            table_of([10] * 12, [1.0] * 2 + [0.0] * 10),
+            3,
+            r"^3 folds must hold patches and leave both labels to learn from, whichever is held out, and so must 4 "
+            r"test slides; .* Give at least 1 more slide with label 1. Or",
         ),
         (
             table_of([10] * 12, [1.0] + [0.0] * 11).assign(official=["train"] * 60 + ["test"] * 60),
@@ -314,7 +321,7 @@ def test_folds_that_must_hold_both_labels_do_wherever_that_is_possible():
             r"slide with label 1. Or use --set split.groups=patch",
         ),
     ],
-    ids=["too few slides", "tumour on one slide", "one patch of tumour", "no slides", "official"],
+    ids=["too few slides", "tumour on one slide", "one patch of tumour", "no slides", "on two slides", "official"],
 )
 def test_a_refusal_names_what_allows_a_split(check, table, folds, message):
     with pytest.raises(InputError, match=message):
@@ -324,7 +331,9 @@ def test_a_refusal_names_what_allows_a_split(check, table, folds, message):
 def test_clusters_that_stand_in_for_slides_are_not_counted_on():
     table = table_of([10] * 12, [1.0] + [0.0] * 11)
     table["group"] = "(inferred 0" + table["slide"].str[1:].str.zfill(2) + ")"
-    with pytest.raises(InputError, match=r"0 only. Use --set split.groups=patch, which makes scores optimistic.$"):
+    with pytest.raises(
+        InputError, match=r"0 of them with both. Use --set split.groups=patch, which makes scores optimistic.$"
+    ):
         assign_splits(table, test_share=0.2, folds=5, seed=0)
 
 
