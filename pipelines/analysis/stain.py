@@ -269,13 +269,15 @@ def stain_view(run: Run, folder: Path, predictions: pd.DataFrame, steps: pd.Data
     families = []
     for step in feature_tables(run).values():
         values, columns = read_values(step.folder)
-        families.append(stain_families(values, columns, groups, slides, **options))
+        if (found := stain_families(values, columns, groups, slides, **options)) is not None:
+            families.append(found)
+    told = pd.concat(families).sort_values("auc", ascending=False, kind="stable") if families else None
     return replace(
         view,
         groups=groups,
         scores=group_table(groups, predictions, rungs, **options),
         slides=group_slides(groups, predictions, rungs),
-        families=pd.concat(families).sort_values("auc", ascending=False, kind="stable", ignore_index=True),
+        families=None if told is None else told.reset_index(drop=True),
     )
 
 

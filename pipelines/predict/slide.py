@@ -16,7 +16,7 @@ from histoblend.data.errors import InputError
 from histoblend.data.ignored import ignored
 from histoblend.data.patches import CENTRE
 from histoblend.data.slides.plane import Plane
-from histoblend.data.slides.slide import LEAST_MPP, MOST_MPP, Slide
+from histoblend.data.slides.slide import LEAST_MPP, MOST_MPP, Slide, told_bounds
 from histoblend.data.slides.survey import KeptBlocks, Survey, survey, survey_plane
 from histoblend.data.slides.tiles import Grid, TileSource, choose_cells
 from histoblend.data.sources.labels import printable
@@ -98,6 +98,8 @@ def heatmap(place: Path, slide_path: Path, out: Path, *, options: Options, geome
         grid = Grid(plane.width, plane.height, bundle.index["patch"]["size"], stride)
         _check_grid(grid)
         screen.say(_introduction(slide, plane, grid))
+        if (told := told_bounds(slide.properties)) and slide.bounds is None:
+            screen.warn(f"the slide tells bounds that cannot be used ({told}): regions.geojson counts from its corner")
         parts = Parts(work / "parts", _key(bundle, slide, plane, grid, options))
         seen = _survey(plane, parts, screen)
         source = _tiles(plane, grid, seen, parts, printable(slide_path.stem))

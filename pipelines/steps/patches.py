@@ -75,7 +75,7 @@ def prepare(config: Config, folder: Path, *, workers: int, screen: Screen) -> Ou
     source = open_source(config)
     _check_groups(config, source.table)
     # Labels and slides are known now: an impossible split must not be found after hours of decoding.
-    check_enough(source.table, test_share=config.split.test_share, folds=config.split.folds)
+    _check_enough(config, source.table)
     _check_room(source, folder)
     with screen.progress("decoding", len(source.table)) as progress:
         table, lost, measured = write_pixels(
@@ -320,6 +320,12 @@ def _check_groups(config: Config, table: pd.DataFrame) -> None:
             f"split.groups = 'infer' is for data without slides; got a slide for {known} of {len(table)} patches. "
             "Use 'slide', which is the default."
         )
+
+
+def _check_enough(config: Config, table: pd.DataFrame) -> None:
+    """See that patches can be split as configured, as far as labels and slides tell before duplicates are known."""
+    groups = base_groups(table, by_patch=config.split.groups == "patch")
+    check_enough(table.assign(group=groups), test_share=config.split.test_share, folds=config.split.folds)
 
 
 def _options(config: Config) -> dict[str, Any]:

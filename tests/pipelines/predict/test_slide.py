@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import histoblend.pipelines.predict.slide
 from histoblend.data.errors import InputError
@@ -30,7 +30,7 @@ from histoblend.pipelines.predict.slide_results import FILES
 from histoblend.pipelines.runtime.lock import run_lock
 from histoblend.pipelines.runtime.screen import Screen
 from tests import ROOT
-from tests.data.slide_files import most_reads, write_tiff
+from tests.data.slide_files import most_reads, write_scn, write_tiff
 from tests.pipelines.predict.test_folder import Mean, Redness, with_more
 
 SMALL = ["data.n=600", "data.slides=12", "split.folds=2", "report.draws=100", "report.repeats=1", "name=small"]
@@ -295,6 +295,46 @@ def test_a_bundle_that_does_not_know_its_resolution_asks_for_it(run, slide, tmp_
     assert summary["patch_um_a_pixel"] == pytest.approx([0.972, 0.972])
     with pytest.raises(InputError, match=r"must measure 0.02 to 50 µm; got -1"):
         make(bundle, slide.path, tmp_path / "map", Geometry(patch_mpp=-1))
+
+
+def test_regions_of_a_slide_with_bounds_are_on_the_tissue_that_qupath_shows(run, slide, tmp_path):
+    with Slide(slide.path) as plain:
+        pixels = plain.read(0, 0, 0, 1500, 1300)
+    path = write_scn(tmp_path / "leica.scn", pixels, corner=(1000, 1500), size=(2600, 2900))
+    summary, tiles = make(run, path, tmp_path / "map", model="logistic_handcrafted")
+    assert summary["slide"]["bounds"] == {"x": 1000, "y": 1500, "width": 1500, "height": 1300}
+    # The table counts from the corner of the slide: tissue is where OpenSlide shows it.
+    inside = slide.truth.tissue(tiles["centre_x"] - 1000, tiles["centre_y"] - 1500)
+    assert inside.mean() > 0.9
+    collection = json.loads((tmp_path / "map" / "regions.geojson").read_text())
+    shown, moved = (on_tissue(collection, slide.truth, shift) for shift in ((0, 0), (1000, 1500)))
+    assert shown > 0.9
+    assert moved < 0.2
+
+
+def on_tissue(collection, truth, shift):
+    """Share of the regions' area that is tissue where QuPath draws it; ``shift`` is added to every corner."""
+    area = Image.new("1", (4000, 4000))
+    for feature in collection["features"]:
+        exterior, *holes = feature["geometry"]["coordinates"]
+        for ring, fill in ((exterior, 1), *((hole, 0) for hole in holes)):
+            ImageDraw.Draw(area).polygon([(x + shift[0], y + shift[1]) for x, y in ring], fill=fill)
+    y, x = np.nonzero(np.asarray(area))
+    return truth.tissue(x, y).mean()
+
+
+def test_bounds_that_cannot_be_used_are_told_and_change_nothing(run, slide, done, tmp_path, monkeypatch, capsys):
+    class Told(Slide):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.properties |= {"openslide.bounds-x": "1000.5", "openslide.bounds-y": "7"}
+
+    monkeypatch.setattr(histoblend.pipelines.predict.slide, "Slide", Told)
+    summary, _ = make(run, slide.path, tmp_path / "map", model="logistic_context")
+    assert summary["slide"]["bounds"] is None
+    assert "bounds that cannot be used (openslide.bounds-x = 1000.5, openslide.bounds-y = 7)" in capsys.readouterr().out
+    name = "regions.geojson"
+    assert (tmp_path / "map" / name).read_bytes() == (done.out / name).read_bytes()
 
 
 def test_a_slide_without_tissue_gives_empty_results(run, tmp_path, capsys):
