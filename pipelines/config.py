@@ -8,7 +8,7 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     HeadName = str
 else:
     HeadName = Literal[tuple(HEADS)]
+
+#: Sets of columns that heads are fitted on; "families" stands for every handcrafted family alone.
+SetName = Literal[
+    "colour", "families", "handcrafted", "embeddings", "both",
+    "context", "in-slide", "embeddings-context", "both-context",
+]  # fmt: skip
 
 
 class _Section(BaseModel):
@@ -138,11 +144,12 @@ class HeadsConfig(_Section):
     """Which classifiers are fitted on which columns."""
 
     heads: tuple[HeadName, ...] = Field(tuple(HEADS), min_length=1, description="heads")
-    features: tuple[Literal["colour", "families", "handcrafted", "embeddings", "both", "context"], ...] = Field(
-        ("colour", "families", "handcrafted", "embeddings", "both", "context"),
+    features: tuple[SetName, ...] = Field(
+        get_args(SetName),
         min_length=1,
-        description="sets of columns: families is every handcrafted family alone; context (handcrafted, raw and "
-        "relative to the slide) only where slides are known",
+        description="sets of columns: families is every handcrafted family alone. Only where slides are known: context "
+        "(handcrafted, raw and relative to the slide), in-slide (relative only), embeddings-context and both-context "
+        "(embeddings, or both tables, raw and relative)",
     )
 
     @field_validator("heads", "features")

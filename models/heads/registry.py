@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histoblend.data.errors import InputError
 from histoblend.data.storage.arrays import files_under
+from histoblend.models.names import LINEAR_ONLY
 
 if TYPE_CHECKING:
     from histoblend.models.heads.head import Head
@@ -35,6 +36,11 @@ def head_class(name: str) -> type[Head]:
     """
     found: type[Head] = pkgutil.resolve_name(HEADS[name])
     return found
+
+
+def heads_on(columns: str, heads: Sequence[str]) -> list[str]:
+    """Those of ``heads`` that are fitted on a set of columns; see :data:`models.names.LINEAR_ONLY`."""
+    return [name for name in heads if columns not in LINEAR_ONLY or head_class(name).additive]
 
 
 def new_head(name: str, seed: int) -> Head:

@@ -24,7 +24,7 @@ from histoblend.models.inspection.importance import (
 )
 from histoblend.models.inspection.importance_stability import fold_stability, stability_row
 from histoblend.models.inspection.permutation import dropped_importance, group_permutation, permutation_importance
-from histoblend.models.names import ALONE
+from histoblend.models.names import ALONE, LINEAR_ONLY
 from histoblend.models.resampling import even_rows, slide_groups
 from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.config import Config
@@ -171,7 +171,7 @@ def _judged(run: Run, predictions: pd.DataFrame, clusters: Sequence[Cluster]) ->
     test = predictions[predictions["split"] == "test"]
     dropped = dropped.set_index("patch_id").loc[test["patch_id"]]
     for features in sets:
-        if features in ALONE:
+        if features in ALONE or features in LINEAR_ONLY:
             continue
         values, columns = sets[features]
         X = np.asarray(values[test.index])

@@ -20,7 +20,8 @@ from histoblend.data.storage.atomic import write_whole
 from histoblend.data.storage.parts import Parts
 from histoblend.data.storage.spreadsheet import read_written, write_csv
 from histoblend.models.bundle import Bundle, open_bundle
-from histoblend.models.predictor import Blend, choose_blends, needs_slides, open_predictor
+from histoblend.models.names import needs_slides
+from histoblend.models.predictor import Blend, choose_blends, open_predictor
 from histoblend.pipelines.predict.shards import Found, Options, predict_source
 from histoblend.pipelines.runtime.provenance import code_digest, library_versions
 from histoblend.pipelines.runtime.screen import Screen

@@ -184,8 +184,9 @@ class _Shards:
             values = self.predictor(np.ascontiguousarray(pixels[good]))
             members[good], flags[good] = values.members, values.flags
             if self.keep_raw:
-                raw = np.zeros((stop - start, values.raw.shape[1]), np.float32)
-                raw[good] = values.raw
+                compared = values.table[:, self.predictor.compared]
+                raw = np.zeros((stop - start, compared.shape[1]), np.float32)
+                raw[good] = compared
         arrays = {
             "members": members,
             "flags": flags,
@@ -197,7 +198,7 @@ class _Shards:
         return stop - start
 
     def raw(self, start: int) -> np.ndarray:
-        """Handcrafted features of a finished shard."""
+        """Features of a finished shard that members in slide context compare."""
         return self.parts.read(self.name(start), "raw")["raw"]
 
     def join(self, starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:

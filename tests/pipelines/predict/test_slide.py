@@ -29,6 +29,7 @@ from histoblend.pipelines.predict.slide import Geometry, check_out, heatmap
 from histoblend.pipelines.predict.slide_results import FILES
 from histoblend.pipelines.runtime.lock import run_lock
 from histoblend.pipelines.runtime.screen import Screen
+from histoblend.pipelines.tables import context_table
 from tests import ROOT
 from tests.data.slide_files import most_reads, write_scn, write_tiff
 from tests.pipelines.predict.test_folder import Mean, Redness, with_more
@@ -37,7 +38,7 @@ SMALL = ["data.n=600", "data.slides=12", "split.folds=2", "report.draws=100", "r
 SMALL += [
     "data.difficulty=0.1",
     "features.families=['colour','cooccurrence']",
-    "heads.features=['colour','handcrafted','context']",
+    "heads.features=['colour','handcrafted','context','in-slide']",
 ]
 SMALL += ["heads.heads=['logistic']"]
 SIDES = {"width": 1500, "height": 1300}
@@ -160,9 +161,16 @@ def test_slide_context_is_that_of_all_tiles_together(run, slide, done):
         pixels = np.pad(opened.read(0, 0, 0, 1500, 1300), [(96, 96), (96, 96), (0, 0)], constant_values=255)
     places = [tuple(map(int, name.split("-"))) for name in done.tiles["tile"]]
     patches = np.stack([pixels[32 * r + 64 : 32 * r + 160, 32 * c + 64 : 32 * c + 160] for r, c in places])
-    with open_predictor(open_bundle(run.folder / "bundle"), ["logistic_context"]) as predictor:
-        expected = predictor.with_slide(predictor(patches).raw)["logistic_context"]
-    np.testing.assert_array_equal(done.tiles["probability"], expected)
+    with open_predictor(open_bundle(run.folder / "bundle"), ["logistic_context", "logistic_in-slide"]) as predictor:
+        table = predictor(patches).table[:, predictor.compared]
+        expected = predictor.with_slide(table)
+    np.testing.assert_array_equal(done.tiles["probability"], expected["logistic_context"])
+    # The same from the table as it is fitted on.
+    columns = list(predictor.columns)[predictor.compared]
+    values, _ = context_table(table, columns, np.array(["one"] * len(table), dtype=object))
+    for model, start in (("logistic_context", 0), ("logistic_in-slide", len(columns))):
+        head = open_bundle(run.folder / "bundle").head(model)
+        np.testing.assert_array_equal(expected[model], head.predict_proba(values[:, start:])[:, 1])
 
 
 @pytest.mark.parametrize("options", [{"shard": 37, "workers": 2}, {"shard": 10_000}])
