@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histoblend.data.errors import InputError
-from histoblend.features.networks.backbones import check_kind, find_backbone, load_backbone
+from histoblend.features.networks.backbones import check_kind, find_backbone, load_backbone, locate_weights
 from histoblend.features.networks.backend import Shape, load_keras
 
 if TYPE_CHECKING:
@@ -63,13 +63,15 @@ class Recipe:
         return self.backbone + kinds.get(self.weights, "-local")
 
     def check(self) -> None:
-        """Raise InputError when a part is unknown or missing."""
+        """Raise InputError when a part is unknown or missing; pretrained weights are downloaded if need be."""
         row = find_backbone(self.backbone)
         check_choice("pooling", self.pooling, POOLINGS)
         most = len(row.stages) + 1
         if isinstance(self.stages, bool) or not isinstance(self.stages, int) or not 1 <= self.stages <= most:
             raise InputError(f"stages must be a number from 1 to {most} for {row.name}; got {self.stages!r}.")
-        if self.weights not in ("imagenet", "random"):
+        if self.weights == "imagenet":
+            locate_weights(row)
+        elif self.weights != "random":
             check_kind(row, self.weights)
 
 
