@@ -143,11 +143,13 @@ def _data(
     mirror: Annotated[str, typer.Option("--mirror", help="URL of a folder with PatchCamelyon's nine files.")] = "",
 ) -> None:
     from histoblend.pipelines.download import fetch
+    from histoblend.pipelines.runtime.resources import foreseen
     from histoblend.pipelines.runtime.screen import Screen
 
     if not data:
         raise InputError("a folder must be named for the data set; got none. Give DATA=folder (--data).")
-    fetch(dataset, Path(data), mirror=mirror, screen=Screen())
+    with foreseen(Path(data)):
+        fetch(dataset, Path(data), mirror=mirror, screen=Screen())
 
 
 @app.command("predict", help="Predict new patches with a bundle: a folder of image files to a table of probabilities.")
@@ -301,7 +303,7 @@ def main() -> None:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(
-            f"error: {place}{error.strerror or error}. Finished steps are kept; run again once it is mended.\n"
+            f"error: {place}{error.strerror or error}. Finished steps are kept; run again once it is fixed.\n"
         )
         sys.exit(2)
     except Exception:
