@@ -447,3 +447,17 @@ def test_the_transformer_alone(cache, patches):
     assert single.get_feature_names_out()[1] == "embedding_efficientnet-lite0-0001_rgb_whole"
     again = pickle.loads(pickle.dumps(single))  # noqa: S301 - made here
     np.testing.assert_array_equal(again.transform(patches[:2]), values[:2])
+
+
+@pytest.mark.parametrize("workers", [1, 2, -1])
+@pytest.mark.parametrize("shape", [(96, 80, 3), (40, 96, 96), (40, 3, 96, 96)])
+def test_another_shape_is_named_as_it_was_given(shape, workers):
+    embedding = KerasEmbedding(workers=workers)
+    embedding.compute_ = None
+    with pytest.raises(ValueError, match=re.escape(f"(n, height, width, 3); got uint8 {shape}.")):
+        embedding.transform(np.zeros(shape, np.uint8))
+
+
+def test_no_workers_are_refused():
+    with pytest.raises(ValueError, match="workers must be a positive number, or -1 for one per core"):
+        KerasEmbedding(workers=0).fit()
