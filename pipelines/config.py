@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from histoblend.data.errors import InputError
-from histoblend.data.workers import count_workers
 from histoblend.models.heads.registry import HEADS
 from histoblend.pipelines.runtime.provenance import ROOT
 
@@ -231,7 +230,8 @@ class EngineConfig(_Section):
     @field_validator("workers")
     @classmethod
     def _some_workers(cls, value: int) -> int:
-        count_workers(value)
+        if value == 0:
+            raise ValueError("must be a positive number, or -1 for one per core (-2 for one fewer)")
         return value
 
     @field_validator("scheduler")
