@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -125,12 +126,16 @@ def write_onnx(recipe: Recipe, shape: Shape | None, path: str) -> None:
     RuntimeError
         When ONNX Runtime's numbers differ from Keras' by more than EXPORT_TOLERANCE, or Keras is not on TensorFlow.
     """
-    missing = [name for name in ("tensorflow", "tf2onnx", "onnx") if importlib.util.find_spec(name) is None]
-    if missing:
+    try:
+        importlib.import_module("tensorflow")
+        for name in ("tf2onnx", "onnx"):
+            if importlib.util.find_spec(name) is None:
+                raise ImportError(f"{name} is not installed")
+    except ImportError as error:
         raise InputError(
-            f"{recipe.backbone}: the export to ONNX needs TensorFlow and tf2onnx; {missing[0]} is not installed. "
-            'Install it (requirements.txt), or choose engine="keras" (embeddings.engine), which works without it.'
-        )
+            f"{recipe.backbone}: the export to ONNX needs TensorFlow and tf2onnx; got: {error}. Install them "
+            '(requirements.txt), or choose engine="keras" (embeddings.engine), which works without them.'
+        ) from error
     backend = choose_backend()
     if backend != "tensorflow":  # from PyTorch, free sizes come out silently wrong
         raise RuntimeError(f"the export to ONNX must run on TensorFlow; got {backend}. Set KERAS_BACKEND=tensorflow.")

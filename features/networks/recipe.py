@@ -63,16 +63,19 @@ class Recipe:
         return self.backbone + kinds.get(self.weights, "-local")
 
     def check(self) -> None:
-        """Raise InputError when a part is unknown or missing; pretrained weights are downloaded if need be."""
+        """Raise InputError when a part is unknown or missing."""
         row = find_backbone(self.backbone)
         check_choice("pooling", self.pooling, POOLINGS)
         most = len(row.stages) + 1
         if isinstance(self.stages, bool) or not isinstance(self.stages, int) or not 1 <= self.stages <= most:
             raise InputError(f"stages must be a number from 1 to {most} for {row.name}; got {self.stages!r}.")
-        if self.weights == "imagenet":
-            locate_weights(row)
-        elif self.weights != "random":
+        if self.weights not in ("imagenet", "random"):
             check_kind(row, self.weights)
+
+    def check_weights(self) -> None:
+        """Raise InputError when pretrained weights cannot be had; those that are not here yet are downloaded."""
+        if self.weights == "imagenet":
+            locate_weights(find_backbone(self.backbone))
 
 
 def embedding_network(recipe: Recipe, shape: Shape | None = None) -> keras.Model:

@@ -16,6 +16,7 @@ from sklearn.exceptions import NotFittedError
 
 import histoblend.features.networks.engines
 import histoblend.features.networks.onnx_export
+from histoblend.data.errors import InputError
 from histoblend.features.extract import extract_shards
 from histoblend.features.networks.backbones import find_backbone
 from histoblend.features.networks.backend import load_keras
@@ -150,10 +151,10 @@ def test_the_export_prints_nothing_and_loads_no_framework_here(export):
 
 
 def test_a_failed_export_says_why_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stub"))
     (tmp_path / "stub").mkdir()
     (tmp_path / "stub/tensorflow.py").write_text("raise ImportError('no TensorFlow here')")
-    with pytest.raises(RuntimeError, match=r"no TensorFlow here.*engine=\"keras\""):
+    monkeypatch.syspath_prepend(tmp_path / "stub")
+    with pytest.raises(InputError, match=r"no TensorFlow here.*engine=\"keras\""):
         embedding_compute(engine="onnx", cache=tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
