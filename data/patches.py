@@ -17,6 +17,7 @@ from histoblend.data.errors import InputError
 from histoblend.data.splits import check_splits
 from histoblend.data.storage.arrays import open_array
 from histoblend.data.storage.parts import Parts
+from histoblend.data.workers import count_workers
 
 PIXELS = "pixels.npy"
 TABLE = "patches.parquet"
@@ -366,6 +367,7 @@ def _chunks(
 ) -> Iterator[tuple[int, tuple[np.ndarray, Measured]]]:
     """Yield (start, (pixels, chunk)) in order, with at most two chunks a worker in flight."""
     starts = list(range(begin, total, CHUNK))
+    workers = count_workers(workers)
     with ThreadPoolExecutor(max_workers=workers) as pool:
         in_flight = []
         for start in [*starts, *([None] * (2 * workers))]:

@@ -219,7 +219,7 @@ class TrackConfig(_Section):
 class EngineConfig(_Section):
     """How work is run. Nothing here changes a result, but for heads that are fitted on a spread table."""
 
-    workers: int = Field(0, ge=0, description="worker processes or threads; 0 for one a core")
+    workers: int = Field(-1, description="worker processes or threads; -1 for one per core, -2 for one fewer")
     scheduler: str = Field(
         "local",
         description="local (joblib on this machine), dask-local (a Dask cluster of processes on this machine), or the "
@@ -235,6 +235,13 @@ class EngineConfig(_Section):
         description="Dask: each fit on a worker that holds its whole table, or on a table spread over all workers' "
         "memories; auto spreads tables of more than 8 GB",
     )
+
+    @field_validator("workers")
+    @classmethod
+    def _some_workers(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("must be a positive number, or -1 for one per core (-2 for one fewer)")
+        return value
 
     @field_validator("scheduler")
     @classmethod

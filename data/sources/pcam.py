@@ -133,8 +133,19 @@ def content(path: Path, **_options: object) -> Iterator[str]:
                 yield f"{name}\0{changed}"
 
 
+def is_unpacked(packed: Path) -> bool:
+    """Whether a ``.gz`` lies unpacked beside itself in full: somebody else's unpacking may have been interrupted."""
+    target = packed.with_suffix("")
+    if not target.exists():
+        return False
+    with packed.open("rb") as file:
+        file.seek(max(packed.stat().st_size - 4, 0))
+        size = int.from_bytes(file.read(4), "little")  # what gzip writes last: the size modulo 2^32
+    return target.stat().st_size % 2**32 == size
+
+
 def unpack(packed: Path) -> Path:
-    """Unpack a ``.gz`` beside itself, whole or not at all, with its time of change; nothing is done where it stands.
+    """Unpack a ``.gz`` beside itself, whole or not at all, with its time of change, unless that was done already.
 
     Returns
     -------
@@ -146,7 +157,7 @@ def unpack(packed: Path) -> Path:
         It is damaged, or the folder takes no file of that size.
     """
     target = packed.with_suffix("")
-    if target.exists():
+    if is_unpacked(packed):
         return target
     partial = packed.with_name(f".{target.name}.{os.getpid()}.part")
     try:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import tempfile
+import textwrap
+import warnings
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -98,14 +100,17 @@ def load_application(model: keras.Model, path: Path, sha256: str | None = None) 
         raise CheckpointError(f"{path}: sha256 must be {sha256}; got {found}. The file is damaged or another version.")
     try:
         _check_contained(path)
-        with _lower_case(path) as readable:
+        with _lower_case(path) as readable, warnings.catch_warnings():
+            # Keras warns of every group of arrays that is not in the file, and raises if one of them is needed.
+            warnings.simplefilter("ignore")
             model.load_weights(str(readable))
     except CheckpointError:
         raise
     except Exception as error:  # h5py and Keras raise whatever comes up with files that do not fit
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = textwrap.shorten(str(error), 200, placeholder=" …").rstrip(".:") or type(error).__name__
         raise CheckpointError(
-            f"{path}: expected the weights of {model.name} without its classifier; got: {reason}"
+            f"{path}: expected the weights of {model.name} without its classifier; got: {reason}. "
+            "Name the file that was saved from this network, or the backbone that the file belongs to."
         ) from error
 
 

@@ -15,6 +15,7 @@ import pandas as pd
 from histoblend.data.errors import InputError
 from histoblend.data.patches import Source
 from histoblend.data.storage.parts import Parts
+from histoblend.data.workers import count_workers
 from histoblend.features.handcrafted.slide_context import ENOUGH, FEWEST
 from histoblend.models.predictor import FLAGS, Blend, Predictor, needs_slides
 from histoblend.pipelines.runtime.screen import Screen
@@ -37,6 +38,7 @@ class Options:
     prevalence : float
         Share of positives where the patches come from; 0 to leave probabilities as they are.
     workers : int
+        Threads; -1 for one per core.
     shard : int
         Patches worked on at a time. No number depends on it, nor on the workers.
     """
@@ -146,6 +148,7 @@ def _run(shards: _Shards, tasks: list[tuple[int, int]], workers: int) -> Iterato
     """Make every shard and yield the number of its patches."""
     from threadpoolctl import threadpool_limits
 
+    workers = count_workers(workers)
     with threadpool_limits(1):
         if min(workers, len(tasks)) <= 1:
             yield from (shards.make(*task) for task in tasks)
