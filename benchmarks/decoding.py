@@ -6,7 +6,6 @@ patches a second with a warm cache on two cores.
 """
 
 import io
-import os
 import sys
 import tempfile
 import time
@@ -19,6 +18,7 @@ from PIL import Image
 
 from histoblend.data.patches import CHUNK, write_pixels
 from histoblend.data.sources.tiff import PatchReader
+from histoblend.data.storage.arrays import names_in
 from tests.conftest import SAMPLE
 
 AIM = 20_000
@@ -98,7 +98,7 @@ def prepared(place, names):
 def main():
     """Print files a second each way, and the ratio to Pillow."""
     place = folder()
-    found = sorted(name for name in os.listdir(place) if name.endswith(".tif"))
+    found = names_in(place, ".tif")
     names = (found * (FILES // len(found) + 1))[:FILES]
     ways = readers(place)
     expected = ways["Pillow"](found[:256])

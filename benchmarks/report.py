@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 
+from histoblend.data.ignored import ignored
 from histoblend.data.patches import PatchSet, table_digest
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.plan import ENSEMBLE_ONLY, plan_run
@@ -55,6 +56,8 @@ def repeat_step(source: Path, target: Path, patches: int, times: int) -> None:
     """Write a step's folder with every row a patch repeated; what has no such rows is linked."""
     target.mkdir(parents=True)
     for path in source.iterdir():
+        if ignored(path.name):
+            continue
         copy = target / path.name
         if path.suffix == ".parquet" and "patch_id" in pq.read_schema(path).names:
             repeat_table(pd.read_parquet(path), times).to_parquet(copy, index=False)

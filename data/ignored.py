@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from pathlib import PurePath
+
 #: Names, in lower case, of what Windows, macOS, network drives and notebooks leave behind.
 LEFT_BEHIND = frozenset(
     {
         "thumbs.db",
+        "thumbs.db:encryptable",
         "ehthumbs.db",
+        "ehthumbs_vista.db",
         "desktop.ini",
         "$recycle.bin",
         "system volume information",
         "__macosx",
+        "network trash folder",
+        "temporary items",
         "@eadir",
+        "@recycle",
         "#recycle",
+        "lost+found",
         "icon\r",
         "__pycache__",
     }
@@ -21,4 +30,15 @@ LEFT_BEHIND = frozenset(
 
 def ignored(name: str) -> bool:
     """Whether a file or folder of that name (not path) was left by a system or an editor; hidden ones are."""
-    return name.startswith(".") or name.lower() in LEFT_BEHIND
+    # Office's lock files begin with ~$, editors' backups end with ~.
+    return name.startswith((".", "~$")) or name.endswith("~") or name.lower() in LEFT_BEHIND
+
+
+def ignored_path(path: PurePath) -> bool:
+    """Whether any part of a relative path is :func:`ignored`."""
+    return any(map(ignored, path.parts))
+
+
+def names_ignored(_folder: str, names: Iterable[str]) -> list[str]:
+    """Those of some names that are :func:`ignored`: what ``shutil.copytree`` leaves out when it is given this."""
+    return [name for name in names if ignored(name)]

@@ -17,6 +17,7 @@ from histoblend.data.errors import InputError
 from histoblend.data.splits import check_splits
 from histoblend.data.storage.arrays import open_array
 from histoblend.data.storage.parts import Parts
+from histoblend.data.workers import count_workers
 
 PIXELS = "pixels.npy"
 TABLE = "patches.parquet"
@@ -49,7 +50,8 @@ class Source(Protocol):
     Notes
     -----
     A source may also have ``skipped`` (dict: what it left out, and why), ``notes`` (dict: how it read its files, for
-    the manifest) and ``unlabelled`` (another source, whose table has no ``label``, or None). A column ``official`` of
+    the manifest), ``remedy`` (a method: what to do about reasons of :meth:`read`, or "") and ``unlabelled`` (another
+    source, whose table has no ``label``, or None). A column ``official`` of
     the table, where it has one, says in which split its makers put a patch: ``train``, ``valid`` or ``test``.
     """
 
@@ -189,7 +191,8 @@ def write_pixels(
         for start, chunk in _all_chunks(source, file, chunks, total, workers, measure):
             for row, reason in zip(chunk["lost"].tolist(), chunk["reasons"].tolist(), strict=True):
                 if strict:
-                    raise InputError(f"{source.table.patch_id.iloc[start + row]}: {reason}. Mend it or drop --strict.")
+                    what = remedy(source, [reason]) or "Mend it or drop --strict."
+                    raise InputError(f"{source.table.patch_id.iloc[start + row]}: {reason}. {what}")
                 reasons[start + row] = reason
             hashes += chunk["hashes"].tolist()
             names = [name for name in chunk if name.startswith(MEASURED)]
@@ -200,7 +203,8 @@ def write_pixels(
                 progress(len(chunk["rows"]) + len(chunk["lost"]))
         if not kept:
             first = next(iter(reasons.values()), "the source is empty")
-            raise InputError(f"none of {total} patches could be read (first reason: {first}). Check the data folder.")
+            what = remedy(source, reasons.values()) or "Check the data folder."
+            raise InputError(f"none of {total} patches could be read (first reason: {first}). {what}")
         file.seek(0)
         if _write_header(file, (len(kept), *shape)) != header:
             raise RuntimeError("the array header changed its length; numpy pads it so that this cannot happen")
@@ -212,6 +216,12 @@ def write_pixels(
         {"patch_id": source.table.patch_id.iloc[lost].to_numpy(), "reason": [reasons[row] for row in lost]}
     )
     return table, set_aside, measured
+
+
+def remedy(source: Source, reasons: Iterable[str]) -> str:
+    """What a source proposes where patches could not be read for these reasons; empty where it proposes nothing."""
+    propose: Callable[[Iterable[str]], str] = getattr(source, "remedy", lambda _reasons: "")
+    return propose(reasons)
 
 
 def write_unlabelled(
@@ -357,6 +367,7 @@ def _chunks(
 ) -> Iterator[tuple[int, tuple[np.ndarray, Measured]]]:
     """Yield (start, (pixels, chunk)) in order, with at most two chunks a worker in flight."""
     starts = list(range(begin, total, CHUNK))
+    workers = count_workers(workers)
     with ThreadPoolExecutor(max_workers=workers) as pool:
         in_flight = []
         for start in [*starts, *([None] * (2 * workers))]:

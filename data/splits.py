@@ -5,12 +5,18 @@ A group is a slide, together with every slide that shares a duplicate with it; s
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import numpy as np
 import pandas as pd
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from histoblend.data.errors import InputError
+from histoblend.data.slide_kinds import FEWEST_FOLDS, Kinds, Wanted, held_out_slides
+from histoblend.data.small_splits import draw_folds, draw_test
 
 TRAIN, TEST = "train", "test"
 
@@ -19,6 +25,9 @@ UNMAPPED = "(unmapped)"
 
 #: Slides that were clustered from the patches, not given, are called "(inferred 07)".
 INFERRED = "(inferred"
+
+#: Groups of one patch are called "patch:<id>".
+BY_PATCH = "patch:"
 
 #: With more groups than this, they are so small that which one goes where changes no balance.
 MANY_GROUPS = 1000
@@ -66,7 +75,7 @@ def base_groups(table: pd.DataFrame, *, by_patch: bool = False) -> np.ndarray:
         ``<slide> (test)``.
     """
     slides = table["slide"].astype(object)
-    alone = "patch:" + table["patch_id"].astype(str)
+    alone = BY_PATCH + table["patch_id"].astype(str)
     if by_patch or slides.isna().all():
         return alone.to_numpy(dtype=object)
     groups = slides.where(slides.notna(), UNMAPPED)
@@ -141,30 +150,63 @@ def assign_splits(table: pd.DataFrame, *, test_share: float, folds: int, seed: i
     Raises
     ------
     InputError
-        One class only, too few groups, or a fold without both classes in its complement.
+        One class only, or no split holds both labels in the test set and leaves both to learn from, whichever fold is
+        held out. The message names a setting that allows one, or the slides that are missing.
+
+    Notes
+    -----
+    The best balanced of many random test sets gets stratified folds. Where that leaves a label out, test set and folds
+    are built from slides that hold the labels, see :mod:`data.small_splits`: every fold then holds both where any
+    division does that.
     """
     labels, groups, sides = table["label"].to_numpy(), patch_groups(table), official_sides(table)
     check_enough(table, test_share=test_share, folds=folds)
+    if not _wanted(table, groups, test_share, folds).possible:
+        raise InputError(_refusal(table, test_share, folds))
     if sides is None:
-        held_out = (
-            pd.Series(groups).isin(choose_test_groups(labels, groups, test_share=test_share, seed=seed)).to_numpy()
-        )
+        held_out, parts = _split(labels, groups, test_share, folds, seed)
     else:
         held_out = sides == TEST
+        parts = find_folds(labels[~held_out], groups[~held_out], folds, seed)
     fold = np.full(len(table), -1, dtype=np.int8)
     train_rows = np.flatnonzero(~held_out)
-    for number, rows in enumerate(grouped_folds(labels[train_rows], groups[train_rows], folds, seed)):
+    for number, rows in enumerate(parts):
         fold[train_rows[rows]] = number
-    result = table.assign(group=groups, split=np.where(held_out, TEST, TRAIN), fold=fold)
-    _check_folds(result, folds)
-    return result
+    return table.assign(group=groups, split=np.where(held_out, TEST, TRAIN), fold=fold)
 
 
-def choose_test_groups(labels: np.ndarray, groups: np.ndarray, *, test_share: float, seed: int) -> np.ndarray:
+def _split(
+    labels: np.ndarray, groups: np.ndarray, test_share: float, folds: int, seed: int
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Whether each patch is held out, and the rows of each fold among the others, where a split is possible."""
+    chosen = choose_test_groups(labels, groups, test_share=test_share, seed=seed, folds=folds)
+    held_out = pd.Series(groups).isin(chosen).to_numpy()
+    parts = _usual_folds(labels[~held_out], groups[~held_out], folds, seed)
+    if not leave_both(labels[~held_out], parts):
+        # The test set may hold what folds need.
+        held_out = pd.Series(groups).isin(_built_test(_Counts(labels, groups), test_share, seed, folds)).to_numpy()
+        parts = _built_folds(labels[~held_out], groups[~held_out], folds, seed)
+    return held_out, parts
+
+
+class _Counts:
+    """Patches of each label in each group: ``codes`` of the patches, sorted ``names``, ``positives``, ``negatives``."""
+
+    def __init__(self, labels: np.ndarray, groups: np.ndarray) -> None:
+        self.codes, names = pd.factorize(np.asarray(groups, dtype=object), sort=True)
+        self.names = np.asarray(names, dtype=object)
+        self.positives = np.bincount(self.codes, labels, len(names))
+        self.negatives = np.bincount(self.codes, 1 - labels, len(names))
+
+
+def choose_test_groups(
+    labels: np.ndarray, groups: np.ndarray, *, test_share: float, seed: int, folds: int = FEWEST_FOLDS
+) -> np.ndarray:
     """Whole groups whose patches come closest to ``test_share`` of both positives and negatives.
 
     Many random choices of the wanted number of groups are drawn; the one with the smallest largest miss, over positives
-    and negatives, is taken. Both classes are present in it and in what remains.
+    and negatives, is taken. Both classes are present in it and in what remains. Where none of them does that, one is
+    built that leaves both classes for folds as well.
 
     Parameters
     ----------
@@ -172,32 +214,42 @@ def choose_test_groups(labels: np.ndarray, groups: np.ndarray, *, test_share: fl
     groups : ndarray of shape (n,)
     test_share : float
     seed : int
+    folds : int
+        Folds of the remaining groups.
 
     Returns
     -------
     ndarray of shape (k,)
         Names of the chosen groups, sorted.
+
+    Raises
+    ------
+    InputError
+        No choice leaves both classes on both sides, and for two folds.
     """
-    codes, names = pd.factorize(groups, sort=True)
-    positives = np.bincount(codes, labels, len(names))
-    negatives = np.bincount(codes, 1 - labels, len(names))
-    wanted = max(4, round(test_share * len(names)))
+    counts = _Counts(labels, groups)
+    positives, negatives, names = counts.positives, counts.negatives, counts.names
+    wanted = held_out_slides(test_share, len(names))
     rng = np.random.default_rng(seed)
     best, best_miss = None, np.inf
     # With thousands of groups (no slide map) every choice is balanced: a few draws do.
     for _ in range(CANDIDATES if len(names) < MANY_GROUPS else 20):
-        chosen = rng.choice(len(names), wanted, replace=False)
+        chosen = rng.choice(len(names), min(wanted, len(names)), replace=False)
         share = np.array([positives[chosen].sum() / positives.sum(), negatives[chosen].sum() / negatives.sum()])
         both = (share > 0).all() and (share < 1).all()
         miss = np.abs(share - wanted / len(names)).max() if both else np.inf
         if miss < best_miss:
             best, best_miss = chosen, miss
-    if best is None:
-        raise InputError(
-            f"no choice of {wanted} test slides leaves both labels on both sides; got {len(names)} slides, "
-            f"{(positives > 0).sum()} with tumour. Give more slides or a smaller split.test_share."
-        )
-    return np.sort(np.asarray(names, dtype=object)[best])
+    return _built_test(counts, test_share, seed, folds) if best is None else np.sort(names[best])
+
+
+def _built_test(counts: _Counts, test_share: float, seed: int, folds: int) -> np.ndarray:
+    """Names of the groups that :func:`data.small_splits.draw_test` chooses, sorted."""
+    wanted = Wanted(Kinds.of(counts.positives, counts.negatives), test_share, folds)
+    chosen = draw_test(counts.positives, counts.negatives, wanted.held_out, folds, seed)
+    if chosen is None:
+        raise InputError(f"{wanted.problem('slides')} {wanted.more_slides('slides')}")
+    return np.sort(counts.names[chosen])
 
 
 def check_splits(table: pd.DataFrame) -> None:
@@ -246,40 +298,111 @@ def grouped_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int)
     if len(names) > MANY_GROUPS:
         # The grouped splitter loops over groups in Python; as many as these are told apart by whether they hold tumour.
         positive = np.bincount(codes, labels, len(names)) > 0
-        splitter = StratifiedKFold(folds, shuffle=True, random_state=seed)
-        return [np.flatnonzero(np.isin(codes, part)) for _, part in splitter.split(positive, positive)]
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
-    return [rows for _, rows in splitter.split(labels, labels, codes)]
+        with _without_rarity_warning(positive, folds):
+            parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(positive, positive)
+            return [np.flatnonzero(np.isin(codes, part)) for _, part in parts]
+    with _without_rarity_warning(labels, folds):
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        return [rows for _, rows in splitter.split(labels, labels, codes)]
+
+
+@contextmanager
+def _without_rarity_warning(labels: np.ndarray, folds: int) -> Iterator[None]:
+    """Hide that a label has fewer rows than there are folds: whoever asks for folds checks what each holds."""
+    # Threads share the filters of warnings, and ask for folds at the same time: leave them alone where none is due.
+    if np.unique(labels, return_counts=True)[1].min() >= folds:
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        yield
+
+
+def find_folds(
+    labels: np.ndarray, groups: np.ndarray, folds: int, seed: int, *, hold_both: bool = False
+) -> list[np.ndarray]:
+    """Rows of each fold, so that every fold leaves both labels to the others; there is a result wherever that can be.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n,), 0 or 1
+    groups : ndarray of shape (n,)
+    folds : int
+    seed : int
+    hold_both : bool
+        Each fold must hold both labels itself, too.
+
+    Returns
+    -------
+    list of ndarray of int
+        Those of :func:`grouped_folds` where they do; empty where no division does.
+    """
+    for make in (_usual_folds, _built_folds):
+        parts = make(labels, groups, folds, seed)
+        if leave_both(labels, parts) and (not hold_both or all(np.unique(labels[rows]).size == 2 for rows in parts)):
+            return parts
+    return []
+
+
+def leave_both(labels: np.ndarray, parts: list[np.ndarray]) -> bool:
+    """Whether there are parts, none is empty, and without any one of them both labels are left."""
+    rest = (np.delete(labels, rows) for rows in parts)
+    return bool(parts) and all(map(len, parts)) and all(np.unique(left).size == 2 for left in rest)
+
+
+def _usual_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
+    """Folds of :func:`grouped_folds`; none where its splitter refuses: both labels have fewer patches than folds."""
+    return grouped_folds(labels, groups, folds, seed) if np.bincount(labels).max(initial=0) >= folds else []
+
+
+def _built_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
+    """Folds of :func:`data.small_splits.draw_folds`; none where there are none."""
+    counts = _Counts(labels, groups)
+    fold = draw_folds(counts.positives, counts.negatives, folds, seed)
+    return [] if fold is None else [np.flatnonzero(fold[counts.codes] == number) for number in range(folds)]
 
 
 def check_enough(table: pd.DataFrame, *, test_share: float, folds: int) -> None:
     """Check that a split is possible at all, before anything costly is done.
 
+    What passes here may still be refused by :func:`assign_splits`, once duplicates have united slides.
+
     Raises
     ------
     InputError
-        One class only, or fewer groups than test set and folds need.
+        One class only, fewer groups than test set and folds need, or a label in too few of them.
     """
-    labels, groups, sides = table["label"].to_numpy(), patch_groups(table), official_sides(table)
-    classes = np.unique(labels)
+    classes = np.unique(table["label"].to_numpy())
     if len(classes) < 2:
         raise InputError(f"labels must hold both 0 and 1; got only {classes.tolist()}. Nothing can be learned from it.")
-    slides = len(pd.unique(groups if sides is None else groups[sides == TRAIN]))
-    held_out = max(4, round(test_share * slides)) if sides is None else 0
-    if slides < held_out + folds:
-        raise InputError(
-            f"{folds} folds and {held_out} test slides need at least {held_out + folds} slides; got {slides}. "
-            "Give more slides or fewer folds (--set split.folds=2)."
-        )
+    wanted = _wanted(table, patch_groups(table), test_share, folds)
+    least = FEWEST_FOLDS + (not wanted.official)
+    # No more than that: uniting slides may change which of them fit, but never makes these two better.
+    if wanted.kinds.slides < wanted.held_out + folds or wanted.kinds.parts < least:
+        raise InputError(_refusal(table, test_share, folds))
 
 
-def _check_folds(table: pd.DataFrame, folds: int) -> None:
-    train = table.loc[table["split"] == TRAIN, ["fold", "label"]]
-    for number in range(folds):
-        inside, outside = train[train["fold"] == number], train[train["fold"] != number]
-        if inside.empty or outside["label"].nunique() < 2:
-            raise InputError(
-                f"fold {number} must hold patches and leave both labels to learn from; got {len(inside)} patches and "
-                f"labels {sorted(map(int, outside['label'].unique()))} outside. "
-                "Give more slides with both labels, or use fewer folds (--set split.folds=2)."
-            )
+def _wanted(table: pd.DataFrame, groups: np.ndarray, test_share: float, folds: int) -> Wanted:
+    """The split that is asked for, by these groups; of the training part where the data set came with a split."""
+    sides = official_sides(table)
+    train = np.ones(len(table), dtype=bool) if sides is None else sides == TRAIN
+    counts = _Counts(table["label"].to_numpy()[train], groups[train])
+    return Wanted(Kinds.of(counts.positives, counts.negatives), test_share, folds, official=sides is not None)
+
+
+def _refusal(table: pd.DataFrame, test_share: float, folds: int) -> str:
+    """Why there is no split, and what allows one: a setting where one does, else more slides."""
+    groups = patch_groups(table)
+    by_patch, inferred = (any(str(name).startswith(start) for name in groups) for start in (BY_PATCH, INFERRED))
+    noun = "patches" if by_patch else "slides"
+    wanted = _wanted(table, groups, test_share, folds)
+    alone = _wanted(table, base_groups(table, by_patch=True), test_share, folds)
+    patch_remedy = "" if by_patch or not alone.possible else "--set split.groups=patch, which makes scores optimistic."
+    if inferred:
+        # Clusters that stand in for slides are others for another number of folds, and nobody can add one.
+        remedy = f"Use {patch_remedy}" if patch_remedy else alone.more_slides("patches")
+    elif settings := wanted.settings():
+        remedy = f"Use {' '.join(f'--set {setting}' for setting in settings)}."
+    else:
+        remedy = wanted.more_slides(noun) + (f" Or use {patch_remedy}" if patch_remedy else "")
+    return f"{wanted.problem(noun)} {remedy}"

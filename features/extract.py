@@ -11,6 +11,7 @@ import numpy as np
 
 from histoblend.data.storage.atomic import clear_leftovers, is_sealed, write_whole
 from histoblend.data.storage.parts import Parts
+from histoblend.data.workers import count_workers
 
 Compute = Callable[[np.ndarray], np.ndarray]
 Progress = Callable[[int], None]
@@ -73,7 +74,8 @@ def extract_shards(
     shard_size : int
         Patches per shard; bounds the memory in use together with `workers`.
     workers : int
-        1 computes in this process; more run under joblib, one thread each.
+        1 computes in this process; more run under joblib, one thread each; -1 for one per core
+        (:func:`data.workers.count_workers`).
     prefer : {"processes", "threads"}
         Kind of workers; threads suit functions that release the interpreter's lock.
     dtype : type
@@ -95,7 +97,8 @@ def extract_shards(
     TypeError
         When pixels are not uint8 or results are not of `dtype`.
     """
-    _check_arguments(pixels, width, shard_size, workers)
+    workers = count_workers(workers)
+    _check_arguments(pixels, width, shard_size)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "values.npy"
@@ -118,12 +121,12 @@ def extract_shards(
     return _open(target)
 
 
-def _check_arguments(pixels: np.ndarray, width: int, shard_size: int, workers: int) -> None:
+def _check_arguments(pixels: np.ndarray, width: int, shard_size: int) -> None:
     if pixels.ndim != 4 or pixels.shape[-1] != 3:
         raise ValueError(f"pixels must have shape (n, height, width, 3); got {pixels.shape}.")
     if pixels.dtype != np.uint8:
         raise TypeError(f"pixels must be uint8, 0 to 255; got {pixels.dtype}. Convert before calling.")
-    for name, value in (("width", width), ("shard_size", shard_size), ("workers", workers)):
+    for name, value in (("width", width), ("shard_size", shard_size)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1; got {value}.")
 

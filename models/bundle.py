@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histoblend.data.errors import InputError
+from histoblend.data.storage.arrays import files_under, walk
 from histoblend.models.file_checks import MOST_JSON, check_content, read_array, read_json
 from histoblend.models.heads.registry import head_from, trusted_types
 
@@ -80,12 +81,12 @@ class Bundle:
 
 
 def seal_bundle(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write ``bundle.json`` over everything in ``folder``: format, ``content``, size and SHA-256 of each file."""
+    """Write ``bundle.json`` over everything in ``folder`` but :mod:`data.ignored` files: format, ``content``, sums."""
     files = {}
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.is_file() and name != INDEX:
-            files[name] = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    for name in files_under(folder):
+        if name != INDEX:
+            content_bytes = (folder / name).read_bytes()
+            files[name] = {"bytes": len(content_bytes), "sha256": hashlib.sha256(content_bytes).hexdigest()}
     index = {"format": FORMAT, **content, "files": files}
     index = json.loads(json.dumps(index))
     index["digest"] = index_digest(index)
@@ -105,13 +106,15 @@ def open_bundle(folder: Path) -> Bundle:
     ------
     InputError
         There is no bundle, its format is another, a file is missing, altered, not listed, a link or outside of the
-        folder, or a file holds what could run code.
+        folder, or a file holds what could run code. :mod:`data.ignored` files are passed over, and never opened.
     """
     index = _read_index(folder)
     present = _present(folder)
     listed = index["files"]
     for name in sorted(present ^ set(listed)):
-        raise InputError(f"{folder}: {name} is {'not listed' if name in present else 'missing'}. {_AGAIN}")
+        if name in present:
+            raise InputError(f"{folder}: {name} is not listed. Move it away if you put it there. Otherwise: {_AGAIN}")
+        raise InputError(f"{folder}: {name} is missing. {_AGAIN}")
     contents = {name: _read_listed(folder, name, entry) for name, entry in listed.items()}
     trusted = trusted_types()
     for name, content in contents.items():
@@ -154,13 +157,12 @@ def _check_name(folder: Path, name: str) -> None:
 
 
 def _present(folder: Path) -> set[str]:
-    """Files under the folder but for the index; a link or a pipe is refused."""
+    """Files under the folder but for the index and what systems leave behind; a link or a pipe is refused."""
     found = set()
-    for path in folder.rglob("*"):
-        name = path.relative_to(folder).as_posix()
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+    for name, entry in walk(folder):
+        if entry.is_symlink() or not (entry.is_file() or entry.is_dir()):
             raise InputError(f"{folder}: expected plain files; {name} is a link or a device. {_AGAIN}")
-        if path.is_file():
+        if entry.is_file():
             found.add(name)
     return found - {INDEX}
 

@@ -370,7 +370,8 @@ def open_cnn(folder: Path) -> CnnCompute:
         A file is missing or damaged, or was written by a newer version.
     """
     try:
-        content = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+        there = {name: folder / name for name in (DESCRIPTION, KERAS_FILE, ONNX_FILE)}
+        content = {name: path.read_bytes() for name, path in there.items() if path.is_file()}
     except OSError as error:
         raise InputError(f"{folder}: expected the folder of a fine-tuned network; got: {error.strerror}.") from error
     return cnn_from(content, str(folder))

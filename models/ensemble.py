@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from histoblend.data.errors import InputError
+from histoblend.data.splits import leave_both
 from histoblend.models.calibration import (
     POINTS,
     Calibrator,
@@ -221,13 +222,9 @@ def fit_ensemble(
 
 
 def usable_parts(labels: np.ndarray, units: np.ndarray, folds: np.ndarray, seed: int) -> list[np.ndarray]:
-    """Rows of each fold, or of new folds by slide where there is but one; none where a rest would lack a class."""
+    """Rows of each fold, or of new folds by slide where a rest would lack a class; none where no division does it."""
     parts = [np.flatnonzero(folds == number) for number in np.unique(folds)]
-    if len(parts) < 2:
-        parts = [part for _, part in inner_folds(labels, units, INNER_FOLDS, seed)]
-    rest = [np.delete(labels, part) for part in parts]
-    covered = sum(map(len, parts)) == len(labels)
-    return parts if covered and all(np.unique(left).size == 2 for left in rest) else []
+    return parts if leave_both(labels, parts) else [part for _, part in inner_folds(labels, units, INNER_FOLDS, seed)]
 
 
 def hold_out(

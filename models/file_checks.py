@@ -44,7 +44,7 @@ def check_content(name: str, content: bytes, trusted: Sequence[str] = ()) -> Non
     InputError
         Its kind is unknown, or it holds a type, a layer or a value that is not on the list.
     """
-    suffix = PurePosixPath(name).suffix
+    suffix = PurePosixPath(name).suffix.lower()
     if suffix not in SUFFIXES:
         raise InputError(f"{name}: expected one of {', '.join(SUFFIXES)}; got a file of another kind. {_AWAY}")
     if suffix == ".skops":

@@ -4,14 +4,35 @@ from __future__ import annotations
 
 from histoblend.features.handcrafted.families import FAMILIES
 
-RUNGS = ("prevalence", "colour", "handcrafted", "embeddings", "both", "context", "cnn", "ensemble")
+RUNGS = (
+    "prevalence", "colour", "handcrafted", "embeddings", "both",
+    "context", "in-slide", "embeddings-context", "both-context", "cnn", "ensemble",
+)  # fmt: skip
 #: Rungs that are one model each, whose name is the rung's.
 HEADLESS = ("prevalence", "cnn", "ensemble")
 #: One family of handcrafted features each, fitted alone: not rungs, but what the handcrafted rung is made of.
 ALONE = tuple(family.name for family in FAMILIES if family.name not in RUNGS)
-#: A rung that stands beside the ladder, and what it adds to: slide context needs more than the patch at hand.
-BESIDE = {"context": "handcrafted"}
+#: Rungs beside the ladder, and what each is compared with: their columns compare a patch with the rest of its slide.
+BESIDE = {
+    "context": "handcrafted",
+    "in-slide": "context",
+    "embeddings-context": "embeddings",
+    "both-context": "both",
+}
+#: Of these, sets that only linear heads are fitted on: boosting takes minutes on so many columns and gains nothing.
+LINEAR_ONLY = ("in-slide", "embeddings-context", "both-context")
 _NAMED = ", ".join(map(repr, HEADLESS))
+
+
+def needs_slides(model: str) -> bool:
+    """Whether a model compares a patch with the rest of its slide."""
+    return model.partition("_")[2] in BESIDE
+
+
+def tables_of(columns: str) -> tuple[str, ...]:
+    """Feature tables that a set of columns is taken from: "features" (handcrafted), "embeddings" or both."""
+    named = {"embeddings": ("embeddings",), "both": ("features", "embeddings")}
+    return named.get(columns.partition("-")[0], ("features",))
 
 
 def split_model_name(model: str) -> tuple[str, str | None]:

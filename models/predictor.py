@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from histoblend.data.errors import InputError
 from histoblend.data.sources.images import RESIZING
 from histoblend.models.bundle import INDEX, Bundle
 from histoblend.models.file_checks import check_shape
+from histoblend.models.names import needs_slides, tables_of
 from histoblend.models.outliers import OUTLIERS, Outliers
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ CNN = "cnn"
 ENSEMBLE = "ensemble"
 ENSEMBLE_FILE = "ensemble.json"
 NETWORKS = "embeddings"
-#: Set of columns that compares a patch with the rest of its slide.
-CONTEXT = "context"
 #: Flags that a patch's own pixels decide, and the last that its distance to the training patches does.
 FLAGS = ("blank", "black", "blurred", "saturated", "pen", "out-of-distribution")
 
@@ -80,22 +79,14 @@ class Values:
     flags : ndarray of shape (n, len(FLAGS)), dtype bool
     distance : ndarray of shape (n,), dtype float64
         To the training patches, in units of the threshold.
-    raw : ndarray of shape (n, columns), dtype float32
-        Handcrafted features; no columns where nobody needs them.
-    embedding : ndarray of shape (n, columns), dtype float32
-        Likewise.
+    table : ndarray of shape (n, columns), dtype float32
+        Handcrafted features and then the embedding; no columns where nobody needs them.
     """
 
     members: np.ndarray
     flags: np.ndarray
     distance: np.ndarray
-    raw: np.ndarray
-    embedding: np.ndarray
-
-
-def needs_slides(member: str) -> bool:
-    """Whether a member compares a patch with the rest of its slide."""
-    return member.partition("_")[2] == CONTEXT
+    table: np.ndarray
 
 
 def choose_blends(bundle: Bundle, model: str = "") -> tuple[Blend, Blend | None]:
@@ -186,23 +177,33 @@ class Predictor:
         Models whose probabilities are computed.
     families : tuple of str
         Handcrafted families that they, or the distance to the training patches, need.
+    columns : dict from str to int
+        Place of each column of a patch's features: handcrafted ones first, then the embedding.
+    compared : slice
+        Places of the columns that members in slide context compare over a slide.
     """
 
     def __init__(self, bundle: Bundle, members: Sequence[str], folder: Path) -> None:
         """Load everything; ``folder`` is where a network lies that can only be opened from a file."""
+        from histoblend.features.handcrafted.slide_context import context_columns
+
         self.bundle, self.members = bundle, tuple(members)
         self._outliers = Outliers.from_files(bundle.inside(OUTLIERS)) if bundle.inside(OUTLIERS) else None
         sets = {name: bundle.index["models"][name]["columns"] for name in self.members if name != CNN}
         spaces = {*sets.values(), *([self._outliers.space] if self._outliers else [])}
-        self.families = tuple(bundle.index["features"]["families"]) if spaces - {"embeddings"} else ()
-        self.embed = self._open_networks() if spaces & {"embeddings", "both"} else None
+        tables = {table for space in spaces for table in tables_of(space)}
+        self.families = tuple(bundle.index["features"]["families"]) if "features" in tables else ()
+        self.embed = self._open_networks() if "embeddings" in tables else None
         self.cnn = self._open_cnn(folder) if CNN in self.members else None
         self.columns = self._columns()
         self.heads = {name: bundle.head(name) for name in sets}
-        self._places = {name: self._place(columns) for name, columns in sets.items() if columns != CONTEXT}
-        self._outlier_places = self._place(self._outliers.space) if self._outliers else np.arange(0)
-        if any(columns == CONTEXT for columns in sets.values()):
-            self._check_context()
+        self.compared = self._compared()
+        related = {name: place for place, name in enumerate(context_columns(self._compared_names()))}
+        self._places = {
+            name: self._place(columns, related if needs_slides(name) else self.columns)
+            for name, columns in sets.items()
+        }
+        self._outlier_places = self._place(self._outliers.space, self.columns) if self._outliers else np.arange(0)
 
     def _open_networks(self) -> Any:
         from histoblend.features.networks.stored import open_networks
@@ -222,30 +223,24 @@ class Predictor:
         names += list(self.embed.columns) if self.embed is not None else []
         return {name: place for place, name in enumerate(names)}
 
-    def _place(self, name: str) -> np.ndarray:
-        """Places of the columns of a set."""
-        wanted = self.bundle.index["columns"][name]
-        for column in wanted:
-            if column not in self.columns:
-                self._refuse(column)
-        return np.array([self.columns[column] for column in wanted])
+    def _compared(self) -> slice:
+        tables = {table for member in self.members if needs_slides(member) for table in tables_of(_set_of(member))}
+        handcrafted = len(self.columns) - (len(self.embed.columns) if self.embed is not None else 0)
+        start = 0 if "features" in tables else handcrafted
+        return slice(start, len(self.columns) if "embeddings" in tables else max(start, handcrafted))
 
-    def _check_context(self) -> None:
-        """The set is put together here: its columns must come out as they were learned."""
-        from histoblend.features.handcrafted.slide_context import in_slide_name, slide_stain_sentences
+    def _compared_names(self) -> list[str]:
+        return list(self.columns)[self.compared]
 
-        raw = [name for name in self.columns if not name.startswith("embedding_")]
-        stains = list(slide_stain_sentences()) if "stain_fallback_both_whole" in raw else []
-        made = [*raw, *map(in_slide_name, raw), *stains]
-        for ours, learned in zip(made, self.bundle.index["columns"][CONTEXT], strict=False):
-            if ours != learned:
-                self._refuse(learned)
-
-    def _refuse(self, column: str) -> None:
-        raise InputError(
-            f"{self.bundle.folder}: expected the column {column}, which this version does not make. "
-            f"Use the version that made the bundle (commit {self.bundle.index.get('commit')})."
-        )
+    def _place(self, name: str, made: Mapping[str, int]) -> np.ndarray:
+        """Places of the columns of a set among those that are made here."""
+        for column in (wanted := self.bundle.index["columns"][name]):
+            if column not in made:
+                raise InputError(
+                    f"{self.bundle.folder}: expected the column {column}, which this version does not make. "
+                    f"Use the version that made the bundle (commit {self.bundle.index.get('commit')})."
+                )
+        return np.array([made[column] for column in wanted])
 
     def __call__(self, pixels: np.ndarray) -> Values:
         """Find out what each patch shows by itself.
@@ -267,58 +262,62 @@ class Predictor:
         pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
         values = self._find_out(pixels)
         if any(needs_slides(name) for name in self.members):
-            self.with_slide(np.concatenate([values.raw] * 4))
+            self.with_slide(np.concatenate([values.table[:, self.compared]] * 4))
 
-    def _find_out(self, pixels: np.ndarray) -> Values:
+    def features(self, pixels: np.ndarray) -> np.ndarray:
+        """Handcrafted features and embedding of patches, :attr:`columns`, ndarray of shape (n, columns), float32."""
         from histoblend.features.handcrafted.families import compute
 
         none = np.empty((len(pixels), 0), np.float32)
         raw = compute(pixels, self.families) if self.families else none
         embedding = self.embed(pixels) if self.embed is not None else none
-        table = np.concatenate([raw, embedding], axis=1)
+        return np.concatenate([raw, embedding], axis=1)
+
+    def _find_out(self, pixels: np.ndarray) -> Values:
+        table = self.features(pixels)
         members = np.full((len(pixels), len(self.members)), np.nan)
         for place, name in enumerate(self.members):
             if name == CNN and self.cnn is not None:
                 members[:, place] = _expit(self.cnn(pixels)[:, 0])
-            if name in self._places:
+            elif not needs_slides(name):
                 members[:, place] = self.heads[name].predict_proba(self.row_values(name, table))[:, 1]
         distance = np.full(len(pixels), np.nan)
         if self._outliers is not None:
             distance = self._outliers.distance(table[:, self._outlier_places])
         flags = own_flags(measure(pixels).table())[list(FLAGS[:-1])].to_numpy(dtype=bool)
-        return Values(members, np.column_stack([flags, distance > 1]), distance, raw, embedding)
+        return Values(members, np.column_stack([flags, distance > 1]), distance, table)
 
     def row_values(self, member: str, table: np.ndarray) -> np.ndarray:
-        """Columns of a member, (n, k) float32, out of handcrafted features and embedding side by side."""
+        """Columns of a member, (n, k) float32, out of :attr:`columns` or, in slide context, what is made of them."""
         return np.ascontiguousarray(table[:, self._places[member]])
 
-    def with_slide(self, raw: np.ndarray) -> dict[str, np.ndarray]:
+    def with_slide(self, table: np.ndarray) -> dict[str, np.ndarray]:
         """Probabilities by the members that need slides, of all patches of one slide.
 
         Parameters
         ----------
-        raw : ndarray of shape (n, columns), dtype float32
-            Handcrafted features of the slide's patches.
+        table : ndarray of shape (n, columns), dtype float32
+            Those of :attr:`columns` that are :attr:`compared`, of the slide's patches.
 
         Returns
         -------
         dict from member to ndarray of shape (n,), dtype float64
         """
-        return self.within_slide(raw, self.reference(lambda places: raw[:, places], len(raw)))
+        return self.within_slide(table, self.reference(lambda places: table[:, places], len(table)))
 
     def reference(self, take: Callable[[np.ndarray], np.ndarray], patches: int) -> SlideReference:
         """What the patches of a slide are compared with; see :func:`slide_context.slide_reference`."""
-        from histoblend.features.handcrafted.families import columns
         from histoblend.features.handcrafted.slide_context import slide_reference
 
-        return slide_reference(take, patches, [column.name for column in columns(self.families)])
+        return slide_reference(take, patches, self._compared_names())
 
-    def within_slide(self, raw: np.ndarray, reference: SlideReference) -> dict[str, np.ndarray]:
+    def within_slide(self, table: np.ndarray, reference: SlideReference) -> dict[str, np.ndarray]:
         """Probabilities by the members that need slides, of some patches of one slide.
 
         Parameters
         ----------
-        raw : ndarray of shape (m, columns), dtype float32
+        table : ndarray of shape (m, columns), dtype float32
+            Those of :attr:`columns` that are :attr:`compared`, of these patches.
         reference : SlideReference
             Of the whole slide.
 
@@ -327,9 +326,9 @@ class Predictor:
         dict from member to ndarray of shape (m,), dtype float64
             The same bits whichever of the slide's patches are given at a time.
         """
-        table = reference.relate(raw)
+        related = reference.relate(table)
         wanted = [name for name in self.members if needs_slides(name)]
-        return {name: self.heads[name].predict_proba(table)[:, 1] for name in wanted}
+        return {name: self.heads[name].predict_proba(self.row_values(name, related))[:, 1] for name in wanted}
 
 
 @contextlib.contextmanager
@@ -353,6 +352,10 @@ def open_predictor(bundle: Bundle, members: Sequence[str]) -> Iterator[Predictor
                 "Get the bundle again, or use the version that made it."
             ) from error
         yield predictor
+
+
+def _set_of(member: str) -> str:
+    return member.partition("_")[2]
 
 
 def _expit(margins: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from contextlib import closing
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 
 from histoblend.data.errors import InputError, on_screen
+from histoblend.data.workers import count_workers
 from histoblend.pipelines.runtime.resources import check_start
 from histoblend.pipelines.runtime.signals import stop_on_signals
 
@@ -28,6 +30,7 @@ MISSING = Annotated[str, typer.Option("--missing", help="error|skip: ids without
 STRICT = Annotated[bool, typer.Option("--strict", help="A patch that cannot be read ends the run.")]
 REBUILD = Annotated[bool, typer.Option("--rebuild", help="Replace results made with another configuration.")]
 EXPLAIN = Annotated[str, typer.Option("--explain", help="Say what this column is, and draw it on three patches.")]
+WORKERS = Annotated[int, typer.Option("--workers", help="Threads; -1 for one per core, -2 for one fewer.")]
 
 #: Commands that compute, and whether they run convolutional networks whatever the configuration says.
 NETWORKS = {
@@ -143,11 +146,13 @@ def _data(
     mirror: Annotated[str, typer.Option("--mirror", help="URL of a folder with PatchCamelyon's nine files.")] = "",
 ) -> None:
     from histoblend.pipelines.download import fetch
+    from histoblend.pipelines.runtime.resources import foreseen
     from histoblend.pipelines.runtime.screen import Screen
 
     if not data:
         raise InputError("a folder must be named for the data set; got none. Give DATA=folder (--data).")
-    fetch(dataset, Path(data), mirror=mirror, screen=Screen())
+    with foreseen(Path(data)):
+        fetch(dataset, Path(data), mirror=mirror, screen=Screen())
 
 
 @app.command("predict", help="Predict new patches with a bundle: a folder of image files to a table of probabilities.")
@@ -173,17 +178,15 @@ def _predict(
         str, typer.Option("--model", help="A model of the bundle; else the ensemble, or the best head by AUC.")
     ] = "",
     point: Annotated[str, typer.Option("--point", help="Operating point for labels.")] = "youden",
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Threads; 0 for one a core.")] = 0,
+    workers: WORKERS = -1,
     shard: Annotated[int, typer.Option("--shard", min=1, help="Patches at a time (changes no number).")] = 256,
 ) -> None:
-    from joblib import cpu_count
-
     from histoblend.pipelines.predict.folder import predict_folder
     from histoblend.pipelines.predict.shards import Options
     from histoblend.pipelines.runtime.resources import foreseen
     from histoblend.pipelines.runtime.screen import Screen
 
-    options = Options(model, point, prevalence, workers or int(cpu_count()), shard)
+    options = Options(model, point, prevalence, count_workers(workers), shard)
     with foreseen(out.parent):
         status = predict_folder(
             bundle, source, out, options=options, slides=slides, explain=explain or [], screen=Screen()
@@ -220,11 +223,9 @@ def _heatmap(
         str, typer.Option("--model", help="A model of the bundle; else the ensemble, or the best head by AUC.")
     ] = "",
     point: Annotated[str, typer.Option("--point", help="Operating point for labels.")] = "youden",
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Threads; 0 for one a core.")] = 0,
+    workers: WORKERS = -1,
     shard: Annotated[int, typer.Option("--shard", min=1, help="Patches at a time (changes no number).")] = 256,
 ) -> None:
-    from joblib import cpu_count
-
     from histoblend.pipelines.predict.phantom_slide import default_slide
     from histoblend.pipelines.predict.shards import Options
     from histoblend.pipelines.predict.slide import Geometry, heatmap
@@ -232,7 +233,7 @@ def _heatmap(
     from histoblend.pipelines.runtime.screen import Screen
 
     screen = Screen()
-    options = Options(model, point, workers=workers or int(cpu_count()), shard=shard)
+    options = Options(model, point, workers=count_workers(workers), shard=shard)
     folder = Path("runs/heatmaps")
     with foreseen(out.parent if out else folder):
         chosen = slide or default_slide(folder, bundle, screen)
@@ -280,9 +281,20 @@ def _settings(config: CONFIG = Path("phantom"), settings: SETTINGS = None) -> No
         typer.echo(line)
 
 
+def _silence_libraries() -> None:
+    """Keep libraries' warnings off the terminal, here and in processes that are started from here.
+
+    They are for programmers. What a user can act on is raised, or said on the screen. Python's own options still count.
+    """
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+        os.environ["PYTHONWARNINGS"] = "ignore"
+
+
 def main() -> None:
     """Run the command line; a foreseeable fault is one line on standard error and exit status 2."""
     stop_on_signals()
+    _silence_libraries()
     # Native libraries chatter on standard error while they load; what matters is raised as an exception.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -301,7 +313,7 @@ def main() -> None:
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(
-            f"error: {place}{error.strerror or error}. Finished steps are kept; run again once it is mended.\n"
+            f"error: {place}{error.strerror or error}. Finished steps are kept; run again once it is fixed.\n"
         )
         sys.exit(2)
     except Exception:

@@ -14,6 +14,8 @@ from typing import Any
 import pandas as pd
 
 from histoblend.data.errors import InputError
+from histoblend.data.ignored import ignored
+from histoblend.data.storage.arrays import files_under
 from histoblend.pipelines.run_files import LADDER, PREDICTIONS
 from histoblend.pipelines.runtime.artefacts import (
     MANIFEST,
@@ -76,7 +78,7 @@ def compare(names: Sequence[str], runs: Path, *, out: Path | None, draws: int, s
     write_page(partial, f"Histoblend: {' · '.join(names)}", sections, prints=True)
     write_prints(partial / "figures", sections)
     digests = {name: file_digest(runs / name / PREDICTIONS) for name in names}
-    files = {str(path.relative_to(partial)): file_digest(path) for path in sorted(partial.rglob("*")) if path.is_file()}
+    files = {name: file_digest(partial / name) for name in files_under(partial)}
     manifest = {
         "step": "compare",
         "config": {"runs": list(names), "draws": draws},
@@ -105,7 +107,8 @@ def folder_name(names: Sequence[str]) -> str:
 
 def known_runs(runs: Path) -> list[str]:
     """Names of the finished runs in a folder of runs."""
-    return sorted(path.parent.name for path in runs.glob(f"*/{PREDICTIONS}"))
+    names = (path.parent.name for path in runs.glob(f"*/{PREDICTIONS}"))
+    return sorted(name for name in names if not ignored(name))
 
 
 def _check(names: Sequence[str], runs: Path) -> None:
@@ -122,7 +125,7 @@ def _check(names: Sequence[str], runs: Path) -> None:
 
 def _check_place(folder: Path) -> None:
     """Refuse to replace what is no comparison."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and all(ignored(path.name) for path in folder.iterdir())):
         return
     try:
         known = read_manifest(folder).get("step") == "compare"

@@ -8,11 +8,13 @@ import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from histoblend.data.errors import InputError
+from histoblend.data.sources.images import LEAST_SIZE
+from histoblend.data.storage.arrays import names_in
 from histoblend.models.heads.registry import HEADS
 from histoblend.pipelines.runtime.provenance import ROOT
 
@@ -20,6 +22,12 @@ if TYPE_CHECKING:
     HeadName = str
 else:
     HeadName = Literal[tuple(HEADS)]
+
+#: Sets of columns that heads are fitted on; "families" stands for every handcrafted family alone.
+SetName = Literal[
+    "colour", "families", "handcrafted", "embeddings", "both",
+    "context", "in-slide", "embeddings-context", "both-context",
+]  # fmt: skip
 
 
 class _Section(BaseModel):
@@ -31,7 +39,7 @@ class DataConfig(_Section):
 
     source: Literal["phantom", "kaggle", "pcam", "folder"] = Field("phantom", description="kind of data set")
     path: str = Field("", description="folder of the data set; the phantom needs none")
-    size: int = Field(96, ge=32, description="height and width of a patch, px")
+    size: int = Field(96, ge=LEAST_SIZE, description="height and width of a patch, px")
     mpp: float = Field(
         0.972, ge=0, le=100, description="side of a patch's pixel, µm; 0 where it is unknown (changes no patch)"
     )
@@ -136,11 +144,12 @@ class HeadsConfig(_Section):
     """Which classifiers are fitted on which columns."""
 
     heads: tuple[HeadName, ...] = Field(tuple(HEADS), min_length=1, description="heads")
-    features: tuple[Literal["colour", "families", "handcrafted", "embeddings", "both", "context"], ...] = Field(
-        ("colour", "families", "handcrafted", "embeddings", "both", "context"),
+    features: tuple[SetName, ...] = Field(
+        get_args(SetName),
         min_length=1,
-        description="sets of columns: families is every handcrafted family alone; context (handcrafted, raw and "
-        "relative to the slide) only where slides are known",
+        description="sets of columns: families is every handcrafted family alone. Only where slides are known: context "
+        "(handcrafted, raw and relative to the slide), in-slide (relative only), embeddings-context and both-context "
+        "(embeddings, or both tables, raw and relative)",
     )
 
     @field_validator("heads", "features")
@@ -210,7 +219,7 @@ class TrackConfig(_Section):
 class EngineConfig(_Section):
     """How work is run. Nothing here changes a result, but for heads that are fitted on a spread table."""
 
-    workers: int = Field(0, ge=0, description="worker processes or threads; 0 for one a core")
+    workers: int = Field(-1, description="worker processes or threads; -1 for one per core, -2 for one fewer")
     scheduler: str = Field(
         "local",
         description="local (joblib on this machine), dask-local (a Dask cluster of processes on this machine), or the "
@@ -226,6 +235,13 @@ class EngineConfig(_Section):
         description="Dask: each fit on a worker that holds its whole table, or on a table spread over all workers' "
         "memories; auto spreads tables of more than 8 GB",
     )
+
+    @field_validator("workers")
+    @classmethod
+    def _some_workers(cls, value: int) -> int:
+        if value == 0:
+            raise ValueError("must be a positive number, or -1 for one per core (-2 for one fewer)")
+        return value
 
     @field_validator("scheduler")
     @classmethod
@@ -276,7 +292,7 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
     InputError
         The file is missing or no TOML, a key is unknown (the nearest known one is named), or a value does not fit.
     """
-    shipped = {file.stem: file for file in sorted((ROOT / "configs").glob("*.toml"))}
+    shipped = {Path(name).stem: ROOT / "configs" / name for name in names_in(ROOT / "configs", ".toml")}
     if not path.is_file():
         path = shipped.get(str(path), path)
     try:

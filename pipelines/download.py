@@ -7,7 +7,7 @@ from pathlib import Path
 from histoblend.data.errors import InputError
 from histoblend.data.sources.archives import unpack_archive
 from histoblend.data.sources.download import PCAM, ZENODO, download_files, download_kaggle
-from histoblend.data.sources.pcam import unpack
+from histoblend.data.sources.pcam import is_unpacked, unpack
 from histoblend.pipelines.runtime.screen import Screen
 
 
@@ -57,7 +57,7 @@ def _fetch_pcam(folder: Path, mirror: str, screen: Screen) -> None:
 
         paths = download_files(PCAM, folder, mirror=mirror, progress=arrived)
     for path in paths:
-        if path.suffix == ".gz" and not path.with_suffix("").exists():
+        if path.suffix == ".gz" and not is_unpacked(path):
             screen.say(f"pcam: unpacking {path.name}")
             unpack(path)
     screen.say(f"pcam: {len(paths)} files in {folder}, each with its published MD5 sum")

@@ -12,6 +12,7 @@ import hashlib
 import json
 from pathlib import Path
 
+from histoblend.models.names import tables_of
 from histoblend.pipelines.config import Config, shown_configuration
 from histoblend.pipelines.run import Run, Step
 from histoblend.pipelines.runtime.screen import Screen
@@ -19,7 +20,7 @@ from histoblend.pipelines.steps import cnn, embeddings, features, heads, model_s
 
 #: Code that several steps depend on: patches and splits, feature tables, fitted models, analyses, what is drawn.
 PATCHES = ("data", "pipelines/run_files.py")
-TABLES = (*PATCHES, "features", "pipelines/results.py", "pipelines/tables.py")
+TABLES = (*PATCHES, "features", "models/names.py", "pipelines/results.py", "pipelines/tables.py")
 CLUSTER = tuple(f"pipelines/engine/{name}.py" for name in ("cluster", "cluster_tables", "worker"))
 MODELS = (*TABLES, "models/*.py", "models/heads")
 ANALYSES = (
@@ -32,8 +33,8 @@ SECTIONS = (
     "reports/*.py", "reports/sections", "reports/page",
 )  # fmt: skip
 CONTENT = (
-    "data/storage", "pipelines/run_files.py", "pipelines/runtime/dataclass_files.py", "pipelines/steps/page_content.py",
-    "reports/page/section.py",
+    "data/ignored.py", "data/storage", "pipelines/run_files.py", "pipelines/runtime/dataclass_files.py",
+    "pipelines/steps/page_content.py", "reports/page/section.py",
 )  # fmt: skip
 
 
@@ -57,7 +58,7 @@ STEPS = (
         code=(*TABLES, "pipelines/steps/features.py", *CLUSTER),
         settings=lambda config: {"families": list(config.features.families)},
         inputs=features.inputs,
-        part_of=lambda run: bool(set(run.config.heads.features) - {"embeddings"}),
+        part_of=lambda run: any("features" in tables_of(name) for name in run.config.heads.features),
     ),
     Step(
         "embeddings", "3-embeddings", "pipelines.steps.embeddings:build",
@@ -65,7 +66,7 @@ STEPS = (
         code=(*TABLES, "pipelines/steps/embeddings.py", *CLUSTER),
         settings=lambda config: config.embeddings.model_dump(exclude={"shard"}),
         inputs=embeddings.inputs,
-        part_of=lambda run: bool(set(run.config.heads.features) & {"embeddings", "both"}),
+        part_of=lambda run: any("embeddings" in tables_of(name) for name in run.config.heads.features),
     ),
     Step(
         "heads", "4-heads", "pipelines.steps.heads:build",

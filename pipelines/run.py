@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from histoblend.data.workers import count_workers
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.runtime.artefacts import Finished, Outcome, StepSpec, run_step
 from histoblend.pipelines.runtime.screen import Screen
@@ -104,9 +105,7 @@ class Run:
     @cached_property
     def workers(self) -> int:
         """Workers to use: as configured, or one for each core that this process may use."""
-        from joblib import cpu_count
-
-        return self.config.engine.workers or int(cpu_count())
+        return count_workers(self.config.engine.workers)
 
     @cached_property
     def cluster(self) -> Cluster | None:

@@ -13,8 +13,9 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.data.splits import is_known
-from histoblend.data.storage.arrays import open_array
+from histoblend.data.storage.arrays import names_in, open_array
 from histoblend.data.storage.atomic import PARTIAL
+from histoblend.models.names import BESIDE, tables_of
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.run_files import COLUMNS, VALUES
 from histoblend.pipelines.runtime.resources import check_disk, check_memory
@@ -53,7 +54,7 @@ _STORED = {"handcrafted": "features", "embeddings": "embeddings"}
 
 
 class FeatureSets(Mapping[str, Table]):
-    """Columns of each configured set: colour, handcrafted, embeddings, both, context, and each family alone.
+    """Columns of each configured set: colour, handcrafted, embeddings, both, those in slide context, single families.
 
     A set is put together each time it is asked for, so that only one is in memory: at 220,025 patches "both" and
     "context" are two gigabytes each. Its values have shape (n, columns), float32; column names stand beside them.
@@ -64,12 +65,12 @@ class FeatureSets(Mapping[str, Table]):
     folders : mapping
         "features" and "embeddings" to the folders of those steps, where they ran.
     slides : Series of str
-        Slide of each patch, missing where unknown. Where no slide is known, "context" is left out.
+        Slide of each patch, missing where unknown. Where no slide is known, sets in slide context are left out.
 
     Raises
     ------
     InputError
-        "context" is the only set, and no slide is known.
+        All sets are in slide context, and no slide is known.
     """
 
     def __init__(self, config: Config, folders: Mapping[str, Path], slides: pd.Series) -> None:
@@ -81,10 +82,11 @@ class FeatureSets(Mapping[str, Table]):
         for name in config.heads.features:
             if name == "families":
                 names |= dict.fromkeys(chosen_families(config))
-            elif name != "context" or known.any():
+            elif name not in BESIDE or known.any():
                 names[name] = None
         if not names:
-            raise InputError("the set 'context' needs slides, and none is known. Add another set to heads.features.")
+            given = ", ".join(config.heads.features)
+            raise InputError(f"sets must not all need slides, as none is known; got {given}. Add to heads.features.")
         self._names = tuple(names)
 
     def __iter__(self) -> Iterator[str]:
@@ -99,10 +101,11 @@ class FeatureSets(Mapping[str, Table]):
             raise KeyError(name)
         if name in _STORED:
             return self._tables[_STORED[name]]
-        if name in ("both", "context"):
-            tables = self._tables.values() if name == "both" else [self._tables["features"]] * 3
-            # A table that is put together stands beside its parts for a moment, "context" beside its relative half.
-            check_memory(sum(values.nbytes for values, _ in tables), f"the columns of {name!r}")
+        if name == "both" or name in BESIDE:
+            # A table that is put together stands beside its parts for a moment, as does one relative to the slide.
+            copies = 3 if name in BESIDE else 1
+            needed = copies * sum(self._tables[part][0].nbytes for part in tables_of(name))
+            check_memory(needed, f"the columns of {name!r}")
         return self._put_together(name, slice(None))
 
     def columns(self, name: str) -> list[str]:
@@ -132,26 +135,23 @@ class FeatureSets(Mapping[str, Table]):
     def _pieces(self, name: str) -> Iterator[np.ndarray]:
         """Row numbers, a block at a time; a slide at a time where rows are compared with the rest of their slide."""
         blocks = [np.arange(len(self._where))]
-        if name == "context":
+        if name in BESIDE:
             slides = pd.Series(self._where)
             yield from (np.asarray(rows) for rows in slides.groupby(slides).indices.values())
             blocks = [np.flatnonzero(slides.isna())]
         yield from (rows[at : at + BLOCK] for rows in blocks for at in range(0, len(rows), BLOCK))
 
     def _put_together(self, name: str, rows: slice | np.ndarray) -> Table:
-        """Some rows of a set; of "context" they must be whole slides."""
-        if name == "embeddings":
-            values, columns = self._tables["embeddings"]
-            return values[rows], columns
-        raw, columns = self._tables["features"]
-        raw = raw[rows]
-        if name == "handcrafted":
+        """Some rows of a set; of one in slide context they must be whole slides."""
+        parts = [self._tables[part] for part in tables_of(name)]
+        raw = parts[0][0][rows] if len(parts) == 1 else np.concatenate([values[rows] for values, _ in parts], axis=1)
+        columns = [column for _, names in parts for column in names]
+        if name in BESIDE:
+            values, names = context_table(raw, columns, self._where[rows])
+            start = len(columns) if name == "in-slide" else 0
+            return values[:, start:], names[start:]
+        if name in _STORED or name == "both":
             return raw, columns
-        if name == "context":
-            return context_table(raw, columns, self._where[rows])
-        if name == "both":
-            more, others = self._tables["embeddings"]
-            return np.concatenate([raw, more[rows]], axis=1), columns + others
         kept = [place for place, column in enumerate(columns) if column.startswith(f"{name}_")]
         return np.ascontiguousarray(raw[:, kept]), [columns[place] for place in kept]
 
@@ -165,7 +165,7 @@ def known_slides(slides: pd.Series) -> np.ndarray:
 
 
 def context_table(raw: np.ndarray, columns: list[str], slides: np.ndarray) -> Table:
-    """Handcrafted columns, the same relative to the rest of the slide, and stain amounts on the slide's own stains.
+    """Columns, the same relative to the rest of the slide and, of handcrafted ones, amounts of the slide's own stains.
 
     Parameters
     ----------
@@ -184,7 +184,7 @@ def context_table(raw: np.ndarray, columns: list[str], slides: np.ndarray) -> Ta
 
 def check_table_room(folder: Path, patches: int, columns: int) -> None:
     """See that the disk holds a table twice: in shards, and joined before these are removed."""
-    there = sum(path.stat().st_size for path in folder.glob("*.npy"))
+    there = sum((folder / name).stat().st_size for name in names_in(folder, ".npy"))
     check_disk(folder, 2 * 4 * patches * columns - there, f"{columns} columns of {patches} patches, twice for a while,")
 
 

@@ -12,6 +12,9 @@ RUNG_WORDS = {
     "embeddings": "embeddings",
     "both": "handcrafted features and embeddings together",
     "context": "handcrafted features with slide context",
+    "in-slide": "handcrafted features relative to the slide",
+    "embeddings-context": "embeddings with slide context",
+    "both-context": "handcrafted features and embeddings with slide context",
     "cnn": "the fine-tuned network",
     "ensemble": "the ensemble",
 }

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 import os
+import re
+import shutil
 import stat
+import tempfile
 import threading
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +28,9 @@ FORMATS = (
 
 #: Properties that say how many micrometres a pixel measures.
 MPP = ("openslide.mpp-x", "openslide.mpp-y")
+
+#: Properties that say which part of level 0 was scanned, in pixels: left, top, width, height.
+BOUNDS = ("openslide.bounds-x", "openslide.bounds-y", "openslide.bounds-width", "openslide.bounds-height")
 
 #: Micrometres that a pixel of a slide can measure; what scanners write lies between 0.1 and 4.
 LEAST_MPP, MOST_MPP = 0.02, 50.0
@@ -54,6 +61,23 @@ class Level:
     width: int
     height: int
     downsample: float
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The part of level 0 that was scanned, in its pixels. QuPath opens this part only and counts from its corner.
+
+    Attributes
+    ----------
+    x, y : int
+        Left upper corner.
+    width, height : int
+    """
+
+    x: int
+    y: int
+    width: int
+    height: int
 
 
 class Slide:
@@ -107,6 +131,11 @@ class Slide:
     def size(self) -> tuple[int, int]:
         """Width and height of level 0 in pixels."""
         return self.levels[0].width, self.levels[0].height
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """The scanned part of level 0; see :func:`stored_bounds`."""
+        return stored_bounds(self.properties, self.size)
 
     @property
     def extent(self) -> tuple[float, float]:
@@ -250,6 +279,47 @@ def stored_spacing(path: Path, properties: Mapping[str, str]) -> tuple[float, fl
     return across, down
 
 
+def stored_bounds(properties: Mapping[str, str], size: tuple[int, int]) -> Bounds | None:
+    """The scanned part of level 0, as MIRAX, Leica SCN and some other slides tell it.
+
+    QuPath counts from the corner of this part, and from that of level 0 where no part is told. A position must have
+    both numbers. OpenSlide writes all four properties or none; where only the size is missing, the part ends with the
+    slide.
+
+    Parameters
+    ----------
+    properties : mapping from str to str
+    size : tuple of int
+        Width and height of level 0.
+
+    Returns
+    -------
+    Bounds or None
+        None where the slide tells none, or something that cannot be: numbers that are not whole, a size below 1, or a
+        corner outside the slide.
+    """
+    x, y = (_whole(properties.get(name)) for name in BOUNDS[:2])
+    if x is None or y is None or not (0 <= x < size[0] and 0 <= y < size[1]):
+        return None
+    width, height = (
+        _whole(properties[name]) if name in properties else whole - corner
+        for name, whole, corner in zip(BOUNDS[2:], size, (x, y), strict=True)
+    )
+    if width is None or height is None or width < 1 or height < 1:
+        return None
+    return Bounds(x, y, width, height)
+
+
+def told_bounds(properties: Mapping[str, str]) -> str:
+    """What the slide tells of its bounds, in words for a message; empty where it tells nothing."""
+    return ", ".join(f"{name} = {properties[name][:40]}" for name in BOUNDS if name in properties)
+
+
+def _whole(text: str | None) -> int | None:
+    """A whole number of at most nine digits; None for anything else."""
+    return int(text) if text is not None and re.fullmatch(r"[+-]?[0-9]{1,9}", text) else None
+
+
 def _number(text: str) -> float:
     try:
         value = float(text)
@@ -274,10 +344,30 @@ def _check_file(path: Path) -> None:
 
 
 def _open(path: Path) -> Any:
+    """A handle of OpenSlide, which knows MIRAX slides by the ending ``.mrxs`` in lower case only."""
+    if path.suffix.lower() != ".mrxs" or path.suffix == ".mrxs":
+        return _open_named(path, path)
+    lower = path.with_suffix(".mrxs")
+    if lower.exists() and lower.samefile(path):  # on Windows and macOS
+        return _open_named(lower, path)
+    alias = Path(tempfile.mkdtemp(), f"{path.stem}.mrxs")
+    try:
+        alias.symlink_to(path.resolve())
+        alias.with_suffix("").symlink_to(path.resolve().with_suffix(""))
+        handle = _open_named(alias, path)
+    except BaseException:
+        shutil.rmtree(alias.parent, ignore_errors=True)
+        raise
+    weakref.finalize(handle, shutil.rmtree, alias.parent, ignore_errors=True)
+    return handle
+
+
+def _open_named(readable: Path, path: Path) -> Any:
+    """Open a slide under one name, and speak of it under another."""
     import openslide
 
     try:
-        handle = openslide.OpenSlide(path)
+        handle = openslide.OpenSlide(readable)
         handle.set_cache(openslide.OpenSlideCache(_CACHE))
         return handle
     except openslide.OpenSlideUnsupportedFormatError:

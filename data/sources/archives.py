@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import lzma
 import os
 import shutil
@@ -36,11 +37,16 @@ FAULTS = (
 Open = Callable[[], AbstractContextManager[IO[bytes]]]
 
 
+class DamagedArchive(InputError):  # noqa: N818 - what was found, as its message says
+    """An archive that is cut, empty, altered or no archive at all: downloading it again helps."""
+
+
 def unpack_archive(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> list[str]:
     """Unpack a zip or tar file into ``folder``.
 
     Every member is checked before the first byte is written, and all are written into a hidden folder before the first
-    takes its place.
+    is moved to its own path. Folders and files at the top that are complete already, as after an interruption between
+    two such moves, are left as they are.
 
     Parameters
     ----------
@@ -60,22 +66,23 @@ def unpack_archive(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -
     ------
     InputError
         It is damaged or no such archive; a member is a link, a device or encrypted, leads outside, stands twice or
-        would replace a file; or all members together are too large for the archive's own size.
+        would replace another file; or all members together are too large for the archive's own size.
     """
     try:
         with _members(archive) as members:
             files = _checked(archive, members, max_bytes)
         top = sorted({name.partition("/")[0] for name in files})
-        for name in top:
-            if os.path.lexists(folder / name):
-                raise InputError(f"{folder / name} exists already. Move it away, or unpack {archive.name} elsewhere.")
+        there = _already_unpacked(archive, files, top, folder)
+        files = {name: size for name, size in files.items() if name.partition("/")[0] not in there}
+        if not files:
+            return top
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f".{archive.name}.unpacking"
         shutil.rmtree(partial, ignore_errors=True)
         try:
             with _members(archive) as members:
                 _write(members, files, partial)
-            for name in top:
+            for name in sorted(set(top) - there):
                 (partial / name).rename(folder / name)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
@@ -86,8 +93,31 @@ def unpack_archive(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -
         if isinstance(error, OSError) and error.errno is not None:
             raise
         words = str(error).partition("\n")[0].rstrip(":")
-        raise InputError(f"{archive}: expected a whole zip or tar file; got: {words}. Download it again.") from error
+        words = words or "an empty file"
+        raise DamagedArchive(
+            f"{archive}: expected a whole zip or tar file; got: {words}. Download it again."
+        ) from error
     return top
+
+
+def _already_unpacked(archive: Path, files: dict[str, int], top: list[str], folder: Path) -> set[str]:
+    """Names at the top of ``folder`` under which every file of the archive is, with its size.
+
+    Raises
+    ------
+    InputError
+        A name is there without all of its files: what is there is another data set's, or was unpacked in part.
+    """
+    there = {name for name in top if os.path.lexists(folder / name)}
+    for name, size in files.items():
+        above, path = name.partition("/")[0], folder / name
+        if above in there and not (path.is_file() and path.stat().st_size == size):
+            fault = f"holds {path.stat().st_size} bytes instead of {size}" if path.is_file() else "is missing"
+            raise InputError(
+                f"{folder / above} exists already, but is not what {archive.name} holds: {path} {fault}. Move "
+                f"{folder / above} away, or unpack elsewhere."
+            )
+    return there
 
 
 class _Member:
@@ -107,7 +137,7 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
             yield (_zip_member(packed, entry) for entry in packed.infolist())
     else:
         with tarfile.open(archive) as tar:
-            yield (_tar_member(tar, entry) for entry in tar)
+            yield _tar_members(tar)
 
 
 def _zip_member(packed: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Member:
@@ -117,6 +147,17 @@ def _zip_member(packed: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Member:
     # Python takes a damaged directory's word for where the archive begins, and would seek to before the file.
     fault = "lies outside of the archive" if entry.header_offset < 0 else fault
     return _Member(entry.filename, entry.file_size, entry.is_dir(), fault, lambda: packed.open(entry))
+
+
+def _tar_members(tar: tarfile.TarFile) -> Iterator[_Member]:
+    """Entries of a tar file. Python takes a cut between two entries, and a damaged entry, for the end of the file."""
+    for entry in tar:
+        yield _tar_member(tar, entry)
+    # A compressed one has a checksum, and going back in it would unpack it once more.
+    if isinstance(tar.fileobj, io.BufferedReader):
+        tar.fileobj.seek(tar.offset)
+        if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise tarfile.ReadError("no end of the archive: it is cut or damaged")
 
 
 def _tar_member(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> _Member:
@@ -167,11 +208,11 @@ def _name_fault(name: str) -> str:
 
 
 def _write(members: Iterator[_Member], files: dict[str, int], target: Path) -> None:
-    """Write files of the sizes that were checked, whatever the archive says now."""
+    """Write these files, with the sizes that were checked."""
     for member in members:
-        if member.folder:
-            continue
         name = str(PurePosixPath(member.name))
+        if member.folder or name not in files:
+            continue
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
         left = files[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoblend.data.errors import InputError
-from histoblend.data.sources.archives import unpack_archive
+from histoblend.data.sources.archives import DamagedArchive, unpack_archive
 from histoblend.data.sources.pcam import PREFIX
 
 if TYPE_CHECKING:
@@ -187,6 +188,12 @@ class Resuming:
             if answer.status_code not in (200, 206):
                 _refuse(answer, url)
             start, total = _span(answer)
+            if start == 0 and total is not None and total < have:
+                raise InputError(
+                    f"{url}: expected the rest of a file of which {have} bytes are in {self.part}; the server offers "
+                    f"{total} bytes in all, perhaps a page about an error or a login. Open the address in a browser; "
+                    "if the part is of another file, remove it. Then run again."
+                )
             if start not in (0, have):
                 raise requests.ConnectionError(f"asked for byte {have} on, got byte {start} on")
             with self.part.open("r+b" if have and start else "wb") as file:
@@ -221,26 +228,55 @@ def download_kaggle(folder: Path) -> list[str]:
     Raises
     ------
     InputError
-        The client is not installed or does not deliver, or its archive is damaged.
+        The client is not installed or does not deliver, or its archive is damaged although it was downloaded anew.
     """
     archive = folder / f"{COMPETITION}.zip"
+    # The client resumes a part. If that gives no whole archive, the part itself was damaged: start over.
+    for start_over in (False, True):
+        if archive.is_file():
+            with contextlib.suppress(DamagedArchive):
+                return unpack_archive(archive, folder)
+        _run_kaggle_client(archive, start_over=start_over or not _begins_as_zip(archive))
+    try:
+        return unpack_archive(archive, folder)
+    except DamagedArchive as error:
+        raise InputError(
+            f"{error} Kaggle's client downloaded it from the start and the file is still damaged: look at what it "
+            "holds, and at the disk and the network."
+        ) from error
+
+
+def _run_kaggle_client(archive: Path, *, start_over: bool) -> None:
+    """Have Kaggle's client download the archive: what is missing of it or, to start over, all of it."""
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    client = shutil.which("kaggle", path=places)
+    if client is None:
+        left = (
+            f"{archive} is incomplete or damaged, and only Kaggle's client can complete it: "
+            if archive.exists()
+            else ""
+        )
+        raise InputError(
+            f"{left}expected Kaggle's own client; it is not installed. Install it "
+            f"(`{sys.executable} -m pip install kaggle`), {TOKEN}. Then run again."
+        )
+    archive.parent.mkdir(parents=True, exist_ok=True)
+    options = ["--force"] if start_over else []
+    command = [client, "competitions", "download", *options, "-p", str(archive.parent), COMPETITION]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)  # noqa: S603
+    if done.returncode or not archive.is_file():
+        raise InputError(
+            f"Kaggle's client gave no {archive.name} (status {done.returncode}); see its own message above. "
+            f"If it speaks of 401 or 403: {TOKEN}. Then run again: it resumes the download."
+        )
+
+
+def _begins_as_zip(archive: Path) -> bool:
+    """Whether a file can be resumed: not one that is empty or holds, say, an error page. True where there is none."""
     if not archive.is_file():
-        places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-        client = shutil.which("kaggle", path=places)
-        if client is None:
-            raise InputError(
-                "expected Kaggle's own client; it is not installed. Install it "
-                f"(`{sys.executable} -m pip install kaggle`), {TOKEN}. Then run again."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [client, "competitions", "download", "-p", str(folder), COMPETITION]
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)  # noqa: S603
-        if done.returncode or not archive.is_file():
-            raise InputError(
-                f"Kaggle's client gave no {archive.name} (status {done.returncode}); its own words stand above. "
-                f"If it speaks of 401 or 403: {TOKEN}. Then run again."
-            )
-    return unpack_archive(archive, folder)
+        return True
+    with archive.open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def _check_room(files: tuple[Published, ...], folder: Path) -> None:

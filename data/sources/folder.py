@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import posixpath
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -13,21 +13,22 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.data.names import clean_names, look_alikes
-from histoblend.data.sources.images import CONVERSION, RESIZING, SUFFIXES
+from histoblend.data.sources.file_names import clean_path
+from histoblend.data.sources.image_files import ImageFiles, image_files, image_id, is_image, walk_images
+from histoblend.data.sources.images import CONVERSION, RESIZING, SUFFIXES, size_remedy
 from histoblend.data.sources.labels import (
     NEGATIVE,
-    NOT_UTF8,
     POSITIVE,
     class_name,
     class_word,
     match_files,
-    printable,
     read_labels,
     slides_of,
 )
+from histoblend.data.sources.official_split import class_folders, part_of
 from histoblend.data.sources.tiff import PatchReader
-from histoblend.data.splits import UNMAPPED
-from histoblend.data.storage.arrays import stamp, walk
+from histoblend.data.splits import TEST, UNMAPPED
+from histoblend.data.storage.arrays import find_name, stamp
 
 LABELS = "labels.csv"
 
@@ -39,7 +40,8 @@ class FolderSource:
     ----------
     path : Path
         Folder that holds ``labels.csv`` (``file,label`` and, optionally, ``slide``; files by their path in the folder)
-        or, without it, a folder for each class, with images at any depth.
+        or, without it, a folder for each class, with images at any depth. Class folders may be in ``train/``, ``val/``
+        and ``test/`` (see :data:`data.sources.official_split.SPLITS`). Links to folders are followed.
     size : int
         Height and width of a patch in pixels.
     missing : {"error", "skip"}
@@ -56,11 +58,16 @@ class FolderSource:
     Attributes
     ----------
     table : DataFrame
-        ``patch_id`` (the file's path in the folder, with slashes), ``label``, ``slide``, sorted by ``patch_id``.
+        ``patch_id`` (the file's path in the folder, with slashes), ``label``, ``slide``, sorted by ``patch_id``; and
+        ``official`` (train, valid or test) where the folders ``train/``, ``val/`` and ``test/`` hold a labelled test
+        set, as in :class:`data.sources.pcam.PcamSource`.
     skipped : dict from str to str
-        What lies in the folder and is no patch, and why.
+        What is in the folder and is no patch, and why.
+    unlabelled : UnlabelledImages or None
+        The images under ``test/`` where these are in no class folder, or ``labels.csv`` lists none of them.
     notes : dict
-        Classes with their labels and numbers of patches, and the rules by which images became patches.
+        Classes with their labels and numbers of patches, the rules by which images became patches, and patches by
+        part of the official split.
 
     Raises
     ------
@@ -82,12 +89,19 @@ class FolderSource:
         if not path.is_dir():
             raise InputError(f"{path}: expected a folder with a folder for each class; got no folder. Give DATA=….")
         self.size, self._reader = size, PatchReader(path, size, resize=resize)
-        files, self.skipped = image_files(path)
-        if (path / LABELS).exists():
-            table, more = match_files(_read_labels(path / LABELS), files, missing, csv=LABELS, folder=path.name or "/")
+        found = image_files(path)
+        self.skipped = found.skipped
+        labels = find_name(path, LABELS)
+        if labels.exists():
+            table = _read_labels(labels)
+            unlabelled = _unlisted_test(table["patch_id"], found.files)
+            files = found.files - unlabelled
+            table, more = match_files(table, files, missing, csv=labels.name, folder=path.name or "/")
             self.skipped |= more
         else:
-            table = _by_folder(path, files)
+            folders = class_folders(path, found.files, LABELS)
+            table, unlabelled = folders.table, folders.unlabelled
+            _check_links(path, table["class"], found.links)
         classes = _label_of_class(table["class"], positive, path)
         table["label"] = table["class"].map(classes).astype(np.int8)
         if slide_map:
@@ -98,16 +112,33 @@ class FolderSource:
             table["slide"] = pd.NA
         table["slide"] = table["slide"].astype("string")
         counts = table["class"].value_counts()
-        self.table = table.sort_values("patch_id", ignore_index=True)[["patch_id", "label", "slide"]]
+        columns = ["patch_id", "label", "slide", *(["official"] if "official" in table else [])]
+        self.table = table.sort_values("patch_id", ignore_index=True)[columns]
+        self.unlabelled = self._take_unlabelled(path, unlabelled, resize)
         self.notes: dict[str, Any] = {
             "classes": {name: {"label": label, "patches": int(counts[name])} for name, label in classes.items()},
             "size": f"{size} × {size}; {RESIZING[resize]}",
             "pixels": CONVERSION,
         }
+        if "official" in self.table:
+            self.notes["official"] = {str(part): int(n) for part, n in self.table["official"].value_counts().items()}
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, Mapping[int, str]]:
         """Decode rows ``start`` to ``stop``; see :class:`data.patches.Source`."""
         return self._reader.read(self.table["patch_id"].iloc[start:stop].tolist())
+
+    def remedy(self, reasons: Iterable[str]) -> str:
+        """What to do about images of another size; see :func:`data.sources.images.size_remedy`."""
+        return size_remedy(reasons, resizes=True)
+
+    def _take_unlabelled(self, path: Path, files: set[str], resize: str) -> UnlabelledImages | None:
+        """Open the files under ``test/`` that have no label; what was skipped there goes with them."""
+        if not files:
+            return None
+        lost = [name for name in self.skipped if part_of(name) == TEST and is_image(name)]
+        shared = Counter(image_id(name) for name in (*files, *lost))
+        skipped = {image_id(name) if shared[image_id(name)] == 1 else name: self.skipped.pop(name) for name in lost}
+        return UnlabelledImages(path, size=self.size, resize=resize, found=ImageFiles(files, skipped))
 
 
 class UnlabelledImages:
@@ -120,6 +151,8 @@ class UnlabelledImages:
         Height and width of a patch in pixels.
     resize : {"refuse", "resize", "crop"}
         What to do with images of another size; see :data:`data.sources.images.RESIZING`.
+    found : ImageFiles, optional
+        Some of the files in the folder; else all are taken.
 
     Attributes
     ----------
@@ -130,7 +163,9 @@ class UnlabelledImages:
     shared : int
         Files whose name without its ending is not theirs alone.
     skipped : dict from str to str
-        What lies in the folder and is no patch, and why.
+        What is in the folder and is no patch, and why.
+    results : dict from str to str
+        What this program wrote there earlier, which is left out.
 
     Raises
     ------
@@ -138,15 +173,16 @@ class UnlabelledImages:
         There is no folder, or no image in it.
     """
 
-    def __init__(self, path: Path, *, size: int, resize: str = "refuse") -> None:
+    def __init__(self, path: Path, *, size: int, resize: str = "refuse", found: ImageFiles | None = None) -> None:
         if not path.is_dir():
             raise InputError(f"{path}: expected a folder of image files; got no folder. Give IN=….")
         self.size, self._reader = size, PatchReader(path, size, resize=resize)
-        found, self.skipped = image_files(path)
-        if not found:
+        found = image_files(path) if found is None else found
+        self.skipped, self.results = found.skipped, found.results
+        if not found.files:
             raise InputError(f"{path}: expected image files ({', '.join(SUFFIXES)}); got none. Give another folder.")
-        files = pd.Series(sorted(found), dtype="str")
-        stems = pd.Series([posixpath.splitext(posixpath.basename(name))[0] for name in files], dtype="str")
+        files = pd.Series(sorted(found.files), dtype="str")
+        stems = pd.Series([image_id(name) for name in files], dtype="str")
         twice = clean_names(stems).duplicated(keep=False)
         self.shared = int(twice.sum())
         slides = pd.array([pd.NA] * len(files), dtype="string")
@@ -156,36 +192,16 @@ class UnlabelledImages:
         """Decode rows ``start`` to ``stop``; see :class:`data.patches.Source`."""
         return self._reader.read(self.table["file"].iloc[start:stop].tolist())
 
+    def remedy(self, reasons: Iterable[str]) -> str:
+        """What to do about images of another size; see :func:`data.sources.images.size_remedy`."""
+        return size_remedy(reasons, resizes=True)
+
 
 def content(path: Path, *, slide_map: str = "", **_options: object) -> Iterator[str]:
     """Lines that change when images or slide map do; see :class:`data.sources.registry.SourceKind`."""
-    yield from (stamp(entry.path, name) for name, entry in walk(path) if not entry.is_dir(follow_symlinks=False))
+    yield from (stamp(entry.path, name) for name, entry in walk_images(path, ImageFiles()))
     if slide_map:
         yield stamp(path / slide_map, slide_map)
-
-
-def image_files(path: Path) -> tuple[set[str], dict[str, str]]:
-    """Files that may be patches, and what else lies there with the reason why it is none."""
-    files, skipped = set(), {}
-    for name, entry in walk(path):
-        image = name.lower().endswith(SUFFIXES)
-        if entry.is_dir(follow_symlinks=False):
-            reason = "a folder with the name of an image" if image else None
-        elif entry.is_symlink() and os.path.isdir(entry.path):
-            reason = "a link to a folder: not followed"
-        elif not image:
-            # Tables and notes beside the class folders are no patches, and no one expects them to be.
-            reason = f"not an image by its name ({', '.join(SUFFIXES)})" if "/" in name else None
-        elif not os.path.isfile(entry.path):
-            reason = "not a file but a pipe, a device or a dead link"
-        elif name != printable(name):
-            reason = NOT_UTF8
-        else:
-            files.add(name)
-            continue
-        if reason:
-            skipped[printable(name)] = reason
-    return files, skipped
 
 
 def _read_labels(path: Path) -> pd.DataFrame:
@@ -201,18 +217,21 @@ def _read_labels(path: Path) -> pd.DataFrame:
     return table
 
 
-def _by_folder(path: Path, files: set[str]) -> pd.DataFrame:
-    """``patch_id, class`` of images under class folders."""
-    loose = sorted(name for name in files if "/" not in name)
-    if loose:
+def _unlisted_test(listed: pd.Series, files: set[str]) -> set[str]:
+    """Files under ``test/`` where the table of labels lists none of them: these are to be predicted."""
+    test = {name for name in files if part_of(name) == TEST}
+    named = {posixpath.basename(name) for name in test}
+    paths = map(clean_path, listed)
+    return set() if any(name in named if "/" not in name else part_of(name) == TEST for name in paths) else test
+
+
+def _check_links(path: Path, classes: pd.Series, links: list[str]) -> None:
+    """Name a link that was not followed where a class is missing."""
+    if links and classes.nunique() < 2:
         raise InputError(
-            f"{path}: expected a folder for each class, or {LABELS} (file,label); got {len(loose)} images beside them "
-            f"(first: {loose[0]!r}). Move them into their class's folder or add {LABELS}."
+            f"{path}: expected two classes (a folder with images for each); {links[0]!r} is a link to a folder that "
+            "holds it, or that is read under another name, and was not followed. Link to folders outside of this one."
         )
-    names = sorted(files)
-    return pd.DataFrame(
-        {"patch_id": names, "class": [class_name(name.partition("/")[0]) for name in names]}, dtype="str"
-    )
 
 
 def _label_of_class(classes: pd.Series, positive: Sequence[str], path: Path) -> dict[str, int]:

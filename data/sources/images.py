@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import stat
+import threading
 import warnings
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
+
+from histoblend.data.sources.tiff_tags import BITS, PHOTOMETRIC, WHITE_IS_ZERO, in_planes, tiff_refusal
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -20,6 +26,12 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 
 #: Pixels of the largest image that is decoded: 50 MB as RGB. Larger ones are refused before anything is allocated.
 MAX_PIXELS = 4096 * 4096
+
+#: Side of the smallest patch that a configuration takes, in pixels.
+LEAST_SIZE = 32
+
+#: A reason of :func:`read_image`: the image's own width and height.
+_OTHER_SIZE = re.compile(r"expected (?:at least )?\d+ × \d+ pixels(?: to cut the patch from)?, got (\d+) × (\d+)")
 
 #: Pages of a TIFF that are counted.
 MOST_FRAMES = 100
@@ -41,6 +53,12 @@ CONVERSION = (
     "grey is repeated in three channels, a palette is looked up, transparency lies over white, 16-bit samples keep "
     "their high byte, EXIF orientation is applied; other kinds (CMYK, floating point, animations …) are set aside"
 )
+
+#: Bytes that say of a PNG or BMP how many bits a sample has.
+HEADER_BYTES = 30
+
+# Pillow's switch for libtiff is one for all threads.
+_LIBTIFF = threading.Lock()
 
 #: Pillow's modes that ``CONVERSION`` speaks of.
 CONVERTED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "I;16", "I;16B", "I;16L", "I;16N")
@@ -80,16 +98,19 @@ def read_image(path: str | Path, out: np.ndarray, *, resize: str = "refuse", con
     """
     from PIL import Image, UnidentifiedImageError
 
+    header = b""
     try:
         # A pipe would make the opening wait for a writer that never comes.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 return "not a file but a pipe or a device"
+            header = file.read(HEADER_BYTES)
             with Image.open(file, formats=FORMATS) as image:
-                return _refusal(image, out, resize, convert) or _decode(image, out, resize)
+                reason = _refusal(image, file, header, out, resize, convert)
+                return reason or _decode(_with_planes(image, file), out, resize)
     except UnidentifiedImageError:
-        return f"not an image that can be read ({', '.join(FORMATS)})"
+        return _unknown(header)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         return f"too many pixels ({error})"
     except OSError as error:
@@ -98,7 +119,40 @@ def read_image(path: str | Path, out: np.ndarray, *, resize: str = "refuse", con
         return f"not readable as an image ({type(error).__name__}: {error})"
 
 
-def _refusal(image: Image.Image, out: np.ndarray, resize: str, convert: bool) -> str:
+def _unknown(header: bytes) -> str:
+    """Say what was expected of a file that Pillow knows nothing about."""
+    tiff = header.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
+    kinds = "a damaged TIFF, or of other samples than grey, RGB or palette that Pillow reads"
+    return f"not an image that can be read ({kinds if tiff else ', '.join(FORMATS)})"
+
+
+def size_remedy(reasons: Iterable[str], *, resizes: bool) -> str:
+    """What to do where most files that could not be used have one other size; empty elsewhere.
+
+    Parameters
+    ----------
+    reasons : iterable of str
+        From :func:`read_image`.
+    resizes : bool
+        Whether the source takes ``data.resize``.
+    """
+    reasons = list(reasons)
+    sizes = Counter(match.groups() for reason in reasons if (match := _OTHER_SIZE.fullmatch(reason)))
+    if not sizes or 2 * sizes.total() < len(reasons):
+        return ""
+    (width, height), count = sizes.most_common(1)[0]
+    ways = []
+    if width == height and int(width) >= LEAST_SIZE and 2 * count >= len(reasons):
+        ways.append(f"give --set data.size={width} (make … SET=data.size={width}) for patches of that size")
+    if resizes:
+        ways.append("give --set data.resize=resize to scale all images")
+    elif not ways:
+        ways.append("resize the images, or use CONFIG=folder (--config folder), which takes data.resize=resize")
+    sentence = ", or ".join(ways)
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _refusal(image: Image.Image, file: BinaryIO, header: bytes, out: np.ndarray, resize: str, convert: bool) -> str:
     """Say what is wrong with an opened image, before its pixels are decoded."""
     width, height = image.size
     expected = (out.shape[1], out.shape[0])
@@ -114,10 +168,24 @@ def _refusal(image: Image.Image, out: np.ndarray, resize: str, convert: bool) ->
         return f"expected one image, got a file of {frames}{more} (an animation or several pages)"
     if _scans(image) > MOST_SCANS:
         return f"expected at most {MOST_SCANS} passes over a progressive JPEG, got more"
-    kind = _kind(image)
+    tags = _tags(image)
+    reason = _wrong_kind(image, _bits(image, header), convert)
+    return reason or ("" if tags is None else tiff_refusal(tags, file))
+
+
+def _wrong_kind(image: Image.Image, bits: int, convert: bool) -> str:
+    """Say what is wrong with a kind of pixels; ``bits`` are those of a sample in the file, not in Pillow's mode."""
+    kind = image.mode
+    if bits != 8 and kind.startswith(("RGB", "LA")):
+        kind += f", {bits} bits"
+    # A palette's transparency belongs to its entries. Elsewhere it is one value, of as many bits as the file's samples:
+    # Pillow compares it with samples that it has widened or narrowed to 8.
+    value = "transparency" in image.info and image.mode != "P"
+    if value:
+        kind += f" with a transparent value of {bits} bits"
     if not convert and kind != "RGB":
         return f"expected an RGB image, got mode {kind}"
-    if convert and kind.removesuffix(", 16 bits") not in CONVERTED:
+    if image.mode not in CONVERTED or (value and bits not in (1, 8)):
         return f"expected RGB, grey, palette or transparency, got mode {kind}"
     return ""
 
@@ -155,25 +223,47 @@ def _scans(image: Image.Image) -> int:
     return count
 
 
-def _kind(image: Image.Image) -> str:
-    """Pillow's mode and, where the file's samples are wider than the mode says, their width.
+def _tags(image: Image.Image) -> Any:
+    """Tags of a TIFF; None for other formats."""
+    return getattr(image, "tag_v2", None) if image.format == "TIFF" else None
 
-    Pillow decodes 16-bit colour as its high byte; 12-bit grey it would leave unscaled in a 16-bit mode.
+
+def _bits(image: Image.Image, header: bytes) -> int:
+    """Bits of a sample, as the file's own header says; 8 for formats that have no others."""
+    tags = _tags(image)
+    if tags is not None:
+        return int(tags.get(BITS, (1,))[0])
+    if image.format == "PNG":
+        return header[24]
+    # Of a BMP's 16 bits a pixel, five or six are for each colour.
+    return 5 if image.format == "BMP" and header[28:30] == b"\x10\0" else 8
+
+
+def _with_planes(image: Image.Image, file: BinaryIO) -> Image.Image:
+    """Open a TIFF of separate planes again for libtiff, which reads them as the tags say.
+
+    Pillow's own decoder, which it takes where nothing is compressed, reads planes as 8-bit samples, black at zero.
     """
-    tile: list[Any] = getattr(image, "tile", [])
-    arguments = tile[0].args if tile else ()
-    raw = arguments if isinstance(arguments, str) else str(arguments[0]) if arguments else ""
-    if raw == "I;12":
-        return "I;12"
-    if image.mode.startswith("I;16") and "transparency" in image.info:
-        return f"{image.mode} with transparency"
-    return f"{image.mode}, 16 bits" if "16" in raw and not image.mode.startswith("I") else image.mode
+    from PIL import Image, TiffImagePlugin
+
+    tags = _tags(image)
+    if tags is None or not in_planes(tags):
+        return image
+    with _LIBTIFF:
+        before, TiffImagePlugin.READ_LIBTIFF = TiffImagePlugin.READ_LIBTIFF, True
+        try:
+            return Image.open(file, formats=("TIFF",))
+        finally:
+            TiffImagePlugin.READ_LIBTIFF = before
 
 
 def _decode(image: Image.Image, out: np.ndarray, resize: str) -> str:
     from PIL import Image, ImageOps
 
-    pixels = _as_rgb(ImageOps.exif_transpose(image))
+    tags = _tags(image)
+    inverted = tags is not None and tags.get(PHOTOMETRIC) == WHITE_IS_ZERO
+    ImageOps.exif_transpose(image, in_place=True)
+    pixels = _as_rgb(image, inverted)
     height, width = out.shape[:2]
     if resize == "resize" and pixels.size != (width, height):
         pixels = ImageOps.fit(pixels, (width, height), Image.Resampling.BICUBIC)
@@ -186,13 +276,14 @@ def _decode(image: Image.Image, out: np.ndarray, resize: str) -> str:
     return ""
 
 
-def _as_rgb(image: Image.Image) -> Image.Image:
-    """As ``CONVERSION`` says."""
+def _as_rgb(image: Image.Image, inverted: bool) -> Image.Image:
+    """As ``CONVERSION`` says; ``inverted`` where zero is white, which Pillow heeds up to 8 bits only."""
     from PIL import Image
 
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+        grey = (np.asarray(image) >> 8).astype(np.uint8)
+        return Image.fromarray(255 - grey if inverted else grey).convert("RGB")
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

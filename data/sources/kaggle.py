@@ -1,22 +1,27 @@
-"""The layout of Kaggle's "Histopathologic Cancer Detection": ``train/*.tif``, ``train_labels.csv``, ``test/*.tif``."""
+"""The layout of Kaggle's "Histopathologic Cancer Detection": ``train/``, ``train_labels.csv``, ``test/``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
+from histoblend.data.sources.csv_table import read_csv
+from histoblend.data.sources.file_names import FileNames
+from histoblend.data.sources.image_files import ImageFiles, image_id, is_image, walk_images
+from histoblend.data.sources.images import SUFFIXES, size_remedy
 from histoblend.data.sources.labels import NOT_UTF8, binary_labels, match_files, printable, read_labels, slides_of
 from histoblend.data.sources.tiff import PatchReader
-from histoblend.data.storage.arrays import names_in, stamp
+from histoblend.data.storage.arrays import find_name, stamp
 
 LABELS = "train_labels.csv"
 SLIDES = "patch_id_wsi.csv"
 IMAGES = "train"
 UNLABELLED = "test"
+SUBMISSION = "sample_submission.csv"
 SUFFIX = ".tif"
 
 
@@ -26,12 +31,13 @@ class KaggleSource:
     Parameters
     ----------
     path : Path
-        Folder that holds ``train/<id>.tif`` and ``train_labels.csv`` (``id,label``) and, optionally, a slide map
-        and ``test/<id>.tif``.
+        Folder that holds ``train/<id>.tif`` and ``train_labels.csv`` (``id,label``) and, optionally, a slide map,
+        ``test/<id>.tif`` and ``sample_submission.csv`` (``id``). Images may be in subfolders and of any kind in
+        :data:`data.sources.images.SUFFIXES`; names and endings count in any case.
     size : int
         Height and width that a patch must have, in pixels.
     missing : {"error", "skip"}
-        What to do with ids without an image and images without a label.
+        What to do with ids without an image, also those of ``sample_submission.csv``, and images without a label.
     slide_map : str
         CSV file with a column of ids and one of slides (see :func:`data.sources.labels.slide_map`), by its name in
         ``path`` or its whole path. Empty for ``patch_id_wsi.csv``, which may be absent.
@@ -42,82 +48,153 @@ class KaggleSource:
         ``patch_id, label, slide``, sorted by ``patch_id``. ``slide`` is missing everywhere without a slide map.
     skipped : dict from str to str
         File or id left out by ``missing="skip"``, and why.
-    unlabelled : UnlabelledTiffs or None
+    unlabelled : UnlabelledPatches or None
         The patches under ``test/``, where there are any.
 
     Raises
     ------
     InputError
-        A folder, file or column is missing, a label is not 0 or 1, an id stands twice, or ids and images differ.
+        A folder, file or column is missing, a label is not 0 or 1, an id is there twice, or ids and images differ.
     """
 
     def __init__(self, path: Path, *, size: int = 96, missing: str = "error", slide_map: str = "") -> None:
-        images = path / IMAGES
         if path.is_file():
             raise InputError(f"{path}: expected the folder that holds train/ and train_labels.csv; got a file.")
+        images = find_name(path, IMAGES)
         if not images.is_dir():
             raise InputError(
                 f"{images}: expected a folder of .tif patches; it does not exist. "
                 "Give the folder that holds train/ and train_labels.csv (DATA=… or --data)."
             )
         self.size, self._reader = size, PatchReader(images, size, convert=False)
+        self._files = _images(images)
         names = {"csv": LABELS, "folder": IMAGES, "suffix": SUFFIX}
-        labels, self.skipped = match_files(_read_labels(path / LABELS), set(_ids(images)), missing, **names)
-        slides = path / (slide_map or SLIDES)
+        labels, self.skipped = match_files(_read_labels(find_name(path, LABELS)), set(self._files), missing, **names)
+        slides = path / slide_map if slide_map else find_name(path, SLIDES)
         known = bool(slide_map) or slides.exists()
         labels["slide"] = slides_of(labels["patch_id"], slides) if known else pd.NA
         labels["slide"] = labels["slide"].astype("string")
         self.table = labels.sort_values("patch_id", ignore_index=True)
-        rest = path / UNLABELLED
-        self.unlabelled = UnlabelledTiffs(rest, size=size) if rest.is_dir() and _ids(rest) else None
+        self.unlabelled = _unlabelled(path, size, missing)
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, Mapping[int, str]]:
         """Decode rows ``start`` to ``stop``; see :class:`data.patches.Source`."""
-        return self._reader.read([f"{patch_id}{SUFFIX}" for patch_id in self.table["patch_id"].iloc[start:stop]])
+        return self._reader.read([self._files[patch_id] for patch_id in self.table["patch_id"].iloc[start:stop]])
+
+    def remedy(self, reasons: Iterable[str]) -> str:
+        """What to do about images of another size; see :func:`data.sources.images.size_remedy`."""
+        return size_remedy(reasons, resizes=False)
 
 
-class UnlabelledTiffs:
+class UnlabelledPatches:
     """Patches of which no label and no slide is known, such as those that a submission is made for.
 
     Parameters
     ----------
     folder : Path
-        Holds ``<id>.tif``.
+        Holds ``<id>.tif``, or images of other kinds, at any depth.
     size : int
         Height and width that a patch must have, in pixels.
+    files : mapping from str to str
+        Path in the folder by id.
+    missing : sequence of str
+        Ids that a submission must hold and that have no image.
+    unlisted : sequence of str
+        Ids that have an image and that ``sample_submission.csv`` does not list.
 
     Attributes
     ----------
     table : DataFrame
         ``patch_id, slide``, sorted by ``patch_id``; there is no ``label``, and every ``slide`` is missing.
     skipped : dict from str to str
-        Files whose name cannot be written into a table.
+        Ids that have no image, or whose name cannot be written into a table, and why.
+    unlisted : list of str
     """
 
-    def __init__(self, folder: Path, *, size: int) -> None:
-        self.size, self._reader = size, PatchReader(folder, size, convert=False)
-        ids = _ids(folder)
-        self.skipped = {printable(name): NOT_UTF8 for name in ids if name != printable(name)}
-        ids = [name for name in ids if name == printable(name)]
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        size: int,
+        files: Mapping[str, str],
+        missing: Sequence[str] = (),
+        unlisted: Sequence[str] = (),
+    ) -> None:
+        self.size, self._reader, self._files = size, PatchReader(folder, size, convert=False), files
+        self.skipped = {printable(name): NOT_UTF8 for name in sorted(files) if name != printable(name)}
+        self.skipped |= dict.fromkeys(missing, f"no image under {folder.name}/")
+        self.unlisted = list(map(printable, unlisted))
+        ids = sorted(name for name in files if name == printable(name))
         slides = pd.array([pd.NA] * len(ids), dtype="string")
         self.table = pd.DataFrame({"patch_id": pd.Series(ids, dtype="str"), "slide": slides})
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, Mapping[int, str]]:
         """Decode rows ``start`` to ``stop``; see :class:`data.patches.Source`."""
-        return self._reader.read([f"{patch_id}{SUFFIX}" for patch_id in self.table["patch_id"].iloc[start:stop]])
+        return self._reader.read([self._files[patch_id] for patch_id in self.table["patch_id"].iloc[start:stop]])
+
+    def remedy(self, reasons: Iterable[str]) -> str:
+        """What to do about images of another size; see :func:`data.sources.images.size_remedy`."""
+        return size_remedy(reasons, resizes=False)
 
 
 def content(path: Path, *, slide_map: str = "", **_options: object) -> Iterator[str]:
     """Lines that change when images or slide map do; see :class:`data.sources.registry.SourceKind`."""
     for part in (IMAGES, UNLABELLED):
-        if (path / part).is_dir():
-            yield from (stamp(path / part / name, f"{part}/{name}") for name in names_in(path / part, SUFFIX))
+        folder = find_name(path, part)
+        if folder.is_dir():
+            images = (found for found in walk_images(folder, ImageFiles()) if is_image(found[0]))
+            yield from (stamp(entry.path, f"{part}/{name}") for name, entry in images)
     if slide_map:
         yield stamp(path / slide_map, slide_map)
 
 
-def _ids(folder: Path) -> list[str]:
-    return [name.removesuffix(SUFFIX) for name in names_in(folder, SUFFIX)]
+def _images(folder: Path) -> dict[str, str]:
+    """Path of each image in a folder by its id: the file's name without folders and ending.
+
+    What cannot be read, such as a pipe, has an id as well: whoever reads it is told why.
+
+    Raises
+    ------
+    InputError
+        Two files have one id.
+    """
+    files: dict[str, str] = {}
+    for name, _ in walk_images(folder, ImageFiles()):
+        if not is_image(name):
+            continue
+        other = files.setdefault(image_id(name), name)
+        if other != name:
+            raise InputError(
+                f"{folder}: expected one image for each id; got {printable(other)!r} and {printable(name)!r}, both of "
+                f"id {printable(image_id(name))!r}. Remove or rename one."
+            )
+    return files
+
+
+def _unlabelled(path: Path, size: int, missing: str) -> UnlabelledPatches | None:
+    """The patches under ``test/`` and the other ids of ``sample_submission.csv``; None where there are no images.
+
+    Raises
+    ------
+    InputError
+        An id has no image, and ``missing`` is "error".
+    """
+    folder, listed = find_name(path, UNLABELLED), find_name(path, SUBMISSION)
+    files = _images(folder) if folder.is_dir() else {}
+    if not listed.is_file():
+        return UnlabelledPatches(folder, size=size, files=files) if files else None
+    names = FileNames(files.keys(), str(listed))
+    found = {name: names.find(name) for name in read_csv(listed, ("id",))["id"]}
+    without = [name for name, file in found.items() if file is None]
+    if without and missing != "skip":
+        first = ", ".join(map(repr, without[:3]))
+        raise InputError(
+            f"{listed}: {len(without)} ids have no image under {UNLABELLED}/ (first: {first}; images end in "
+            f"{', '.join(SUFFIXES)}). Add the images, or pass --missing=skip (MISSING=skip), which gives these ids the "
+            "share of positives among the training patches."
+        )
+    unlisted = sorted(files.keys() - set(found.values()))
+    return UnlabelledPatches(folder, size=size, files=files, missing=without, unlisted=unlisted) if files else None
 
 
 def _read_labels(path: Path) -> pd.DataFrame:

@@ -15,7 +15,7 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.data.sources.csv_table import read_csv
-from histoblend.data.storage.arrays import stamp
+from histoblend.data.storage.arrays import find_name, stamp
 
 SPLITS = ("train", "valid", "test")
 PREFIX = "camelyonpatch_level_2_split_"
@@ -65,7 +65,7 @@ class PcamSource:
                 f"{path}: expected {PREFIX}train_x.h5 and …_y.h5, or valid or test (also .gz); there is none. "
                 f"`make data DATASET=pcam DATA={path}` downloads them."
             )
-        with_slides = [split for split in splits if (path / f"{PREFIX}{split}_meta.csv").exists()]
+        with_slides = [split for split in splits if find_name(path, f"{PREFIX}{split}_meta.csv").exists()]
         if with_slides and with_slides != splits:
             lacking = next(split for split in splits if split not in with_slides)
             raise InputError(
@@ -94,7 +94,7 @@ class PcamSource:
             )
         slides = pd.Series(pd.NA, range(len(labels)))
         if with_slides:
-            meta = path / f"{name}_meta.csv"
+            meta = find_name(path, f"{name}_meta.csv")
             slides = read_csv(meta, ("wsi",))["wsi"].reset_index(drop=True)
             if len(slides) != len(labels) or (slides == "").any():
                 raise InputError(
@@ -133,8 +133,19 @@ def content(path: Path, **_options: object) -> Iterator[str]:
                 yield f"{name}\0{changed}"
 
 
+def is_unpacked(packed: Path) -> bool:
+    """Whether a ``.gz`` lies unpacked beside itself in full: somebody else's unpacking may have been interrupted."""
+    target = packed.with_suffix("")
+    if not target.exists():
+        return False
+    with packed.open("rb") as file:
+        file.seek(max(packed.stat().st_size - 4, 0))
+        size = int.from_bytes(file.read(4), "little")  # what gzip writes last: the size modulo 2^32
+    return target.stat().st_size % 2**32 == size
+
+
 def unpack(packed: Path) -> Path:
-    """Unpack a ``.gz`` beside itself, whole or not at all, with its time of change; nothing is done where it stands.
+    """Unpack a ``.gz`` beside itself, whole or not at all, with its time of change, unless that was done already.
 
     Returns
     -------
@@ -146,7 +157,7 @@ def unpack(packed: Path) -> Path:
         It is damaged, or the folder takes no file of that size.
     """
     target = packed.with_suffix("")
-    if target.exists():
+    if is_unpacked(packed):
         return target
     partial = packed.with_name(f".{target.name}.{os.getpid()}.part")
     try:
@@ -171,8 +182,8 @@ def unpack(packed: Path) -> Path:
 
 def _find(path: Path, split: str, part: str) -> Path | None:
     """The file of one split and part: plain or, failing that, packed."""
-    plain = path / f"{PREFIX}{split}_{part}.h5"
-    return next((file for file in (plain, plain.with_name(f"{plain.name}.gz")) if file.is_file()), None)
+    names = (f"{PREFIX}{split}_{part}.h5", f"{PREFIX}{split}_{part}.h5.gz")
+    return next((file for file in (find_name(path, name) for name in names) if file.is_file()), None)
 
 
 def _open(path: Path, split: str, part: str) -> Any:
@@ -185,7 +196,7 @@ def _open(path: Path, split: str, part: str) -> Any:
             f"{path / PREFIX}{split}_{part}.h5: expected beside the split's other file; it does not exist "
             f"(nor as .gz). `make data DATASET=pcam DATA={path}` downloads it."
         )
-    file = unpack(file) if file.suffix == ".gz" else file
+    file = unpack(file) if file.suffix.lower() == ".gz" else file
     try:
         opened = h5py.File(file, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
         # A link could lead to any other file of the machine, and so could a virtual or an external dataset.

@@ -11,6 +11,8 @@ from io import BufferedRandom
 from pathlib import Path
 from typing import Any
 
+from histoblend.data.ignored import ignored
+
 #: Ending of files that are being written; a broken run leaves some behind.
 PARTIAL = ".partial"
 
@@ -99,9 +101,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Bring every file under a folder, and every folder's list of names, to the disk."""
-    for place, _, names in os.walk(folder):
+    """Bring every file under a folder, and every folder's list of names, to the disk; not what systems left there."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not ignored(name)]
         for name in names:
+            if ignored(name):
+                continue
             # Opened for writing: Windows syncs no file that was opened for reading.
             with Path(place, name).open("r+b") as file:
                 os.fsync(file.fileno())

@@ -14,6 +14,22 @@ STAIN_SCALES = (0.25, 0.15, 0.15)
 SMALLEST = 32
 
 
+def check_patches(patches: np.ndarray) -> None:
+    """Raise ValueError or TypeError when something is no patches of RGB, of at least the size of the centre."""
+    patches = np.asarray(patches)
+    shape = patches.shape
+    if len(shape) != 4 or shape[-1] != 3:
+        hint = " For a single patch, give patch[np.newaxis]." if len(shape) == 3 and shape[-1] == 3 else ""
+        raise ValueError(f"patches must have shape (n, height, width, 3); got {shape}.{hint}")
+    if min(shape[1:3]) < SMALLEST:
+        raise ValueError(
+            f"patches must be at least {SMALLEST} × {SMALLEST} pixels, the size of the centre; "
+            f"got {shape[1]} × {shape[2]}."
+        )
+    if patches.dtype != np.uint8:
+        raise TypeError(f"patches must be uint8, 0 to 255; got {patches.dtype}. Scale and round before calling.")
+
+
 class Planes:
     """Patches and the planes made from them, each of which is made once, when it is first asked for.
 
@@ -36,16 +52,7 @@ class Planes:
     """
 
     def __init__(self, patches: np.ndarray) -> None:
-        patches = np.asarray(patches)
-        if patches.ndim != 4 or patches.shape[-1] != 3:
-            raise ValueError(f"patches must have shape (n, height, width, 3); got {patches.shape}.")
-        if min(patches.shape[1:3]) < SMALLEST:
-            raise ValueError(
-                f"patches must be at least {SMALLEST} × {SMALLEST} pixels, the size of the centre; "
-                f"got {patches.shape[1]} × {patches.shape[2]}."
-            )
-        if patches.dtype != np.uint8:
-            raise TypeError(f"patches must be uint8, 0 to 255; got {patches.dtype}. Scale and round before calling.")
+        check_patches(patches)
         self.patches = np.array(patches, order="C", subok=False)
 
     def __len__(self) -> int:

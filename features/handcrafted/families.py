@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from histoblend.data.errors import InputError
+from histoblend.data.workers import count_workers
 from histoblend.features.handcrafted import (
     colour,
     cooccurrence,
@@ -189,7 +190,7 @@ def compile_kernels(
     families : sequence of str, optional
         Names of families; all when left out.
     workers : int
-        Processes that share the work through the cache; 1 compiles in this one.
+        Processes that share the work through the cache; 1 compiles in this one, -1 takes one per core.
     progress : callable, optional
         Called with the number of families just finished.
 
@@ -201,7 +202,8 @@ def compile_kernels(
     # dearest first, so that no worker is left with a long one at the end
     names = [family.name for family in sorted(families_named(families), key=lambda family: -family.cost)]
     report = progress or (lambda _: None)
-    if workers <= 1:
+    workers = count_workers(workers)
+    if workers == 1:
         for name in names:
             _compile_family(name)
             report(1)

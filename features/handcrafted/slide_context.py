@@ -200,6 +200,12 @@ def slide_reference(take: Callable[[np.ndarray], np.ndarray], patches: int, colu
     return SlideReference(tuple(columns), trust(patches), centre, spread, weight, vectors)
 
 
+def context_columns(columns: Sequence[str]) -> list[str]:
+    """Names of what :meth:`SlideReference.relate` makes of columns."""
+    stains = list(slide_stain_sentences()) if _FALLBACK in columns else []
+    return [*columns, *map(in_slide_name, columns), *stains]
+
+
 def _vector_columns() -> list[str]:
     return [f"stain_{colour}_{stain}_whole" for stain in _STAINS for colour in ("red", "green", "blue")]
 

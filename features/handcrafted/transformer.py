@@ -9,8 +9,9 @@ import numpy as np
 from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.utils import Tags
 
+from histoblend.data.workers import count_workers
 from histoblend.features.handcrafted import families
-from histoblend.features.handcrafted.channels import Planes
+from histoblend.features.handcrafted.channels import check_patches
 
 _SHARD = 256
 
@@ -25,7 +26,7 @@ class HandcraftedFeatures(TransformerMixin, BaseEstimator):
     families : sequence of str, optional
         Names of feature families (`features.handcrafted.families.FAMILIES`); all when None.
     workers : int
-        Threads; the kernels release the interpreter's lock. The result does not depend on it.
+        Threads, -1 for one per core; the kernels release the interpreter's lock. The result does not depend on it.
 
     Examples
     --------
@@ -53,14 +54,13 @@ class HandcraftedFeatures(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            When a family is unknown, `workers` is below 1, or X has the wrong shape.
+            When a family is unknown, `workers` is 0, or X has the wrong shape.
         TypeError
             When X is not uint8.
         """
         families.families_named(self.families)
-        if self.workers < 1:
-            raise ValueError(f"workers must be at least 1; got {self.workers}.")
-        Planes(X[:1])
+        count_workers(self.workers)
+        check_patches(X)
         return self
 
     def transform(self, X: np.ndarray) -> np.ndarray:
@@ -82,12 +82,13 @@ class HandcraftedFeatures(TransformerMixin, BaseEstimator):
             As `fit`.
         """
         self.fit(X)
-        if self.workers == 1 or len(X) <= _SHARD:
+        workers = count_workers(self.workers)
+        if workers == 1 or len(X) <= _SHARD:
             return families.compute(X, self.families)
         from joblib import Parallel, delayed
 
         shards = (X[start : start + _SHARD] for start in range(0, len(X), _SHARD))
-        pool = Parallel(n_jobs=self.workers, prefer="threads")
+        pool = Parallel(n_jobs=workers, prefer="threads")
         return np.concatenate(pool(delayed(families.compute)(shard, self.families) for shard in shards))
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:

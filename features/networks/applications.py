@@ -8,7 +8,13 @@ stands in front, in the same graph.
 from __future__ import annotations
 
 import hashlib
+import shutil
+import tempfile
+import textwrap
+import warnings
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -94,13 +100,17 @@ def load_application(model: keras.Model, path: Path, sha256: str | None = None) 
         raise CheckpointError(f"{path}: sha256 must be {sha256}; got {found}. The file is damaged or another version.")
     try:
         _check_contained(path)
-        model.load_weights(str(path))
+        with _lower_case(path) as readable, warnings.catch_warnings():
+            # Keras warns of every group of arrays that is not in the file, and raises if one of them is needed.
+            warnings.simplefilter("ignore")
+            model.load_weights(str(readable))
     except CheckpointError:
         raise
     except Exception as error:  # h5py and Keras raise whatever comes up with files that do not fit
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = textwrap.shorten(str(error), 200, placeholder=" …").rstrip(".:") or type(error).__name__
         raise CheckpointError(
-            f"{path}: expected the weights of {model.name} without its classifier; got: {reason}"
+            f"{path}: expected the weights of {model.name} without its classifier; got: {reason}. "
+            "Name the file that was saved from this network, or the backbone that the file belongs to."
         ) from error
 
 
@@ -127,9 +137,20 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@contextmanager
+def _lower_case(path: Path) -> Iterator[Path]:
+    """The file, copied where its ending is not in lower case: Keras knows no others."""
+    ending = next((end for end in (".weights.h5", *KERAS_SUFFIXES) if path.name.lower().endswith(end)), "")
+    if path.name.endswith(ending):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(shutil.copyfile(path, Path(folder, path.name.lower())))
+
+
 def _check_contained(path: Path) -> None:
     """Refuse an HDF5 file that asks for other files: opening it must not read what the user never named."""
-    if path.suffix != ".keras":
+    if path.suffix.lower() != ".keras":
         with path.open("rb") as file:
             _check_links(path, file)
         return

@@ -90,7 +90,7 @@ def load_backbone(
         row.load(model, path, row.weights.sha256 if isinstance(row.weights, PackagedWeights) else None)
     else:
         path = check_kind(row, weights)
-        resaved = path.suffix in KERAS_SUFFIXES and isinstance(row.weights, PackagedWeights)
+        resaved = path.suffix.lower() in KERAS_SUFFIXES and isinstance(row.weights, PackagedWeights)
         (load_application if resaved else row.load)(model, path, None)
     return model
 
@@ -156,7 +156,7 @@ def check_kind(row: Backbone, weights: str) -> Path:
     """
     path = Path(weights)
     kinds = sorted({Path(row.weights.file).suffix, *KERAS_SUFFIXES})
-    if path.suffix not in kinds or not path.is_file():
+    if path.suffix.lower() not in kinds or not path.is_file():
         raise CheckpointError(
             f'weights must be "imagenet", "random" or an existing file of {", ".join(kinds)}; got {weights!r}.'
         )

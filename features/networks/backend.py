@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from histoblend.data.errors import InputError
+
 if TYPE_CHECKING:
     import keras
 
@@ -161,8 +163,8 @@ def load_keras() -> ModuleType:
 
     Raises
     ------
-    ModuleNotFoundError
-        When no backend is installed.
+    InputError
+        When no backend is installed, or ``KERAS_BACKEND`` names none of :data:`BACKENDS`.
     """
     if "keras" in sys.modules:
         return sys.modules["keras"]
@@ -170,7 +172,13 @@ def load_keras() -> ModuleType:
     os.environ["KERAS_BACKEND"] = choose_backend()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other people's deprecations, at import only
-        import keras
+        try:
+            import keras
+        except ImportError as error:
+            raise InputError(
+                f"Keras must load on {os.environ['KERAS_BACKEND']}; got: {error}. Install what is missing, or choose "
+                f"another backend by KERAS_BACKEND ({', '.join(BACKENDS)})."
+            ) from error
 
         if keras.backend.backend() == "torch":
             import torch  # type: ignore[import-not-found]
@@ -196,16 +204,18 @@ def choose_backend() -> str:
 
     Raises
     ------
-    ModuleNotFoundError
-        When no backend is installed.
+    InputError
+        When no backend is installed, or ``KERAS_BACKEND`` names none of :data:`BACKENDS`.
     """
     if "keras" in sys.modules:
         return str(sys.modules["keras"].backend.backend())
-    if os.environ.get("KERAS_BACKEND"):
-        return os.environ["KERAS_BACKEND"]
+    if chosen := os.environ.get("KERAS_BACKEND"):
+        if chosen not in BACKENDS:
+            raise InputError(f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}; got {chosen!r}. Set another.")
+        return chosen
     installed = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
     if not installed:
-        raise ModuleNotFoundError("Keras needs tensorflow, jax or torch; got none. Run `pip install tensorflow`.")
+        raise InputError("Keras needs tensorflow, jax or torch; got none. Run `pip install tensorflow`.")
     return installed[0]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import http.client
 import os
@@ -22,7 +23,7 @@ def models_folder() -> Path:
 
 
 def fetch(weights: DownloadedWeights, folder: Path | None = None) -> Path:
-    """Find a weights file in a folder, or download it there.
+    """Find a weights file in a folder, or download it there; a damaged one is downloaded again.
 
     Parameters
     ----------
@@ -38,12 +39,13 @@ def fetch(weights: DownloadedWeights, folder: Path | None = None) -> Path:
     Raises
     ------
     CheckpointError
-        When the file cannot be had or has another digest. Says which file to put where, and what needs no network.
+        When the file cannot be downloaded, or what comes is not the published file. Says which file to put where, and
+        what needs no network.
     """
     folder = folder or models_folder()
     path = folder / weights.file
-    if path.is_file():
-        _check(path, weights)
+    found = _fault(path, weights) if path.is_file() else ""
+    if path.is_file() and not found:
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,13 +57,17 @@ def fetch(weights: DownloadedWeights, folder: Path | None = None) -> Path:
         ) from error
     try:
         _download(weights.url, handle)
-        _check(Path(partial), weights, path)
+        if fault := _fault(Path(partial), weights):
+            raise CheckpointError(f"{path}: {fault}. Nothing was kept: look at what {weights.url} gives.")
         os.replace(partial, path)
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        damaged = f"{path} is damaged ({found}), and " if found else ""
         raise CheckpointError(
-            f"{weights.file}: expected to download it from {weights.url}; got: {error}. Put that file into {folder} by "
-            'hand, name a local one with embeddings.weights, or take embeddings.backbone="efficientnet-lite0", '
-            "which needs no network."
+            f"{damaged}{weights.file}: expected to download it from {weights.url}; got: {_reason(error)}. Connect to "
+            f"the internet, put that file into {folder} by hand, name a local one (embeddings.weights or cnn.weights), "
+            'or choose a backbone that needs none, such as "efficientnet-lite2" (embeddings.backbone or cnn.backbone).'
         ) from error
     finally:
         Path(partial).unlink(missing_ok=True)
@@ -78,14 +84,24 @@ def _download(url: str, handle: int) -> None:
             raise OSError(f"the connection ended after {received} of {announced} bytes")
 
 
-def _check(path: Path, weights: DownloadedWeights, target: Path | None = None) -> None:
+def _reason(error: Exception) -> str:
+    """What went wrong, in words, without the wrapping of urllib."""
+    inner = getattr(error, "reason", None)
+    inner = inner if isinstance(inner, Exception) else error
+    return (getattr(inner, "strerror", None) or " ".join(str(inner).split()) or type(inner).__name__).rstrip(".")
+
+
+def _fault(path: Path, weights: DownloadedWeights) -> str:
+    """What shows that a file is not the published one; empty where nothing does."""
     algorithm, _, expected = weights.digest.partition(":")
-    if not expected:
-        return
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, algorithm).hexdigest()
-    if found != expected:
-        end = "Nothing was kept." if target else "Remove it, and it is downloaded again."
-        raise CheckpointError(
-            f"{target or path}: {algorithm} must be {expected}, as Keras publishes it; got {found}. {end}"
-        )
+    if expected:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, algorithm).hexdigest()
+        return "" if found == expected else f"{algorithm} must be {expected}, as Keras publishes it; got {found}"
+    import h5py
+
+    try:
+        h5py.File(path, "r").close()  # fails also where the file is shorter than it says
+    except OSError as error:
+        return f"expected a whole HDF5 file, as Keras publishes it; got: {' '.join(str(error).split())}"
+    return ""

@@ -117,7 +117,14 @@ def _normalised(
 
 def load_lite(model: keras.Model, path: Path, sha256: str | None = None) -> None:
     """Fill an EfficientNet-Lite from a PyTorch checkpoint, whose digest is checked first where one is given."""
-    assign_lite(model, read_checkpoint(path, sha256))
+    arrays = read_checkpoint(path, sha256)
+    try:
+        assign_lite(model, arrays)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{path}: expected the weights of this EfficientNet-Lite: {error} "
+            "Name the file that was saved from this network, or the backbone that the file belongs to."
+        ) from error
 
 
 def assign_lite(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:

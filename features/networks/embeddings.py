@@ -22,6 +22,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from histoblend.data.errors import InputError
 from histoblend.data.patches import CENTRE
+from histoblend.data.workers import count_workers
 from histoblend.features.networks.engines import (
     GPU_BATCH,
     KERAS_BATCH,
@@ -163,10 +164,7 @@ class EmbeddingCompute:
         ValueError
             When the patches have another shape or dtype, or are smaller than the centre.
         """
-        if patches.ndim != 4 or patches.shape[3] != 3 or 0 in patches.shape[1:3] or patches.dtype != np.uint8:
-            raise ValueError(
-                f"patches must be uint8 RGB of shape (n, height, width, 3); got {patches.dtype} {patches.shape}."
-            )
+        _check(patches)
         if self.centre > min(patches.shape[1:3]):
             raise InputError(f"centre must lie inside the patches of {patches.shape[1:3]} pixels; got {self.centre}.")
         step = max(1, self.network.batch // SYMMETRIES) if self.d4 else self.network.batch
@@ -194,6 +192,15 @@ class EmbeddingCompute:
         if patches.shape[1] == patches.shape[2]:
             return [np.concatenate(views)]
         return [np.concatenate(views[::2]), np.concatenate(views[1::2])]
+
+
+def _check(patches: np.ndarray) -> None:
+    """Raise ValueError when something is no patches of RGB."""
+    if patches.ndim != 4 or patches.shape[3] != 3 or 0 in patches.shape[1:3] or patches.dtype != np.uint8:
+        hint = " For a single patch, give patch[np.newaxis]." if patches.ndim == 3 and patches.shape[2] == 3 else ""
+        raise ValueError(
+            f"patches must be uint8 RGB of shape (n, height, width, 3); got {patches.dtype} {patches.shape}.{hint}"
+        )
 
 
 @dataclass(frozen=True)
@@ -250,7 +257,7 @@ class KerasEmbedding(TransformerMixin, BaseEstimator):
     backbone, size, centre, engine, precision, d4, pooling, stages, weights, cache
         As for :func:`embedding_compute`.
     workers : int
-        Threads of the "onnx" engine. The result does not depend on it.
+        Threads of the "onnx" engine, -1 for one per core. The result does not depend on it.
 
     Attributes
     ----------
@@ -292,7 +299,7 @@ class KerasEmbedding(TransformerMixin, BaseEstimator):
     def fit(self, X: np.ndarray | None = None, y: Any = None) -> KerasEmbedding:
         """Prepare the network; the patches are not looked at."""
         options = self.get_params()
-        del options["workers"]
+        count_workers(options.pop("workers"))
         self.compute_ = embedding_compute(**options)
         return self
 
@@ -308,12 +315,14 @@ class KerasEmbedding(TransformerMixin, BaseEstimator):
         ndarray of shape (n, width), dtype float32
         """
         check_is_fitted(self)
-        if self.workers == 1 or len(X) <= ONNX_BATCH:
+        _check(X)  # whole: a thread sees a part of it
+        workers = count_workers(self.workers)
+        if workers == 1 or len(X) <= ONNX_BATCH:
             return self.compute_(X)
         from joblib import Parallel, delayed
 
         step = 8 * ONNX_BATCH
-        parts = Parallel(n_jobs=self.workers, prefer="threads")(
+        parts = Parallel(n_jobs=workers, prefer="threads")(
             delayed(self.compute_)(X[start : start + step]) for start in range(0, len(X), step)
         )
         return np.concatenate(parts)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import importlib
 import importlib.metadata
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -20,11 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import histoblend
+from histoblend.data.errors import InputError
 from histoblend.data.storage.atomic import PARTIAL, clear_leftovers, sync_folder, sync_tree
 from histoblend.features.networks.applications import file_sha256
 from histoblend.features.networks.backbones import find_backbone, weights_digest
 from histoblend.features.networks.backend import Shape, choose_backend
+from histoblend.features.networks.child_process import call_in_child
 from histoblend.features.networks.recipe import (
     Recipe,
     embedding_network,
@@ -74,8 +75,10 @@ def export_onnx(recipe: Recipe, shape: Shape | None, cache: Path) -> Path:
 
     Raises
     ------
+    InputError
+        When the weights cannot be had or belong to another network, or TensorFlow or tf2onnx is not installed.
     RuntimeError
-        When the export fails, for instance without TensorFlow, or differs from Keras by more than 1e-4.
+        When the export fails otherwise, or differs from Keras by more than 1e-4.
     """
     side = f"-{shape[0]}x{shape[1]}" if shape else ""
     path = cache / f"{recipe.label}-{recipe.pooling}{side}-{_export_key(recipe, shape)[:16]}.onnx"
@@ -97,23 +100,13 @@ def export_onnx(recipe: Recipe, shape: Shape | None, cache: Path) -> Path:
 
 def _run_export(recipe: Recipe, shape: Shape | None, path: Path) -> None:
     """Export in a child process: TensorFlow's memory, threads and remarks stay there, whatever the backend here."""
-    call = f"e.write_onnx(e.Recipe(**{asdict(recipe)!r}), {shape!r}, {str(path)!r})"
-    code = f"import histoblend.features.networks.onnx_export as e; {call}"
-    environment = {**os.environ, "KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
-    done = subprocess.run(  # noqa: S603 - our own code; what the user gave is quoted by repr
-        [sys.executable, "-W", "ignore", "-c", code],
-        cwd=Path(histoblend.__file__).parents[1],  # so that it finds this very package, installed or not
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        reason = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
+    environment = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
+    try:
+        call_in_child(write_onnx, (recipe, shape, str(path)), environment)
+    except RuntimeError as error:
         raise RuntimeError(
-            f"{recipe.backbone}: expected an export to ONNX; got: {reason} "
-            'The export needs TensorFlow and tf2onnx; engine="keras" works without them.'
-        )
+            f'{recipe.backbone}: expected an export to ONNX; got: {error} engine="keras" works without it.'
+        ) from error
 
 
 def write_onnx(recipe: Recipe, shape: Shape | None, path: str) -> None:
@@ -128,9 +121,21 @@ def write_onnx(recipe: Recipe, shape: Shape | None, path: str) -> None:
 
     Raises
     ------
+    InputError
+        When TensorFlow or tf2onnx is not installed, or the weights do not fit.
     RuntimeError
         When ONNX Runtime's numbers differ from Keras' by more than EXPORT_TOLERANCE, or Keras is not on TensorFlow.
     """
+    try:
+        importlib.import_module("tensorflow")
+        for name in ("tf2onnx", "onnx"):
+            if importlib.util.find_spec(name) is None:
+                raise ImportError(f"{name} is not installed")
+    except ImportError as error:
+        raise InputError(
+            f"{recipe.backbone}: the export to ONNX needs TensorFlow and tf2onnx; got: {error}. Install them "
+            '(requirements.txt), or choose engine="keras" (embeddings.engine), which works without them.'
+        ) from error
     backend = choose_backend()
     if backend != "tensorflow":  # from PyTorch, free sizes come out silently wrong
         raise RuntimeError(f"the export to ONNX must run on TensorFlow; got {backend}. Set KERAS_BACKEND=tensorflow.")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histoblend.data.errors import InputError
-from histoblend.features.networks.backbones import check_kind, find_backbone, load_backbone
+from histoblend.features.networks.backbones import check_kind, find_backbone, load_backbone, locate_weights
 from histoblend.features.networks.backend import Shape, load_keras
 
 if TYPE_CHECKING:
@@ -71,6 +71,11 @@ class Recipe:
             raise InputError(f"stages must be a number from 1 to {most} for {row.name}; got {self.stages!r}.")
         if self.weights not in ("imagenet", "random"):
             check_kind(row, self.weights)
+
+    def check_weights(self) -> None:
+        """Raise InputError when pretrained weights cannot be had; those that are not here yet are downloaded."""
+        if self.weights == "imagenet":
+            locate_weights(find_backbone(self.backbone))
 
 
 def embedding_network(recipe: Recipe, shape: Shape | None = None) -> keras.Model:

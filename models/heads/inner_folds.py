@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from histoblend.data.splits import grouped_folds
+from histoblend.data.splits import find_folds
 
 
 def inner_folds(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -17,7 +17,7 @@ def inner_folds(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> Ite
     y : ndarray of shape (n,), 0 or 1
     groups : ndarray of shape (n,)
     folds : int
-        At most as many are made as groups and the rarer class allow; fewer than two groups give none.
+        As many are made as groups and patches of the rarer class allow, at most these; fewer than two give none.
     seed : int
 
     Yields
@@ -29,7 +29,5 @@ def inner_folds(y: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> Ite
     possible = min(folds, *groups_of, *np.bincount(y, minlength=2).tolist())
     if possible < 2:
         return
-    for validation in grouped_folds(y, groups, possible, seed):
-        train = np.setdiff1d(np.arange(len(y)), validation, assume_unique=True)
-        if len(np.unique(y[train])) == 2 and len(np.unique(y[validation])) == 2:
-            yield train, validation
+    for validation in find_folds(y, groups, possible, seed, hold_both=True):
+        yield np.setdiff1d(np.arange(len(y)), validation, assume_unique=True), validation

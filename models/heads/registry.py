@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histoblend.data.errors import InputError
+from histoblend.data.storage.arrays import files_under
+from histoblend.models.names import LINEAR_ONLY
 
 if TYPE_CHECKING:
     from histoblend.models.heads.head import Head
@@ -36,6 +38,11 @@ def head_class(name: str) -> type[Head]:
     return found
 
 
+def heads_on(columns: str, heads: Sequence[str]) -> list[str]:
+    """Those of ``heads`` that are fitted on a set of columns; see :data:`models.names.LINEAR_ONLY`."""
+    return [name for name in heads if columns not in LINEAR_ONLY or head_class(name).additive]
+
+
 def new_head(name: str, seed: int) -> Head:
     """Make an unfitted head with its default settings."""
     return head_class(name)(seed=seed)
@@ -54,7 +61,7 @@ def load_head(folder: Path) -> Head:
     InputError
         A file is missing or damaged, or holds a type that is not on the trusted list.
     """
-    return head_from({path.name: path.read_bytes() for path in folder.glob("*") if path.is_file()}, str(folder))
+    return head_from({name: (folder / name).read_bytes() for name in files_under(folder)}, str(folder))
 
 
 def head_from(files: Mapping[str, bytes], where: str) -> Head:

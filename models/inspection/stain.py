@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from histoblend.data.splits import grouped_folds
+from histoblend.data.splits import find_folds
 from histoblend.features.handcrafted.families import parse_column
 from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.metrics import measure, slide_table
@@ -285,7 +285,7 @@ def stain_families(
     *,
     draws: int = 1000,
     seed: int = 0,
-) -> pd.DataFrame:
+) -> pd.DataFrame | None:
     """Ask each family of columns for the stain group of slides that it was not fitted on.
 
     Logistic regression on the family's columns learns the group from the other folds, which are made by slide. At most
@@ -305,9 +305,9 @@ def stain_families(
 
     Returns
     -------
-    DataFrame
+    DataFrame or None
         ``family, columns, auc, low, high, patches, slides``, best first: how well patches of group A are told from
-        those of group B.
+        those of group B. None where a group has but one of the slides that were drawn.
     """
     of = slides.map(groups.slides.set_index("slide").group)
     rows = _some_of_each(slides.where(of.notna()), np.random.default_rng(seed))
@@ -318,7 +318,9 @@ def stain_families(
         places.setdefault(parse_column(column).family, []).append(place)
     table = np.asarray(values[rows])
     sizes = pd.Series(labels).groupby(names).first().value_counts()
-    folds = grouped_folds(labels, names, min(ASKED_FOLDS, int(sizes.min())), seed)
+    folds = find_folds(labels, names, max(2, min(ASKED_FOLDS, int(sizes.min()))), seed)
+    if not folds:
+        return None
     scores = np.column_stack([_asked(table[:, part], labels, folds, seed) for part in places.values()])
     low, high = _ends(labels, scores, slide_groups(names), draws, seed)
     found = pd.DataFrame(

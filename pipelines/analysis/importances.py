@@ -24,7 +24,7 @@ from histoblend.models.inspection.importance import (
 )
 from histoblend.models.inspection.importance_stability import fold_stability, stability_row
 from histoblend.models.inspection.permutation import dropped_importance, group_permutation, permutation_importance
-from histoblend.models.names import ALONE
+from histoblend.models.names import ALONE, LINEAR_ONLY
 from histoblend.models.resampling import even_rows, slide_groups
 from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.config import Config
@@ -118,16 +118,9 @@ def importances(run: Run, predictions: pd.DataFrame) -> tuple[pd.DataFrame, Grou
     Returns
     -------
     features : DataFrame
-    <<<<<<< HEAD
-        Single columns, `models.inspection.permutation.COLUMNS`: gain, cover and coefficients with their spread over
+        Single columns, `models.inspection.importance.COLUMNS`: gain, cover and coefficients with their spread over
         folds, and permutation on the held-out slides for the handcrafted columns; families that were shuffled
         together have rows without a feature.
-    =======
-        Single columns, `models.inspection.importance.COLUMNS`: gain, cover and coefficients with their spread over
-        folds, and
-        permutation on the held-out slides for the handcrafted columns; families that were shuffled together have rows
-        without a feature.
-    >>>>>>> h1
     groups : GroupView
         Families, themes, regions, clusters, and the halves that sets were put together from.
     """
@@ -178,7 +171,7 @@ def _judged(run: Run, predictions: pd.DataFrame, clusters: Sequence[Cluster]) ->
     test = predictions[predictions["split"] == "test"]
     dropped = dropped.set_index("patch_id").loc[test["patch_id"]]
     for features in sets:
-        if features in ALONE:
+        if features in ALONE or features in LINEAR_ONLY:
             continue
         values, columns = sets[features]
         X = np.asarray(values[test.index])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from histoblend.data.splits import base_groups, grouped_folds, is_known
+from histoblend.data.splits import BY_PATCH, base_groups, find_folds, is_known, leave_both
 from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.metrics import bootstrap, measure
 from histoblend.models.resampling import percentile_interval, slide_groups
@@ -59,7 +59,7 @@ def measure_leakage(
     -------
     DataFrame or None
         ``folds ("grouped", "random", "inflation"), auc, low, high, patches, slides, inferred``: what folds by slide and
-        folds by patch score, and the difference. None where no slide is known or inferred.
+        folds by patch score, and the difference. None where no slide is known or inferred, or a label is on one only.
     """
     train = np.flatnonzero((table["split"] == "train") & table["slide"].notna())
     if table["slide"].nunique() < 2 or not len(train):
@@ -68,13 +68,10 @@ def measure_leakage(
         train = np.sort(np.random.default_rng(seed).choice(train, MOST_PATCHES, replace=False))
     part, X = table.iloc[train].reset_index(drop=True), np.asarray(values[train])
     labels, folds = part["label"].to_numpy(), int(table["fold"].max()) + 1
-    scores = np.stack(
-        [
-            _out_of_fold(X, labels, rows, seed, workers)
-            for rows in (_by_slide(part, folds, seed), grouped_folds(labels, np.arange(len(part)), folds, seed))
-        ],
-        axis=1,
-    )
+    both = (_by_slide(part, folds, seed), find_folds(labels, np.arange(len(part)), folds, seed))
+    if not all(both):
+        return None
+    scores = np.stack([_out_of_fold(X, labels, rows, seed, workers) for rows in both], axis=1)
     units = slide_groups(part["slide"])
     whole = measure(labels, scores, 0.5)[:, 0]
     aucs = bootstrap(labels, scores, 0.5, units, draws=draws, seed=seed).values[:, :, 0]
@@ -93,10 +90,18 @@ def measure_leakage(
 
 
 def _by_slide(part: pd.DataFrame, folds: int, seed: int) -> list[np.ndarray]:
-    """Rows of each fold of the split, or of new folds by slide where the split ignored slides."""
-    if part["group"].astype(str).str.startswith("patch:").any():
-        return grouped_folds(part["label"].to_numpy(), base_groups(part), folds, seed)
-    return [np.flatnonzero(part["fold"] == number) for number in range(folds)]
+    """Rows of each fold of the split, or of new folds by slide where the split ignored slides; none where none will do.
+
+    Patches drawn from the split's folds may lack a label that those hold.
+    """
+    labels, groups = part["label"].to_numpy(), part["group"].to_numpy(dtype=object)
+    if part["group"].astype(str).str.startswith(BY_PATCH).any():
+        groups = base_groups(part)
+    else:
+        parts = [np.flatnonzero(part["fold"] == number) for number in range(folds)]
+        if leave_both(labels, parts):
+            return parts
+    return find_folds(labels, groups, min(folds, len(set(groups))), seed)
 
 
 def _out_of_fold(X: np.ndarray, labels: np.ndarray, parts: list[np.ndarray], seed: int, workers: int) -> np.ndarray:

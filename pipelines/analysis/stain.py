@@ -14,8 +14,6 @@ import pandas as pd
 
 from histoblend.data.splits import is_known
 from histoblend.features.extract import extract_shards
-from histoblend.features.handcrafted.families import columns as handcrafted_columns
-from histoblend.features.handcrafted.families import compute
 from histoblend.models.inspection.stain import (
     StainGroups,
     StainView,
@@ -26,14 +24,14 @@ from histoblend.models.inspection.stain import (
     stain_groups,
 )
 from histoblend.models.inspection.stain_shifts import alterations
-from histoblend.models.names import ALONE, split_model_name
-from histoblend.models.predictor import Predictor, choose_blends, needs_slides, open_predictor
+from histoblend.models.names import ALONE, needs_slides, split_model_name
+from histoblend.models.predictor import Predictor, choose_blends, open_predictor
 from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.results import feature_tables, patches_of, predictions_of, read_ladder
 from histoblend.pipelines.run_files import PREDICTIONS
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.dataclass_files import load_view, save_view
-from histoblend.pipelines.tables import context_table, known_slides, read_values
+from histoblend.pipelines.tables import known_slides, read_values
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
@@ -206,32 +204,42 @@ def _judge(
     """
     alone = [name for name in predictor.members if not needs_slides(name)]
     places = [predictor.members.index(name) for name in alone]
-    columns = [column.name for column in handcrafted_columns(predictor.families)] if predictor.families else []
 
     def by_itself(some: np.ndarray) -> np.ndarray:
         values = predictor(some)
-        return np.concatenate([values.members[:, places], values.raw], axis=1)
+        return np.concatenate([values.members[:, places], values.table[:, predictor.compared]], axis=1)
 
-    options: dict[str, Any] = {"shard_size": SHARD, "prefer": "threads", "progress": progress}
-    width = len(alone) + len(columns)
-    values = extract_shards(
-        by_itself, pixels[:judged], folder / "judged", width, workers=_threads(run), dtype=np.float64, **options
-    )
+    def compared(some: np.ndarray) -> np.ndarray:
+        return predictor.features(some)[:, predictor.compared]
+
+    options: dict[str, Any] = {"shard_size": SHARD, "prefer": "threads", "workers": _threads(run), "progress": progress}
+    width = len(range(*predictor.compared.indices(len(predictor.columns))))
+    judging = len(alone) + width
+    values = extract_shards(by_itself, pixels[:judged], folder / "judged", judging, dtype=np.float64, **options)
     said = {f"prob_{name}": np.asarray(values[:, number]) for number, name in enumerate(alone)}
-    in_context = {name: predictor.heads[name] for name in predictor.members if needs_slides(name)}
-    if in_context:
-        beside = extract_shards(
-            partial(compute, families=predictor.families), pixels[judged:], folder / "beside", len(columns),
-            workers=run.workers, **options,
-        )  # fmt: skip
-        raw = np.concatenate([values[:, len(alone) :].astype(np.float32), beside])
-        table = context_table(raw, columns, known_slides(slides))[0]
-        said |= {f"prob_{name}": head.predict_proba(table[:judged])[:, 1] for name, head in in_context.items()}
+    if width:
+        beside = extract_shards(compared, pixels[judged:], folder / "beside", width, **options)
+        table = np.concatenate([values[:, len(alone) :].astype(np.float32), beside])
+        said |= {f"prob_{name}": found for name, found in _in_context(predictor, table, slides, judged).items()}
     said = {f"prob_{name}": said[f"prob_{name}"] for name in predictor.members if f"prob_{name}" in said}
     if run.has("ensemble"):
         blend = choose_blends(predictor.bundle)[0]
         said["prob_ensemble"] = blend.combine(np.column_stack([said[f"prob_{name}"] for name in blend.members]))
     return said
+
+
+def _in_context(predictor: Predictor, table: np.ndarray, slides: pd.Series, judged: int) -> dict[str, np.ndarray]:
+    """Probability of the first ``judged`` patches by each member that compares them with the rest of their slide."""
+    names = pd.Series(known_slides(slides))
+    parts = [*names.groupby(names).indices.values(), *np.flatnonzero(names.isna())[:, None]]
+    found = {name: np.empty(judged) for name in predictor.members if needs_slides(name)}
+    for rows in parts:
+        inside = rows[rows < judged]
+        if len(inside):
+            reference = predictor.reference(partial(np.take, table[rows], axis=1), len(rows))
+            for name, probability in predictor.within_slide(table[inside], reference).items():
+                found[name][inside] = probability
+    return found
 
 
 def _threads(run: Run) -> int:
@@ -269,13 +277,15 @@ def stain_view(run: Run, folder: Path, predictions: pd.DataFrame, steps: pd.Data
     families = []
     for step in feature_tables(run).values():
         values, columns = read_values(step.folder)
-        families.append(stain_families(values, columns, groups, slides, **options))
+        if (found := stain_families(values, columns, groups, slides, **options)) is not None:
+            families.append(found)
+    told = pd.concat(families).sort_values("auc", ascending=False, kind="stable") if families else None
     return replace(
         view,
         groups=groups,
         scores=group_table(groups, predictions, rungs, **options),
         slides=group_slides(groups, predictions, rungs),
-        families=pd.concat(families).sort_values("auc", ascending=False, kind="stable", ignore_index=True),
+        families=None if told is None else told.reset_index(drop=True),
     )
 
 

@@ -154,12 +154,18 @@ class Cluster:
 
     def _connect(self, distributed: Any) -> Any:
         if self.engine.scheduler == "dask-local":
-            cluster = distributed.LocalCluster(
-                n_workers=self.workers,
-                threads_per_worker=1,
-                dashboard_address="127.0.0.1:0",
-                silence_logs=logging.CRITICAL,
-            )
+            try:
+                cluster = distributed.LocalCluster(
+                    n_workers=self.workers,
+                    threads_per_worker=1,
+                    dashboard_address="127.0.0.1:0",
+                    silence_logs=logging.CRITICAL,
+                )
+            except (RuntimeError, TimeoutError) as error:  # a worker died, or was not there in time
+                raise InputError(
+                    f"engine.scheduler=dask-local must start {self.workers} workers on this machine; they did not "
+                    f"start ({' '.join(str(error).split())}). Use fewer (engine.workers), or engine.scheduler=local."
+                ) from error
             self._closing.enter_context(cluster)
             client = distributed.Client(cluster, set_as_default=False)
             client.register_plugin(_silence(distributed))

@@ -15,6 +15,7 @@ import numpy as np
 
 from histoblend.data.errors import InputError
 from histoblend.data.patches import PIXELS, PatchSet
+from histoblend.data.storage.arrays import files_under
 from histoblend.data.storage.store import Store, StoredArray
 from histoblend.features.extract import holds, write_rows
 from histoblend.pipelines.engine.cluster import Cluster
@@ -114,8 +115,9 @@ def extract_on_cluster(
     text = job_text(pixels, columns, recipe)
     key = job_key(text)
     store = _parts_folder(cluster, folder, key)
-    for path in sorted(networks.glob("*")) if networks is not None else []:
-        store.inside(NETWORKS).upload(path, path.name)
+    if networks is not None:
+        for name in files_under(networks):
+            store.inside(NETWORKS).upload(networks / name, name)
     store.make().write(JOB, text.encode())
     sums = patches.table["sha256"].tolist()
     wanted = [(start, min(start + shard, len(sums))) for start in range(0, len(sums), shard)]
@@ -157,7 +159,7 @@ def embed_on_cluster(
     with tempfile.TemporaryDirectory() as place:
         networks = Path(place, NETWORKS)
         entries = store_networks(compute, patches.pixels.shape[1], networks)
-        sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(networks.glob("*"))}
+        sums = {name: hashlib.sha256((networks / name).read_bytes()).hexdigest() for name in files_under(networks)}
         recipe = {"networks": entries, "files": sums}
         columns = list(compute.columns)
         return extract_on_cluster(

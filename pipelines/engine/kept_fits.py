@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from histoblend.data.storage.arrays import files_under
 from histoblend.data.storage.atomic import sync_tree
 from histoblend.data.storage.parts import Parts
 from histoblend.pipelines.runtime.artefacts import file_digest
@@ -79,6 +80,6 @@ class KeptFits:
 
 def _folder_digest(folder: Path) -> str:
     digest = hashlib.sha256()
-    for path in sorted(folder.glob("*")):
-        digest.update(f"{path.name} {file_digest(path)}\n".encode())
+    for name in files_under(folder):
+        digest.update(f"{name} {file_digest(folder / name)}\n".encode())
     return digest.hexdigest()

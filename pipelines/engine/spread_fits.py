@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from histoblend.data.errors import InputError
 from histoblend.data.storage.store import Store, StoredArray
 from histoblend.models.heads.registry import new_head
 from histoblend.models.table_blocks import blocks_of
@@ -179,6 +180,8 @@ class SpreadTask:
                 with client.as_current():
                     matrix = DaskQuantileDMatrix(client, table, known, max_bin=bins)
                     return train(client, parameters, matrix, num_boost_round=trees)["booster"]
+            except InputError:
+                raise
             except Exception as error:  # whichever of XGBoost, Dask and the system notices first
                 if tried == TRIES - 1:
                     raise

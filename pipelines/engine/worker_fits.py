@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from histoblend.data.errors import InputError
+from histoblend.data.storage.arrays import files_under
 from histoblend.data.storage.store import Store, StoredArray
 from histoblend.models.heads.registry import head_from
 
@@ -79,7 +80,7 @@ def pack(model: Any, predicted: np.ndarray, seconds: float) -> bytes:
     """A fitted head with its predictions, as one file without pickle."""
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder))
-        files = {path.name: np.frombuffer(path.read_bytes(), np.uint8) for path in Path(folder).iterdir()}
+        files = {name: np.frombuffer(Path(folder, name).read_bytes(), np.uint8) for name in files_under(Path(folder))}
     buffer = io.BytesIO()
     arrays: dict[str, Any] = {f"file-{name}": content for name, content in files.items()}
     np.savez(buffer, allow_pickle=False, predicted=predicted, seconds=np.float64(seconds), **arrays)

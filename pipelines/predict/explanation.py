@@ -17,7 +17,8 @@ from histoblend.data.sources.folder import UnlabelledImages
 from histoblend.data.sources.labels import printable
 from histoblend.data.storage.atomic import write_whole
 from histoblend.models.calibration import CLOSEST, log_odds
-from histoblend.models.predictor import CNN, Blend, Predictor, needs_slides
+from histoblend.models.names import needs_slides
+from histoblend.models.predictor import CNN, Blend, Predictor
 from histoblend.pipelines.runtime.artefacts import write_json
 from histoblend.pipelines.runtime.screen import Screen
 
@@ -118,7 +119,7 @@ def column_shares(predictor: Predictor, model: str, pixels: np.ndarray) -> list[
     from histoblend.features.handcrafted.families import columns
 
     values = predictor(pixels)
-    row = predictor.row_values(model, np.concatenate([values.raw, values.embedding], axis=1))[0]
+    row = predictor.row_values(model, values.table)[0]
     shares = predictor.heads[model].contributions(row[None])[0][0]
     sentences = {column.name: column.sentence for column in columns()}
     names = predictor.bundle.index["columns"][model.partition("_")[2]]

@@ -13,19 +13,24 @@ from histoblend.data.errors import InputError
 from histoblend.data.names import look_alike_words
 from histoblend.data.sources.file_names import FileNames
 from histoblend.data.sources.folder import UnlabelledImages
+from histoblend.data.sources.images import size_remedy
 from histoblend.data.sources.labels import given_slides
 from histoblend.data.storage.arrays import stamp
 from histoblend.data.storage.atomic import write_whole
 from histoblend.data.storage.parts import Parts
 from histoblend.data.storage.spreadsheet import read_written, write_csv
 from histoblend.models.bundle import Bundle, open_bundle
-from histoblend.models.predictor import Blend, choose_blends, needs_slides, open_predictor
+from histoblend.models.names import needs_slides
+from histoblend.models.predictor import Blend, choose_blends, open_predictor
 from histoblend.pipelines.predict.shards import Found, Options, predict_source
 from histoblend.pipelines.runtime.provenance import code_digest, library_versions
 from histoblend.pipelines.runtime.screen import Screen
 
 #: Exit status where files were skipped.
 SKIPPED_STATUS = 3
+
+#: Results of earlier calls among the images that are named in the terminal.
+MOST_NAMED = 5
 
 #: Libraries of which another version may change a prediction's last digits.
 COMPARED = (
@@ -90,6 +95,7 @@ def predict_folder(
     if known is not None and (alike := look_alike_words(known.dropna(), "slide")):
         screen.warn(f"{slides}: {alike}. Patches are compared within each name: give a slide one name")
     wanted = _explained(source.table, explain)
+    _say_results(source, folder, out, screen)
     screen.say(_introduction(source, blends, known, options))
     listing = [stamp(folder / name, name) for name in source.table["file"]]
     code = code_digest(("data", "features", "models", "pipelines/predict/shards.py"))
@@ -101,7 +107,19 @@ def predict_folder(
     if wanted:
         _explain(bundle, blends, source, found, wanted, out, screen)
     parts.forget()
+    if advice := _other_size(found, bundle):
+        screen.warn(advice)
     return _conclude(found, skipped, out, screen)
+
+
+def _say_results(source: UnlabelledImages, folder: Path, out: Path, screen: Screen) -> None:
+    """Say which earlier results are among the images, and so are no patches; that OUT is there needs no words."""
+    own = {out.resolve(), _beside(out).resolve()}
+    found = [(folder / name, what) for name, what in source.results.items() if (folder / name).resolve() not in own]
+    for path, what in found[:MOST_NAMED]:
+        screen.say(f"  left out: {path}, {what}")
+    if len(found) > MOST_NAMED:
+        screen.say(f"  left out: {len(found) - MOST_NAMED} more results of earlier calls")
 
 
 def _explain(
@@ -232,13 +250,29 @@ def write_tables(source: UnlabelledImages, found: Found, out: Path) -> int:
     )
     files = source.table["file"]
     lost = {files.iloc[row]: reason for row, reason in found.reasons.items()} | source.skipped
-    beside = out.with_name(f"{out.name}.skipped.csv")
+    beside = _beside(out)
     beside.unlink(missing_ok=True)
     if lost:
         listed = pd.DataFrame({"file": list(lost), "reason": list(lost.values())})
         write_whole(beside, lambda file: write_csv(listed, file))
     write_whole(out, lambda file: write_csv(table, file))
     return len(lost)
+
+
+def _other_size(found: Found, bundle: Bundle) -> str:
+    """What to do where most files that were skipped have another size; empty elsewhere."""
+    if not size_remedy(found.reasons.values(), resizes=True):
+        return ""
+    size = bundle.index["patch"]["size"]
+    return (
+        f"the bundle takes patches of {size} × {size} pixels, at the resolution that it was trained at: cut or scale "
+        "the images to that, or train with --set data.resize=resize (CONFIG=folder), whose bundle scales images itself"
+    )
+
+
+def _beside(out: Path) -> Path:
+    """The list of files that were skipped."""
+    return out.with_name(f"{out.name}.skipped.csv")
 
 
 def _conclude(found: Found, skipped: int, out: Path, screen: Screen) -> int:
@@ -250,7 +284,7 @@ def _conclude(found: Found, skipped: int, out: Path, screen: Screen) -> int:
     if not skipped:
         return 0
     screen.warn(f"{skipped} files were skipped; {out}.skipped.csv lists each with its reason")
-    listed = read_written(out.with_name(f"{out.name}.skipped.csv"), ("file", "reason"))
+    listed = read_written(_beside(out), ("file", "reason"))
     for line in listed.head(5).itertuples(index=False):
         screen.say(f"  {line.file}: {line.reason}")
     return SKIPPED_STATUS

@@ -15,6 +15,7 @@ import pandas as pd
 from histoblend.data.errors import InputError
 from histoblend.data.patches import Source
 from histoblend.data.storage.parts import Parts
+from histoblend.data.workers import count_workers
 from histoblend.features.handcrafted.slide_context import ENOUGH, FEWEST
 from histoblend.models.predictor import FLAGS, Blend, Predictor, needs_slides
 from histoblend.pipelines.runtime.screen import Screen
@@ -37,6 +38,7 @@ class Options:
     prevalence : float
         Share of positives where the patches come from; 0 to leave probabilities as they are.
     workers : int
+        Threads; -1 for one per core.
     shard : int
         Patches worked on at a time. No number depends on it, nor on the workers.
     """
@@ -146,6 +148,7 @@ def _run(shards: _Shards, tasks: list[tuple[int, int]], workers: int) -> Iterato
     """Make every shard and yield the number of its patches."""
     from threadpoolctl import threadpool_limits
 
+    workers = count_workers(workers)
     with threadpool_limits(1):
         if min(workers, len(tasks)) <= 1:
             yield from (shards.make(*task) for task in tasks)
@@ -177,13 +180,16 @@ class _Shards:
         """Predict rows start to stop; return how many these are."""
         pixels, reasons = self.source.read(start, stop)
         good = np.array([row for row in range(stop - start) if row not in reasons], dtype=int)
-        values = self.predictor(np.ascontiguousarray(pixels[good]))
-        members = np.full((stop - start, values.members.shape[1]), np.nan)
+        members = np.full((stop - start, len(self.predictor.members)), np.nan)
         flags = np.zeros((stop - start, len(FLAGS)), bool)
-        raw = np.zeros((stop - start, values.raw.shape[1] if self.keep_raw else 0), np.float32)
-        members[good], flags[good] = values.members, values.flags
-        if self.keep_raw:
-            raw[good] = values.raw
+        raw = np.zeros((stop - start, 0), np.float32)
+        if len(good):  # heads refuse to predict nothing
+            values = self.predictor(np.ascontiguousarray(pixels[good]))
+            members[good], flags[good] = values.members, values.flags
+            if self.keep_raw:
+                compared = values.table[:, self.predictor.compared]
+                raw = np.zeros((stop - start, compared.shape[1]), np.float32)
+                raw[good] = compared
         arrays = {
             "members": members,
             "flags": flags,
@@ -195,7 +201,7 @@ class _Shards:
         return stop - start
 
     def raw(self, start: int) -> np.ndarray:
-        """Handcrafted features of a finished shard."""
+        """Features of a finished shard that members in slide context compare."""
         return self.parts.read(self.name(start), "raw")["raw"]
 
     def join(self, starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:

@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
+from histoblend.data.ignored import ignored
 from histoblend.data.patches import CENTRE
 from histoblend.data.slides.plane import Plane
-from histoblend.data.slides.slide import LEAST_MPP, MOST_MPP, Slide
+from histoblend.data.slides.slide import LEAST_MPP, MOST_MPP, Slide, told_bounds
 from histoblend.data.slides.survey import KeptBlocks, Survey, survey, survey_plane
 from histoblend.data.slides.tiles import Grid, TileSource, choose_cells
 from histoblend.data.sources.labels import printable
@@ -97,6 +98,8 @@ def heatmap(place: Path, slide_path: Path, out: Path, *, options: Options, geome
         grid = Grid(plane.width, plane.height, bundle.index["patch"]["size"], stride)
         _check_grid(grid)
         screen.say(_introduction(slide, plane, grid))
+        if (told := told_bounds(slide.properties)) and slide.bounds is None:
+            screen.warn(f"the slide tells bounds that cannot be used ({told}): regions.geojson counts from its corner")
         parts = Parts(work / "parts", _key(bundle, slide, plane, grid, options))
         seen = _survey(plane, parts, screen)
         source = _tiles(plane, grid, seen, parts, printable(slide_path.stem))
@@ -157,7 +160,8 @@ def check_out(out: Path) -> None:
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: expected a folder for the results; got a file. Choose another OUT (--out).")
-    foreign = sorted(path.name for path in out.iterdir() if path.name not in FILES) if out.is_dir() else []
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    foreign = sorted(name for name in there if name not in FILES and not ignored(name))
     if foreign:
         raise InputError(
             f"{out}: expected a new folder, or one with an earlier heat map; it also holds {foreign[0]!r}. "

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +101,7 @@ def write_results(result: Result, folder: Path, screen: Screen) -> dict[str, Any
 def heat_of(result: Result) -> HeatMap:
     """Probabilities and labels in their cells."""
     grid, plane, found = result.grid, result.plane, result.found
+    bounds = result.slide.bounds
     table = result.source.table.iloc[found.rows]
     place = (table["row"].to_numpy(), table["column"].to_numpy())
     values = np.full((grid.rows, grid.columns), np.nan, np.float32)
@@ -115,11 +116,15 @@ def heat_of(result: Result) -> HeatMap:
         spacing=plane.spacing,
         to_slide=plane.to_slide,
         slide=result.slide.size,
+        origin=(bounds.x, bounds.y) if bounds else (0, 0),
     )
 
 
 def tile_table(result: Result) -> pd.DataFrame:
-    """A row a tile that was predicted: where its patch and the middle of it lie, what was found, what is odd."""
+    """A row a tile that was predicted: where its patch and the middle of it lie, what was found, what is odd.
+
+    Places are counted from the corner of level 0, as OpenSlide does, also where the slide tells bounds.
+    """
     grid, found = result.grid, result.found
     table = result.source.table.iloc[found.rows]
     rows, columns = table["row"].to_numpy(), table["column"].to_numpy()
@@ -158,6 +163,7 @@ def summarise(result: Result, heat: HeatMap, found: pd.DataFrame, name: str) -> 
             "name": name,
             "width": slide.size[0],
             "height": slide.size[1],
+            "bounds": asdict(slide.bounds) if slide.bounds else None,
             "um_a_pixel": list(slide.spacing),
             "vendor": slide.properties.get("openslide.vendor", ""),
             "quickhash": slide.properties.get("openslide.quickhash-1", ""),

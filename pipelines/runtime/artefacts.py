@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from histoblend.data.errors import InputError
+from histoblend.data.storage.arrays import files_under
 from histoblend.data.storage.atomic import PARTIAL, clear_leftovers, sync_folder, sync_tree, write_text_whole
 from histoblend.pipelines.runtime import signals
 from histoblend.pipelines.runtime.provenance import code_digest, commit, library_versions
@@ -315,7 +316,7 @@ def _open_partial(partial: Path, identity: dict[str, Any]) -> None:
 
 def _files(folder: Path) -> list[Path]:
     # A worker that outlived its killed run may still be writing: what has no name yet is no part of the result.
-    named = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith(PARTIAL))
+    named = (folder / name for name in files_under(folder) if not name.endswith(PARTIAL))
     return sorted(path for path in named if path.name not in {MANIFEST, KEY})
 
 

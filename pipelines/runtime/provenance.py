@@ -11,6 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import histoblend
+from histoblend.data.ignored import ignored_path
 
 #: The package's own folder; in the checkout its packages are links.
 ROOT = Path(histoblend.__file__).parent
@@ -45,7 +46,7 @@ def source_files(sources: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
         if not files:
             raise ValueError(f"a source must be a file, a folder or a pattern in the package; {source!r} is none.")
         for path in files:
-            if "__pycache__" not in path.parts:
+            if not ignored_path(path.relative_to(start)):
                 yield source if path == start else f"{folder}/{path.relative_to(start).as_posix()}", path
 
 

@@ -91,6 +91,7 @@ def check_cnn(config: Config) -> None:
             f"cnn.folds must be at most split.folds, {config.split.folds}; got {config.cnn.folds}. "
             "0 stands for all of them."
         )
+    settings.recipe.check_weights()
 
 
 def train_cnn(config: Config, patches: PatchSet, folder: Path, *, workers: int, screen: Screen) -> Outcome:

@@ -57,13 +57,13 @@ def check_embeddings(config: Config) -> None:
     Raises
     ------
     InputError
-        A name is unknown, a file of weights is missing, or a size is smaller than the network takes.
+        A name is unknown, a file of weights cannot be had, or a size is smaller than the network takes.
     """
     from histoblend.features.networks.backbones import check_shape
     from histoblend.features.networks.recipe import recipes_of
 
     options = config.embeddings
-    recipes_of(options.backbone, options.weights, options.pooling, options.stages)
+    recipes = recipes_of(options.backbone, options.weights, options.pooling, options.stages)
     embeddings_engine(config)
     for name in options.backbone:
         for size in options.size:
@@ -72,6 +72,8 @@ def check_embeddings(config: Config) -> None:
         raise InputError(
             f"embeddings.centre must lie inside the patches of {config.data.size} pixels; got {options.centre}."
         )
+    for recipe in recipes:
+        recipe.check_weights()
 
 
 def extract_embeddings(

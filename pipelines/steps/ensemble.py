@@ -16,7 +16,7 @@ from histoblend.data.splits import patch_groups
 from histoblend.models.calibration import POINTS, log_losses
 from histoblend.models.ensemble import Ensemble, Fitted, fit_ensemble
 from histoblend.models.ensemble_evaluation import error_correlations, nest, without_each
-from histoblend.models.names import ALONE
+from histoblend.models.names import ALONE, needs_slides
 from histoblend.models.resampling import auc_draws, percentile_interval, slide_groups
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.results import patches_of, predictions_of
@@ -36,9 +36,6 @@ from histoblend.pipelines.runtime.screen import Screen
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
-
-#: Members whose columns need a slide's other patches at prediction time too.
-NEEDS_SLIDES = ("context",)
 
 
 def build(run: Run, folder: Path) -> Outcome:
@@ -108,7 +105,7 @@ def combine(
             f"an ensemble needs patches of both classes; every member has predictions for {int(train.sum())} training "
             "patches, which are of one class. Let the network predict more of them: raise cnn.folds or cnn.patches."
         )
-    free = [place for place, member in enumerate(members) if member.partition("_")[2] not in NEEDS_SLIDES]
+    free = [place for place, member in enumerate(members) if not needs_slides(member)]
     with threadpool_limits(1), screen.progress("ensemble", 2 if len(free) < len(members) else 1, "fits") as progress:
         files = _Judged(config, table[train], values[train], members)
         progress(1)

@@ -13,6 +13,7 @@ import pandas as pd
 from histoblend.data.patches import PatchSet
 from histoblend.data.splits import patch_groups
 from histoblend.features.handcrafted.families import group_columns
+from histoblend.models.heads.registry import heads_on
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.engine.fits import FitTask, Fitter, Fitters, local_fitters
 from histoblend.pipelines.engine.kept_fits import Fit, KeptFits
@@ -94,13 +95,14 @@ def fit_heads(
     said = []
     heads = config.heads.heads
     left_out = left_out_groups(sets[LEFT_OUT_OF]) if LEFT_OUT_OF in sets else {}
-    fits = len(heads) * (len(sets) * (config.split.folds + 1) + len(left_out))
+    fits = sum(len(heads_on(features, heads)) for features in sets) * (config.split.folds + 1)
+    fits += len(heads) * len(left_out)
     dropped = table.loc[table["split"] == "test", ["patch_id"]]
     kept = KeptFits(folder)
     with screen.progress("fits", fits, "fits") as progress:
         for features, columns in sets.items():
             with fitters(features) as fitter:
-                for head in heads:
+                for head in heads_on(features, heads):
                     model = f"{head}_{features}"
                     with peak_memory() as peak:
                         probability, fits_by_fold = out_of_fold(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from histoblend.data.storage.spreadsheet import write_csv
+from histoblend.models.names import tables_of
 from histoblend.pipelines.results import family_costs, feature_tables, predictions_of
 from histoblend.pipelines.run_files import CALIBRATORS, COSTS, DECISIONS, ENSEMBLE, LADDER, SCORES, THRESHOLDS, TIMES
 from histoblend.pipelines.runtime.artefacts import Outcome
@@ -65,15 +66,10 @@ def rung_costs(run: Run) -> dict[str, tuple[float, float]]:
     needs: dict[str, tuple[str, ...]] = {family: (family,) for family in family_costs(run)}
     # A family alone needs that family only.
     seconds |= {family: cost * steps["features"]["rows"] / 1e3 for family, (_, cost) in family_costs(run).items()}
-    needs |= {
-        "handcrafted": ("features",),
-        "embeddings": ("embeddings",),
-        "both": ("features", "embeddings"),
-        "context": ("features",),
-    }
     costs = {"prevalence": (0.0, 0.0)}
     for row in pd.read_csv(run.step("heads").folder / COSTS).to_dict("records"):
-        wanted = needs[row["model"].partition("_")[2]]
+        columns = row["model"].partition("_")[2]
+        wanted = needs.get(columns, tables_of(columns))
         peaks = [steps[name if name in steps else "features"]["peak_mb"] for name in wanted]
         total = row["seconds"] + sum(seconds[name] for name in wanted)
         costs[row["model"]] = (round(total, 1), max(row["peak_mb"], *peaks))

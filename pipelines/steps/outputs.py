@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
+from histoblend.data.ignored import names_ignored
+from histoblend.data.storage.arrays import files_under
 from histoblend.data.storage.atomic import copy_whole, write_whole
 from histoblend.pipelines.results import predictions_of
 from histoblend.pipelines.run_files import BUNDLE, FINAL, LADDER, PREDICTIONS, SUBMISSION
@@ -35,14 +37,13 @@ def _copy_bundle(source: Path, target: Path) -> None:
         return
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial)
+    shutil.copytree(source, partial, ignore=names_ignored)
     replace_folder(partial, target)
 
 
 def _contents(folder: Path) -> dict[str, str]:
     """Digest of every file of a folder."""
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {path.relative_to(folder).as_posix(): file_digest(path) for path in files}
+    return {name: file_digest(folder / name) for name in files_under(folder)}
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -21,15 +21,27 @@ from histoblend.data.patches import (
     drop_rows,
     forget_chunks,
     read_rows,
+    remedy,
     write_pixels,
     write_table,
     write_unlabelled,
 )
+from histoblend.data.sources.own_results import is_result
 from histoblend.data.sources.registry import source_kind
 from histoblend.data.splits import UNMAPPED, assign_splits, base_groups, check_enough, is_known, unite
+from histoblend.data.storage.arrays import names_in
 from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.run_files import AUDIT, EXAMPLES, PICTURES, SET_ASIDE, SLIDES, SUMMARY, UNLABELLED
+from histoblend.pipelines.run_files import (
+    AUDIT,
+    EXAMPLES,
+    PICTURES,
+    SET_ASIDE,
+    SLIDES,
+    SUBMISSION,
+    SUMMARY,
+    UNLABELLED,
+)
 from histoblend.pipelines.runtime.artefacts import Outcome, file_digest
 from histoblend.pipelines.runtime.resources import check_disk
 from histoblend.pipelines.runtime.screen import Screen
@@ -63,12 +75,14 @@ def prepare(config: Config, folder: Path, *, workers: int, screen: Screen) -> Ou
     source = open_source(config)
     _check_groups(config, source.table)
     # Labels and slides are known now: an impossible split must not be found after hours of decoding.
-    check_enough(source.table, test_share=config.split.test_share, folds=config.split.folds)
+    _check_enough(config, source.table)
     _check_room(source, folder)
     with screen.progress("decoding", len(source.table)) as progress:
         table, lost, measured = write_pixels(
             source, folder, workers=workers, strict=config.data.strict, measure=_measured, progress=progress
         )
+    if len(lost) and (advice := remedy(source, lost["reason"])):
+        screen.warn(f"{len(lost)} patches cannot be read (first: {lost['reason'].iloc[0]}). {advice}")
     measures = Measures.join([Measures(**each) for each in measured])
     measured.clear()
     table, audit = audit_patches(config, table, measures)
@@ -119,6 +133,17 @@ def _source_notes(config: Config, source: Source, folder: Path, workers: int, sc
         place, strict = folder / UNLABELLED, config.data.strict
         set_aside = write_unlabelled(rest, place, workers=workers, strict=strict, progress=progress)
     write_csv(set_aside, place / SET_ASIDE)
+    if len(set_aside):
+        first = ", ".join(repr(name) for name in set_aside["patch_id"][:3])
+        screen.warn(
+            f"{len(set_aside)} patches without label cannot be predicted (first: {first}); 1-patches/{UNLABELLED}/"
+            f"{SET_ASIDE} gives each reason, and {SUBMISSION} will give them the training patches' share of positives"
+        )
+    if unlisted := getattr(rest, "unlisted", []):
+        screen.warn(
+            f"{len(unlisted)} patches without label are not in the data set's list of ids (first: {unlisted[0]!r}): "
+            f"{SUBMISSION} will hold them as well, and Kaggle refuses a submission with other ids than its own"
+        )
     return notes | {"unlabelled": len(rest.table), "unlabelled_set_aside": len(set_aside)}
 
 
@@ -280,7 +305,8 @@ def folder_digests(folder: Path, lines: Iterable[str]) -> dict[str, str]:
     """What stands for a data folder's content: CSV files by hash, images by ``lines`` (name, size, time of change)."""
     if not folder.is_dir():
         raise InputError(f"{folder}: expected the folder of the data set; it does not exist. Give DATA=… or --data.")
-    digests = {path.name: file_digest(path) for path in sorted(folder.glob("*.csv")) if path.is_file()}
+    tables = [folder / name for name in names_in(folder, ".csv")]
+    digests = {path.name: file_digest(path) for path in tables if path.is_file() and not is_result(str(path))}
     listing = hashlib.sha256()
     for line in lines:
         listing.update(f"{line}\n".encode(errors="surrogateescape"))
@@ -294,6 +320,12 @@ def _check_groups(config: Config, table: pd.DataFrame) -> None:
             f"split.groups = 'infer' is for data without slides; got a slide for {known} of {len(table)} patches. "
             "Use 'slide', which is the default."
         )
+
+
+def _check_enough(config: Config, table: pd.DataFrame) -> None:
+    """See that patches can be split as configured, as far as labels and slides tell before duplicates are known."""
+    groups = base_groups(table, by_patch=config.split.groups == "patch")
+    check_enough(table.assign(group=groups), test_share=config.split.test_share, folds=config.split.folds)
 
 
 def _options(config: Config) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from histoblend.data.storage.atomic import write_whole
 from histoblend.data.storage.parts import Parts
 from histoblend.data.storage.spreadsheet import read_written, write_csv
 from histoblend.models.bundle import Bundle, open_bundle
-from histoblend.models.names import ALONE, split_model_name
-from histoblend.models.predictor import choose_blends, needs_slides, open_predictor
+from histoblend.models.names import ALONE, needs_slides, split_model_name
+from histoblend.models.predictor import choose_blends, open_predictor
 from histoblend.pipelines.predict.folder import chosen_members
 from histoblend.pipelines.predict.shards import Found, Options, predict_source
 from histoblend.pipelines.run_files import BUNDLE, ENSEMBLE, FINAL, SET_ASIDE, SUBMISSION, UNLABELLED

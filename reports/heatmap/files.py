@@ -68,10 +68,12 @@ def transform(heat: HeatMap) -> dict[str, Any]:
         "level0_height": heat.slide[1],
         "level0_pixels_a_pixel": list(heat.cell),
         "affine_to_level0": [[heat.cell[0], 0.0, 0.0], [0.0, heat.cell[1], 0.0], [0.0, 0.0, 1.0]],
+        "level0_of_qupath_origin": list(heat.origin),
         "um_a_pixel": [heat.stride * side for side in heat.spacing],
         "png": "grey / 255 is the probability; opacity 0 where nothing was predicted",
         "tiff": "float32 probability; NaN where nothing was predicted",
-        "note": "(x, y) of a pixel's upper left corner, counted from 0, times affine_to_level0 is its place on level 0",
+        "note": "(x, y) of a pixel's upper left corner, counted from 0, times affine_to_level0 is its place on "
+        "level 0; QuPath counts from level0_of_qupath_origin: subtract it there",
     }
 
 
@@ -85,9 +87,10 @@ def regions(heat: HeatMap) -> tuple[dict[str, Any], pd.DataFrame]:
     Returns
     -------
     collection : dict
-        GeoJSON of polygons in level-0 pixels, the largest first, as QuPath imports it.
+        GeoJSON of polygons, the largest first, as QuPath imports it: in level-0 pixels, counted from ``heat.origin``.
     table : DataFrame
-        ``name, area_mm2, cells, mean, most`` and ``left, top, right, bottom`` in level-0 pixels, a row a region.
+        ``name, area_mm2, cells, mean, most`` and ``left, top, right, bottom`` in level-0 pixels as OpenSlide counts
+        them, a row a region.
     """
     labels, pieces = trace(heat.positive)
     counts = np.bincount(labels.ravel(), minlength=len(pieces) + 1)
@@ -102,7 +105,8 @@ def regions(heat: HeatMap) -> tuple[dict[str, Any], pd.DataFrame]:
         rings = [heat.on_slide(ring) for ring in (piece.exterior, *piece.holes)]
         mean = sums[number] / counts[number]
         measures = {"Area mm^2": areas[number], "Mean probability": mean, "Max probability": most[number]}
-        features.append(_feature(name, rings, {key: round(float(value), 6) for key, value in measures.items()}))
+        placed = [ring - np.array(heat.origin) for ring in rings]
+        features.append(_feature(name, placed, {key: round(float(value), 6) for key, value in measures.items()}))
         (left, top), (right, bottom) = rings[0].min(axis=0), rings[0].max(axis=0)
         rows.append((name, areas[number], int(counts[number]), mean, most[number], left, top, right, bottom))
     columns = ["name", "area_mm2", "cells", "mean", "most", "left", "top", "right", "bottom"]

@@ -34,6 +34,8 @@ class HeatMap:
         Level-0 pixels of the slide a pixel of the plane, across and down.
     slide : tuple of int
         Width and height of level 0 in pixels.
+    origin : tuple of int
+        Place on level 0 that QuPath calls (0, 0): the corner of the scanned part where the slide tells one.
     """
 
     values: np.ndarray
@@ -44,6 +46,7 @@ class HeatMap:
     spacing: tuple[float, float]
     to_slide: tuple[float, float]
     slide: tuple[int, int]
+    origin: tuple[int, int] = (0, 0)
 
     @property
     def cell(self) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histoblend.data.workers import count_workers
 from histoblend.reports.page.section import Section
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def write_prints(folder: Path, sections: Sequence[Section], *, workers: int = 1)
         Made when missing.
     sections : sequence of Section
     workers : int
-        Processes that draw.
+        Processes that draw, -1 for one per core.
 
     Returns
     -------
@@ -73,7 +74,8 @@ def write_prints(folder: Path, sections: Sequence[Section], *, workers: int = 1)
                 part = f"-{number}-{_file_name(words)}" if len(chart.variants) > 1 else ""
                 tasks.append((figure, folder / f"{section.name}-{name}{part}"))
     # A few parts, not one a figure: starting Matplotlib in a process takes longer than a figure.
-    parts = [tasks[start :: max(workers, 1)] for start in range(max(workers, 1))]
+    workers = count_workers(workers)
+    parts = [tasks[start::workers] for start in range(workers)]
     Parallel(n_jobs=workers)(delayed(_draw_all)(part) for part in parts if part)
     return [stem.with_name(f"{stem.name}.{suffix}") for _, stem in tasks for suffix in ("svg", "png")]
 

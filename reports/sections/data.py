@@ -96,12 +96,12 @@ def leakage_words(meter: pd.DataFrame | None) -> str:
     ----------
     meter : DataFrame or None
         ``folds ("grouped", "random", "inflation"), auc, low, high, patches, slides, inferred``; None where no slide is
-        known.
+        known, or only one holds a label.
     """
     if meter is None:
         return (
             "How far a random split flatters cannot be measured here: no slide is known, and none was inferred "
-            "(split.groups)."
+            "(split.groups), or only one slide holds one of the labels."
         )
     grouped, random, gap = (meter.iloc[row] for row in range(3))
     kind = "inferred slides" if gap["inferred"] else "slides"

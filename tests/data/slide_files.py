@@ -26,6 +26,38 @@ def write_tiff(path, pixels, *, mpp=0.972, steps=(), tile=128, **options):
     return path
 
 
+SCN = """<?xml version="1.0"?>
+<scn xmlns="http://www.leica-microsystems.com/scn/2010/10/01" uuid="urn:uuid:0">
+<collection name="glass" uuid="urn:uuid:1" sizeX="{glass[0]}" sizeY="{glass[1]}"><image name="scan" uuid="urn:uuid:2">
+<creationDate>2026-01-01T00:00:00Z</creationDate><device model="made up" version="1"/>
+<pixels sizeX="{pixels[0]}" sizeY="{pixels[1]}">
+<dimension sizeX="{pixels[0]}" sizeY="{pixels[1]}" r="0" ifd="0"/></pixels>
+<view sizeX="{view[0]}" sizeY="{view[1]}" offsetX="{corner[0]}" offsetY="{corner[1]}" spacingZ="0"/>
+<scanSettings><objectiveSettings><objective>10</objective></objectiveSettings><illuminationSettings>
+<numericalAperture>0.4</numericalAperture><illuminationSource>brightfield</illuminationSource></illuminationSettings>
+</scanSettings></image></collection></scn>"""
+
+
+def write_scn(path, pixels, *, corner, size, nm=972):
+    """Write RGB pixels as the scanned part, from ``corner`` on, of a Leica SCN slide of ``size`` px of ``nm`` nm."""
+    shape = pixels.shape[1::-1]
+    sides = {"glass": size, "view": shape, "corner": corner}
+    told = {name: [nm * side for side in pair] for name, pair in sides.items()}
+    with tifffile.TiffWriter(path, bigtiff=True) as file:
+        file.write(
+            pixels,
+            tile=(128, 128),
+            photometric="rgb",
+            compression="zlib",
+            metadata=None,
+            software="",
+            description=SCN.format(pixels=shape, **told),
+            resolution=(1e7 / nm, 1e7 / nm),
+            resolutionunit="CENTIMETER",
+        )
+    return path
+
+
 class Bare(Slide):
     """A slide of given levels; its pixels count columns in red and rows in green."""
 

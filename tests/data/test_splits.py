@@ -1,5 +1,8 @@
 """Splits: whole slides only, covered, stratified, repeatable; a clear error where that cannot be."""
 
+import hashlib
+import re
+from functools import partial
 from unittest.mock import patch
 
 import numpy as np
@@ -9,12 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histoblend.data.errors import InputError
+from histoblend.data.slide_kinds import Kinds, most_covered
 from histoblend.data.splits import (
     MANY_GROUPS,
     assign_splits,
     base_groups,
+    check_enough,
     check_splits,
     choose_test_groups,
+    find_folds,
     grouped_folds,
     is_known,
     patch_groups,
@@ -180,6 +186,174 @@ def test_a_chosen_test_set_leaves_both_labels_on_both_sides():
 def test_impossible_splits_say_why(table, message):
     with pytest.raises(InputError, match=message):
         assign_splits(table, test_share=0.2, folds=5, seed=0)
+
+
+def test_splits_are_those_that_were_made_before_any_was_built():
+    digest = hashlib.sha256()
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        sizes = rng.integers(3, 30, rng.integers(12, 25))
+        table = table_of(sizes, rng.beta(0.4, 0.6, len(sizes)), seed)
+        split = assign_splits(table, test_share=0.25, folds=3, seed=seed)
+        digest.update(split["fold"].to_numpy(np.int8).tobytes())
+    # Of the code at commit 2750ed0.
+    assert digest.hexdigest() == "f38982a5ab59281fa2728f623cef2a23afb8c6c451e3d403c8330bdb6207fc6d"
+
+
+def small_table(rng):
+    """5 to 15 slides, most of them with one label only, and the labels that each holds."""
+    shares = rng.dirichlet([1, 1, 1]) if rng.random() < 0.3 else [0.05, 0.3, 0.65]
+    kinds = rng.choice(["10", "1", "0"], rng.integers(5, 16), p=shares)
+    rows = [
+        (f"s{slide:02d}", int(label))
+        for slide, kind in enumerate(kinds)
+        for label in str(kind) * int(rng.integers(1, 5))
+    ]
+    return table_from(rows), Kinds(*(int((kinds == kind).sum()) for kind in ("10", "1", "0")))
+
+
+def table_from(rows):
+    slides, labels = zip(*rows, strict=True)
+    ids = [f"p{row}" for row in range(len(rows))]
+    return pd.DataFrame({"patch_id": ids, "label": labels, "slide": pd.array(slides, dtype="string")})
+
+
+@pytest.fixture
+def few_draws(monkeypatch):
+    """Draw fewer test sets, so that more of them fail."""
+    monkeypatch.setattr("histoblend.data.splits.CANDIDATES", 40)
+    monkeypatch.setattr("histoblend.data.small_splits.TEST_DRAWS", 40)
+    monkeypatch.setattr("histoblend.data.small_splits.FOLD_DRAWS", 10)
+
+
+@pytest.mark.parametrize("part", range(6))
+def test_small_data_sets_are_split_wherever_that_is_possible(part, few_draws):
+    for seed in range(50 * part, 50 * part + 50):
+        rng = np.random.default_rng(seed)
+        (table, kinds), folds = small_table(rng), int(rng.integers(2, 6))
+        share = float(rng.choice([0.2, 0.4]))
+        if table["label"].nunique() < 2:
+            continue
+        held_out = max(4, round(share * kinds.slides))
+        covered = most_covered(kinds, held_out, folds)
+        if covered:
+            split = assign_splits(table, test_share=share, folds=folds, seed=seed)
+            check_valid(split, held_out, folds)
+            pd.testing.assert_frame_equal(split, assign_splits(table, test_share=share, folds=folds, seed=seed))
+        else:
+            with pytest.raises(InputError) as error:
+                assign_splits(table, test_share=share, folds=folds, seed=seed)
+            follow(str(error.value), table, share, folds, seed)
+
+
+def check_valid(split, held_out, folds):
+    """The test set holds both labels and, whichever fold is held out, so do the others."""
+    check_splits(split)
+    test, train = split[split["split"] == "test"], split[split["split"] == "train"]
+    assert test["slide"].nunique() == held_out
+    assert test["label"].nunique() == 2
+    for number in range(folds):
+        assert (train["fold"] == number).any()
+        assert train.loc[train["fold"] != number, "label"].nunique() == 2
+
+
+def follow(message, table, share, folds, seed):
+    """Do what a message says; the split must then be possible."""
+    changed = dict(re.findall(r"--set split\.(\w+)=([a-z]+|[0-9.]*[0-9])", message))
+    asked = re.findall(r"(\d+) more slides?(?: with label (\d))?", message)
+    assert changed or asked, message
+    if "groups" in changed:
+        alone = table.assign(group=base_groups(table, by_patch=True))
+        assign_splits(alone, test_share=share, folds=folds, seed=seed)
+    elif changed:
+        share, folds = float(changed.get("test_share", share)), int(changed.get("folds", folds))
+        assign_splits(table, test_share=share, folds=folds, seed=seed)
+    labels = [int(label or 0) for count, label in asked for _ in range(int(count))]
+    more = table_from([(f"new{number}", label) for number, label in enumerate([*labels, 0])][:-1] or [("new", 0)])
+    more["patch_id"] = "new-" + more["patch_id"]
+    if asked:
+        assign_splits(pd.concat([table, more], ignore_index=True), test_share=share, folds=folds, seed=seed)
+
+
+def test_folds_that_must_hold_both_labels_do_wherever_that_is_possible():
+    # One positive and one negative slide for each of four folds.
+    table = table_from([(f"s{slide}", int(slide < 4)) for slide in range(9) for _ in range(3 + slide)])
+    labels, slides = table["label"].to_numpy(), table["slide"].to_numpy(dtype=object)
+    for seed in range(10):
+        parts = find_folds(labels, slides, 4, seed, hold_both=True)
+        assert [set(labels[rows]) for rows in parts] == [{0, 1}] * 4
+        assert sorted(np.concatenate(parts)) == list(range(len(table)))
+    assert find_folds(labels, slides, 5, 0, hold_both=True) == []
+
+
+@pytest.mark.parametrize("check", [check_enough, partial(assign_splits, seed=0)], ids=["early", "late"])
+@pytest.mark.parametrize(
+    ("table", "folds", "message"),
+    [
+        (table_of([10] * 8, [0.5] * 8), 5, r"at least 9 slides; got 8. Use --set split.folds=4.$"),
+        (
+            table_of([10] * 12, [1.0] + [0.0] * 11),
+            5,
+            r"got 12 slides, 1 with tumour \(label 1\), 11 with label 0, 0 of them with both. "
+            r"Give at least 2 more slides with label 1. Or use --set split.groups=patch, "
+            r"which makes scores optimistic.$",
+        ),
+        (
+            table_of([1] * 12, [1.0] + [0.0] * 11),
+            5,
+            r"Give at least 2 more slides with label 1.$",
+        ),
+        (
+            table_of([1] * 12, [1.0] + [0.0] * 11).assign(slide=pd.array([pd.NA] * 12, dtype="string")),
+            5,
+            r"got 12 patches, 1 with tumour .* Give at least 2 more patches with label 1.$",
+        ),
+        (
+            table_of([10] * 12, [1.0] * 2 + [0.0] * 10),
+            3,
+            r"^3 folds must hold patches and leave both labels to learn from, whichever is held out, and so must 4 "
+            r"test slides; .* Give at least 1 more slide with label 1. Or",
+        ),
+        (
+            table_of([10] * 12, [1.0] + [0.0] * 11).assign(official=["train"] * 60 + ["test"] * 60),
+            5,
+            r"training part of the official split must hold each label on at least 2 slides; .*Give at least 1 more "
+            r"slide with label 1. Or use --set split.groups=patch",
+        ),
+    ],
+    ids=["too few slides", "tumour on one slide", "one patch of tumour", "no slides", "on two slides", "official"],
+)
+def test_a_refusal_names_what_allows_a_split(check, table, folds, message):
+    with pytest.raises(InputError, match=message):
+        check(table, test_share=0.2, folds=folds)
+
+
+def test_clusters_that_stand_in_for_slides_are_not_counted_on():
+    table = table_of([10] * 12, [1.0] + [0.0] * 11)
+    table["group"] = "(inferred 0" + table["slide"].str[1:].str.zfill(2) + ")"
+    with pytest.raises(
+        InputError, match=r"0 of them with both. Use --set split.groups=patch, which makes scores optimistic.$"
+    ):
+        assign_splits(table, test_share=0.2, folds=5, seed=0)
+
+
+def test_an_official_training_part_of_pure_slides_gets_folds():
+    # Two positive slides, far apart in size, that a stratified splitter puts into one fold or not: both must differ.
+    rows = [(f"s{slide}", int(slide < 2)) for slide in range(8) for _ in range(4 if slide < 2 else 40)]
+    for seed in range(5):
+        table = table_from([*rows, ("t0", 0), ("t1", 1)])
+        table["official"] = ["train"] * len(rows) + ["test"] * 2
+        split = assign_splits(table, test_share=0.2, folds=5, seed=seed)
+        assert split.loc[split["label"] == 1, "fold"].nunique() == 3
+
+
+def test_fewer_patches_of_either_label_than_folds_are_divided_without_a_word(recwarn):
+    # scikit-learn refuses that: each label has four patches, and there are five folds.
+    labels, groups = np.array([0, 1] * 4), np.arange(8)
+    parts = find_folds(labels, groups, 5, 0)
+    assert sorted(np.concatenate(parts)) == list(range(8))
+    assert len(find_folds(np.array([0] * 20 + [1] * 3), np.arange(23), 5, 0)) == 5
+    assert not recwarn.list
 
 
 def broken(change):

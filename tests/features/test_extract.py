@@ -167,7 +167,7 @@ def test_no_patches_give_an_empty_table(tmp_path, pixels):
         ({"pixels": np.zeros((2, 4, 4, 3), np.float32)}, TypeError, "must be uint8.*got float32"),
         ({"width": 3}, ValueError, r"return shape \(23, 3\); got \(23, 2\)"),
         ({"width": 0}, ValueError, "width must be at least 1; got 0"),
-        ({"workers": 0}, ValueError, "workers must be at least 1; got 0"),
+        ({"workers": 0}, ValueError, "workers must be a positive number, or -1 for one per core"),
         ({"shard_size": 0}, ValueError, "shard_size must be at least 1; got 0"),
         ({"compute": lambda p: sums(p).astype(np.float64)}, TypeError, "return float32; got float64"),
     ],

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import zipfile
 
@@ -167,6 +168,53 @@ def test_a_spoilt_bundle_is_refused(bundle, spoil, message):
     spoil(bundle)
     with pytest.raises(InputError, match=message):
         open_bundle(bundle)
+
+
+LITTER = (
+    ".DS_Store", "heads/._head.skops", "Thumbs.db", "heads/logistic/desktop.ini", "heads/xgboost/head.json~",
+    ".ipynb_checkpoints/state-checkpoint.json", "heads/.ipynb_checkpoints/head.skops", "__MACOSX/state.json",
+)  # fmt: skip
+
+
+def put(folder, names):
+    for name in names:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"left behind")
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Every file that is opened as part of a bundle."""
+    paths = []
+    real = os.open
+
+    def noted(path, *more):
+        paths.append(path)
+        return real(path, *more)
+
+    monkeypatch.setattr("histoblend.models.bundle.os.open", noted)
+    return paths
+
+
+def test_what_systems_leave_behind_is_passed_over(bundle, opened):
+    before = open_bundle(bundle)
+    opened.clear()
+    put(bundle, LITTER)
+    (bundle / ".hidden.json").symlink_to("/etc/passwd")
+    after = open_bundle(bundle)
+    assert (after.index, after.contents) == (before.index, before.contents)
+    assert {path.relative_to(bundle).as_posix() for path in opened} == {"bundle.json", *before.contents}
+    load_head(bundle / "heads" / "xgboost")
+    seal_bundle(bundle, {"run": "r"})
+    assert open_bundle(bundle).index == before.index
+
+
+@pytest.mark.parametrize("name", ["x.keras", "x.json", "heads/x.npy", "heads/logistic/x.skops", "x.onnx", "x.JSON"])
+def test_what_is_not_listed_is_refused_and_never_opened(bundle, opened, name):
+    put(bundle, [name])
+    with pytest.raises(InputError, match=f"{name} is not listed. Move it away"):
+        open_bundle(bundle)
+    assert opened == [bundle / "bundle.json"]
 
 
 def test_an_archive_of_keras_own_layers_is_accepted(bundle):

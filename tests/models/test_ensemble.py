@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from histoblend.data.errors import InputError
 from histoblend.models.calibration import POINTS
 from histoblend.models.combiners import COMBINERS, _weights, fit_combiner
-from histoblend.models.ensemble import Ensemble, fit_ensemble
+from histoblend.models.ensemble import Ensemble, fit_ensemble, usable_parts
 from histoblend.models.ensemble_evaluation import error_correlations, nest, without_each
 from histoblend.models.resampling import auc_draws, percentile_interval
 
@@ -222,3 +222,15 @@ def test_leaving_a_member_out_and_correlated_errors():
     assert abs(aucs[2] - aucs[0]) < 0.02
     expected = np.corrcoef((labels[:, None] - table).T)
     np.testing.assert_allclose(error_correlations(table, labels), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("folds", [2, 3])
+def test_a_combiner_is_chosen_where_one_fold_holds_all_of_a_class(folds):
+    # Slides with one class each; the folds leave none of one class to the others, but other folds would.
+    probabilities, _, slides, _ = cohort(slides=9, each=10)
+    labels = (slides < 3).astype(int)
+    given = np.where(slides < 3, 0, slides % folds)
+    parts = usable_parts(labels, slides, given, 0)
+    assert len(parts) == 3
+    assert all(set(labels[part]) == {0, 1} for part in parts)
+    assert len(fit_ensemble(NAMES, probabilities, labels, slides, given, draws=50).compared) == len(COMBINERS)

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from histoblend.data.errors import InputError
 from histoblend.pipelines.__main__ import app
-from histoblend.pipelines.comparison import LONGEST, compare, folder_name
+from histoblend.pipelines.comparison import LONGEST, compare, folder_name, known_runs
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.reports.evaluation.ladder import ladder
 from tests.reports.cohorts import make_predictions, model_names
@@ -86,6 +86,15 @@ def test_a_folder_that_holds_something_else_is_left_alone(runs):
     with pytest.raises(InputError, match="must be new, empty or an older comparison"):
         compare(["plain", "other"], runs, **options(out=keep.parent))
     assert keep.read_text() == "dear"
+
+
+def test_what_systems_leave_behind_fills_no_folder_and_is_no_run(runs):
+    out = runs / "empty"
+    for name in ("empty/.DS_Store", "empty/Thumbs.db", ".ipynb_checkpoints/predictions.parquet"):
+        (runs / name).parent.mkdir(exist_ok=True)
+        (runs / name).write_text("")
+    assert known_runs(runs) == ["other", "plain"]
+    assert compare(["plain", "other"], runs, **options(out=out)) == out / "report.html"
 
 
 def test_an_older_comparison_is_replaced(runs, tmp_path):

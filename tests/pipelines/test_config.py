@@ -1,9 +1,12 @@
 """Configuration: every shipped file parses, unknown keys name the nearest, values keep their type."""
 
+from pathlib import Path
+
 import pytest
 
 from histoblend.data.errors import InputError
 from histoblend.pipelines.config import Config, config_keys, describe, load_config
+from histoblend.pipelines.plan import plan_run
 from tests import ROOT
 
 CONFIGS = sorted((ROOT / "configs").glob("*.toml"))
@@ -79,3 +82,17 @@ def test_backbones_and_sizes_may_be_one_or_several():
 def test_sizes_that_no_network_sees_are_explained(setting):
     with pytest.raises(InputError, match=f"embeddings.{setting.partition('=')[0]}"):
         load_config(CONFIGS[0], [f"embeddings.{setting}"])
+
+
+@pytest.mark.parametrize(("value", "expected"), [("3", 3), ("-1", 4), ("-2", 3), ("-9", 1)])
+def test_workers_are_counted_from_the_cores(monkeypatch, tmp_path, value, expected):
+    monkeypatch.setattr("joblib.cpu_count", lambda: 4)
+    assert plan_run(load_config(Path("phantom"), [f"engine.workers={value}"]), tmp_path).workers == expected
+    assert plan_run(load_config(Path("phantom"), []), tmp_path).workers == 4
+
+
+def test_no_workers_are_refused():
+    with pytest.raises(
+        InputError, match=r"engine\.workers: .*must be a positive number, or -1 for one per core .* got 0"
+    ):
+        load_config(Path("phantom"), ["engine.workers=0"])

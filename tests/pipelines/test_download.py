@@ -59,6 +59,7 @@ def test_what_was_downloaded_is_counted_and_unpacked(tmp_path, monkeypatch, caps
     counted = []
     monkeypatch.setattr(download, "PCAM", (Published("a.h5.gz", "", 2_100_000), Published("b.csv", "", 0)))
     monkeypatch.setattr(download, "download_files", deliver)
+    (tmp_path / "a.h5").write_bytes(b"cont")  # unpacked by hand, and interrupted
     screen = Screen()
     monkeypatch.setattr(screen, "progress", lambda *_: _Counter(counted))
     download.fetch("pcam", tmp_path, mirror="http://127.0.0.1/files", screen=screen)

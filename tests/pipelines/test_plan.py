@@ -17,6 +17,7 @@ from histoblend.pipelines.runtime.provenance import ROOT, code_digest, source_fi
 CHANGE_NO_VALUE = {
     "__init__.py": "the version",
     "data/errors.py": "words of errors",
+    "data/workers.py": "how much runs at once",
     "pipelines/config.py": "the settings that count are in the key themselves",
     "pipelines/run.py": "asks for steps, in whatever way",
     "pipelines/runtime/artefacts.py": "keys and manifests",

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from histoblend.features.handcrafted.families import columns, compute
+from histoblend.models.names import BESIDE
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.tables import BLOCK, FeatureSets
 from tests import ROOT
@@ -34,7 +35,7 @@ def sets(tmp_path_factory):
     return FeatureSets(config, {"features": features, "embeddings": embeddings}, slides)
 
 
-@pytest.mark.parametrize("name", ["colour", "stain", "handcrafted", "embeddings", "both", "context"])
+@pytest.mark.parametrize("name", ["colour", "stain", "handcrafted", "embeddings", "both", *BESIDE])
 def test_a_set_in_a_file_is_the_set_in_memory(sets, tmp_path, monkeypatch, name):
     monkeypatch.setattr("histoblend.pipelines.tables.BLOCK", 7)
     values, names = sets[name]
@@ -45,8 +46,30 @@ def test_a_set_in_a_file_is_the_set_in_memory(sets, tmp_path, monkeypatch, name)
     assert [place.name for place in tmp_path.rglob("*.partial")] == []
 
 
+def test_sets_in_slide_context_hold_their_tables_and_the_same_relative_to_the_slide(sets):
+    names, (more, others) = sets.columns("handcrafted"), sets["embeddings"]
+    both, columns = sets["both-context"]
+    context, in_context = sets["context"]
+    alone, in_embeddings = sets["embeddings-context"]
+    relative, in_slide = sets["in-slide"]
+    assert in_slide == in_context[len(names) :]
+    np.testing.assert_array_equal(relative, context[:, len(names) :])
+    assert in_embeddings[:7] == others
+    assert set(columns) == set(in_context) | set(in_embeddings)
+    for values, parts in ((context, in_context), (alone, in_embeddings)):
+        np.testing.assert_array_equal(both[:, [columns.index(name) for name in parts]], values)
+    # By hand: a trusted slide's column is centred on its median, in units of 1.4826 median absolute deviations.
+    rows = np.flatnonzero(sets._where == pd.Series(sets._where).value_counts().index[0])
+    column = more[rows, 0].astype(np.float64)
+    middle = np.median(column)
+    spread = 1.4826 * np.median(np.abs(column - middle))
+    assert len(rows) >= 16
+    assert np.allclose(alone[rows, 7], np.clip((column - middle) / spread, -6, 6), atol=1e-5)
+    np.testing.assert_array_equal(alone[50:, 7:], more[50:])
+
+
 def test_pieces_hold_every_row_once_and_slides_whole(sets):
-    for name in ("both", "context"):
+    for name in ("both", *BESIDE):
         pieces = list(sets._pieces(name))
         assert sorted(np.concatenate(pieces).tolist()) == list(range(60))
     where = pd.Series(sets._where)

@@ -10,9 +10,9 @@ import tifffile
 from PIL import Image
 
 from histoblend.data.errors import InputError
-from histoblend.data.slides.slide import Slide, given_spacing, over_white, stored_spacing
+from histoblend.data.slides.slide import Bounds, Slide, given_spacing, over_white, stored_bounds, stored_spacing
 from tests import ROOT
-from tests.data.slide_files import Bare, write_tiff
+from tests.data.slide_files import Bare, write_scn, write_tiff
 
 SLIDES = ROOT.parent / "shared" / "data" / "slides"
 
@@ -76,6 +76,44 @@ def test_resolutions_that_nobody_can_use_are_explained(properties, message):
         stored_spacing(Path("x.svs"), properties)
 
 
+def test_the_scanned_part_of_a_leica_slide_is_told(tmp_path, noise):
+    with Slide(write_scn(tmp_path / "a.scn", noise, corner=(1000, 1500), size=(2500, 3000))) as slide:
+        assert slide.size == (2500, 3000)
+        assert slide.bounds == Bounds(1000, 1500, 900, 700)
+        np.testing.assert_array_equal(slide.read(0, 1013, 1601, 300, 200), noise[101:301, 13:313])
+        assert (slide.read(0, 0, 0, 100, 100) == 255).all()
+    with Slide(write_tiff(tmp_path / "b.tif", noise)) as slide:
+        assert slide.bounds is None
+
+
+@pytest.mark.parametrize(
+    ("told", "bounds"),
+    [
+        ({"x": "10", "y": "20", "width": "30", "height": "40"}, Bounds(10, 20, 30, 40)),
+        ({"x": "0", "y": "0", "width": "100", "height": "200"}, Bounds(0, 0, 100, 200)),
+        ({"x": "10", "y": "20", "width": "500", "height": "40"}, Bounds(10, 20, 500, 40)),
+        ({"x": "10", "y": "20"}, Bounds(10, 20, 90, 180)),
+        ({}, None),
+        ({"x": "10"}, None),
+        ({"y": "20"}, None),
+        ({"width": "30", "height": "40"}, None),
+        ({"x": "10.5", "y": "20", "width": "30", "height": "40"}, None),
+        ({"x": "1e1", "y": "20", "width": "30", "height": "40"}, None),
+        ({"x": "", "y": "20", "width": "30", "height": "40"}, None),
+        ({"x": "left", "y": "20", "width": "30", "height": "40"}, None),
+        ({"x": "9" * 30, "y": "20", "width": "30", "height": "40"}, None),
+        ({"x": "-1", "y": "20", "width": "30", "height": "40"}, None),
+        ({"x": "100", "y": "20", "width": "30", "height": "40"}, None),
+        ({"x": "10", "y": "200", "width": "30", "height": "40"}, None),
+        ({"x": "10", "y": "20", "width": "0", "height": "40"}, None),
+        ({"x": "10", "y": "20", "width": "30", "height": "nan"}, None),
+    ],
+    ids=lambda value: ",".join(f"{name}={text[:5]}" for name, text in value.items()) if isinstance(value, dict) else "",
+)
+def test_bounds_are_whole_numbers_with_their_corner_on_the_slide(told, bounds):
+    assert stored_bounds({f"openslide.bounds-{name}": text for name, text in told.items()}, (100, 200)) == bounds
+
+
 @pytest.mark.parametrize("mpp", [-0.5, 1e-9, 1e6, float("nan"), float("inf")])
 def test_a_given_resolution_must_be_one_of_a_microscope(mpp):
     with pytest.raises(InputError, match=r"MPP \(--mpp\) must be the micrometres"):
@@ -126,6 +164,19 @@ def test_what_is_no_slide_ends_in_one_line(tmp_path, noise, kind, suffix):
     with pytest.raises(InputError, match=BAD[kind]) as found:
         Slide(write_bad(tmp_path / f"a{suffix}", kind, noise))
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize("name", ["a.mrxs", "a.MRXS", "a.Mrxs"])
+def test_a_mirax_slide_is_known_by_its_ending_in_any_case(tmp_path, monkeypatch, name):
+    """No real one is small enough: OpenSlide tells from this one that it looked into the folder of a MIRAX slide."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    (tmp_path / name).write_bytes(b"x" * 100)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "Slidedat.ini").write_text("[GENERAL]\n")
+    with pytest.raises(InputError, match=f"{name}: the slide is damaged .*SLIDE_ID"):
+        Slide(tmp_path / name)
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_a_slide_of_claimed_kilometres_is_refused(tmp_path, noise):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histoblend.data.errors import InputError
-from histoblend.data.sources.archives import unpack_archive
+from histoblend.data.sources.archives import DamagedArchive, unpack_archive
 
 GOOD = {"train/a.tif": b"pixels" * 9, "train/sub/b.tif": b"", "labels.csv": b"id,label\n"}
 
@@ -134,7 +134,7 @@ def test_an_encrypted_member_is_refused(tmp_path):
 def test_what_stands_there_is_never_replaced(tmp_path):
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "labels.csv").write_text("mine")
-    with pytest.raises(InputError, match=r"labels.csv exists already. Move it away"):
+    with pytest.raises(InputError, match=r"labels.csv exists already, but is not what .* 4 bytes instead of 9. Move "):
         unpack_archive(zipped(tmp_path / "archive"), tmp_path / "target")
     assert [path.name for path in (tmp_path / "target").iterdir()] == ["labels.csv"]
 
@@ -182,3 +182,35 @@ def test_a_damaged_sum_is_told_from_a_fault_of_the_disk(tmp_path, mode):
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"expected a whole zip or tar file; got: .*Download it again"):
         unpack_archive(path, tmp_path / "target")
+
+
+def test_what_is_complete_already_is_left_as_it_is(tmp_path):
+    """As after an interruption between the moves of two folders."""
+    archive, target = zipped(tmp_path / "archive"), tmp_path / "target"
+    unpack_archive(archive, target)
+    before = (target / "train" / "a.tif").stat().st_ino
+    (target / "labels.csv").unlink()
+    assert unpack_archive(archive, target) == unpack_archive(archive, target) == ["labels.csv", "train"]
+    assert (target / "labels.csv").read_bytes() == GOOD["labels.csv"]
+    assert (target / "train" / "a.tif").stat().st_ino == before
+
+
+def test_a_folder_that_was_unpacked_in_part_is_named(tmp_path):
+    archive, target = zipped(tmp_path / "archive"), tmp_path / "target"
+    unpack_archive(archive, target)
+    (target / "train" / "sub" / "b.tif").unlink()
+    with pytest.raises(InputError, match=r"train exists already, but is not what archive holds: .*b\.tif is missing"):
+        unpack_archive(archive, target)
+
+
+@pytest.mark.parametrize("damage", ["cut between entries", "a damaged entry"])
+def test_half_a_tar_file_is_no_tar_file(tmp_path, damage):
+    content = bytearray(tarred(tmp_path / "archive").read_bytes())
+    with tarfile.open(tmp_path / "archive") as file:
+        last = file.getmembers()[-1].offset
+    if damage == "a damaged entry":
+        content[last] ^= 1  # its checksum is then wrong
+    (tmp_path / "archive").write_bytes(content[:last] if damage.startswith("cut") else content)
+    with pytest.raises(DamagedArchive, match=r"expected a whole zip or tar file; got: no end of the archive"):
+        unpack_archive(tmp_path / "archive", tmp_path / "target")
+    assert not (tmp_path / "target").exists()

@@ -147,6 +147,15 @@ def test_a_server_that_knows_no_ranges_starts_over(server, tmp_path):
     assert path.read_bytes() == CONTENT
 
 
+def test_a_page_about_an_error_does_not_replace_what_was_downloaded(server, tmp_path):
+    (tmp_path / "big.bin.part").write_bytes(CONTENT[:300_000])
+    server.script = [200]
+    with pytest.raises(InputError, match=r"300000 bytes are in .*big.bin.part; the server offers 2 bytes in all"):
+        get(server, tmp_path)
+    assert get(server, tmp_path)[0].read_bytes() == CONTENT
+    assert server.asked == ["bytes=300000-"] * 2
+
+
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_a_passing_refusal_is_tried_again(server, tmp_path, status):
     server.script = [status, status]
@@ -220,6 +229,96 @@ with zipfile.ZipFile(folder + "/" + name + ".zip", "w") as file:
     assert (tmp_path / "data" / "train" / "a.tif").read_bytes() == b"pixels"
 
 
+ARCHIVE = f"{COMPETITION}.zip"
+
+#: Kaggle's client as far as it matters: it resumes a shorter file and skips one of the same size, unless it is forced.
+RESUMES = """
+from pathlib import Path
+folder = Path(sys.argv[sys.argv.index("-p") + 1])
+archive, whole = folder / "{archive}", Path("{whole}").read_bytes()
+with open("{log}", "a") as log:
+    log.write("force " if "--force" in sys.argv else "resume ")
+have = archive.stat().st_size if archive.exists() and "--force" not in sys.argv else 0
+with archive.open("ab" if have else "wb") as file:
+    file.write(whole[have:])
+"""
+
+
+def whole_zip(path):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("train/a.tif", b"pixels" * 1000)
+        file.writestr("train_labels.csv", "id,label")
+    return path.read_bytes()
+
+
+def altered(content):
+    place = content.index(b"pixels")
+    return content[:place] + b"P" + content[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("left", "asked"),
+    [
+        (lambda whole: whole[: len(whole) // 2], "resume"),
+        (lambda whole: whole[:-10], "resume"),
+        (lambda whole: altered(whole)[:5000], "resume force"),
+        (altered, "resume force"),
+        (lambda whole: b"<!DOCTYPE html><title>Sign in</title>", "force"),
+        (lambda whole: b"", "force"),
+    ],
+    ids=["half", "directory cut", "half and damaged", "damaged", "error page", "empty"],
+)
+def test_an_incomplete_kaggle_archive_is_completed(tmp_path, monkeypatch, left, asked):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    whole = whole_zip(tmp_path / "whole")
+    client(tmp_path, RESUMES.format(archive=ARCHIVE, whole=tmp_path / "whole", log=tmp_path / "log"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / ARCHIVE).write_bytes(left(whole))
+    assert download_kaggle(tmp_path / "data") == ["train", "train_labels.csv"]
+    assert (tmp_path / "data" / "train" / "a.tif").read_bytes() == b"pixels" * 1000
+    assert (tmp_path / "log").read_text().split() == asked.split()
+
+
+def test_a_kaggle_download_that_breaks_off_again_is_resumed_by_the_next_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    whole = whole_zip(tmp_path / "whole")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / ARCHIVE).write_bytes(whole[:1000])
+    client(tmp_path, "sys.exit('connection reset')")
+    with pytest.raises(InputError, match=r"status 1.* run again: it resumes"):
+        download_kaggle(tmp_path / "data")
+    assert (tmp_path / "data" / ARCHIVE).stat().st_size == 1000
+    client(tmp_path, RESUMES.format(archive=ARCHIVE, whole=tmp_path / "whole", log=tmp_path / "log"))
+    assert download_kaggle(tmp_path / "data") == ["train", "train_labels.csv"]
+    assert (tmp_path / "log").read_text().split() == ["resume"]
+
+
+def test_a_kaggle_archive_that_stays_damaged_is_said_in_one_line(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / "page").write_bytes(b"<html>503</html>")
+    client(tmp_path, RESUMES.format(archive=ARCHIVE, whole=tmp_path / "page", log=tmp_path / "log"))
+    with pytest.raises(
+        InputError, match=r"expected a whole zip .* from the start and the file is still damaged"
+    ) as caught:
+        download_kaggle(tmp_path / "data")
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "log").read_text().split() == ["resume", "force"]
+
+
+def test_half_an_archive_without_kaggles_client_is_called_incomplete(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(download.sys, "executable", str(tmp_path / "python"))
+    (tmp_path / ARCHIVE).write_bytes(whole_zip(tmp_path / "whole")[:1000])
+    with pytest.raises(InputError, match=r"zip is incomplete or damaged.*expected Kaggle's own client"):
+        download_kaggle(tmp_path)
+
+
+def test_an_unpacked_kaggle_archive_is_accepted_on_the_next_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    whole_zip(tmp_path / ARCHIVE)
+    assert download_kaggle(tmp_path) == download_kaggle(tmp_path) == ["train", "train_labels.csv"]
+
+
 def test_without_kaggles_client_the_way_there_is_told(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(download.sys, "executable", str(tmp_path / "python"))
@@ -232,7 +331,7 @@ def test_without_kaggles_client_the_way_there_is_told(tmp_path, monkeypatch):
 def test_a_client_that_is_refused_is_explained(tmp_path, monkeypatch, capfd):
     monkeypatch.setenv("PATH", str(tmp_path))
     client(tmp_path, "sys.exit('403 - Forbidden')")
-    with pytest.raises(InputError, match=r"status 1.*own words stand above. If it speaks of 401 or 403: get a token"):
+    with pytest.raises(InputError, match=r"status 1.*own message above. If it speaks of 401 or 403: get a token"):
         download_kaggle(tmp_path / "data")
     assert "403 - Forbidden" in capfd.readouterr().err
 

@@ -1,5 +1,6 @@
 """Folders of images: both layouts, classes, sizes, and everything odd that can lie in them."""
 
+import json
 import os
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 from histoblend.data.errors import InputError
 from histoblend.data.patches import write_pixels
 from histoblend.data.sources.folder import FolderSource, UnlabelledImages, content
+from histoblend.data.sources.image_files import NOT_FOLLOWED
 from histoblend.data.splits import UNMAPPED
 
 ODD_NAMES = ['quote"s.png', "new\nline.png", "emoji 🔬.png", "a,b;c'.png", "-x.png", "%s{0}.png", "CAPITAL.PNG"]
@@ -222,7 +224,7 @@ def test_what_is_no_image_is_listed_and_never_waited_for(folder):
     assert source.skipped == {
         "tumour/x.png": "a folder with the name of an image",
         "tumour/loop.png": "not a file but a pipe, a device or a dead link",
-        "tumour/round": "a link to a folder: not followed",
+        "tumour/round": NOT_FOLLOWED,
         "tumour/notes.txt": "not an image by its name (.png, .jpg, .jpeg, .tif, .tiff, .webp, .bmp)",
         "normal/pipe.png": "not a file but a pipe, a device or a dead link",
         "normal/\\xff.png": "its name is not UTF-8: rename it",
@@ -242,6 +244,121 @@ def test_the_rule_for_other_sizes_is_applied_and_noted(folder):
         pixels, reasons = source.read(row, row + 1)
         assert (reasons, pixels.min(), pixels.max()) == ({}, 50, 50)
         assert said in source.notes["size"]
+
+
+def test_an_official_split_comes_with_the_patches(folder):
+    for name in ("normal", "tumour"):
+        (folder / "Train").mkdir(exist_ok=True)
+        (folder / name).rename(folder / "Train" / name)
+        picture(folder / "val" / name / "v.png")
+        picture(folder / "test" / name / "t.png")
+    source = FolderSource(folder, size=32)
+    table = source.table.set_index("patch_id")
+    assert table["official"].value_counts().to_dict() == {"train": 6, "valid": 2, "test": 2}
+    assert table.loc["test/tumour/t.png"].tolist()[::2] == [1, "test"]
+    assert source.notes["classes"] == {"normal": {"label": 0, "patches": 5}, "tumour": {"label": 1, "patches": 5}}
+    assert source.notes["official"] == {"train": 6, "valid": 2, "test": 2}
+    assert source.unlabelled is None
+
+
+def test_a_split_without_a_test_set_and_plain_class_folders_have_no_official_column(folder):
+    assert list(FolderSource(folder, size=32).table) == ["patch_id", "label", "slide"]
+    (folder / "train").mkdir()
+    for name in ("normal", "tumour"):
+        (folder / name).rename(folder / "train" / name)
+        picture(folder / "val" / name / "v.png")
+    assert list(FolderSource(folder, size=32).table) == ["patch_id", "label", "slide"]
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["folders", "labels.csv"])
+def test_test_images_without_a_class_are_predicted(folder, listed):
+    for name in ("normal", "tumour"):
+        (folder / "train").mkdir(exist_ok=True)
+        (folder / name).rename(folder / "train" / name)
+    for name in ("a.png", "deep/b.TIF", "deep/c.png", "c.png"):
+        picture(folder / "test" / name, 50)
+    (folder / "test" / "lost.png").symlink_to("nowhere")
+    (folder / "test" / "deep" / "notes.txt").write_text("no image")
+    if listed:
+        with_labels(folder, [(f"train/{name}", label) for name, label in ALL])
+    source = FolderSource(folder, size=32)
+    assert len(source.table) == 6
+    assert list(source.table) == ["patch_id", "label", "slide"]
+    assert set(source.skipped) == {"test/deep/notes.txt"}
+    rest = source.unlabelled
+    assert rest.table["patch_id"].tolist() == ["a", "test/c.png", "b", "test/deep/c.png"]
+    assert rest.skipped == {"lost": "not a file but a pipe, a device or a dead link"}
+    pixels, reasons = rest.read(0, 4)
+    assert (reasons, pixels.min(), pixels.max()) == ({}, 50, 50)
+
+
+def test_labels_of_test_images_are_used(folder):
+    (folder / "tumour").rename(folder / "test")
+    with_labels(folder, [(name.replace("tumour", "test"), label) for name, label in ALL])
+    source = FolderSource(folder, size=32)
+    assert (len(source.table), source.unlabelled) == (6, None)
+
+
+def test_a_notebooks_copies_are_neither_a_class_nor_patches(folder):
+    expected = FolderSource(folder, size=32).table
+    before = list(content(folder))
+    for name in (".ipynb_checkpoints", "normal/.ipynb_checkpoints", "__MACOSX", "tumour/@eaDir"):
+        picture(folder / name / "0.png")
+    for name in ("Thumbs.db", "normal/desktop.ini", "tumour/.DS_Store", "tumour/._1.jpg"):
+        (folder / name).write_text("")
+    source = FolderSource(folder, size=32)
+    pd.testing.assert_frame_equal(source.table, expected)
+    assert source.skipped == {}
+    assert list(content(folder)) == before
+
+
+def test_a_run_in_the_data_folder_is_no_class_and_no_change(folder):
+    before = list(content(folder))
+    picture(folder / "runs" / "mine" / "7-report" / "figures" / "roc.png")
+    manifest = dict.fromkeys(("step", "config", "seed", "inputs", "rows", "files", "notes"), 0)
+    (folder / "runs" / "mine" / "7-report" / "manifest.json").write_text(json.dumps(manifest))
+    source = FolderSource(folder, size=32)
+    assert len(source.table) == 6
+    assert list(content(folder)) == before
+
+
+def test_linked_class_folders_are_followed_or_named(folder, tmp_path_factory):
+    away = tmp_path_factory.mktemp("away")
+    (folder / "tumour").rename(away / "tumour")
+    (folder / "tumour").symlink_to(away / "tumour")
+    source = FolderSource(folder, size=32)
+    assert source.table["label"].tolist() == [0, 0, 0, 1, 1, 1]
+    assert source.read(0, 6)[1] == {}
+    assert len(list(content(folder))) == 6
+    (folder / "tumour").unlink()
+    (folder / "tumour").symlink_to(folder / "normal")
+    with pytest.raises(InputError, match=r"expected two classes .*'tumour' is a link to a folder .*not followed"):
+        FolderSource(folder, size=32)
+
+
+def test_labels_are_found_in_any_case(folder):
+    with_labels(folder, [(name, 1 - label) for name, label in ALL])
+    (folder / "labels.csv").rename(folder / "Labels.CSV")
+    assert FolderSource(folder, size=32).table["label"].tolist() == [1, 1, 1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("size", "others", "remedy"),
+    [
+        ((64, 64), 0, "Give --set data.size=64 .*for patches of that size, or give --set data.resize=resize"),
+        ((64, 48), 0, "Give --set data.resize=resize to scale all images"),
+        ((16, 16), 0, "Give --set data.resize=resize to scale all images"),
+        ((64, 64), 9, "Check the data folder"),
+    ],
+    ids=["square", "oblong", "too small for data.size", "mostly other faults"],
+)
+def test_another_size_has_a_remedy(tmp_path, size, others, remedy):
+    for name in ("normal", "tumour"):
+        picture(tmp_path / "data" / name / "0.png", size=size)
+    for number in range(others):
+        (tmp_path / "data" / "normal" / f"x{number}.png").write_text("no image")
+    with pytest.raises(InputError, match=f"none of .* could be read .*{remedy}"):
+        write_pixels(FolderSource(tmp_path / "data", size=32), tmp_path)
 
 
 def test_a_folder_that_is_none_is_named(tmp_path):

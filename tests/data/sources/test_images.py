@@ -1,9 +1,13 @@
 """Image files of any kind: decoded by the stated rules, or refused with a reason, and never a hang or a crash."""
 
+import io
+import itertools
 import os
+import struct
 import warnings
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,6 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from histoblend.data.sources.images import MAX_PIXELS, read_image, tame_pillow
+from tests.oracles import png_files
+from tests.oracles.bmp_files import bmp_file
+from tests.oracles.tiff_files import turned
 
 RNG = np.random.default_rng(0)
 RGB = RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)
@@ -90,15 +97,165 @@ def test_a_palette_is_looked_up_with_its_transparent_entry(tmp_path):
     assert read(tmp_path / "a.png")[1][0, :2].tolist() == [[255, 255, 255], [10, 20, 30]]
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
-def test_exif_orientation_is_applied(tmp_path, suffix):
-    image = Image.fromarray(np.kron(np.array([[0, 80], [160, 240]], np.uint8), np.ones((16, 16), np.uint8)))
+def exif_of(orientation):
     exif = Image.Exif()
-    exif[274] = 6  # shown turned by a quarter clockwise
-    image.convert("RGB").save(tmp_path / f"a.{suffix}", exif=exif, **({"lossless": True} if suffix == "webp" else {}))
+    exif[274] = orientation
+    return exif
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_exif_orientation_is_applied(tmp_path, suffix, orientation):
+    options = {"lossless": True} if suffix == "webp" else {}
+    Image.fromarray(RGB).save(tmp_path / f"plain.{suffix}", **options)
+    Image.fromarray(RGB).save(tmp_path / f"a.{suffix}", exif=exif_of(orientation), **options)
     reason, out = read(tmp_path / f"a.{suffix}")
     assert reason == ""
-    assert np.abs(out[8::16, 8::16, 0].astype(int) - [[160, 0], [240, 80]]).max() <= 3
+    np.testing.assert_array_equal(out, turned(np.asarray(Image.open(tmp_path / f"plain.{suffix}")), orientation))
+
+
+def test_exif_after_a_pngs_pixels_is_applied(tmp_path):
+    exif = exif_of(6).tobytes()[len(b"Exif\0\0") :]
+    (tmp_path / "a.png").write_bytes(png_files.png_file(RGB, 8, png_files.RGB, exif=exif, exif_last=True))
+    reason, out = read(tmp_path / "a.png")
+    assert reason == ""
+    np.testing.assert_array_equal(out, turned(RGB, 6))
+
+
+PNG_KINDS = {
+    "grey": (png_files.GREY, 1, (1, 2, 4, 8, 16)),
+    "RGB": (png_files.RGB, 3, (8, 16)),
+    "palette": (png_files.PALETTE, 1, (1, 2, 4, 8)),
+    "grey, alpha": (png_files.GREY_ALPHA, 2, (8, 16)),
+    "RGB, alpha": (png_files.RGB_ALPHA, 4, (8, 16)),
+}
+
+
+def png(name, bits, interlaced, with_transparency):
+    """A PNG and what it shows; where one value is transparent, other values lie one bit beside it."""
+    kind, count, _ = PNG_KINDS[name]
+    rng = np.random.default_rng(0)
+    samples = rng.integers(0, 2**bits, (32, 32, count))
+    palette = rng.integers(0, 256, (2**bits, 3)) if name == "palette" else None
+    transparent = None
+    if with_transparency and name == "palette":
+        transparent = rng.integers(0, 256, 2**bits - 1, dtype=np.uint8).tobytes()
+    elif with_transparency:
+        samples[::2] = samples[0, 0]
+        samples[4] ^= 1
+        transparent = struct.pack(f">{count}H", *samples[0, 0])
+    content = png_files.png_file(samples, bits, kind, interlaced=interlaced, palette=palette, transparent=transparent)
+    return content, png_files.shown(samples, bits, kind, palette, transparent)
+
+
+@pytest.mark.parametrize("interlaced", [False, True], ids=["rows", "interlaced"])
+@pytest.mark.parametrize(
+    ("name", "bits", "with_transparency"),
+    [
+        (name, bits, with_transparency)
+        for name, kind in PNG_KINDS.items()
+        for bits in kind[2]
+        for with_transparency in ([False] if "alpha" in name else [False, True])
+    ],
+)
+def test_every_png_is_read_as_its_standard_says_or_set_aside(tmp_path, name, bits, with_transparency, interlaced):
+    content, expected = png(name, bits, interlaced, with_transparency)
+    (tmp_path / "a.png").write_bytes(content)
+    reason, out = read(tmp_path / "a.png")
+    # Pillow compares a transparent value with samples that it has brought to 8 bits.
+    aside = with_transparency and name in ("grey", "RGB") and bits in (2, 4, 16)
+    assert bool(reason) == aside
+    assert reason.endswith(f"with a transparent value of {bits} bits" if aside else "")
+    if not aside:
+        assert np.abs(out - expected).max() <= 0.5  # transparency is rounded
+    assert (read(tmp_path / "a.png", convert=False)[0] == "") == (name == "RGB" and bits == 8 and not with_transparency)
+
+
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])
+@pytest.mark.parametrize("stored", ["YCBCR", "RGB"])
+def test_jpegs_colours_are_read_as_another_decoder_reads_them(tmp_path, stored, subsampling):
+    content = imagecodecs.jpeg8_encode(RGB, colorspace="RGB", outcolorspace=stored, subsampling=subsampling)
+    (tmp_path / "a.jpg").write_bytes(content)
+    for convert in (True, False):
+        reason, out = read(tmp_path / "a.jpg", convert=convert)
+        assert reason == ""
+        np.testing.assert_array_equal(out, imagecodecs.jpeg8_decode(content))
+
+
+def test_a_grey_jpeg_is_repeated(tmp_path):
+    (tmp_path / "a.jpg").write_bytes(content := imagecodecs.jpeg8_encode(GREY))
+    np.testing.assert_array_equal(
+        read(tmp_path / "a.jpg")[1], np.stack([imagecodecs.jpeg8_decode(content)] * 3, axis=2)
+    )
+    assert read(tmp_path / "a.jpg", convert=False)[0] == "expected an RGB image, got mode L"
+
+
+@pytest.mark.parametrize("stored", ["CMYK", "YCCK"])
+def test_jpegs_of_four_colours_are_set_aside(tmp_path, stored):
+    inks = np.concatenate([RGB, RGB[..., :1]], axis=2)
+    (tmp_path / "a.jpg").write_bytes(imagecodecs.jpeg8_encode(inks, colorspace="CMYK", outcolorspace=stored))
+    file = io.BytesIO()
+    Image.fromarray(inks, "CMYK").save(file, "JPEG")  # Adobe's: inverted
+    for content in ((tmp_path / "a.jpg").read_bytes(), file.getvalue()):
+        (tmp_path / "a.jpg").write_bytes(content)
+        assert "got mode CMYK" in read(tmp_path / "a.jpg")[0]
+        assert "got mode CMYK" in read(tmp_path / "a.jpg", convert=False)[0]
+
+
+@pytest.mark.parametrize("alpha", [False, True], ids=["opaque", "alpha"])
+@pytest.mark.parametrize("lossless", [False, True], ids=["lossy", "lossless"])
+def test_webp_is_read_as_another_decoder_reads_it(tmp_path, lossless, alpha):
+    samples = np.concatenate([RGB, GREY[..., None]], axis=2) if alpha else RGB
+    content = imagecodecs.webp_encode(samples, lossless=lossless, level=80)
+    (tmp_path / "a.webp").write_bytes(content)
+    decoded = imagecodecs.webp_decode(content).astype(float)
+    opacity = decoded[..., 3:] / 255 if alpha else 1.0
+    reason, out = read(tmp_path / "a.webp")
+    assert reason == ""
+    assert np.abs(out - (decoded[..., :3] * opacity + 255 * (1 - opacity))).max() <= 0.5
+    assert bool(read(tmp_path / "a.webp", convert=False)[0]) == alpha
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_a_bmps_palette_is_looked_up(tmp_path, bits):
+    indices = RNG.integers(0, 2**bits, (32, 32))
+    palette = RNG.integers(0, 256, (2**bits, 3), dtype=np.uint8)
+    for down, colours in itertools.product((True, False), (palette, np.repeat(palette[::-1, :1], 3, axis=1))):
+        (tmp_path / "a.bmp").write_bytes(bmp_file(indices, bits, palette=colours, down=down))
+        reason, out = read(tmp_path / "a.bmp")
+        assert reason == ""
+        np.testing.assert_array_equal(out, colours[indices])
+
+
+BMP_MASKS = {  # bits a pixel, masks of red, green, blue and alpha
+    "24 bits": (24, ()),
+    "32 bits, last byte unused": (32, ()),
+    "32 bits": (32, (0xFF0000, 0xFF00, 0xFF, 0)),
+    "32 bits, alpha": (32, (0xFF0000, 0xFF00, 0xFF, 0xFF000000)),
+    "32 bits, alpha, red first": (32, (0xFF, 0xFF00, 0xFF0000, 0xFF000000)),
+    "32 bits, ten a colour": (32, (0x3FF00000, 0xFFC00, 0x3FF, 0)),
+    "16 bits": (16, ()),
+    "16 bits, more green": (16, (0xF800, 0x7E0, 0x1F, 0)),
+    "16 bits, four a colour": (16, (0xF00, 0xF0, 0xF, 0)),
+}
+
+
+@pytest.mark.parametrize("down", [False, True], ids=["upwards", "downwards"])
+@pytest.mark.parametrize("name", BMP_MASKS)
+def test_every_bmp_is_read_as_its_masks_say_or_set_aside(tmp_path, name, down):
+    bits, masks = BMP_MASKS[name]
+    usual = (0x7C00, 0x3E0, 0x1F, 0) if bits == 16 else (0xFF0000, 0xFF00, 0xFF, 0)
+    pixels = RNG.integers(0, 2**bits, (32, 32))
+    lowest = [mask & -mask for mask in (masks or usual)[:3]]
+    shares = [(pixels & mask) // low / (mask // low) for mask, low in zip(masks or usual, lowest, strict=False)]
+    alpha = (pixels >> 24 & 255) / 255 if masks and masks[3] else np.ones((32, 32))
+    expected = 255 * (np.stack(shares, axis=2) * alpha[..., None] + 1 - alpha[..., None])
+    (tmp_path / "a.bmp").write_bytes(bmp_file(pixels, bits, masks=masks, down=down))
+    reason, out = read(tmp_path / "a.bmp")
+    assert bool(reason) == (name in ("32 bits, ten a colour", "16 bits, four a colour"))
+    if not reason:
+        assert np.abs(out - expected).max() < 1
+    assert (read(tmp_path / "a.bmp", convert=False)[0] == "") == (bits > 16 and "alpha" not in name and not reason)
 
 
 def test_another_size_follows_the_rule(tmp_path):

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from histoblend.data.errors import InputError
-from histoblend.data.sources.kaggle import KaggleSource
+from histoblend.data.patches import write_pixels
+from histoblend.data.sources.kaggle import KaggleSource, content
 from histoblend.data.splits import UNMAPPED
 
 
@@ -125,6 +126,104 @@ def test_patches_without_labels_are_a_source_of_their_own(kaggle_folder):
     assert rest.table["patch_id"].tolist() == sorted(path.stem for path in (folder / "train").iterdir())
     assert rest.table["slide"].isna().all()
     np.testing.assert_array_equal(rest.read(3, 9)[0], KaggleSource(folder).read(3, 9)[0])
+
+
+def rename_some(folder):
+    """Give some files of a folder other endings, and move some into folders; return their ids in order."""
+    names = sorted(path.name for path in folder.iterdir())
+    for name, other in zip(names, ["x.TIF", "x.tiff", "x.Tiff", "sub/x.tif", "sub/er/x.TIFF", "x.png"], strict=False):
+        target = folder / other.replace("x.", f"{name[:-4]}.")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).rename(target)
+    picture = next(folder.glob("*.png"))
+    Image.open(picture).save(picture, format="PNG")
+    return [name[:-4] for name in names]
+
+
+def test_images_of_other_endings_and_in_folders_are_read(kaggle_folder):
+    folder = kaggle_folder(n=20)
+    shutil.copytree(folder / "train", folder / "test")
+    expected = KaggleSource(folder)
+    plain = expected.read(0, 20)[0]
+    for part in ("train", "test"):
+        ids = rename_some(folder / part)
+    (folder / "test" / ".ipynb_checkpoints").mkdir()
+    shutil.copy(next((folder / "test").glob("*.tif")), folder / "test" / ".ipynb_checkpoints")
+    source = KaggleSource(folder)
+    for each in (source, source.unlabelled):
+        assert each.table["patch_id"].tolist() == ids
+        pixels, reasons = each.read(0, 20)
+        assert reasons == {}
+        np.testing.assert_array_equal(pixels, plain)
+    pd.testing.assert_frame_equal(source.table, expected.table)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+@pytest.mark.parametrize("other", ["x.png", "x.TIF", "sub/x.tif"])
+def test_two_images_of_one_id_are_named(kaggle_folder, part, other):
+    folder = kaggle_folder(n=20)
+    if part == "test":
+        shutil.copytree(folder / "train", folder / "test")
+    first = min((folder / part).iterdir())
+    second = folder / part / other.replace("x", first.stem)
+    second.parent.mkdir(exist_ok=True)
+    shutil.copy(first, second)
+    names = {first.name, other.replace("x", first.stem)}
+    with pytest.raises(InputError, match=f"{part}: expected one image for each id") as caught:
+        KaggleSource(folder)
+    assert all(repr(name) in str(caught.value) for name in names)
+
+
+def test_an_id_of_the_sample_submission_without_an_image_is_named_first(kaggle_folder):
+    folder = kaggle_folder(n=20)
+    shutil.copytree(folder / "train", folder / "test")
+    ids = sorted(path.stem for path in (folder / "test").iterdir())
+    listed = pd.DataFrame({" Id": [ids[0] + ".tif", *ids[1:-1], "x", "y"], "Label": 0})
+    listed.to_csv(folder / "Sample_Submission.CSV", index=False)
+    with pytest.raises(InputError, match=r"2 ids have no image under test/ \(first: 'x', 'y'; .*pass --missing=skip"):
+        KaggleSource(folder)
+    rest = KaggleSource(folder, missing="skip").unlabelled
+    assert rest.table["patch_id"].tolist() == ids
+    assert rest.skipped == {"x": "no image under test/", "y": "no image under test/"}
+    assert rest.unlisted == ids[-1:]
+
+
+def test_a_sample_submission_without_any_image_is_no_surprise_at_the_end(kaggle_folder):
+    folder = kaggle_folder(n=20)
+    (folder / "sample_submission.csv").write_text("id,label\nx,0\n")
+    with pytest.raises(InputError, match=r"1 ids have no image under test/ \(first: 'x'"):
+        KaggleSource(folder)
+    assert KaggleSource(folder, missing="skip").unlabelled is None
+
+
+def test_files_and_folders_are_known_in_any_case(kaggle_folder):
+    folder = kaggle_folder(n=20)
+    expected = KaggleSource(folder).table
+    for name, other in (
+        ("train", "Train"), ("train_labels.csv", "Train_Labels.CSV"), ("patch_id_wsi.csv", "PATCH_ID_WSI.csv")
+    ):  # fmt: skip
+        (folder / name).rename(folder / other)
+    source = KaggleSource(folder)
+    pd.testing.assert_frame_equal(source.table, expected)
+    assert source.read(0, 20)[1] == {}
+
+
+def test_a_listing_changes_with_a_file_in_a_folder_below(kaggle_folder):
+    folder = kaggle_folder(n=20)
+    before = list(content(folder))
+    assert len(before) == 20
+    (folder / "train" / "sub").mkdir()
+    shutil.copy(next((folder / "train").glob("0001*")), folder / "train" / "sub" / "new.TIF")
+    assert len(list(content(folder))) == 21
+    (folder / "train" / ".DS_Store").write_text("")
+    assert len(list(content(folder))) == 21
+
+
+def test_another_size_has_a_remedy(kaggle_folder, tmp_path):
+    folder = kaggle_folder(n=20, size=224)
+    with pytest.raises(InputError, match=r"got 224 × 224\). Give --set data.size=224 .*for patches of that size.$"):
+        write_pixels(KaggleSource(folder), tmp_path)
+    assert KaggleSource(folder, size=224).read(0, 20)[1] == {}
 
 
 def test_a_name_that_no_table_can_hold_is_listed(kaggle_folder):

@@ -69,6 +69,19 @@ def test_all_splits_are_read_as_written(folder, packed):
     assert not list(folder.glob(".*"))
 
 
+@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzipped"])
+def test_endings_count_in_any_case(folder, packed):
+    expected = PcamSource(folder, size=32)
+    if packed:
+        pack(folder)
+    for path in list(folder.iterdir()):
+        path.rename(path.with_name(path.name.replace(".h5", ".H5").replace(".gz", ".GZ").replace(".csv", ".CSV")))
+    source = PcamSource(folder, size=32)
+    pd.testing.assert_frame_equal(source.table, expected.table)
+    np.testing.assert_array_equal(source.read(0, 24)[0], expected.read(0, 24)[0])
+    assert len(list(content(folder))) == 6
+
+
 def test_slides_are_cleaned_and_separators_recognised(folder):
     expected = PcamSource(folder, size=32).table
     for split in COUNTS:

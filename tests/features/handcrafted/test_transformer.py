@@ -41,6 +41,31 @@ def test_workers_change_nothing():
     np.testing.assert_array_equal(HandcraftedFeatures(["nuclei"], workers=2).transform(many), one)
 
 
+def test_as_many_workers_as_cores_change_nothing(monkeypatch):
+    many = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
+    one = HandcraftedFeatures(["colour"]).transform(many)
+    np.testing.assert_array_equal(HandcraftedFeatures(["colour"], workers=-1).fit(many).transform(many), one)
+
+
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ((96, 80, 3), r"shape \(n, height, width, 3\); got \(96, 80, 3\)\. For a single patch, give patch\["),
+        ((5, 27648), r"shape \(n, height, width, 3\); got \(5, 27648\)\.$"),
+        ((5, 3, 96, 96), r"got \(5, 3, 96, 96\)\.$"),
+        ((5, 96, 96), r"got \(5, 96, 96\)\.$"),
+        ((5, 96, 96, 4), r"got \(5, 96, 96, 4\)\.$"),
+        ((0,), r"got \(0,\)\.$"),
+        ((5, 20, 96, 3), r"at least 32 × 32 pixels, the size of the centre; got 20 × 96"),
+    ],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_another_shape_is_named_as_it_was_given(shape, words, workers):
+    for method in (HandcraftedFeatures(workers=workers).fit, HandcraftedFeatures(workers=workers).transform):
+        with pytest.raises(ValueError, match=words):
+            method(np.zeros(shape, np.uint8))
+
+
 def test_clones_and_pickles(patches):
     transformer = HandcraftedFeatures(families=["gradient"], workers=2)
     copy = pickle.loads(pickle.dumps(clone(transformer)))  # noqa: S301
@@ -57,7 +82,7 @@ def test_stands_in_a_pipeline(patches):
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"families": ["nucleus"]}, "Did you mean 'nuclei'"), ({"workers": 0}, "workers must be at least 1; got 0")],
+    [({"families": ["nucleus"]}, "Did you mean 'nuclei'"), ({"workers": 0}, r"workers must be a positive .*; got 0\.")],
 )
 def test_bad_arguments_are_named_in_fit_and_in_transform(patches, arguments, message):
     transformer = HandcraftedFeatures(**arguments)

@@ -10,6 +10,7 @@ import pytest
 import skimage.data
 from PIL import Image
 
+from histoblend.data.errors import InputError
 from histoblend.features.networks.backbones import (
     BACKBONES,
     catalogue,
@@ -23,6 +24,7 @@ from histoblend.features.networks.backend import (
     DownloadedWeights,
     PackagedWeights,
     Preprocessing,
+    choose_backend,
     load_keras,
     preprocess,
 )
@@ -148,6 +150,25 @@ def test_arrays_of_another_network_are_refused(lite0_arrays):
         assign_lite(model, arrays)
     with pytest.raises(CheckpointError, match=r"1 more, such as '_blocks\.16"):
         assign_lite(model, {**lite0_arrays, "_blocks.16._expand_conv.weight": np.zeros(1)})
+
+
+def test_a_checkpoint_of_another_network_is_named():
+    lite1 = find_backbone("efficientnet-lite1")
+    path = locate_package_file(lite1.weights.package, lite1.weights.file)
+    words = (
+        r"\.pth: expected the weights of this EfficientNet-Lite: .*\. Name the file that was saved from this network"
+    )
+    with pytest.raises(CheckpointError, match=words) as caught:
+        load_backbone("efficientnet-lite0", weights=str(path))
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_backend_is_named(monkeypatch):
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
+    monkeypatch.setenv("KERAS_BACKEND", "theano")
+    with pytest.raises(InputError, match=r"KERAS_BACKEND must be one of tensorflow, jax, torch; got 'theano'"):
+        choose_backend()
 
 
 def test_changed_weights_are_refused(tmp_path, monkeypatch):
@@ -285,6 +306,6 @@ def test_without_any_backend_the_message_says_what_to_install():
     out, _ = python(
         "import importlib.util, histoblend.features.networks.backend as b\n"
         "importlib.util.find_spec = lambda name: None\n"
-        "try:\n    b.load_keras()\nexcept ModuleNotFoundError as error:\n    print(error)"
+        "try:\n    b.load_keras()\nexcept b.InputError as error:\n    print(error)"
     )
     assert out.startswith("Keras needs tensorflow, jax or torch; got none.")

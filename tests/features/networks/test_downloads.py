@@ -1,10 +1,13 @@
 """Downloads: the right bytes once, or one message that says what to do."""
 
 import hashlib
+import io
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
+import h5py
+import numpy as np
 import pytest
 
 from histoblend.features.networks.backend import DownloadedWeights
@@ -50,9 +53,20 @@ def test_a_file_is_downloaded_once_and_checked_each_time(server, tmp_path):
     assert path.read_bytes() == CONTENT
     assert fetch(weights, tmp_path / "models") == path
     assert asked == ["/net.h5"]
-    path.write_bytes(CONTENT[:-1])
-    with pytest.raises(CheckpointError, match=r"net\.h5: md5 must be .* as Keras publishes it; got .* Remove it"):
-        fetch(weights, tmp_path / "models")
+
+
+@pytest.mark.parametrize("left", [CONTENT[:-1], b"", b"<html>"], ids=["cut", "empty", "error page"])
+def test_a_damaged_file_is_downloaded_again(server, tmp_path, left):
+    url, asked = server
+    (tmp_path / "net.h5").write_bytes(left)
+    assert fetch(DownloadedWeights(f"{url}/net.h5", DIGEST, "MIT"), tmp_path).read_bytes() == CONTENT
+    assert asked == ["/net.h5"]
+    (tmp_path / "absent.h5").write_bytes(left)
+    with pytest.raises(
+        CheckpointError, match=r"absent\.h5 is damaged \(md5 must be .*; got .*\), and absent\.h5: .* 404"
+    ):
+        fetch(DownloadedWeights(f"{url}/absent.h5", DIGEST, "MIT"), tmp_path)
+    assert (tmp_path / "absent.h5").read_bytes() == left
 
 
 def test_keras_name_for_a_file_is_kept(server, tmp_path):
@@ -60,8 +74,25 @@ def test_keras_name_for_a_file_is_kept(server, tmp_path):
     assert fetch(weights, tmp_path).name == "own.h5"
 
 
-def test_a_file_without_published_digest_is_taken_as_it_is(server, tmp_path):
-    assert fetch(DownloadedWeights(f"{server[0]}/net.h5", "", "MIT"), tmp_path).read_bytes() == CONTENT
+def hdf5(numbers):
+    with h5py.File(io.BytesIO(), "w") as file:
+        file["x"] = np.arange(numbers)
+        file.flush()
+        return file.id.get_file_image()
+
+
+@pytest.mark.parametrize("left", [b"", hdf5(1000)[:3000], b"<html>Sign in</html>"], ids=["empty", "cut", "error page"])
+def test_a_file_without_published_digest_must_be_whole(server, tmp_path, left, monkeypatch):
+    url, asked = server
+    weights = DownloadedWeights(f"{url}/net.h5", "", "MIT")
+    (tmp_path / "net.h5").write_bytes(left)
+    with pytest.raises(CheckpointError, match=r"net\.h5: expected a whole HDF5 file, .* Nothing was kept"):
+        fetch(weights, tmp_path)  # what the server gives is none either
+    assert (tmp_path / "net.h5").read_bytes() == left
+    monkeypatch.setattr("tests.features.networks.test_downloads.CONTENT", hdf5(1000))
+    for _ in range(2):
+        assert fetch(weights, tmp_path).read_bytes() == hdf5(1000)
+    assert asked == ["/net.h5"] * 2
 
 
 @pytest.mark.parametrize(
@@ -86,9 +117,9 @@ def test_without_a_network_the_message_says_what_to_do(tmp_path):
         with pytest.raises(CheckpointError) as raised:
             fetch(DownloadedWeights(url, DIGEST, "MIT"), tmp_path / "models")
     message = str(raised.value)
-    assert message.startswith(f"net_notop.h5: expected to download it from {url}; got: ")
-    assert f"Put that file into {tmp_path / 'models'} by hand" in message
-    assert 'embeddings.backbone="efficientnet-lite0", which needs no network.' in message
+    assert message.startswith(f"net_notop.h5: expected to download it from {url}; got: Connection refused. Connect")
+    assert f"put that file into {tmp_path / 'models'} by hand" in message
+    assert 'a backbone that needs none, such as "efficientnet-lite2"' in message
     assert "\n" not in message
 
 

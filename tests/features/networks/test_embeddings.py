@@ -16,6 +16,7 @@ from sklearn.exceptions import NotFittedError
 
 import histoblend.features.networks.engines
 import histoblend.features.networks.onnx_export
+from histoblend.data.errors import InputError
 from histoblend.features.extract import extract_shards
 from histoblend.features.networks.backbones import find_backbone
 from histoblend.features.networks.backend import load_keras
@@ -150,10 +151,10 @@ def test_the_export_prints_nothing_and_loads_no_framework_here(export):
 
 
 def test_a_failed_export_says_why_and_leaves_nothing(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stub"))
     (tmp_path / "stub").mkdir()
     (tmp_path / "stub/tensorflow.py").write_text("raise ImportError('no TensorFlow here')")
-    with pytest.raises(RuntimeError, match=r"no TensorFlow here.*engine=\"keras\""):
+    monkeypatch.syspath_prepend(tmp_path / "stub")
+    with pytest.raises(InputError, match=r"no TensorFlow here.*engine=\"keras\""):
         embedding_compute(engine="onnx", cache=tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
@@ -447,3 +448,17 @@ def test_the_transformer_alone(cache, patches):
     assert single.get_feature_names_out()[1] == "embedding_efficientnet-lite0-0001_rgb_whole"
     again = pickle.loads(pickle.dumps(single))  # noqa: S301 - made here
     np.testing.assert_array_equal(again.transform(patches[:2]), values[:2])
+
+
+@pytest.mark.parametrize("workers", [1, 2, -1])
+@pytest.mark.parametrize("shape", [(96, 80, 3), (40, 96, 96), (40, 3, 96, 96)])
+def test_another_shape_is_named_as_it_was_given(shape, workers):
+    embedding = KerasEmbedding(workers=workers)
+    embedding.compute_ = None
+    with pytest.raises(ValueError, match=re.escape(f"(n, height, width, 3); got uint8 {shape}.")):
+        embedding.transform(np.zeros(shape, np.uint8))
+
+
+def test_no_workers_are_refused():
+    with pytest.raises(ValueError, match="workers must be a positive number, or -1 for one per core"):
+        KerasEmbedding(workers=0).fit()

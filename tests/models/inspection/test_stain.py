@@ -184,6 +184,14 @@ def test_patches_of_slides_in_no_group_are_not_asked():
     assert set(found.patches) == {60}
 
 
+def test_a_group_of_one_slide_is_not_asked_for():
+    names = pd.Series(np.repeat(["s0", "s1", "s2", "s3"], 10))
+    groups = two_groups(["s0", "s1", "s2", "s3"], each=10)
+    groups.slides["group"] = ["A", "B", "B", "B"]
+    values = np.random.default_rng(0).normal(size=(40, 1)).astype(np.float32)
+    assert stain_families(values, ["colour_a_b_whole"], groups, names, draws=100) is None
+
+
 def shifted(move, *, slides=6, each=20, seed=0):
     """Predictions of one model at strengths 0 and 0.1, both draws; ``move`` of (draw, slide number) is added to it."""
     rng = np.random.default_rng(seed)

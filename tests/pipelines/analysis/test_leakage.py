@@ -80,3 +80,30 @@ def test_the_words_hold_the_numbers(inferred):
     assert f"{meter['auc'].iloc[0]:.3f}" in words
     assert f"{meter['auc'].iloc[1]:.3f}" in words
     assert ("inferred slides" in words) == inferred
+
+
+def test_a_label_on_one_slide_only_leaves_nothing_to_measure():
+    table, values = cohort(slides=8, each=20)
+    table = table.assign(label=((table["slide"] == "s0") & (np.arange(160) % 2 == 0)).astype(int))
+    split = assign_splits(table.assign(group="patch:" + table["patch_id"]), test_share=0.2, folds=3, seed=0)
+    assert measure_leakage(values, split, draws=100, seed=0) is None
+    assert "cannot be measured" in leakage_words(None)
+
+
+def test_fewer_slides_than_folds_still_measure():
+    table, values = cohort(slides=12, each=20)
+    table["slide"] = "s" + (np.arange(240) // 60).astype(str).astype(object)
+    split = assign_splits(table.assign(group="patch:" + table["patch_id"]), test_share=0.2, folds=5, seed=0)
+    assert measure_leakage(values, split, draws=100, seed=0)["slides"].tolist() == [4, 4, 4]
+
+
+def test_a_part_that_leaves_a_label_to_one_fold_is_divided_anew(monkeypatch):
+    table, values = cohort(slides=12, each=20, leak=False)
+    monkeypatch.setattr("histoblend.pipelines.analysis.leakage.MOST_PATCHES", 30)
+    train = np.flatnonzero(table["split"] == "train")
+    drawn = table.iloc[np.sort(np.random.default_rng(0).choice(train, 30, replace=False))]
+    rare = drawn.groupby("slide")["patch_id"].first().index[:2]
+    # Of the drawn patches, tumour is on two slides, and both are in fold 0.
+    table["label"] = np.where(table["slide"].isin(rare), 1, 0)
+    table.loc[table["slide"].isin(rare), "fold"] = 0
+    assert measure_leakage(values, table, draws=100, seed=0)["patches"].tolist() == [30] * 3

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,9 @@ from histoblend.data.errors import InputError
 from histoblend.data.storage.store import Store
 from histoblend.pipelines.config import EngineConfig, load_config
 from histoblend.pipelines.engine.cluster import PACKAGES, Cluster
+from histoblend.pipelines.engine.fits import FitTask
+from histoblend.pipelines.engine.spread_fits import SpreadTask
+from histoblend.pipelines.engine.worker import JOB, make_part
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.run_files import PREDICTIONS
 from histoblend.pipelines.runtime.screen import Screen
@@ -183,6 +187,46 @@ def test_a_task_that_ends_every_worker_is_given_up(tmp_path, address):
     words = r"a task ended 4 workers, one after the other, .*\(last: tcp://"
     with contextlib.closing(engine), pytest.raises(InputError, match=words):
         list(engine.run([(os._exit, (1,))]))
+
+
+def test_a_wrong_input_on_a_worker_is_passed_on(tmp_path, address):
+    store = Store(str(tmp_path / "job")).make()
+    store.write(JOB, b"{}")
+    engine = Cluster(EngineConfig(scheduler=address), tmp_path / "run", 1, Screen())
+    words = r"^.*/job\.json: expected the job of this run; it was altered\. Run again\.$"
+    with contextlib.closing(engine), pytest.raises(InputError, match=words):
+        list(engine.run([(make_part, (store.url, "another", 0, 1, ""))]))
+
+
+def test_a_wrong_input_is_not_tried_again_as_if_a_worker_had_gone():
+    def refuse(*_arguments, **_options):
+        raise InputError("labels must be 0 or 1.")
+
+    tried = []
+    fits = SimpleNamespace(
+        cluster=SimpleNamespace(
+            client=SimpleNamespace(as_current=refuse), screen=SimpleNamespace(warn=tried.append), wait=lambda: None
+        ),
+        edges=[0, 2],
+        columns=["a"],
+        pieces=lambda rows, columns: [np.zeros((2, 1), np.float32)],
+    )
+    rows = np.arange(2)
+    task = SpreadTask(fits, FitTask("a", "xgboost", rows, rows, rows, rows, 0))
+    with pytest.raises(InputError, match="labels must be 0 or 1"):
+        task.grow_trees({}, rows, np.arange(1), 1, 2)
+    assert tried == []
+
+
+def test_a_local_cluster_that_does_not_start_is_said_in_one_line(tmp_path, monkeypatch):
+    def fail(**_options):
+        raise RuntimeError("Cluster failed to start:\n  Nanny failed")
+
+    monkeypatch.setattr("distributed.LocalCluster", fail)
+    engine = Cluster(EngineConfig(scheduler="dask-local"), tmp_path, 64, Screen())
+    words = r"must start 64 workers on this machine; .* \(Cluster failed to start: Nanny failed\)\. Use fewer \("
+    with contextlib.closing(engine), pytest.raises(InputError, match=words):
+        engine.connect()
 
 
 def test_no_scheduler_is_said_in_one_line(tmp_path, monkeypatch):

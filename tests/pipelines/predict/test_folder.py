@@ -266,6 +266,47 @@ def test_what_cannot_be_read_is_listed_and_the_rest_predicted(run, held_out, odd
     assert not (tmp_path / "out.csv.skipped.csv").exists()
 
 
+def test_results_among_the_images_are_no_patches(run, held_out, tmp_path, capsys):
+    """The second call finds the first one's table, explanations, bundle and run; none of them counts as skipped."""
+    folder = tmp_path / "in"
+    shutil.copytree(held_out.files, folder)
+    shutil.copytree(run.folder / "bundle", folder / "deep" / "bundle")
+    shutil.copytree(run.folder / "7-report", folder / "runs" / "small" / "7-report")
+    for name in ("part0/.DS_Store", "part0/._a.png", "part1/Thumbs.db", ".ipynb_checkpoints/a.png", "deep/desktop.ini"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text("left behind")
+    out = folder / "part0" / "out.csv"
+    status, first = predict(run, held_out, tmp_path / "out.csv", files=folder, explain=[held_out.table.index[0]])
+    assert (status, len(first)) == (0, len(held_out.table))
+    for path in tmp_path.glob("explain-*"):
+        shutil.copy(path, folder / "part1")
+    for _ in range(2):
+        status, again = predict(run, held_out, out, files=folder)
+        assert status == 0
+        pd.testing.assert_frame_equal(again, first, check_exact=True)
+    said = capsys.readouterr().out
+    for words in ("deep/bundle, a bundle", "7-report, results of a step", ".png, a result of predict"):
+        assert words in said
+    assert "out.csv, a result" not in said
+
+
+def test_a_folder_of_which_nothing_can_be_read_is_no_fault_of_ours(run, held_out, tmp_path, capsys):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (224, 224)).save(tmp_path / "in" / name)
+    for model in ("logistic_colour", "xgboost_handcrafted"):
+        status, table = predict(run, held_out, tmp_path / "out.csv", files=tmp_path / "in", model=model)
+        assert (status, len(table)) == (3, 0)
+    assert "the bundle takes patches of 96 × 96 pixels" in capsys.readouterr().out
+
+
+def test_shards_without_a_readable_patch_change_no_other(run, held_out, odd, tmp_path):
+    given = {"files": odd, "model": "logistic_handcrafted"}
+    _, first = predict(run, held_out, tmp_path / "a.csv", **given)
+    _, second = predict(run, held_out, tmp_path / "b.csv", **given, shard=1)
+    pd.testing.assert_frame_equal(first, second, check_exact=True)
+
+
 def test_a_broken_prediction_goes_on_where_it_stopped(run, held_out, tmp_path, monkeypatch):
     _, whole = predict(run, held_out, tmp_path / "whole.csv", shard=4)
     calls = []
@@ -393,7 +434,7 @@ def test_the_network_travels_in_the_bundle(run, held_out, monkeypatch):
     with open_predictor(bundle, ["logistic_embeddings"]) as predictor:
         values = predictor(np.asarray(patches_of(run).pixels[:3]))
     expected = np.load(feature_tables(run)["embeddings"][0] / "values.npy")[:3]
-    np.testing.assert_array_equal(values.embedding, expected)
+    np.testing.assert_array_equal(values.table[:, -expected.shape[1] :], expected)
 
 
 def test_the_card_states_data_scores_and_limits(run):

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageDraw
 
 import histoblend.pipelines.predict.slide
 from histoblend.data.errors import InputError
@@ -25,19 +25,20 @@ from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.predict.folder import predict_folder
 from histoblend.pipelines.predict.phantom_slide import default_slide, draw_slide
 from histoblend.pipelines.predict.shards import Options
-from histoblend.pipelines.predict.slide import Geometry, heatmap
+from histoblend.pipelines.predict.slide import Geometry, check_out, heatmap
 from histoblend.pipelines.predict.slide_results import FILES
 from histoblend.pipelines.runtime.lock import run_lock
 from histoblend.pipelines.runtime.screen import Screen
+from histoblend.pipelines.tables import context_table
 from tests import ROOT
-from tests.data.slide_files import most_reads, write_tiff
+from tests.data.slide_files import most_reads, write_scn, write_tiff
 from tests.pipelines.predict.test_folder import Mean, Redness, with_more
 
 SMALL = ["data.n=600", "data.slides=12", "split.folds=2", "report.draws=100", "report.repeats=1", "name=small"]
 SMALL += [
     "data.difficulty=0.1",
     "features.families=['colour','cooccurrence']",
-    "heads.features=['colour','handcrafted','context']",
+    "heads.features=['colour','handcrafted','context','in-slide']",
 ]
 SMALL += ["heads.heads=['logistic']"]
 SIDES = {"width": 1500, "height": 1300}
@@ -160,9 +161,16 @@ def test_slide_context_is_that_of_all_tiles_together(run, slide, done):
         pixels = np.pad(opened.read(0, 0, 0, 1500, 1300), [(96, 96), (96, 96), (0, 0)], constant_values=255)
     places = [tuple(map(int, name.split("-"))) for name in done.tiles["tile"]]
     patches = np.stack([pixels[32 * r + 64 : 32 * r + 160, 32 * c + 64 : 32 * c + 160] for r, c in places])
-    with open_predictor(open_bundle(run.folder / "bundle"), ["logistic_context"]) as predictor:
-        expected = predictor.with_slide(predictor(patches).raw)["logistic_context"]
-    np.testing.assert_array_equal(done.tiles["probability"], expected)
+    with open_predictor(open_bundle(run.folder / "bundle"), ["logistic_context", "logistic_in-slide"]) as predictor:
+        table = predictor(patches).table[:, predictor.compared]
+        expected = predictor.with_slide(table)
+    np.testing.assert_array_equal(done.tiles["probability"], expected["logistic_context"])
+    # The same from the table as it is fitted on.
+    columns = list(predictor.columns)[predictor.compared]
+    values, _ = context_table(table, columns, np.array(["one"] * len(table), dtype=object))
+    for model, start in (("logistic_context", 0), ("logistic_in-slide", len(columns))):
+        head = open_bundle(run.folder / "bundle").head(model)
+        np.testing.assert_array_equal(expected[model], head.predict_proba(values[:, start:])[:, 1])
 
 
 @pytest.mark.parametrize("options", [{"shard": 37, "workers": 2}, {"shard": 10_000}])
@@ -222,6 +230,16 @@ def test_broken_off_it_goes_on_where_it_stopped(run, slide, slides, done, tmp_pa
     pd.testing.assert_frame_equal(tiles.sort_values(order), done.tiles.sort_values(order), check_exact=True)
     work = out.with_name(".map.work")
     assert [path.name for path in work.iterdir()] == [".lock"]
+
+
+def test_what_systems_leave_behind_among_results_is_no_obstacle(tmp_path):
+    for name in (".DS_Store", "._viewer.html", "Thumbs.db", "desktop.ini", "summary.json"):
+        (tmp_path / name).write_text("")
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    check_out(tmp_path)
+    (tmp_path / "thesis.docx").write_text("years of work")
+    with pytest.raises(InputError, match=r"it also holds 'thesis.docx'"):
+        check_out(tmp_path)
 
 
 def test_results_are_replaced_whole_and_nothing_else_ever(run, slide, tmp_path):
@@ -285,6 +303,46 @@ def test_a_bundle_that_does_not_know_its_resolution_asks_for_it(run, slide, tmp_
     assert summary["patch_um_a_pixel"] == pytest.approx([0.972, 0.972])
     with pytest.raises(InputError, match=r"must measure 0.02 to 50 µm; got -1"):
         make(bundle, slide.path, tmp_path / "map", Geometry(patch_mpp=-1))
+
+
+def test_regions_of_a_slide_with_bounds_are_on_the_tissue_that_qupath_shows(run, slide, tmp_path):
+    with Slide(slide.path) as plain:
+        pixels = plain.read(0, 0, 0, 1500, 1300)
+    path = write_scn(tmp_path / "leica.scn", pixels, corner=(1000, 1500), size=(2600, 2900))
+    summary, tiles = make(run, path, tmp_path / "map", model="logistic_handcrafted")
+    assert summary["slide"]["bounds"] == {"x": 1000, "y": 1500, "width": 1500, "height": 1300}
+    # The table counts from the corner of the slide: tissue is where OpenSlide shows it.
+    inside = slide.truth.tissue(tiles["centre_x"] - 1000, tiles["centre_y"] - 1500)
+    assert inside.mean() > 0.9
+    collection = json.loads((tmp_path / "map" / "regions.geojson").read_text())
+    shown, moved = (on_tissue(collection, slide.truth, shift) for shift in ((0, 0), (1000, 1500)))
+    assert shown > 0.9
+    assert moved < 0.2
+
+
+def on_tissue(collection, truth, shift):
+    """Share of the regions' area that is tissue where QuPath draws it; ``shift`` is added to every corner."""
+    area = Image.new("1", (4000, 4000))
+    for feature in collection["features"]:
+        exterior, *holes = feature["geometry"]["coordinates"]
+        for ring, fill in ((exterior, 1), *((hole, 0) for hole in holes)):
+            ImageDraw.Draw(area).polygon([(x + shift[0], y + shift[1]) for x, y in ring], fill=fill)
+    y, x = np.nonzero(np.asarray(area))
+    return truth.tissue(x, y).mean()
+
+
+def test_bounds_that_cannot_be_used_are_told_and_change_nothing(run, slide, done, tmp_path, monkeypatch, capsys):
+    class Told(Slide):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.properties |= {"openslide.bounds-x": "1000.5", "openslide.bounds-y": "7"}
+
+    monkeypatch.setattr(histoblend.pipelines.predict.slide, "Slide", Told)
+    summary, _ = make(run, slide.path, tmp_path / "map", model="logistic_context")
+    assert summary["slide"]["bounds"] is None
+    assert "bounds that cannot be used (openslide.bounds-x = 1000.5, openslide.bounds-y = 7)" in capsys.readouterr().out
+    name = "regions.geojson"
+    assert (tmp_path / "map" / name).read_bytes() == (done.out / name).read_bytes()
 
 
 def test_a_slide_without_tissue_gives_empty_results(run, tmp_path, capsys):

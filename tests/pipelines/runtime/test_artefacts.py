@@ -82,6 +82,24 @@ def test_a_changed_input_or_code_rebuilds(tmp_path, spec, words):
     assert builder.calls == 2
 
 
+def test_what_systems_leave_behind_is_no_part_of_a_step(tmp_path):
+    class Littered(Builder):
+        def __call__(self, folder):
+            for name in (".DS_Store", "Thumbs.db", ".ipynb_checkpoints/values.txt"):
+                (folder / name).parent.mkdir(exist_ok=True)
+                (folder / name).write_text(name)
+            return super().__call__(folder)
+
+    _, clean, _ = run(tmp_path / "clean", Builder())
+    folder, manifest, _ = run(tmp_path / "littered", Littered())
+    assert manifest["files"] == clean["files"]
+    assert manifest["digest"] == clean["digest"]
+    (folder / ".DS_Store").write_text("moved")
+    (folder / "Thumbs.db").unlink()
+    (folder / "desktop.ini").write_text("")
+    assert run(tmp_path / "littered", Littered())[2] == [f"features: up to date (3 rows, {folder})"]
+
+
 def test_an_altered_file_is_noticed_and_rebuilt(tmp_path):
     builder = Builder("abc")
     folder, first, _ = run(tmp_path, builder)

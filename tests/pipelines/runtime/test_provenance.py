@@ -34,6 +34,9 @@ def test_other_files_and_caches_do_not(tree):
     (tree / "pipelines" / "runtime" / "screen.py").write_text("b")
     (tree / "reports" / "__pycache__").mkdir()
     (tree / "reports" / "__pycache__" / "page.pyc").write_text("b")
+    for name in (".DS_Store", "._report.py", "Thumbs.db", "report.py~", ".ipynb_checkpoints/report-checkpoint.py"):
+        (tree / "reports" / name).parent.mkdir(exist_ok=True)
+        (tree / "reports" / name).write_text("b")
     assert code_digest(("reports", "pipelines/steps/heads.py")) == before
 
 

@@ -149,6 +149,13 @@ def test_wrong_options_are_found_at_once(settings: list[str], message: str) -> N
         check_cnn(config(*settings))
 
 
+def test_weights_that_cannot_be_had_are_found_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr("histoblend.features.networks.downloads._download", lambda *_: open(tmp_path / "absent"))  # noqa: SIM115
+    with pytest.raises(InputError, match=r"^vgg16_\S*: expected to download it from \S*; got: No such file"):
+        check_cnn(config("cnn.backbone=vgg16", "cnn.weights=imagenet"))
+
+
 @pytest.fixture(scope="module")
 def probed(run: Run, finished: Path) -> Path:
     return run.step("saliency").folder

@@ -83,3 +83,10 @@ def test_another_file_of_weights_and_another_engine_rebuild(tmp_path, monkeypatc
 def test_wrong_options_are_found_before_anything_runs(settings, message):
     with pytest.raises(InputError, match=message):
         check_embeddings(config(*settings))
+
+
+def test_weights_that_cannot_be_had_are_found_at_once(monkeypatch, tmp_path):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    monkeypatch.setattr("histoblend.features.networks.downloads._download", lambda *_: open(tmp_path / "absent"))  # noqa: SIM115
+    with pytest.raises(InputError, match=r"^vgg16_\S*: expected to download it from \S*; got: No such file"):
+        check_embeddings(config("embeddings.backbone=vgg16"))

@@ -110,6 +110,15 @@ def test_a_split_by_patch_is_possible_and_called_optimistic(kaggle_folder, tmp_p
     assert "slides are known and were not used" in capsys.readouterr().out
 
 
+def test_a_split_by_patch_asks_for_no_number_of_slides(tmp_path):
+    # Five folds and four test slides would need nine.
+    few = ("data.n=80", "data.slides=6", "data.size=48")
+    with pytest.raises(InputError, match=r"need at least 9 slides; got 6. Use --set split.folds=2.$"):
+        one_step(run_of(tmp_path, *few), "prepare")
+    place = one_step(run_of(tmp_path, *few, "split.groups=patch"), "prepare")
+    assert PatchSet.open(place).table["fold"].nunique() == 6
+
+
 def test_memory_does_not_grow_with_the_number_of_patches(tmp_path):
     """Peak memory of a process that prepares patches, 2,000 and 8,000 of them: 166 MB of pixels more."""
     status = Path("/proc/self/status")

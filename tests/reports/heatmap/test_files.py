@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 import tifffile
 from PIL import Image
@@ -89,6 +90,24 @@ def test_regions_measure_what_qupath_shows():
     corner = table[table["right"] == 352].iloc[0]
     assert corner["bottom"] == 288
     assert corner["area_mm2"] == pytest.approx((0.5 + 0.25) * 0.031104**2)
+
+
+def test_regions_count_from_the_corner_of_the_scanned_part_and_the_table_from_the_slides():
+    (plain, before), (moved, table) = (regions(make_heat(origin=origin)) for origin in ((0, 0), (100, 30)))
+    pd.testing.assert_frame_equal(before, table)
+    # The first region's box is 0 to 256 px on level 0, both ways.
+    exterior = np.array(moved["features"][0]["geometry"]["coordinates"][0])
+    assert exterior.min(axis=0).tolist() == [-100, -30]
+    assert exterior.max(axis=0).tolist() == [156, 226]
+    for one, other in zip(plain["features"], moved["features"], strict=True):
+        assert one["properties"] == other["properties"]
+        for ring, shifted in zip(one["geometry"]["coordinates"], other["geometry"]["coordinates"], strict=True):
+            assert (np.array(ring) - np.array(shifted) == [100, 30]).all()
+
+
+def test_the_transform_tells_where_qupath_begins():
+    assert transform(make_heat(origin=(100, 30)))["level0_of_qupath_origin"] == [100, 30]
+    assert transform(make_heat())["level0_of_qupath_origin"] == [0, 0]
 
 
 def test_rings_are_closed_and_turn_against_their_holes():

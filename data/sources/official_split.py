@@ -1,0 +1,125 @@
+"""Class folders, straight in the data folder or inside ``train/``, ``val/`` and ``test/``: the data set's own split."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from histoblend.data.errors import InputError
+from histoblend.data.names import clean_name
+from histoblend.data.sources.labels import class_name
+from histoblend.data.splits import TEST, TRAIN
+
+#: Names of folders that tell a part of an official split, in lower case, and what the part is called in a table.
+SPLITS = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "val": "valid",
+    "valid": "valid",
+    "validation": "valid",
+    "dev": "valid",
+    "test": TEST,
+    "testing": TEST,
+}
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """Image files by the folders that they are in.
+
+    Attributes
+    ----------
+    table : DataFrame
+        ``patch_id`` (the file), ``class`` and, where the data set comes with a test set of its own, ``official``.
+    unlabelled : set of str
+        Files under ``test/`` whose folders name no class.
+    """
+
+    table: pd.DataFrame
+    unlabelled: set[str] = field(default_factory=set)
+
+
+def part_of(file: str) -> str:
+    """Part of an official split that a file's first folder names; empty where it names none."""
+    first, slash, _ = file.partition("/")
+    return _part_by_name(first) if slash else ""
+
+
+@functools.cache
+def _part_by_name(folder: str) -> str:
+    return SPLITS.get(clean_name(folder).lower(), "")
+
+
+def class_folders(path: Path, files: set[str], table_name: str) -> ClassFolders:
+    """Tell each file's class, and part of an official split, by its folders.
+
+    Parameters
+    ----------
+    path : Path
+        Data folder, for messages.
+    files : set of str
+        Image files in it.
+    table_name : str
+        The table of labels that can be given instead, for messages.
+
+    Raises
+    ------
+    InputError
+        Images are beside class folders, or folders of both kinds are beside each other.
+    """
+    names = sorted(files)
+    _check_no_loose(path, [name for name in names if "/" not in name], table_name)
+    parts = {name: part_of(name) for name in names}
+    if not any(parts.values()):
+        return ClassFolders(_table(names, [class_name(name.partition("/")[0]) for name in names]))
+    if others := sorted({name.partition("/")[0] for name in names if not parts[name]}):
+        splits = sorted({f"{name.partition('/')[0]}/" for name in names if parts[name]})
+        raise InputError(
+            f"{path}: {', '.join(splits)} are parts of an official split, which hold a folder for each class; got "
+            f"{others[0]!r} beside them. Move it away, or give the label of each file in {table_name} (file,label)."
+        )
+    return _in_parts(path, parts, table_name)
+
+
+def _in_parts(path: Path, parts: dict[str, str], table_name: str) -> ClassFolders:
+    """Files by the class folders inside the parts of an official split."""
+    classes = {name: _class_in_part(name) for name in parts}
+    known = {classes[name] for name, part in parts.items() if part != TEST} - {""}
+    if not known:
+        raise InputError(f"{path}: expected train/ with a folder for each class in it; got only images without.")
+    test = {name for name, part in parts.items() if part == TEST}
+    unlabelled = set() if _folded(known) & _folded({classes[name] for name in test}) else test
+    labelled = [name for name in parts if name not in unlabelled]
+    for first in sorted({name.partition("/")[0] for name in labelled}):
+        loose = [name for name in labelled if name.startswith(f"{first}/") and not classes[name]]
+        _check_no_loose(path / first, loose, table_name)
+    # A class may be spelled with capitals in one part and without in another.
+    spelling = {name.lower(): name for name in sorted({classes[name] for name in labelled}, reverse=True)}
+    table = _table(labelled, [spelling[classes[name].lower()] for name in labelled])
+    official = [parts[name] for name in labelled]
+    return ClassFolders(table.assign(official=pd.array(official, "string")) if TEST in official else table, unlabelled)
+
+
+def _class_in_part(file: str) -> str:
+    """Folder of a file inside its part of the split; empty where it is in none."""
+    inside = file.partition("/")[2]
+    return class_name(inside.partition("/")[0]) if "/" in inside else ""
+
+
+def _folded(names: set[str]) -> set[str]:
+    return {name.lower() for name in names if name}
+
+
+def _table(files: list[str], classes: list[str]) -> pd.DataFrame:
+    return pd.DataFrame({"patch_id": files, "class": classes}, dtype="str")
+
+
+def _check_no_loose(path: Path, loose: list[str], table_name: str) -> None:
+    if loose:
+        raise InputError(
+            f"{path}: expected a folder for each class, or {table_name} (file,label); got {len(loose)} images beside "
+            f"them (first: {loose[0]!r}). Move them into their class's folder or add {table_name}."
+        )

@@ -1,0 +1,66 @@
+"""Results of Histoblend that are in a folder of images: recognised by content, so that none is read as a patch."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+
+#: Files of a heat map; no folder of patches holds all of them.
+HEAT_MAP = ("summary.json", "tiles.csv", "viewer.html")
+
+#: File that tells a folder of results, what it holds, and what the folder is.
+_MARKS = (
+    ("bundle.json", {"format", "files", "digest"}, "a bundle"),
+    ("manifest.json", {"step", "config", "seed", "inputs", "rows", "files", "notes"}, "results of a step"),
+    ("key.json", {"step", "config", "seed", "inputs", "code", "libraries"}, "a step under way"),
+    ("1-patches/manifest.json", {"step", "config", "seed", "inputs", "rows", "files", "notes"}, "a run"),
+    ("1-patches.partial/key.json", {"step", "config", "seed", "inputs", "code", "libraries"}, "a run"),
+)
+
+#: First lines of the tables that `predict` writes, whose names the user chooses, and the end of their names.
+_TABLES = ((b"id,probability,label,flags", ""), (b"file,reason", ".skipped.csv"))
+
+#: What the JSON file of an explanation holds; its picture is beside it.
+_EXPLANATION = {"id", "file", "probability", "label", "predicted_by", "members"}
+
+#: Bytes above which a file is none of these.
+_MOST = 32 * 2**20
+
+
+def results_in(folder: str) -> str:
+    """What a folder holds that this program wrote, such as "a bundle"; empty where it holds none of its results."""
+    for name, keys, what in _MARKS:
+        if _holds(os.path.join(folder, name), keys):
+            return what
+    return "a heat map" if all(os.path.isfile(os.path.join(folder, name)) for name in HEAT_MAP) else ""
+
+
+def is_result(path: str) -> bool:
+    """Whether a file is a table that `predict` wrote, or the picture or JSON file of an explanation."""
+    stem, ending = os.path.splitext(path)
+    if os.path.basename(path).startswith("explain-") and ending in (".png", ".json"):
+        return _holds(f"{stem}.json", _EXPLANATION)
+    return any(path.endswith(end) and _first_line(path) == line for line, end in _TABLES)
+
+
+def _holds(path: str, keys: Iterable[str]) -> bool:
+    """Whether a file is a JSON object with these keys."""
+    try:
+        if not os.path.isfile(path) or os.path.getsize(path) > _MOST:
+            return False
+        with open(path, "rb") as file:
+            content = json.loads(file.read())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(content, dict) and set(keys) <= content.keys()
+
+
+def _first_line(path: str) -> bytes:
+    try:
+        if not os.path.isfile(path):
+            return b""
+        with open(path, "rb") as file:
+            return file.readline(100).rstrip(b"\r\n")
+    except OSError:
+        return b""

@@ -1,0 +1,58 @@
+"""Names in folders: endings in any case, without what systems leave behind."""
+
+import pytest
+
+from histoblend.data.errors import InputError
+from histoblend.data.storage.arrays import files_under, find_name, names_in, walk
+from histoblend.data.storage.atomic import sync_tree
+
+
+@pytest.fixture
+def littered(tmp_path):
+    """Two files of ours, and one of each kind that systems leave behind."""
+    for name in ("a.csv", "B.CSV", "deep/c.txt", ".DS_Store", "._a.csv", "Thumbs.db", "deep/desktop.ini"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / ".ipynb_checkpoints").mkdir()
+    (tmp_path / ".ipynb_checkpoints" / "a.csv").write_text("copy")
+    return tmp_path
+
+
+def test_names_are_found_by_their_ending_in_any_case(littered):
+    assert names_in(littered, ".csv") == names_in(littered, ".CSV") == ["B.CSV", "a.csv"]
+
+
+def test_files_under_a_folder_are_ours_only(littered):
+    assert files_under(littered) == ["B.CSV", "a.csv", "deep/c.txt"]
+
+
+def test_what_systems_left_is_not_brought_to_the_disk(littered, monkeypatch):
+    """The Finder and Windows keep such files open, or make them read-only."""
+    opened = []
+    monkeypatch.setattr("histoblend.data.storage.atomic.os.fsync", opened.append)
+    for name in (".DS_Store", "Thumbs.db"):
+        (littered / name).unlink()
+        (littered / name).symlink_to("nowhere")
+    sync_tree(littered)
+    assert len(opened) == 3 + 2  # three files and two folders
+
+
+def test_a_link_to_a_folder_is_entered_only_where_that_is_asked_for(tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.txt").write_text("")
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "out")
+    assert [name for name, _ in walk(tmp_path / "in")] == ["link"]
+    assert [name for name, _ in walk(tmp_path / "in", lambda *_: True)] == ["link", "link/a.txt"]
+
+
+def test_a_name_is_found_in_another_case_unless_there_are_two(tmp_path):
+    assert find_name(tmp_path, "labels.csv") == tmp_path / "labels.csv"
+    (tmp_path / "Labels.CSV").write_text("")
+    assert find_name(tmp_path, "labels.csv") == tmp_path / "Labels.CSV"
+    (tmp_path / "LABELS.csv").write_text("")
+    with pytest.raises(InputError, match=r"expected one labels.csv; got LABELS.csv and Labels.CSV"):
+        find_name(tmp_path, "labels.csv")
+    (tmp_path / "labels.csv").write_text("")
+    assert find_name(tmp_path, "labels.csv") == tmp_path / "labels.csv"
+    assert find_name(tmp_path / "nowhere", "labels.csv") == tmp_path / "nowhere" / "labels.csv"

@@ -1,0 +1,30 @@
+"""What systems and editors leave behind is told from data by its name."""
+
+from pathlib import PurePath
+
+import pytest
+
+from histoblend.data.ignored import ignored, ignored_path, names_ignored
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        ".DS_Store", "._a.tif", "Thumbs.db", "THUMBS.DB", "desktop.ini", "Desktop.ini", ".ipynb_checkpoints",
+        "__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "~$labels.csv", "labels.csv~",
+        "Icon\r", "__pycache__", ".~lock.labels.csv#", ".directory", ".nfs000000",
+    ],
+)  # fmt: skip
+def test_what_is_left_behind_is_ignored(name):
+    assert ignored(name)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "~a.tif", "thumbs", "desktop", "a.DS_Store", "#1.png", "tumour", "Icon"])
+def test_data_is_not_ignored(name):
+    assert not ignored(name)
+
+
+def test_a_path_is_ignored_where_one_of_its_folders_is():
+    assert ignored_path(PurePath("a/.ipynb_checkpoints/b.png"))
+    assert not ignored_path(PurePath("a/b.png"))
+    assert names_ignored("folder", ["a.png", ".DS_Store"]) == [".DS_Store"]

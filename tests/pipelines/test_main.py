@@ -1,0 +1,72 @@
+"""The command line's own part: what reaches the terminal, and with which status."""
+
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from sklearn.exceptions import UndefinedMetricWarning
+from typer.testing import CliRunner
+
+from histoblend.data.errors import InputError
+from histoblend.pipelines import __main__ as command_line
+
+
+@pytest.fixture
+def main(monkeypatch):
+    """``main`` with an app that calls a function, without handlers of signals."""
+
+    def run(function):
+        monkeypatch.setattr(command_line, "app", function)
+        command_line.main()
+
+    monkeypatch.setattr(command_line, "stop_on_signals", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["histoblend"])
+    monkeypatch.setattr(sys, "warnoptions", [])
+    monkeypatch.setenv("PYTHONWARNINGS", "")
+    return run
+
+
+@pytest.mark.parametrize("kind", [UserWarning, RuntimeWarning, FutureWarning, UndefinedMetricWarning])
+def test_warnings_of_libraries_stay_off_the_terminal(main, capfd, kind):
+    main(lambda: warnings.warn("The least populated class in y has only 2 members", kind, stacklevel=1))
+    assert capfd.readouterr() == ("", "")
+    assert os.environ["PYTHONWARNINGS"] == "ignore"  # for workers
+
+
+def test_warnings_are_shown_to_who_asks_python_for_them(main, monkeypatch):
+    monkeypatch.setattr(sys, "warnoptions", ["default"])
+    with pytest.warns(UserWarning, match="shown"):
+        main(lambda: warnings.warn("shown", stacklevel=1))
+    assert os.environ["PYTHONWARNINGS"] == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (InputError("weights must fit; got others."), "error: weights must fit; got others.\n"),
+        (
+            OSError(5, "Input/output error", "x.png"),
+            "error: x.png: Input/output error. Finished steps are kept; run again once it is fixed.\n",
+        ),
+    ],
+    ids=["input", "disk"],
+)
+def test_what_a_user_can_fix_is_one_line_and_status_2(main, capfd, error, line):
+    def fail():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        main(fail)
+    assert ended.value.code == 2
+    assert capfd.readouterr().err == line
+
+
+@pytest.mark.parametrize("arguments", [["predict", "--bundle", "b", "--in", "i", "--out", "o.csv"], ["heatmap"]])
+def test_no_workers_are_refused(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(command_line.app, [*arguments, "--workers", "0"])
+    assert isinstance(done.exception, InputError)
+    assert str(done.exception).startswith("workers must be a positive number, or -1 for one per core")
+    assert list(Path().iterdir()) == []
