@@ -13,7 +13,7 @@ from histoblend.models.inspection.importance import GROUPS, STABILITY, GroupView
 from histoblend.models.inspection.partial_dependence import positive_shares
 from histoblend.models.inspection.shapley import Attribution, choose_cases
 from histoblend.models.inspection.stain import StainGroups, StainView, group_slides, group_table, shift_curves
-from histoblend.models.names import ALONE, HEADLESS, RUNGS, split_model_name
+from histoblend.models.names import ALONE, HEADLESS, LINEAR_ONLY, RUNGS, split_model_name
 from histoblend.models.resampling import slide_groups
 from histoblend.reports.evaluation.explorer import LEVELS, ExplorerView, leading_features, share_examples
 from histoblend.reports.evaluation.ladder import ladder
@@ -21,6 +21,7 @@ from histoblend.reports.report import ReportInputs
 
 HEADS = ("logistic", "xgboost")
 SKILL = {"colour": 1.3, "handcrafted": 1.9, "embeddings": 2.0, "both": 2.3, "context": 2.2}
+SKILL |= {"in-slide": 2.3, "embeddings-context": 2.3, "both-context": 2.4}
 SKILL |= {"cnn": 2.2, "ensemble": 2.6, "nuclei": 1.6, "lbp": 1.1}
 
 
@@ -54,7 +55,8 @@ def make_predictions(
             table["prob_prevalence"] = [others[fold] for fold in folds]
             continue
         shift = rng.normal(0, 0.7, total)[slide]
-        for name in (rung,) if rung in HEADLESS else [f"{head}_{rung}" for head in heads]:
+        fitted = heads[:1] if rung in LINEAR_ONLY else heads
+        for name in (rung,) if rung in HEADLESS else [f"{head}_{rung}" for head in fitted]:
             noise = shared + rng.normal(0, 0.8, len(slide))
             table[f"prob_{name}"] = 1 / (1 + np.exp(-(SKILL[rung] * (labels - 0.5) + shift + noise)))
     return table
@@ -95,7 +97,9 @@ def make_importances(predictions, seed=0) -> pd.DataFrame:
     embeddings = [f"embedding_net-{i:04d}_rgb_whole" for i in range(20)]
     names = {"colour": [name for name in columns if name.startswith("colour")], "handcrafted": columns}
     names |= {"embeddings": embeddings, "both": columns + embeddings}
-    names["context"] = columns + [in_slide_name(name) for name in columns]
+    names["context"] = names["in-slide"] = columns + [in_slide_name(name) for name in columns]
+    names["embeddings-context"] = embeddings + [in_slide_name(name) for name in embeddings]
+    names["both-context"] = names["context"] + names["embeddings-context"]
     parts = []
     for model in model_names(predictions):
         rung, head = split_model_name(model)

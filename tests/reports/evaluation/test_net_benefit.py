@@ -84,7 +84,7 @@ def test_the_main_models_are_the_best_head_of_each_rung_and_the_one_asked_for():
     found = main_models(steps, worse)
     assert worse in found
     assert "prevalence" not in found
-    assert len(found) == 7
+    assert len(found) == 10
     colour = [model for model in found if model.endswith("_colour")]
     assert colour == [oof[["logistic_colour", "xgboost_colour"]].idxmax()]
 
