@@ -91,8 +91,9 @@ heatmap: $(VENV)/.user  ## a whole slide to a heat map: BUNDLE=runs/<name>/bundl
 slide: $(VENV)/.user  ## draw a synthetic whole slide with a planted tumour: OUT=phantom.tif
 	@$(PY) -m histoblend.pipelines slide $(if $(OUT),--out '$(OUT)')
 
+# One thread a process: two test processes whose libraries start two threads each wait for one another on two cores.
 test: $(VENV)/.dev  ## the whole test suite
-	@$(PY) -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
 # The ordinary suite tries each fault a few times; with HISTOBLEND_TORTURE set, tests try many and record what came of it.
 torture: $(VENV)/.dev  ## faults on purpose, at length: kills, full disks, bad files; writes docs/reliability.md

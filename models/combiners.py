@@ -34,7 +34,7 @@ class Combiner:
     kind : str
         One of :data:`COMBINERS`.
     weights : tuple of float
-        One a member: of probabilities ("mean"), of ranks ("rank") or of log-odds ("weights", "stack").
+        One an input: of ranks ("rank") or of log-odds ("mean", "weights", "stack").
     intercept : float
         Added to the weighted log-odds.
     strength : float or None
@@ -55,8 +55,6 @@ class Combiner:
         from scipy.special import expit
 
         weights = np.asarray(self.weights)
-        if self.kind == "mean":
-            return _weigh(probabilities, weights)
         if self.kind == "rank":
             columns = [
                 np.interp(column, knots, ranks)
@@ -77,7 +75,7 @@ def _weigh(table: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def fit_combiner(kind: str, probabilities: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> Combiner:
     """Fit one way to combine.
 
-    "mean" is the plain mean of probabilities. "rank" is the mean share of the reference patches that a member scores
+    "mean" is the plain mean of log-odds. "rank" is the mean share of the reference patches that a member scores
     lower. "weights" are non-negative weights on log-odds, drawn towards their own mean, so that the strongest penalty
     gives equal weights with a fitted slope. "stack" is logistic regression on log-odds, whose weights may be negative.
     The strength of the last two is what the log loss on inner folds by slide prefers.

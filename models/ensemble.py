@@ -40,6 +40,9 @@ class Ensemble:
     ----------
     members : tuple of str
         Models, in the order of the columns that :meth:`predict` takes.
+    slide_means : bool
+        Whether each member's mean over the patch's slide is combined too: the combiner's inputs are the members and,
+        after them, these means.
     combiner : Combiner
     calibrator : Calibrator
     thresholds : dict from str to float
@@ -49,12 +52,13 @@ class Ensemble:
     """
 
     members: tuple[str, ...]
+    slide_means: bool
     combiner: Combiner
     calibrator: Calibrator
     thresholds: dict[str, float]
     prevalence: float
 
-    def predict(self, probabilities: np.ndarray) -> np.ndarray:
+    def predict(self, probabilities: np.ndarray, means: np.ndarray | None = None) -> np.ndarray:
         """Calibrated probability of each row, ndarray of shape (n,), float64.
 
         A row's result does not depend on the other rows.
@@ -62,6 +66,8 @@ class Ensemble:
         Parameters
         ----------
         probabilities : ndarray of shape (n, members), float64, 0 to 1
+        means : ndarray of shape (n, members), float64, 0 to 1, optional
+            With ``slide_means``: from :func:`models.slide_means.slide_means`, over all patches of each slide.
 
         Raises
         ------
@@ -80,13 +86,18 @@ class Ensemble:
                 f"probabilities must be between 0 and 1; got {table[row, column]} from {self.members[column]} in row "
                 f"{row}. Leave such rows out, or use an ensemble without that member."
             )
-        return self.calibrator.predict(self.combiner.predict(table))
+        if self.slide_means and (means is None or means.shape != table.shape):
+            got = None if means is None else means.shape
+            raise ValueError(f"means must have the shape of probabilities, {table.shape}; got {got}.")
+        inputs = combiner_inputs(table, means if self.slide_means else None)
+        return self.calibrator.predict(self.combiner.predict(inputs))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON."""
         combiner = self.combiner
         return {
             "members": list(self.members),
+            "slide_means": self.slide_means,
             "combiner": {
                 "kind": combiner.kind,
                 "weights": list(combiner.weights),
@@ -109,12 +120,14 @@ class Ensemble:
         InputError
             A part is missing, of an unknown kind, or of another length than the members.
         """
-        wanted = ("members", "combiner", "calibrator", "thresholds", "prevalence")
+        wanted = ("members", "slide_means", "combiner", "calibrator", "thresholds", "prevalence")
         if not isinstance(content, Mapping) or set(content) != set(wanted):
             raise InputError(f"an ensemble must hold {', '.join(wanted)}; got something else. Get the file again.")
-        listed, thresholds = content["members"], content["thresholds"]
+        listed, thresholds, means = content["members"], content["thresholds"], content["slide_means"]
         if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
             raise InputError(f"members of an ensemble must be names; got {listed!r}. Get the file again.")
+        if not isinstance(means, bool):
+            raise InputError(f"slide_means of an ensemble must be true or false; got {means!r}. Get the file again.")
         if not isinstance(thresholds, Mapping):
             raise InputError(f"thresholds of an ensemble must have names; got {thresholds!r}. Get the file again.")
         members = tuple(listed)
@@ -130,7 +143,8 @@ class Ensemble:
             )
         return cls(
             members,
-            read_combiner(content["combiner"], len(members)),
+            means,
+            read_combiner(content["combiner"], len(members) * (1 + means)),
             Calibrator.from_dict(content["calibrator"]),
             {name: values[0] for name, values in numbers.items()},
             prevalence,
@@ -165,6 +179,7 @@ def fit_ensemble(
     groups: np.ndarray,
     folds: np.ndarray,
     *,
+    means: np.ndarray | None = None,
     combiners: Sequence[str] = COMBINERS,
     draws: int = 500,
     seed: int = 0,
@@ -187,6 +202,8 @@ def fit_ensemble(
     groups : ndarray of shape (n,)
         Slide of each row, anything that compares equal.
     folds : ndarray of shape (n,), int
+    means : ndarray of shape (n, members), float64, 0 to 1, optional
+        The same over each patch's slide, from :func:`models.slide_means.slide_means`: combined too.
     combiners : sequence of str
         To choose from.
     draws, seed : int
@@ -200,7 +217,7 @@ def fit_ensemble(
     ----------
     Breiman, Friedman, Olshen & Stone (1984), Classification and Regression Trees, section 3.4.3 (one standard error).
     """
-    labels, table = check_scores(labels, probabilities)
+    labels, table = check_scores(labels, combiner_inputs(probabilities, means))
     units = slide_groups(np.asarray(groups, dtype=object))
     parts = usable_parts(labels, units, folds, seed)
     kinds = [kind for kind in COMBINERS if kind in combiners] if len(parts) > 1 else ["mean"]
@@ -213,12 +230,18 @@ def fit_ensemble(
     calibration = calibrations[chosen]
     ensemble = Ensemble(
         tuple(members),
+        means is not None,
         fit_combiner(chosen, table, labels, units, seed),
         calibration.calibrator,
         operating_points(labels, calibration.probability),
         float(labels.mean()),
     )
     return Fitted(ensemble, scores, compared, calibration)
+
+
+def combiner_inputs(probabilities: np.ndarray, means: np.ndarray | None) -> np.ndarray:
+    """Members' probabilities and, where they are combined too, their means over slides, side by side."""
+    return probabilities if means is None else np.concatenate([probabilities, means], axis=1)
 
 
 def usable_parts(labels: np.ndarray, units: np.ndarray, folds: np.ndarray, seed: int) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from histoblend.models.calibration import POINTS
 from histoblend.models.combiners import COMBINERS
-from histoblend.models.ensemble import fit_ensemble, hold_out, usable_parts
+from histoblend.models.ensemble import combiner_inputs, fit_ensemble, hold_out, usable_parts
 from histoblend.models.resampling import check_scores, slide_groups
 
 
@@ -42,6 +42,7 @@ def nest(
     groups: np.ndarray,
     folds: np.ndarray,
     *,
+    means: np.ndarray | None = None,
     combiners: Sequence[str] = COMBINERS,
     draws: int = 500,
     seed: int = 0,
@@ -70,9 +71,18 @@ def nest(
         aucs = [roc_auc_score(labels[rest], column) for column in table[rest].T]
         best = int(np.argmax(aucs))
         fitted = fit_ensemble(
-            members, table[rest], labels[rest], groups[rest], folds[rest], combiners=combiners, draws=draws, seed=seed
+            members,
+            table[rest],
+            labels[rest],
+            groups[rest],
+            folds[rest],
+            means=None if means is None else means[rest],
+            combiners=combiners,
+            draws=draws,
+            seed=seed,
         ).ensemble
-        probability[out], single[out] = fitted.predict(table[out]), table[out, best]
+        probability[out] = fitted.predict(table[out], None if means is None else means[out])
+        single[out] = table[out, best]
         for name, threshold in fitted.thresholds.items():
             thresholds[name][out] = threshold
         choices.append(
@@ -87,9 +97,16 @@ def nest(
 
 
 def without_each(
-    kind: str, probabilities: np.ndarray, labels: np.ndarray, groups: np.ndarray, folds: np.ndarray, *, seed: int = 0
+    kind: str,
+    probabilities: np.ndarray,
+    labels: np.ndarray,
+    groups: np.ndarray,
+    folds: np.ndarray,
+    *,
+    means: np.ndarray | None = None,
+    seed: int = 0,
 ) -> np.ndarray:
-    """Held-out scores of a combiner with all members (first column), and without each in turn.
+    """Held-out scores of a combiner with all members (first column), and without each, its slide mean too, in turn.
 
     Parameters
     ----------
@@ -108,11 +125,14 @@ def without_each(
     labels, table = check_scores(labels, probabilities)
     units = slide_groups(np.asarray(groups, dtype=object))
     parts = usable_parts(labels, units, folds, seed)
-    columns = [hold_out(kind, table, labels, units, parts, seed)]
+    columns = [hold_out(kind, combiner_inputs(table, means), labels, units, parts, seed)]
     for place in range(table.shape[1]):
+        if table.shape[1] == 1:
+            columns.append(np.full(len(table), np.nan))
+            continue
         others = np.delete(table, place, axis=1)
-        alone = others.shape[1] == 0
-        columns.append(np.full(len(table), np.nan) if alone else hold_out(kind, others, labels, units, parts, seed))
+        more = None if means is None else np.delete(means, place, axis=1)
+        columns.append(hold_out(kind, combiner_inputs(others, more), labels, units, parts, seed))
     return np.stack(columns, axis=1)
 
 

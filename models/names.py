@@ -23,6 +23,14 @@ BESIDE = {
 LINEAR_ONLY = ("in-slide", "embeddings-context", "both-context")
 _NAMED = ", ".join(map(repr, HEADLESS))
 
+#: Members of an ensemble that knows slides, and of one that does not: few, strong and different. More members, whose
+#: errors are alike, only let weights cancel out.
+SLIDE_MEMBERS = ("logistic_both-context", "logistic_in-slide", "cnn")
+PLAIN_MEMBERS = ("logistic_both", "xgboost_embeddings", "cnn")
+#: The ensembles of a bundle: for patches of known slides; for slides that are cut into tiles completely, without means
+#: over the slide; for patches of unknown slides.
+ENSEMBLES = WITH_SLIDES, FOR_HEAT_MAPS, WITHOUT_SLIDES = ("slides", "heat-map", "no-slides")
+
 
 def needs_slides(model: str) -> bool:
     """Whether a model compares a patch with the rest of its slide."""

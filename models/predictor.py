@@ -17,7 +17,7 @@ from histoblend.data.errors import InputError
 from histoblend.data.sources.images import RESIZING
 from histoblend.models.bundle import INDEX, Bundle
 from histoblend.models.file_checks import check_shape
-from histoblend.models.names import needs_slides, tables_of
+from histoblend.models.names import ENSEMBLES, FOR_HEAT_MAPS, WITH_SLIDES, WITHOUT_SLIDES, needs_slides, tables_of
 from histoblend.models.outliers import OUTLIERS, Outliers
 
 if TYPE_CHECKING:
@@ -52,20 +52,23 @@ class Blend:
     name : str
     members : tuple of str
     combine : callable
-        (n, members) float64 to (n,) float64.
+        Probabilities (n, members) float64 and, with ``slide_means``, their means over slides to (n,) float64.
     thresholds : dict from str to float
         Probability from which on a patch counts as positive, by operating point.
+    slide_means : bool
+        Whether ``combine`` takes the members' means over each patch's slide.
     """
 
     name: str
     members: tuple[str, ...]
-    combine: Callable[[np.ndarray], np.ndarray]
+    combine: Callable[..., np.ndarray]
     thresholds: dict[str, float]
+    slide_means: bool = False
 
     @property
     def needs_slides(self) -> bool:
-        """Whether a member compares a patch with the rest of its slide."""
-        return any(needs_slides(member) for member in self.members)
+        """Whether a patch is compared with the rest of its slide."""
+        return self.slide_means or any(map(needs_slides, self.members))
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,7 @@ class Values:
     table: np.ndarray
 
 
-def choose_blends(bundle: Bundle, model: str = "") -> tuple[Blend, Blend | None]:
+def choose_blends(bundle: Bundle, model: str = "", *, tiled: bool = False) -> tuple[Blend, Blend | None]:
     """What predicts patches of known slides, and what predicts the others.
 
     Parameters
@@ -98,6 +101,9 @@ def choose_blends(bundle: Bundle, model: str = "") -> tuple[Blend, Blend | None]
     model : str
         A member's name, or "ensemble". Empty for the ensemble and, in a bundle without one, for the head with the
         largest out-of-fold AUC.
+    tiled : bool
+        Whether slides are cut into tiles completely. The mean over a slide then tells another share of tumour than
+        over the sampled patches that the ensemble has learned from, and is left out.
 
     Returns
     -------
@@ -114,7 +120,7 @@ def choose_blends(bundle: Bundle, model: str = "") -> tuple[Blend, Blend | None]
     models = bundle.index["models"]
     stored = bundle.json(ENSEMBLE_FILE)
     if stored is not None and model in ("", ENSEMBLE):
-        blends = _ensembles(stored)
+        blends = _ensembles(stored, tiled)
         lacking = sorted({name for blend in blends if blend for name in blend.members} - set(models))
         if lacking:
             raise InputError(
@@ -146,26 +152,25 @@ def _check_index(bundle: Bundle) -> None:
         )
 
 
-def _ensembles(stored: dict[str, Any]) -> tuple[Blend, Blend | None]:
+def _ensembles(stored: dict[str, Any], tiled: bool) -> tuple[Blend, Blend | None]:
     from histoblend.models.ensemble import Ensemble
 
-    blends: list[Blend | None] = []
-    for name in ("default", "without_slides"):
-        if stored.get(name) is None:
-            blends.append(None)
-            continue
-        fitted = Ensemble.from_dict(stored[name])
-        blends.append(Blend(ENSEMBLE, tuple(fitted.members), fitted.predict, dict(fitted.thresholds)))
-    with_slides, without = blends
-    if with_slides is None:
+    blends: dict[str, Blend] = {}
+    for name in ENSEMBLES:
+        if stored.get(name) is not None:
+            fitted = Ensemble.from_dict(stored[name])
+            means = fitted.slide_means
+            blends[name] = Blend(ENSEMBLE, tuple(fitted.members), fitted.predict, dict(fitted.thresholds), means)
+    if WITH_SLIDES not in blends:
         raise InputError(
-            f"{ENSEMBLE_FILE}: expected an ensemble called 'default'; there is none. Get the bundle again."
+            f"{ENSEMBLE_FILE}: expected an ensemble called {WITH_SLIDES!r}; there is none. Get the bundle again."
         )
-    return with_slides, without if with_slides.needs_slides else with_slides
+    with_slides = blends.get(FOR_HEAT_MAPS, blends[WITH_SLIDES]) if tiled else blends[WITH_SLIDES]
+    return with_slides, blends.get(WITHOUT_SLIDES) if with_slides.needs_slides else with_slides
 
 
 def _single(name: str, entry: dict[str, Any]) -> Blend:
-    return Blend(name, (name,), lambda probabilities: probabilities[:, 0], dict(entry["thresholds"]))
+    return Blend(name, (name,), lambda probabilities, _=None: probabilities[:, 0], dict(entry["thresholds"]))
 
 
 class Predictor:

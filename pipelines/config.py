@@ -198,6 +198,9 @@ class EnsembleConfig(_Section):
     combiners: tuple[Literal["mean", "rank", "weights", "stack"], ...] = Field(
         ("mean", "rank", "weights", "stack"), min_length=1, description="ways to combine that are chosen from"
     )
+    members: tuple[str, ...] = Field(
+        (), description="models to combine, such as 'cnn'; empty for a few strong and different ones"
+    )
     draws: int = Field(2000, ge=100, description="resamplings of slides behind each interval of the ensemble's tables")
 
 

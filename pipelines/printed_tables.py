@@ -35,6 +35,7 @@ def show_ensemble(run: Run) -> None:
         {
             "member": members["member"],
             "weight": members["weight"].map("{:+.2f}".format),
+            "slide mean": members["weight_slide_mean"].map("{:+.2f}".format, na_action="ignore").fillna("–"),
             "AUC (95 % interval)": _with_interval(members, "auc"),
             "lost without it": _with_interval(members, "value", sign="+"),
         }

@@ -223,7 +223,8 @@ def _judge(
         said |= {f"prob_{name}": found for name, found in _in_context(predictor, table, slides, judged).items()}
     said = {f"prob_{name}": said[f"prob_{name}"] for name in predictor.members if f"prob_{name}" in said}
     if run.has("ensemble"):
-        blend = choose_blends(predictor.bundle)[0]
+        # A few patches of each slide are judged: too few for their mean to say what it says of a slide.
+        blend = choose_blends(predictor.bundle, tiled=True)[0]
         said["prob_ensemble"] = blend.combine(np.column_stack([said[f"prob_{name}"] for name in blend.members]))
     return said
 

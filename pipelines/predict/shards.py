@@ -18,7 +18,9 @@ from histoblend.data.storage.parts import Parts
 from histoblend.data.workers import count_workers
 from histoblend.features.handcrafted.slide_context import ENOUGH, FEWEST
 from histoblend.models.predictor import FLAGS, Blend, Predictor, needs_slides
+from histoblend.models.slide_means import slide_means
 from histoblend.pipelines.runtime.screen import Screen
+from histoblend.pipelines.tables import known_slides
 
 #: Patches worked on at a time by each worker: 256 of 96 × 96 are 7 MB, their features a few more.
 SHARD = 256
@@ -122,14 +124,14 @@ def predict_source(
     members, flags, reasons = shards.join(starts)
     rows = np.array([row for row in range(total) if row not in reasons], dtype=int)
     alone = np.ones(total, bool)
-    if compared and slides is not None:
+    if slides is not None and blends[0].needs_slides:
         alone = _compare(shards, predictor, slides, rows, members, options.shard, screen)
     if blends[0].needs_slides and blends[1] is None and alone[rows].any():
         raise InputError(
             f"{blends[0].name} compares a patch with the rest of its slide, and {int(alone[rows].sum())} patches have "
             "no slide, or one of too few patches. Give their slides (SLIDES), or another MODEL."
         )
-    probability, label = _blend(predictor, blends, members, alone, options)
+    probability, label = _blend(predictor, blends, members, slides, alone, options)
     names = [" ".join(name for name, on in zip(FLAGS, row, strict=True) if on) for row in flags[rows]]
     table = pd.DataFrame(members[rows], columns=list(predictor.members))
     return Found(rows, table, probability[rows], label[rows], names, alone[rows], reasons)
@@ -238,15 +240,9 @@ def _compare(
             few += len(inside)
             continue
         small += len(inside) if len(inside) < ENOUGH else 0
-        pieces = [(start, inside[inside // shard == start // shard]) for start in np.unique(inside // shard) * shard]
-        with Columns(len(inside), shards.parts.folder) as columns:
-            for start, piece in pieces:
-                columns.add(shards.raw(start)[piece - start])
-            reference = predictor.reference(columns.take, len(inside))
-        for start, piece in pieces:
-            for name, probability in predictor.within_slide(shards.raw(start)[piece - start], reference).items():
-                members[piece, predictor.members.index(name)] = probability
         alone[inside] = False
+        if shards.keep_raw:
+            _relate(shards, predictor, inside, members, shard)
     if few:
         screen.warn(f"{few} patches stand in slides of {FEWEST} patches or fewer, which say nothing about a slide")
     if small:
@@ -256,10 +252,23 @@ def _compare(
     return alone
 
 
+def _relate(shards: _Shards, predictor: Predictor, rows: np.ndarray, members: np.ndarray, shard: int) -> None:
+    """Fill in the members in slide context for the rows of one slide."""
+    pieces = [(start, rows[rows // shard == start // shard]) for start in np.unique(rows // shard) * shard]
+    with Columns(len(rows), shards.parts.folder) as columns:
+        for start, piece in pieces:
+            columns.add(shards.raw(start)[piece - start])
+        reference = predictor.reference(columns.take, len(rows))
+    for start, piece in pieces:
+        for name, probability in predictor.within_slide(shards.raw(start)[piece - start], reference).items():
+            members[piece, predictor.members.index(name)] = probability
+
+
 def _blend(
     predictor: Predictor,
     blends: tuple[Blend, Blend | None],
     members: np.ndarray,
+    slides: pd.Series | None,
     alone: np.ndarray,
     options: Options,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -271,7 +280,9 @@ def _blend(
         rows = chosen & np.isfinite(members[:, places]).all(axis=1)
         if len(places) < len(blend.members) or not rows.any():
             continue
-        found = blend.combine(np.ascontiguousarray(members[np.ix_(rows, places)]))
+        table = np.ascontiguousarray(members[np.ix_(rows, places)])
+        means = slide_means(table, known_slides(slides[rows])) if blend.slide_means and slides is not None else None
+        found = blend.combine(table, means)
         # Sensitivity and specificity do not depend on prevalence, so the operating point stays where it was chosen.
         label[rows] = found >= blend.thresholds[options.point]
         if options.prevalence:

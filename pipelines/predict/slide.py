@@ -85,7 +85,7 @@ def heatmap(place: Path, slide_path: Path, out: Path, *, options: Options, geome
     """
     started = time.perf_counter()
     bundle = open_bundle(place)
-    blends = choose_blends(bundle, options.model)
+    blends = choose_blends(bundle, options.model, tiled=True)
     check_options(blends, options)
     spacing = patch_spacing(bundle, geometry.patch_mpp)
     stride = _stride(geometry.stride, bundle)

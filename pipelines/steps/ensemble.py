@@ -1,4 +1,4 @@
-"""Step 6: the ensemble of all members, chosen and judged by nested folds, and one that needs no slides."""
+"""Step 6: the ensembles with slides, for heat maps and without slides; the first is judged by nested folds."""
 
 from __future__ import annotations
 
@@ -14,10 +14,20 @@ from sklearn.metrics import roc_auc_score
 from histoblend.data.errors import InputError
 from histoblend.data.splits import patch_groups
 from histoblend.models.calibration import POINTS, log_losses
-from histoblend.models.ensemble import Ensemble, Fitted, fit_ensemble
+from histoblend.models.ensemble import Fitted, fit_ensemble
 from histoblend.models.ensemble_evaluation import error_correlations, nest, without_each
-from histoblend.models.names import ALONE, needs_slides
+from histoblend.models.names import (
+    ALONE,
+    ENSEMBLES,
+    FOR_HEAT_MAPS,
+    PLAIN_MEMBERS,
+    SLIDE_MEMBERS,
+    WITH_SLIDES,
+    WITHOUT_SLIDES,
+    needs_slides,
+)
 from histoblend.models.resampling import auc_draws, percentile_interval, slide_groups
+from histoblend.models.slide_means import slide_means
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.results import patches_of, predictions_of
 from histoblend.pipelines.run_files import (
@@ -33,6 +43,7 @@ from histoblend.pipelines.run_files import (
 )
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.screen import Screen
+from histoblend.pipelines.tables import known_slides
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
@@ -41,8 +52,8 @@ if TYPE_CHECKING:
 def build(run: Run, folder: Path) -> Outcome:
     """Combine the members of a run."""
     predictions = predictions_of(run, "heads", "cnn")
-    members = member_names(predictions, ALONE)
-    return combine(run.config, patches_of(run).table, predictions, members, folder, run.screen)
+    names = member_names(predictions, ALONE)
+    return combine(run.config, patches_of(run).table, predictions, names, folder, run.screen)
 
 
 def member_names(predictions: pd.DataFrame, alone: Sequence[str]) -> list[str]:
@@ -66,9 +77,13 @@ def member_names(predictions: pd.DataFrame, alone: Sequence[str]) -> list[str]:
 
 
 def combine(
-    config: Config, table: pd.DataFrame, predictions: pd.DataFrame, members: Sequence[str], folder: Path, screen: Screen
+    config: Config, table: pd.DataFrame, predictions: pd.DataFrame, models: Sequence[str], folder: Path, screen: Screen
 ) -> Outcome:
-    """Fit, judge and write both ensembles.
+    """Fit, judge and write the ensembles.
+
+    Where slides are known, the first combines members that need slides, and their means over each slide. Without the
+    means it is the one for heat maps, whose slides are cut into tiles completely. The one for patches of unknown slides
+    is a plain mean of log-odds: where slides are unknown, out-of-fold scores leak, and must not choose weights.
 
     Parameters
     ----------
@@ -76,9 +91,10 @@ def combine(
     table : DataFrame
         ``patch_id, slide, split, fold, label`` and, where there is one, ``group``.
     predictions : DataFrame
-        ``patch_id`` and ``prob_<member>``: out-of-fold in training, from a refit on all training slides in test. A
+        ``patch_id`` and ``prob_<model>``: out-of-fold in training, from a refit on all training slides in test. A
         member may be missing for patches; these are left out of fitting and get no prediction.
-    members : sequence of str
+    models : sequence of str
+        That members are chosen from.
     folder : Path
     screen : Screen
 
@@ -89,13 +105,17 @@ def combine(
     Raises
     ------
     InputError
-        The training patches that every member has a prediction for are of one class, or there are none.
+        The training patches that every member has a prediction for are of one class, or there are none; or the
+        configuration names a member that was not fitted.
     """
     from threadpoolctl import threadpool_limits
 
-    columns = predictions.set_index("patch_id")[[f"prob_{member}" for member in members]]
-    values = columns.loc[table["patch_id"]].to_numpy(dtype=np.float64)
-    whole = ~np.isnan(values).any(axis=1)
+    slides = known_slides(table["slide"])
+    plain = choose_members(models, config.ensemble.members, slides=False)
+    aware = bool(pd.notna(slides).any())
+    members = choose_members(models, config.ensemble.members, slides=True) if aware else plain
+    columns = predictions.set_index("patch_id").loc[table["patch_id"]].filter(like="prob_").rename(columns=_model_of)
+    whole = columns[[*members, *plain]].notna().all(axis=1).to_numpy()
     train = ((table["split"] == "train") & whole).to_numpy()
     left_out = int((table["split"] == "train").sum() - train.sum())
     if left_out:
@@ -105,16 +125,21 @@ def combine(
             f"an ensemble needs patches of both classes; every member has predictions for {int(train.sum())} training "
             "patches, which are of one class. Let the network predict more of them: raise cnn.folds or cnn.patches."
         )
-    free = [place for place, member in enumerate(members) if not needs_slides(member)]
-    with threadpool_limits(1), screen.progress("ensemble", 2 if len(free) < len(members) else 1, "fits") as progress:
-        files = _Judged(config, table[train], values[train], members)
+    values = columns[members].to_numpy(dtype=np.float64)
+    means = _means(values, slides, whole) if aware else None
+    content: dict[str, Any] = dict.fromkeys(ENSEMBLES)
+    with threadpool_limits(1), screen.progress("ensemble", 3 if aware else 1, "fits") as progress:
+        files = _Judged(config, table[train], values[train], members, None if means is None else means[train])
+        content[WITH_SLIDES] = files.fitted.ensemble.to_dict()
         progress(1)
-        content: dict[str, Any] = {"default": files.fitted.ensemble.to_dict(), "without_slides": None}
-        if 0 < len(free) < len(members):
-            content["without_slides"] = files.without(free).to_dict()
+        if aware:
+            content[FOR_HEAT_MAPS] = files.fit(members, values[train]).ensemble.to_dict()
+            progress(1)
+            unknown = columns.loc[train, plain].to_numpy(dtype=np.float64)
+            content[WITHOUT_SLIDES] = files.fit(plain, unknown, ("mean",)).ensemble.to_dict() if plain else None
             progress(1)
     (folder / ENSEMBLE).write_text(json.dumps(content, indent=2), encoding="utf-8")
-    _write_predictions(folder, table, values, whole, train, files)
+    _write_predictions(folder, table, values, means, whole, train, files)
     files.write(folder)
     verdict = files.gains.iloc[0]["verdict"]
     return Outcome(
@@ -123,14 +148,56 @@ def combine(
     )
 
 
+def choose_members(models: Sequence[str], wanted: Sequence[str], *, slides: bool) -> list[str]:
+    """Members of an ensemble: few, strong and different ones, or all where fewer than two of these were fitted.
+
+    Parameters
+    ----------
+    models : sequence of str
+        That were fitted.
+    wanted : sequence of str
+        Members that the configuration names; empty for :data:`models.names.SLIDE_MEMBERS` or
+        :data:`models.names.PLAIN_MEMBERS`.
+    slides : bool
+        Whether slides are known. Otherwise models that need them are left out.
+
+    Raises
+    ------
+    InputError
+        A model that the configuration names was not fitted.
+    """
+    if unknown := [name for name in wanted if name not in models]:
+        raise InputError(f"ensemble.members must be fitted models ({', '.join(models)}); got {unknown[0]!r}.")
+    usable = [name for name in models if slides or not needs_slides(name)]
+    preferred = [name for name in wanted or (SLIDE_MEMBERS if slides else PLAIN_MEMBERS) if name in usable]
+    return preferred if len(preferred) > 1 or wanted else usable
+
+
+def _model_of(column: str) -> str:
+    return column.removeprefix("prob_")
+
+
+def _means(values: np.ndarray, slides: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Means over slides of the patches that every member has a prediction for; NaN for the others."""
+    means = np.full_like(values, np.nan)
+    means[whole] = slide_means(values[whole], slides[whole])
+    return means
+
+
 def _write_predictions(
-    folder: Path, table: pd.DataFrame, values: np.ndarray, whole: np.ndarray, train: np.ndarray, files: _Judged
+    folder: Path,
+    table: pd.DataFrame,
+    values: np.ndarray,
+    means: np.ndarray | None,
+    whole: np.ndarray,
+    train: np.ndarray,
+    files: _Judged,
 ) -> None:
     """Write each patch's probability, and the thresholds that it may be judged by: nested in training."""
     ensemble = files.fitted.ensemble
     probability = np.full(len(table), np.nan)
     rest = whole & ~train
-    probability[rest] = ensemble.predict(values[rest])
+    probability[rest] = ensemble.predict(values[rest], None if means is None else means[rest])
     probability[train] = files.nested.probability
     pd.DataFrame({"patch_id": table["patch_id"].to_numpy(), "prob_ensemble": probability}).to_parquet(
         folder / PREDICTIONS, index=False
@@ -152,29 +219,39 @@ class _Judged:
         Training patches that every member has a prediction for.
     values : ndarray of shape (n, members), float64
     members : sequence of str
+    means : ndarray of shape (n, members), float64, optional
+        Over each patch's slide, where they are combined too.
     """
 
-    def __init__(self, config: Config, table: pd.DataFrame, values: np.ndarray, members: Sequence[str]) -> None:
-        self.config, self.values, self.members = config, values, tuple(members)
+    def __init__(
+        self,
+        config: Config,
+        table: pd.DataFrame,
+        values: np.ndarray,
+        members: Sequence[str],
+        means: np.ndarray | None = None,
+    ) -> None:
+        self.config, self.values, self.members, self.means = config, values, tuple(members), means
         self.labels, self.groups = table["label"].to_numpy(), patch_groups(table)
         self.folds = table["fold"].to_numpy()
         self.units = slide_groups(self.groups)
-        self.fitted = self._fit(self.members, values)
-        options = config.ensemble
-        self.nested = nest(
-            self.members, values, self.labels, self.groups, self.folds, combiners=options.combiners, seed=config.seed
-        )
+        combiners = config.ensemble.combiners
+        self.fitted = self.fit(self.members, values, combiners, means)
+        judged = (self.labels, self.groups, self.folds)
+        self.nested = nest(self.members, values, *judged, means=means, combiners=combiners, seed=config.seed)
         self.gains = self._gains()
 
-    def _fit(self, members: Sequence[str], values: np.ndarray) -> Fitted:
-        combiners = self.config.ensemble.combiners
-        return fit_ensemble(
-            members, values, self.labels, self.groups, self.folds, combiners=combiners, seed=self.config.seed
-        )
-
-    def without(self, kept: Sequence[int]) -> Ensemble:
-        """The ensemble of these members only, chosen and fitted anew."""
-        return self._fit([self.members[place] for place in kept], self.values[:, list(kept)]).ensemble
+    def fit(
+        self,
+        members: Sequence[str],
+        values: np.ndarray,
+        combiners: Sequence[str] = (),
+        means: np.ndarray | None = None,
+    ) -> Fitted:
+        """Fit an ensemble on these patches; without ``combiners`` those of the configuration are chosen from."""
+        combiners = combiners or self.config.ensemble.combiners
+        judged = (self.labels, self.groups, self.folds)
+        return fit_ensemble(members, values, *judged, means=means, combiners=combiners, seed=self.config.seed)
 
     def write(self, folder: Path) -> None:
         """Write every table."""
@@ -226,13 +303,15 @@ class _Judged:
         """Weight, own score and leave-one-out value of each member."""
         combiner = self.fitted.ensemble.combiner
         seed = self.config.seed
-        held_out = without_each(combiner.kind, self.values, self.labels, self.groups, self.folds, seed=seed)
+        judged = (self.labels, self.groups, self.folds)
+        held_out = without_each(combiner.kind, self.values, *judged, means=self.means, seed=seed)
         own, own_drawn = self._intervals(self.values)
         low, high = percentile_interval(own_drawn)
         frame = pd.DataFrame(
             {
                 "member": self.members,
-                "weight": combiner.weights,
+                "weight": combiner.weights[: len(self.members)],
+                "weight_slide_mean": combiner.weights[len(self.members) :] or np.nan,
                 "auc": own,
                 "auc_low": low,
                 "auc_high": high,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from histoblend.data.storage.spreadsheet import write_csv
-from histoblend.models.names import tables_of
+from histoblend.models.names import WITH_SLIDES, tables_of
 from histoblend.pipelines.results import family_costs, feature_tables, predictions_of
 from histoblend.pipelines.run_files import CALIBRATORS, COSTS, DECISIONS, ENSEMBLE, LADDER, SCORES, THRESHOLDS, TIMES
 from histoblend.pipelines.runtime.artefacts import Outcome
@@ -55,7 +55,7 @@ def judge_decisions(run: Run, predictions: pd.DataFrame, steps: pd.DataFrame) ->
     folder = run.step("ensemble").folder
     content = json.loads((folder / ENSEMBLE).read_text(encoding="utf-8"))
     cuts = predictions[["patch_id"]].merge(pd.read_parquet(folder / THRESHOLDS), on="patch_id", validate="one_to_one")
-    chosen = cuts, content["default"]["thresholds"]
+    chosen = cuts, content[WITH_SLIDES]["thresholds"]
     return decide(predictions, steps, chosen=chosen, calibrators=pd.read_csv(folder / CALIBRATORS), **options)
 
 

@@ -16,7 +16,7 @@ from histoblend.data.storage.atomic import write_whole
 from histoblend.data.storage.parts import Parts
 from histoblend.data.storage.spreadsheet import read_written, write_csv
 from histoblend.models.bundle import Bundle, open_bundle
-from histoblend.models.names import ALONE, needs_slides, split_model_name
+from histoblend.models.names import ALONE, WITH_SLIDES, WITHOUT_SLIDES, needs_slides, split_model_name
 from histoblend.models.predictor import choose_blends, open_predictor
 from histoblend.pipelines.predict.folder import chosen_members
 from histoblend.pipelines.predict.shards import Found, Options, predict_source
@@ -60,7 +60,7 @@ def _predicts_without_slides(run: Run) -> bool:
     """Whether :func:`models.predictor.choose_blends` will find a model that needs no slides."""
     if run.has("ensemble"):
         stored = json.loads((run.step("ensemble").folder / ENSEMBLE).read_text(encoding="utf-8"))
-        return stored["without_slides"] is not None or not any(map(needs_slides, stored["default"]["members"]))
+        return stored[WITHOUT_SLIDES] is not None or not any(map(needs_slides, stored[WITH_SLIDES]["members"]))
     heads = run.step("heads").manifest["notes"]["models"]
     return any(not needs_slides(name) for name in heads if split_model_name(name)[0] not in ALONE)
 

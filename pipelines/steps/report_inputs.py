@@ -11,6 +11,7 @@ import pandas as pd
 from histoblend.data.audit.flags import FLAGS
 from histoblend.data.storage.arrays import open_array
 from histoblend.data.storage.spreadsheet import read_written
+from histoblend.models.names import WITH_SLIDES, WITHOUT_SLIDES
 from histoblend.pipelines.analysis.attributions import read_explorer, read_measured
 from histoblend.pipelines.analysis.importances import read_importances
 from histoblend.pipelines.analysis.saliency import open_saliency
@@ -122,9 +123,9 @@ def ensemble_view(run: Run) -> EnsembleView | None:
         errors=errors,
         choices=choices,
         gains=gains,
-        combiner=content["default"]["combiner"]["kind"],
-        calibrator=content["default"]["calibrator"]["kind"],
-        without_slides=None if content["without_slides"] is None else tuple(content["without_slides"]["members"]),
+        combiner=content[WITH_SLIDES]["combiner"]["kind"],
+        calibrator=content[WITH_SLIDES]["calibrator"]["kind"],
+        without_slides=None if content[WITHOUT_SLIDES] is None else tuple(content[WITHOUT_SLIDES]["members"]),
         left_out=manifest["notes"]["left_out"],
     )
 

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from histoblend.models.names import needs_slides
 from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section
 from histoblend.reports.within_slides import BETWEEN_SLIDES, gain_within_words
 from histoblend.reports.words import model_words, signed, span
 
 COMBINER_WORDS = {
-    "mean": "plain mean of probabilities",
+    "mean": "plain mean of log-odds",
     "rank": "mean rank among out-of-fold predictions",
     "weights": "non-negative weights on log-odds",
     "stack": "logistic regression on log-odds",
@@ -33,7 +34,8 @@ class EnsembleView:
     Attributes
     ----------
     members : DataFrame
-        ``member, weight, auc, log_loss, without, value``, with ``_low`` and ``_high`` of AUC and value.
+        ``member, weight, weight_slide_mean, auc, log_loss, without, value``, with ``_low`` and ``_high`` of AUC and
+        value; ``weight_slide_mean`` is missing where slides are unknown.
     combiners : DataFrame
         What was compared, a row each; ``chosen`` marks one.
     errors : DataFrame
@@ -61,6 +63,11 @@ class EnsembleView:
     without_slides: tuple[str, ...] | None
     left_out: int
 
+    @property
+    def slide_means(self) -> bool:
+        """Whether members' means over slides are combined too."""
+        return bool(self.members["weight_slide_mean"].notna().any())
+
     def tables(self) -> dict[str, pd.DataFrame]:
         """What members add to each other, by the name of the file."""
         return {
@@ -78,11 +85,11 @@ class EnsembleView:
             "they predict. Its members' predictions for the other folds come from models that have seen that fold, "
             "which may flatter it a little; the test slides are untouched by all of it."
         ]
-        if self.members.member.str.endswith("_context").any():
+        if self.slide_means or any(map(needs_slides, self.members.member)):
             doubts.append(
-                "It holds members with slide context, which compare a patch with the rest of its slide: its scores "
-                "presume a slide's worth of patches at prediction time too. Patches without a slide get another, "
-                "weaker ensemble."
+                "It compares a patch with the rest of its slide: its scores presume a slide's worth of patches, "
+                "sampled as these were, at prediction time too. Patches without a slide get another, weaker ensemble, "
+                "and heat maps one without means over slides."
             )
         if self.left_out:
             doubts.append(
@@ -140,6 +147,7 @@ def ensemble_section(view: EnsembleView | None, ladder: pd.DataFrame) -> Section
         "calibrator": CALIBRATOR_WORDS[view.calibrator],
         "without_slides": view.without_slides,
         "members": view.members.to_dict("records"),
+        "slide_means": view.slide_means,
         "combiners": view.combiners.assign(words=view.combiners.combiner.replace(COMBINER_WORDS)).to_dict("records"),
         "choices": choices,
     }

@@ -123,6 +123,8 @@ def test_without_slides_a_model_that_needs_none_takes_over_and_says_so(run, held
 class Mean:
     """Stands in for an ensemble: the plain mean of its members."""
 
+    slide_means = False
+
     def __init__(self, members, thresholds):
         self.members, self.thresholds = members, thresholds
 
@@ -130,7 +132,7 @@ class Mean:
     def from_dict(cls, state):
         return cls(tuple(state["members"]), state["thresholds"])
 
-    def predict(self, probabilities):
+    def predict(self, probabilities, means=None):
         return probabilities.mean(axis=1)
 
 
@@ -161,8 +163,8 @@ def with_more(bundle, target, stored):
 def blended(run, tmp_path, monkeypatch):
     """A bundle with a network and an ensemble, both as the contract says and no more."""
     stored = {
-        "default": {"members": ["logistic_colour", "logistic_context", "cnn"], "thresholds": {"youden": 0.4}},
-        "without_slides": {"members": ["logistic_colour", "cnn"], "thresholds": {"youden": 0.6}},
+        "slides": {"members": ["logistic_colour", "logistic_context", "cnn"], "thresholds": {"youden": 0.4}},
+        "no-slides": {"members": ["logistic_colour", "cnn"], "thresholds": {"youden": 0.6}},
     }
     for name, content in (
         ("histoblend.models.ensemble", {"Ensemble": Mean}),

@@ -182,8 +182,9 @@ def test_no_bit_depends_on_shards_or_workers(run, slide, done, tmp_path, options
 
 def test_network_and_ensemble_predict_too(run, slide, tmp_path, monkeypatch):
     stored = {
-        "default": {"members": ["logistic_context", "cnn"], "thresholds": {"youden": 0.4}},
-        "without_slides": None,
+        "slides": {"members": ["logistic_colour", "cnn"], "thresholds": {"youden": 0.4}},
+        "heat-map": {"members": ["logistic_context", "cnn"], "thresholds": {"youden": 0.4}},
+        "no-slides": None,
     }
     for name, content in (
         ("histoblend.models.ensemble", {"Ensemble": Mean}),

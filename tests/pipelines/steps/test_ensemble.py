@@ -6,11 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import logit
 from sklearn.metrics import roc_auc_score
 
 from histoblend.data.errors import InputError
 from histoblend.models.calibration import POINTS
 from histoblend.models.ensemble import Ensemble
+from histoblend.models.slide_means import slide_means
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.plan import STEPS
 from histoblend.pipelines.runtime.screen import Screen
@@ -64,13 +66,17 @@ def test_the_step_writes_what_others_read(finished):
     assert list(written) == ["patch_id", "prob_ensemble"]
     assert written["patch_id"].tolist() == predictions["patch_id"].tolist()
     content = json.loads((folder / "ensemble.json").read_text())
-    ensemble = Ensemble.from_dict(content["default"])
+    ensemble = Ensemble.from_dict(content["slides"])
     test = (predictions["split"] == "test").to_numpy()
     columns = predictions[[f"prob_{member}" for member in MEMBERS]].to_numpy()
-    np.testing.assert_array_equal(written["prob_ensemble"][test], ensemble.predict(columns[test]))
+    means = slide_means(columns, predictions["slide"].to_numpy(dtype=object))
+    whole = ensemble.predict(columns, means)
+    np.testing.assert_array_equal(written["prob_ensemble"][test], whole[test])
     # Training patches get what a fit without their fold gives, which is another one.
-    assert (written["prob_ensemble"][~test] != ensemble.predict(columns[~test])).any()
-    assert content["without_slides"]["members"] == MEMBERS[:2]
+    assert (written["prob_ensemble"][~test] != whole[~test]).any()
+    assert (content["heat-map"]["members"], content["heat-map"]["slide_means"]) == (MEMBERS, False)
+    assert content["no-slides"]["members"] == MEMBERS[:2]
+    assert content["no-slides"]["combiner"]["kind"] == "mean"
     cuts = pd.read_parquet(folder / "thresholds.parquet")
     assert (cuts.loc[test, list(POINTS)] == pd.Series(ensemble.thresholds)[list(POINTS)]).all(axis=None)
     assert cuts.loc[~test].groupby(predictions["fold"][~test])["youden"].nunique().max() == 1
@@ -90,8 +96,10 @@ def test_the_tables_say_what_the_predictions_say(finished):
     members = pd.read_csv(folder / "members.csv").set_index("member")
     assert members["auc"][best] == pytest.approx(roc_auc_score(labels, predictions[f"prob_{best}"][train]))
     combiners = pd.read_csv(folder / "combiners.csv").set_index("combiner")
-    columns = predictions[[f"prob_{member}" for member in MEMBERS]][train]
-    assert combiners["auc"]["mean"] == pytest.approx(roc_auc_score(labels, columns.mean(axis=1)))
+    columns = predictions[[f"prob_{member}" for member in MEMBERS]][train].to_numpy()
+    means = slide_means(columns, predictions["slide"][train].to_numpy(dtype=object))
+    inputs = logit(np.concatenate([columns, means], axis=1))
+    assert combiners["auc"]["mean"] == pytest.approx(roc_auc_score(labels, inputs.mean(axis=1)))
     assert combiners["auc"]["chosen anew in each fold"] == pytest.approx(roc_auc_score(labels, nested))
     assert combiners["chosen"].sum() == 1
 
@@ -126,13 +134,15 @@ def test_one_class_among_what_members_predicted_is_refused(tmp_path):
         run_step(predictions.assign(prob_logistic_context=gaps), tmp_path / "gaps")
 
 
-def test_without_slide_context_one_ensemble_serves_both(tmp_path):
-    predictions = cohort()
+def test_without_slides_one_ensemble_serves_all(tmp_path):
+    predictions = cohort().assign(slide=None)
     folder = tmp_path / "one"
     folder.mkdir()
     table = predictions[["patch_id", "slide", "split", "fold", "label"]]
     combine(CONFIG, table, predictions, MEMBERS[:2], folder, Screen())
-    assert json.loads((folder / "ensemble.json").read_text())["without_slides"] is None
+    content = json.loads((folder / "ensemble.json").read_text())
+    assert (content["heat-map"], content["no-slides"]) == (None, None)
+    assert not content["slides"]["slide_means"]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ def make_view() -> EnsembleView:
     """An ensemble of two members that gains a little."""
     members = ["logistic_context", "cnn"]
     return EnsembleView(
-        members=pd.DataFrame({"member": members}),
+        members=pd.DataFrame({"member": members, "weight_slide_mean": 0.5}),
         combiners=pd.DataFrame({"combiner": ["stack"]}),
         errors=pd.DataFrame(
             [(one, two, 1.0) for one in members for two in members], columns=["first", "second", "correlation"]

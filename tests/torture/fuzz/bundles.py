@@ -28,6 +28,7 @@ with instrumented("models", "skops"):
 PATCHES = np.random.default_rng(0).integers(0, 256, (2, 96, 96, 3), dtype=np.uint8)
 ENSEMBLE = {
     "members": ["logistic_colour", "xgboost_colour"],
+    "slide_means": False,
     "combiner": {"kind": "mean", "weights": [0.5, 0.5], "intercept": 0.0},
     "calibrator": {"kind": "none", "numbers": {}},
     "thresholds": {"youden": 0.5},
@@ -51,7 +52,7 @@ def seeds() -> list[bytes]:
     folder, names = sound()
     graph = onnx.helper.make_graph([], "graph", [], [], [onnx.helper.make_tensor("n", 1, [1], [1.0])])
     made = {
-        "ensemble.json": json.dumps({"default": ENSEMBLE, "without_slides": ENSEMBLE}).encode(),
+        "ensemble.json": json.dumps({"slides": ENSEMBLE, "heat-map": None, "no-slides": ENSEMBLE}).encode(),
         "one.onnx": onnx.helper.make_model(graph).SerializeToString(),
         "one.keras": archive(layer("keras.layers", "Conv2D"), "metadata.json", "model.weights.h5"),
         "one.npy": np.lib.format.magic(1, 0) + b"\x76\0{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }",
