@@ -48,6 +48,20 @@ class Kinds:
         """Most parts that can hold both labels: a mixed slide makes one, and so do a positive and a negative one."""
         return self.mixed + min(self.positive, self.negative)
 
+    @property
+    def drawn_with_both(self) -> bool:
+        """Whether most draws of as many slides, with replacement, hold both labels."""
+        pure = np.array([self.positive, self.negative]) / max(1, self.slides)
+        return bool((pure**self.slides).sum() < 0.5)
+
+    def words(self, noun: str) -> str:
+        """Name the numbers; ``noun`` is "slides" or what stands for them."""
+        named = noun if self.slides != 1 else _SINGULAR[noun]
+        return (
+            f"{self.slides} {named}, {self.mixed + self.positive} with tumour (label 1), "
+            f"{self.mixed + self.negative} with label 0, {self.mixed} of them with both"
+        )
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -145,10 +159,7 @@ class Wanted:
             return (
                 f"{folds} folds and {held_out} test {noun} need at least {held_out + folds} {noun}; got {kinds.slides}."
             )
-        got = (
-            f"got {kinds.slides} {noun}, {kinds.mixed + kinds.positive} with tumour (label 1), "
-            f"{kinds.mixed + kinds.negative} with label 0, {kinds.mixed} of them with both."
-        )
+        got = f"got {kinds.words(noun)}."
         if self.official:
             return f"the training part of the official split must hold each label on at least 2 {noun}; {got}"
         if kinds.parts < FEWEST_FOLDS:

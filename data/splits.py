@@ -397,7 +397,9 @@ def _refusal(table: pd.DataFrame, test_share: float, folds: int) -> str:
     noun = "patches" if by_patch else "slides"
     wanted = _wanted(table, groups, test_share, folds)
     alone = _wanted(table, base_groups(table, by_patch=True), test_share, folds)
-    patch_remedy = "" if by_patch or not alone.possible else "--set split.groups=patch, which makes scores optimistic."
+    # Scores are judged by slides all the same.
+    helps = alone.possible and not by_patch and wanted.kinds.drawn_with_both
+    patch_remedy = "" if not helps else "--set split.groups=patch, which makes scores optimistic."
     if inferred:
         # Clusters that stand in for slides are others for another number of folds, and nobody can add one.
         remedy = f"Use {patch_remedy}" if patch_remedy else alone.more_slides("patches")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from histoblend.data.errors import InputError
+from histoblend.data.slides.generic_tiff import VENDOR, check_generic_tiff
 from histoblend.data.storage.arrays import stamp
 
 #: What OpenSlide 4 reads.
@@ -106,7 +107,7 @@ class Slide:
     Raises
     ------
     InputError
-        It is no slide that OpenSlide reads, it is damaged, or nobody says how large a pixel is.
+        It is no slide that OpenSlide reads or shows right, it is damaged, or nobody says how large a pixel is.
     """
 
     def __init__(self, path: Path, *, mpp: float = 0.0) -> None:
@@ -115,6 +116,8 @@ class Slide:
         self._lock = threading.Lock()
         self._handle = _open(path)
         self.properties: dict[str, str] = dict(self._handle.properties)
+        if self.properties.get("openslide.vendor") == VENDOR:
+            check_generic_tiff(path)
         sizes, scales = self._handle.level_dimensions, self._handle.level_downsamples
         self.levels = tuple(Level(width, height, scale) for (width, height), scale in zip(sizes, scales, strict=True))
         self.spacing = given_spacing(path, mpp) if mpp else stored_spacing(path, self.properties)

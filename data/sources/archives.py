@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO
 
 from histoblend.data.errors import InputError
+from histoblend.data.ignored import ignored_path
 
 #: Limits above any data set that Histoblend reads: PatchCamelyon unpacked is 9 GB, Kaggle's copy 280,000 files.
 MAX_BYTES = 50 * 10**9
@@ -46,7 +47,8 @@ def unpack_archive(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -
 
     Every member is checked before the first byte is written, and all are written into a hidden folder before the first
     is moved to its own path. Folders and files at the top that are complete already, as after an interruption between
-    two such moves, are left as they are.
+    two such moves, are left as they are. What systems and editors left in the archive (:func:`data.ignored.ignored`) is
+    checked as well, but not unpacked.
 
     Parameters
     ----------
@@ -173,13 +175,13 @@ def _tar_member(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> _Member:
 
 
 def _checked(archive: Path, members: Iterator[_Member], max_bytes: int) -> dict[str, int]:
-    """Sizes of all files by name, once nothing is wrong with any; a bomb ends the reading where it shows."""
+    """Sizes of the files to unpack, by name, once nothing is wrong with any; a bomb ends the reading where it shows."""
     files: dict[str, int] = {}
     folders: set[str] = set()
     most = min(max_bytes, max(SMALL_BYTES, archive.stat().st_size * MAX_RATIO))
     total = 0
     for number, member in enumerate(members):
-        fault = member.fault or _name_fault(member.name)
+        fault = member.fault or _name_fault(member.name, folder=member.folder)
         total += member.size
         name = str(PurePosixPath(member.name))
         if not fault and (total > most or member.size < 0):
@@ -190,6 +192,8 @@ def _checked(archive: Path, members: Iterator[_Member], max_bytes: int) -> dict[
             fault = "stands twice"
         if fault:
             raise InputError(f"{archive}: member {member.name!r} {fault}. Nothing was unpacked; get it from elsewhere.")
+        if ignored_path(PurePosixPath(name)):
+            continue
         above = [str(parent) for parent in PurePosixPath(name).parents][:-1]
         folders.update(above, [name] if member.folder else [])
         if not member.folder:
@@ -200,11 +204,12 @@ def _checked(archive: Path, members: Iterator[_Member], max_bytes: int) -> dict[
     return files
 
 
-def _name_fault(name: str) -> str:
+def _name_fault(name: str, *, folder: bool) -> str:
     windows = PureWindowsPath(name)
     if name.startswith("/") or windows.anchor or ".." in windows.parts or "\\" in name or "\0" in name:
         return "leads outside the target"
-    return "" if PurePosixPath(name).parts else "has no name"
+    # "./" is the folder that was packed itself, as in the archives of `tar cf x.tar .`.
+    return "" if PurePosixPath(name).parts or folder else "has no name"
 
 
 def _write(members: Iterator[_Member], files: dict[str, int], target: Path) -> None:

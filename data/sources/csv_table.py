@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import csv
+import difflib
+import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -14,6 +16,7 @@ from typing import TextIO
 import pandas as pd
 
 from histoblend.data.errors import InputError
+from histoblend.data.ignored import ignored
 from histoblend.data.names import clean_name, clean_names
 
 #: Headers that a column may have, whatever their case, spaces, hyphens and underscores.
@@ -29,6 +32,9 @@ _SLIDE_FIRST = ("slide", "wsi")
 
 #: Separators, the most usual first.
 SEPARATORS = (",", ";", "\t", "|")
+
+#: Endings of tables, most of which are not read.
+_TABLES = (".csv", ".tsv", ".tab", ".txt", ".dat", ".gz", ".zip", ".xlsx", ".xls", ".ods", ".parquet", ".json")
 
 #: Beginnings of files, and the encoding that they tell; UTF-32 first, which begins like UTF-16.
 _MARKS = (
@@ -75,11 +81,21 @@ def read_csv(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = (
     return pd.DataFrame({name: clean_names(table[place]) for name, place in places.items()}, dtype="str")
 
 
+def misnamed(path: Path) -> str:
+    """Name the table that may be meant where there is none of this name, in a sentence; empty where there is none."""
+    if not path.parent.is_dir():
+        return ""
+    tables = {name.lower(): name for name in sorted(os.listdir(path.parent)) if name.lower().endswith(_TABLES)}
+    stems = {name.partition(".")[0]: name for name in tables if not ignored(name) and name != path.name.lower()}
+    like = difflib.get_close_matches(path.name.lower().partition(".")[0], stems, n=1, cutoff=0.85)
+    return f" Is {tables[stems[like[0]]]!r} meant? Save it as {path.name} (commas, semicolons or tabs)." if like else ""
+
+
 @contextmanager
 def _opened(path: Path, expected: str) -> Iterator[TextIO]:
     """The file as text; what goes wrong while it is read becomes one sentence."""
     if not path.is_file():
-        raise InputError(f"{path}: expected {expected}; it does not exist.")
+        raise InputError(f"{path}: expected {expected}; it does not exist.{misnamed(path)}")
     try:
         with path.open("rb") as file:
             beginning = file.read(4096)

@@ -13,6 +13,7 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.data.names import clean_names, look_alikes
+from histoblend.data.sources.csv_table import misnamed
 from histoblend.data.sources.file_names import clean_path
 from histoblend.data.sources.image_files import ImageFiles, image_files, image_id, is_image, walk_images
 from histoblend.data.sources.images import CONVERSION, RESIZING, SUFFIXES, size_remedy
@@ -98,11 +99,9 @@ class FolderSource:
             files = found.files - unlabelled
             table, more = match_files(table, files, missing, csv=labels.name, folder=path.name or "/")
             self.skipped |= more
+            classes = _label_of_class(table["class"], positive, path)
         else:
-            folders = class_folders(path, found.files, LABELS)
-            table, unlabelled = folders.table, folders.unlabelled
-            _check_links(path, table["class"], found.links)
-        classes = _label_of_class(table["class"], positive, path)
+            table, classes, unlabelled = _from_folders(path, found, positive)
         table["label"] = table["class"].map(classes).astype(np.int8)
         if slide_map:
             table["slide"] = slides_of(table["patch_id"], path / slide_map)
@@ -215,6 +214,18 @@ def _read_labels(path: Path) -> pd.DataFrame:
                 f"{row}. Fix the row."
             )
     return table
+
+
+def _from_folders(
+    path: Path, found: ImageFiles, positive: Sequence[str]
+) -> tuple[pd.DataFrame, dict[str, int], set[str]]:
+    """``patch_id, class``, the label of each class, and files to predict, where folders tell the classes."""
+    try:
+        folders = class_folders(path, found.files, LABELS)
+        _check_links(path, folders.table["class"], found.links)
+        return folders.table, _label_of_class(folders.table["class"], positive, path), folders.unlabelled
+    except InputError as error:
+        raise InputError(f"{error}{misnamed(path / LABELS)}") from None
 
 
 def _unlisted_test(listed: pd.Series, files: set[str]) -> set[str]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
-from histoblend.data.sources.tiff_tags import BITS, PHOTOMETRIC, WHITE_IS_ZERO, in_planes, tiff_refusal
+from histoblend.data.tiff_tags import BITS, PHOTOMETRIC, WHITE_IS_ZERO, in_planes, tiff_refusal
 
 if TYPE_CHECKING:
     from PIL import Image

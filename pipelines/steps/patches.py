@@ -26,6 +26,7 @@ from histoblend.data.patches import (
     write_table,
     write_unlabelled,
 )
+from histoblend.data.scored_parts import check_scored
 from histoblend.data.sources.own_results import is_result
 from histoblend.data.sources.registry import source_kind
 from histoblend.data.splits import UNMAPPED, assign_splits, base_groups, check_enough, is_known, unite
@@ -105,6 +106,7 @@ def prepare(config: Config, folder: Path, *, workers: int, screen: Screen) -> Ou
     set_aside = pd.concat([lost, gone, more], ignore_index=True)
     write_csv(set_aside, folder / SET_ASIDE)
     table = assign_splits(table, test_share=config.split.test_share, folds=config.split.folds, seed=config.seed)
+    check_scored(table)
     write_table(table, folder)
     notes = {"set_aside": len(set_aside), "balance": balance(table).to_dict("records")}
     return Outcome(len(table), notes | _source_notes(config, source, folder, workers, screen))
@@ -326,6 +328,7 @@ def _check_enough(config: Config, table: pd.DataFrame) -> None:
     """See that patches can be split as configured, as far as labels and slides tell before duplicates are known."""
     groups = base_groups(table, by_patch=config.split.groups == "patch")
     check_enough(table.assign(group=groups), test_share=config.split.test_share, folds=config.split.folds)
+    check_scored(table)
 
 
 def _options(config: Config) -> dict[str, Any]:

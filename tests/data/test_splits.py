@@ -320,9 +320,14 @@ def test_folds_that_must_hold_both_labels_do_wherever_that_is_possible():
             r"training part of the official split must hold each label on at least 2 slides; .*Give at least 1 more "
             r"slide with label 1. Or use --set split.groups=patch",
         ),
+        # Two slides of one label each give no interval, so that single patches would not help.
+        (table_of([20] * 2, [1.0, 0.0]), 2, r"Give at least [^.]*\.$"),
     ],
-    ids=["too few slides", "tumour on one slide", "one patch of tumour", "no slides", "on two slides", "official"],
-)
+    ids=[
+        "too few slides", "tumour on one slide", "one patch of tumour", "no slides", "on two slides", "official",
+        "two pure slides",
+    ],
+)  # fmt: skip
 def test_a_refusal_names_what_allows_a_split(check, table, folds, message):
     with pytest.raises(InputError, match=message):
         check(table, test_share=0.2, folds=folds)

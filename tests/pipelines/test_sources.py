@@ -123,3 +123,31 @@ def test_images_of_another_size_are_all_set_aside_with_the_reason(pictures, tmp_
     run = run_of("folder", tmp_path, pictures, "data.size=32", "data.positive=['tumour']")
     with pytest.raises(InputError, match=r"none of 60 .* \(first reason: expected 32 × 32 pixels, got 32 × 40"):
         one_step(run, "prepare")
+
+
+def test_a_test_set_without_scores_ends_the_run_before_decoding(tmp_path, monkeypatch):
+    counts = {"train/normal": 8, "train/tumour": 8, "test/tumour": 3}
+    write_images(tmp_path / "data", counts)
+    monkeypatch.setattr("histoblend.pipelines.steps.patches.write_pixels", None)
+    with pytest.raises(InputError, match="the official test set must hold patches with label 1 and patches with"):
+        one_step(run_of("folder", tmp_path, tmp_path / "data", "data.size=32"), "prepare")
+
+
+def test_two_slides_of_one_label_each_are_refused_once_they_are_split(tmp_path):
+    names = write_images(tmp_path / "data", {"images": 24})
+    table = pd.DataFrame({"file": names, "label": [0] * 12 + [1] * 12, "slide": ["a"] * 12 + ["b"] * 12})
+    table.to_csv(tmp_path / "data" / "labels.csv", index=False)
+    run = run_of("folder", tmp_path, tmp_path / "data", "data.size=32", "split.groups='patch'")
+    with pytest.raises(InputError, match=r"must hold slides with label 1 and .* Got 2 slides, 1 with tumour"):
+        one_step(run, "prepare")
+
+
+def write_images(folder, counts):
+    """Write so many images of noise, of 32 × 32 pixels, into each folder; return their paths."""
+    rng, names = np.random.default_rng(0), []
+    for name, count in counts.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            names.append(f"{name}/{number}.png")
+            Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(folder / names[-1])
+    return names

@@ -214,3 +214,29 @@ def test_half_a_tar_file_is_no_tar_file(tmp_path, damage):
     with pytest.raises(DamagedArchive, match=r"expected a whole zip or tar file; got: no end of the archive"):
         unpack_archive(tmp_path / "archive", tmp_path / "target")
     assert not (tmp_path / "target").exists()
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred], ids=["zip", "tar"])
+def test_what_systems_left_in_an_archive_is_not_unpacked(tmp_path, pack):
+    left = ("__MACOSX/train/._a.tif", "__MACOSX/._train", ".DS_Store", "train/.DS_Store", "train/Thumbs.db", "._train")
+    archive, target = pack(tmp_path / "archive", GOOD | dict.fromkeys(left, b"left")), tmp_path / "target"
+    for _ in range(2):  # the second time, everything is there already
+        assert unpack_archive(archive, target) == ["labels.csv", "train"]
+        found = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+        assert found == set(GOOD)
+        (target / ".DS_Store").write_bytes(b"another one")
+        (target / "train" / ".DS_Store").write_bytes(b"another one")
+        assert unpack_archive(archive, target) == ["labels.csv", "train"]
+        (target / ".DS_Store").unlink()
+        (target / "train" / ".DS_Store").unlink()
+
+
+@pytest.mark.parametrize("name", ["__MACOSX/../../x", ".hidden/../../x", "/.DS_Store"])
+def test_leftovers_that_lead_outside_are_refused(tmp_path, name):
+    with pytest.raises(InputError, match="leads outside the target"):
+        unpack_archive(zipped(tmp_path / "archive", GOOD | {name: b"evil"}), tmp_path / "target")
+
+
+def test_the_folder_that_was_packed_itself_is_no_member(tmp_path):
+    members = {tar_entry("./", tarfile.DIRTYPE): b""} | {f"./{name}": content for name, content in GOOD.items()}
+    assert unpack_archive(tarred(tmp_path / "archive", members), tmp_path / "target") == ["labels.csv", "train"]

@@ -97,3 +97,16 @@ def test_a_column_that_alone_is_wanted_needs_no_separator(tmp_path):
 def test_what_is_unclear_is_an_error(tmp_path, content, message):
     with pytest.raises(InputError, match=message):
         read(tmp_path, content)
+
+
+def test_a_missing_table_names_one_of_nearly_its_name(tmp_path):
+    for name in ("train_label.csv", "train_labels.tsv", "test_labels.csv", "sample_submission.csv"):
+        (tmp_path / name).write_text("id,label\na,1\n")
+    with pytest.raises(
+        InputError, match=r"it does not exist. Is 'train_labels.tsv' meant\? Save it as train_labels.csv"
+    ):
+        read_csv(tmp_path / "train_labels.csv", ("id",))
+    with pytest.raises(InputError, match=r"it does not exist.$"):
+        read_csv(tmp_path / "slides.csv", ("id",))
+    with pytest.raises(InputError, match=r"it does not exist.$"):
+        read_csv(tmp_path / "nowhere" / "labels.csv", ("id",))

@@ -364,3 +364,22 @@ def test_another_size_has_a_remedy(tmp_path, size, others, remedy):
 def test_a_folder_that_is_none_is_named(tmp_path):
     with pytest.raises(InputError, match="expected a folder with a folder for each class"):
         FolderSource(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["labels.tsv", "Labels.TXT", "labels.xlsx", "label.csv", "labels.csv.gz"])
+@pytest.mark.parametrize("images", ["images", "."])
+def test_a_table_of_nearly_that_name_is_named(tmp_path, name, images):
+    for number in range(2):
+        picture(tmp_path / images / f"{number}.png")
+    (tmp_path / name).write_text("file\tlabel\n0.png\t0\n1.png\t1\n")
+    (tmp_path / "notes.csv").write_text("a\n")
+    with pytest.raises(InputError, match=rf"labels.csv.* Is '{name}' meant\? Save it as labels.csv \(commas, semi"):
+        FolderSource(tmp_path, size=32)
+
+
+def test_tables_of_other_names_are_not_named(tmp_path):
+    picture(tmp_path / "0.png")
+    for name in ("slides.csv", "readme.txt", "labels.md", "._labels.csv"):
+        (tmp_path / name).write_text("a\n")
+    with pytest.raises(InputError, match=r"add labels.csv.$"):
+        FolderSource(tmp_path, size=32)

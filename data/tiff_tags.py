@@ -58,22 +58,41 @@ def tiff_refusal(tags: Mapping[int, Any], file: BinaryIO) -> str:
     ----------
     Adobe (1992), TIFF Revision 6.0.
     """
+    compression = _first(tags, COMPRESSION, UNCOMPRESSED)
+    if compression not in COMPRESSIONS:
+        return f"expected a TIFF compressed by {', '.join(dict.fromkeys(COMPRESSIONS.values()))}, got {compression}"
+    return pixel_refusal(tags, file) or _missing_data(tags)
+
+
+def pixel_refusal(tags: Mapping[int, Any], file: BinaryIO) -> str:
+    """Say why no reader can be trusted to show the pixels as the tags say, whatever it can decompress.
+
+    Parameters
+    ----------
+    tags : mapping from int to int or tuple
+    file : file
+        The whole file; its position is kept.
+
+    Returns
+    -------
+    str
+        Empty when one can.
+    """
     photometric, compression = _first(tags, PHOTOMETRIC, None), _first(tags, COMPRESSION, UNCOMPRESSED)
     if photometric not in KINDS:
         got = "none" if photometric is None else NAMES.get(photometric, photometric)
         return f"expected grey, RGB, palette or YCbCr as photometric interpretation, got {got}"
-    if compression not in COMPRESSIONS:
-        return f"expected a TIFF compressed by {', '.join(dict.fromkeys(COMPRESSIONS.values()))}, got {compression}"
     predictor = _first(tags, PREDICTOR, 1)
     if predictor not in (1, 2) or (predictor == 2 and compression not in PREDICTED):
-        return f"expected no predictor or a horizontal one, got {predictor} with {COMPRESSIONS[compression]}"
+        name = COMPRESSIONS.get(compression, compression)
+        return f"expected no predictor or a horizontal one, got {predictor} with {name}"
     if set(_values(tags, FORM, 1)) != {1}:
         return f"expected samples that are unsigned whole numbers, got sample format {_values(tags, FORM, 1)}"
     if _first(tags, DEPTH, 1) != 1:
         return f"expected a flat picture, got one of depth {tags[DEPTH]}"
     if ORIENTATION not in tags and re.search(rb'tiff:Orientation(="|>)[2-8]', _first(tags, XMP, b"")):
         return "expected orientation in tag 274, got it in the XMP of tag 700 only"
-    return _wrong_samples(tags, photometric) or _wrong_colours(tags, photometric, file) or _missing_data(tags)
+    return _wrong_samples(tags, photometric) or _wrong_colours(tags, photometric, file)
 
 
 def in_planes(tags: Mapping[int, Any]) -> bool:
