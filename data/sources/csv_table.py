@@ -27,6 +27,15 @@ LABEL_COLUMNS = ("label", "labels", "class", "class_name", "target")
 #: Of several accepted headers these are taken before the others, as the documentation names them.
 _SLIDE_FIRST = ("slide", "wsi")
 
+#: What programs and people write for a value that is missing, in lower case; the last ones are a spreadsheet's errors.
+MISSING = (
+    "", "nan", "-nan", "na", "n/a", "<na>", "nat", "null",
+    "#n/a", "#na", "#n/a n/a", "#name?", "#ref!", "#value!", "#div/0!", "#null!", "#num!",
+)  # fmt: skip
+
+#: Further words for a slide that is missing; a class may have such a name.
+_NO_SLIDE = ("none", "unknown", "missing", "-", "--", "\u2013", "\u2014", "?")
+
 #: Separators, the most usual first.
 SEPARATORS = (",", ";", "\t", "|")
 
@@ -59,7 +68,8 @@ def read_csv(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = (
     Returns
     -------
     DataFrame of str
-        ``columns`` and those of ``optional`` that are there. The index is the row in a spreadsheet, where the header
+        ``columns`` and those of ``optional`` that are there; a slide that is missing is empty, also where the file says
+        so in a word such as ``nan`` (``MISSING``). The index is the row in a spreadsheet, where the header
         is row 1; rows without any value are left out.
 
     Raises
@@ -72,7 +82,11 @@ def read_csv(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = (
         headers, separator = _header(stream, columns)
         places = _places(path, headers, columns, optional)
         table = _values(path, stream, len(headers), separator, expected)
-    return pd.DataFrame({name: clean_names(table[place]) for name, place in places.items()}, dtype="str")
+    read = {name: clean_names(table[place]) for name, place in places.items()}
+    for name in read.keys() & set(SLIDE_COLUMNS):
+        # A slide called "nan" would pass for one, and nobody would hear that patches of known slides may be in it.
+        read[name] = read[name].mask(read[name].str.lower().isin([*MISSING, *_NO_SLIDE]), "")
+    return pd.DataFrame(read, dtype="str")
 
 
 @contextmanager

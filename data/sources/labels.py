@@ -9,7 +9,7 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.data.names import clean_name
-from histoblend.data.sources.csv_table import read_csv
+from histoblend.data.sources.csv_table import MISSING, read_csv
 from histoblend.data.sources.file_names import FileNames, same_file
 from histoblend.data.splits import UNMAPPED
 
@@ -22,9 +22,6 @@ NEGATIVE = (
     "0", "negative", "neg", "normal", "benign", "healthy", "no_tumor", "no_tumour", "non_tumor", "non_tumour",
     "false", "no",
 )  # fmt: skip
-
-#: What programs write for a value that is missing, in lower case.
-_MISSING = ("", "nan", "na", "n/a", "#n/a", "<na>", "null")
 
 
 def read_labels(path: Path, ids: str, optional: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -53,7 +50,7 @@ def read_labels(path: Path, ids: str, optional: tuple[str, ...] = ()) -> pd.Data
     if len(nameless):
         raise InputError(f"{path}: every row needs a name in {ids!r}; got none in row {nameless[0]}. Fix the row.")
     check_unique(table["patch_id"], path)
-    without = table.index[table["label"].str.lower().isin(_MISSING)]
+    without = table.index[table["label"].str.lower().isin(MISSING)]
     if len(without):
         row = without[0]
         raise InputError(
@@ -126,13 +123,14 @@ def slide_map(path: Path) -> pd.Series:
         The file is missing or no CSV, a column is missing, or an id has two slides.
     """
     pairs = read_csv(path, ("id", "slide")).drop_duplicates()
+    pairs = pairs[pairs["slide"] != ""]
     twice = pairs["id"].duplicated()
     if twice.any():
         row = pairs.index[twice][0]
         raise InputError(
             f"{path}: a patch must have one slide; got two for id {pairs.at[row, 'id']!r} (row {row}). Fix the rows."
         )
-    return pairs[pairs["slide"] != ""].set_index("id")["slide"]
+    return pairs.set_index("id")["slide"]
 
 
 def given_slides(files: pd.Series, path: Path) -> pd.Series:

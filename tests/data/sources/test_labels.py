@@ -34,8 +34,11 @@ def test_columns_and_ids_are_recognised(tmp_path, text):
     assert slides_of(IDS, tmp_path / "map.csv").tolist() == ["S1", "S1", "S2"]
 
 
-def test_patches_without_a_slide_share_one_group(tmp_path):
-    (tmp_path / "map.csv").write_text("id,wsi\na,S1\nb,\n")
+@pytest.mark.parametrize(
+    "missing", ["", "nan", "NA", "#N/A", "NULL", "None", "unknown", "-", "?", "#REF!", "\u00a0NaN"]
+)
+def test_patches_without_a_slide_share_one_group(tmp_path, missing):
+    (tmp_path / "map.csv").write_text(f"id,wsi\na,S1\nb,{missing}\na,{missing}\n", encoding="utf-8")
     assert slides_of(IDS, tmp_path / "map.csv").tolist() == ["S1", UNMAPPED, UNMAPPED]
 
 
@@ -60,8 +63,8 @@ def test_wrong_maps_are_explained(tmp_path, text, message):
 
 
 def test_a_map_keeps_names_as_they_are_written(tmp_path):
-    (tmp_path / "map.csv").write_text("id,wsi\n007,1e5\nNA,null\n")
-    assert slide_map(tmp_path / "map.csv").to_dict() == {"007": "1e5", "NA": "null"}
+    (tmp_path / "map.csv").write_text("id,wsi\n007,1e5\nNA,true\n")
+    assert slide_map(tmp_path / "map.csv").to_dict() == {"007": "1e5", "NA": "true"}
 
 
 def test_names_that_are_no_text_can_be_shown():
