@@ -110,7 +110,8 @@ def look_alike_words(names: Iterable[str], what: str) -> str:
         return ""
     shown = ", ".join(f"{first!r} and {other!r}" for first, other in pairs[:_MOST_SHOWN])
     more = f" and {len(pairs) - _MOST_SHOWN} more pairs" if len(pairs) > _MOST_SHOWN else ""
-    return f"some {what} names differ only by case, file ending, folder, quotes, zeros, separators or alphabet: {shown}{more}"
+    ways = "case, file ending, folder, quotes, zeros, separators or alphabet"
+    return f"some {what} names differ only by {ways}: {shown}{more}"
 
 
 def _kind(name: str) -> str:

@@ -16,12 +16,20 @@ from histoblend.data.splits import UNMAPPED
 #: Why a file is set aside whose name no table can hold.
 NOT_UTF8 = "its name is not UTF-8: rename it"
 
-#: Class names that say by themselves which one is positive, as :func:`class_word` gives them.
-POSITIVE = ("1", "positive", "pos", "tumor", "tumour", "cancer", "malignant", "metastasis", "true", "yes")
-NEGATIVE = (
-    "0", "negative", "neg", "normal", "benign", "healthy", "no_tumor", "no_tumour", "non_tumor", "non_tumour",
-    "false", "no",
+_TUMOUR = (
+    "tumor", "tumour", "tumors", "tumours", "tumoral", "tumorous", "tumor_tissue", "tumour_tissue", "cancer",
+    "cancerous", "malignant", "malignancy", "metastasis", "metastases", "metastatic", "carcinoma",
 )  # fmt: skip
+
+#: Class names that say by themselves which one is positive, as :func:`class_word` gives them.
+POSITIVE = ("1", "positive", "positives", "pos", "true", "yes", *_TUMOUR)
+NEGATIVE = (
+    "0", "negative", "negatives", "neg", "false", "no", "normal", "normal_tissue", "benign", "healthy",
+    *(f"{no}{mark}{word}" for no in ("no", "non", "not") for mark in ("", "_") for word in _TUMOUR),
+)  # fmt: skip
+
+#: Letters that say it where a label can be nothing else; a class folder of such a name may mean anything.
+_LETTERS = {"t": True, "y": True, "f": False, "n": False}
 
 
 def read_labels(path: Path, ids: str, optional: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -74,7 +82,7 @@ def class_word(name: str) -> str:
 
 
 def binary_labels(table: pd.DataFrame, path: Path) -> pd.Series:
-    """Labels of a table that must be 0 or 1, or say it: ``1.0``, ``True``, ``tumour``.
+    """Labels of a table that must be 0 or 1, or say it: ``1.0``, ``01``, ``True``, ``T``, ``tumour``.
 
     Parameters
     ----------
@@ -92,15 +100,29 @@ def binary_labels(table: pd.DataFrame, path: Path) -> pd.Series:
     InputError
         A label is neither.
     """
-    words = table["label"].map({name: class_word(name) for name in table["label"].unique()})
-    wrong = table[~words.isin([*POSITIVE, *NEGATIVE])]
+    labels = table["label"].map({name: _binary(name) for name in table["label"].unique()})
+    wrong = table[labels.isna()]
     if len(wrong):
         row = wrong.iloc[0]
         raise InputError(
             f"{path}: labels must be 0 or 1; got {row['label']!r} for id {row['patch_id']!r} (row {wrong.index[0]}) "
             f"and {len(wrong) - 1} more. Fix the rows."
         )
-    return words.isin(POSITIVE).astype("int8")
+    return labels.astype("int8")
+
+
+def _binary(name: str) -> bool | None:
+    """Whether a label is positive; None where it does not say."""
+    word = class_word(name)
+    if word in POSITIVE or word in NEGATIVE:
+        return word in POSITIVE
+    if word in _LETTERS:
+        return _LETTERS[word]
+    try:
+        number = float(name.strip("='\""))  # a spreadsheet's ways to keep a number a text
+    except ValueError:
+        return None
+    return bool(number) if number in (0, 1) else None
 
 
 def slide_map(path: Path) -> pd.Series:

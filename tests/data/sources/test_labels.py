@@ -88,6 +88,8 @@ def test_without_a_slide_a_patch_is_missing_where_that_is_asked_for(tmp_path):
         (text, label)
         for label, texts in (
             (1, ("1", "1.0", "1.", "1,0", " 1 ", "+1", "True", "TRUE", "yes", "Tumour", "\u00a01\u200b")),
+            (1, ("01", "1E+00", "\uff11", "'1", "T", "y", "Cancerous", "metastatic", "Tumor tissue")),
+            (0, ("00", "0E+00", "-0", "'0", "F", "N", "non-cancerous", "Not metastatic", "nonmalignant")),
             (0, ("0", "0.0", "0.00", "False", "FALSE", " 0\t", "No", "normal", "non-tumor", "No Tumour")),
         )
         for text in texts
@@ -112,6 +114,8 @@ def test_a_missing_label_is_an_error_with_its_row(tmp_path, written):
         ("a,1\n,0\n", "every row needs a name in 'id'; got none in row 3"),
         ("a,1\na\u00a0,0\n", "ids must be unique; got 'a' twice"),
         ("a,1\nb,0.5\n", r"labels must be 0 or 1; got '0.5' for id 'b' \(row 3\)"),
+        ("a,1\nb,nano\n", "got 'nano'"),
+        ("a,1\nb,1E+05\n", r"got '1E\+05'"),
         ("a,10\nb,2\n", r"got '10' for id 'a' \(row 2\) and 1 more"),
     ],
 )
