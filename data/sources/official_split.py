@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,13 +18,24 @@ from histoblend.data.splits import TEST, TRAIN
 SPLITS = {
     "train": TRAIN,
     "training": TRAIN,
+    "trn": TRAIN,
     "val": "valid",
     "valid": "valid",
     "validation": "valid",
+    "validate": "valid",
     "dev": "valid",
+    "eval": "valid",
+    "evaluation": "valid",
     "test": TEST,
     "testing": TEST,
+    "tst": TEST,
+    "holdout": TEST,
+    "hold_out": TEST,
+    "held_out": TEST,
 }
+
+#: What may follow such a name, as in ``train_set`` or ``Testing Data``.
+_OF_PART = re.compile(r"_?(set|dataset|data|split|part|images?|imgs?|patches|tiles|samples)$")
 
 
 @dataclass(frozen=True)
@@ -50,7 +62,8 @@ def part_of(file: str) -> str:
 
 @functools.cache
 def _part_by_name(folder: str) -> str:
-    return SPLITS.get(clean_name(folder).lower(), "")
+    name = re.sub(r"[\s\-]", "_", clean_name(folder).lower())
+    return SPLITS.get(_OF_PART.sub("", name) or name, "")
 
 
 def class_folders(path: Path, files: set[str], table_name: str) -> ClassFolders:

@@ -22,7 +22,14 @@ def test_class_folders_alone_tell_no_split():
 
 @pytest.mark.parametrize(
     ("train", "valid", "test"),
-    [("train", "val", "test"), ("TRAIN", "Validation", "Test"), ("training", "dev", "testing")],
+    [
+        ("train", "val", "test"),
+        ("TRAIN", "Validation", "Test"),
+        ("training", "dev", "testing"),
+        ("train_set", "val-images", "test set"),
+        ("Training Data", "Eval", "Testing_Dataset"),
+        ("trn", "validate", "Hold-out"),
+    ],
 )
 def test_parts_of_a_split_are_no_classes(train, valid, test):
     names = [f"{train}/a/1.png", f"{train}/b/2.png", f"{valid}/a/3.png", f"{test}/b/4.png"]
