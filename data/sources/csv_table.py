@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
@@ -47,6 +48,9 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+#: Empty values that a row may have beyond the header: a spreadsheet writes a comma for each column once in use.
+_SPARE = 8
 
 #: The row of a spreadsheet that holds the first values.
 _FIRST_ROW = 2
@@ -203,7 +207,7 @@ def _values(path: Path, stream: TextIO, width: int, separator: str, expected: st
                 stream,
                 sep=separator,
                 header=None,
-                names=list(range(width)),
+                names=list(range(width + _SPARE)),
                 dtype=str,
                 keep_default_na=False,
                 index_col=False,
@@ -218,6 +222,15 @@ def _values(path: Path, stream: TextIO, width: int, separator: str, expected: st
         raise InputError(
             f"{path}: expected {expected}; got {which} for {width} headers. Fix the row or the header."
         ) from None
-    table = table.fillna("")
     table.index += _FIRST_ROW
+    spare = table[table.columns[width:]]
+    more = (spare.notna() & (spare != "")).to_numpy()
+    if more.any():
+        first = int(np.flatnonzero(more.any(axis=1))[0])
+        row, count = table.index[first], width + 1 + int(np.flatnonzero(more[first])[-1])
+        raise InputError(
+            f"{path}: expected {expected}; got row {row} with {count} values for {width} headers. Fix the row or the "
+            "header."
+        )
+    table = table[table.columns[:width]].fillna("")
     return table[(table != "").any(axis=1)]

@@ -57,7 +57,7 @@ def read_labels(path: Path, ids: str, optional: tuple[str, ...] = ()) -> pd.Data
     nameless = table.index[table["patch_id"] == ""]
     if len(nameless):
         raise InputError(f"{path}: every row needs a name in {ids!r}; got none in row {nameless[0]}. Fix the row.")
-    check_unique(table["patch_id"], path)
+    _check_unique(table, path)
     without = table.index[table["label"].str.lower().isin(MISSING)]
     if len(without):
         row = without[0]
@@ -244,10 +244,23 @@ def match_files(
     return kept, skipped
 
 
-def check_unique(ids: pd.Series, path: Path) -> None:
+def _check_unique(table: pd.DataFrame, path: Path) -> None:
     """Check that no id stands twice in the table read from ``path``."""
-    if ids.duplicated().any():
-        raise InputError(f"{path}: ids must be unique; got {ids[ids.duplicated()].iloc[0]!r} twice. Remove a row.")
+    twice = table["patch_id"].duplicated()
+    if not twice.any():
+        return
+    name = table.loc[twice, "patch_id"].iloc[0]
+    first, second = table.index[table["patch_id"] == name][:2]
+    labels = list(dict.fromkeys(table.loc[[first, second], "label"]))
+    remedy = (
+        "This is a number that a spreadsheet shortened: export the table again, with that column as text."
+        if re.fullmatch(r"\d([.,]\d+)?E\+\d+", name)
+        else "Remove a row."
+    )
+    raise InputError(
+        f"{path}: ids must be unique; got {name!r} in rows {first} and {second}, with "
+        f"label{'s' if len(labels) > 1 else ''} {' and '.join(map(repr, labels))}. {remedy}"
+    )
 
 
 def printable(name: str) -> str:
