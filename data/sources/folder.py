@@ -109,7 +109,7 @@ class FolderSource:
         classes = _label_of_class(table, positive, path)
         table["label"] = table["class"].map(classes).astype(np.int8)
         if slide_map:
-            table["slide"] = slides_of(table["patch_id"], path / slide_map)
+            table["slide"] = slides_of(table["patch_id"], find_name(path, slide_map))
         elif "slide" in table and (table["slide"] != "").any():
             table["slide"] = table["slide"].replace("", UNMAPPED)
         else:
@@ -205,7 +205,7 @@ def content(path: Path, *, slide_map: str = "", **_options: object) -> Iterator[
     """Lines that change when images or slide map do; see :class:`data.sources.registry.SourceKind`."""
     yield from (stamp(entry.path, name) for name, entry in walk_images(path, ImageFiles()))
     if slide_map:
-        yield stamp(path / slide_map, slide_map)
+        yield stamp(find_name(path, slide_map), slide_map)
 
 
 def _read_labels(path: Path) -> pd.DataFrame:

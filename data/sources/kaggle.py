@@ -70,7 +70,7 @@ class KaggleSource:
         self._files = _images(images)
         names = {"csv": LABELS, "folder": IMAGES, "suffix": SUFFIX}
         labels, self.skipped = match_files(_read_labels(find_name(path, LABELS)), set(self._files), missing, **names)
-        slides = path / slide_map if slide_map else find_name(path, SLIDES)
+        slides = find_name(path, slide_map or SLIDES)
         known = bool(slide_map) or slides.exists()
         labels["slide"] = slides_of(labels["patch_id"], slides) if known else pd.NA
         labels["slide"] = labels["slide"].astype("string")
@@ -145,7 +145,7 @@ def content(path: Path, *, slide_map: str = "", **_options: object) -> Iterator[
             images = (found for found in walk_images(folder, ImageFiles()) if is_image(found[0]))
             yield from (stamp(entry.path, f"{part}/{name}") for name, entry in images)
     if slide_map:
-        yield stamp(path / slide_map, slide_map)
+        yield stamp(find_name(path, slide_map), slide_map)
 
 
 def _images(folder: Path) -> dict[str, str]:

@@ -104,7 +104,8 @@ def test_images_whose_names_look_the_same_are_told_apart_or_named(folder):
 
 def test_a_slide_map_beside_the_folders(folder):
     (folder / "map.csv").write_text("file,slide\nnormal/0.png,S1\ntumour/1.jpg,S2\n")
-    slides = FolderSource(folder, size=32, slide_map="map.csv").table["slide"]
+    slides = FolderSource(folder, size=32, slide_map="Map.CSV").table["slide"]
+    assert list(content(folder, slide_map="Map.CSV")) != list(content(folder))
     assert slides.tolist() == ["S1", UNMAPPED, UNMAPPED, "S2", UNMAPPED, UNMAPPED]
 
 
