@@ -24,6 +24,12 @@ UNLABELLED = "test"
 SUBMISSION = "sample_submission.csv"
 SUFFIX = ".tif"
 
+#: Ends of names of images that are not read: under ``test/`` somebody expects their ids in the submission.
+OTHER_IMAGES = (
+    ".gif", ".jp2", ".j2k", ".jxl", ".jpe", ".jfif", ".heic", ".heif", ".avif", ".ppm", ".pgm", ".npy", ".dcm",
+    ".tif.gz", ".psd", ".svs", ".ndpi",
+)  # fmt: skip
+
 
 class KaggleSource:
     """Labelled patches of a folder in Kaggle's layout.
@@ -182,19 +188,31 @@ def _unlabelled(path: Path, size: int, missing: str) -> UnlabelledPatches | None
     folder, listed = find_name(path, UNLABELLED), find_name(path, SUBMISSION)
     files = _images(folder) if folder.is_dir() else {}
     if not listed.is_file():
-        return UnlabelledPatches(folder, size=size, files=files) if files else None
+        without = _other_images(folder) if folder.is_dir() else []
+        if without and missing != "skip":
+            raise InputError(
+                f"{folder}: expected images that end in {', '.join(SUFFIXES)}; got {len(without)} of other kinds "
+                f"(first: {without[0]!r}). Convert or remove them, or pass --missing=skip (MISSING=skip)."
+            )
+        return UnlabelledPatches(folder, size=size, files=files, missing=without) if files else None
     names = FileNames(files.keys(), str(listed))
     found = {name: names.find(name) for name in read_csv(listed, ("id",))["id"]}
     without = [name for name, file in found.items() if file is None]
     if without and missing != "skip":
         first = ", ".join(map(repr, without[:3]))
+        skip = "gives these ids the share of positives among the training patches" if files else "makes no submission"
         raise InputError(
             f"{listed}: {len(without)} ids have no image under {UNLABELLED}/ (first: {first}; images end in "
-            f"{', '.join(SUFFIXES)}). Add the images, or pass --missing=skip (MISSING=skip), which gives these ids the "
-            "share of positives among the training patches."
+            f"{', '.join(SUFFIXES)}). Add the images, or pass --missing=skip (MISSING=skip), which {skip}."
         )
     unlisted = sorted(files.keys() - set(found.values()))
     return UnlabelledPatches(folder, size=size, files=files, missing=without, unlisted=unlisted) if files else None
+
+
+def _other_images(folder: Path) -> list[str]:
+    """Files in a folder that are images by their names, but of kinds that are not read."""
+    names = (name for name, _ in walk_images(folder, ImageFiles()) if name.lower().endswith(OTHER_IMAGES))
+    return sorted(map(printable, names))
 
 
 def _read_labels(path: Path) -> pd.DataFrame:

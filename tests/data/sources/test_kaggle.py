@@ -191,9 +191,22 @@ def test_an_id_of_the_sample_submission_without_an_image_is_named_first(kaggle_f
 def test_a_sample_submission_without_any_image_is_no_surprise_at_the_end(kaggle_folder):
     folder = kaggle_folder(n=20)
     (folder / "sample_submission.csv").write_text("id,label\nx,0\n")
-    with pytest.raises(InputError, match=r"1 ids have no image under test/ \(first: 'x'"):
+    with pytest.raises(InputError, match=r"1 ids have no image under test/ \(first: 'x'.*which makes no submission"):
         KaggleSource(folder)
     assert KaggleSource(folder, missing="skip").unlabelled is None
+
+
+@pytest.mark.parametrize("ending", [".GIF", ".jp2", ".jfif", ".tif.gz"])
+def test_a_test_image_of_another_kind_is_named(kaggle_folder, ending):
+    folder = kaggle_folder(n=20)
+    shutil.copytree(folder / "train", folder / "test")
+    (folder / "test" / f"x{ending}").write_bytes(b"")
+    (folder / "test" / "notes.txt").write_text("no image")
+    with pytest.raises(InputError, match=rf"test: expected images .*got 1 of other kinds \(first: 'x{ending}'\)"):
+        KaggleSource(folder)
+    rest = KaggleSource(folder, missing="skip").unlabelled
+    assert len(rest.table) == 20
+    assert rest.skipped == {f"x{ending}": "no image under test/"}
 
 
 def test_files_and_folders_are_known_in_any_case(kaggle_folder):
