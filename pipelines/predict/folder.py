@@ -188,11 +188,12 @@ def check_out(folder: Path, out: Path, *, explain: bool) -> None:
             f"{out}: pictures of explanations must not lie among the patches in {folder}. Choose another OUT."
         )
     for path in (out, _beside(out)):
-        # An image or a table of labels that is named by mistake must not be lost.
-        if path.is_file() and path.stat().st_size and not is_result(str(path)):
+        # An image or a table of labels named by mistake must not be lost, nor a link or device such as /dev/stdout.
+        odd = path.is_symlink() or (path.exists() and not path.is_file())
+        if odd or (path.is_file() and path.stat().st_size and not is_result(str(path))):
             raise InputError(
-                f"{path}: expected a new file, or a table that predict wrote, which is replaced; got another file. "
-                "Choose another OUT, or remove it."
+                f"{path}: expected a new file, or a table that predict wrote, which is replaced; got another file, a "
+                "link or a device. Choose another OUT, or remove it."
             )
     out.parent.mkdir(parents=True, exist_ok=True)
 

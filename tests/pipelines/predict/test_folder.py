@@ -1,6 +1,7 @@
 """Predict: the pipeline's own probabilities from files alone, whatever the batches; what is odd is said and skipped."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -298,6 +299,19 @@ def test_a_file_of_the_user_is_never_replaced(tmp_path, name):
     with pytest.raises(InputError, match=r"expected a new file, or a table that predict wrote.*Choose another OUT"):
         check_out(tmp_path / "in", out, explain=False)
     assert (tmp_path / name).read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("kind", ["link", "dead link", "pipe"])
+def test_a_link_or_a_device_is_never_replaced(tmp_path, kind):
+    out = tmp_path / "out.csv"
+    if kind == "pipe":
+        os.mkfifo(out)
+    else:
+        out.symlink_to(tmp_path / "far.csv")
+        (tmp_path / ("far.csv" if kind == "link" else "other.csv")).write_text("")
+    with pytest.raises(InputError, match="got another file, a link or a device"):
+        check_out(tmp_path, out, explain=False)
+    assert not out.is_file() or out.is_symlink()
 
 
 def test_an_earlier_table_or_an_empty_file_is_replaced(tmp_path):
