@@ -68,9 +68,11 @@ class KaggleSource:
             raise InputError(f"{path}: expected the folder that holds train/ and train_labels.csv; got a file.")
         images = find_name(path, IMAGES)
         if not images.is_dir():
+            inner = [found for found in sorted(path.glob("*/")) if find_name(found, LABELS).is_file()]
+            here = f": {inner[0]}" if len(inner) == 1 else ""
             raise InputError(
                 f"{images}: expected a folder of .tif patches; it does not exist. "
-                "Give the folder that holds train/ and train_labels.csv (DATA=… or --data)."
+                f"Give the folder that holds train/ and train_labels.csv (DATA=… or --data){here}."
             )
         self.size, self._reader = size, PatchReader(images, size, convert=False)
         self._files = _images(images)

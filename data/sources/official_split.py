@@ -11,8 +11,10 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.data.names import clean_name
+from histoblend.data.sources.kaggle import LABELS
 from histoblend.data.sources.labels import class_name
 from histoblend.data.splits import TEST, TRAIN
+from histoblend.data.storage.arrays import find_name
 
 #: Names of folders that tell a part of an official split, in lower case, and what the part is called in a table.
 SPLITS = {
@@ -102,7 +104,9 @@ def _in_parts(path: Path, parts: dict[str, str], table_name: str) -> ClassFolder
     classes = {name: _class_in_part(name) for name in parts}
     known = {classes[name] for name, part in parts.items() if part != TEST} - {""}
     if not known:
-        raise InputError(f"{path}: expected train/ with a folder for each class in it; got only images without.")
+        kaggle = find_name(path, LABELS).is_file()
+        remedy = " This is Kaggle's layout: give CONFIG=kaggle (--config kaggle)." if kaggle else ""
+        raise InputError(f"{path}: expected train/ with a folder for each class; got only images without.{remedy}")
     test = {name for name, part in parts.items() if part == TEST}
     unlabelled = set() if _folded(known) & _folded({classes[name] for name in test}) else test
     labelled = [name for name in parts if name not in unlabelled]

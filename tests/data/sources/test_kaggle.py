@@ -10,6 +10,7 @@ from PIL import Image
 
 from histoblend.data.errors import InputError
 from histoblend.data.patches import write_pixels
+from histoblend.data.sources.folder import FolderSource
 from histoblend.data.sources.kaggle import KaggleSource, content
 from histoblend.data.splits import UNMAPPED
 
@@ -230,6 +231,14 @@ def test_a_listing_changes_with_a_file_in_a_folder_below(kaggle_folder):
     assert len(list(content(folder))) == 21
     (folder / "train" / ".DS_Store").write_text("")
     assert len(list(content(folder))) == 21
+
+
+def test_the_layout_is_named_where_folder_or_configuration_is_another(kaggle_folder):
+    folder = kaggle_folder(n=20)
+    with pytest.raises(InputError, match=rf"it does not exist. Give the folder .*: {folder}.$"):
+        KaggleSource(folder.parent)
+    with pytest.raises(InputError, match=r"This is Kaggle's layout: give CONFIG=kaggle"):
+        FolderSource(folder)
 
 
 def test_another_size_has_a_remedy(kaggle_folder, tmp_path):
