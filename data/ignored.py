@@ -9,7 +9,6 @@ from pathlib import PurePath
 LEFT_BEHIND = frozenset(
     {
         "thumbs.db",
-        "thumbs.db:encryptable",
         "ehthumbs.db",
         "ehthumbs_vista.db",
         "desktop.ini",
@@ -27,11 +26,16 @@ LEFT_BEHIND = frozenset(
     }
 )
 
+#: Ends of names, in lower case, of what Windows keeps beside a file.
+STREAMS = (":zone.identifier", ":afp_afpinfo", ":afp_resource", ":com.dropbox.attributes", ":encryptable")
+
 
 def ignored(name: str) -> bool:
     """Whether a file or folder of that name (not path) was left by a system or an editor; hidden ones are."""
-    # Office's lock files begin with ~$, editors' backups end with ~.
-    return name.startswith((".", "~$")) or name.endswith("~") or name.lower() in LEFT_BEHIND
+    # Office's lock files begin with ~$, editors' backups end with ~ or, while they are open, stand between two #.
+    backup = name.endswith("~") or (len(name) > 2 and name.startswith("#") and name.endswith("#"))
+    # What Windows says of a file's origin is a file of its own once it is copied to Linux.
+    return name.startswith((".", "~$")) or backup or name.lower().endswith(STREAMS) or name.lower() in LEFT_BEHIND
 
 
 def ignored_path(path: PurePath) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from contextlib import closing
@@ -291,12 +292,18 @@ def _silence_libraries() -> None:
         os.environ["PYTHONWARNINGS"] = "ignore"
 
 
+def with_home(argument: str) -> str:
+    """Put the home folder for ``~`` at the beginning of an option's value: shells do so only between spaces."""
+    return re.sub(r"(?:^|(?<==))~(?=[/\\]|$)", lambda _: os.path.expanduser("~"), argument, count=1)
+
+
 def main() -> None:
     """Run the command line; a foreseeable fault is one line on standard error and exit status 2."""
     stop_on_signals()
     _silence_libraries()
     # Native libraries chatter on standard error while they load; what matters is raised as an exception.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.argv[1:] = map(with_home, sys.argv[1:])
     try:
         step = next(iter(sys.argv[1:]), "")
         if step in NETWORKS and "--help" not in sys.argv:

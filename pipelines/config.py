@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from histoblend.data.errors import InputError
 from histoblend.data.sources.images import LEAST_SIZE
@@ -29,6 +30,9 @@ SetName = Literal[
     "context", "in-slide", "embeddings-context", "both-context",
 ]  # fmt: skip
 
+#: A path in which ``~`` is the home folder, as in a shell.
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
+
 
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -38,13 +42,15 @@ class DataConfig(_Section):
     """Where patches come from."""
 
     source: Literal["phantom", "kaggle", "pcam", "folder"] = Field("phantom", description="kind of data set")
-    path: str = Field("", description="folder of the data set; the phantom needs none")
+    path: UserPath = Field("", description="folder of the data set; the phantom needs none")
     size: int = Field(96, ge=LEAST_SIZE, description="height and width of a patch, px")
     mpp: float = Field(
         0.972, ge=0, le=100, description="side of a patch's pixel, µm; 0 where it is unknown (changes no patch)"
     )
     missing: Literal["error", "skip"] = Field("error", description="ids without image and images without label")
-    slide_map: str = Field("", description="CSV file with the slide of each patch; empty for the layout's usual one")
+    slide_map: UserPath = Field(
+        "", description="CSV file with the slide of each patch; empty for the layout's usual one"
+    )
     resize: Literal["refuse", "resize", "crop"] = Field("refuse", description="folder: images of another size")
     positive: tuple[str, ...] = Field(
         (), description="folder: positive classes; empty where names such as tumour say it"
@@ -106,7 +112,7 @@ class EmbeddingsConfig(_Section):
         min_length=1,
         description="row of features/networks/backbones.py (docs/backbones.md lists them); several stand side by side",
     )
-    weights: str = Field("imagenet", description="imagenet, random, or the path of a file of weights")
+    weights: UserPath = Field("imagenet", description="imagenet, random, or the path of a file of weights")
     size: tuple[int, ...] = Field(
         (192,),
         min_length=1,
@@ -165,7 +171,7 @@ class CnnConfig(_Section):
 
     enabled: bool = Field(True, description="whether `ensemble` fine-tunes a network")
     backbone: str = Field("efficientnet-lite2", description="row of features/networks/backbones.py")
-    weights: str = Field("imagenet", description="imagenet, random, or the path of a file of weights")
+    weights: UserPath = Field("imagenet", description="imagenet, random, or the path of a file of weights")
     size: int = Field(192, ge=0, description="side to which patches are resized, px, 0 for none")
     trained: Literal["auto", "top", "all"] = Field(
         "auto", description="what learns: top is what follows the last inner feature map; auto is all on a GPU"

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
@@ -30,6 +31,15 @@ LABEL_COLUMNS = ("label", "labels", "class", "class_name", "target")
 #: Of several accepted headers these are taken before the others, as the documentation names them.
 _SLIDE_FIRST = ("slide", "wsi")
 
+#: What programs and people write for a value that is missing, in lower case; the last ones are a spreadsheet's errors.
+MISSING = (
+    "", "nan", "-nan", "na", "n/a", "<na>", "nat", "null",
+    "#n/a", "#na", "#n/a n/a", "#name?", "#ref!", "#value!", "#div/0!", "#null!", "#num!",
+)  # fmt: skip
+
+#: Further words for a slide that is missing; a class may have such a name.
+_NO_SLIDE = ("none", "unknown", "missing", "-", "--", "\u2013", "\u2014", "?")
+
 #: Separators, the most usual first.
 SEPARATORS = (",", ";", "\t", "|")
 
@@ -44,6 +54,9 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+
+#: Empty values that a row may have beyond the header: a spreadsheet writes a comma for each column once in use.
+_SPARE = 8
 
 #: The row of a spreadsheet that holds the first values.
 _FIRST_ROW = 2
@@ -65,7 +78,8 @@ def read_csv(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = (
     Returns
     -------
     DataFrame of str
-        ``columns`` and those of ``optional`` that are there. The index is the row in a spreadsheet, where the header
+        ``columns`` and those of ``optional`` that are there; a slide that is missing is empty, also where the file says
+        so in a word such as ``nan`` (``MISSING``). The index is the row in a spreadsheet, where the header
         is row 1; rows without any value are left out.
 
     Raises
@@ -78,7 +92,11 @@ def read_csv(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = (
         headers, separator = _header(stream, columns)
         places = _places(path, headers, columns, optional)
         table = _values(path, stream, len(headers), separator, expected)
-    return pd.DataFrame({name: clean_names(table[place]) for name, place in places.items()}, dtype="str")
+    read = {name: clean_names(table[place]) for name, place in places.items()}
+    for name in read.keys() & set(SLIDE_COLUMNS):
+        # A slide called "nan" would pass for one, and nobody would hear that patches of known slides may be in it.
+        read[name] = read[name].mask(read[name].str.lower().isin([*MISSING, *_NO_SLIDE]), "")
+    return pd.DataFrame(read, dtype="str")
 
 
 def misnamed(path: Path) -> str:
@@ -205,7 +223,7 @@ def _values(path: Path, stream: TextIO, width: int, separator: str, expected: st
                 stream,
                 sep=separator,
                 header=None,
-                names=list(range(width)),
+                names=list(range(width + _SPARE)),
                 dtype=str,
                 keep_default_na=False,
                 index_col=False,
@@ -220,6 +238,15 @@ def _values(path: Path, stream: TextIO, width: int, separator: str, expected: st
         raise InputError(
             f"{path}: expected {expected}; got {which} for {width} headers. Fix the row or the header."
         ) from None
-    table = table.fillna("")
     table.index += _FIRST_ROW
+    spare = table[table.columns[width:]]
+    more = (spare.notna() & (spare != "")).to_numpy()
+    if more.any():
+        first = int(np.flatnonzero(more.any(axis=1))[0])
+        row, count = table.index[first], width + 1 + int(np.flatnonzero(more[first])[-1])
+        raise InputError(
+            f"{path}: expected {expected}; got row {row} with {count} values for {width} headers. Fix the row or the "
+            "header."
+        )
+    table = table[table.columns[:width]].fillna("")
     return table[(table != "").any(axis=1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PureWindowsPath
@@ -32,6 +33,9 @@ from histoblend.data.splits import TEST, UNMAPPED
 from histoblend.data.storage.arrays import find_name, stamp
 
 LABELS = "labels.csv"
+
+#: How names of negative classes begin.
+_NEGATED = re.compile(r"(no|non|not|un|without|negative|normal|benign|healthy|control)", re.IGNORECASE)
 
 
 class FolderSource:
@@ -99,12 +103,12 @@ class FolderSource:
             files = found.files - unlabelled
             table, more = match_files(table, files, missing, csv=labels.name, folder=path.name or "/")
             self.skipped |= more
-            classes = _label_of_class(table["class"], positive, path)
+            classes = _label_of_class(table, positive, path)
         else:
             table, classes, unlabelled = _from_folders(path, found, positive)
         table["label"] = table["class"].map(classes).astype(np.int8)
         if slide_map:
-            table["slide"] = slides_of(table["patch_id"], path / slide_map)
+            table["slide"] = slides_of(table["patch_id"], find_name(path, slide_map))
         elif "slide" in table and (table["slide"] != "").any():
             table["slide"] = table["slide"].replace("", UNMAPPED)
         else:
@@ -200,7 +204,7 @@ def content(path: Path, *, slide_map: str = "", **_options: object) -> Iterator[
     """Lines that change when images or slide map do; see :class:`data.sources.registry.SourceKind`."""
     yield from (stamp(entry.path, name) for name, entry in walk_images(path, ImageFiles()))
     if slide_map:
-        yield stamp(path / slide_map, slide_map)
+        yield stamp(find_name(path, slide_map), slide_map)
 
 
 def _read_labels(path: Path) -> pd.DataFrame:
@@ -223,7 +227,7 @@ def _from_folders(
     try:
         folders = class_folders(path, found.files, LABELS)
         _check_links(path, folders.table["class"], found.links)
-        return folders.table, _label_of_class(folders.table["class"], positive, path), folders.unlabelled
+        return folders.table, _label_of_class(folders.table, positive, path), folders.unlabelled
     except InputError as error:
         raise InputError(f"{error}{misnamed(path / LABELS)}") from None
 
@@ -245,7 +249,30 @@ def _check_links(path: Path, classes: pd.Series, links: list[str]) -> None:
         )
 
 
-def _label_of_class(classes: pd.Series, positive: Sequence[str], path: Path) -> dict[str, int]:
+def _inner_folders(table: pd.DataFrame, path: Path) -> str:
+    """What to do where class folders seem to be one level further down, as inside slides; empty elsewhere."""
+    inner: dict[str, set[str]] = {}
+    for file, name in zip(table["patch_id"], table["class"], strict=True):
+        folders = file.split("/")[:-1]
+        level = 1 if part_of(file) else 0
+        if class_name(folders[level] if level < len(folders) else "").lower() != name.lower():
+            return ""  # the class came from a table
+        inner.setdefault("/".join(folders[: level + 1]), set()).add(
+            class_name(folders[level + 1]) if level + 1 < len(folders) else ""
+        )
+    names = sorted(set().union(*inner.values()))
+    outer = next(iter(inner), "")
+    if len(inner) == 1 and "" not in names and len(names) > 1 and class_word(outer) not in (*POSITIVE, *NEGATIVE):
+        return f"If the class folders are inside of it, give DATA={path / outer}."
+    if not _said_positive(names):
+        return ""
+    return (
+        f"The folders inside these, {' and '.join(map(repr, names))}, look like classes. Put them outermost "
+        f"({names[0]}/{table['class'].iloc[0]}/…), or give {LABELS} with file,label,slide."
+    )
+
+
+def _label_of_class(table: pd.DataFrame, positive: Sequence[str], path: Path) -> dict[str, int]:
     """0 or 1 for each class name.
 
     Raises
@@ -253,17 +280,19 @@ def _label_of_class(classes: pd.Series, positive: Sequence[str], path: Path) -> 
     InputError
         There are not at least two classes, or it is not clear which are positive.
     """
-    names = sorted(classes.unique())
+    names = sorted(table["class"].unique())
     shown = ", ".join(repr(name) for name in names[:20]) or "none"
     if len(names) < 2:
         raise InputError(
-            f"{path}: expected two classes (a folder with images for each, or {LABELS} with file,label); got {shown}."
+            f"{path}: expected two classes (a folder with images for each, or {LABELS} with file,label); got {shown}. "
+            f"{_inner_folders(table, path)}".rstrip()
         )
     chosen = {class_name(name) for name in positive} or _said_positive(names)
     if not chosen:
-        raise InputError(
-            f"{path}: which of the classes {shown} are positive? Say it: --set 'data.positive=[{_quoted(names[-1])}]'."
-        )
+        # The name that says that something is missing is the worst example of a positive class.
+        likely = [name for name in names if not _NEGATED.match(name)] or names
+        remedy = _inner_folders(table, path) or f"Say it: --set 'data.positive=[{_quoted(likely[-1])}]'."
+        raise InputError(f"{path}: which of the classes {shown} are positive? {remedy}")
     unknown = sorted(chosen - set(names))
     if unknown:
         raise InputError(f"data.positive must name classes; got {unknown[0]!r}, and there are {shown}.")

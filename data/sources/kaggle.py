@@ -24,6 +24,12 @@ UNLABELLED = "test"
 SUBMISSION = "sample_submission.csv"
 SUFFIX = ".tif"
 
+#: Ends of names of images that are not read: under ``test/`` somebody expects their ids in the submission.
+OTHER_IMAGES = (
+    ".gif", ".jp2", ".j2k", ".jxl", ".jpe", ".jfif", ".heic", ".heif", ".avif", ".ppm", ".pgm", ".npy", ".dcm",
+    ".tif.gz", ".psd", ".svs", ".ndpi",
+)  # fmt: skip
+
 
 class KaggleSource:
     """Labelled patches of a folder in Kaggle's layout.
@@ -62,15 +68,17 @@ class KaggleSource:
             raise InputError(f"{path}: expected the folder that holds train/ and train_labels.csv; got a file.")
         images = find_name(path, IMAGES)
         if not images.is_dir():
+            inner = [found for found in sorted(path.glob("*/")) if find_name(found, LABELS).is_file()]
+            here = f": {inner[0]}" if len(inner) == 1 else ""
             raise InputError(
                 f"{images}: expected a folder of .tif patches; it does not exist. "
-                "Give the folder that holds train/ and train_labels.csv (DATA=… or --data)."
+                f"Give the folder that holds train/ and train_labels.csv (DATA=… or --data){here}."
             )
         self.size, self._reader = size, PatchReader(images, size, convert=False)
         self._files = _images(images)
         names = {"csv": LABELS, "folder": IMAGES, "suffix": SUFFIX}
         labels, self.skipped = match_files(_read_labels(find_name(path, LABELS)), set(self._files), missing, **names)
-        slides = path / slide_map if slide_map else find_name(path, SLIDES)
+        slides = find_name(path, slide_map or SLIDES)
         known = bool(slide_map) or slides.exists()
         labels["slide"] = slides_of(labels["patch_id"], slides) if known else pd.NA
         labels["slide"] = labels["slide"].astype("string")
@@ -145,7 +153,7 @@ def content(path: Path, *, slide_map: str = "", **_options: object) -> Iterator[
             images = (found for found in walk_images(folder, ImageFiles()) if is_image(found[0]))
             yield from (stamp(entry.path, f"{part}/{name}") for name, entry in images)
     if slide_map:
-        yield stamp(path / slide_map, slide_map)
+        yield stamp(find_name(path, slide_map), slide_map)
 
 
 def _images(folder: Path) -> dict[str, str]:
@@ -182,19 +190,31 @@ def _unlabelled(path: Path, size: int, missing: str) -> UnlabelledPatches | None
     folder, listed = find_name(path, UNLABELLED), find_name(path, SUBMISSION)
     files = _images(folder) if folder.is_dir() else {}
     if not listed.is_file():
-        return UnlabelledPatches(folder, size=size, files=files) if files else None
+        without = _other_images(folder) if folder.is_dir() else []
+        if without and missing != "skip":
+            raise InputError(
+                f"{folder}: expected images that end in {', '.join(SUFFIXES)}; got {len(without)} of other kinds "
+                f"(first: {without[0]!r}). Convert or remove them, or pass --missing=skip (MISSING=skip)."
+            )
+        return UnlabelledPatches(folder, size=size, files=files, missing=without) if files else None
     names = FileNames(files.keys(), str(listed))
     found = {name: names.find(name) for name in read_csv(listed, ("id",))["id"]}
     without = [name for name, file in found.items() if file is None]
     if without and missing != "skip":
         first = ", ".join(map(repr, without[:3]))
+        skip = "gives these ids the share of positives among the training patches" if files else "makes no submission"
         raise InputError(
             f"{listed}: {len(without)} ids have no image under {UNLABELLED}/ (first: {first}; images end in "
-            f"{', '.join(SUFFIXES)}). Add the images, or pass --missing=skip (MISSING=skip), which gives these ids the "
-            "share of positives among the training patches."
+            f"{', '.join(SUFFIXES)}). Add the images, or pass --missing=skip (MISSING=skip), which {skip}."
         )
     unlisted = sorted(files.keys() - set(found.values()))
     return UnlabelledPatches(folder, size=size, files=files, missing=without, unlisted=unlisted) if files else None
+
+
+def _other_images(folder: Path) -> list[str]:
+    """Files in a folder that are images by their names, but of kinds that are not read."""
+    names = (name for name, _ in walk_images(folder, ImageFiles()) if name.lower().endswith(OTHER_IMAGES))
+    return sorted(map(printable, names))
 
 
 def _read_labels(path: Path) -> pd.DataFrame:

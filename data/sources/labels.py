@@ -9,22 +9,27 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.data.names import clean_name
-from histoblend.data.sources.csv_table import read_csv
+from histoblend.data.sources.csv_table import MISSING, read_csv
 from histoblend.data.sources.file_names import FileNames, same_file
 from histoblend.data.splits import UNMAPPED
 
 #: Why a file is set aside whose name no table can hold.
 NOT_UTF8 = "its name is not UTF-8: rename it"
 
-#: Class names that say by themselves which one is positive, as :func:`class_word` gives them.
-POSITIVE = ("1", "positive", "pos", "tumor", "tumour", "cancer", "malignant", "metastasis", "true", "yes")
-NEGATIVE = (
-    "0", "negative", "neg", "normal", "benign", "healthy", "no_tumor", "no_tumour", "non_tumor", "non_tumour",
-    "false", "no",
+_TUMOUR = (
+    "tumor", "tumour", "tumors", "tumours", "tumoral", "tumorous", "tumor_tissue", "tumour_tissue", "cancer",
+    "cancerous", "malignant", "malignancy", "metastasis", "metastases", "metastatic", "carcinoma",
 )  # fmt: skip
 
-#: What programs write for a value that is missing, in lower case.
-_MISSING = ("", "nan", "na", "n/a", "#n/a", "<na>", "null")
+#: Class names that say by themselves which one is positive, as :func:`class_word` gives them.
+POSITIVE = ("1", "positive", "positives", "pos", "true", "yes", *_TUMOUR)
+NEGATIVE = (
+    "0", "negative", "negatives", "neg", "false", "no", "normal", "normal_tissue", "benign", "healthy",
+    *(f"{no}{mark}{word}" for no in ("no", "non", "not") for mark in ("", "_") for word in _TUMOUR),
+)  # fmt: skip
+
+#: Letters that say it where a label can be nothing else; a class folder of such a name may mean anything.
+_LETTERS = {"t": True, "y": True, "f": False, "n": False}
 
 
 def read_labels(path: Path, ids: str, optional: tuple[str, ...] = ()) -> pd.DataFrame:
@@ -52,8 +57,8 @@ def read_labels(path: Path, ids: str, optional: tuple[str, ...] = ()) -> pd.Data
     nameless = table.index[table["patch_id"] == ""]
     if len(nameless):
         raise InputError(f"{path}: every row needs a name in {ids!r}; got none in row {nameless[0]}. Fix the row.")
-    check_unique(table["patch_id"], path)
-    without = table.index[table["label"].str.lower().isin(_MISSING)]
+    _check_unique(table, path)
+    without = table.index[table["label"].str.lower().isin(MISSING)]
     if len(without):
         row = without[0]
         raise InputError(
@@ -77,7 +82,7 @@ def class_word(name: str) -> str:
 
 
 def binary_labels(table: pd.DataFrame, path: Path) -> pd.Series:
-    """Labels of a table that must be 0 or 1, or say it: ``1.0``, ``True``, ``tumour``.
+    """Labels of a table that must be 0 or 1, or say it: ``1.0``, ``01``, ``True``, ``T``, ``tumour``.
 
     Parameters
     ----------
@@ -95,15 +100,29 @@ def binary_labels(table: pd.DataFrame, path: Path) -> pd.Series:
     InputError
         A label is neither.
     """
-    words = table["label"].map({name: class_word(name) for name in table["label"].unique()})
-    wrong = table[~words.isin([*POSITIVE, *NEGATIVE])]
+    labels = table["label"].map({name: _binary(name) for name in table["label"].unique()})
+    wrong = table[labels.isna()]
     if len(wrong):
         row = wrong.iloc[0]
         raise InputError(
             f"{path}: labels must be 0 or 1; got {row['label']!r} for id {row['patch_id']!r} (row {wrong.index[0]}) "
             f"and {len(wrong) - 1} more. Fix the rows."
         )
-    return words.isin(POSITIVE).astype("int8")
+    return labels.astype("int8")
+
+
+def _binary(name: str) -> bool | None:
+    """Whether a label is positive; None where it does not say."""
+    word = class_word(name)
+    if word in POSITIVE or word in NEGATIVE:
+        return word in POSITIVE
+    if word in _LETTERS:
+        return _LETTERS[word]
+    try:
+        number = float(name.strip("='\""))  # a spreadsheet's ways to keep a number a text
+    except ValueError:
+        return None
+    return bool(number) if number in (0, 1) else None
 
 
 def slide_map(path: Path) -> pd.Series:
@@ -126,13 +145,14 @@ def slide_map(path: Path) -> pd.Series:
         The file is missing or no CSV, a column is missing, or an id has two slides.
     """
     pairs = read_csv(path, ("id", "slide")).drop_duplicates()
+    pairs = pairs[pairs["slide"] != ""]
     twice = pairs["id"].duplicated()
     if twice.any():
         row = pairs.index[twice][0]
         raise InputError(
             f"{path}: a patch must have one slide; got two for id {pairs.at[row, 'id']!r} (row {row}). Fix the rows."
         )
-    return pairs[pairs["slide"] != ""].set_index("id")["slide"]
+    return pairs.set_index("id")["slide"]
 
 
 def given_slides(files: pd.Series, path: Path) -> pd.Series:
@@ -224,10 +244,23 @@ def match_files(
     return kept, skipped
 
 
-def check_unique(ids: pd.Series, path: Path) -> None:
+def _check_unique(table: pd.DataFrame, path: Path) -> None:
     """Check that no id stands twice in the table read from ``path``."""
-    if ids.duplicated().any():
-        raise InputError(f"{path}: ids must be unique; got {ids[ids.duplicated()].iloc[0]!r} twice. Remove a row.")
+    twice = table["patch_id"].duplicated()
+    if not twice.any():
+        return
+    name = table.loc[twice, "patch_id"].iloc[0]
+    first, second = table.index[table["patch_id"] == name][:2]
+    labels = list(dict.fromkeys(table.loc[[first, second], "label"]))
+    remedy = (
+        "This is a number that a spreadsheet shortened: export the table again, with that column as text."
+        if re.fullmatch(r"\d([.,]\d+)?E\+\d+", name)
+        else "Remove a row."
+    )
+    raise InputError(
+        f"{path}: ids must be unique; got {name!r} in rows {first} and {second}, with "
+        f"label{'s' if len(labels) > 1 else ''} {' and '.join(map(repr, labels))}. {remedy}"
+    )
 
 
 def printable(name: str) -> str:

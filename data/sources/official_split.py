@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,20 +11,33 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.data.names import clean_name
+from histoblend.data.sources.kaggle import LABELS
 from histoblend.data.sources.labels import class_name
 from histoblend.data.splits import TEST, TRAIN
+from histoblend.data.storage.arrays import find_name
 
 #: Names of folders that tell a part of an official split, in lower case, and what the part is called in a table.
 SPLITS = {
     "train": TRAIN,
     "training": TRAIN,
+    "trn": TRAIN,
     "val": "valid",
     "valid": "valid",
     "validation": "valid",
+    "validate": "valid",
     "dev": "valid",
+    "eval": "valid",
+    "evaluation": "valid",
     "test": TEST,
     "testing": TEST,
+    "tst": TEST,
+    "holdout": TEST,
+    "hold_out": TEST,
+    "held_out": TEST,
 }
+
+#: What may follow such a name, as in ``train_set`` or ``Testing Data``.
+_OF_PART = re.compile(r"_?(set|dataset|data|split|part|images?|imgs?|patches|tiles|samples)$")
 
 
 @dataclass(frozen=True)
@@ -50,7 +64,8 @@ def part_of(file: str) -> str:
 
 @functools.cache
 def _part_by_name(folder: str) -> str:
-    return SPLITS.get(clean_name(folder).lower(), "")
+    name = re.sub(r"[\s\-]", "_", clean_name(folder).lower())
+    return SPLITS.get(_OF_PART.sub("", name) or name, "")
 
 
 def class_folders(path: Path, files: set[str], table_name: str) -> ClassFolders:
@@ -89,7 +104,9 @@ def _in_parts(path: Path, parts: dict[str, str], table_name: str) -> ClassFolder
     classes = {name: _class_in_part(name) for name in parts}
     known = {classes[name] for name, part in parts.items() if part != TEST} - {""}
     if not known:
-        raise InputError(f"{path}: expected train/ with a folder for each class in it; got only images without.")
+        kaggle = find_name(path, LABELS).is_file()
+        remedy = " This is Kaggle's layout: give CONFIG=kaggle (--config kaggle)." if kaggle else ""
+        raise InputError(f"{path}: expected train/ with a folder for each class; got only images without.{remedy}")
     test = {name for name, part in parts.items() if part == TEST}
     unlabelled = set() if _folded(known) & _folded({classes[name] for name in test}) else test
     labelled = [name for name in parts if name not in unlabelled]

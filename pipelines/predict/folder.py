@@ -15,6 +15,7 @@ from histoblend.data.sources.file_names import FileNames
 from histoblend.data.sources.folder import UnlabelledImages
 from histoblend.data.sources.images import size_remedy
 from histoblend.data.sources.labels import given_slides
+from histoblend.data.sources.own_results import is_result
 from histoblend.data.storage.arrays import stamp
 from histoblend.data.storage.atomic import write_whole
 from histoblend.data.storage.parts import Parts
@@ -90,7 +91,7 @@ def predict_folder(
         screen.warn(warning)
     check_options(blends, options)
     source = UnlabelledImages(folder, size=bundle.index["patch"]["size"], resize=bundle.index["patch"]["resize"])
-    _check_out(folder, out, bool(explain))
+    check_out(folder, out, explain=bool(explain))
     known = None if slides is None else given_slides(source.table["file"], slides)
     if known is not None and (alike := look_alike_words(known.dropna(), "slide")):
         screen.warn(f"{slides}: {alike}. Patches are compared within each name: give a slide one name")
@@ -172,13 +173,28 @@ def check_options(blends: tuple[Blend, Blend | None], options: Options) -> None:
         raise InputError(f"the prevalence must lie between 0 and 1; got {options.prevalence}.")
 
 
-def _check_out(folder: Path, out: Path, explain: bool) -> None:
+def check_out(folder: Path, out: Path, *, explain: bool) -> None:
+    """See that the table ``out`` can be written, and that nothing of the user is lost by it.
+
+    Raises
+    ------
+    InputError
+        It is a folder or a file that :func:`predict_folder` did not write, or pictures would be among patches.
+    """
     if out.is_dir():
         raise InputError(f"{out}: expected the name of a CSV file; got a folder. Give OUT=folder/predictions.csv.")
     if explain and out.resolve().is_relative_to(folder.resolve()):
         raise InputError(
             f"{out}: pictures of explanations must not lie among the patches in {folder}. Choose another OUT."
         )
+    for path in (out, _beside(out)):
+        # An image or a table of labels named by mistake must not be lost, nor a link or device such as /dev/stdout.
+        odd = path.is_symlink() or (path.exists() and not path.is_file())
+        if odd or (path.is_file() and path.stat().st_size and not is_result(str(path))):
+            raise InputError(
+                f"{path}: expected a new file, or a table that predict wrote, which is replaced; got another file, a "
+                "link or a device. Choose another OUT, or remove it."
+            )
     out.parent.mkdir(parents=True, exist_ok=True)
 
 

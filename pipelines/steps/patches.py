@@ -306,7 +306,8 @@ def _slide_warnings(table: pd.DataFrame) -> Iterator[str]:
 def folder_digests(folder: Path, lines: Iterable[str]) -> dict[str, str]:
     """What stands for a data folder's content: CSV files by hash, images by ``lines`` (name, size, time of change)."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: expected the folder of the data set; it does not exist. Give DATA=… or --data.")
+        got = "got a file" if folder.exists() else "it does not exist"
+        raise InputError(f"{folder}: expected the folder of the data set; {got}. Give DATA=… or --data.")
     tables = [folder / name for name in names_in(folder, ".csv")]
     digests = {path.name: file_digest(path) for path in tables if path.is_file() and not is_result(str(path))}
     listing = hashlib.sha256()
@@ -338,7 +339,7 @@ def _options(config: Config) -> dict[str, Any]:
     if config.data.path and "path" not in names:
         raise InputError(
             f"data.path is {config.data.path!r}, but data.source is {config.data.source!r}, which reads no folder. "
-            "Name a configuration that does, such as CONFIG=configs/kaggle.toml (--config configs/kaggle.toml)."
+            "Name a configuration that does, such as CONFIG=kaggle (--config kaggle)."
         )
     return {name: special[name]() if name in special else getattr(config.data, name) for name in names}
 

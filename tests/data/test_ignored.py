@@ -13,13 +13,16 @@ from histoblend.data.ignored import ignored, ignored_path, names_ignored
         ".DS_Store", "._a.tif", "Thumbs.db", "THUMBS.DB", "desktop.ini", "Desktop.ini", ".ipynb_checkpoints",
         "__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "~$labels.csv", "labels.csv~",
         "Icon\r", "__pycache__", ".~lock.labels.csv#", ".directory", ".nfs000000",
+        "a.tif:Zone.Identifier", "Thumbs.db:encryptable", "bundle.json:com.dropbox.attributes", "#labels.csv#",
     ],
 )  # fmt: skip
 def test_what_is_left_behind_is_ignored(name):
     assert ignored(name)
 
 
-@pytest.mark.parametrize("name", ["a.tif", "~a.tif", "thumbs", "desktop", "a.DS_Store", "#1.png", "tumour", "Icon"])
+@pytest.mark.parametrize(
+    "name", ["a.tif", "~a.tif", "thumbs", "desktop", "a.DS_Store", "#1.png", "tumour", "Icon", "#", "##", "a:b.tif"]
+)
 def test_data_is_not_ignored(name):
     assert not ignored(name)
 

@@ -56,6 +56,24 @@ def test_missing_names_stay_missing():
         ("G-31", "G_31"),
         ("G 31", "G\u201331"),
         ("\uff27\uff13\uff11", "G31"),
+        ("G31", "'G31"),
+        ("G31", '="G31"'),
+        ("G31", "\u201cG31\u201d"),
+        ("G31", "D:\\slides\\G31.svs"),
+        ("G31.mrxs", "slides/G31"),
+        ("G31", "slides/G31/"),
+        ("G31", "G31."),
+        ("G31", "G31.sdpc"),
+        ("G31", "G31.tif.gz"),
+        ("G31", "G-31"),
+        ("slide_007", "Slide7"),
+        ("C31", "\u042131"),
+        ("H1", "\u03971"),
+        ("100000", "1E+05"),
+        ("123000000000", "1.23E+11"),
+        ("3", "3,0"),
+        ("3", "+3"),
+        ("3", "3."),
     ],
 )
 def test_names_that_a_person_takes_for_one_are_pairs(first, other):
@@ -63,7 +81,21 @@ def test_names_that_a_person_takes_for_one_are_pairs(first, other):
 
 
 @pytest.mark.parametrize(
-    "names", [("G3", "G30"), ("1_11", "11_1"), ("1.05", "1.5"), ("G31", "G31.1"), ("0", "00x"), ("a/1", "b/1")]
+    "names",
+    [
+        ("G3", "G30"),
+        ("1_11", "11_1"),
+        ("1.05", "1.5"),
+        ("G31", "G31.1"),
+        ("0", "00x"),
+        ("a/1", "b/1"),
+        ("1E+05", "1E+06"),
+        ("a-1-11", "a-11-1"),
+        ("3,5", "3"),
+        ("1e999", "1e998"),
+        ("\u0413", "G"),
+        ("1" * 40, "1" * 39 + "2"),
+    ],
 )
 def test_different_names_are_no_pairs(names):
     assert look_alikes(names) == []
@@ -72,6 +104,7 @@ def test_different_names_are_no_pairs(names):
 
 def test_a_warning_names_the_pairs_and_counts_the_others():
     assert look_alike_words(["G1", "g1", "3", "3.0"], "slide") == (
-        "some slide names differ only by case, file ending, zeros or separators: '3' and '3.0', 'G1' and 'g1'"
+        "some slide names differ only by case, file ending, folder, quotes, zeros, separators or alphabet: "
+        "'3' and '3.0', 'G1' and 'g1'"
     )
     assert look_alike_words([f"{sign}{n}" for n in range(7) for sign in "Gg"], "class").endswith(" and 2 more pairs")

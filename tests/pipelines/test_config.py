@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from histoblend.data.errors import InputError
+from histoblend.pipelines.__main__ import with_home
 from histoblend.pipelines.config import Config, config_keys, describe, load_config
 from histoblend.pipelines.plan import plan_run
 from tests import ROOT
@@ -96,3 +97,29 @@ def test_no_workers_are_refused():
         InputError, match=r"engine\.workers: .*must be a positive number, or -1 for one per core .* got 0"
     ):
         load_config(Path("phantom"), ["engine.workers=0"])
+
+
+def test_the_home_folder_may_be_written_as_a_tilde(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    keys = ("data.path", "data.slide_map", "embeddings.weights", "cnn.weights")
+    made = load_config(Path("kaggle"), [f"{key}=~/x" for key in keys])
+    assert [getattr(getattr(made, section), key) for section, key in (key.split(".") for key in keys)] == [
+        "/home/ann/x"
+    ] * 4
+
+
+@pytest.mark.parametrize(
+    ("argument", "meant"),
+    [
+        ("--in=~/x", "--in=/home/ann/x"),
+        ("data.path=~/x", "data.path=/home/ann/x"),
+        ("~/x", "/home/ann/x"),
+        ("--data=~", "--data=/home/ann"),
+        ("a~/x", "a~/x"),
+        ("./~/x", "./~/x"),
+        ("--in=~x", "--in=~x"),
+    ],
+)
+def test_options_may_begin_with_a_tilde(monkeypatch, argument, meant):
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert with_home(argument) == meant

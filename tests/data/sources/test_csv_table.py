@@ -33,11 +33,13 @@ PLAIN = "id,label,slide\na,1,G 31\nb,0,G 32\n"
         '"Id";"LABEL";"Slide "\r\n"a";"1";"G 31"\r\n"b";"0";"G 32"\r\n',
         "Image-ID, Label ,WSI\n a, 1 ,G 31\t\nb\u200b,0\u00a0,\u00a0G\u00a032\u00a0\n",
         "File Name;note, or none;label;slide_id\na;x,y;1;G 31\nb;;0;G 32\n",
+        PLAIN.replace("1\n", "1,\n").replace("2\n", "2,,,\n"),
         'slide,"label",,"patch\nid"\nG 31,1,,a\nG 32,0,,b\n,,,\n',
     ],
     ids=[
         "commas", "semicolons", "tabs", "bars", "CRLF", "CR", "byte order mark", "blank lines", "sep=", "UTF-16 tabs",
-        "UTF-16 BE", "quotes and case", "white space", "another separator in a header", "order, empty columns and rows",
+        "UTF-16 BE", "quotes and case", "white space", "another separator in a header", "commas at the end of rows",
+        "order, empty columns and rows",
     ],
 )  # fmt: skip
 def test_every_usual_file_gives_the_same_table(tmp_path, content):
@@ -86,7 +88,9 @@ def test_a_column_that_alone_is_wanted_needs_no_separator(tmp_path):
             "separated by commas, semicolons, tabs or .*; got one column: id/label. Check the separator",
         ),
         ("", "got no header"),
-        ("id,label\na,1,2\n", "rows with too many values for 2 headers"),
+        ("id,label\na,1,2\n", "row 2 with 3 values for 2 headers"),
+        ("id,label\na,1,,\nb,1,,2\n", "row 3 with 4 values for 2 headers"),
+        ("id,label\na,1" + ",2" * 20 + "\n", "rows with too many values for 2 headers"),
         ("id,label\na,1\n\nb,1,2\n", "row 4 with 3 values for 2 headers"),
         ("id,label\n\u00e4,1\n".encode("latin-1"), r"not UTF-8 \(byte 0xe4\). Save it as CSV UTF-8"),
         ("id,label\na,1\n".encode("utf-16-le"), "UTF-16 without a byte order mark"),

@@ -104,7 +104,8 @@ def test_images_whose_names_look_the_same_are_told_apart_or_named(folder):
 
 def test_a_slide_map_beside_the_folders(folder):
     (folder / "map.csv").write_text("file,slide\nnormal/0.png,S1\ntumour/1.jpg,S2\n")
-    slides = FolderSource(folder, size=32, slide_map="map.csv").table["slide"]
+    slides = FolderSource(folder, size=32, slide_map="Map.CSV").table["slide"]
+    assert list(content(folder, slide_map="Map.CSV")) != list(content(folder))
     assert slides.tolist() == ["S1", UNMAPPED, UNMAPPED, "S2", UNMAPPED, UNMAPPED]
 
 
@@ -151,6 +152,25 @@ def test_unclear_classes_are_asked_for(tmp_path, names, positive, message):
         picture(tmp_path / name / "0.png")
     with pytest.raises(InputError, match=message):
         FolderSource(tmp_path, size=32, positive=positive)
+
+
+@pytest.mark.parametrize(
+    ("files", "remedy"),
+    [
+        (("9036/0/a", "9036/1/b", "9037/0/c"), r"'0' and '1', look like classes. Put them outermost \(0/9036/…\), or"),
+        (("train/S1/neg/a", "train/S2/pos/b", "val/S2/neg/c"), "'neg' and 'pos', look like classes"),
+        (("images/x/a", "images/y/b"), "got 'images'. If the class folders are inside of it, give DATA=.*/images.$"),
+        (("data/train/neg/a", "data/test/pos/b"), "got 'data'. If the class folders .* give DATA=.*/data.$"),
+        (("tumour/S1/a", "tumour/S2/b"), r"got 'tumour'.$"),
+        (("Uninfected/a", "Parasitized/b"), r"data.positive=\[\"Parasitized\"\]"),
+        (("without/a", "with/b"), r"data.positive=\[\"with\"\]"),
+    ],
+)
+def test_a_remedy_names_what_can_be_a_positive_class(tmp_path, files, remedy):
+    for name in files:
+        picture(tmp_path / f"{name}.png")
+    with pytest.raises(InputError, match=remedy):
+        FolderSource(tmp_path, size=32)
 
 
 ALL = [

@@ -10,6 +10,7 @@ from PIL import Image
 
 from histoblend.data.errors import InputError
 from histoblend.data.patches import write_pixels
+from histoblend.data.sources.folder import FolderSource
 from histoblend.data.sources.kaggle import KaggleSource, content
 from histoblend.data.splits import UNMAPPED
 
@@ -191,9 +192,22 @@ def test_an_id_of_the_sample_submission_without_an_image_is_named_first(kaggle_f
 def test_a_sample_submission_without_any_image_is_no_surprise_at_the_end(kaggle_folder):
     folder = kaggle_folder(n=20)
     (folder / "sample_submission.csv").write_text("id,label\nx,0\n")
-    with pytest.raises(InputError, match=r"1 ids have no image under test/ \(first: 'x'"):
+    with pytest.raises(InputError, match=r"1 ids have no image under test/ \(first: 'x'.*which makes no submission"):
         KaggleSource(folder)
     assert KaggleSource(folder, missing="skip").unlabelled is None
+
+
+@pytest.mark.parametrize("ending", [".GIF", ".jp2", ".jfif", ".tif.gz"])
+def test_a_test_image_of_another_kind_is_named(kaggle_folder, ending):
+    folder = kaggle_folder(n=20)
+    shutil.copytree(folder / "train", folder / "test")
+    (folder / "test" / f"x{ending}").write_bytes(b"")
+    (folder / "test" / "notes.txt").write_text("no image")
+    with pytest.raises(InputError, match=rf"test: expected images .*got 1 of other kinds \(first: 'x{ending}'\)"):
+        KaggleSource(folder)
+    rest = KaggleSource(folder, missing="skip").unlabelled
+    assert len(rest.table) == 20
+    assert rest.skipped == {f"x{ending}": "no image under test/"}
 
 
 def test_files_and_folders_are_known_in_any_case(kaggle_folder):
@@ -217,6 +231,14 @@ def test_a_listing_changes_with_a_file_in_a_folder_below(kaggle_folder):
     assert len(list(content(folder))) == 21
     (folder / "train" / ".DS_Store").write_text("")
     assert len(list(content(folder))) == 21
+
+
+def test_the_layout_is_named_where_folder_or_configuration_is_another(kaggle_folder):
+    folder = kaggle_folder(n=20)
+    with pytest.raises(InputError, match=rf"it does not exist. Give the folder .*: {folder}.$"):
+        KaggleSource(folder.parent)
+    with pytest.raises(InputError, match=r"This is Kaggle's layout: give CONFIG=kaggle"):
+        FolderSource(folder)
 
 
 def test_another_size_has_a_remedy(kaggle_folder, tmp_path):

@@ -34,8 +34,11 @@ def test_columns_and_ids_are_recognised(tmp_path, text):
     assert slides_of(IDS, tmp_path / "map.csv").tolist() == ["S1", "S1", "S2"]
 
 
-def test_patches_without_a_slide_share_one_group(tmp_path):
-    (tmp_path / "map.csv").write_text("id,wsi\na,S1\nb,\n")
+@pytest.mark.parametrize(
+    "missing", ["", "nan", "NA", "#N/A", "NULL", "None", "unknown", "-", "?", "#REF!", "\u00a0NaN"]
+)
+def test_patches_without_a_slide_share_one_group(tmp_path, missing):
+    (tmp_path / "map.csv").write_text(f"id,wsi\na,S1\nb,{missing}\na,{missing}\n", encoding="utf-8")
     assert slides_of(IDS, tmp_path / "map.csv").tolist() == ["S1", UNMAPPED, UNMAPPED]
 
 
@@ -45,7 +48,7 @@ def test_patches_without_a_slide_share_one_group(tmp_path):
         ("x,y\na,b\n", r"columns id,slide; got x,y. Rename or add id \(or patch_id, .*\) and slide \(or wsi, .*\)"),
         ("id,y\na,b\n", r"expected columns id,slide; got id,y. Rename or add slide \(or wsi"),
         ("", "expected a CSV file with columns id,slide, .* got no header"),
-        ("id,wsi\na,S1,9\nb,S2,9\n", "got rows with too many values for 2 headers. Fix"),
+        ("id,wsi\na,S1,9\nb,S2,9\n", "got row 2 with 3 values for 2 headers. Fix"),
         ("id,wsi\na,S1\na,S2\n", "a patch must have one slide; got two for id 'a'"),
         ("id,wsi\na.tif,S1\nsub/a.tif,S2\n", "one slide; got two rows for 'a': 'a.tif' and 'sub/a.tif'"),
         ("id,wsi\nq,S1\n", r"it knows none of 3 \(the first is 'a'; the first of its ids is 'q'\)"),
@@ -60,8 +63,8 @@ def test_wrong_maps_are_explained(tmp_path, text, message):
 
 
 def test_a_map_keeps_names_as_they_are_written(tmp_path):
-    (tmp_path / "map.csv").write_text("id,wsi\n007,1e5\nNA,null\n")
-    assert slide_map(tmp_path / "map.csv").to_dict() == {"007": "1e5", "NA": "null"}
+    (tmp_path / "map.csv").write_text("id,wsi\n007,1e5\nNA,true\n")
+    assert slide_map(tmp_path / "map.csv").to_dict() == {"007": "1e5", "NA": "true"}
 
 
 def test_names_that_are_no_text_can_be_shown():
@@ -85,6 +88,8 @@ def test_without_a_slide_a_patch_is_missing_where_that_is_asked_for(tmp_path):
         (text, label)
         for label, texts in (
             (1, ("1", "1.0", "1.", "1,0", " 1 ", "+1", "True", "TRUE", "yes", "Tumour", "\u00a01\u200b")),
+            (1, ("01", "1E+00", "\uff11", "'1", "T", "y", "Cancerous", "metastatic", "Tumor tissue")),
+            (0, ("00", "0E+00", "-0", "'0", "F", "N", "non-cancerous", "Not metastatic", "nonmalignant")),
             (0, ("0", "0.0", "0.00", "False", "FALSE", " 0\t", "No", "normal", "non-tumor", "No Tumour")),
         )
         for text in texts
@@ -107,8 +112,12 @@ def test_a_missing_label_is_an_error_with_its_row(tmp_path, written):
     ("rows", "message"),
     [
         ("a,1\n,0\n", "every row needs a name in 'id'; got none in row 3"),
-        ("a,1\na\u00a0,0\n", "ids must be unique; got 'a' twice"),
+        ("a,1\na\u00a0,0\n", "ids must be unique; got 'a' in rows 2 and 3, with labels '1' and '0'. Remove a row"),
+        ("b,1\na,1\na,1\n", "got 'a' in rows 3 and 4, with label '1'. Remove a row"),
+        ("1.2E+11,1\n1.2E+11,0\n", r"got '1.2E\+11' in rows 2 and 3.*a number that a spreadsheet shortened"),
         ("a,1\nb,0.5\n", r"labels must be 0 or 1; got '0.5' for id 'b' \(row 3\)"),
+        ("a,1\nb,nano\n", "got 'nano'"),
+        ("a,1\nb,1E+05\n", r"got '1E\+05'"),
         ("a,10\nb,2\n", r"got '10' for id 'a' \(row 2\) and 1 more"),
     ],
 )

@@ -22,7 +22,14 @@ def test_class_folders_alone_tell_no_split():
 
 @pytest.mark.parametrize(
     ("train", "valid", "test"),
-    [("train", "val", "test"), ("TRAIN", "Validation", "Test"), ("training", "dev", "testing")],
+    [
+        ("train", "val", "test"),
+        ("TRAIN", "Validation", "Test"),
+        ("training", "dev", "testing"),
+        ("train_set", "val-images", "test set"),
+        ("Training Data", "Eval", "Testing_Dataset"),
+        ("trn", "validate", "Hold-out"),
+    ],
 )
 def test_parts_of_a_split_are_no_classes(train, valid, test):
     names = [f"{train}/a/1.png", f"{train}/b/2.png", f"{valid}/a/3.png", f"{test}/b/4.png"]
@@ -61,8 +68,8 @@ def test_a_class_is_the_same_in_capitals():
         (["control/1.png", "test/2.png"], r"test/ are parts of an official split.* got 'control' beside them"),
         (["train/1.png", "train/a/2.png"], r"train: expected a folder for each class.*first: 'train/1.png'"),
         (["train/a/1.png", "test/a/2.png", "test/3.png"], r"test: expected a folder for each class.*'test/3.png'"),
-        (["test/a/1.png", "test/b/2.png"], "expected train/ with a folder for each class in it"),
-        (["train/1.png", "test/2.png"], "expected train/ with a folder for each class in it"),
+        (["test/a/1.png", "test/b/2.png"], "expected train/ with a folder for each class; got"),
+        (["train/1.png", "test/2.png"], "expected train/ with a folder for each class; got"),
     ],
     ids=["loose", "beside", "class named test", "loose in train", "loose in test", "test alone", "no classes"],
 )

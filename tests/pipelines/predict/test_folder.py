@@ -1,6 +1,7 @@
 """Predict: the pipeline's own probabilities from files alone, whatever the batches; what is odd is said and skipped."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from histoblend.pipelines.commands import baseline
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.predict.explanation import file_name
-from histoblend.pipelines.predict.folder import predict_folder
+from histoblend.pipelines.predict.folder import check_out, predict_folder
 from histoblend.pipelines.predict.shards import Options
 from histoblend.pipelines.results import feature_tables, patches_of
 from histoblend.pipelines.runtime.screen import Screen
@@ -290,6 +291,35 @@ def test_results_among_the_images_are_no_patches(run, held_out, tmp_path, capsys
     for words in ("deep/bundle, a bundle", "7-report, results of a step", ".png, a result of predict"):
         assert words in said
     assert "out.csv, a result" not in said
+
+
+@pytest.mark.parametrize("name", ["in/a.tif", "labels.csv", "out.csv.skipped.csv"])
+def test_a_file_of_the_user_is_never_replaced(tmp_path, name):
+    (tmp_path / "in").mkdir()
+    (tmp_path / name).write_bytes(b"theirs")
+    out = tmp_path / name.removesuffix(".skipped.csv")
+    with pytest.raises(InputError, match=r"expected a new file, or a table that predict wrote.*Choose another OUT"):
+        check_out(tmp_path / "in", out, explain=False)
+    assert (tmp_path / name).read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("kind", ["link", "dead link", "pipe"])
+def test_a_link_or_a_device_is_never_replaced(tmp_path, kind):
+    out = tmp_path / "out.csv"
+    if kind == "pipe":
+        os.mkfifo(out)
+    else:
+        out.symlink_to(tmp_path / "far.csv")
+        (tmp_path / ("far.csv" if kind == "link" else "other.csv")).write_text("")
+    with pytest.raises(InputError, match="got another file, a link or a device"):
+        check_out(tmp_path, out, explain=False)
+    assert not out.is_file() or out.is_symlink()
+
+
+def test_an_earlier_table_or_an_empty_file_is_replaced(tmp_path):
+    for content in (b"id,probability,label,flags\na,0.5,1,\n", b""):
+        (tmp_path / "out.csv").write_bytes(content)
+        check_out(tmp_path, tmp_path / "out.csv", explain=False)
 
 
 def test_a_folder_of_which_nothing_can_be_read_is_no_fault_of_ours(run, held_out, tmp_path, capsys):
