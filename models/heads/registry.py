@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histoblend.data.errors import InputError
-from histoblend.data.storage.arrays import files_under
-from histoblend.models.names import LINEAR_ONLY
 
 if TYPE_CHECKING:
     from histoblend.models.heads.head import Head
@@ -40,6 +38,8 @@ def head_class(name: str) -> type[Head]:
 
 def heads_on(columns: str, heads: Sequence[str]) -> list[str]:
     """Those of ``heads`` that are fitted on a set of columns; see :data:`models.names.LINEAR_ONLY`."""
+    from histoblend.models.names import LINEAR_ONLY
+
     return [name for name in heads if columns not in LINEAR_ONLY or head_class(name).additive]
 
 
@@ -61,6 +61,8 @@ def load_head(folder: Path) -> Head:
     InputError
         A file is missing or damaged, or holds a type that is not on the trusted list.
     """
+    from histoblend.data.storage.arrays import files_under
+
     return head_from({name: (folder / name).read_bytes() for name in files_under(folder)}, str(folder))
 
 

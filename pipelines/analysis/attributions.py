@@ -22,7 +22,7 @@ from histoblend.models.inspection.shapley import (
     choose_cases,
     shapley_importance,
 )
-from histoblend.models.names import ALONE
+from histoblend.models.names import ALONE, LINEAR_ONLY
 from histoblend.models.resampling import even_rows, slide_groups
 from histoblend.pipelines.analysis.importances import read_importances
 from histoblend.pipelines.analysis.model_set import models_of
@@ -176,7 +176,7 @@ def _walk_sets(
     quantiles: dict[str, np.ndarray] = {}
     curves = []
     values = np.empty((len(rows), len(features)), np.float32)
-    for name in [each for each in sets if each not in (*ALONE, "embeddings")]:
+    for name in [each for each in sets if each not in (*ALONE, "embeddings", *LINEAR_ONLY)]:
         table, columns = sets[name]
         table = table[rows]
         place = {column: number for number, column in enumerate(columns)}

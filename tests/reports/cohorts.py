@@ -103,7 +103,7 @@ def make_importances(predictions, seed=0) -> pd.DataFrame:
     parts = []
     for model in model_names(predictions):
         rung, head = split_model_name(model)
-        if head is None or rung in ALONE:
+        if head is None or rung in (*ALONE, *LINEAR_ONLY):
             continue
         used = names[rung]
         size = rng.exponential(1, len(used)) ** 2
