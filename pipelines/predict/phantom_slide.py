@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from histoblend.data.errors import InputError
-from histoblend.data.phantom.slide import SPACING, pieces, write_phantom_slide
+from histoblend.data.phantom.slide import SPACING, Truth, pieces, write_phantom_slide
+from histoblend.data.slides.slide import Slide
 from histoblend.models.bundle import INDEX
 from histoblend.pipelines.runtime.screen import Screen
 
@@ -19,10 +20,14 @@ def draw_slide(path: Path, screen: Screen, *, width: int = 4096, height: int = 3
     Raises
     ------
     InputError
-        An argument is out of range, or the path is a folder.
+        An argument is out of range, or the path is a folder or another file than a phantom slide.
     """
     if path.is_dir():
         raise InputError(f"{path}: expected the name of a TIFF file; got a folder. Give OUT=folder/phantom.tif.")
+    if path.is_symlink() or (path.exists() and not _is_phantom(path)):
+        raise InputError(
+            f"{path}: expected a new file, or a phantom slide, which is replaced; got another file. Choose another OUT."
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     rows, columns = pieces(width, height)
     with screen.progress("drawing", rows * columns, "pieces") as progress:
@@ -31,6 +36,15 @@ def draw_slide(path: Path, screen: Screen, *, width: int = 4096, height: int = 3
         f"{path}: a synthetic slide of {width} × {height} px of {SPACING} µm, with a disc of tumour of "
         f"{2 * truth.radius * SPACING / 1000:.2f} mm at ({truth.x:.0f}, {truth.y:.0f}) px"
     )
+
+
+def _is_phantom(path: Path) -> bool:
+    """Whether a file is a phantom slide, so that no real one is ever replaced."""
+    try:
+        with Slide(path) as slide:
+            return Truth.of(slide.properties) is not None
+    except InputError:
+        return False
 
 
 def default_slide(folder: Path, bundle: Path, screen: Screen) -> Path:

@@ -449,6 +449,18 @@ def test_without_a_slide_one_is_drawn_once_there_is_a_bundle(run, tmp_path, monk
         draw_slide(tmp_path, Screen())
 
 
+def test_a_phantom_slide_replaces_no_other_file(tmp_path):
+    other, drawn = tmp_path / "real.svs", tmp_path / "phantom.tif"
+    other.write_bytes(b"a slide")
+    with pytest.raises(InputError, match="expected a new file, or a phantom slide, which is replaced; got another"):
+        draw_slide(other, Screen(), width=1024, height=1024)
+    assert other.read_bytes() == b"a slide"
+    draw_slide(drawn, Screen(), width=1024, height=1024)
+    before = drawn.read_bytes()
+    draw_slide(drawn, Screen(), width=1024, height=1024, seed=2)
+    assert drawn.read_bytes() != before
+
+
 def test_two_at_a_time_are_refused(run, slide, tmp_path):
     with run_lock(tmp_path / ".map.work", print), pytest.raises(InputError, match="choose another folder \\(OUT=…"):
         make(run, slide.path, tmp_path / "map")
