@@ -35,6 +35,9 @@ FAULTS = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, NotImplementedError
 )  # fmt: skip
 
+#: How archives begin that only other programs unpack.
+OTHER_KINDS = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "RAR", b"\x28\xb5\x2f\xfd": "zstd"}
+
 Open = Callable[[], AbstractContextManager[IO[bytes]]]
 
 
@@ -134,6 +137,14 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
     """Open an archive of either kind; yields its members in order."""
     if not archive.is_file():
         raise InputError(f"{archive}: expected a zip or tar file; it does not exist.")
+    with archive.open("rb") as file:
+        beginning = file.read(8)
+    for mark, kind in OTHER_KINDS.items():
+        if beginning.startswith(mark):
+            raise InputError(
+                f"{archive}: expected a zip or tar file; got one packed with {kind}. Unpack it with the program that "
+                "made it, and give the folder (DATA=…)."
+            )
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
             yield (_zip_member(packed, entry) for entry in packed.infolist())

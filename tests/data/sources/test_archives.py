@@ -95,6 +95,8 @@ def test_nothing_is_written_outside(tmp_path, pack, name):
         (lambda p: tarred(p, {"a/b": b"1", "a": b"2"}), "member 'a' stands twice"),
         (lambda p: tarred(p, {"a": b"1", "a/b": b"2"}), "member 'a' is a file and a folder"),
         (lambda p: tarred(p, {".": b"1"}), "member '.' has no name"),
+        (lambda p: p.write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(90)), r"got one packed with 7z\. Unpack it"),
+        (lambda p: p.write_bytes(b"Rar!\x1a\x07\x01\0" + bytes(90)), r"got one packed with RAR\. Unpack it with"),
         (lambda p: p.write_bytes(b"not an archive"), "expected a whole zip or tar file; got: "),
         (lambda p: p.write_bytes(tarred(p, mode="w:gz").read_bytes()[:100]), "expected a whole zip or tar file"),
         (lambda p: p.write_bytes(zipped(p).read_bytes()[:-30]), "expected a whole zip or tar file"),
@@ -102,7 +104,7 @@ def test_nothing_is_written_outside(tmp_path, pack, name):
     ],
     ids=[
         "zip link", "tar link", "hard link", "pipe", "device", "zip bomb", "tar bomb", "twice", "folder and file",
-        "file and folder", "no name", "no archive", "cut tar", "cut zip", "damaged zip",
+        "file and folder", "no name", "7z", "rar", "no archive", "cut tar", "cut zip", "damaged zip",
     ],
 )  # fmt: skip
 def test_bad_archives_leave_nothing(tmp_path, make, message):
