@@ -237,6 +237,11 @@ class Predictor:
     def _compared_names(self) -> list[str]:
         return list(self.columns)[self.compared]
 
+    @property
+    def width(self) -> int:
+        """How many columns are compared over a slide."""
+        return len(self._compared_names())
+
     def _place(self, name: str, made: Mapping[str, int]) -> np.ndarray:
         """Places of the columns of a set among those that are made here."""
         for column in (wanted := self.bundle.index["columns"][name]):

@@ -213,12 +213,11 @@ def _judge(
         return predictor.features(some)[:, predictor.compared]
 
     options: dict[str, Any] = {"shard_size": SHARD, "prefer": "threads", "workers": _threads(run), "progress": progress}
-    width = len(range(*predictor.compared.indices(len(predictor.columns))))
-    judging = len(alone) + width
+    judging = len(alone) + predictor.width
     values = extract_shards(by_itself, pixels[:judged], folder / "judged", judging, dtype=np.float64, **options)
     said = {f"prob_{name}": np.asarray(values[:, number]) for number, name in enumerate(alone)}
-    if width:
-        beside = extract_shards(compared, pixels[judged:], folder / "beside", width, **options)
+    if predictor.width:
+        beside = extract_shards(compared, pixels[judged:], folder / "beside", predictor.width, **options)
         table = np.concatenate([values[:, len(alone) :].astype(np.float32), beside])
         said |= {f"prob_{name}": found for name, found in _in_context(predictor, table, slides, judged).items()}
     said = {f"prob_{name}": said[f"prob_{name}"] for name in predictor.members if f"prob_{name}" in said}

@@ -23,7 +23,7 @@ from histoblend.data.sources.labels import printable
 from histoblend.data.storage.parts import Parts
 from histoblend.features.handcrafted.slide_context import FEWEST
 from histoblend.models.bundle import Bundle, open_bundle
-from histoblend.models.predictor import FLAGS, Blend, choose_blends, open_predictor
+from histoblend.models.predictor import ENSEMBLE, FLAGS, Blend, choose_blends, open_predictor
 from histoblend.pipelines.predict.folder import check_options, version_warnings
 from histoblend.pipelines.predict.shards import Found, Options, predict_source
 from histoblend.pipelines.predict.slide_results import FILES, Result, conclude, write_results
@@ -98,6 +98,11 @@ def heatmap(place: Path, slide_path: Path, out: Path, *, options: Options, geome
         grid = Grid(plane.width, plane.height, bundle.index["patch"]["size"], stride)
         _check_grid(grid)
         screen.say(_introduction(slide, plane, grid))
+        if blends[0].name == ENSEMBLE:
+            screen.say(
+                "  predicted by the ensemble for heat maps: without means over the slide, whose share of tumour is not "
+                "that of sampled patches"
+            )
         if (told := told_bounds(slide.properties)) and slide.bounds is None:
             screen.warn(f"the slide tells bounds that cannot be used ({told}): regions.geojson counts from its corner")
         parts = Parts(work / "parts", _key(bundle, slide, plane, grid, options))
@@ -277,7 +282,6 @@ def _predict(
     blend = _blend_of(blends, tiles)
     slides = source.table["slide"] if blend.needs_slides else None
     with open_predictor(bundle, blend.members) as predictor:
-        width = len(predictor.columns) if blend.needs_slides else 0
-        needed = tiles * (8 * len(blend.members) + len(FLAGS) + 4 * width)
+        needed = tiles * (8 * len(blend.members) + len(FLAGS) + 4 * predictor.width)
         check_disk(parts.folder, needed, "finished parts of a heat map")
         return predict_source(predictor, (blend, blends[1]), source, slides, parts, options=options, screen=screen)
