@@ -238,7 +238,8 @@ def match_files(
         raise InputError(f"{csv}: {' and '.join(complaints)}. Remove them or pass --missing=skip.")
     skipped = {printable(name): f"no image under {folder}/" for name in without_image}
     skipped |= {printable(name): f"no label in {csv}" for name in without_label}
-    kept = labels[here].assign(patch_id=labels["file"]).drop(columns="file").reset_index(drop=True)
+    # Not a column of all rows: a table without rows would take over its rows.
+    kept = labels[here].assign(patch_id=labels.loc[here, "file"]).drop(columns="file").reset_index(drop=True)
     if kept.empty:
         raise InputError(f"{csv}: expected ids of images under {folder}/; none has one. Check the folder.")
     return kept, skipped

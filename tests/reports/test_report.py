@@ -84,8 +84,8 @@ def test_report_figures_are_valid_plotly(report):
         "forest": 5,
         "roc": 2,
         "slides": 12,
-        "groups": 13,  # a variant a model
-        "families": 13,
+        "groups": 10,  # a variant a model
+        "families": 10,
     }
     for variants in found.values():
         for variant in variants:

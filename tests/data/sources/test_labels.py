@@ -8,6 +8,7 @@ from histoblend.data.sources.labels import (
     binary_labels,
     class_name,
     given_slides,
+    match_files,
     printable,
     read_labels,
     slide_map,
@@ -131,3 +132,9 @@ def test_only_0_and_1_are_class_names_that_are_numbers():
     assert [class_name(name) for name in ("1.0", "0,00", "01", "10", "1.5", " grade 1")] == [
         "1", "0", "01", "10", "1.5", "grade 1",
     ]  # fmt: skip
+
+
+def test_where_no_id_has_an_image_nothing_is_skipped():
+    labels = pd.DataFrame({"patch_id": ["x", "y"], "class": ["0", "1"]}, index=[2, 3], dtype="str")
+    with pytest.raises(InputError, match=r"labels\.csv: expected ids of images under here/; none has one"):
+        match_files(labels, {"a.png"}, "skip", csv="labels.csv", folder="here")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from histoblend.models.augment import jitter_stains
+from histoblend.models.ensemble import Ensemble
 from histoblend.models.inspection.stain import VECTORS, StainGroups, shift_curves
 from histoblend.models.inspection.stain_shifts import SIGNS, STRENGTHS, alterations, directions, restain, shift
 from histoblend.pipelines.analysis import stain
@@ -222,8 +224,11 @@ def test_patches_as_they_are_get_the_run_s_own_predictions(run, probed):
     for model in ("logistic_colour", "logistic_handcrafted", "logistic_gabor", "logistic_stain"):
         np.testing.assert_array_equal(plain[f"prob_{model}"], own.loc[plain.index, f"prob_{model}"])
     # The test slides hold 20 patches each, all of which are in the sample: context sees what it saw in the run.
-    for model in ("logistic_context", "ensemble"):
-        np.testing.assert_allclose(plain[f"prob_{model}"], own.loc[plain.index, f"prob_{model}"], atol=1e-9)
+    np.testing.assert_allclose(plain["prob_logistic_context"], own.loc[plain.index, "prob_logistic_context"], atol=1e-9)
+    # Of the ensembles it is the one without means over the slide.
+    stored = json.loads((run.step("ensemble").folder / "ensemble.json").read_text())["heat-map"]
+    members = own.loc[plain.index, [f"prob_{name}" for name in stored["members"]]].to_numpy()
+    np.testing.assert_allclose(plain["prob_ensemble"], Ensemble.from_dict(stored).predict(members), atol=1e-9)
 
 
 def test_the_probe_holds_each_patch_at_each_strength_both_ways(run, probed):
