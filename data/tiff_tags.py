@@ -65,7 +65,7 @@ def tiff_refusal(tags: Mapping[int, Any], file: BinaryIO) -> str:
 
 
 def pixel_refusal(tags: Mapping[int, Any], file: BinaryIO) -> str:
-    """Say why no reader can be trusted to show the pixels as the tags say, whatever it can decompress.
+    """Say why no reader can be trusted to show the pixels as the tags say, even one that can decompress them.
 
     Parameters
     ----------

@@ -19,7 +19,8 @@ BESIDE = {
     "embeddings-context": "embeddings",
     "both-context": "both",
 }
-#: Of these, sets that only linear heads are fitted on: boosting takes minutes on so many columns and gains nothing.
+#: Of these, sets that only linear heads are fitted on: boosting gains less from slide context and takes several times
+#: as long.
 LINEAR_ONLY = ("in-slide", "embeddings-context", "both-context")
 _NAMED = ", ".join(map(repr, HEADLESS))
 

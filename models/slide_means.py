@@ -14,8 +14,8 @@ def slide_means(probabilities: np.ndarray, slides: np.ndarray) -> np.ndarray:
 
     With n patches of a slide, trust w grows from 0 at n = 4 to 1 at n = 16
     (:func:`features.handcrafted.slide_context.trust`); the result is w times the slide's mean log-odds plus 1 − w times
-    the patch's own. No label is used, and no patch of another slide: the means of out-of-fold predictions are
-    out-of-fold, since a slide is in one fold.
+    the patch's own. No label is used, and no patch of another slide: where each slide is in one fold, the means of
+    out-of-fold predictions are out-of-fold.
 
     Parameters
     ----------

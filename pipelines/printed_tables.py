@@ -99,7 +99,7 @@ def _show_within(run: Run, steps: pd.DataFrame) -> None:
     run.screen.table(shown.fillna(""), title)
     run.screen.say(
         "a gain between slides depends on the share of tumour among the sampled patches of each slide, so it may not "
-        "carry over to heat maps; a gain within slides does"
+        "carry over to heat maps; a gain within slides carries over"
     )
 
 

@@ -166,7 +166,7 @@ def _tar_members(tar: tarfile.TarFile) -> Iterator[_Member]:
     """Entries of a tar file. Python takes a cut between two entries, and a damaged entry, for the end of the file."""
     for entry in tar:
         yield _tar_member(tar, entry)
-    # A compressed one has a checksum, and going back in it would unpack it once more.
+    # A compressed one has a checksum of its own, and seeking back would decompress it a second time.
     if isinstance(tar.fileobj, io.BufferedReader):
         tar.fileobj.seek(tar.offset)
         if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:

@@ -109,7 +109,7 @@ def predict_source(
     screen : Screen
     """
     compared = slides is not None and any(map(needs_slides, predictor.members))
-    shards = _Shards(predictor, source, parts, keep_raw=compared)
+    shards = _Shards(predictor, source, parts, keep_features=compared)
     total = len(source.table)
     starts = range(0, total, options.shard)
     _compile(predictor, screen)
@@ -170,13 +170,13 @@ JOINED = ("members", "flags", "lost", "reasons")
 class _Shards:
     """Predictions of some rows at a time, a part each."""
 
-    def __init__(self, predictor: Predictor, source: Source, parts: Parts, *, keep_raw: bool) -> None:
-        self.predictor, self.source, self.parts, self.keep_raw = predictor, source, parts, keep_raw
+    def __init__(self, predictor: Predictor, source: Source, parts: Parts, *, keep_features: bool) -> None:
+        self.predictor, self.source, self.parts, self.keep_features = predictor, source, parts, keep_features
 
     def name(self, start: int) -> str:
         """Name of the shard that begins with this row; it says which members the shard holds."""
         kind = hashlib.sha256(" ".join(self.predictor.members).encode()).hexdigest()[:8]
-        return f"{kind}{'-raw' if self.keep_raw else ''}-{start:08d}"
+        return f"{kind}{'-features' if self.keep_features else ''}-{start:08d}"
 
     def make(self, start: int, stop: int) -> int:
         """Predict rows start to stop; return how many these are."""
@@ -184,27 +184,27 @@ class _Shards:
         good = np.array([row for row in range(stop - start) if row not in reasons], dtype=int)
         members = np.full((stop - start, len(self.predictor.members)), np.nan)
         flags = np.zeros((stop - start, len(FLAGS)), bool)
-        raw = np.zeros((stop - start, 0), np.float32)
+        features = np.zeros((stop - start, 0), np.float32)
         if len(good):  # heads refuse to predict nothing
             values = self.predictor(np.ascontiguousarray(pixels[good]))
             members[good], flags[good] = values.members, values.flags
-            if self.keep_raw:
+            if self.keep_features:
                 compared = values.table[:, self.predictor.compared]
-                raw = np.zeros((stop - start, compared.shape[1]), np.float32)
-                raw[good] = compared
+                features = np.zeros((stop - start, compared.shape[1]), np.float32)
+                features[good] = compared
         arrays = {
             "members": members,
             "flags": flags,
-            "raw": raw,
+            "features": features,
             "lost": np.array(sorted(reasons), dtype=np.int64),
             "reasons": np.array([reasons[row] for row in sorted(reasons)], dtype=np.str_),
         }
         self.parts.keep(self.name(start), arrays)
         return stop - start
 
-    def raw(self, start: int) -> np.ndarray:
+    def features(self, start: int) -> np.ndarray:
         """Features of a finished shard that members in slide context compare."""
-        return self.parts.read(self.name(start), "raw")["raw"]
+        return self.parts.read(self.name(start), "features")["features"]
 
     def join(self, starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
         """Members, flags and reasons of all rows."""
@@ -241,7 +241,7 @@ def _compare(
             continue
         small += len(inside) if len(inside) < ENOUGH else 0
         alone[inside] = False
-        if shards.keep_raw:
+        if shards.keep_features:
             _relate(shards, predictor, inside, members, shard)
     if few:
         screen.warn(f"{few} patches stand in slides of {FEWEST} patches or fewer, which say nothing about a slide")
@@ -257,10 +257,10 @@ def _relate(shards: _Shards, predictor: Predictor, rows: np.ndarray, members: np
     pieces = [(start, rows[rows // shard == start // shard]) for start in np.unique(rows // shard) * shard]
     with Columns(len(rows), shards.parts.folder) as columns:
         for start, piece in pieces:
-            columns.add(shards.raw(start)[piece - start])
+            columns.add(shards.features(start)[piece - start])
         reference = predictor.reference(columns.take, len(rows))
     for start, piece in pieces:
-        for name, probability in predictor.within_slide(shards.raw(start)[piece - start], reference).items():
+        for name, probability in predictor.within_slide(shards.features(start)[piece - start], reference).items():
             members[piece, predictor.members.index(name)] = probability
 
 

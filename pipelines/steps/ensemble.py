@@ -81,9 +81,10 @@ def combine(
 ) -> Outcome:
     """Fit, judge and write the ensembles.
 
-    Where slides are known, the first combines members that need slides, and their means over each slide. Without the
-    means it is the one for heat maps, whose slides are cut into tiles completely. The one for patches of unknown slides
-    is a plain mean of log-odds: where slides are unknown, out-of-fold scores leak, and must not choose weights.
+    Where slides are known, the first combines members that need slides, and their means over each slide, unless folds
+    divide slides (``split.groups=patch``). Without the means it is the one for heat maps, whose slides are cut into
+    tiles completely. The one for patches of unknown slides is a plain mean of log-odds: where slides are unknown,
+    out-of-fold scores leak, and must not choose weights.
 
     Parameters
     ----------
@@ -114,7 +115,12 @@ def combine(
     plain = choose_members(models, config.ensemble.members, slides=False)
     aware = bool(pd.notna(slides).any())
     members = choose_members(models, config.ensemble.members, slides=True) if aware else plain
-    columns = predictions.set_index("patch_id").loc[table["patch_id"]].filter(like="prob_").rename(columns=_model_of)
+    columns = (
+        predictions.set_index("patch_id")
+        .loc[table["patch_id"]]
+        .filter(like="prob_")
+        .rename(columns=lambda name: name.removeprefix("prob_"))
+    )
     whole = columns[[*members, *plain]].notna().all(axis=1).to_numpy()
     train = ((table["split"] == "train") & whole).to_numpy()
     left_out = int((table["split"] == "train").sum() - train.sum())
@@ -126,7 +132,7 @@ def combine(
             "patches, which are of one class. Let the network predict more of them: raise cnn.folds or cnn.patches."
         )
     values = columns[members].to_numpy(dtype=np.float64)
-    means = _means(values, slides, whole) if aware else None
+    means = _means(values, slides, whole) if aware and _held_out_whole(table, slides) else None
     content: dict[str, Any] = dict.fromkeys(ENSEMBLES)
     with threadpool_limits(1), screen.progress("ensemble", 3 if aware else 1, "fits") as progress:
         files = _Judged(config, table[train], values[train], members, None if means is None else means[train])
@@ -173,8 +179,9 @@ def choose_members(models: Sequence[str], wanted: Sequence[str], *, slides: bool
     return preferred if len(preferred) > 1 or wanted else usable
 
 
-def _model_of(column: str) -> str:
-    return column.removeprefix("prob_")
+def _held_out_whole(table: pd.DataFrame, slides: np.ndarray) -> bool:
+    """Whether every known slide is in one fold: elsewhere a mean holds predictions that saw labels of the fold."""
+    return bool(table.groupby(slides)["fold"].nunique().max() == 1)
 
 
 def _means(values: np.ndarray, slides: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from histoblend.models.inspection.importance import sum_by_family
 from histoblend.models.inspection.stain import FEWEST_SLIDES, OWN_FAMILY, SPOKEN_STRENGTH, TELLS, StainGroups, StainView
-from histoblend.models.names import ALONE, split_model_name
+from histoblend.models.names import ALONE, BESIDE, split_model_name
 from histoblend.reports.page import figures
 from histoblend.reports.page.figures import (
     BLUE,
@@ -238,7 +238,7 @@ def _shifts(curves: pd.DataFrame, best: str) -> dict[str, Any]:
         "slides": int(curves.slides.iloc[0]),
         # As many slides as patches: no slide is known, and each patch stands for itself.
         "known": bool(curves.slides.iloc[0] < curves.patches.iloc[0]),
-        "beside": any(split_model_name(model)[0] in ("context", "ensemble") for model in curves.model),
+        "beside": any(split_model_name(model)[0] in (*BESIDE, "ensemble") for model in curves.model),
     }
 
 

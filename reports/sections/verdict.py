@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from histoblend.models.inspection.stain import StainGroups
-from histoblend.models.names import RUNGS, split_model_name
+from histoblend.models.names import BESIDE, RUNGS, split_model_name
 from histoblend.reports.page.section import records
 from histoblend.reports.within_slides import score_within_words
 from histoblend.reports.words import FEW_SLIDES, RUNG_WORDS, head_words, model_words, signed, span
@@ -159,7 +159,7 @@ def _doubts_on_data(best: Row, test: Row | None, slide_map: bool, phantom: bool,
             "every score here is optimistic. On one real sample such clusters took a third off what a random split "
             "flatters."
         )
-    if best["rung"] == "context":
+    if best["rung"] in BESIDE:
         doubts.append(
             "The best model uses slide context: it compares a patch with the rest of its slide, so its scores presume "
             "a slide's worth of patches (16 or more, as tumour-rich or tumour-poor as whole slides are) at prediction "

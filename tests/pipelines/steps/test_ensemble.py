@@ -16,7 +16,7 @@ from histoblend.models.slide_means import slide_means
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.plan import STEPS
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.steps.ensemble import combine, member_names, verdict
+from histoblend.pipelines.steps.ensemble import choose_members, combine, member_names, verdict
 from histoblend.pipelines.steps.ladder import judge_decisions
 from histoblend.pipelines.steps.report_inputs import ensemble_view
 from histoblend.reports.evaluation.ladder import ladder
@@ -184,3 +184,25 @@ def test_the_report_shows_it_and_says_when_it_did_not_run(finished, tmp_path):
     plain = write_report(tmp_path / "without", replace(inputs, ensemble=None)).read_text(encoding="utf-8")
     assert "the ensemble, is no part of this run" in plain
     assert "members-table" not in plain
+
+
+def test_folds_that_divide_slides_allow_no_means_over_them(tmp_path):
+    """Fits that have seen a fold's labels predict its slides' other patches: their mean would bring the labels in."""
+    predictions = cohort()
+    train = predictions["split"] == "train"
+    divided = predictions.assign(fold=np.where(train, np.arange(len(predictions)) % 3, -1))
+    run_step(divided, tmp_path / "divided")
+    content = json.loads((tmp_path / "divided" / "ensemble.json").read_text())
+    assert not content["slides"]["slide_means"]
+
+
+def test_members_are_those_that_are_named_or_a_few_strong_ones_or_all():
+    models = ["logistic_colour", "logistic_both", "xgboost_embeddings", "logistic_both-context", "logistic_in-slide"]
+    assert choose_members(models, (), slides=True) == ["logistic_both-context", "logistic_in-slide"]
+    assert choose_members(models, (), slides=False) == ["logistic_both", "xgboost_embeddings"]
+    assert choose_members(models[:1] + models[3:], (), slides=False) == ["logistic_colour"]
+    named = ("logistic_colour", "logistic_in-slide")
+    assert choose_members(models, named, slides=True) == list(named)
+    assert choose_members(models, named, slides=False) == ["logistic_colour"]
+    with pytest.raises(InputError, match=r"ensemble\.members must be fitted models \(logistic_colour, .*got 'cnn'"):
+        choose_members(models, ("cnn",), slides=True)
