@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 
@@ -13,8 +13,23 @@ from histoblend.data.storage.atomic import clear_leftovers, is_sealed, write_who
 from histoblend.data.storage.parts import Parts
 from histoblend.data.workers import count_workers
 
-Compute = Callable[[np.ndarray], np.ndarray]
+Compute = Callable[[Any], np.ndarray]
 Progress = Callable[[int], None]
+
+
+class Pixels(Protocol):
+    """Patches that shards are cut from: an array, or what reads or computes rows as they are asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the whole array."""
+
+    @property
+    def dtype(self) -> Any:
+        """Of the array."""
+
+    def __getitem__(self, rows: slice, /) -> Any:
+        """Some rows, as the computation takes them."""
 
 
 class NotFinite(ValueError):  # noqa: N818 - what it says, not that it is an error
@@ -43,7 +58,7 @@ class NotFinite(ValueError):  # noqa: N818 - what it says, not that it is an err
 
 def extract_shards(
     compute: Compute,
-    pixels: np.ndarray,
+    pixels: Pixels,
     folder: str | os.PathLike[str],
     width: int,
     *,
@@ -66,7 +81,8 @@ def extract_shards(
         Picklable; takes (m, height, width, 3) uint8 and returns (m, `width`) of `dtype`. A row must depend on its own
         patch only.
     pixels : ndarray of shape (n, height, width, 3), dtype uint8
-        RGB patches, 0 to 255. A memory map is passed to the workers by reference.
+        RGB patches, 0 to 255, or what stands for them (:class:`Pixels`). A memory map is passed to the workers by
+        reference.
     folder : path
         Made when missing. The caller sees to it that it belongs to this very computation.
     width : int
@@ -102,7 +118,7 @@ def extract_shards(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / "values.npy"
-    rows = len(pixels)
+    rows = pixels.shape[0]
     report = progress or (lambda _: None)
     clear_leftovers(folder)
     shards = Parts(folder / "shards")
@@ -121,8 +137,8 @@ def extract_shards(
     return _open(target)
 
 
-def _check_arguments(pixels: np.ndarray, width: int, shard_size: int) -> None:
-    if pixels.ndim != 4 or pixels.shape[-1] != 3:
+def _check_arguments(pixels: Pixels, width: int, shard_size: int) -> None:
+    if len(pixels.shape) != 4 or pixels.shape[-1] != 3:
         raise ValueError(f"pixels must have shape (n, height, width, 3); got {pixels.shape}.")
     if pixels.dtype != np.uint8:
         raise TypeError(f"pixels must be uint8, 0 to 255; got {pixels.dtype}. Convert before calling.")
@@ -150,7 +166,7 @@ def holds(path: Path, shape: tuple[int, int], dtype: type[np.floating[Any]] = np
 
 def _run(
     compute: Compute,
-    pixels: np.ndarray,
+    pixels: Pixels,
     shards: Parts,
     width: int,
     dtype: type[np.floating[Any]],

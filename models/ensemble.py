@@ -29,6 +29,7 @@ from histoblend.models.calibration import (
 )
 from histoblend.models.combiners import COMBINERS, INNER_FOLDS, Combiner, fit_combiner, read_combiner
 from histoblend.models.heads.inner_folds import inner_folds
+from histoblend.models.names import with_means
 from histoblend.models.resampling import auc_draws, check_scores, mean_draws, slide_groups
 
 
@@ -41,8 +42,8 @@ class Ensemble:
     members : tuple of str
         Models, in the order of the columns that :meth:`predict` takes.
     slide_means : bool
-        Whether each member's mean over the patch's slide is combined too: the combiner's inputs are the members and,
-        after them, these means.
+        Whether members' means over the patch's slide are combined too: the combiner's inputs are the members and, after
+        them, the means of those that :func:`models.names.with_means` names.
     combiner : Combiner
     calibrator : Calibrator
     thresholds : dict from str to float
@@ -89,7 +90,7 @@ class Ensemble:
         if self.slide_means and (means is None or means.shape != table.shape):
             got = None if means is None else means.shape
             raise ValueError(f"means must have the shape of probabilities, {table.shape}; got {got}.")
-        inputs = combiner_inputs(table, means if self.slide_means else None)
+        inputs = combiner_inputs(self.members, table, means if self.slide_means else None)
         return self.calibrator.predict(self.combiner.predict(inputs))
 
     def to_dict(self) -> dict[str, Any]:
@@ -144,7 +145,7 @@ class Ensemble:
         return cls(
             members,
             means,
-            read_combiner(content["combiner"], len(members) * (1 + means)),
+            read_combiner(content["combiner"], len(members) + means * len(with_means(members))),
             Calibrator.from_dict(content["calibrator"]),
             {name: values[0] for name, values in numbers.items()},
             prevalence,
@@ -217,7 +218,7 @@ def fit_ensemble(
     ----------
     Breiman, Friedman, Olshen & Stone (1984), Classification and Regression Trees, section 3.4.3 (one standard error).
     """
-    labels, table = check_scores(labels, combiner_inputs(probabilities, means))
+    labels, table = check_scores(labels, combiner_inputs(members, probabilities, means))
     units = slide_groups(np.asarray(groups, dtype=object))
     parts = usable_parts(labels, units, folds, seed)
     kinds = [kind for kind in COMBINERS if kind in combiners] if len(parts) > 1 else ["mean"]
@@ -239,9 +240,9 @@ def fit_ensemble(
     return Fitted(ensemble, scores, compared, calibration)
 
 
-def combiner_inputs(probabilities: np.ndarray, means: np.ndarray | None) -> np.ndarray:
-    """Members' probabilities and, where they are combined too, their means over slides, side by side."""
-    return probabilities if means is None else np.concatenate([probabilities, means], axis=1)
+def combiner_inputs(members: Sequence[str], probabilities: np.ndarray, means: np.ndarray | None) -> np.ndarray:
+    """Members' probabilities and, where they are combined too, means over slides that say something, side by side."""
+    return probabilities if means is None else np.concatenate([probabilities, means[:, with_means(members)]], axis=1)
 
 
 def usable_parts(labels: np.ndarray, units: np.ndarray, folds: np.ndarray, seed: int) -> list[np.ndarray]:

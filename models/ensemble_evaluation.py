@@ -98,6 +98,7 @@ def nest(
 
 def without_each(
     kind: str,
+    members: Sequence[str],
     probabilities: np.ndarray,
     labels: np.ndarray,
     groups: np.ndarray,
@@ -112,6 +113,7 @@ def without_each(
     ----------
     kind : str
         One of :data:`COMBINERS`; it is not chosen anew.
+    members : sequence of str
     probabilities : ndarray of shape (n, members), float64, 0 to 1
     labels : ndarray of shape (n,), 0 or 1
     groups, folds : ndarray of shape (n,)
@@ -125,14 +127,15 @@ def without_each(
     labels, table = check_scores(labels, probabilities)
     units = slide_groups(np.asarray(groups, dtype=object))
     parts = usable_parts(labels, units, folds, seed)
-    columns = [hold_out(kind, combiner_inputs(table, means), labels, units, parts, seed)]
+    columns = [hold_out(kind, combiner_inputs(members, table, means), labels, units, parts, seed)]
     for place in range(table.shape[1]):
         if table.shape[1] == 1:
             columns.append(np.full(len(table), np.nan))
             continue
+        names = [*members[:place], *members[place + 1 :]]
         others = np.delete(table, place, axis=1)
         more = None if means is None else np.delete(means, place, axis=1)
-        columns.append(hold_out(kind, combiner_inputs(others, more), labels, units, parts, seed))
+        columns.append(hold_out(kind, combiner_inputs(names, others, more), labels, units, parts, seed))
     return np.stack(columns, axis=1)
 
 

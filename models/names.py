@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from histoblend.features.handcrafted.families import FAMILIES
 
 RUNGS = (
     "prevalence", "colour", "handcrafted", "embeddings", "both",
-    "context", "in-slide", "embeddings-context", "both-context", "cnn", "ensemble",
+    "context", "in-slide", "embeddings-context", "both-context",
+    "context-normalised", "embeddings-normalised", "both-normalised", "cnn", "ensemble",
 )  # fmt: skip
 #: Rungs that are one model each, whose name is the rung's.
 HEADLESS = ("prevalence", "cnn", "ensemble")
@@ -18,19 +21,33 @@ BESIDE = {
     "in-slide": "context",
     "embeddings-context": "embeddings",
     "both-context": "both",
+    "context-normalised": "context",
+    "embeddings-normalised": "embeddings-context",
+    "both-normalised": "both-context",
 }
 #: Of these, sets that only linear heads are fitted on: boosting gains less from slide context and takes several times
 #: as long.
-LINEAR_ONLY = ("in-slide", "embeddings-context", "both-context")
+LINEAR_ONLY = tuple(name for name in BESIDE if name != "context")
+#: Ends the names of tables and sets of columns of stain-normalised patches.
+NORMALISED = "-normalised"
+#: Feature tables: handcrafted columns and embeddings, of patches as they are and of stain-normalised ones.
+TABLES = ("features", "embeddings", f"features{NORMALISED}", f"embeddings{NORMALISED}")
+#: Sets whose columns are all relative to the slide: scores by these hardly differ from one slide to the next.
+RELATIVE_ONLY = ("in-slide",)
 _NAMED = ", ".join(map(repr, HEADLESS))
 
 #: Members of an ensemble that knows slides, and of one that does not: few, strong and different. More members, whose
 #: errors are alike, only let weights cancel out.
-SLIDE_MEMBERS = ("logistic_both-context", "logistic_in-slide", "cnn")
+SLIDE_MEMBERS = ("logistic_both-normalised", "logistic_in-slide", "cnn")
 PLAIN_MEMBERS = ("logistic_both", "xgboost_embeddings", "cnn")
 #: The ensembles of a bundle: for patches of known slides; for slides that are cut into tiles completely, without means
 #: over the slide; for patches of unknown slides.
 ENSEMBLES = WITH_SLIDES, FOR_HEAT_MAPS, WITHOUT_SLIDES = ("slides", "heat-map", "no-slides")
+
+
+def with_means(members: Sequence[str]) -> list[int]:
+    """Places of the members whose mean over a slide tells slides apart: not of those with relative columns only."""
+    return [place for place, member in enumerate(members) if member.partition("_")[2] not in RELATIVE_ONLY]
 
 
 def needs_slides(model: str) -> bool:
@@ -39,9 +56,10 @@ def needs_slides(model: str) -> bool:
 
 
 def tables_of(columns: str) -> tuple[str, ...]:
-    """Feature tables that a set of columns is taken from: "features" (handcrafted), "embeddings" or both."""
-    named = {"embeddings": ("embeddings",), "both": ("features", "embeddings")}
-    return named.get(columns.partition("-")[0], ("features",))
+    """Feature tables of :data:`TABLES` that a set of columns is taken from."""
+    first, _, kind = columns.partition("-")
+    tables = {"embeddings": ("embeddings",), "both": ("features", "embeddings")}.get(first, ("features",))
+    return tuple(f"{name}{NORMALISED}" for name in tables) if f"-{kind}" == NORMALISED else tables
 
 
 def split_model_name(model: str) -> tuple[str, str | None]:

@@ -17,7 +17,16 @@ from histoblend.data.errors import InputError
 from histoblend.data.sources.images import RESIZING
 from histoblend.models.bundle import INDEX, Bundle
 from histoblend.models.file_checks import check_shape
-from histoblend.models.names import ENSEMBLES, FOR_HEAT_MAPS, WITH_SLIDES, WITHOUT_SLIDES, needs_slides, tables_of
+from histoblend.models.names import (
+    ENSEMBLES,
+    FOR_HEAT_MAPS,
+    NORMALISED,
+    TABLES,
+    WITH_SLIDES,
+    WITHOUT_SLIDES,
+    needs_slides,
+    tables_of,
+)
 from histoblend.models.outliers import OUTLIERS, Outliers
 
 if TYPE_CHECKING:
@@ -83,7 +92,7 @@ class Values:
     distance : ndarray of shape (n,), dtype float64
         To the training patches, in units of the threshold.
     table : ndarray of shape (n, columns), dtype float32
-        Handcrafted features and then the embedding; no columns where nobody needs them.
+        Of :attr:`Predictor.columns`; no columns where nobody needs them.
     """
 
     members: np.ndarray
@@ -182,9 +191,11 @@ class Predictor:
         Models whose probabilities are computed.
     families : tuple of str
         Handcrafted families that they, or the distance to the training patches, need.
+    tables : tuple of str
+        Of :data:`models.names.TABLES`, those that they need.
     columns : dict from str to int
-        Place of each column of a patch's features: handcrafted ones first, then the embedding.
-    compared : slice
+        Place of each column of a patch's features, table by table.
+    compared : ndarray of int
         Places of the columns that members in slide context compare over a slide.
     """
 
@@ -196,11 +207,15 @@ class Predictor:
         self._outliers = Outliers.from_files(bundle.inside(OUTLIERS)) if bundle.inside(OUTLIERS) else None
         sets = {name: bundle.index["models"][name]["columns"] for name in self.members if name != CNN}
         spaces = {*sets.values(), *([self._outliers.space] if self._outliers else [])}
-        tables = {table for space in spaces for table in tables_of(space)}
-        self.families = tuple(bundle.index["features"]["families"]) if "features" in tables else ()
-        self.embed = self._open_networks() if "embeddings" in tables else None
+        needed = {table for space in spaces for table in tables_of(space)}
+        self.tables = tuple(table for table in TABLES if table in needed)
+        bases = {table.removesuffix(NORMALISED) for table in needed}
+        self.families = tuple(bundle.index["features"]["families"]) if "features" in bases else ()
+        self.embed: Any = self._open_networks() if "embeddings" in bases else None
         self.cnn = self._open_cnn(folder) if CNN in self.members else None
-        self.columns = self._columns()
+        self._names = {table: self._names_in(table) for table in self.tables}
+        listed = (name for names in self._names.values() for name in names)
+        self.columns = {name: place for place, name in enumerate(listed)}
         self.heads = {name: bundle.head(name) for name in sets}
         self.compared = self._compared()
         related = {name: place for place, name in enumerate(context_columns(self._compared_names()))}
@@ -220,27 +235,34 @@ class Predictor:
 
         return open_cnn(self.bundle.unpack(CNN, folder))
 
-    def _columns(self) -> dict[str, int]:
-        """Place of each column: handcrafted ones first, then the embedding."""
+    def _names_in(self, table: str) -> list[str]:
+        """Names of a table's columns."""
         from histoblend.features.handcrafted.families import columns
+        from histoblend.features.slide_stain import normalised_name
 
-        names = [column.name for column in columns(self.families)] if self.families else []
-        names += list(self.embed.columns) if self.embed is not None else []
-        return {name: place for place, name in enumerate(names)}
+        if table.startswith("embeddings"):
+            names = list(self.embed.columns)
+        else:
+            names = [column.name for column in columns(self.families)]
+        return list(map(normalised_name, names)) if table.endswith(NORMALISED) else names
 
-    def _compared(self) -> slice:
+    def _compared(self) -> np.ndarray:
         tables = {table for member in self.members if needs_slides(member) for table in tables_of(_set_of(member))}
-        handcrafted = len(self.columns) - (len(self.embed.columns) if self.embed is not None else 0)
-        start = 0 if "features" in tables else handcrafted
-        return slice(start, len(self.columns) if "embeddings" in tables else max(start, handcrafted))
+        names = [name for table in self.tables if table in tables for name in self._names[table]]
+        return np.array([self.columns[name] for name in names], dtype=int)
 
     def _compared_names(self) -> list[str]:
-        return list(self.columns)[self.compared]
+        return list(np.array(list(self.columns), dtype=object)[self.compared])
 
     @property
     def width(self) -> int:
         """How many columns are compared over a slide."""
-        return len(self._compared_names())
+        return len(self.compared)
+
+    @property
+    def normalises(self) -> bool:
+        """Whether patches are also shown stain-normalised, for which their slides' stains must be known."""
+        return any(table.endswith(NORMALISED) for table in self.tables)
 
     def _place(self, name: str, made: Mapping[str, int]) -> np.ndarray:
         """Places of the columns of a set among those that are made here."""
@@ -252,19 +274,21 @@ class Predictor:
                 )
         return np.array([made[column] for column in wanted])
 
-    def __call__(self, pixels: np.ndarray) -> Values:
-        """Find out what each patch shows by itself.
+    def __call__(self, pixels: np.ndarray, stains: np.ndarray | None = None) -> Values:
+        """Find out what each patch shows by itself, given the stains of its slide.
 
         Parameters
         ----------
         pixels : ndarray of shape (n, height, width, 3), dtype uint8
+        stains : ndarray of shape (n, 2, 3), dtype float64, optional
+            Where :attr:`normalises`: from :func:`features.slide_stain.stains_of`; by default slides are unknown.
 
         Returns
         -------
         Values
-            A row depends on its own patch only, bit for bit, whatever patches stand beside it.
+            A row depends on its own patch and stains only, bit for bit, whatever patches stand beside it.
         """
-        return self._find_out(pixels)
+        return self._find_out(pixels, stains)
 
     def rehearse(self) -> None:
         """Predict two made-up patches: parts that do not fit together show before the first file is read."""
@@ -274,17 +298,20 @@ class Predictor:
         if any(needs_slides(name) for name in self.members):
             self.with_slide(np.concatenate([values.table[:, self.compared]] * 4))
 
-    def features(self, pixels: np.ndarray) -> np.ndarray:
-        """Handcrafted features and embedding of patches, :attr:`columns`, ndarray of shape (n, columns), float32."""
+    def features(self, pixels: np.ndarray, stains: np.ndarray | None = None) -> np.ndarray:
+        """Features of patches, as :meth:`__call__` takes them: ndarray of shape (n, :attr:`columns`), float32."""
         from histoblend.features.handcrafted.families import compute
+        from histoblend.features.slide_stain import normalise_by_slide
 
-        none = np.empty((len(pixels), 0), np.float32)
-        raw = compute(pixels, self.families) if self.families else none
-        embedding = self.embed(pixels) if self.embed is not None else none
-        return np.concatenate([raw, embedding], axis=1)
+        normalised = pixels if stains is None else normalise_by_slide(pixels, stains)
+        parts = [np.empty((len(pixels), 0), np.float32)]
+        for table in self.tables:
+            some = normalised if table.endswith(NORMALISED) else pixels
+            parts.append(self.embed(some) if table.startswith("embeddings") else compute(some, self.families))
+        return np.concatenate(parts, axis=1)
 
-    def _find_out(self, pixels: np.ndarray) -> Values:
-        table = self.features(pixels)
+    def _find_out(self, pixels: np.ndarray, stains: np.ndarray | None = None) -> Values:
+        table = self.features(pixels, stains)
         members = np.full((len(pixels), len(self.members)), np.nan)
         for place, name in enumerate(self.members):
             if name == CNN and self.cnn is not None:

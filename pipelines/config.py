@@ -28,7 +28,11 @@ else:
 SetName = Literal[
     "colour", "families", "handcrafted", "embeddings", "both",
     "context", "in-slide", "embeddings-context", "both-context",
+    "context-normalised", "embeddings-normalised", "both-normalised",
 ]  # fmt: skip
+
+#: Those of stain-normalised patches tell most together; its two parts are fitted where they are asked for.
+DEFAULT_SETS = tuple(name for name in get_args(SetName) if name not in ("context-normalised", "embeddings-normalised"))
 
 #: A path in which ``~`` is the home folder, as in a shell.
 UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
@@ -151,11 +155,12 @@ class HeadsConfig(_Section):
 
     heads: tuple[HeadName, ...] = Field(tuple(HEADS), min_length=1, description="heads")
     features: tuple[SetName, ...] = Field(
-        get_args(SetName),
+        DEFAULT_SETS,
         min_length=1,
         description="sets of columns: families is every handcrafted family alone. Only where slides are known: context "
         "(handcrafted, raw and relative to the slide), in-slide (relative only), embeddings-context and both-context "
-        "(embeddings, or both tables, raw and relative)",
+        "(embeddings, or both tables, raw and relative); context-normalised, embeddings-normalised and "
+        "both-normalised: the same three of patches whose stains are normalised by slide",
     )
 
     @field_validator("heads", "features")

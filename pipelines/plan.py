@@ -12,17 +12,18 @@ import hashlib
 import json
 from pathlib import Path
 
-from histoblend.models.names import tables_of
+from histoblend.models.names import TABLES
 from histoblend.pipelines.config import Config, shown_configuration
+from histoblend.pipelines.results import needs_table
 from histoblend.pipelines.run import Run, Step
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps import cnn, embeddings, features, heads, model_set, patches, predictions
 
 #: Code that several steps depend on: patches and splits, feature tables, fitted models, analyses, what is drawn.
 PATCHES = ("data", "pipelines/run_files.py")
-TABLES = (*PATCHES, "features", "models/names.py", "pipelines/results.py", "pipelines/tables.py")
+TABLE = (*PATCHES, "features", "models/names.py", "pipelines/results.py", "pipelines/tables.py")
 CLUSTER = tuple(f"pipelines/engine/{name}.py" for name in ("cluster", "cluster_tables", "worker"))
-MODELS = (*TABLES, "models/*.py", "models/heads")
+MODELS = (*TABLE, "models/*.py", "models/heads")
 ANALYSES = (
     *MODELS, "models/inspection", "reports/evaluation",
     "pipelines/analysis/model_set.py", "pipelines/runtime/dataclass_files.py",
@@ -55,22 +56,38 @@ STEPS = (
     Step(
         "features", "2-features", "pipelines.steps.features:build",
         reads=("prepare",),
-        code=(*TABLES, "pipelines/steps/features.py", *CLUSTER),
+        code=(*TABLE, "pipelines/steps/features.py", *CLUSTER),
         settings=lambda config: {"families": list(config.features.families)},
         inputs=features.inputs,
-        part_of=lambda run: any("features" in tables_of(name) for name in run.config.heads.features),
+        part_of=lambda run: needs_table(run, "features"),
+    ),
+    Step(
+        "features-normalised", "2-features-normalised", "pipelines.steps.features:build_normalised",
+        reads=("prepare",),
+        code=(*TABLE, "pipelines/steps/features.py", *CLUSTER),
+        settings=lambda config: {"families": list(config.features.families)},
+        inputs=features.inputs,
+        part_of=lambda run: needs_table(run, "features-normalised"),
     ),
     Step(
         "embeddings", "3-embeddings", "pipelines.steps.embeddings:build",
         reads=("prepare",),
-        code=(*TABLES, "pipelines/steps/embeddings.py", *CLUSTER),
+        code=(*TABLE, "pipelines/steps/embeddings.py", *CLUSTER),
         settings=lambda config: config.embeddings.model_dump(exclude={"shard"}),
         inputs=embeddings.inputs,
-        part_of=lambda run: any("embeddings" in tables_of(name) for name in run.config.heads.features),
+        part_of=lambda run: needs_table(run, "embeddings"),
+    ),
+    Step(
+        "embeddings-normalised", "3-embeddings-normalised", "pipelines.steps.embeddings:build_normalised",
+        reads=("prepare",),
+        code=(*TABLE, "pipelines/steps/embeddings.py", *CLUSTER),
+        settings=lambda config: config.embeddings.model_dump(exclude={"shard"}),
+        inputs=embeddings.inputs,
+        part_of=lambda run: needs_table(run, "embeddings-normalised"),
     ),
     Step(
         "heads", "4-heads", "pipelines.steps.heads:build",
-        reads=("prepare", "features", "embeddings"),
+        reads=("prepare", *TABLES),
         code=(*MODELS, "pipelines/steps/heads.py", "pipelines/engine"),
         settings=lambda config: config.heads.model_dump(),
         inputs=heads.inputs,
@@ -91,13 +108,13 @@ STEPS = (
     ),
     Step(
         "ladder", "analysis/ladder", "pipelines.steps.ladder:build",
-        reads=("prepare", "features", "embeddings", "heads", "cnn", "ensemble"),
+        reads=("prepare", *TABLES, "heads", "cnn", "ensemble"),
         code=(*MODELS, "pipelines/runtime/dataclass_files.py", "pipelines/steps/ladder.py", "reports/evaluation"),
         settings=lambda config: {"draws": config.report.draws},
     ),
     Step(
         "models", "analysis/models", "pipelines.steps.model_set:build",
-        reads=("prepare", "features", "embeddings", "heads", "cnn", "ensemble", "ladder"),
+        reads=("prepare", *TABLES, "heads", "cnn", "ensemble", "ladder"),
         code=(*MODELS, "pipelines/steps/model_set.py"),
         inputs=model_set.inputs,
     ),

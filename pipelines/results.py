@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from histoblend.data.patches import PatchSet
+from histoblend.data.splits import is_known
+from histoblend.models.names import BESIDE, TABLES, tables_of
 from histoblend.pipelines.run_files import (
     LEAKAGE,
     PREDICTIONS,
@@ -39,9 +41,24 @@ def patches_of(run: Run) -> PatchSet:
     return run.open("patches", lambda: PatchSet.open(run.step("prepare").folder))
 
 
+def needs_table(run: Run, table: str) -> bool:
+    """Whether a configured set of columns is taken from a table; that of no set that needs slides where none is known.
+
+    Parameters
+    ----------
+    run : Run
+    table : str
+        Of :data:`models.names.TABLES`.
+    """
+    sets = [name for name in run.config.heads.features if table in tables_of(name)]
+    if all(name in BESIDE for name in sets):
+        return bool(sets) and bool(is_known(patches_of(run).table["slide"]).any())
+    return True
+
+
 def feature_tables(run: Run) -> dict[str, Finished]:
-    """The steps whose tables the configured sets of columns need: "features", "embeddings" or both."""
-    return {name: run.step(name) for name in ("features", "embeddings") if run.has(name)}
+    """The steps whose tables the configured sets of columns need, of :data:`models.names.TABLES`."""
+    return {name: run.step(name) for name in TABLES if run.has(name)}
 
 
 def feature_sets(run: Run) -> FeatureSets:

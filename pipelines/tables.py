@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
+from histoblend.data.patches import PatchSet
 from histoblend.data.splits import is_known
 from histoblend.data.storage.arrays import names_in, open_array
 from histoblend.data.storage.atomic import PARTIAL
@@ -21,9 +22,11 @@ from histoblend.pipelines.run_files import COLUMNS, VALUES
 from histoblend.pipelines.runtime.resources import check_disk, check_memory
 
 if TYPE_CHECKING:
-    pass
+    from histoblend.features.slide_stain import NormalisedPixels
 
 
+#: Ends the name of a task on stain-normalised patches.
+STAINED = ", stains normalised by slide"
 #: Rows of a table that are looked at together.
 BLOCK = 4096
 
@@ -63,7 +66,7 @@ class FeatureSets(Mapping[str, Table]):
     ----------
     config : Config
     folders : mapping
-        "features" and "embeddings" to the folders of those steps, where they ran.
+        Of :data:`models.names.TABLES`, to the folders of those steps, where they ran.
     slides : Series of str
         Slide of each patch, missing where unknown. Where no slide is known, sets in slide context are left out.
 
@@ -162,6 +165,18 @@ def known_slides(slides: pd.Series) -> np.ndarray:
     Patches that a slide map leaves out, and inferred slides, are groups to split by, not slides to compare with.
     """
     return slides.where(is_known(slides), None).to_numpy(dtype=object)
+
+
+def shown_pixels(patches: PatchSet, *, normalised: bool) -> np.ndarray | NormalisedPixels:
+    """Patches of a run as they are, or stain-normalised by their slides, computed as they are read."""
+    from histoblend.features.slide_stain import NormalisedPixels, stain_sums, stains_of
+
+    pixels = patches.pixels
+    if not normalised:
+        return pixels
+    sums = np.concatenate([stain_sums(pixels[at : at + BLOCK]) for at in range(0, len(pixels), BLOCK)])
+    stains = stains_of(sums, known_slides(patches.table["slide"]), pixels.shape[1] * pixels.shape[2])
+    return NormalisedPixels(pixels, stains)
 
 
 def context_table(raw: np.ndarray, columns: list[str], slides: np.ndarray) -> Table:

@@ -15,6 +15,9 @@ RUNG_WORDS = {
     "in-slide": "handcrafted features relative to the slide",
     "embeddings-context": "embeddings with slide context",
     "both-context": "handcrafted features and embeddings with slide context",
+    "context-normalised": "handcrafted features of stain-normalised patches with slide context",
+    "embeddings-normalised": "embeddings of stain-normalised patches with slide context",
+    "both-normalised": "handcrafted features and embeddings of stain-normalised patches with slide context",
     "cnn": "the fine-tuned network",
     "ensemble": "the ensemble",
 }

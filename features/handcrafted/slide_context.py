@@ -273,7 +273,7 @@ def in_slide_name(column: str) -> str:
     return "_".join(parts)
 
 
-def trust(patches: int) -> float:
+def trust(patches: float) -> float:
     """Return the weight in 0 to 1 that the distribution of a slide with this many patches has."""
     return min(max((patches - FEWEST) / (ENOUGH - FEWEST), 0.0), 1.0)
 

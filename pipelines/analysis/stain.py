@@ -14,6 +14,7 @@ import pandas as pd
 
 from histoblend.data.splits import is_known
 from histoblend.features.extract import extract_shards
+from histoblend.features.slide_stain import stain_sums, stains_of
 from histoblend.models.inspection.stain import (
     StainGroups,
     StainView,
@@ -24,7 +25,7 @@ from histoblend.models.inspection.stain import (
     stain_groups,
 )
 from histoblend.models.inspection.stain_shifts import alterations
-from histoblend.models.names import ALONE, needs_slides, split_model_name
+from histoblend.models.names import ALONE, NORMALISED, needs_slides, split_model_name
 from histoblend.models.predictor import Predictor, choose_blends, open_predictor
 from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.results import feature_tables, patches_of, predictions_of, read_ladder
@@ -189,6 +190,28 @@ def probe_stain(run: Run, folder: Path) -> dict[str, int]:
     return {"patches": sample.judged, "slides": slides, "beside": len(pixels) - sample.judged}
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """Patches, and the stains of their slides, as an array of patches that is cut into shards."""
+
+    pixels: np.ndarray
+    stains: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.pixels.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.uint8]:
+        return self.pixels.dtype
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def __getitem__(self, rows: slice) -> _Shown:
+        return _Shown(self.pixels[rows], self.stains[rows])
+
+
 def _judge(
     run: Run,
     predictor: Predictor,
@@ -204,20 +227,22 @@ def _judge(
     """
     alone = [name for name in predictor.members if not needs_slides(name)]
     places = [predictor.members.index(name) for name in alone]
+    # Where stains are altered, slides are normalised by what they look like then.
+    shown = _Shown(pixels, stains_of(stain_sums(pixels), known_slides(slides), pixels.shape[1] * pixels.shape[2]))
 
-    def by_itself(some: np.ndarray) -> np.ndarray:
-        values = predictor(some)
+    def by_itself(some: _Shown) -> np.ndarray:
+        values = predictor(some.pixels, some.stains)
         return np.concatenate([values.members[:, places], values.table[:, predictor.compared]], axis=1)
 
-    def compared(some: np.ndarray) -> np.ndarray:
-        return predictor.features(some)[:, predictor.compared]
+    def compared(some: _Shown) -> np.ndarray:
+        return predictor.features(some.pixels, some.stains)[:, predictor.compared]
 
     options: dict[str, Any] = {"shard_size": SHARD, "prefer": "threads", "workers": _threads(run), "progress": progress}
     judging = len(alone) + predictor.width
-    values = extract_shards(by_itself, pixels[:judged], folder / "judged", judging, dtype=np.float64, **options)
+    values = extract_shards(by_itself, shown[:judged], folder / "judged", judging, dtype=np.float64, **options)
     said = {f"prob_{name}": np.asarray(values[:, number]) for number, name in enumerate(alone)}
     if predictor.width:
-        beside = extract_shards(compared, pixels[judged:], folder / "beside", predictor.width, **options)
+        beside = extract_shards(compared, shown[judged:], folder / "beside", predictor.width, **options)
         table = np.concatenate([values[:, len(alone) :].astype(np.float32), beside])
         said |= {f"prob_{name}": found for name, found in _in_context(predictor, table, slides, judged).items()}
     said = {f"prob_{name}": said[f"prob_{name}"] for name in predictor.members if f"prob_{name}" in said}
@@ -275,7 +300,9 @@ def stain_view(run: Run, folder: Path, predictions: pd.DataFrame, steps: pd.Data
     rungs = [model for model in models if split_model_name(model)[0] not in ALONE]
     slides = patches_of(run).table["slide"].astype(object)
     families = []
-    for step in feature_tables(run).values():
+    for name, step in feature_tables(run).items():
+        if name.endswith(NORMALISED):  # whose stains tell slides apart no longer
+            continue
         values, columns = read_values(step.folder)
         if (found := stain_families(values, columns, groups, slides, **options)) is not None:
             families.append(found)

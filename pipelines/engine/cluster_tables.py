@@ -18,6 +18,7 @@ from histoblend.data.patches import PIXELS, PatchSet
 from histoblend.data.storage.arrays import files_under
 from histoblend.data.storage.store import Store, StoredArray
 from histoblend.features.extract import holds, write_rows
+from histoblend.features.slide_stain import NormalisedPixels
 from histoblend.pipelines.engine.cluster import Cluster
 from histoblend.pipelines.engine.worker import (
     JOB,
@@ -79,6 +80,7 @@ def extract_on_cluster(
     recipe: dict[str, Any],
     columns: list[str],
     patches: PatchSet,
+    shown: np.ndarray | NormalisedPixels,
     folder: Path,
     *,
     shard: int,
@@ -97,6 +99,9 @@ def extract_on_cluster(
         See :func:`pipelines.engine.worker.job_text`.
     columns : list of str
     patches : PatchSet
+    shown : ndarray or NormalisedPixels
+        Its pixels, or these stain-normalised: workers then get each patch's row of
+        :func:`features.slide_stain.stains_of` in the job.
     folder : Path
         Of the step under way.
     shard : int
@@ -112,7 +117,8 @@ def extract_on_cluster(
         return spent
     cluster.connect()
     pixels = StoredArray.find(cluster.publish(patches.folder / PIXELS, f"patches-{patches.digest[:16]}"), PIXELS)
-    text = job_text(pixels, columns, recipe)
+    stains = shown.stains.tolist() if isinstance(shown, NormalisedPixels) else []
+    text = job_text(pixels, columns, {**recipe, "stains": stains})
     key = job_key(text)
     store = _parts_folder(cluster, folder, key)
     if networks is not None:
@@ -147,7 +153,9 @@ def extract_on_cluster(
 def embed_on_cluster(
     cluster: Cluster,
     compute: EmbeddingCompute | SideBySide,
+    columns: list[str],
     patches: PatchSet,
+    shown: np.ndarray | NormalisedPixels,
     folder: Path,
     *,
     shard: int,
@@ -161,10 +169,8 @@ def embed_on_cluster(
         entries = store_networks(compute, patches.pixels.shape[1], networks)
         sums = {name: hashlib.sha256((networks / name).read_bytes()).hexdigest() for name in files_under(networks)}
         recipe = {"networks": entries, "files": sums}
-        columns = list(compute.columns)
-        return extract_on_cluster(
-            cluster, recipe, columns, patches, folder, shard=shard, networks=networks, progress=progress
-        )
+        options: dict[str, Any] = {"shard": shard, "networks": networks, "progress": progress}
+        return extract_on_cluster(cluster, recipe, columns, patches, shown, folder, **options)
 
 
 def _parts_folder(cluster: Cluster, folder: Path, key: str) -> Store:

@@ -68,7 +68,8 @@ def job_text(pixels: StoredArray, columns: list[str], recipe: Mapping[str, Any])
         (n, height, width, 3) uint8.
     columns : list of str
     recipe : mapping
-        ``families``, or ``networks`` (:func:`features.networks.stored.store_networks`) and ``files`` (SHA-256 by name).
+        ``families``, or ``networks`` (:func:`features.networks.stored.store_networks`) and ``files`` (SHA-256 by name);
+        ``stains``, a row a patch (:func:`features.slide_stain.stains_of`), empty where patches are shown as they are.
     """
     here = {"code": code_digest(("data", "features")), "libraries": library_versions()}
     content = {"pixels": pixels.text, "columns": columns, "recipe": dict(recipe), **here}
@@ -85,6 +86,7 @@ class _Job:
     pixels: StoredArray
     columns: list[str]
     compute: Callable[[np.ndarray], np.ndarray]
+    stains: np.ndarray
 
 
 def make_part(place: str, key: str, start: int, stop: int, digest: str) -> Part:
@@ -110,6 +112,7 @@ def make_part(place: str, key: str, start: int, stop: int, digest: str) -> Part:
     from threadpoolctl import threadpool_limits
 
     from histoblend.features.extract import checked
+    from histoblend.features.slide_stain import normalise_by_slide
 
     began, spent = time.perf_counter(), time.thread_time()
     store = Store(place)
@@ -122,8 +125,9 @@ def make_part(place: str, key: str, start: int, stop: int, digest: str) -> Part:
             f"{job.pixels.store.url}/{job.pixels.name}: rows {start} to {stop} are not the patches of this run. "
             "Remove the file, and run again."
         )
+    shown = normalise_by_slide(pixels, job.stains[start:stop]) if len(job.stains) else pixels
     with threadpool_limits(1):
-        values = checked(job.compute(pixels), start, (stop - start, len(job.columns)), np.float32)
+        values = checked(job.compute(shown), start, (stop - start, len(job.columns)), np.float32)
     content = to_parquet(values, job.columns, start)
     name = store.write_sealed(f"part-{start:09d}-{stop:09d}", ".parquet", content)
     seconds, core_seconds = time.perf_counter() - began, time.thread_time() - spent
@@ -169,7 +173,8 @@ def _open_job(place: str, key: str) -> _Job:
     content = json.loads(text)
     _check_worker(content)
     array = StoredArray.parse(content["pixels"])
-    return _Job(array, content["columns"], _compute(content["recipe"], store))
+    recipe = content["recipe"]
+    return _Job(array, content["columns"], _compute(recipe, store), np.array(recipe["stains"], dtype=np.float64))
 
 
 def _check_worker(content: Mapping[str, Any]) -> None:

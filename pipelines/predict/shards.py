@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 import numpy as np
 import pandas as pd
@@ -17,6 +17,7 @@ from histoblend.data.patches import Source
 from histoblend.data.storage.parts import Parts
 from histoblend.data.workers import count_workers
 from histoblend.features.handcrafted.slide_context import ENOUGH, FEWEST
+from histoblend.features.slide_stain import stain_sums, stains_of
 from histoblend.models.predictor import FLAGS, Blend, Predictor, needs_slides
 from histoblend.models.slide_means import slide_means
 from histoblend.pipelines.runtime.screen import Screen
@@ -109,18 +110,17 @@ def predict_source(
     screen : Screen
     """
     compared = slides is not None and any(map(needs_slides, predictor.members))
-    shards = _Shards(predictor, source, parts, keep_features=compared)
     total = len(source.table)
     starts = range(0, total, options.shard)
-    _compile(predictor, screen)
     tasks = [(start, min(start + options.shard, total)) for start in starts]
-    left = [task for task in tasks if parts.find(shards.name(task[0]), *JOINED) is None]
-    if hasattr(source, "expect"):
-        source.expect(left)
-    with screen.progress("predicting", total) as progress:
-        progress(total - sum(stop - start for start, stop in left))
-        for count in _run(shards, left, options.workers):
-            progress(count)
+    stains = None
+    if slides is not None and predictor.normalises:
+        looks = _Stains(source, parts)
+        _make_all(looks, tasks, "looking at stains", options.workers, screen)
+        stains = stains_of(looks.join(starts), known_slides(slides), source.size**2)
+    _compile(predictor, screen)
+    shards = _Shards(predictor, source, parts, keep_features=compared, stains=stains)
+    _make_all(shards, tasks, "predicting", options.workers, screen)
     members, flags, reasons = shards.join(starts)
     rows = np.array([row for row in range(total) if row not in reasons], dtype=int)
     alone = np.ones(total, bool)
@@ -146,21 +146,71 @@ def _compile(predictor: Predictor, screen: Screen) -> None:
             compile_kernels(predictor.families, progress=progress)
 
 
-def _run(shards: _Shards, tasks: list[tuple[int, int]], workers: int) -> Iterator[int]:
-    """Make every shard and yield the number of its patches."""
+def _make_all(work: _Work, tasks: list[tuple[int, int]], what: str, workers: int, screen: Screen) -> None:
+    """Make the parts that are missing, and show how far that is."""
+    left = [task for task in tasks if not work.is_made(task[0])]
+    if hasattr(work.source, "expect"):
+        work.source.expect(left)
+    with screen.progress(what, sum(stop - start for start, stop in tasks)) as progress:
+        progress(sum(stop - start for start, stop in set(tasks).difference(left)))
+        for count in _run(work, left, workers):
+            progress(count)
+
+
+def _run(work: _Work, tasks: list[tuple[int, int]], workers: int) -> Iterator[int]:
+    """Make every part and yield the number of its patches."""
     from threadpoolctl import threadpool_limits
 
     workers = count_workers(workers)
     with threadpool_limits(1):
         if min(workers, len(tasks)) <= 1:
-            yield from (shards.make(*task) for task in tasks)
+            yield from (work.make(*task) for task in tasks)
             return
         from joblib import Parallel, delayed, parallel_config
 
         # Threads: decoding, kernels, ONNX Runtime and XGBoost let go of the interpreter's lock.
         with parallel_config("threading"):
             pool = Parallel(n_jobs=min(workers, len(tasks)), return_as="generator_unordered")
-            yield from pool(delayed(shards.make)(*task) for task in tasks)
+            yield from pool(delayed(work.make)(*task) for task in tasks)
+
+
+class _Work(Protocol):
+    """What makes a part of some rows at a time."""
+
+    source: Source
+
+    def is_made(self, start: int) -> bool:
+        """Whether the part that begins with this row is there."""
+
+    def make(self, start: int, stop: int) -> int:
+        """Make the part of rows start to stop; return how many these are."""
+
+
+class _Stains:
+    """Sums of tissue's densities, of some rows at a time: small parts, made before slides can be normalised."""
+
+    def __init__(self, source: Source, parts: Parts) -> None:
+        self.source, self.parts = source, parts
+
+    def is_made(self, start: int) -> bool:
+        """Whether the part that begins with this row is there."""
+        return self.parts.find(_stains_name(start)) is not None
+
+    def make(self, start: int, stop: int) -> int:
+        """Sum up rows start to stop; rows that cannot be read count for nothing."""
+        pixels, reasons = self.source.read(start, stop)
+        sums = stain_sums(pixels)
+        sums[list(reasons)] = 0
+        self.parts.keep(_stains_name(start), {"sums": sums})
+        return stop - start
+
+    def join(self, starts: Sequence[int]) -> np.ndarray:
+        """Sums of all rows."""
+        return np.concatenate([self.parts.read(_stains_name(start))["sums"] for start in starts])
+
+
+def _stains_name(start: int) -> str:
+    return f"stains-{start:08d}"
 
 
 #: Arrays of a shard that are joined over all shards.
@@ -170,13 +220,27 @@ JOINED = ("members", "flags", "lost", "reasons")
 class _Shards:
     """Predictions of some rows at a time, a part each."""
 
-    def __init__(self, predictor: Predictor, source: Source, parts: Parts, *, keep_features: bool) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        source: Source,
+        parts: Parts,
+        *,
+        keep_features: bool,
+        stains: np.ndarray | None = None,
+    ) -> None:
         self.predictor, self.source, self.parts, self.keep_features = predictor, source, parts, keep_features
+        self.stains = stains
+        seen = " ".join(predictor.members).encode() + (b"" if stains is None else stains.tobytes())
+        self._kind = hashlib.sha256(seen).hexdigest()[:8]
 
     def name(self, start: int) -> str:
-        """Name of the shard that begins with this row; it says which members the shard holds."""
-        kind = hashlib.sha256(" ".join(self.predictor.members).encode()).hexdigest()[:8]
-        return f"{kind}{'-features' if self.keep_features else ''}-{start:08d}"
+        """Name of the shard that begins with this row; it says which members the shard holds, by which stains."""
+        return f"{self._kind}{'-features' if self.keep_features else ''}-{start:08d}"
+
+    def is_made(self, start: int) -> bool:
+        """Whether the shard that begins with this row is there."""
+        return self.parts.find(self.name(start), *JOINED) is not None
 
     def make(self, start: int, stop: int) -> int:
         """Predict rows start to stop; return how many these are."""
@@ -186,7 +250,8 @@ class _Shards:
         flags = np.zeros((stop - start, len(FLAGS)), bool)
         features = np.zeros((stop - start, 0), np.float32)
         if len(good):  # heads refuse to predict nothing
-            values = self.predictor(np.ascontiguousarray(pixels[good]))
+            stains = None if self.stains is None else self.stains[start:stop][good]
+            values = self.predictor(np.ascontiguousarray(pixels[good]), stains)
             members[good], flags[good] = values.members, values.flags
             if self.keep_features:
                 compared = values.table[:, self.predictor.compared]

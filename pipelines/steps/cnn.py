@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -219,7 +219,7 @@ class _Work:
                 tables.append(
                     extract_shards(
                         variant,
-                        cast("np.ndarray", pixels),
+                        pixels,
                         target,
                         self.width,
                         shard_size=SHARD,
@@ -280,7 +280,7 @@ class _Work:
         with self.screen.progress("predicting held-out slides", len(rows)) as progress:
             values = extract_shards(
                 compute,
-                cast("np.ndarray", _Rows(self.patches.pixels, rows)),
+                _Rows(self.patches.pixels, rows),
                 self.folder / "test",
                 1,
                 shard_size=SHARD,

@@ -13,7 +13,7 @@ from histoblend.pipelines.config import Config
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.tables import check_table_room, finite_columns, write_columns
+from histoblend.pipelines.tables import STAINED, check_table_room, finite_columns, shown_pixels, write_columns
 
 if TYPE_CHECKING:
     from histoblend.features.networks.engines import Engine
@@ -36,6 +36,12 @@ def build(run: Run, folder: Path) -> Outcome:
     """Compute the embeddings of a run."""
     options: dict[str, Any] = {"workers": run.workers, "screen": run.screen, "cluster": run.cluster}
     return extract_embeddings(run.config, patches_of(run), folder, **options)
+
+
+def build_normalised(run: Run, folder: Path) -> Outcome:
+    """Compute the embeddings of a run's stain-normalised patches."""
+    options: dict[str, Any] = {"workers": run.workers, "screen": run.screen, "cluster": run.cluster}
+    return extract_embeddings(run.config, patches_of(run), folder, normalised=True, **options)
 
 
 def embeddings_engine(config: Config) -> Engine:
@@ -77,11 +83,22 @@ def check_embeddings(config: Config) -> None:
 
 
 def extract_embeddings(
-    config: Config, patches: PatchSet, folder: Path, *, workers: int, screen: Screen, cluster: Cluster | None = None
+    config: Config,
+    patches: PatchSet,
+    folder: Path,
+    *,
+    workers: int,
+    screen: Screen,
+    cluster: Cluster | None = None,
+    normalised: bool = False,
 ) -> Outcome:
-    """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the pretrained embeddings."""
+    """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the pretrained embeddings.
+
+    With ``normalised`` they are those of stain-normalised patches (:mod:`features.slide_stain`).
+    """
     from histoblend.features.extract import extract_shards
     from histoblend.features.networks.embeddings import embedding_compute
+    from histoblend.features.slide_stain import normalised_name
 
     engine, options = embeddings_engine(config), config.embeddings
     compute = embedding_compute(
@@ -90,21 +107,25 @@ def extract_embeddings(
         precision=engine.precision,
         **options.model_dump(include={"backbone", "weights", "centre", "pooling", "stages", "d4"}),
     )
-    names = list(compute.columns)
-    check_table_room(folder, len(patches.pixels), len(names))
+    pixels = shown_pixels(patches, normalised=normalised)
+    names = list(map(normalised_name, compute.columns) if normalised else compute.columns)
+    check_table_room(folder, len(pixels), len(names))
     sizes = " and ".join(f"{size or 'native'} px" for size in options.size)
     screen.say(f"  {' and '.join(options.backbone)} at {sizes}, {len(names)} columns; {engine}")
     started = time.process_time()
     spent = None
-    with screen.progress("embeddings", len(patches.pixels)) as progress, finite_columns(names, patches.table):
+    task = f"embeddings{STAINED if normalised else ''}"
+    with screen.progress(task, len(pixels)) as progress, finite_columns(names, patches.table):
         if cluster is not None:
             from histoblend.pipelines.engine.cluster_tables import embed_on_cluster
 
-            spent = embed_on_cluster(cluster, compute, patches, folder, shard=options.shard, progress=progress)
+            spent = embed_on_cluster(
+                cluster, compute, names, patches, pixels, folder, shard=options.shard, progress=progress
+            )
         else:
             extract_shards(
                 compute,
-                patches.pixels,
+                pixels,
                 folder,
                 len(names),
                 shard_size=options.shard,
@@ -119,7 +140,7 @@ def extract_embeddings(
     notes = {"columns": len(names), "core_seconds": round(core_seconds, 1), "engine": asdict(engine)}
     notes |= {"cluster": spent.notes()} if spent else {}
     sources = {name: weights_source(name, options.weights) for name in options.backbone}
-    return Outcome(len(patches.pixels), {**notes, "weights": sources})
+    return Outcome(len(pixels), {**notes, "weights": sources})
 
 
 def weights_source(backbone: str, kind: str) -> dict[str, str]:

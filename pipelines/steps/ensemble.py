@@ -25,6 +25,7 @@ from histoblend.models.names import (
     WITH_SLIDES,
     WITHOUT_SLIDES,
     needs_slides,
+    with_means,
 )
 from histoblend.models.resampling import auc_draws, percentile_interval, slide_groups
 from histoblend.models.slide_means import slide_means
@@ -309,16 +310,19 @@ class _Judged:
     def _members(self) -> pd.DataFrame:
         """Weight, own score and leave-one-out value of each member."""
         combiner = self.fitted.ensemble.combiner
+        of_means = np.full(len(self.members), np.nan)
+        if self.fitted.ensemble.slide_means:
+            of_means[with_means(self.members)] = combiner.weights[len(self.members) :]
         seed = self.config.seed
         judged = (self.labels, self.groups, self.folds)
-        held_out = without_each(combiner.kind, self.values, *judged, means=self.means, seed=seed)
+        held_out = without_each(combiner.kind, self.members, self.values, *judged, means=self.means, seed=seed)
         own, own_drawn = self._intervals(self.values)
         low, high = percentile_interval(own_drawn)
         frame = pd.DataFrame(
             {
                 "member": self.members,
                 "weight": combiner.weights[: len(self.members)],
-                "weight_slide_mean": combiner.weights[len(self.members) :] or np.nan,
+                "weight_slide_mean": of_means,
                 "auc": own,
                 "auc_low": low,
                 "auc_high": high,

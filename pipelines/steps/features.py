@@ -14,12 +14,20 @@ from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.resources import dismiss_workers
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.tables import check_table_room, chosen_families, finite_columns, write_columns
+from histoblend.pipelines.tables import (
+    STAINED,
+    check_table_room,
+    chosen_families,
+    finite_columns,
+    shown_pixels,
+    write_columns,
+)
 
 #: Patches on which each family's own cost is measured.
 TIMED = 64
 
 if TYPE_CHECKING:
+    from histoblend.features.extract import Pixels
     from histoblend.pipelines.engine.cluster import Cluster
     from histoblend.pipelines.run import Run
 
@@ -35,34 +43,54 @@ def build(run: Run, folder: Path) -> Outcome:
     return extract_features(run.config, patches_of(run), folder, **options)
 
 
+def build_normalised(run: Run, folder: Path) -> Outcome:
+    """Compute the handcrafted features of a run's stain-normalised patches."""
+    options: dict[str, Any] = {"workers": run.workers, "screen": run.screen, "cluster": run.cluster}
+    return extract_features(run.config, patches_of(run), folder, normalised=True, **options)
+
+
 def extract_features(
-    config: Config, patches: PatchSet, folder: Path, *, workers: int, screen: Screen, cluster: Cluster | None = None
+    config: Config,
+    patches: PatchSet,
+    folder: Path,
+    *,
+    workers: int,
+    screen: Screen,
+    cluster: Cluster | None = None,
+    normalised: bool = False,
 ) -> Outcome:
-    """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the handcrafted features."""
+    """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the handcrafted features.
+
+    With ``normalised`` they are those of stain-normalised patches (:mod:`features.slide_stain`).
+    """
     from functools import partial
 
     from histoblend.features.extract import extract_shards
     from histoblend.features.handcrafted.families import columns, compile_kernels, compute
+    from histoblend.features.slide_stain import normalised_name
 
     families = chosen_families(config)
     names = [column.name for column in columns(families)]
+    pixels = shown_pixels(patches, normalised=normalised)
+    names = list(map(normalised_name, names)) if normalised else names
     check_table_room(folder, len(patches.pixels), len(names))
     # Half a minute where no earlier run has left them in the cache: not to be spent behind a bar that stands still.
     with screen.progress("compiling kernels", len(families), "families") as progress:
         compile_kernels(families, workers=workers, progress=progress)
     spent = None
-    with screen.progress("handcrafted features", len(patches.pixels)) as progress, finite_columns(names, patches.table):
+    task = f"handcrafted features{STAINED if normalised else ''}"
+    with screen.progress(task, len(pixels)) as progress, finite_columns(names, patches.table):
         if cluster is not None:
             from histoblend.pipelines.engine.cluster_tables import extract_on_cluster
 
             recipe = {"families": list(families)}
             spent = extract_on_cluster(
-                cluster, recipe, names, patches, folder, shard=config.features.shard, progress=progress
+                cluster, recipe, names, patches, pixels, folder, shard=config.features.shard, progress=progress
             )
         else:
             extract_shards(
                 partial(compute, families=families),
-                patches.pixels,
+                pixels,
                 folder,
                 len(names),
                 shard_size=config.features.shard,
@@ -71,13 +99,13 @@ def extract_features(
             )
     dismiss_workers()
     write_columns(folder, names)
-    costs = family_costs(families, patches.pixels)
-    core_seconds = round(sum(costs.values()) * len(patches.pixels) / 1e3, 1)
+    costs = family_costs(families, pixels)
+    core_seconds = round(sum(costs.values()) * len(pixels) / 1e3, 1)
     notes = {"columns": len(names), "ms_a_patch": costs, "core_seconds": core_seconds}
-    return Outcome(len(patches.pixels), notes | ({"cluster": spent.notes()} if spent else {}))
+    return Outcome(len(pixels), notes | ({"cluster": spent.notes()} if spent else {}))
 
 
-def family_costs(families: tuple[str, ...], pixels: np.ndarray) -> dict[str, float]:
+def family_costs(families: tuple[str, ...], pixels: Pixels) -> dict[str, float]:
     """Milliseconds of one core a patch, by family, measured on the first patches."""
     from histoblend.features.handcrafted.families import compute
 

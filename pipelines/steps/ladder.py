@@ -82,11 +82,12 @@ def rung_costs(run: Run) -> dict[str, tuple[float, float]]:
 
 
 def _ensemble_cost(run: Run, costs: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
-    """Core-seconds and peak memory of the ensemble: every table once, all members' fits, and its own."""
+    """Core-seconds and peak memory of the ensemble: its members' tables once each, all their fits, and its own."""
     manifest = run.step("ensemble").manifest
     members = manifest["notes"]["members"]
     fits = pd.read_csv(run.step("heads").folder / COSTS).set_index("model")["seconds"]
-    tables = sum(table["notes"]["core_seconds"] for _, table in feature_tables(run).values())
+    needed = {table for member in members if member in fits.index for table in tables_of(member.partition("_")[2])}
+    tables = sum(table["notes"]["core_seconds"] for name, (_, table) in feature_tables(run).items() if name in needed)
     # What no head is, such as the network, brings its own whole cost.
     own = sum(fits[member] if member in fits.index else costs.get(member, (0.0, 0.0))[0] for member in members)
     peak = max(manifest["peak_mb"], *(costs[member][1] for member in members if member in costs))

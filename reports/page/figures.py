@@ -19,7 +19,10 @@ INK = "#808080"
 BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 #: Not theirs, but as easily told from the others.
 BROWN, OLIVE, INDIGO, WINE = "#8C510A", "#999933", "#8879D6", "#A8325E"
-_COLOURS = (INK, SKY, GREEN, ORANGE, VERMILLION, PURPLE, OLIVE, INDIGO, WINE, BROWN, BLUE)
+MOSS, PLUM, TEAL = "#5B7F2B", "#9B4FB5", "#128A8F"
+_COLOURS = (
+    INK, SKY, GREEN, ORANGE, VERMILLION, PURPLE, OLIVE, INDIGO, WINE, MOSS, PLUM, TEAL, BROWN, BLUE,
+)  # fmt: skip
 RUNG_COLOURS = dict(zip(RUNGS, _COLOURS, strict=True))
 #: Heads in the order of their table, as far as the dashes and symbols last; others are dotted lines of circles.
 HEAD_DASHES = dict(zip(HEADS, ("solid", "dash", "dashdot", "longdash"), strict=False))

@@ -128,12 +128,12 @@ np.save(PICKLED, np.array([{"an": "object"}], dtype=object), allow_pickle=True)
         (link, "state.json is a link"),
         (
             lambda b: rewrite(b, lambda index: index.update(format=2)),
-            r"b: expected bundle format 4; got 2\. An earlier version made it: make the bundle again with this "
+            r"b: expected bundle format 5; got 2\. An earlier version made it: make the bundle again with this "
             r"version\.$",
         ),
         (
-            lambda b: rewrite(b, lambda index: index.update(format=5)),
-            r"b: expected bundle format 4; got 5\. Use the version that made it, or make the bundle again",
+            lambda b: rewrite(b, lambda index: index.update(format=6)),
+            r"b: expected bundle format 5; got 6\. Use the version that made it, or make the bundle again",
         ),
         (lambda b: (b / "bundle.json").write_text("{"), "expected JSON"),
         (lambda b: (b / "bundle.json").write_text("[]"), "expected a JSON object; got list"),

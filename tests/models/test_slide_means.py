@@ -58,6 +58,16 @@ def test_they_gain_nothing_where_slides_tell_nothing():
     assert abs(roc_auc_score(labels, aware) - roc_auc_score(labels, plain)) < 0.01
 
 
+def test_a_member_that_only_names_the_slide_gains_nothing():
+    table, labels, slides, folds = cohort(6, lambda rng, n: rng.random(n), slides=30)
+    named = np.random.default_rng(7).random(30)[slides.astype(int)]
+    options = {"combiners": ("stack",), "draws": 50}
+    known = nest(NAMES, table, labels, slides, folds, means=slide_means(table, slides), **options).probability
+    more = np.column_stack([table, named])
+    noisy = nest((*NAMES, "name"), more, labels, slides, folds, means=slide_means(more, slides), **options).probability
+    assert roc_auc_score(labels, noisy) < roc_auc_score(labels, known) + 0.003
+
+
 def test_held_out_labels_change_nothing():
     table, labels, slides, folds = cohort(3, lambda rng, n: rng.random(n), slides=9, each=16)
     means = slide_means(table, slides)
@@ -73,9 +83,22 @@ def test_held_out_labels_change_nothing():
 def test_leaving_a_member_out_takes_its_mean_with_it():
     table, labels, slides, folds = cohort(4, lambda rng, n: rng.random(n), slides=9, each=16)
     means = slide_means(table, slides)
-    columns = without_each("stack", table, labels, slides, folds, means=means)
-    alone = without_each("stack", table[:, :1], labels, slides, folds, means=means[:, :1])
+    columns = without_each("stack", NAMES, table, labels, slides, folds, means=means)
+    alone = without_each("stack", NAMES[:1], table[:, :1], labels, slides, folds, means=means[:, :1])
     np.testing.assert_array_equal(columns[:, 2], alone[:, 0])
+
+
+def test_a_member_relative_to_its_slide_brings_no_mean():
+    table, labels, slides, folds = cohort(8, lambda rng, n: rng.random(n), slides=9, each=16)
+    names = ("cnn", "logistic_in-slide")
+    ensemble = fit_ensemble(
+        names, table, labels, slides, folds, means=slide_means(table, slides), combiners=("weights",)
+    ).ensemble
+    assert len(ensemble.combiner.weights) == 3
+    again = type(ensemble).from_dict(ensemble.to_dict())
+    means = slide_means(table, slides)
+    other = np.column_stack([means[:, 0], np.random.default_rng(0).random(len(table))])
+    assert again.predict(table, means).tolist() == ensemble.predict(table, other).tolist()
 
 
 def test_an_ensemble_with_means_asks_for_them():

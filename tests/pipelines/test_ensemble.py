@@ -26,7 +26,9 @@ SMALL = [
     "report.repeats=1",
     "ensemble.draws=200",
 ]
-SMALL += ["heads.heads=['logistic']", "heads.features=['colour','context']", "features.families=['colour']"]
+SMALL += ["heads.heads=['logistic']", "features.families=['colour']"]
+SMALL += ["heads.features=['colour','context','in-slide','context-normalised']"]
+SMALL += ["ensemble.members=['logistic_colour','logistic_context-normalised','logistic_in-slide','cnn']"]
 SMALL += ["cnn.backbone=efficientnet-lite0", "cnn.weights=random", "cnn.size=32", "cnn.epochs=1", "cnn.batch=16"]
 SMALL += ["name=small"]
 
@@ -60,7 +62,7 @@ def test_every_model_is_on_the_ladder_and_in_the_predictions(permuted):
 def test_permuted_labels_leave_nothing_to_be_found(permuted, split):
     steps = pd.read_csv(permuted.folder / "ladder.csv")
     part = steps[(steps["split"] == split) & (steps["rung"] != "prevalence")]
-    assert set(part["rung"]) == {"colour", "context", "cnn", "ensemble"}
+    assert set(part["rung"]) == {"colour", "context", "in-slide", "context-normalised", "cnn", "ensemble"}
     # Resampling few slides gives too narrow an interval; dealt anew, labels do not depend on slides, and the rank sum's
     # own standard error holds. All models see the same colours and miss one half together.
     labels = patches_of(permuted).table["label"][

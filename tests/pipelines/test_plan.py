@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from histoblend.models.names import TABLES
 from histoblend.pipelines.commands import one_step
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.plan import STEPS, plan_run
@@ -97,7 +98,7 @@ def other_code(tmp_path, monkeypatch):
         ("reports/sections/verdict.py", {"sections"}),
         ("reports/model_card.py", {"bundle", "sections"}),
         ("pipelines/analysis/leakage.py", {"leakage", "sections"}),
-        ("pipelines/engine/worker.py", {"features", "embeddings", "heads"}),
+        ("pipelines/engine/worker.py", {*TABLES, "heads"}),
         ("pipelines/runtime/screen.py", set()),
         ("pipelines/config.py", set()),
     ],

@@ -20,6 +20,7 @@ import histoblend.pipelines.predict.shards
 from histoblend.data.errors import InputError
 from histoblend.data.storage.parts import Parts
 from histoblend.models.bundle import INDEX, open_bundle, seal_bundle
+from histoblend.models.names import needs_slides
 from histoblend.models.predictor import open_predictor
 from histoblend.pipelines.commands import baseline
 from histoblend.pipelines.config import load_config
@@ -34,7 +35,8 @@ from tests.pipelines.stub_run import StubRun
 
 SMALL = ["data.n=200", "data.slides=10", "split.folds=2", "report.draws=100", "report.repeats=1", "data.difficulty=0.2"]
 SMALL += ["embeddings.backbone=efficientnet-lite0", "embeddings.size=96", "embeddings.stages=1", "name=small"]
-SMALL += ["features.families=['colour','stain']", "heads.features=['colour','handcrafted','embeddings','context']"]
+SMALL += ["features.families=['colour','stain']"]
+SMALL += ["heads.features=['colour','handcrafted','embeddings','context','both-normalised']"]
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,10 @@ def predict(run, held_out, out, *, slides=False, explain=(), files=None, **optio
     return status, pd.read_csv(out, dtype={"id": str}, keep_default_na=False).set_index("id")
 
 
-@pytest.mark.parametrize("model", ["logistic_colour", "xgboost_handcrafted", "logistic_embeddings", "logistic_context"])
+@pytest.mark.parametrize(
+    "model",
+    ["logistic_colour", "xgboost_handcrafted", "logistic_embeddings", "logistic_context", "logistic_both-normalised"],
+)
 def test_files_and_bundle_give_the_probabilities_of_the_run(run, held_out, tmp_path, model):
     status, table = predict(run, held_out, tmp_path / "out.csv", slides=True, model=model)
     assert status == 0
@@ -88,15 +93,15 @@ def test_files_and_bundle_give_the_probabilities_of_the_run(run, held_out, tmp_p
 
 @pytest.mark.parametrize("options", [{"shard": 1}, {"shard": 7, "workers": 2}, {"shard": 512, "workers": 2}])
 def test_no_bit_depends_on_batches_or_workers(run, held_out, tmp_path, options):
-    for model in ("", "logistic_handcrafted", "logistic_context"):
-        given = {"model": model, "slides": model == "logistic_context"}
+    for model in ("", "logistic_handcrafted", "logistic_context", "logistic_both-normalised"):
+        given = {"model": model, "slides": needs_slides(model)}
         _, first = predict(run, held_out, tmp_path / "a.csv", **given)
         _, second = predict(run, held_out, tmp_path / "b.csv", **given, **options)
         pd.testing.assert_frame_equal(first, second, check_exact=True)
 
 
 def test_a_large_slide_is_compared_through_a_file_with_the_same_bits(run, held_out, tmp_path, monkeypatch):
-    options = {"model": "logistic_context", "slides": True}
+    options = {"model": "logistic_both-normalised", "slides": True}
     _, first = predict(run, held_out, tmp_path / "a.csv", **options)
     monkeypatch.setattr(histoblend.pipelines.predict.shards, "MOST_IN_MEMORY", 0)
     monkeypatch.setattr(histoblend.features.handcrafted.slide_context, "_AT_ONCE", 1)
@@ -110,7 +115,7 @@ def test_the_bundle_says_how_large_a_pixel_of_its_patches_is(run):
 
 def test_without_slides_a_model_that_needs_none_takes_over_and_says_so(run, held_out, tmp_path, capsys):
     models = open_bundle(run.folder / "bundle").index["models"]
-    best = max((name for name in models if not name.endswith("_context")), key=lambda name: models[name]["auc"])
+    best = max((name for name in models if not needs_slides(name)), key=lambda name: models[name]["auc"])
     _, table = predict(run, held_out, tmp_path / "out.csv")
     np.testing.assert_allclose(table["probability"], held_out.table.loc[table.index, f"prob_{best}"], atol=1e-9)
     with pytest.raises(InputError, match=r"compares a patch with the rest of its slide.*Give SLIDES"):
@@ -344,11 +349,11 @@ def test_a_broken_prediction_goes_on_where_it_stopped(run, held_out, tmp_path, m
     calls = []
     real = histoblend.models.predictor.Predictor.__call__
 
-    def counted(self, pixels):
+    def counted(self, pixels, stains=None):
         calls.append(len(pixels))
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return real(self, pixels)
+        return real(self, pixels, stains)
 
     monkeypatch.setattr(histoblend.models.predictor.Predictor, "__call__", counted)
     out = tmp_path / "out.csv"

@@ -17,6 +17,7 @@ import histoblend.pipelines.predict.slide
 from histoblend.data.errors import InputError
 from histoblend.data.phantom.slide import Truth, write_phantom_slide
 from histoblend.data.slides.slide import Slide
+from histoblend.features.slide_stain import stain_sums, stains_of
 from histoblend.models.bundle import open_bundle, seal_bundle
 from histoblend.models.predictor import Predictor, open_predictor
 from histoblend.pipelines.commands import baseline
@@ -38,7 +39,7 @@ SMALL = ["data.n=600", "data.slides=12", "split.folds=2", "report.draws=100", "r
 SMALL += [
     "data.difficulty=0.1",
     "features.families=['colour','cooccurrence']",
-    "heads.features=['colour','handcrafted','context','in-slide']",
+    "heads.features=['colour','handcrafted','context','in-slide','context-normalised']",
 ]
 SMALL += ["heads.heads=['logistic']"]
 SIDES = {"width": 1500, "height": 1300}
@@ -156,17 +157,22 @@ def test_tiles_are_predicted_to_the_bit_as_patches_are(run, slide, tmp_path, mpp
     assert summary["model"] == "logistic_handcrafted"
 
 
-def test_slide_context_is_that_of_all_tiles_together(run, slide, done):
+def test_slide_context_and_stains_are_those_of_all_tiles_together(run, slide, done, tmp_path):
     with Slide(slide.path) as opened:
         pixels = np.pad(opened.read(0, 0, 0, 1500, 1300), [(96, 96), (96, 96), (0, 0)], constant_values=255)
     places = [tuple(map(int, name.split("-"))) for name in done.tiles["tile"]]
     patches = np.stack([pixels[32 * r + 64 : 32 * r + 160, 32 * c + 64 : 32 * c + 160] for r, c in places])
-    with open_predictor(open_bundle(run.folder / "bundle"), ["logistic_context", "logistic_in-slide"]) as predictor:
-        table = predictor(patches).table[:, predictor.compared]
+    models = ["logistic_context", "logistic_in-slide", "logistic_context-normalised"]
+    with open_predictor(open_bundle(run.folder / "bundle"), models) as predictor:
+        stains = stains_of(stain_sums(patches), np.array(["one"] * len(patches), dtype=object), 96 * 96)
+        table = predictor(patches, stains).table[:, predictor.compared]
         expected = predictor.with_slide(table)
     np.testing.assert_array_equal(done.tiles["probability"], expected["logistic_context"])
+    _, tiles = make(run, slide.path, tmp_path / "map", model="logistic_context-normalised", shard=100)
+    np.testing.assert_array_equal(tiles["probability"], expected["logistic_context-normalised"])
     # The same from the table as it is fitted on.
-    columns = list(predictor.columns)[predictor.compared]
+    table = table[:, : len(predictor.columns) // 2]
+    columns = list(predictor.columns)[: table.shape[1]]
     values, _ = context_table(table, columns, np.array(["one"] * len(table), dtype=object))
     for model, start in (("logistic_context", 0), ("logistic_in-slide", len(columns))):
         head = open_bundle(run.folder / "bundle").head(model)
@@ -212,11 +218,11 @@ def test_broken_off_it_goes_on_where_it_stopped(run, slide, slides, done, tmp_pa
     calls, out = [], tmp_path / "map"
     original = Predictor.__call__
 
-    def counted(self, pixels):
+    def counted(self, pixels, stains=None):
         calls.append(len(pixels))
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return original(self, pixels)
+        return original(self, pixels, stains)
 
     monkeypatch.setattr(Predictor, "__call__", counted)
     with pytest.raises(KeyboardInterrupt):

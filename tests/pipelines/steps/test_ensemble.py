@@ -197,8 +197,8 @@ def test_folds_that_divide_slides_allow_no_means_over_them(tmp_path):
 
 
 def test_members_are_those_that_are_named_or_a_few_strong_ones_or_all():
-    models = ["logistic_colour", "logistic_both", "xgboost_embeddings", "logistic_both-context", "logistic_in-slide"]
-    assert choose_members(models, (), slides=True) == ["logistic_both-context", "logistic_in-slide"]
+    models = ["logistic_colour", "logistic_both", "xgboost_embeddings", "logistic_both-normalised", "logistic_in-slide"]
+    assert choose_members(models, (), slides=True) == ["logistic_both-normalised", "logistic_in-slide"]
     assert choose_members(models, (), slides=False) == ["logistic_both", "xgboost_embeddings"]
     assert choose_members(models[:1] + models[3:], (), slides=False) == ["logistic_colour"]
     named = ("logistic_colour", "logistic_in-slide")
