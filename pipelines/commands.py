@@ -11,6 +11,7 @@ from histoblend.pipelines.plan import ENSEMBLE_ONLY
 from histoblend.pipelines.printed_tables import show_ensemble, show_ladder
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.run import Run
+from histoblend.pipelines.steps.bundle import say_bundle
 from histoblend.pipelines.steps.cnn import check_cnn
 from histoblend.pipelines.steps.embeddings import check_embeddings
 from histoblend.pipelines.steps.outputs import publish
@@ -49,6 +50,7 @@ def finish(run: Run) -> None:
     show_ladder(run)
     if run.has("ensemble"):
         show_ensemble(run)
+    say_bundle(run)
     run.screen.say(f"report: {run.step('report').folder / 'report.html'}")
     track(run)
 

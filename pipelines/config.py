@@ -215,6 +215,16 @@ class EnsembleConfig(_Section):
     draws: int = Field(2000, ge=100, description="resamplings of slides behind each interval of the ensemble's tables")
 
 
+class FinalConfig(_Section):
+    """What the models that a run gives away have learned from."""
+
+    refit: Literal["all", "train"] = Field(
+        "all",
+        description="labelled patches that the bundle's models learn from once everything is judged: all, or those of "
+        "training slides, which the numbers belong to",
+    )
+
+
 class ReportConfig(_Section):
     """How figures are made."""
 
@@ -278,6 +288,7 @@ class Config(_Section):
     heads: HeadsConfig = HeadsConfig()
     cnn: CnnConfig = CnnConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
+    final: FinalConfig = FinalConfig()
     report: ReportConfig = ReportConfig()
     engine: EngineConfig = EngineConfig()
     track: TrackConfig = TrackConfig()

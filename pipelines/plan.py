@@ -17,7 +17,7 @@ from histoblend.pipelines.config import Config, shown_configuration
 from histoblend.pipelines.results import needs_table
 from histoblend.pipelines.run import Run, Step
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.steps import cnn, embeddings, features, heads, model_set, patches, predictions
+from histoblend.pipelines.steps import cnn, embeddings, features, heads, model_set, patches, predictions, refit
 
 #: Code that several steps depend on: patches and splits, feature tables, fitted models, analyses, what is drawn.
 PATCHES = ("data", "pipelines/run_files.py")
@@ -96,7 +96,7 @@ STEPS = (
         "cnn", "5-cnn", "pipelines.steps.cnn:build",
         reads=("prepare",),
         code=(*MODELS, "pipelines/steps/cnn.py"),
-        settings=lambda config: config.cnn.model_dump(exclude={"cache_gb"}),
+        settings=lambda config: config.cnn.model_dump(exclude={"cache_gb"}) | config.final.model_dump(),
         inputs=cnn.inputs,
         part_of=lambda run: run.config.cnn.enabled,
     ),
@@ -119,8 +119,16 @@ STEPS = (
         inputs=model_set.inputs,
     ),
     Step(
+        "refit", "analysis/refit", "pipelines.steps.refit:build",
+        reads=("prepare", *TABLES, "heads"),
+        code=(*MODELS, "pipelines/steps/heads.py", "pipelines/steps/refit.py", "pipelines/engine"),
+        settings=lambda config: config.heads.model_dump(),
+        inputs=heads.inputs,
+        part_of=refit.part_of,
+    ),
+    Step(
         "bundle", "analysis/bundle", "pipelines.steps.bundle:build",
-        reads=("prepare", "models", "ladder"),
+        reads=("prepare", "cnn", "models", "ladder", "refit"),
         code=(
             *ANALYSES, "pipelines/steps/model_set.py", "pipelines/steps/bundle.py",
             "reports/model_card.py", "reports/within_slides.py", "reports/words.py",

@@ -32,6 +32,8 @@ GAINS = "gains.csv"
 
 HISTORY = "history.csv"
 MODEL = "model"
+#: The same fitted to all labelled patches, held-out slides included.
+REFITTED = "refitted"
 
 LADDER = "ladder.csv"
 #: The ladder without and with what its rungs cost, and what decisions come to.

@@ -22,7 +22,7 @@ def model_card(content: Mapping[str, Any], steps: pd.DataFrame, patches: pd.Data
     Parameters
     ----------
     content : mapping
-        What goes into ``bundle.json``: run, made, commit, patch, prevalence, networks, models, libraries.
+        What goes into ``bundle.json``: run, made, commit, patch, prevalence, networks, models, libraries, learned.
     steps : DataFrame
         The ladder (:func:`reports.evaluation.ladder.ladder`).
     patches : DataFrame
@@ -43,10 +43,10 @@ def model_card(content: Mapping[str, Any], steps: pd.DataFrame, patches: pd.Data
         "## Scores",
         "",
         "AUC and Brier score with 95 % intervals from resampling slides; out-of-fold scores are of models that had not "
-        "seen the slide, held-out ones of the models in this bundle."
+        f"seen the slide, held-out ones of models fitted to the training slides. {_learned(content)}"
         if known
         else "AUC and Brier score with 95 % intervals. **Slides are unknown: patches of one slide may stand on both "
-        "sides of the split, so these scores are optimistic.**",
+        f"sides of the split, so these scores are optimistic.** {_learned(content)}",
         "",
         *_scores(steps),
         "",
@@ -72,9 +72,22 @@ def model_card(content: Mapping[str, Any], steps: pd.DataFrame, patches: pd.Data
     return "\n".join(lines)
 
 
+def _learned(content: Mapping[str, Any]) -> str:
+    """What the models in the bundle have learned from, and what the scores therefore say of them."""
+    learned = content["learned"]
+    if learned["patches"] == "train":
+        return "The models in this bundle are these, fitted to the training patches alone."
+    slides = "" if learned["slides"] is None else f" of {learned['slides']} slides"
+    return (
+        f"**The models in this bundle were fitted again afterwards, to all {learned['count']} labelled patches"
+        f"{slides}, held-out ones included.** They have no scores of their own: those here are of the same procedure "
+        "with fewer patches, and patches of this data set cannot test the bundle any more."
+    )
+
+
 def _data(content: Mapping[str, Any], patches: pd.DataFrame, known: bool, phantom: bool) -> list[str]:
     lines = ["| part | patches | slides | positive |", "|---|---|---|---|"]
-    for split, words in (("train", "learned from"), ("test", "held out")):
+    for split, words in (("train", "training"), ("test", "held out")):
         part = patches[patches["split"] == split]
         slides = str(part["slide"].nunique()) if known else "unknown"
         lines.append(f"| {words} | {len(part)} | {slides} | {part['label'].mean():.1%} |")
@@ -100,7 +113,7 @@ def _with_interval(row: Mapping[Any, Any], name: str) -> str:
 
 
 def _limits(content: Mapping[str, Any], patches: pd.DataFrame, phantom: bool) -> list[str]:
-    learned = patches[patches["split"] == "train"]
+    learned = patches if content["learned"]["patches"] == "all" else patches[patches["split"] == "train"]
     known = is_known(learned["slide"])
     sample = f"{learned['slide'].nunique()} slides" if known.all() else "slides of which not all are known"
     lines = [

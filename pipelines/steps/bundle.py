@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from histoblend.data.splits import is_known
 from histoblend.models.bundle import HEADS_FOLDER, INDEX
 from histoblend.models.names import ALONE, split_model_name
+from histoblend.models.predictor import CNN
 from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.results import patches_of, read_ladder
-from histoblend.pipelines.run_files import BUNDLE, MODEL_SET
+from histoblend.pipelines.run_files import BUNDLE, MODEL_SET, REFITTED
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.steps.model_set import sealed, source
 from histoblend.reports.model_card import CARD, model_card
@@ -21,18 +23,57 @@ if TYPE_CHECKING:
 
 
 def build(run: Run, folder: Path) -> Outcome:
-    """Copy the models but for those of single families, which are fitted to be compared only."""
+    """Copy the models but for those of single families, which are fitted to be compared only.
+
+    Where models are refitted (``final.refit``), those that were fitted to all labelled patches take their place.
+    """
     index = models_of(run).index
     alone = [name for name in index["models"] if split_model_name(name)[0] in ALONE]
     content = {key: value for key, value in index.items() if key not in ("format", "files", "digest")}
     content["models"] = {name: entry for name, entry in index["models"].items() if name not in alone}
+    content["learned"] = learned(run)
     models, folder = run.step("models").folder / MODEL_SET, folder / BUNDLE
     shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
     shutil.copytree(models, folder, ignore=shutil.ignore_patterns(INDEX), copy_function=_link)
     for name in alone:
         shutil.rmtree(folder / HEADS_FOLDER / name)
+    if run.has("refit"):
+        for name in run.step("refit").manifest["notes"]["models"]:
+            _replace(run.step("refit").folder / name, folder / HEADS_FOLDER / name)
+        if run.has("cnn"):
+            _replace(run.step("cnn").folder / REFITTED, folder / CNN)
     (folder / CARD).write_text(card(run), encoding="utf-8")
     return sealed(folder, content, words=(CARD,))
+
+
+def learned(run: Run) -> dict[str, Any]:
+    """Which labelled patches the models to give away have learned from: "all" or "train", and how many."""
+    table = patches_of(run).table
+    refit = run.has("refit")
+    rows = table if refit else table[table["split"] == "train"]
+    known = bool(is_known(rows["slide"]).all())
+    return {
+        "patches": "all" if refit else "train",
+        "count": len(rows),
+        "slides": int(rows["slide"].nunique()) if known else None,
+    }
+
+
+def say_bundle(run: Run) -> None:
+    """Say where the bundle is, and what its models have learned from."""
+    what = learned(run)
+    fits = (
+        f"its models are fitted again to all {what['count']:,} labelled patches; the numbers above are of models "
+        "fitted to training slides"
+        if what["patches"] == "all"
+        else f"its models are those of the numbers above, fitted to {what['count']:,} training patches"
+    )
+    run.screen.say(f"bundle: {run.folder / BUNDLE}; {fits} (final.refit={what['patches']})")
+
+
+def _replace(source: Path, target: Path) -> None:
+    shutil.rmtree(target)
+    shutil.copytree(source, target, copy_function=_link)
 
 
 def _link(source: str, target: str) -> None:
@@ -49,4 +90,5 @@ def card(run: Run) -> str:
     backbones = options.backbone if run.has("embeddings") else ()
     networks = [{"recipe": {"backbone": name}, "sizes": list(options.size)} for name in backbones]
     phantom = run.config.data.source == "phantom"
-    return model_card({**source(run), "networks": networks}, read_ladder(run), patches_of(run).table, phantom=phantom)
+    content = {**source(run), "networks": networks, "learned": learned(run)}
+    return model_card(content, read_ladder(run), patches_of(run).table, phantom=phantom)

@@ -20,7 +20,7 @@ from histoblend.data.splits import patch_groups
 from histoblend.data.storage.parts import Parts
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.results import patches_of
-from histoblend.pipelines.run_files import HISTORY, MODEL, PREDICTIONS
+from histoblend.pipelines.run_files import HISTORY, MODEL, PREDICTIONS, REFITTED
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.screen import Screen
 
@@ -99,12 +99,12 @@ def train_cnn(config: Config, patches: PatchSet, folder: Path, *, workers: int, 
     started = time.process_time()
     work = _Work(config, patches, Parts(folder / WORK), workers, screen)
     screen.say(f"  {work.words()}")
-    table, rows = patches.table, work.rows
+    table, rows = patches.table, work.rows[: work.learned]
     probability = np.full(len(table), np.nan)
     histories = []
     folds = sorted(set(table["fold"]) - {-1})[: config.cnn.folds or None]
     lesson = work.lesson()
-    total = sum(work.planned(fold) for fold in [*folds, -1])
+    total = sum(work.planned(fold) for fold in [*folds, -1]) + (work.planned() if work.refits else 0)
     with screen.progress("fine-tuning", total, "images") as advance:
         for fold in folds:
             inside = np.flatnonzero(table["fold"].to_numpy()[rows] == fold)
@@ -113,7 +113,10 @@ def train_cnn(config: Config, patches: PatchSet, folder: Path, *, workers: int, 
             histories.append(history.assign(run=str(fold)))
         best = [int(history.loc[history["kept"], "epoch"].max()) for history in histories]
         # No validation slides here: the median over the folds says when to stop, of whole epochs the later one.
-        history, compute = work.final(lesson, int(np.ceil(np.median(best))), folder / MODEL, advance)
+        epochs = int(np.ceil(np.median(best)))
+        history, compute = work.final(lesson, epochs, len(rows), "all training slides", folder / MODEL, advance)
+        if work.refits:
+            work.final(lesson, epochs, len(work.rows), "all labelled slides", folder / REFITTED, advance)
     histories.append(history.assign(run="final"))
     test = np.flatnonzero((table["split"] == "test").to_numpy())
     if len(test):
@@ -143,13 +146,25 @@ class _Work:
         self.folder = parts.folder
         self.settings, self.engine = cnn_settings(config), cnn_engine(config)
         self.table = patches.table
-        self.rows = _some(np.flatnonzero((self.table["split"] == "train").to_numpy()), config)
+        train, test = (np.flatnonzero(self.table["split"] == split) for split in ("train", "test"))
+        some = _some(train, config.cnn.patches, config.seed)
+        self.learned = len(some)
+        self.rows = some
+        if config.final.refit == "all":
+            # Behind the others, and in the same share: only what is trained once all is judged ever looks at them.
+            more = _some(test, -(-len(test) * len(some) // max(len(train), 1)), config.seed)
+            self.rows = np.concatenate([some, more])
         self.shape = self.settings.shape(config.data.size)
         self.trainee: Trainee = Trainee(self.settings, self.shape, self.settings.precision)
         self.network = lower_network(self.trainee, self.engine, self.folder)
         # ONNX Runtime gets one session of one thread for each of ours; Keras runs its own.
         self.workers = workers if self.engine.name == "onnx" else 2
         self.turns = 8 if self.settings.d4 else 1
+
+    @property
+    def refits(self) -> bool:
+        """Whether a last network learns from held-out slides too."""
+        return len(self.rows) > self.learned
 
     @property
     def width(self) -> int:
@@ -161,13 +176,15 @@ class _Work:
         settings = self.settings
         learns = "all of it" if self.trainee.lower is None else "what follows its last inner feature map"
         return (
-            f"{settings.backbone} at {self.shape[0]} px, {len(self.rows)} patches, up to {settings.epochs} epochs; "
+            f"{settings.backbone} at {self.shape[0]} px, {self.learned} patches, up to {settings.epochs} epochs; "
             f"trained: {learns}, in {settings.precision}{' on the GPU' if self.engine.gpu else ''}"
         )
 
-    def planned(self, fold: int) -> int:
-        """Patches that are shown while a fold is held out, at most."""
-        inside = (self.table["fold"].to_numpy()[self.rows] != fold).sum()
+    def planned(self, fold: int | None = None) -> int:
+        """Patches that are shown while a fold is held out, at most; while none is, test slides included."""
+        if fold is None:
+            return len(self.rows) * self.settings.epochs
+        inside = (self.table["fold"].to_numpy()[self.rows[: self.learned]] != fold).sum()
         return int(inside) * self.settings.epochs
 
     def lesson(self) -> Lesson:
@@ -178,8 +195,11 @@ class _Work:
         altered = [self._shown(turn=None, slot=epoch) for epoch in range(epochs)]
         turned = [self._shown(turn=turn, slot=0) for turn in range(self.turns)]
         pixels = _Rows(self.patches.pixels, self.rows)
-        if self._fits(len(altered) + len(turned)):
-            shown, plain = self._stored(altered, "shown", pixels), self._stored(turned, "plain", pixels)
+        # What is predicted out of fold is turned; the others are looked at unturned alone.
+        counts = [len(self.rows)] + [self.learned] * (self.turns - 1)
+        if self._fits(len(altered) * len(self.rows) + sum(counts)):
+            shown = self._stored(altered, [len(self.rows)] * epochs, "shown")
+            plain = self._stored(turned, counts, "plain")
         else:
             shown, plain = _computed(altered, pixels), _computed(turned, pixels)
         pooled = self.parts.find("pooled")
@@ -198,9 +218,9 @@ class _Work:
         settings = self.settings
         return Shown(settings.size, settings.stain, settings.jitter, settings.seed, self.network, turn, slot)
 
-    def _fits(self, variants: int) -> bool:
-        """Whether all variants fit on the disk."""
-        needed = variants * len(self.rows) * self.width * 2
+    def _fits(self, maps: int) -> bool:
+        """Whether so many feature maps fit on the disk."""
+        needed = maps * self.width * 2
         allowed = min(self.config.cnn.cache_gb * 1e9, DISK_SHARE * shutil.disk_usage(self.folder).free)
         if needed > allowed:
             self.screen.say(
@@ -209,17 +229,18 @@ class _Work:
             )
         return needed <= allowed
 
-    def _stored(self, variants: list[Shown], name: str, pixels: _Rows) -> Callable[[np.ndarray, int], np.ndarray]:
+    def _stored(self, variants: list[Shown], counts: list[int], name: str) -> Callable[[np.ndarray, int], np.ndarray]:
+        """Feature maps of the first rows, as many as each variant counts."""
         from histoblend.features.extract import extract_shards
 
         tables = []
-        with self.screen.progress(f"feature maps, {name}", len(variants) * len(pixels)) as progress:
-            for number, variant in enumerate(variants):
+        with self.screen.progress(f"feature maps, {name}", sum(counts)) as progress:
+            for number, (variant, count) in enumerate(zip(variants, counts, strict=True)):
                 target = self.folder / f"{name}-{number}"
                 tables.append(
                     extract_shards(
                         variant,
-                        pixels,
+                        _Rows(self.patches.pixels, self.rows[:count]),
                         target,
                         self.width,
                         shard_size=SHARD,
@@ -243,7 +264,7 @@ class _Work:
             advance(self.planned(fold))
             return done["log_odds"], pd.read_csv(io.StringIO(str(done["history"])))
         counted = _Counted(advance, self.planned(fold))
-        rows = np.setdiff1d(np.arange(len(self.rows)), inside)
+        rows = np.setdiff1d(np.arange(self.learned), inside)
         watch = partial(self._watch, name=f"fold {fold + 1}")
         tuned, predict = fine_tune(
             self.settings, self.trainee, lesson, rows, self.folder / name, watch=watch, advance=counted
@@ -255,21 +276,33 @@ class _Work:
         return log_odds, tuned.history
 
     def final(
-        self, lesson: Lesson, epochs: int, target: Path, advance: Callable[[int], None]
+        self, lesson: Lesson, epochs: int, count: int, slides: str, target: Path, advance: Callable[[int], None]
     ) -> tuple[pd.DataFrame, Any]:
-        """Train on all training slides, none set aside, for as many epochs as were best, and store the network."""
+        """Train on the first rows, none set aside, for as many epochs as were best, and store the network.
+
+        Parameters
+        ----------
+        lesson : Lesson
+        epochs : int
+        count : int
+            How many rows: all of the training slides, or those of the held-out ones too.
+        slides : str
+            What they are, for messages.
+        target : Path
+        advance : callable
+        """
         from histoblend.models.cnn import store_cnn
         from histoblend.models.finetune import fine_tune
 
-        rows = np.arange(len(self.rows))
-        watch = partial(self._watch, name="all training slides")
-        folder = self.folder / "final"
-        counted = _Counted(advance, self.planned(-1))
+        rows = np.arange(count)
+        watch = partial(self._watch, name=slides)
+        folder = self.folder / target.name
+        counted = _Counted(advance, count * self.settings.epochs)
         tuned, _ = fine_tune(
             self.settings, self.trainee, lesson, rows, folder, exactly=epochs, watch=watch, advance=counted
         )
         counted.finish()
-        self._stopped("all training slides", tuned.stopped)
+        self._stopped(slides, tuned.stopped)
         network = self.trainee.whole(tuned.values, tuned.mean, tuned.scale)
         return tuned.history, store_cnn(network, self.settings, self.shape, self.engine, target)
 
@@ -341,11 +374,11 @@ def _computed(variants: list[Shown], pixels: _Rows) -> Callable[[np.ndarray, int
     return lambda rows, which: variants[which](pixels[rows])
 
 
-def _some(rows: np.ndarray, config: Config) -> np.ndarray:
-    """At most ``cnn.patches`` of the rows, in their order."""
-    if len(rows) <= config.cnn.patches:
+def _some(rows: np.ndarray, most: int, seed: int) -> np.ndarray:
+    """At most so many of the rows, in their order."""
+    if len(rows) <= most:
         return rows
-    return np.sort(np.random.default_rng(config.seed).choice(rows, config.cnn.patches, replace=False))
+    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
 
 
 def _expit(log_odds: np.ndarray) -> np.ndarray:

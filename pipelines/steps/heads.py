@@ -50,10 +50,10 @@ def build(run: Run, folder: Path) -> Outcome:
         check_finite(table.folder, patches.table)
     sets = feature_sets(run)
     columns = {name: sets.columns(name) for name in sets}
-    return fit_heads(run.config, patches, columns, _fitters(run, sets, folder), folder, run.screen)
+    return fit_heads(run.config, patches, columns, fitters_of(run, sets, folder), folder, run.screen)
 
 
-def _fitters(run: Run, sets: FeatureSets, folder: Path) -> Fitters:
+def fitters_of(run: Run, sets: FeatureSets, folder: Path) -> Fitters:
     """What fits heads: this machine, or the cluster."""
     from histoblend.pipelines.engine.cluster_fits import cluster_fitters
 

@@ -27,7 +27,7 @@ SMALL = [
     "ensemble.draws=200",
 ]
 SMALL += ["heads.heads=['logistic']", "features.families=['colour']"]
-SMALL += ["heads.features=['colour','context','in-slide','context-normalised']"]
+SMALL += ["heads.features=['colour','context','in-slide','context-normalised']", "final.refit=train"]
 SMALL += ["ensemble.members=['logistic_colour','logistic_context-normalised','logistic_in-slide','cnn']"]
 SMALL += ["cnn.backbone=efficientnet-lite0", "cnn.weights=random", "cnn.size=32", "cnn.epochs=1", "cnn.batch=16"]
 SMALL += ["name=small"]

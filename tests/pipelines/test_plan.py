@@ -98,7 +98,7 @@ def other_code(tmp_path, monkeypatch):
         ("reports/sections/verdict.py", {"sections"}),
         ("reports/model_card.py", {"bundle", "sections"}),
         ("pipelines/analysis/leakage.py", {"leakage", "sections"}),
-        ("pipelines/engine/worker.py", {*TABLES, "heads"}),
+        ("pipelines/engine/worker.py", {*TABLES, "heads", "refit"}),
         ("pipelines/runtime/screen.py", set()),
         ("pipelines/config.py", set()),
     ],

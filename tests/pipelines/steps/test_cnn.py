@@ -112,6 +112,10 @@ def test_a_killed_run_goes_on_and_no_held_out_label_changes_anything(run: Run, f
     pd.testing.assert_frame_equal(read(tmp_path), read(finished))
     some = patches.pixels[:8]
     np.testing.assert_array_equal(open_cnn(tmp_path / "model")(some), open_cnn(finished / "model")(some))
+    # The network to give away has learned from them, and from nothing else than before.
+    refitted = [open_cnn(folder / "refitted")(some) for folder in (tmp_path, finished)]
+    assert (refitted[0] != refitted[1]).any()
+    assert (refitted[1] != open_cnn(finished / "model")(some)).any()
 
 
 def test_all_of_the_network_can_be_trained_without_room_for_its_inputs(run: Run, tmp_path: Path) -> None:

@@ -1,0 +1,53 @@
+"""Heads to give away: fitted anew on all labelled patches, held-out slides included, once everything is judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from histoblend.data.splits import patch_groups
+from histoblend.models.heads.registry import heads_on
+from histoblend.models.names import ALONE
+from histoblend.pipelines.engine.fits import FitTask
+from histoblend.pipelines.engine.kept_fits import Fit, KeptFits
+from histoblend.pipelines.results import feature_sets, patches_of
+from histoblend.pipelines.runtime.artefacts import Outcome
+from histoblend.pipelines.runtime.resources import dismiss_workers
+from histoblend.pipelines.steps.heads import fitters_of
+
+if TYPE_CHECKING:
+    from histoblend.pipelines.run import Run
+
+
+def part_of(run: Run) -> bool:
+    """Whether models are refitted, and held-out slides are there to learn from."""
+    return run.config.final.refit == "all" and bool((patches_of(run).table["split"] == "test").any())
+
+
+def build(run: Run, folder: Path) -> Outcome:
+    """Fit each head of the bundle on all labelled patches, into a folder of its name."""
+    table, seed = patches_of(run).table, run.config.seed
+    labels, groups, rows = table["label"].to_numpy(), patch_groups(table), np.arange(len(table))
+    sets = feature_sets(run)
+    heads = {name: heads_on(name, run.config.heads.heads) for name in sets if name not in ALONE}
+    kept = KeptFits(folder)
+    done: list[str] = []
+    with run.screen.progress("fits on all labelled patches", sum(map(len, heads.values())), "fits") as progress:
+        for name, wanted in heads.items():
+            models = {f"{head}_{name}": head for head in wanted}
+            missing = [model for model in models if kept.find(model) is None]
+            progress(len(models) - len(missing))
+            done += models
+            if not missing:
+                continue
+            with fitters_of(run, sets, folder)(name) as fitter:
+                # Nothing is left to be judged: one row is predicted because every fit predicts.
+                tasks = [FitTask(each, models[each], rows, labels, groups, rows[:1], seed) for each in missing]
+                for model, (predicted, fitted, seconds) in zip(missing, fitter(tasks), strict=True):
+                    kept.keep(model, Fit(predicted, {}, seconds), fitted, model)
+                    progress(1)
+    dismiss_workers()
+    kept.forget()
+    return Outcome(len(table), {"models": done})
