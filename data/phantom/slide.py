@@ -83,6 +83,7 @@ def write_phantom_slide(
     height: int = 3072,
     seed: int = 0,
     difficulty: float = 0.3,
+    share: float | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Truth:
     """Draw a slide a row of pieces at a time, and write it whole or not at all.
@@ -98,6 +99,9 @@ def write_phantom_slide(
     difficulty : float
         See :func:`data.phantom.patches.phantom`, whose patches are harder by default: at 0.5 many large benign cells
         look like tumour, and a map of single patches is speckled all over.
+    share : float, optional
+        Of the tissue's oval that the disc takes, more than 0 and less than 1, and then in its middle. By default a
+        radius of about a quarter of the slide's shorter side, near the middle.
     progress : callable
         Takes the number of pieces just drawn.
 
@@ -113,7 +117,9 @@ def write_phantom_slide(
     for name, side in (("width", width), ("height", height)):
         if not LEAST_SIDE <= side <= MOST_SIDE:
             raise InputError(f"{name} must be {LEAST_SIDE} to {MOST_SIDE} pixels; got {side}.")
-    truth = _plan_truth(width, height, seed)
+    if share is not None and not 0 < share < 1:
+        raise InputError(f"share must lie between 0 and 1; got {share}.")
+    truth = _plan_truth(width, height, seed, share)
     shapes = [(height, width)]
     while max(shapes[-1]) > 1024:
         shapes.append((-(-shapes[-1][0] // STEP), -(-shapes[-1][1] // STEP)))
@@ -134,10 +140,12 @@ def pieces(width: int, height: int) -> tuple[int, int]:
     return -(-height // PIECE), -(-width // PIECE)
 
 
-def _plan_truth(width: int, height: int, seed: int) -> Truth:
+def _plan_truth(width: int, height: int, seed: int, share: float | None) -> Truth:
     rng = np.random.default_rng([seed, 11])
     radius = 0.24 * min(width, height)
     x, y = width * rng.uniform(0.42, 0.58), height * rng.uniform(0.45, 0.55)
+    if share is not None:
+        radius, x, y = 0.42 * float(np.sqrt(share * width * height)), width / 2, height / 2
     first, second = rng.uniform(0, 2 * np.pi, 2)
     return Truth(width, height, float(x), float(y), radius, (float(first), float(second)))
 
