@@ -69,6 +69,8 @@ class CnnSettings:
         Average a prediction over the 8 symmetries of the square.
     precision : {"auto", "float32", "bfloat16"}
     seed : int
+    seeds : int
+        Networks that are trained, with seeds from ``seed`` on, and whose weights are averaged.
     """
 
     backbone: str = "efficientnet-lite2"
@@ -89,6 +91,7 @@ class CnnSettings:
     d4: bool = True
     precision: str = "auto"
     seed: int = 0
+    seeds: int = 1
 
     @property
     def recipe(self) -> Recipe:

@@ -183,6 +183,9 @@ class CnnConfig(_Section):
     )
     batch_norm: Literal["frozen", "trained"] = Field("frozen", description="batch norms as pretrained, or learning")
     epochs: int = Field(4, ge=0, description="at most; 0 fits the head alone")
+    seeds: int = Field(
+        1, ge=1, le=10, description="networks that are trained, and whose weights are averaged; each takes as long"
+    )
     patience: int = Field(2, ge=1, description="epochs without a better AUC on validation slides before it stops")
     batch: int = Field(32, ge=1, description="patches a step")
     learning_rate: float = Field(3e-5, gt=0, description="of AdamW, after the warm-up")

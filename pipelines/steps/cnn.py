@@ -183,9 +183,9 @@ class _Work:
     def planned(self, fold: int | None = None) -> int:
         """Patches that are shown while a fold is held out, at most; while none is, test slides included."""
         if fold is None:
-            return len(self.rows) * self.settings.epochs
+            return len(self.rows) * self.settings.epochs * self.settings.seeds
         inside = (self.table["fold"].to_numpy()[self.rows[: self.learned]] != fold).sum()
-        return int(inside) * self.settings.epochs
+        return int(inside) * self.settings.epochs * self.settings.seeds
 
     def lesson(self) -> Lesson:
         """Inputs of the trained part for every row, from disk where they fit there, and the head's pooled channels."""
@@ -297,7 +297,7 @@ class _Work:
         rows = np.arange(count)
         watch = partial(self._watch, name=slides)
         folder = self.folder / target.name
-        counted = _Counted(advance, count * self.settings.epochs)
+        counted = _Counted(advance, count * self.settings.epochs * self.settings.seeds)
         tuned, _ = fine_tune(
             self.settings, self.trainee, lesson, rows, folder, exactly=epochs, watch=watch, advance=counted
         )

@@ -107,7 +107,7 @@ def test_a_damaged_checkpoint_starts_anew(
     trainee: Trainee, lesson: Lesson, tuned: tuple[Tuned, np.ndarray], tmp_path: Path
 ) -> None:
     tune(trainee, lesson, tmp_path)
-    path = tmp_path / f"{CHECKPOINT}.npz"
+    path = tmp_path / "seed-0" / f"{CHECKPOINT}.npz"
     path.write_bytes(path.read_bytes()[:-100])
     result, _ = tune(trainee, lesson, tmp_path)
     for one, other in zip(result.values, tuned[0].values, strict=True):
@@ -212,3 +212,30 @@ def test_no_variable_is_read_by_numpy_itself(
     result, _ = tune(trainee, lesson, tmp_path, settings)
     assert result.history["epoch"].tolist() == [0, 1]
     assert result.history["rate"].iloc[1] > 0
+
+
+def test_several_seeds_are_averaged_into_one_network(trainee: Trainee, lesson: Lesson, tmp_path: Path) -> None:
+    out = np.arange(48, PATCHES)
+    settings = {**vars(SETTINGS), "learning_rate": 1e-5, "epochs": 1}
+    alone = []
+    for seed in (0, 1):
+        one, predict = tune(trainee, lesson, tmp_path / str(seed), CnnSettings(**{**settings, "seed": seed}))
+        alone.append((one, predict(out)))
+    seen: list[int] = []
+    both, predict = tune(
+        trainee, lesson, tmp_path / "both", CnnSettings(**{**settings, "seeds": 2}), advance=seen.append
+    )
+    log_odds = predict(out)
+    for place in range(len(both.values) - 2):
+        np.testing.assert_allclose(
+            both.values[place], (alone[0][0].values[place] + alone[1][0].values[place]) / 2, atol=1e-6
+        )
+    # Both had other slides to stop by, so that their heads stood on other scales.
+    assert (alone[0][0].mean != alone[1][0].mean).any()
+    assert (alone[0][1] != alone[1][1]).any()
+    np.testing.assert_allclose(log_odds, (alone[0][1] + alone[1][1]) / 2, atol=0.02)
+    assert sum(seen) == 2 * sum(seen[: len(seen) // 2])
+    # An interrupted call repeats neither.
+    again: list[int] = []
+    tune(trainee, lesson, tmp_path / "both", CnnSettings(**{**settings, "seeds": 2}), advance=again.append)
+    assert len(again) == 2
