@@ -26,7 +26,7 @@ from tests.pipelines.fits import local, opened
 SMALL = ["data.n=240", "data.slides=16", "split.folds=3", "report.draws=200", "report.repeats=2", "data.difficulty=0.2"]
 SMALL += ["embeddings.backbone=efficientnet-lite0", "embeddings.size=96", "embeddings.stages=1"]  # the quickest
 FAMILIES = ("colour", "stain", "lbp", "nuclei")  # fits of each family alone are most of a run's
-SMALL += [f"features.families={list(FAMILIES)}"]
+SMALL += [f"features.families={list(FAMILIES)}", "final.refit=train"]
 
 
 def phantom_run(root, *settings, name="small"):

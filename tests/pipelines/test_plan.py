@@ -122,6 +122,7 @@ def test_a_style_sheet_makes_the_page_again_and_nothing_else(tmp_path, other_cod
         "data.n=120",
         "data.slides=12",
         "split.folds=2",
+        "final.refit=train",
         "report.draws=100",
         "report.repeats=1",
         "engine.workers=1",

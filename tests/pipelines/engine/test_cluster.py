@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from histoblend.data.errors import InputError
 from histoblend.data.storage.store import Store
+from histoblend.models.heads.registry import load_head
 from histoblend.pipelines.config import EngineConfig, load_config
 from histoblend.pipelines.engine.cluster import PACKAGES, Cluster
 from histoblend.pipelines.engine.fits import FitTask
@@ -28,8 +29,8 @@ pytest.importorskip("distributed", reason="requirements-dask.txt is not installe
 
 SMALL = [
     "data.n=320", "data.slides=16", "data.difficulty=0.1", "split.folds=3", "features.families=['colour']",
-    "features.shard=8", "heads.features=['colour','context','both']", "embeddings.backbone=efficientnet-lite0",
-    "embeddings.size=96", "embeddings.stages=1", "embeddings.shard=8",
+    "features.shard=8", "heads.features=['colour','context','both','both-normalised']",
+    "embeddings.backbone=efficientnet-lite0", "embeddings.size=96", "embeddings.stages=1", "embeddings.shard=8",
 ]  # fmt: skip
 
 
@@ -276,23 +277,27 @@ def test_an_object_store_between_machines_gives_the_same(tmp_path, alone, bucket
         settings = [
             f"engine.scheduler={found}",
             f"engine.store={bucket}",
-            "heads.features=['both']",
+            "heads.features=['both','both-normalised']",
             "heads.heads=['logistic']",
             "features.shard=40",
         ]
         run = run_of(tmp_path, *settings)
         with contextlib.closing(run):
-            heads = run.step("heads").folder
-    assert table(run, "2-features") == table(alone, "2-features")
-    assert table(run, "3-embeddings") == table(alone, "3-embeddings")
+            heads, refitted = run.step("heads").folder, run.step("refit").folder
+    for name in ("2-features", "2-features-normalised", "3-embeddings", "3-embeddings-normalised"):
+        assert table(run, name) == table(alone, name)
+    for name in ("logistic_both", "logistic_both-normalised"):
+        first, second = (load_head(folder / name) for folder in (refitted, alone.step("refit").folder))
+        np.testing.assert_array_equal(first.coef_, second.coef_)
     expected = pd.read_parquet(alone.step("heads").folder / PREDICTIONS)
     found = pd.read_parquet(heads / PREDICTIONS)
     pd.testing.assert_frame_equal(found, expected[list(found)])
     left = Store(bucket).inside(run.config.name)
-    # Both tables stay there as Parquet; what heads needed for the moment does not.
+    # Tables stay there as Parquet; what heads needed for the moment does not.
     kept = [name.rpartition("-")[0] for name in left.names()]
-    assert sorted(kept) == ["2-features", "3-embeddings", "patches"]
-    folder = left.inside(next(name for name in left.names() if name.startswith("2-features")))
+    tables = ["2-features", "2-features-normalised", "3-embeddings", "3-embeddings-normalised"]
+    assert sorted(kept) == [*tables, "patches"]
+    folder = left.inside(next(name for name in left.names() if name.rpartition("-")[0] == "2-features"))
     parts = [pd.read_parquet(io.BytesIO(folder.read(name))) for name in folder.names() if name.endswith(".parquet")]
     whole = pd.concat(parts).set_index("row").sort_index()
     np.testing.assert_array_equal(whole.to_numpy(), np.load(run.folder / "2-features" / "values.npy"))
