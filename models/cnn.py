@@ -31,7 +31,7 @@ DESCRIPTION = "cnn.json"
 KERAS_FILE, ONNX_FILE = "network.keras", "network.onnx"
 
 #: Raised when a reader of an earlier version could misread a stored network.
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -278,27 +278,54 @@ def _stored(model: keras.Model, recipe: Recipe, shape: Shape, engine: Engine, pa
     return StoredKeras(recipe, "float32", GPU_BATCH if engine.gpu else KERAS_BATCH, {key: target.read_bytes()})
 
 
+def with_channels(network: keras.Model) -> keras.Model:
+    """A fine-tuned network that also tells its pooled channels: pictures to (n, 1 + channels), log-odds first."""
+    keras = load_keras()
+    return keras.Model(network.input, keras.layers.Concatenate()([network.output, network.layers[-1].input]))
+
+
+def column_names(channels: int) -> list[str]:
+    """Names of what :class:`CnnCompute` returns: log-odds, and the channels of the pooled last feature map."""
+    return ["cnn_log-odds_all_whole", *(f"cnn_pooled_channel-{number}_whole" for number in range(channels))]
+
+
+@dataclass
+class _StoredKeras(StoredKeras):
+    """A fine-tuned network run by Keras, its channels told as well."""
+
+    def build(self, shape: Shape | None) -> keras.Model:
+        return with_channels(super().build(shape))
+
+
 @dataclass(frozen=True)
 class CnnCompute:
-    """Predicts with a fine-tuned network: (n, height, width, 3) uint8 RGB to log-odds (n, 1) float32.
+    """Predicts with a fine-tuned network: (n, height, width, 3) uint8 RGB to (n, 1 + channels) float32.
 
     Attributes
     ----------
     network : StoredOnnx or StoredKeras
+        From :func:`with_channels`.
     size : int
     stain : str
     d4 : bool
+    channels : int
     """
 
     network: OnnxNetwork | KerasNetwork
     size: int
     stain: str
     d4: bool
+    channels: int
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the columns."""
+        return column_names(self.channels)
 
     @property
     def width(self) -> int:
         """Number of columns."""
-        return 1
+        return 1 + self.channels
 
     def __call__(self, patches: np.ndarray) -> np.ndarray:
         """Predict; the number of a patch is the same in any batch, by ONNX Runtime bit for bit, by Keras to 1e-6.
@@ -310,8 +337,9 @@ class CnnCompute:
 
         Returns
         -------
-        ndarray of shape (n, 1), dtype float32
-            Log-odds of tumour in the centre.
+        ndarray of shape (n, 1 + channels), dtype float32
+            Log-odds of tumour in the centre, averaged over the symmetries; channels of the pooled last feature map, of
+            the patch as it lies.
 
         Raises
         ------
@@ -324,13 +352,15 @@ class CnnCompute:
             )
         views = SYMMETRIES if self.d4 else 1
         step = max(1, self.network.batch // views)
-        log_odds = np.empty((len(patches), 1), np.float32)
+        values = np.empty((len(patches), self.width), np.float32)
         for start in range(0, len(patches), step):
             some = np.asarray(patches[start : start + step])
             some = resize(normalise_stains(some) if self.stain == "macenko" else some, self.size or None)
             several = np.concatenate(list(symmetries(some))[:views])
-            log_odds[start : start + len(some)] = self.network(several).reshape(views, -1, 1).mean(axis=0)
-        return log_odds
+            found = self.network(several).reshape(views, len(some), self.width)
+            values[start : start + len(some), 0] = found[..., 0].mean(axis=0)
+            values[start : start + len(some), 1:] = found[0, :, 1:]
+        return values
 
 
 def store_cnn(network: keras.Model, settings: CnnSettings, shape: Shape, engine: Engine, folder: Path) -> CnnCompute:
@@ -350,7 +380,7 @@ def store_cnn(network: keras.Model, settings: CnnSettings, shape: Shape, engine:
     folder.mkdir(parents=True, exist_ok=True)
     network.save(folder / KERAS_FILE)
     if engine.name == "onnx":
-        export_model(network, shape, str(folder / ONNX_FILE))
+        export_model(with_channels(network), shape, str(folder / ONNX_FILE))
     # Where weights lay on the machine that trained is nobody's business, and they are in the network's file.
     public = replace(settings, weights=settings.weights if settings.weights in ("imagenet", "random") else "")
     description = {
@@ -358,6 +388,7 @@ def store_cnn(network: keras.Model, settings: CnnSettings, shape: Shape, engine:
         "engine": engine.name,
         "batch": GPU_BATCH if engine.gpu else KERAS_BATCH,
         "shape": list(shape),
+        "channels": int(network.layers[-1].input.shape[-1]),
         "settings": asdict(public),
     }
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2), encoding="utf-8")
@@ -401,15 +432,16 @@ def cnn_from(content: Mapping[str, bytes], place: str) -> CnnCompute:
             raise InputError(f"{place}: expected format {FORMAT}; got {description['format']!r}. Use a newer version.")
         settings = CnnSettings(**description["settings"])
         height, width = description["shape"]
+        channels = int(description["channels"])
         key = None if find_backbone(settings.backbone).any_size else (int(height), int(width))
         recipe = settings.recipe
         network: OnnxNetwork | KerasNetwork
         if description["engine"] == "onnx":
             network = StoredOnnx(recipe, Path(), {key: content[ONNX_FILE]})
         else:
-            network = StoredKeras(recipe, "float32", int(description["batch"]), {key: content[KERAS_FILE]})
+            network = _StoredKeras(recipe, "float32", int(description["batch"]), {key: content[KERAS_FILE]})
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{place}: expected a fine-tuned network with {DESCRIPTION}; got: {error!r}.") from error
-    return CnnCompute(network, settings.size, settings.stain, settings.d4)
+    return CnnCompute(network, settings.size, settings.stain, settings.d4, channels)

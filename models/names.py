@@ -9,7 +9,7 @@ from histoblend.features.handcrafted.families import FAMILIES
 RUNGS = (
     "prevalence", "colour", "handcrafted", "embeddings", "both",
     "context", "in-slide", "embeddings-context", "both-context",
-    "context-normalised", "embeddings-normalised", "both-normalised", "cnn", "ensemble",
+    "context-normalised", "embeddings-normalised", "both-normalised", "cnn", "cnn-context", "ensemble",
 )  # fmt: skip
 #: Rungs that are one model each, whose name is the rung's.
 HEADLESS = ("prevalence", "cnn", "ensemble")
@@ -24,6 +24,7 @@ BESIDE = {
     "context-normalised": "context",
     "embeddings-normalised": "embeddings-context",
     "both-normalised": "both-context",
+    "cnn-context": "cnn",
 }
 #: Of these, sets that only linear heads are fitted on: boosting gains less from slide context and takes several times
 #: as long.
@@ -36,9 +37,12 @@ TABLES = ("features", "embeddings", f"features{NORMALISED}", f"embeddings{NORMAL
 RELATIVE_ONLY = ("in-slide",)
 _NAMED = ", ".join(map(repr, HEADLESS))
 
+#: The head on the fine-tuned network's channels in slide context.
+CNN_CONTEXT = "logistic_cnn-context"
+
 #: Members of an ensemble that knows slides, and of one that does not: few, strong and different. More members, whose
 #: errors are alike, only let weights cancel out.
-SLIDE_MEMBERS = ("logistic_both-normalised", "logistic_in-slide", "cnn")
+SLIDE_MEMBERS = ("logistic_both-normalised", "logistic_in-slide", "cnn", CNN_CONTEXT)
 PLAIN_MEMBERS = ("logistic_both", "xgboost_embeddings", "cnn")
 #: The ensembles of a bundle: for patches of known slides; for slides that are cut into tiles completely, without means
 #: over the slide; for patches of unknown slides.
@@ -56,9 +60,10 @@ def needs_slides(model: str) -> bool:
 
 
 def tables_of(columns: str) -> tuple[str, ...]:
-    """Feature tables of :data:`TABLES` that a set of columns is taken from."""
+    """Tables that a set of columns is taken from: of :data:`TABLES`, or "cnn", the fine-tuned network's own."""
     first, _, kind = columns.partition("-")
-    tables = {"embeddings": ("embeddings",), "both": ("features", "embeddings")}.get(first, ("features",))
+    named = {"embeddings": ("embeddings",), "both": ("features", "embeddings"), "cnn": ("cnn",)}
+    tables = named.get(first, ("features",))
     return tuple(f"{name}{NORMALISED}" for name in tables) if f"-{kind}" == NORMALISED else tables
 
 

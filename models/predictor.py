@@ -207,12 +207,12 @@ class Predictor:
         self._outliers = Outliers.from_files(bundle.inside(OUTLIERS)) if bundle.inside(OUTLIERS) else None
         sets = {name: bundle.index["models"][name]["columns"] for name in self.members if name != CNN}
         spaces = {*sets.values(), *([self._outliers.space] if self._outliers else [])}
-        needed = {table for space in spaces for table in tables_of(space)}
-        self.tables = tuple(table for table in TABLES if table in needed)
+        needed = {table for space in spaces for table in tables_of(space)} | ({CNN} if CNN in self.members else set())
+        self.tables = tuple(table for table in (*TABLES, CNN) if table in needed)
         bases = {table.removesuffix(NORMALISED) for table in needed}
         self.families = tuple(bundle.index["features"]["families"]) if "features" in bases else ()
         self.embed: Any = self._open_networks() if "embeddings" in bases else None
-        self.cnn = self._open_cnn(folder) if CNN in self.members else None
+        self.cnn: Any = self._open_cnn(folder) if CNN in needed else None
         self._names = {table: self._names_in(table) for table in self.tables}
         listed = (name for names in self._names.values() for name in names)
         self.columns = {name: place for place, name in enumerate(listed)}
@@ -240,7 +240,9 @@ class Predictor:
         from histoblend.features.handcrafted.families import columns
         from histoblend.features.slide_stain import normalised_name
 
-        if table.startswith("embeddings"):
+        if table == CNN:
+            names = self.cnn.columns
+        elif table.startswith("embeddings"):
             names = list(self.embed.columns)
         else:
             names = [column.name for column in columns(self.families)]
@@ -307,15 +309,18 @@ class Predictor:
         parts = [np.empty((len(pixels), 0), np.float32)]
         for table in self.tables:
             some = normalised if table.endswith(NORMALISED) else pixels
-            parts.append(self.embed(some) if table.startswith("embeddings") else compute(some, self.families))
+            if table == CNN:
+                parts.append(self.cnn(some))
+            else:
+                parts.append(self.embed(some) if table.startswith("embeddings") else compute(some, self.families))
         return np.concatenate(parts, axis=1)
 
     def _find_out(self, pixels: np.ndarray, stains: np.ndarray | None = None) -> Values:
         table = self.features(pixels, stains)
         members = np.full((len(pixels), len(self.members)), np.nan)
         for place, name in enumerate(self.members):
-            if name == CNN and self.cnn is not None:
-                members[:, place] = _expit(self.cnn(pixels)[:, 0])
+            if name == CNN:
+                members[:, place] = _expit(table[:, self.columns[self.cnn.columns[0]]])
             elif not needs_slides(name):
                 members[:, place] = self.heads[name].predict_proba(self.row_values(name, table))[:, 1]
         distance = np.full(len(pixels), np.nan)

@@ -29,8 +29,9 @@ ANALYSES = (
     "pipelines/analysis/model_set.py", "pipelines/runtime/dataclass_files.py",
 )  # fmt: skip
 SECTIONS = (
-    *ANALYSES, "pipelines/analysis", "pipelines/steps/bundle.py", "pipelines/steps/ladder.py",
-    "pipelines/steps/model_set.py", "pipelines/steps/patches.py", "pipelines/steps/report_inputs.py",
+    *ANALYSES, "pipelines/analysis", "pipelines/steps/bundle.py", "pipelines/steps/cnn_context.py",
+    "pipelines/steps/ladder.py", "pipelines/steps/model_set.py", "pipelines/steps/patches.py",
+    "pipelines/steps/report_inputs.py",
     "reports/*.py", "reports/sections", "reports/page",
 )  # fmt: skip
 CONTENT = (
@@ -95,7 +96,7 @@ STEPS = (
     Step(
         "cnn", "5-cnn", "pipelines.steps.cnn:build",
         reads=("prepare",),
-        code=(*MODELS, "pipelines/steps/cnn.py"),
+        code=(*MODELS, "pipelines/steps/cnn.py", "pipelines/steps/cnn_context.py"),
         settings=lambda config: config.cnn.model_dump(exclude={"cache_gb"}) | config.final.model_dump(),
         inputs=cnn.inputs,
         part_of=lambda run: run.config.cnn.enabled,
@@ -115,7 +116,7 @@ STEPS = (
     Step(
         "models", "analysis/models", "pipelines.steps.model_set:build",
         reads=("prepare", *TABLES, "heads", "cnn", "ensemble", "ladder"),
-        code=(*MODELS, "pipelines/steps/model_set.py"),
+        code=(*MODELS, "pipelines/steps/cnn_context.py", "pipelines/steps/model_set.py"),
         inputs=model_set.inputs,
     ),
     Step(
@@ -130,7 +131,7 @@ STEPS = (
         "bundle", "analysis/bundle", "pipelines.steps.bundle:build",
         reads=("prepare", "cnn", "models", "ladder", "refit"),
         code=(
-            *ANALYSES, "pipelines/steps/model_set.py", "pipelines/steps/bundle.py",
+            *ANALYSES, "pipelines/steps/cnn_context.py", "pipelines/steps/model_set.py", "pipelines/steps/bundle.py",
             "reports/model_card.py", "reports/within_slides.py", "reports/words.py",
         ),
     ),

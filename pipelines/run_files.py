@@ -34,6 +34,8 @@ HISTORY = "history.csv"
 MODEL = "model"
 #: The same fitted to all labelled patches, held-out slides included.
 REFITTED = "refitted"
+#: Heads on the channels of these networks, in slide context.
+CONTEXT, REFITTED_CONTEXT = "context", "refitted-context"
 
 LADDER = "ladder.csv"
 #: The ladder without and with what its rungs cost, and what decisions come to.

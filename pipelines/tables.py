@@ -167,6 +167,11 @@ def known_slides(slides: pd.Series) -> np.ndarray:
     return slides.where(is_known(slides), None).to_numpy(dtype=object)
 
 
+def held_out_whole(table: pd.DataFrame, slides: np.ndarray) -> bool:
+    """Whether every known slide is in one fold: elsewhere its other patches' predictions saw labels of the fold."""
+    return bool(table.groupby(slides)["fold"].nunique().max() == 1)
+
+
 def shown_pixels(patches: PatchSet, *, normalised: bool) -> np.ndarray | NormalisedPixels:
     """Patches of a run as they are, or stain-normalised by their slides, computed as they are read."""
     from histoblend.features.slide_stain import NormalisedPixels, stain_sums, stains_of

@@ -19,6 +19,7 @@ RUNG_WORDS = {
     "embeddings-normalised": "embeddings of stain-normalised patches with slide context",
     "both-normalised": "handcrafted features and embeddings of stain-normalised patches with slide context",
     "cnn": "the fine-tuned network",
+    "cnn-context": "the fine-tuned network's features with slide context",
     "ensemble": "the ensemble",
 }
 #: With fewer slides than this, an interval from resampling them is itself rough.

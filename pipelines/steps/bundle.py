@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from histoblend.data.splits import is_known
 from histoblend.models.bundle import HEADS_FOLDER, INDEX
-from histoblend.models.names import ALONE, split_model_name
+from histoblend.models.names import ALONE, CNN_CONTEXT, split_model_name
 from histoblend.models.predictor import CNN
 from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.results import patches_of, read_ladder
-from histoblend.pipelines.run_files import BUNDLE, MODEL_SET, REFITTED
+from histoblend.pipelines.run_files import BUNDLE, MODEL_SET, REFITTED, REFITTED_CONTEXT
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.steps.model_set import sealed, source
 from histoblend.reports.model_card import CARD, model_card
@@ -42,6 +42,8 @@ def build(run: Run, folder: Path) -> Outcome:
             _replace(run.step("refit").folder / name, folder / HEADS_FOLDER / name)
         if run.has("cnn"):
             _replace(run.step("cnn").folder / REFITTED, folder / CNN)
+        if CNN_CONTEXT in content["models"]:
+            _replace(run.step("cnn").folder / REFITTED_CONTEXT, folder / HEADS_FOLDER / CNN_CONTEXT)
     (folder / CARD).write_text(card(run), encoding="utf-8")
     return sealed(folder, content, words=(CARD,))
 

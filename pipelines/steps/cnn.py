@@ -18,16 +18,19 @@ from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
 from histoblend.data.splits import patch_groups
 from histoblend.data.storage.parts import Parts
+from histoblend.models.names import CNN_CONTEXT
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.results import patches_of
-from histoblend.pipelines.run_files import HISTORY, MODEL, PREDICTIONS, REFITTED
+from histoblend.pipelines.run_files import CONTEXT, HISTORY, MODEL, PREDICTIONS, REFITTED, REFITTED_CONTEXT
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.screen import Screen
+from histoblend.pipelines.steps.cnn_context import ChannelContext, store
 
 if TYPE_CHECKING:
     from histoblend.features.networks.engines import Engine
-    from histoblend.models.cnn import CnnSettings, Shown, Trainee
+    from histoblend.models.cnn import CnnCompute, CnnSettings, Shown, Trainee
     from histoblend.models.finetune import Lesson
+    from histoblend.models.heads.head import Head
     from histoblend.pipelines.run import Run
 
 WORK = "work"
@@ -100,7 +103,7 @@ def train_cnn(config: Config, patches: PatchSet, folder: Path, *, workers: int, 
     work = _Work(config, patches, Parts(folder / WORK), workers, screen)
     screen.say(f"  {work.words()}")
     table, rows = patches.table, work.rows[: work.learned]
-    probability = np.full(len(table), np.nan)
+    probability, in_context = np.full(len(table), np.nan), np.full(len(table), np.nan)
     histories = []
     folds = sorted(set(table["fold"]) - {-1})[: config.cnn.folds or None]
     lesson = work.lesson()
@@ -108,20 +111,24 @@ def train_cnn(config: Config, patches: PatchSet, folder: Path, *, workers: int, 
     with screen.progress("fine-tuning", total, "images") as advance:
         for fold in folds:
             inside = np.flatnonzero(table["fold"].to_numpy()[rows] == fold)
-            log_odds, history = work.out_of_fold(lesson, fold, inside, advance)
+            log_odds, in_context[rows[inside]], history = work.out_of_fold(lesson, fold, inside, advance)
             probability[rows[inside]] = _expit(log_odds)
             histories.append(history.assign(run=str(fold)))
         best = [int(history.loc[history["kept"], "epoch"].max()) for history in histories]
         # No validation slides here: the median over the folds says when to stop, of whole epochs the later one.
         epochs = int(np.ceil(np.median(best)))
-        history, compute = work.final(lesson, epochs, len(rows), "all training slides", folder / MODEL, advance)
+        places = folder / MODEL, folder / CONTEXT
+        history, compute, head = work.final(lesson, epochs, len(rows), "all training slides", *places, advance)
         if work.refits:
-            work.final(lesson, epochs, len(work.rows), "all labelled slides", folder / REFITTED, advance)
+            places = folder / REFITTED, folder / REFITTED_CONTEXT
+            work.final(lesson, epochs, len(work.rows), "all labelled slides", *places, advance)
     histories.append(history.assign(run="final"))
     test = np.flatnonzero((table["split"] == "test").to_numpy())
     if len(test):
-        probability[test] = _expit(work.predict(compute, test))
+        probability[test], in_context[test] = work.predict(compute, head, test)
     predictions = pd.DataFrame({"patch_id": table["patch_id"].to_numpy(), "prob_cnn": probability})
+    if work.context.possible:
+        predictions[f"prob_{CNN_CONTEXT}"] = in_context
     predictions.to_parquet(folder / PREDICTIONS, index=False)
     frame = pd.concat(histories, ignore_index=True)
     frame[["run", *frame.columns.drop("run")]].to_csv(folder / HISTORY, index=False)
@@ -157,6 +164,7 @@ class _Work:
         self.shape = self.settings.shape(config.data.size)
         self.trainee: Trainee = Trainee(self.settings, self.shape, self.settings.precision)
         self.network = lower_network(self.trainee, self.engine, self.folder)
+        self.context = ChannelContext(self.table, patch_groups(self.table), config.seed)
         # ONNX Runtime gets one session of one thread for each of ours; Keras runs its own.
         self.workers = workers if self.engine.name == "onnx" else 2
         self.turns = 8 if self.settings.d4 else 1
@@ -254,15 +262,23 @@ class _Work:
 
     def out_of_fold(
         self, lesson: Lesson, fold: int, inside: np.ndarray, advance: Callable[[int], None]
-    ) -> tuple[np.ndarray, pd.DataFrame]:
-        """Log-odds of the rows of a fold from a network that has not seen them, and how its training went."""
+    ) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
+        """What a network that has not seen the rows of a fold says of them, and how its training went.
+
+        Returns
+        -------
+        log_odds : ndarray of shape (m,), float64
+        in_context : ndarray of shape (m,), float64
+            Probability by a head on its channels in slide context; NaN where slides are unknown.
+        history : DataFrame
+        """
         from histoblend.models.finetune import fine_tune
 
         name = f"fold-{fold}"
         done = self.parts.find(name)
         if done is not None:
             advance(self.planned(fold))
-            return done["log_odds"], pd.read_csv(io.StringIO(str(done["history"])))
+            return done["log_odds"], done["in_context"], pd.read_csv(io.StringIO(str(done["history"])))
         counted = _Counted(advance, self.planned(fold))
         rows = np.setdiff1d(np.arange(self.learned), inside)
         watch = partial(self._watch, name=f"fold {fold + 1}")
@@ -271,14 +287,33 @@ class _Work:
         )
         counted.finish()
         self._stopped(f"fold {fold + 1}", tuned.stopped)
-        log_odds = predict(inside)
-        self.parts.keep(name, {"log_odds": log_odds, "history": tuned.history.to_csv(index=False)})
-        return log_odds, tuned.history
+        log_odds, in_context = predict(inside), np.full(len(inside), np.nan)
+        if self.context.possible:
+            values, _ = self._in_context(lesson, self.learned)
+            head = self.context.fit(values[rows], self.rows[rows])
+            in_context = head.predict_proba(values[inside])[:, 1]
+        history = tuned.history.to_csv(index=False)
+        self.parts.keep(name, {"log_odds": log_odds, "in_context": in_context, "history": history})
+        return log_odds, in_context, tuned.history
+
+    def _in_context(self, lesson: Lesson, count: int) -> tuple[np.ndarray, list[str]]:
+        """Channels of the first rows, by the network that was trained last, in slide context, and their names."""
+        from histoblend.models.finetune import pool
+
+        channels = pool(self.trainee, lambda some: lesson.plain(some, 0), np.arange(count))
+        return self.context.values(channels, self.rows[:count])
 
     def final(
-        self, lesson: Lesson, epochs: int, count: int, slides: str, target: Path, advance: Callable[[int], None]
-    ) -> tuple[pd.DataFrame, Any]:
-        """Train on the first rows, none set aside, for as many epochs as were best, and store the network.
+        self,
+        lesson: Lesson,
+        epochs: int,
+        count: int,
+        slides: str,
+        target: Path,
+        beside: Path,
+        advance: Callable[[int], None],
+    ) -> tuple[pd.DataFrame, Any, Head | None]:
+        """Train on the first rows, none set aside, for as many epochs as were best, and store network and head.
 
         Parameters
         ----------
@@ -288,7 +323,8 @@ class _Work:
             How many rows: all of the training slides, or those of the held-out ones too.
         slides : str
             What they are, for messages.
-        target : Path
+        target, beside : Path
+            Folders of the network, and of the head on its channels in slide context.
         advance : callable
         """
         from histoblend.models.cnn import store_cnn
@@ -303,11 +339,16 @@ class _Work:
         )
         counted.finish()
         self._stopped(slides, tuned.stopped)
+        head = None
+        if self.context.possible:
+            values, names = self._in_context(lesson, count)
+            head = self.context.fit(values, self.rows[:count])
+            store(head, names, beside)
         network = self.trainee.whole(tuned.values, tuned.mean, tuned.scale)
-        return tuned.history, store_cnn(network, self.settings, self.shape, self.engine, target)
+        return tuned.history, store_cnn(network, self.settings, self.shape, self.engine, target), head
 
-    def predict(self, compute: Any, rows: np.ndarray) -> np.ndarray:
-        """Log-odds of rows of the table by the stored network."""
+    def predict(self, compute: CnnCompute, head: Head | None, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probability of rows of the table by the stored network, and by the head on its channels in slide context."""
         from histoblend.features.extract import extract_shards
 
         with self.screen.progress("predicting held-out slides", len(rows)) as progress:
@@ -315,13 +356,16 @@ class _Work:
                 compute,
                 _Rows(self.patches.pixels, rows),
                 self.folder / "test",
-                1,
+                compute.width,
                 shard_size=SHARD,
                 workers=self.workers,
                 prefer="threads",
                 progress=progress,
             )
-        return np.asarray(values[:, 0], np.float64)
+        in_context = np.full(len(rows), np.nan)
+        if head is not None:
+            in_context = head.predict_proba(self.context.values(np.asarray(values[:, 1:]), rows)[0])[:, 1]
+        return _expit(values[:, 0]), in_context
 
     def _watch(self, row: Mapping[str, Any], *, name: str) -> None:
         auc = "" if np.isnan(row["auc"]) else f", AUC {row['auc']:.3f} on the validation slides"

@@ -44,7 +44,7 @@ from histoblend.pipelines.run_files import (
 )
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.tables import known_slides
+from histoblend.pipelines.tables import held_out_whole, known_slides
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
@@ -133,7 +133,7 @@ def combine(
             "patches, which are of one class. Let the network predict more of them: raise cnn.folds or cnn.patches."
         )
     values = columns[members].to_numpy(dtype=np.float64)
-    means = _means(values, slides, whole) if aware and _held_out_whole(table, slides) else None
+    means = _means(values, slides, whole) if aware and held_out_whole(table, slides) else None
     content: dict[str, Any] = dict.fromkeys(ENSEMBLES)
     with threadpool_limits(1), screen.progress("ensemble", 3 if aware else 1, "fits") as progress:
         files = _Judged(config, table[train], values[train], members, None if means is None else means[train])
@@ -178,11 +178,6 @@ def choose_members(models: Sequence[str], wanted: Sequence[str], *, slides: bool
     usable = [name for name in models if slides or not needs_slides(name)]
     preferred = [name for name in wanted or (SLIDE_MEMBERS if slides else PLAIN_MEMBERS) if name in usable]
     return preferred if len(preferred) > 1 or wanted else usable
-
-
-def _held_out_whole(table: pd.DataFrame, slides: np.ndarray) -> bool:
-    """Whether every known slide is in one fold: elsewhere a mean holds predictions that saw labels of the fold."""
-    return bool(table.groupby(slides)["fold"].nunique().max() == 1)
 
 
 def _means(values: np.ndarray, slides: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from histoblend.data.storage.spreadsheet import write_csv
-from histoblend.models.names import WITH_SLIDES, tables_of
+from histoblend.models.names import CNN_CONTEXT, WITH_SLIDES, tables_of
 from histoblend.pipelines.results import family_costs, feature_tables, predictions_of
 from histoblend.pipelines.run_files import CALIBRATORS, COSTS, DECISIONS, ENSEMBLE, LADDER, SCORES, THRESHOLDS, TIMES
 from histoblend.pipelines.runtime.artefacts import Outcome
@@ -75,7 +75,8 @@ def rung_costs(run: Run) -> dict[str, tuple[float, float]]:
         costs[row["model"]] = (round(total, 1), max(row["peak_mb"], *peaks))
     if run.has("cnn"):
         manifest = run.step("cnn").manifest
-        costs["cnn"] = (manifest["notes"]["core_seconds"], manifest["peak_mb"])
+        # The network's step fits the head on its channels too.
+        costs |= dict.fromkeys(("cnn", CNN_CONTEXT), (manifest["notes"]["core_seconds"], manifest["peak_mb"]))
     if run.has("ensemble"):
         costs["ensemble"] = _ensemble_cost(run, costs)
     return costs
@@ -88,7 +89,7 @@ def _ensemble_cost(run: Run, costs: Mapping[str, tuple[float, float]]) -> tuple[
     fits = pd.read_csv(run.step("heads").folder / COSTS).set_index("model")["seconds"]
     needed = {table for member in members if member in fits.index for table in tables_of(member.partition("_")[2])}
     tables = sum(table["notes"]["core_seconds"] for name, (_, table) in feature_tables(run).items() if name in needed)
-    # What no head is, such as the network, brings its own whole cost.
-    own = sum(fits[member] if member in fits.index else costs.get(member, (0.0, 0.0))[0] for member in members)
+    own = sum(fits[member] for member in members if member in fits.index)
+    own += costs["cnn"][0] if {"cnn", CNN_CONTEXT} & set(members) else 0.0
     peak = max(manifest["peak_mb"], *(costs[member][1] for member in members if member in costs))
     return round(tables + own + manifest["seconds"], 1), peak

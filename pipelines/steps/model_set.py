@@ -12,12 +12,14 @@ import numpy as np
 import pandas as pd
 
 from histoblend.models.bundle import HEADS_FOLDER, INDEX, seal_bundle
+from histoblend.models.names import CNN_CONTEXT
 from histoblend.models.outliers import OUTLIERS, learn_outliers
 from histoblend.models.predictor import CNN, ENSEMBLE_FILE, NETWORKS
 from histoblend.pipelines.results import embedding_of, feature_tables, patches_of, read_ladder
-from histoblend.pipelines.run_files import ENSEMBLE, MODEL, MODEL_SET, SETS
+from histoblend.pipelines.run_files import CONTEXT, ENSEMBLE, MODEL, MODEL_SET, SETS
 from histoblend.pipelines.runtime.artefacts import Outcome
 from histoblend.pipelines.runtime.provenance import code_digest
+from histoblend.pipelines.steps.cnn_context import columns_of
 from histoblend.pipelines.tables import chosen_families, read_values
 
 if TYPE_CHECKING:
@@ -39,6 +41,11 @@ def build(run: Run, folder: Path) -> Outcome:
     if run.has("cnn"):
         shutil.copytree(run.step("cnn").folder / MODEL, folder / CNN, dirs_exist_ok=True)
         models[CNN] = _entry(steps, CNN, CNN)
+    columns = json.loads((heads.folder / SETS).read_text(encoding="utf-8"))
+    if run.has("cnn") and (beside := run.step("cnn").folder / CONTEXT).is_dir():
+        shutil.copytree(beside, folder / HEADS_FOLDER / CNN_CONTEXT, dirs_exist_ok=True)
+        models[CNN_CONTEXT] = _entry(steps, CNN_CONTEXT, CNN_CONTEXT.partition("_")[2])
+        columns[CNN_CONTEXT.partition("_")[2]] = columns_of(beside)
     if run.has("ensemble"):
         shutil.copyfile(run.step("ensemble").folder / ENSEMBLE, folder / ENSEMBLE_FILE)
     _store_outliers(run, folder / OUTLIERS)
@@ -46,7 +53,7 @@ def build(run: Run, folder: Path) -> Outcome:
         **source(run),
         "features": {"families": list(chosen_families(run.config)), "code": code_digest(("features",))},
         "networks": _store_networks(run, folder / NETWORKS),
-        "columns": json.loads((heads.folder / SETS).read_text(encoding="utf-8")),
+        "columns": columns,
         "models": models,
     }
     return sealed(folder, content)

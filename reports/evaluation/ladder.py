@@ -60,8 +60,9 @@ def rungs_below(models: Sequence[str], aucs: Mapping[str, float] | None = None) 
             below[model] = _best_below(rung, names, aucs)
             continue
         below[model] = last.get(head, ground if model != ground else None)
-        if (base := f"{head}_{BESIDE.get(rung)}") in names:
-            below[model] = base
+        for base in (f"{head}_{BESIDE.get(rung)}", BESIDE.get(rung)):
+            if base in names:
+                below[model] = base
         last[head] = model
     return below
 

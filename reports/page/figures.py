@@ -19,9 +19,9 @@ INK = "#808080"
 BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 #: Not theirs, but as easily told from the others.
 BROWN, OLIVE, INDIGO, WINE = "#8C510A", "#999933", "#8879D6", "#A8325E"
-MOSS, PLUM, TEAL = "#5B7F2B", "#9B4FB5", "#128A8F"
+MOSS, PLUM, TEAL, SLATE = "#5B7F2B", "#9B4FB5", "#128A8F", "#5D7391"
 _COLOURS = (
-    INK, SKY, GREEN, ORANGE, VERMILLION, PURPLE, OLIVE, INDIGO, WINE, MOSS, PLUM, TEAL, BROWN, BLUE,
+    INK, SKY, GREEN, ORANGE, VERMILLION, PURPLE, OLIVE, INDIGO, WINE, MOSS, PLUM, TEAL, BROWN, SLATE, BLUE,
 )  # fmt: skip
 RUNG_COLOURS = dict(zip(RUNGS, _COLOURS, strict=True))
 #: Heads in the order of their table, as far as the dashes and symbols last; others are dotted lines of circles.

@@ -28,7 +28,7 @@ SMALL = [
 ]
 SMALL += ["heads.heads=['logistic']", "features.families=['colour']"]
 SMALL += ["heads.features=['colour','context','in-slide','context-normalised']", "final.refit=train"]
-SMALL += ["ensemble.members=['logistic_colour','logistic_context-normalised','logistic_in-slide','cnn']"]
+SMALL += ["ensemble.members=['logistic_context-normalised','logistic_in-slide','cnn','logistic_cnn-context']"]
 SMALL += ["cnn.backbone=efficientnet-lite0", "cnn.weights=random", "cnn.size=32", "cnn.epochs=1", "cnn.batch=16"]
 SMALL += ["name=small"]
 
@@ -47,7 +47,13 @@ def permuted(tmp_path_factory):
 
 def test_every_model_is_on_the_ladder_and_in_the_predictions(permuted):
     predictions = pd.read_parquet(permuted.folder / "predictions.parquet")
-    members = ["prob_logistic_colour", "prob_logistic_context", "prob_cnn", "prob_ensemble"]
+    members = [
+        "prob_logistic_colour",
+        "prob_logistic_context",
+        "prob_cnn",
+        "prob_logistic_cnn-context",
+        "prob_ensemble",
+    ]
     assert predictions[members].apply(lambda column: column.between(0, 1)).all(axis=None)
     steps = pd.read_csv(permuted.folder / "ladder.csv").set_index(["model", "split"])
     assert {"cnn", "ensemble"} <= set(steps.index.get_level_values("model"))
@@ -62,7 +68,15 @@ def test_every_model_is_on_the_ladder_and_in_the_predictions(permuted):
 def test_permuted_labels_leave_nothing_to_be_found(permuted, split):
     steps = pd.read_csv(permuted.folder / "ladder.csv")
     part = steps[(steps["split"] == split) & (steps["rung"] != "prevalence")]
-    assert set(part["rung"]) == {"colour", "context", "in-slide", "context-normalised", "cnn", "ensemble"}
+    assert set(part["rung"]) == {
+        "colour",
+        "context",
+        "in-slide",
+        "context-normalised",
+        "cnn",
+        "cnn-context",
+        "ensemble",
+    }
     # Resampling few slides gives too narrow an interval; dealt anew, labels do not depend on slides, and the rank sum's
     # own standard error holds. All models see the same colours and miss one half together.
     labels = patches_of(permuted).table["label"][
@@ -75,7 +89,7 @@ def test_permuted_labels_leave_nothing_to_be_found(permuted, split):
     assert (gains["verdict"] != "helps").all()
 
 
-@pytest.mark.parametrize("model", ["cnn", "ensemble"])
+@pytest.mark.parametrize("model", ["cnn", "logistic_cnn-context", "ensemble"])
 def test_the_bundle_predicts_from_files_what_the_run_did(permuted, tmp_path, model):
     predictions = pd.read_parquet(permuted.folder / "predictions.parquet")
     test = predictions[predictions["split"] == "test"].set_index("patch_id")

@@ -23,7 +23,7 @@ HEADS = ("logistic", "xgboost")
 SKILL = {"colour": 1.3, "handcrafted": 1.9, "embeddings": 2.0, "both": 2.3, "context": 2.2}
 SKILL |= {"in-slide": 2.3, "embeddings-context": 2.3, "both-context": 2.4}
 SKILL |= {"context-normalised": 2.3, "embeddings-normalised": 2.3, "both-normalised": 2.4}
-SKILL |= {"cnn": 2.2, "ensemble": 2.6, "nuclei": 1.6, "lbp": 1.1}
+SKILL |= {"cnn": 2.2, "cnn-context": 2.3, "ensemble": 2.6, "nuclei": 1.6, "lbp": 1.1}
 
 
 def make_predictions(

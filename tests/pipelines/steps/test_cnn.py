@@ -65,7 +65,8 @@ def test_folds_that_were_left_out_have_no_prediction(run: Run, finished: Path) -
 
 def test_the_stored_network_gives_the_test_predictions(run: Run, finished: Path) -> None:
     test = (patches_of(run).table["split"] == "test").to_numpy()
-    log_odds = open_cnn(finished / "model")(patches_of(run).pixels[test])[:, 0]
+    compute = open_cnn(finished / "model")
+    log_odds = compute(patches_of(run).pixels[test])[:, 0]
     np.testing.assert_allclose(read(finished)["prob_cnn"][test], 1 / (1 + np.exp(-log_odds.astype(float))), atol=1e-12)
 
 

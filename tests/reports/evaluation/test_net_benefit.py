@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from histoblend.models.names import RUNGS
 from histoblend.reports.evaluation.ladder import ladder
 from histoblend.reports.evaluation.net_benefit import (
     ALL,
@@ -84,7 +85,7 @@ def test_the_main_models_are_the_best_head_of_each_rung_and_the_one_asked_for():
     found = main_models(steps, worse)
     assert worse in found
     assert "prevalence" not in found
-    assert len(found) == 10
+    assert len(found) == len(RUNGS) - 1
     colour = [model for model in found if model.endswith("_colour")]
     assert colour == [oof[["logistic_colour", "xgboost_colour"]].idxmax()]
 
