@@ -387,7 +387,7 @@ def _class_weights(labels: np.ndarray, balanced: bool) -> np.ndarray:
 
 
 def pool(trainee: Trainee, plain: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Pretrained pooled channels of rows, ndarray of shape (m, width), float32."""
+    """Pooled channels of rows by the part that learns, as it is now: ndarray of shape (m, width), float32."""
     model = trainee.pooling()
     pooled = []
     for some in _batches(rows):
