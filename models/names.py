@@ -42,7 +42,7 @@ CNN_CONTEXT = "logistic_cnn-context"
 
 #: Members of an ensemble that knows slides, and of one that does not: few, strong and different. More members, whose
 #: errors are alike, only let weights cancel out.
-SLIDE_MEMBERS = ("logistic_both-normalised", "logistic_in-slide", "cnn", CNN_CONTEXT)
+SLIDE_MEMBERS = ("logistic_both-normalised", "logistic_in-slide", "cnn")
 PLAIN_MEMBERS = ("logistic_both", "xgboost_embeddings", "cnn")
 #: The ensembles of a bundle: for patches of known slides; for slides that are cut into tiles completely, without means
 #: over the slide; for patches of unknown slides.

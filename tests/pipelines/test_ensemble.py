@@ -120,3 +120,26 @@ def test_the_report_shows_the_network_and_stays_when_it_is_made_again(permuted):
     one_step(again, "report")
     assert "prob_ensemble" in pd.read_parquet(permuted.folder / "predictions.parquet")
     assert members.exists()
+
+
+def test_slides_that_differ_in_nothing_bring_no_gain_between_slides(tmp_path):
+    """Slide names dealt anew inside each fold: what slides share, stain and tumour, goes with no name any more."""
+    settings = [setting for setting in SMALL if not setting.startswith(("cnn.", "ensemble.members"))]
+    settings += ["data.difficulty=0.2", "cnn.enabled=false", "features.families=['nuclei']"]
+    settings += ["heads.features=['handcrafted','context','in-slide','context-normalised']"]
+    settings += ["ensemble.members=['logistic_handcrafted','logistic_context-normalised','logistic_in-slide']"]
+    config = load_config(ROOT / "configs" / "phantom.toml", settings)
+    run = plan_run(config, tmp_path)
+    table = patches_of(plan_run(run.config, run.root)).table.copy()
+    rng = np.random.default_rng(0)
+    for fold in table["fold"].unique():
+        inside = np.flatnonzero(table["fold"] == fold)
+        table.loc[inside, ["slide", "group"]] = table.loc[rng.permutation(inside), ["slide", "group"]].to_numpy()
+    dealt = replace(patches_of(plan_run(run.config, run.root)), table=table)
+    run.open("patches", lambda: dealt)
+    steps = pd.read_csv(run.step("ladder").folder / "ladder.csv")
+    row = steps[(steps["model"] == "ensemble") & (steps["split"] == "oof")].iloc[0]
+    assert row["auc"] > 0.75
+    assert row["gain_between_low"] <= 0.005
+    context = steps[(steps["model"] == "logistic_context") & (steps["split"] == "oof")].iloc[0]
+    assert abs(context["gain_between"] - context["gain_within"]) < 0.05
