@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from histoblend.models.names import needs_slides
+from histoblend.models.names import PLAIN_MEMBERS, SLIDE_MEMBERS, needs_slides
 from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section
 from histoblend.reports.within_slides import BETWEEN_SLIDES, gain_within_words
@@ -90,6 +90,11 @@ class EnsembleView:
                 "It compares a patch with the rest of its slide: its scores presume a slide's worth of patches, "
                 "sampled as these were, at prediction time too. Patches without a slide get another, weaker ensemble, "
                 "and heat maps one without means over slides."
+            )
+        if set(self.members.member) in ({*SLIDE_MEMBERS}, {*PLAIN_MEMBERS}):
+            doubts.append(
+                "Its default members were chosen on 36 PatchCamelyon slides. If your slides are among these, its "
+                "scores are flattered, on the test slides too."
             )
         if self.left_out:
             doubts.append(

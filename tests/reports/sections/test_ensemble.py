@@ -1,6 +1,9 @@
+from dataclasses import replace
+
 import pandas as pd
 import pytest
 
+from histoblend.models.names import PLAIN_MEMBERS, SLIDE_MEMBERS
 from histoblend.reports.evaluation.ladder import ladder
 from histoblend.reports.sections.ensemble import EnsembleView, ensemble_section
 from histoblend.reports.within_slides import BETWEEN_SLIDES
@@ -40,3 +43,12 @@ def test_the_gain_is_divided_within_and_between_slides_where_slides_are_known(kn
     assert (f"Within slides it gains {signed(row.gain_within)} (" in words) == known
     assert (f"between slides {signed(row.gain_between)} (" in words) == known
     assert words.endswith(BETWEEN_SLIDES) == known
+
+
+@pytest.mark.parametrize(
+    ("members", "told"), [(SLIDE_MEMBERS, True), (PLAIN_MEMBERS, True), (("logistic_both", "logistic_colour"), False)]
+)
+def test_default_members_were_chosen_on_some_slides(members, told):
+    table = pd.DataFrame({"member": members, "weight_slide_mean": 0.5})
+    text = " ".join(replace(make_view(), members=table).doubts())
+    assert ("were chosen on 36 PatchCamelyon slides" in text) is told
