@@ -327,13 +327,15 @@ class CnnCompute:
         """Number of columns."""
         return 1 + self.channels
 
-    def __call__(self, patches: np.ndarray) -> np.ndarray:
+    def __call__(self, patches: np.ndarray, *, plain: bool = False) -> np.ndarray:
         """Predict; the number of a patch is the same in any batch, by ONNX Runtime bit for bit, by Keras to 1e-6.
 
         Parameters
         ----------
         patches : ndarray of shape (n, height, width, 3), dtype uint8
             RGB, square. Not modified.
+        plain : bool
+            Log-odds of the patch as it lies only: an eighth of the work where channels alone are of interest.
 
         Returns
         -------
@@ -350,7 +352,7 @@ class CnnCompute:
             raise ValueError(
                 f"patches must be uint8 RGB of shape (n, side, side, 3); got {patches.dtype} {patches.shape}."
             )
-        views = SYMMETRIES if self.d4 else 1
+        views = SYMMETRIES if self.d4 and not plain else 1
         step = max(1, self.network.batch // views)
         values = np.empty((len(patches), self.width), np.float32)
         for start in range(0, len(patches), step):

@@ -300,8 +300,13 @@ class Predictor:
         if any(needs_slides(name) for name in self.members):
             self.with_slide(np.concatenate([values.table[:, self.compared]] * 4))
 
-    def features(self, pixels: np.ndarray, stains: np.ndarray | None = None) -> np.ndarray:
-        """Features of patches, as :meth:`__call__` takes them: ndarray of shape (n, :attr:`columns`), float32."""
+    def features(
+        self, pixels: np.ndarray, stains: np.ndarray | None = None, *, compared_only: bool = False
+    ) -> np.ndarray:
+        """Features of patches, as :meth:`__call__` takes them: ndarray of shape (n, :attr:`columns`), float32.
+
+        With ``compared_only`` they serve to compare other patches with: the network's log-odds are those of one view.
+        """
         from histoblend.features.handcrafted.families import compute
         from histoblend.features.slide_stain import normalise_by_slide
 
@@ -310,7 +315,7 @@ class Predictor:
         for table in self.tables:
             some = normalised if table.endswith(NORMALISED) else pixels
             if table == CNN:
-                parts.append(self.cnn(some))
+                parts.append(self.cnn(some, plain=compared_only))
             else:
                 parts.append(self.embed(some) if table.startswith("embeddings") else compute(some, self.families))
         return np.concatenate(parts, axis=1)

@@ -235,7 +235,7 @@ def _judge(
         return np.concatenate([values.members[:, places], values.table[:, predictor.compared]], axis=1)
 
     def compared(some: _Shown) -> np.ndarray:
-        return predictor.features(some.pixels, some.stains)[:, predictor.compared]
+        return predictor.features(some.pixels, some.stains, compared_only=True)[:, predictor.compared]
 
     options: dict[str, Any] = {"shard_size": SHARD, "prefer": "threads", "workers": _threads(run), "progress": progress}
     judging = len(alone) + predictor.width

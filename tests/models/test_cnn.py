@@ -127,6 +127,9 @@ def test_turning_a_patch_changes_nothing(stored: Path, patches: np.ndarray) -> N
     np.testing.assert_allclose(compute(turned)[:, 0], compute(patches)[:, 0], rtol=1e-4, atol=1e-4)
     without = replace(compute, d4=False)
     assert np.abs(without(turned) - without(patches))[:, 0].max() > 1e-3
+    # Channels are those of the patch as it lies, with or without the other views.
+    np.testing.assert_allclose(compute(patches)[:, 1:], without(patches)[:, 1:], rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(compute(patches, plain=True), without(patches))
 
 
 def test_the_eight_turns_are_the_symmetries_of_the_square() -> None:
