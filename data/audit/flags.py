@@ -6,14 +6,15 @@ Every flag is a rule on numbers that stand in the audit table beside it, never a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from histoblend.data.audit.duplicates import exact_duplicates, near_duplicates
-from histoblend.data.audit.measures import Measures
+from histoblend.data.audit.measures import Measures, measure
 from histoblend.data.splits import TEST, UNMAPPED, components, is_known, official_sides, unite
 
 #: Least share of tissue with which a patch is compared with others: what is nearly empty looks like all that is.
@@ -135,6 +136,50 @@ def examine(table: pd.DataFrame, measures: Measures) -> pd.DataFrame:
     ordered = pd.DataFrame({flag.name: flags[flag.name] for flag in FLAGS})
     links = pd.DataFrame({"exact_of": exact_of, "set": sets, "similarity": similarity, "symmetry": symmetry})
     return pd.concat([table[kept].reset_index(drop=True), values, ordered, links], axis=1)
+
+
+def audit(
+    patches: np.ndarray, labels: Sequence[int] | None = None, slides: Sequence[str | None] | None = None
+) -> pd.DataFrame:
+    """Look for odd patches: duplicates, contradicting labels, blank, black, blurred, saturated and marked ones.
+
+    Parameters
+    ----------
+    patches : ndarray of shape (n, height, width, 3), dtype uint8
+        RGB, at least 32 × 32 pixels.
+    labels : sequence of int, optional
+        0 or 1. Without labels none contradict each other.
+    slides : sequence of str or None, optional
+        Slide of each patch, None where it is unknown.
+
+    Returns
+    -------
+    DataFrame
+        One row per patch, as :func:`examine` describes it; ``patch_id`` is the row number.
+
+    Raises
+    ------
+    ValueError
+        The patches have another shape or dtype, or an argument has another length.
+    """
+    if patches.ndim != 4 or patches.shape[3] != 3 or patches.dtype != np.uint8 or min(patches.shape[1:3]) < 32:
+        raise ValueError(
+            "patches must be uint8 RGB of shape (n, height, width, 3) with at least 32 × 32 pixels; got "
+            f"{patches.dtype} {patches.shape}."
+        )
+    for name, given in (("labels", labels), ("slides", slides)):
+        if given is not None and len(given) != len(patches):
+            raise ValueError(f"{name} must have one entry per patch, {len(patches)}; got {len(given)}.")
+    table = pd.DataFrame(
+        {
+            "patch_id": np.arange(len(patches)).astype(str),
+            "label": 0 if labels is None else np.asarray(labels, dtype=int),
+            "slide": None if slides is None else pd.Series(list(slides), dtype=object),
+            "sha256": [hashlib.sha256(np.ascontiguousarray(patch).data).hexdigest() for patch in patches],
+        }
+    )
+    found = examine(table, measure(np.ascontiguousarray(patches)))
+    return found.drop(columns="label") if labels is None else found
 
 
 @dataclass(frozen=True)

@@ -246,7 +246,7 @@ def ahead(function: Callable[[_Item], _Result], items: Sequence[_Item], depth: i
             yield pending.popleft().result()
 
 
-class KerasEmbedding(TransformerMixin, BaseEstimator):
+class Embeddings(TransformerMixin, BaseEstimator):
     """Embed patches with a pretrained network, as a scikit-learn transformer.
 
     It learns nothing from data: `fit` prepares the network. Pickles without the network's session; unpickled elsewhere,
@@ -265,7 +265,7 @@ class KerasEmbedding(TransformerMixin, BaseEstimator):
 
     Examples
     --------
-    >>> embedding = KerasEmbedding(size=192).fit(patches)  # doctest: +SKIP
+    >>> embedding = Embeddings(size=192).fit(patches)  # doctest: +SKIP
     >>> embedding.transform(patches).shape  # doctest: +SKIP
     (1000, 1280)
     """
@@ -296,7 +296,7 @@ class KerasEmbedding(TransformerMixin, BaseEstimator):
         self.cache = cache
         self.workers = workers
 
-    def fit(self, X: np.ndarray | None = None, y: Any = None) -> KerasEmbedding:
+    def fit(self, X: np.ndarray | None = None, y: Any = None) -> Embeddings:
         """Prepare the network; the patches are not looked at."""
         options = self.get_params()
         count_workers(options.pop("workers"))

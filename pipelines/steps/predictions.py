@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,33 +18,13 @@ from histoblend.models.bundle import Bundle, open_bundle
 from histoblend.models.names import ALONE, WITH_SLIDES, WITHOUT_SLIDES, needs_slides, split_model_name
 from histoblend.models.predictor import choose_blends, open_predictor
 from histoblend.pipelines.predict.folder import chosen_members
+from histoblend.pipelines.predict.in_memory import PixelSource
 from histoblend.pipelines.predict.shards import Found, Options, predict_source
 from histoblend.pipelines.run_files import BUNDLE, ENSEMBLE, FINAL, SET_ASIDE, SUBMISSION, UNLABELLED
 from histoblend.pipelines.runtime.artefacts import Outcome
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
-
-
-class PixelSource:
-    """Patches that are decoded already, as a source; see :class:`data.patches.Source`.
-
-    Parameters
-    ----------
-    patches : PatchSet
-
-    Attributes
-    ----------
-    table : DataFrame
-    size : int
-    """
-
-    def __init__(self, patches: PatchSet) -> None:
-        self.pixels, self.table, self.size = patches.pixels, patches.table, patches.pixels.shape[1]
-
-    def read(self, start: int, stop: int) -> tuple[np.ndarray, Mapping[int, str]]:
-        """Rows ``start`` to ``stop``; every one can be read."""
-        return np.asarray(self.pixels[start:stop]), {}
 
 
 def part_of(run: Run) -> bool:
@@ -72,11 +51,9 @@ def build(run: Run, folder: Path) -> Outcome:
     blends, options = choose_blends(bundle), Options(workers=run.workers)
     slides = patches.table["slide"]
     known = slides.where(is_known(slides)) if is_known(slides).any() else None
-    parts = Parts(folder / "work")
+    parts, source = Parts(folder / "work"), PixelSource(patches.pixels, patches.table)
     with open_predictor(bundle, chosen_members(blends, known)) as predictor:
-        found = predict_source(
-            predictor, blends, PixelSource(patches), known, parts, options=options, screen=run.screen
-        )
+        found = predict_source(predictor, blends, source, known, parts, options=options, screen=run.screen)
     parts.forget()
     lost = read_written(place / UNLABELLED / SET_ASIDE, ("patch_id",))["patch_id"].tolist()
     prevalence = float(bundle.index["prevalence"])

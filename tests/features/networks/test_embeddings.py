@@ -20,7 +20,7 @@ from histoblend.data.errors import InputError
 from histoblend.features.extract import extract_shards
 from histoblend.features.networks.backbones import find_backbone
 from histoblend.features.networks.backend import load_keras
-from histoblend.features.networks.embeddings import EmbeddingCompute, KerasEmbedding, ahead, embedding_compute
+from histoblend.features.networks.embeddings import EmbeddingCompute, Embeddings, ahead, embedding_compute
 from histoblend.features.networks.engines import Engine, KerasNetwork, OnnxNetwork, choose_engine
 from histoblend.features.networks.onnx_export import export_onnx
 from histoblend.features.networks.recipe import Recipe, embedding_network
@@ -438,12 +438,12 @@ def test_a_native_size_is_known_with_the_patches(cache):
 
 
 def test_the_transformer_alone(cache, patches):
-    embedding = KerasEmbedding(engine="onnx", cache=cache, workers=2)
+    embedding = Embeddings(engine="onnx", cache=cache, workers=2)
     with pytest.raises(NotFittedError):
         embedding.transform(patches)
     values = clone(embedding).fit_transform(patches)
     assert values.shape == (70, 1280)
-    single = KerasEmbedding(engine="onnx", cache=cache).fit(patches)
+    single = Embeddings(engine="onnx", cache=cache).fit(patches)
     np.testing.assert_array_equal(single.transform(patches), values)
     assert single.get_feature_names_out()[1] == "embedding_efficientnet-lite0-0001_rgb_whole"
     again = pickle.loads(pickle.dumps(single))  # noqa: S301 - made here
@@ -453,7 +453,7 @@ def test_the_transformer_alone(cache, patches):
 @pytest.mark.parametrize("workers", [1, 2, -1])
 @pytest.mark.parametrize("shape", [(96, 80, 3), (40, 96, 96), (40, 3, 96, 96)])
 def test_another_shape_is_named_as_it_was_given(shape, workers):
-    embedding = KerasEmbedding(workers=workers)
+    embedding = Embeddings(workers=workers)
     embedding.compute_ = None
     with pytest.raises(ValueError, match=re.escape(f"(n, height, width, 3); got uint8 {shape}.")):
         embedding.transform(np.zeros(shape, np.uint8))
@@ -461,4 +461,4 @@ def test_another_shape_is_named_as_it_was_given(shape, workers):
 
 def test_no_workers_are_refused():
     with pytest.raises(ValueError, match="workers must be a positive number, or -1 for one per core"):
-        KerasEmbedding(workers=0).fit()
+        Embeddings(workers=0).fit()

@@ -12,7 +12,7 @@ from histoblend.data.errors import InputError
 from histoblend.features.extract import NotFinite, extract_shards
 from histoblend.features.handcrafted.families import compile_kernels
 from histoblend.features.handcrafted.transformer import HandcraftedFeatures
-from histoblend.features.networks.embeddings import KerasEmbedding, ahead
+from histoblend.features.networks.embeddings import Embeddings, ahead
 from histoblend.pipelines.engine.fits import FitTask
 from histoblend.pipelines.predict.shards import _run
 from histoblend.pipelines.runtime.resources import foreseen
@@ -62,7 +62,7 @@ def by_transformer(folder, fail, monkeypatch):
 
 
 def by_embedding(folder, fail, monkeypatch):
-    embedding = KerasEmbedding(workers=2)
+    embedding = Embeddings(workers=2)
     embedding.compute_ = fail
     embedding.transform(PIXELS)
 
