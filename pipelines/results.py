@@ -107,4 +107,4 @@ def family_costs(run: Run) -> dict[str, tuple[int, float]]:
         return {}
     folder, manifest = run.step("features")
     columns = pd.Series(read_values(folder)[1]).str.partition("_")[0].value_counts()
-    return {name: (int(columns[name]), float(cost)) for name, cost in manifest["notes"]["ms_a_patch"].items()}
+    return {name: (int(columns[name]), float(cost)) for name, cost in manifest["notes"]["ms_per_patch"].items()}

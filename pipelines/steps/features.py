@@ -101,7 +101,7 @@ def extract_features(
     write_columns(folder, names)
     costs = family_costs(families, pixels)
     core_seconds = round(sum(costs.values()) * len(pixels) / 1e3, 1)
-    notes = {"columns": len(names), "ms_a_patch": costs, "core_seconds": core_seconds}
+    notes = {"columns": len(names), "ms_per_patch": costs, "core_seconds": core_seconds}
     return Outcome(len(pixels), notes | ({"cluster": spent.notes()} if spent else {}))
 
 

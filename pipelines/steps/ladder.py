@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
 #: Columns of the ladder that differ from one run of the same code to the next.
-TIMED = ["seconds", "seconds_a_thousand", "peak_mb"]
+TIMED = ["seconds", "seconds_per_1000", "peak_mb"]
 
 
 def build(run: Run, folder: Path) -> Outcome:

@@ -23,7 +23,7 @@ COLUMNS = (
     + [metric + end for metric in SCORES for end in ("", "_low", "_high")]
     + ["threshold", "below"]
     + [gain + end for gain in GAINS for end in ("", "_low", "_high")]
-    + ["skipped_draws", "seconds", "seconds_a_thousand", "peak_mb"]
+    + ["skipped_draws", "seconds", "seconds_per_1000", "peak_mb"]
 )
 
 
@@ -147,7 +147,7 @@ def ladder(
             rows += _judge_where_present(part, name, below, cuts, draws, seed)
     for row in rows:
         seconds, row["peak_mb"] = (costs or {}).get(str(row["model"]), (np.nan, np.nan))
-        row |= {"seconds": seconds, "seconds_a_thousand": 1000 * seconds / len(predictions)}
+        row |= {"seconds": seconds, "seconds_per_1000": 1000 * seconds / len(predictions)}
     table = pd.DataFrame(rows, columns=COLUMNS)
     rank = {model: place for place, model in enumerate(below)}
     return table.sort_values("model", key=lambda column: column.map(rank), kind="stable", ignore_index=True)

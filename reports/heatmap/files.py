@@ -66,10 +66,10 @@ def transform(heat: HeatMap) -> dict[str, Any]:
         "height": heat.values.shape[0],
         "level0_width": heat.slide[0],
         "level0_height": heat.slide[1],
-        "level0_pixels_a_pixel": list(heat.cell),
+        "level0_pixels_per_pixel": list(heat.cell),
         "affine_to_level0": [[heat.cell[0], 0.0, 0.0], [0.0, heat.cell[1], 0.0], [0.0, 0.0, 1.0]],
         "level0_of_qupath_origin": list(heat.origin),
-        "um_a_pixel": [heat.stride * side for side in heat.spacing],
+        "um_per_pixel": [heat.stride * side for side in heat.spacing],
         "png": "grey / 255 is the probability; opacity 0 where nothing was predicted",
         "tiff": "float32 probability; NaN where nothing was predicted",
         "note": "(x, y) of a pixel's upper left corner, counted from 0, times affine_to_level0 is its place on "

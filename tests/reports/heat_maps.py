@@ -36,7 +36,7 @@ def make_heat(values=VALUES, threshold=0.5, **options):
 def make_summary(**options):
     """What summary.json would hold."""
     given = {
-        "slide": {"name": "a.svs", "width": 352, "height": 288, "um_a_pixel": [0.486, 0.486], "vendor": "aperio"},
+        "slide": {"name": "a.svs", "width": 352, "height": 288, "um_per_pixel": [0.486, 0.486], "vendor": "aperio"},
         "bundle": {"run": "mine", "source": "kaggle", "made": "2026-11-26", "digest": "0123456789abcdef" * 4},
         "model": "logistic_context",
         "auc": 0.93,
@@ -53,7 +53,7 @@ def make_summary(**options):
         "regions_unread": 0,
         "flags": {"blank": 0.0, "pen": 0.25, "out-of-distribution": 0.4},
         "patch_px": 96,
-        "patch_um_a_pixel": [0.972, 0.972],
+        "patch_um_per_pixel": [0.972, 0.972],
         "stride_px": 32,
         "stride_um": [31.104, 31.104],
     }

@@ -307,7 +307,7 @@ def test_a_bundle_that_does_not_know_its_resolution_asks_for_it(run, slide, tmp_
     with pytest.raises(InputError, match=r"Give PATCH_MPP=… \(--patch-mpp\)"):
         make(bundle, slide.path, tmp_path / "map")
     summary, _ = make(bundle, slide.path, tmp_path / "map", Geometry(patch_mpp=0.972), model="logistic_colour")
-    assert summary["patch_um_a_pixel"] == pytest.approx([0.972, 0.972])
+    assert summary["patch_um_per_pixel"] == pytest.approx([0.972, 0.972])
     with pytest.raises(InputError, match=r"must measure 0.02 to 50 µm; got -1"):
         make(bundle, slide.path, tmp_path / "map", Geometry(patch_mpp=-1))
 
@@ -401,7 +401,7 @@ def test_a_real_slide_of_another_tissue(run, tmp_path):
         pytest.skip("the real slides are not beside the checkout")
     summary, tiles = make(run, path, tmp_path / "map", model="logistic_colour")
     assert summary["tissue_mm2"] == pytest.approx(0.56, abs=0.06)
-    assert summary["patch_um_a_pixel"] == pytest.approx([0.972, 0.972])
+    assert summary["patch_um_per_pixel"] == pytest.approx([0.972, 0.972])
     assert summary["pixels_read"] == 2220 * 2967
     # What lies on glass to the right of the tissue is not predicted.
     assert (tiles["centre_x"] < 2000).all()

@@ -50,7 +50,7 @@ def test_the_transform_takes_pixels_to_the_slide():
     found = json.loads(json.dumps(transform(make_heat())))
     place = np.array(found["affine_to_level0"]) @ [3, 2, 1]
     assert place.tolist() == [192, 128, 1]
-    assert found["um_a_pixel"] == pytest.approx([31.104, 31.104])
+    assert found["um_per_pixel"] == pytest.approx([31.104, 31.104])
     assert (found["level0_width"], found["width"]) == (352, 6)
 
 
