@@ -117,8 +117,7 @@ def extract_on_cluster(
         return spent
     cluster.connect()
     pixels = StoredArray.find(cluster.publish(patches.folder / PIXELS, f"patches-{patches.digest[:16]}"), PIXELS)
-    stains = shown.stains.tolist() if isinstance(shown, NormalisedPixels) else []
-    text = job_text(pixels, columns, {**recipe, "stains": stains})
+    text = job_text(pixels, columns, recipe | (_stains(shown) if isinstance(shown, NormalisedPixels) else {}))
     key = job_key(text)
     store = _parts_folder(cluster, folder, key)
     if networks is not None:
@@ -148,6 +147,12 @@ def extract_on_cluster(
     if not cluster.engine.store:
         store.remove_all()
     return spent
+
+
+def _stains(shown: NormalisedPixels) -> dict[str, Any]:
+    """Stains of each slide, and the number of each patch's: a slide's patches share them."""
+    stains, of = np.unique(shown.stains.reshape(len(shown), -1), axis=0, return_inverse=True)
+    return {"stains": stains.tolist(), "stains_of": of.ravel().tolist()}
 
 
 def embed_on_cluster(

@@ -69,7 +69,8 @@ def job_text(pixels: StoredArray, columns: list[str], recipe: Mapping[str, Any])
     columns : list of str
     recipe : mapping
         ``families``, or ``networks`` (:func:`features.networks.stored.store_networks`) and ``files`` (SHA-256 by name);
-        ``stains``, a row a patch (:func:`features.slide_stain.stains_of`), empty where patches are shown as they are.
+        where stains are normalised, ``stains`` of each slide (:func:`features.slide_stain.stains_of`, a row of 6) and
+        ``stains_of``, the number of each patch's.
     """
     here = {"code": code_digest(("data", "features")), "libraries": library_versions()}
     content = {"pixels": pixels.text, "columns": columns, "recipe": dict(recipe), **here}
@@ -86,7 +87,7 @@ class _Job:
     pixels: StoredArray
     columns: list[str]
     compute: Callable[[np.ndarray], np.ndarray]
-    stains: np.ndarray
+    stains: np.ndarray | None
 
 
 def make_part(place: str, key: str, start: int, stop: int, digest: str) -> Part:
@@ -125,7 +126,7 @@ def make_part(place: str, key: str, start: int, stop: int, digest: str) -> Part:
             f"{job.pixels.store.url}/{job.pixels.name}: rows {start} to {stop} are not the patches of this run. "
             "Remove the file, and run again."
         )
-    shown = normalise_by_slide(pixels, job.stains[start:stop]) if len(job.stains) else pixels
+    shown = pixels if job.stains is None else normalise_by_slide(pixels, job.stains[start:stop])
     with threadpool_limits(1):
         values = checked(job.compute(shown), start, (stop - start, len(job.columns)), np.float32)
     content = to_parquet(values, job.columns, start)
@@ -174,7 +175,10 @@ def _open_job(place: str, key: str) -> _Job:
     _check_worker(content)
     array = StoredArray.parse(content["pixels"])
     recipe = content["recipe"]
-    return _Job(array, content["columns"], _compute(recipe, store), np.array(recipe["stains"], dtype=np.float64))
+    stains = None
+    if "stains" in recipe:
+        stains = np.array(recipe["stains"], dtype=np.float64)[recipe["stains_of"]].reshape(-1, 2, 3)
+    return _Job(array, content["columns"], _compute(recipe, store), stains)
 
 
 def _check_worker(content: Mapping[str, Any]) -> None:
