@@ -103,7 +103,7 @@ class _Reader:
             return np.frombuffer(self.take(count * each.itemsize), each)
         if kind == "#":
             count = self.length()
-            if count > len(self.content) - self.place:
+            if not 0 <= count <= len(self.content) - self.place:
                 raise ValueError(f"{count} values at byte {self.place} of {len(self.content)}")
             return [self.value(depth + 1) for _ in range(count)]
         raise ValueError(f"an array without a length at byte {self.place}")

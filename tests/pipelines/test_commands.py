@@ -49,7 +49,7 @@ def test_the_stable_outputs_are_there(finished):
         for rung in (*FAMILIES, "handcrafted", "embeddings", "both", "context")
         for head in ("logistic", "xgboost")
     ]
-    models += [f"logistic_{rung}" for rung in ("in-slide", "embeddings-context", "both-context")]
+    models += [f"logistic_{rung}" for rung in ("in-slide", "embeddings-context", "both-context", "both-normalised")]
     assert list(predictions) == [
         "patch_id", "slide", "split", "fold", "label", "prob_prevalence", *(f"prob_{model}" for model in models)
     ]  # fmt: skip

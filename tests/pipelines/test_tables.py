@@ -7,10 +7,14 @@ import pandas as pd
 import pytest
 
 from histoblend.features.handcrafted.families import columns, compute
+from histoblend.features.slide_stain import normalised_name
 from histoblend.models.names import BESIDE
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.tables import BLOCK, FeatureSets
 from tests import ROOT
+
+#: Sets in slide context but for the network's, whose columns are in no table.
+IN_TABLES = tuple(name for name in BESIDE if name != "cnn-context")
 
 
 def written(folder, values, names):
@@ -29,13 +33,25 @@ def sets(tmp_path_factory):
     features = written(root / "features", compute(pixels, families), [column.name for column in columns(families)])
     more = np.random.default_rng(1).normal(size=(60, 7)).astype(np.float32)
     embeddings = written(root / "embeddings", more, [f"embedding_x-{number}_rgb_whole" for number in range(7)])
+    shown = [normalised_name(column.name) for column in columns(families)]
+    normalised = written(root / "features-normalised", compute(pixels[::-1].copy(), families), shown)
+    others = written(
+        root / "embeddings-normalised",
+        more[::-1].copy(),
+        [f"embedding_x-{number}-normalised_rgb_whole" for number in range(7)],
+    )
     slides = pd.Series(np.random.default_rng(2).choice(["a", "b", "c"], 60)).astype(object)
     slides[:3], slides[50:] = "tiny", None
-    config = load_config(ROOT / "configs" / "phantom.toml", [f"features.families={families!r}"])
-    return FeatureSets(config, {"features": features, "embeddings": embeddings}, slides)
+    names = ["colour", "families", "handcrafted", "embeddings", "both", *IN_TABLES]
+    config = load_config(
+        ROOT / "configs" / "phantom.toml", [f"features.families={families!r}", f"heads.features={names!r}"]
+    )
+    folders = {"features": features, "embeddings": embeddings}
+    folders |= {"features-normalised": normalised, "embeddings-normalised": others}
+    return FeatureSets(config, folders, slides)
 
 
-@pytest.mark.parametrize("name", ["colour", "stain", "handcrafted", "embeddings", "both", *BESIDE])
+@pytest.mark.parametrize("name", ["colour", "stain", "handcrafted", "embeddings", "both", *IN_TABLES])
 def test_a_set_in_a_file_is_the_set_in_memory(sets, tmp_path, monkeypatch, name):
     monkeypatch.setattr("histoblend.pipelines.tables.BLOCK", 7)
     values, names = sets[name]
@@ -69,7 +85,7 @@ def test_sets_in_slide_context_hold_their_tables_and_the_same_relative_to_the_sl
 
 
 def test_pieces_hold_every_row_once_and_slides_whole(sets):
-    for name in ("both", *BESIDE):
+    for name in ("both", *IN_TABLES):
         pieces = list(sets._pieces(name))
         assert sorted(np.concatenate(pieces).tolist()) == list(range(60))
     where = pd.Series(sets._where)

@@ -76,6 +76,7 @@ def test_the_model_card_quotes_it_beside_the_auc(shown):
         "patch": {"size": 96, "pixels": "uint8", "source": "x"},
     }
     content |= {"networks": [], "libraries": {}, "prevalence": 0.4}
+    content |= {"learned": {"patches": "train", "count": 160, "slides": 8}}
     card = model_card(content, inputs.ladder, inputs.predictions, phantom=False)
     row = inputs.ladder[inputs.ladder.model == "logistic_context"].iloc[0]
     within = f"{row.auc_within:.3f} ({row.auc_within_low:.3f} to {row.auc_within_high:.3f})" if known else "–"

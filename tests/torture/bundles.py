@@ -7,7 +7,7 @@ from histoblend.pipelines.plan import ENSEMBLE_ONLY, plan_run
 from tests import ROOT
 
 SETTINGS = ["data.n=120", "data.slides=12", "split.folds=2", "engine.workers=1", "report.draws=100"]
-SETTINGS += ["name=small"]
+SETTINGS += ["name=small", "final.refit=train"]
 SETTINGS += ["features.families=['colour']", "heads.features=['colour']"]
 
 

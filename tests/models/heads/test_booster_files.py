@@ -91,6 +91,14 @@ def test_a_changed_byte_never_crashes_xgboost(booster, content, place, value):
     assert again.inplace_predict(np.zeros((2, 5), np.float32)).shape == (2,)
 
 
+@pytest.mark.parametrize("name", [b"enc[#L", b"feature_names[#L", b"sorted_idx[$l#L"])
+def test_a_negative_count_is_refused(content, name):
+    altered = bytearray(content)
+    altered[content.index(name) + len(name)] = 128
+    with pytest.raises(InputError, match="expected a booster of XGBoost's; got: ValueError: -"):
+        check_booster("b.ubj", bytes(altered), 5)
+
+
 def test_damage_of_many_kinds_never_crashes_xgboost(content):
     from tests.torture.fuzz.driver import mutate_bytes
 

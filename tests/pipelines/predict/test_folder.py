@@ -147,9 +147,10 @@ class Mean:
 class Redness:
     """Stands in for a fine-tuned network: log odds by the mean of red."""
 
+    columns = ("cnn_log-odds_all_whole",)
     width = 1
 
-    def __call__(self, patches):
+    def __call__(self, patches, *, plain=False):
         return ((patches[..., 0].mean(axis=(1, 2)) - 180) / 10).astype(np.float32)[:, None]
 
 
