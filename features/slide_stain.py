@@ -106,8 +106,8 @@ def normalise_by_slide(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class NormalisedPixels:
-    """Stain-normalised patches as an array that is computed as it is read: no copy of all patches is kept.
+class StainedPixels:
+    """Patches and the stains of their slides, cut into shards together.
 
     Attributes
     ----------
@@ -131,6 +131,13 @@ class NormalisedPixels:
 
     def __len__(self) -> int:
         return len(self.pixels)
+
+    def __getitem__(self, rows: slice | np.ndarray) -> Any:
+        return StainedPixels(self.pixels[rows], self.stains[rows])
+
+
+class NormalisedPixels(StainedPixels):
+    """Stain-normalised patches as an array that is computed as it is read: no copy of all patches is kept."""
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         return normalise_by_slide(self.pixels[rows], self.stains[rows])

@@ -132,9 +132,8 @@ def fine_tune(
 ) -> tuple[Tuned, Callable[[np.ndarray], np.ndarray]]:
     """Train on some rows, and continue where an interrupted call with the same arguments stopped.
 
-    With several seeds as many networks are trained, each with other slides to stop by and in another order, and
-    their weights averaged: they start from the same pretraining and stay close, so that the average is one network that
-    does about as well as all of them together, and predicts as fast as one.
+    With several seeds, as many networks are trained, each with other validation slides and in another order, and their
+    weights are averaged. All start from the same pretraining, so the average is one network, as fast as one.
 
     Parameters
     ----------
@@ -182,7 +181,7 @@ def fine_tune(
 
 def _rescaled(state: _State, mean: np.ndarray, scale: np.ndarray) -> list[np.ndarray]:
     """Best values of a training, its head as if pooled channels had been standardised by others."""
-    if mean is state.mean:
+    if mean is state.mean:  # its own: the bits stay as they are
         return state.best
     kernel = state.best[-2].astype(np.float64) / state.scale[:, None]
     bias = state.best[-1] + (mean - state.mean) @ kernel

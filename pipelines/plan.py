@@ -21,9 +21,9 @@ from histoblend.pipelines.steps import cnn, embeddings, features, heads, model_s
 
 #: Code that several steps depend on: patches and splits, feature tables, fitted models, analyses, what is drawn.
 PATCHES = ("data", "pipelines/run_files.py")
-TABLE = (*PATCHES, "features", "models/names.py", "pipelines/results.py", "pipelines/tables.py")
+TABLE_CODE = (*PATCHES, "features", "models/names.py", "pipelines/results.py", "pipelines/tables.py")
 CLUSTER = tuple(f"pipelines/engine/{name}.py" for name in ("cluster", "cluster_tables", "worker"))
-MODELS = (*TABLE, "models/*.py", "models/heads")
+MODELS = (*TABLE_CODE, "models/*.py", "models/heads")
 ANALYSES = (
     *MODELS, "models/inspection", "reports/evaluation",
     "pipelines/analysis/model_set.py", "pipelines/runtime/dataclass_files.py",
@@ -57,7 +57,7 @@ STEPS = (
     Step(
         "features", "2-features", "pipelines.steps.features:build",
         reads=("prepare",),
-        code=(*TABLE, "pipelines/steps/features.py", *CLUSTER),
+        code=(*TABLE_CODE, "pipelines/steps/features.py", *CLUSTER),
         settings=lambda config: {"families": list(config.features.families)},
         inputs=features.inputs,
         part_of=lambda run: needs_table(run, "features"),
@@ -65,7 +65,7 @@ STEPS = (
     Step(
         "features-normalised", "2-features-normalised", "pipelines.steps.features:build_normalised",
         reads=("prepare",),
-        code=(*TABLE, "pipelines/steps/features.py", *CLUSTER),
+        code=(*TABLE_CODE, "pipelines/steps/features.py", *CLUSTER),
         settings=lambda config: {"families": list(config.features.families)},
         inputs=features.inputs,
         part_of=lambda run: needs_table(run, "features-normalised"),
@@ -73,7 +73,7 @@ STEPS = (
     Step(
         "embeddings", "3-embeddings", "pipelines.steps.embeddings:build",
         reads=("prepare",),
-        code=(*TABLE, "pipelines/steps/embeddings.py", *CLUSTER),
+        code=(*TABLE_CODE, "pipelines/steps/embeddings.py", *CLUSTER),
         settings=lambda config: config.embeddings.model_dump(exclude={"shard"}),
         inputs=embeddings.inputs,
         part_of=lambda run: needs_table(run, "embeddings"),
@@ -81,7 +81,7 @@ STEPS = (
     Step(
         "embeddings-normalised", "3-embeddings-normalised", "pipelines.steps.embeddings:build_normalised",
         reads=("prepare",),
-        code=(*TABLE, "pipelines/steps/embeddings.py", *CLUSTER),
+        code=(*TABLE_CODE, "pipelines/steps/embeddings.py", *CLUSTER),
         settings=lambda config: config.embeddings.model_dump(exclude={"shard"}),
         inputs=embeddings.inputs,
         part_of=lambda run: needs_table(run, "embeddings-normalised"),

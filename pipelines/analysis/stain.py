@@ -14,7 +14,7 @@ import pandas as pd
 
 from histoblend.data.splits import is_known
 from histoblend.features.extract import extract_shards
-from histoblend.features.slide_stain import stain_sums, stains_of
+from histoblend.features.slide_stain import StainedPixels, stain_sums, stains_of
 from histoblend.models.inspection.stain import (
     StainGroups,
     StainView,
@@ -190,28 +190,6 @@ def probe_stain(run: Run, folder: Path) -> dict[str, int]:
     return {"patches": sample.judged, "slides": slides, "beside": len(pixels) - sample.judged}
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """Patches, and the stains of their slides, as an array of patches that is cut into shards."""
-
-    pixels: np.ndarray
-    stains: np.ndarray
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.pixels.shape
-
-    @property
-    def dtype(self) -> np.dtype[np.uint8]:
-        return self.pixels.dtype
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def __getitem__(self, rows: slice) -> _Shown:
-        return _Shown(self.pixels[rows], self.stains[rows])
-
-
 def _judge(
     run: Run,
     predictor: Predictor,
@@ -228,13 +206,15 @@ def _judge(
     alone = [name for name in predictor.members if not needs_slides(name)]
     places = [predictor.members.index(name) for name in alone]
     # Where stains are altered, slides are normalised by what they look like then.
-    shown = _Shown(pixels, stains_of(stain_sums(pixels), known_slides(slides), pixels.shape[1] * pixels.shape[2]))
+    shown = StainedPixels(
+        pixels, stains_of(stain_sums(pixels), known_slides(slides), pixels.shape[1] * pixels.shape[2])
+    )
 
-    def by_itself(some: _Shown) -> np.ndarray:
+    def by_itself(some: StainedPixels) -> np.ndarray:
         values = predictor(some.pixels, some.stains)
         return np.concatenate([values.members[:, places], values.table[:, predictor.compared]], axis=1)
 
-    def compared(some: _Shown) -> np.ndarray:
+    def compared(some: StainedPixels) -> np.ndarray:
         return predictor.features(some.pixels, some.stains, compared_only=True)[:, predictor.compared]
 
     options: dict[str, Any] = {"shard_size": SHARD, "prefer": "threads", "workers": _threads(run), "progress": progress}

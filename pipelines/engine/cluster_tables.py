@@ -100,8 +100,7 @@ def extract_on_cluster(
     columns : list of str
     patches : PatchSet
     shown : ndarray or NormalisedPixels
-        Its pixels, or these stain-normalised: workers then get each patch's row of
-        :func:`features.slide_stain.stains_of` in the job.
+        Its pixels, or these stain-normalised: workers then find the stains of each slide in the job.
     folder : Path
         Of the step under way.
     shard : int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,16 +33,14 @@ def inputs(run: Run) -> dict[str, str]:
     }
 
 
-def build(run: Run, folder: Path) -> Outcome:
-    """Compute the embeddings of a run."""
+def build(run: Run, folder: Path, *, normalised: bool = False) -> Outcome:
+    """Compute the embeddings of a run's patches, or of these stain-normalised."""
     options: dict[str, Any] = {"workers": run.workers, "screen": run.screen, "cluster": run.cluster}
-    return extract_embeddings(run.config, patches_of(run), folder, **options)
+    return extract_embeddings(run.config, patches_of(run), folder, normalised=normalised, **options)
 
 
-def build_normalised(run: Run, folder: Path) -> Outcome:
-    """Compute the embeddings of a run's stain-normalised patches."""
-    options: dict[str, Any] = {"workers": run.workers, "screen": run.screen, "cluster": run.cluster}
-    return extract_embeddings(run.config, patches_of(run), folder, normalised=True, **options)
+#: Of stain-normalised patches.
+build_normalised = partial(build, normalised=True)
 
 
 def embeddings_engine(config: Config) -> Engine:

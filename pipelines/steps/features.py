@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,16 +38,14 @@ def inputs(run: Run) -> dict[str, str]:
     return {"families": ",".join(chosen_families(run.config))}
 
 
-def build(run: Run, folder: Path) -> Outcome:
-    """Compute the handcrafted features of a run."""
+def build(run: Run, folder: Path, *, normalised: bool = False) -> Outcome:
+    """Compute the handcrafted features of a run's patches, or of these stain-normalised."""
     options: dict[str, Any] = {"workers": run.workers, "screen": run.screen, "cluster": run.cluster}
-    return extract_features(run.config, patches_of(run), folder, **options)
+    return extract_features(run.config, patches_of(run), folder, normalised=normalised, **options)
 
 
-def build_normalised(run: Run, folder: Path) -> Outcome:
-    """Compute the handcrafted features of a run's stain-normalised patches."""
-    options: dict[str, Any] = {"workers": run.workers, "screen": run.screen, "cluster": run.cluster}
-    return extract_features(run.config, patches_of(run), folder, normalised=True, **options)
+#: Of stain-normalised patches.
+build_normalised = partial(build, normalised=True)
 
 
 def extract_features(
@@ -63,8 +62,6 @@ def extract_features(
 
     With ``normalised`` they are those of stain-normalised patches (:mod:`features.slide_stain`).
     """
-    from functools import partial
-
     from histoblend.features.extract import extract_shards
     from histoblend.features.handcrafted.families import columns, compile_kernels, compute
     from histoblend.features.slide_stain import normalised_name

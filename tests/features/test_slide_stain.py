@@ -52,13 +52,13 @@ def test_slides_of_any_stain_come_out_alike() -> None:
         np.testing.assert_allclose(moments(slide), REFERENCE, atol=0.02)
 
 
-def test_a_patch_keeps_what_sets_it_apart_from_its_slide() -> None:
+def test_a_dark_patch_of_a_pale_slide_stays_darker() -> None:
     dark, pale = patches(1, (0.9, 0.9, 0.9)), patches(30, (0.4, 0.4, 0.4), seed=1)
     out = shown(np.concatenate([dark, pale]), ["one"] * 31)
     assert (moments(out[:1])[0] > moments(out[1:])[0] + 0.3).all()
 
 
-def test_a_patch_has_the_same_bits_alone_in_any_order_and_however_much_is_read() -> None:
+def test_order_and_batch_size_change_no_bit() -> None:
     pixels = np.concatenate([patches(20, (0.5, 0.4, 0.3)), patches(6, (0.3, 0.8, 0.5), seed=1), patches(2, (1, 1, 1))])
     slides = ["large"] * 20 + ["small"] * 6 + [None] * 2
     whole = shown(pixels, slides)
