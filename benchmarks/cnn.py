@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from histoblend.features.networks.engines import choose_engine
-from histoblend.models.cnn import CnnSettings, Shown, Trainee, lower_network
+from histoblend.models.cnn import CnnSettings, PatchTransform, TrainablePart, lower_network
 
 BATCH = 32
 TRAININGS = 6
@@ -28,19 +28,19 @@ def plain_model(settings: CnnSettings, shape: tuple[int, int]):
     """Return the whole backbone with a new head, every weight learning, compiled as usual."""
     import keras
 
-    trainee = Trainee(CnnSettings(**{**vars(settings), "trained": "all", "batch_norm": "trained"}), shape)
-    model = trainee.model(np.zeros(trainee.width), np.ones(trainee.width))
+    trainable = TrainablePart(CnnSettings(**{**vars(settings), "trained": "all", "batch_norm": "trained"}), shape)
+    model = trainable.model(np.zeros(trainable.width), np.ones(trainable.width))
     model.compile(
         optimizer=keras.optimizers.AdamW(settings.learning_rate), loss=keras.losses.BinaryCrossentropy(from_logits=True)
     )
     return model
 
 
-def compiled(trainee: Trainee, settings: CnnSettings):
+def compiled(trainable: TrainablePart, settings: CnnSettings):
     """Return our trained part with a head, compiled as in training."""
     import keras
 
-    model = trainee.model(np.zeros(trainee.width), np.ones(trainee.width))
+    model = trainable.model(np.zeros(trainable.width), np.ones(trainable.width))
     model.compile(
         optimizer=keras.optimizers.AdamW(settings.learning_rate),
         loss=keras.losses.BinaryCrossentropy(from_logits=True),
@@ -49,10 +49,12 @@ def compiled(trainee: Trainee, settings: CnnSettings):
     return model
 
 
-def check(plain, ours, shown: Shown, patches: np.ndarray, pictures: np.ndarray, trainee: Trainee) -> float:
+def check(
+    plain, ours, shown: PatchTransform, patches: np.ndarray, pictures: np.ndarray, trainable: TrainablePart
+) -> float:
     """Largest difference of the log-odds before any training, relative to the largest."""
     ours.layers[-1].set_weights(plain.layers[-1].get_weights())
-    maps = shown(patches).astype(np.float32).reshape(len(patches), *trainee.input_shape)
+    maps = shown(patches).astype(np.float32).reshape(len(patches), *trainable.input_shape)
     expected = np.asarray(plain(pictures, training=False))
     gap = np.abs(np.asarray(ours(maps, training=False)) - expected).max() / np.abs(expected).max()
     if not gap < 0.01:  # maps are kept in half precision
@@ -68,14 +70,14 @@ def main(backbone: str = "efficientnet-lite2", size: int = 192, batches: int = 6
     labels = rng.integers(0, 2, (len(patches), 1)).astype(np.float32)
     shape = (size, size)
     with tempfile.TemporaryDirectory() as folder:
-        trainee = Trainee(settings, shape)
-        network = lower_network(trainee, choose_engine(), Path(folder))
-    shown = Shown(size, "jitter", 0.1, 0, network, turn=0)
-    plain, ours = plain_model(settings, shape), compiled(trainee, settings)
+        trainable = TrainablePart(settings, shape)
+        network = lower_network(trainable, choose_engine(), Path(folder))
+    shown = PatchTransform(size, "jitter", 0.1, 0, network, turn=0)
+    plain, ours = plain_model(settings, shape), compiled(trainable, settings)
     pictures = patches.astype(np.float32)
-    gap = check(plain, ours, shown, patches[:8], pictures[:8], trainee)
+    gap = check(plain, ours, shown, patches[:8], pictures[:8], trainable)
     print(f"{backbone} at {size} px: log-odds before training agree to {gap:.1e} of the largest")
-    maps = shown(patches).astype(np.float32).reshape(len(patches), *trainee.input_shape)
+    maps = shown(patches).astype(np.float32).reshape(len(patches), *trainable.input_shape)
     rates: dict[str, list[float]] = {"plain": [], "ours": []}
     for turn in range(4):  # the first one compiles
         for name, model, inputs in (("plain", plain, pictures), ("ours", ours, maps)):
@@ -84,7 +86,7 @@ def main(backbone: str = "efficientnet-lite2", size: int = 192, batches: int = 6
             if turn:
                 rates[name].append(len(patches) / (time.perf_counter() - started))
     slow, fast = (float(np.median(rates[name])) for name in ("plain", "ours"))
-    drawn = Shown(size, "jitter", 0.1, 0, network, turn=None)
+    drawn = PatchTransform(size, "jitter", 0.1, 0, network, turn=None)
     mapped = map_rate(drawn, patches)
     print(f"Keras fit, whole network {slow:7.1f} images/s")
     print(f"what follows the maps    {fast:7.1f} images/s   {fast / slow:5.1f} ×")
@@ -93,7 +95,7 @@ def main(backbone: str = "efficientnet-lite2", size: int = 192, batches: int = 6
     print(f"a run of {TRAININGS} trainings       {whole:7.1f} images/s   {whole / slow:5.1f} ×, maps included")
 
 
-def map_rate(shown: Shown, patches: np.ndarray) -> float:
+def map_rate(shown: PatchTransform, patches: np.ndarray) -> float:
     """Feature maps a second, on as many threads as there are cores."""
     from joblib import Parallel, cpu_count, delayed
 

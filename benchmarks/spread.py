@@ -31,8 +31,8 @@ from scipy.special import expit
 from histoblend.features.networks.backend import choose_backend
 from histoblend.features.networks.embeddings import embedding_compute
 from histoblend.features.networks.engines import choose_engine
-from histoblend.models.cnn import CnnSettings, Shown, Trainee, lower_network
-from histoblend.models.finetune import Lesson, fine_tune, pool
+from histoblend.models.cnn import CnnSettings, PatchTransform, TrainablePart, lower_network
+from histoblend.models.finetune import TrainingData, fine_tune, pool
 from histoblend.models.heads.logistic import LogisticHead
 
 #: Backbone and side of each embedding: the default backbone, and the one that is fine-tuned by default, at its size.
@@ -86,18 +86,18 @@ def tuned_log_odds(given: Sample, trained: str, engine: str, precision: str) -> 
     )
     patches = given["patches"]
     with tempfile.TemporaryDirectory() as folder:
-        trainee = Trainee(settings, settings.shape(patches.shape[1]), settings.precision)
-        network = lower_network(trainee, chosen, Path(folder))
-        look = partial(Shown, settings.size, settings.stain, settings.jitter, settings.seed, network)
+        trainable = TrainablePart(settings, settings.shape(patches.shape[1]), settings.precision)
+        network = lower_network(trainable, chosen, Path(folder))
+        look = partial(PatchTransform, settings.size, settings.stain, settings.jitter, settings.seed, network)
         shown = [look(None, epoch)(patches) for epoch in range(settings.epochs)]
         plain = [look(turn, 0)(patches) for turn in range(TURNS)]
         everything = np.arange(len(patches))
-        pooled = np.stack([pool(trainee, table.__getitem__, everything) for table in (plain[0], shown[0])])
-        lesson = Lesson(
+        pooled = np.stack([pool(trainable, table.__getitem__, everything) for table in (plain[0], shown[0])])
+        data = TrainingData(
             lambda rows, epoch: shown[epoch][rows], lambda rows, turn: plain[turn][rows],
             pooled, given["labels"], given["slides"], TURNS,
         )  # fmt: skip
-        _, predict = fine_tune(settings, trainee, lesson, everything[given["learnt"]], Path(folder) / "training")
+        _, predict = fine_tune(settings, trainable, data, everything[given["learnt"]], Path(folder) / "training")
         return predict(everything[~given["learnt"]])
 
 

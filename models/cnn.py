@@ -109,7 +109,7 @@ def pretrained(settings: CnnSettings, shape: Shape) -> keras.Model:
     return load_backbone(settings.backbone, weights=settings.weights, shape=None if free else shape)
 
 
-class Trainee:
+class TrainablePart:
     """A backbone that is being fine-tuned: the part that learns, and the way back to the whole network.
 
     Parameters
@@ -192,7 +192,7 @@ class Trainee:
             Pictures (n, height, width, 3) float32 of 0..255 to log-odds (n, 1).
         """
         keras = load_keras()
-        plain = Trainee(self.settings, self.shape)
+        plain = TrainablePart(self.settings, self.shape)
         plain.model(mean, scale).set_weights(values)
         if plain._twin is not plain._upper:
             unfold_norms(plain._twin, plain._upper)
@@ -206,7 +206,7 @@ class Trainee:
 
 
 @dataclass(frozen=True)
-class Shown:
+class PatchTransform:
     """Turns patches into what the trained part is given: turned, resized, stains altered, passed through the rest.
 
     Attributes
@@ -260,11 +260,11 @@ def turn_patch(patch: np.ndarray, turn: int | None) -> np.ndarray:
     return np.rot90(mirrored, (turn or 0) % 4)
 
 
-def lower_network(trainee: Trainee, engine: Engine, folder: Path) -> OnnxNetwork | KerasNetwork | None:
+def lower_network(trainable: TrainablePart, engine: Engine, folder: Path) -> OnnxNetwork | KerasNetwork | None:
     """What runs the part that is not trained; its file is written into ``folder``, which exists."""
-    if trainee.lower is None:
+    if trainable.lower is None:
         return None
-    return _stored(trainee.lower, trainee.settings.recipe, trainee.shape, engine, folder / "lower")
+    return _stored(trainable.lower, trainable.settings.recipe, trainable.shape, engine, folder / "lower")
 
 
 def _stored(model: keras.Model, recipe: Recipe, shape: Shape, engine: Engine, path: Path) -> StoredOnnx | StoredKeras:
@@ -371,7 +371,7 @@ def store_cnn(network: keras.Model, settings: CnnSettings, shape: Shape, engine:
     Parameters
     ----------
     network : keras.Model
-        From :meth:`Trainee.whole`.
+        From :meth:`TrainablePart.whole`.
     settings : CnnSettings
     shape : tuple of int
     engine : Engine

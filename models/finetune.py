@@ -22,7 +22,7 @@ import pandas as pd
 
 from histoblend.data.storage.parts import Parts
 from histoblend.features.networks.backend import choose_backend, load_keras, to_numpy
-from histoblend.models.cnn import CnnSettings, Trainee
+from histoblend.models.cnn import CnnSettings, TrainablePart
 from histoblend.models.heads.inner_folds import inner_folds
 from histoblend.models.heads.logistic import LogisticHead
 
@@ -36,7 +36,7 @@ TOGETHER = 64
 
 
 @dataclass(frozen=True)
-class Lesson:
+class TrainingData:
     """What a network is trained on; rows are those of the caller's table.
 
     Attributes
@@ -62,13 +62,13 @@ class Lesson:
 
 
 @dataclass
-class Tuned:
+class FineTuned:
     """A fine-tuned network.
 
     Attributes
     ----------
     values : list of ndarray
-        Its weights, for :meth:`models.cnn.Trainee.whole`.
+        Its weights, for :meth:`models.cnn.TrainablePart.whole`.
     mean, scale : ndarray of shape (width,)
         That its pooled channels are standardised with.
     history : DataFrame
@@ -121,15 +121,15 @@ class _State:
 
 def fine_tune(
     settings: CnnSettings,
-    trainee: Trainee,
-    lesson: Lesson,
+    trainable: TrainablePart,
+    data: TrainingData,
     rows: np.ndarray,
     folder: Path,
     *,
     exactly: int | None = None,
     watch: Callable[[dict[str, Any]], None] | None = None,
     advance: Callable[[int], None] | None = None,
-) -> tuple[Tuned, Callable[[np.ndarray], np.ndarray]]:
+) -> tuple[FineTuned, Callable[[np.ndarray], np.ndarray]]:
     """Train on some rows, and continue where an interrupted call with the same arguments stopped.
 
     With several seeds, as many networks are trained, each with other validation slides and in another order, and their
@@ -138,9 +138,9 @@ def fine_tune(
     Parameters
     ----------
     settings : CnnSettings
-    trainee : Trainee
+    trainable : TrainablePart
         Fresh: its values are those of the pretraining.
-    lesson : Lesson
+    data : TrainingData
     rows : ndarray of int
         Rows to learn from. One part of five, by group, decides when to stop and is not trained on.
     folder : Path
@@ -154,10 +154,10 @@ def fine_tune(
 
     Returns
     -------
-    tuned : Tuned
+    tuned : FineTuned
         Its history is that of the first seed.
     predict : callable
-        ``predict(rows) -> (m,) float64`` log-odds of other rows, averaged over the lesson's turns.
+        ``predict(rows) -> (m,) float64`` log-odds of other rows, averaged over the data's turns.
 
     References
     ----------
@@ -166,7 +166,7 @@ def fine_tune(
     states: list[_State] = []
     for number in range(settings.seeds):
         one = replace(settings, seed=settings.seed + number)
-        training = _Training(one, trainee, lesson, rows, Parts(folder / f"seed-{number}"), exactly)
+        training = _Training(one, trainable, data, rows, Parts(folder / f"seed-{number}"), exactly)
         training.run((watch if watch and not number else None) or (lambda row: None), advance or (lambda count: None))
         states.append(training.state)
     mean, scale = training.state.mean, training.state.scale
@@ -176,7 +176,7 @@ def fine_tune(
         training.model.set_weights(values)
     first = states[0]
     stopped = next((state.stopped for state in states if state.stopped), "")
-    return Tuned(values, mean, scale, pd.DataFrame(first.history), stopped), training.predict
+    return FineTuned(values, mean, scale, pd.DataFrame(first.history), stopped), training.predict
 
 
 def _rescaled(state: _State, mean: np.ndarray, scale: np.ndarray) -> list[np.ndarray]:
@@ -192,14 +192,14 @@ class _Training:
     def __init__(
         self,
         settings: CnnSettings,
-        trainee: Trainee,
-        lesson: Lesson,
+        trainable: TrainablePart,
+        data: TrainingData,
         rows: np.ndarray,
         parts: Parts,
         exactly: int | None,
     ) -> None:
-        self.settings, self.trainee, self.lesson, self.parts = settings, trainee, lesson, parts
-        labels, groups = lesson.labels[rows], lesson.groups[rows]
+        self.settings, self.trainable, self.data, self.parts = settings, trainable, data, parts
+        labels, groups = data.labels[rows], data.groups[rows]
         self.last = settings.epochs if exactly is None else min(exactly, settings.epochs)
         wanted = exactly is None and settings.epochs
         split = next(inner_folds(labels, groups, PARTS, settings.seed), None) if wanted else None
@@ -207,7 +207,7 @@ class _Training:
         self.held = rows[:0] if split is None else rows[split[1]]
         self.batch = min(settings.batch, len(self.train))
         self.steps = len(self.train) // self.batch
-        self.weights = _class_weights(lesson.labels[self.train], settings.balanced)
+        self.weights = _class_weights(data.labels[self.train], settings.balanced)
 
     def run(self, watch: Callable[[dict[str, Any]], None], advance: Callable[[int], None]) -> None:
         """Bring training to its end."""
@@ -219,7 +219,7 @@ class _Training:
             # Sums in one order, so that a training that went on from a checkpoint ends with the same weights.
             tensorflow.config.experimental.enable_op_determinism()
         self.state = _State.find(self.parts) or self._start()
-        self.model = self.trainee.model(self.state.mean, self.state.scale)
+        self.model = self.trainable.model(self.state.mean, self.state.scale)
         self._compile(keras)
         self.model.set_weights(self.state.values)
         if self.state.optimizer:
@@ -240,12 +240,12 @@ class _Training:
 
     def _start(self) -> _State:
         """The pretrained part that learns, with the best linear head for it."""
-        rows, pooled = self.train, self.lesson.pooled
-        self.trainee.restore()
+        rows, pooled = self.train, self.data.pooled
+        self.trainable.restore()
         copies = len(pooled)
-        labels, groups = (np.tile(of[rows], copies) for of in (self.lesson.labels, self.lesson.groups))
+        labels, groups = (np.tile(of[rows], copies) for of in (self.data.labels, self.data.groups))
         head = LogisticHead(seed=self.settings.seed).fit(np.concatenate(pooled[:, rows]), labels, groups)
-        model = self.trainee.model(head.mean_, head.scale_)
+        model = self.trainable.model(head.mean_, head.scale_)
         model.layers[-1].set_weights([head.coef_.T.astype(np.float32), head.intercept_.astype(np.float32)])
         values = model.get_weights()
         return _State(0, values, [], values, values, head.mean_, head.scale_)
@@ -279,11 +279,11 @@ class _Training:
         for step in range(self.steps):
             # Sorted: rows that lie close in the file are read together.
             rows = np.sort(order[step * self.batch : (step + 1) * self.batch])
-            labels = self.lesson.labels[rows]
+            labels = self.data.labels[rows]
             # Keras returns the mean over the epoch so far.
             loss = float(
                 self.model.train_on_batch(
-                    self._inputs(self.lesson.shown(rows, epoch - 1)),
+                    self._inputs(self.data.shown(rows, epoch - 1)),
                     labels[:, None].astype(np.float32),
                     sample_weight=self.weights[labels],
                 )
@@ -324,7 +324,7 @@ class _Training:
         auc = np.nan
         if len(self.held):
             self.model.set_weights(state.average)
-            auc = float(roc_auc_score(self.lesson.labels[self.held], self._score(self.held, 0)))
+            auc = float(roc_auc_score(self.data.labels[self.held], self._score(self.held, 0)))
             self.model.set_weights(state.values)
         best = max((row["auc"] for row in state.history), default=-np.inf)
         # Without validation slides nothing tells when to stop: the last weights are taken.
@@ -352,21 +352,21 @@ class _Training:
         self.parts.keep(CHECKPOINT, self.state.arrays())
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
-        """Log-odds of rows, averaged over the lesson's turns, ndarray of shape (m,), float64."""
-        scores = np.stack([self._score(rows, turn) for turn in range(self.lesson.turns)])
+        """Log-odds of rows, averaged over the data's turns, ndarray of shape (m,), float64."""
+        scores = np.stack([self._score(rows, turn) for turn in range(self.data.turns)])
         return np.asarray(scores.mean(axis=0, dtype=np.float64))
 
     def _score(self, rows: np.ndarray, turn: int) -> np.ndarray:
         scores = []
         for some in _batches(rows):
-            inputs = self._inputs(self.lesson.plain(some, turn))
+            inputs = self._inputs(self.data.plain(some, turn))
             # Always as many: another number of rows would be compiled anew, and add up in another order.
             padded = np.concatenate([inputs, np.zeros((TOGETHER - len(inputs), *inputs.shape[1:]), inputs.dtype)])
             scores.append(np.asarray(self.model.predict_on_batch(padded))[: len(some), 0])
         return np.concatenate(scores) if scores else np.empty(0)
 
     def _inputs(self, values: np.ndarray) -> np.ndarray:
-        return np.asarray(values, np.float32).reshape(len(values), *self.trainee.input_shape)
+        return np.asarray(values, np.float32).reshape(len(values), *self.trainable.input_shape)
 
 
 def _batches(rows: np.ndarray) -> Iterator[np.ndarray]:
@@ -385,12 +385,12 @@ def _class_weights(labels: np.ndarray, balanced: bool) -> np.ndarray:
     return (len(labels) / (2 * np.bincount(labels, minlength=2).clip(1))).astype(np.float32)
 
 
-def pool(trainee: Trainee, plain: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
+def pool(trainable: TrainablePart, plain: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
     """Pooled channels of rows by the part that learns, as it is now: ndarray of shape (m, width), float32."""
-    model = trainee.pooling()
+    model = trainable.pooling()
     pooled = []
     for some in _batches(rows):
-        inputs = np.zeros((TOGETHER, *trainee.input_shape), np.float32)
-        inputs[: len(some)] = np.asarray(plain(some), np.float32).reshape(len(some), *trainee.input_shape)
+        inputs = np.zeros((TOGETHER, *trainable.input_shape), np.float32)
+        inputs[: len(some)] = np.asarray(plain(some), np.float32).reshape(len(some), *trainable.input_shape)
         pooled.append(np.asarray(model.predict_on_batch(inputs))[: len(some)].astype(np.float32))
     return np.concatenate(pooled)

@@ -28,8 +28,8 @@ from histoblend.pipelines.steps.cnn_context import ChannelContext, store
 
 if TYPE_CHECKING:
     from histoblend.features.networks.engines import Engine
-    from histoblend.models.cnn import CnnCompute, CnnSettings, Shown, Trainee
-    from histoblend.models.finetune import Lesson
+    from histoblend.models.cnn import CnnCompute, CnnSettings, PatchTransform, TrainablePart
+    from histoblend.models.finetune import TrainingData
     from histoblend.models.heads.head import Head
     from histoblend.pipelines.run import Run
 
@@ -106,22 +106,22 @@ def train_cnn(config: Config, patches: PatchSet, folder: Path, *, workers: int, 
     probability, in_context = np.full(len(table), np.nan), np.full(len(table), np.nan)
     histories = []
     folds = sorted(set(table["fold"]) - {-1})[: config.cnn.folds or None]
-    lesson = work.lesson()
+    data = work.data()
     total = sum(work.planned(fold) for fold in [*folds, -1]) + (work.planned() if work.refits else 0)
     with screen.progress("fine-tuning", total, "images") as advance:
         for fold in folds:
             inside = np.flatnonzero(table["fold"].to_numpy()[rows] == fold)
-            log_odds, in_context[rows[inside]], history = work.out_of_fold(lesson, fold, inside, advance)
+            log_odds, in_context[rows[inside]], history = work.out_of_fold(data, fold, inside, advance)
             probability[rows[inside]] = _expit(log_odds)
             histories.append(history.assign(run=str(fold)))
         best = [int(history.loc[history["kept"], "epoch"].max()) for history in histories]
         # No validation slides here: the median over the folds says when to stop, of whole epochs the later one.
         epochs = int(np.ceil(np.median(best)))
         places = folder / MODEL, folder / CONTEXT
-        history, compute, head = work.final(lesson, epochs, len(rows), "all training slides", *places, advance)
+        history, compute, head = work.final(data, epochs, len(rows), "all training slides", *places, advance)
         if work.refits:
             places = folder / REFITTED, folder / REFITTED_CONTEXT
-            work.final(lesson, epochs, len(work.rows), "all labelled slides", *places, advance)
+            work.final(data, epochs, len(work.rows), "all labelled slides", *places, advance)
     histories.append(history.assign(run="final"))
     test = np.flatnonzero((table["split"] == "test").to_numpy())
     if len(test):
@@ -147,7 +147,7 @@ class _Work:
     """What all trainings of a run share: which patches, the network's lower part, and what is kept of it on disk."""
 
     def __init__(self, config: Config, patches: PatchSet, parts: Parts, workers: int, screen: Screen) -> None:
-        from histoblend.models.cnn import Trainee, lower_network
+        from histoblend.models.cnn import TrainablePart, lower_network
 
         self.config, self.patches, self.parts, self.screen = config, patches, parts, screen
         self.folder = parts.folder
@@ -162,8 +162,8 @@ class _Work:
             more = _some(test, -(-len(test) * len(some) // max(len(train), 1)), config.seed)
             self.rows = np.concatenate([some, more])
         self.shape = self.settings.shape(config.data.size)
-        self.trainee: Trainee = Trainee(self.settings, self.shape, self.settings.precision)
-        self.network = lower_network(self.trainee, self.engine, self.folder)
+        self.trainable: TrainablePart = TrainablePart(self.settings, self.shape, self.settings.precision)
+        self.network = lower_network(self.trainable, self.engine, self.folder)
         self.context = ChannelContext(self.table, patch_groups(self.table), config.seed)
         # ONNX Runtime gets one session of one thread for each of ours; Keras runs its own.
         self.workers = workers if self.engine.name == "onnx" else 2
@@ -177,12 +177,12 @@ class _Work:
     @property
     def width(self) -> int:
         """Values that the trained part is given for a patch."""
-        return int(np.prod(self.trainee.input_shape))
+        return int(np.prod(self.trainable.input_shape))
 
     def words(self) -> str:
         """What is trained, in a line."""
         settings = self.settings
-        learns = "all of it" if self.trainee.lower is None else "what follows its last inner feature map"
+        learns = "all of it" if self.trainable.lower is None else "what follows its last inner feature map"
         return (
             f"{settings.backbone} at {self.shape[0]} px, {self.learned} patches, up to {settings.epochs} epochs; "
             f"trained: {learns}, in {settings.precision}{' on the GPU' if self.engine.gpu else ''}"
@@ -195,9 +195,9 @@ class _Work:
         inside = (self.table["fold"].to_numpy()[self.rows[: self.learned]] != fold).sum()
         return int(inside) * self.settings.epochs * self.settings.seeds
 
-    def lesson(self) -> Lesson:
+    def data(self) -> TrainingData:
         """Inputs of the trained part for every row, from disk where they fit there, and the head's pooled channels."""
-        from histoblend.models.finetune import Lesson, pool
+        from histoblend.models.finetune import TrainingData, pool
 
         epochs = self.settings.epochs
         altered = [self._shown(turn=None, slot=epoch) for epoch in range(epochs)]
@@ -214,17 +214,17 @@ class _Work:
         if pooled is None:
             rows = np.arange(len(self.rows))
             sources = [lambda some: plain(some, 0), *([lambda some: shown(some, 0)] if epochs else [])]
-            pooled = {"values": np.stack([pool(self.trainee, source, rows) for source in sources])}
+            pooled = {"values": np.stack([pool(self.trainable, source, rows) for source in sources])}
             self.parts.keep("pooled", pooled)
         table = self.table.iloc[self.rows]
         labels, groups = table["label"].to_numpy(), patch_groups(table)
-        return Lesson(shown, plain, pooled["values"], labels, groups, self.turns)
+        return TrainingData(shown, plain, pooled["values"], labels, groups, self.turns)
 
-    def _shown(self, *, turn: int | None, slot: int) -> Shown:
-        from histoblend.models.cnn import Shown
+    def _shown(self, *, turn: int | None, slot: int) -> PatchTransform:
+        from histoblend.models.cnn import PatchTransform
 
         settings = self.settings
-        return Shown(settings.size, settings.stain, settings.jitter, settings.seed, self.network, turn, slot)
+        return PatchTransform(settings.size, settings.stain, settings.jitter, settings.seed, self.network, turn, slot)
 
     def _fits(self, maps: int) -> bool:
         """Whether so many feature maps fit on the disk."""
@@ -237,7 +237,9 @@ class _Work:
             )
         return needed <= allowed
 
-    def _stored(self, variants: list[Shown], counts: list[int], name: str) -> Callable[[np.ndarray, int], np.ndarray]:
+    def _stored(
+        self, variants: list[PatchTransform], counts: list[int], name: str
+    ) -> Callable[[np.ndarray, int], np.ndarray]:
         """Feature maps of the first rows, as many as each variant counts."""
         from histoblend.features.extract import extract_shards
 
@@ -261,7 +263,7 @@ class _Work:
         return lambda rows, which: tables[which][rows]
 
     def out_of_fold(
-        self, lesson: Lesson, fold: int, inside: np.ndarray, advance: Callable[[int], None]
+        self, data: TrainingData, fold: int, inside: np.ndarray, advance: Callable[[int], None]
     ) -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
         """What a network that has not seen the rows of a fold says of them, and how its training went.
 
@@ -283,29 +285,29 @@ class _Work:
         rows = np.setdiff1d(np.arange(self.learned), inside)
         watch = partial(self._watch, name=f"fold {fold + 1}")
         tuned, predict = fine_tune(
-            self.settings, self.trainee, lesson, rows, self.folder / name, watch=watch, advance=counted
+            self.settings, self.trainable, data, rows, self.folder / name, watch=watch, advance=counted
         )
         counted.finish()
         self._stopped(f"fold {fold + 1}", tuned.stopped)
         log_odds, in_context = predict(inside), np.full(len(inside), np.nan)
         if self.context.possible:
-            values, _ = self._in_context(lesson, self.learned)
+            values, _ = self._in_context(data, self.learned)
             head = self.context.fit(values[rows], self.rows[rows])
             in_context = head.predict_proba(values[inside])[:, 1]
         history = tuned.history.to_csv(index=False)
         self.parts.keep(name, {"log_odds": log_odds, "in_context": in_context, "history": history})
         return log_odds, in_context, tuned.history
 
-    def _in_context(self, lesson: Lesson, count: int) -> tuple[np.ndarray, list[str]]:
+    def _in_context(self, data: TrainingData, count: int) -> tuple[np.ndarray, list[str]]:
         """Channels of the first rows, by the network that was trained last, in slide context, and their names."""
         from histoblend.models.finetune import pool
 
-        channels = pool(self.trainee, lambda some: lesson.plain(some, 0), np.arange(count))
+        channels = pool(self.trainable, lambda some: data.plain(some, 0), np.arange(count))
         return self.context.values(channels, self.rows[:count])
 
     def final(
         self,
-        lesson: Lesson,
+        data: TrainingData,
         epochs: int,
         count: int,
         slides: str,
@@ -317,7 +319,7 @@ class _Work:
 
         Parameters
         ----------
-        lesson : Lesson
+        data : TrainingData
         epochs : int
         count : int
             How many rows: all of the training slides, or those of the held-out ones too.
@@ -335,16 +337,16 @@ class _Work:
         folder = self.folder / target.name
         counted = _Counted(advance, count * self.settings.epochs * self.settings.seeds)
         tuned, _ = fine_tune(
-            self.settings, self.trainee, lesson, rows, folder, exactly=epochs, watch=watch, advance=counted
+            self.settings, self.trainable, data, rows, folder, exactly=epochs, watch=watch, advance=counted
         )
         counted.finish()
         self._stopped(slides, tuned.stopped)
         head = None
         if self.context.possible:
-            values, names = self._in_context(lesson, count)
+            values, names = self._in_context(data, count)
             head = self.context.fit(values, self.rows[:count])
             store(head, names, beside)
-        network = self.trainee.whole(tuned.values, tuned.mean, tuned.scale)
+        network = self.trainable.whole(tuned.values, tuned.mean, tuned.scale)
         return tuned.history, store_cnn(network, self.settings, self.shape, self.engine, target), head
 
     def predict(self, compute: CnnCompute, head: Head | None, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -414,7 +416,7 @@ class _Rows:
         return np.asarray(self.pixels[self.rows[key]])
 
 
-def _computed(variants: list[Shown], pixels: _Rows) -> Callable[[np.ndarray, int], np.ndarray]:
+def _computed(variants: list[PatchTransform], pixels: _Rows) -> Callable[[np.ndarray, int], np.ndarray]:
     return lambda rows, which: variants[which](pixels[rows])
 
 

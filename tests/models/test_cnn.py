@@ -18,8 +18,8 @@ from histoblend.models.cnn import (
     KERAS_FILE,
     ONNX_FILE,
     CnnSettings,
-    Shown,
-    Trainee,
+    PatchTransform,
+    TrainablePart,
     cnn_from,
     open_cnn,
     store_cnn,
@@ -39,10 +39,10 @@ def patches() -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def trained() -> tuple[Trainee, list[np.ndarray]]:
-    """A trainee, and weights that are not those of its start."""
-    trainee = Trainee(SETTINGS, (SIDE, SIDE))
-    model = trainee.model(MEAN, SCALE)
+def trained() -> tuple[TrainablePart, list[np.ndarray]]:
+    """A trainable, and weights that are not those of its start."""
+    trainable = TrainablePart(SETTINGS, (SIDE, SIDE))
+    model = trainable.model(MEAN, SCALE)
     rng = np.random.default_rng(1)
     values = [value + rng.normal(0, 0.01, value.shape).astype(np.float32) for value in model.get_weights()]
     frozen = {id(variable) for variable in model.non_trainable_variables}
@@ -50,13 +50,13 @@ def trained() -> tuple[Trainee, list[np.ndarray]]:
         old if id(variable) in frozen else new
         for variable, old, new in zip(model.weights, model.get_weights(), values, strict=True)
     ]
-    return trainee, values
+    return trainable, values
 
 
 @pytest.fixture(scope="module")
-def network(trained: tuple[Trainee, list[np.ndarray]]) -> Any:
-    trainee, values = trained
-    return trainee.whole(values, MEAN, SCALE)
+def network(trained: tuple[TrainablePart, list[np.ndarray]]) -> Any:
+    trainable, values = trained
+    return trainable.whole(values, MEAN, SCALE)
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +67,15 @@ def stored(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_whole_network_is_the_trained_part_on_top_of_the_rest(
-    trained: tuple[Trainee, list[np.ndarray]], network: Any
+    trained: tuple[TrainablePart, list[np.ndarray]], network: Any
 ) -> None:
-    trainee, values = trained
-    assert trainee.lower is not None
+    trainable, values = trained
+    assert trainable.lower is not None
     pictures = np.random.default_rng(2).uniform(0, 255, (3, SIDE, SIDE, 3)).astype(np.float32)
-    model = trainee.model(MEAN, SCALE)
+    model = trainable.model(MEAN, SCALE)
     before = model.get_weights()
     model.set_weights(values)
-    expected = np.asarray(model(trainee.lower(pictures), training=False))
+    expected = np.asarray(model(trainable.lower(pictures), training=False))
     model.set_weights(before)
     np.testing.assert_allclose(np.asarray(network(pictures, training=False)), expected, rtol=1e-3, atol=1e-3)
 
@@ -89,10 +89,10 @@ def test_only_layers_that_every_keras_knows_are_stored(network: Any) -> None:
 
 
 def test_all_of_it_can_learn(patches: np.ndarray) -> None:
-    trainee = Trainee(replace(SETTINGS, trained="all", batch_norm="trained"), (SIDE, SIDE))
-    assert trainee.lower is None
-    assert trainee.input_shape == (SIDE, SIDE, 3)
-    model = trainee.model(MEAN, SCALE)
+    trainable = TrainablePart(replace(SETTINGS, trained="all", batch_norm="trained"), (SIDE, SIDE))
+    assert trainable.lower is None
+    assert trainable.input_shape == (SIDE, SIDE, 3)
+    model = trainable.model(MEAN, SCALE)
     names = {variable.path.split("/")[-2] for variable in model.trainable_variables}
     assert any("depthwise" in name for name in names)
     assert any("norm" in name for name in names)
@@ -142,7 +142,7 @@ def test_the_eight_turns_are_the_symmetries_of_the_square() -> None:
 
 @pytest.mark.parametrize("stain", ["jitter", "none", "macenko"])
 def test_what_is_shown_of_a_patch_depends_on_it_alone(patches: np.ndarray, stain: str) -> None:
-    shown = Shown(SIDE, stain, 0.2, 0, None, turn=None, slot=1)
+    shown = PatchTransform(SIDE, stain, 0.2, 0, None, turn=None, slot=1)
     together = shown(patches)
     assert together.shape == (len(patches), SIDE * SIDE * 3)
     assert together.dtype == np.float16
@@ -152,7 +152,7 @@ def test_what_is_shown_of_a_patch_depends_on_it_alone(patches: np.ndarray, stain
 
 
 def test_a_plain_view_is_the_patch_itself(patches: np.ndarray) -> None:
-    shown = Shown(0, "jitter", 0.5, 0, None, turn=0)
+    shown = PatchTransform(0, "jitter", 0.5, 0, None, turn=0)
     np.testing.assert_array_equal(shown(patches).reshape(patches.shape), patches)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from histoblend.features.networks.backend import load_keras
-from histoblend.models.cnn import CnnSettings, Trainee
-from histoblend.models.finetune import CHECKPOINT, Lesson, Tuned, fine_tune, pool
+from histoblend.models.cnn import CnnSettings, TrainablePart
+from histoblend.models.finetune import CHECKPOINT, FineTuned, TrainingData, fine_tune, pool
 
 SIDE = 32
 SETTINGS = CnnSettings(
@@ -29,12 +29,12 @@ SHAPE = (SIDE // 16, SIDE // 16, 112)
 
 
 @pytest.fixture(scope="module")
-def trainee() -> Trainee:
-    return Trainee(SETTINGS, (SIDE, SIDE))
+def trainable() -> TrainablePart:
+    return TrainablePart(SETTINGS, (SIDE, SIDE))
 
 
 @pytest.fixture(scope="module")
-def lesson(trainee: Trainee) -> Lesson:
+def data(trainable: TrainablePart) -> TrainingData:
     """Feature maps whose first channels are larger in positives, in 10 slides."""
     rng = np.random.default_rng(0)
     labels = np.arange(PATCHES) % 2
@@ -48,44 +48,46 @@ def lesson(trainee: Trainee) -> Lesson:
     def plain(rows: np.ndarray, turn: int) -> np.ndarray:
         return flat[rows]
 
-    pooled = pool(trainee, lambda rows: plain(rows, 0), np.arange(PATCHES))[None]
-    return Lesson(shown, plain, pooled, labels, np.repeat(np.arange(10), PATCHES // 10))
+    pooled = pool(trainable, lambda rows: plain(rows, 0), np.arange(PATCHES))[None]
+    return TrainingData(shown, plain, pooled, labels, np.repeat(np.arange(10), PATCHES // 10))
 
 
 ROWS = np.arange(48)
 
 
 def tune(
-    trainee: Trainee, lesson: Lesson, folder: Path, settings: CnnSettings = SETTINGS, **options: Any
-) -> tuple[Tuned, Callable[[np.ndarray], np.ndarray]]:
-    return fine_tune(settings, trainee, lesson, ROWS, folder, **options)
+    trainable: TrainablePart, data: TrainingData, folder: Path, settings: CnnSettings = SETTINGS, **options: Any
+) -> tuple[FineTuned, Callable[[np.ndarray], np.ndarray]]:
+    return fine_tune(settings, trainable, data, ROWS, folder, **options)
 
 
 @pytest.fixture(scope="module")
-def tuned(trainee: Trainee, lesson: Lesson, tmp_path_factory: pytest.TempPathFactory) -> tuple[Tuned, np.ndarray]:
-    result, predict = tune(trainee, lesson, tmp_path_factory.mktemp("whole"))
+def tuned(
+    trainable: TrainablePart, data: TrainingData, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[FineTuned, np.ndarray]:
+    result, predict = tune(trainable, data, tmp_path_factory.mktemp("whole"))
     return result, predict(np.arange(48, PATCHES))
 
 
-def test_it_learns_what_is_there_to_learn(tuned: tuple[Tuned, np.ndarray], lesson: Lesson) -> None:
+def test_it_learns_what_is_there_to_learn(tuned: tuple[FineTuned, np.ndarray], data: TrainingData) -> None:
     result, log_odds = tuned
     assert list(result.history["epoch"]) == [0, 1, 2, 3]
     assert result.history["loss"].iloc[-1] < result.history["loss"].iloc[1]
-    labels = lesson.labels[48:]
+    labels = data.labels[48:]
     assert log_odds[labels == 1].mean() > log_odds[labels == 0].mean() + 0.5
 
 
 def test_a_killed_training_ends_with_the_same_weights(
-    trainee: Trainee, lesson: Lesson, tuned: tuple[Tuned, np.ndarray], tmp_path: Path
+    trainable: TrainablePart, data: TrainingData, tuned: tuple[FineTuned, np.ndarray], tmp_path: Path
 ) -> None:
     def kill(row: dict[str, Any]) -> None:
         if row["epoch"] == 1:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        tune(trainee, lesson, tmp_path, watch=kill)
+        tune(trainable, data, tmp_path, watch=kill)
     seen: list[int] = []
-    result, predict = tune(trainee, lesson, tmp_path, advance=seen.append)
+    result, predict = tune(trainable, data, tmp_path, advance=seen.append)
     for one, other in zip(result.values, tuned[0].values, strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(predict(np.arange(48, PATCHES)), tuned[1])
@@ -93,61 +95,63 @@ def test_a_killed_training_ends_with_the_same_weights(
     assert seen[0] == max(seen)
 
 
-def test_a_finished_training_is_not_repeated(trainee: Trainee, lesson: Lesson, tmp_path: Path) -> None:
+def test_a_finished_training_is_not_repeated(trainable: TrainablePart, data: TrainingData, tmp_path: Path) -> None:
     settings = CnnSettings(**{**vars(SETTINGS), "epochs": 1})
-    first, _ = tune(trainee, lesson, tmp_path, settings)
+    first, _ = tune(trainable, data, tmp_path, settings)
     seen: list[int] = []
-    again, _ = tune(trainee, lesson, tmp_path, settings, advance=seen.append)
+    again, _ = tune(trainable, data, tmp_path, settings, advance=seen.append)
     assert len(seen) == 1
     for one, other in zip(first.values, again.values, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_a_damaged_checkpoint_starts_anew(
-    trainee: Trainee, lesson: Lesson, tuned: tuple[Tuned, np.ndarray], tmp_path: Path
+    trainable: TrainablePart, data: TrainingData, tuned: tuple[FineTuned, np.ndarray], tmp_path: Path
 ) -> None:
-    tune(trainee, lesson, tmp_path)
+    tune(trainable, data, tmp_path)
     path = tmp_path / "seed-0" / f"{CHECKPOINT}.npz"
     path.write_bytes(path.read_bytes()[:-100])
-    result, _ = tune(trainee, lesson, tmp_path)
+    result, _ = tune(trainable, data, tmp_path)
     for one, other in zip(result.values, tuned[0].values, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
 def test_other_rows_change_nothing(
-    trainee: Trainee, lesson: Lesson, tuned: tuple[Tuned, np.ndarray], tmp_path: Path
+    trainable: TrainablePart, data: TrainingData, tuned: tuple[FineTuned, np.ndarray], tmp_path: Path
 ) -> None:
-    labels, pooled = lesson.labels.copy(), lesson.pooled.copy()
+    labels, pooled = data.labels.copy(), data.pooled.copy()
     labels[48:] = 1 - labels[48:]
     pooled[:, 48:] = 1e6
-    other = Lesson(lesson.shown, lesson.plain, pooled, labels, lesson.groups)
-    result, _ = tune(trainee, other, tmp_path)
+    other = TrainingData(data.shown, data.plain, pooled, labels, data.groups)
+    result, _ = tune(trainable, other, tmp_path)
     for one, two in zip(result.values, tuned[0].values, strict=True):
         np.testing.assert_array_equal(one, two)
 
 
-def test_validation_slides_are_never_trained_on(trainee: Trainee, lesson: Lesson, tmp_path: Path) -> None:
+def test_validation_slides_are_never_trained_on(trainable: TrainablePart, data: TrainingData, tmp_path: Path) -> None:
     trained: set[int] = set()
     judged: set[int] = set()
 
     def shown(rows: np.ndarray, epoch: int) -> np.ndarray:
-        trained.update(lesson.groups[rows].tolist())
-        return lesson.shown(rows, epoch)
+        trained.update(data.groups[rows].tolist())
+        return data.shown(rows, epoch)
 
     def plain(rows: np.ndarray, turn: int) -> np.ndarray:
-        judged.update(lesson.groups[rows].tolist())
-        return lesson.plain(rows, turn)
+        judged.update(data.groups[rows].tolist())
+        return data.plain(rows, turn)
 
-    tune(trainee, Lesson(shown, plain, lesson.pooled, lesson.labels, lesson.groups), tmp_path)
+    tune(trainable, TrainingData(shown, plain, data.pooled, data.labels, data.groups), tmp_path)
     assert judged
     assert trained
     assert not judged & trained
-    assert judged | trained == set(lesson.groups[ROWS].tolist())
+    assert judged | trained == set(data.groups[ROWS].tolist())
 
 
-def test_a_loss_that_is_no_number_keeps_the_last_good_weights(trainee: Trainee, lesson: Lesson, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_keeps_the_last_good_weights(
+    trainable: TrainablePart, data: TrainingData, tmp_path: Path
+) -> None:
     settings = CnnSettings(**{**vars(SETTINGS), "learning_rate": 1e30})
-    result, predict = tune(trainee, lesson, tmp_path, settings)
+    result, predict = tune(trainable, data, tmp_path, settings)
     assert "the loss became" in result.stopped
     assert "the weights of epoch 0 were kept" in result.stopped
     assert "cnn.learning_rate" in result.stopped
@@ -156,50 +160,50 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_weights(trainee: Trainee, 
 
 
 def test_training_stops_when_the_validation_slides_gain_no_more(
-    trainee: Trainee, lesson: Lesson, tmp_path: Path
+    trainable: TrainablePart, data: TrainingData, tmp_path: Path
 ) -> None:
     settings = CnnSettings(**{**vars(SETTINGS), "epochs": 6, "patience": 1, "learning_rate": 1e-9})
-    result, _ = tune(trainee, lesson, tmp_path, settings)
+    result, _ = tune(trainable, data, tmp_path, settings)
     assert "no better AUC" in result.stopped
     assert len(result.history) == 2
     assert result.history["kept"].tolist() == [True, False]
 
 
 def test_a_number_of_epochs_can_be_given_and_no_slide_is_set_aside(
-    trainee: Trainee, lesson: Lesson, tmp_path: Path
+    trainable: TrainablePart, data: TrainingData, tmp_path: Path
 ) -> None:
     trained: set[int] = set()
 
     def shown(rows: np.ndarray, epoch: int) -> np.ndarray:
         trained.update(rows.tolist())
-        return lesson.shown(rows, epoch)
+        return data.shown(rows, epoch)
 
     def plain(rows: np.ndarray, turn: int) -> np.ndarray:
         raise AssertionError("nothing is left to be judged on")
 
-    given = Lesson(shown, plain, lesson.pooled, lesson.labels, lesson.groups)
-    result, _ = tune(trainee, given, tmp_path / "one", exactly=1)
+    given = TrainingData(shown, plain, data.pooled, data.labels, data.groups)
+    result, _ = tune(trainable, given, tmp_path / "one", exactly=1)
     assert result.history["epoch"].tolist() == [0, 1]
     assert result.history["auc"].isna().all()
     assert trained == set(ROWS.tolist())
     trained.clear()
-    result, _ = tune(trainee, given, tmp_path / "none", exactly=0)
+    result, _ = tune(trainable, given, tmp_path / "none", exactly=0)
     assert result.history["epoch"].tolist() == [0]
     assert not trained
 
 
-def test_without_epochs_it_is_the_head_alone(trainee: Trainee, lesson: Lesson, tmp_path: Path) -> None:
+def test_without_epochs_it_is_the_head_alone(trainable: TrainablePart, data: TrainingData, tmp_path: Path) -> None:
     from histoblend.models.heads.logistic import LogisticHead
 
     settings = CnnSettings(**{**vars(SETTINGS), "epochs": 0})
-    _, predict = tune(trainee, lesson, tmp_path, settings)
-    head = LogisticHead(seed=0).fit(lesson.pooled[0][ROWS], lesson.labels[ROWS], lesson.groups[ROWS])
-    expected = head.predict_proba(lesson.pooled[0][48:])[:, 1]
+    _, predict = tune(trainable, data, tmp_path, settings)
+    head = LogisticHead(seed=0).fit(data.pooled[0][ROWS], data.labels[ROWS], data.groups[ROWS])
+    expected = head.predict_proba(data.pooled[0][48:])[:, 1]
     np.testing.assert_allclose(1 / (1 + np.exp(-predict(np.arange(48, PATCHES)))), expected, atol=1e-4)
 
 
 def test_no_variable_is_read_by_numpy_itself(
-    trainee: Trainee, lesson: Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trainable: TrainablePart, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """PyTorch refuses that of what lies in a GPU's memory."""
     keras = load_keras()
@@ -209,21 +213,23 @@ def test_no_variable_is_read_by_numpy_itself(
 
     monkeypatch.setattr(keras.Variable, "__array__", refuse)
     settings = CnnSettings(**{**vars(SETTINGS), "epochs": 1})
-    result, _ = tune(trainee, lesson, tmp_path, settings)
+    result, _ = tune(trainable, data, tmp_path, settings)
     assert result.history["epoch"].tolist() == [0, 1]
     assert result.history["rate"].iloc[1] > 0
 
 
-def test_several_seeds_are_averaged_into_one_network(trainee: Trainee, lesson: Lesson, tmp_path: Path) -> None:
+def test_several_seeds_are_averaged_into_one_network(
+    trainable: TrainablePart, data: TrainingData, tmp_path: Path
+) -> None:
     out = np.arange(48, PATCHES)
     settings = {**vars(SETTINGS), "learning_rate": 1e-5, "epochs": 1}
     alone = []
     for seed in (0, 1):
-        one, predict = tune(trainee, lesson, tmp_path / str(seed), CnnSettings(**{**settings, "seed": seed}))
+        one, predict = tune(trainable, data, tmp_path / str(seed), CnnSettings(**{**settings, "seed": seed}))
         alone.append((one, predict(out)))
     seen: list[int] = []
     both, predict = tune(
-        trainee, lesson, tmp_path / "both", CnnSettings(**{**settings, "seeds": 2}), advance=seen.append
+        trainable, data, tmp_path / "both", CnnSettings(**{**settings, "seeds": 2}), advance=seen.append
     )
     log_odds = predict(out)
     for place in range(len(both.values) - 2):
@@ -237,5 +243,5 @@ def test_several_seeds_are_averaged_into_one_network(trainee: Trainee, lesson: L
     assert sum(seen) == 2 * sum(seen[: len(seen) // 2])
     # An interrupted call repeats neither.
     again: list[int] = []
-    tune(trainee, lesson, tmp_path / "both", CnnSettings(**{**settings, "seeds": 2}), advance=again.append)
+    tune(trainable, data, tmp_path / "both", CnnSettings(**{**settings, "seeds": 2}), advance=again.append)
     assert len(again) == 2

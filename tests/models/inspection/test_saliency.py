@@ -14,7 +14,7 @@ from histoblend.data.errors import InputError
 from histoblend.features.networks.backend import load_keras
 from histoblend.features.networks.engines import Engine
 from histoblend.features.networks.views import symmetries
-from histoblend.models.cnn import KERAS_FILE, CnnSettings, Trainee, store_cnn
+from histoblend.models.cnn import KERAS_FILE, CnnSettings, TrainablePart, store_cnn
 from histoblend.models.inspection.centre_evidence import area_share, centre_cells, centre_shares
 from histoblend.models.inspection.gradients import upper_function
 from histoblend.models.inspection.saliency import (
@@ -299,13 +299,13 @@ def test_network_that_ends_otherwise_is_refused():
 
 def test_stored_network_is_opened_and_agrees_with_its_predictions(tmp_path, patches):
     settings = CnnSettings(backbone="efficientnet-lite0", weights="random", size=64, trained="top")
-    trainee = Trainee(settings, (64, 64))
+    trainable = TrainablePart(settings, (64, 64))
     rng = np.random.default_rng(8)
-    values = trainee.model(np.zeros(1280), np.ones(1280)).get_weights()
+    values = trainable.model(np.zeros(1280), np.ones(1280)).get_weights()
     values[-2] = rng.normal(0, 0.1, values[-2].shape)
     backend = load_keras().backend.backend()
     engine = Engine("keras", backend, "float32", False)
-    compute = store_cnn(trainee.whole(values, np.zeros(1280), np.ones(1280)), settings, (64, 64), engine, tmp_path)
+    compute = store_cnn(trainable.whole(values, np.zeros(1280), np.ones(1280)), settings, (64, 64), engine, tmp_path)
     network, found = open_network(tmp_path)
     assert found == settings
     layer = inner_layer(found)
