@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import shapely
 
 from histoblend.reports.heatmap.heat import ABOVE, HeatMap
-from histoblend.reports.heatmap.outlines import trace
 
 #: Side below which a raster has no coarser levels.
 _LEAST_LEVEL = 256
@@ -92,17 +92,18 @@ def regions(heat: HeatMap) -> tuple[dict[str, Any], pd.DataFrame]:
         ``name, area_mm2, cells, mean, most`` and ``left, top, right, bottom`` in level-0 pixels as OpenSlide counts
         them, a row a region.
     """
-    labels, pieces = trace(heat.positive)
-    counts = np.bincount(labels.ravel(), minlength=len(pieces) + 1)
-    areas = np.bincount(labels.ravel(), heat.areas().ravel(), len(pieces) + 1)
+    labels, polygons = outlines(heat.positive)
+    counts = np.bincount(labels.ravel(), minlength=len(polygons) + 1)
+    areas = np.bincount(labels.ravel(), heat.areas().ravel(), len(polygons) + 1)
     known = np.nan_to_num(heat.values).astype(np.float64)
-    sums = np.bincount(labels.ravel(), known.ravel(), len(pieces) + 1)
-    most = np.zeros(len(pieces) + 1)
+    sums = np.bincount(labels.ravel(), known.ravel(), len(polygons) + 1)
+    most = np.zeros(len(polygons) + 1)
     np.maximum.at(most, labels.ravel(), known.ravel())
     features, rows = [], []
-    for rank, piece in enumerate(sorted(pieces, key=lambda piece: (-areas[piece.number], piece.number)), start=1):
-        number, name = piece.number, f"Region {rank}"
-        rings = [heat.on_slide(ring) for ring in (piece.exterior, *piece.holes)]
+    largest_first = sorted(range(1, len(polygons) + 1), key=lambda number: (-areas[number], number))
+    for rank, number in enumerate(largest_first, start=1):
+        name, polygon = f"Region {rank}", polygons[number - 1]
+        rings = [heat.on_slide(shapely.get_coordinates(ring)) for ring in (polygon.exterior, *polygon.interiors)]
         mean = sums[number] / counts[number]
         measures = {"Area mm^2": areas[number], "Mean probability": mean, "Max probability": most[number]}
         placed = [ring - np.array(heat.origin) for ring in rings]
@@ -111,6 +112,37 @@ def regions(heat: HeatMap) -> tuple[dict[str, Any], pd.DataFrame]:
         rows.append((name, areas[number], int(counts[number]), mean, most[number], left, top, right, bottom))
     columns = ["name", "area_mm2", "cells", "mean", "most", "left", "top", "right", "bottom"]
     return {"type": "FeatureCollection", "features": features}, pd.DataFrame(rows, columns=columns)
+
+
+def outlines(mask: np.ndarray) -> tuple[np.ndarray, list[shapely.Polygon]]:
+    """Find the connected regions of a mask, and outline each along the sides of its cells.
+
+    Parameters
+    ----------
+    mask : ndarray of shape (rows, columns), dtype bool
+
+    Returns
+    -------
+    labels : ndarray of shape (rows, columns), dtype int
+        Number of each cell's region, from 1; 0 outside the mask. Cells that share only a corner are two regions.
+    polygons : list of shapely.Polygon
+        One per region, in the order of their numbers; (x, y) in cells. Outer rings have a positive signed area, holes
+        a negative one. No point lies on a straight line between its neighbours.
+    """
+    from scipy import ndimage
+
+    labels, count = ndimage.label(mask)
+    rows, columns = np.nonzero(labels)
+    cells = shapely.box(columns, rows, columns + 1, rows + 1)
+    regions = [shapely.coverage_union_all(cells[chosen]) for chosen in _members(labels[rows, columns], count)]
+    # Normalised rings begin at a corner, so that simplifying can remove every point on a straight line.
+    return labels, [*shapely.orient_polygons(shapely.simplify(shapely.normalize(regions), 0))]
+
+
+def _members(labels: np.ndarray, count: int) -> list[np.ndarray]:
+    """Positions of each label from 1 to count, without one pass over all labels for each."""
+    order = np.argsort(labels, kind="stable")
+    return np.split(order, np.cumsum(np.bincount(labels, minlength=count + 1)[1:])[:-1]) if count else []
 
 
 def _feature(name: str, rings: list[np.ndarray], measures: dict[str, float]) -> dict[str, Any]:

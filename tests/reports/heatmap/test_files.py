@@ -9,9 +9,8 @@ import tifffile
 from PIL import Image
 
 from histoblend.reports.heatmap.files import regions, transform, write_picture, write_raster
-from histoblend.reports.heatmap.outlines import signed_area
 from tests.reports.heat_maps import VALUES, make_heat
-from tests.reports.heatmap.test_outlines import inside
+from tests.reports.heatmap.test_outlines import inside, signed_area
 
 
 def test_the_ome_tiff_holds_the_values_and_the_size_of_a_pixel(tmp_path):
