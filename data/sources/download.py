@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histoblend.data.errors import InputError
+from histoblend.data.errors import InputError, innermost_reason
 from histoblend.data.sources.archives import DamagedArchive, unpack_archive
 from histoblend.data.sources.pcam import PREFIX
 
@@ -160,7 +160,7 @@ class Resuming:
             try:
                 whole, reason = self._fetch(url), ""
             except requests.RequestException as error:
-                whole, reason = False, _short(error)
+                whole, reason = False, innermost_reason(error)
             if whole:
                 break
             failures = 0 if self._have() > before else failures + 1
@@ -317,10 +317,3 @@ def _span(answer: requests.Response) -> tuple[int, int | None]:
     if not first.isdecimal():
         raise requests.ConnectionError(f"a part of a file without saying which ({span!r})")
     return int(first), int(total) if total.isdecimal() else None
-
-
-def _short(error: Exception) -> str:
-    """The innermost reason of a chain of wrapped ones, on one line."""
-    while isinstance(getattr(error, "reason", None) or (error.args and error.args[0]), Exception):
-        error = getattr(error, "reason", None) or error.args[0]
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,20 +1,16 @@
-"""Download a file once, check it, and keep it where Keras keeps its own."""
+"""Download a weights file once, check it, and keep it in Keras' own folder."""
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import http.client
 import os
-import tempfile
-import urllib.request
 from pathlib import Path
+from typing import Any
 
+from histoblend.data.errors import innermost_reason
 from histoblend.features.networks.backend import DownloadedWeights
 from histoblend.features.networks.weights import CheckpointError
 
 TIMEOUT_SECONDS = 30
-_CHUNK = 1 << 20
 
 
 def models_folder() -> Path:
@@ -23,85 +19,70 @@ def models_folder() -> Path:
 
 
 def fetch(weights: DownloadedWeights, folder: Path | None = None) -> Path:
-    """Find a weights file in a folder, or download it there; a damaged one is downloaded again.
+    """Return the path of a weights file; download it if it is missing or damaged.
 
     Parameters
     ----------
     weights : DownloadedWeights
     folder : Path, optional
-        :func:`models_folder` when left out; made when missing.
+        Defaults to :func:`models_folder`; created if missing.
 
     Returns
     -------
     Path
-        Of a file with the published digest, where there is one.
+        The file's digest is the published one, if there is one. Otherwise it is a complete HDF5 file.
 
     Raises
     ------
     CheckpointError
-        When the file cannot be downloaded, or what comes is not the published file. Says which file to put where, and
-        what needs no network.
+        The download failed, or the downloaded file is not the published one. The message names the folder to put the
+        file into by hand, and a backbone that needs no download.
     """
+    import pooch
+    import requests
+
     folder = folder or models_folder()
     path = folder / weights.file
-    found = _fault(path, weights) if path.is_file() else ""
-    if path.is_file() and not found:
-        return path
+    pooch.get_logger().setLevel("WARNING")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=f"{weights.file}.", suffix=".partial", dir=folder)
     except OSError as error:
         raise CheckpointError(
             f"{folder}: expected a folder to keep {weights.file} in; got: {error.strerror}. "
-            "Set KERAS_HOME to one that can be written."
+            "Set KERAS_HOME to a writable folder."
         ) from error
+    if not weights.digest and path.is_file() and _hdf5_fault(path):
+        path.unlink()  # without a digest, pooch keeps every existing file
+    download = pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS) if weights.digest else _download_hdf5
     try:
-        _download(weights.url, handle)
-        if fault := _fault(Path(partial), weights):
-            raise CheckpointError(f"{path}: {fault}. Nothing was kept: look at what {weights.url} gives.")
-        os.replace(partial, path)
-    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        damaged = f"{path} is damaged ({found}), and " if found else ""
+        pooch.retrieve(weights.url, weights.digest or None, weights.file, folder, downloader=download)
+    except requests.RequestException as error:
         raise CheckpointError(
-            f"{damaged}{weights.file}: expected to download it from {weights.url}; got: {_reason(error)}. Connect to "
+            f"{weights.file}: expected to download it from {weights.url}; got: {innermost_reason(error)}. Connect to "
             f"the internet, put that file into {folder} by hand, name a local one (embeddings.weights or cnn.weights), "
-            'or choose a backbone that needs none, such as "efficientnet-lite2" (embeddings.backbone or cnn.backbone).'
+            'or choose a backbone that needs no download, such as "efficientnet-lite2" (embeddings.backbone or '
+            "cnn.backbone)."
         ) from error
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    except ValueError as error:  # another digest, or no complete HDF5 file
+        raise CheckpointError(f"{path}: {error} Nothing was kept: look at what {weights.url} gives.") from error
     return path
 
 
-def _download(url: str, handle: int) -> None:
-    with os.fdopen(handle, "wb") as file, urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
-        received = 0
-        while chunk := answer.read(_CHUNK):
-            received += file.write(chunk)
-        announced = answer.headers.get("Content-Length")
-        if announced is not None and received != int(announced):
-            raise OSError(f"the connection ended after {received} of {announced} bytes")
+def _download_hdf5(url: str, output: str, _: Any) -> None:
+    """Download one file, as pooch calls it; raise ValueError if it is no complete HDF5 file."""
+    import pooch
+
+    pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS)(url, output, None)
+    if fault := _hdf5_fault(Path(output)):
+        raise ValueError(f"expected a complete HDF5 file; got: {fault}.")
 
 
-def _reason(error: Exception) -> str:
-    """What went wrong, in words, without the wrapping of urllib."""
-    inner = getattr(error, "reason", None)
-    inner = inner if isinstance(inner, Exception) else error
-    return (getattr(inner, "strerror", None) or " ".join(str(inner).split()) or type(inner).__name__).rstrip(".")
-
-
-def _fault(path: Path, weights: DownloadedWeights) -> str:
-    """What shows that a file is not the published one; empty where nothing does."""
-    algorithm, _, expected = weights.digest.partition(":")
-    if expected:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, algorithm).hexdigest()
-        return "" if found == expected else f"{algorithm} must be {expected}, as Keras publishes it; got {found}"
+def _hdf5_fault(path: Path) -> str:
+    """Return why a file is no complete HDF5 file; empty if it is one."""
     import h5py
 
     try:
-        h5py.File(path, "r").close()  # fails also where the file is shorter than it says
+        h5py.File(path, "r").close()  # also fails if the file is shorter than its header says
     except OSError as error:
-        return f"expected a whole HDF5 file, as Keras publishes it; got: {' '.join(str(error).split())}"
+        return " ".join(str(error).split())
     return ""

@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 
 from histoblend.data.errors import InputError
 from histoblend.models.cnn import open_cnn
@@ -156,8 +158,8 @@ def test_wrong_options_are_found_at_once(settings: list[str], message: str) -> N
 
 def test_weights_that_cannot_be_had_are_found_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr("histoblend.features.networks.downloads._download", lambda *_: open(tmp_path / "absent"))  # noqa: SIM115
-    with pytest.raises(InputError, match=r"^vgg16_\S*: expected to download it from \S*; got: No such file"):
+    monkeypatch.setattr("requests.get", Mock(side_effect=requests.ConnectionError("no network")))
+    with pytest.raises(InputError, match=r"^vgg16_\S*: expected to download it from \S*; got: no network"):
         check_cnn(config("cnn.backbone=vgg16", "cnn.weights=imagenet"))
 
 

@@ -1,9 +1,11 @@
 """The embeddings step: what it is keyed on, what it says and what it leaves behind."""
 
 import json
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
+import requests
 
 import histoblend.pipelines.steps.embeddings
 from histoblend.data.errors import InputError
@@ -87,6 +89,6 @@ def test_wrong_options_are_found_before_anything_runs(settings, message):
 
 def test_weights_that_cannot_be_had_are_found_at_once(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    monkeypatch.setattr("histoblend.features.networks.downloads._download", lambda *_: open(tmp_path / "absent"))  # noqa: SIM115
-    with pytest.raises(InputError, match=r"^vgg16_\S*: expected to download it from \S*; got: No such file"):
+    monkeypatch.setattr("requests.get", Mock(side_effect=requests.ConnectionError("no network")))
+    with pytest.raises(InputError, match=r"^vgg16_\S*: expected to download it from \S*; got: no network"):
         check_embeddings(config("embeddings.backbone=vgg16"))
