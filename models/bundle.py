@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from histoblend.models.heads.head import Head
 
 #: Raised when a reader of an earlier version could misread a bundle.
-FORMAT = 5
+FORMAT = 6
 INDEX = "bundle.json"
 HEADS_FOLDER = "heads"
 

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from histoblend.data.errors import InputError
 
@@ -18,7 +19,7 @@ from histoblend.data.errors import InputError
 KERAS_MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 
 #: Kinds of files that a bundle may hold, none of which runs code.
-SUFFIXES = (".json", ".md", ".csv", ".npy", ".onnx", ".keras", ".skops", ".ubj")
+SUFFIXES = (".json", ".md", ".csv", ".npy", ".onnx", ".keras", ".skops")
 
 #: Largest description of a network, or index of a bundle, that is parsed, in bytes.
 MOST_JSON = 32 * 2**20
@@ -111,6 +112,13 @@ def check_shape(name: str, value: Any, shape: Any) -> None:
             if key not in value:
                 raise InputError(f"{name}: expected {key}; there is none. Get the bundle again.")
             check_shape(f"{name}.{key}", value[key], shape[... if ... in shape else key])
+
+
+def first_fault(error: ValidationError) -> str:
+    """Return where a value first differs from its pydantic model, and how."""
+    fault = error.errors()[0]
+    where = ".".join(map(str, fault["loc"]))
+    return f"{where}: {fault['msg']}".removeprefix(": ")
 
 
 def read_array(name: str, content: bytes) -> np.ndarray:

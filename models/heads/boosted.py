@@ -12,8 +12,8 @@ from sklearn.utils.validation import check_is_fitted
 
 from histoblend.data.errors import InputError
 from histoblend.models.file_checks import read_json
-from histoblend.models.heads.booster_files import check_booster
-from histoblend.models.heads.head import Head, LogOddsChanges, ReplacedScores, SpreadTable
+from histoblend.models.heads.booster_files import checked_booster
+from histoblend.models.heads.head import Head, ReplacedScores, SpreadTable
 from histoblend.models.heads.inner_folds import inner_folds
 
 #: Patches on which a booster is grown at most: slides are the sample, and more patches of the same slides say little
@@ -120,7 +120,7 @@ class XGBoostHead(Head):
             trees = self.trees if len(outside) else min(self.fewest, self.trees)
             booster = table.grow_trees(self.parameters(len(chosen)), inside, chosen, trees, self.bins)
             if len(outside):
-                content, settings = bytes(booster.save_raw("ubj")), self.get_params()
+                content, settings = bytes(booster.save_raw("json")), self.get_params()
                 labels = table.labels[outside]
                 booster = booster[: table.call(__name__, "best_trees", outside, chosen, settings, content, labels)]
             booster.set_param({"nthread": 1})
@@ -270,30 +270,11 @@ class XGBoostHead(Head):
 
         return replaced_scores(self.columns_, self.boosters_, np.ascontiguousarray(X, dtype=np.float32))
 
-    def log_odds_changes(self, X: np.ndarray) -> LogOddsChanges:
-        """See :meth:`Head.log_odds_changes`. Only trees that split on the column are walked again."""
-        from histoblend.models.heads.booster_trees import TreeWalk
-
-        walks = [
-            (chosen, TreeWalk(booster, X[:, chosen]))
-            for chosen, booster in zip(self.columns_, self.boosters_, strict=True)
-        ]
-
-        def changes(column: int, values: np.ndarray) -> np.ndarray:
-            moved = np.zeros((len(values), len(X)))
-            for chosen, walk in walks:
-                place = int(np.searchsorted(chosen, column))
-                if place < len(chosen) and chosen[place] == column:
-                    moved += walk.moved(place, values) / len(walks)
-            return moved
-
-        return changes
-
     def save(self, folder: Path) -> None:
         """Write ``head.json`` and a file for each booster into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         for number, booster in enumerate(self.boosters_):
-            booster.save_model(folder / f"booster-{number}.ubj")
+            booster.save_model(folder / f"booster-{number}.json")
         state = {
             "parameters": self.get_params(),
             "classes": self.classes_.tolist(),
@@ -311,15 +292,17 @@ class XGBoostHead(Head):
         try:
             head = cls(**state["parameters"])
             head.columns_ = [np.array(chosen) for chosen in state["boosters"]]
-            contents = [files[f"booster-{number}.ubj"] for number in range(len(head.columns_))]
+            contents = [files[f"booster-{number}.json"] for number in range(len(head.columns_))]
             head.classes_, head.n_features_in_ = np.array(state["classes"]), state["columns"]
             width = head.n_features_in_
             if len(head.classes_) != 2 or any(not 0 <= column < width for chosen in head.columns_ for column in chosen):
                 raise TypeError(f"{len(head.classes_)} classes, or a column beyond the {width} that there are")
-            for number, (content, chosen) in enumerate(zip(contents, head.columns_, strict=True)):
-                check_booster(f"{where}/booster-{number}.ubj", content, len(chosen))
-            # One thread, as it was fitted: several of ours predict at the same time.
-            head.boosters_ = [xgboost.Booster({"nthread": 1}, model_file=bytearray(content)) for content in contents]
+            checked = [
+                checked_booster(f"{where}/booster-{number}.json", content, len(chosen))
+                for number, (content, chosen) in enumerate(zip(contents, head.columns_, strict=True))
+            ]
+            # One thread: several heads predict at the same time.
+            head.boosters_ = [xgboost.Booster({"nthread": 1}, model_file=content) for content in checked]
         except (KeyError, TypeError, AttributeError, xgboost.core.XGBoostError) as error:
             raise InputError(f"{where}: expected an XGBoost head; got: {error}. Get the bundle again.") from error
         head.n_trees_ = [booster.num_boosted_rounds() for booster in head.boosters_]

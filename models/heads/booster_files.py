@@ -1,116 +1,148 @@
-"""XGBoost's model files: read and checked here before XGBoost, whose own reader trusts what a file says, sees them."""
+"""Check XGBoost's model files before XGBoost reads them: its own reader trusts what a file says."""
 
 from __future__ import annotations
 
-import math
-from typing import Any
+from typing import Annotated, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from histoblend.data.errors import InputError
+from histoblend.models.file_checks import MOST_JSON, first_fault
 
-#: Numbers and arrays of them, by the marker in the file: big-endian.
-_NUMBERS = {"i": ">i1", "U": ">u1", "I": ">i2", "l": ">i4", "L": ">i8", "d": ">f4", "D": ">f8"}
-_WORDS = {"T": True, "F": False, "Z": None}
-#: Objects and arrays within each other; a booster of ours has seven.
-_DEPTH = 16
+_FLOAT32 = float(np.finfo(np.float32).max)
 
-# What a model of ours consists of. What is empty in ours must be: categories, names, leaves of several numbers.
-_LEARNER: dict[str, Any] = {
-    "attributes": {},
-    "feature_names": [],
-    "feature_types": [],
-    "gradient_booster": {},
-    "learner_model_param": {"num_class": "0", "num_target": "1"},
-    "objective": {"name": "binary:logistic"},
-}
-_MODEL = ("cats", "gbtree_model_param", "iteration_indptr", "tree_info", "trees")
-_CATEGORIES = ("enc", "feature_segments", "sorted_idx")
-_TREE = {"num_deleted": "0", "size_leaf_vector": "1"}
-_FINITE = ("base_weights", "loss_changes", "split_conditions", "sum_hessian")
-_ARRAYS = {
-    **dict.fromkeys(_FINITE, ">f4"),
-    **dict.fromkeys(("left_children", "right_children", "parents", "split_indices"), ">i4"),
-    **dict.fromkeys(("default_left", "split_type"), "|u1"),
-}
-_EMPTY = ("categories", "categories_nodes", "categories_segments", "categories_sizes")
+#: A non-negative integer that XGBoost writes as text.
+_Count = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
+_Int32 = Annotated[int, Field(ge=-1, le=2**31 - 1)]
+_Float32 = Annotated[float, Field(ge=-_FLOAT32, le=_FLOAT32, allow_inf_nan=False)]
+_Empty = Annotated[list[int], Field(max_length=0)]
 
 
-class _Reader:
-    """Universal Binary JSON, as XGBoost writes it.
-
-    References
-    ----------
-    https://ubjson.org, draft 12.
-    """
-
-    def __init__(self, content: bytes) -> None:
-        self.content, self.place = content, 0
-
-    def take(self, count: int) -> bytes:
-        if not 0 <= count <= len(self.content) - self.place:
-            raise ValueError(f"{count} bytes wanted at byte {self.place} of {len(self.content)}")
-        self.place += count
-        return self.content[self.place - count : self.place]
-
-    def mark(self) -> str:
-        return self.take(1).decode("ascii")
-
-    def number(self, kind: str) -> Any:
-        if kind not in _NUMBERS:
-            raise ValueError(f"{kind!r} for a number at byte {self.place}")
-        form = np.dtype(_NUMBERS[kind])
-        return np.frombuffer(self.take(form.itemsize), form)[0].item()
-
-    def length(self) -> int:
-        """How long what follows is: XGBoost writes 64 bits always, and expects them."""
-        if (kind := self.mark()) != "L":
-            raise ValueError(f"{kind!r} for a length at byte {self.place}")
-        return int(self.number("L"))
-
-    def text(self) -> str:
-        return self.take(self.length()).decode("utf-8")
-
-    def value(self, depth: int = 0) -> Any:
-        kind = self.mark()
-        if depth > _DEPTH:
-            raise ValueError(f"more than {_DEPTH} levels")
-        if kind == "{":
-            return self.members(depth)
-        if kind == "[":
-            return self.values(depth)
-        if kind == "S":
-            return self.text()
-        return _WORDS[kind] if kind in _WORDS else self.number(kind)
-
-    def members(self, depth: int) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        while self.content[self.place : self.place + 1] != b"}":
-            name = self.text()
-            if name in found:
-                raise ValueError(f"{name!r} twice")
-            found[name] = self.value(depth + 1)
-        self.place += 1
-        return found
-
-    def values(self, depth: int) -> Any:
-        kind = self.mark()
-        if kind == "$":
-            form = self.mark()
-            if form not in _NUMBERS or self.mark() != "#":
-                raise ValueError(f"an array of {form!r} at byte {self.place}")
-            count, each = self.length(), np.dtype(_NUMBERS[form])
-            return np.frombuffer(self.take(count * each.itemsize), each)
-        if kind == "#":
-            count = self.length()
-            if not 0 <= count <= len(self.content) - self.place:
-                raise ValueError(f"{count} values at byte {self.place} of {len(self.content)}")
-            return [self.value(depth + 1) for _ in range(count)]
-        raise ValueError(f"an array without a length at byte {self.place}")
+class _Part(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
-def check_booster(name: str, content: bytes, columns: int | None = None) -> None:
-    """Check a file as ``Booster.save_model`` writes ours: trees of one number a leaf, for two classes.
+class _TreeParameters(_Part):
+    num_deleted: Literal["0"]
+    num_feature: _Count
+    num_nodes: _Count
+    size_leaf_vector: Literal["1"]
+
+
+class _Tree(_Part):
+    """One tree with a number per leaf and no categories. Node 0 is the root; -1 as a child marks a leaf."""
+
+    id: int
+    tree_param: _TreeParameters
+    base_weights: list[_Float32]
+    loss_changes: list[_Float32]
+    split_conditions: list[_Float32]
+    sum_hessian: list[_Float32]
+    left_children: list[_Int32]
+    right_children: list[_Int32]
+    parents: list[_Int32]
+    split_indices: list[_Int32]
+    default_left: list[Literal[0, 1]]
+    split_type: list[Literal[0]]
+    categories: _Empty
+    categories_nodes: _Empty
+    categories_segments: _Empty
+    categories_sizes: _Empty
+
+    @model_validator(mode="after")
+    def _nodes_form_one_tree(self) -> _Tree:
+        nodes, columns = int(self.tree_param.num_nodes), int(self.tree_param.num_feature)
+        lists = [value for value in vars(self).values() if isinstance(value, list) and value]
+        if not nodes or len(lists) != 10 or any(len(values) != nodes for values in lists):
+            raise ValueError(f"each list of a tree must hold {nodes} nodes")
+        left, right, parents = (np.array(x) for x in (self.left_children, self.right_children, self.parents))
+        inner = np.flatnonzero(left != -1)
+        if not np.array_equal(inner, np.flatnonzero(right != -1)):
+            raise ValueError("a node must have two children or none")
+        # Every node but the root is the child of one earlier node: no cycle, no index outside, no node left over.
+        above, below = np.concatenate([inner, inner]), np.concatenate([left[inner], right[inner]])
+        if sorted(below.tolist()) != list(range(1, nodes)) or (below <= above).any() or (parents[below] != above).any():
+            raise ValueError("every node but the root must be the child of one earlier node")
+        if any(not 0 <= column < max(columns, 1) for column in self.split_indices):
+            raise ValueError(f"a tree must split on columns 0 to {columns - 1}")
+        return self
+
+
+class _Categories(_Part):
+    enc: _Empty
+    feature_segments: _Empty
+    sorted_idx: _Empty
+
+
+class _ForestParameters(_Part):
+    num_parallel_tree: Literal["1"]
+    num_trees: _Count
+
+
+class _Forest(_Part):
+    cats: _Categories
+    gbtree_model_param: _ForestParameters
+    iteration_indptr: list[int]
+    tree_info: list[Literal[0]]
+    trees: list[_Tree]
+
+    @model_validator(mode="after")
+    def _one_tree_per_round(self) -> _Forest:
+        count = len(self.trees)
+        listed = (int(self.gbtree_model_param.num_trees), len(self.tree_info), self.iteration_indptr)
+        if listed != (count, count, [*range(count + 1)]) or [tree.id for tree in self.trees] != [*range(count)]:
+            raise ValueError(f"{count} trees must be numbered, one per round")
+        return self
+
+
+class _Booster(_Part):
+    model: _Forest
+    name: Literal["gbtree"]
+
+
+class _Parameters(_Part):
+    base_score: Annotated[str, Field(max_length=40)]
+    boost_from_average: Literal["0", "1"]
+    num_class: Literal["0"]
+    num_feature: _Count
+    num_target: Literal["1"]
+
+    @model_validator(mode="after")
+    def _base_score_is_a_probability(self) -> _Parameters:
+        if not 0 < float(self.base_score.removeprefix("[").removesuffix("]")) < 1:
+            raise ValueError(f"base_score must be between 0 and 1, not {self.base_score}")
+        return self
+
+
+class _Objective(_Part):
+    name: Literal["binary:logistic"]
+    reg_loss_param: dict[Literal["scale_pos_weight"], Literal["1"]]
+
+
+class _Learner(_Part):
+    attributes: Annotated[dict[str, str], Field(max_length=0)]
+    feature_names: _Empty
+    feature_types: _Empty
+    gradient_booster: _Booster
+    learner_model_param: _Parameters
+    objective: _Objective
+
+    @model_validator(mode="after")
+    def _trees_have_the_same_columns(self) -> _Learner:
+        columns = self.learner_model_param.num_feature
+        if any(tree.tree_param.num_feature != columns for tree in self.gradient_booster.model.trees):
+            raise ValueError(f"every tree must be for {columns} columns")
+        return self
+
+
+class _Model(_Part):
+    learner: _Learner
+    version: tuple[int, int, int]
+
+
+def checked_booster(name: str, content: bytes, columns: int | None = None) -> bytearray:
+    """Check a file that ``Booster.save_model`` wrote as JSON: trees with one number per leaf, for two classes.
 
     Parameters
     ----------
@@ -118,88 +150,27 @@ def check_booster(name: str, content: bytes, columns: int | None = None) -> None
         The file's name, for messages.
     content : bytes
     columns : int, optional
-        How many columns it must have been fitted on.
+        Number of columns that it must have been fitted on.
+
+    Returns
+    -------
+    bytearray
+        The checked model, written anew: XGBoost gets what was checked, even if it parses JSON differently.
 
     Raises
     ------
     InputError
-        It is damaged, or a tree leads out of itself, in circles or to a column that there is not.
+        The file is damaged, or a tree has a cycle, a child that does not exist, or a column that does not exist.
     """
+    if len(content) > MOST_JSON:
+        raise InputError(f"{name}: expected at most {MOST_JSON} bytes; got {len(content)}. Get the bundle again.")
     try:
-        reader = _Reader(content)
-        model = reader.value()
-        if reader.place != len(content):
-            raise ValueError("more after the end")
-        _check_model(model)
-        found = _count(model["learner"]["learner_model_param"]["num_feature"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        model = _Model.model_validate_json(content)
+    except ValidationError as error:
         raise InputError(
-            f"{name}: expected a booster of XGBoost's; got: {type(error).__name__}: {error}. Get the bundle again."
+            f"{name}: expected a booster of XGBoost; got: {first_fault(error)}. Get the bundle again."
         ) from error
-    if columns is not None and found != columns:
-        raise InputError(f"{name}: expected a booster for {columns} columns; got {found}. Get the bundle again.")
-
-
-def _check_model(model: Any) -> None:
-    learner, version = model["learner"], model["version"]
-    booster, columns = learner["gradient_booster"], _count(learner["learner_model_param"]["num_feature"])
-    inner = booster["model"]
-    trees, rounds = inner["trees"], [*map(_count, inner["iteration_indptr"])]
-    _same("parts", {*model, *learner}, {"learner", "version", *_LEARNER})
-    _same("parts of the trees", {*booster, *inner}, {"model", "name", *_MODEL})
-    _same("version", [type(part) for part in version], [int] * 3)
-    for name, value in _LEARNER.items():
-        if isinstance(value, dict):
-            _same(name, {**learner[name], **value}, learner[name])
-            _same(f"kinds of {name}", {type(one) for one in learner[name].values()} - {str, dict}, set())
-        else:
-            _same(name, learner[name], value)
-    score = [float(part) for part in learner["learner_model_param"]["base_score"].strip("[]").split(",")]
-    _same("base_score", [math.isfinite(part) and 0 < part < 1 for part in score], [True])
-    _same("kind", booster["name"], "gbtree")
-    _same("sizes", [len(inner["cats"][name]) for name in _CATEGORIES], [0] * len(_CATEGORIES))
-    _same("number of trees", _count(inner["gbtree_model_param"]["num_trees"]), len(trees))
-    _same("trees a round", inner["gbtree_model_param"]["num_parallel_tree"], "1")
-    _same("classes", [*map(_count, inner["tree_info"])], [0] * len(trees))
-    _same("rounds", rounds, list(range(len(trees) + 1)))
-    for number, tree in enumerate(trees):
-        _same("number", tree["id"], number)
-        _check_tree(tree, columns)
-
-
-def _check_tree(tree: dict[str, Any], columns: int) -> None:
-    nodes = _count(tree["tree_param"]["num_nodes"])
-    _same("parts of a tree", set(tree), {"id", "tree_param", *_ARRAYS, *_EMPTY})
-    _same(
-        "kind of tree", {**tree["tree_param"], "num_nodes": ""}, {**_TREE, "num_feature": str(columns), "num_nodes": ""}
-    )
-    for name, form in _ARRAYS.items():
-        _same(name, (tree[name].dtype.str, len(tree[name])), (form, nodes))
-    for name in _EMPTY:
-        _same(name, len(tree[name]), 0)
-    left, right, column = tree["left_children"], tree["right_children"], tree["split_indices"]
-    inner = np.flatnonzero(left != -1)
-    _same("leaves", np.flatnonzero(right != -1).tolist(), inner.tolist())
-    # Every node but the root is the child of one that comes before it: no circle, nothing outside, nothing left over.
-    parents = np.concatenate([inner, inner])
-    children = np.concatenate([left[inner], right[inner]])
-    _same("children", sorted(children.tolist()), list(range(1, nodes)))
-    _same("order", bool((children > parents).all()), True)
-    _same("parents", tree["parents"][children].tolist(), parents.tolist())
-    _same("columns", bool(((column >= 0) & (column < max(columns, 1))).all()), True)
-    _same("kinds of splits", bool(tree["split_type"].any() or (tree["default_left"] > 1).any()), False)
-    _same("numbers", bool(np.isfinite([tree[name] for name in _FINITE]).all()), True)
-
-
-def _count(value: Any) -> int:
-    """A number that XGBoost writes as one, or as text."""
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 10:
-        return int(value)
-    if isinstance(value, int | np.integer) and not isinstance(value, bool) and 0 <= value < 10**9:
-        return int(value)
-    raise ValueError(f"{str(value)[:40]!r} for a count")
-
-
-def _same(what: str, found: Any, expected: Any) -> None:
-    if found != expected:
-        raise ValueError(f"{what} of another kind ({str(found)[:80]})")
+    fitted_on = int(model.learner.learner_model_param.num_feature)
+    if columns is not None and fitted_on != columns:
+        raise InputError(f"{name}: expected a booster for {columns} columns; got {fitted_on}. Get the bundle again.")
+    return bytearray(model.model_dump_json().encode())

@@ -8,7 +8,6 @@ from typing import Any
 
 import numba
 import numpy as np
-import pandas as pd
 
 from histoblend.models.heads.head import ReplacedScores
 
@@ -111,46 +110,3 @@ def _leaf_values(
             while left[node] >= 0:
                 node = first + (left[node] if table[row, column[node]] < value[node] else right[node])
             out[number, row] = leaf[node]
-
-
-class TreeWalk:
-    """The nodes of a booster side by side, and the patches, of shape (n, features), float32, that walk them."""
-
-    def __init__(self, booster: Any, X: np.ndarray) -> None:
-        self._X = X
-        nodes = booster.trees_to_dataframe()
-        place = pd.Series(np.arange(len(nodes)), index=nodes["ID"].to_numpy())
-        self._leaf = (nodes["Feature"] == "Leaf").to_numpy()
-        self._feature = np.where(self._leaf, 0, nodes["Feature"].str[1:].where(~self._leaf, "0")).astype(int)
-        self._split = nodes["Split"].fillna(0).to_numpy(dtype=np.float32)
-        # A leaf leads to itself, so that all paths have one length.
-        here = np.arange(len(nodes))
-        self._yes, self._no = (
-            np.where(self._leaf, here, place.reindex(nodes[side]).fillna(0)).astype(int) for side in ("Yes", "No")
-        )
-        self._value = np.where(self._leaf, nodes["Gain"], 0.0)
-        self._tree = nodes["Tree"].to_numpy()
-        self._roots = np.flatnonzero(nodes["Node"] == 0)
-
-    def moved(self, column: int, points: np.ndarray) -> np.ndarray:
-        """Change of log odds when a column takes each of the points, ndarray of shape (points, n)."""
-        trees = np.unique(self._tree[(self._feature == column) & ~self._leaf])
-        # Columns that these trees look at, and no others: the rest would only be copied.
-        used = np.unique(self._feature[np.isin(self._tree, trees) & ~self._leaf])
-        if not len(used):
-            return np.zeros((len(points), len(self._X)))
-        now = self._X[:, used]
-        changed = np.tile(now, (len(points), 1))
-        changed[:, np.searchsorted(used, column)] = np.repeat(points, len(now))
-        before, after = (self._walk(table, used, self._roots[trees]) for table in (now, changed))
-        return after.reshape(len(points), len(now)) - before
-
-    def _walk(self, table: np.ndarray, used: np.ndarray, roots: np.ndarray) -> np.ndarray:
-        """Sum of the leaves that each row ends in, ndarray of shape (n,); `table` holds the used columns."""
-        look = np.searchsorted(used, self._feature).clip(max=len(used) - 1)
-        rows = np.arange(len(table))[:, None]
-        node = np.broadcast_to(roots, (len(table), len(roots)))
-        while not self._leaf[node].all():
-            left = table[rows, look[node]] < self._split[node]
-            node = np.where(left, self._yes[node], self._no[node])
-        return np.asarray(self._value[node].sum(axis=1))

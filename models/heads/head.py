@@ -17,9 +17,6 @@ from histoblend.data.errors import InputError
 #: Takes column numbers and their new values, (n, columns), and gives the probability of a positive, (n,).
 ReplacedScores = Callable[[Sequence[int], np.ndarray], np.ndarray]
 
-#: Takes a column number and values, (k,), and gives the change of log odds of each row at each value, (k, n).
-LogOddsChanges = Callable[[int, np.ndarray], np.ndarray]
-
 
 class SpreadTable(Protocol):
     """Rows to learn from, spread over the memories of a cluster. A head on the scheduler's side asks it for numbers."""
@@ -197,30 +194,6 @@ class Head(ClassifierMixin, BaseEstimator, ABC):
             return self.predict_proba(table)[:, 1]
 
         return score
-
-    def log_odds_changes(self, X: np.ndarray) -> LogOddsChanges:
-        """Prepare a table for curves of partial dependence.
-
-        Parameters
-        ----------
-        X : ndarray of shape (n, n_features), dtype float32
-
-        Returns
-        -------
-        callable
-            (column, values of shape (k,)) to ndarray of shape (k, n), float64: how far the log odds of each row move
-            when the column has each of the values.
-        """
-        from scipy.special import logit
-
-        replaced = self.with_replaced(X)
-        before = logit(replaced([], X[:, :0]))
-
-        def changes(column: int, values: np.ndarray) -> np.ndarray:
-            # Each value in turn, in all rows.
-            return np.array([logit(replaced([column], np.full((len(X), 1), value))) - before for value in values])
-
-        return changes
 
     @abstractmethod
     def save(self, folder: Path) -> None:

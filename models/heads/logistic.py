@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from histoblend.data.errors import InputError
 from histoblend.models.file_checks import check_content
-from histoblend.models.heads.head import Head, LogOddsChanges, ReplacedScores, SpreadTable
+from histoblend.models.heads.head import Head, ReplacedScores, SpreadTable
 from histoblend.models.heads.inner_folds import inner_folds
 from histoblend.models.heads.logistic_sums import minimise, scale_of
 
@@ -223,15 +223,6 @@ class LogisticHead(Head):
             return scores
 
         return score
-
-    def log_odds_changes(self, X: np.ndarray) -> LogOddsChanges:
-        """See :meth:`Head.log_odds_changes`. A linear model moves by its coefficient."""
-        weights = self.coef_[0] / self.scale_
-
-        def changes(column: int, values: np.ndarray) -> np.ndarray:
-            return np.asarray(weights[column] * (values[:, None] - X[:, column]))
-
-        return changes
 
     def save(self, folder: Path) -> None:
         """Write ``head.skops`` into a folder."""

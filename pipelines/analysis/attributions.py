@@ -14,7 +14,7 @@ from histoblend.data.splits import patch_groups
 from histoblend.models.calibration import youden_threshold
 from histoblend.models.heads.registry import head_class
 from histoblend.models.inspection.embedding_columns import MOST_PATCHES, explain_columns, leading_columns
-from histoblend.models.inspection.partial_dependence import PartialDependence, grid, positive_shares
+from histoblend.models.inspection.partial_dependence import grid, partial_dependence, positive_shares
 from histoblend.models.inspection.shapley import (
     EXPLAINED_PATCHES,
     Attribution,
@@ -197,7 +197,7 @@ def _curves(run: Run, name: str, X: np.ndarray, columns: list[str], points: Mapp
     from joblib import Parallel, delayed
 
     def draw(model: str) -> pd.DataFrame:
-        depend = PartialDependence(models_of(run).head(model), X)
+        depend = partial_dependence(models_of(run).head(model), X)
         parts = [
             pd.DataFrame({"feature": columns[place], "model": model, "value": at, "probability": depend(place, at)})
             for place, at in points.items()

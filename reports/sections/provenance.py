@@ -1,4 +1,4 @@
-"""How the numbers came about, what was written, what the report covers, and the model card, as a section."""
+"""The section "How it was made": configuration, versions, files, reporting checklist and model card."""
 
 from __future__ import annotations
 
@@ -7,12 +7,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
+from markupsafe import Markup
 
 from histoblend.reports.page.section import Section
 from histoblend.reports.sections.tripod import COVERED, IN_PART, MISSING, checklist
 
-#: What stands in front of a status, so that colour is not needed.
+#: Signs of a status, so that it can be read without colours.
 MARKS = {COVERED: "✓", IN_PART: "◐", MISSING: "✗"}
+
+# Tags of the card as the page needs them: its headings are below the section's, and wide content scrolls.
+_CARD_TAGS = {
+    "<h2>": "<h4>",
+    "</h2>": "</h4>",
+    "<pre>": '<pre class="scroll" tabindex="0">',
+    "<th>": '<th scope="col">',
+    "<table>": '<div class="scroll" tabindex="0" role="region" aria-label="Table of the model card">'
+    '<table class="narrow">',
+    "</table>": "</table></div>",
+}
 
 
 def made_section(
@@ -29,11 +41,11 @@ def made_section(
     facts : mapping
         Nested mappings of anything that has a ``str``.
     sections : sequence of Section
-        All others of the report, which the checklist looks into.
+        All other sections of the report, for the checklist.
     artefacts : mapping from folder to mapping from file to str, optional
-        SHA-256 of everything that was written.
+        SHA-256 of every file that the run wrote.
     card : str
-        The model card, Markdown.
+        The model card, in Markdown.
 
     Returns
     -------
@@ -57,60 +69,27 @@ def made_section(
         "folders": len(artefacts or {}),
         "items": rows,
         "counts": {status: int((items.status == status).sum()) for status in MARKS},
-        "card": read_markdown(card),
+        "card": card_html(card),
     }
     return Section("made", "How it was made", content, tables={"artefacts": files, "tripod": items})
 
 
-def read_markdown(text: str) -> list[dict[str, Any]]:
-    """Read the Markdown that model cards are written in, a dictionary a block.
+def card_html(text: str) -> Markup:
+    """Convert a model card from Markdown to HTML for the inside of a section, without its title.
 
-    Parameters
-    ----------
-    text : str
-        Headings, paragraphs, lists with ``-``, tables with ``|``, lines indented by four spaces.
-
-    Returns
-    -------
-    list of dict
-        ``kind`` (heading, text, list, table, code) and ``level``, ``words``, ``items``, ``head`` and ``rows``, or
-        ``lines``; words are lists of (``plain``, ``code`` or ``strong``, text).
+    HTML, links and images in the text are shown as text: names of slides and models come from the user's data.
     """
-    blocks: list[dict[str, Any]] = []
-    for chunk in re.split(r"\n\s*\n", text.strip("\n")):
-        lines = [line for line in chunk.split("\n") if line.strip()]
-        if not lines:
-            continue
-        if lines[0].startswith("#"):
-            level = len(lines[0]) - len(lines[0].lstrip("#"))
-            blocks.append({"kind": "heading", "level": level, "words": _inline(lines[0][level:].strip())})
-        elif all(line.startswith("    ") for line in lines):
-            blocks.append({"kind": "code", "lines": [line[4:] for line in lines]})
-        elif all(line.startswith("- ") for line in lines):
-            blocks.append({"kind": "list", "items": [_inline(line[2:]) for line in lines]})
-        elif len(lines) > 1 and all(line.startswith("|") for line in lines):
-            cells = [[_inline(cell.strip()) for cell in line.strip("|").split("|")] for line in lines]
-            blocks.append({"kind": "table", "head": cells[0], "rows": cells[2:]})
-        else:
-            blocks.append({"kind": "text", "words": _inline(" ".join(lines))})
-    return blocks
+    from markdown_it import MarkdownIt
 
-
-def _inline(text: str) -> list[tuple[str, str]]:
-    """Runs of plain text, ``code`` and **strong** words."""
-    runs = []
-    for part in re.split(r"(`[^`]+`|\*\*[^*]+\*\*)", text):
-        if part.startswith("`") and len(part) > 1:
-            runs.append(("code", part[1:-1]))
-        elif part.startswith("**") and len(part) > 3:
-            runs.append(("strong", part[2:-2]))
-        elif part:
-            runs.append(("plain", part))
-    return runs
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["link", "image", "autolink"])
+    html = parser.render(re.sub(r"\A# .*\n", "", text))
+    for tag, replacement in _CARD_TAGS.items():
+        html = html.replace(tag, replacement)
+    return Markup(html)  # noqa: S704 - the parser escaped all text
 
 
 def _fact_tables(facts: Mapping[str, object]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Facts as (heading, rows of name and value); what has no heading of its own comes first."""
+    """Return facts as (heading, rows of name and value); facts without a heading come first."""
     loose = [(str(key), _words(value)) for key, value in facts.items() if not isinstance(value, Mapping)]
     tables = [("run", loose)] if loose else []
     for title, group in facts.items():
@@ -120,7 +99,7 @@ def _fact_tables(facts: Mapping[str, object]) -> list[tuple[str, list[tuple[str,
 
 
 def _step_tables(steps: Mapping[str, Mapping[str, object]]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """A table a step, after one of what all steps share, such as versions."""
+    """Return a table of what all steps share, such as versions, and then one table per step."""
     flat = {name: dict(_flat(step)) for name, step in steps.items()}
     if not flat:
         return []
@@ -140,7 +119,7 @@ def _flat(facts: Mapping[Any, object], prefix: str = "") -> Iterator[tuple[str, 
 
 
 def _words(value: object) -> str:
-    """Write a value, lists and what they hold in a line each."""
+    """Return a value as text, with one line per item of a list."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_words(item)}" for key, item in value.items())
     if isinstance(value, (list, tuple)):

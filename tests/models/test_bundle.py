@@ -48,7 +48,7 @@ def test_a_sound_bundle_opens_and_lists_its_files(bundle):
     assert opened.index["run"] == "r"
     assert set(opened.index["files"]) == {
         "heads/logistic/head.skops",
-        *(f"heads/xgboost/booster-{i}.ubj" for i in range(3)),
+        *(f"heads/xgboost/booster-{i}.json" for i in range(3)),
         "heads/xgboost/head.json",
         "numbers.npy",
         "state.json",
@@ -121,19 +121,19 @@ np.save(PICKLED, np.array([{"an": "object"}], dtype=object), allow_pickle=True)
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda b: flip(b / "heads/xgboost/booster-1.ubj"), r"heads/xgboost/booster-1.ubj was altered"),
+        (lambda b: flip(b / "heads/xgboost/booster-1.json"), r"heads/xgboost/booster-1.json was altered"),
         (lambda b: (b / "numbers.npy").write_bytes(b"x" * 10**6), r"numbers.npy was altered"),
         (lambda b: (b / "heads/logistic/head.skops").unlink(), r"heads/logistic/head.skops is missing"),
         (lambda b: (b / "extra.pkl").write_bytes(b"x"), r"extra.pkl is not listed"),
         (link, "state.json is a link"),
         (
             lambda b: rewrite(b, lambda index: index.update(format=2)),
-            r"b: expected bundle format 5; got 2\. An earlier version made it: make the bundle again with this "
+            r"b: expected bundle format 6; got 2\. An earlier version made it: make the bundle again with this "
             r"version\.$",
         ),
         (
-            lambda b: rewrite(b, lambda index: index.update(format=6)),
-            r"b: expected bundle format 5; got 6\. Use the version that made it, or make the bundle again",
+            lambda b: rewrite(b, lambda index: index.update(format=7)),
+            r"b: expected bundle format 6; got 7\. Use the version that made it, or make the bundle again",
         ),
         (lambda b: (b / "bundle.json").write_text("{"), "expected JSON"),
         (lambda b: (b / "bundle.json").write_text("[]"), "expected a JSON object; got list"),

@@ -13,7 +13,7 @@ from histoblend.models.bundle import open_bundle
 from histoblend.models.file_checks import read_json
 from histoblend.models.heads.head import Head
 from histoblend.models.heads.registry import HEADS
-from histoblend.models.inspection.partial_dependence import PartialDependence
+from histoblend.models.inspection.partial_dependence import partial_dependence
 from histoblend.models.inspection.shapley import attribute
 from histoblend.pipelines.analysis.attributions import _additive
 from histoblend.pipelines.config import load_config
@@ -110,7 +110,7 @@ def test_it_answers_what_reports_ask(finished):
     np.testing.assert_array_equal(score([3, 0], other[:, [3, 0]]), head.predict_proba(other)[:, 1])
     other = X.copy()
     other[:, 2] = X[5, 2]
-    curve = PartialDependence(head, X)(2, X[5:6, 2])
+    curve = partial_dependence(head, X)(2, X[5:6, 2])
     np.testing.assert_allclose(curve, [head.predict_proba(other)[:, 1].mean()], rtol=1e-6)
     assert _additive("centroid_colour")
 

@@ -12,7 +12,7 @@ from histoblend.pipelines.runtime.resources import foreseen
 from tests.torture.commands import QUICK, ROOT
 
 RESULTS = ("1-patches/pixels.npy", "1-patches/patches.parquet", "2-features/values.npy", "4-heads/predictions.parquet")
-OUTPUTS = ("predictions.parquet", "bundle/heads/xgboost_colour/booster-0.ubj")
+OUTPUTS = ("predictions.parquet", "bundle/heads/xgboost_colour/booster-0.json")
 
 
 class Disk:

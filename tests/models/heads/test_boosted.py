@@ -111,6 +111,6 @@ def test_trees_are_cut_where_growing_would_have_stopped(slides):
     matrix = xgboost.QuantileDMatrix(X[np.ix_(inside, chosen)], y[inside], max_bin=head.bins, nthread=1)
     grown = xgboost.train(parameters, matrix, head.trees)
     part = X[np.ix_(outside, chosen)]
-    kept = best_trees(head.get_params(), bytes(grown.save_raw("ubj")), y[outside], part[:50], part[50:])
+    kept = best_trees(head.get_params(), bytes(grown.save_raw("json")), y[outside], part[:50], part[50:])
     assert kept == stopped.num_boosted_rounds()
     np.testing.assert_array_equal(grown[:kept].inplace_predict(part), stopped.inplace_predict(part))

@@ -107,13 +107,8 @@ def test_no_change_changes_no_rank(table, name):
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_quick_answers_are_the_plain_ones(table, name):
-    """A head's own ways to replace columns against those that predict again."""
+def test_fast_scores_with_replaced_columns_equal_predictions(table, name):
     X, y, groups = table
     head = MADE[name].fit(X, y, groups)
-    values = np.array([1.0, 3.5], np.float32)
-    quick, plain = head.log_odds_changes(X), Head.log_odds_changes(head, X)
-    for column in (0, 7, 24):
-        np.testing.assert_allclose(quick(column, values), plain(column, values), atol=1e-4)
     quick, plain = head.with_replaced(X), Head.with_replaced(head, X)
     np.testing.assert_allclose(quick([0, 3], X[::-1, [0, 3]]), plain([0, 3], X[::-1, [0, 3]]), atol=1e-6)

@@ -6,7 +6,7 @@ from sklearn.inspection import partial_dependence as oracle
 
 from histoblend.models.heads.boosted import XGBoostHead
 from histoblend.models.heads.logistic import LogisticHead
-from histoblend.models.inspection.partial_dependence import PartialDependence, grid, positive_shares
+from histoblend.models.inspection.partial_dependence import grid, partial_dependence, positive_shares
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +26,7 @@ def cohort():
 def test_partial_dependence_is_scikit_learns(cohort, make):
     X, y, groups = cohort
     head = make().fit(X, y, groups)
-    depend = PartialDependence(head, X[:50])
+    depend = partial_dependence(head, X[:50])
     for column in range(6):
         points = grid(X[:, column])
         slow = oracle(head, X[:50], [column], custom_values={column: points}, kind="average", method="brute")
@@ -37,7 +37,7 @@ def test_a_feature_that_no_tree_uses_has_a_flat_curve(cohort):
     X, y, groups = cohort
     table = np.column_stack([X, np.zeros(200, np.float32)])
     head = XGBoostHead(trees=10, fewest=10).fit(table, y, groups)
-    curve = PartialDependence(head, table)(6, np.array([-1.0, 0.0, 1.0]))
+    curve = partial_dependence(head, table)(6, np.array([-1.0, 0.0, 1.0]))
     np.testing.assert_allclose(curve, head.predict_proba(table)[:, 1].mean())
 
 

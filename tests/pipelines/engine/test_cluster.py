@@ -107,7 +107,7 @@ def test_fits_that_hold_their_table_are_the_same_to_the_last_bit(tmp_path, alone
     found, expected = (pd.read_parquet(place / PREDICTIONS) for place in (folder, alone.step("heads").folder))
     pd.testing.assert_frame_equal(found, expected[list(found)], check_exact=True)
     for number in range(3):
-        name = f"xgboost_context/booster-{number}.ubj"
+        name = f"xgboost_context/booster-{number}.json"
         assert (folder / name).read_bytes() == (alone.step("heads").folder / name).read_bytes()
     assert not any(name.startswith(("tables", "remote")) for name in manifest["files"])
     assert run_of(tmp_path, "heads.features=['context']").step("heads").manifest == manifest

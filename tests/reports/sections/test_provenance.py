@@ -1,6 +1,7 @@
 """How it was made: the checklist follows from what sections hold, digests are all there, and the card reads."""
 
 import re
+from html import unescape
 
 import pandas as pd
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from histoblend.reports.page.page import write_page
 from histoblend.reports.page.section import Section
 from histoblend.reports.report_files import write_report
-from histoblend.reports.sections.provenance import made_section, read_markdown
+from histoblend.reports.sections.provenance import card_html, made_section
 from histoblend.reports.sections.tripod import COVERED, IN_PART, ITEMS, MISSING, checklist
 from tests.reports.cohorts import make_inputs
 from tests.reports.test_report import NASTY
@@ -26,6 +27,8 @@ and on.
 
 - one
 - two `x`
+
+Then:
 
     make predict BUNDLE=here
 """
@@ -99,16 +102,21 @@ def test_every_digest_is_on_the_page_and_beside_it(page):
     assert NASTY not in text
 
 
-def test_the_card_is_read_block_by_block():
-    blocks = read_markdown(CARD)
-    assert [block["kind"] for block in blocks] == ["heading", "text", "heading", "table", "list", "code"]
-    assert blocks[1]["words"][1:4] == [("strong", "Not for diagnosis"), ("plain", ", see "), ("code", "make predict")]
-    assert blocks[1]["words"][-1][1].endswith("and on.")
-    assert blocks[3]["head"] == [[("plain", "model")], [("plain", "AUC")]]
-    assert blocks[3]["rows"] == [[[("plain", "a_b")], [("plain", "0.9")]]]
-    assert blocks[4]["items"][1] == [("plain", "two "), ("code", "x")]
-    assert blocks[5]["lines"] == ["make predict BUNDLE=here"]
-    assert read_markdown("") == []
+def test_headings_tables_lists_and_code_of_the_card_become_html():
+    html = card_html(CARD)
+    assert "<h4>" in html
+    assert '<th scope="col">AUC</th>' in html
+    assert "<td>a_b</td>" in html
+    assert "<li>two <code>x</code></li>" in html
+    assert '<pre class="scroll" tabindex="0"><code>make predict BUNDLE=here\n</code></pre>' in html
+    assert card_html("") == ""
+
+
+@pytest.mark.parametrize("text", ["<script>alert(1)</script>", "![x](http://a/b.png)", "[x](http://a)", "<http://a>"])
+def test_markup_in_names_stays_text(text):
+    html = card_html(f"# Title\n\nslide {text}\n")
+    assert not re.search("<(script|img|a)\\b", html)
+    assert text in unescape(html)
 
 
 def test_the_card_is_on_the_page(page):
