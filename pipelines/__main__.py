@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import os
 import re
 import sys
@@ -17,32 +19,39 @@ from histoblend.data.workers import count_workers
 from histoblend.pipelines.runtime.resources import check_start
 from histoblend.pipelines.runtime.signals import stop_on_signals
 
+#: Commands of a run in their order: what each does, and whether it always runs convolutional networks.
+COMMANDS = {
+    "prepare": ("Step 1: decode patches, audit them, and split them by slide.", False),
+    "audit": ("Show what the audit of step 1 found and did.", False),
+    "features": ("Step 2: handcrafted colour, texture and nuclei features.", False),
+    "embeddings": ("Step 3: embeddings of a pretrained network.", True),
+    "heads": ("Step 4: heads on features and embeddings, with their scores.", False),
+    "cnn": ("Step 5: a fine-tuned network, with its scores.", True),
+    "report": ("Step 7: ladder, importances, report.html and bundle.", False),
+    "baseline": ("Steps 1 to 4 and the report; prints the ladder.", False),
+    "ensemble": ("The baseline, a network (step 5) and their ensemble (step 6).", True),
+}
+
 CONFIG = Annotated[
-    Path, typer.Option("--config", help="Shipped configuration (folder, kaggle, pcam, phantom) or TOML file.")
+    Path, typer.Option("--config", help="Shipped configuration (folder, kaggle, pcam, phantom) or a TOML file.")
 ]
 SETTINGS = Annotated[
     list[str] | None,
-    typer.Option("--set", help="section.key=value, over the file. May be repeated. `settings` lists the keys."),
+    typer.Option("--set", help="section.key=value, overrides the file. May be repeated. `settings` lists the keys."),
 ]
-DATA = Annotated[str, typer.Option("--data", help="Folder of the data set (data.path).")]
-NAME = Annotated[str, typer.Option("--run", help="Name of the run: its folder under --runs (name).")]
-RUNS = Annotated[Path, typer.Option("--runs", help="Folder that holds all runs.")]
-MISSING = Annotated[str, typer.Option("--missing", help="error|skip: ids without image, images without label.")]
-STRICT = Annotated[bool, typer.Option("--strict", help="A patch that cannot be read ends the run.")]
-REBUILD = Annotated[bool, typer.Option("--rebuild", help="Replace results made with another configuration.")]
-EXPLAIN = Annotated[str, typer.Option("--explain", help="Say what this column is, and draw it on three patches.")]
+RUNS = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
+BUNDLE = Annotated[Path, typer.Option("--bundle", help="Folder of the bundle, such as runs/<name>/bundle.")]
+MODEL = Annotated[
+    str, typer.Option("--model", help="A model of the bundle. Default: the ensemble, or the head with the best AUC.")
+]
+POINT = Annotated[str, typer.Option("--point", help="Operating point for labels.")]
 WORKERS = Annotated[int, typer.Option("--workers", help="Threads; -1 for one per core, -2 for one fewer.")]
-
-#: Commands that compute, and whether they run convolutional networks whatever the configuration says.
-NETWORKS = {
-    "prepare": False, "audit": False, "features": False, "heads": False, "report": False, "baseline": False,
-    "predict": False, "heatmap": False, "embeddings": True, "cnn": True, "ensemble": True,
-}  # fmt: skip
+SHARD = Annotated[int, typer.Option("--shard", min=1, help="Patches per block (does not change results).")]
 
 app = typer.Typer(
     name="histoblend",
     help="Histoblend: honest baselines for cancer detection in histology patches. Not for diagnosis.\n\n"
-    "Every command first brings the steps that it reads up to date, and reuses what did not change.",
+    "Every command first runs the steps that it needs, and reuses results that are up to date.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -50,100 +59,73 @@ app = typer.Typer(
 )
 
 
-def _run(
-    step: str,
-    config: Path,
-    settings: list[str] | None,
-    data: str,
-    name: str,
-    runs: Path,
-    missing: str,
-    strict: bool,
-    rebuild: bool,
-    explain: str = "",
-) -> None:
-    from histoblend.pipelines.commands import baseline, begin, ensemble, one_step
-    from histoblend.pipelines.commands import explain as explain_column
-    from histoblend.pipelines.config import load_config
-    from histoblend.pipelines.plan import plan_run
-    from histoblend.pipelines.printed_tables import show_audit
-    from histoblend.pipelines.runtime.lock import run_lock
-    from histoblend.pipelines.runtime.resources import foreseen
-    from histoblend.pipelines.tracking import check_tracking
+def _run_command(step: str, sentence: str) -> None:
+    """Add a command that works on a run. `features` alone has --explain."""
 
-    options = {"data.path": data, "name": name, "data.missing": missing}
-    given = [f"{key}={_quoted(value)}" for key, value in options.items() if value]
-    given += ["data.strict=true"] if strict else []
-    run = plan_run(load_config(config, [*(settings or []), *given]), runs, rebuild=rebuild)
-    if step in ("baseline", "ensemble", "report"):
-        check_tracking(run.config.track)  # before the run's folder is made
-    with foreseen(run.folder), run_lock(run.folder, run.screen.say), closing(run):
-        if explain:
-            explain_column(run, explain)
-        elif step == "baseline":
-            baseline(run)
-        elif step == "ensemble":
-            ensemble(run)
-        elif step == "audit":
-            begin(run)
-            show_audit(run)
-        else:
-            run.screen.say(f"{step}: {one_step(run, step)}")
-
-
-def _quoted(text: str) -> str:
-    """Text as TOML, so that a folder called ``2020`` or ``a"b`` stays text."""
-    import json
-
-    return json.dumps(text, ensure_ascii=False)
-
-
-def _command(step: str, sentence: str) -> None:
-    @app.command(step, help=sentence)
     def command(
         config: CONFIG = Path("phantom"),
         settings: SETTINGS = None,
-        data: DATA = "",
-        run: NAME = "",
+        data: Annotated[str, typer.Option("--data", help="Folder of the data set (data.path).")] = "",
+        run: Annotated[str, typer.Option("--run", help="Name of the run: its folder under --runs (name).")] = "",
         runs: RUNS = Path("runs"),
-        missing: MISSING = "",
-        strict: STRICT = False,
-        rebuild: REBUILD = False,
+        missing: Annotated[
+            str, typer.Option("--missing", help="error or skip: ids without image, images without label.")
+        ] = "",
+        strict: Annotated[bool, typer.Option("--strict", help="Stop at a patch that cannot be read.")] = False,
+        rebuild: Annotated[
+            bool, typer.Option("--rebuild", help="Replace results made with another configuration.")
+        ] = False,
+        explain: Annotated[
+            str, typer.Option("--explain", help="Describe this column, and draw it on three patches.")
+        ] = "",
     ) -> None:
-        _run(step, config, settings, data, run, runs, missing, strict, rebuild)
+        from histoblend.pipelines import commands
+        from histoblend.pipelines.config import load_config
+        from histoblend.pipelines.plan import plan_run
+        from histoblend.pipelines.printed_tables import show_audit
+        from histoblend.pipelines.runtime.lock import run_lock
+        from histoblend.pipelines.runtime.resources import foreseen
+        from histoblend.pipelines.tracking import check_tracking
+
+        options = {"data.path": data, "name": run, "data.missing": missing}
+        given = [f"{key}={_quoted(value)}" for key, value in options.items() if value]
+        given += ["data.strict=true"] if strict else []
+        planned = plan_run(load_config(config, [*(settings or []), *given]), runs, rebuild=rebuild)
+        if step in ("baseline", "ensemble", "report"):
+            check_tracking(planned.config.track)  # before the run's folder is made
+        with foreseen(planned.folder), run_lock(planned.folder, planned.screen.say), closing(planned):
+            if explain:
+                commands.explain(planned, explain)
+            elif step == "baseline":
+                commands.baseline(planned)
+            elif step == "ensemble":
+                commands.ensemble(planned)
+            elif step == "audit":
+                commands.begin(planned)
+                show_audit(planned)
+            else:
+                planned.screen.say(f"{step}: {commands.one_step(planned, step)}")
+
+    if step != "features":
+        signature = inspect.signature(command)
+        kept = [option for name, option in signature.parameters.items() if name != "explain"]
+        command.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
+    app.command(step, help=sentence)(command)
 
 
-_command("prepare", "Step 1: decode every patch once, audit, split by slide.")
-_command("audit", "Show what step 1 found odd about the patches, and what was done about it.")
+def _quoted(text: str) -> str:
+    """Text as TOML, so that a folder named ``2020`` or ``a"b`` stays text."""
+    return json.dumps(text, ensure_ascii=False)
 
 
-@app.command("features", help="Step 2: handcrafted colour, texture and nuclei features.")
-def _features(
-    config: CONFIG = Path("phantom"),
-    settings: SETTINGS = None,
-    data: DATA = "",
-    run: NAME = "",
-    runs: RUNS = Path("runs"),
-    missing: MISSING = "",
-    strict: STRICT = False,
-    rebuild: REBUILD = False,
-    explain: EXPLAIN = "",
-) -> None:
-    _run("features", config, settings, data, run, runs, missing, strict, rebuild, explain)
+for _step, (_sentence, _) in COMMANDS.items():
+    _run_command(_step, _sentence)
 
 
-_command("embeddings", "Step 3: pretrained network embeddings.")
-_command("heads", "Step 4: heads on the feature tables, out of fold and on the held-out slides.")
-_command("cnn", "Step 5: a fine-tuned network, out of fold and on the held-out slides.")
-_command("report", "Step 7: ladder, importances, report.html and bundle.")
-_command("baseline", "Steps 1 to 4 and the report, ending with the ladder in the terminal.")
-_command("ensemble", "The baseline, a fine-tuned network (step 5) and the ensemble of all (step 6), by nested folds.")
-
-
-@app.command("data", help="Download a data set into a folder, check it against its published sums and unpack it.")
+@app.command("data", help="Download a data set, check it, and unpack it.")
 def _data(
-    dataset: Annotated[str, typer.Argument(help="pcam, kaggle, or a zip or tar file that you downloaded.")],
-    data: Annotated[str, typer.Option("--data", help="Folder to bring it into.")] = "",
+    dataset: Annotated[str, typer.Argument(help="pcam, kaggle, or a zip or tar file that you have downloaded.")],
+    data: Annotated[str, typer.Option("--data", help="Folder for the data set.")] = "",
     mirror: Annotated[str, typer.Option("--mirror", help="URL of a folder with PatchCamelyon's nine files.")] = "",
 ) -> None:
     from histoblend.pipelines.download import fetch
@@ -151,36 +133,36 @@ def _data(
     from histoblend.pipelines.runtime.screen import Screen
 
     if not data:
-        raise InputError("a folder must be named for the data set; got none. Give DATA=folder (--data).")
+        raise InputError("expected a folder for the data set; got none. Give DATA=folder (--data).")
     with foreseen(Path(data)):
         fetch(dataset, Path(data), mirror=mirror, screen=Screen())
 
 
-@app.command("predict", help="Predict new patches with a bundle: a folder of image files to a table of probabilities.")
+@app.command("predict", help="Predict image files with a bundle; writes a CSV file.")
 def _predict(
-    bundle: Annotated[Path, typer.Option("--bundle", help="Folder of the bundle, such as runs/<name>/bundle.")],
-    source: Annotated[Path, typer.Option("--in", help="Folder of image files, at any depth.")],
+    bundle: BUNDLE,
+    source: Annotated[Path, typer.Option("--in", help="Folder of image files, subfolders included.")],
     out: Annotated[Path, typer.Option("--out", help="CSV file to write: id, probability, label, flags.")],
     slides: Annotated[
         Path | None,
         typer.Option(
             "--slides",
             help="CSV file with the slide of each patch (id,slide), for models that compare a patch with the rest of "
-            "its slide: a slide's patches must be predicted together.",
+            "its slide. Predict all patches of a slide together.",
         ),
     ] = None,
     explain: Annotated[
-        list[str] | None, typer.Option("--explain", help="Id of a patch to explain beside OUT. May be repeated.")
+        list[str] | None,
+        typer.Option("--explain", help="Id of a patch to explain beside OUT. May be repeated."),
     ] = None,
     prevalence: Annotated[
-        float, typer.Option("--prevalence", help="Rescale probabilities to this share of positives; labels stay.")
+        float,
+        typer.Option("--prevalence", help="Rescale probabilities to this share of positives; not labels."),
     ] = 0.0,
-    model: Annotated[
-        str, typer.Option("--model", help="A model of the bundle; else the ensemble, or the best head by AUC.")
-    ] = "",
-    point: Annotated[str, typer.Option("--point", help="Operating point for labels.")] = "youden",
+    model: MODEL = "",
+    point: POINT = "youden",
     workers: WORKERS = -1,
-    shard: Annotated[int, typer.Option("--shard", min=1, help="Patches at a time (changes no number).")] = 256,
+    shard: SHARD = 256,
 ) -> None:
     from histoblend.pipelines.predict.folder import predict_folder
     from histoblend.pipelines.predict.shards import Options
@@ -195,37 +177,34 @@ def _predict(
     raise typer.Exit(status)
 
 
-@app.command("heatmap", help="Predict a whole slide with a bundle: rasters, regions for QuPath, and a viewer.")
+@app.command("heatmap", help="Predict a whole slide with a bundle; writes maps and a viewer.")
 def _heatmap(
-    bundle: Annotated[Path, typer.Option("--bundle", help="Folder of the bundle, such as runs/<name>/bundle.")] = Path(
-        "runs/phantom/bundle"
-    ),
+    bundle: BUNDLE = Path("runs/phantom/bundle"),
     slide: Annotated[
-        Path | None, typer.Option("--slide", help="Whole slide that OpenSlide reads; else a phantom slide is drawn.")
+        Path | None, typer.Option("--slide", help="Whole slide that OpenSlide reads. Default: a phantom slide.")
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for the results; else runs/heatmaps/<slide>.")
+        Path | None, typer.Option("--out", help="Folder for the results. Default: runs/heatmaps/<slide>.")
     ] = None,
     mpp: Annotated[
-        float, typer.Option("--mpp", help="Micrometres a pixel of the slide, where it says none or a wrong one.")
+        float, typer.Option("--mpp", help="Micrometres per pixel of the slide, if its file states none or a wrong one.")
     ] = 0.0,
     patch_mpp: Annotated[
-        float, typer.Option("--patch-mpp", help="Micrometres a pixel of the bundle's patches, where it says none.")
+        float,
+        typer.Option("--patch-mpp", help="Micrometres per pixel of the patches, if the bundle has none."),
     ] = 0.0,
     stride: Annotated[
         int,
         typer.Option(
             "--stride",
-            help="From one patch to the next, in pixels of a patch; else 32, so that the centres that labels speak of "
-            "tile the tissue.",
+            help="Distance between patches, in pixels of a patch. Default: 32, so that the labelled centres cover the "
+            "tissue without overlap.",
         ),
     ] = 0,
-    model: Annotated[
-        str, typer.Option("--model", help="A model of the bundle; else the ensemble, or the best head by AUC.")
-    ] = "",
-    point: Annotated[str, typer.Option("--point", help="Operating point for labels.")] = "youden",
+    model: MODEL = "",
+    point: POINT = "youden",
     workers: WORKERS = -1,
-    shard: Annotated[int, typer.Option("--shard", min=1, help="Patches at a time (changes no number).")] = 256,
+    shard: SHARD = 256,
 ) -> None:
     from histoblend.pipelines.predict.phantom_slide import default_slide
     from histoblend.pipelines.predict.shards import Options
@@ -242,12 +221,12 @@ def _heatmap(
         heatmap(bundle, chosen, target, options=options, geometry=Geometry(mpp, patch_mpp, stride), screen=screen)
 
 
-@app.command("slide", help="Draw a synthetic whole slide with a planted disc of tumour, to try `heatmap` on.")
+@app.command("slide", help="Draw a synthetic whole slide to try `heatmap` on.")
 def _slide(
     out: Annotated[Path, typer.Option("--out", help="TIFF file to write.")] = Path("phantom.tif"),
-    width: Annotated[int, typer.Option("--width", help="Pixels of 0.972 µm.")] = 4096,
-    height: Annotated[int, typer.Option("--height", help="Pixels of 0.972 µm.")] = 3072,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another slide.")] = 0,
+    width: Annotated[int, typer.Option("--width", help="In pixels of 0.972 µm.")] = 4096,
+    height: Annotated[int, typer.Option("--height", help="In pixels of 0.972 µm.")] = 3072,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the drawing.")] = 0,
 ) -> None:
     from histoblend.pipelines.predict.phantom_slide import draw_slide
     from histoblend.pipelines.runtime.resources import foreseen
@@ -257,13 +236,13 @@ def _slide(
         draw_slide(out, Screen(), width=width, height=height, seed=seed)
 
 
-@app.command("compare", help="Several finished runs on one page: ladders side by side, and paired differences.")
+@app.command("compare", help="Compare finished runs on one page.")
 def _compare(
     names: Annotated[list[str], typer.Argument(help="Names of two to seven finished runs.", metavar="RUN...")],
     runs: RUNS = Path("runs"),
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for the page; else runs/compare-<names>.")] = None,
-    draws: Annotated[int, typer.Option("--draws", min=100, help="Resamplings of slides behind each interval.")] = 2000,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the resampling.")] = 0,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder; default: runs/compare-<names>.")] = None,
+    draws: Annotated[int, typer.Option("--draws", min=100, help="Bootstrap draws of slides for each interval.")] = 2000,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
 ) -> None:
     from histoblend.pipelines.comparison import compare
     from histoblend.pipelines.runtime.resources import foreseen
@@ -274,7 +253,7 @@ def _compare(
         screen.say(f"comparison: {compare(names, runs, out=out, draws=draws, seed=seed, screen=screen)}")
 
 
-@app.command("settings", help="List every key that --set takes: its value in a configuration, and what it is.")
+@app.command("settings", help="List the keys of --set with values and meanings.")
 def _settings(config: CONFIG = Path("phantom"), settings: SETTINGS = None) -> None:
     from histoblend.pipelines.config import describe, load_config
 
@@ -283,9 +262,9 @@ def _settings(config: CONFIG = Path("phantom"), settings: SETTINGS = None) -> No
 
 
 def _silence_libraries() -> None:
-    """Keep libraries' warnings off the terminal, here and in processes that are started from here.
+    """Keep libraries' warnings off the terminal, in this process and in those that it starts.
 
-    They are for programmers. What a user can act on is raised, or said on the screen. Python's own options still count.
+    They are for programmers. What a user can act on is raised or printed. Python's own options still count.
     """
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
@@ -293,34 +272,36 @@ def _silence_libraries() -> None:
 
 
 def with_home(argument: str) -> str:
-    """Put the home folder for ``~`` at the beginning of an option's value: shells do so only between spaces."""
+    """Expand ``~`` at the beginning of an option's value, as shells do only after a space."""
     return re.sub(r"(?:^|(?<==))~(?=[/\\]|$)", lambda _: os.path.expanduser("~"), argument, count=1)
 
 
 def main() -> None:
-    """Run the command line; a foreseeable fault is one line on standard error and exit status 2."""
+    """Run the command line. An error that the user can fix is one line on standard error and exit status 2."""
     stop_on_signals()
     _silence_libraries()
-    # Native libraries chatter on standard error while they load; what matters is raised as an exception.
+    # TensorFlow logs to standard error while it loads; what matters is raised as an exception.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.argv[1:] = map(with_home, sys.argv[1:])
     try:
         step = next(iter(sys.argv[1:]), "")
-        if step in NETWORKS and "--help" not in sys.argv:
-            # Before any library is loaded that crashes or hangs without memory: the parser of options loads one.
-            check_start(step, networks=NETWORKS[step])
+        # Commands on bundles load as much as `heads`.
+        _, networks = COMMANDS.get(step, ("", False))
+        if step in {*COMMANDS, "predict", "heatmap"} and "--help" not in sys.argv:
+            # Without memory, libraries crash or hang while they load; checking options already loads some.
+            check_start(step, networks=networks)
         app()
     except InputError as error:
         sys.stderr.write(f"error: {on_screen(str(error))}\n")
         sys.exit(2)
     except BrokenPipeError:
-        # Whoever read the output, such as `head`, has seen enough; Python must not complain again while it closes.
+        # The reader of the output, such as `head`, has stopped reading. Python must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
+        file = f"{error.filename}: " if error.filename else ""
         sys.stderr.write(
-            f"error: {place}{error.strerror or error}. Finished steps are kept; run again once it is fixed.\n"
+            f"error: {file}{error.strerror or error}. Finished steps are kept. Fix this, then run again.\n"
         )
         sys.exit(2)
     except Exception:
@@ -328,8 +309,8 @@ def main() -> None:
 
         traceback.print_exc()
         sys.stderr.write(
-            "This is a fault of Histoblend, not yours. Please report it with the lines above, your command, and the "
-            "manifest.json of the run's last finished step. Finished steps are kept.\n"
+            "This is a bug in Histoblend. Please report it with the lines above, your command, and the manifest.json "
+            "of the run's last finished step. Finished steps are kept.\n"
         )
         sys.exit(1)
 

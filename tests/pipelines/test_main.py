@@ -48,7 +48,7 @@ def test_warnings_are_shown_to_who_asks_python_for_them(main, monkeypatch):
         (InputError("weights must fit; got others."), "error: weights must fit; got others.\n"),
         (
             OSError(5, "Input/output error", "x.png"),
-            "error: x.png: Input/output error. Finished steps are kept; run again once it is fixed.\n",
+            "error: x.png: Input/output error. Finished steps are kept. Fix this, then run again.\n",
         ),
     ],
     ids=["input", "disk"],
