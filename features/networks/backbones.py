@@ -1,8 +1,7 @@
-"""Pretrained networks as Keras 3 models that take 0..255 RGB patches: one row of BACKBONES each.
+"""Pretrained networks as Keras 3 models that take 0..255 RGB patches.
 
-What a network wants its input to look like is part of the network here: its first layers turn 0..255 into it, so no
-caller normalises anything, and nothing is normalised twice. ``python -m histoblend.features.networks.backbones
-docs/backbones.md`` writes the table for readers.
+A network's first layers scale 0..255 to the input that it was trained with, so callers never normalise.
+``python -m histoblend.features.networks.backbones docs/backbones.md`` writes the table for readers.
 """
 
 from __future__ import annotations
@@ -16,10 +15,9 @@ import numpy as np
 
 from histoblend.data.errors import InputError
 from histoblend.features.networks.applications import KERAS_SUFFIXES, file_sha256, load_application
+from histoblend.features.networks.backbone_table import BACKBONES
 from histoblend.features.networks.backend import BUILT_IN, Backbone, PackagedWeights, Preprocessing, Shape
-from histoblend.features.networks.classic_backbones import CLASSIC_BACKBONES
 from histoblend.features.networks.downloads import fetch
-from histoblend.features.networks.mobile_backbones import MOBILE_BACKBONES
 from histoblend.features.networks.weights import CheckpointError, locate_package_file
 
 if TYPE_CHECKING:
@@ -28,43 +26,40 @@ if TYPE_CHECKING:
 #: Seed of ``weights="random"``.
 RANDOM_SEED = 0
 
-#: Every row, in the order of docs/backbones.md.
-BACKBONES: tuple[Backbone, ...] = (*MOBILE_BACKBONES, *CLASSIC_BACKBONES)
-
 
 def find_backbone(name: str) -> Backbone:
-    """Row of BACKBONES with this name.
+    """Return the row with this name.
 
     Raises
     ------
     InputError
-        When there is none; names the nearest.
+        There is none. The message gives the nearest name.
     """
     rows = {row.name: row for row in BACKBONES}
     if name not in rows:
         alike = {known: difflib.SequenceMatcher(None, name, known).ratio() for known in rows}
-        nearest = max(alike, key=alike.__getitem__)  # the first in the table of several
+        nearest = max(alike, key=alike.__getitem__)  # the first of equals
         hint = f"Did you mean {nearest!r}?" if alike[nearest] > 0.6 else f"Known: {', '.join(rows)}."
-        raise InputError(f"backbone must be a name in features.backbones.BACKBONES; got {name!r}. {hint}")
+        raise InputError(f"backbone must be one of the networks in docs/backbones.md; got {name!r}. {hint}")
     return rows[name]
 
 
 def load_backbone(
     name: str, *, weights: str = "imagenet", shape: Shape | None = None, head: bool = False
 ) -> keras.Model:
-    """Build a row's network and fill it.
+    """Build a network and load its weights.
 
     Parameters
     ----------
     name : str
         A name in BACKBONES.
     weights : str
-        "imagenet" for the row's pretrained weights, "random" for seeded ones, or the path of a local file: ``.h5``,
-        ``.weights.h5`` or ``.keras``, for EfficientNet-Lite also PyTorch's ``.pth``.
+        "imagenet" for the pretrained weights, "random" for seeded random ones, or the path of a local ``.h5``,
+        ``.weights.h5`` or ``.keras`` file; for EfficientNet-Lite also PyTorch's ``.pth``.
     shape : tuple of int, optional
-        Height and width of the pictures. Rows with `any_size` do without.
+        Height and width of the input. Optional for networks with `any_size`.
     head : bool
-        Keep the ImageNet classifier; only EfficientNet-Lite has it here.
+        Keep the ImageNet classifier. Only EfficientNet-Lite has it.
 
     Returns
     -------
@@ -75,9 +70,9 @@ def load_backbone(
     Raises
     ------
     InputError
-        For an unknown name, or pictures smaller than the network takes.
+        The name is unknown, or the input is too small for the network.
     features.weights.CheckpointError
-        When the weights are missing or are not the pinned ones.
+        The weights are missing or are not the pinned ones.
     """
     row = find_backbone(name)
     if shape is not None:
@@ -96,22 +91,22 @@ def load_backbone(
 
 
 def check_shape(name: str, shape: Shape) -> None:
-    """Raise InputError when pictures of this height and width are smaller than a row's network takes."""
+    """Raise InputError if an input of this height and width is too small for the network."""
     least = find_backbone(name).smallest
     if min(shape) < least:
         raise InputError(
-            f"{name} takes pictures of at least {least} × {least} pixels; got {shape[0]} × {shape[1]}. "
+            f"{name} takes inputs of at least {least} × {least} pixels; got {shape[0]} × {shape[1]}. "
             "Choose a larger size."
         )
 
 
 def locate_weights(row: Backbone) -> Path:
-    """Find the row's pretrained weights on disk; downloads them where that is where they come from.
+    """Return the path of the pretrained weights; download them first if no package has them.
 
     Raises
     ------
     features.weights.CheckpointError
-        When they cannot be had.
+        The package is not installed, or the download failed.
     """
     if isinstance(row.weights, PackagedWeights):
         return locate_package_file(row.weights.package, row.weights.file)
@@ -119,7 +114,7 @@ def locate_weights(row: Backbone) -> Path:
 
 
 def weights_digest(row: Backbone, weights: str) -> str:
-    """Digest that says which numbers a network is filled with, without building it.
+    """Return a digest of a network's weights without building the network.
 
     Parameters
     ----------
@@ -130,12 +125,12 @@ def weights_digest(row: Backbone, weights: str) -> str:
     Returns
     -------
     str
-        ``"sha256:…"`` or ``"md5:…"``, or ``"random, seed 0"``. A file without a published digest is read for its own.
+        ``"sha256:…"`` or ``"md5:…"``, or ``"random, seed 0"``. Computed from the file if none is published.
 
     Raises
     ------
     features.weights.CheckpointError
-        When a file that must be read is missing, or is not of a kind that is read.
+        A file that must be read is missing, or its kind is not supported.
     """
     if weights == "random":
         return f"random, seed {RANDOM_SEED}"
@@ -147,12 +142,12 @@ def weights_digest(row: Backbone, weights: str) -> str:
 
 
 def check_kind(row: Backbone, weights: str) -> Path:
-    """Path of a local file of weights, when it is there and of a kind that the row reads.
+    """Return the path of a local weights file.
 
     Raises
     ------
     features.weights.CheckpointError
-        When it is not.
+        There is no such file, or the network cannot read its kind.
     """
     path = Path(weights)
     kinds = sorted({Path(row.weights.file).suffix, *KERAS_SUFFIXES})
@@ -164,9 +159,10 @@ def check_kind(row: Backbone, weights: str) -> Path:
 
 
 def fill_randomly(model: keras.Model, seed: int = RANDOM_SEED) -> None:
-    """Fill a network with seeded random numbers, the same on every backend: for tests, and as what training is worth.
+    """Fill a network with seeded random weights, the same on every backend, for tests and as a control.
 
-    Kernels are normal with spread ``sqrt(2 / inputs)`` (He et al. 2015); biases, scales and statistics stay as built.
+    Kernels are normal with standard deviation ``sqrt(2 / inputs)`` (He et al. 2015). Biases, scales and statistics keep
+    their initial values.
     """
     rng = np.random.default_rng(seed)
     for variable in model.trainable_variables:
@@ -179,15 +175,15 @@ def fill_randomly(model: keras.Model, seed: int = RANDOM_SEED) -> None:
 
 
 def catalogue() -> str:
-    """Return docs/backbones.md: every row, what it wants and where its weights come from."""
+    """Return the text of docs/backbones.md: every network, its input, and the source of its weights."""
     lines = [
         "# Backbones",
         "",
-        f"{len(BACKBONES)} pretrained networks, generated from `features/networks/backbones.py` by "
+        f"{len(BACKBONES)} pretrained networks, generated from `features/networks/backbone_table.py` by "
         "`python -m histoblend.features.networks.backbones docs/backbones.md`.",
-        "All take 0..255 RGB; *input* is what their first layers make of it. *Stages* are the channels of the feature "
-        "maps that `embeddings.stages` counts, the last one in bold. Weights from a package need no network; the "
-        "others are downloaded on first use, into `models/` under `KERAS_HOME` (`~/.keras`).",
+        "All take 0..255 RGB; *input* shows how their first layers scale it. *Stages* are the channels of the feature "
+        "maps that `embeddings.stages` counts, the last one in bold. Weights from a package work offline. The others "
+        "are downloaded on first use, into `models/` under `KERAS_HOME` (`~/.keras`).",
         "",
         "| name | trained at | least side | stages | input | weights | digest | licence | reference |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -209,7 +205,7 @@ def catalogue() -> str:
 
 def _in_words(contract: Preprocessing) -> str:
     if contract == BUILT_IN:
-        return "as it is: scaled by arrays in the weights file"
+        return "unchanged; the weights file contains the scaling"
     offset, scale = (
         f"{values[0]:g}" if len(set(values)) == 1 else f"({', '.join(f'{value:g}' for value in values)})"
         for values in (contract.offset, contract.scale)

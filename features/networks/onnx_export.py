@@ -39,8 +39,8 @@ EXPORT_TOLERANCE = 1e-4  # ONNX Runtime against Keras, relative to the larger of
 
 #: Code that a network's numbers depend on.
 _SOURCES = (
-    "applications.py", "backbones.py", "backend.py", "classic_backbones.py", "efficientnet_lite.py", "embeddings.py",
-    "engines.py", "mobile_backbones.py", "onnx_export.py", "recipe.py", "views.py", "weights.py",
+    "applications.py", "backbone_table.py", "backbones.py", "backend.py", "efficientnet_lite.py", "embeddings.py",
+    "engines.py", "onnx_export.py", "recipe.py", "views.py", "weights.py",
 )  # fmt: skip
 
 

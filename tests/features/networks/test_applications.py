@@ -165,7 +165,7 @@ def _check_stages(model, row):
 
 
 def test_pictures_below_the_smallest_are_refused_before_building():
-    with pytest.raises(ValueError, match=r"xception takes pictures of at least 71 × 71 pixels; got 71 × 64\. Choose"):
+    with pytest.raises(ValueError, match=r"xception takes inputs of at least 71 × 71 pixels; got 71 × 64\. Choose"):
         load_backbone("xception", weights="random", shape=(71, 64))
 
 
