@@ -1,4 +1,4 @@
-"""What a model file from elsewhere may hold: found out from its bytes, before anything in it is loaded."""
+"""Check the bytes of model files from other people before any library loads them."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from pydantic import ValidationError
 
 from histoblend.data.errors import InputError
 
-#: What a ``.keras`` archive consists of.
+#: Files of a ``.keras`` archive.
 KERAS_MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 
-#: Kinds of files that a bundle may hold, none of which runs code.
+#: File types that a bundle may contain. None of them can run code once checked.
 SUFFIXES = (".json", ".md", ".csv", ".npy", ".onnx", ".keras", ".skops")
 
-#: Largest description of a network, or index of a bundle, that is parsed, in bytes.
+#: Largest JSON file that is parsed, in bytes.
 MOST_JSON = 32 * 2**20
 
-#: Objects of Keras that hold no code of their own; Lambda layers hold nothing else.
+#: Modules whose Keras objects are accepted. Of these, the classes in ``_CODE`` carry code and are refused.
 _KERAS_MODULES = ("keras", "builtins")
 _CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer", "__lambda__", "function", "__function__")
 
 
 def check_content(name: str, content: bytes, trusted: Sequence[str] = ()) -> None:
-    """Look at one file's bytes for what could run code.
+    """Refuse a file that could run code.
 
     Parameters
     ----------
     name : str
-        The file's name, for its kind and for messages.
+        The file's name: its ending gives the type, and messages quote it.
     content : bytes
     trusted : sequence of str
-        The only types of ours that a skops file may hold; skops itself vouches for NumPy's and the built-in ones.
+        The types of ours that a skops file may contain, besides those that skops trusts itself.
 
     Raises
     ------
     InputError
-        Its kind is unknown, or it holds a type, a layer or a value that is not on the list.
+        The file type is unknown, or the file contains a type, layer or value that is not allowed.
     """
     suffix = PurePosixPath(name).suffix.lower()
     if suffix not in SUFFIXES:
-        raise InputError(f"{name}: expected one of {', '.join(SUFFIXES)}; got a file of another kind. {_AWAY}")
+        raise InputError(f"{name}: expected one of {', '.join(SUFFIXES)}; got another file type. {_AWAY}")
     if suffix == ".skops":
         _check_skops(name, content, trusted)
     elif suffix == ".keras":
@@ -64,12 +64,12 @@ _AWAY = "Do not load it: it was not written by this program."
 
 
 def read_json(name: str, content: bytes) -> dict[str, Any]:
-    """Parse a JSON object of a sensible size.
+    """Parse a JSON object.
 
     Raises
     ------
     InputError
-        It is larger, nested too deeply, no JSON, or no object.
+        The content is larger than ``MOST_JSON``, nested too deeply, not JSON, or not an object.
     """
     if len(content) > MOST_JSON:
         raise InputError(f"{name}: expected at most {MOST_JSON} bytes of JSON; got {len(content)}. {_AWAY}")
@@ -83,21 +83,21 @@ def read_json(name: str, content: bytes) -> dict[str, Any]:
 
 
 def check_shape(name: str, value: Any, shape: Any) -> None:
-    """Check that a value out of JSON is made up as it should be.
+    """Check the structure of a value that was read from JSON.
 
     Parameters
     ----------
     name : str
-        Where it stands, for messages.
+        Name of the value, for messages.
     value
     shape
-        A type (``float`` takes whole numbers too, and neither takes NaN); a list of one shape, for all values; or a
-        dict from names to shapes, where ``...`` stands for every name. Other names than these may be there.
+        A type (``float`` accepts integers too, and neither accepts NaN); a list with the shape of every item; or a dict
+        from names to shapes, where ``...`` means every name. More names than these are allowed.
 
     Raises
     ------
     InputError
-        It is made up otherwise.
+        The value has another structure.
     """
     kind = shape if isinstance(shape, type) else type(shape)
     wanted = (int, float) if kind is float else kind
@@ -122,23 +122,23 @@ def first_fault(error: ValidationError) -> str:
 
 
 def read_array(name: str, content: bytes) -> np.ndarray:
-    """Read a ``.npy`` file that holds numbers.
+    """Read a ``.npy`` file of numbers.
 
     Raises
     ------
     InputError
-        It is damaged, or holds Python objects.
+        The file is damaged, or contains Python objects.
     """
     try:
         array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
-    except Exception as error:  # NumPy parses the header with Python's own tokenizer, which fails in many ways
+    except Exception as error:  # NumPy parses the header as Python code, which fails in many ways
         words = str(error) or type(error).__name__
         raise InputError(f"{name}: expected an array of numbers; got: {words}. {_AWAY}") from error
     return array
 
 
 def _check_onnx(name: str, content: bytes) -> None:
-    """Refuse a network that takes numbers from other files, which could be any on this machine."""
+    """Refuse a network that reads weights from other files: they could be any file on this machine."""
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
@@ -147,47 +147,49 @@ def _check_onnx(name: str, content: bytes) -> None:
     except DecodeError as error:
         raise InputError(f"{name}: expected an ONNX file; got: {error}. Get the bundle again.") from error
     if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in network.graph.initializer):
-        raise InputError(f"{name}: expected a network that holds all its numbers; got references to files. {_AWAY}")
+        raise InputError(
+            f"{name}: expected a network with all its weights inside; got references to other files. {_AWAY}"
+        )
 
 
 def _check_skops(name: str, content: bytes, trusted: Sequence[str]) -> None:
     import skops.io
 
     try:
-        found = skops.io.get_untrusted_types(data=content)
-    except Exception as error:  # skops meets a foreign or damaged file with no common class of error
-        raise InputError(f"{name}: expected a file of skops; got: {type(error).__name__}: {error}. {_AWAY}") from error
-    unknown = sorted(set(found) - set(trusted))
+        types = skops.io.get_untrusted_types(data=content)
+    except Exception as error:  # skops has no common class of error
+        raise InputError(f"{name}: expected a skops file; got: {type(error).__name__}: {error}. {_AWAY}") from error
+    unknown = sorted(set(types) - set(trusted))
     if unknown:
-        known = ", ".join(trusted) or "NumPy's types and built-in ones"
+        known = ", ".join(trusted) or "NumPy's and built-in types"
         raise InputError(f"{name}: expected only {known}; got {', '.join(unknown)}. {_AWAY}")
 
 
 def _check_keras(name: str, content: bytes) -> None:
-    """Accept Keras' own layers and nothing that carries code, whatever Keras' safe mode would say."""
+    """Accept only Keras' own layers, and none that carries code. This does not rely on Keras' safe mode."""
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            foreign = sorted(set(archive.namelist()) - KERAS_MEMBERS)
+            unknown = sorted(set(archive.namelist()) - KERAS_MEMBERS)
             size = archive.getinfo("config.json").file_size
-            if foreign or size > MOST_JSON:
-                found = f"{foreign[0]!r}" if foreign else f"a config.json of {size} bytes"
-                raise InputError(f"{name}: expected {', '.join(sorted(KERAS_MEMBERS))} alone; got {found}. {_AWAY}")
+            if unknown or size > MOST_JSON:
+                what = f"{unknown[0]!r}" if unknown else f"a config.json of {size} bytes"
+                raise InputError(f"{name}: expected only {', '.join(sorted(KERAS_MEMBERS))}; got {what}. {_AWAY}")
             config = archive.read("config.json")
     except InputError:
         raise
-    except Exception as error:  # a damaged archive makes zipfile and zlib fail in many ways
+    except Exception as error:  # zipfile and zlib fail in many ways on a damaged archive
         raise InputError(f"{name}: expected a .keras archive; got: {error}. {_AWAY}") from error
     for entry in _objects(read_json(f"{name}/config.json", config)):
         kind, module = str(entry.get("class_name")), entry.get("module")
         own = module is None or (isinstance(module, str) and module.split(".")[0] in _KERAS_MODULES)
-        # Keras registers its own classes under their plain names, others as "package>name".
+        # Keras registers its own classes by their plain names, and others as "package>name".
         registered = entry.get("registered_name")
         if not own or kind in _CODE or (registered is not None and registered != kind):
             raise InputError(f"{name}: expected Keras' own layers; got {module or registered}.{kind}. {_AWAY}")
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """Every described object in a configuration, however deep."""
+    """Yield every object of a nested configuration."""
     stack = [value]
     while stack:
         one = stack.pop()

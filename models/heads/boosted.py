@@ -1,4 +1,4 @@
-"""Gradient boosting by XGBoost."""
+"""Gradient boosting with XGBoost."""
 
 from __future__ import annotations
 
@@ -16,42 +16,41 @@ from histoblend.models.heads.booster_files import checked_booster
 from histoblend.models.heads.head import Head, ReplacedScores, SpreadTable
 from histoblend.models.heads.inner_folds import inner_folds
 
-#: Patches on which a booster is grown at most: slides are the sample, and more patches of the same slides say little
-#: more.
+#: Most patches that a booster learns from. The slides are the sample: more patches of the same slides add little.
 GROW_ON = 30_000
 
-#: Trees between two looks at the unseen part while boosting.
+#: Trees between two scores on the validation part.
 LOOK_EVERY = 10
 
 
 class XGBoostHead(Head):
-    """Histogram gradient boosting, stopped early on slides that its trees have not seen.
+    """Histogram gradient boosting with early stopping on slides that the trees have not seen.
 
-    The training slides are cut into ``folds`` parts. For each part, trees are grown on the others until the part's AUC
-    has not improved for ``patience`` trees; the boosters' log odds are averaged, so that every training slide is
-    learned from and no single part decides when to stop. AUC decides and not log loss: a part whose prevalence differs
+    The training slides are divided into ``folds`` parts. One booster per part grows trees on the other parts, until the
+    part's AUC has not improved for ``patience`` trees. The boosters' log-odds are averaged: every training slide is
+    learned from, and no single part decides when to stop. The criterion is AUC, because a part with another prevalence
     stops log loss after a few trees, long before the ranking is learned.
 
     Parameters
     ----------
     trees, fewest : int
-        Most and fewest trees of a booster: with few slides, the best AUC of the first trees is luck.
+        Most and fewest trees of a booster. With few slides, a high AUC of the first trees is chance.
     depth : int
     learning_rate : float
     columns : int
-        Columns that a tree may use, drawn anew for each.
+        Number of columns drawn for each tree.
     rows : float
-        Share of the rows that a tree is grown on, drawn anew for each.
+        Share of the rows drawn for each tree.
     grow_on : int
-        Most rows that a booster is grown on, and stopped on, drawn for each: XGBoost's time and memory grow with all
-        rows of its matrix, whatever share of them a tree may use.
+        Most rows drawn for a booster to learn from, and most to stop on. XGBoost's time and memory grow with all rows
+        of its matrix, even if each tree uses a share of them.
     bins : int
-        Histogram bins a column.
+        Histogram bins per column.
     patience : int
-        Trees without a better AUC after which growing stops.
+        Trees without a better AUC after which boosting stops.
     folds : int
     subspace : int
-        Columns that a booster may use, drawn for each: where there are more, boosters see different ones.
+        Most columns drawn for a booster. If there are more, boosters use different ones.
     seed : int
 
     Attributes
@@ -59,11 +58,11 @@ class XGBoostHead(Head):
     columns_ : list of ndarray of int
         Columns of each booster.
     boosters_ : list of xgboost.Booster
-        One a part; a single one, of ``fewest`` trees, where there are too few groups to stop on.
+        One per part. A single one of ``fewest`` trees if there are too few groups for early stopping.
     n_trees_ : list of int
-        Trees kept of each.
+        Number of trees of each booster.
     feature_importances_ : ndarray of shape (n_features,)
-        Share of the total gain; sums to 1 (all 0 when no tree splits).
+        Share of the total gain; sums to 1 (all 0 if no tree splits).
     classes_ : ndarray of shape (2,)
     """
 
@@ -111,9 +110,9 @@ class XGBoostHead(Head):
         return self
 
     def fit_spread(self, table: SpreadTable) -> XGBoostHead:
-        """Fit on a table that is spread over a cluster: all trees are grown, and cut where growing would have stopped.
+        """Fit on a table that is spread over a cluster: grow all trees, then keep as many as early stopping would.
 
-        XGBoost draws rows and cuts quantiles worker by worker, so the trees differ from those of a fit in memory.
+        XGBoost draws rows and computes quantiles worker by worker, so the trees differ from those of a fit in memory.
         """
         self.columns_, self.boosters_ = [], []
         for inside, outside, chosen in self.plan(table.labels, table.groups, table.width):
@@ -133,19 +132,19 @@ class XGBoostHead(Head):
     def plan(
         self, y: np.ndarray, groups: np.ndarray, width: int
     ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """What each booster is made of.
+        """Choose the rows and columns of each booster.
 
         Parameters
         ----------
         y : ndarray of shape (n,), 0 or 1
         groups : ndarray of shape (n,)
         width : int
-            Columns.
+            Number of columns.
 
         Yields
         ------
         inside, outside, chosen : ndarray of int
-            Rows that it grows on, rows that say when to stop (none with too few groups), and its columns.
+            Rows to learn from, rows to stop on (none if there are too few groups), and columns.
         """
         parts = list(inner_folds(y, groups, self.folds, self.seed))
         rng = np.random.default_rng(self.seed)
@@ -155,31 +154,31 @@ class XGBoostHead(Head):
             yield self._some(grown, rng), self._some(part, rng), chosen
 
     def _some(self, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """At most ``grow_on`` of the rows, in their order."""
+        """Return at most ``grow_on`` of the rows, in their order."""
         return rows if len(rows) <= self.grow_on else np.sort(rng.choice(rows, self.grow_on, replace=False))
 
     def _grow(self, X: np.ndarray, y: np.ndarray, part: np.ndarray, part_y: np.ndarray) -> Any:
-        """Grow trees on (X, y), as many as rank the unseen part best; ``fewest`` where the part is empty."""
+        """Grow as many trees on (X, y) as rank the validation part best; ``fewest`` if the part is empty."""
         import xgboost
         from sklearn.metrics import roc_auc_score
 
-        # One thread: sums in histograms then have one order, so that results never depend on the machine's cores.
+        # One thread: the order of sums, and so the result, does not depend on the number of cores.
         parameters = {**self.parameters(X.shape[1]), "nthread": 1}
         matrix = xgboost.QuantileDMatrix(X, y, max_bin=self.bins, nthread=1)
         booster = xgboost.train(parameters, matrix, min(self.fewest, self.trees))
         if not len(part):
             return booster
-        watched = xgboost.DMatrix(part, nthread=1)
+        validation = xgboost.DMatrix(part, nthread=1)
 
         def score(trees: int) -> float:
             while (grown := booster.num_boosted_rounds()) < trees:
                 booster.update(matrix, grown)
-            return float(roc_auc_score(part_y, booster.predict(watched)))
+            return float(roc_auc_score(part_y, booster.predict(validation)))
 
         return booster[: self.kept_trees(score)]
 
     def parameters(self, width: int) -> dict[str, Any]:
-        """XGBoost's parameters for a table of so many columns."""
+        """Return XGBoost's parameters for a table of ``width`` columns."""
         return {
             "objective": "binary:logistic",
             "tree_method": "hist",
@@ -194,15 +193,14 @@ class XGBoostHead(Head):
         }
 
     def kept_trees(self, score: Callable[[int], float]) -> int:
-        """How many trees a booster keeps, by the scores on its unseen part of its first 100, 110, 120 … trees."""
+        """Return how many trees to keep, from the validation scores of the first 100, 110, 120 … trees."""
         best = trees = min(self.fewest, self.trees)
         best_score = score(trees)
-        # A look after every tree would cost as much as growing it.
+        # Scoring after every tree would cost as much as growing it.
         while trees < self.trees and trees - best < self.patience:
             trees += min(LOOK_EVERY, self.trees - trees)
-            found = score(trees)
-            if found > best_score:
-                best, best_score = trees, found
+            if (new_score := score(trees)) > best_score:
+                best, best_score = trees, new_score
         return best
 
     def _positive(self, X: np.ndarray) -> np.ndarray:
@@ -212,29 +210,29 @@ class XGBoostHead(Head):
         margins = []
         for chosen, booster in zip(self.columns_, self.boosters_, strict=True):
             inside = X if len(chosen) == X.shape[1] else np.ascontiguousarray(X[:, chosen])
-            # In place: building XGBoost's own matrix would take several times as long as the trees.
+            # In place: building XGBoost's own matrix would take several times as long as predicting.
             margins.append(booster.inplace_predict(inside, predict_type="margin").astype(np.float64))
         return expit(np.mean(margins, axis=0))
 
     @property
     def feature_importances_(self) -> np.ndarray:
-        """Share of the total gain, ndarray of shape (n_features,)."""
+        """Return each column's share of the total gain, ndarray of shape (n_features,)."""
         return self._shares("total_gain")
 
     def column_measures(self) -> dict[str, np.ndarray]:
-        """What the fitted head says of its own columns.
+        """Return XGBoost's own importance measures.
 
         Returns
         -------
         dict from str to ndarray of shape (n_features,), dtype float64
-            ``gain``: share of what all splits take off the training loss. ``cover``: share of the patches that pass
-            all splits, each counted by how unsure of it the trees before were (the loss' second derivative). Both are
-            averaged over the boosters and sum to 1 (all 0 when no tree splits).
+            ``gain``: share of the reduction of the training loss by all splits. ``cover``: share of the patches that
+            reach the column's splits, weighted by the second derivative of the loss. Both are averaged over the
+            boosters and sum to 1 (all 0 if no tree splits).
         """
         return {"gain": self.feature_importances_, "cover": self._shares("total_cover")}
 
     def _shares(self, kind: str) -> np.ndarray:
-        """Share of each column in one of XGBoost's totals over all boosters, ndarray of shape (n_features,)."""
+        """Return each column's share of one of XGBoost's totals over all boosters, ndarray of shape (n_features,)."""
         check_is_fitted(self)
         total = np.zeros(self.n_features_in_)
         for chosen, booster in zip(self.columns_, self.boosters_, strict=True):
@@ -243,7 +241,7 @@ class XGBoostHead(Head):
         return total / total.sum() if total.sum() else total
 
     def contributions(self, rows: np.ndarray) -> tuple[np.ndarray, float]:
-        """Shapley values of the trees, averaged over the boosters; see :meth:`Head.contributions`.
+        """Return Shapley values of the trees, averaged over the boosters; see :meth:`Head.contributions`.
 
         References
         ----------
@@ -253,25 +251,25 @@ class XGBoostHead(Head):
 
         shares, base = np.zeros((len(rows), self.n_features_in_)), 0.0
         for chosen, booster in zip(self.columns_, self.boosters_, strict=True):
-            # One thread: several heads are explained at the same time.
+            # One thread: heads are explained in parallel.
             matrix = xgboost.DMatrix(np.ascontiguousarray(rows[:, chosen], dtype=np.float32), nthread=1)
-            found = booster.predict(matrix, pred_contribs=True).astype(np.float64)
-            shares[:, chosen] += found[:, :-1] / len(self.boosters_)
-            # What trees expect of the patches that they were grown on: it does not depend on the row.
-            base += float(found[0, -1]) / len(self.boosters_)
+            values = booster.predict(matrix, pred_contribs=True).astype(np.float64)
+            shares[:, chosen] += values[:, :-1] / len(self.boosters_)
+            # The last column is the trees' expected value, the same in every row.
+            base += float(values[0, -1]) / len(self.boosters_)
         return shares, base
 
     def with_replaced(self, X: np.ndarray) -> ReplacedScores:
-        """See :meth:`Head.with_replaced`. Only trees that split on the replaced columns are walked again.
+        """See :meth:`Head.with_replaced`. Only trees that split on the replaced columns are evaluated again.
 
-        Most trees split on few columns: shuffling one of 848 touches 5 of 580 trees.
+        Most trees split on few columns: shuffling one of 848 affects 5 of 580 trees.
         """
         from histoblend.models.heads.booster_trees import replaced_scores
 
         return replaced_scores(self.columns_, self.boosters_, np.ascontiguousarray(X, dtype=np.float32))
 
     def save(self, folder: Path) -> None:
-        """Write ``head.json`` and a file for each booster into a folder."""
+        """Write ``head.json`` and one file per booster into a folder."""
         folder.mkdir(parents=True, exist_ok=True)
         for number, booster in enumerate(self.boosters_):
             booster.save_model(folder / f"booster-{number}.json")
@@ -285,7 +283,7 @@ class XGBoostHead(Head):
 
     @classmethod
     def load(cls, files: Mapping[str, bytes], where: str) -> XGBoostHead:
-        """Make a head from the content of ``head.json`` and the files of its boosters; see :meth:`Head.load`."""
+        """Load a head from ``head.json`` and its boosters' files; see :meth:`Head.load`."""
         import xgboost
 
         state = read_json(f"{where}/{cls.marker}", files[cls.marker])
@@ -296,12 +294,12 @@ class XGBoostHead(Head):
             head.classes_, head.n_features_in_ = np.array(state["classes"]), state["columns"]
             width = head.n_features_in_
             if len(head.classes_) != 2 or any(not 0 <= column < width for chosen in head.columns_ for column in chosen):
-                raise TypeError(f"{len(head.classes_)} classes, or a column beyond the {width} that there are")
+                raise TypeError(f"{len(head.classes_)} classes, or a column outside 0 to {width - 1}")
             checked = [
                 checked_booster(f"{where}/booster-{number}.json", content, len(chosen))
                 for number, (content, chosen) in enumerate(zip(contents, head.columns_, strict=True))
             ]
-            # One thread: several heads predict at the same time.
+            # One thread: heads predict in parallel.
             head.boosters_ = [xgboost.Booster({"nthread": 1}, model_file=content) for content in checked]
         except (KeyError, TypeError, AttributeError, xgboost.core.XGBoostError) as error:
             raise InputError(f"{where}: expected an XGBoost head; got: {error}. Get the bundle again.") from error
@@ -310,12 +308,12 @@ class XGBoostHead(Head):
 
 
 def best_trees(settings: dict[str, Any], content: bytes, y: np.ndarray, *pieces: np.ndarray) -> int:
-    """How many trees of a grown booster rank its unseen part best; the part comes in pieces: a worker's part."""
+    """Return how many trees of a booster rank its validation part best. A cluster sends the part in pieces."""
     import xgboost
     from sklearn.metrics import roc_auc_score
 
     booster = xgboost.Booster({"nthread": 1}, model_file=bytearray(content))
-    watched = xgboost.DMatrix(np.concatenate(pieces), nthread=1)
+    validation = xgboost.DMatrix(np.concatenate(pieces), nthread=1)
     return XGBoostHead(**settings).kept_trees(
-        lambda trees: float(roc_auc_score(y, booster.predict(watched, iteration_range=(0, trees))))
+        lambda trees: float(roc_auc_score(y, booster.predict(validation, iteration_range=(0, trees))))
     )
