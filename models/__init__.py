@@ -1,1 +1,1 @@
-"""What is learned: heads on feature tables, and the bundle that carries them away."""
+"""Models: heads on feature tables, the fine-tuned network, the ensemble and the bundle."""

@@ -1,4 +1,4 @@
-"""Calibration: what makes a score a probability, where to cut it, and what another prevalence does to it."""
+"""Calibration of scores, decision thresholds, and correction for another prevalence."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ import numpy as np
 from histoblend.data.errors import InputError
 from histoblend.models.resampling import check_scores, mean_draws, percentile_interval
 
-#: Probabilities are kept this far from 0 and 1 before their log-odds are taken: ±13.8.
+#: Log-odds are taken of probabilities clipped this far from 0 and 1. This limits log-odds to ±13.8.
 LIMIT = 1e-6
 
-#: The same where single patches are ranked or explained, and confident ones must still differ: ±27.6.
+#: The same for ranking or explaining single patches, where confident ones must still differ: ±27.6.
 CLOSEST = 1e-12
 
-#: Operating points, and the share that the first two ask for.
+#: Operating points, and the sensitivity or specificity required by the first two.
 POINTS = ("sensitivity-0.95", "specificity-0.95", "best-f1", "youden")
 WANTED = 0.95
 
 
 def log_odds(probability: np.ndarray, limit: float = LIMIT) -> np.ndarray:
-    """Natural logarithm of the odds, float64; probabilities closer than `limit` to 0 or 1 are moved there."""
-    kept = np.clip(np.asarray(probability, dtype=np.float64), limit, 1 - limit)
-    return np.log(kept) - np.log1p(-kept)
+    """Natural logarithm of the odds, float64; probabilities are first clipped to `limit` and 1 − `limit`."""
+    clipped = np.clip(np.asarray(probability, dtype=np.float64), limit, 1 - limit)
+    return np.log(clipped) - np.log1p(-clipped)
 
 
 def log_losses(labels: np.ndarray, probability: np.ndarray) -> np.ndarray:
-    """Log loss of each patch in nats, ndarray of the shape of ``probability``; bounded by :data:`LIMIT`."""
+    """Log loss of each patch in nats, in the shape of ``probability``; bounded by :data:`LIMIT`."""
     odds = log_odds(probability)
     signs = np.where(np.asarray(labels) == 1, 1.0, -1.0)
     return np.logaddexp(0, -odds * signs.reshape(signs.shape + (1,) * (odds.ndim - 1)))
 
 
 def soft_targets(labels: np.ndarray) -> np.ndarray:
-    """What a fit aims at instead of 1 and 0, ndarray of shape (n,): (N₊ + 1) / (N₊ + 2) and 1 / (N₋ + 2).
+    """Targets of a fit in place of 1 and 0, ndarray of shape (n,): (N₊ + 1) / (N₊ + 2) and 1 / (N₋ + 2).
 
-    It keeps slopes finite where scores separate the classes.
+    They keep slopes finite when scores separate the classes.
 
     References
     ----------
@@ -56,7 +56,7 @@ def fit_log_loss(
     penalty: np.ndarray | None = None,
     start: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Weights of a sum of columns, read as log-odds, that make the mean log loss smallest.
+    """Fit the weights of a sum of columns, interpreted as log-odds, by minimising the mean log loss.
 
     Parameters
     ----------
@@ -64,10 +64,11 @@ def fit_log_loss(
     labels : ndarray of shape (n,), 0 or 1
         Softened by :func:`soft_targets`.
     lower : sequence of k float
-        Smallest weight of each column; ``-inf`` for none.
+        Lower bound of each weight; ``-inf`` for none.
     penalty : ndarray of shape (k, k), optional
-        Q of half of wᵀQw, which is added to the mean log loss; symmetric and not negative.
+        Q in ½ wᵀQw, which is added to the mean log loss; symmetric and positive semidefinite.
     start : ndarray of shape (k,), optional
+        Initial weights.
 
     Returns
     -------
@@ -82,20 +83,20 @@ def fit_log_loss(
 
     def objective(weights: np.ndarray) -> tuple[float, np.ndarray]:
         odds = columns @ weights
-        pull = quadratic @ weights
-        loss = np.mean(np.logaddexp(0, odds) - targets * odds) + weights @ pull / 2
-        return loss, columns.T @ (expit(odds) - targets) / count + pull
+        penalty_gradient = quadratic @ weights
+        loss = np.mean(np.logaddexp(0, odds) - targets * odds) + weights @ penalty_gradient / 2
+        return loss, columns.T @ (expit(odds) - targets) / count + penalty_gradient
 
-    first = np.maximum(np.zeros(width), np.asarray(lower)) if start is None else start
-    found = minimize(
+    initial = np.maximum(np.zeros(width), np.asarray(lower)) if start is None else start
+    result = minimize(
         objective,
-        first,
+        initial,
         jac=True,
         method="L-BFGS-B",
         bounds=[(low if np.isfinite(low) else None, None) for low in lower],
         options={"maxiter": 2000, "ftol": 1e-13, "gtol": 1e-8},
     )
-    return np.asarray(found.x, dtype=np.float64)
+    return np.asarray(result.x, dtype=np.float64)
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Calibrator:
     kind : str
         Row of :data:`CALIBRATORS`.
     numbers : mapping from str to tuple of float
-        What was fitted.
+        Fitted parameters.
     """
 
     kind: str = "none"
@@ -118,48 +119,50 @@ class Calibrator:
         return CALIBRATORS[self.kind].apply(np.asarray(score, dtype=np.float64), self.numbers)
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Return the content as plain JSON."""
         return {"kind": self.kind, "numbers": {name: list(values) for name, values in self.numbers.items()}}
 
     @classmethod
     def from_dict(cls, content: Any) -> Calibrator:
-        """Read what :meth:`to_dict` gave.
+        """Make a calibrator from the result of :meth:`to_dict`.
 
         Raises
         ------
         InputError
-            The kind is unknown, or its numbers are not those that it needs.
+            The kind is unknown, or the numbers do not fit the kind.
         """
         kind = content.get("kind") if isinstance(content, Mapping) else None
         if kind not in CALIBRATORS:
-            raise InputError(f"calibrator must be one of {', '.join(CALIBRATORS)}; got {kind!r}. Get the file again.")
+            raise InputError(f"calibrator must be one of {', '.join(CALIBRATORS)}; got {kind!r}. Replace the file.")
         numbers = read_numbers(content.get("numbers"), "numbers of the calibrator")
         names, sizes = CALIBRATORS[kind].names, [len(values) for values in numbers.values()]
         if set(numbers) != set(names) or (sizes and (min(sizes) < 1 or max(sizes) > min(sizes))):
-            raise InputError(f"calibrator {kind!r} must hold {names}; got {sorted(numbers)}. Get the file again.")
+            raise InputError(
+                f"calibrator {kind!r} must have the numbers {names}; got {sorted(numbers)}. Replace the file."
+            )
         if kind != "isotonic" and any(size > 1 for size in sizes):
             raise InputError(
-                f"calibrator {kind!r} must hold a number for each of {names}; got more. Get the file again."
+                f"calibrator {kind!r} must have one number for each of {names}; got more. Replace the file."
             )
         if kind == "isotonic" and np.any(np.diff(numbers["from"]) <= 0):
-            raise InputError("the scores of calibrator 'isotonic' must rise; they do not. Get the file again.")
+            raise InputError("the scores of calibrator 'isotonic' must increase; they do not. Replace the file.")
         return cls(kind, numbers)
 
 
-def read_numbers(content: Any, words: str) -> dict[str, tuple[float, ...]]:
-    """Lists of finite numbers by name, as they come from JSON.
+def read_numbers(content: Any, subject: str) -> dict[str, tuple[float, ...]]:
+    """Read lists of finite numbers, by name, from parsed JSON; ``subject`` names them in messages.
 
     Raises
     ------
     InputError
-        Something else came.
+        ``content`` is anything else.
     """
     try:
         numbers = {str(name): tuple(float(value) for value in values) for name, values in dict(content).items()}
     except (TypeError, ValueError) as error:
-        raise InputError(f"{words} must be lists of numbers; got {content!r}. Get the file again.") from error
+        raise InputError(f"{subject} must be lists of numbers; got {content!r}. Replace the file.") from error
     if not all(np.isfinite(values).all() for values in numbers.values()):
-        raise InputError(f"{words} must be finite; got {content!r}. Get the file again.")
+        raise InputError(f"{subject} must be finite; got {content!r}. Replace the file.")
     return numbers
 
 
@@ -171,7 +174,7 @@ def fit_calibrator(kind: str, score: np.ndarray, labels: np.ndarray) -> Calibrat
     kind : str
         Row of :data:`CALIBRATORS`.
     score : ndarray of shape (n,), 0 to 1
-        Of patches that the scoring model has not seen.
+        From a model that has not seen these patches.
     labels : ndarray of shape (n,), 0 or 1
 
     Returns
@@ -189,7 +192,7 @@ def fit_calibrator(kind: str, score: np.ndarray, labels: np.ndarray) -> Calibrat
 
 @dataclass(frozen=True)
 class _Method:
-    """How one kind is fitted and applied, and the names of its numbers."""
+    """How to fit and apply one kind of calibrator, and the names of its numbers."""
 
     names: tuple[str, ...]
     fit: Callable[[np.ndarray, np.ndarray], dict[str, tuple[float, ...]]]
@@ -206,8 +209,8 @@ def _linear(
 
     def fit(score: np.ndarray, labels: np.ndarray) -> dict[str, tuple[float, ...]]:
         start = np.where(np.isfinite(lower), 1.0, 0.0)
-        found = fit_log_loss(table(score), labels, lower=lower, start=start)
-        return {name: (float(value),) for name, value in zip(names, found, strict=True)}
+        weights = fit_log_loss(table(score), labels, lower=lower, start=start)
+        return {name: (float(weight),) for name, weight in zip(names, weights, strict=True)}
 
     def apply(score: np.ndarray, numbers: Mapping[str, tuple[float, ...]]) -> np.ndarray:
         from scipy.special import expit
@@ -222,25 +225,25 @@ def _platt(score: np.ndarray) -> list[np.ndarray]:
 
 
 def _beta(score: np.ndarray) -> list[np.ndarray]:
-    kept = np.clip(score, LIMIT, 1 - LIMIT)
-    return [np.log(kept), -np.log1p(-kept), np.ones_like(score)]
+    clipped = np.clip(score, LIMIT, 1 - LIMIT)
+    return [np.log(clipped), -np.log1p(-clipped), np.ones_like(score)]
 
 
 def _fit_isotonic(score: np.ndarray, labels: np.ndarray) -> dict[str, tuple[float, ...]]:
     from sklearn.isotonic import IsotonicRegression
 
     model = IsotonicRegression(out_of_bounds="clip").fit(score, labels)
-    # n patches of one class do not make the other impossible.
-    rest = 1 / (len(labels) + 2)
-    heights = np.clip(model.y_thresholds_, rest, 1 - rest)
-    return {"from": tuple(map(float, model.X_thresholds_)), "to": tuple(map(float, heights))}
+    # Seeing n patches of one class does not make the other impossible.
+    limit = 1 / (len(labels) + 2)
+    probabilities = np.clip(model.y_thresholds_, limit, 1 - limit)
+    return {"from": tuple(map(float, model.X_thresholds_)), "to": tuple(map(float, probabilities))}
 
 
 def _apply_isotonic(score: np.ndarray, numbers: Mapping[str, tuple[float, ...]]) -> np.ndarray:
     return np.interp(score, numbers["from"], numbers["to"])
 
 
-#: The whole registry, simplest first: on a tie the simpler one is taken.
+#: All calibrators, simplest first. The simpler one wins a tie.
 CALIBRATORS: dict[str, _Method] = {
     "none": _Method((), lambda score, labels: {}, lambda score, numbers: score),
     "temperature": _linear(("slope",), lambda score: [log_odds(score)], (0.0,)),
@@ -252,17 +255,17 @@ CALIBRATORS: dict[str, _Method] = {
 
 @dataclass(frozen=True)
 class CalibratorChoice:
-    """Which calibrator was taken, and why.
+    """The chosen calibrator, and how all kinds compare.
 
     Attributes
     ----------
     calibrator : Calibrator
         Fitted on all rows.
     probability : ndarray of shape (n,), float64
-        Cross-fitted: each row calibrated by what the other parts taught.
+        Cross-fitted: each row is calibrated by a fit on the other parts.
     compared : list of dict
-        ``calibrator, log_loss, brier, gain, gain_low, gain_high, chosen`` of each kind; the gain is what the log loss
-        falls by against no calibration, with its 95 % interval from resampling slides.
+        ``calibrator, log_loss, brier, gain, gain_low, gain_high, chosen``, one dict per kind. The gain is the decrease
+        of the log loss from no calibration, with its 95 % interval from resampling slides.
     """
 
     calibrator: Calibrator
@@ -279,12 +282,12 @@ def choose_calibrator(
     draws: int = 1000,
     seed: int = 0,
 ) -> CalibratorChoice:
-    """Calibrate only where that is reliably better than to leave scores as they are.
+    """Calibrate only if this reliably lowers the log loss.
 
-    Every kind is fitted on all parts but one and judged on that one. A kind is a candidate when the 95 % interval, from
-    resampling slides, of what it takes off the mean log loss lies above 0. Of the candidates the simplest is taken that
-    is worse than the best of them by no more than one standard error of their paired difference. Without candidates, or
-    with fewer than two parts, scores stay as they are.
+    Each kind is cross-fitted: it is fitted on all parts but one and judged on that part. A kind is a candidate if the
+    95 % interval of its gain in mean log loss, from resampling slides, is above 0. The choice is the simplest candidate
+    within one standard error of the best; the standard error is that of their paired difference. Without candidates,
+    or with fewer than two parts, scores are not calibrated.
 
     Parameters
     ----------
@@ -293,7 +296,7 @@ def choose_calibrator(
     groups : ndarray of shape (n,), int
         Resampling unit of each row, from :func:`models.resampling.slide_groups`.
     parts : sequence of ndarray of int
-        Rows of each part; together all rows, no slide in two.
+        Row numbers of each part. The parts cover all rows and share no slide.
     draws, seed : int
 
     Returns
@@ -301,34 +304,34 @@ def choose_calibrator(
     CalibratorChoice
     """
     kinds = list(CALIBRATORS) if len(parts) > 1 else ["none"]
-    crossed = np.stack([_cross_fit(kind, score, labels, parts) for kind in kinds], axis=1)
-    losses = log_losses(labels, crossed)
+    cross_fitted = np.stack([_cross_fit(kind, score, labels, parts) for kind in kinds], axis=1)
+    losses = log_losses(labels, cross_fitted)
     mean = losses.mean(axis=0)
     drawn = mean_draws(losses, groups, draws=draws, seed=seed)
     low, high = percentile_interval(drawn[:, :1] - drawn)
-    sure = [place for place in range(1, len(kinds)) if low[place] > 0]
+    candidates = [index for index in range(1, len(kinds)) if low[index] > 0]
     chosen = 0
-    if sure:
-        best = min(sure, key=lambda place: mean[place])
-        spread = (drawn - drawn[:, [best]]).std(axis=0, ddof=1)
-        chosen = next(place for place in sure if mean[place] - mean[best] <= spread[place])
+    if candidates:
+        best = min(candidates, key=lambda index: mean[index])
+        standard_error = (drawn - drawn[:, [best]]).std(axis=0, ddof=1)
+        chosen = next(index for index in candidates if mean[index] - mean[best] <= standard_error[index])
     compared = [
         {
             "calibrator": kind,
-            "log_loss": float(mean[place]),
-            "brier": float(np.mean((crossed[:, place] - labels) ** 2)),
-            "gain": float(mean[0] - mean[place]),
-            "gain_low": float(low[place]),
-            "gain_high": float(high[place]),
-            "chosen": place == chosen,
+            "log_loss": float(mean[index]),
+            "brier": float(np.mean((cross_fitted[:, index] - labels) ** 2)),
+            "gain": float(mean[0] - mean[index]),
+            "gain_low": float(low[index]),
+            "gain_high": float(high[index]),
+            "chosen": index == chosen,
         }
-        for place, kind in enumerate(kinds)
+        for index, kind in enumerate(kinds)
     ]
-    return CalibratorChoice(fit_calibrator(kinds[chosen], score, labels), crossed[:, chosen], compared)
+    return CalibratorChoice(fit_calibrator(kinds[chosen], score, labels), cross_fitted[:, chosen], compared)
 
 
 def _cross_fit(kind: str, score: np.ndarray, labels: np.ndarray, parts: Sequence[np.ndarray]) -> np.ndarray:
-    """Each part calibrated by a fit on the others, ndarray of shape (n,)."""
+    """Calibrate each part by a fit on the others; ndarray of shape (n,)."""
     if kind == "none":
         return np.asarray(score, dtype=np.float64)
     probability = np.empty(len(score))
@@ -339,9 +342,9 @@ def _cross_fit(kind: str, score: np.ndarray, labels: np.ndarray, parts: Sequence
 
 
 def operating_points(labels: np.ndarray, probability: np.ndarray) -> dict[str, float]:
-    """Thresholds for stated purposes; a probability at or above one counts as positive.
+    """Decision thresholds for several purposes; a probability at or above the threshold counts as positive.
 
-    Give it out-of-fold predictions: a threshold chosen on what a model was fitted on would be too high.
+    Pass out-of-fold predictions: thresholds chosen on a model's own training patches are too high.
 
     Parameters
     ----------
@@ -351,26 +354,30 @@ def operating_points(labels: np.ndarray, probability: np.ndarray) -> dict[str, f
     Returns
     -------
     dict from str to float
-        ``sensitivity-0.95``: the highest threshold that finds 95 % of the positives; ``specificity-0.95``: the lowest
-        that leaves 95 % of the negatives alone; ``best-f1``; ``youden``: :func:`youden_threshold`. Each is one of the
-        probabilities, or the next number above them where even the highest is shared by too many negatives.
+        - ``sensitivity-0.95``: the highest threshold with a sensitivity of at least 95 %
+        - ``specificity-0.95``: the lowest threshold with a specificity of at least 95 %
+        - ``best-f1``: the threshold with the largest F1
+        - ``youden``: see :func:`youden_threshold`
+
+        Each is one of the probabilities. ``specificity-0.95`` is the next number above all of them if too many
+        negatives share the highest.
     """
-    cuts, found, wrong = _counts(labels, probability)
-    sensitive = int(np.argmax(found >= WANTED * found[-1] - 1e-9))
-    fine = np.flatnonzero(wrong <= (1 - WANTED) * wrong[-1] + 1e-9)
-    f1 = 2 * found / (found[-1] + found + wrong)
+    cuts, true_positives, false_positives = _counts(labels, probability)
+    sensitive = int(np.argmax(true_positives >= WANTED * true_positives[-1] - 1e-9))
+    specific = np.flatnonzero(false_positives <= (1 - WANTED) * false_positives[-1] + 1e-9)
+    f1 = 2 * true_positives / (true_positives[-1] + true_positives + false_positives)
     return {
         "sensitivity-0.95": float(cuts[sensitive]),
-        "specificity-0.95": float(cuts[fine[-1]] if len(fine) else np.nextafter(cuts[0], np.inf)),
+        "specificity-0.95": float(cuts[specific[-1]] if len(specific) else np.nextafter(cuts[0], np.inf)),
         "best-f1": float(cuts[np.argmax(f1)]),
         "youden": youden_threshold(labels, probability),
     }
 
 
 def youden_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
-    """Score from which on a patch counts as positive, chosen where sensitivity + specificity is largest.
+    """Threshold with the largest sensitivity + specificity; a score at or above it counts as positive.
 
-    Give it out-of-fold predictions: each stems from a model that saw neither the patch nor its slide.
+    Pass out-of-fold predictions: each from a model that saw neither the patch nor its slide.
 
     Parameters
     ----------
@@ -380,21 +387,21 @@ def youden_threshold(labels: np.ndarray, scores: np.ndarray) -> float:
     Returns
     -------
     float
-        One of `scores`, the highest when several are as good; 0.5 when none does better than chance.
+        One of `scores`, the highest if several are equally good; 0.5 if none is better than chance.
 
     References
     ----------
     Youden (1950), Cancer 3(1):32-35.
     """
-    cuts, found, wrong = _counts(labels, scores)
-    # Compared as integers, so that a tie is a tie: J times positives times negatives.
-    gain = found * wrong[-1] - wrong * found[-1]
+    cuts, true_positives, false_positives = _counts(labels, scores)
+    # Youden's J times positives times negatives: integers, so ties are exact.
+    gain = true_positives * false_positives[-1] - false_positives * true_positives[-1]
     best = int(np.argmax(gain))
     return float(cuts[best]) if gain[best] > 0 else 0.5
 
 
 def _counts(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Distinct scores, falling, with the positives and the negatives at or above each."""
+    """Distinct scores in decreasing order, and the numbers of positives and negatives at or above each."""
     labels, table = check_scores(labels, scores)
     order = np.argsort(-table[:, 0], kind="stable")
     ranked, positive = table[order, 0], labels[order] == 1
@@ -403,16 +410,16 @@ def _counts(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def shift_prevalence(probability: np.ndarray, old: float, new: float) -> np.ndarray:
-    """Probabilities where positives are more, or less, common than where the model was fitted.
+    """Correct probabilities for a prevalence that differs from that of the training patches.
 
-    The odds are multiplied by the ratio of the odds of the two prevalences. It holds where positives and negatives look
-    as they did before and only their shares differ; the ranking stays what it was.
+    The odds are multiplied by the ratio of the odds of the two prevalences. This is valid if only the shares of
+    positives and negatives change, not how they look. The ranking does not change.
 
     Parameters
     ----------
     probability : ndarray, float, 0 to 1
     old, new : float
-        Share of positives where the model was fitted, and where it is used; above 0 and below 1.
+        Share of positives in training and in use; above 0 and below 1.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""A fine-tuned network: what of it is trained, what it is shown, and what predicts with it afterwards."""
+"""The fine-tuned network: settings, the part that is trained, its inputs, stored files and predictions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ STAINS = ("jitter", "none", "macenko")
 DESCRIPTION = "cnn.json"
 KERAS_FILE, ONNX_FILE = "network.keras", "network.onnx"
 
-#: Raised when a reader of an earlier version could misread a stored network.
+#: Increased whenever an earlier version could misread a stored network.
 FORMAT = 2
 
 
@@ -43,34 +43,35 @@ class CnnSettings:
     backbone, weights : str
         As for :class:`features.networks.recipe.Recipe`.
     size : int
-        Side that patches are resized to, px; 0 leaves them as they are.
+        Side that patches are resized to, px; 0 does not resize.
     trained : {"auto", "top", "all"}
-        What learns besides the head: "top", what comes after the last inner feature map, with depthwise kernels as they
-        are; or "all". "auto" is "all" on a GPU and "top" elsewhere.
+        Layers trained besides the head. "top": those after the last inner feature map, except depthwise kernels.
+        "all": every layer. "auto": "all" on a GPU, otherwise "top".
     batch_norm : {"frozen", "trained"}
         Whether batch norms keep the statistics of the pretraining.
     epochs : int
-        At most; 0 leaves it at the head.
+        Maximum number of epochs; 0 trains the head only.
     patience : int
-        Epochs without a better AUC on the validation slides after which training stops.
+        Training stops after this many epochs without a better AUC on the validation slides.
     batch : int
+        Patches per training step.
     learning_rate : float
-        After the warm-up; it falls to a hundredth along a cosine.
+        Learning rate after the warm-up; it then decays along a cosine to 1 % of this.
     weight_decay, label_smoothing : float
     stain : {"jitter", "none", "macenko"}
-        Stains altered at random in training, left alone, or normalised in training and prediction.
+        "jitter": alter stains at random in training. "macenko": normalise stains in training and prediction.
     jitter : float
         Strength for :func:`models.augment.jitter_stains`.
     balanced : bool
-        Weigh classes so that both count the same.
+        Give both classes the same total weight.
     average : bool
-        Average the weights at the start and at the end of each epoch.
+        Average the initial weights and those after each epoch.
     d4 : bool
-        Average a prediction over the 8 symmetries of the square.
+        Average each prediction over the 8 symmetries of the square.
     precision : {"auto", "float32", "bfloat16"}
     seed : int
     seeds : int
-        Networks that are trained, with seeds from ``seed`` on, and whose weights are averaged.
+        Number of networks to train, with seeds from ``seed`` on; their weights are averaged.
     """
 
     backbone: str = "efficientnet-lite2"
@@ -99,36 +100,36 @@ class CnnSettings:
         return Recipe(self.backbone, self.weights)
 
     def shape(self, patch: int) -> Shape:
-        """Height and width of what the network sees of a square patch of a side."""
+        """Height and width of the network's input for square patches of side ``patch``."""
         return (self.size or patch,) * 2
 
 
 def pretrained(settings: CnnSettings, shape: Shape) -> keras.Model:
-    """Load the backbone without its classifier, for pictures of a shape."""
-    free = find_backbone(settings.backbone).any_size
-    return load_backbone(settings.backbone, weights=settings.weights, shape=None if free else shape)
+    """Load the backbone without its classifier, for images of a given height and width."""
+    any_size = find_backbone(settings.backbone).any_size
+    return load_backbone(settings.backbone, weights=settings.weights, shape=None if any_size else shape)
 
 
 class TrainablePart:
-    """A backbone that is being fine-tuned: the part that learns, and the way back to the whole network.
+    """The part of a backbone that is fine-tuned, and its conversion back into a whole network.
 
     Parameters
     ----------
     settings : CnnSettings
-        With ``trained`` decided.
+        ``trained`` is "top" or "all".
     shape : tuple of int
-        Height and width of the pictures.
+        Height and width of the images.
     precision : {"float32", "bfloat16"}
-        Of the products while it learns; weights stay float32.
+        Precision of multiplications in training; weights stay float32.
 
     Attributes
     ----------
     lower : keras.Model or None
-        What is not trained, up to the cut; None where everything is, or nothing can be cut off.
+        The frozen layers below the cut. None if all layers are trained or the network cannot be cut.
     input_shape : tuple of int
-        Shape of what the trained part is given: a feature map, or a picture of 0..255.
+        Input shape of the trained part: a feature map, or an image of 0..255.
     width : int
-        Channels that are pooled for the head.
+        Number of channels pooled for the head.
     """
 
     def __init__(self, settings: CnnSettings, shape: Shape, precision: str = "float32") -> None:
@@ -144,32 +145,32 @@ class TrainablePart:
         self.input_shape: tuple[int, ...] = (*shape, 3)
         if self.lower is not None:
             self.input_shape = tuple(map(int, self.lower.compute_output_shape((1, *shape, 3))[1:]))
-        self._twin = self._copy()
-        self._pretrained = self._twin.get_weights()
+        self._trained = self._trainable_copy()
+        self._pretrained = self._trained.get_weights()
 
     def restore(self) -> None:
-        """Give the part that learns its pretrained values again."""
-        self._twin.set_weights(self._pretrained)
+        """Reset the trained part to its pretrained weights."""
+        self._trained.set_weights(self._pretrained)
 
-    def _copy(self) -> keras.Model:
-        """The part that learns, as it is trained."""
+    def _trainable_copy(self) -> keras.Model:
+        """The layers to train; frozen batch norms are folded into convolutions."""
         if self.settings.batch_norm == "frozen":
             return fold_norms(self._upper, freeze_depthwise=self.lower is not None, shape=self.input_shape)
         return self._upper
 
     def pooling(self) -> keras.Model:
-        """The pretrained part that learns, to its pooled last feature map (n, width)."""
+        """The trained part followed by global average pooling; output (n, width)."""
         keras = load_keras()
         pooled = keras.layers.GlobalAveragePooling2D(data_format="channels_last", dtype="float32")
-        return keras.Model(self._twin.input, pooled(self._twin.output))
+        return keras.Model(self._trained.input, pooled(self._trained.output))
 
     def model(self, mean: np.ndarray, scale: np.ndarray) -> keras.Model:
-        """The part that learns, with a head on its pooled, standardised channels, to log-odds (n, 1).
+        """The trained part with a head on its pooled, standardised channels; output: log-odds (n, 1).
 
         Parameters
         ----------
         mean, scale : ndarray of shape (width,)
-            Taken from, and divided into, each pooled channel.
+            Mean and scale that standardise each pooled channel.
         """
         keras = load_keras()
         pooled = self.pooling()
@@ -178,28 +179,28 @@ class TrainablePart:
         return keras.Model(pooled.input, log_odds(standard(pooled.output)))
 
     def whole(self, values: list[np.ndarray], mean: np.ndarray, scale: np.ndarray) -> keras.Model:
-        """The whole network, in float32 and with ordinary layers only, with trained values in it.
+        """Build the whole network with trained weights, in float32 and from standard Keras layers only.
 
         Parameters
         ----------
         values : list of ndarray
-            Weights of :meth:`model`'s network after training.
+            Weights of the network from :meth:`model` after training.
         mean, scale : ndarray of shape (width,)
 
         Returns
         -------
         keras.Model
-            Pictures (n, height, width, 3) float32 of 0..255 to log-odds (n, 1).
+            Images (n, height, width, 3) float32 of 0..255 to log-odds (n, 1).
         """
         keras = load_keras()
         plain = TrainablePart(self.settings, self.shape)
         plain.model(mean, scale).set_weights(values)
-        if plain._twin is not plain._upper:
-            unfold_norms(plain._twin, plain._upper)
+        if plain._trained is not plain._upper:
+            unfold_norms(plain._trained, plain._upper)
         body = plain._body
         pooled = keras.layers.GlobalAveragePooling2D(data_format="channels_last", dtype="float32")(body.output)
         network = keras.Model(body.input, keras.layers.Dense(1, dtype="float32", name="log_odds")(pooled), name="cnn")
-        # The standardisation goes into the head: the same sum, and one layer less that another program must know.
+        # The head absorbs the standardisation, so other programs have one layer less to support.
         kernel = values[-2].astype(np.float64) / scale[:, None]
         network.layers[-1].set_weights([kernel, values[-1] - mean @ kernel])
         return network
@@ -207,18 +208,18 @@ class TrainablePart:
 
 @dataclass(frozen=True)
 class PatchTransform:
-    """Turns patches into what the trained part is given: turned, resized, stains altered, passed through the rest.
+    """Turns patches into inputs of the trained part: alters stains, resizes, turns, and applies the frozen layers.
 
     Attributes
     ----------
     size, stain, jitter, seed
         As in :class:`CnnSettings`.
     network : OnnxNetwork, KerasNetwork or None
-        The part that is not trained.
+        The frozen layers.
     turn : int or None
-        Which of the 8 symmetries a patch is turned by, nothing else being altered; None draws one for each patch.
+        One of the 8 symmetries (0 to 7), without stain jitter. None augments: a random symmetry and stain jitter.
     slot : int
-        Number of the random variant where one is drawn.
+        Number of the random variant; used if ``turn`` is None.
     """
 
     size: int
@@ -230,21 +231,21 @@ class PatchTransform:
     slot: int = 0
 
     def __call__(self, patches: np.ndarray) -> np.ndarray:
-        """Turn (n, height, width, 3) uint8 into (n, values): float16 feature maps or levels 0..255, a row a patch.
+        """Turn (n, height, width, 3) uint8 into (n, values), float16: a feature map or levels 0..255 per patch.
 
-        A row follows from its own patch alone, whatever stands beside it.
+        A row depends on its own patch only, not on the rest of the batch.
         """
         step = self.network.batch if self.network else KERAS_BATCH
-        rows = [self._some(patches[start : start + step]) for start in range(0, len(patches), step)]
+        rows = [self._transform(patches[start : start + step]) for start in range(0, len(patches), step)]
         return np.concatenate(rows)
 
-    def _some(self, patches: np.ndarray) -> np.ndarray:
+    def _transform(self, patches: np.ndarray) -> np.ndarray:
         patches = np.ascontiguousarray(patches)
         if self.stain == "macenko":
             patches = normalise_stains(patches)
         turns = [self.turn] * len(patches)
         if self.turn is None:
-            # As good as random, and the same for a patch wherever it stands; each slot turns it by another eighth.
+            # The checksum acts as a random number that does not depend on the batch. Each slot gives another symmetry.
             turns = [(zlib.crc32(patch.tobytes()) + self.slot) % SYMMETRIES for patch in patches]
             if self.stain == "jitter":
                 patches = jitter_stains(patches, self.jitter, view=self.slot, seed=self.seed)
@@ -255,19 +256,19 @@ class PatchTransform:
 
 
 def turn_patch(patch: np.ndarray, turn: int | None) -> np.ndarray:
-    """One of the 8 symmetries of a square picture (height, width, channels), numbered as by :func:`symmetries`."""
+    """Apply one of the 8 symmetries to a square image (height, width, channels), numbered as by :func:`symmetries`."""
     mirrored = patch[:, ::-1] if (turn or 0) >= 4 else patch
     return np.rot90(mirrored, (turn or 0) % 4)
 
 
 def lower_network(trainable: TrainablePart, engine: Engine, folder: Path) -> OnnxNetwork | KerasNetwork | None:
-    """What runs the part that is not trained; its file is written into ``folder``, which exists."""
+    """Return the frozen layers as a network of the engine; its file is written into ``folder``, which must exist."""
     if trainable.lower is None:
         return None
-    return _stored(trainable.lower, trainable.settings.recipe, trainable.shape, engine, folder / "lower")
+    return _store(trainable.lower, trainable.settings.recipe, trainable.shape, engine, folder / "lower")
 
 
-def _stored(model: keras.Model, recipe: Recipe, shape: Shape, engine: Engine, path: Path) -> StoredOnnx | StoredKeras:
+def _store(model: keras.Model, recipe: Recipe, shape: Shape, engine: Engine, path: Path) -> StoredOnnx | StoredKeras:
     key = None if find_backbone(recipe.backbone).any_size else shape
     if engine.name == "onnx":
         target = path.with_suffix(".onnx")
@@ -279,19 +280,19 @@ def _stored(model: keras.Model, recipe: Recipe, shape: Shape, engine: Engine, pa
 
 
 def with_channels(network: keras.Model) -> keras.Model:
-    """A fine-tuned network that also tells its pooled channels: pictures to (n, 1 + channels), log-odds first."""
+    """Add the pooled channels to a fine-tuned network's output: images to (n, 1 + channels), log-odds first."""
     keras = load_keras()
     return keras.Model(network.input, keras.layers.Concatenate()([network.output, network.layers[-1].input]))
 
 
 def column_names(channels: int) -> list[str]:
-    """Names of what :class:`CnnCompute` returns: log-odds, and the channels of the pooled last feature map."""
+    """Names of the columns of :class:`CnnCompute`: log-odds, and the channels of the pooled last feature map."""
     return ["cnn_log-odds_all_whole", *(f"cnn_pooled_channel-{number}_whole" for number in range(channels))]
 
 
 @dataclass
-class _StoredKeras(StoredKeras):
-    """A fine-tuned network run by Keras, its channels told as well."""
+class _StoredWithChannels(StoredKeras):
+    """A fine-tuned network run by Keras that also returns its pooled channels."""
 
     def build(self, shape: Shape | None) -> keras.Model:
         return with_channels(super().build(shape))
@@ -328,25 +329,25 @@ class CnnCompute:
         return 1 + self.channels
 
     def __call__(self, patches: np.ndarray, *, plain: bool = False) -> np.ndarray:
-        """Predict; the number of a patch is the same in any batch, by ONNX Runtime bit for bit, by Keras to 1e-6.
+        """Predict. A patch gets the same values in any batch: bit for bit by ONNX Runtime, to 1e-6 by Keras.
 
         Parameters
         ----------
         patches : ndarray of shape (n, height, width, 3), dtype uint8
             RGB, square. Not modified.
         plain : bool
-            Log-odds of the patch as it lies only: an eighth of the work where channels alone are of interest.
+            Predict log-odds for the unturned patch only. This is 8 times faster when only the channels matter.
 
         Returns
         -------
         ndarray of shape (n, 1 + channels), dtype float32
-            Log-odds of tumour in the centre, averaged over the symmetries; channels of the pooled last feature map, of
-            the patch as it lies.
+            Log-odds of tumour in the centre, averaged over the symmetries, and channels of the pooled last feature map
+            of the unturned patch.
 
         Raises
         ------
         ValueError
-            When the patches have another shape or dtype.
+            The patches have another shape or dtype.
         """
         if patches.ndim != 4 or patches.shape[3] != 3 or patches.shape[1] != patches.shape[2] or patches.dtype != "u1":
             raise ValueError(
@@ -356,17 +357,17 @@ class CnnCompute:
         step = max(1, self.network.batch // views)
         values = np.empty((len(patches), self.width), np.float32)
         for start in range(0, len(patches), step):
-            some = np.asarray(patches[start : start + step])
-            some = resize(normalise_stains(some) if self.stain == "macenko" else some, self.size or None)
-            several = np.concatenate(list(symmetries(some))[:views])
-            found = self.network(several).reshape(views, len(some), self.width)
-            values[start : start + len(some), 0] = found[..., 0].mean(axis=0)
-            values[start : start + len(some), 1:] = found[0, :, 1:]
+            batch = np.asarray(patches[start : start + step])
+            batch = resize(normalise_stains(batch) if self.stain == "macenko" else batch, self.size or None)
+            turned = np.concatenate(list(symmetries(batch))[:views])
+            outputs = self.network(turned).reshape(views, len(batch), self.width)
+            values[start : start + len(batch), 0] = outputs[..., 0].mean(axis=0)
+            values[start : start + len(batch), 1:] = outputs[0, :, 1:]
         return values
 
 
 def store_cnn(network: keras.Model, settings: CnnSettings, shape: Shape, engine: Engine, folder: Path) -> CnnCompute:
-    """Write a fine-tuned network into ``folder``, and return what predicts with it.
+    """Write a fine-tuned network into ``folder`` and open it for prediction.
 
     Parameters
     ----------
@@ -375,15 +376,15 @@ def store_cnn(network: keras.Model, settings: CnnSettings, shape: Shape, engine:
     settings : CnnSettings
     shape : tuple of int
     engine : Engine
-        "onnx" writes an ONNX file beside the Keras one, and uses it.
+        "onnx" writes an ONNX file beside the Keras file, and predicts with it.
     folder : Path
-        Made when missing.
+        Created if missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     network.save(folder / KERAS_FILE)
     if engine.name == "onnx":
         export_model(with_channels(network), shape, str(folder / ONNX_FILE))
-    # Where weights lay on the machine that trained is nobody's business, and they are in the network's file.
+    # A path to weights on the training machine is private and not needed: the network's file contains them.
     public = replace(settings, weights=settings.weights if settings.weights in ("imagenet", "random") else "")
     description = {
         "format": FORMAT,
@@ -406,22 +407,22 @@ def open_cnn(folder: Path) -> CnnCompute:
         A file is missing or damaged, or was written by a newer version.
     """
     try:
-        there = {name: folder / name for name in (DESCRIPTION, KERAS_FILE, ONNX_FILE)}
-        content = {name: path.read_bytes() for name, path in there.items() if path.is_file()}
+        paths = {name: folder / name for name in (DESCRIPTION, KERAS_FILE, ONNX_FILE)}
+        content = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
     except OSError as error:
         raise InputError(f"{folder}: expected the folder of a fine-tuned network; got: {error.strerror}.") from error
     return cnn_from(content, str(folder))
 
 
-def cnn_from(content: Mapping[str, bytes], place: str) -> CnnCompute:
+def cnn_from(content: Mapping[str, bytes], source: str) -> CnnCompute:
     """Open a network from the files that :func:`store_cnn` wrote.
 
     Parameters
     ----------
     content : mapping from str to bytes
         Files by name.
-    place : str
-        Where they came from, for messages.
+    source : str
+        Path of the files, for messages.
 
     Raises
     ------
@@ -431,7 +432,7 @@ def cnn_from(content: Mapping[str, bytes], place: str) -> CnnCompute:
     try:
         description = json.loads(content[DESCRIPTION])
         if description["format"] != FORMAT:
-            raise InputError(f"{place}: expected format {FORMAT}; got {description['format']!r}. Use a newer version.")
+            raise InputError(f"{source}: expected format {FORMAT}; got {description['format']!r}. Use a newer version.")
         settings = CnnSettings(**description["settings"])
         height, width = description["shape"]
         channels = int(description["channels"])
@@ -441,9 +442,9 @@ def cnn_from(content: Mapping[str, bytes], place: str) -> CnnCompute:
         if description["engine"] == "onnx":
             network = StoredOnnx(recipe, Path(), {key: content[ONNX_FILE]})
         else:
-            network = _StoredKeras(recipe, "float32", int(description["batch"]), {key: content[KERAS_FILE]})
+            network = _StoredWithChannels(recipe, "float32", int(description["batch"]), {key: content[KERAS_FILE]})
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
-        raise InputError(f"{place}: expected a fine-tuned network with {DESCRIPTION}; got: {error!r}.") from error
+        raise InputError(f"{source}: expected a fine-tuned network with {DESCRIPTION}; got: {error!r}.") from error
     return CnnCompute(network, settings.size, settings.stain, settings.d4, channels)

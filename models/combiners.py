@@ -1,4 +1,4 @@
-"""Combiners: several members' probabilities into one score, by means, ranks, non-negative weights or stacking."""
+"""Combiners turn the probabilities of several members into one score: mean, ranks, non-negative weights or stacking."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from histoblend.models.calibration import fit_log_loss, log_losses, log_odds, re
 from histoblend.models.heads.inner_folds import inner_folds
 from histoblend.models.heads.logistic import CHOOSE_ON, LogisticHead
 
-#: The ways to combine, simplest first: a later one has to earn its place.
+#: All combiners, simplest first. A later one is chosen only if it is clearly better.
 COMBINERS = ("mean", "rank", "weights", "stack")
-#: What non-negative weights are drawn towards their mean with; strongest first.
+#: Candidate penalties that shrink non-negative weights towards their mean; strongest first.
 PENALTIES = (1.0, 0.1, 0.01, 0.001)
-#: What logistic stacking chooses from: scikit-learn's inverse penalty.
+#: Candidates for ``C``, scikit-learn's inverse penalty, of logistic stacking.
 STRENGTHS = (0.003, 0.03, 0.3, 3.0)
-#: Folds inside the rows that a combiner is fitted on, for choosing its strength.
+#: Folds inside the training rows of a combiner, for choosing its penalty.
 INNER_FOLDS = 3
-#: Points that a member's distribution of probabilities is kept with, for ranks.
+#: Number of points that store a member's distribution of probabilities, for ranks.
 KNOTS = 257
 
 
 @dataclass(frozen=True)
 class Combiner:
-    """Several probabilities into one score between 0 and 1.
+    """A fitted combiner: several probabilities to one score between 0 and 1.
 
     Attributes
     ----------
     kind : str
         One of :data:`COMBINERS`.
     weights : tuple of float
-        One an input: of ranks ("rank") or of log-odds ("mean", "weights", "stack").
+        One per input: of ranks ("rank") or of log-odds ("mean", "weights", "stack").
     intercept : float
         Added to the weighted log-odds.
     strength : float or None
-        The penalty that was chosen, or logistic regression's ``C``.
+        The chosen penalty, or ``C`` of logistic regression.
     knots, ranks : tuple of tuple of float
-        For "rank": rising probabilities of each member, and the share of the reference patches below each.
+        For "rank": increasing probabilities of each member, and the share of reference patches below each.
     """
 
     kind: str
@@ -60,12 +60,12 @@ class Combiner:
                 np.interp(column, knots, ranks)
                 for column, knots, ranks in zip(probabilities.T, self.knots, self.ranks, strict=True)
             ]
-            return _weigh(np.stack(columns, axis=1), weights)
-        return expit(_weigh(log_odds(probabilities), weights) + self.intercept)
+            return _weighted_sum(np.stack(columns, axis=1), weights)
+        return expit(_weighted_sum(log_odds(probabilities), weights) + self.intercept)
 
 
-def _weigh(table: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Weighted sum of each row, added up in one order whatever the number of rows."""
+def _weighted_sum(table: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted sum of each row. The order of addition does not depend on the number of rows."""
     total = np.zeros(len(table))
     for column, weight in zip(table.T, weights, strict=True):
         total += weight * column
@@ -73,12 +73,15 @@ def _weigh(table: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def fit_combiner(kind: str, probabilities: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> Combiner:
-    """Fit one way to combine.
+    """Fit one combiner.
 
-    "mean" is the plain mean of log-odds. "rank" is the mean share of the reference patches that a member scores
-    lower. "weights" are non-negative weights on log-odds, drawn towards their own mean, so that the strongest penalty
-    gives equal weights with a fitted slope. "stack" is logistic regression on log-odds, whose weights may be negative.
-    The strength of the last two is what the log loss on inner folds by slide prefers.
+    - "mean": the mean of log-odds.
+    - "rank": the share of reference patches with a lower score, averaged over members.
+    - "weights": non-negative weights on log-odds. The penalty shrinks them towards their mean; a strong
+      penalty gives equal weights with a fitted slope.
+    - "stack": logistic regression on log-odds, whose weights may be negative.
+
+    The penalty of the last two is chosen by the log loss on inner folds by slide.
 
     Parameters
     ----------
@@ -114,7 +117,7 @@ def fit_combiner(kind: str, probabilities: np.ndarray, labels: np.ndarray, group
 
 
 def _reference(column: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Probabilities of one member, thinned, and their mean ranks as shares."""
+    """A subset of one member's distinct probabilities, and their mean ranks as shares."""
     values, counts = np.unique(column, return_counts=True)
     ranks = (np.cumsum(counts) - counts / 2) / len(column)
     kept = np.unique(np.linspace(0, len(values) - 1, KNOTS).round().astype(int))
@@ -122,7 +125,7 @@ def _reference(column: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]
 
 
 def _fit_weights(odds: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> Combiner:
-    """Non-negative weights; ``odds`` are log-odds (n, members)."""
+    """Fit the "weights" combiner; ``odds`` are log-odds (n, members)."""
     rows = np.arange(len(odds))
     if len(rows) > CHOOSE_ON:
         rows = np.sort(np.random.default_rng(seed).choice(rows, CHOOSE_ON, replace=False))
@@ -133,29 +136,29 @@ def _fit_weights(odds: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed:
             weights = _weights(odds[rows[train]], labels[rows[train]], penalty, weights)
             scores = 1 / (1 + np.exp(-(odds[rows[part]] @ weights[:-1] + weights[-1])))
             losses[penalty].append(float(log_losses(labels[rows[part]], scores).sum()))
-    # The strongest penalty on a tie, and where there are too few slides to choose.
+    # The strongest penalty wins a tie, and is used if there are too few slides for inner folds.
     chosen = min(PENALTIES, key=lambda penalty: (sum(losses[penalty]), -penalty))
-    found = _weights(odds, labels, chosen, None)
-    return Combiner("weights", tuple(map(float, found[:-1])), float(found[-1]), chosen)
+    weights = _weights(odds, labels, chosen, None)
+    return Combiner("weights", tuple(map(float, weights[:-1])), float(weights[-1]), chosen)
 
 
 def _weights(odds: np.ndarray, labels: np.ndarray, penalty: float, start: np.ndarray | None) -> np.ndarray:
-    """Weights of the members and, last, the intercept; ``penalty`` draws the weights towards their mean."""
+    """Weights of the members, then the intercept; ``penalty`` shrinks the weights towards their mean."""
     members = odds.shape[1]
     quadratic = np.zeros((members + 1, members + 1))
     quadratic[:members, :members] = penalty * (np.eye(members) - 1 / members)
-    first = np.append(np.full(members, 1 / members), 0.0) if start is None else start
+    initial = np.append(np.full(members, 1 / members), 0.0) if start is None else start
     lower = [0.0] * members + [-np.inf]
     return fit_log_loss(
-        np.column_stack([odds, np.ones(len(odds))]), labels, lower=lower, penalty=quadratic, start=first
+        np.column_stack([odds, np.ones(len(odds))]), labels, lower=lower, penalty=quadratic, start=initial
     )
 
 
 def read_combiner(content: Any, members: int) -> Combiner:
-    """The combiner of a stored ensemble."""
+    """Read the combiner of a stored ensemble."""
     kind = content.get("kind") if isinstance(content, Mapping) else None
     if kind not in COMBINERS:
-        raise InputError(f"combiner must be one of {', '.join(COMBINERS)}; got {kind!r}. Get the file again.")
+        raise InputError(f"combiner must be one of {', '.join(COMBINERS)}; got {kind!r}. Replace the file.")
     strength = content.get("strength")
     numbers = read_numbers(
         {"weights": content.get("weights"), "intercept": [content.get("intercept")]}
@@ -163,7 +166,7 @@ def read_combiner(content: Any, members: int) -> Combiner:
         "numbers of the combiner",
     )
     if not all(isinstance(content.get(name, []), list) for name in ("knots", "ranks")):
-        raise InputError("references of the combiner must be lists of numbers; they are not. Get the file again.")
+        raise InputError("references of the combiner must be lists of numbers; they are not. Replace the file.")
     tables = {
         name: tuple(read_numbers({name: values}, f"{name} of the combiner")[name] for values in content.get(name, ()))
         for name in ("knots", "ranks")
@@ -172,10 +175,10 @@ def read_combiner(content: Any, members: int) -> Combiner:
     rows = members if kind == "rank" else 0
     if len(numbers["weights"]) != members or lengths[0] != lengths[1] or len(lengths[0]) != rows or 0 in lengths[0]:
         raise InputError(
-            f"combiner {kind!r} of {members} members must hold as many weights{' and references' if rows else ''}; got "
-            f"{len(numbers['weights'])} and {len(lengths[0])}. Get the file again."
+            f"combiner {kind!r} of {members} members must have as many weights{' and references' if rows else ''}; got "
+            f"{len(numbers['weights'])} and {len(lengths[0])}. Replace the file."
         )
     if any(np.any(np.diff(values) <= 0) for values in tables["knots"]):
-        raise InputError("the references of combiner 'rank' must rise; they do not. Get the file again.")
-    found = numbers["strength"][0] if "strength" in numbers else None
-    return Combiner(kind, numbers["weights"], numbers["intercept"][0], found, tables["knots"], tables["ranks"])
+        raise InputError("the references of combiner 'rank' must increase; they do not. Replace the file.")
+    strength = numbers["strength"][0] if "strength" in numbers else None
+    return Combiner(kind, numbers["weights"], numbers["intercept"][0], strength, tables["knots"], tables["ranks"])

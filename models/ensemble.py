@@ -1,11 +1,11 @@
-"""Ensemble: several models' probabilities combined, chosen and calibrated on predictions for slides not learned from.
+"""Ensemble: combines and calibrates the probabilities of several models.
 
-What is fitted here sees out-of-fold predictions only: a patch's probability under each member, from a fit that held its
-slide out. Nested scores hold out once more: combiner, calibrator and thresholds are chosen and fitted on the other
-folds and judged on this one. One path stays open. The members' predictions for the other folds come from fits that have
-seen this fold's labels, so a member's weight knows a little of how well its features fit here. It is second-order (a
-member that is pure noise gains nothing by it, as the tests show) and closing it would take every member's folds anew
-for each fold. The held-out test slides are untouched by all of it.
+Everything here is fitted on out-of-fold predictions only: each patch's probability comes from a fit without its slide.
+For nested scores, combiner, calibrator and thresholds are chosen and fitted on the other folds and judged on the
+held-out fold. One leak remains. The members' predictions for the other folds come from fits that used the labels of the
+held-out fold, so a member's weight reflects a little how well its features fit there. The effect is second-order: the
+tests show that a member of pure noise gains nothing. Removing it would require fitting all members again for each fold.
+The test slides are not used at all.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ from histoblend.models.resampling import auc_draws, check_scores, mean_draws, sl
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Members, how they are combined, calibrated and cut: all that a prediction needs.
+    """A fitted ensemble: members, combiner, calibrator and decision thresholds.
 
     Attributes
     ----------
     members : tuple of str
         Models, in the order of the columns that :meth:`predict` takes.
     slide_means : bool
-        Whether members' means over the patch's slide are combined too: the combiner's inputs are the members and, after
-        them, the means of those that :func:`models.names.with_means` names.
+        Whether members' means over the patch's slide are combined too. The combiner's inputs are then the members,
+        followed by the means of those that :func:`models.names.with_means` lists.
     combiner : Combiner
     calibrator : Calibrator
     thresholds : dict from str to float
-        For each of :data:`models.calibration.POINTS`; a probability at or above it counts as positive.
+        One for each of :data:`models.calibration.POINTS`; a probability at or above it counts as positive.
     prevalence : float
-        Share of positives among the patches that it was fitted on.
+        Share of positives among the training patches.
     """
 
     members: tuple[str, ...]
@@ -68,33 +68,33 @@ class Ensemble:
         ----------
         probabilities : ndarray of shape (n, members), float64, 0 to 1
         means : ndarray of shape (n, members), float64, 0 to 1, optional
-            With ``slide_means``: from :func:`models.slide_means.slide_means`, over all patches of each slide.
+            Needed with ``slide_means``: from :func:`models.slide_means.slide_means`, over all patches of each slide.
 
         Raises
         ------
         InputError
-            The shape is another one, or a probability is no number between 0 and 1.
+            The shape differs, or a probability is not between 0 and 1.
         """
         table = np.asarray(probabilities, dtype=np.float64)
         if table.ndim != 2 or table.shape[1] != len(self.members):
             raise InputError(
-                f"probabilities must have a column for each of {', '.join(self.members)}; got shape {table.shape}."
+                f"probabilities must have one column for each of {', '.join(self.members)}; got shape {table.shape}."
             )
-        wrong = ~((table >= 0) & (table <= 1))
-        if wrong.any():
-            row, column = (int(place[0]) for place in np.nonzero(wrong))
+        invalid = ~((table >= 0) & (table <= 1))
+        if invalid.any():
+            row, column = (int(indices[0]) for indices in np.nonzero(invalid))
             raise InputError(
                 f"probabilities must be between 0 and 1; got {table[row, column]} from {self.members[column]} in row "
-                f"{row}. Leave such rows out, or use an ensemble without that member."
+                f"{row}. Remove such rows, or use an ensemble without that member."
             )
         if self.slide_means and (means is None or means.shape != table.shape):
-            got = None if means is None else means.shape
-            raise ValueError(f"means must have the shape of probabilities, {table.shape}; got {got}.")
+            shape = None if means is None else means.shape
+            raise ValueError(f"means must have the shape of probabilities, {table.shape}; got {shape}.")
         inputs = combiner_inputs(self.members, table, means if self.slide_means else None)
         return self.calibrator.predict(self.combiner.predict(inputs))
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Return the content as plain JSON."""
         combiner = self.combiner
         return {
             "members": list(self.members),
@@ -114,24 +114,24 @@ class Ensemble:
 
     @classmethod
     def from_dict(cls, content: Any) -> Ensemble:
-        """Read what :meth:`to_dict` gave.
+        """Make an ensemble from the result of :meth:`to_dict`.
 
         Raises
         ------
         InputError
-            A part is missing, of an unknown kind, or of another length than the members.
+            An entry is missing or unknown, or its length does not match the number of members.
         """
-        wanted = ("members", "slide_means", "combiner", "calibrator", "thresholds", "prevalence")
-        if not isinstance(content, Mapping) or set(content) != set(wanted):
-            raise InputError(f"an ensemble must hold {', '.join(wanted)}; got something else. Get the file again.")
-        listed, thresholds, means = content["members"], content["thresholds"], content["slide_means"]
-        if not isinstance(listed, list) or not listed or not all(isinstance(name, str) for name in listed):
-            raise InputError(f"members of an ensemble must be names; got {listed!r}. Get the file again.")
+        keys = ("members", "slide_means", "combiner", "calibrator", "thresholds", "prevalence")
+        if not isinstance(content, Mapping) or set(content) != set(keys):
+            raise InputError(f"an ensemble must have {', '.join(keys)}; got something else. Replace the file.")
+        names, thresholds, means = content["members"], content["thresholds"], content["slide_means"]
+        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+            raise InputError(f"members of an ensemble must be names; got {names!r}. Replace the file.")
         if not isinstance(means, bool):
-            raise InputError(f"slide_means of an ensemble must be true or false; got {means!r}. Get the file again.")
+            raise InputError(f"slide_means of an ensemble must be true or false; got {means!r}. Replace the file.")
         if not isinstance(thresholds, Mapping):
-            raise InputError(f"thresholds of an ensemble must have names; got {thresholds!r}. Get the file again.")
-        members = tuple(listed)
+            raise InputError(f"thresholds of an ensemble must have names; got {thresholds!r}. Replace the file.")
+        members = tuple(names)
         numbers = read_numbers(
             {name: [value] for name, value in thresholds.items()} | {"": [content["prevalence"]]},
             "thresholds and prevalence",
@@ -139,8 +139,8 @@ class Ensemble:
         prevalence = numbers.pop("")[0]
         if set(numbers) != set(POINTS) or not 0 < prevalence < 1:
             raise InputError(
-                f"an ensemble must hold thresholds for {', '.join(POINTS)} and a prevalence above 0 and below 1; got "
-                f"{', '.join(numbers)} and {prevalence}. Get the file again."
+                f"an ensemble must have thresholds for {', '.join(POINTS)} and a prevalence above 0 and below 1; got "
+                f"{', '.join(numbers)} and {prevalence}. Replace the file."
             )
         return cls(
             members,
@@ -154,16 +154,16 @@ class Ensemble:
 
 @dataclass(frozen=True)
 class Fitted:
-    """An ensemble, and how it came to be what it is.
+    """A fitted ensemble, and the comparisons that led to it.
 
     Attributes
     ----------
     ensemble : Ensemble
     scores : dict from str to ndarray of shape (n,)
-        Of each way to combine: what it gives for each row when fitted on the other folds, not calibrated.
+        By combiner: its uncalibrated score of each row when fitted on the other folds.
     compared : list of dict
         ``combiner, calibrator, auc, auc_behind, auc_spread, log_loss, log_loss_behind, log_loss_spread, chosen``, one
-        for each way to combine: ``behind`` is what it lacks to the best one, ``spread`` the standard error of that.
+        dict per combiner. ``behind`` is the difference from the best combiner, ``spread`` its standard error.
     calibration : CalibratorChoice
     """
 
@@ -187,12 +187,12 @@ def fit_ensemble(
 ) -> Fitted:
     """Choose a combiner, a calibrator and thresholds, and fit them on all rows.
 
-    Every combiner is fitted on all folds but one and gives scores for that one; on these its calibrator is chosen
-    (:func:`models.calibration.choose_calibrator`). The simplest combiner is taken that is worse than the best by no
-    more than one standard error in AUC, and likewise in log loss, calibrated as it would be: both the order of patches
-    and the probability itself are what an ensemble is for. Standard errors are those of paired differences over
-    resampled slides. The cross-fitted probabilities of the one that was taken choose the thresholds. With fewer than
-    two usable folds there is nothing to choose by: the mean is taken as it is.
+    Each combiner is fitted on all folds but one and scores that fold. Its calibrator is chosen on these scores
+    (:func:`models.calibration.choose_calibrator`). The choice is the simplest combiner within one standard error of the
+    best in AUC and also in calibrated log loss, because an ensemble must give both a good ranking and good
+    probabilities. Standard errors are those of paired differences over resampled slides. Thresholds are chosen on the
+    cross-fitted probabilities of the chosen combiner. With fewer than two usable folds, the result is the mean without
+    calibration.
 
     Parameters
     ----------
@@ -201,14 +201,14 @@ def fit_ensemble(
         Out-of-fold predictions.
     labels : ndarray of shape (n,), 0 or 1; both must occur
     groups : ndarray of shape (n,)
-        Slide of each row, anything that compares equal.
+        Slide of each row; any values that can be compared.
     folds : ndarray of shape (n,), int
     means : ndarray of shape (n, members), float64, 0 to 1, optional
-        The same over each patch's slide, from :func:`models.slide_means.slide_means`: combined too.
+        Means over each patch's slide, from :func:`models.slide_means.slide_means`, as further inputs.
     combiners : sequence of str
-        To choose from.
+        Candidates.
     draws, seed : int
-        For resampling slides and inner folds.
+        For resampling slides and for inner folds.
 
     Returns
     -------
@@ -241,12 +241,12 @@ def fit_ensemble(
 
 
 def combiner_inputs(members: Sequence[str], probabilities: np.ndarray, means: np.ndarray | None) -> np.ndarray:
-    """Members' probabilities and, where they are combined too, means over slides that say something, side by side."""
+    """Inputs of the combiner: probabilities and, if given, the informative slide means, side by side."""
     return probabilities if means is None else np.concatenate([probabilities, means[:, with_means(members)]], axis=1)
 
 
 def usable_parts(labels: np.ndarray, units: np.ndarray, folds: np.ndarray, seed: int) -> list[np.ndarray]:
-    """Rows of each fold, or of new folds by slide where a rest would lack a class; none where no division does it."""
+    """Row numbers of each fold. New folds by slide if a fold leaves the others one class only; empty if impossible."""
     parts = [np.flatnonzero(folds == number) for number in np.unique(folds)]
     return parts if leave_both(labels, parts) else [part for _, part in inner_folds(labels, units, INNER_FOLDS, seed)]
 
@@ -254,7 +254,7 @@ def usable_parts(labels: np.ndarray, units: np.ndarray, folds: np.ndarray, seed:
 def hold_out(
     kind: str, table: np.ndarray, labels: np.ndarray, units: np.ndarray, parts: Sequence[np.ndarray], seed: int
 ) -> np.ndarray:
-    """What a combiner gives for each part when fitted on the others, ndarray of shape (n,)."""
+    """Score each part by the combiner fitted on the other parts; ndarray of shape (n,)."""
     if kind == "mean" or len(parts) < 2:
         return fit_combiner("mean", table, labels, units, seed).predict(table)
     score = np.empty(len(table))
@@ -272,7 +272,7 @@ def _compare(
     draws: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """Judge the combiners and mark the simplest one that is within a standard error of the best, twice."""
+    """Judge the combiners; choose the simplest within a standard error of the best in both AUC and log loss."""
     from sklearn.metrics import roc_auc_score
 
     table = np.stack(list(scores.values()), axis=1)
@@ -280,29 +280,29 @@ def _compare(
     auc, loss = np.array([roc_auc_score(labels, column) for column in table.T]), losses.mean(axis=0)
     auc_behind, auc_spread = _behind(auc, auc_draws(labels, table, units, draws=draws, seed=seed), draws)
     loss_behind, loss_spread = _behind(-loss, -mean_draws(losses, units, draws=draws, seed=seed), draws)
-    near = (auc_behind <= auc_spread) & (loss_behind <= loss_spread)
-    # Where the best in one is far from the best in the other, ranking decides.
-    chosen = int(np.argmax(near if near.any() else auc_behind <= auc_spread))
+    near_best = (auc_behind <= auc_spread) & (loss_behind <= loss_spread)
+    # If no combiner is near the best in both, AUC decides.
+    chosen = int(np.argmax(near_best if near_best.any() else auc_behind <= auc_spread))
     return [
         {
             "combiner": kind,
             "calibrator": calibrations[kind].calibrator.kind,
-            "auc": float(auc[place]),
-            "auc_behind": float(auc_behind[place]),
-            "auc_spread": float(auc_spread[place]),
-            "log_loss": float(loss[place]),
-            "log_loss_behind": float(loss_behind[place]),
-            "log_loss_spread": float(loss_spread[place]),
-            "chosen": place == chosen,
+            "auc": float(auc[index]),
+            "auc_behind": float(auc_behind[index]),
+            "auc_spread": float(auc_spread[index]),
+            "log_loss": float(loss[index]),
+            "log_loss_behind": float(loss_behind[index]),
+            "log_loss_spread": float(loss_spread[index]),
+            "chosen": index == chosen,
         }
-        for place, kind in enumerate(scores)
+        for index, kind in enumerate(scores)
     ]
 
 
 def _behind(score: np.ndarray, drawn: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray]:
-    """What each score lacks to the best, and the standard error of that over resampled slides."""
+    """Difference of each score from the best, and its standard error over resampled slides."""
     best = int(np.argmax(score))
-    # Where most draws hold one class, nothing can be told apart, and the simplest is as good as any.
-    told = 2 * len(drawn) >= draws
-    spread = (drawn[:, [best]] - drawn).std(axis=0, ddof=1) if told else np.full(len(score), np.inf)
-    return score[best] - score, spread
+    # If most draws have a single class, combiners cannot be distinguished: the infinite error selects the simplest.
+    distinguishable = 2 * len(drawn) >= draws
+    standard_error = (drawn[:, [best]] - drawn).std(axis=0, ddof=1) if distinguishable else np.full(len(score), np.inf)
+    return score[best] - score, standard_error

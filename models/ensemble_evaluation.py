@@ -1,4 +1,4 @@
-"""Evaluation of an ensemble: nested folds, the score without each member, and correlations of members' errors."""
+"""Evaluation of an ensemble: nested folds, the score without each member, and error correlations between members."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from histoblend.models.resampling import check_scores, slide_groups
 
 @dataclass(frozen=True)
 class Nested:
-    """What the whole procedure, choices included, gives for folds that it has not seen.
+    """Nested predictions: the whole procedure, choices included, applied to folds that it has not seen.
 
     Attributes
     ----------
     probability : ndarray of shape (n,), float64
     thresholds : dict from str to ndarray of shape (n,)
-        For each operating point: the threshold that the other folds gave.
+        For each operating point, the threshold from the other folds.
     single : ndarray of shape (n,), float64
-        Probability of the member that was best, by AUC, on the other folds.
+        Probability of the member with the best AUC on the other folds.
     choices : list of dict
-        ``fold, combiner, calibrator, single`` a fold.
+        ``fold, combiner, calibrator, single`` for each fold.
     """
 
     probability: np.ndarray
@@ -47,10 +47,10 @@ def nest(
     draws: int = 500,
     seed: int = 0,
 ) -> Nested:
-    """Hold out every fold once from :func:`fit_ensemble`, choices and all; the parameters are the same.
+    """Apply :func:`fit_ensemble` with each fold held out in turn; the parameters are the same.
 
-    Where all rows are of one fold, new ones are made by slide, as :func:`fit_ensemble` makes them. A fold whose rest
-    lacks a class is predicted by the plain mean, cut at one half.
+    If all rows are in one fold, new folds by slide are made as in :func:`fit_ensemble`. If the other folds lack a
+    class, a fold is predicted by the mean of probabilities with thresholds of 0.5.
     """
     from sklearn.metrics import roc_auc_score
 
@@ -64,9 +64,9 @@ def nest(
     thresholds = {name: np.full(len(labels), 0.5) for name in POINTS}
     choices = []
     for fold in np.unique(folds):
-        out, rest = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
+        held_out, rest = np.flatnonzero(folds == fold), np.flatnonzero(folds != fold)
         if np.unique(labels[rest]).size < 2:
-            probability[out], single[out] = table[out].mean(axis=1), table[out, 0]
+            probability[held_out], single[held_out] = table[held_out].mean(axis=1), table[held_out, 0]
             continue
         aucs = [roc_auc_score(labels[rest], column) for column in table[rest].T]
         best = int(np.argmax(aucs))
@@ -81,10 +81,10 @@ def nest(
             draws=draws,
             seed=seed,
         ).ensemble
-        probability[out] = fitted.predict(table[out], None if means is None else means[out])
-        single[out] = table[out, best]
+        probability[held_out] = fitted.predict(table[held_out], None if means is None else means[held_out])
+        single[held_out] = table[held_out, best]
         for name, threshold in fitted.thresholds.items():
-            thresholds[name][out] = threshold
+            thresholds[name][held_out] = threshold
         choices.append(
             {
                 "fold": int(fold),
@@ -107,12 +107,12 @@ def without_each(
     means: np.ndarray | None = None,
     seed: int = 0,
 ) -> np.ndarray:
-    """Held-out scores of a combiner with all members (first column), and without each, its slide mean too, in turn.
+    """Held-out scores of a combiner with all members (first column), then without each member and its slide mean.
 
     Parameters
     ----------
     kind : str
-        One of :data:`COMBINERS`; it is not chosen anew.
+        One of :data:`COMBINERS`; it is not chosen again.
     members : sequence of str
     probabilities : ndarray of shape (n, members), float64, 0 to 1
     labels : ndarray of shape (n,), 0 or 1
@@ -122,30 +122,30 @@ def without_each(
     Returns
     -------
     ndarray of shape (n, 1 + members), float64
-        Missing where there is no other member.
+        NaN if there is no other member.
     """
     labels, table = check_scores(labels, probabilities)
     units = slide_groups(np.asarray(groups, dtype=object))
     parts = usable_parts(labels, units, folds, seed)
     columns = [hold_out(kind, combiner_inputs(members, table, means), labels, units, parts, seed)]
-    for place in range(table.shape[1]):
+    for column in range(table.shape[1]):
         if table.shape[1] == 1:
             columns.append(np.full(len(table), np.nan))
             continue
-        names = [*members[:place], *members[place + 1 :]]
-        others = np.delete(table, place, axis=1)
-        more = None if means is None else np.delete(means, place, axis=1)
-        columns.append(hold_out(kind, combiner_inputs(names, others, more), labels, units, parts, seed))
+        names = [*members[:column], *members[column + 1 :]]
+        others = np.delete(table, column, axis=1)
+        other_means = None if means is None else np.delete(means, column, axis=1)
+        columns.append(hold_out(kind, combiner_inputs(names, others, other_means), labels, units, parts, seed))
     return np.stack(columns, axis=1)
 
 
 def error_correlations(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Correlation (Pearson) of members' errors, label minus probability, ndarray of shape (members, members).
+    """Pearson correlations of the members' errors (label minus probability), ndarray of shape (members, members).
 
-    Missing where a member's error never changes.
+    NaN for members whose error is constant.
     """
     errors = np.asarray(labels)[:, None] - np.asarray(probabilities, dtype=np.float64)
     centred = errors - errors.mean(axis=0)
-    size = np.sqrt((centred**2).sum(axis=0))
-    size[size < 1e-12] = np.nan
-    return (centred / size).T @ (centred / size)
+    norm = np.sqrt((centred**2).sum(axis=0))
+    norm[norm < 1e-12] = np.nan
+    return (centred / norm).T @ (centred / norm)

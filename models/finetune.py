@@ -1,11 +1,11 @@
-"""Fine-tune a network on slides, stopped early on others, with a checkpoint after every epoch.
+"""Fine-tuning of a network, with early stopping on validation slides and a checkpoint after each epoch.
 
-The head comes first: a ridge-penalised logistic regression on the pretrained, pooled channels, whose solution is where
-training starts. Then everything that learns goes on together, at a small rate that warms up and falls along a cosine;
-fine-tuning from a random head would spoil the pretrained channels before the head is of any use (Kumar et al. 2022,
-ICLR, arXiv:2202.10054). The weights are averaged over the start and the end of every epoch, which is steadier on slides
-unlike those of training than the last weights are (Izmailov et al. 2018, UAI, arXiv:1803.05407; Wortsman et al. 2022,
-CVPR, arXiv:2109.01903).
+The head is fitted first: a ridge-penalised logistic regression on the pretrained, pooled channels. Then head and
+trained layers learn together, with a small learning rate that warms up and decays along a cosine. Starting from a
+random head would damage the pretrained channels before the head is useful (Kumar et al. 2022, ICLR, arXiv:2202.10054).
+The initial weights and those after each epoch are averaged. On slides that differ from the training slides, this is
+more reliable than the last weights (Izmailov et al. 2018, UAI, arXiv:1803.05407; Wortsman et al. 2022, CVPR,
+arXiv:2109.01903).
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from histoblend.models.heads.inner_folds import inner_folds
 from histoblend.models.heads.logistic import LogisticHead
 
 CHECKPOINT = "checkpoint"
-#: One part of this many, by slide, is what a network is stopped on.
-PARTS = 5
-#: Share of the steps in which the learning rate warms up.
+#: One of this many folds, by slide, is the validation set for early stopping.
+FOLDS = 5
+#: Share of the training steps in which the learning rate warms up.
 WARM_UP = 0.1
-#: Patches that are predicted at once.
-TOGETHER = 64
+#: Patches per batch in prediction.
+PREDICTION_BATCH = 64
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a network is trained on; rows are those of the caller's table.
+    """Inputs and labels for training. Row numbers refer to the caller's table.
 
     Attributes
     ----------
     shown : callable
-        ``shown(rows, epoch) -> (m, values)``: the trained part's inputs, altered anew in each epoch.
+        ``shown(rows, epoch) -> (m, values)``: inputs of the trained part, augmented differently in each epoch.
     plain : callable
-        ``plain(rows, turn) -> (m, values)``: not altered, but for one of the symmetries.
+        ``plain(rows, turn) -> (m, values)``: inputs without augmentation, turned by one of the 8 symmetries.
     pooled : ndarray of shape (copies, n, width), float32
-        Pretrained pooled channels of every row, in one or more variants; rows outside of training are never looked at.
+        Pretrained pooled channels of each row, in one or more variants. Only training rows are read.
     labels : ndarray of shape (n,), 0 or 1
     groups : ndarray of shape (n,)
     turns : int
-        Symmetries that predictions are averaged over.
+        Number of symmetries that predictions are averaged over.
     """
 
     shown: Callable[[np.ndarray, int], np.ndarray]
@@ -70,12 +70,12 @@ class FineTuned:
     values : list of ndarray
         Its weights, for :meth:`models.cnn.TrainablePart.whole`.
     mean, scale : ndarray of shape (width,)
-        That its pooled channels are standardised with.
+        Mean and scale that standardise its pooled channels.
     history : DataFrame
-        A row an epoch, 0 being the head alone: ``epoch, loss, auc, rate, images_per_s, seconds, kept``. ``auc`` is that
-        of the averaged weights on the validation slides, missing where there are none.
+        ``epoch, loss, auc, rate, images_per_s, seconds, kept``, one row per epoch; epoch 0 is the head alone. ``auc``
+        is that of the averaged weights on the validation slides; NaN without validation slides.
     stopped : str
-        Why training ended before its last epoch; empty where it did not.
+        Why training stopped early; empty if it did not.
     """
 
     values: list[np.ndarray]
@@ -91,7 +91,7 @@ LISTS = ("values", "optimizer", "average", "best")
 
 @dataclass
 class _State:
-    """Everything that the rest of a training depends on."""
+    """State of a training run: everything needed to resume it."""
 
     epoch: int
     values: list[np.ndarray]
@@ -104,13 +104,13 @@ class _State:
     stopped: str = ""
 
     def arrays(self) -> dict[str, np.ndarray]:
-        lists = {f"{name}-{place}": array for name in LISTS for place, array in enumerate(getattr(self, name))}
+        lists = {f"{name}-{index}": array for name in LISTS for index, array in enumerate(getattr(self, name))}
         text = json.dumps({"epoch": self.epoch, "history": self.history, "stopped": self.stopped})
         return lists | {"mean": self.mean, "scale": self.scale, "text": np.array(text)}
 
     @classmethod
     def find(cls, parts: Parts) -> _State | None:
-        """The checkpoint; None where there is none, or a damaged one."""
+        """Read the checkpoint; None if it is missing or damaged."""
         arrays = parts.find(CHECKPOINT)
         if arrays is None:
             return None
@@ -130,34 +130,36 @@ def fine_tune(
     watch: Callable[[dict[str, Any]], None] | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> tuple[FineTuned, Callable[[np.ndarray], np.ndarray]]:
-    """Train on some rows, and continue where an interrupted call with the same arguments stopped.
+    """Train on some rows. Resumes an interrupted call with the same arguments.
 
-    With several seeds, as many networks are trained, each with other validation slides and in another order, and their
-    weights are averaged. All start from the same pretraining, so the average is one network, as fast as one.
+    With several seeds, one network per seed is trained, with different validation slides and a different order of
+    patches. Their weights are averaged. This works because all start from the same pretrained weights. The average
+    predicts as fast as one network.
 
     Parameters
     ----------
     settings : CnnSettings
     trainable : TrainablePart
-        Fresh: its values are those of the pretraining.
+        With its pretrained weights.
     data : TrainingData
     rows : ndarray of int
-        Rows to learn from. One part of five, by group, decides when to stop and is not trained on.
+        Rows to learn from. One fifth of them, by group, is used for early stopping and not trained on.
     folder : Path
-        For the checkpoint; made where it is missing.
+        For the checkpoint; created if missing.
     exactly : int, optional
-        Train on all rows for so many of the settings' epochs, where others have found out how many are best.
+        Train on all rows for this number of epochs, up to the settings' ``epochs``, without early stopping. For use
+        when the best number is known from other runs.
     watch : callable, optional
-        Called with each row of the history as it comes.
+        Called with each new row of the history.
     advance : callable, optional
-        Called with the number of patches just trained on, also for those of epochs that the checkpoint holds.
+        Called with the number of patches just trained on, including those of epochs read from the checkpoint.
 
     Returns
     -------
     tuned : FineTuned
         Its history is that of the first seed.
     predict : callable
-        ``predict(rows) -> (m,) float64`` log-odds of other rows, averaged over the data's turns.
+        ``predict(rows) -> (m,) float64``: log-odds of other rows, averaged over the data's symmetries.
 
     References
     ----------
@@ -165,23 +167,23 @@ def fine_tune(
     """
     states: list[_State] = []
     for number in range(settings.seeds):
-        one = replace(settings, seed=settings.seed + number)
-        training = _Training(one, trainable, data, rows, Parts(folder / f"seed-{number}"), exactly)
+        seed_settings = replace(settings, seed=settings.seed + number)
+        training = _Training(seed_settings, trainable, data, rows, Parts(folder / f"seed-{number}"), exactly)
         training.run((watch if watch and not number else None) or (lambda row: None), advance or (lambda count: None))
         states.append(training.state)
     mean, scale = training.state.mean, training.state.scale
     heads = [_rescaled(state, mean, scale) for state in states]
-    values = [np.asarray(np.mean(some, axis=0, dtype=np.float64), np.float32) for some in zip(*heads, strict=True)]
+    values = [np.asarray(np.mean(arrays, axis=0, dtype=np.float64), np.float32) for arrays in zip(*heads, strict=True)]
     if len(states) > 1:
         training.model.set_weights(values)
-    first = states[0]
+    first_state = states[0]
     stopped = next((state.stopped for state in states if state.stopped), "")
-    return FineTuned(values, mean, scale, pd.DataFrame(first.history), stopped), training.predict
+    return FineTuned(values, mean, scale, pd.DataFrame(first_state.history), stopped), training.predict
 
 
 def _rescaled(state: _State, mean: np.ndarray, scale: np.ndarray) -> list[np.ndarray]:
-    """Best values of a training, its head as if pooled channels had been standardised by others."""
-    if mean is state.mean:  # its own: the bits stay as they are
+    """Best weights of a training run, with its head converted to another mean and scale of the pooled channels."""
+    if mean is state.mean:  # the same mean and scale: keep the exact bits
         return state.best
     kernel = state.best[-2].astype(np.float64) / state.scale[:, None]
     bias = state.best[-1] + (mean - state.mean) @ kernel
@@ -201,22 +203,22 @@ class _Training:
         self.settings, self.trainable, self.data, self.parts = settings, trainable, data, parts
         labels, groups = data.labels[rows], data.groups[rows]
         self.last = settings.epochs if exactly is None else min(exactly, settings.epochs)
-        wanted = exactly is None and settings.epochs
-        split = next(inner_folds(labels, groups, PARTS, settings.seed), None) if wanted else None
+        validate = exactly is None and settings.epochs
+        split = next(inner_folds(labels, groups, FOLDS, settings.seed), None) if validate else None
         self.train = rows if split is None else rows[split[0]]
-        self.held = rows[:0] if split is None else rows[split[1]]
+        self.validation = rows[:0] if split is None else rows[split[1]]
         self.batch = min(settings.batch, len(self.train))
         self.steps = len(self.train) // self.batch
         self.weights = _class_weights(data.labels[self.train], settings.balanced)
 
     def run(self, watch: Callable[[dict[str, Any]], None], advance: Callable[[int], None]) -> None:
-        """Bring training to its end."""
+        """Train until the last epoch or until stopped early."""
         keras = load_keras()
         keras.utils.set_random_seed(self.settings.seed)
         if choose_backend() == "tensorflow":
             import tensorflow
 
-            # Sums in one order, so that a training that went on from a checkpoint ends with the same weights.
+            # A fixed order of additions, so that a resumed run ends with the same weights.
             tensorflow.config.experimental.enable_op_determinism()
         self.state = _State.find(self.parts) or self._start()
         self.model = self.trainable.model(self.state.mean, self.state.scale)
@@ -239,16 +241,16 @@ class _Training:
         self.model.set_weights(self.state.best)
 
     def _start(self) -> _State:
-        """The pretrained part that learns, with the best linear head for it."""
+        """The pretrained network with a fitted linear head."""
         rows, pooled = self.train, self.data.pooled
         self.trainable.restore()
         copies = len(pooled)
-        labels, groups = (np.tile(of[rows], copies) for of in (self.data.labels, self.data.groups))
+        labels, groups = (np.tile(values[rows], copies) for values in (self.data.labels, self.data.groups))
         head = LogisticHead(seed=self.settings.seed).fit(np.concatenate(pooled[:, rows]), labels, groups)
         model = self.trainable.model(head.mean_, head.scale_)
         model.layers[-1].set_weights([head.coef_.T.astype(np.float32), head.intercept_.astype(np.float32)])
-        values = model.get_weights()
-        return _State(0, values, [], values, values, head.mean_, head.scale_)
+        weights = model.get_weights()
+        return _State(0, weights, [], weights, weights, head.mean_, head.scale_)
 
     def _compile(self, keras: Any) -> None:
         settings = self.settings
@@ -266,18 +268,18 @@ class _Training:
         self.model.compile(
             optimizer=self.optimizer,
             loss=keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),
-            # Compiled by XLA, a depthwise convolution is several times slower on a CPU.
+            # XLA makes depthwise convolutions several times slower on a CPU.
             jit_compile=False if choose_backend() == "tensorflow" else "auto",
         )
         self.optimizer.build(self.model.trainable_variables)
 
     def _epoch(self, epoch: int, advance: Callable[[int], None]) -> None:
-        """Train for one epoch and write the checkpoint; a loss that is no number ends training."""
+        """Train for one epoch and write the checkpoint. Stops training if the loss is not finite."""
         started, loss, state = time.perf_counter(), np.nan, self.state
         self.model.reset_metrics()
         order = np.random.default_rng([self.settings.seed, epoch]).permutation(self.train)
         for step in range(self.steps):
-            # Sorted: rows that lie close in the file are read together.
+            # Sorted, so that neighbouring rows of the file are read together.
             rows = np.sort(order[step * self.batch : (step + 1) * self.batch])
             labels = self.data.labels[rows]
             # Keras returns the mean over the epoch so far.
@@ -289,19 +291,21 @@ class _Training:
                 )
             )
             if not np.isfinite(loss):
-                self._diverged(f"the loss became {loss} in epoch {epoch}")
+                self._stop_diverged(f"the loss became {loss} in epoch {epoch}")
                 return
             advance(self.batch)
         seconds = time.perf_counter() - started
         values = self.model.get_weights()
-        # A step's loss is that before the step: what the last one did shows in the weights alone.
+        # The loss is computed before each update, so only the weights show whether the last update diverged.
         if not all(np.isfinite(value).all() for value in values):
-            self._diverged(f"the loss was {loss:.3g} and weights became infinite in the last step of epoch {epoch}")
+            self._stop_diverged(
+                f"the loss was {loss:.3g}, but weights became infinite in the last step of epoch {epoch}"
+            )
             return
         state.epoch, state.values = epoch, values
         state.optimizer = [to_numpy(variable) for variable in self.optimizer.variables]
         if self.settings.average:
-            # An equal share for the start and for the end of each epoch so far.
+            # Mean of the initial weights and of those after each epoch so far, all with equal weight.
             state.average = [
                 (mean * np.float32(epoch) + value) / np.float32(epoch + 1)
                 for mean, value in zip(state.average, state.values, strict=True)
@@ -310,25 +314,25 @@ class _Training:
             state.average = state.values
         self._judge(epoch, loss, self.steps * self.batch / seconds, seconds)
 
-    def _diverged(self, what: str) -> None:
-        """End training, and say which weights are left."""
-        kept = _kept(self.state.history)
-        self.state.stopped = f"{what}: the weights of epoch {kept} were kept. Try a smaller cnn.learning_rate."
+    def _stop_diverged(self, reason: str) -> None:
+        """Stop training and say which weights are kept."""
+        kept = _kept_epoch(self.state.history)
+        self.state.stopped = f"{reason}: the weights of epoch {kept} were kept. Try a smaller cnn.learning_rate."
         self._save()
 
     def _judge(self, epoch: int, loss: float, speed: float, seconds: float) -> None:
-        """Score the averaged weights on the validation slides, keep them if they are the best, write a checkpoint."""
+        """Score the averaged weights on the validation slides, keep them if best, and write a checkpoint."""
         from sklearn.metrics import roc_auc_score
 
         state = self.state
         auc = np.nan
-        if len(self.held):
+        if len(self.validation):
             self.model.set_weights(state.average)
-            auc = float(roc_auc_score(self.data.labels[self.held], self._score(self.held, 0)))
+            auc = float(roc_auc_score(self.data.labels[self.validation], self._score(self.validation, 0)))
             self.model.set_weights(state.values)
         best = max((row["auc"] for row in state.history), default=-np.inf)
-        # Without validation slides nothing tells when to stop: the last weights are taken.
-        kept = bool(not len(self.held) or auc > best)
+        # Without validation slides there is no early stopping: the last weights are kept.
+        kept = bool(not len(self.validation) or auc > best)
         if kept:
             state.best = state.average
         rate = float(to_numpy(self.optimizer.learning_rate))
@@ -343,7 +347,7 @@ class _Training:
                 "kept": kept,
             }
         )
-        waited = epoch - _kept(state.history)
+        waited = epoch - _kept_epoch(state.history)
         if waited >= self.settings.patience and epoch < self.last:
             state.stopped = f"no better AUC on the validation slides for {waited} epochs"
         self._save()
@@ -352,17 +356,19 @@ class _Training:
         self.parts.keep(CHECKPOINT, self.state.arrays())
 
     def predict(self, rows: np.ndarray) -> np.ndarray:
-        """Log-odds of rows, averaged over the data's turns, ndarray of shape (m,), float64."""
+        """Log-odds of rows, averaged over the data's symmetries; ndarray of shape (m,), float64."""
         scores = np.stack([self._score(rows, turn) for turn in range(self.data.turns)])
         return np.asarray(scores.mean(axis=0, dtype=np.float64))
 
     def _score(self, rows: np.ndarray, turn: int) -> np.ndarray:
         scores = []
-        for some in _batches(rows):
-            inputs = self._inputs(self.data.plain(some, turn))
-            # Always as many: another number of rows would be compiled anew, and add up in another order.
-            padded = np.concatenate([inputs, np.zeros((TOGETHER - len(inputs), *inputs.shape[1:]), inputs.dtype)])
-            scores.append(np.asarray(self.model.predict_on_batch(padded))[: len(some), 0])
+        for batch in _batches(rows):
+            inputs = self._inputs(self.data.plain(batch, turn))
+            # A fixed number of rows: another number would recompile the network and change the order of additions.
+            padded = np.concatenate(
+                [inputs, np.zeros((PREDICTION_BATCH - len(inputs), *inputs.shape[1:]), inputs.dtype)]
+            )
+            scores.append(np.asarray(self.model.predict_on_batch(padded))[: len(batch), 0])
         return np.concatenate(scores) if scores else np.empty(0)
 
     def _inputs(self, values: np.ndarray) -> np.ndarray:
@@ -370,27 +376,27 @@ class _Training:
 
 
 def _batches(rows: np.ndarray) -> Iterator[np.ndarray]:
-    for start in range(0, len(rows), TOGETHER):
-        yield rows[start : start + TOGETHER]
+    for start in range(0, len(rows), PREDICTION_BATCH):
+        yield rows[start : start + PREDICTION_BATCH]
 
 
-def _kept(history: list[dict[str, Any]]) -> int:
+def _kept_epoch(history: list[dict[str, Any]]) -> int:
     return max((row["epoch"] for row in history if row["kept"]), default=0)
 
 
 def _class_weights(labels: np.ndarray, balanced: bool) -> np.ndarray:
-    """Weight of a patch by its label, ndarray of shape (2,), float32."""
+    """Sample weight for each label, ndarray of shape (2,), float32."""
     if not balanced:
         return np.ones(2, np.float32)
     return (len(labels) / (2 * np.bincount(labels, minlength=2).clip(1))).astype(np.float32)
 
 
 def pool(trainable: TrainablePart, plain: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """Pooled channels of rows by the part that learns, as it is now: ndarray of shape (m, width), float32."""
+    """Pooled channels of rows, with the current weights of the trained part; ndarray of shape (m, width), float32."""
     model = trainable.pooling()
     pooled = []
-    for some in _batches(rows):
-        inputs = np.zeros((TOGETHER, *trainable.input_shape), np.float32)
-        inputs[: len(some)] = np.asarray(plain(some), np.float32).reshape(len(some), *trainable.input_shape)
-        pooled.append(np.asarray(model.predict_on_batch(inputs))[: len(some)].astype(np.float32))
+    for batch in _batches(rows):
+        inputs = np.zeros((PREDICTION_BATCH, *trainable.input_shape), np.float32)
+        inputs[: len(batch)] = np.asarray(plain(batch), np.float32).reshape(len(batch), *trainable.input_shape)
+        pooled.append(np.asarray(model.predict_on_batch(inputs))[: len(batch)].astype(np.float32))
     return np.concatenate(pooled)

@@ -1,4 +1,4 @@
-"""How good scores are, and how sure of it one can be when whole slides, not patches, are the sample."""
+"""Metrics of scores, and their bootstrap over slides rather than patches."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ METRICS = ("auc", "average_precision", "brier", "accuracy")
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Metrics of every model in every draw of slides; all models share the draws, so differences are paired.
+    """Metrics of each model in each draw of slides. All models share the draws, so differences are paired.
 
     Attributes
     ----------
     values : ndarray of shape (draws kept, models, 4), dtype float64
         In the order of `METRICS`.
     skipped : int
-        Draws left out because one class was missing from them.
+        Number of draws left out because they lack a class.
     groups : int
-        Slides (or patches without a slide) that were resampled.
+        Number of resampled slides (or patches without a slide).
     pairs : ndarray of shape (draws kept, models, 2), dtype float64, or None
-        AUC within and between slides in the same draws (:class:`models.slide_pairs.SlidePairs`), where asked for.
+        AUC within and between slides in the same draws (:class:`models.slide_pairs.SlidePairs`), if requested.
     """
 
     values: np.ndarray
@@ -44,7 +44,7 @@ def measure(labels: np.ndarray, scores: np.ndarray, thresholds: np.ndarray | flo
     labels : ndarray of shape (n,), 0 or 1
     scores : ndarray of shape (n,) or (n, models), float, 0 to 1
     thresholds : float or ndarray of shape (models,)
-        A score at or above it counts as positive (for the accuracy).
+        A score at or above it counts as positive, for the accuracy.
 
     Returns
     -------
@@ -55,14 +55,14 @@ def measure(labels: np.ndarray, scores: np.ndarray, thresholds: np.ndarray | flo
     Raises
     ------
     ValueError
-        Shapes differ, a label is not 0 or 1, a score is no finite number, or a class is missing.
+        Shapes differ, a label is not 0 or 1, a score is not finite, or a class is missing.
     """
     labels, table = check_scores(labels, scores)
     groups = np.zeros(len(labels), np.int32)
-    one = np.ones((1, 1), np.int32)
-    values = np.stack([Ranking(labels, column, cut, groups)(one) for column, cut in _columns(table, thresholds)], 1)
+    once = np.ones((1, 1), np.int32)
+    values = np.stack([Ranking(labels, column, cut, groups)(once) for column, cut in _columns(table, thresholds)], 1)
     if np.isnan(values).any():
-        raise ValueError("labels must hold both classes, 0 and 1; got one. No ranking can be judged on these patches.")
+        raise ValueError("labels must contain both classes, 0 and 1; got one. The metrics need both.")
     return np.asarray(values[0])
 
 
@@ -76,10 +76,10 @@ def bootstrap(
     draws: int = 1000,
     seed: int = 0,
 ) -> Bootstrap:
-    """Metrics of each model on resampled slides: as many slides as there are, drawn with replacement, patches and all.
+    """Metrics of each model on resampled slides. Each draw takes whole slides, as many as there are, with replacement.
 
-    Thresholds stay what they are: the interval speaks of this threshold, not of choosing one. Memory is bounded by
-    `CHUNK_BYTES` plus 30 bytes a patch and model, whatever `draws` is; so is it when no slide is known.
+    Thresholds are fixed, so the interval does not include the uncertainty of choosing them. Memory is at most
+    `CHUNK_BYTES` plus 30 bytes per patch and model for any number of draws, even if no slide is known.
 
     Parameters
     ----------
@@ -89,7 +89,7 @@ def bootstrap(
     groups : ndarray of shape (n,), int
         From :func:`models.resampling.slide_groups`.
     pairs : SlidePairs, optional
-        Of the same labels, scores and groups: what AUC within and between slides are drawn from.
+        Made of the same labels, scores and groups, to resample AUC within and between slides.
     draws, seed : int
 
     Returns
@@ -99,7 +99,7 @@ def bootstrap(
     Raises
     ------
     InputError
-        More than half of the draws lack a class: an interval would describe luck.
+        More than half of the draws lack a class, so an interval would be meaningless.
 
     References
     ----------
@@ -110,24 +110,24 @@ def bootstrap(
         raise ValueError(f"groups must have shape {labels.shape}; got {groups.shape}.")
     units = int(groups.max()) + 1
     rankings = [Ranking(labels, column, cut, groups) for column, cut in _columns(table, thresholds)]
-    chunks, divided = [], []
+    chunks, pair_chunks = [], []
     for counts in draw_slides(units, draws, seed):
         chunks.append(np.stack([ranking(counts) for ranking in rankings], 1))
         if pairs is not None:
-            divided.append(pairs(counts, chunks[-1][:, :, 0]))
+            pair_chunks.append(pairs(counts, chunks[-1][:, :, 0]))
     values = np.concatenate(chunks)
-    whole = ~np.isnan(values).any((1, 2))
-    if 2 * whole.sum() < draws:
+    kept = ~np.isnan(values).any((1, 2))
+    if 2 * kept.sum() < draws:
         raise InputError(
-            f"an interval needs both classes in most draws of {units} slides; {draws - whole.sum()} of {draws} draws "
-            "held one class only. Give more slides, of both kinds."
+            f"an interval needs both classes in most draws of {units} slides; {draws - kept.sum()} of {draws} draws "
+            "had one class only. Add more slides of both classes."
         )
-    inside = np.concatenate(divided)[whole] if divided else None
-    return Bootstrap(values[whole], int(draws - whole.sum()), units, inside)
+    pair_values = np.concatenate(pair_chunks)[kept] if pair_chunks else None
+    return Bootstrap(values[kept], int(draws - kept.sum()), units, pair_values)
 
 
 def slide_table(labels: np.ndarray, scores: np.ndarray, slides: pd.Series) -> pd.DataFrame:
-    """Judge one model slide by slide: where it ranks well, and where it only knows the slide.
+    """Metrics of one model on each slide.
 
     Parameters
     ----------
@@ -139,8 +139,8 @@ def slide_table(labels: np.ndarray, scores: np.ndarray, slides: pd.Series) -> pd
     Returns
     -------
     DataFrame
-        ``slide, patches, rarer, prevalence, mean_score, brier, auc``, a row a slide; ``rarer`` counts the patches of
-        the rarer class, and ``auc`` is missing where that is 0.
+        ``slide, patches, rarer, prevalence, mean_score, brier, auc``, one row per slide. ``rarer`` counts the patches
+        of the rarer class; if it is 0, ``auc`` is NaN.
     """
     labels, table = check_scores(labels, scores)
     frame = pd.DataFrame({"slide": np.asarray(slides, dtype=object), "label": labels, "score": table[:, 0]})

@@ -1,4 +1,4 @@
-"""What a model's name says: its rung of the ladder and its head."""
+"""Names of models, rungs, feature tables and ensembles."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ RUNGS = (
     "context", "in-slide", "embeddings-context", "both-context",
     "context-normalised", "embeddings-normalised", "both-normalised", "cnn", "cnn-context", "ensemble",
 )  # fmt: skip
-#: Rungs that are one model each, whose name is the rung's.
+#: Rungs with a single model, which has the rung's name.
 HEADLESS = ("prevalence", "cnn", "ensemble")
-#: One family of handcrafted features each, fitted alone: not rungs, but what the handcrafted rung is made of.
+#: Single families of handcrafted features. They are not rungs; the handcrafted rung combines them.
 ALONE = tuple(family.name for family in FAMILIES if family.name not in RUNGS)
-#: Rungs beside the ladder, and what each is compared with: their columns compare a patch with the rest of its slide.
+#: Rungs beside the ladder, which compare a patch with the rest of its slide, and the rung that each is judged against.
 BESIDE = {
     "context": "handcrafted",
     "in-slide": "context",
@@ -26,32 +26,32 @@ BESIDE = {
     "both-normalised": "both-context",
     "cnn-context": "cnn",
 }
-#: Of these, sets that only linear heads are fitted on: boosting gains less from slide context and takes several times
-#: as long.
+#: Those of BESIDE that only linear heads are fitted on. Boosting gains less from slide context and takes several times
+#: longer.
 LINEAR_ONLY = tuple(name for name in BESIDE if name != "context")
-#: Ends the names of tables and sets of columns of stain-normalised patches.
+#: Suffix of tables and sets of columns that are computed on stain-normalised patches.
 NORMALISED = "-normalised"
-#: Feature tables: handcrafted columns and embeddings, of patches as they are and of stain-normalised ones.
+#: Feature tables: handcrafted columns and embeddings, of original and of stain-normalised patches.
 TABLES = ("features", "embeddings", f"features{NORMALISED}", f"embeddings{NORMALISED}")
-#: Sets whose columns are all relative to the slide: scores by these hardly differ from one slide to the next.
+#: Sets whose columns are all relative to the slide. Their mean score hardly differs between slides.
 RELATIVE_ONLY = ("in-slide",)
 _NAMED = ", ".join(map(repr, HEADLESS))
 
 #: The head on the fine-tuned network's channels in slide context.
 CNN_CONTEXT = "logistic_cnn-context"
 
-#: Members of an ensemble that knows slides, and of one that does not: few, strong and different. More members, whose
-#: errors are alike, only let weights cancel out.
+#: Members of the ensembles with and without known slides: few, strong and different. With more members, whose errors
+#: are correlated, weights only cancel each other.
 SLIDE_MEMBERS = ("logistic_both-normalised", "logistic_in-slide", "cnn")
 PLAIN_MEMBERS = ("logistic_both", "xgboost_embeddings", "cnn")
-#: The ensembles of a bundle: for patches of known slides; for slides that are cut into tiles completely, without means
-#: over the slide; for patches of unknown slides.
+#: The ensembles of a bundle: for patches of known slides; for heat maps of whole slides, without means over the slide;
+#: for patches of unknown slides.
 ENSEMBLES = WITH_SLIDES, FOR_HEAT_MAPS, WITHOUT_SLIDES = ("slides", "heat-map", "no-slides")
 
 
 def with_means(members: Sequence[str]) -> list[int]:
-    """Places of the members whose mean over a slide tells slides apart: not of those with relative columns only."""
-    return [place for place, member in enumerate(members) if member.partition("_")[2] not in RELATIVE_ONLY]
+    """Indices of members whose slide mean is informative: all but those with only slide-relative columns."""
+    return [index for index, member in enumerate(members) if member.partition("_")[2] not in RELATIVE_ONLY]
 
 
 def needs_slides(model: str) -> bool:
@@ -60,15 +60,15 @@ def needs_slides(model: str) -> bool:
 
 
 def tables_of(columns: str) -> tuple[str, ...]:
-    """Tables that a set of columns is taken from: of :data:`TABLES`, or "cnn", the fine-tuned network's own."""
-    first, _, kind = columns.partition("-")
-    named = {"embeddings": ("embeddings",), "both": ("features", "embeddings"), "cnn": ("cnn",)}
-    tables = named.get(first, ("features",))
+    """Tables that a set of columns comes from: of :data:`TABLES`, or "cnn" for the fine-tuned network's channels."""
+    source, _, kind = columns.partition("-")
+    known = {"embeddings": ("embeddings",), "both": ("features", "embeddings"), "cnn": ("cnn",)}
+    tables = known.get(source, ("features",))
     return tuple(f"{name}{NORMALISED}" for name in tables) if f"-{kind}" == NORMALISED else tables
 
 
 def split_model_name(model: str) -> tuple[str, str | None]:
-    """Return the rung (or family) and the head that a model's name stands for; rungs of `HEADLESS` have none.
+    """Split a model's name into its rung (or family) and its head. Models of `HEADLESS` have no head: None.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""How far a patch lies from the patches that were learned from: what a model has never seen, it cannot judge."""
+"""Outlier detection: the distance of patches from the training patches."""
 
 from __future__ import annotations
 
@@ -11,38 +11,38 @@ import numpy as np
 
 from histoblend.models.file_checks import read_array, read_json
 
-#: Folder of a bundle that holds the reference.
+#: Folder in a bundle with the fitted detector.
 OUTLIERS = "outliers"
 
-#: Directions in which training patches differ most, and in which distance does not count.
+#: Maximum number of principal directions. Distance along these does not count.
 DIRECTIONS = 128
 
-#: Share of training patches, each judged without its slide's fold, that may lie beyond the threshold.
-BEYOND = 0.01
+#: Share of training patches, each judged without its slide's fold, above the threshold.
+OUTLIER_SHARE = 0.01
 
 _BLOCK = 4096
 
 
 @dataclass(frozen=True)
 class Outliers:
-    """Distance of patches to the training patches: what the training patches' leading directions leave unexplained.
+    """A fitted outlier detector: the squared residual of a patch after projection on principal components.
 
-    Columns are standardised and squashed (inverse hyperbolic sine: long tails count as their logarithm), and the
-    squared length that remains after projection on the leading principal directions is the distance, in units of its
-    99th percentile over training patches whose slides were left out.
+    Columns are standardised and squashed by the inverse hyperbolic sine, which acts as a logarithm on long tails. The
+    distance is the squared length of what remains after projection on the leading principal directions. Its unit is
+    the 99th percentile over training patches, each judged without its slide's fold.
 
     Attributes
     ----------
     space : str
-        Set of columns.
+        Name of the set of columns.
     centre, spread : ndarray of shape (columns,), dtype float64
         Mean and standard deviation of the training patches.
     middle : ndarray of shape (columns,), dtype float64
         Mean of the squashed values.
     directions : ndarray of shape (k, columns), dtype float64
-        Orthonormal.
+        Principal directions, orthonormal.
     threshold : float
-        Squared length that counts as 1.
+        Squared length that corresponds to a distance of 1.
 
     References
     ----------
@@ -57,7 +57,7 @@ class Outliers:
     threshold: float
 
     def distance(self, values: np.ndarray) -> np.ndarray:
-        """Distance of each patch; above 1 it counts as out of distribution.
+        """Distance of each patch. Above 1, a patch counts as out of distribution.
 
         Parameters
         ----------
@@ -66,28 +66,28 @@ class Outliers:
         Returns
         -------
         ndarray of shape (n,), dtype float64
-            A row's depends on its own values only, bit for bit.
+            Each depends only on the patch's own values, bit for bit.
         """
-        out = np.empty(len(values))
-        for row, one in enumerate(values):
-            squashed = _squash(one, self.centre, self.spread) - self.middle
-            # One product of one shape for every patch: sums then have one order, whatever stands beside it.
-            inside = self.directions @ squashed
-            out[row] = np.square(squashed).sum() - np.square(inside).sum()
-        # Where nearly all is explained, rounding may leave less than nothing.
-        return np.maximum(out, 0.0) / self.threshold
+        residuals = np.empty(len(values))
+        for index, row in enumerate(values):
+            squashed = _squash(row, self.centre, self.spread) - self.middle
+            # One product per patch: the order of additions then does not depend on the other patches.
+            projected = self.directions @ squashed
+            residuals[index] = np.square(squashed).sum() - np.square(projected).sum()
+        # Rounding can make a residual near 0 negative.
+        return np.maximum(residuals, 0.0) / self.threshold
 
     def save(self, folder: Path) -> None:
-        """Write the reference into ``folder``, made where it is missing."""
+        """Write the detector into ``folder``, which is created if missing."""
         folder.mkdir(parents=True, exist_ok=True)
         np.save(folder / "directions.npy", self.directions.astype(np.float32))
         np.save(folder / "columns.npy", np.stack([self.centre, self.spread, self.middle]))
-        state = {"space": self.space, "threshold": self.threshold, "beyond": BEYOND}
+        state = {"space": self.space, "threshold": self.threshold, "beyond": OUTLIER_SHARE}
         (folder / "outliers.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
 
     @classmethod
     def from_files(cls, files: Mapping[str, bytes]) -> Outliers:
-        """Make the reference from what :meth:`save` wrote: the content of its files, by name."""
+        """Load a detector from the content of the files that :meth:`save` wrote, by name."""
         state = read_json(f"{OUTLIERS}/outliers.json", files["outliers.json"])
         centre, spread, middle = read_array(f"{OUTLIERS}/columns.npy", files["columns.npy"])
         directions = read_array(f"{OUTLIERS}/directions.npy", files["directions.npy"]).astype(np.float64)
@@ -95,42 +95,44 @@ class Outliers:
 
 
 def learn_outliers(values: np.ndarray, folds: np.ndarray, space: str) -> Outliers:
-    """Learn where training patches lie, and how far a new slide's patches lie from that.
+    """Fit the detector on training patches; its threshold comes from patches of slides that a fit has not seen.
 
     Parameters
     ----------
     values : ndarray of shape (n, columns), float
         Training patches only.
     folds : ndarray of shape (n,), int
-        Folds by slide; the threshold comes from patches judged by the other folds.
+        Folds by slide. For the threshold, each patch is judged by a fit on the other folds.
     space : str
         Name of the set of columns.
     """
     distance = np.empty(len(values))
     for fold in np.unique(folds):
-        out = folds == fold
-        distance[out] = _fit(values[~out], space, 1.0).distance(values[out])
-    threshold = max(float(np.quantile(distance, 1 - BEYOND)), np.finfo(float).tiny)
+        held_out = folds == fold
+        distance[held_out] = _fit(values[~held_out], space, 1.0).distance(values[held_out])
+    threshold = max(float(np.quantile(distance, 1 - OUTLIER_SHARE)), np.finfo(float).tiny)
     return _fit(values, space, threshold)
 
 
 def _fit(values: np.ndarray, space: str, threshold: float) -> Outliers:
     centre = values.mean(axis=0, dtype=np.float64)
     blocks = range(0, len(values), _BLOCK)
-    spread = np.sqrt(sum(np.square(values[at : at + _BLOCK] - centre).sum(axis=0) for at in blocks) / len(values))
-    # A column that never changed among the training patches is judged by its own size.
+    spread = np.sqrt(
+        sum(np.square(values[start : start + _BLOCK] - centre).sum(axis=0) for start in blocks) / len(values)
+    )
+    # A column that is constant in training is scaled by its magnitude instead.
     spread = np.where(spread > 1e-7 * np.maximum(np.abs(centre), 1e-30), spread, np.maximum(np.abs(centre), 1.0))
     total, products = np.zeros(values.shape[1]), np.zeros((values.shape[1],) * 2)
-    for at in blocks:
-        squashed = _squash(values[at : at + _BLOCK], centre, spread)
+    for start in blocks:
+        squashed = _squash(values[start : start + _BLOCK], centre, spread)
         total += squashed.sum(axis=0)
         products += squashed.T @ squashed
     middle = total / len(values)
     _, vectors = np.linalg.eigh(products / len(values) - np.outer(middle, middle))
-    # At most half of what there is: with every direction explained, nothing would be left to judge by.
-    kept = min(DIRECTIONS, values.shape[1] // 2, len(values) // 2)
-    # Rounded here as the file rounds them, so that a bundle judges exactly as the run does.
-    directions = vectors[:, ::-1][:, :kept].T.astype(np.float32).astype(np.float64)
+    # At most half of all directions, so that a residual remains.
+    count = min(DIRECTIONS, values.shape[1] // 2, len(values) // 2)
+    # Rounded to the file's float32, so that the bundle gives the same distances as the run.
+    directions = vectors[:, ::-1][:, :count].T.astype(np.float32).astype(np.float64)
     return Outliers(space, centre, spread, middle, np.ascontiguousarray(directions), threshold)
 
 

@@ -1,4 +1,4 @@
-"""From pixels to the members' probabilities and the blend of them, with nothing but a bundle."""
+"""Prediction with a bundle: from pixels to the members' probabilities and their blend."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ CNN = "cnn"
 ENSEMBLE = "ensemble"
 ENSEMBLE_FILE = "ensemble.json"
 NETWORKS = "embeddings"
-#: Flags that a patch's own pixels decide, and the last that its distance to the training patches does.
+#: Flags of a patch. The last depends on its distance from the training patches, the others on its pixels.
 FLAGS = ("blank", "black", "blurred", "saturated", "pen", "out-of-distribution")
 
 
-#: What an index must hold.
+#: Required entries of a bundle's index, with their types.
 SHAPE = {
     "libraries": {...: str},
     "patch": {"size": int, "resize": str},
@@ -54,18 +54,18 @@ SHAPE = {
 
 @dataclass(frozen=True)
 class Blend:
-    """What turns the members' probabilities of a patch into one.
+    """Combines the members' probabilities of a patch into one.
 
     Attributes
     ----------
     name : str
     members : tuple of str
     combine : callable
-        Probabilities (n, members) float64 and, with ``slide_means``, their means over slides to (n,) float64.
+        Maps probabilities (n, members) float64 and, with ``slide_means``, their means over slides to (n,) float64.
     thresholds : dict from str to float
-        Probability from which on a patch counts as positive, by operating point.
+        By operating point; a probability at or above it counts as positive.
     slide_means : bool
-        Whether ``combine`` takes the members' means over each patch's slide.
+        Whether ``combine`` also takes the members' means over each patch's slide.
     """
 
     name: str
@@ -76,13 +76,13 @@ class Blend:
 
     @property
     def needs_slides(self) -> bool:
-        """Whether a patch is compared with the rest of its slide."""
+        """Whether patches are compared with the rest of their slide."""
         return self.slide_means or any(map(needs_slides, self.members))
 
 
 @dataclass(frozen=True)
 class Values:
-    """What is found out about n patches, each by itself.
+    """Predictions for n patches, each without the rest of its slide.
 
     Attributes
     ----------
@@ -90,9 +90,9 @@ class Values:
         Probabilities; NaN for members that need the patch's slide.
     flags : ndarray of shape (n, len(FLAGS)), dtype bool
     distance : ndarray of shape (n,), dtype float64
-        To the training patches, in units of the threshold.
+        Distance from the training patches, in units of the threshold.
     table : ndarray of shape (n, columns), dtype float32
-        Of :attr:`Predictor.columns`; no columns where nobody needs them.
+        Features, in the order of :attr:`Predictor.columns`; no columns if none are needed.
     """
 
     members: np.ndarray
@@ -102,38 +102,38 @@ class Values:
 
 
 def choose_blends(bundle: Bundle, model: str = "", *, tiled: bool = False) -> tuple[Blend, Blend | None]:
-    """What predicts patches of known slides, and what predicts the others.
+    """Choose the blends that predict patches of known and of unknown slides.
 
     Parameters
     ----------
     bundle : Bundle
     model : str
-        A member's name, or "ensemble". Empty for the ensemble and, in a bundle without one, for the head with the
-        largest out-of-fold AUC.
+        A member's name, or "ensemble". If empty, the ensemble or, in a bundle without one, the head with the largest
+        out-of-fold AUC.
     tiled : bool
-        Whether slides are cut into tiles completely. The mean over a slide then tells another share of tumour than
-        over the sampled patches that the ensemble has learned from, and is left out.
+        Whether the patches are all tiles of a slide. Means over the slide are then left out, because they reflect
+        another share of tumour than means over the sampled patches that the ensemble was fitted on.
 
     Returns
     -------
     with_slides : Blend
     without : Blend or None
-        None where the model needs slides and nothing stands in for it.
+        None if the model needs slides and has no substitute.
 
     Raises
     ------
     InputError
-        The bundle has no such model, or its index lacks something.
+        The bundle has no such model, or its index is incomplete.
     """
     _check_index(bundle)
     models = bundle.index["models"]
     stored = bundle.json(ENSEMBLE_FILE)
     if stored is not None and model in ("", ENSEMBLE):
-        blends = _ensembles(stored, tiled)
-        lacking = sorted({name for blend in blends if blend for name in blend.members} - set(models))
-        if lacking:
+        blends = _ensemble_blends(stored, tiled)
+        missing = sorted({name for blend in blends if blend for name in blend.members} - set(models))
+        if missing:
             raise InputError(
-                f"{bundle.folder}: expected every member of the ensemble; {', '.join(lacking)} is missing. "
+                f"{bundle.folder}: expected every member of the ensemble; {', '.join(missing)} is missing. "
                 "Get the bundle again."
             )
         return blends
@@ -141,27 +141,29 @@ def choose_blends(bundle: Bundle, model: str = "", *, tiled: bool = False) -> tu
     if model and model not in models:
         raise InputError(f"{bundle.folder}: the model must be one of {', '.join(known)}; got {model!r}.")
     if model:
-        blend = _single(model, models[model])
+        blend = _single_blend(model, models[model])
         return blend, None if blend.needs_slides else blend
     ranked = sorted(models, key=lambda name: -models[name]["auc"])
-    alone = [name for name in ranked if not needs_slides(name)]
-    return _single(ranked[0], models[ranked[0]]), _single(alone[0], models[alone[0]]) if alone else None
+    without = [name for name in ranked if not needs_slides(name)]
+    return _single_blend(ranked[0], models[ranked[0]]), _single_blend(
+        without[0], models[without[0]]
+    ) if without else None
 
 
 def _check_index(bundle: Bundle) -> None:
-    """Refuse an index that whoever reads a bundle would stumble over: anybody can seal one."""
-    place, index = f"{bundle.folder}: {INDEX}", bundle.index
-    check_shape(place, index, SHAPE)
+    """Refuse a malformed index. A matching digest proves nothing, because anybody can seal a bundle."""
+    path, index = f"{bundle.folder}: {INDEX}", bundle.index
+    check_shape(path, index, SHAPE)
     size, resize, prevalence = index["patch"]["size"], index["patch"]["resize"], index["prevalence"]
     if not 16 <= size <= 4096 or resize not in RESIZING or not 0 < prevalence < 1 or not index["models"]:
         raise InputError(
-            f"{place}: expected a patch of 16 to 4096 pixels, a rule for other sizes ({', '.join(RESIZING)}), a "
+            f"{path}: expected a patch of 16 to 4096 pixels, a rule for other sizes ({', '.join(RESIZING)}), a "
             f"prevalence between 0 and 1, and a model; got {size}, {resize!r}, {prevalence} and "
             f"{len(index['models'])} models. Get the bundle again."
         )
 
 
-def _ensembles(stored: dict[str, Any], tiled: bool) -> tuple[Blend, Blend | None]:
+def _ensemble_blends(stored: dict[str, Any], tiled: bool) -> tuple[Blend, Blend | None]:
     from histoblend.models.ensemble import Ensemble
 
     blends: dict[str, Blend] = {}
@@ -178,29 +180,29 @@ def _ensembles(stored: dict[str, Any], tiled: bool) -> tuple[Blend, Blend | None
     return with_slides, blends.get(WITHOUT_SLIDES) if with_slides.needs_slides else with_slides
 
 
-def _single(name: str, entry: dict[str, Any]) -> Blend:
+def _single_blend(name: str, entry: dict[str, Any]) -> Blend:
     return Blend(name, (name,), lambda probabilities, _=None: probabilities[:, 0], dict(entry["thresholds"]))
 
 
 class Predictor:
-    """What a bundle finds out about patches. Made by :func:`open_predictor`; threads may call it at the same time.
+    """Predicts patches with a bundle. Made by :func:`open_predictor`; threads may call it concurrently.
 
     Attributes
     ----------
     members : tuple of str
         Models whose probabilities are computed.
     families : tuple of str
-        Handcrafted families that they, or the distance to the training patches, need.
+        Handcrafted families needed by the members or by the distance from the training patches.
     tables : tuple of str
-        Of :data:`models.names.TABLES`, those that they need.
+        Needed tables: of :data:`models.names.TABLES`, and "cnn".
     columns : dict from str to int
-        Place of each column of a patch's features, table by table.
+        Position of each column in a patch's features, table by table.
     compared : ndarray of int
-        Places of the columns that members in slide context compare over a slide.
+        Positions of the columns that members in slide context compare over a slide.
     """
 
     def __init__(self, bundle: Bundle, members: Sequence[str], folder: Path) -> None:
-        """Load everything; ``folder`` is where a network lies that can only be opened from a file."""
+        """Load everything. A network that can only be opened from a file is unpacked into ``folder``."""
         from histoblend.features.handcrafted.slide_context import context_columns
 
         self.bundle, self.members = bundle, tuple(members)
@@ -213,17 +215,19 @@ class Predictor:
         self.families = tuple(bundle.index["features"]["families"]) if "features" in bases else ()
         self.embed: Any = self._open_networks() if "embeddings" in bases else None
         self.cnn: Any = self._open_cnn(folder) if CNN in needed else None
-        self._names = {table: self._names_in(table) for table in self.tables}
-        listed = (name for names in self._names.values() for name in names)
-        self.columns = {name: place for place, name in enumerate(listed)}
+        self._names = {table: self._column_names(table) for table in self.tables}
+        names = (name for names in self._names.values() for name in names)
+        self.columns = {name: position for position, name in enumerate(names)}
         self.heads = {name: bundle.head(name) for name in sets}
-        self.compared = self._compared()
-        related = {name: place for place, name in enumerate(context_columns(self._compared_names()))}
-        self._places = {
-            name: self._place(columns, related if needs_slides(name) else self.columns)
+        self.compared = self._compared_positions()
+        related = {name: position for position, name in enumerate(context_columns(self._compared_names()))}
+        self._positions = {
+            name: self._positions_of(columns, related if needs_slides(name) else self.columns)
             for name, columns in sets.items()
         }
-        self._outlier_places = self._place(self._outliers.space, self.columns) if self._outliers else np.arange(0)
+        self._outlier_positions = (
+            self._positions_of(self._outliers.space, self.columns) if self._outliers else np.arange(0)
+        )
 
     def _open_networks(self) -> Any:
         from histoblend.features.networks.stored import open_networks
@@ -235,7 +239,7 @@ class Predictor:
 
         return open_cnn(self.bundle.unpack(CNN, folder))
 
-    def _names_in(self, table: str) -> list[str]:
+    def _column_names(self, table: str) -> list[str]:
         """Names of a table's columns."""
         from histoblend.features.handcrafted.families import columns
         from histoblend.features.slide_stain import normalised_name
@@ -248,8 +252,8 @@ class Predictor:
             names = [column.name for column in columns(self.families)]
         return list(map(normalised_name, names)) if table.endswith(NORMALISED) else names
 
-    def _compared(self) -> np.ndarray:
-        tables = {table for member in self.members if needs_slides(member) for table in tables_of(_set_of(member))}
+    def _compared_positions(self) -> np.ndarray:
+        tables = {table for member in self.members if needs_slides(member) for table in tables_of(_columns_of(member))}
         names = [name for table in self.tables if table in tables for name in self._names[table]]
         return np.array([self.columns[name] for name in names], dtype=int)
 
@@ -258,54 +262,55 @@ class Predictor:
 
     @property
     def width(self) -> int:
-        """How many columns are compared over a slide."""
+        """Number of columns that are compared over a slide."""
         return len(self.compared)
 
     @property
     def normalises(self) -> bool:
-        """Whether patches are also shown stain-normalised, for which their slides' stains must be known."""
+        """Whether some features use stain-normalised patches, which need the stains of their slides."""
         return any(table.endswith(NORMALISED) for table in self.tables)
 
-    def _place(self, name: str, made: Mapping[str, int]) -> np.ndarray:
-        """Places of the columns of a set among those that are made here."""
-        for column in (wanted := self.bundle.index["columns"][name]):
-            if column not in made:
+    def _positions_of(self, name: str, computed: Mapping[str, int]) -> np.ndarray:
+        """Positions of the columns of a set among those in ``computed``."""
+        for column in (columns := self.bundle.index["columns"][name]):
+            if column not in computed:
                 raise InputError(
-                    f"{self.bundle.folder}: expected the column {column}, which this version does not make. "
+                    f"{self.bundle.folder}: expected the column {column}, which this version does not compute. "
                     f"Use the version that made the bundle (commit {self.bundle.index.get('commit')})."
                 )
-        return np.array([made[column] for column in wanted])
+        return np.array([computed[column] for column in columns])
 
     def __call__(self, pixels: np.ndarray, stains: np.ndarray | None = None) -> Values:
-        """Find out what each patch shows by itself, given the stains of its slide.
+        """Predict each patch by itself, given the stains of its slide.
 
         Parameters
         ----------
         pixels : ndarray of shape (n, height, width, 3), dtype uint8
         stains : ndarray of shape (n, 2, 3), dtype float64, optional
-            Where :attr:`normalises`: from :func:`features.slide_stain.stains_of`; by default slides are unknown.
+            Used if :attr:`normalises`: from :func:`features.slide_stain.stains_of`. By default slides are unknown.
 
         Returns
         -------
         Values
-            A row depends on its own patch and stains only, bit for bit, whatever patches stand beside it.
+            A row depends only on its own patch and stains, bit for bit.
         """
-        return self._find_out(pixels, stains)
+        return self._predict(pixels, stains)
 
     def rehearse(self) -> None:
-        """Predict two made-up patches: parts that do not fit together show before the first file is read."""
+        """Predict two random patches, so that mismatched parts of a bundle fail before any file is read."""
         size = self.bundle.index["patch"]["size"]
         pixels = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
-        values = self._find_out(pixels)
+        values = self._predict(pixels)
         if any(needs_slides(name) for name in self.members):
             self.with_slide(np.concatenate([values.table[:, self.compared]] * 4))
 
     def features(
         self, pixels: np.ndarray, stains: np.ndarray | None = None, *, compared_only: bool = False
     ) -> np.ndarray:
-        """Features of patches, as :meth:`__call__` takes them: ndarray of shape (n, :attr:`columns`), float32.
+        """Features of patches, with arguments as for :meth:`__call__`: ndarray of shape (n, :attr:`columns`), float32.
 
-        With ``compared_only`` they serve to compare other patches with: the network's log-odds are those of one view.
+        Use ``compared_only`` for patches that others are only compared with. The fine-tuned network's log-odds are then
+        those of a single view.
         """
         from histoblend.features.handcrafted.families import compute
         from histoblend.features.slide_stain import normalise_by_slide
@@ -313,79 +318,79 @@ class Predictor:
         normalised = pixels if stains is None else normalise_by_slide(pixels, stains)
         parts = [np.empty((len(pixels), 0), np.float32)]
         for table in self.tables:
-            some = normalised if table.endswith(NORMALISED) else pixels
+            patches = normalised if table.endswith(NORMALISED) else pixels
             if table == CNN:
-                parts.append(self.cnn(some, plain=compared_only))
+                parts.append(self.cnn(patches, plain=compared_only))
             else:
-                parts.append(self.embed(some) if table.startswith("embeddings") else compute(some, self.families))
+                parts.append(self.embed(patches) if table.startswith("embeddings") else compute(patches, self.families))
         return np.concatenate(parts, axis=1)
 
-    def _find_out(self, pixels: np.ndarray, stains: np.ndarray | None = None) -> Values:
+    def _predict(self, pixels: np.ndarray, stains: np.ndarray | None = None) -> Values:
         table = self.features(pixels, stains)
         members = np.full((len(pixels), len(self.members)), np.nan)
-        for place, name in enumerate(self.members):
+        for column, name in enumerate(self.members):
             if name == CNN:
-                members[:, place] = _expit(table[:, self.columns[self.cnn.columns[0]]])
+                members[:, column] = _expit(table[:, self.columns[self.cnn.columns[0]]])
             elif not needs_slides(name):
-                members[:, place] = self.heads[name].predict_proba(self.row_values(name, table))[:, 1]
+                members[:, column] = self.heads[name].predict_proba(self.row_values(name, table))[:, 1]
         distance = np.full(len(pixels), np.nan)
         if self._outliers is not None:
-            distance = self._outliers.distance(table[:, self._outlier_places])
+            distance = self._outliers.distance(table[:, self._outlier_positions])
         flags = own_flags(measure(pixels).table())[list(FLAGS[:-1])].to_numpy(dtype=bool)
         return Values(members, np.column_stack([flags, distance > 1]), distance, table)
 
     def row_values(self, member: str, table: np.ndarray) -> np.ndarray:
-        """Columns of a member, (n, k) float32, out of :attr:`columns` or, in slide context, what is made of them."""
-        return np.ascontiguousarray(table[:, self._places[member]])
+        """Select a member's columns, (n, k) float32, from a table of :attr:`columns` or of slide-context columns."""
+        return np.ascontiguousarray(table[:, self._positions[member]])
 
     def with_slide(self, table: np.ndarray) -> dict[str, np.ndarray]:
-        """Probabilities by the members that need slides, of all patches of one slide.
+        """Probabilities from the members that need slides, for all patches of one slide.
 
         Parameters
         ----------
         table : ndarray of shape (n, columns), dtype float32
-            Those of :attr:`columns` that are :attr:`compared`, of the slide's patches.
+            The :attr:`compared` columns of all patches of the slide.
 
         Returns
         -------
         dict from member to ndarray of shape (n,), dtype float64
         """
-        return self.within_slide(table, self.reference(lambda places: table[:, places], len(table)))
+        return self.within_slide(table, self.reference(lambda columns: table[:, columns], len(table)))
 
     def reference(self, take: Callable[[np.ndarray], np.ndarray], patches: int) -> SlideReference:
-        """What the patches of a slide are compared with; see :func:`slide_context.slide_reference`."""
+        """Reference that the patches of a slide are compared with; see :func:`slide_context.slide_reference`."""
         from histoblend.features.handcrafted.slide_context import slide_reference
 
         return slide_reference(take, patches, self._compared_names())
 
     def within_slide(self, table: np.ndarray, reference: SlideReference) -> dict[str, np.ndarray]:
-        """Probabilities by the members that need slides, of some patches of one slide.
+        """Probabilities from the members that need slides, for some patches of one slide.
 
         Parameters
         ----------
         table : ndarray of shape (m, columns), dtype float32
-            Those of :attr:`columns` that are :attr:`compared`, of these patches.
+            The :attr:`compared` columns of these patches.
         reference : SlideReference
             Of the whole slide.
 
         Returns
         -------
         dict from member to ndarray of shape (m,), dtype float64
-            The same bits whichever of the slide's patches are given at a time.
+            A patch gets the same bits in any selection of the slide's patches.
         """
         related = reference.relate(table)
-        wanted = [name for name in self.members if needs_slides(name)]
-        return {name: self.heads[name].predict_proba(self.row_values(name, related))[:, 1] for name in wanted}
+        members = [name for name in self.members if needs_slides(name)]
+        return {name: self.heads[name].predict_proba(self.row_values(name, related))[:, 1] for name in members}
 
 
 @contextlib.contextmanager
 def open_predictor(bundle: Bundle, members: Sequence[str]) -> Iterator[Predictor]:
-    """Load what these members need, for as long as it is used.
+    """Load everything that the members need, and release it when the context ends.
 
     Raises
     ------
     InputError
-        The bundle's parts cannot be read, or do not fit together.
+        Parts of the bundle cannot be read or do not fit together.
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -393,15 +398,15 @@ def open_predictor(bundle: Bundle, members: Sequence[str]) -> Iterator[Predictor
             predictor.rehearse()
         except (InputError, OSError, MemoryError):
             raise
-        except Exception as error:  # parts sealed by somebody else can fail in as many ways as libraries read them
+        except Exception as error:  # parts of a malicious bundle can make libraries raise anything
             raise InputError(
-                f"{bundle.folder}: expected a bundle that predicts; got {type(error).__name__}: {error}. "
+                f"{bundle.folder}: expected a bundle that can predict; got {type(error).__name__}: {error}. "
                 "Get the bundle again, or use the version that made it."
             ) from error
         yield predictor
 
 
-def _set_of(member: str) -> str:
+def _columns_of(member: str) -> str:
     return member.partition("_")[2]
 
 

@@ -1,4 +1,4 @@
-"""Whole slides, not patches, are the sample: what intervals of scores are made of."""
+"""Resampling of whole slides, for confidence intervals of scores."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numba
 import numpy as np
 import pandas as pd
 
-#: Bytes that one chunk of draws may take, at 12 a unit: 25 draws of 220,025 patches without a slide map.
+#: Maximum size of one chunk of draws in bytes, at 12 bytes per unit: 25 draws of 220,025 patches without a slide map.
 CHUNK_BYTES = 64 * 2**20
 
-#: Up to so many slides AUC is drawn from pairs of slides, whose number grows as the square.
-MOST_PAIRED = 500
+#: AUC is computed from counts per pair of slides for fewer slides than this. The number of pairs grows quadratically.
+MAX_PAIRED_SLIDES = 500
 
 
 def slide_groups(slides: pd.Series | np.ndarray) -> np.ndarray:
-    """Return the number of each patch's resampling unit: its slide, or itself where the slide is unknown.
+    """Number the resampling unit of each patch: its slide, or the patch itself if its slide is unknown.
 
     Parameters
     ----------
     slides : Series or ndarray of shape (n,)
-        Slide names; missing (None, NaN, NA) where unknown.
+        Slide names; missing (None, NaN, NA) if unknown.
 
     Returns
     -------
@@ -35,14 +35,14 @@ def slide_groups(slides: pd.Series | np.ndarray) -> np.ndarray:
 
 
 def percentile_interval(values: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper end of the central share `level` of bootstrap values, along the first axis."""
+    """Lower and upper end of the central `level` (a share) of bootstrap values, along the first axis."""
     tail = (1 - level) / 2
     low, high = np.quantile(values, [tail, 1 - tail], axis=0)
     return low, high
 
 
 def draw_slides(units: int, draws: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each unit was drawn, int32 (draws in chunk, units); the same for any size of chunk."""
+    """Yield how often each unit is drawn, int32 (draws in chunk, units). The draws do not depend on the chunk size."""
     rng = np.random.default_rng(seed)
     step = max(1, CHUNK_BYTES // (12 * units))
     for start in range(0, draws, step):
@@ -54,7 +54,7 @@ def draw_slides(units: int, draws: int, seed: int) -> Iterator[np.ndarray]:
 
 
 class Ranking:
-    """One model's patches, sorted once by falling score, ready to be counted under any number of draws."""
+    """Metrics of one model under draws of slides. Its patches are sorted once, by decreasing score."""
 
     def __init__(self, labels: np.ndarray, scores: np.ndarray, threshold: float, groups: np.ndarray) -> None:
         order = np.argsort(-scores, kind="stable")
@@ -66,25 +66,25 @@ class Ranking:
         self.sums = np.stack([np.bincount(groups, weights=loss) for loss in losses], 1)
 
     def __call__(self, counts: np.ndarray) -> np.ndarray:
-        """Metrics under each draw, float64 (draws, 4); NaN where a class is missing."""
+        """Metrics under each draw, float64 (draws, 4); NaN if a class is missing."""
         auc, precision = _rank_metrics(counts, self.groups, self.positive, self.last)
-        squared, right, patches = (counts @ self.sums).T
-        return np.stack([auc, precision, squared / patches, right / patches], 1)
+        squared, correct, patches = (counts @ self.sums).T
+        return np.stack([auc, precision, squared / patches, correct / patches], 1)
 
 
 @numba.njit(cache=True, nogil=True)
 def _rank_metrics(
     counts: np.ndarray, groups: np.ndarray, positive: np.ndarray, last: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """AUC and average precision per draw, in one walk down the ranking; `last` ends a run of equal scores.
+    """AUC and average precision per draw, in one pass down the ranking; `last` marks the end of each run of ties.
 
-    Labels multiply instead of branching: they come in no order that a processor could guess.
+    Labels are multiplied rather than branched on, because a processor cannot predict them.
     """
     aucs = np.full(len(counts), np.nan)
     precisions = np.full(len(counts), np.nan)
     for draw in range(len(counts)):
         above = above_positive = tied = tied_positive = np.int64(0)
-        pairs = np.int64(0)  # twice the pairs in the right order, a tie counting one: integers, hence exact
+        pairs = np.int64(0)  # twice the number of correctly ordered pairs (a tie counts 1): exact, as integers
         precision = 0.0
         for i in range(len(groups)):
             count = np.int64(counts[draw, groups[i]])
@@ -103,29 +103,29 @@ def _rank_metrics(
 
 
 class PairCounts:
-    """One model's right pairs, counted once for each two slides: what AUC takes, and no walk over patches a draw."""
+    """AUC of one model under draws of slides, from its correctly ordered pairs, counted once per pair of slides."""
 
     def __init__(self, labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> None:
         units = int(groups.max()) + 1
         order = np.argsort(scores, kind="stable")
         ranked = scores[order]
         last = np.append(ranked[1:] != ranked[:-1], True)
-        # Whole numbers below 2 ** 53, so that BLAS adds them exactly.
+        # Integers below 2 ** 53, which BLAS adds exactly.
         self.pairs = _pair_counts(groups[order].astype(np.int32), labels[order].astype(np.int8), last, units)
         self.positives = np.bincount(groups, weights=labels == 1, minlength=units)
         self.negatives = np.bincount(groups, weights=labels != 1, minlength=units)
 
     def __call__(self, counts: np.ndarray) -> np.ndarray:
-        """AUC under each draw, float64 (draws,), equal to the bit to that of :class:`Ranking`; NaN without a class."""
+        """AUC under each draw, float64 (draws,), bit-identical to :class:`Ranking`; NaN if a class is missing."""
         drawn = counts.astype(np.float64)
-        right = ((drawn @ self.pairs) * drawn).sum(axis=1)
-        both = 2.0 * (drawn @ self.positives) * (drawn @ self.negatives)
-        return np.where(both > 0, right / np.where(both > 0, both, 1.0), np.nan)
+        correct = ((drawn @ self.pairs) * drawn).sum(axis=1)
+        total = 2.0 * (drawn @ self.positives) * (drawn @ self.negatives)
+        return np.where(total > 0, correct / np.where(total > 0, total, 1.0), np.nan)
 
 
 @numba.njit(cache=True, nogil=True)
 def _pair_counts(groups: np.ndarray, positive: np.ndarray, last: np.ndarray, units: int) -> np.ndarray:
-    """Twice the pairs in the right order, a tie counting one: float64 (slides of positives, slides of negatives)."""
+    """Twice the number of correctly ordered pairs (a tie counts 1): float64 (positive's slide, negative's slide)."""
     pairs = np.zeros((units, units))
     below, tied = np.zeros(units), np.zeros(units)
     start = 0
@@ -144,7 +144,7 @@ def _pair_counts(groups: np.ndarray, positive: np.ndarray, last: np.ndarray, uni
 
 
 def count_ranks(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Prepare AUC under draws of slides: from pairs of slides, or by a walk over patches where slides are too many.
+    """Prepare the AUC under draws of slides: from pairs of slides or, if there are many slides, from all patches.
 
     Parameters
     ----------
@@ -155,21 +155,23 @@ def count_ranks(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> C
     Returns
     -------
     callable
-        Counts (draws, slides) to AUC (draws,), float64; NaN where a class is missing.
+        Counts (draws, slides) to AUC (draws,), float64; NaN if a class is missing.
     """
-    if int(groups.max()) < MOST_PAIRED:
+    if int(groups.max()) < MAX_PAIRED_SLIDES:
         return PairCounts(labels, scores, groups)
     ranking = Ranking(labels, scores, 0.5, groups)
     return lambda counts: ranking(counts)[:, 0]
 
 
 def check_scores(labels: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Check; return labels (n,) int64 and scores (n, models) float64."""
+    """Check labels and scores; return them as (n,) int64 and (n, models) float64."""
     labels = np.asarray(labels)
     table = np.asarray(scores, dtype=np.float64)
     table = table[:, None] if table.ndim == 1 else table
     if table.ndim != 2 or labels.shape != table.shape[:1] or not len(labels):
-        raise ValueError(f"labels (n,) and scores (n, models) must agree; got {labels.shape} and {table.shape}.")
+        raise ValueError(
+            f"labels (n,) and scores (n, models) must have the same length; got {labels.shape} and {table.shape}."
+        )
     if not np.isin(labels, (0, 1)).all():
         raise ValueError(f"labels must be 0 or 1; got {np.unique(labels)[:5].tolist()}.")
     if not np.isfinite(table).all():
@@ -191,7 +193,7 @@ def auc_draws(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, *, dra
     Returns
     -------
     ndarray of shape (draws kept, k), dtype float64
-        Draws that hold one class only are left out; there may be none.
+        Draws with one class only are left out, so the result may be empty.
     """
     labels, table = check_scores(labels, scores)
     rankings = [count_ranks(labels, column, groups) for column in table.T]
@@ -223,7 +225,7 @@ def mean_draws(values: np.ndarray, groups: np.ndarray, *, draws: int, seed: int)
 
 
 def even_rows(groups: np.ndarray, most: int, *, seed: int) -> np.ndarray:
-    """Rows of at most `most` patches, as evenly over the slides as their sizes allow.
+    """Choose at most `most` patches at random, as evenly over the slides as their sizes allow.
 
     Parameters
     ----------
@@ -235,11 +237,11 @@ def even_rows(groups: np.ndarray, most: int, *, seed: int) -> np.ndarray:
     Returns
     -------
     ndarray of int
-        Rising; all rows where there are no more than `most`.
+        Row numbers in increasing order; all rows if there are at most `most`.
     """
     if len(groups) <= most:
         return np.arange(len(groups))
     order = np.random.default_rng(seed).permutation(len(groups))
-    # The first patch of every slide, then every second one, and so on, until there are enough.
+    # Take one patch of each slide, then a second of each, and so on.
     turn = pd.Series(groups[order]).groupby(groups[order]).cumcount().to_numpy()
     return np.sort(order[np.argsort(turn, kind="stable")[:most]])

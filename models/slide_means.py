@@ -1,4 +1,4 @@
-"""Mean log-odds over the patches of a slide: what the rest of a slide says of a patch's prior chance."""
+"""Mean log-odds over the patches of a slide, as a prior probability for each patch."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from histoblend.models.calibration import log_odds
 def slide_means(probabilities: np.ndarray, slides: np.ndarray) -> np.ndarray:
     """Mean log-odds over each patch's slide, as a probability.
 
-    With n patches of a slide, trust w grows from 0 at n = 4 to 1 at n = 16
-    (:func:`features.handcrafted.slide_context.trust`); the result is w times the slide's mean log-odds plus 1 − w times
-    the patch's own. No label is used, and no patch of another slide: where each slide is in one fold, the means of
-    out-of-fold predictions are out-of-fold.
+    The result is w times the mean log-odds of the slide plus 1 − w times the log-odds of the patch. The weight w grows
+    from 0 for slides of 4 patches to 1 for slides of 16 (:func:`features.handcrafted.slide_context.trust`). No labels
+    and no patches of other slides are used. If each slide is in one fold, means of out-of-fold predictions are
+    therefore out-of-fold, too.
 
     Parameters
     ----------
     probabilities : ndarray of shape (n, members), float64, 0 to 1
     slides : ndarray of shape (n,), dtype object
-        Slide of each patch; None where it is unknown, which leaves a patch its own probabilities.
+        Slide of each patch; None if unknown, which keeps the patch's own probabilities.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Pairs of patches within a slide and between slides: what a pooled AUC is made of."""
+"""AUC within slides and between slides, the two parts of a pooled AUC."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from histoblend.models.resampling import check_scores
 
 
 class SlidePairs:
-    """AUC of several models over pairs within slides and over all other pairs.
+    """AUC of several models, separately over pairs within slides and over all other pairs.
 
-    AUC is the share of pairs of a positive and a negative patch that a model orders correctly, a tie counting one half.
-    A pair is within a slide where both patches are of the same known slide; all other pairs are between slides. With
-    `share` the share of pairs within slides, AUC = share × AUC within + (1 − share) × AUC between.
+    AUC is the share of pairs of a positive and a negative patch that a model orders correctly; a tie counts one half.
+    A pair is within a slide if both patches are of the same known slide. All other pairs are between slides. With
+    `share`, the share of pairs within slides, AUC = share × AUC within + (1 − share) × AUC between.
 
     Parameters
     ----------
@@ -27,9 +27,9 @@ class SlidePairs:
     Attributes
     ----------
     mixed : ndarray of int
-        Groups that are known slides with patches of both classes: only these have pairs within them.
+        Groups that are known slides with both classes. Only these have pairs within slides.
     share : float
-        Share of all pairs that are within slides; NaN where no slide is known.
+        Share of all pairs that are within slides; NaN if no slide is known.
     """
 
     def __init__(self, labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, known: np.ndarray) -> None:
@@ -43,17 +43,16 @@ class SlidePairs:
         self.mixed = np.flatnonzero(pairs)
         rows = pairs[groups] > 0
         inside, positive = groups[rows].astype(np.int32), labels[rows].astype(np.int8)
-        right = [_right_pairs(column, positive, inside, units) for column in table[rows].T]
-        #: For each mixed slide its pairs, and those of them that each model orders correctly.
-        self._sums = np.stack([pairs, *right], axis=1)[self.mixed]
+        correct = [_correct_pairs(column, positive, inside, units) for column in table[rows].T]
+        #: For each mixed slide, its number of pairs and how many of them each model orders correctly.
+        self._sums = np.stack([pairs, *correct], axis=1)[self.mixed]
         total = self._positives.sum() * self._negatives.sum()
         self.share = float(self._sums[:, 0].sum() / total) if self._known and total else np.nan
 
     def __call__(self, counts: np.ndarray, aucs: np.ndarray) -> np.ndarray:
         """AUC within and between slides in each draw of slides.
 
-        A slide drawn twice counts twice within slides. Between slides only pairs of different slides count: two copies
-        of a slide are still the same slide.
+        A slide that is drawn twice counts twice within slides. Pairs of its two copies do not count as between slides.
 
         Parameters
         ----------
@@ -65,24 +64,24 @@ class SlidePairs:
         Returns
         -------
         ndarray of shape (draws, models, 2), dtype float64
-            Within and between; NaN where a draw has no such pair or no slide is known.
+            Within and between; NaN if a draw has no such pair or no slide is known.
         """
         if not self._known:
             return np.full((*aucs.shape, 2), np.nan)
         total = ((counts @ self._positives) * (counts @ self._negatives))[:, None]
         drawn = np.empty((len(counts), len(self.mixed)))
-        for row, drawing in enumerate(counts):  # row by row: another copy of all counts would not be small
+        for row, drawing in enumerate(counts):  # row by row, to avoid a large copy of all counts
             drawn[row] = drawing[self.mixed]
-        once = drawn @ self._sums
-        same = np.square(drawn, out=drawn) @ self._sums
-        # Twice the pairs in the right order is a whole number, which rounding restores.
-        right = np.rint(2 * aucs * total) / 2
-        within = _divide(once[:, 1:], once[:, :1])
-        return np.stack([within, _divide(right - same[:, 1:], total - same[:, :1])], axis=2)
+        pair_sums = drawn @ self._sums
+        same_slide_sums = np.square(drawn, out=drawn) @ self._sums
+        # Twice the number of correctly ordered pairs is an integer; rounding restores it.
+        correct = np.rint(2 * aucs * total) / 2
+        within = _divide(pair_sums[:, 1:], pair_sums[:, :1])
+        return np.stack([within, _divide(correct - same_slide_sums[:, 1:], total - same_slide_sums[:, :1])], axis=2)
 
 
-def _right_pairs(scores: np.ndarray, positive: np.ndarray, groups: np.ndarray, units: int) -> np.ndarray:
-    """For each group its pairs in the right order, a tie counting one half: float64 (units,)."""
+def _correct_pairs(scores: np.ndarray, positive: np.ndarray, groups: np.ndarray, units: int) -> np.ndarray:
+    """Number of correctly ordered pairs in each group (a tie counts one half): float64 (units,)."""
     order = np.argsort(scores)
     ranked = scores[order]
     last = np.append(ranked[1:] != ranked[:-1], True)[: len(ranked)]
@@ -91,7 +90,7 @@ def _right_pairs(scores: np.ndarray, positive: np.ndarray, groups: np.ndarray, u
 
 @numba.njit(cache=True, nogil=True)
 def _count_upwards(groups: np.ndarray, positive: np.ndarray, last: np.ndarray, units: int) -> np.ndarray:
-    """Twice the pairs of each group in the right order, a tie counting one; `last` ends a run of equal scores."""
+    """Twice the number of correctly ordered pairs in each group (a tie counts 1); `last` marks the end of ties."""
     pairs, below, tied = np.zeros(units), np.zeros(units), np.zeros(units)
     start = 0
     for end in range(len(groups)):
@@ -108,5 +107,5 @@ def _count_upwards(groups: np.ndarray, positive: np.ndarray, last: np.ndarray, u
 
 
 def _divide(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Divide; NaN where there is nothing to divide by."""
+    """Divide; NaN if ``whole`` is 0."""
     return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)

@@ -1,9 +1,9 @@
-"""Cut a pretrained network in two, and fold its batch norms away while the upper part is trained.
+"""Cut a pretrained network in two, and fold batch norms of the upper half into convolutions for training.
 
-The lower part stays as it is: its feature maps can be computed once and kept. Batch norm keeps the statistics of the
-pretraining, since a batch of patches from few slides has statistics of these slides; frozen, it is a scale and a shift,
-which a convolution takes over exactly. What is left is a network with the same function that needs far less time to
-train, and whose trained values are written back into the original layers afterwards.
+The lower half is frozen, so its feature maps can be computed once and stored. Batch norms keep the statistics of the
+pretraining, because a batch of patches comes from few slides and would have the statistics of those slides. A frozen
+batch norm is a scale and a shift, which a convolution can absorb exactly. The folded network computes the same function
+and trains much faster. Afterwards its trained weights are written back into the original layers.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from histoblend.features.networks.backend import load_keras, to_numpy
 if TYPE_CHECKING:
     import keras
 
-#: A norm that scales a channel by less than this leaves nothing to train in it.
+#: A channel that a norm scales by less than this cannot be trained.
 SMALLEST_SCALE = 1e-6
 
 
 class Halves(NamedTuple):
-    """A network cut in two: ``upper(lower(pictures))`` is the network.
+    """A network cut in two: ``upper(lower(images))`` is the network. The layers are shared with the network.
 
     Attributes
     ----------
     lower : keras.Model
-        Pictures (n, height, width, 3) float32 of 0..255 to the feature map at the cut.
+        Images (n, height, width, 3) float32 of 0..255 to the feature map at the cut.
     upper : keras.Model
-        That feature map to the network's last one. Layers are shared with the network.
+        Feature map at the cut to the last feature map.
     """
 
     lower: keras.Model
@@ -37,19 +37,19 @@ class Halves(NamedTuple):
 
 
 def cut_network(network: keras.Model, layer: str) -> Halves | None:
-    """Cut a network behind a layer.
+    """Cut a network after a layer.
 
     Parameters
     ----------
     network : keras.Model
         Functional, with one input and one output.
     layer : str
-        Name of the layer whose output is the cut.
+        Name of the layer before the cut.
 
     Returns
     -------
     Halves or None
-        None where some connection goes past that layer, so that no single feature map lies between the two halves.
+        None if a connection bypasses that layer, because the halves would then share more than one feature map.
     """
     keras = load_keras()
     middle = network.get_layer(layer).output
@@ -59,27 +59,28 @@ def cut_network(network: keras.Model, layer: str) -> Halves | None:
 
 
 def _separates(network: keras.Model, middle: Any) -> bool:
-    """Whether every way from the input to the output leads through ``middle``."""
-    waiting, seen = [network.output], set()
-    while waiting:
-        tensor = waiting.pop()
+    """Whether every path from the input to the output passes through ``middle``."""
+    queue, seen = [network.output], set()
+    while queue:
+        tensor = queue.pop()
         if tensor is middle or id(tensor) in seen:
             continue
         if tensor is network.input:
             return False
         seen.add(id(tensor))
         history = tensor._keras_history
-        waiting += history.operation._inbound_nodes[history.node_index].input_tensors
+        queue += history.operation._inbound_nodes[history.node_index].input_tensors
     return True
 
 
 def folding_of(upper: keras.Model) -> dict[str, str]:
-    """Name of the batch norm that each convolution can take over: the one that its output goes into, alone.
+    """Find the batch norms that can be folded: those that are the only user of a convolution's output.
 
     Returns
     -------
     dict of str to str
-        Convolution to batch norm. A separable convolution is left alone: its two kernels share one output.
+        Name of the convolution to name of its batch norm. Separable convolutions are left out, because their two
+        kernels share one output.
     """
     keras = load_keras()
     users: dict[int, int] = {}
@@ -114,16 +115,16 @@ def fold_norms(
     upper : keras.Model
         Not changed.
     freeze_depthwise : bool
-        Keep depthwise kernels as they are. They are a hundredth of the values, and their gradient takes most of the
-        time of a training step on a CPU.
+        Freeze depthwise kernels. They are 1 % of the weights, but their gradient takes most of a training step on a
+        CPU.
     shape : tuple of int, optional
-        Of one input, where the copy is to take no other.
+        Fix the shape of one input; by default it is that of ``upper``.
 
     Returns
     -------
     keras.Model
-        The same function, in inference, of the same input; batch norms that no convolution can take over stay, frozen.
-        Layers keep their names.
+        The same function of the same input in inference. Batch norms that cannot be folded remain, frozen. Layers keep
+        their names.
     """
     keras = load_keras()
     norm_of = folding_of(upper)
@@ -158,15 +159,15 @@ def fold_norms(
 
 
 def unfold_norms(plain: keras.Model, upper: keras.Model) -> None:
-    """Write the values of a folded copy back into the network that it was made of.
+    """Write the weights of a folded copy back into the original network.
 
     Parameters
     ----------
     plain : keras.Model
-        From :func:`fold_norms`, trained since.
+        Trained network from :func:`fold_norms`.
     upper : keras.Model
-        Changed: afterwards it is the same function as ``plain``. A batch norm keeps its statistics; what the bias has
-        learned goes into its shift.
+        The original, modified in place to compute the same function as ``plain``. Batch norms keep their statistics;
+        trained biases are written into their shifts.
     """
     norm_of = folding_of(upper)
     folded = set(norm_of.values())
@@ -180,17 +181,17 @@ def unfold_norms(plain: keras.Model, upper: keras.Model) -> None:
         norm = upper.get_layer(norm_of[layer.name])
         scale = _scale(norm)
         before = to_numpy(layer.kernel)
-        trained = to_numpy(twin.kernel) / _along(layer, np.where(np.abs(scale) > SMALLEST_SCALE, scale, 1.0))
-        layer.kernel.assign(np.where(_along(layer, np.abs(scale) > SMALLEST_SCALE), trained, before))
+        trained = to_numpy(twin.kernel) / _per_channel(layer, np.where(np.abs(scale) > SMALLEST_SCALE, scale, 1.0))
+        layer.kernel.assign(np.where(_per_channel(layer, np.abs(scale) > SMALLEST_SCALE), trained, before))
         offset = to_numpy(layer.bias) if layer.use_bias else 0.0
         norm.beta.assign(to_numpy(twin.bias) - (offset - to_numpy(norm.moving_mean)) * scale)
 
 
 def _fold(convolution: Any, norm: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias that do what the convolution and the batch norm behind it do."""
+    """Kernel and bias of a convolution that absorbs the batch norm after it."""
     scale = _scale(norm)
     offset = to_numpy(convolution.bias) if convolution.use_bias else 0.0
-    kernel = to_numpy(convolution.kernel) * _along(convolution, scale)
+    kernel = to_numpy(convolution.kernel) * _per_channel(convolution, scale)
     return kernel, (offset - to_numpy(norm.moving_mean)) * scale + to_numpy(norm.beta)
 
 
@@ -199,8 +200,8 @@ def _scale(norm: Any) -> np.ndarray:
     return np.asarray(gain / np.sqrt(to_numpy(norm.moving_variance) + norm.epsilon))
 
 
-def _along(convolution: Any, values: np.ndarray) -> np.ndarray:
-    """One value an output channel, in the shape that multiplies the kernel."""
+def _per_channel(convolution: Any, values: np.ndarray) -> np.ndarray:
+    """Reshape one value per output channel to multiply the kernel."""
     if convolution.kernel.shape[-1] == len(values) and type(convolution).__name__ == "Conv2D":
         return values
     return values.reshape(1, 1, convolution.kernel.shape[2], convolution.kernel.shape[3])

@@ -1,6 +1,6 @@
-"""Blocks of rows of a table that no memory holds whole: what is taken from them, and their sums added up.
+"""Operations on blocks of rows of a table that does not fit into memory.
 
-The functions on a block run where the block is.
+Functions on a block run on the worker that has the block.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ import numpy as np
 
 
 def take(X: np.ndarray, rows: np.ndarray, columns: np.ndarray | None = None) -> np.ndarray:
-    """Some rows of a block, and of them some columns (all for None)."""
+    """Select rows and columns of a block (all columns for None)."""
     return np.ascontiguousarray(X[rows] if columns is None else X[np.ix_(rows, columns)])
 
 
 def keep(value: np.ndarray) -> np.ndarray:
-    """Return a value as it is: a task that holds it where others need it."""
+    """Return a value unchanged: a task that keeps it on the worker that needs it."""
     return value
 
 
 def add_up(*parts: np.ndarray) -> np.ndarray:
-    """Sum of arrays, from the first to the last."""
+    """Add up arrays in the given order."""
     total: np.ndarray = np.sum(np.stack(parts), axis=0)
     return total
 
 
 def blocks_of(rows: np.ndarray, edges: Sequence[int]) -> list[np.ndarray]:
-    """Ascending row numbers cut at the edges of blocks, each counted from its block's first row."""
+    """Divide ascending row numbers into blocks at ``edges``; each is counted from the first row of its block."""
     cuts = np.searchsorted(rows, edges)
     return [rows[low:high] - start for low, high, start in zip(cuts[:-1], cuts[1:], edges[:-1], strict=True)]

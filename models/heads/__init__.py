@@ -1,1 +1,1 @@
-"""Heads: classifiers on a feature table, one file each, that answer the same questions by the same methods."""
+"""Heads: classifiers on a feature table with a common interface, one file each."""

@@ -1,4 +1,4 @@
-"""What every head can do: fit, predict, be saved and loaded, and answer questions about what it learned."""
+"""The common interface of heads: fit, predict, save, load and explain."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from histoblend.data.errors import InputError
 
-#: Takes column numbers and their new values, (n, columns), and gives the probability of a positive, (n,).
+#: Maps column numbers and their new values (n, columns) to probabilities of the positive class (n,).
 ReplacedScores = Callable[[Sequence[int], np.ndarray], np.ndarray]
 
 
 class SpreadTable(Protocol):
-    """Rows to learn from, spread over the memories of a cluster. A head on the scheduler's side asks it for numbers."""
+    """Training rows distributed over the workers of a cluster. A head requests computations on them."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -37,25 +37,26 @@ class SpreadTable(Protocol):
         ...
 
     def total(self, module: str, name: str, *arguments: Any) -> np.ndarray:
-        """Sum of ``name(X, y, *arguments)`` over all blocks of rows, in their order; y is -1 for rows not learned from.
+        """Sum of ``name(X, y, *arguments)`` over all blocks, in order; y is -1 for rows that are not training rows.
 
         Parameters
         ----------
         module, name : str
-            Of a function, which is called where the blocks are.
+            Module and name of a function, which is called on the workers that have the blocks.
         *arguments
             Plain values and arrays.
         """
         ...
 
     def call(self, module: str, name: str, rows: np.ndarray, columns: np.ndarray | None, *arguments: Any) -> Any:
-        """Return ``name(*arguments, *pieces)``, called on one worker with some rows of the table, in pieces.
+        """Call ``name(*arguments, *pieces)`` on one worker, with the selected rows of the table in pieces.
 
         Parameters
         ----------
         module, name : str
+            Module and name of the function.
         rows : ndarray of int
-            Of the n rows, ascending.
+            Row numbers, ascending.
         columns : ndarray of int or None
             None for all.
         *arguments
@@ -66,30 +67,29 @@ class SpreadTable(Protocol):
     def grow_trees(
         self, parameters: dict[str, Any], rows: np.ndarray, columns: np.ndarray, trees: int, bins: int
     ) -> Any:
-        """Return an ``xgboost.Booster`` of so many trees, grown by ``xgboost.dask`` on some rows and columns."""
+        """Return an ``xgboost.Booster`` of ``trees`` trees, grown by ``xgboost.dask`` on these rows and columns."""
         ...
 
 
 class Head(ClassifierMixin, BaseEstimator, ABC):
-    """A binary classifier on a feature table; everything that learns does so inside ``fit``, grouped by slide.
+    """A binary classifier on a feature table. Everything is learned in ``fit``, including settings tuned by slide.
 
-    A subclass sets the class attributes and writes ``fit``, ``_positive`` and the abstract methods. Its ``__init__``
-    takes ``seed``. The other methods have a form here that is right for any head; a subclass overrides them where it
-    knows a quicker one.
+    A subclass sets the class attributes and implements ``fit``, ``_positive`` and the abstract methods. Its
+    ``__init__`` takes ``seed``. The other methods have default versions that work for any head; a subclass may override
+    them with faster ones.
 
     Attributes
     ----------
     display_name : str
-        The head in words, such as "logistic regression".
+        Name for readers, such as "logistic regression".
     marker : str
-        File that every saved head of this class has and no other class's has, with a suffix that
-        :mod:`models.file_checks` knows.
+        Name of a file that only saved heads of this class have, with a suffix that :mod:`models.file_checks` accepts.
     trusted : tuple of str
-        Types of ours that its skops files hold, by their full names.
+        Full names of Histoblend's types in its skops files.
     importance : str
-        The one of its column measures that :attr:`importances` holds.
+        Key of :meth:`column_measures` that :attr:`importances` returns.
     additive : bool
-        Whether its log odds are a sum of one term for each column.
+        Whether its log-odds are a sum of one term per column.
     """
 
     display_name: ClassVar[str]
@@ -113,7 +113,7 @@ class Head(ClassifierMixin, BaseEstimator, ABC):
         Raises
         ------
         InputError
-            The head has no way to.
+            The head does not support this.
         """
         raise InputError(
             f"{self.display_name}: expected a head that can be fitted on a spread table; this one cannot. "
@@ -143,23 +143,23 @@ class Head(ClassifierMixin, BaseEstimator, ABC):
 
     @property
     def importances(self) -> np.ndarray:
-        """How much each column counts, ndarray of shape (n_features,); where it has a sign, its size counts."""
+        """Importance of each column, ndarray of shape (n_features,). If it is signed, its absolute value counts."""
         return self.column_measures()[self.importance]
 
     @abstractmethod
     def column_measures(self) -> dict[str, np.ndarray]:
-        """What the fitted head says of its own columns.
+        """Importance measures of the columns, from the fitted head itself.
 
         Returns
         -------
         dict from str to ndarray of shape (n_features,), dtype float64
-            By measure: ``coefficient`` (signed; change of log odds for one standard deviation), ``gain`` or ``cover``
-            (shares, at least 0). The report has words for these three.
+            ``coefficient`` (signed; change of log-odds per standard deviation), ``gain`` or ``cover`` (shares, at least
+            0). The report can describe only these three.
         """
 
     @abstractmethod
     def contributions(self, rows: np.ndarray) -> tuple[np.ndarray, float]:
-        """Share of each column in the log odds of each patch.
+        """Contribution of each column to the log-odds of each patch.
 
         Parameters
         ----------
@@ -168,24 +168,24 @@ class Head(ClassifierMixin, BaseEstimator, ABC):
 
         Returns
         -------
-        shares : ndarray of shape (n, n_features), dtype float64
+        contributions : ndarray of shape (n, n_features), dtype float64
         base : float
-            Log odds without any column, the same for every patch; with all shares it adds up to a patch's log odds.
+            Log-odds without any column, the same for all patches. Base and contributions add up to a patch's log-odds.
         """
 
     def with_replaced(self, X: np.ndarray) -> ReplacedScores:
-        """Prepare a table for many small changes.
+        """Prepare a table for predictions with some columns replaced.
 
         Parameters
         ----------
         X : ndarray of shape (n, n_features), float
-            Finite. It stays as it is.
+            Finite. Not modified.
 
         Returns
         -------
         callable
-            (columns, values of shape (n, columns)) to ndarray of shape (n,), float64: the probabilities that
-            ``predict_proba`` gives X with these columns replaced, to rounding.
+            (columns, values of shape (n, columns)) to ndarray of shape (n,), float64: ``predict_proba`` of X with these
+            columns replaced, up to rounding.
         """
 
         def score(columns: Sequence[int], values: np.ndarray) -> np.ndarray:
@@ -197,27 +197,27 @@ class Head(ClassifierMixin, BaseEstimator, ABC):
 
     @abstractmethod
     def save(self, folder: Path) -> None:
-        """Write the fitted head into a folder, made where there is none: :attr:`marker`, and other files that it needs.
+        """Write the fitted head into a folder, which is created if missing: :attr:`marker` and any other files.
 
-        No file is a pickle; :mod:`models.file_checks` lists the kinds of files that a bundle accepts.
+        Files must not be pickles. :mod:`models.file_checks` lists the kinds of files that a bundle accepts.
         """
 
     @classmethod
     @abstractmethod
     def load(cls, files: Mapping[str, bytes], where: str) -> Self:
-        """Make a head from the content of its files, each checked before it is loaded.
+        """Load a head from the content of its files. Each file is checked before it is loaded.
 
         Parameters
         ----------
         files : mapping from str to bytes
-            By name, as :meth:`save` wrote them.
+            Content by name, as :meth:`save` wrote them.
         where : str
-            Where they come from, for messages.
+            Where the files come from, for messages.
 
         Raises
         ------
         InputError
-            A file is missing or damaged, or holds a type that is not on the trusted list.
+            A file is missing or damaged, or contains a type that is not trusted.
         """
 
     @abstractmethod
@@ -232,7 +232,7 @@ class Head(ClassifierMixin, BaseEstimator, ABC):
         if len(self.classes_) > 2:
             raise ValueError(f"Only binary classification is supported; got {len(self.classes_)} classes.")
         if len(self.classes_) < 2:
-            raise ValueError(f"y must hold two classes; got one class, {self.classes_[0]!r}.")
+            raise ValueError(f"y must have two classes; got one class, {self.classes_[0]!r}.")
         if groups is None:
             return X, codes, np.arange(len(codes))
         groups = np.asarray(groups)

@@ -1,6 +1,6 @@
-"""Sums over blocks of rows, and the logistic regression that follows from them.
+"""Logistic regression from sums over blocks of rows.
 
-The functions on a block run where the block is; sums are taken in the order of the blocks, whoever computed them.
+Functions on a block run on the worker that has the block. Sums are added in the order of the blocks.
 """
 
 from __future__ import annotations
@@ -11,25 +11,25 @@ import numpy as np
 
 _BLOCK = 4096
 
-#: When scikit-learn's logistic regression stops: see :func:`models.heads.logistic._logistic`.
+#: Stopping criteria of scikit-learn's logistic regression; see :func:`models.heads.logistic._logistic`.
 _OPTIONS = {"gtol": 1e-4, "ftol": 64 * np.finfo(float).eps, "maxls": 50, "maxiter": 2000}
 
 
 def scale_of(mean: np.ndarray, spread: np.ndarray) -> np.ndarray:
-    """What each column is divided by: its spread, and 1 where it is constant."""
-    # A constant column's spread is rounding noise: dividing by it would make noise into a feature.
+    """Divisor of each column: its spread, or 1 if the column is constant."""
+    # The spread of a constant column is rounding noise; dividing by it would turn noise into a feature.
     constant = spread <= 1e-7 * np.maximum(np.abs(mean), 1e-30)
     return np.where(constant, 1.0, spread)
 
 
 def column_sums(X: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Sum of each column over the rows of a block that are learned from.
+    """Sum of each column over the training rows of a block.
 
     Parameters
     ----------
     X : ndarray of shape (m, n_features), float32
     y : ndarray of shape (m,), dtype int8
-        0 or 1; -1 for rows that are not learned from.
+        0 or 1; -1 for rows that are not training rows.
 
     Returns
     -------
@@ -39,7 +39,7 @@ def column_sums(X: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def column_squares(X: np.ndarray, y: np.ndarray, mean: np.ndarray) -> np.ndarray:
-    """Sum of squared distances from ``mean``, by column; arguments as for :func:`column_sums`."""
+    """Sum of squared differences from ``mean`` in each column; arguments as for :func:`column_sums`."""
     total = np.zeros(X.shape[1])
     rows = np.flatnonzero(y >= 0)
     for start in range(0, len(rows), _BLOCK):
@@ -55,13 +55,13 @@ def loss_and_gradient(X: np.ndarray, y: np.ndarray, weights: np.ndarray, interce
     X, y
         As for :func:`column_sums`.
     weights : ndarray of shape (n_features,), dtype float64
-        On the columns as they are.
+        For columns that are not standardised.
     intercept : float
 
     Returns
     -------
     ndarray of shape (2 + n_features,), dtype float64
-        Loss, its derivative by the intercept, and by each weight.
+        Loss, its derivative with respect to the intercept, and its derivatives with respect to the weights.
     """
     from scipy.special import expit
 
@@ -81,26 +81,27 @@ def loss_and_gradient(X: np.ndarray, y: np.ndarray, weights: np.ndarray, interce
 def minimise(
     total: Callable[..., np.ndarray], strength: float, count: int, width: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-    """Weights of ridge-penalised logistic regression on standardised columns.
+    """Fit ridge-penalised logistic regression on standardised columns.
 
     Parameters
     ----------
     total : callable
-        ``total("column_sums")`` is the sum of that function of this module over all blocks; what the function takes
-        beside X and y follows its name.
+        ``total(name, *arguments)`` is the sum, over all blocks, of ``name(X, y, *arguments)``, a function of this
+        module.
     strength : float
-        scikit-learn's inverse penalty.
+        ``C``, scikit-learn's inverse penalty.
     count : int
-        Rows that are learned from.
+        Number of training rows.
     width : int
-        Columns.
+        Number of columns.
 
     Returns
     -------
     mean, scale : ndarray of shape (width,)
     point : ndarray of shape (width + 1,)
-        Weights on standardised columns, then the intercept.
+        Weights of the standardised columns, then the intercept.
     steps : int
+        Number of iterations.
     """
     from scipy.optimize import minimize
 
@@ -110,10 +111,10 @@ def minimise(
 
     def objective(point: np.ndarray) -> tuple[float, np.ndarray]:
         weights = point[:-1] / scale
-        found = total("loss_and_gradient", weights, float(point[-1] - mean @ weights))
-        loss, by_intercept, by_weight = found[0] / count, found[1] / count, found[2:] / count
+        sums = total("loss_and_gradient", weights, float(point[-1] - mean @ weights))
+        loss, by_intercept, by_weight = sums[0] / count, sums[1] / count, sums[2:] / count
         gradient = (by_weight - mean * by_intercept) / scale + penalty * point[:-1]
         return loss + 0.5 * penalty * float(point[:-1] @ point[:-1]), np.append(gradient, by_intercept)
 
-    found = minimize(objective, np.zeros(width + 1), jac=True, method="L-BFGS-B", options=_OPTIONS)
-    return mean, scale, found.x, int(found.nit)
+    result = minimize(objective, np.zeros(width + 1), jac=True, method="L-BFGS-B", options=_OPTIONS)
+    return mean, scale, result.x, int(result.nit)

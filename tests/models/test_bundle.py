@@ -43,7 +43,7 @@ def test_a_head_survives_the_round_trip(fitted, bundle, name):
     np.testing.assert_array_equal(again.classes_, heads[name].classes_)
 
 
-def test_a_sound_bundle_opens_and_lists_its_files(bundle):
+def test_an_intact_bundle_opens_and_lists_its_files(bundle):
     opened = open_bundle(bundle)
     assert opened.index["run"] == "r"
     assert set(opened.index["files"]) == {
@@ -58,8 +58,8 @@ def test_a_sound_bundle_opens_and_lists_its_files(bundle):
     assert opened.json("none.json") is None
 
 
-def test_what_is_loaded_is_what_was_checked(fitted, bundle):
-    """Files that change after the check change nothing."""
+def test_the_loaded_bytes_are_the_checked_bytes(fitted, bundle):
+    """Files that change after the check have no effect."""
     opened = open_bundle(bundle)
     for path in (bundle / "heads").rglob("*.*"):
         path.write_bytes(b"changed")
@@ -75,7 +75,7 @@ def flip(path):
 
 
 def rewrite(folder, change):
-    """Change the index and make its digest fit again, as somebody who means harm would."""
+    """Change the index and update its digest, as an attacker would."""
     index = json.loads((folder / "bundle.json").read_text())
     change(index)
     (folder / "bundle.json").write_text(json.dumps({**index, "digest": index_digest(index)}))
@@ -87,13 +87,13 @@ def list_path(name):
 
 
 def foreign(name, content):
-    """Put a file in and list it properly."""
+    """Add a file and list it in the index."""
 
-    def spoil(folder):
+    def damage(folder):
         (folder / name).write_bytes(content)
         seal_bundle(folder, {"run": "r"})
 
-    return spoil
+    return damage
 
 
 def archive(config, *more):
@@ -119,7 +119,7 @@ np.save(PICKLED, np.array([{"an": "object"}], dtype=object), allow_pickle=True)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
         (lambda b: flip(b / "heads/xgboost/booster-1.json"), r"heads/xgboost/booster-1.json was altered"),
         (lambda b: (b / "numbers.npy").write_bytes(b"x" * 10**6), r"numbers.npy was altered"),
@@ -139,7 +139,7 @@ np.save(PICKLED, np.array([{"an": "object"}], dtype=object), allow_pickle=True)
         (lambda b: (b / "bundle.json").write_text("[]"), "expected a JSON object; got list"),
         (lambda b: (b / "bundle.json").write_text("[" * 10**6), "expected JSON"),
         (lambda b: (b / "bundle.json").write_text(" " * (32 * 2**20 + 1)), "expected at most 33554432 bytes"),
-        (lambda b: (b / "bundle.json").unlink(), "there is none"),
+        (lambda b: (b / "bundle.json").unlink(), "expected a bundle with bundle.json; there is none"),
         (
             lambda b: (b / "bundle.json").write_text((b / "bundle.json").read_text().replace('"r"', '"q"')),
             "bundle.json was altered",
@@ -164,8 +164,8 @@ np.save(PICKLED, np.array([{"an": "object"}], dtype=object), allow_pickle=True)
         "lambda", "module", "registered", "member",
     ],
 )  # fmt: skip
-def test_a_spoilt_bundle_is_refused(bundle, spoil, message):
-    spoil(bundle)
+def test_a_damaged_or_altered_bundle_is_refused(bundle, damage, message):
+    damage(bundle)
     with pytest.raises(InputError, match=message):
         open_bundle(bundle)
 
@@ -176,7 +176,7 @@ LITTER = (
 )  # fmt: skip
 
 
-def put(folder, names):
+def add_files(folder, names):
     for name in names:
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(b"left behind")
@@ -184,22 +184,22 @@ def put(folder, names):
 
 @pytest.fixture
 def opened(monkeypatch):
-    """Every file that is opened as part of a bundle."""
+    """Paths of all files that are opened as part of a bundle."""
     paths = []
     real = os.open
 
-    def noted(path, *more):
+    def recorded_open(path, *more):
         paths.append(path)
         return real(path, *more)
 
-    monkeypatch.setattr("histoblend.models.bundle.os.open", noted)
+    monkeypatch.setattr("histoblend.models.bundle.os.open", recorded_open)
     return paths
 
 
-def test_what_systems_leave_behind_is_passed_over(bundle, opened):
+def test_files_that_operating_systems_leave_behind_are_ignored(bundle, opened):
     before = open_bundle(bundle)
     opened.clear()
-    put(bundle, LITTER)
+    add_files(bundle, LITTER)
     (bundle / ".hidden.json").symlink_to("/etc/passwd")
     after = open_bundle(bundle)
     assert (after.index, after.contents) == (before.index, before.contents)
@@ -210,14 +210,14 @@ def test_what_systems_leave_behind_is_passed_over(bundle, opened):
 
 
 @pytest.mark.parametrize("name", ["x.keras", "x.json", "heads/x.npy", "heads/logistic/x.skops", "x.onnx", "x.JSON"])
-def test_what_is_not_listed_is_refused_and_never_opened(bundle, opened, name):
-    put(bundle, [name])
+def test_an_unlisted_file_is_refused_and_never_opened(bundle, opened, name):
+    add_files(bundle, [name])
     with pytest.raises(InputError, match=f"{name} is not listed. Move it away"):
         open_bundle(bundle)
     assert opened == [bundle / "bundle.json"]
 
 
-def test_an_archive_of_keras_own_layers_is_accepted(bundle):
+def test_an_archive_of_standard_keras_layers_is_accepted(bundle):
     foreign("a.keras", archive(layer("keras.layers", "Conv2D"), "metadata.json", "model.weights.h5"))(bundle)
     assert "a.keras" in open_bundle(bundle).contents
 
@@ -241,16 +241,16 @@ def test_a_pickle_in_a_head_is_never_loaded(bundle, tmp_path):
     assert not (tmp_path / "touched").exists()
 
 
-def test_a_type_that_is_not_trusted_is_refused(bundle):
+def test_an_untrusted_type_is_refused(bundle):
     import skops.io
 
     from histoblend.models.heads.boosted import XGBoostHead
 
     foreign("heads/logistic/head.skops", skops.io.dumps({"head": XGBoostHead()}))(bundle)
-    words = (
+    message = (
         "expected only histoblend.models.heads.logistic.LogisticHead; got histoblend.models.heads.boosted.XGBoostHead"
     )
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=message):
         open_bundle(bundle)
 
 

@@ -1,4 +1,4 @@
-"""Calibration: each kind against an independent fit, the choice, thresholds by hand and the shift of prevalence."""
+"""Calibration: each kind against an independent fit, the choice, thresholds by hand, and correction for prevalence."""
 
 import json
 
@@ -25,7 +25,7 @@ from histoblend.models.calibration import (
 
 
 class Scores(ClassifierMixin, BaseEstimator):
-    """A model that gives its only column as the decision function."""
+    """A model whose decision function is its only column."""
 
     def fit(self, X, y):
         self.classes_ = np.unique(y)
@@ -66,7 +66,7 @@ def test_isotonic_is_scikit_learns():
 
 
 def plain_loss(odds, labels):
-    """Log loss against Platt's targets, a row at a time."""
+    """Log loss against Platt's targets, row by row."""
     positive = int(labels.sum())
     high, low = (positive + 1) / (positive + 2), 1 / (len(labels) - positive + 2)
     losses = []
@@ -83,16 +83,16 @@ def plain_loss(odds, labels):
         ("beta", lambda p: [np.log(p), -np.log(1 - p), np.ones_like(p)], [(0, None), (0, None), (None, None)]),
     ],
 )
-def test_a_linear_kind_is_where_another_optimiser_ends(kind, columns, bounds):
+def test_another_optimiser_finds_the_same_parameters(kind, columns, bounds):
     score, labels, *_ = overconfident(n=150)
     table = np.column_stack(columns(score))
-    found = minimize(lambda w: plain_loss(table @ w, labels), np.ones(len(bounds)), bounds=bounds, method="SLSQP")
+    expected = minimize(lambda w: plain_loss(table @ w, labels), np.ones(len(bounds)), bounds=bounds, method="SLSQP")
     numbers = [values[0] for values in fit_calibrator(kind, score, labels).numbers.values()]
-    assert numbers == pytest.approx(found.x.tolist(), abs=2e-3)
+    assert numbers == pytest.approx(expected.x.tolist(), abs=2e-3)
 
 
 @pytest.mark.parametrize("kind", CALIBRATORS)
-def test_every_kind_keeps_the_order_and_comes_back_from_json(kind):
+def test_every_kind_keeps_the_order_and_survives_json(kind):
     score, labels, *_ = overconfident()
     calibrator = fit_calibrator(kind, score, labels)
     grid = np.linspace(0, 1, 201)
@@ -116,13 +116,13 @@ def test_scores_that_separate_the_classes_stay_finite(kind):
     [
         ({"kind": "pickle", "numbers": {}}, "calibrator must be one of none, temperature, platt, beta, isotonic"),
         ("platt", "calibrator must be one of"),
-        ({"kind": "platt", "numbers": {"slope": [1]}}, "must hold"),
-        ({"kind": "platt", "numbers": {"slope": [1, 2], "intercept": [0, 1]}}, "a number for each"),
+        ({"kind": "platt", "numbers": {"slope": [1]}}, "must have the numbers"),
+        ({"kind": "platt", "numbers": {"slope": [1, 2], "intercept": [0, 1]}}, "one number for each"),
         ({"kind": "platt", "numbers": {"slope": ["a"], "intercept": [0]}}, "must be lists of numbers"),
         ({"kind": "platt", "numbers": {"slope": [float("nan")], "intercept": [0]}}, "must be finite"),
-        ({"kind": "isotonic", "numbers": {"from": [0, 1], "to": [0]}}, "must hold"),
-        ({"kind": "isotonic", "numbers": {"from": [1, 0], "to": [0, 1]}}, "must rise"),
-        ({"kind": "none", "numbers": {"slope": [1]}}, "must hold"),
+        ({"kind": "isotonic", "numbers": {"from": [0, 1], "to": [0]}}, "must have the numbers"),
+        ({"kind": "isotonic", "numbers": {"from": [1, 0], "to": [0, 1]}}, "must increase"),
+        ({"kind": "none", "numbers": {"slope": [1]}}, "must have the numbers"),
     ],
 )
 def test_a_broken_file_is_refused(content, message):
@@ -130,25 +130,25 @@ def test_a_broken_file_is_refused(content, message):
         Calibrator.from_dict(content)
 
 
-def test_a_calibrator_is_taken_only_when_it_is_reliably_better():
+def test_a_calibrator_is_chosen_only_if_reliably_better():
     score, labels, slide, parts = overconfident(n=1500)
-    taken = choose_calibrator(score, labels, slide, parts)
-    assert taken.calibrator.kind == "temperature"
-    rows = {row["calibrator"]: row for row in taken.compared}
+    overconfident_choice = choose_calibrator(score, labels, slide, parts)
+    assert overconfident_choice.calibrator.kind == "temperature"
+    rows = {row["calibrator"]: row for row in overconfident_choice.compared}
     assert rows["temperature"]["gain_low"] > 0
-    assert rows["temperature"]["log_loss"] == pytest.approx(log_losses(labels, taken.probability).mean())
-    honest, labels, slide, parts = overconfident(n=1500, sharp=1.0)
-    left = choose_calibrator(honest, labels, slide, parts)
-    assert left.calibrator.kind == "none"
-    np.testing.assert_array_equal(left.probability, honest)
+    assert rows["temperature"]["log_loss"] == pytest.approx(log_losses(labels, overconfident_choice.probability).mean())
+    calibrated, labels, slide, parts = overconfident(n=1500, sharp=1.0)
+    calibrated_choice = choose_calibrator(calibrated, labels, slide, parts)
+    assert calibrated_choice.calibrator.kind == "none"
+    np.testing.assert_array_equal(calibrated_choice.probability, calibrated)
 
 
 def test_a_part_is_calibrated_by_the_others():
     score, labels, slide, parts = overconfident(n=1500)
     first = choose_calibrator(score, labels, slide, parts)
-    turned = labels.copy()
-    turned[parts[2][::9]] = 1 - turned[parts[2][::9]]
-    second = choose_calibrator(score, turned, slide, parts)
+    flipped = labels.copy()
+    flipped[parts[2][::9]] = 1 - flipped[parts[2][::9]]
+    second = choose_calibrator(score, flipped, slide, parts)
     assert first.calibrator.kind == second.calibrator.kind == "temperature"
     np.testing.assert_array_equal(first.probability[parts[2]], second.probability[parts[2]])
     assert (first.probability[parts[0]] != second.probability[parts[0]]).any()
@@ -159,25 +159,25 @@ def test_operating_points_by_hand():
     positive, negative = 0.50 + 0.01 * np.arange(20), 0.405 + 0.01 * np.arange(20)
     labels = np.repeat([1, 0], 20)
     points = operating_points(labels, np.append(positive, negative))
-    assert points["sensitivity-0.95"] == pytest.approx(0.51)  # 19 of 20 lie at or above it
-    assert points["specificity-0.95"] == pytest.approx(0.59)  # one negative, 0.595, lies above it
-    # At 0.50: 20 found, 10 wrong: F1 = 40 / 50. At 0.51: 38 / (20 + 19 + 9) = 0.792. At 0.59: 22 / (20 + 11 + 1).
+    assert points["sensitivity-0.95"] == pytest.approx(0.51)  # 19 of 20 are at or above it
+    assert points["specificity-0.95"] == pytest.approx(0.59)  # one negative, 0.595, is above it
+    # At 0.50: TP 20, FP 10, F1 = 40 / 50. At 0.51: 38 / (20 + 19 + 9) = 0.792. At 0.59: 22 / (20 + 11 + 1).
     assert points["best-f1"] == pytest.approx(0.50)
     assert points["youden"] == youden_threshold(labels, np.append(positive, negative))
 
 
-def test_no_score_leaves_enough_negatives_alone():
+def test_a_threshold_above_all_scores_if_none_is_specific_enough():
     points = operating_points(np.array([0, 0, 1]), np.array([0.7, 0.7, 0.7]))
     assert points["specificity-0.95"] > 0.7
     assert points["sensitivity-0.95"] == 0.7
 
 
 def test_prevalence_shift_by_hand():
-    # Odds 1 at one half; tumour nine times rarer than normal: odds 1/9.
+    # Odds are 1 at a prevalence of one half; if tumour is nine times rarer than normal tissue, they are 1/9.
     assert shift_prevalence(np.array([0.5]), 0.5, 0.1) == pytest.approx([0.1])
-    # 0.4 positive, p 0.4: as likely as before it was looked at, hence 0.5 at a prevalence of one half.
+    # A probability equal to the prevalence, 0.4, carries no information, so it becomes 0.5 at a prevalence of one half.
     assert shift_prevalence(np.array([0.4, 0.0, 1.0]), 0.4, 0.5) == pytest.approx([0.5, 0, 1])
-    there = shift_prevalence(np.linspace(0, 1, 11), 0.4, 0.7)
-    assert shift_prevalence(there, 0.7, 0.4) == pytest.approx(np.linspace(0, 1, 11))
+    shifted = shift_prevalence(np.linspace(0, 1, 11), 0.4, 0.7)
+    assert shift_prevalence(shifted, 0.7, 0.4) == pytest.approx(np.linspace(0, 1, 11))
     with pytest.raises(InputError, match="prevalence must be above 0 and below 1; got 1"):
         shift_prevalence(np.array([0.5]), 0.4, 1)

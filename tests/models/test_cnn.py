@@ -1,4 +1,4 @@
-"""The fine-tuned network as a whole: what it is shown, what is stored of it, and what predicts with it."""
+"""The fine-tuned network: its inputs, its stored files and its predictions."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def patches() -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def trained() -> tuple[TrainablePart, list[np.ndarray]]:
-    """A trainable, and weights that are not those of its start."""
+    """A trainable part, and weights that differ from its initial weights."""
     trainable = TrainablePart(SETTINGS, (SIDE, SIDE))
     model = trainable.model(MEAN, SCALE)
     rng = np.random.default_rng(1)
     values = [value + rng.normal(0, 0.01, value.shape).astype(np.float32) for value in model.get_weights()]
     frozen = {id(variable) for variable in model.non_trainable_variables}
     values = [
-        old if id(variable) in frozen else new
-        for variable, old, new in zip(model.weights, model.get_weights(), values, strict=True)
+        initial if id(variable) in frozen else altered
+        for variable, initial, altered in zip(model.weights, model.get_weights(), values, strict=True)
     ]
     return trainable, values
 
@@ -66,7 +66,7 @@ def stored(network: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_whole_network_is_the_trained_part_on_top_of_the_rest(
+def test_the_whole_network_equals_the_trained_part_after_the_frozen_layers(
     trained: tuple[TrainablePart, list[np.ndarray]], network: Any
 ) -> None:
     trainable, values = trained
@@ -80,7 +80,7 @@ def test_the_whole_network_is_the_trained_part_on_top_of_the_rest(
     np.testing.assert_allclose(np.asarray(network(pictures, training=False)), expected, rtol=1e-3, atol=1e-3)
 
 
-def test_only_layers_that_every_keras_knows_are_stored(network: Any) -> None:
+def test_only_standard_keras_layers_are_stored(network: Any) -> None:
     from histoblend.features.networks.backend import load_keras
 
     keras = load_keras()
@@ -88,7 +88,7 @@ def test_only_layers_that_every_keras_knows_are_stored(network: Any) -> None:
     assert isinstance(network.layers[-1], keras.layers.Dense)
 
 
-def test_all_of_it_can_learn(patches: np.ndarray) -> None:
+def test_all_layers_can_be_trained(patches: np.ndarray) -> None:
     trainable = TrainablePart(replace(SETTINGS, trained="all", batch_norm="trained"), (SIDE, SIDE))
     assert trainable.lower is None
     assert trainable.input_shape == (SIDE, SIDE, 3)
@@ -111,7 +111,9 @@ def test_the_engines_agree(stored: Path, by_keras: Path, patches: np.ndarray) ->
 
 
 @pytest.mark.parametrize("engine", ["onnx", "keras"])
-def test_a_patch_has_one_number_in_any_batch(stored: Path, by_keras: Path, patches: np.ndarray, engine: str) -> None:
+def test_a_patch_gets_the_same_values_in_any_batch(
+    stored: Path, by_keras: Path, patches: np.ndarray, engine: str
+) -> None:
     compute = open_cnn(stored if engine == "onnx" else by_keras)
     together = compute(patches)
     assert together.shape == (len(patches), compute.width)
@@ -122,12 +124,12 @@ def test_a_patch_has_one_number_in_any_batch(stored: Path, by_keras: Path, patch
 
 def test_turning_a_patch_changes_nothing(stored: Path, patches: np.ndarray) -> None:
     compute = open_cnn(stored)
-    patches = resize(patches, SIDE)  # before it is turned: resizing rounds rows first, then columns
+    patches = resize(patches, SIDE)  # before turning, because resizing rounds rows first, then columns
     turned = np.stack([turn_patch(patch, 5) for patch in patches])
     np.testing.assert_allclose(compute(turned)[:, 0], compute(patches)[:, 0], rtol=1e-4, atol=1e-4)
     without = replace(compute, d4=False)
     assert np.abs(without(turned) - without(patches))[:, 0].max() > 1e-3
-    # Channels are those of the patch as it lies, with or without the other views.
+    # Channels are those of the unturned patch, with or without the other views.
     np.testing.assert_allclose(compute(patches)[:, 1:], without(patches)[:, 1:], rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(compute(patches, plain=True), without(patches))
 
@@ -141,27 +143,27 @@ def test_the_eight_turns_are_the_symmetries_of_the_square() -> None:
 
 
 @pytest.mark.parametrize("stain", ["jitter", "none", "macenko"])
-def test_what_is_shown_of_a_patch_depends_on_it_alone(patches: np.ndarray, stain: str) -> None:
-    shown = PatchTransform(SIDE, stain, 0.2, 0, None, turn=None, slot=1)
-    together = shown(patches)
+def test_the_input_of_a_patch_depends_on_that_patch_only(patches: np.ndarray, stain: str) -> None:
+    transform = PatchTransform(SIDE, stain, 0.2, 0, None, turn=None, slot=1)
+    together = transform(patches)
     assert together.shape == (len(patches), SIDE * SIDE * 3)
     assert together.dtype == np.float16
-    np.testing.assert_array_equal(np.concatenate([shown(patch[None]) for patch in patches]), together)
-    other = replace(shown, slot=2)(patches)
+    np.testing.assert_array_equal(np.concatenate([transform(patch[None]) for patch in patches]), together)
+    other = replace(transform, slot=2)(patches)
     assert (other != together).any(axis=1).all()
 
 
 def test_a_plain_view_is_the_patch_itself(patches: np.ndarray) -> None:
-    shown = PatchTransform(0, "jitter", 0.5, 0, None, turn=0)
-    np.testing.assert_array_equal(shown(patches).reshape(patches.shape), patches)
+    transform = PatchTransform(0, "jitter", 0.5, 0, None, turn=0)
+    np.testing.assert_array_equal(transform(patches).reshape(patches.shape), patches)
 
 
-def test_patches_of_another_kind_are_refused(stored: Path) -> None:
+def test_patches_of_another_dtype_are_refused(stored: Path) -> None:
     with pytest.raises(ValueError, match=r"uint8 RGB of shape \(n, side, side, 3\); got float32"):
         open_cnn(stored)(np.zeros((2, 32, 32, 3), np.float32))
 
 
-def test_no_path_of_the_training_machine_travels(network: Any, tmp_path: Path) -> None:
+def test_paths_of_the_training_machine_are_not_stored(network: Any, tmp_path: Path) -> None:
     settings = replace(SETTINGS, weights="/secret/place/weights.pth")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("histoblend.models.cnn.export_model", lambda *_: (tmp_path / ONNX_FILE).write_bytes(b""))

@@ -1,4 +1,4 @@
-"""The ensemble: combiners against independent fits, the choice, no leak through nesting, and files that come back."""
+"""The ensemble: combiners against independent fits, the choice, no leak through nesting, and the round trip to JSON."""
 
 import json
 
@@ -22,7 +22,7 @@ FOLDS = 3
 
 
 def cohort(seed=0, slides=20, each=30, skill=(1.5, 1.5, 0.3), shared=0.3, folds=FOLDS):
-    """Members of stated skill on slides that differ in prevalence, with labels, slides and folds of slides."""
+    """Members of given skill on slides that differ in prevalence, with labels, slides and folds of slides."""
     rng = np.random.default_rng(seed)
     slide = np.repeat(np.arange(slides), each)
     labels = (rng.random(len(slide)) < rng.beta(1.5, 1.5, slides)[slide]).astype(int)
@@ -39,7 +39,7 @@ def test_mean_and_rank_by_hand():
     ranks = (np.stack([rankdata(column) for column in table.T], axis=1) - 0.5) / 4
     combiner = fit_combiner("rank", table, labels, slides, 0)
     np.testing.assert_allclose(combiner.predict(table), ranks.mean(axis=1))
-    # A new patch is placed among the reference, alone as well as among others.
+    # A new patch is ranked among the reference patches, so its score does not depend on other new patches.
     assert combiner.predict(np.array([[0.2, 0.99]])) == pytest.approx([(0.25 + 0.875) / 2])
 
 
@@ -52,7 +52,7 @@ def test_ranks_of_many_patches_keep_their_order():
 
 
 @pytest.mark.parametrize("penalty", [0.001, 0.1])
-def test_weights_are_where_another_optimiser_ends(penalty):
+def test_another_optimiser_finds_the_same_weights(penalty):
     table, labels, *_ = cohort(slides=8, each=20, skill=(1.5, 1.0, -0.8))
     odds = logit(table)
     positive = labels.sum()
@@ -63,11 +63,11 @@ def test_weights_are_where_another_optimiser_ends(penalty):
         spread = sum((w[i] - w[:3].mean()) ** 2 for i in range(3))
         return -np.mean(targets * np.log(p) + (1 - targets) * np.log(1 - p)) + penalty / 2 * spread
 
-    found = minimize(loss, np.full(4, 0.2), bounds=[(0, None)] * 3 + [(None, None)], method="SLSQP", tol=1e-12)
+    expected = minimize(loss, np.full(4, 0.2), bounds=[(0, None)] * 3 + [(None, None)], method="SLSQP", tol=1e-12)
     weights = _weights(odds, labels, penalty, None)
-    assert weights == pytest.approx(found.x, abs=1e-3)
+    assert weights == pytest.approx(expected.x, abs=1e-3)
     if penalty < 0.01:
-        assert weights[2] == 0  # it would be negative
+        assert weights[2] == 0  # negative without the bound
 
 
 def test_the_strongest_penalty_gives_equal_weights():
@@ -86,7 +86,7 @@ def test_stack_is_logistic_regression_on_log_odds():
     np.testing.assert_allclose(combiner.predict(table), model.predict_proba(standard)[:, 1], atol=1e-4)
 
 
-def test_a_simple_combiner_wins_where_members_are_alike_and_a_fitted_one_where_they_are_not():
+def test_a_simple_combiner_wins_for_similar_members_and_a_fitted_one_for_different_members():
     alike = fit_ensemble(NAMES, *cohort(3, skill=(1.5, 1.5, 1.5)), draws=100)
     assert alike.ensemble.combiner.kind in ("mean", "rank")
     table, labels, slides, folds = cohort(3, slides=30, each=40, skill=(2.5, 0.0, -1.5))
@@ -100,13 +100,13 @@ def test_a_simple_combiner_wins_where_members_are_alike_and_a_fitted_one_where_t
 
 
 def test_held_out_labels_change_nothing():
-    """What is predicted for a fold, and every threshold used there, does not know the fold's labels."""
+    """Predictions and thresholds of a fold do not depend on its labels."""
     table, labels, slides, folds = cohort(1, slides=10, each=12)
     first = nest(NAMES, table, labels, slides, folds, combiners=("mean", "weights"), draws=50)
     for fold in (0, 2):
         inside = folds == fold
-        turned = np.where(inside, 1 - labels, labels)
-        second = nest(NAMES, table, turned, slides, folds, combiners=("mean", "weights"), draws=50)
+        flipped = np.where(inside, 1 - labels, labels)
+        second = nest(NAMES, table, flipped, slides, folds, combiners=("mean", "weights"), draws=50)
         np.testing.assert_array_equal(first.probability[inside], second.probability[inside])
         np.testing.assert_array_equal(first.single[inside], second.single[inside])
         for name in POINTS:
@@ -115,15 +115,15 @@ def test_held_out_labels_change_nothing():
 
 
 def test_one_fold_is_divided_by_slide():
-    """Where the network predicted one fold, its score is still that of a fit on other slides, with a choice made."""
+    """If members predicted a single fold, new folds by slide still give nested scores with a choice."""
     table, labels, slides, _ = cohort(1, slides=12, each=20)
-    found = nest(NAMES, table, labels, slides, np.full(len(labels), 2), combiners=("weights",), draws=50)
-    assert [row["combiner"] for row in found.choices] == ["weights"] * 3
-    assert not np.allclose(found.probability, table.mean(axis=1))
+    nested = nest(NAMES, table, labels, slides, np.full(len(labels), 2), combiners=("weights",), draws=50)
+    assert [row["combiner"] for row in nested.choices] == ["weights"] * 3
+    assert not np.allclose(nested.probability, table.mean(axis=1))
 
 
 @pytest.mark.parametrize("kind", COMBINERS)
-def test_labels_that_mean_nothing_score_one_half(kind):
+def test_random_labels_score_one_half(kind):
     table, _, slides, folds = cohort(2, slides=25, each=24, folds=5)
     labels = np.random.default_rng(5).permutation(np.repeat([0, 1], len(slides) // 2))
     probability = nest(NAMES, table, labels, slides, folds, combiners=(kind,), draws=100).probability
@@ -132,24 +132,24 @@ def test_labels_that_mean_nothing_score_one_half(kind):
     assert low <= 0.5 <= high
 
 
-def test_a_member_that_only_names_slides_gains_nothing():
-    """Its out-of-fold values know nothing of a slide that is held out; knowing every slide would gain much."""
+def test_a_member_that_only_identifies_slides_gains_nothing():
+    """Out-of-fold, it has no information on held-out slides; with leaked labels it would gain a lot."""
     table, labels, slides, folds = cohort(4, slides=20, each=20)
     share = np.bincount(slides, labels) / 20
-    honest = np.empty(len(labels))
+    out_of_fold = np.empty(len(labels))
     for fold in range(FOLDS):
-        # Out-of-fold: its nearest relative among the other folds' slides stands in for a slide that it has not seen.
+        # Out-of-fold: an unseen slide gets the share of the nearest slide in the other folds.
         known = np.flatnonzero(np.arange(20) % FOLDS != fold)
         for slide in np.flatnonzero(np.arange(20) % FOLDS == fold):
-            honest[slides == slide] = share[known[np.argmin(np.abs(known - slide))]]
-    planted = np.column_stack([table, honest.clip(0.02, 0.98)])
+            out_of_fold[slides == slide] = share[known[np.argmin(np.abs(known - slide))]]
+    planted = np.column_stack([table, out_of_fold.clip(0.02, 0.98)])
     leaky = np.column_stack([table, share[slides].clip(0.02, 0.98)])
-    plain, more, ignoring = (
+    plain, with_member, leaked = (
         roc_auc_score(labels, nest(names, members, labels, slides, folds, combiners=("stack",), draws=50).probability)
         for names, members in ((NAMES, table), ((*NAMES, "slide"), planted), ((*NAMES, "slide"), leaky))
     )
-    assert more < plain + 0.01
-    assert ignoring > plain + 0.02
+    assert with_member < plain + 0.01
+    assert leaked > plain + 0.02
 
 
 def test_the_same_seed_gives_the_same_bits():
@@ -158,24 +158,24 @@ def test_the_same_seed_gives_the_same_bits():
 
 
 @pytest.mark.parametrize("kind", COMBINERS)
-def test_an_ensemble_comes_back_from_json_and_a_row_does_not_know_the_others(kind):
+def test_an_ensemble_survives_json_and_a_row_does_not_depend_on_others(kind):
     table, labels, slides, folds = cohort()
     ensemble = fit_ensemble(NAMES, table, labels, slides, folds, combiners=(kind,), draws=100).ensemble
-    again = Ensemble.from_dict(json.loads(json.dumps(ensemble.to_dict())))
+    loaded = Ensemble.from_dict(json.loads(json.dumps(ensemble.to_dict())))
     whole = ensemble.predict(table)
-    np.testing.assert_array_equal(again.predict(table), whole)
+    np.testing.assert_array_equal(loaded.predict(table), whole)
     np.testing.assert_array_equal([ensemble.predict(table[row : row + 1])[0] for row in range(40)], whole[:40])
-    assert again.prevalence == labels.mean()
-    assert set(again.thresholds) == set(POINTS)
+    assert loaded.prevalence == labels.mean()
+    assert set(loaded.thresholds) == set(POINTS)
 
 
 def change(path, value):
-    """A stored ensemble with one thing in it replaced."""
+    """A stored ensemble with one value replaced."""
     content = fit_ensemble(NAMES, *cohort(), combiners=("rank",), draws=100).ensemble.to_dict()
-    place = content
+    parent = content
     for key in path[:-1]:
-        place = place[key]
-    place[path[-1]] = value
+        parent = parent[key]
+    parent[path[-1]] = value
     return content
 
 
@@ -183,17 +183,17 @@ def change(path, value):
     ("path", "value", "message"),
     [
         (["combiner", "kind"], "vote", "combiner must be one of mean, rank, weights, stack; got 'vote'"),
-        (["combiner", "weights"], [0.5, 0.5], "must hold as many weights"),
+        (["combiner", "weights"], [0.5, 0.5], "must have as many weights"),
         (["combiner", "weights"], ["x"], "must be lists of numbers"),
-        (["combiner", "knots"], [[0.1], [0.2]], "must hold as many weights and references"),
+        (["combiner", "knots"], [[0.1], [0.2]], "must have as many weights and references"),
         (["calibrator", "kind"], "spline", "calibrator must be one of"),
-        (["thresholds"], {"youden": 0.5}, "must hold thresholds for sensitivity-0.95"),
+        (["thresholds"], {"youden": 0.5}, "must have thresholds for sensitivity-0.95"),
         (["prevalence"], 1.0, "a prevalence above 0 and below 1"),
         (["thresholds"], 5, "thresholds of an ensemble must have names; got 5"),
         (["combiner", "knots"], 5, "references of the combiner must be lists"),
         (["members"], 5, "members of an ensemble must be names; got 5"),
         (["members"], [], "members of an ensemble must be names"),
-        (["extra"], 1, "an ensemble must hold members"),
+        (["extra"], 1, "an ensemble must have members"),
     ],
 )
 def test_a_broken_file_is_refused(path, value, message):
@@ -201,15 +201,15 @@ def test_a_broken_file_is_refused(path, value, message):
         Ensemble.from_dict(change(path, value))
 
 
-def test_wrong_probabilities_are_refused():
+def test_invalid_probabilities_are_refused():
     ensemble = fit_ensemble(NAMES, *cohort(), combiners=("mean",), draws=100).ensemble
-    with pytest.raises(InputError, match=r"a column for each of a, b, c; got shape \(4, 2\)"):
+    with pytest.raises(InputError, match=r"one column for each of a, b, c; got shape \(4, 2\)"):
         ensemble.predict(np.full((4, 2), 0.5))
     with pytest.raises(InputError, match="got nan from b in row 1"):
         ensemble.predict(np.array([[0.5, 0.5, 0.5], [0.5, np.nan, 0.5]]))
 
 
-def test_too_few_folds_leave_the_mean():
+def test_too_few_folds_give_the_mean():
     table, labels, _, _ = cohort(slides=2, each=20)
     fitted = fit_ensemble(NAMES, table, labels, np.zeros(40), np.zeros(40))
     assert (fitted.ensemble.combiner.kind, fitted.ensemble.calibrator.kind) == ("mean", "none")
@@ -226,8 +226,8 @@ def test_leaving_a_member_out_and_correlated_errors():
 
 
 @pytest.mark.parametrize("folds", [2, 3])
-def test_a_combiner_is_chosen_where_one_fold_holds_all_of_a_class(folds):
-    # Slides with one class each; the folds leave none of one class to the others, but other folds would.
+def test_a_combiner_is_chosen_if_one_fold_has_all_patches_of_a_class(folds):
+    # Each slide has one class. The given folds put one class into a single fold; other folds by slide need not.
     probabilities, _, slides, _ = cohort(slides=9, each=10)
     labels = (slides < 3).astype(int)
     given = np.where(slides < 3, 0, slides % folds)

@@ -1,4 +1,4 @@
-"""Fine-tuning: what it learns from, when it stops, and that an interrupted one goes on as if nothing had happened."""
+"""Fine-tuning: training and validation rows, early stopping, and resuming with identical results."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def tuned(
     return result, predict(np.arange(48, PATCHES))
 
 
-def test_it_learns_what_is_there_to_learn(tuned: tuple[FineTuned, np.ndarray], data: TrainingData) -> None:
+def test_training_learns_the_planted_signal(tuned: tuple[FineTuned, np.ndarray], data: TrainingData) -> None:
     result, log_odds = tuned
     assert list(result.history["epoch"]) == [0, 1, 2, 3]
     assert result.history["loss"].iloc[-1] < result.history["loss"].iloc[1]
@@ -91,7 +91,7 @@ def test_a_killed_training_ends_with_the_same_weights(
     for one, other in zip(result.values, tuned[0].values, strict=True):
         np.testing.assert_array_equal(one, other)
     np.testing.assert_array_equal(predict(np.arange(48, PATCHES)), tuned[1])
-    # The epoch that was there already is counted at once, no step of it is repeated.
+    # The finished epoch is counted at once; none of its steps is repeated.
     assert seen[0] == max(seen)
 
 
@@ -105,7 +105,7 @@ def test_a_finished_training_is_not_repeated(trainable: TrainablePart, data: Tra
         np.testing.assert_array_equal(one, other)
 
 
-def test_a_damaged_checkpoint_starts_anew(
+def test_a_damaged_checkpoint_restarts_training(
     trainable: TrainablePart, data: TrainingData, tuned: tuple[FineTuned, np.ndarray], tmp_path: Path
 ) -> None:
     tune(trainable, data, tmp_path)
@@ -116,7 +116,7 @@ def test_a_damaged_checkpoint_starts_anew(
         np.testing.assert_array_equal(one, other)
 
 
-def test_other_rows_change_nothing(
+def test_rows_outside_of_training_have_no_effect(
     trainable: TrainablePart, data: TrainingData, tuned: tuple[FineTuned, np.ndarray], tmp_path: Path
 ) -> None:
     labels, pooled = data.labels.copy(), data.pooled.copy()
@@ -147,7 +147,7 @@ def test_validation_slides_are_never_trained_on(trainable: TrainablePart, data: 
     assert judged | trained == set(data.groups[ROWS].tolist())
 
 
-def test_a_loss_that_is_no_number_keeps_the_last_good_weights(
+def test_a_loss_that_is_not_finite_keeps_the_last_good_weights(
     trainable: TrainablePart, data: TrainingData, tmp_path: Path
 ) -> None:
     settings = CnnSettings(**{**vars(SETTINGS), "learning_rate": 1e30})
@@ -159,7 +159,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_weights(
     assert np.isfinite(predict(ROWS)).all()
 
 
-def test_training_stops_when_the_validation_slides_gain_no_more(
+def test_training_stops_when_the_validation_auc_stops_improving(
     trainable: TrainablePart, data: TrainingData, tmp_path: Path
 ) -> None:
     settings = CnnSettings(**{**vars(SETTINGS), "epochs": 6, "patience": 1, "learning_rate": 1e-9})
@@ -169,7 +169,7 @@ def test_training_stops_when_the_validation_slides_gain_no_more(
     assert result.history["kept"].tolist() == [True, False]
 
 
-def test_a_number_of_epochs_can_be_given_and_no_slide_is_set_aside(
+def test_a_given_number_of_epochs_trains_on_all_slides(
     trainable: TrainablePart, data: TrainingData, tmp_path: Path
 ) -> None:
     trained: set[int] = set()
@@ -179,7 +179,7 @@ def test_a_number_of_epochs_can_be_given_and_no_slide_is_set_aside(
         return data.shown(rows, epoch)
 
     def plain(rows: np.ndarray, turn: int) -> np.ndarray:
-        raise AssertionError("nothing is left to be judged on")
+        raise AssertionError("there are no validation slides")
 
     given = TrainingData(shown, plain, data.pooled, data.labels, data.groups)
     result, _ = tune(trainable, given, tmp_path / "one", exactly=1)
@@ -192,7 +192,7 @@ def test_a_number_of_epochs_can_be_given_and_no_slide_is_set_aside(
     assert not trained
 
 
-def test_without_epochs_it_is_the_head_alone(trainable: TrainablePart, data: TrainingData, tmp_path: Path) -> None:
+def test_zero_epochs_give_the_head_alone(trainable: TrainablePart, data: TrainingData, tmp_path: Path) -> None:
     from histoblend.models.heads.logistic import LogisticHead
 
     settings = CnnSettings(**{**vars(SETTINGS), "epochs": 0})
@@ -202,10 +202,10 @@ def test_without_epochs_it_is_the_head_alone(trainable: TrainablePart, data: Tra
     np.testing.assert_allclose(1 / (1 + np.exp(-predict(np.arange(48, PATCHES)))), expected, atol=1e-4)
 
 
-def test_no_variable_is_read_by_numpy_itself(
+def test_no_variable_is_converted_by_numpy_directly(
     trainable: TrainablePart, data: TrainingData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """PyTorch refuses that of what lies in a GPU's memory."""
+    """PyTorch refuses this for tensors in GPU memory."""
     keras = load_keras()
 
     def refuse(*arguments: Any) -> None:
@@ -232,16 +232,16 @@ def test_several_seeds_are_averaged_into_one_network(
         trainable, data, tmp_path / "both", CnnSettings(**{**settings, "seeds": 2}), advance=seen.append
     )
     log_odds = predict(out)
-    for place in range(len(both.values) - 2):
+    for index in range(len(both.values) - 2):
         np.testing.assert_allclose(
-            both.values[place], (alone[0][0].values[place] + alone[1][0].values[place]) / 2, atol=1e-6
+            both.values[index], (alone[0][0].values[index] + alone[1][0].values[index]) / 2, atol=1e-6
         )
-    # Both had other slides to stop by, so that their heads stood on other scales.
+    # They have different validation slides, so their heads use different means and scales.
     assert (alone[0][0].mean != alone[1][0].mean).any()
     assert (alone[0][1] != alone[1][1]).any()
     np.testing.assert_allclose(log_odds, (alone[0][1] + alone[1][1]) / 2, atol=0.02)
     assert sum(seen) == 2 * sum(seen[: len(seen) // 2])
-    # An interrupted call repeats neither.
+    # A second call repeats neither.
     again: list[int] = []
     tune(trainable, data, tmp_path / "both", CnnSettings(**{**settings, "seeds": 2}), advance=again.append)
     assert len(again) == 2

@@ -16,7 +16,7 @@ from tests.oracles.metrics import resampled_metrics, resampled_slides
 
 def test_measure_by_hand():
     # Pairs (positive, negative): .9>.8, .9>.3, .4<.8, .4>.3 -> 3 of 4. Precision at the positives: 1/1 and 2/3.
-    # Squared errors: .01 + .64 + .36 + .09 = 1.1. At .5, .9 and .3 are called right.
+    # Squared errors: .01 + .64 + .36 + .09 = 1.1. At .5, .9 and .3 are classified correctly.
     labels, scores = np.array([1, 0, 1, 0]), np.array([0.9, 0.8, 0.4, 0.3])
     assert measure(labels, scores, 0.5)[0] == pytest.approx([0.75, (1 + 2 / 3) / 2, 1.1 / 4, 0.5])
 
@@ -40,7 +40,7 @@ def test_measure_takes_several_models_and_thresholds():
         ([0, 0], [0.1, 0.2], "both classes"),
         ([0, 2], [0.1, 0.2], "must be 0 or 1"),
         ([0, 1], [0.1, np.nan], "must be finite; got 1"),
-        ([0, 1], [0.1, 0.2, 0.3], "must agree"),
+        ([0, 1], [0.1, 0.2, 0.3], "must have the same length"),
     ],
     ids=["one class", "label 2", "nan", "length"],
 )
@@ -96,7 +96,7 @@ def test_bootstrap_equals_repeated_rows(seed, levels, slides):
     np.testing.assert_allclose(result.values[:, 0], kept, rtol=0, atol=1e-12)
 
 
-def test_bootstrap_resamples_patches_where_no_slide_is_known():
+def test_bootstrap_resamples_patches_if_no_slide_is_known():
     rng = np.random.default_rng(3)
     labels, scores, groups = _cohort(rng)
     by_slide = bootstrap(labels, scores, 0.5, groups, draws=300)
@@ -126,11 +126,11 @@ def _one_class_draws(seed):
 
 @pytest.mark.parametrize("most", [False, True], ids=["fewer than half", "more than half"])
 def test_bootstrap_counts_or_refuses_draws_that_lack_a_class(most):
-    # Two slides, each of one class: a draw that takes one slide twice is useless, and half of them do, give or take.
+    # Two slides, each of one class: draws of one slide twice are useless, which is about half of all draws.
     labels, scores, groups = np.repeat([1, 0], 5), np.linspace(0, 1, 10), np.repeat(np.arange(2, dtype=np.int32), 5)
     seed = next(seed for seed in range(100) if (_one_class_draws(seed) > 50) is most)
     if most:
-        with pytest.raises(InputError, match=rf"{_one_class_draws(seed)} of 101 draws held one class only\. Give more"):
+        with pytest.raises(InputError, match=rf"{_one_class_draws(seed)} of 101 draws had one class only\. Add more"):
             bootstrap(labels, scores, 0.5, groups, draws=101, seed=seed)
     else:
         result = bootstrap(labels, scores, 0.5, groups, draws=101, seed=seed)

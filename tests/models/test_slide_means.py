@@ -1,4 +1,4 @@
-"""Means over slides: by hand, and as inputs of an ensemble that gain what slides tell and nothing that they do not."""
+"""Means over slides: by hand, and as inputs of an ensemble, which help only if slides are informative."""
 
 import numpy as np
 import pytest
@@ -25,15 +25,15 @@ def cohort(seed, share, *, slides=18, each=24):
 def test_means_by_hand():
     odds = np.concatenate([np.arange(20.0) / 10, [1.0, 3.0], np.arange(10.0), [5.0]])[:, None]
     slides = np.array(["full"] * 20 + ["few"] * 2 + ["some"] * 10 + [None], dtype=object)
-    found = logit(slide_means(expit(odds), slides))[:, 0]
-    np.testing.assert_allclose(found[:20], 0.95, atol=1e-9)  # trusted: the mean of 0, 0.1 … 1.9
-    np.testing.assert_allclose(found[20:22], [1.0, 3.0], atol=1e-9)  # too few patches: their own
+    means = logit(slide_means(expit(odds), slides))[:, 0]
+    np.testing.assert_allclose(means[:20], 0.95, atol=1e-9)  # enough patches: the mean of 0, 0.1 … 1.9
+    np.testing.assert_allclose(means[20:22], [1.0, 3.0], atol=1e-9)  # too few patches: their own log-odds
     assert trust(10) == 0.5
-    np.testing.assert_allclose(found[22:32], 0.5 * 4.5 + 0.5 * np.arange(10.0), atol=1e-9)
-    assert found[32] == pytest.approx(5.0)
+    np.testing.assert_allclose(means[22:32], 0.5 * 4.5 + 0.5 * np.arange(10.0), atol=1e-9)
+    assert means[32] == pytest.approx(5.0)
 
 
-def test_other_slides_and_the_order_of_slides_change_no_bit():
+def test_bits_do_not_depend_on_other_slides_or_their_order():
     table = np.random.default_rng(0).random((90, 2))
     slides = np.repeat(np.array(["x", "y", "z"], dtype=object), 30)
     whole = slide_means(table, slides)
@@ -42,29 +42,31 @@ def test_other_slides_and_the_order_of_slides_change_no_bit():
     np.testing.assert_array_equal(slide_means(table[backwards], slides[backwards]), whole[backwards])
 
 
-def test_they_help_where_slides_differ_in_their_share_of_tumour():
+def test_means_help_if_slides_differ_in_their_share_of_tumour():
     table, labels, slides, folds = cohort(1, lambda rng, n: rng.permutation(np.linspace(0.05, 0.95, n)))
     options = {"combiners": ("stack",), "draws": 50}
     plain = nest(NAMES, table, labels, slides, folds, **options).probability
-    aware = nest(NAMES, table, labels, slides, folds, means=slide_means(table, slides), **options).probability
-    assert roc_auc_score(labels, aware) > roc_auc_score(labels, plain) + 0.03
+    with_means = nest(NAMES, table, labels, slides, folds, means=slide_means(table, slides), **options).probability
+    assert roc_auc_score(labels, with_means) > roc_auc_score(labels, plain) + 0.03
 
 
-def test_they_gain_nothing_where_slides_tell_nothing():
+def test_means_gain_nothing_if_slides_are_not_informative():
     table, labels, slides, folds = cohort(2, lambda _, n: np.full(n, 0.5))
     options = {"combiners": ("stack",), "draws": 50}
     plain = nest(NAMES, table, labels, slides, folds, **options).probability
-    aware = nest(NAMES, table, labels, slides, folds, means=slide_means(table, slides), **options).probability
-    assert abs(roc_auc_score(labels, aware) - roc_auc_score(labels, plain)) < 0.01
+    with_means = nest(NAMES, table, labels, slides, folds, means=slide_means(table, slides), **options).probability
+    assert abs(roc_auc_score(labels, with_means) - roc_auc_score(labels, plain)) < 0.01
 
 
-def test_a_member_that_only_names_the_slide_gains_nothing():
+def test_a_member_that_only_identifies_the_slide_gains_nothing():
     table, labels, slides, folds = cohort(6, lambda rng, n: rng.random(n), slides=30)
-    named = np.random.default_rng(7).random(30)[slides.astype(int)]
+    noise = np.random.default_rng(7).random(30)[slides.astype(int)]
     options = {"combiners": ("stack",), "draws": 50}
     known = nest(NAMES, table, labels, slides, folds, means=slide_means(table, slides), **options).probability
-    more = np.column_stack([table, named])
-    noisy = nest((*NAMES, "name"), more, labels, slides, folds, means=slide_means(more, slides), **options).probability
+    with_noise = np.column_stack([table, noise])
+    noisy = nest(
+        (*NAMES, "name"), with_noise, labels, slides, folds, means=slide_means(with_noise, slides), **options
+    ).probability
     assert roc_auc_score(labels, noisy) < roc_auc_score(labels, known) + 0.003
 
 
@@ -74,13 +76,13 @@ def test_held_out_labels_change_nothing():
     options = {"combiners": ("mean", "weights"), "draws": 50}
     first = nest(NAMES, table, labels, slides, folds, means=means, **options)
     inside = folds == 1
-    turned = np.where(inside, 1 - labels, labels)
-    second = nest(NAMES, table, turned, slides, folds, means=means, **options)
+    flipped = np.where(inside, 1 - labels, labels)
+    second = nest(NAMES, table, flipped, slides, folds, means=means, **options)
     np.testing.assert_array_equal(first.probability[inside], second.probability[inside])
     assert (first.probability[~inside] != second.probability[~inside]).any()
 
 
-def test_leaving_a_member_out_takes_its_mean_with_it():
+def test_leaving_a_member_out_removes_its_mean():
     table, labels, slides, folds = cohort(4, lambda rng, n: rng.random(n), slides=9, each=16)
     means = slide_means(table, slides)
     columns = without_each("stack", NAMES, table, labels, slides, folds, means=means)
@@ -88,7 +90,7 @@ def test_leaving_a_member_out_takes_its_mean_with_it():
     np.testing.assert_array_equal(columns[:, 2], alone[:, 0])
 
 
-def test_a_member_relative_to_its_slide_brings_no_mean():
+def test_a_member_relative_to_its_slide_adds_no_mean():
     table, labels, slides, folds = cohort(8, lambda rng, n: rng.random(n), slides=9, each=16)
     names = ("cnn", "logistic_in-slide")
     ensemble = fit_ensemble(
@@ -101,7 +103,7 @@ def test_a_member_relative_to_its_slide_brings_no_mean():
     assert again.predict(table, means).tolist() == ensemble.predict(table, other).tolist()
 
 
-def test_an_ensemble_with_means_asks_for_them():
+def test_an_ensemble_with_means_requires_them():
     table, labels, slides, folds = cohort(5, lambda rng, n: rng.random(n), slides=9, each=16)
     means = slide_means(table, slides)
     ensemble = fit_ensemble(NAMES, table, labels, slides, folds, means=means, combiners=("weights",)).ensemble

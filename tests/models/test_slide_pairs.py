@@ -1,4 +1,4 @@
-"""AUC within and between slides, against every pair of patches looked at one by one."""
+"""AUC within and between slides, against a count over all pairs of patches."""
 
 import tracemalloc
 
@@ -14,20 +14,20 @@ from histoblend.models.resampling import draw_slides, slide_groups
 from histoblend.models.slide_pairs import SlidePairs
 from tests.oracles.metrics import pair_aucs, resampled_slides
 
-# Slides a and b hold both classes, c positives only; the last two patches have no slide.
+# Slides a and b have both classes, c has positives only. The last two patches have no slide.
 SLIDES = ["a", "a", "a", "b", "b", "b", "c", "c", None, None]
 LABELS = np.array([1, 0, 0, 1, 1, 0, 1, 1, 0, 1])
 SCORES = np.array([0.6, 0.6, 0.2, 0.9, 0.1, 0.5, 0.7, 0.3, 0.4, 0.8])
 
 
 def pairs_of(labels, scores, slides):
-    """Pairs of these patches; slides that are None are unknown."""
+    """Pairs of these patches; None marks an unknown slide."""
     series = pd.Series(slides, dtype=object)
     return SlidePairs(np.asarray(labels), scores, slide_groups(series), series.notna().to_numpy())
 
 
 def once(pairs, labels, scores, slides):
-    """AUC within and between on the patches as they are."""
+    """AUC within and between slides, without resampling."""
     units = int(slide_groups(pd.Series(slides, dtype=object)).max()) + 1
     return pairs(np.ones((1, units), np.int32), measure(labels, scores, 0.5)[None, :, 0])[0]
 
@@ -45,24 +45,24 @@ def test_within_slides_by_hand():
 
 
 def unknown(slides):
-    """Names under which patches without a slide are drawn."""
+    """Names of patches without a slide, as units of resampling."""
     return [("patch", row) for row, slide in enumerate(slides) if slide is None]
 
 
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**31), levels=st.sampled_from([1, 3, 10**6]), without=st.booleans())
-def test_parts_add_up_and_agree_with_every_pair(seed, levels, without):
+def test_parts_add_up_to_the_pooled_auc_and_agree_with_all_pairs(seed, levels, without):
     rng = np.random.default_rng(seed)
     slides = rng.choice(np.array(["a", "b", "c", "d", None][: 5 if without else 4], dtype=object), 24)
     labels = np.where(slides == "a", 1, rng.integers(0, 2, 24))  # a slide of one class
     labels[:2], slides[:2] = [0, 1], ["b", "b"]
     scores = rng.integers(0, levels, (24, 2)) / levels
     pairs = pairs_of(labels, scores, slides)
-    found = once(pairs, labels, scores, slides)
+    aucs = once(pairs, labels, scores, slides)
     names = [*{slide for slide in slides if slide is not None}, *unknown(slides)]
-    for (within, between), column in zip(found, scores.T, strict=True):
+    for (within, between), column in zip(aucs, scores.T, strict=True):
         assert (within, between) == pytest.approx(pair_aucs(labels, column, slides, names), nan_ok=True)
-        others = 0 if np.isnan(between) else between  # all patches are of one slide
+        others = 0 if np.isnan(between) else between  # NaN if all patches are of one slide
         pooled = pairs.share * within + (1 - pairs.share) * others
         assert pooled == pytest.approx(measure(labels, column, 0.5)[0, 0], abs=1e-14)
 
@@ -74,11 +74,11 @@ def test_draws_count_a_slide_as_often_as_it_was_drawn():
     names |= {groups[row]: ("patch", row) for row in (8, 9)}
     pairs = pairs_of(LABELS, scores, SLIDES)
     drawn = resampled_slides(groups, 60, 5)
-    found = bootstrap(LABELS, scores, 0.5, groups, pairs=pairs, draws=60, seed=5)
+    result = bootstrap(LABELS, scores, 0.5, groups, pairs=pairs, draws=60, seed=5)
     kept = [draw for draw in drawn if len(set(LABELS[np.isin(groups, draw)])) == 2]
-    assert found.pairs.shape == (len(kept), 2, 2)
-    assert np.isnan(found.pairs[:, :, 0]).any()  # neither a nor b was drawn
-    for values, draw in zip(found.pairs, kept, strict=True):
+    assert result.pairs.shape == (len(kept), 2, 2)
+    assert np.isnan(result.pairs[:, :, 0]).any()  # neither a nor b was drawn
+    for values, draw in zip(result.pairs, kept, strict=True):
         for value, column in zip(values, scores.T, strict=True):
             expected = pair_aucs(LABELS, column, SLIDES, [names[unit] for unit in draw])
             assert tuple(value) == pytest.approx(expected, nan_ok=True)
@@ -100,7 +100,7 @@ def test_one_slide_has_pairs_within_it_only():
     assert np.isnan(between)
 
 
-def test_without_known_slides_nothing_is_said():
+def test_without_known_slides_all_values_are_nan():
     labels, scores, slides = np.array([1, 0, 1]), np.array([0.5, 0.2, 0.7]), [None] * 3
     pairs = pairs_of(labels, scores, slides)
     assert np.isnan(once(pairs, labels, scores, slides)).all()
@@ -108,15 +108,15 @@ def test_without_known_slides_nothing_is_said():
     assert not len(pairs.mixed)
 
 
-@pytest.mark.parametrize("of_a_slide", [2, 1000], ids=["many slides", "few slides"])
-def test_memory_stays_bounded(of_a_slide):
+@pytest.mark.parametrize("patches_per_slide", [2, 1000], ids=["many slides", "few slides"])
+def test_memory_stays_bounded(patches_per_slide):
     rng = np.random.default_rng(0)
     n = 60_000
-    labels, scores, groups = np.arange(n) % 2, rng.random((n, 2)), np.arange(n, dtype=np.int32) // of_a_slide
+    labels, scores, groups = np.arange(n) % 2, rng.random((n, 2)), np.arange(n, dtype=np.int32) // patches_per_slide
     pairs = SlidePairs(labels, scores, groups, np.full(n, True))
-    counts = next(draw_slides(n // of_a_slide, 10**6, 0))
+    counts = next(draw_slides(n // patches_per_slide, 10**6, 0))
     tracemalloc.start()
-    pairs(counts[:, : n // of_a_slide], np.full((len(counts), 2), 0.5))
+    pairs(counts[:, : n // patches_per_slide], np.full((len(counts), 2), 0.5))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert counts.nbytes + peak < 1.3 * resampling.CHUNK_BYTES

@@ -1,4 +1,4 @@
-"""Cutting a network, folding its batch norms away, and the way back."""
+"""Cutting a network, folding its batch norms, and writing trained weights back."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SIDE, CHANNELS = 8, 4
 
 
 def network(*, skip: bool = False) -> Any:
-    """Convolution, depthwise convolution and projection with norms that are far from the identity."""
+    """Convolution, depthwise convolution and projection, with batch norms far from the identity."""
     keras = load_keras()
     layers = keras.layers
     start = keras.Input((SIDE, SIDE, 3))
@@ -36,7 +36,7 @@ def network(*, skip: bool = False) -> Any:
     return model
 
 
-def pictures(count: int = 3) -> np.ndarray:
+def images(count: int = 3) -> np.ndarray:
     return np.random.default_rng(1).normal(size=(count, SIDE, SIDE, 3)).astype(np.float32)
 
 
@@ -48,10 +48,10 @@ def test_the_halves_make_the_network() -> None:
     model = network()
     halves = cut_network(model, "cut")
     assert halves is not None
-    np.testing.assert_allclose(run(halves.upper, run(halves.lower, pictures())), run(model, pictures()), atol=1e-6)
+    np.testing.assert_allclose(run(halves.upper, run(halves.lower, images())), run(model, images()), atol=1e-6)
 
 
-def test_a_connection_past_the_cut_forbids_it() -> None:
+def test_a_connection_past_the_cut_prevents_cutting() -> None:
     assert cut_network(network(skip=True), "cut") is None
 
 
@@ -63,7 +63,7 @@ def test_norms_fold_into_the_convolution_before_them() -> None:
 def test_folding_keeps_the_function() -> None:
     model = network()
     plain = fold_norms(model)
-    np.testing.assert_allclose(run(plain, pictures()), run(model, pictures()), atol=1e-5)
+    np.testing.assert_allclose(run(plain, images()), run(model, images()), atol=1e-5)
     names = {layer.name for layer in plain.layers}
     assert "first_norm" not in names
     assert "alone" in names
@@ -77,17 +77,17 @@ def test_depthwise_kernels_can_be_frozen() -> None:
     assert not any("depthwise" in path for path in trained)
 
 
-def test_what_was_trained_comes_back_into_the_network() -> None:
+def test_trained_weights_are_written_back_into_the_network() -> None:
     model = network()
-    before = run(model, pictures())
+    before = run(model, images())
     plain = fold_norms(model)
     rng = np.random.default_rng(2)
     for variable in plain.trainable_variables:
         variable.assign(np.asarray(variable) + rng.normal(0, 0.1, variable.shape).astype(np.float32))
-    expected = run(plain, pictures())
+    expected = run(plain, images())
     assert np.abs(expected - before).max() > 0.1
     unfold_norms(plain, model)
-    np.testing.assert_allclose(run(model, pictures()), expected, atol=1e-5)
+    np.testing.assert_allclose(run(model, images()), expected, atol=1e-5)
 
 
 def test_a_dead_channel_keeps_its_kernel() -> None:
@@ -114,10 +114,10 @@ def test_a_backbone_of_each_kind_folds(name: str) -> None:
     np.testing.assert_allclose(run(plain, middle), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_folding_reads_no_variable_by_numpy_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """PyTorch refuses that of what lies in a GPU's memory."""
+def test_folding_converts_no_variable_by_numpy_directly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch refuses this for tensors in GPU memory."""
     model = network()
-    before = run(model, pictures())
+    before = run(model, images())
 
     def refuse(*arguments: object) -> None:
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
@@ -125,4 +125,4 @@ def test_folding_reads_no_variable_by_numpy_itself(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(load_keras().Variable, "__array__", refuse)
     plain = fold_norms(model)
     unfold_norms(plain, model)
-    np.testing.assert_allclose(run(model, pictures()), before, atol=1e-5)
+    np.testing.assert_allclose(run(model, images()), before, atol=1e-5)

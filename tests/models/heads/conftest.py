@@ -6,7 +6,7 @@ import pytest
 
 @pytest.fixture
 def slides():
-    """600 rows of 12 slides: one informative column, one constant, noise; the slide shifts everything a little."""
+    """600 rows of 12 slides: one informative column, one constant, the rest noise. Each slide has an offset."""
     rng = np.random.default_rng(3)
     groups = np.repeat([f"s{i}" for i in range(12)], 50)
     y = rng.integers(0, 2, 600)

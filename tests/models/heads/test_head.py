@@ -1,4 +1,4 @@
-"""What every head does alike: scikit-learn's contract, ranking, and answers against predicting again."""
+"""The common behaviour of heads: scikit-learn's contract, ranking, and fast methods against plain predictions."""
 
 import numpy as np
 import pytest
@@ -40,7 +40,7 @@ def test_same_seed_same_bits(slides, name):
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_bad_input_is_named(slides, name):
+def test_invalid_input_is_refused(slides, name):
     X, y, groups = slides
     with pytest.raises(ValueError, match="one class"):
         new_head(name, 0).fit(X, np.zeros(len(y)), groups)
@@ -61,15 +61,15 @@ def cohort():
 
 
 @pytest.mark.parametrize("make", [LogisticHead, XGBoostHead, lambda seed: XGBoostHead(subspace=5, seed=seed)])
-def test_shares_and_base_add_up_to_the_log_odds(cohort, make):
+def test_contributions_and_base_add_up_to_the_log_odds(cohort, make):
     X, y, groups = cohort
     head = make(seed=0).fit(X, y, groups)
-    shares, base = head.contributions(X[:50])
-    np.testing.assert_allclose(shares.sum(axis=1) + base, logit(head.predict_proba(X[:50])[:, 1]), atol=1e-4)
-    assert not shares[:, 4].any()
-    assert np.abs(shares).mean(axis=0).argmax() == 1
+    contributions, base = head.contributions(X[:50])
+    np.testing.assert_allclose(contributions.sum(axis=1) + base, logit(head.predict_proba(X[:50])[:, 1]), atol=1e-4)
+    assert not contributions[:, 4].any()
+    assert np.abs(contributions).mean(axis=0).argmax() == 1
     one, same = head.contributions(X[7:8])
-    np.testing.assert_allclose(one[0], shares[7], atol=1e-6)
+    np.testing.assert_allclose(one[0], contributions[7], atol=1e-6)
     assert same == pytest.approx(base, abs=1e-6)
 
 
@@ -83,23 +83,23 @@ def table():
 
 
 @pytest.mark.parametrize("name", MADE)
-@pytest.mark.parametrize("places", [[], [0], [24], [2, 1], list(range(25)), [5, 24, 7, 0]], ids=str)
-def test_replaced_scores_are_those_of_the_altered_table(table, name, places):
+@pytest.mark.parametrize("columns", [[], [0], [24], [2, 1], list(range(25)), [5, 24, 7, 0]], ids=str)
+def test_replaced_scores_are_those_of_the_altered_table(table, name, columns):
     X, y, groups = table
     head = MADE[name].fit(X, y, groups)
     before = X.copy()
     score = head.with_replaced(X)
-    for seed in (5, 6):  # the second change starts from X again, not from the first
+    for seed in (5, 6):  # the second change starts from X again
         other = X.copy()
-        other[:, places] = np.random.default_rng(seed).normal(3, 2, size=(300, len(places)))
-        found = score(places, other[:, places])
-        np.testing.assert_allclose(found, head.predict_proba(other)[:, 1], rtol=1e-5, atol=1e-7)
-        assert places in ([], [24]) or (found != head.predict_proba(X)[:, 1]).any()
+        other[:, columns] = np.random.default_rng(seed).normal(3, 2, size=(300, len(columns)))
+        replaced = score(columns, other[:, columns])
+        np.testing.assert_allclose(replaced, head.predict_proba(other)[:, 1], rtol=1e-5, atol=1e-7)
+        assert columns in ([], [24]) or (replaced != head.predict_proba(X)[:, 1]).any()
     np.testing.assert_array_equal(X, before)
 
 
 @pytest.mark.parametrize("name", MADE)
-def test_no_change_changes_no_rank(table, name):
+def test_replacing_columns_by_themselves_changes_nothing(table, name):
     X, y, groups = table
     head = MADE[name].fit(X, y, groups)
     score = head.with_replaced(X)

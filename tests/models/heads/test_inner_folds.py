@@ -1,4 +1,4 @@
-"""Inner folds: grouped by slide, and none where there is nothing to choose on."""
+"""Inner folds: grouped by slide, with both classes, or none."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ def test_inner_folds_never_share_a_slide(slides):
     assert sorted(np.concatenate([validation for _, validation in folds])) == list(range(len(y)))
 
 
-def test_inner_folds_of_one_group_are_none():
+def test_one_group_gives_no_inner_folds():
     assert list(inner_folds(np.array([0, 1] * 10), np.zeros(20), 4, 0)) == []
 
 
@@ -30,7 +30,7 @@ def test_inner_folds_of_one_group_are_none():
     ],
     ids=["one of each kind", "two mixed", "large", "pure"],
 )
-def test_every_inner_fold_holds_and_leaves_both_classes(positives, negatives, most, seed):
+def test_training_and_validation_rows_have_both_classes(positives, negatives, most, seed):
     sizes = np.array([positives, negatives]).T
     y = np.concatenate([[1] * one + [0] * none for one, none in sizes]).astype(int)
     groups = np.repeat(np.arange(len(sizes)), sizes.sum(axis=1))

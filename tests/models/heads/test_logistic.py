@@ -1,4 +1,4 @@
-"""Logistic regression: agreement with plain scikit-learn, and how its strength is chosen."""
+"""Logistic regression: agreement with scikit-learn, and the choice of C."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ def test_logistic_with_one_strength_is_scikit_learns_pipeline(slides):
 
 
 def test_logistic_chooses_its_strength_on_other_slides():
-    """Columns that only tell slides apart look useful on seen slides; by slide, the strongest penalty must win."""
+    """Columns that only identify slides look useful on seen slides; by slide, the strongest penalty must win."""
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(20), 30)
     y = (rng.random(600) < np.repeat(rng.uniform(0.02, 0.98, 20), 30)).astype(int)
@@ -32,7 +32,7 @@ def test_logistic_chooses_its_strength_on_other_slides():
     assert leaky.C_ == 0.1
 
 
-def test_of_many_rows_a_part_chooses_and_all_are_fitted(slides, monkeypatch):
+def test_the_strength_is_chosen_on_a_subset_and_fitted_on_all_rows(slides, monkeypatch):
     X, y, groups = slides
     seen = []
     monkeypatch.setattr(logistic, "inner_folds", lambda *args: seen.append(len(args[0])) or inner_folds(*args))
@@ -42,8 +42,8 @@ def test_of_many_rows_a_part_chooses_and_all_are_fitted(slides, monkeypatch):
     np.testing.assert_allclose(head.predict_proba(X), plain.predict_proba(X.astype(float)), atol=2e-4)
 
 
-def test_a_strength_weighs_the_same_on_a_part(slides):
-    """Every row four times: a quarter of them chooses under the penalty that the single rows would have."""
+def test_the_penalty_has_the_same_weight_on_a_subset(slides):
+    """With each row repeated four times, choosing on a quarter of the rows equals choosing on the single rows."""
     X, y, groups = (np.repeat(values, 4, axis=0) for values in slides)
     once = LogisticHead(strengths=(0.004, 0.04)).fit(*slides)
     fourfold = LogisticHead(strengths=(0.001, 0.01), choose_on=600).fit(X, y, groups)
@@ -51,7 +51,7 @@ def test_a_strength_weighs_the_same_on_a_part(slides):
     assert list(fourfold.inner_loss_.values()) == pytest.approx(list(once.inner_loss_.values()), rel=0.1)
 
 
-def test_what_it_says_of_its_columns_are_its_coefficients(slides):
+def test_importances_are_the_coefficients(slides):
     linear = LogisticHead().fit(*slides)
     np.testing.assert_array_equal(linear.column_measures()["coefficient"], linear.coef_[0])
     np.testing.assert_array_equal(linear.importances, linear.coef_[0])
@@ -67,11 +67,11 @@ def test_a_row_has_the_same_bits_in_any_batch(slides):
         np.testing.assert_array_equal(np.concatenate(parts), together)
 
 
-def test_its_file_may_hold_its_own_type_alone():
+def test_only_its_own_type_is_trusted():
     assert LogisticHead.trusted == (f"{LogisticHead.__module__}.{LogisticHead.__qualname__}",)
 
 
-def test_a_sound_file_of_something_else_is_refused():
-    """Built-in types are trusted; a head they are not."""
+def test_a_valid_file_of_another_type_is_refused():
+    """Built-in types are trusted, but they are not heads."""
     with pytest.raises(InputError, match=r"x/head.skops: expected a LogisticHead; got dict"):
         LogisticHead.load({"head.skops": skops.io.dumps({"coef_": [1.0]})}, "x")

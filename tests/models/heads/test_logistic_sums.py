@@ -1,4 +1,4 @@
-"""Logistic regression by sums over blocks: against scikit-learn on the whole table, and sums against plain ones."""
+"""Logistic regression from sums over blocks: against a fit in memory, and the sums against NumPy and scikit-learn."""
 
 from itertools import pairwise
 
@@ -33,7 +33,7 @@ def total_over(X, y, size):
 
 
 @pytest.mark.parametrize("size", [1000, 64, 7])
-def test_a_fit_by_sums_is_the_fit_in_memory(table, size):
+def test_a_fit_by_sums_equals_the_fit_in_memory(table, size):
     X, y, groups = table
     whole = LogisticHead(seed=0).fit(X, y, groups)
     head = LogisticHead(seed=0)
@@ -45,14 +45,14 @@ def test_a_fit_by_sums_is_the_fit_in_memory(table, size):
     np.testing.assert_allclose(head.predict_proba(X), whole.predict_proba(X), atol=2e-3)
 
 
-def test_rows_that_are_not_learned_from_count_for_nothing(table):
+def test_rows_outside_of_training_have_no_effect(table):
     X, y, _ = table
     left_out = np.arange(len(X)) % 3 == 0
     known = np.where(left_out, -1, y).astype(np.int8)
-    spoilt = X.copy()
-    spoilt[left_out] = 1e9
+    altered = X.copy()
+    altered[left_out] = 1e9
     heads = [LogisticHead(strengths=(0.1,)) for _ in range(2)]
-    for head, values in zip(heads, (X, spoilt), strict=True):
+    for head, values in zip(heads, (X, altered), strict=True):
         head.choose({})
         head.fit_by_sums(total_over(values, known, 50), int((~left_out).sum()), X.shape[1])
     np.testing.assert_array_equal(heads[0].coef_, heads[1].coef_)
@@ -64,13 +64,13 @@ def test_loss_and_gradient_against_scikit_learn_and_differences(table):
     X = ((X - X.mean(axis=0)) / (X.std(axis=0) + 1)).astype(np.float32)
     rng = np.random.default_rng(1)
     weights, intercept = rng.normal(size=12), 0.3
-    found = loss_and_gradient(X, y.astype(np.int8), weights, intercept)
+    computed = loss_and_gradient(X, y.astype(np.int8), weights, intercept)
     probability = 1 / (1 + np.exp(-(X.astype(float) @ weights + intercept)))
-    assert found[0] == pytest.approx(log_loss(y, probability, normalize=False), rel=1e-6)
+    assert computed[0] == pytest.approx(log_loss(y, probability, normalize=False), rel=1e-6)
     slope = approx_fprime(
         np.append(intercept, weights), lambda p: loss_and_gradient(X, y.astype(np.int8), p[1:], p[0])[0], 1e-6
     )
-    np.testing.assert_allclose(found[1:], slope, rtol=1e-3, atol=1e-2)
+    np.testing.assert_allclose(computed[1:], slope, rtol=1e-3, atol=1e-2)
 
 
 def test_sums_against_numpy(table):

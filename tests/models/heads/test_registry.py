@@ -1,4 +1,4 @@
-"""The table of heads: its classes, what tells their files apart, and that reading the names is cheap."""
+"""The registry of heads: its classes, their marker files, and that importing it is cheap."""
 
 import subprocess
 import sys
@@ -15,7 +15,7 @@ from histoblend.reports.sections.explorer import MEASURES
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_every_row_is_a_head_with_its_class_attributes(name):
+def test_every_row_is_a_head_with_all_class_attributes(name):
     made = new_head(name, 7)
     assert isinstance(made, Head)
     assert made.seed == 7
@@ -25,7 +25,7 @@ def test_every_row_is_a_head_with_its_class_attributes(name):
     assert "_" not in name  # a model's name is <head>_<set of columns>
 
 
-def test_no_two_heads_share_the_file_that_tells_them_apart():
+def test_no_two_heads_share_a_marker_file():
     markers = [head_class(name).marker for name in HEADS]
     assert len(set(markers)) == len(markers)
 
@@ -35,11 +35,11 @@ def test_a_folder_without_any_head_is_refused():
         head_from({"b.txt": b"", "a.txt": b""}, "m")
 
 
-def test_the_configuration_knows_the_heads_of_the_table():
+def test_the_configuration_knows_all_registered_heads():
     assert get_args(HeadName) == HeadsConfig().heads == tuple(HEADS)
 
 
-def test_reading_the_table_loads_no_library():
+def test_importing_the_registry_loads_no_library():
     code = "import sys, histoblend.models.heads.registry; print({'numpy', 'sklearn', 'xgboost'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
