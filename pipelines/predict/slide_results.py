@@ -48,7 +48,7 @@ FILES = (
 #: Longest side of the overlay in pixels. The overlay is for sharing; the viewer is for inspection.
 MOST_OVERLAY = 2048
 
-#: Share of out-of-distribution tiles from which on a heat map is not to be trusted.
+#: From this share of out-of-distribution tiles on, a warning says not to trust the heat map.
 DOUBTFUL = 0.2
 
 
@@ -237,7 +237,7 @@ def conclude(summary: dict[str, Any], out: Path, screen: Screen) -> None:
     if outlier_share >= DOUBTFUL:
         screen.warn(
             f"{outlier_share:.0%} of the tiles are unlike all patches that the bundle was trained on "
-            "(out-of-distribution): another tissue, stain or scanner, for which these probabilities mean little"
+            "(out-of-distribution): another tissue, stain or scanner, for which these probabilities are unreliable"
         )
     screen.say(f"heat map: {out / 'viewer.html'}")
 

@@ -232,11 +232,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def _digest(folder: Path, outcome: Outcome) -> str:
     """Digest for the key of later steps: the content of all files of a step except those with times."""
     paths = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-    digests = {name: lasting_digest(path) for name, path in paths.items() if name not in outcome.timed}
+    digests = {name: content_digest(path) for name, path in paths.items() if name not in outcome.timed}
     return hashlib.sha256(json.dumps({**digests, **outcome.stands_for}, sort_keys=True).encode()).hexdigest()
 
 
-def lasting_digest(path: Path) -> str:
+def content_digest(path: Path) -> str:
     """SHA-256 (hex) of a file's content, without the time that Keras stores in its files."""
     if path.suffix != ".keras":
         return file_digest(path)
