@@ -1,1 +1,1 @@
-"""What is shown: metrics with intervals, the ladder, importances and the page."""
+"""Content of the report: metrics with intervals, the ladder, importances and the page."""

@@ -1,4 +1,4 @@
-"""The model card: what a bundle was made of, how well it does, what it is for and what nobody knows about it."""
+"""The model card of a bundle: its data, scores, intended use and limits."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def model_card(content: Mapping[str, Any], steps: pd.DataFrame, patches: pd.Data
     Parameters
     ----------
     content : mapping
-        What goes into ``bundle.json``: run, made, commit, patch, prevalence, networks, models, libraries, learned.
+        Content of ``bundle.json``: run, made, commit, patch, prevalence, networks, models, libraries, learned.
     steps : DataFrame
         The ladder (:func:`reports.evaluation.ladder.ladder`).
     patches : DataFrame
-        ``label, slide, split``, a row a patch.
+        ``label, slide, split``, one row per patch.
     phantom : bool
         Whether the patches are synthetic.
     """
@@ -42,23 +42,23 @@ def model_card(content: Mapping[str, Any], steps: pd.DataFrame, patches: pd.Data
         "",
         "## Scores",
         "",
-        "AUC and Brier score with 95 % intervals from resampling slides; out-of-fold scores are of models that had not "
-        f"seen the slide, held-out ones of models fitted to the training slides. {_learned(content)}"
+        "AUC and Brier score with 95 % intervals from resampling slides. Out-of-fold scores come from models that had "
+        f"not seen the slide, held-out scores from models fitted to the training slides. {_learned(content)}"
         if known
-        else "AUC and Brier score with 95 % intervals. **Slides are unknown: patches of one slide may stand on both "
+        else "AUC and Brier score with 95 % intervals. **Slides are unknown: patches of one slide may be on both "
         f"sides of the split, so these scores are optimistic.** {_learned(content)}",
         "",
         *_scores(steps),
         "",
         "## Use",
         "",
-        "Meant for research: a baseline to compare other models with, on patches of the same size and magnification. "
+        "For research: a baseline for other models, on patches of the same size and magnification. "
         f"Patches must be {content['patch']['size']} × {content['patch']['size']} px, {content['patch']['pixels']}.",
         "",
         "    make predict BUNDLE=folder/of/this/file IN=folder/of/images OUT=predictions.csv",
         "",
-        "`SLIDES=file.csv` (`id,slide`) lets models compare a patch with the rest of its slide, whose patches must be "
-        "predicted together. `PREVALENCE=0.5` rescales probabilities to another share of positives.",
+        "With `SLIDES=file.csv` (`id,slide`), models compare a patch with the rest of its slide. All patches of a "
+        "slide must be predicted together. `PREVALENCE=0.5` rescales probabilities to another share of positives.",
         "",
         "## Limits",
         "",
@@ -73,15 +73,15 @@ def model_card(content: Mapping[str, Any], steps: pd.DataFrame, patches: pd.Data
 
 
 def _learned(content: Mapping[str, Any]) -> str:
-    """What the models in the bundle have learned from, and what the scores therefore say of them."""
+    """Training data of the bundle's models, and what the scores say about these models."""
     learned = content["learned"]
     if learned["patches"] == "train":
-        return "The models in this bundle are these, fitted to the training patches alone."
+        return "The models in this bundle are those fitted to the training patches only."
     slides = "" if learned["slides"] is None else f" of {learned['slides']} slides"
     return (
-        f"**The models in this bundle were fitted again afterwards, to all {learned['count']} labelled patches"
-        f"{slides}, held-out ones included.** They have no scores of their own: those here are of the same procedure "
-        "with fewer patches, and patches of this data set cannot test the bundle any more."
+        f"**The models in this bundle were refitted to all {learned['count']} labelled patches{slides}, including the "
+        "held-out ones.** They have no scores of their own. The scores here are from the same procedure with fewer "
+        "patches. Patches of this data set can no longer test the bundle."
     )
 
 
@@ -100,9 +100,9 @@ def _data(content: Mapping[str, Any], patches: pd.DataFrame, known: bool, phanto
 
 
 def _scores(steps: pd.DataFrame) -> list[str]:
-    shown = steps[~steps["rung"].isin(ALONE) & (steps["model"] != "prevalence")]
+    selected = steps[~steps["rung"].isin(ALONE) & (steps["model"] != "prevalence")]
     lines = ["| model | split | AUC | AUC within slides | Brier score | threshold |", "|---|---|---|---|---|---|"]
-    for row in shown.to_dict("records"):
+    for row in selected.to_dict("records"):
         scores = [_with_interval(row, "auc"), score_within_words(row) or "–", _with_interval(row, "brier")]
         lines.append(f"| {row['model']} | {_SPLITS[row['split']]} | {' | '.join(scores)} | {row['threshold']:.3f} |")
     return [*lines, "", within_words(steps) + (f" {BETWEEN_SLIDES}" if has_within(steps) else "")]
@@ -113,15 +113,15 @@ def _with_interval(row: Mapping[Any, Any], name: str) -> str:
 
 
 def _limits(content: Mapping[str, Any], patches: pd.DataFrame, phantom: bool) -> list[str]:
-    learned = patches if content["learned"]["patches"] == "all" else patches[patches["split"] == "train"]
-    known = is_known(learned["slide"])
-    sample = f"{learned['slide'].nunique()} slides" if known.all() else "slides of which not all are known"
+    training = patches if content["learned"]["patches"] == "all" else patches[patches["split"] == "train"]
+    known = is_known(training["slide"])
+    sample = f"{training['slide'].nunique()} slides" if known.all() else "slides that are not all known"
     lines = [
-        f"- It was learned from {sample}. It was not tested on other scanners, stains, organs, magnifications or "
-        "hospitals, nor on whole slides; expect it to do worse there, and measure it.",
-        f"- Probabilities hold for the training patches' share of positives, {content['prevalence']:.1%}.",
-        "- A label speaks of the patch's centre 32 × 32 px alone.",
-        "- `out-of-distribution` marks patches unlike all training patches. One without it may still be wrong, and "
-        "colours that were merely swapped are hardly noticed.",
+        f"- It was trained on {sample}. It was not tested on other scanners, stains, organs, magnifications or "
+        "hospitals, nor on whole slides. Expect worse results there, and measure them.",
+        f"- Probabilities are valid for the training patches' share of positives, {content['prevalence']:.1%}.",
+        "- A label describes only the centre of a patch, 32 × 32 px.",
+        "- `out-of-distribution` marks patches unlike all training patches. A patch without this flag may still be "
+        "wrong, and swapped colours are hardly ever detected.",
     ]
-    return [*lines, "- It was learned from synthetic pictures and is of no use on tissue."] if phantom else lines
+    return [*lines, "- It was trained on synthetic images and is of no use on tissue."] if phantom else lines

@@ -1,4 +1,4 @@
-"""The report: one HTML file that opens from disk and asks nothing of any network, and its numbers as CSV beside it."""
+"""Content of the report, which is one HTML file that works offline, with its numbers as CSV files next to it."""
 
 from __future__ import annotations
 
@@ -46,39 +46,39 @@ class ReportInputs:
     importances : DataFrame
         From :mod:`models.inspection.importance`, of any models and measures; may be empty.
     patches : Patches
-        Those of `predictions`, in any order.
+        The patches of `predictions`, in any order.
     warnings : tuple of str
-        Shown on top.
+        Shown at the top.
     facts : mapping
-        How the report was made: nested mappings of anything that has a ``str``.
+        How the report was made: nested mappings of values that have a string form.
     sentences : mapping from feature name to str
-        What each feature is.
+        Description of each feature.
     families : mapping from name to (columns, milliseconds)
-        Of each family of handcrafted features: its columns, and what it costs of one core a patch.
+        Number of columns of each family of handcrafted features, and its time per patch on one core.
     stain : StainView, optional
-        Whether models rely on stain.
+        Results on whether models rely on stain.
     phantom : bool
         Whether the patches are synthetic.
     audit : AuditView or None
-        What the audit found.
+        Findings of the audit.
     leakage : DataFrame or None
-        What folds that ignore slides would score; see :func:`reports.sections.data.leakage_words`.
+        Scores of folds that ignore slides; see :func:`reports.sections.data.leakage_words`.
     ensemble : EnsembleView or None
-        What step 6 found, where it ran.
+        Results of step 6, if it ran.
     decisions : DecisionsView or None
         From :func:`reports.evaluation.decisions.decide`.
     artefacts : mapping from folder to mapping from file to str
-        SHA-256 of everything that the steps before wrote.
+        SHA-256 of every file that earlier steps wrote.
     card : str
-        The model card, Markdown.
+        The model card in Markdown.
     explorer : ExplorerView or None
-        What features of the importances open with.
+        Data for the details of each feature.
     groups : GroupView or None
         Importance of families, themes, regions and clusters of columns.
     flags : DataFrame or None
-        The audit's flags: ``patch_id`` and a column of bool a flag; patches that were dropped may be among them.
+        Flags of the audit: ``patch_id`` and one bool column per flag. Dropped patches may be included.
     cnn : CnnView or None
-        How step 5 went and where its network looks, where it ran.
+        Training of step 5 and saliency of its network, if it ran.
     """
 
     title: str
@@ -105,7 +105,7 @@ class ReportInputs:
 
 
 def build_sections(inputs: ReportInputs) -> list[Section]:
-    """Every section of the report, in the order in which a reader asks."""
+    """Build every section of the report, in the order of a reader's questions."""
     predictions = inputs.predictions
     rungs = inputs.ladder[~inputs.ladder.rung.isin(ALONE)]
     models = list(rungs_below(list(dict.fromkeys(rungs.model))))
@@ -126,7 +126,7 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
 
 
 def _verdict(inputs: ReportInputs, rungs: pd.DataFrame, slides: pd.DataFrame) -> Verdict:
-    """What is reached, what helped and what to distrust."""
+    """Summarise the result, what improved it and the reasons for caution."""
     known = bool(inputs.predictions.slide.notna().any())
     best = judge(rungs, slide_map=known).best
     aucs = slides[(slides.model == best) & (slides.rarer >= figures.FEW_PATCHES)].auc.tolist()
@@ -142,12 +142,12 @@ def _verdict(inputs: ReportInputs, rungs: pd.DataFrame, slides: pd.DataFrame) ->
 
 
 def facts_text(facts: Mapping[str, object]) -> str:
-    """How the numbers came about, as JSON."""
+    """Return how the report was made, as JSON."""
     return json.dumps(_as_json(facts), indent=2, ensure_ascii=False) + "\n"
 
 
 def _as_json(value: object) -> object:
-    """Leave what JSON knows, and turn the rest into text."""
+    """Keep values that JSON supports, and convert others to text."""
     if isinstance(value, Mapping):
         return {str(key): _as_json(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

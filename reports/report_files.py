@@ -1,4 +1,4 @@
-"""The report's files: the page, its numbers as CSV, and how they came about as JSON."""
+"""Files of the report: the page, its numbers as CSV and its provenance as JSON."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from histoblend.reports.report import ReportInputs, build_sections, facts_text
 
 
 def write_report(folder: Path, inputs: ReportInputs, *, prints: bool = False) -> Path:
-    """Write ``report.html`` and the same numbers as CSV and JSON into `folder`.
+    """Write ``report.html`` and the same numbers as CSV and JSON files into `folder`.
 
     Parameters
     ----------
     folder : Path
-        Made when missing.
+        Created if missing.
     inputs : ReportInputs
     prints : bool
         Whether the page links to every chart as SVG and PNG, in ``figures/``.
@@ -22,12 +22,12 @@ def write_report(folder: Path, inputs: ReportInputs, *, prints: bool = False) ->
     Returns
     -------
     Path
-        Of ``report.html``.
+        Path of ``report.html``.
 
     Raises
     ------
     ValueError
-        A shown patch is not among `inputs.patches`.
+        The report shows a patch that is not among `inputs.patches`.
     """
     page = write_page(folder, inputs.title, build_sections(inputs), warnings=inputs.warnings, prints=prints)
     (folder / "facts.json").write_text(facts_text(inputs.facts), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Sentences on AUC within slides: which pairs of patches it counts, why it is missing, and what a gain means."""
+"""Sentences about AUC within slides: which pairs of patches it counts, why it is missing and what a gain means."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from histoblend.reports.words import signed, span
 
 _SPLITS = {"oof": "out of fold", "test": "on the test slides"}
 
-#: What a gain over pairs of patches from different slides depends on.
+#: What a gain between slides, over pairs of patches from different slides, depends on.
 BETWEEN_SLIDES = (
     "A gain between slides depends on the share of tumour among the patches that were sampled from each slide: a model "
     "also gains there by scoring every patch of a slide with much tumour higher. A slide that is cut completely into "
@@ -19,7 +19,7 @@ BETWEEN_SLIDES = (
     "slides does not depend on that share and carries over."
 )
 
-#: The models whose scores depend on that share even within a slide.
+#: Exception: models whose scores depend on the share of tumour even within a slide.
 SLIDE_CONTEXT = (
     "Slide context is an exception: it compares a patch with the other patches of its slide, so another share of "
     "tumour also changes its scores within the slide."
@@ -27,7 +27,7 @@ SLIDE_CONTEXT = (
 
 
 def within_words(ladder: pd.DataFrame) -> str:
-    """Say what AUC within slides counts in this run, and why it is missing where it is.
+    """Say which pairs AUC within slides counts in this run, and why it is missing.
 
     Parameters
     ----------
@@ -44,15 +44,15 @@ def within_words(ladder: pd.DataFrame) -> str:
         rows = ladder[ladder.split == split].to_dict("records")
         if not rows:
             continue
-        row = max(rows, key=lambda row: row["patches"])  # some models are judged on fewer patches
+        row = max(rows, key=lambda row: row["patches"])  # some models are scored on fewer patches
         if row["mixed_slides"]:
-            slides = f"{row['mixed_slides']} of {row['slides']} slides hold both classes"
+            slides = f"{row['mixed_slides']} of {row['slides']} slides contain both classes"
             covered.append(f"{100 * row['within_share']:.1f} % of all pairs {words} ({slides})")
         else:
             missing.append(words)
     text = "AUC within slides counts only pairs of a positive and a negative patch from the same slide"
     text += f": {', and '.join(covered)}." if covered else "."
-    return text + (f" It is missing {' and '.join(missing)}: no known slide holds both classes." if missing else "")
+    return text + (f" It is missing {' and '.join(missing)}: no known slide contains both classes." if missing else "")
 
 
 def has_within(ladder: pd.DataFrame) -> bool:
@@ -61,14 +61,14 @@ def has_within(ladder: pd.DataFrame) -> bool:
 
 
 def gain_within_words(row: Mapping[Any, Any]) -> str:
-    """Say how a model's gain divides into pairs within and between slides; nothing where that is unknown."""
+    """Say how much a model gains within and between slides; empty if unknown."""
     if pd.isna(row["gain_within"]):
         return ""
     return f"Within slides it gains {_gain(row, 'gain_within')}, between slides {_gain(row, 'gain_between')}."
 
 
 def score_within_words(row: Mapping[Any, Any]) -> str:
-    """A model's AUC within slides with its interval; nothing where it is unknown."""
+    """Return a model's AUC within slides with its interval; empty if unknown."""
     value = row.get("auc_within")
     if value is None or pd.isna(value):
         return ""

@@ -1,4 +1,4 @@
-"""Words that sections share: names of models, signed numbers, intervals."""
+"""Text that sections share: names of models, signed numbers and intervals."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ RUNG_WORDS = {
     "cnn-context": "the fine-tuned network's features with slide context",
     "ensemble": "the ensemble",
 }
-#: With fewer slides than this, an interval from resampling them is itself rough.
+#: With fewer slides than this, an interval from resampling slides is only rough.
 FEW_SLIDES = 10
 
 
@@ -33,16 +33,16 @@ def model_words(model: str) -> str:
 
 
 def head_words(head: str) -> str:
-    """Return a head's name in words, such as ``logistic regression``; that of no row of the table stays as it is."""
+    """Return a head's name in words, such as ``logistic regression``. Unknown heads keep their name."""
     return head_class(head).display_name if head in HEADS else head
 
 
 def signed(value: float) -> str:
-    """Return a difference with three digits and a sign; the minus is a real one, and zero has none."""
+    """Return a difference with three digits and a sign. It uses the minus character; zero has no sign."""
     text = f"{value:+.3f}"
     return "0.000" if float(text) == 0 else text.replace("-", "−")
 
 
 def span(low: float, high: float) -> str:
-    """Return an interval of levels with three digits."""
+    """Return an interval with three digits."""
     return f"{low:.3f} to {high:.3f}"

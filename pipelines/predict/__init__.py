@@ -1,1 +1,1 @@
-"""New patches and whole slides."""
+"""Prediction of new patches and whole slides."""

@@ -1,4 +1,4 @@
-"""One patch explained: every member's probability, the columns that decided, and where a network looked."""
+"""Explain one patch: each member's probability, the most important columns, and where a network looked."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ from histoblend.pipelines.runtime.screen import Screen
 if TYPE_CHECKING:
     from histoblend.pipelines.predict.shards import Found
 
-#: Columns that are named, those that decided most first.
+#: Number of columns that are listed, the largest contribution first.
 TOP = 10
 
-#: Squares a side that are hidden one by one.
+#: Squares per side of the occlusion grid.
 GRID = 8
 
-#: Enlargement of pictures.
+#: Magnification of the pictures.
 _ZOOM = 4
 _GAP = 8
 _BOX = np.array([255, 220, 0], np.uint8)
@@ -41,66 +41,71 @@ def explain_patch(
     predictor: Predictor,
     blends: tuple[Blend, Blend | None],
     source: UnlabelledImages,
-    found: Found,
+    predictions: Found,
     row: int,
     out: Path,
     screen: Screen,
 ) -> None:
-    """Write ``explain-<id>.json`` and ``explain-<id>.png`` beside ``out`` and show the gist.
+    """Write ``explain-<id>.json`` and ``explain-<id>.png`` next to ``out`` and print a summary.
 
     Parameters
     ----------
     predictor : Predictor
-        Of every member that needs no slide, and more.
+        Holds at least every member that needs no slide.
     blends : pair of Blend
+        The blend with slides and the one without.
     source : UnlabelledImages
-    found : Found
-        What was predicted for the whole source.
+    predictions : Found
+        Predictions for the whole source.
     row : int
-        Row of the source's table.
+        Row of the patch in the source's table.
     out : Path
     screen : Screen
     """
     name = source.table["patch_id"].iloc[row]
-    if row in found.reasons:
-        screen.warn(f"{printable(name)} cannot be explained: {found.reasons[row]}")
+    if row in predictions.reasons:
+        screen.warn(f"{printable(name)} cannot be explained: {predictions.reasons[row]}")
         return
     pixels = source.read(row, row + 1)[0]
-    place = int(np.flatnonzero(found.rows == row)[0])
-    alone = bool(found.alone[place])
-    blend = (blends[1] or blends[0]) if alone else blends[0]
+    index = int(np.flatnonzero(predictions.rows == row)[0])
+    without_context = bool(predictions.without_context[index])
+    blend = (blends[1] or blends[0]) if without_context else blends[0]
     members = dict(zip(predictor.members, predictor(pixels).members[0].tolist(), strict=True))
-    members |= {str(model): float(value) for model, value in found.members.iloc[place].items()}
+    members |= {str(model): float(value) for model, value in predictions.members.iloc[index].items()}
     columns = {model: shares for model in predictor.members if (shares := column_shares(predictor, model, pixels))}
-    seen = _seeing(predictor, blend)
-    saliency = None if seen is None else occlusion(partial(_score, predictor, seen), pixels[0])
+    saliency_model = _saliency_model(predictor, blend)
+    saliency = (
+        None if saliency_model is None else occlusion(partial(_member_log_odds, predictor, saliency_model), pixels[0])
+    )
     content = {
         "id": name,
         "file": source.table["file"].iloc[row],
-        "probability": float(found.probability[place]),
-        "label": int(found.label[place]),
-        "flags": found.flags[place].split(),
+        "probability": float(predictions.probability[index]),
+        "label": int(predictions.label[index]),
+        "flags": predictions.flags[index].split(),
         "predicted_by": blend.name,
-        "slide_context": not alone and blend.needs_slides,
+        "slide_context": not without_context and blend.needs_slides,
         "blended": list(blend.members),
-        "members": {model: _plain(value) for model, value in members.items()},
+        "members": {model: _none_if_nan(value) for model, value in members.items()},
         "columns": columns,
-        "saliency": None if seen is None or saliency is None else {"model": seen, "log_odds": saliency.tolist()},
+        "saliency": None
+        if saliency_model is None or saliency is None
+        else {"model": saliency_model, "log_odds": saliency.tolist()},
     }
-    beside = out.with_name(f"explain-{file_name(name)}.json")
-    write_json(beside, content)
-    _write_picture(beside.with_suffix(".png"), pixels[0], saliency)
-    _show(content, beside, screen)
+    json_path = out.with_name(f"explain-{file_name(name)}.json")
+    write_json(json_path, content)
+    _write_picture(json_path.with_suffix(".png"), pixels[0], saliency)
+    _print_summary(content, json_path, screen)
 
 
 def file_name(name: str) -> str:
-    """Make a file's name of an id, which may be a path or hold what no file name should; two ids never share one."""
+    """Turn an id, which may be a path or contain special characters, into a file name. No two ids share a name."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)
     return plain if plain == name else f"{plain[:100]}-{hashlib.sha256(printable(name).encode()).hexdigest()[:8]}"
 
 
 def column_shares(predictor: Predictor, model: str, pixels: np.ndarray) -> list[dict[str, Any]]:
-    """Columns that decided most, of a member that looks at handcrafted features of the patch alone.
+    """Columns that contributed most, for a member that uses only handcrafted features of the patch itself.
 
     Parameters
     ----------
@@ -111,8 +116,8 @@ def column_shares(predictor: Predictor, model: str, pixels: np.ndarray) -> list[
     Returns
     -------
     list of dict
-        ``column, value, log_odds, what``; empty for other members, whose columns mean nothing one by one or compare
-        with a slide.
+        ``column, value, log_odds, what``. Empty for other members: their single columns have no meaning or compare the
+        patch with its slide.
     """
     if model == CNN or needs_slides(model) or model.partition("_")[2] not in ("colour", "handcrafted"):
         return []
@@ -125,17 +130,17 @@ def column_shares(predictor: Predictor, model: str, pixels: np.ndarray) -> list[
     names = predictor.bundle.index["columns"][model.partition("_")[2]]
     return [
         {
-            "column": names[place],
-            "value": float(row[place]),
-            "log_odds": float(shares[place]),
-            "what": sentences.get(names[place], ""),
+            "column": names[index],
+            "value": float(row[index]),
+            "log_odds": float(shares[index]),
+            "what": sentences.get(names[index], ""),
         }
-        for place in np.argsort(-np.abs(shares), kind="stable")[:TOP]
+        for index in np.argsort(-np.abs(shares), kind="stable")[:TOP]
     ]
 
 
-def _seeing(predictor: Predictor, blend: Blend) -> str | None:
-    """Member whose look at the patch is drawn: the CNN, or the nearest to one, those of the blend first."""
+def _saliency_model(predictor: Predictor, blend: Blend) -> str | None:
+    """Member whose saliency map is drawn: the CNN or else the most similar member, with the blend's members first."""
     for columns in (CNN, "embeddings", "both", "handcrafted", "colour"):
         for model in (*blend.members, *predictor.members):
             if model in predictor.members and columns in (model, model.partition("_")[2]):
@@ -143,28 +148,28 @@ def _seeing(predictor: Predictor, blend: Blend) -> str | None:
     return None
 
 
-def _score(predictor: Predictor, model: str, pixels: np.ndarray) -> np.ndarray:
-    """Log odds by one member, ndarray of shape (n,)."""
+def _member_log_odds(predictor: Predictor, model: str, pixels: np.ndarray) -> np.ndarray:
+    """Log odds of each patch by one member, ndarray of shape (n,)."""
     if model == CNN and predictor.cnn is not None:
         return np.asarray(predictor.cnn(pixels)[:, 0], dtype=np.float64)
     return log_odds(predictor(pixels).members[:, predictor.members.index(model)], CLOSEST)
 
 
 def occlusion(score: Callable[[np.ndarray], np.ndarray], patch: np.ndarray) -> np.ndarray:
-    """Log odds that a patch loses when a square of it is hidden.
+    """Log odds that a patch loses when one of its squares is hidden.
 
-    Each square of a grid of 8 × 8 gives way to the patch's blurred self, so that no edge and no colour is made up.
+    Each square of an 8 × 8 grid is replaced by a blurred copy of the patch, which adds no artificial edge or colour.
 
     Parameters
     ----------
     score : callable
-        (n, height, width, 3) uint8 to log odds (n,).
+        Maps uint8 patches (n, height, width, 3) to log odds (n,).
     patch : ndarray of shape (height, width, 3), dtype uint8
 
     Returns
     -------
     ndarray of shape (8, 8), dtype float64
-        Above 0 where what is hidden spoke for tumour.
+        Positive where the hidden square supported tumour.
 
     References
     ----------
@@ -176,16 +181,16 @@ def occlusion(score: Callable[[np.ndarray], np.ndarray], patch: np.ndarray) -> n
     blurred = np.rint(gaussian_filter(patch.astype(np.float64), (height / GRID, width / GRID, 0))).astype(np.uint8)
     rows, columns = (np.linspace(0, length, GRID + 1).round().astype(int) for length in (height, width))
     hidden = np.repeat(patch[None], GRID * GRID, axis=0)
-    for square, one in enumerate(hidden):
+    for square, altered in enumerate(hidden):
         top, left = divmod(square, GRID)
         inside = np.s_[rows[top] : rows[top + 1], columns[left] : columns[left + 1]]
-        one[inside] = blurred[inside]
+        altered[inside] = blurred[inside]
     scores = score(np.concatenate([patch[None], hidden]))
     return np.asarray(scores[0] - scores[1:], dtype=np.float64).reshape(GRID, GRID)
 
 
 def _write_picture(path: Path, patch: np.ndarray, saliency: np.ndarray | None) -> None:
-    """The patch with a box around its centre and, beside it, what hiding a square changes: red for, blue against."""
+    """Draw the patch with a box around its centre, and next to it the occlusion map: red for tumour, blue against."""
     from PIL import Image
 
     panels = [_boxed(patch)]
@@ -203,7 +208,7 @@ def _write_picture(path: Path, patch: np.ndarray, saliency: np.ndarray | None) -
 
 
 def _boxed(patch: np.ndarray) -> np.ndarray:
-    """Enlarge a patch and bound its centre."""
+    """Magnify a patch and draw a box around its centre."""
     large = np.repeat(np.repeat(patch, _ZOOM, axis=0), _ZOOM, axis=1)
     top, left = ((length - CENTRE) // 2 * _ZOOM for length in patch.shape[:2])
     bottom, right = top + CENTRE * _ZOOM, left + CENTRE * _ZOOM
@@ -214,20 +219,18 @@ def _boxed(patch: np.ndarray) -> np.ndarray:
     return large
 
 
-def _show(content: dict[str, Any], path: Path, screen: Screen) -> None:
+def _print_summary(content: dict[str, Any], path: Path, screen: Screen) -> None:
     screen.say(f"{printable(content['id'])}: probability {content['probability']:.3f}, label {content['label']}")
     for model, probability in content["members"].items():
         screen.say(f"  {model}: {'needs slides' if probability is None else f'{probability:.3f}'}")
     for model, shares in content["columns"].items():
-        # All columns together say more than colour alone; the file holds both.
+        # The model on all columns tells more than the one on colour alone. The file holds both.
         for share in shares[:3] if model.endswith("_handcrafted") else []:
             screen.say(f"  {model}: {share['log_odds']:+.2f} log odds by {share['column']}: {share['what']}")
     if content["saliency"]:
-        screen.say(
-            f"  right half of the picture: {content['saliency']['model']}, red where it saw tumour, blue against"
-        )
+        screen.say(f"  right half of the picture: {content['saliency']['model']}, red supports tumour, blue opposes it")
     screen.say(f"  {path} and {path.with_suffix('.png').name}")
 
 
-def _plain(value: Any) -> float | None:
+def _none_if_nan(value: Any) -> float | None:
     return None if math.isnan(value) else float(value)

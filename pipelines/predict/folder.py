@@ -1,4 +1,4 @@
-"""New patches: a folder of image files to a table of probabilities."""
+"""Predict a folder of image files and write a table of probabilities."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ from histoblend.pipelines.predict.shards import Found, Options, predict_source
 from histoblend.pipelines.runtime.provenance import code_digest, library_versions
 from histoblend.pipelines.runtime.screen import Screen
 
-#: Exit status where files were skipped.
+#: Exit status when files were skipped.
 SKIPPED_STATUS = 3
 
-#: Results of earlier calls among the images that are named in the terminal.
+#: Largest number of results of earlier calls that are listed in the terminal.
 MOST_NAMED = 5
 
-#: Libraries of which another version may change a prediction's last digits.
+#: Libraries whose version may change the last digits of a prediction.
 COMPARED = (
     "numpy",
     "scipy",
@@ -48,7 +48,7 @@ COMPARED = (
 
 
 def predict_folder(
-    place: Path,
+    bundle_folder: Path,
     folder: Path,
     out: Path,
     *,
@@ -61,108 +61,107 @@ def predict_folder(
 
     Parameters
     ----------
-    place : Path
-        Bundle.
+    bundle_folder : Path
     folder : Path
         Image files at any depth.
     out : Path
-        CSV file with ``id, probability, label, flags``; ``<out>.skipped.csv`` beside it lists files that were skipped.
+        CSV file with ``id, probability, label, flags``. ``<out>.skipped.csv`` lists the skipped files.
     options : Options
     slides : Path, optional
-        CSV file with the slide of each patch. A slide's patches must be predicted together: its other patches are what
-        a patch is compared with.
+        CSV file with the slide of each patch. All patches of a slide must be predicted together, because each is
+        compared with the others.
     explain : sequence of str
-        Ids to be explained, in pictures and JSON beside ``out``.
+        Ids of patches to explain, in pictures and JSON files next to ``out``.
     screen : Screen
 
     Returns
     -------
     int
-        Exit status: 0, or 3 where files were skipped.
+        Exit status: 0, or 3 if files were skipped.
 
     Raises
     ------
     InputError
-        The bundle is damaged, or an argument does not fit.
+        The bundle is damaged, or an argument is not valid.
     """
-    bundle = open_bundle(place)
+    bundle = open_bundle(bundle_folder)
     blends = choose_blends(bundle, options.model)
     for warning in version_warnings(bundle):
         screen.warn(warning)
     check_options(blends, options)
     source = UnlabelledImages(folder, size=bundle.index["patch"]["size"], resize=bundle.index["patch"]["resize"])
     check_out(folder, out, explain=bool(explain))
-    known = None if slides is None else given_slides(source.table["file"], slides)
-    if known is not None and (alike := look_alike_words(known.dropna(), "slide")):
-        screen.warn(f"{slides}: {alike}. Patches are compared within each name: give a slide one name")
-    wanted = _explained(source.table, explain)
-    _say_results(source, folder, out, screen)
-    screen.say(_introduction(source, blends, known, options))
-    listing = [stamp(folder / name, name) for name in source.table["file"]]
+    patch_slides = None if slides is None else given_slides(source.table["file"], slides)
+    if patch_slides is not None and (alike := look_alike_words(patch_slides.dropna(), "slide")):
+        screen.warn(f"{slides}: {alike}. Patches are compared within each name, so use one name per slide")
+    rows_to_explain = _rows_to_explain(source.table, explain)
+    _list_results(source, folder, out, screen)
+    screen.say(_introduction(source, blends, patch_slides, options))
+    stamps = [stamp(folder / name, name) for name in source.table["file"]]
     code = code_digest(("data", "features", "models", "pipelines/predict/shards.py"))
-    key = {"bundle": bundle.digest, "code": code, "files": _digest(listing), "shard": options.shard}
+    key = {"bundle": bundle.digest, "code": code, "files": _digest(stamps), "shard": options.shard}
     parts = Parts(out.with_name(f".{out.name}.work"), key)
-    with open_predictor(bundle, chosen_members(blends, known)) as predictor:
-        found = predict_source(predictor, blends, source, known, parts, options=options, screen=screen)
-    skipped = write_tables(source, found, out)
-    if wanted:
-        _explain(bundle, blends, source, found, wanted, out, screen)
+    with open_predictor(bundle, chosen_members(blends, patch_slides)) as predictor:
+        predictions = predict_source(predictor, blends, source, patch_slides, parts, options=options, screen=screen)
+    skipped = write_tables(source, predictions, out)
+    if rows_to_explain:
+        _explain(bundle, blends, source, predictions, rows_to_explain, out, screen)
     parts.forget()
-    if advice := _other_size(found, bundle):
+    if advice := _size_advice(predictions, bundle):
         screen.warn(advice)
-    return _conclude(found, skipped, out, screen)
+    return _conclude(predictions, skipped, out, screen)
 
 
-def _say_results(source: UnlabelledImages, folder: Path, out: Path, screen: Screen) -> None:
-    """Say which earlier results are among the images, and so are no patches; that OUT is there needs no words."""
-    own = {out.resolve(), _beside(out).resolve()}
-    found = [(folder / name, what) for name, what in source.results.items() if (folder / name).resolve() not in own]
-    for path, what in found[:MOST_NAMED]:
+def _list_results(source: UnlabelledImages, folder: Path, out: Path, screen: Screen) -> None:
+    """List earlier results among the images, which are not predicted. ``out`` itself is not listed."""
+    own = {out.resolve(), _skipped_path(out).resolve()}
+    results = [(folder / name, what) for name, what in source.results.items() if (folder / name).resolve() not in own]
+    for path, what in results[:MOST_NAMED]:
         screen.say(f"  left out: {path}, {what}")
-    if len(found) > MOST_NAMED:
-        screen.say(f"  left out: {len(found) - MOST_NAMED} more results of earlier calls")
+    if len(results) > MOST_NAMED:
+        screen.say(f"  left out: {len(results) - MOST_NAMED} more results of earlier calls")
 
 
 def _explain(
     bundle: Bundle,
     blends: tuple[Blend, Blend | None],
     source: UnlabelledImages,
-    found: Found,
+    predictions: Found,
     rows: list[int],
     out: Path,
     screen: Screen,
 ) -> None:
-    """Explain single patches by every model that needs no slide, whichever of them the blend asks."""
+    """Explain single patches with every model that needs no slide, including those outside the blend."""
     from histoblend.pipelines.predict.explanation import explain_patch
 
-    alone = [name for name in bundle.index["models"] if not needs_slides(name)]
-    with open_predictor(bundle, alone) as predictor:
+    members = [name for name in bundle.index["models"] if not needs_slides(name)]
+    with open_predictor(bundle, members) as predictor:
         for row in rows:
-            explain_patch(predictor, blends, source, found, row, out, screen)
+            explain_patch(predictor, blends, source, predictions, row, out, screen)
 
 
 def version_warnings(bundle: Bundle) -> Iterator[str]:
-    """How this installation differs from the one that made the bundle."""
+    """Warn of differences between this installation and the one that made the bundle."""
     made, here = bundle.index["libraries"], library_versions()
     names = [*COMPARED, *(["keras"] if any(entry["engine"] == "keras" for entry in bundle.index["networks"]) else [])]
-    differ = [name for name in names if name in made and made[name] != here.get(name)]
-    others = [f"{name} {made[name]} (here {here.get(name, 'none')})" for name in differ]
-    if others:
-        yield f"the bundle was made with {', '.join(others)}: probabilities may differ in their last digits"
+    changed = [name for name in names if name in made and made[name] != here.get(name)]
+    differences = [f"{name} {made[name]} (here {here.get(name, 'none')})" for name in changed]
+    if differences:
+        yield f"the bundle was made with {', '.join(differences)}: the last digits of probabilities may differ"
     if bundle.index["features"]["code"] != code_digest(("features",)):
         yield (
-            f"the code of the features differs from that of the bundle (commit {bundle.index.get('commit')}): "
-            "probabilities may differ. Check out that commit for the same ones"
+            f"the feature code differs from the bundle's (commit {bundle.index.get('commit')}), so probabilities may "
+            "differ. Check out that commit to reproduce them"
         )
 
 
 def check_options(blends: tuple[Blend, Blend | None], options: Options) -> None:
-    """Find a wrong option before hours of work, not after.
+    """Check the options before the work starts.
 
     Raises
     ------
     InputError
-        The operating point is unknown, or the prevalence is no share.
+        The operating point is unknown, or the prevalence is not between 0 and 1.
     """
     for blend in blends:
         if blend is not None and options.point not in blend.thresholds:
@@ -170,36 +169,36 @@ def check_options(blends: tuple[Blend, Blend | None], options: Options) -> None:
                 f"the operating point must be one of {', '.join(blend.thresholds)}; got {options.point!r}."
             )
     if options.prevalence and not 0 < options.prevalence < 1:
-        raise InputError(f"the prevalence must lie between 0 and 1; got {options.prevalence}.")
+        raise InputError(f"the prevalence must be between 0 and 1; got {options.prevalence}.")
 
 
 def check_out(folder: Path, out: Path, *, explain: bool) -> None:
-    """See that the table ``out`` can be written, and that nothing of the user is lost by it.
+    """Check that the table ``out`` can be written without overwriting a file of the user.
 
     Raises
     ------
     InputError
-        It is a folder or a file that :func:`predict_folder` did not write, or pictures would be among patches.
+        It is a folder or a file that :func:`predict_folder` did not write, or explanations would be among the patches.
     """
     if out.is_dir():
         raise InputError(f"{out}: expected the name of a CSV file; got a folder. Give OUT=folder/predictions.csv.")
     if explain and out.resolve().is_relative_to(folder.resolve()):
         raise InputError(
-            f"{out}: pictures of explanations must not lie among the patches in {folder}. Choose another OUT."
+            f"{out}: explanations must not be written into the folder of patches, {folder}. Choose another OUT."
         )
-    for path in (out, _beside(out)):
-        # An image or a table of labels named by mistake must not be lost, nor a link or device such as /dev/stdout.
-        odd = path.is_symlink() or (path.exists() and not path.is_file())
-        if odd or (path.is_file() and path.stat().st_size and not is_result(str(path))):
+    for path in (out, _skipped_path(out)):
+        # Never overwrite an image or label table given by mistake, nor a link or a device such as /dev/stdout.
+        special = path.is_symlink() or (path.exists() and not path.is_file())
+        if special or (path.is_file() and path.stat().st_size and not is_result(str(path))):
             raise InputError(
-                f"{path}: expected a new file, or a table that predict wrote, which is replaced; got another file, a "
-                "link or a device. Choose another OUT, or remove it."
+                f"{path}: expected a new file, or an earlier table of predict to replace; got another file, a link "
+                "or a device. Choose another OUT, or remove it."
             )
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _explained(table: pd.DataFrame, ids: Sequence[str]) -> list[int]:
-    """Rows of the patches to explain."""
+def _rows_to_explain(table: pd.DataFrame, ids: Sequence[str]) -> list[int]:
+    """Row numbers of the patches to explain."""
     if not ids:
         return []
     files, rows = FileNames(table["file"].tolist(), "EXPLAIN"), []
@@ -214,39 +213,39 @@ def _explained(table: pd.DataFrame, ids: Sequence[str]) -> list[int]:
     return rows
 
 
-def chosen_members(blends: tuple[Blend, Blend | None], known: pd.Series | None) -> list[str]:
-    """Models that are needed: without slides only those of the blend that needs none."""
+def chosen_members(blends: tuple[Blend, Blend | None], patch_slides: pd.Series | None) -> list[str]:
+    """Members that the prediction needs. Without slides, these are only those of the blend that needs no slides."""
     with_slides, without = blends
     chosen = [
-        *(with_slides.members if known is not None or without is None else ()),
+        *(with_slides.members if patch_slides is not None or without is None else ()),
         *(without.members if without else ()),
     ]
     return list(dict.fromkeys(chosen))
 
 
 def _introduction(
-    source: UnlabelledImages, blends: tuple[Blend, Blend | None], known: pd.Series | None, options: Options
+    source: UnlabelledImages, blends: tuple[Blend, Blend | None], patch_slides: pd.Series | None, options: Options
 ) -> str:
     with_slides, without = blends
     parts = [f"{len(source.table)} image files"]
     if source.shared:
-        parts.append(f"{source.shared} share a name with another and are called by their path in the folder")
-    if with_slides.needs_slides and known is None:
+        parts.append(f"{source.shared} share a name with another and are identified by their path in the folder")
+    if with_slides.needs_slides and patch_slides is None:
         if without is None:
             raise InputError(
-                f"{with_slides.name} compares a patch with the rest of its slide, and no slide is known. "
+                f"{with_slides.name} compares a patch with the rest of its slide, but no slide is known. "
                 "Give SLIDES=file.csv (id,slide), or another MODEL."
             )
         parts.append(
-            f"no slides were given (SLIDES): predicted by {_called(without)}, which needs none, "
-            f"instead of {_called(with_slides)}"
+            f"no slides were given (SLIDES), so {_describe(without)}, which needs none, predicts instead of "
+            f"{_describe(with_slides)}"
         )
     else:
-        parts.append(f"predicted by {_called(with_slides)}")
+        parts.append(f"predicted by {_describe(with_slides)}")
     return "; ".join([*parts, f"operating point {options.point}"])
 
 
-def _called(blend: Blend) -> str:
+def _describe(blend: Blend) -> str:
     return blend.name if blend.members == (blend.name,) else f"{blend.name} of {', '.join(blend.members)}"
 
 
@@ -254,58 +253,58 @@ def _digest(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
-def write_tables(source: UnlabelledImages, found: Found, out: Path) -> int:
-    """Write predictions and, where files were skipped, the list of them; return how many were."""
+def write_tables(source: UnlabelledImages, predictions: Found, out: Path) -> int:
+    """Write the predictions and, if files were skipped, the list of them. Return the number of skipped files."""
     table = pd.DataFrame(
         {
-            "id": source.table["patch_id"].iloc[found.rows].to_numpy(),
-            "probability": found.probability,
-            "label": found.label,
-            "flags": found.flags,
+            "id": source.table["patch_id"].iloc[predictions.rows].to_numpy(),
+            "probability": predictions.probability,
+            "label": predictions.label,
+            "flags": predictions.flags,
         }
     )
     files = source.table["file"]
-    lost = {files.iloc[row]: reason for row, reason in found.reasons.items()} | source.skipped
-    beside = _beside(out)
-    beside.unlink(missing_ok=True)
-    if lost:
-        listed = pd.DataFrame({"file": list(lost), "reason": list(lost.values())})
-        write_whole(beside, lambda file: write_csv(listed, file))
+    skipped = {files.iloc[row]: reason for row, reason in predictions.reasons.items()} | source.skipped
+    skipped_path = _skipped_path(out)
+    skipped_path.unlink(missing_ok=True)
+    if skipped:
+        reasons = pd.DataFrame({"file": list(skipped), "reason": list(skipped.values())})
+        write_whole(skipped_path, lambda file: write_csv(reasons, file))
     write_whole(out, lambda file: write_csv(table, file))
-    return len(lost)
+    return len(skipped)
 
 
-def _other_size(found: Found, bundle: Bundle) -> str:
-    """What to do where most files that were skipped have another size; empty elsewhere."""
-    if not size_remedy(found.reasons.values(), resizes=True):
+def _size_advice(predictions: Found, bundle: Bundle) -> str:
+    """Advice for the case that most skipped files have another size; otherwise empty."""
+    if not size_remedy(predictions.reasons.values(), resizes=True):
         return ""
     size = bundle.index["patch"]["size"]
     return (
-        f"the bundle takes patches of {size} × {size} pixels, at the resolution that it was trained at: cut or scale "
-        "the images to that, or train with --set data.resize=resize (CONFIG=folder), whose bundle scales images itself"
+        f"the bundle takes patches of {size} × {size} pixels at the resolution of its training patches. Crop or resize "
+        "the images, or train with --set data.resize=resize (CONFIG=folder): that bundle resizes images itself"
     )
 
 
-def _beside(out: Path) -> Path:
-    """The list of files that were skipped."""
+def _skipped_path(out: Path) -> Path:
+    """Path of the list of skipped files."""
     return out.with_name(f"{out.name}.skipped.csv")
 
 
-def _conclude(found: Found, skipped: int, out: Path, screen: Screen) -> int:
-    flagged = sum(map(bool, found.flags))
+def _conclude(predictions: Found, skipped: int, out: Path, screen: Screen) -> int:
+    flagged = sum(map(bool, predictions.flags))
     screen.say(
-        f"{out}: {len(found.rows)} patches, {int(found.label.sum())} labelled positive, {flagged} flagged"
-        + (f" ({_counts(found.flags)})" if flagged else "")
+        f"{out}: {len(predictions.rows)} patches, {int(predictions.label.sum())} labelled positive, {flagged} flagged"
+        + (f" ({_flag_counts(predictions.flags)})" if flagged else "")
     )
     if not skipped:
         return 0
     screen.warn(f"{skipped} files were skipped; {out}.skipped.csv lists each with its reason")
-    listed = read_written(_beside(out), ("file", "reason"))
-    for line in listed.head(5).itertuples(index=False):
+    reasons = read_written(_skipped_path(out), ("file", "reason"))
+    for line in reasons.head(5).itertuples(index=False):
         screen.say(f"  {line.file}: {line.reason}")
     return SKIPPED_STATUS
 
 
-def _counts(flags: list[str]) -> str:
+def _flag_counts(flags: list[str]) -> str:
     counts = pd.Series(" ".join(flags).split()).value_counts()
     return ", ".join(f"{name} {count}" for name, count in counts.items())

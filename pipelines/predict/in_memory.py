@@ -22,7 +22,7 @@ from histoblend.pipelines.runtime.screen import Screen
 
 
 class PixelSource:
-    """Decoded patches as a source, see :class:`data.patches.Source`.
+    """Source of decoded patches, see :class:`data.patches.Source`.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class PixelSource:
         self.pixels, self.table, self.size = pixels, table, pixels.shape[1]
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, Mapping[int, str]]:
-        """Rows ``start`` to ``stop``; all of them can be read."""
+        """Return rows ``start`` to ``stop``, and no reading errors."""
         return np.asarray(self.pixels[start:stop]), {}
 
 
@@ -99,12 +99,12 @@ class Predictor:
         Parameters
         ----------
         patches : ndarray of shape (n, side, side, 3), dtype uint8
-            RGB, of the size that the bundle was trained on. A memory map is read a part at a time.
+            RGB, of the size that the bundle was trained on. A memory map is read in parts.
         slides : sequence of str or None, optional
-            Slide of each patch, None where it is unknown. Models that compare a patch with the rest of its slide need
-            it; pass all patches of a slide together.
+            Slide of each patch, None if unknown. Models that compare a patch with the rest of its slide need it.
+            Pass all patches of a slide together.
         prevalence : float
-            Share of positives where the patches come from; 0 leaves probabilities as they are.
+            Share of positives where the patches come from; 0 leaves probabilities unchanged.
 
         Returns
         -------
@@ -124,27 +124,31 @@ class Predictor:
             )
         if slides is not None and len(slides) != len(patches):
             raise InputError(f"slides must have one entry per patch, {len(patches)}; got {len(slides)}.")
-        known = None if slides is None else pd.Series(list(slides), dtype=object)
+        patch_slides = None if slides is None else pd.Series(list(slides), dtype=object)
         blends, options = choose_blends(self.bundle, self.model), self._options(prevalence)
         check_options(blends, options)
         source = PixelSource(patches, pd.DataFrame({"patch_id": range(len(patches))}))
         with (
             tempfile.TemporaryDirectory() as folder,
-            open_predictor(self.bundle, chosen_members(blends, known)) as predictor,
+            open_predictor(self.bundle, chosen_members(blends, patch_slides)) as predictor,
         ):
             parts = Parts(Path(folder, "parts"))
-            found = predict_source(predictor, blends, source, known, parts, options=options, screen=_Silent())
-        return pd.DataFrame({"probability": found.probability, "label": found.label, "flags": found.flags})
+            predictions = predict_source(
+                predictor, blends, source, patch_slides, parts, options=options, screen=_Silent()
+            )
+        return pd.DataFrame(
+            {"probability": predictions.probability, "label": predictions.label, "flags": predictions.flags}
+        )
 
     def _options(self, prevalence: float = 0.0) -> Options:
         return Options(model=self.model, point=self.point, prevalence=prevalence, workers=self.workers)
 
 
 class _Silent(Screen):
-    """Shows nothing, and passes warnings on as Python's."""
+    """Prints nothing and issues warnings as Python warnings."""
 
     def say(self, line: str) -> None:
-        """Show nothing."""
+        """Print nothing."""
 
     def warn(self, line: str) -> None:
         """Issue a warning."""
@@ -152,5 +156,5 @@ class _Silent(Screen):
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str = "patches") -> Iterator[Callable[[int], None]]:
-        """Show nothing."""
+        """Print nothing."""
         yield lambda count: None

@@ -1,4 +1,4 @@
-"""Patches of any source through a bundle's models, a shard at a time, in files that survive an interruption."""
+"""Run the patches of any source through a bundle's models, in shards that survive an interruption."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from histoblend.models.slide_means import slide_means
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.tables import known_slides
 
-#: Patches worked on at a time by each worker: 256 of 96 × 96 are 7 MB, their features a few more.
+#: Patches that each worker processes at once: 256 patches of 96 × 96 px take 7 MB, their features a few more.
 SHARD = 256
 POINT = "youden"
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a prediction depends on beside the bundle and the patches.
+    """What a prediction depends on besides the bundle and the patches.
 
     Attributes
     ----------
     model : str
         See :func:`models.predictor.choose_blends`.
     point : str
-        Operating point whose threshold makes a label of a probability.
+        Operating point whose threshold turns probabilities into labels.
     prevalence : float
-        Share of positives where the patches come from; 0 to leave probabilities as they are.
+        Share of positives where the patches come from; 0 leaves probabilities unchanged.
     workers : int
         Threads; -1 for one per core.
     shard : int
-        Patches worked on at a time. No number depends on it, nor on the workers.
+        Patches per shard. Results do not depend on it, nor on the number of workers.
     """
 
     model: str = ""
@@ -55,21 +55,21 @@ class Options:
 
 @dataclass(frozen=True)
 class Found:
-    """What was found out about the patches of a source, a row a patch; rows that could not be read are missing.
+    """Predictions for the patches of a source, one row per patch. Rows that could not be read are missing.
 
     Attributes
     ----------
     rows : ndarray of shape (n,), int
-        Rows of the source's table.
+        Row numbers in the source's table.
     members : DataFrame
-        Probability by each member; NaN where a member needs a slide that is unknown.
+        Probability by each member; NaN if the member needs a slide and the slide is unknown.
     probability : ndarray of shape (n,), dtype float64
     label : ndarray of shape (n,), dtype int
     flags : list of str
-    alone : ndarray of shape (n,), dtype bool
-        Predicted without slide context.
+    without_context : ndarray of shape (n,), dtype bool
+        Whether the patch was predicted without slide context.
     reasons : dict from int to str
-        Why a row could not be read.
+        Reason for each row that could not be read.
     """
 
     rows: np.ndarray
@@ -77,7 +77,7 @@ class Found:
     probability: np.ndarray
     label: np.ndarray
     flags: list[str]
-    alone: np.ndarray
+    without_context: np.ndarray
     reasons: dict[int, str]
 
 
@@ -96,49 +96,49 @@ def predict_source(
     Parameters
     ----------
     predictor : Predictor
-        Of all members that the blends need here.
+        Holds all members that the blends need here.
     blends : pair of Blend
         From :func:`models.predictor.choose_blends`.
     source : Source
-        Its table needs no ``label``. Where it has a method ``expect``, that is told beforehand which ranges of rows
-        are going to be read.
+        Its table needs no ``label``. If it has a method ``expect``, that method is first called with the ranges of
+        rows that will be read.
     slides : Series of str, optional
-        Slide of each row, missing where unknown.
+        Slide of each row; missing if unknown.
     parts : Parts
-        Of this prediction.
+        Files of the finished shards.
     options : Options
     screen : Screen
     """
-    compared = slides is not None and any(map(needs_slides, predictor.members))
+    in_context = slides is not None and any(map(needs_slides, predictor.members))
     total = len(source.table)
     starts = range(0, total, options.shard)
     tasks = [(start, min(start + options.shard, total)) for start in starts]
     stains = None
     if slides is not None and predictor.normalises:
-        looks = _Stains(source, parts)
-        _make_all(looks, tasks, "looking at stains", options.workers, screen)
-        stains = stains_of(looks.join(starts), known_slides(slides), source.size**2)
+        stain_shards = _StainShards(source, parts)
+        _make_shards(stain_shards, tasks, "measuring stains", options.workers, screen)
+        stains = stains_of(stain_shards.join(starts), known_slides(slides), source.size**2)
     _compile(predictor, screen)
-    shards = _Shards(predictor, source, parts, keep_features=compared, stains=stains)
-    _make_all(shards, tasks, "predicting", options.workers, screen)
+    shards = _Shards(predictor, source, parts, keep_features=in_context, stains=stains)
+    _make_shards(shards, tasks, "predicting", options.workers, screen)
     members, flags, reasons = shards.join(starts)
     rows = np.array([row for row in range(total) if row not in reasons], dtype=int)
-    alone = np.ones(total, bool)
+    without_context = np.ones(total, bool)
     if slides is not None and blends[0].needs_slides:
-        alone = _compare(shards, predictor, slides, rows, members, options.shard, screen)
-    if blends[0].needs_slides and blends[1] is None and alone[rows].any():
+        without_context = _predict_in_context(shards, predictor, slides, rows, members, options.shard, screen)
+    if blends[0].needs_slides and blends[1] is None and without_context[rows].any():
         raise InputError(
-            f"{blends[0].name} compares a patch with the rest of its slide, and {int(alone[rows].sum())} patches have "
-            "no slide, or one of too few patches. Give their slides (SLIDES), or another MODEL."
+            f"{blends[0].name} compares a patch with the rest of its slide, but {int(without_context[rows].sum())} "
+            "patches have no slide or too few patches in their slide. Give their slides (SLIDES), or another MODEL."
         )
-    probability, label = _blend(predictor, blends, members, slides, alone, options)
+    probability, label = _blend(predictor, blends, members, slides, without_context, options)
     names = [" ".join(name for name, on in zip(FLAGS, row, strict=True) if on) for row in flags[rows]]
     table = pd.DataFrame(members[rows], columns=list(predictor.members))
-    return Found(rows, table, probability[rows], label[rows], names, alone[rows], reasons)
+    return Found(rows, table, probability[rows], label[rows], names, without_context[rows], reasons)
 
 
 def _compile(predictor: Predictor, screen: Screen) -> None:
-    """Compile kernels before a bar stands still over it."""
+    """Compile kernels first, so that the progress bar of the prediction does not stall."""
     if predictor.families:
         from histoblend.features.handcrafted.families import compile_kernels
 
@@ -146,58 +146,58 @@ def _compile(predictor: Predictor, screen: Screen) -> None:
             compile_kernels(predictor.families, progress=progress)
 
 
-def _make_all(work: _Work, tasks: list[tuple[int, int]], what: str, workers: int, screen: Screen) -> None:
-    """Make the parts that are missing, and show how far that is."""
-    left = [task for task in tasks if not work.is_made(task[0])]
-    if hasattr(work.source, "expect"):
-        work.source.expect(left)
-    with screen.progress(what, sum(stop - start for start, stop in tasks)) as progress:
-        progress(sum(stop - start for start, stop in set(tasks).difference(left)))
-        for count in _run(work, left, workers):
+def _make_shards(shards: _ShardMaker, tasks: list[tuple[int, int]], label: str, workers: int, screen: Screen) -> None:
+    """Make the missing shards and show the progress."""
+    missing = [task for task in tasks if not shards.is_made(task[0])]
+    if hasattr(shards.source, "expect"):
+        shards.source.expect(missing)
+    with screen.progress(label, sum(stop - start for start, stop in tasks)) as progress:
+        progress(sum(stop - start for start, stop in set(tasks).difference(missing)))
+        for count in _run(shards, missing, workers):
             progress(count)
 
 
-def _run(work: _Work, tasks: list[tuple[int, int]], workers: int) -> Iterator[int]:
-    """Make every part and yield the number of its patches."""
+def _run(shards: _ShardMaker, tasks: list[tuple[int, int]], workers: int) -> Iterator[int]:
+    """Make every shard and yield its number of patches."""
     from threadpoolctl import threadpool_limits
 
     workers = count_workers(workers)
     with threadpool_limits(1):
         if min(workers, len(tasks)) <= 1:
-            yield from (work.make(*task) for task in tasks)
+            yield from (shards.make(*task) for task in tasks)
             return
         from joblib import Parallel, delayed, parallel_config
 
-        # Threads: decoding, kernels, ONNX Runtime and XGBoost let go of the interpreter's lock.
+        # Threads: decoding, kernels, ONNX Runtime and XGBoost release the GIL.
         with parallel_config("threading"):
             pool = Parallel(n_jobs=min(workers, len(tasks)), return_as="generator_unordered")
-            yield from pool(delayed(work.make)(*task) for task in tasks)
+            yield from pool(delayed(shards.make)(*task) for task in tasks)
 
 
-class _Work(Protocol):
-    """What makes a part of some rows at a time."""
+class _ShardMaker(Protocol):
+    """Makes the shard of a range of rows."""
 
     source: Source
 
     def is_made(self, start: int) -> bool:
-        """Whether the part that begins with this row is there."""
+        """Whether the shard that starts at this row exists."""
 
     def make(self, start: int, stop: int) -> int:
-        """Make the part of rows start to stop; return how many these are."""
+        """Make the shard of rows start to stop and return their number."""
 
 
-class _Stains:
-    """Sums of tissue's densities, of some rows at a time: small parts, made before slides can be normalised."""
+class _StainShards:
+    """Sums of tissue densities for ranges of rows. They are small, and stain normalisation needs them first."""
 
     def __init__(self, source: Source, parts: Parts) -> None:
         self.source, self.parts = source, parts
 
     def is_made(self, start: int) -> bool:
-        """Whether the part that begins with this row is there."""
+        """Whether the shard that starts at this row exists."""
         return self.parts.find(_stains_name(start)) is not None
 
     def make(self, start: int, stop: int) -> int:
-        """Sum up rows start to stop; rows that cannot be read count for nothing."""
+        """Compute the sums of rows start to stop; rows that cannot be read get zeros."""
         pixels, reasons = self.source.read(start, stop)
         sums = stain_sums(pixels)
         sums[list(reasons)] = 0
@@ -205,7 +205,7 @@ class _Stains:
         return stop - start
 
     def join(self, starts: Sequence[int]) -> np.ndarray:
-        """Sums of all rows."""
+        """Return the sums of all rows."""
         return np.concatenate([self.parts.read(_stains_name(start))["sums"] for start in starts])
 
 
@@ -218,7 +218,7 @@ JOINED = ("members", "flags", "lost", "reasons")
 
 
 class _Shards:
-    """Predictions of some rows at a time, a part each."""
+    """Predictions for ranges of rows, one file per shard."""
 
     def __init__(
         self,
@@ -231,32 +231,32 @@ class _Shards:
     ) -> None:
         self.predictor, self.source, self.parts, self.keep_features = predictor, source, parts, keep_features
         self.stains = stains
-        seen = " ".join(predictor.members).encode() + (b"" if stains is None else stains.tobytes())
-        self._kind = hashlib.sha256(seen).hexdigest()[:8]
+        content = " ".join(predictor.members).encode() + (b"" if stains is None else stains.tobytes())
+        self._key = hashlib.sha256(content).hexdigest()[:8]
 
     def name(self, start: int) -> str:
-        """Name of the shard that begins with this row; it says which members the shard holds, by which stains."""
-        return f"{self._kind}{'-features' if self.keep_features else ''}-{start:08d}"
+        """Name of the shard that starts at this row. It depends on the members and stains."""
+        return f"{self._key}{'-features' if self.keep_features else ''}-{start:08d}"
 
     def is_made(self, start: int) -> bool:
-        """Whether the shard that begins with this row is there."""
+        """Whether the shard that starts at this row exists."""
         return self.parts.find(self.name(start), *JOINED) is not None
 
     def make(self, start: int, stop: int) -> int:
-        """Predict rows start to stop; return how many these are."""
+        """Predict rows start to stop and return their number."""
         pixels, reasons = self.source.read(start, stop)
-        good = np.array([row for row in range(stop - start) if row not in reasons], dtype=int)
+        readable = np.array([row for row in range(stop - start) if row not in reasons], dtype=int)
         members = np.full((stop - start, len(self.predictor.members)), np.nan)
         flags = np.zeros((stop - start, len(FLAGS)), bool)
         features = np.zeros((stop - start, 0), np.float32)
-        if len(good):  # heads refuse to predict nothing
-            stains = None if self.stains is None else self.stains[start:stop][good]
-            values = self.predictor(np.ascontiguousarray(pixels[good]), stains)
-            members[good], flags[good] = values.members, values.flags
+        if len(readable):  # heads refuse an empty table
+            stains = None if self.stains is None else self.stains[start:stop][readable]
+            values = self.predictor(np.ascontiguousarray(pixels[readable]), stains)
+            members[readable], flags[readable] = values.members, values.flags
             if self.keep_features:
                 compared = values.table[:, self.predictor.compared]
                 features = np.zeros((stop - start, compared.shape[1]), np.float32)
-                features[good] = compared
+                features[readable] = compared
         arrays = {
             "members": members,
             "flags": flags,
@@ -268,11 +268,11 @@ class _Shards:
         return stop - start
 
     def features(self, start: int) -> np.ndarray:
-        """Features of a finished shard that members in slide context compare."""
+        """Features of a finished shard that members with slide context compare."""
         return self.parts.read(self.name(start), "features")["features"]
 
     def join(self, starts: Sequence[int]) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-        """Members, flags and reasons of all rows."""
+        """Return the members, flags and reasons of all rows."""
         members, flags = [], []
         reasons: dict[int, str] = {}
         for start in starts:
@@ -284,7 +284,7 @@ class _Shards:
         return np.concatenate(members), np.concatenate(flags), reasons
 
 
-def _compare(
+def _predict_in_context(
     shards: _Shards,
     predictor: Predictor,
     slides: pd.Series,
@@ -293,11 +293,11 @@ def _compare(
     shard: int,
     screen: Screen,
 ) -> np.ndarray:
-    """Fill in the members that need slides, a slide at a time; return which rows are predicted without.
+    """Fill in the members that need slides, slide by slide. Return which rows are predicted without slide context.
 
-    What is in memory at a time are one shard's features, and a few columns of one slide's.
+    Memory holds the features of one shard and a few feature columns of one slide.
     """
-    alone = np.ones(len(slides), bool)
+    without_context = np.ones(len(slides), bool)
     small, few = 0, 0
     for slide_rows in slides.iloc[rows].groupby(slides.iloc[rows], sort=False).indices.values():
         inside = rows[np.sort(slide_rows)]
@@ -305,20 +305,20 @@ def _compare(
             few += len(inside)
             continue
         small += len(inside) if len(inside) < ENOUGH else 0
-        alone[inside] = False
+        without_context[inside] = False
         if shards.keep_features:
-            _relate(shards, predictor, inside, members, shard)
+            _predict_slide(shards, predictor, inside, members, shard)
     if few:
-        screen.warn(f"{few} patches stand in slides of {FEWEST} patches or fewer, which say nothing about a slide")
+        screen.warn(f"{few} patches are in slides of {FEWEST} patches or fewer, too few for slide context")
     if small:
-        screen.warn(f"{small} patches stand in slides of fewer than {ENOUGH} patches: slide context is weak there")
-    if alone[rows].any() and not alone[rows].all():
-        screen.say(f"  {int(alone[rows].sum())} patches are predicted without slide context")
-    return alone
+        screen.warn(f"{small} patches are in slides of fewer than {ENOUGH} patches, where slide context is weak")
+    if without_context[rows].any() and not without_context[rows].all():
+        screen.say(f"  {int(without_context[rows].sum())} patches are predicted without slide context")
+    return without_context
 
 
-def _relate(shards: _Shards, predictor: Predictor, rows: np.ndarray, members: np.ndarray, shard: int) -> None:
-    """Fill in the members in slide context for the rows of one slide."""
+def _predict_slide(shards: _Shards, predictor: Predictor, rows: np.ndarray, members: np.ndarray, shard: int) -> None:
+    """Fill in the members with slide context for the rows of one slide."""
     pieces = [(start, rows[rows // shard == start // shard]) for start in np.unique(rows // shard) * shard]
     with Columns(len(rows), shards.parts.folder) as columns:
         for start, piece in pieces:
@@ -334,43 +334,43 @@ def _blend(
     blends: tuple[Blend, Blend | None],
     members: np.ndarray,
     slides: pd.Series | None,
-    alone: np.ndarray,
+    without_context: np.ndarray,
     options: Options,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probability and label of every row; rows that could not be read hold NaN and 0."""
+    """Probability and label of every row. Rows that could not be read get NaN and 0."""
     probability, label = np.full(len(members), np.nan), np.zeros(len(members), int)
     prevalence = float(predictor.bundle.index["prevalence"])
-    for blend, chosen in ((blends[0], ~alone), (blends[1] or blends[0], alone)):
-        places = [predictor.members.index(name) for name in blend.members if name in predictor.members]
-        rows = chosen & np.isfinite(members[:, places]).all(axis=1)
-        if len(places) < len(blend.members) or not rows.any():
+    for blend, chosen in ((blends[0], ~without_context), (blends[1] or blends[0], without_context)):
+        indices = [predictor.members.index(name) for name in blend.members if name in predictor.members]
+        rows = chosen & np.isfinite(members[:, indices]).all(axis=1)
+        if len(indices) < len(blend.members) or not rows.any():
             continue
-        table = np.ascontiguousarray(members[np.ix_(rows, places)])
+        table = np.ascontiguousarray(members[np.ix_(rows, indices)])
         means = slide_means(table, known_slides(slides[rows])) if blend.slide_means and slides is not None else None
-        found = blend.combine(table, means)
-        # Sensitivity and specificity do not depend on prevalence, so the operating point stays where it was chosen.
-        label[rows] = found >= blend.thresholds[options.point]
+        combined = blend.combine(table, means)
+        # Sensitivity and specificity do not depend on prevalence, so the threshold applies before the shift.
+        label[rows] = combined >= blend.thresholds[options.point]
         if options.prevalence:
             from histoblend.models.calibration import shift_prevalence
 
-            found = shift_prevalence(found, prevalence, options.prevalence)
-        probability[rows] = found
+            combined = shift_prevalence(combined, prevalence, options.prevalence)
+        probability[rows] = combined
     return probability, label
 
 
-#: Bytes up to which a table stays in memory.
+#: Largest table that is kept in memory, in bytes.
 MOST_IN_MEMORY = 64_000_000
 
 
 class Columns:
-    """Rows of float32 values, turned into columns.
+    """Table of float32 values that is written by rows and read by columns.
 
     Parameters
     ----------
     rows : int
-        That are going to be added.
+        Number of rows that will be added.
     folder : Path
-        Where a large table is kept meanwhile, in a file that no break leaves behind.
+        Folder for the temporary file of a large table. An interruption does not leave the file behind.
     """
 
     def __init__(self, rows: int, folder: Path) -> None:
@@ -387,7 +387,7 @@ class Columns:
             self._file.close()
 
     def add(self, rows: np.ndarray) -> None:
-        """Add some rows, (m, columns) float32, after those that are there."""
+        """Append rows, (m, columns) float32."""
         if self._array is None and self._file is None:
             if 4 * self.rows * rows.shape[1] <= MOST_IN_MEMORY:
                 self._array = np.empty((rows.shape[1], self.rows), np.float32)
@@ -402,14 +402,14 @@ class Columns:
                 self._file.write(column.data)
         self._added = end
 
-    def take(self, places: np.ndarray) -> np.ndarray:
-        """Values of some columns over all rows, (rows, len(places)) float32."""
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """Return the values of some columns for all rows, (rows, len(indices)) float32."""
         if self._array is not None:
-            return np.ascontiguousarray(self._array[places].T)
+            return np.ascontiguousarray(self._array[indices].T)
         if self._file is None:
-            raise ValueError("columns must be taken after all rows were added; none was.")
-        taken = np.empty((self.rows, len(places)), np.float32)
-        for number, place in enumerate(places.tolist()):
-            self._file.seek(4 * place * self.rows)
+            raise ValueError("rows must be added before columns are taken; got none.")
+        taken = np.empty((self.rows, len(indices)), np.float32)
+        for number, index in enumerate(indices.tolist()):
+            self._file.seek(4 * index * self.rows)
             taken[:, number] = np.frombuffer(self._file.read(4 * self.rows), np.float32)
         return taken

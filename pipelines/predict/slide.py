@@ -1,4 +1,4 @@
-"""A whole slide to a heat map: tissue, tiles, probabilities, and a folder of files about them."""
+"""Predict a whole slide: find tissue, cut tiles, predict them and write a folder of results."""
 
 from __future__ import annotations
 
@@ -34,23 +34,23 @@ from histoblend.pipelines.runtime.provenance import code_digest
 from histoblend.pipelines.runtime.resources import check_disk, peak_memory
 from histoblend.pipelines.runtime.screen import Screen
 
-#: Cells that a slide may be divided into, and those that may hold tissue: 100,000 × 80,000 px at 40×, all tissue, have
-#: half a million.
+#: Largest number of cells of a slide, and of cells with tissue. A slide of 100,000 × 80,000 px at 40× that is all
+#: tissue has half a million.
 MOST_CELLS, MOST_TILES = 20_000_000, 5_000_000
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """How a slide is cut into patches; 0 stands for what slide, bundle and label say themselves.
+    """How a slide is cut into patches.
 
     Attributes
     ----------
     mpp : float
-        Micrometres a pixel of the slide's level 0.
+        Micrometres per pixel of the slide's level 0; 0 for the slide's own value.
     patch_mpp : float
-        Micrometres a pixel of the patches that the bundle was made from.
+        Micrometres per pixel of the patches that the bundle was trained on; 0 for the bundle's own value.
     stride : int
-        Pixels of a patch from one to the next.
+        Distance between neighbouring patches in patch pixels; 0 for the side of the labelled centre.
     """
 
     mpp: float = 0.0
@@ -58,17 +58,18 @@ class Geometry:
     stride: int = 0
 
 
-def heatmap(place: Path, slide_path: Path, out: Path, *, options: Options, geometry: Geometry, screen: Screen) -> Path:
-    """Predict a slide's tissue patch by patch and write a folder of results.
+def heatmap(
+    bundle_folder: Path, slide_path: Path, out: Path, *, options: Options, geometry: Geometry, screen: Screen
+) -> Path:
+    """Predict the tissue of a slide patch by patch and write a folder of results.
 
     Parameters
     ----------
-    place : Path
-        Bundle.
+    bundle_folder : Path
     slide_path : Path
     out : Path
-        Folder for the results; replaced whole where it holds those of an earlier call, and refused where it holds
-        anything else.
+        Folder for the results. Results of an earlier call are replaced completely; a folder with any other file is
+        refused.
     options : Options
     geometry : Geometry
     screen : Screen
@@ -76,22 +77,22 @@ def heatmap(place: Path, slide_path: Path, out: Path, *, options: Options, geome
     Returns
     -------
     Path
-        Of the viewer.
+        Path of the viewer.
 
     Raises
     ------
     InputError
-        The bundle is damaged, the file is no slide that can be read, or an argument does not fit.
+        The bundle is damaged, the slide cannot be read, or an argument is not valid.
     """
     started = time.perf_counter()
-    bundle = open_bundle(place)
+    bundle = open_bundle(bundle_folder)
     blends = choose_blends(bundle, options.model, tiled=True)
     check_options(blends, options)
     spacing = patch_spacing(bundle, geometry.patch_mpp)
     stride = _stride(geometry.stride, bundle)
     check_out(out)
     work = out.with_name(f".{out.name}.work")
-    with Slide(slide_path, mpp=geometry.mpp) as slide, _held(work, out, screen), peak_memory(0.5) as peak:
+    with Slide(slide_path, mpp=geometry.mpp) as slide, _locked(work, out, screen), peak_memory(0.5) as peak:
         for warning in version_warnings(bundle):
             screen.warn(warning)
         plane = Plane(slide, spacing, patch=bundle.index["patch"]["size"])
@@ -100,92 +101,94 @@ def heatmap(place: Path, slide_path: Path, out: Path, *, options: Options, geome
         screen.say(_introduction(slide, plane, grid))
         if blends[0].name == ENSEMBLE:
             screen.say(
-                "  predicted by the ensemble for heat maps: without means over the slide, whose share of tumour is not "
-                "that of sampled patches"
+                "  predicted by the ensemble for heat maps. It uses no means over the slide, because a whole slide has "
+                "another share of tumour than sampled patches"
             )
-        if (told := told_bounds(slide.properties)) and slide.bounds is None:
-            screen.warn(f"the slide tells bounds that cannot be used ({told}): regions.geojson counts from its corner")
+        if (stated := told_bounds(slide.properties)) and slide.bounds is None:
+            screen.warn(
+                f"the slide has bounds that cannot be used ({stated}): regions.geojson counts from the slide's corner"
+            )
         parts = Parts(work / "parts", _key(bundle, slide, plane, grid, options))
-        seen = _survey(plane, parts, screen)
-        source = _tiles(plane, grid, seen, parts, printable(slide_path.stem))
-        predicting = time.perf_counter()
-        found = _predict(bundle, blends, source, parts, options, screen)
+        tissue_survey = _survey(plane, parts, screen)
+        source = _tile_source(plane, grid, tissue_survey, parts, printable(slide_path.stem))
+        predict_started = time.perf_counter()
+        predictions = _predict(bundle, blends, source, parts, options, screen)
         result = Result(
             bundle=bundle,
-            blend=_blend_of(blends, len(source.table)),
+            blend=_choose_blend(blends, len(source.table)),
             options=options,
             slide=slide,
             plane=plane,
             grid=grid,
-            survey=seen,
+            survey=tissue_survey,
             source=source,
-            found=found,
-            predicting_s=time.perf_counter() - predicting,
+            predictions=predictions,
+            predicting_s=time.perf_counter() - predict_started,
             started=started,
             peak_mb=peak,
         )
-        ready = work / "results"
-        summary = write_results(result, ready, screen)
-        replace_folder(ready, out)
-        _clear(work)
+        results = work / "results"
+        summary = write_results(result, results, screen)
+        replace_folder(results, out)
+        _clear_work(work)
     conclude(summary, out, screen)
     return out / "viewer.html"
 
 
 def patch_spacing(bundle: Bundle, given: float) -> float:
-    """Micrometres a pixel of the bundle's patches, as given or else as the bundle says.
+    """Micrometres per pixel of the bundle's patches: the given value, or else the bundle's.
 
     Raises
     ------
     InputError
-        Nobody says, or nonsense is said.
+        There is no value, or it is out of range.
     """
     stored = bundle.index["patch"].get("mpp", 0.0)
-    known = given or (stored if isinstance(stored, int | float) else 0.0)
-    if not known:
+    spacing = given or (stored if isinstance(stored, int | float) else 0.0)
+    if not spacing:
         raise InputError(
-            f"{bundle.folder}: the bundle does not say how large a pixel of its patches is. Give PATCH_MPP=… "
-            "(--patch-mpp) in µm (PatchCamelyon and Kaggle: 0.972), or make it again with data.mpp set."
+            f"{bundle.folder}: the bundle does not state the pixel size of its patches. Give PATCH_MPP=… "
+            "(--patch-mpp) in µm (PatchCamelyon and Kaggle: 0.972), or make the bundle again with data.mpp set."
         )
-    if not LEAST_MPP <= known <= MOST_MPP:
+    if not LEAST_MPP <= spacing <= MOST_MPP:
         raise InputError(
-            f"pixels of patches must measure {LEAST_MPP} to {MOST_MPP:g} µm; got {known}. "
+            f"the pixel size of patches must be {LEAST_MPP} to {MOST_MPP:g} µm; got {spacing}. "
             "Give PATCH_MPP=… (--patch-mpp)."
         )
-    return float(known)
+    return float(spacing)
 
 
 def check_out(out: Path) -> None:
-    """See that the folder for the results is new, empty or holds nothing but earlier results.
+    """Check that the folder for the results is new, empty or contains only earlier results.
 
     Raises
     ------
     InputError
-        It would not be ours to replace.
+        The path is a file, or the folder contains other files.
     """
     if out.exists() and not out.is_dir():
         raise InputError(f"{out}: expected a folder for the results; got a file. Choose another OUT (--out).")
-    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    foreign = sorted(name for name in there if name not in FILES and not ignored(name))
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    foreign = sorted(name for name in names if name not in FILES and not ignored(name))
     if foreign:
         raise InputError(
-            f"{out}: expected a new folder, or one with an earlier heat map; it also holds {foreign[0]!r}. "
-            "Choose another OUT (--out): results replace a folder whole."
+            f"{out}: expected a new folder, or one with an earlier heat map; it also contains {foreign[0]!r}. "
+            "Choose another OUT (--out): the results replace the whole folder."
         )
     out.parent.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
-def _held(work: Path, out: Path, screen: Screen) -> Iterator[None]:
-    """Hold the folder of a heat map, and bring back what a killed call had put aside."""
+def _locked(work: Path, out: Path, screen: Screen) -> Iterator[None]:
+    """Lock the folder of a heat map, and restore the results that a killed call had set aside."""
     with run_lock(work, screen.say, otherwise="choose another folder (OUT=… or --out)"):
-        signals.now_at("heatmap")
+        signals.set_step("heatmap")
         restore_folder(out)
         yield
 
 
-def _clear(work: Path) -> None:
-    """Remove what was needed meanwhile; the lock's file stays, since another process may wait for it."""
+def _clear_work(work: Path) -> None:
+    """Remove temporary folders. The lock file stays, because another process may wait for it."""
     for path in work.iterdir():
         if path.is_dir():
             shutil.rmtree(path)
@@ -194,7 +197,7 @@ def _clear(work: Path) -> None:
 def _stride(given: int, bundle: Bundle) -> int:
     if given < 0 or given > bundle.index["patch"]["size"]:
         raise InputError(
-            f"STRIDE (--stride) must be 1 to {bundle.index['patch']['size']} pixels of a patch, its side; got {given}."
+            f"STRIDE (--stride) must be 1 to {bundle.index['patch']['size']} px, the side of a patch; got {given}."
         )
     return given or min(CENTRE, bundle.index["patch"]["size"])
 
@@ -209,16 +212,16 @@ def _check_grid(grid: Grid) -> None:
 
 def _introduction(slide: Slide, plane: Plane, grid: Grid) -> str:
     level = slide.levels[plane.level]
-    how = "as it is" if plane.scale == (1.0, 1.0) else f"averaged {plane.scale[0]:.3f} to 1"
+    scaling = "as stored" if plane.scale == (1.0, 1.0) else f"averaged {plane.scale[0]:.3f} to 1"
     return (
-        f"{printable(slide.path.name)}: {slide.size[0]} × {slide.size[1]} px of {slide.spacing[0]:.4g} µm; patches of "
-        f"{grid.size} px at {plane.spacing[0]:.4g} µm from level {plane.level} ({level.width} × {level.height} px), "
-        f"{how}; a patch every {grid.stride} px"
+        f"{printable(slide.path.name)}: {slide.size[0]} × {slide.size[1]} px at {slide.spacing[0]:.4g} µm per pixel; "
+        f"patches of {grid.size} px at {plane.spacing[0]:.4g} µm per pixel from level {plane.level} "
+        f"({level.width} × {level.height} px), {scaling}; one patch every {grid.stride} px"
     )
 
 
 def _key(bundle: Bundle, slide: Slide, plane: Plane, grid: Grid, options: Options) -> dict[str, object]:
-    """What finished parts of a heat map depend on."""
+    """Everything that finished parts of a heat map depend on."""
     return {
         "bundle": bundle.digest,
         "code": code_digest(
@@ -234,34 +237,34 @@ def _key(bundle: Bundle, slide: Slide, plane: Plane, grid: Grid, options: Option
 
 def _survey(plane: Plane, parts: Parts, screen: Screen) -> Survey:
     source = survey_plane(plane)
-    with screen.progress("looking for tissue", source.rows * source.columns, "regions") as progress:
-        seen = survey(plane, parts, progress)
-    if seen.unread:
-        screen.warn(f"{seen.unread} regions of the slide cannot be read: they are left out")
-    return seen
+    with screen.progress("finding tissue", source.rows * source.columns, "regions") as progress:
+        tissue_survey = survey(plane, parts, progress)
+    if tissue_survey.unread:
+        screen.warn(f"{tissue_survey.unread} regions of the slide cannot be read and are left out")
+    return tissue_survey
 
 
-def _tiles(plane: Plane, grid: Grid, seen: Survey, parts: Parts, name: str) -> TileSource:
-    rows, columns = choose_cells(grid, seen.tissue, seen.tissue_factor)
+def _tile_source(plane: Plane, grid: Grid, tissue_survey: Survey, parts: Parts, name: str) -> TileSource:
+    rows, columns = choose_cells(grid, tissue_survey.tissue, tissue_survey.tissue_factor)
     if len(rows) > MOST_TILES:
         raise InputError(
             f"a stride of {grid.stride} px makes {len(rows):,} patches; expected at most {MOST_TILES:,}. "
             "Give a larger STRIDE (--stride)."
         )
-    # Where the survey had to read the plane itself, it kept what is needed of it.
+    # A survey that reads the plane itself keeps the blocks that tiles need.
     reader = KeptBlocks(plane, parts).read if survey_plane(plane) is plane else plane.read
     return TileSource(plane, grid, rows, columns, slide=name, read_block=reader)
 
 
-def _blend_of(blends: tuple[Blend, Blend | None], tiles: int) -> Blend:
-    """What predicts the tiles: all are of one slide, which says nothing about itself where they are few."""
+def _choose_blend(blends: tuple[Blend, Blend | None], tiles: int) -> Blend:
+    """Blend that predicts the tiles. They are all from one slide, and slide context needs more than a few."""
     with_slides, without = blends
     if not with_slides.needs_slides or tiles > FEWEST:
         return with_slides
     if without is None:
         raise InputError(
-            f"{with_slides.name} compares a patch with the rest of its slide, and this one has {tiles} patches of "
-            "tissue. Give another MODEL (--model)."
+            f"{with_slides.name} compares a patch with the rest of its slide, but this slide has only {tiles} patches "
+            "of tissue. Give another MODEL (--model)."
         )
     return without
 
@@ -276,10 +279,10 @@ def _predict(
 ) -> Found:
     tiles = len(source.table)
     if not tiles:
-        screen.warn("no tissue was found: nothing is predicted")
-        none = np.empty(0)
-        return Found(none.astype(int), pd.DataFrame(), none, none.astype(int), [], none.astype(bool), {})
-    blend = _blend_of(blends, tiles)
+        screen.warn("no tissue was found, so nothing is predicted")
+        empty = np.empty(0)
+        return Found(empty.astype(int), pd.DataFrame(), empty, empty.astype(int), [], empty.astype(bool), {})
+    blend = _choose_blend(blends, tiles)
     slides = source.table["slide"] if blend.needs_slides else None
     with open_predictor(bundle, blend.members) as predictor:
         needed = tiles * (8 * len(blend.members) + len(FLAGS) + 4 * predictor.width)

@@ -1,4 +1,4 @@
-"""What a heat map's folder holds: rasters, regions, the table of tiles, a summary and the viewer."""
+"""Result files of a heat map: rasters, regions, the table of tiles, a summary and the viewer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from histoblend.reports.heatmap.files import regions, transform, write_picture, 
 from histoblend.reports.heatmap.heat import HeatMap, overlay
 from histoblend.reports.heatmap.viewer import write_viewer
 
-#: Everything that a heat map's folder holds.
+#: All files of a heat map's folder.
 FILES = (
     "probability.ome.tif",
     "probability.png",
@@ -45,16 +45,16 @@ FILES = (
     "viewer.html",
 )
 
-#: Side of the largest overlay, in pixels: to be shown around, where the viewer is to be looked at.
+#: Longest side of the overlay in pixels. The overlay is for sharing; the viewer is for inspection.
 MOST_OVERLAY = 2048
 
-#: Share of tiles unlike the training patches from which on a heat map should not be believed.
+#: From this share of out-of-distribution tiles on, a warning says not to trust the heat map.
 DOUBTFUL = 0.2
 
 
 @dataclass(frozen=True)
 class Result:
-    """Everything that the files are written from."""
+    """Everything that the result files are written from."""
 
     bundle: Bundle
     blend: Blend
@@ -64,33 +64,33 @@ class Result:
     grid: Grid
     survey: Survey
     source: TileSource
-    found: Found
+    predictions: Found
     predicting_s: float
     started: float
     peak_mb: Callable[[], float]
 
 
 def write_results(result: Result, folder: Path, screen: Screen) -> dict[str, Any]:
-    """Write every file of a heat map into a new folder; return what ``summary.json`` holds."""
+    """Write every file of a heat map into a new folder. Return the content of ``summary.json``."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     heat = heat_of(result)
     name = printable(result.slide.path.name)
-    # Compressing pictures lets go of the interpreter: the overlay comes about beside the rest.
+    # Image compression releases the GIL, so a thread writes the overlay meanwhile.
     with ThreadPoolExecutor(1) as pool:
-        drawn = pool.submit(_write_overlay, folder / "overlay.png", result, heat)
+        overlay_task = pool.submit(_write_overlay, folder / "overlay.png", result, heat)
         write_raster(folder / "probability.ome.tif", heat, f"{name}: probability by {result.blend.name}")
         write_picture(folder / "probability.png", heat)
         write_json(folder / "probability.json", transform(heat))
-        collection, found = regions(heat)
+        collection, region_table = regions(heat)
         (folder / "regions.geojson").write_text(json.dumps(collection), encoding="utf-8")
         tiles = tile_table(result)
         write_csv(tiles, folder / "tiles.csv")
         tiles.to_parquet(folder / "tiles.parquet", index=False)
-        summary = summarise(result, heat, found, name)
-        write_viewer(folder / "viewer.html", heat, result.survey.picture, result.survey.factor, found, summary)
-        drawn.result()
-    # Last, so that time and memory are those of everything.
+        summary = summarise(result, heat, region_table, name)
+        write_viewer(folder / "viewer.html", heat, result.survey.picture, result.survey.factor, region_table, summary)
+        overlay_task.result()
+    # Written last, so that time and memory cover everything.
     summary["seconds"] = round(time.perf_counter() - result.started, 2)
     summary["peak_mb"] = round(result.peak_mb(), 1)
     write_json(folder / "summary.json", summary)
@@ -99,14 +99,14 @@ def write_results(result: Result, folder: Path, screen: Screen) -> dict[str, Any
 
 
 def heat_of(result: Result) -> HeatMap:
-    """Probabilities and labels in their cells."""
-    grid, plane, found = result.grid, result.plane, result.found
+    """Place probabilities and labels in the cells of the grid."""
+    grid, plane, predictions = result.grid, result.plane, result.predictions
     bounds = result.slide.bounds
-    table = result.source.table.iloc[found.rows]
-    place = (table["row"].to_numpy(), table["column"].to_numpy())
+    table = result.source.table.iloc[predictions.rows]
+    cells = (table["row"].to_numpy(), table["column"].to_numpy())
     values = np.full((grid.rows, grid.columns), np.nan, np.float32)
     positive = np.zeros((grid.rows, grid.columns), bool)
-    values[place], positive[place] = found.probability, found.label == 1
+    values[cells], positive[cells] = predictions.probability, predictions.label == 1
     return HeatMap(
         values=values,
         positive=positive,
@@ -121,12 +121,12 @@ def heat_of(result: Result) -> HeatMap:
 
 
 def tile_table(result: Result) -> pd.DataFrame:
-    """A row a tile that was predicted: where its patch and the middle of it lie, what was found, what is odd.
+    """One row per predicted tile: position of its patch and of the patch's centre, probability, label and flags.
 
-    Places are counted from the corner of level 0, as OpenSlide does, also where the slide tells bounds.
+    Positions count from the corner of level 0, as in OpenSlide, even if the slide has bounds.
     """
-    grid, found = result.grid, result.found
-    table = result.source.table.iloc[found.rows]
+    grid, predictions = result.grid, result.predictions
+    table = result.source.table.iloc[predictions.rows]
     rows, columns = table["row"].to_numpy(), table["column"].to_numpy()
     across, down = result.plane.to_slide
     left, top = grid.corner(columns, grid.size), grid.corner(rows, grid.size)
@@ -140,24 +140,24 @@ def tile_table(result: Result) -> pd.DataFrame:
             "centre_y": np.round(y, 2),
             "centre_x_um": np.round(x * result.slide.spacing[0], 2),
             "centre_y_um": np.round(y * result.slide.spacing[1], 2),
-            "probability": found.probability,
-            "label": found.label,
-            "flags": found.flags,
+            "probability": predictions.probability,
+            "label": predictions.label,
+            "flags": predictions.flags,
         }
     )
 
 
-def summarise(result: Result, heat: HeatMap, found: pd.DataFrame, name: str) -> dict[str, Any]:
-    """Everything worth saying about a heat map in numbers; ``found`` is the table of regions."""
-    slide, plane, tiles = result.slide, result.plane, result.found
+def summarise(result: Result, heat: HeatMap, region_table: pd.DataFrame, name: str) -> dict[str, Any]:
+    """Summarise a heat map in numbers."""
+    slide, plane, tiles = result.slide, result.plane, result.predictions
     areas = heat.areas()
     predicted = float(areas[np.isfinite(heat.values)].sum())
     positive = float(areas[heat.positive].sum())
     flags = {flag: sum(flag in each.split() for each in tiles.flags) / max(len(tiles.flags), 1) for flag in FLAGS}
-    pixels = result.survey.tissue_factor
-    cell_mm2 = pixels**2 * plane.spacing[0] * plane.spacing[1] / 1e6
+    factor = result.survey.tissue_factor
+    cell_mm2 = factor**2 * plane.spacing[0] * plane.spacing[1] / 1e6
     reads = len(slide.reads)
-    read = sum(width * height for _, _, _, width, height in slide.reads)
+    pixels_read = sum(width * height for _, _, _, width, height in slide.reads)
     summary: dict[str, Any] = {
         "slide": {
             "name": name,
@@ -184,8 +184,8 @@ def summarise(result: Result, heat: HeatMap, found: pd.DataFrame, name: str) -> 
         "predicted_mm2": round(predicted, 4),
         "positive_mm2": round(positive, 4),
         "positive_share": round(positive / predicted, 6) if predicted else 0.0,
-        "regions": len(found),
-        "largest_region_mm2": round(float(found["area_mm2"].max()), 4) if len(found) else 0.0,
+        "regions": len(region_table),
+        "largest_region_mm2": round(float(region_table["area_mm2"].max()), 4) if len(region_table) else 0.0,
         "tiles": len(tiles.rows),
         "tiles_unread": len(tiles.reasons),
         "flags": {flag: round(share, 6) for flag, share in flags.items()},
@@ -195,7 +195,7 @@ def summarise(result: Result, heat: HeatMap, found: pd.DataFrame, name: str) -> 
         "stride_um": [result.grid.stride * side for side in plane.spacing],
         "level": plane.level,
         "reads": reads,
-        "pixels_read": read,
+        "pixels_read": pixels_read,
         "regions_unread": result.survey.unread,
         "predicting_seconds": round(result.predicting_s, 2),
         "tiles_of_earlier_calls": len(result.source.table) - result.source.expected,
@@ -211,9 +211,9 @@ def summarise(result: Result, heat: HeatMap, found: pd.DataFrame, name: str) -> 
 
 
 def disc_dice(heat: HeatMap, truth: Truth) -> float:
-    """Overlap of cells labelled positive with a phantom's disc of tumour, within the tissue (Dice).
+    """Dice overlap of the cells labelled positive with a phantom's tumour disc, within the tissue.
 
-    A cell counts as tumour by its middle. Cells of which nothing was predicted count as negative.
+    A cell counts as tumour if its centre is tumour. Cells without a prediction count as negative.
     """
     y, x = np.indices(heat.values.shape) + 0.5
     x, y = x * heat.cell[0], y * heat.cell[1]
@@ -222,8 +222,8 @@ def disc_dice(heat: HeatMap, truth: Truth) -> float:
 
 
 def conclude(summary: dict[str, Any], out: Path, screen: Screen) -> None:
-    """Say in a few lines what was found, and how far to believe it."""
-    strange = summary["flags"]["out-of-distribution"]
+    """Print the results in a few lines, with warnings about how far to trust them."""
+    outlier_share = summary["flags"]["out-of-distribution"]
     screen.say(
         f"{summary['tissue_mm2']:.2f} mm² of tissue, {summary['tiles']} tiles ({summary['tiles_a_second']:.0f}/s): "
         f"{summary['positive_share']:.1%} labelled positive (probability ≥ {summary['threshold']:.3f}, "
@@ -231,13 +231,13 @@ def conclude(summary: dict[str, Any], out: Path, screen: Screen) -> None:
         f"{summary['largest_region_mm2']:.3f} mm²"
     )
     if "phantom_dice" in summary:
-        screen.say(f"the planted disc of tumour is found with a Dice overlap of {summary['phantom_dice']:.3f}")
+        screen.say(f"Dice overlap with the planted tumour disc: {summary['phantom_dice']:.3f}")
     if summary["tiles_unread"]:
-        screen.warn(f"{summary['tiles_unread']} tiles lie where the slide cannot be read: they are left out")
-    if strange >= DOUBTFUL:
+        screen.warn(f"{summary['tiles_unread']} tiles are in regions that cannot be read and are left out")
+    if outlier_share >= DOUBTFUL:
         screen.warn(
-            f"{strange:.0%} of the tiles are unlike all patches that the bundle was trained on (out-of-distribution): "
-            "another tissue, stain or scanner, of which these probabilities say little"
+            f"{outlier_share:.0%} of the tiles are unlike all patches that the bundle was trained on "
+            "(out-of-distribution): another tissue, stain or scanner, for which these probabilities are unreliable"
         )
     screen.say(f"heat map: {out / 'viewer.html'}")
 
@@ -249,7 +249,7 @@ def _write_overlay(path: Path, result: Result, heat: HeatMap) -> None:
     step = -(-max(picture.shape) // MOST_OVERLAY)
     if step > 1:
         picture = area_mean(picture, (step, step), (-(-picture.shape[0] // step), -(-picture.shape[1] // step)))
-    # Compressed harder, noise takes ten times as long and hardly less room.
+    # On noise, stronger compression takes ten times as long and saves hardly any space.
     Image.fromarray(overlay(picture, factor * step, heat)).save(path, format="PNG", compress_level=1)
 
 

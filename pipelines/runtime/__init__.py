@@ -1,1 +1,1 @@
-"""What a run needs from its machine: artefacts, locks, signals, room, the terminal."""
+"""What a run needs from its machine: artefacts, locks, signals, disk, memory and the terminal."""

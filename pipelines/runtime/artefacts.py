@@ -1,4 +1,4 @@
-"""Artefact folders: a manifest beside everything a step wrote, reuse only on an equal key."""
+"""Artefact folders: the files of a step with a manifest, reused only if the key is equal."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from histoblend.pipelines.runtime.provenance import code_digest, commit, library
 from histoblend.pipelines.runtime.resources import peak_memory
 
 MANIFEST = "manifest.json"
-#: Beside the files of a step that is under way: what it is made from.
+#: Key of an unfinished step, stored next to its files.
 KEY = "key.json"
-MEND = "Pass --rebuild (make … REBUILD=1) to make it again."
+REBUILD_ADVICE = "Pass --rebuild (make … REBUILD=1) to build it again."
 
 
 @dataclass(frozen=True)
@@ -38,11 +38,11 @@ class StepSpec:
     folder : str
         Under ``runs/<name>/``.
     sources : tuple of str
-        Packages and single files, from the root, whose code the result depends on.
+        Packages and single files, relative to the package root, whose code the result depends on.
     config : mapping
         The part of the configuration that the result depends on.
     inputs : mapping from str to str
-        Digest of everything read.
+        Digest of each input.
     seed : int
     """
 
@@ -54,7 +54,7 @@ class StepSpec:
     seed: int
 
     def identity(self) -> dict[str, Any]:
-        """All that must be equal for a result to be reused."""
+        """Everything that must be equal for a result to be reused."""
         return {
             "step": self.name,
             "config": _plain(self.config),
@@ -67,17 +67,17 @@ class StepSpec:
 
 @dataclass
 class Outcome:
-    """What a step says of itself.
+    """What a step reports about its result.
 
     Attributes
     ----------
     rows : int
     notes : dict
-        What else belongs into the manifest.
+        Further content of the manifest.
     timed : tuple of str
-        Files that hold times or words for readers: what depends on the step does not depend on them.
+        Files with times or text for readers. Later steps do not depend on them.
     stands_for : mapping from str to str
-        Digests of what counts in such files.
+        Digests of the relevant content of such files.
     """
 
     rows: int
@@ -94,17 +94,17 @@ class Finished(NamedTuple):
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of what it made: what later steps are keyed on."""
+        """SHA-256 (hex) of the step's result, which is part of the key of later steps."""
         return str(self.manifest["digest"])
 
 
 def run_step(
     spec: StepSpec, run: Path, build: Callable[[Path], Outcome], *, rebuild: bool, say: Callable[[str], None]
 ) -> Finished:
-    """Reuse the step's folder when its manifest fits, otherwise build it.
+    """Reuse the step's folder if its manifest matches, otherwise build it.
 
-    A step builds in ``<folder>.partial``; a broken run leaves it behind, and the next run with the same key goes on in
-    it. The finished folder appears under its name at once, by renaming, when all of it is on the disk.
+    A step builds in ``<folder>.partial``. An interrupted run leaves that folder behind, and the next run with the same
+    key resumes in it. When all data is on disk, the folder is renamed to its final name.
 
     Parameters
     ----------
@@ -112,11 +112,11 @@ def run_step(
     run : Path
         Run folder.
     build : callable
-        Fills the folder that it is given.
+        Writes the step's files into the given folder.
     rebuild : bool
-        Build even where a folder with another configuration stands.
+        Build even if the folder was made with another configuration.
     say : callable
-        Takes a line for the user.
+        Prints a line for the user.
 
     Returns
     -------
@@ -136,7 +136,7 @@ def run_step(
         say(f"{spec.name}: up to date ({manifest['rows']} rows, {folder})")
         return Finished(folder, manifest)
     _open_partial(partial, identity)
-    signals.now_at(spec.name)
+    signals.set_step(spec.name)
     say(f"{spec.name}: {reason}")
     started = time.perf_counter()
     with peak_memory() as peak:
@@ -155,7 +155,7 @@ def run_step(
         "files": {path.relative_to(partial).as_posix(): file_digest(path) for path in _files(partial)},
         "digest": _digest(partial, outcome),
     }
-    # All data first: a manifest must never speak of files that a power failure took back.
+    # All data first: a manifest must never list files that a power failure can lose.
     sync_tree(partial)
     write_json(partial / MANIFEST, manifest)
     (partial / KEY).unlink()
@@ -164,7 +164,7 @@ def run_step(
 
 
 def replace_folder(new: Path, target: Path) -> None:
-    """Put ``new`` in the place of ``target``; a break in between never leaves a half-deleted folder under its name."""
+    """Replace ``target`` by ``new``. An interruption never leaves a half-deleted folder under its name."""
     old = target.with_name(f"{target.name}.old")
     sync_tree(new)
     if target.exists():
@@ -176,7 +176,7 @@ def replace_folder(new: Path, target: Path) -> None:
 
 
 def _finish_replacing(partial: Path, folder: Path, identity: dict[str, Any]) -> None:
-    """Bring to its end what a run began that was killed while it put a finished folder in its place."""
+    """Complete the replacement of a folder if a run was killed during it."""
     if (partial / MANIFEST).is_file():
         try:
             finished = _why_not_reuse(partial, identity, rebuild=True) is None
@@ -184,12 +184,12 @@ def _finish_replacing(partial: Path, folder: Path, identity: dict[str, Any]) -> 
             finished = False
         if finished and (not folder.exists() or _older(folder, identity)):
             replace_folder(partial, folder)
-    # Killed between the two renames, and what was to come is not wanted or not whole: what was there comes back.
+    # If the run was killed between the two renames and the new folder is not usable, restore the old one.
     restore_folder(folder)
 
 
 def restore_folder(target: Path) -> None:
-    """Bring back what :func:`replace_folder` had put aside when it was killed between its two renames."""
+    """Restore the folder that :func:`replace_folder` set aside if it was killed between its two renames."""
     old = target.with_name(f"{target.name}.old")
     if not target.exists() and old.exists():
         old.rename(target)
@@ -197,7 +197,7 @@ def restore_folder(target: Path) -> None:
 
 
 def _older(folder: Path, identity: dict[str, Any]) -> bool:
-    """Whether a folder was made with the same configuration, but not from the same input, code or libraries."""
+    """Whether a folder was made with the same configuration but other input, code or libraries."""
     try:
         return _why_not_reuse(folder, identity, rebuild=False) is not None
     except InputError:
@@ -205,37 +205,39 @@ def _older(folder: Path, identity: dict[str, Any]) -> bool:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a finished step.
+    """Read the manifest of a finished step.
 
     Raises
     ------
     InputError
-        There is none, or it is no JSON.
+        There is no manifest, or it is not valid.
     """
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{folder}: expected a finished step with {MANIFEST}; there is none. {MEND}") from None
+        raise InputError(
+            f"{folder}: expected a finished step with {MANIFEST}; there is none. {REBUILD_ADVICE}"
+        ) from None
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{folder / MANIFEST}: expected JSON; got: {error}. {MEND}") from error
+        raise InputError(f"{folder / MANIFEST}: expected JSON; got: {error}. {REBUILD_ADVICE}") from error
     if not (
         isinstance(manifest, dict)
         and {"config", "seed", "files", "rows", "notes"} <= manifest.keys()
         and all(isinstance(manifest[key], dict) for key in ("config", "files", "notes"))
     ):
-        raise InputError(f"{folder / MANIFEST}: expected the manifest of a step; got something else. {MEND}")
+        raise InputError(f"{folder / MANIFEST}: expected the manifest of a step; got something else. {REBUILD_ADVICE}")
     return manifest
 
 
 def _digest(folder: Path, outcome: Outcome) -> str:
-    """What later steps are keyed on: the content of all files that a step wrote, but for times."""
-    names = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
-    found = {name: lasting_digest(path) for name, path in names.items() if name not in outcome.timed}
-    return hashlib.sha256(json.dumps({**found, **outcome.stands_for}, sort_keys=True).encode()).hexdigest()
+    """Digest for the key of later steps: the content of all files of a step except those with times."""
+    paths = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
+    digests = {name: content_digest(path) for name, path in paths.items() if name not in outcome.timed}
+    return hashlib.sha256(json.dumps({**digests, **outcome.stands_for}, sort_keys=True).encode()).hexdigest()
 
 
-def lasting_digest(path: Path) -> str:
-    """SHA-256 (hex) of what a file holds but for the time that Keras writes into its own."""
+def content_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file's content, without the time that Keras stores in its files."""
     if path.suffix != ".keras":
         return file_digest(path)
     digest = hashlib.sha256()
@@ -246,7 +248,7 @@ def lasting_digest(path: Path) -> str:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write JSON whole or not at all: temporary file in the same folder, then rename."""
+    """Write JSON atomically: to a temporary file in the same folder, which is then renamed."""
     write_text_whole(path, json.dumps(content, indent=2, ensure_ascii=False))
 
 
@@ -257,7 +259,7 @@ def file_digest(path: Path) -> str:
 
 
 def _why_not_reuse(folder: Path, identity: dict[str, Any], rebuild: bool) -> str | None:
-    """None when the folder can be reused; otherwise the words to build with."""
+    """Return None if the folder can be reused, otherwise the reason to show when it is built."""
     if not folder.exists():
         return "running"
     try:
@@ -274,9 +276,9 @@ def _why_not_reuse(folder: Path, identity: dict[str, Any], rebuild: bool) -> str
                 "Choose another run name (RUN=… or --run), or pass --rebuild (make … REBUILD=1) to replace it."
             )
         return f"rebuilding ({difference})"
-    for part, words in (("inputs", "input"), ("code", "code"), ("libraries", "library versions")):
-        if manifest.get(part) != identity[part]:
-            return f"rebuilding, its {words} changed"
+    for key, what in (("inputs", "input"), ("code", "code"), ("libraries", "library versions")):
+        if manifest.get(key) != identity[key]:
+            return f"rebuilding, its {what} changed"
     if not isinstance(manifest.get("digest"), str):
         return "rebuilding, its manifest lacks a digest"
     for name, digest in manifest["files"].items():
@@ -293,7 +295,7 @@ def _difference(manifest: Mapping[str, Any], identity: Mapping[str, Any]) -> str
 
 
 def flat_keys(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as one, with dotted keys."""
+    """Flatten nested mappings into one with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= flat_keys(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
@@ -301,7 +303,7 @@ def flat_keys(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _open_partial(partial: Path, identity: dict[str, Any]) -> None:
-    """Keep a broken run's work only when it was made for the very same result."""
+    """Keep the files of an interrupted run only if their key is the same."""
     key = partial / KEY
     if partial.exists():
         try:
@@ -315,11 +317,11 @@ def _open_partial(partial: Path, identity: dict[str, Any]) -> None:
 
 
 def _files(folder: Path) -> list[Path]:
-    # A worker that outlived its killed run may still be writing: what has no name yet is no part of the result.
+    # A worker that outlived its killed run may still be writing. Its temporary files are not part of the result.
     named = (folder / name for name in files_under(folder) if not name.endswith(PARTIAL))
     return sorted(path for path in named if path.name not in {MANIFEST, KEY})
 
 
 def _plain(value: Any) -> Any:
-    """As it comes back from JSON, so that keys compare equal."""
+    """Pass a value through JSON, so that keys compare equal."""
     return json.loads(json.dumps(value, sort_keys=True))

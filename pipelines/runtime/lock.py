@@ -1,4 +1,4 @@
-"""One process at a time in a run folder."""
+"""Lock that lets only one process work in a run folder."""
 
 from __future__ import annotations
 
@@ -21,20 +21,19 @@ LOCK = ".lock"
 def run_lock(
     folder: Path, say: Callable[[str], None], *, otherwise: str = "choose another run name (RUN=… or --run)"
 ) -> Iterator[None]:
-    """Hold a run folder for this process.
+    """Lock a run folder for this process.
 
-    The kernel's lock on ``folder/.lock`` is what counts: it goes with its process, however that ends. The file's
-    content (process, host, when either started) is there for words, and decides alone where the file
-    system knows no locks.
+    The kernel's lock on ``folder/.lock`` decides; it is released when its process ends for any reason. The content of
+    the file (process, host, start times) is for messages. It decides only if the file system does not support locks.
 
     Parameters
     ----------
     folder : Path
-        Made where it is missing.
+        Created if it is missing.
     say : callable
-        Takes a line for the user: that a lock was left by a process that is gone.
+        Prints a line for the user when a lock of an ended process is taken over.
     otherwise : str
-        What else to do than wait, for the message.
+        Alternative to waiting, for the message.
 
     Raises
     ------
@@ -45,27 +44,27 @@ def run_lock(
     path = folder / LOCK
     with path.open("a+", encoding="utf-8") as file:
         file.seek(0)
-        holder = _read(file.read())
+        holder = _parse_holder(file.read())
         locked = _lock(file.fileno())
-        if locked is False or (locked is None and _lives(holder)):
+        if locked is False or (locked is None and _is_alive(holder)):
             raise InputError(
                 f"{folder}: process {holder.get('pid', 'unknown')} on {holder.get('host', 'this machine')} has been "
                 f"working in this run folder since {holder.get('since', 'a moment ago')}. Wait for it, stop it, or "
                 f"{otherwise}."
             )
         if holder:
-            say(f"lock of process {holder.get('pid')}, which has ended, taken over: an earlier run was broken off")
-        _write(file, {**_myself(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+            say(f"taking over the lock of process {holder.get('pid')}, which has ended: a previous run was interrupted")
+        _write_holder(file, {**_this_process(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
         clear_leftovers(folder)
         try:
             yield
         finally:
-            # Emptied, not removed: a process that has opened the file would lock one that has no name any more.
-            _write(file, None)
+            # Emptied, not removed: a process that has the file open would lock a file without a name.
+            _write_holder(file, None)
 
 
 def _lock(handle: int) -> bool | None:
-    """True when locked, False when another holds it, None where there are no locks."""
+    """Return True if locked, False if another process has the lock, None if locks are not supported."""
     try:
         import fcntl
     except ImportError:  # Windows
@@ -79,20 +78,20 @@ def _lock(handle: int) -> bool | None:
     return True
 
 
-def _myself() -> dict[str, Any]:
+def _this_process() -> dict[str, Any]:
     import psutil
 
     return {"pid": os.getpid(), "host": socket.gethostname(), "started": psutil.Process().create_time()}
 
 
-def _lives(holder: dict[str, Any]) -> bool:
-    """Whether the process that wrote the lock is still there; another with its number started at another time."""
+def _is_alive(holder: dict[str, Any]) -> bool:
+    """Whether the process that wrote the lock still runs. A new process with its number has another start time."""
     import psutil
 
     if not holder:
         return False
     if holder.get("host") != socket.gethostname():
-        return True  # cannot be known from here
+        return True  # another host, cannot be checked
     try:
         return abs(psutil.Process(int(holder["pid"])).create_time() - float(holder["started"])) < 1
     except (psutil.NoSuchProcess, KeyError, ValueError, TypeError):
@@ -101,15 +100,15 @@ def _lives(holder: dict[str, Any]) -> bool:
         return True
 
 
-def _read(text: str) -> dict[str, Any]:
+def _parse_holder(text: str) -> dict[str, Any]:
     try:
         holder = json.loads(text or "{}")
     except ValueError:
-        return {}  # killed while it was written
+        return {}  # the process was killed while writing
     return holder if isinstance(holder, dict) else {}
 
 
-def _write(file: Any, content: dict[str, Any] | None) -> None:
+def _write_holder(file: Any, content: dict[str, Any] | None) -> None:
     file.seek(0)
     file.truncate()
     file.write(json.dumps(content) if content else "")

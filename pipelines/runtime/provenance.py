@@ -1,4 +1,4 @@
-"""What a result was made with: source code, libraries, commit."""
+"""What a result was made with: source code, library versions and commit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 import histoblend
 from histoblend.data.ignored import ignored_path
 
-#: The package's own folder; in the checkout its packages are links.
+#: Folder of the package. In the checkout, its subpackages are links.
 ROOT = Path(histoblend.__file__).parent
 
-#: Libraries whose version can change a result, so that another version rebuilds.
+#: Libraries whose version can change a result. Another version causes a rebuild.
 LIBRARIES = (
     "numpy", "pandas", "scipy", "scikit-image", "scikit-learn", "numba", "xgboost-cpu", "xgboost", "keras",
     "tensorflow-cpu", "tensorflow", "jax", "torch", "onnxruntime", "tf2onnx", "pillow",
@@ -24,7 +24,7 @@ LIBRARIES = (
 
 
 def code_digest(sources: tuple[str, ...]) -> str:
-    """SHA-256 over packages and single files: a changed formula or template must not meet an old result."""
+    """SHA-256 of packages and single files, so that no old result is used after a change of code or template."""
     digest = hashlib.sha256()
     for name, path in source_files(sources):
         digest.update(f"{name}\0".encode() + path.read_bytes())
@@ -32,19 +32,19 @@ def code_digest(sources: tuple[str, ...]) -> str:
 
 
 def source_files(sources: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
-    """Every file of folders, files and patterns such as ``models/*.py``: its name in the package, and where it is.
+    """Yield name and path of every file of folders, files and patterns such as ``models/*.py``.
 
     Raises
     ------
     ValueError
-        There is no such file.
+        A source matches no file.
     """
     for source in sources:
         folder, _, pattern = source.rpartition("/") if "*" in source else (source, "", "**/*")
         start = (ROOT / folder).resolve()  # a search does not follow a link
         files = [start] if start.is_file() else [path for path in sorted(start.glob(pattern)) if path.is_file()]
         if not files:
-            raise ValueError(f"a source must be a file, a folder or a pattern in the package; {source!r} is none.")
+            raise ValueError(f"a source must be a file, a folder or a pattern in the package; got {source!r}.")
         for path in files:
             if not ignored_path(path.relative_to(start)):
                 yield source if path == start else f"{folder}/{path.relative_to(start).as_posix()}", path
@@ -52,11 +52,11 @@ def source_files(sources: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
 
 @functools.cache
 def _installed() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def library_versions() -> dict[str, str]:
@@ -65,9 +65,9 @@ def library_versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The checkout's commit, with ``-dirty`` where files differ from it; the version outside a checkout."""
+    """Commit of the checkout, with ``-dirty`` if files differ from it. Outside a checkout, the package version."""
     checkout = ROOT.parent.parent
-    # An installed copy may be inside somebody else's repository, whose commit says nothing about this code.
+    # An installed copy may be inside another repository, whose commit says nothing about this code.
     if not (checkout / "src" / ROOT.name / "__init__.py").is_file() or not (checkout / ".git").exists():
         return histoblend.__version__
     command = ["git", "-C", str(checkout), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]

@@ -1,4 +1,4 @@
-"""Room on the disk and in memory: asked for before a long step, and told in one line where it runs out all the same."""
+"""Disk space and memory: checked before a long step, and reported in one line if they run out."""
 
 from __future__ import annotations
 
@@ -13,56 +13,56 @@ from pathlib import Path
 
 from histoblend.data.errors import InputError
 
-#: Least memory that any step takes, and least address space (``ulimit -v``), which counts what libraries map and never
-#: use; without and with networks. Measured on Linux with two workers: 0.35 and 1.7 GB, 2.6 and 4.7 GB.
+#: Smallest memory and address space (``ulimit -v``) that any step needs, without and with networks. Address space also
+#: counts what libraries map and never use. Measured on Linux with two workers: 0.35 and 1.7 GB, 2.6 and 4.7 GB.
 LEAST_MEMORY = {False: 500_000_000, True: 2_000_000_000}
 LEAST_SPACE = {False: 3_000_000_000, True: 5_000_000_000}
 
-_GO_ON = "Finished steps and parts are kept: the same command goes on where it stopped."
+_RESUME = "Finished steps and parts are kept: run the same command again to resume."
 
-#: Where Linux says what a control group may use, and uses, in its second version and its first.
-_GROUP = (
+#: Files with the limit and the usage of a Linux control group, in version 2 and version 1.
+_CGROUP_FILES = (
     ("memory.max", "memory.current"),
     ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
 )
 
-#: Native libraries' own exceptions, known by name so that none of them is loaded for it.
-_NATIVE = {"XGBoostError", "ResourceExhaustedError", "RuntimeError", "RuntimeException", "Fail"}
+#: Exceptions of native libraries, by name, so that the libraries need not be imported.
+_NATIVE_ERRORS = {"XGBoostError", "ResourceExhaustedError", "RuntimeError", "RuntimeException", "Fail"}
 
-#: What an exception says that libraries raise for a full disk without its number: numpy's own writer counts instead.
-_SHORT_WRITE = re.compile(r"\d+ requested and \d+ written|No space left|Disk quota exceeded|File too large", re.I)
+#: Messages of libraries for a full disk, where they give no error number. NumPy reports counts instead.
+_DISK_MESSAGES = re.compile(r"\d+ requested and \d+ written|No space left|Disk quota exceeded|File too large", re.I)
 
-#: What native libraries call it when memory runs out, where they raise no MemoryError.
-_SHORT_MEMORY = re.compile(r"bad_?\s?alloc|cannot allocate memory|out of memory|failed to allocate|OOM when", re.I)
+#: Messages of native libraries that run out of memory without a MemoryError.
+_MEMORY_MESSAGES = re.compile(r"bad_?\s?alloc|cannot allocate memory|out of memory|failed to allocate|OOM when", re.I)
 
 
 @contextmanager
 def foreseen(folder: Path) -> Iterator[None]:
-    """Turn a full, read-only or limited disk, and memory that ran out, into one line about ``folder``.
+    """Turn errors of a full, read-only or limited disk, or of memory that ran out, into one line.
 
     Parameters
     ----------
     folder : Path
-        Where the command writes.
+        Folder that the command writes to.
 
     Raises
     ------
     InputError
-        Instead of the error of the operating system or library; other errors pass as they are.
+        Replaces the error of the operating system or library. Other errors pass unchanged.
     """
     try:
         yield
     except InputError:
         raise
     except Exception as error:
-        words = _words(error, folder)
-        if words is None:
+        message = _message(error, folder)
+        if message is None:
             raise
-        raise InputError(words) from error
+        raise InputError(message) from error
 
 
 def check_start(what: str, *, networks: bool) -> None:
-    """See that a command can begin at all: below this, native libraries crash or hang while they load.
+    """Check that a command can start. With less memory, native libraries crash or hang while they load.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ def check_start(what: str, *, networks: bool) -> None:
     Raises
     ------
     InputError
-        Less memory or address space is left.
+        Memory or address space is too small.
     """
     space = _address_space()
     if space is not None and space < LEAST_SPACE[networks]:
@@ -86,153 +86,153 @@ def check_start(what: str, *, networks: bool) -> None:
     if available < LEAST_MEMORY[networks]:
         raise InputError(
             f"{what} needs at least {_size(LEAST_MEMORY[networks])} of memory; {_size(available)} are available. "
-            "End other programs, or raise the limit."
+            "Close other programs, or raise the limit."
         )
 
 
 def check_disk(folder: Path, needed: int, what: str) -> None:
-    """See that a file system has the room that a step is going to take.
+    """Check that a file system has the space that a step will need.
 
     Parameters
     ----------
     folder : Path
-        Need not exist yet.
+        It need not exist yet.
     needed : int
-        Bytes still to be written.
+        Bytes that will be written.
     what : str
-        What they are, for the message.
+        What the bytes are for, for the message.
 
     Raises
     ------
     InputError
-        Less is free.
+        Less space is free.
     """
     free = _free(folder)
     if free is not None and needed > free:
         raise InputError(
             f"{folder}: {what} need {_size(needed)} of disk; {_size(free)} are free. "
-            "Make room, or put the runs elsewhere (--runs)."
+            "Free some space, or put the runs elsewhere (--runs)."
         )
 
 
 def check_memory(needed: int, what: str) -> None:
-    """See that memory, under whatever limit this process has, holds what a step is going to allocate.
+    """Check that the memory available to this process holds what a step will allocate.
 
     Parameters
     ----------
     needed : int
-        Bytes that are certainly allocated at once.
+        Bytes that the step allocates at the same time, at least.
     what : str
-        What they are, for the message.
+        What the bytes are for, for the message.
 
     Raises
     ------
     InputError
-        Less is available.
+        Less memory is available.
     """
     available = available_memory()
     if needed > available:
         raise InputError(
             f"{what} need at least {_size(needed)} of memory; {_size(available)} are available. "
-            "Raise the limit, use fewer workers (--set engine.workers=1), or fewer sets of columns (heads.features)."
+            "Raise the limit, or use fewer workers (--set engine.workers=1) or fewer sets of columns (heads.features)."
         )
 
 
 def available_memory() -> int:
-    """Bytes that this process may still allocate: of the machine, its control group and its own limit, the least."""
+    """Bytes that this process can still allocate, within the limits of machine, control group and process."""
     import psutil
 
-    rooms = [int(psutil.virtual_memory().available)]
+    available = [int(psutil.virtual_memory().available)]
     space = _address_space()
     if space is not None:
-        rooms.append(space - int(psutil.Process().memory_info().vms))
-    if (group := _group_room()) is not None:
-        rooms.append(group)
-    return max(0, min(rooms))
+        available.append(space - int(psutil.Process().memory_info().vms))
+    if (cgroup := _cgroup_available()) is not None:
+        available.append(cgroup)
+    return max(0, min(available))
 
 
 def _address_space() -> int | None:
-    """Limit of this process' address space in bytes; None without one."""
+    """Limit of this process's address space in bytes, or None."""
     try:
         import resource
-    except ImportError:  # Windows knows no such limits
+    except ImportError:  # Windows has no such limits
         return None
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     return None if limit == resource.RLIM_INFINITY else limit
 
 
-def _group_room(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What is left below the control group's limit, as a container shows it; None without one."""
-    for limit, used in _GROUP:
+def _cgroup_available(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Bytes left below the memory limit of the control group, such as a container's, or None without a limit."""
+    for limit, used in _CGROUP_FILES:
         try:
-            most, now = (root / limit).read_text().strip(), int((root / used).read_text())
+            limit_text, usage = (root / limit).read_text().strip(), int((root / used).read_text())
             stat = (root / limit).with_name("memory.stat").read_text()
         except (OSError, ValueError):
             continue
-        if not most.isdigit():
+        if not limit_text.isdigit():
             return None
-        # Cached files count as used, and are given up when memory is asked for.
+        # Cached files count as used but are freed on demand.
         cached = re.search(r"^(?:total_)?inactive_file (\d+)$", stat, re.M)
-        return int(most) - now + (int(cached[1]) if cached else 0)
+        return int(limit_text) - usage + (int(cached[1]) if cached else 0)
     return None
 
 
-def _words(error: BaseException, folder: Path) -> str | None:
-    """The line to show, where the error or what it came from is a foreseeable lack of room; else None."""
+def _message(error: BaseException, folder: Path) -> str | None:
+    """Line to show if the error or one of its causes is a lack of disk space or memory, otherwise None."""
     chain: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in chain:
         chain.append(link)
         link = link.__cause__ or link.__context__
-    for each in chain:
-        if isinstance(each, MemoryError) or type(each).__name__ == "TerminatedWorkerError" or _out_of_memory(each):
-            return _memory_words(each)
-        number = getattr(each, "errno", None)
+    for link in chain:
+        if isinstance(link, MemoryError) or type(link).__name__ == "TerminatedWorkerError" or _out_of_memory(link):
+            return _memory_message(link)
+        number = getattr(link, "errno", None)
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG) or (
-            isinstance(each, OSError | RuntimeError) and _SHORT_WRITE.search(str(each))
+            isinstance(link, OSError | RuntimeError) and _DISK_MESSAGES.search(str(link))
         ):
-            return _disk_words(each, number, folder)
+            return _disk_message(link, number, folder)
     return None
 
 
 def _out_of_memory(error: BaseException) -> bool:
     if getattr(error, "errno", None) == errno.ENOMEM:
         return True
-    native = type(error).__name__ in _NATIVE
-    return native and bool(_SHORT_MEMORY.search(str(error)))
+    native = type(error).__name__ in _NATIVE_ERRORS
+    return native and bool(_MEMORY_MESSAGES.search(str(error)))
 
 
-def _memory_words(error: BaseException) -> str:
+def _memory_message(error: BaseException) -> str:
     if type(error).__name__ == "TerminatedWorkerError":
-        asked = "a worker was ended from outside, most likely for want of memory"
+        cause = "a worker was killed, probably out of memory"
     else:
-        asked = f"memory ran out ({' '.join(str(error).split())[:200] or 'no size was named'})"
+        cause = f"memory ran out ({' '.join(str(error).split())[:200] or 'size unknown'})"
     return (
-        f"{asked}; {_size(available_memory())} are available now. Raise the limit, or use fewer workers "
-        f"(--set engine.workers=1), smaller shards (features.shard, embeddings.shard) or fewer columns. {_GO_ON}"
+        f"{cause}; {_size(available_memory())} are available now. Raise the limit, or use fewer workers "
+        f"(--set engine.workers=1), smaller shards (features.shard, embeddings.shard) or fewer columns. {_RESUME}"
     )
 
 
-def _disk_words(error: BaseException, number: int | None, folder: Path) -> str:
-    place = Path(os.fsdecode(getattr(error, "filename", None) or folder))
+def _disk_message(error: BaseException, number: int | None, folder: Path) -> str:
+    path = Path(os.fsdecode(getattr(error, "filename", None) or folder))
     if number == errno.EROFS:
-        return f"{place}: the file system is read-only. Put the output elsewhere, or mount it for writing. {_GO_ON}"
-    if number is None and "quota" in str(error).lower():  # shutil gathers errors without their numbers
+        return f"{path}: the file system is read-only. Put the output elsewhere, or mount it for writing. {_RESUME}"
+    if number is None and "quota" in str(error).lower():  # shutil collects errors without their numbers
         number = errno.EDQUOT
-    free = _free(place)
-    room = "" if free is None else f" ({_size(free)} are free)"
+    free = _free(path)
+    space = "" if free is None else f" ({_size(free)} are free)"
     if number == errno.EDQUOT:
-        return f"{place}: the disk quota is used up{room}. Remove something of yours, or ask for more. {_GO_ON}"
+        return f"{path}: the disk quota is used up{space}. Delete some of your files, or ask for more. {_RESUME}"
     if number == errno.EFBIG:
-        return f"{place}: a file grew beyond the largest that is allowed here{room}. Raise it (ulimit -f). {_GO_ON}"
-    return f"{place}: no space is left on the disk{room}. Make room. {_GO_ON}"
+        return f"{path}: a file exceeds the largest allowed size{space}. Raise the limit (ulimit -f). {_RESUME}"
+    return f"{path}: no space is left on the disk{space}. Free some space. {_RESUME}"
 
 
-def _free(place: Path) -> int | None:
-    """Free bytes of the file system that holds a path, or of its nearest parent that is there."""
+def _free(path: Path) -> int | None:
+    """Free bytes of the file system of a path or of its nearest existing parent."""
     import shutil
 
-    for folder in (place, *place.absolute().parents):
+    for folder in (path, *path.absolute().parents):
         try:
             return shutil.disk_usage(folder).free
         except OSError:
@@ -245,7 +245,7 @@ def _size(count: int) -> str:
 
 
 def dismiss_workers() -> None:
-    """End joblib's idle worker processes: they keep hundreds of megabytes that the next step may need."""
+    """Stop joblib's idle worker processes, which keep hundreds of megabytes that the next step may need."""
     from joblib.externals.loky import get_reusable_executor
 
     get_reusable_executor().shutdown(wait=True)
@@ -253,7 +253,7 @@ def dismiss_workers() -> None:
 
 @contextlib.contextmanager
 def peak_memory(interval_s: float = 0.05) -> Iterator[Callable[[], float]]:
-    """Sample the resident memory of this process and its children; yields a function that gives the peak in MB."""
+    """Sample the resident memory of this process and its children. Yields a function that returns the peak in MB."""
     import psutil
 
     me, peak, stop = psutil.Process(), [0.0], threading.Event()

@@ -1,4 +1,4 @@
-"""What a run shows: bars and tables in a terminal, plain lines elsewhere."""
+"""Output of a run: progress bars and tables in a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.text import Text
 
 from histoblend.data.errors import on_screen
 
-#: Seconds between two progress lines where output is no terminal.
+#: Seconds between two progress lines if the output is not a terminal.
 LINE_EVERY_S = 10.0
 
 
@@ -28,22 +28,22 @@ class Screen:
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
         if not self.console.is_terminal:
-            # Where nobody looks at a window, a table takes the width that it needs: numbers must not be cut off.
+            # A file has no window width: give tables enough width that no number is cut off.
             self.console.width = 200
 
     def say(self, line: str) -> None:
-        """Show one line, as it is but for control characters."""
+        """Print one line, with control characters escaped."""
         self.console.print(on_screen(line), markup=False, soft_wrap=True)
 
     def warn(self, line: str) -> None:
-        """Show one line that must not be missed."""
+        """Print one line as a warning."""
         self.console.print(on_screen(f"warning: {line}"), style="yellow", markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, unit: str = "patches") -> Iterator[Callable[[int], None]]:
-        """Show how far a long step is; yields a function that takes the number just finished."""
+        """Show the progress of a long step. Yields a function to call with the number just finished."""
         if not self.console.is_terminal:
-            yield _Lines(self.say, label, total, unit)
+            yield _ProgressLines(self.say, label, total, unit)
             return
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -70,8 +70,8 @@ class Screen:
         self.console.print(table)
 
 
-class _Lines:
-    """Progress as a line now and then."""
+class _ProgressLines:
+    """Progress as a line every few seconds."""
 
     def __init__(self, say: Callable[[str], None], label: str, total: int, unit: str) -> None:
         self.say, self.label, self.total, self.unit = say, label, total, unit

@@ -1,1 +1,1 @@
-"""What is shown of a whole slide: rasters, outlines and the viewer."""
+"""Files of a slide's heat map: rasters, outlines and the viewer."""

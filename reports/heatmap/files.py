@@ -1,4 +1,4 @@
-"""A heat map as files that other programs open: OME-TIFF, PNG with its transform, and regions for QuPath."""
+"""Write a heat map for other programs: OME-TIFF, PNG with its transform, and regions for QuPath."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import shapely
 
 from histoblend.reports.heatmap.heat import ABOVE, HeatMap
 
-#: Side below which a raster has no coarser levels.
+#: Up to this side, in pixels, a raster level gets no coarser level.
 _LEAST_LEVEL = 256
 _CLASS = "Predicted tumour"
 
 
 def write_raster(path: Path, heat: HeatMap, name: str) -> None:
-    """Write the probabilities as pyramidal OME-TIFF: float32, NaN where nothing was predicted, a pixel a cell."""
+    """Write the probabilities as pyramidal OME-TIFF: float32, one pixel per cell, NaN without a prediction."""
     import tifffile
 
     levels = [heat.values]
@@ -51,16 +51,16 @@ def write_raster(path: Path, heat: HeatMap, name: str) -> None:
 
 
 def write_picture(path: Path, heat: HeatMap) -> None:
-    """Write the probabilities as PNG, grey with opacity: 255 is 1, transparent where nothing was predicted."""
+    """Write the probabilities as grey PNG: 255 is 1, and cells without a prediction are transparent."""
     from PIL import Image
 
     grey = np.rint(np.nan_to_num(heat.values) * 255).astype(np.uint8)
-    seen = np.where(np.isfinite(heat.values), 255, 0).astype(np.uint8)
-    Image.fromarray(np.dstack([grey, seen]), "LA").save(path, format="PNG", optimize=True)
+    opacity = np.where(np.isfinite(heat.values), 255, 0).astype(np.uint8)
+    Image.fromarray(np.dstack([grey, opacity]), "LA").save(path, format="PNG", optimize=True)
 
 
 def transform(heat: HeatMap) -> dict[str, Any]:
-    """Where the raster's pixels lie on the slide, for a JSON file."""
+    """Return the positions of the raster's pixels on the slide, for a JSON file."""
     return {
         "width": heat.values.shape[1],
         "height": heat.values.shape[0],
@@ -72,8 +72,8 @@ def transform(heat: HeatMap) -> dict[str, Any]:
         "um_per_pixel": [heat.stride * side for side in heat.spacing],
         "png": "grey / 255 is the probability; opacity 0 where nothing was predicted",
         "tiff": "float32 probability; NaN where nothing was predicted",
-        "note": "(x, y) of a pixel's upper left corner, counted from 0, times affine_to_level0 is its place on "
-        "level 0; QuPath counts from level0_of_qupath_origin: subtract it there",
+        "note": "affine_to_level0 times (x, y) of a pixel's upper left corner, counted from 0, is its position on "
+        "level 0. QuPath counts from level0_of_qupath_origin: subtract it there",
     }
 
 
@@ -87,18 +87,18 @@ def regions(heat: HeatMap) -> tuple[dict[str, Any], pd.DataFrame]:
     Returns
     -------
     collection : dict
-        GeoJSON of polygons, the largest first, as QuPath imports it: in level-0 pixels, counted from ``heat.origin``.
+        GeoJSON of polygons for QuPath, the largest first, in level-0 pixels counted from ``heat.origin``.
     table : DataFrame
-        ``name, area_mm2, cells, mean, most`` and ``left, top, right, bottom`` in level-0 pixels as OpenSlide counts
-        them, a row a region.
+        ``name, area_mm2, cells, mean, most`` and ``left, top, right, bottom`` in level-0 pixels as in OpenSlide, one
+        row per region.
     """
     labels, polygons = outlines(heat.positive)
     counts = np.bincount(labels.ravel(), minlength=len(polygons) + 1)
     areas = np.bincount(labels.ravel(), heat.areas().ravel(), len(polygons) + 1)
-    known = np.nan_to_num(heat.values).astype(np.float64)
-    sums = np.bincount(labels.ravel(), known.ravel(), len(polygons) + 1)
+    probabilities = np.nan_to_num(heat.values).astype(np.float64)
+    sums = np.bincount(labels.ravel(), probabilities.ravel(), len(polygons) + 1)
     most = np.zeros(len(polygons) + 1)
-    np.maximum.at(most, labels.ravel(), known.ravel())
+    np.maximum.at(most, labels.ravel(), probabilities.ravel())
     features, rows = [], []
     largest_first = sorted(range(1, len(polygons) + 1), key=lambda number: (-areas[number], number))
     for rank, number in enumerate(largest_first, start=1):
@@ -106,8 +106,8 @@ def regions(heat: HeatMap) -> tuple[dict[str, Any], pd.DataFrame]:
         rings = [heat.on_slide(shapely.get_coordinates(ring)) for ring in (polygon.exterior, *polygon.interiors)]
         mean = sums[number] / counts[number]
         measures = {"Area mm^2": areas[number], "Mean probability": mean, "Max probability": most[number]}
-        placed = [ring - np.array(heat.origin) for ring in rings]
-        features.append(_feature(name, placed, {key: round(float(value), 6) for key, value in measures.items()}))
+        shifted = [ring - np.array(heat.origin) for ring in rings]
+        features.append(_feature(name, shifted, {key: round(float(value), 6) for key, value in measures.items()}))
         (left, top), (right, bottom) = rings[0].min(axis=0), rings[0].max(axis=0)
         rows.append((name, areas[number], int(counts[number]), mean, most[number], left, top, right, bottom))
     columns = ["name", "area_mm2", "cells", "mean", "most", "left", "top", "right", "bottom"]
@@ -147,7 +147,7 @@ def _members(labels: np.ndarray, count: int) -> list[np.ndarray]:
 
 def _feature(name: str, rings: list[np.ndarray], measures: dict[str, float]) -> dict[str, Any]:
     coordinates = [[[round(x, 3), round(y, 3)] for x, y in ring.tolist()] for ring in rings]
-    # The same region has the same name in every import, so that QuPath can tell what it already holds.
+    # The same region gets the same id in every import, so that QuPath recognises regions it already has.
     identity = uuid.uuid5(uuid.NAMESPACE_OID, json.dumps(coordinates))
     return {
         "type": "Feature",
@@ -164,9 +164,9 @@ def _feature(name: str, rings: list[np.ndarray], measures: dict[str, float]) -> 
 
 
 def _halved(values: np.ndarray) -> np.ndarray:
-    """Means over 2 × 2 cells, of those that were predicted."""
+    """Means over 2 × 2 cells, without cells that were not predicted."""
     padded = np.pad(values, [(0, side % 2) for side in values.shape], constant_values=np.nan)
-    parts = np.stack([padded[row::2, column::2] for row in (0, 1) for column in (0, 1)])
+    quarters = np.stack([padded[row::2, column::2] for row in (0, 1) for column in (0, 1)])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of nothing is NaN, as it should be
-        return np.nanmean(parts, axis=0).astype(np.float32)
+        warnings.simplefilter("ignore", RuntimeWarning)  # the mean of no values is NaN, as intended
+        return np.nanmean(quarters, axis=0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A slide's heat map: probabilities in cells, where these lie on the slide, and the colours that they are shown in."""
+"""The heat map of a slide: probabilities in cells, their positions on the slide and their colours."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Colours below, at and above the threshold (Okabe & Ito's blue and vermilion): told apart by every kind of eye, and
-#: neither of them is a stain's.
+#: Colours below, at and above the threshold: Okabe & Ito's blue and vermilion, which colour-blind readers can
+#: distinguish and which differ from the stains.
 BELOW, AT, ABOVE = (0, 114, 178), (240, 240, 240), (213, 94, 0)
 OPACITY = 0.55
 
@@ -19,23 +19,23 @@ class HeatMap:
     Attributes
     ----------
     values : ndarray of shape (rows, columns), dtype float32
-        Probability; NaN where nothing was predicted.
+        Probability; NaN without a prediction.
     positive : ndarray of shape (rows, columns), dtype bool
         Whether a cell's patch is labelled positive.
     threshold : float
-        Probability from which on it is.
+        Smallest probability that is labelled positive.
     stride : int
-        Side of a cell in pixels of the plane that patches were cut from.
+        Side of a cell in pixels of the plane, the resolution that patches were cut at.
     plane : tuple of int
-        Width and height of that plane in pixels; cells at the right and lower edge may reach beyond it.
+        Width and height of the plane in pixels. Cells at the right and lower edge may extend beyond it.
     spacing : tuple of float
-        Micrometres a pixel of the plane, across and down.
+        Micrometres per pixel of the plane, horizontally and vertically.
     to_slide : tuple of float
-        Level-0 pixels of the slide a pixel of the plane, across and down.
+        Level-0 pixels of the slide per pixel of the plane, horizontally and vertically.
     slide : tuple of int
         Width and height of level 0 in pixels.
     origin : tuple of int
-        Place on level 0 that QuPath calls (0, 0): the corner of the scanned part where the slide tells one.
+        Level-0 position that QuPath calls (0, 0): the corner of the slide's bounds, if it has bounds.
     """
 
     values: np.ndarray
@@ -54,11 +54,11 @@ class HeatMap:
         return self.stride * self.to_slide[0], self.stride * self.to_slide[1]
 
     def on_slide(self, corners: np.ndarray) -> np.ndarray:
-        """Corners of cells, (n, 2) as (x, y), in level-0 pixels; cells that reach beyond the slide are cut off."""
+        """Convert corners of cells, (n, 2) as (x, y), to level-0 pixels, clipped to the slide."""
         return np.minimum(corners * np.array(self.cell), np.array(self.slide, dtype=np.float64))
 
     def areas(self) -> np.ndarray:
-        """Area of each cell within the slide, mm², ndarray of shape (rows, columns)."""
+        """Area of each cell within the slide in mm², ndarray of shape (rows, columns)."""
         sides = []
         for axis, count in ((0, self.values.shape[1]), (1, self.values.shape[0])):
             ends = np.minimum(np.arange(count + 1) * self.stride, self.plane[axis])
@@ -67,7 +67,7 @@ class HeatMap:
 
 
 def colours(values: np.ndarray, threshold: float) -> np.ndarray:
-    """Colour of probabilities, from blue over pale grey at the threshold to vermilion.
+    """Colours of probabilities, from blue through pale grey at the threshold to vermilion.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def colours(values: np.ndarray, threshold: float) -> np.ndarray:
 
     Returns
     -------
-    ndarray of the same shape with three colours, dtype uint8
+    ndarray of the same shape with an axis of 3 (RGB) added, dtype uint8
     """
     low = np.clip(values / max(threshold, 1e-9), 0, 1)[..., None]
     high = np.clip((values - threshold) / max(1 - threshold, 1e-9), 0, 1)[..., None]
@@ -87,28 +87,28 @@ def colours(values: np.ndarray, threshold: float) -> np.ndarray:
 
 
 def overlay(picture: np.ndarray, factor: int, heat: HeatMap) -> np.ndarray:
-    """Lay a heat map over the slide's picture.
+    """Draw a heat map over the picture of the slide.
 
     Parameters
     ----------
     picture : ndarray of shape (height, width, 3), dtype uint8
     factor : int
-        Pixels of the plane a pixel of the picture.
+        Pixels of the plane per pixel of the picture.
     heat : HeatMap
 
     Returns
     -------
     ndarray of shape (height, width, 3), dtype uint8
     """
-    shown = picture.copy()
-    painted = colours(heat.values, heat.threshold)
+    result = picture.copy()
+    cell_colours = colours(heat.values, heat.threshold)
     predicted = np.isfinite(heat.values)
     rows, columns = (((np.arange(side) + 0.5) * factor // heat.stride).astype(int) for side in picture.shape[:2])
     rows, columns = rows.clip(max=heat.values.shape[0] - 1), columns.clip(max=heat.values.shape[1] - 1)
     weight = round(256 * OPACITY)
     for start in range(0, len(rows), 256):
-        place = np.ix_(rows[start : start + 256], columns)
-        part = shown[start : start + 256]
-        mixed = (part * np.uint16(256 - weight) + painted[place] * np.uint16(weight)) >> 8
-        part[:] = np.where(predicted[place][..., None], mixed, part)
-    return shown
+        cells = np.ix_(rows[start : start + 256], columns)
+        strip = result[start : start + 256]
+        mixed = (strip * np.uint16(256 - weight) + cell_colours[cells] * np.uint16(weight)) >> 8
+        strip[:] = np.where(predicted[cells][..., None], mixed, strip)
+    return result

@@ -1,4 +1,4 @@
-"""The viewer of a heat map: one HTML file that opens from disk and asks nothing of any network."""
+"""The viewer of a heat map: one HTML file that works offline."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from histoblend.reports.heatmap.heat import ABOVE, AT, BELOW, OPACITY, HeatMap
 from histoblend.reports.page.html import environment, own_files, script_hash
 from histoblend.reports.page.images import data_uri
 
-#: Regions that are listed; the file of regions holds all.
+#: Number of regions that the viewer lists. regions.geojson has all of them.
 LISTED = 50
 
-#: What bundles learn from, in words.
+#: Training data of bundles, in words.
 SOURCES = {
     "phantom": "synthetic phantom patches, which say nothing about medicine",
     "kaggle": "Kaggle’s copy of PatchCamelyon: lymph nodes of breast cancer patients from two hospitals",
     "pcam": "PatchCamelyon: lymph nodes of breast cancer patients from two hospitals",
-    "folder": "a folder of images of its maker’s own",
+    "folder": "a folder of images of the bundle’s author",
 }
 
 
@@ -32,24 +32,24 @@ def write_viewer(
 ) -> None:
     """Write the viewer.
 
-    The page carries a content security policy that admits its own script by its hash and no connection at all.
+    The content security policy of the page allows only its own script, by its hash, and no connections.
 
     Parameters
     ----------
     path : Path
     heat : HeatMap
     picture : ndarray of shape (height, width, 3), dtype uint8
-        Of the slide.
+        Picture of the slide.
     factor : int
-        Pixels of the plane that patches were cut from, a pixel of the picture.
+        Pixels of the plane that patches were cut from, per pixel of the picture.
     regions : DataFrame
         From :func:`reports.heatmap.files.regions`.
     summary : mapping
-        What ``summary.json`` holds.
+        Content of ``summary.json``.
     """
     import markupsafe
 
-    # Our own files: the only content that is not escaped.
+    # Only our own files are not escaped.
     script = markupsafe.Markup(own_files(["viewer.js"]))  # noqa: S704
     style = markupsafe.Markup(own_files(["style.css", "viewer.css"]))  # noqa: S704
     page = (
@@ -58,10 +58,10 @@ def write_viewer(
         .render(
             summary=summary,
             source=SOURCES.get(summary["bundle"]["source"], "patches of unknown origin"),
-            regions=[_shown(row) for _, row in regions.head(LISTED).iterrows()],
+            regions=[_region_values(row) for _, row in regions.head(LISTED).iterrows()],
             left_out=max(len(regions) - LISTED, 0),
-            data=_data(heat, picture, factor),
-            picture=_photo(picture),
+            data=_script_data(heat, picture, factor),
+            picture=_jpeg_uri(picture),
             values=data_uri(packed(heat.values)),
             hashes=[script_hash(str(script))],
             script=script,
@@ -72,17 +72,17 @@ def write_viewer(
 
 
 def packed(values: np.ndarray) -> np.ndarray:
-    """Probabilities as a picture that a page can read back: 65,535 times the probability in red (high) and green.
+    """Pack probabilities into a picture: 65,535 times the probability, high byte in red and low byte in green.
 
-    Blue is 255 where something was predicted and 0 elsewhere; the picture is opaque, so that no browser alters colours.
+    Blue is 255 in cells with a prediction and 0 in others. The picture is opaque, so that no browser changes colours.
     """
-    known = np.isfinite(values)
-    whole = np.rint(np.where(known, values, 0).astype(np.float64) * 65535).astype(np.uint16)
-    return np.dstack([whole >> 8, whole & 255, np.where(known, 255, 0)]).astype(np.uint8)
+    predicted = np.isfinite(values)
+    scaled = np.rint(np.where(predicted, values, 0).astype(np.float64) * 65535).astype(np.uint16)
+    return np.dstack([scaled >> 8, scaled & 255, np.where(predicted, 255, 0)]).astype(np.uint8)
 
 
-def _data(heat: HeatMap, picture: np.ndarray, factor: int) -> dict[str, Any]:
-    """What the script needs to know."""
+def _script_data(heat: HeatMap, picture: np.ndarray, factor: int) -> dict[str, Any]:
+    """Data for the script of the page."""
     return {
         "slide": list(heat.slide),
         "cell": list(heat.cell),
@@ -95,12 +95,12 @@ def _data(heat: HeatMap, picture: np.ndarray, factor: int) -> dict[str, Any]:
     }
 
 
-def _shown(row: pd.Series) -> dict[str, Any]:
+def _region_values(row: pd.Series) -> dict[str, Any]:
     box = [round(float(row[side]), 1) for side in ("left", "top", "right", "bottom")]
     return {"name": row["name"], "area": row["area_mm2"], "mean": row["mean"], "box": " ".join(map(str, box))}
 
 
-def _photo(pixels: np.ndarray) -> str:
+def _jpeg_uri(pixels: np.ndarray) -> str:
     from PIL import Image
 
     buffer = io.BytesIO()

@@ -1,1 +1,1 @@
-"""How a page is made: sections, HTML, figures, pictures."""
+"""Parts of a page: sections, HTML, figures and images."""

@@ -1,4 +1,4 @@
-"""Figures as Plotly dictionaries, free of theme: the page's style sheet colours text and rules, light or dark."""
+"""Figures as Plotly dictionaries without a theme: the page's style sheet colours them for light or dark mode."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from histoblend.reports.words import span
 
 Figure = dict[str, Any]
 
-#: Okabe & Ito's colours; grey is no model. The page's script lightens the blue on a dark screen.
+#: Okabe & Ito's colours. Grey means no model. The page's script lightens the blue in dark mode.
 INK = "#808080"
 BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
-#: Not theirs, but as easily told from the others.
+#: Further colours that are as easy to distinguish.
 BROWN, OLIVE, INDIGO, WINE = "#8C510A", "#999933", "#8879D6", "#A8325E"
 MOSS, PLUM, TEAL, SLATE = "#5B7F2B", "#9B4FB5", "#128A8F", "#5D7391"
 _COLOURS = (
     INK, SKY, GREEN, ORANGE, VERMILLION, PURPLE, OLIVE, INDIGO, WINE, MOSS, PLUM, TEAL, BROWN, SLATE, BLUE,
 )  # fmt: skip
 RUNG_COLOURS = dict(zip(RUNGS, _COLOURS, strict=True))
-#: Heads in the order of their table, as far as the dashes and symbols last; others are dotted lines of circles.
+#: Dashes and symbols of the first four heads. Other heads get dotted lines and circles.
 HEAD_DASHES = dict(zip(HEADS, ("solid", "dash", "dashdot", "longdash"), strict=False))
 HEAD_SYMBOLS = dict(zip(HEADS, ("circle", "diamond-open", "square-open", "triangle-up-open"), strict=False))
 RUNG_DASHES = {"cnn": "solid", "ensemble": "solid"}
 Marks = Mapping[str, tuple[str, str, str]]
 SPLIT_MARKS: Marks = {"oof": ("out-of-fold", BLUE, "circle"), "test": ("test slides", VERMILLION, "diamond-open")}
-#: Ways to decide without a model, in a decision curve.
+#: Strategies without a model, in a decision curve.
 WITHOUT_MODEL = {"treat-all": ("all positive", "dash"), "treat-none": ("none positive", "dot")}
-#: What the chooser says, and the shorter words that fit under an axis on a phone.
+#: Text of the selection box, and shorter text that fits under an axis on a phone.
 METRIC_WORDS = {
     "auc": ("area under the ROC curve", "AUC"),
     "auc_within": ("AUC within slides", "AUC within slides"),
@@ -46,16 +46,16 @@ FEW_PATCHES = 5
 
 
 def plain(text: object) -> str:
-    """Escape text for Plotly, which reads a subset of HTML in every label."""
-    # A pair of dollars would have Plotly look for MathJax.
+    """Escape text for Plotly, which interprets a subset of HTML in every label."""
+    # Plotly would look for MathJax between two dollar signs.
     return str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")
 
 
 def shorten(text: object, most: int = 18) -> str:
-    """Escape a name for an axis, its middle left out where it is long: on a phone it takes the figure's room."""
-    words = str(text)
+    """Escape a name for an axis, without its middle if it is long, to leave space for the figure on a phone."""
+    name = str(text)
     half = (most - 1) // 2
-    return plain(words if len(words) <= most else f"{words[:half]}…{words[-half:]}")
+    return plain(name if len(name) <= most else f"{name[:half]}…{name[-half:]}")
 
 
 def short_name(model: str) -> str:
@@ -65,15 +65,15 @@ def short_name(model: str) -> str:
 
 
 def forest(ladder: pd.DataFrame, metric: str, *, by: str = "split", marks: Marks = SPLIT_MARKS) -> Figure:
-    """Draw each model's metric with its 95 % interval, out-of-fold above test or whatever else `marks` tells apart."""
+    """Draw each model's metric with its 95 % interval, by default out-of-fold above test; `marks` sets the groups."""
     models = list(dict.fromkeys(ladder.model))
-    places = {model: len(models) - 1 - i for i, model in enumerate(models)}
+    rows_of = {model: len(models) - 1 - i for i, model in enumerate(models)}
     data = []
-    for place, (name, (words, colour, symbol)) in enumerate(marks.items()):
+    for index, (name, (words, colour, symbol)) in enumerate(marks.items()):
         part = ladder[(ladder[by] == name) & ladder[metric].notna()]
         if part.empty:
             continue
-        shift = 0.14 - 0.28 * place
+        shift = 0.14 - 0.28 * index
         rows = part.to_dict("records")
         data.append(
             points(
@@ -83,7 +83,7 @@ def forest(ladder: pd.DataFrame, metric: str, *, by: str = "split", marks: Marks
                 part[metric],
                 part[f"{metric}_low"],
                 part[f"{metric}_high"],
-                [places[row["model"]] + shift for row in rows],
+                [rows_of[row["model"]] + shift for row in rows],
                 [f"{short_name(row['model'])}, {words}<br>{row[metric]:.3f}{_interval(row, metric)}" for row in rows],
             )
         )
@@ -151,7 +151,7 @@ def reliability(table: pd.DataFrame) -> Figure:
                 "x": x,
                 "y": numbers(part.share, 4),
                 "text": [
-                    f"{words}<br>says {row['probability']:.3f}, {row['share']:.3f} positive "
+                    f"{words}<br>predicted {row['probability']:.3f}, observed {row['share']:.3f} "
                     f"({span(row['share_low'], row['share_high'])})<br>{row['patches']} patches"
                     for row in part.to_dict("records")
                 ],
@@ -172,7 +172,7 @@ def reliability(table: pd.DataFrame) -> Figure:
 
 
 def decision_curve(curve: pd.DataFrame, best: str) -> Figure:
-    """Draw net benefit against threshold probability: the best model with its band, others, and no model."""
+    """Draw net benefit against threshold probability: the best model with its band, other models and no model."""
     data: list[Figure] = []
     band = curve[curve.model == best]
     x, low, high = (numbers(band[name], 4) for name in ("threshold", "low", "high"))
@@ -213,7 +213,7 @@ def decision_curve(curve: pd.DataFrame, best: str) -> Figure:
             "zeroline": False,
             "automargin": True,
         },
-        # Calling all positive costs without bound as the threshold rises: below a little, nothing is to be seen.
+        # The net benefit of "all positive" falls without limit, so the axis ends a little below zero.
         yaxis={
             "range": [-0.15 * top, 1.1 * top],
             "title": {"text": "net benefit", "standoff": 8},
@@ -230,7 +230,7 @@ def _rung_colour(model: str) -> str:
 
 
 def error_map(errors: pd.DataFrame) -> Figure:
-    """Draw the correlation of each two members' errors as a map of colours."""
+    """Draw the correlation between the errors of each pair of members as a heat map."""
     names = list(dict.fromkeys(errors["first"]))
     table = errors.pivot(index="first", columns="second", values="correlation").loc[names, names]
     labels = [short_name(name) for name in names]
@@ -241,10 +241,10 @@ def error_map(errors: pd.DataFrame) -> Figure:
         "z": [numbers(row, 3) for row in table.to_numpy()],
         "zmin": 0,
         "zmax": 1,
-        # Pale for errors that are made apart, dark for those made together.
+        # Pale: independent errors. Dark: common errors.
         "colorscale": [[0, "#F7F4EC"], [1, VERMILLION]],
         "hovertemplate": "%{y} and %{x}<br>correlation of errors %{z:.2f}<extra></extra>",
-        # Above, as beside it would take the figure's room on a phone.
+        # Above the map, because at its side it would take too much width on a phone.
         "colorbar": {
             "title": {"text": "correlation", "side": "top"},
             "orientation": "h",
@@ -265,24 +265,24 @@ def error_map(errors: pd.DataFrame) -> Figure:
 
 
 def slide_strip(slides: pd.DataFrame, *, by: str = "split", marks: Marks = SPLIT_MARKS) -> Figure:
-    """Draw the AUC within each slide that holds both classes, a row a model, a dot a slide."""
+    """Draw the AUC within each slide with both classes: one row per model, one dot per slide."""
     models = list(dict.fromkeys(slides.model))
-    places = {model: len(models) - 1 - i for i, model in enumerate(models)}
+    rows_of = {model: len(models) - 1 - i for i, model in enumerate(models)}
     data: list[Figure] = []
     mixed = slides[slides.auc.notna()]
-    for place, (name, (words, colour, symbol)) in enumerate(marks.items()):
+    for index, (name, (words, colour, symbol)) in enumerate(marks.items()):
         part = mixed[mixed[by] == name]
         if part.empty:
             continue
         rows = part.to_dict("records")
-        shift = 0.14 - 0.28 * place
+        shift = 0.14 - 0.28 * index
         data.append(
             {
                 "type": "scatter",
                 "mode": "markers",
                 "name": words,
                 "x": numbers(part.auc, 4),
-                "y": [places[row["model"]] + shift for row in rows],
+                "y": [rows_of[row["model"]] + shift for row in rows],
                 "text": [
                     f"slide {plain(row['slide'])}, {short_name(row['model'])}<br>AUC {row['auc']:.3f}, "
                     f"{row['patches']} patches, {row['prevalence']:.0%} positive"
@@ -314,7 +314,7 @@ def points(
     y: Sequence[float],
     text: list[str],
 ) -> Figure:
-    """One trace of dots with intervals."""
+    """Return one trace of dots with intervals."""
     return {
         "type": "scatter",
         "mode": "markers",
@@ -337,7 +337,7 @@ def points(
 
 
 def rows_layout(labels: list[str], title: str, per_row: int = 44) -> Figure:
-    """The house layout with horizontal rows, labelled from the top down."""
+    """Return the common layout with horizontal rows, labelled from top to bottom."""
     return layout(
         yaxis={
             "tickvals": list(range(len(labels) - 1, -1, -1)),
@@ -353,7 +353,7 @@ def rows_layout(labels: list[str], title: str, per_row: int = 44) -> Figure:
 
 
 def layout(**parts: Any) -> Figure:
-    """The house layout of a figure, and what `parts` add to it or change."""
+    """Return the common layout of a figure; `parts` extend or change it."""
     return {
         "margin": {"l": 8, "r": 12, "t": 8, "b": 12},
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -368,12 +368,12 @@ def layout(**parts: Any) -> Figure:
 
 
 def rule(x: float) -> Figure:
-    """Draw a dotted upright line across the plot."""
+    """Draw a dotted vertical line across the plot."""
     line = {"color": INK, "dash": "dot", "width": 1}
     return {"type": "line", "x0": x, "x1": x, "y0": 0, "y1": 1, "yref": "paper", "line": line, "layer": "below"}
 
 
 def numbers(values: pd.Series | np.ndarray, digits: int) -> list[float | None]:
-    """Round; None stands where a number is missing, since JSON knows no NaN."""
+    """Round values. Missing ones become None, because JSON has no NaN."""
     rounded = np.round(np.asarray(values, dtype=np.float64), digits)
     return [float(value) if np.isfinite(value) else None for value in rounded]

@@ -1,4 +1,4 @@
-"""How pages are made of templates, and how their scripts are named to the browser."""
+"""Jinja templates of pages, and the hashes by which the browser accepts their scripts."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 def environment() -> jinja2.Environment:
-    """Templates in which every value is escaped, a missing one is an error, and JSON holds no NaN."""
+    """Return the template environment: it escapes every value and refuses missing values and NaN in JSON."""
     import jinja2
 
-    made = jinja2.Environment(
+    templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.policies["json.dumps_kwargs"] = {"allow_nan": False}
-    return made
+    templates.policies["json.dumps_kwargs"] = {"allow_nan": False}
+    return templates
 
 
 def own_files(names: Iterable[str]) -> str:
-    """Text of those of our scripts or styles that are there, one after another."""
+    """Return the text of our scripts or styles, joined. Missing files are skipped."""
     paths = [TEMPLATES / name for name in names]
     return "\n".join(path.read_text(encoding="utf-8") for path in paths if path.is_file())
 
 
 def script_hash(script: str) -> str:
-    """Name a script as a content security policy does."""
+    """Return the hash of a script for a content security policy."""
     return "'sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() + "'"

@@ -1,4 +1,4 @@
-"""Patches as pictures in the page."""
+"""Patches as images in the page."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from histoblend.data.patches import CENTRE
 
 
 def centre_box(height: int, width: int) -> list[float]:
-    """Distance of the labelled centre from the top and bottom, and from the sides, in per cent."""
+    """Distance of the labelled centre from top and bottom and from left and right, in per cent."""
     return [100 * (height - CENTRE) / 2 / height, 100 * (width - CENTRE) / 2 / width]
 
 
 def data_uri(pixels: np.ndarray, *, colours: int | None = None) -> str:
-    """Encode an RGB patch as a PNG inside a URI; of `colours` colours, a fraction of the bytes, where that is given."""
+    """Encode an RGB patch as a PNG data URI. Fewer `colours` make it several times smaller."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -28,7 +28,7 @@ def data_uri(pixels: np.ndarray, *, colours: int | None = None) -> str:
 
 
 def photo_uri(pixels: np.ndarray) -> str:
-    """Encode an RGB patch as a JPEG inside a URI, close to what it was at a third of the bytes of a PNG."""
+    """Encode an RGB patch as a JPEG data URI of high quality, at a third of the size of a PNG."""
     from PIL import Image
 
     buffer = io.BytesIO()

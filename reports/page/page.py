@@ -1,4 +1,4 @@
-"""One HTML file of sections, and the files beside it."""
+"""Write the page, one HTML file of sections, and its CSV files."""
 
 from __future__ import annotations
 
@@ -22,48 +22,48 @@ def write_page(
     warnings: Sequence[str] = (),
     prints: bool = False,
 ) -> Path:
-    """Write sections as one page, ``report.html``, and their tables as CSV beside it.
+    """Write sections as one page, ``report.html``, and their tables as CSV files next to it.
 
-    The page carries a content security policy that admits its own two scripts by their hashes and no connection at all,
-    so that nothing out of the data can run or call home even if escaping failed.
+    The content security policy of the page allows only its own two scripts, by their hashes, and no connections. Text
+    from the data can therefore not run or load anything, even if escaping failed.
 
     Parameters
     ----------
     folder : Path
-        Made when missing.
+        Created if missing.
     title : str
     sections : sequence of Section
     warnings : sequence of str
-        Shown on top.
+        Shown at the top.
     prints : bool
         Whether the page links to every chart as SVG and PNG, in ``figures/``.
 
     Returns
     -------
     Path
-        Of ``report.html``.
+        Path of ``report.html``.
 
     Raises
     ------
     ValueError
-        Two sections bring charts, or tables, of one name.
+        Two sections have charts, or tables, of the same name.
     """
     content = PageContent(title, list(warnings), list(sections), write_tables(folder, sections))
     return write_html(folder, content, prints=prints)
 
 
 def write_tables(folder: Path, sections: Sequence[Section]) -> list[str]:
-    """Write the tables of sections as CSV; return the files' names.
+    """Write the tables of sections as CSV files and return the file names.
 
     Raises
     ------
     ValueError
-        Two sections bring charts, or tables, of one name.
+        Two sections have charts, or tables, of the same name.
     """
     for kind in ("charts", "tables"):
         names = [name for section in sections for name in getattr(section, kind)]
         if len(names) > len(set(names)):
-            raise ValueError(f"Each of a page's {kind} must have a name of its own; got {sorted(names)}.")
+            raise ValueError(f"the names of a page's {kind} must be unique; got {sorted(names)}.")
     folder.mkdir(parents=True, exist_ok=True)
     tables = {f"{name}.csv": table for section in sections for name, table in section.tables.items()}
     for name, table in tables.items():
@@ -72,7 +72,7 @@ def write_tables(folder: Path, sections: Sequence[Section]) -> list[str]:
 
 
 def write_html(folder: Path, content: PageContent, *, prints: bool = False) -> Path:
-    """Write ``report.html``; return where it is."""
+    """Write ``report.html`` and return its path."""
     page = folder / "report.html"
     page.write_text(_render(content, prints), encoding="utf-8")
     return page
@@ -83,14 +83,14 @@ def _render(content: PageContent, prints: bool) -> str:
     import markupsafe
     from plotly.offline import get_plotlyjs
 
-    pages = environment()
-    pages.filters |= {"signed": signed, "short": figures.short_name, "model_words": model_words}
-    pages.globals |= {"span": span, "isna": pd.isna}
-    # Our own files and plotly.js: the only content that is not escaped.
+    templates = environment()
+    templates.filters |= {"signed": signed, "short": figures.short_name, "model_words": model_words}
+    templates.globals |= {"span": span, "isna": pd.isna}
+    # Only our own files and plotly.js are not escaped.
     plotly = markupsafe.Markup(get_plotlyjs())  # noqa: S704
-    script = markupsafe.Markup(_own("js", "script", content.sections))  # noqa: S704
-    style = markupsafe.Markup(_own("css", "style", content.sections))  # noqa: S704
-    return pages.get_template("report.html").render(
+    script = markupsafe.Markup(_combined_files("js", "script", content.sections))  # noqa: S704
+    style = markupsafe.Markup(_combined_files("css", "style", content.sections))  # noqa: S704
+    return templates.get_template("report.html").render(
         title=content.title,
         warnings=content.warnings,
         prints=prints,
@@ -103,6 +103,6 @@ def _render(content: PageContent, prints: bool) -> str:
     )
 
 
-def _own(suffix: str, shared: str, sections: Sequence[Section]) -> str:
-    """The page's own script or style: what all sections share, then what single sections bring."""
+def _combined_files(suffix: str, shared: str, sections: Sequence[Section]) -> str:
+    """Return the page's script or style: the shared file, then the files of single sections."""
     return own_files(f"{name}.{suffix}" for name in (shared, *(section.name for section in sections)))

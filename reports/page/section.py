@@ -1,4 +1,4 @@
-"""A section of the report: what its template shows, its charts, and the tables that lie beside the page."""
+"""A section of the report: the content of its template, its charts and its tables."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class Chart:
-    """A figure, in one or several variants that the reader chooses from.
+    """A figure with one or more variants that the reader can select.
 
     Attributes
     ----------
     alt : str
-        What stands in for it where it cannot be seen.
+        Text alternative for readers who cannot see it.
     variants : sequence of (str, dict)
-        The words of the choice, and a Plotly figure, ``{"data": [...], "layout": {...}}``.
+        Text of the choice and a Plotly figure, ``{"data": [...], "layout": {...}}``.
     """
 
     alt: str
@@ -32,21 +32,21 @@ class Section:
     Attributes
     ----------
     name : str
-        Its anchor, and the name of its template, ``templates/<name>.html``; ``templates/<name>.js`` and
-        ``templates/<name>.css`` are its own script and styles, where there are any.
+        Anchor of the section and name of its template, ``templates/<name>.html``. Its script and styles, if any, are
+        ``templates/<name>.js`` and ``templates/<name>.css``.
     title : str
         Heading.
     content : mapping or None
-        What the template shows; None where the step that fills the section did not run.
+        Values for the template; None if the step that provides them did not run.
     absent : str
-        What would fill the section, shown where `content` is None.
+        How to fill the section; shown if `content` is None.
     charts : mapping from str to Chart
     tables : mapping from str to DataFrame
-        Written as CSV beside the page.
+        Written as CSV files next to the page.
     data : JSON, optional
-        What the section's own script reads, from ``<script id="data-<name>">``.
+        Data that the section's script reads from ``<script id="data-<name>">``.
     nav : str
-        Words in the list of sections; the title where empty.
+        Text in the list of sections; the title if empty.
     """
 
     name: str
@@ -61,16 +61,16 @@ class Section:
 
 @dataclass(frozen=True)
 class PageContent:
-    """All that a page shows.
+    """Everything that a page shows.
 
     Attributes
     ----------
     title : str
     warnings : list of str
-        Shown on top.
+        Shown at the top.
     sections : list of Section
     files : list of str
-        Names of the CSV files beside the page.
+        Names of the CSV files next to the page.
     """
 
     title: str
@@ -80,5 +80,5 @@ class PageContent:
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of a table as dictionaries from column name to value, as templates take them."""
+    """Return the rows of a table as dictionaries from column name to value, for templates."""
     return [{str(name): value for name, value in row.items()} for row in table.to_dict("records")]

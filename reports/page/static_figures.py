@@ -1,4 +1,4 @@
-"""The page's charts as pictures for papers and slides: SVG and PNG files, drawn by Matplotlib from the same figures."""
+"""The page's charts as SVG and PNG files for papers and presentations, drawn by Matplotlib from the same figures."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WIDTH_PX = 900
 HEIGHT_PX = 450
-#: Screen pixels an inch, and dots an inch of the PNG.
+#: Screen pixels per inch, and dots per inch of the PNG.
 PX = 100
 PNG_DPI = 200
 INK = "#1c2126"
@@ -34,7 +34,7 @@ _SYMBOLS = {
     "star": "*",
     "line-ns": "|",
 }
-#: Style of all pictures; text stays text in the SVG, and nothing in it depends on when or how often it is drawn.
+#: Style of all images. The SVG keeps text as text and does not depend on when or how often it is drawn.
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "histoblend",
@@ -49,20 +49,20 @@ def write_prints(folder: Path, sections: Sequence[Section], *, workers: int = 1)
     Parameters
     ----------
     folder : Path
-        Made when missing.
+        Created if missing.
     sections : sequence of Section
     workers : int
-        Processes that draw, -1 for one per core.
+        Number of processes, -1 for one per core.
 
     Returns
     -------
     list of Path
-        Of the pictures, two a variant.
+        Paths of the images, two per variant.
 
     Raises
     ------
     ValueError
-        A figure holds something that :func:`draw` does not know.
+        A figure contains something that :func:`draw` does not support.
     """
     from joblib import Parallel, delayed
 
@@ -71,12 +71,12 @@ def write_prints(folder: Path, sections: Sequence[Section], *, workers: int = 1)
     for section in sections:
         for name, chart in section.charts.items():
             for number, (words, figure) in enumerate(chart.variants, 1):
-                part = f"-{number}-{_file_name(words)}" if len(chart.variants) > 1 else ""
-                tasks.append((figure, folder / f"{section.name}-{name}{part}"))
-    # A few parts, not one a figure: starting Matplotlib in a process takes longer than a figure.
+                suffix = f"-{number}-{_file_name(words)}" if len(chart.variants) > 1 else ""
+                tasks.append((figure, folder / f"{section.name}-{name}{suffix}"))
+    # One batch per worker, not one per figure: starting Matplotlib in a process takes longer than drawing a figure.
     workers = count_workers(workers)
-    parts = [tasks[start::workers] for start in range(workers)]
-    Parallel(n_jobs=workers)(delayed(_draw_all)(part) for part in parts if part)
+    batches = [tasks[start::workers] for start in range(workers)]
+    Parallel(n_jobs=workers)(delayed(_draw_all)(batch) for batch in batches if batch)
     return [stem.with_name(f"{stem.name}.{suffix}") for _, stem in tasks for suffix in ("svg", "png")]
 
 
@@ -86,13 +86,13 @@ def draw(figure: Mapping[str, Any], stem: Path) -> None:
     Parameters
     ----------
     figure : mapping
-        ``{"data": [...], "layout": {...}}``; traces of type scatter, bar and heatmap.
+        ``{"data": [...], "layout": {...}}`` with traces of type scatter, bar or heatmap.
     stem : Path
 
     Raises
     ------
     ValueError
-        A trace or shape of another type.
+        A trace or shape has another type.
     """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -106,7 +106,7 @@ def draw(figure: Mapping[str, Any], stem: Path) -> None:
         axes = picture.add_subplot()
         ticks: dict[str, list[str]] = {}
         for trace in figure["data"]:
-            _TRACES[_known(trace.get("type", "scatter"), _TRACES, "trace")](axes, trace, ticks)
+            _TRACES[_check_kind(trace.get("type", "scatter"), _TRACES, "trace")](axes, trace, ticks)
         for shape in layout.get("shapes", ()):
             _shape(axes, shape)
         for note in layout.get("annotations", ()):
@@ -124,25 +124,25 @@ def _draw_all(tasks: Iterable[tuple[dict[str, Any], Path]]) -> None:
 
 
 def _file_name(words: str) -> str:
-    """Words as a part of a file's name: short, and letters and digits only."""
+    """Turn text into a part of a file name: short, with letters and digits only."""
     return re.sub(r"[^a-z0-9]+", "-", html.unescape(words).lower()).strip("-")[:40].strip("-")
 
 
-def _known(kind: str, known: Mapping[str, Any], what: str) -> str:
-    if kind not in known:
+def _check_kind(kind: str, supported: Mapping[str, Any], what: str) -> str:
+    if kind not in supported:
         raise ValueError(
-            f"a {what} must be one of {sorted(known)}; got {kind!r}. Teach reports/page/static_figures.py to draw it."
+            f"a {what} must be one of {sorted(supported)}; got {kind!r}. Add it to reports/page/static_figures.py."
         )
     return kind
 
 
-def _words(text: object) -> str:
-    """Plotly's text, which is a little HTML, as plain text."""
+def _plain_text(text: object) -> str:
+    """Convert Plotly's text, which uses some HTML, to plain text."""
     return html.unescape(re.sub(r"<br ?/?>", "\n", str(text)).replace("<b>", "").replace("</b>", ""))
 
 
 def _values(values: Sequence[Any], axis: str, ticks: dict[str, list[str]]) -> np.ndarray:
-    """Numbers along an axis; names are put where they first came."""
+    """Return the positions of values along an axis. Names get numbers in order of first appearance."""
     if any(isinstance(value, str) for value in values):
         names = ticks.setdefault(axis, [])
         names += [name for name in dict.fromkeys(map(str, values)) if name not in names]
@@ -154,11 +154,11 @@ def _scatter(axes: Axes, trace: Mapping[str, Any], ticks: dict[str, list[str]]) 
     x, y = _values(trace["x"], "x", ticks), _values(trace["y"], "y", ticks)
     mode = trace.get("mode", "lines")
     line, marker, opacity = trace.get("line", {}), trace.get("marker", {}), trace.get("opacity", 1.0)
-    label = _words(trace["name"]) if trace.get("showlegend", True) and trace.get("name") else "_"
+    label = _plain_text(trace["name"]) if trace.get("showlegend", True) and trace.get("name") else "_"
     if "fill" in trace:
         _fill(axes, trace, x, y, opacity)
     if "lines" in mode:
-        style = _DASHES[_known(line.get("dash", "solid"), _DASHES, "dash")]
+        style = _DASHES[_check_kind(line.get("dash", "solid"), _DASHES, "dash")]
         step = {"hv": "steps-post", "vh": "steps-pre"}.get(line.get("shape", ""), "default")
         axes.plot(
             x,
@@ -179,14 +179,19 @@ def _scatter(axes: Axes, trace: Mapping[str, Any], ticks: dict[str, list[str]]) 
     if "text" in mode:
         for i, text in enumerate(trace["text"]):
             axes.annotate(
-                _words(text), (x[i], y[i]), textcoords="offset points", xytext=(0, 4), ha="center", parse_math=False
+                _plain_text(text),
+                (x[i], y[i]),
+                textcoords="offset points",
+                xytext=(0, 4),
+                ha="center",
+                parse_math=False,
             )
 
 
 def _fill(axes: Axes, trace: Mapping[str, Any], x: np.ndarray, y: np.ndarray, opacity: float) -> None:
-    """Fill a closed band, down to zero, or to the trace before."""
+    """Fill a closed band, or the area down to zero or to the previous trace."""
     colour = _colour(trace.get("fillcolor", trace.get("line", {}).get("color", INK)))
-    kind = _known(trace["fill"], {"toself": 0, "tozeroy": 0, "tonexty": 0}, "fill")
+    kind = _check_kind(trace["fill"], {"toself": 0, "tozeroy": 0, "tonexty": 0}, "fill")
     style: dict[str, Any] = {
         "facecolor": colour,
         "linewidth": 0,
@@ -197,10 +202,10 @@ def _fill(axes: Axes, trace: Mapping[str, Any], x: np.ndarray, y: np.ndarray, op
     elif kind == "tozeroy":
         axes.fill_between(x, y, 0, label="_", **style)
     else:
-        before = axes.lines[-1]
+        previous = axes.lines[-1]
         axes.fill(
-            np.concatenate([x, np.asarray(before.get_xdata(), float)[::-1]]),
-            np.concatenate([y, np.asarray(before.get_ydata(), float)[::-1]]),
+            np.concatenate([x, np.asarray(previous.get_xdata(), float)[::-1]]),
+            np.concatenate([y, np.asarray(previous.get_ydata(), float)[::-1]]),
             label="_",
             **style,
         )
@@ -209,58 +214,58 @@ def _fill(axes: Axes, trace: Mapping[str, Any], x: np.ndarray, y: np.ndarray, op
 def _errors(
     axes: Axes, axis: str, x: np.ndarray, y: np.ndarray, error: Mapping[str, Any], ticks: dict[str, list[str]]
 ) -> None:
-    """Lines from the lower to the upper end of each interval."""
+    """Draw a line from the lower to the upper end of each interval."""
     high = _values(error["array"], "", ticks)
     low = _values(error["arrayminus"], "", ticks) if "arrayminus" in error else high
     draw_lines = axes.hlines if axis == "x" else axes.vlines
-    at, across = (x, y) if axis == "x" else (y, x)
-    shown = np.isfinite(at) & np.isfinite(low) & np.isfinite(high)
+    centre, across = (x, y) if axis == "x" else (y, x)
+    finite = np.isfinite(centre) & np.isfinite(low) & np.isfinite(high)
     colour = error.get("color", INK)
-    draw_lines(across[shown], (at - low)[shown], (at + high)[shown], colors=colour, linewidth=1.2, label="_")
+    draw_lines(across[finite], (centre - low)[finite], (centre + high)[finite], colors=colour, linewidth=1.2, label="_")
 
 
 def _markers(axes: Axes, x: np.ndarray, y: np.ndarray, marker: Mapping[str, Any], opacity: float, label: str) -> None:
-    """Points; Plotly's sizes are diameters in pixels, Matplotlib's areas in points."""
+    """Draw points. Plotly's sizes are diameters in pixels, Matplotlib's are areas in square points."""
     symbols = marker.get("symbol", "circle")
-    # One scatter a symbol: Matplotlib draws one at a time.
+    # One scatter call per symbol, because Matplotlib supports one symbol per call.
     names = np.array([symbols] * len(x) if isinstance(symbols, str) else symbols, dtype=object)
     sizes = np.broadcast_to(np.asarray(marker.get("size", 7), float), len(x)) * 72 / PX
     colours = marker.get("color", INK)
-    many = not isinstance(colours, str)
+    several = not isinstance(colours, str)
     for symbol in dict.fromkeys(names):
         inside = names == symbol
         hollow = symbol.endswith("-open")
-        shape = _SYMBOLS[_known(symbol.removesuffix("-open"), _SYMBOLS, "marker")]
+        shape = _SYMBOLS[_check_kind(symbol.removesuffix("-open"), _SYMBOLS, "marker")]
         style: dict[str, Any] = {"s": sizes[inside] ** 2, "marker": shape, "alpha": marker.get("opacity", opacity)}
-        if many and len(colours) and not isinstance(colours[0], str):
+        if several and len(colours) and not isinstance(colours[0], str):
             style |= {"c": np.asarray(colours, float)[inside], "cmap": _colour_map(marker.get("colorscale"))}
             style |= {"vmin": marker.get("cmin"), "vmax": marker.get("cmax"), "linewidths": 0}
         else:
-            chosen = [colour for colour, here in zip(colours, inside, strict=True) if here] if many else colours
-            style |= {"facecolors": "none", "edgecolors": chosen} if hollow else {"color": chosen}
+            selected = [colour for colour, used in zip(colours, inside, strict=True) if used] if several else colours
+            style |= {"facecolors": "none", "edgecolors": selected} if hollow else {"color": selected}
             style["linewidths"] = 1.2 if hollow or shape in "x|" else 0
         axes.scatter(x[inside], y[inside], label=label, zorder=3, **style)
         label = "_"
 
 
 def _bar(axes: Axes, trace: Mapping[str, Any], ticks: dict[str, list[str]]) -> None:
-    across = trace.get("orientation", "v") == "h"
-    place, length = (trace["y"], trace["x"]) if across else (trace["x"], trace["y"])
-    at = _values(place, "y" if across else "x", ticks)
-    size = _values(length, "", ticks)
+    horizontal = trace.get("orientation", "v") == "h"
+    categories, lengths = (trace["y"], trace["x"]) if horizontal else (trace["x"], trace["y"])
+    positions = _values(categories, "y" if horizontal else "x", ticks)
+    size = _values(lengths, "", ticks)
     base = trace.get("base", 0)
     start = _values(base, "", ticks) if not isinstance(base, int | float) else np.full(len(size), float(base))
     colour = trace.get("marker", {}).get("color", INK)
     width = trace.get("width", 0.8)
-    label = _words(trace["name"]) if trace.get("showlegend", True) and trace.get("name") else "_"
-    if across:
-        axes.barh(at, size, height=width, left=start, color=colour, label=label)
+    label = _plain_text(trace["name"]) if trace.get("showlegend", True) and trace.get("name") else "_"
+    if horizontal:
+        axes.barh(positions, size, height=width, left=start, color=colour, label=label)
     else:
-        axes.bar(at, size, width=width, bottom=start, color=colour, label=label)
-    error = trace.get("error_x" if across else "error_y")
+        axes.bar(positions, size, width=width, bottom=start, color=colour, label=label)
+    error = trace.get("error_x" if horizontal else "error_y")
     if error:
-        x, y = (size + start, at) if across else (at, size + start)
-        _errors(axes, "x" if across else "y", x, y, error, ticks)
+        x, y = (size + start, positions) if horizontal else (positions, size + start)
+        _errors(axes, "x" if horizontal else "y", x, y, error, ticks)
 
 
 def _heatmap(axes: Axes, trace: Mapping[str, Any], ticks: dict[str, list[str]]) -> None:
@@ -278,12 +283,12 @@ def _heatmap(axes: Axes, trace: Mapping[str, Any], ticks: dict[str, list[str]]) 
     )
     if trace.get("showscale", True) and axes.figure is not None:
         title = trace.get("colorbar", {}).get("title", {})
-        axes.figure.colorbar(colours, ax=axes, label=_words(title.get("text", "")))
+        axes.figure.colorbar(colours, ax=axes, label=_plain_text(title.get("text", "")))
 
 
 _TRACES: dict[str, Callable[[Axes, Mapping[str, Any], dict[str, list[str]]], None]] = {
     "scatter": _scatter,
-    # The same points, which a browser draws by its graphics card.
+    # The same points, which a browser draws with the GPU.
     "scattergl": _scatter,
     "bar": _bar,
     "heatmap": _heatmap,
@@ -291,37 +296,43 @@ _TRACES: dict[str, Callable[[Axes, Mapping[str, Any], dict[str, list[str]]], Non
 
 
 def _shape(axes: Axes, shape: Mapping[str, Any]) -> None:
-    """A straight line or a rectangle, in the axes' numbers or (``paper``) in shares of them."""
+    """Draw a line or a rectangle, in data coordinates or (``paper``) as a fraction of the axes."""
     from matplotlib.patches import Rectangle
     from matplotlib.transforms import blended_transform_factory
 
-    kind = _known(shape["type"], {"line": 0, "rect": 0}, "shape")
-    wide, high = (axes.transAxes if shape.get(f"{axis}ref", axis) == "paper" else axes.transData for axis in ("x", "y"))
-    place = blended_transform_factory(wide, high)
+    kind = _check_kind(shape["type"], {"line": 0, "rect": 0}, "shape")
+    x_transform, y_transform = (
+        axes.transAxes if shape.get(f"{axis}ref", axis) == "paper" else axes.transData for axis in ("x", "y")
+    )
+    transform = blended_transform_factory(x_transform, y_transform)
     x, y = (shape["x0"], shape["x1"]), (shape["y0"], shape["y1"])
     line = shape.get("line", {})
     if kind == "line":
-        style = _DASHES[_known(line.get("dash", "solid"), _DASHES, "dash")]
+        style = _DASHES[_check_kind(line.get("dash", "solid"), _DASHES, "dash")]
         axes.plot(
-            x, y, transform=place, color=line.get("color", INK), linewidth=0.8, linestyle=style, zorder=1, label="_"
+            x, y, transform=transform, color=line.get("color", INK), linewidth=0.8, linestyle=style, zorder=1, label="_"
         )
         return
     colour = _colour(shape.get("fillcolor", INK))
     opacity = shape.get("opacity", 1.0)
-    box = Rectangle((x[0], y[0]), x[1] - x[0], y[1] - y[0], transform=place, facecolor=colour, alpha=opacity, zorder=0)
+    box = Rectangle(
+        (x[0], y[0]), x[1] - x[0], y[1] - y[0], transform=transform, facecolor=colour, alpha=opacity, zorder=0
+    )
     axes.add_patch(box)
 
 
 def _note(axes: Axes, note: Mapping[str, Any]) -> None:
-    """Words at a place."""
+    """Draw text at a position."""
     from matplotlib.transforms import blended_transform_factory
 
-    wide, high = (axes.transAxes if note.get(f"{axis}ref", axis) == "paper" else axes.transData for axis in ("x", "y"))
+    x_transform, y_transform = (
+        axes.transAxes if note.get(f"{axis}ref", axis) == "paper" else axes.transData for axis in ("x", "y")
+    )
     axes.text(
         note["x"],
         note["y"],
-        _words(note["text"]),
-        transform=blended_transform_factory(wide, high),
+        _plain_text(note["text"]),
+        transform=blended_transform_factory(x_transform, y_transform),
         ha={"auto": "center"}.get(note.get("xanchor", "auto"), note.get("xanchor", "center")),
         va={"auto": "center", "middle": "center"}.get(note.get("yanchor", "auto"), note.get("yanchor", "center")),
         fontsize=8,
@@ -331,21 +342,21 @@ def _note(axes: Axes, note: Mapping[str, Any]) -> None:
 
 
 def _axis(axes: Axes, name: str, options: Mapping[str, Any], ticks: Mapping[str, list[str]]) -> None:
-    """Title, range, ticks and direction of an axis."""
+    """Set title, range, ticks and direction of an axis."""
     axis = axes.xaxis if name == "x" else axes.yaxis
     if title := options.get("title"):
         text = title if isinstance(title, str) else title.get("text", "")
-        axis.set_label_text(_words(text), parse_math=False)
+        axis.set_label_text(_plain_text(text), parse_math=False)
     if options.get("type") == "log":
         getattr(axes, f"set_{name}scale")("log")
-    places, names = options.get("tickvals"), options.get("ticktext")
+    positions, names = options.get("tickvals"), options.get("ticktext")
     if name in ticks:
-        places, names = list(range(len(ticks[name]))), ticks[name]
+        positions, names = list(range(len(ticks[name]))), ticks[name]
     if options.get("showticklabels") is False or options.get("visible") is False:
         axis.set_ticks([])
-    elif places is not None:
-        labels = [_words(text) for text in names] if names is not None else None
-        axis.set_ticks(places, labels, parse_math=False) if labels else axis.set_ticks(places)
+    elif positions is not None:
+        labels = [_plain_text(text) for text in names] if names is not None else None
+        axis.set_ticks(positions, labels, parse_math=False) if labels else axis.set_ticks(positions)
         if labels and name == "x" and sum(map(len, labels)) > 90:
             axis.set_tick_params(rotation=45)
     elif str(options.get("tickformat", "")).endswith("%"):
@@ -368,15 +379,15 @@ def _legend(axes: Axes, layout: Mapping[str, Any]) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if not handles or not layout.get("showlegend", True) or axes.figure is None:
         return
-    found = axes.figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False, fontsize=8)
-    for text in found.get_texts():
+    legend = axes.figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False, fontsize=8)
+    for text in legend.get_texts():
         text.set_parse_math(False)
 
 
 def _colour(colour: str) -> tuple[float, ...]:
-    """Red, green, blue and, where it is stated, opacity, of ``#rrggbb`` or ``rgba(r, g, b, a)``."""
-    if found := re.fullmatch(r"rgba?\(([^)]+)\)", colour):
-        parts = [float(part) for part in found[1].split(",")]
+    """Parse ``#rrggbb`` or ``rgba(r, g, b, a)`` into red, green, blue and, if given, opacity."""
+    if match := re.fullmatch(r"rgba?\(([^)]+)\)", colour):
+        parts = [float(part) for part in match[1].split(",")]
         return (*(part / 255 for part in parts[:3]), *parts[3:])
     from matplotlib.colors import to_rgb
 
@@ -384,10 +395,10 @@ def _colour(colour: str) -> tuple[float, ...]:
 
 
 def _colour_map(scale: str | Sequence[tuple[float, str]] | None) -> Any:
-    """Plotly's colour scale, by name or as stops, as Matplotlib's."""
+    """Convert Plotly's colour scale, a name or a list of stops, to Matplotlib's."""
     from matplotlib import colormaps
     from matplotlib.colors import LinearSegmentedColormap
 
     if scale is None or isinstance(scale, str):
         return colormaps[(scale or "cividis").lower()]
-    return LinearSegmentedColormap.from_list("stops", [(place, _colour(colour)) for place, colour in scale])
+    return LinearSegmentedColormap.from_list("stops", [(position, _colour(colour)) for position, colour in scale])

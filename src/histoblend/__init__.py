@@ -1,6 +1,7 @@
 """Honest baselines for cancer detection in histology patches: features, embeddings, heads, a network and their ensemble.
 
-In the checkout the packages are folders at its root, and this folder links to them. docs/api.md shows the names below.
+In the checkout, the packages are folders at the root, and this folder links to them. docs/api.md explains the names
+below.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _MODULES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name when it is first used: `import histoblend` itself loads nothing."""
+    """Import a public name on first use, because `import histoblend` itself loads nothing."""
     if name not in _MODULES:
         raise AttributeError(f"module 'histoblend' has no attribute {name!r}")
     import importlib

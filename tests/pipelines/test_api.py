@@ -102,7 +102,7 @@ def test_what_does_not_fit_is_refused_in_words(run: Run, predictor: histoblend.P
 
 def test_small_slides_warn(predictor: histoblend.Predictor) -> None:
     patches = np.random.default_rng(0).integers(0, 256, (8, 96, 96, 3), dtype=np.uint8)
-    with pytest.warns(UserWarning, match="8 patches stand in slides of fewer than 16 patches"):
+    with pytest.warns(UserWarning, match="8 patches are in slides of fewer than 16 patches"):
         predictor.predict(patches, ["one"] * 8)
 
 

@@ -1,4 +1,4 @@
-"""Made-up predictions with the shape of real ones: slides that differ in prevalence and in how well models do."""
+"""Synthetic predictions shaped like real ones: slides differ in prevalence and in how well models score."""
 
 from dataclasses import dataclass, fields
 
@@ -70,14 +70,14 @@ def model_names(predictions):
 
 @dataclass(frozen=True)
 class Patches:
-    """What the report needs of a PatchSet."""
+    """The fields of a PatchSet that the report uses."""
 
     pixels: np.ndarray
     table: pd.DataFrame
 
 
 def make_patches(predictions, seed=0, size=96) -> Patches:
-    """Pink squares with dark discs, more of them in positives, in another order than `predictions`."""
+    """Pink squares with dark discs, more in positive patches, in another order than `predictions`."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(predictions))
     table = predictions.iloc[order][["patch_id", "label", "slide", "split", "fold"]].reset_index(drop=True)
@@ -92,7 +92,7 @@ def make_patches(predictions, seed=0, size=96) -> Patches:
 
 
 def make_importances(predictions, seed=0) -> pd.DataFrame:
-    """Every measure for every head and rung with features, in the tidy form."""
+    """Every measure for every head and rung with features, in tidy form."""
     rng = np.random.default_rng(seed)
     columns = [column.name for column in families.columns()][::9]
     embeddings = [f"embedding_net-{i:04d}_rgb_whole" for i in range(20)]
@@ -124,7 +124,7 @@ def make_importances(predictions, seed=0) -> pd.DataFrame:
 
 
 def make_view(predictions, importances, patches, seed=0) -> ExplorerView:
-    """A feature explorer of made-up values and shares: the first features of the table open."""
+    """A feature explorer with made-up values and shares for the leading features."""
     rng = np.random.default_rng(seed)
     features = leading_features(importances, ["xgboost_handcrafted"], 6)
     test = predictions[predictions.split == "test"].reset_index(drop=True)
@@ -175,9 +175,10 @@ def make_groups(importances, seed=0) -> GroupView:
         names = shown.feature.tolist()
         kinds = {kind: families.group_columns(names, kind) for kind in ("theme", "region", "family")}
         if rung == "handcrafted":
-            kinds["cluster"] = {names[place]: [place, place + 1, place + 2] for place in range(0, 30, 3)}
+            kinds["cluster"] = {names[index]: [index, index + 1, index + 2] for index in range(0, 30, 3)}
             clusters = [
-                (name, 3, " ".join(names[place] for place in places), 0.85) for name, places in kinds["cluster"].items()
+                (name, 3, " ".join(names[index] for index in indices), 0.85)
+                for name, indices in kinds["cluster"].items()
             ]
         fitted = dict.fromkeys(rows.measure[rows.measure != "permutation"])
         for kind, units in kinds.items():
@@ -186,7 +187,7 @@ def make_groups(importances, seed=0) -> GroupView:
                     continue
                 value = rng.exponential(0.03, len(units)) - 0.005
                 value = value if measure in ("permutation", "dropped") else np.abs(value) / np.abs(value).sum()
-                sizes = [len(places) for places in units.values()]
+                sizes = [len(indices) for indices in units.values()]
                 part = pd.DataFrame({"group": list(units), "columns": sizes, "value": value, "spread": 0.004})
                 drop = measure in ("permutation", "dropped")
                 low, high = (value - 0.02, value + 0.03) if drop else (np.nan, np.nan)
@@ -203,7 +204,7 @@ def make_groups(importances, seed=0) -> GroupView:
 
 
 def make_stain(predictions, seed=0) -> StainView:
-    """Two groups of slides that have nothing to do with the label, families that tell them apart, stains shifted."""
+    """Two groups of slides unrelated to the label, families that distinguish them, and shifted stains."""
     slides = predictions.groupby("slide").label.agg(["mean", "size"])
     letters = np.where(np.arange(len(slides)) % 2, "A", "B")
     table = pd.DataFrame(
@@ -231,24 +232,29 @@ def make_stain(predictions, seed=0) -> StainView:
 
 
 def make_shifted(test, models, seed=0) -> pd.DataFrame:
-    """Predictions of shifted patches: the colour rung's log-odds move by slide, the others' hardly."""
+    """Predictions of shifted patches: log odds of the colour rung shift by slide, those of others hardly."""
     names = test.slide.to_numpy()
-    ways = {name: np.random.default_rng([seed, number]).normal() for number, name in enumerate(sorted(set(names)))}
-    way = np.array([ways[name] for name in names])
+    directions = {
+        name: np.random.default_rng([seed, number]).normal() for number, name in enumerate(sorted(set(names)))
+    }
+    direction = np.array([directions[name] for name in names])
     parts = []
-    done = [("shift", 0.0, 0), *(("shift", strength, draw) for strength in (0.05, 0.1, 0.2) for draw in (0, 1))]
-    for alteration, strength, draw in [*done, ("restain", 1.0, 0)]:
+    alterations = [("shift", 0.0, 0), *(("shift", strength, draw) for strength in (0.05, 0.1, 0.2) for draw in (0, 1))]
+    for alteration, strength, draw in [*alterations, ("restain", 1.0, 0)]:
         part = test[["patch_id", "slide", "label"]].assign(alteration=alteration, strength=strength, draw=draw)
         for model in models:
             size = 20.0 if "colour" in model else 0.5
-            odds = np.log(test[f"prob_{model}"] / (1 - test[f"prob_{model}"])) + (1 - 2 * draw) * strength * size * way
+            odds = (
+                np.log(test[f"prob_{model}"] / (1 - test[f"prob_{model}"]))
+                + (1 - 2 * draw) * strength * size * direction
+            )
             part[f"prob_{model}"] = 1 / (1 + np.exp(-odds))
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
 
 
 def make_inputs(seed=0, **changes) -> ReportInputs:
-    """Everything that a report shows; `changes` replace fields of it or go to :func:`make_predictions`."""
+    """Everything that a report shows. `changes` replace its fields or are passed to :func:`make_predictions`."""
     names = {item.name for item in fields(ReportInputs)}
     predictions = make_predictions(seed, **{key: value for key, value in changes.items() if key not in names})
     costs = {model: (12.0 + i, 700.0 + 10 * i) for i, model in enumerate(model_names(predictions))}

@@ -1,4 +1,4 @@
-"""A made-up heat map, with a hole, corners that touch, a cell cut off by the edge and one just at the threshold."""
+"""A made-up heat map with a hole, touching corners, a cell cut off by the edge and one exactly at the threshold."""
 
 import numpy as np
 
@@ -17,10 +17,10 @@ VALUES = np.array(
 
 
 def make_heat(values=VALUES, threshold=0.5, **options):
-    """Cells of 32 px at 0.972 µm on a slide of 0.486 µm; the last column and row reach half beyond the edge."""
+    """Cells of 32 px at 0.972 µm on a slide of 0.486 µm. Half of the last column and row is beyond the edge."""
     rows, columns = values.shape
     plane = (columns * 32 - 16, rows * 32 - 16)
-    given = {
+    defaults = {
         "values": values,
         "positive": np.nan_to_num(values) >= threshold,
         "threshold": threshold,
@@ -30,12 +30,12 @@ def make_heat(values=VALUES, threshold=0.5, **options):
         "to_slide": (2.0, 2.0),
         "slide": (2 * plane[0], 2 * plane[1]),
     }
-    return HeatMap(**given | options)
+    return HeatMap(**defaults | options)
 
 
 def make_summary(**options):
-    """What summary.json would hold."""
-    given = {
+    """Content of summary.json."""
+    defaults = {
         "slide": {"name": "a.svs", "width": 352, "height": 288, "um_per_pixel": [0.486, 0.486], "vendor": "aperio"},
         "bundle": {"run": "mine", "source": "kaggle", "made": "2026-11-26", "digest": "0123456789abcdef" * 4},
         "model": "logistic_context",
@@ -57,4 +57,4 @@ def make_summary(**options):
         "stride_px": 32,
         "stride_um": [31.104, 31.104],
     }
-    return given | options
+    return defaults | options

@@ -53,7 +53,7 @@ def report(tmp_path_factory):
     return folder, inputs, text, Page(text)
 
 
-def test_report_is_one_file_that_asks_for_nothing(report):
+def test_report_is_one_file_that_loads_nothing(report):
     folder, _, text, page = report
     assert (folder / "report.html").stat().st_size < 15e6
     for tag, attributes in page.elements:
@@ -64,7 +64,7 @@ def test_report_is_one_file_that_asks_for_nothing(report):
     assert "url(" not in text[: text.index("</style>")]
 
 
-def test_report_admits_its_own_scripts_only(report):
+def test_report_allows_only_its_own_scripts(report):
     _, _, _, page = report
     policy = next(item["content"] for _, item in page.elements if item.get("http-equiv") == "Content-Security-Policy")
     allowed = re.findall(r"'sha256-([^']+)'", policy)
@@ -79,20 +79,20 @@ def test_report_figures_are_valid_plotly(report):
     _, _, _, page = report
     names = [item["data-figure"] for tag, item in page.elements if tag == "figure" and "data-figure" in item]
     texts = [text for kind, text in page.scripts if kind == "application/json"]
-    found = dict(zip(names, map(json.loads, texts), strict=True))
-    assert {name: len(found[name]) for name in ("forest", "roc", "slides", "groups", "families")} == {
+    figures = dict(zip(names, map(json.loads, texts), strict=True))
+    assert {name: len(figures[name]) for name in ("forest", "roc", "slides", "groups", "families")} == {
         "forest": 5,
         "roc": 2,
         "slides": 12,
-        "groups": 10,  # a variant a model
+        "groups": 10,  # one variant per model
         "families": 10,
     }
-    for variants in found.values():
+    for variants in figures.values():
         for variant in variants:
             go.Figure({key: value for key, value in variant.items() if key in ("data", "layout")})
 
 
-def test_report_writes_its_numbers_beside_it(report):
+def test_report_writes_its_numbers_as_csv(report):
     folder, inputs, _, _ = report
     assert pd.read_csv(folder / "ladder.csv").auc.tolist() == pytest.approx(inputs.ladder.auc.tolist())
     slides = pd.read_csv(folder / "slides.csv")
@@ -114,18 +114,18 @@ def test_report_shows_the_right_patches(report):
         others = inputs.patches.pixels[[row for row in rows.iloc[:5] if row != rows[patch_id]]].astype(int)
         encoded = image["src"].removeprefix("data:image/jpeg;base64,")
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(encoded))))
-        # As good as equal: JPEG, with all its colours.
-        away = np.abs(pixels.astype(int) - inputs.patches.pixels[rows[patch_id]])
-        assert away.mean() < 5
-        assert all(away.mean() < np.abs(pixels.astype(int) - other).mean() / 2 for other in others)
+        # Nearly equal: JPEG without colour subsampling.
+        difference = np.abs(pixels.astype(int) - inputs.patches.pixels[rows[patch_id]])
+        assert difference.mean() < 5
+        assert all(difference.mean() < np.abs(pixels.astype(int) - other).mean() / 2 for other in others)
         assert patch_id in image["alt"]
     boxes = [item["style"] for tag, item in page.elements if item.get("class") == "box"]
     assert set(boxes) == {f"inset:{100 / 3}% {100 / 3}%"}  # 32 of 96 pixels in the middle
 
 
-def test_sections_may_not_share_the_name_of_a_table(tmp_path):
+def test_tables_of_sections_must_have_unique_names(tmp_path):
     sections = [Section(name, name, None, tables={"slides": pd.DataFrame()}) for name in ("errors", "stain")]
-    with pytest.raises(ValueError, match="tables must have a name of its own"):
+    with pytest.raises(ValueError, match="names of a page's tables must be unique"):
         write_page(tmp_path, "x", sections)
 
 
@@ -136,7 +136,7 @@ def test_report_refuses_predictions_of_unknown_patches(tmp_path):
         write_report(tmp_path, replace(inputs, patches=other))
 
 
-def test_report_escapes_whatever_comes_from_data(tmp_path):
+def test_report_escapes_all_text_from_data(tmp_path):
     inputs = nasty_inputs()
     text = write_report(tmp_path, inputs).read_text(encoding="utf-8")
     page = Page(text)
@@ -176,7 +176,7 @@ def nasty_inputs():
     )
 
 
-def test_families_alone_stand_in_a_table_of_their_own(tmp_path):
+def test_single_families_have_a_separate_table(tmp_path):
     inputs = make_inputs(4, slides=8, test_slides=0, per_slide=20, rungs=("prevalence", "colour", "lbp", "nuclei"))
     inputs = replace(inputs, families={"colour": (132, 0.4), "lbp": (128, 0.75), "nuclei": (106, 0.55)})
     text = write_report(tmp_path, inputs).read_text(encoding="utf-8")
@@ -188,11 +188,11 @@ def test_families_alone_stand_in_a_table_of_their_own(tmp_path):
     best = inputs.ladder[inputs.ladder.rung.isin(["colour", "lbp", "nuclei"])].groupby("rung").auc.max()
     assert [family for family, _ in rows] == best.sort_values(ascending=False).index.tolist()
     assert f'data-value="{best["nuclei"]}"' in alone
-    # neither the curves nor the verdict speak of them
+    # single families appear in neither the curves nor the verdict
     assert not pd.read_csv(tmp_path / "roc.csv").model.str.contains("nuclei").any()
 
 
-def test_a_stain_that_goes_with_the_label_is_on_the_page(tmp_path):
+def test_stain_that_is_associated_with_the_label_is_reported(tmp_path):
     inputs = make_inputs(5, slides=8, test_slides=3, per_slide=20, rungs=("prevalence", "colour"))
     names = sorted(inputs.predictions.slide.unique())
     slides = pd.DataFrame({"slide": names, "group": ["A"] * 5 + ["B"] * 6, "prevalence": 0.5, "patches": 20})
@@ -225,13 +225,13 @@ def test_report_says_what_is_missing(tmp_path):
     assert "Before you read on" not in text
 
 
-def test_report_twice_is_the_same_file(tmp_path):
+def test_report_is_reproducible(tmp_path):
     inputs = make_inputs(4, slides=8, per_slide=20, rungs=("prevalence", "colour"))
     first = write_report(tmp_path / "a", inputs).read_bytes()
     assert write_report(tmp_path / "b", inputs).read_bytes() == first
 
 
-def test_roc_table_is_thinned_without_bending_the_curve():
+def test_thinned_roc_table_keeps_the_area():
     rng = np.random.default_rng(0)
     n = 20_000
     labels = rng.integers(0, 2, n)
@@ -244,7 +244,7 @@ def test_roc_table_is_thinned_without_bending_the_curve():
     assert curve.iloc[[0, -1]][["false_positive_rate", "true_positive_rate"]].to_numpy().tolist() == [[0, 0], [1, 1]]
 
 
-def test_facts_of_steps_are_said_once_where_they_are_shared():
+def test_facts_shared_by_steps_are_listed_once():
     steps = {
         "1-patches": {"rows": 5, "libraries": {"numpy": "2"}},
         "2-features": {"rows": 7, "libraries": {"numpy": "2"}},

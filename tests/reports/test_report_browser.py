@@ -22,9 +22,9 @@ def browser():
 
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, env=dict(os.environ))
-        yield found
-        found.close()
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, env=dict(os.environ))
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -37,19 +37,19 @@ def reports(tmp_path_factory):
 
 @pytest.fixture
 def visit(browser, reports):
-    """Open a report; after the test, no error may have been logged and no request may have left the page."""
-    contexts, troubles = [], []
+    """Open a report. After the test, check that no error was logged and no request left the page."""
+    contexts, problems = [], []
 
     def opened(name="plain", **options):
         context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}} | options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: troubles.append(message.text) if message.type != "log" else None)
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("dialog", lambda dialog: (troubles.append("dialog"), dialog.dismiss()))
+        page.on("console", lambda message: problems.append(message.text) if message.type != "log" else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("dialog", lambda dialog: (problems.append("dialog"), dialog.dismiss()))
         page.on(
             "request",
-            lambda request: request.url.startswith(("file:", "data:", "blob:")) or troubles.append(request.url),
+            lambda request: request.url.startswith(("file:", "data:", "blob:")) or problems.append(request.url),
         )
         page.goto(reports[name].as_uri())
         page.wait_for_function("[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))")
@@ -58,7 +58,7 @@ def visit(browser, reports):
     yield opened
     for context in contexts:
         context.close()
-    assert troubles == []
+    assert problems == []
 
 
 def _column(page, selector, number):
@@ -66,7 +66,7 @@ def _column(page, selector, number):
     return cells.evaluate_all("cells => cells.map(cell => cell.dataset.value)")
 
 
-def test_every_figure_is_drawn_and_says_what_it_shows(visit):
+def test_every_figure_is_drawn_and_has_a_text_alternative(visit):
     page = visit()
     plots = page.locator(".plot")
     assert plots.count() == page.locator("figure[data-figure]").count() == 7
@@ -114,7 +114,7 @@ def test_choosing_a_model_redraws_its_groups(visit):
     assert figure.locator(".legend").text_content() != before
 
 
-def test_clusters_sort_and_open(visit):
+def test_clusters_can_be_sorted_and_opened(visit):
     page = visit()
     table = page.locator("#cluster-table")
     table.get_by_role("button", name="Drop in AUC, XGBoost").click()
@@ -171,7 +171,7 @@ def test_dark_scheme_is_dark_and_keeps_its_text_readable(visit):
             assert contrast >= 4.5, (scheme, selector, contrast)
 
 
-def test_printed_pages_hold_every_table_and_no_controls(visit):
+def test_printed_pages_contain_every_table_and_no_controls(visit):
     page = visit(color_scheme="dark")
     page.emulate_media(media="print")
     page.evaluate("dispatchEvent(new Event('beforeprint'))")

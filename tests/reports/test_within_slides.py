@@ -16,14 +16,14 @@ TEST = ROW | {"split": "test", "patches": 90, "slides": 7}
     ("rows", "words"),
     [
         (
-            # A network is judged on fewer patches: the share is that of the whole split.
+            # A network is scored on fewer patches; the share is that of the whole split.
             [ROW | {"patches": 50, "within_share": 0.5}, ROW, TEST | {"mixed_slides": 3, "within_share": 0.16}],
-            "from the same slide: 3.5 % of all pairs out of fold (14 of 29 slides hold both classes), and 16.0 % of "
-            "all pairs on the test slides (3 of 7 slides hold both classes).",
+            "from the same slide: 3.5 % of all pairs out of fold (14 of 29 slides contain both classes), and 16.0 % of "
+            "all pairs on the test slides (3 of 7 slides contain both classes).",
         ),
         (
             [ROW, TEST | {"mixed_slides": 0, "within_share": 0.0}],
-            "hold both classes). It is missing on the test slides: no known slide holds both classes.",
+            "contain both classes). It is missing on the test slides: no known slide contains both classes.",
         ),
         (
             [ROW | {"mixed_slides": 0, "within_share": float("nan")}],
@@ -33,11 +33,11 @@ TEST = ROW | {"split": "test", "patches": 90, "slides": 7}
     ],
     ids=["both", "one", "none"],
 )
-def test_why_it_is_missing_and_what_it_counts(rows, words):
+def test_within_words_say_what_is_counted_or_why_it_is_missing(rows, words):
     assert within_words(pd.DataFrame(rows)).endswith(words)
 
 
-def test_a_gain_is_divided_in_words():
+def test_gain_is_reported_within_and_between_slides():
     row = {"gain_within": 0.017, "gain_within_low": 0.001, "gain_within_high": 0.036}
     row |= {"gain_between": -0.013, "gain_between_low": None, "gain_between_high": None}
     assert gain_within_words(row) == "Within slides it gains +0.017 (+0.001 to +0.036), between slides −0.013."
@@ -52,7 +52,7 @@ def shown(request, tmp_path_factory):
     return request.param, inputs, write_report(tmp_path_factory.mktemp("report"), inputs).read_text(encoding="utf-8")
 
 
-def test_the_ladder_shows_scores_and_gains_within_slides_where_slides_are_known(shown):
+def test_ladder_shows_scores_and_gains_within_slides_if_slides_are_known(shown):
     known, inputs, text = shown
     table = text[text.index('id="ladder-table"') : text.index("</table>", text.index('id="ladder-table"'))]
     headings = re.findall(r'<button type="button" data-kind="number">([^<]+)</button>', table)
@@ -67,7 +67,7 @@ def test_the_ladder_shows_scores_and_gains_within_slides_where_slides_are_known(
     assert ("<option" in text and "AUC within slides</option>" in text) == known
 
 
-def test_the_model_card_quotes_it_beside_the_auc(shown):
+def test_model_card_shows_auc_within_slides_next_to_the_auc(shown):
     known, inputs, _ = shown
     content = {
         "run": "x",

@@ -70,7 +70,7 @@ def test_a_number_used_again_holds_nothing(tmp_path, other, without_locks, chang
         holder = json.loads((folder / ".lock").read_text())
         assert (holder["pid"], holder["host"]) == (os.getpid(), socket.gethostname())
     assert len(said) == 1
-    assert "which has ended, taken over" in said[0]
+    assert "taking over the lock" in said[0]
     assert (folder / ".lock").read_text() == ""
     faults("a process number used again by another process", 1, 1, anonymous(said[0]))
 

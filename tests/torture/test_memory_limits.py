@@ -46,14 +46,14 @@ def test_a_containers_limit_counts_without_its_cached_files(tmp_path, version, n
     used.write_text("900000000\n")
     inactive = "inactive_file" if version == 2 else "total_inactive_file"
     (limit.parent / "memory.stat").write_text(f"anon 5\n{inactive} 300000000\n")
-    assert resources._group_room(tmp_path) == 400_000_000
+    assert resources._cgroup_available(tmp_path) == 400_000_000
 
 
 def test_a_container_without_a_limit_has_none(tmp_path):
     for name, text in (("memory.max", "max"), ("memory.current", "5"), ("memory.stat", "inactive_file 1")):
         (tmp_path / name).write_text(text)
-    assert resources._group_room(tmp_path) is None
-    assert resources._group_room(tmp_path / "elsewhere") is None
+    assert resources._cgroup_available(tmp_path) is None
+    assert resources._cgroup_available(tmp_path / "elsewhere") is None
 
 
 def test_fits_that_memory_does_not_hold_are_refused_before_they_begin(monkeypatch, faults):

@@ -97,7 +97,7 @@ def test_what_systems_and_libraries_say_names_the_folder(tmp_path, raised, words
     with pytest.raises(InputError, match=words) as found, resources.foreseen(tmp_path / "not" / "there"):
         raise raised
     assert str(tmp_path) in str(found.value)
-    assert "goes on where it stopped" in str(found.value)
+    assert "run the same command again to resume" in str(found.value)
     faults(f"{raised} from a library", 1, 1, str(found.value).replace(str(tmp_path), "runs"))
 
 

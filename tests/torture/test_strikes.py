@@ -203,7 +203,7 @@ SEED = 8
 STRIKES = [kill_one, kill_one, kill_all, kill_all, ctrl_c, terminate]
 STATUS = {kill_one: -9, kill_all: -9, ctrl_c: 130, terminate: 143}
 NAMES = {ctrl_c: "Ctrl-C", terminate: "SIGTERM"}
-KEPT = "finished steps and shards are kept; the same command "
+KEPT = "finished steps and shards are kept. Run the same command again to "
 
 
 @pytest.mark.parametrize("seed", range(SEED, SEED + 10) if AT_LENGTH else [SEED])
@@ -220,10 +220,12 @@ def test_struck_anywhere_it_ends_with_the_same_bytes(undisturbed, tmp_path, faul
             assert f"stopped ({NAMES[strike]}): {KEPT}" in said
             stops.append((strike, seconds))
         else:
-            sees = "lock of process <n>, which has ended, taken over; then it goes on, no finished piece is made again"
+            sees = (
+                "taking over the lock of process <n>, which has ended; then it resumes, no finished piece is made again"
+            )
             faults(f"`ensemble` killed (SIGKILL) at `{step}`", 1, 1, sees, seed)
     for strike, seconds in stops:
-        sees = f"stopped ({NAMES[strike]}): {KEPT}goes on at step …"
+        sees = f"stopped ({NAMES[strike]}): {KEPT}resume at step …"
         faults(f"`ensemble` ended by {NAMES[strike]} at random moments", 1, 1, sees, seed)
         faults("the same: gone within 5 s", 1, int(seconds <= 5), "status 130 or 143", seed)
 

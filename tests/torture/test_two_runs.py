@@ -38,13 +38,13 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_taken_over(tmp_path, f
     assert said.startswith("error: ")
     assert f"process {first.pid} on " in said
     third = start(tmp_path)
-    assert f"lock of process {first.pid}, which has ended, taken over" in third.stdout.readline()
+    assert f"taking over the lock of process {first.pid}, which has ended" in third.stdout.readline()
     third.kill()
     third.communicate()
     faults(
         "a second process in the same run folder", 1, 1, "error: … process <n> … has been working in this run folder"
     )
-    faults("a lock left by a killed process", 1, 1, "lock of process <n>, which has ended, taken over")
+    faults("a lock left by a killed process", 1, 1, "taking over the lock of process <n>, which has ended")
 
 
 #: Starts a process as a step starts its workers, and waits for it.
@@ -65,7 +65,10 @@ def test_ctrl_c_in_a_terminal_makes_no_worker_complain(faults):
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=120)  # ends once nobody holds the pipe: the worker is gone too
     assert process.returncode == 130
-    assert said.strip() == "stopped (Ctrl-C): finished steps and shards are kept; the same command begins again."
+    assert (
+        said.strip()
+        == "stopped (Ctrl-C): finished steps and shards are kept. Run the same command again to start again."
+    )
     faults("Ctrl-C while a worker runs", 1, 1, said.strip())
 
 
@@ -93,6 +96,6 @@ def test_a_signal_ends_the_run_and_says_where_it_goes_on(tmp_path, faults, numbe
     os.kill(process.pid, number)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 128 + number
-    words = "finished steps and shards are kept; the same command goes on at step 'prepare'."
+    words = "finished steps and shards are kept. Run the same command again to resume at step 'prepare'."
     assert said.strip() == f"stopped ({name}): {words}"
     faults(f"{name} while decoding", 1, 1, said.strip())

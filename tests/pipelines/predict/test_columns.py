@@ -1,4 +1,4 @@
-"""Rows in, columns out, the same from memory and from a file, and nothing left behind."""
+"""A table written by rows and read by columns: same values from memory and file, and no file left behind."""
 
 import numpy as np
 import pytest
@@ -7,9 +7,9 @@ import histoblend.pipelines.predict.shards
 from histoblend.pipelines.predict.shards import Columns
 
 
-@pytest.mark.parametrize("room", [0, 10**9], ids=["file", "memory"])
-def test_columns_come_out_as_rows_went_in(tmp_path, monkeypatch, room):
-    monkeypatch.setattr(histoblend.pipelines.predict.shards, "MOST_IN_MEMORY", room)
+@pytest.mark.parametrize("most", [0, 10**9], ids=["file", "memory"])
+def test_columns_have_the_values_of_the_rows(tmp_path, monkeypatch, most):
+    monkeypatch.setattr(histoblend.pipelines.predict.shards, "MOST_IN_MEMORY", most)
     table = np.random.default_rng(0).normal(size=(103, 11)).astype(np.float32)
     with Columns(103, tmp_path) as columns:
         for start in range(0, 103, 20):
@@ -19,6 +19,6 @@ def test_columns_come_out_as_rows_went_in(tmp_path, monkeypatch, room):
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_to_take_is_an_error(tmp_path):
-    with Columns(3, tmp_path) as columns, pytest.raises(ValueError, match="none was"):
+def test_taking_columns_before_rows_is_an_error(tmp_path):
+    with Columns(3, tmp_path) as columns, pytest.raises(ValueError, match="got none"):
         columns.take(np.arange(2))

@@ -1,4 +1,4 @@
-"""Predict: the pipeline's own probabilities from files alone, whatever the batches; what is odd is said and skipped."""
+"""Predict a folder: the run's own probabilities for any batch size; unreadable files are listed and skipped."""
 
 import json
 import os
@@ -44,9 +44,9 @@ SMALL += ["final.refit=train"]
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished baseline on a small phantom."""
-    made = plan_run(load_config(ROOT / "configs" / "phantom.toml", SMALL), tmp_path_factory.mktemp("runs"))
-    baseline(made)
-    return made
+    run = plan_run(load_config(ROOT / "configs" / "phantom.toml", SMALL), tmp_path_factory.mktemp("runs"))
+    baseline(run)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +56,9 @@ def held_out(run, tmp_path_factory):
     predictions = pd.read_parquet(run.folder / "predictions.parquet")
     test = np.flatnonzero(predictions["split"] == "test")
     for number, row in enumerate(test):
-        place = folder / "in" / f"part{number % 3}"
-        place.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(patches_of(run).pixels[row]).save(place / f"{predictions['patch_id'][row]}.png")
+        subfolder = folder / "in" / f"part{number % 3}"
+        subfolder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(patches_of(run).pixels[row]).save(subfolder / f"{predictions['patch_id'][row]}.png")
     table = predictions.iloc[test].set_index("patch_id")
     table["slide"].rename_axis("id").to_csv(folder / "slides.csv")
     return SimpleNamespace(files=folder / "in", slides=folder / "slides.csv", table=table)
@@ -94,7 +94,7 @@ def test_files_and_bundle_give_the_probabilities_of_the_run(run, held_out, tmp_p
 
 
 @pytest.mark.parametrize("options", [{"shard": 1}, {"shard": 7, "workers": 2}, {"shard": 512, "workers": 2}])
-def test_no_bit_depends_on_batches_or_workers(run, held_out, tmp_path, options):
+def test_results_do_not_depend_on_batches_or_workers(run, held_out, tmp_path, options):
     for model in ("", "logistic_handcrafted", "logistic_context", "logistic_both-normalised"):
         given = {"model": model, "slides": needs_slides(model)}
         _, first = predict(run, held_out, tmp_path / "a.csv", **given)
@@ -102,7 +102,7 @@ def test_no_bit_depends_on_batches_or_workers(run, held_out, tmp_path, options):
         pd.testing.assert_frame_equal(first, second, check_exact=True)
 
 
-def test_a_large_slide_is_compared_through_a_file_with_the_same_bits(run, held_out, tmp_path, monkeypatch):
+def test_a_large_slide_is_compared_through_a_file_with_equal_results(run, held_out, tmp_path, monkeypatch):
     options = {"model": "logistic_both-normalised", "slides": True}
     _, first = predict(run, held_out, tmp_path / "a.csv", **options)
     monkeypatch.setattr(histoblend.pipelines.predict.shards, "MOST_IN_MEMORY", 0)
@@ -111,11 +111,11 @@ def test_a_large_slide_is_compared_through_a_file_with_the_same_bits(run, held_o
     pd.testing.assert_frame_equal(first, second, check_exact=True)
 
 
-def test_the_bundle_says_how_large_a_pixel_of_its_patches_is(run):
+def test_the_bundle_states_the_pixel_size_of_its_patches(run):
     assert open_bundle(run.folder / "bundle").index["patch"]["mpp"] == 0.972
 
 
-def test_without_slides_a_model_that_needs_none_takes_over_and_says_so(run, held_out, tmp_path, capsys):
+def test_without_slides_a_model_that_needs_none_is_used_and_reported(run, held_out, tmp_path, capsys):
     models = open_bundle(run.folder / "bundle").index["models"]
     best = max((name for name in models if not needs_slides(name)), key=lambda name: models[name]["auc"])
     _, table = predict(run, held_out, tmp_path / "out.csv")
@@ -129,7 +129,7 @@ def test_without_slides_a_model_that_needs_none_takes_over_and_says_so(run, held
 
 
 class Mean:
-    """Stands in for an ensemble: the plain mean of its members."""
+    """Replaces an ensemble: the plain mean of its members."""
 
     slide_means = False
 
@@ -145,7 +145,7 @@ class Mean:
 
 
 class Redness:
-    """Stands in for a fine-tuned network: log odds by the mean of red."""
+    """Replaces a fine-tuned network: log odds from the mean of red."""
 
     columns = ("cnn_log-odds_all_whole",)
     width = 1
@@ -155,7 +155,7 @@ class Redness:
 
 
 def with_more(bundle, target, stored):
-    """A bundle with an ensemble and a network beside what another one holds."""
+    """Copy a bundle and add an ensemble and a network."""
     shutil.copytree(bundle, target, ignore=shutil.ignore_patterns(INDEX))
     (target / "cnn").mkdir()
     (target / "cnn" / "cnn.json").write_text("{}")
@@ -170,7 +170,7 @@ def with_more(bundle, target, stored):
 
 @pytest.fixture
 def blended(run, tmp_path, monkeypatch):
-    """A bundle with a network and an ensemble, both as the contract says and no more."""
+    """A bundle with a minimal network and ensemble."""
     stored = {
         "slides": {"members": ["logistic_colour", "logistic_context", "cnn"], "thresholds": {"youden": 0.4}},
         "no-slides": {"members": ["logistic_colour", "cnn"], "thresholds": {"youden": 0.6}},
@@ -198,7 +198,7 @@ def test_an_ensemble_blends_its_members(run, blended, held_out, tmp_path, slides
     assert table["label"].tolist() == (table["probability"] >= threshold).astype(int).tolist()
 
 
-def test_two_ids_never_share_an_explanation():
+def test_explanations_of_two_ids_have_different_file_names():
     names = [file_name(name) for name in ("a b", "a_b", "a/b", "\u00e9", "\u00e8", "../x")]
     assert len(set(names)) == len(names)
     assert names[1] == "a_b"
@@ -208,21 +208,23 @@ def test_two_ids_never_share_an_explanation():
 def test_an_explanation_adds_up(run, blended, held_out, tmp_path, capsys):
     name = held_out.table.index[3]
     _, table = predict(blended, held_out, tmp_path / "out.csv", slides=True, explain=[name])
-    found = json.loads((tmp_path / f"explain-{name}.json").read_text())
-    assert found["probability"] == pytest.approx(table.loc[name, "probability"])
-    assert found["slide_context"]
-    assert found["members"]["logistic_handcrafted"] == pytest.approx(
+    explanation = json.loads((tmp_path / f"explain-{name}.json").read_text())
+    assert explanation["probability"] == pytest.approx(table.loc[name, "probability"])
+    assert explanation["slide_context"]
+    assert explanation["members"]["logistic_handcrafted"] == pytest.approx(
         held_out.table.loc[name, "prob_logistic_handcrafted"]
     )
-    assert found["members"]["logistic_context"] == pytest.approx(held_out.table.loc[name, "prob_logistic_context"])
-    assert set(found["columns"]) == {
+    assert explanation["members"]["logistic_context"] == pytest.approx(
+        held_out.table.loc[name, "prob_logistic_context"]
+    )
+    assert set(explanation["columns"]) == {
         f"{head}_{part}" for head in ("logistic", "xgboost") for part in ("colour", "handcrafted")
     }
-    first = found["columns"]["logistic_handcrafted"][0]
+    first = explanation["columns"]["logistic_handcrafted"][0]
     assert first["what"]
-    assert abs(first["log_odds"]) >= abs(found["columns"]["logistic_handcrafted"][1]["log_odds"])
-    assert found["saliency"]["model"] == "cnn"
-    assert np.shape(found["saliency"]["log_odds"]) == (8, 8)
+    assert abs(first["log_odds"]) >= abs(explanation["columns"]["logistic_handcrafted"][1]["log_odds"])
+    assert explanation["saliency"]["model"] == "cnn"
+    assert np.shape(explanation["saliency"]["log_odds"]) == (8, 8)
     with Image.open(tmp_path / f"explain-{name}.png") as picture:
         assert picture.size == (2 * 96 * 4 + 8, 96 * 4)
     assert "log odds by" in capsys.readouterr().out
@@ -233,13 +235,13 @@ def test_prevalence_rescales_probabilities_and_keeps_labels(run, held_out, tmp_p
     _, after = predict(run, held_out, tmp_path / "b.csv", model="logistic_colour", prevalence=0.9)
     assert (after["probability"] > before["probability"]).all()
     assert after["label"].tolist() == before["label"].tolist()
-    with pytest.raises(InputError, match=r"must lie between 0 and 1; got 1\.5"):
+    with pytest.raises(InputError, match=r"must be between 0 and 1; got 1\.5"):
         predict(run, held_out, tmp_path / "b.csv", prevalence=1.5)
 
 
 @pytest.fixture
 def odd(run, tmp_path):
-    """A folder with every kind of trouble."""
+    """A folder with every kind of problem."""
     folder = tmp_path / "odd"
     (folder / "deep" / "er").mkdir(parents=True)
     patch = Image.fromarray(patches_of(run).pixels[0])
@@ -257,7 +259,7 @@ def odd(run, tmp_path):
     return folder
 
 
-def test_what_cannot_be_read_is_listed_and_the_rest_predicted(run, held_out, odd, tmp_path, capsys):
+def test_unreadable_files_are_listed_and_the_rest_predicted(run, held_out, odd, tmp_path, capsys):
     status, table = predict(run, held_out, tmp_path / "out.csv", files=odd)
     assert status == 3
     assert set(table.index) == {"good", "'=cmd", "twin.png", "deep/er/twin.tif", "glass", "noise"}
@@ -269,7 +271,7 @@ def test_what_cannot_be_read_is_listed_and_the_rest_predicted(run, held_out, odd
     assert skipped["small.png"] == "expected 96 × 96 pixels, got 64 × 64"
     said = capsys.readouterr().out
     assert "3 files were skipped" in said
-    assert "2 share a name with another and are called by their path" in said
+    assert "2 share a name with another and are identified by their path" in said
     for name in ("cut.tif", "text.tif", "small.png"):
         (odd / name).unlink()
     status, _ = predict(run, held_out, tmp_path / "out.csv", files=odd)
@@ -277,8 +279,8 @@ def test_what_cannot_be_read_is_listed_and_the_rest_predicted(run, held_out, odd
     assert not (tmp_path / "out.csv.skipped.csv").exists()
 
 
-def test_results_among_the_images_are_no_patches(run, held_out, tmp_path, capsys):
-    """The second call finds the first one's table, explanations, bundle and run; none of them counts as skipped."""
+def test_earlier_results_among_the_images_are_not_predicted(run, held_out, tmp_path, capsys):
+    """The second call finds the table, explanations, bundle and run of the first; none counts as skipped."""
     folder = tmp_path / "in"
     shutil.copytree(held_out.files, folder)
     shutil.copytree(run.folder / "bundle", folder / "deep" / "bundle")
@@ -306,7 +308,7 @@ def test_a_file_of_the_user_is_never_replaced(tmp_path, name):
     (tmp_path / "in").mkdir()
     (tmp_path / name).write_bytes(b"theirs")
     out = tmp_path / name.removesuffix(".skipped.csv")
-    with pytest.raises(InputError, match=r"expected a new file, or a table that predict wrote.*Choose another OUT"):
+    with pytest.raises(InputError, match=r"expected a new file, or an earlier table of predict.*Choose another OUT"):
         check_out(tmp_path / "in", out, explain=False)
     assert (tmp_path / name).read_bytes() == b"theirs"
 
@@ -330,7 +332,7 @@ def test_an_earlier_table_or_an_empty_file_is_replaced(tmp_path):
         check_out(tmp_path, tmp_path / "out.csv", explain=False)
 
 
-def test_a_folder_of_which_nothing_can_be_read_is_no_fault_of_ours(run, held_out, tmp_path, capsys):
+def test_a_folder_without_readable_images_gives_an_empty_table(run, held_out, tmp_path, capsys):
     (tmp_path / "in").mkdir()
     for name in ("a.png", "b.png"):
         Image.new("RGB", (224, 224)).save(tmp_path / "in" / name)
@@ -340,14 +342,14 @@ def test_a_folder_of_which_nothing_can_be_read_is_no_fault_of_ours(run, held_out
     assert "the bundle takes patches of 96 × 96 pixels" in capsys.readouterr().out
 
 
-def test_shards_without_a_readable_patch_change_no_other(run, held_out, odd, tmp_path):
+def test_shards_without_a_readable_patch_do_not_change_others(run, held_out, odd, tmp_path):
     given = {"files": odd, "model": "logistic_handcrafted"}
     _, first = predict(run, held_out, tmp_path / "a.csv", **given)
     _, second = predict(run, held_out, tmp_path / "b.csv", **given, shard=1)
     pd.testing.assert_frame_equal(first, second, check_exact=True)
 
 
-def test_a_broken_prediction_goes_on_where_it_stopped(run, held_out, tmp_path, monkeypatch):
+def test_an_interrupted_prediction_resumes(run, held_out, tmp_path, monkeypatch):
     _, whole = predict(run, held_out, tmp_path / "whole.csv", shard=4)
     calls = []
     real = histoblend.models.predictor.Predictor.__call__
@@ -368,13 +370,13 @@ def test_a_broken_prediction_goes_on_where_it_stopped(run, held_out, tmp_path, m
     assert len(parts) == 3
     parts[1].write_bytes(parts[1].read_bytes()[:100])
     _, again = predict(run, held_out, out, shard=4)
-    # Two of the three finished shards are kept; the damaged one is made anew.
+    # Two of the three finished shards are kept; the damaged one is made again.
     assert sum(calls[4:]) == len(whole) - 8
     pd.testing.assert_frame_equal(again, whole, check_exact=True)
     assert not work.exists()
 
 
-def test_other_files_never_meet_an_old_shard(run, held_out, tmp_path):
+def test_old_shards_are_not_used_for_other_files(run, held_out, tmp_path):
     out = tmp_path / "out.csv"
     work = tmp_path / ".out.csv.work"
     Parts(work, {"files": "before"}).keep("left", {"a": 1})
@@ -383,7 +385,7 @@ def test_other_files_never_meet_an_old_shard(run, held_out, tmp_path):
     assert not work.exists()
 
 
-def test_slides_of_too_few_patches_are_predicted_without(run, blended, held_out, tmp_path, capsys):
+def test_slides_of_too_few_patches_are_predicted_without_context(run, blended, held_out, tmp_path, capsys):
     slides = pd.read_csv(held_out.slides)
     slides["slide"] = [
         ("Tiny", "tiny", "tiny\u00a0")[row] if row < 3 else name for row, name in enumerate(slides["slide"])
@@ -396,34 +398,34 @@ def test_slides_of_too_few_patches_are_predicted_without(run, blended, held_out,
     pd.testing.assert_frame_equal(some.loc[few], none.loc[few], check_exact=True)
     assert (some["probability"] != none["probability"]).sum() == len(some) - 3
     said = capsys.readouterr().out
-    assert "3 patches stand in slides of 4 patches or fewer" in said
+    assert "3 patches are in slides of 4 patches or fewer" in said
     assert "'Tiny' and 'tiny'" in said
     slides.assign(id="x" + slides["id"]).to_csv(tmp_path / "slides.csv", index=False)
     with pytest.raises(InputError, match="it knows none of"):
         predict(run, held, tmp_path / "a.csv", slides=True)
 
 
-def test_the_reference_for_outliers_knows_training_slides_only(run):
+def test_the_outlier_reference_uses_training_slides_only(run):
     from histoblend.pipelines.steps.model_set import _store_outliers
 
     test = (patches_of(run).table["split"] == "test").to_numpy()
     folder = feature_tables(run)["features"].folder
     values = np.load(folder / "values.npy")
     changed = np.where(test[:, None], 1e3, values).astype(np.float32)
-    made = []
+    references = []
     for number, table in enumerate((values, changed, np.where(test[:, None], values, values + 1))):
-        place = run.folder / f"table{number}"
-        place.mkdir()
-        np.save(place / "values.npy", table)
-        (place / "columns.json").write_text((folder / "columns.json").read_text())
-        held = StubRun(run.config, {"features": place}, patches=patches_of(run))
-        _store_outliers(held, place / "outliers")
-        made.append({path.name: path.read_bytes() for path in (place / "outliers").iterdir()})
-    assert made[0] == made[1]
-    assert made[0] != made[2]
+        table_folder = run.folder / f"table{number}"
+        table_folder.mkdir()
+        np.save(table_folder / "values.npy", table)
+        (table_folder / "columns.json").write_text((folder / "columns.json").read_text())
+        held = StubRun(run.config, {"features": table_folder}, patches=patches_of(run))
+        _store_outliers(held, table_folder / "outliers")
+        references.append({path.name: path.read_bytes() for path in (table_folder / "outliers").iterdir()})
+    assert references[0] == references[1]
+    assert references[0] != references[2]
 
 
-def test_nothing_of_tensorflow_is_imported(run, held_out, tmp_path):
+def test_no_deep_learning_framework_is_imported(run, held_out, tmp_path):
     code = (
         "import sys; from histoblend.pipelines.__main__ import app; "
         "app(sys.argv[1:], standalone_mode=False); "
@@ -441,7 +443,7 @@ def test_nothing_of_tensorflow_is_imported(run, held_out, tmp_path):
     assert len(pd.read_csv(tmp_path / "out.csv")) == len(held_out.table)
 
 
-def test_the_command_line_tells_a_wrong_bundle_in_one_line(tmp_path):
+def test_the_command_line_reports_a_wrong_bundle_in_one_line(tmp_path):
     done = subprocess.run(
         [
             sys.executable,
@@ -465,7 +467,7 @@ def test_the_command_line_tells_a_wrong_bundle_in_one_line(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_the_network_travels_in_the_bundle(run, held_out, monkeypatch):
+def test_the_bundle_contains_the_network(run, held_out, monkeypatch):
     """Neither weights nor an export are needed to predict."""
 
     for module in (histoblend.features.networks.embeddings, histoblend.features.networks.engines):

@@ -1,4 +1,4 @@
-"""Heat maps: the planted disc found, the very bits of `predict`, nothing read twice, and whole results or none."""
+"""Heat maps: the planted disc is detected, tiles equal `predict`, nothing is read twice, results are complete."""
 
 import json
 import shutil
@@ -48,9 +48,9 @@ SIDES = {"width": 1500, "height": 1300}
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished baseline on a small phantom."""
-    made = plan_run(load_config(ROOT / "configs" / "phantom.toml", SMALL), tmp_path_factory.mktemp("runs"))
-    baseline(made)
-    return made
+    run = plan_run(load_config(ROOT / "configs" / "phantom.toml", SMALL), tmp_path_factory.mktemp("runs"))
+    baseline(run)
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +65,12 @@ def slides(monkeypatch):
     """Every slide that a heat map opens."""
     opened = []
 
-    class Noted(Slide):
+    class Recorded(Slide):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
             opened.append(self)
 
-    monkeypatch.setattr(histoblend.pipelines.predict.slide, "Slide", Noted)
+    monkeypatch.setattr(histoblend.pipelines.predict.slide, "Slide", Recorded)
     return opened
 
 
@@ -90,7 +90,7 @@ def done(run, slide, tmp_path_factory):
     return SimpleNamespace(out=out, summary=summary, tiles=tiles)
 
 
-def test_the_planted_disc_is_found(done, slide):
+def test_the_planted_disc_is_detected(done, slide):
     tiles = done.tiles
     inside = slide.truth.disc(tiles["centre_x"], tiles["centre_y"])
     overlap = 2 * (inside & (tiles["label"] == 1)).sum() / (inside.sum() + tiles["label"].sum())
@@ -98,7 +98,7 @@ def test_the_planted_disc_is_found(done, slide):
     assert done.summary["phantom_dice"] == pytest.approx(overlap, abs=0.02)
 
 
-def test_every_file_says_the_same(done):
+def test_all_files_agree(done):
     assert sorted(path.name for path in done.out.iterdir()) == sorted(FILES)
     summary, tiles = done.summary, done.tiles
     values = tifffile.imread(done.out / "probability.ome.tif")
@@ -129,13 +129,13 @@ def test_the_overlay_is_no_larger_than_a_screen(run, slide, tmp_path, monkeypatc
         assert picture.size == (500, 434)
 
 
-def test_tissue_is_as_large_as_it_was_drawn(done, slide):
+def test_tissue_area_equals_the_drawn_area(done, slide):
     y, x = np.indices((1300, 1500))
     assert done.summary["tissue_mm2"] == pytest.approx(slide.truth.tissue(x, y).sum() * 0.972e-3**2, rel=0.02)
 
 
 @pytest.mark.parametrize("mpp", [0.972, 0.5])
-def test_tiles_are_predicted_to_the_bit_as_patches_are(run, slide, tmp_path, mpp):
+def test_tiles_and_patches_get_equal_predictions(run, slide, tmp_path, mpp):
     summary, tiles = make(run, slide.path, tmp_path / "map", Geometry(mpp=mpp), model="logistic_handcrafted", shard=100)
     with Slide(slide.path, mpp=mpp) as opened:
         plane = histoblend.pipelines.predict.slide.Plane(opened, 0.972, patch=96)
@@ -160,8 +160,8 @@ def test_tiles_are_predicted_to_the_bit_as_patches_are(run, slide, tmp_path, mpp
 def test_slide_context_and_stains_are_those_of_all_tiles_together(run, slide, done, tmp_path):
     with Slide(slide.path) as opened:
         pixels = np.pad(opened.read(0, 0, 0, 1500, 1300), [(96, 96), (96, 96), (0, 0)], constant_values=255)
-    places = [tuple(map(int, name.split("-"))) for name in done.tiles["tile"]]
-    patches = np.stack([pixels[32 * r + 64 : 32 * r + 160, 32 * c + 64 : 32 * c + 160] for r, c in places])
+    cells = [tuple(map(int, name.split("-"))) for name in done.tiles["tile"]]
+    patches = np.stack([pixels[32 * r + 64 : 32 * r + 160, 32 * c + 64 : 32 * c + 160] for r, c in cells])
     models = ["logistic_context", "logistic_in-slide", "logistic_context-normalised"]
     with open_predictor(open_bundle(run.folder / "bundle"), models) as predictor:
         stains = stains_of(stain_sums(patches), np.array(["one"] * len(patches), dtype=object), 96 * 96)
@@ -170,7 +170,7 @@ def test_slide_context_and_stains_are_those_of_all_tiles_together(run, slide, do
     np.testing.assert_array_equal(done.tiles["probability"], expected["logistic_context"])
     _, tiles = make(run, slide.path, tmp_path / "map", model="logistic_context-normalised", shard=100)
     np.testing.assert_array_equal(tiles["probability"], expected["logistic_context-normalised"])
-    # The same from the table as it is fitted on.
+    # The same from the table that the heads are fitted on.
     table = table[:, : len(predictor.columns) // 2]
     columns = list(predictor.columns)[: table.shape[1]]
     values, _ = context_table(table, columns, np.array(["one"] * len(table), dtype=object))
@@ -180,7 +180,7 @@ def test_slide_context_and_stains_are_those_of_all_tiles_together(run, slide, do
 
 
 @pytest.mark.parametrize("options", [{"shard": 37, "workers": 2}, {"shard": 10_000}])
-def test_no_bit_depends_on_shards_or_workers(run, slide, done, tmp_path, options):
+def test_results_do_not_depend_on_shards_or_workers(run, slide, done, tmp_path, options):
     _, tiles = make(run, slide.path, tmp_path / "map", model="logistic_context", **options)
     order = ["tile"]
     pd.testing.assert_frame_equal(tiles.sort_values(order), done.tiles.sort_values(order), check_exact=True)
@@ -200,10 +200,10 @@ def test_network_and_ensemble_predict_too(run, slide, tmp_path, monkeypatch):
         module.__dict__.update(content)
         monkeypatch.setitem(sys.modules, name, module)
     bundle = with_more(run.folder / "bundle", tmp_path / "run" / "bundle", stored)
-    found = {model: make(bundle, slide.path, tmp_path / f"map{model}", model=model)[1] for model in ("", "cnn")}
+    tiles = {model: make(bundle, slide.path, tmp_path / f"map{model}", model=model)[1] for model in ("", "cnn")}
     single = make(bundle, slide.path, tmp_path / "map", model="logistic_context")[1]
     np.testing.assert_allclose(
-        found[""]["probability"], (single["probability"] + found["cnn"]["probability"]) / 2, atol=1e-9
+        tiles[""]["probability"], (single["probability"] + tiles["cnn"]["probability"]) / 2, atol=1e-9
     )
 
 
@@ -214,7 +214,7 @@ def test_no_region_is_read_twice(run, slide, slides, tmp_path):
     assert summary["pixels_read"] == 1500 * 1300
 
 
-def test_broken_off_it_goes_on_where_it_stopped(run, slide, slides, done, tmp_path, monkeypatch):
+def test_an_interrupted_heat_map_resumes(run, slide, slides, done, tmp_path, monkeypatch):
     calls, out = [], tmp_path / "map"
     original = Predictor.__call__
 
@@ -231,7 +231,7 @@ def test_broken_off_it_goes_on_where_it_stopped(run, slide, slides, done, tmp_pa
     summary, tiles = make(run, slide.path, out, model="logistic_context", shard=100)
     assert sum(calls) - calls[3] == len(tiles)
     assert summary["tiles_of_earlier_calls"] == 300
-    # Survey and blocks were kept as well.
+    # The tissue survey and the blocks were kept too.
     assert slides[1].reads == []
     order = ["tile"]
     pd.testing.assert_frame_equal(tiles.sort_values(order), done.tiles.sort_values(order), check_exact=True)
@@ -239,28 +239,28 @@ def test_broken_off_it_goes_on_where_it_stopped(run, slide, slides, done, tmp_pa
     assert [path.name for path in work.iterdir()] == [".lock"]
 
 
-def test_what_systems_leave_behind_among_results_is_no_obstacle(tmp_path):
+def test_files_of_the_operating_system_among_results_are_ignored(tmp_path):
     for name in (".DS_Store", "._viewer.html", "Thumbs.db", "desktop.ini", "summary.json"):
         (tmp_path / name).write_text("")
     (tmp_path / ".ipynb_checkpoints").mkdir()
     check_out(tmp_path)
     (tmp_path / "thesis.docx").write_text("years of work")
-    with pytest.raises(InputError, match=r"it also holds 'thesis.docx'"):
+    with pytest.raises(InputError, match=r"it also contains 'thesis.docx'"):
         check_out(tmp_path)
 
 
-def test_results_are_replaced_whole_and_nothing_else_ever(run, slide, tmp_path):
+def test_only_a_folder_of_results_is_replaced(run, slide, tmp_path):
     out = tmp_path / "map"
     make(run, slide.path, out, model="logistic_colour")
     before = (out / "summary.json").stat().st_ino
     make(run, slide.path, out, model="logistic_colour", point="youden")
     assert (out / "summary.json").stat().st_ino != before
     (out / "thesis.docx").write_text("years of work")
-    with pytest.raises(InputError, match=r"it also holds 'thesis.docx'. Choose another OUT"):
+    with pytest.raises(InputError, match=r"it also contains 'thesis.docx'. Choose another OUT"):
         make(run, slide.path, out)
     with pytest.raises(InputError, match="expected a folder for the results; got a file"):
         make(run, slide.path, out / "thesis.docx")
-    # Killed between two renames: what was there comes back, and is replaced by what is new.
+    # Killed between two renames: the old results are restored and then replaced by the new ones.
     (out / "thesis.docx").unlink()
     out.rename(out.with_name("map.old"))
     with pytest.raises(InputError, match="STRIDE"):
@@ -279,7 +279,7 @@ def test_another_stride_makes_other_cells(run, slide, done, tmp_path, stride):
 
 @pytest.mark.parametrize("stride", [-1, 97, 10**9])
 def test_a_stride_out_of_range_is_explained(run, slide, tmp_path, stride):
-    with pytest.raises(InputError, match=rf"STRIDE \(--stride\) must be 1 to 96 pixels of a patch.*got {stride}"):
+    with pytest.raises(InputError, match=rf"STRIDE \(--stride\) must be 1 to 96 px.*got {stride}"):
         make(run, slide.path, tmp_path / "map", Geometry(stride=stride))
     assert not list(tmp_path.iterdir())
 
@@ -295,7 +295,7 @@ def test_a_stride_of_too_many_cells_is_explained(run, slide, tmp_path, monkeypat
 
 
 @pytest.mark.parametrize("mpp", [0, None, "wide"])
-def test_a_bundle_that_does_not_know_its_resolution_asks_for_it(run, slide, tmp_path, mpp):
+def test_a_bundle_without_a_resolution_asks_for_it(run, slide, tmp_path, mpp):
     bundle = tmp_path / "bundle"
     shutil.copytree(run.folder / "bundle", bundle)
     index = json.loads((bundle / "bundle.json").read_text())
@@ -308,7 +308,7 @@ def test_a_bundle_that_does_not_know_its_resolution_asks_for_it(run, slide, tmp_
         make(bundle, slide.path, tmp_path / "map")
     summary, _ = make(bundle, slide.path, tmp_path / "map", Geometry(patch_mpp=0.972), model="logistic_colour")
     assert summary["patch_um_per_pixel"] == pytest.approx([0.972, 0.972])
-    with pytest.raises(InputError, match=r"must measure 0.02 to 50 µm; got -1"):
+    with pytest.raises(InputError, match=r"must be 0.02 to 50 µm; got -1"):
         make(bundle, slide.path, tmp_path / "map", Geometry(patch_mpp=-1))
 
 
@@ -318,7 +318,7 @@ def test_regions_of_a_slide_with_bounds_are_on_the_tissue_that_qupath_shows(run,
     path = write_scn(tmp_path / "leica.scn", pixels, corner=(1000, 1500), size=(2600, 2900))
     summary, tiles = make(run, path, tmp_path / "map", model="logistic_handcrafted")
     assert summary["slide"]["bounds"] == {"x": 1000, "y": 1500, "width": 1500, "height": 1300}
-    # The table counts from the corner of the slide: tissue is where OpenSlide shows it.
+    # The table counts from the corner of the slide, as OpenSlide does.
     inside = slide.truth.tissue(tiles["centre_x"] - 1000, tiles["centre_y"] - 1500)
     assert inside.mean() > 0.9
     collection = json.loads((tmp_path / "map" / "regions.geojson").read_text())
@@ -338,13 +338,13 @@ def on_tissue(collection, truth, shift):
     return truth.tissue(x, y).mean()
 
 
-def test_bounds_that_cannot_be_used_are_told_and_change_nothing(run, slide, done, tmp_path, monkeypatch, capsys):
-    class Told(Slide):
+def test_unusable_bounds_are_reported_and_ignored(run, slide, done, tmp_path, monkeypatch, capsys):
+    class WithBounds(Slide):
         def __init__(self, *args, **options):
             super().__init__(*args, **options)
             self.properties |= {"openslide.bounds-x": "1000.5", "openslide.bounds-y": "7"}
 
-    monkeypatch.setattr(histoblend.pipelines.predict.slide, "Slide", Told)
+    monkeypatch.setattr(histoblend.pipelines.predict.slide, "Slide", WithBounds)
     summary, _ = make(run, slide.path, tmp_path / "map", model="logistic_context")
     assert summary["slide"]["bounds"] is None
     assert "bounds that cannot be used (openslide.bounds-x = 1000.5, openslide.bounds-y = 7)" in capsys.readouterr().out
@@ -369,7 +369,9 @@ def test_a_speck_of_few_tiles_is_predicted_without_slide_context(run, tmp_path):
     summary, tiles = make(run, path, tmp_path / "map", geometry)
     assert 0 < len(tiles) <= 4
     assert summary["model"] != "logistic_context"
-    with pytest.raises(InputError, match=r"compares a patch with the rest of its slide, and this one has \d patches"):
+    with pytest.raises(
+        InputError, match=r"compares a patch with the rest of its slide, but this slide has only \d patches"
+    ):
         make(run, path, tmp_path / "map", geometry, model="logistic_context")
 
 
@@ -378,7 +380,7 @@ def write_phantom_slide_once(folder):
     return folder / "whole.tif"
 
 
-def test_what_cannot_be_read_is_left_out_and_counted(run, slide, tmp_path, monkeypatch, capsys):
+def test_unreadable_regions_are_left_out_and_counted(run, slide, tmp_path, monkeypatch, capsys):
     class Torn(Slide):
         def read(self, level, left, top, width, height):
             if (left, top) == (512, 512):
@@ -392,7 +394,7 @@ def test_what_cannot_be_read_is_left_out_and_counted(run, slide, tmp_path, monke
     assert not ((tiles["x"] < 1024) & (tiles["x"] > 416) & (tiles["y"] < 1024) & (tiles["y"] > 416)).any()
     said = capsys.readouterr().out
     assert "1 regions of the slide cannot be read" in said
-    assert "tiles lie where the slide cannot be read" in said
+    assert "tiles are in regions that cannot be read" in said
 
 
 def test_a_real_slide_of_another_tissue(run, tmp_path):
@@ -403,7 +405,7 @@ def test_a_real_slide_of_another_tissue(run, tmp_path):
     assert summary["tissue_mm2"] == pytest.approx(0.56, abs=0.06)
     assert summary["patch_um_per_pixel"] == pytest.approx([0.972, 0.972])
     assert summary["pixels_read"] == 2220 * 2967
-    # What lies on glass to the right of the tissue is not predicted.
+    # The glass to the right of the tissue is not predicted.
     assert (tiles["centre_x"] < 2000).all()
 
 
@@ -422,14 +424,14 @@ def test_the_command_line_draws_a_slide_and_predicts_it(run, tmp_path):
     path = tmp_path / "drawn.tif"
     drawn = command("slide", "--out", path, "--width", 1100, "--height", 1024, "--seed", 3)
     assert drawn.returncode == 0, drawn.stderr
-    assert "a synthetic slide of 1100 × 1024 px of 0.972 µm" in drawn.stdout
+    assert "a synthetic slide of 1100 × 1024 px at 0.972 µm per pixel" in drawn.stdout
     bundle = run.folder / "bundle"
-    found = command(
+    predicted = command(
         "heatmap", "--bundle", bundle, "--slide", path, "--out", tmp_path / "map", "--model", "logistic_colour"
     )
-    assert found.returncode == 0, found.stderr
-    assert "mm² of tissue" in found.stdout
-    assert "Dice overlap" in found.stdout
+    assert predicted.returncode == 0, predicted.stderr
+    assert "mm² of tissue" in predicted.stdout
+    assert "Dice overlap" in predicted.stdout
     assert (tmp_path / "map" / "viewer.html").is_file()
     with Slide(path) as slide:
         assert Truth.of(slide.properties)
@@ -458,7 +460,7 @@ def test_without_a_slide_one_is_drawn_once_there_is_a_bundle(run, tmp_path, monk
 def test_a_phantom_slide_replaces_no_other_file(tmp_path):
     other, drawn = tmp_path / "real.svs", tmp_path / "phantom.tif"
     other.write_bytes(b"a slide")
-    with pytest.raises(InputError, match="expected a new file, or a phantom slide, which is replaced; got another"):
+    with pytest.raises(InputError, match="expected a new file, or an earlier phantom slide to replace; got another"):
         draw_slide(other, Screen(), width=1024, height=1024)
     assert other.read_bytes() == b"a slide"
     draw_slide(drawn, Screen(), width=1024, height=1024)
@@ -467,6 +469,6 @@ def test_a_phantom_slide_replaces_no_other_file(tmp_path):
     assert drawn.read_bytes() != before
 
 
-def test_two_at_a_time_are_refused(run, slide, tmp_path):
+def test_a_second_heat_map_in_the_same_folder_is_refused(run, slide, tmp_path):
     with run_lock(tmp_path / ".map.work", print), pytest.raises(InputError, match="choose another folder \\(OUT=…"):
         make(run, slide.path, tmp_path / "map")

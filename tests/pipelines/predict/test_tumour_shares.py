@@ -1,4 +1,4 @@
-"""Heat maps of slides with hardly any tumour and with hardly anything else, which have no use for means over slides."""
+"""Heat maps of slides with very little or very much tumour, which are predicted without means over the slide."""
 
 from __future__ import annotations
 
@@ -54,22 +54,22 @@ def scores(bundle: Path, slide: SimpleNamespace, out: Path) -> SimpleNamespace:
     )
 
 
-def test_both_are_mapped_as_well_without_means_over_the_slide_as_with_them(bundle, slide, tmp_path, monkeypatch):
-    found = scores(bundle, slide, tmp_path / "map")
+def test_heat_maps_without_means_over_the_slide_score_as_well(bundle, slide, tmp_path, monkeypatch):
+    default = scores(bundle, slide, tmp_path / "map")
     monkeypatch.setattr(
-        histoblend.pipelines.predict.slide, "choose_blends", lambda found, model, tiled: choose_blends(found, model)
+        histoblend.pipelines.predict.slide, "choose_blends", lambda bundle, model, tiled: choose_blends(bundle, model)
     )
     means = scores(bundle, slide, tmp_path / "means")
-    assert found.share == pytest.approx(slide.share, abs=0.07)
-    # On one slide its mean is a constant: what ranks first stays first.
-    assert found.auc > max(0.9, means.auc - 0.002)
-    assert found.brier < 0.1
+    assert default.share == pytest.approx(slide.share, abs=0.07)
+    # On one slide, its mean is a constant and does not change the ranking.
+    assert default.auc > max(0.9, means.auc - 0.002)
+    assert default.brier < 0.1
     if slide.share > 0.5:
-        # Why means are left out: with them, what is no tumour on such a slide is called tumour as well.
-        assert found.overlap > 0.9
-        assert means.brier > found.brier + 0.01
+        # Means are left out because they make normal tissue on such a slide look like tumour.
+        assert default.overlap > 0.9
+        assert means.brier > default.brier + 0.01
 
 
-def test_a_share_that_is_none_is_refused(tmp_path):
+def test_a_share_out_of_range_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"share must lie between 0 and 1; got 1\.5"):
         write_phantom_slide(tmp_path / "slide.tif", share=1.5)

@@ -1,4 +1,4 @@
-"""What a worker calls to fail. Alone here, so that workers import little."""
+"""Functions with which workers fail. In a separate module, so that workers import little."""
 
 import errno
 import os

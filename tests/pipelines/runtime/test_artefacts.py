@@ -14,14 +14,14 @@ SPEC = StepSpec(
 
 
 class Builder:
-    """Counts how often it builds; writes ``content``; breaks when told to."""
+    """Counts its builds, writes ``content``, and fails if ``breaks`` is set."""
 
     def __init__(self, content="x", breaks=False):
-        self.calls, self.content, self.breaks, self.found = 0, content, breaks, []
+        self.calls, self.content, self.breaks, self.names = 0, content, breaks, []
 
     def __call__(self, folder):
         self.calls += 1
-        self.found = sorted(path.name for path in folder.iterdir())
+        self.names = sorted(path.name for path in folder.iterdir())
         (folder / "values.txt").write_text(self.content)
         if self.breaks:
             raise OSError("disk full")
@@ -34,7 +34,7 @@ def run(tmp_path, builder, spec=SPEC, rebuild=False):
     return folder, manifest, said
 
 
-def test_an_equal_key_is_reused_and_said(tmp_path):
+def test_an_equal_key_is_reused_and_reported(tmp_path):
     builder = Builder()
     folder, manifest, _ = run(tmp_path, builder)
     again, same, said = run(tmp_path, builder)
@@ -82,7 +82,7 @@ def test_a_changed_input_or_code_rebuilds(tmp_path, spec, words):
     assert builder.calls == 2
 
 
-def test_what_systems_leave_behind_is_no_part_of_a_step(tmp_path):
+def test_files_of_the_operating_system_are_ignored(tmp_path):
     class Littered(Builder):
         def __call__(self, folder):
             for name in (".DS_Store", "Thumbs.db", ".ipynb_checkpoints/values.txt"):
@@ -100,7 +100,7 @@ def test_what_systems_leave_behind_is_no_part_of_a_step(tmp_path):
     assert run(tmp_path / "littered", Littered())[2] == [f"features: up to date (3 rows, {folder})"]
 
 
-def test_an_altered_file_is_noticed_and_rebuilt(tmp_path):
+def test_an_altered_file_is_detected_and_rebuilt(tmp_path):
     builder = Builder("abc")
     folder, first, _ = run(tmp_path, builder)
     (folder / "values.txt").write_text("abd")
@@ -110,21 +110,21 @@ def test_an_altered_file_is_noticed_and_rebuilt(tmp_path):
     assert first["digest"] == second["digest"]
 
 
-def test_a_broken_run_leaves_no_result_and_its_work_is_kept_for_the_same_key_only(tmp_path):
+def test_an_interrupted_run_leaves_no_result_and_is_resumed_for_the_same_key_only(tmp_path):
     with pytest.raises(OSError, match="disk full"):
         run(tmp_path, Builder(breaks=True))
     assert not (tmp_path / "2-features").exists()
     same = Builder()
     run(tmp_path, same)
-    assert same.found == ["key.json", "values.txt"]
+    assert same.names == ["key.json", "values.txt"]
     with pytest.raises(OSError, match="disk full"):
         run(tmp_path, Builder(breaks=True), replace(SPEC, inputs={"1-patches": "d2"}))
     other = Builder()
     run(tmp_path, other, replace(SPEC, inputs={"1-patches": "d3"}))
-    assert other.found == ["key.json"]
+    assert other.names == ["key.json"]
 
 
-def test_a_spoilt_manifest_is_named(tmp_path):
+def test_a_damaged_manifest_is_reported(tmp_path):
     folder, sound, _ = run(tmp_path, Builder())
     (folder / "manifest.json").write_text("{")
     with pytest.raises(InputError, match="expected JSON"):
@@ -132,8 +132,8 @@ def test_a_spoilt_manifest_is_named(tmp_path):
     (folder / "manifest.json").unlink()
     with pytest.raises(InputError, match="expected a finished step"):
         run(tmp_path, Builder())
-    for spoilt in ([], {**sound, "files": ["values.txt"]}, {**sound, "config": 1}, {**sound, "notes": None}):
-        (folder / "manifest.json").write_text(json.dumps(spoilt))
+    for damaged in ([], {**sound, "files": ["values.txt"]}, {**sound, "config": 1}, {**sound, "notes": None}):
+        (folder / "manifest.json").write_text(json.dumps(damaged))
         with pytest.raises(InputError, match=r"expected the manifest of a step.*--rebuild"):
             run(tmp_path, Builder())
     (folder / "manifest.json").write_text("[" * 100_000)

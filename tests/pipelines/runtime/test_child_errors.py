@@ -1,4 +1,4 @@
-"""Every place that starts workers passes on what they raise: a wrong input as one, a lack of room as one line."""
+"""Errors of workers are passed on: a wrong input unchanged, a lack of disk or memory as one line."""
 
 import importlib
 import pickle
@@ -93,11 +93,11 @@ def test_a_wrong_input_is_passed_on(tmp_path, monkeypatch, start):
         (by_threads, run_out_of_disk, r"^values\.npy: no space is left"),
         (by_processes, run_out_of_memory, "^memory ran out"),
         (by_threads, run_out_of_memory, "^memory ran out"),
-        (by_processes, be_killed, "^a worker was "),
+        (by_processes, be_killed, "^a worker was killed, probably out of memory"),
     ],
     ids=["disk, process", "disk, thread", "memory, process", "memory, thread", "killed"],
 )
-def test_a_lack_of_room_is_one_line(tmp_path, monkeypatch, start, fail, words):
+def test_a_lack_of_disk_or_memory_is_one_line(tmp_path, monkeypatch, start, fail, words):
     with pytest.raises(InputError, match=words) as caught, foreseen(tmp_path):
         start(tmp_path, fail, monkeypatch)
     assert "\n" not in str(caught.value)
@@ -107,14 +107,14 @@ def all_input_errors():
     for module in pkgutil.walk_packages(histoblend.__path__, "histoblend."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    found, left = [], [InputError]
-    while left:
-        found.append(left.pop())
-        left += found[-1].__subclasses__()
-    return [kind for kind in found if kind.__module__.startswith("histoblend.")]
+    kinds, queue = [], [InputError]
+    while queue:
+        kinds.append(queue.pop())
+        queue += kinds[-1].__subclasses__()
+    return [kind for kind in kinds if kind.__module__.startswith("histoblend.")]
 
 
-def test_every_error_of_ours_comes_back_from_a_pickle():
+def test_every_own_error_survives_pickling():
     kinds = all_input_errors()
     assert len(kinds) >= 3
     errors = [*(kind("words: 'é'.") for kind in kinds), NotFinite(1, 2, np.nan, 3)]

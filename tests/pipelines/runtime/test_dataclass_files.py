@@ -1,4 +1,4 @@
-"""Dataclasses as files: what comes back is what was written, whatever is in it."""
+"""Dataclasses as files: loading returns exactly what was saved."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +27,7 @@ class Outer:
     rest: Any
 
 
-def test_tables_arrays_and_numbers_come_back_bit_for_bit(tmp_path):
+def test_tables_arrays_and_numbers_are_loaded_unchanged(tmp_path):
     rng = np.random.default_rng(0)
     table = pd.DataFrame({"name": ["a", None], "value": rng.normal(size=2)}, index=["x", "y"])
     inner = {name: Inner(rng.normal(size=(3, 2)).astype(np.float32), ["p", "q"]) for name in ("one", "two")}
@@ -40,15 +40,15 @@ def test_tables_arrays_and_numbers_come_back_bit_for_bit(tmp_path):
         "empty": [],
     }
     save_view(Outer(table, inner, rest), tmp_path / "view")
-    found = load_view(tmp_path / "view", Outer, Inner)
-    pd.testing.assert_frame_equal(found.table, table)
+    loaded = load_view(tmp_path / "view", Outer, Inner)
+    pd.testing.assert_frame_equal(loaded.table, table)
     for name, each in inner.items():
-        assert found.by_model[name].names == each.names
-        assert found.by_model[name].values.dtype == np.float32
-        np.testing.assert_array_equal(found.by_model[name].values, each.values)
-    pd.testing.assert_frame_equal(found.rest["mixed"][0], table)
-    assert found.rest["mixed"][1] == {"deep": 3}
-    assert {key: found.rest[key] for key in ("none", "small", "third", "flag", "empty")} == {
+        assert loaded.by_model[name].names == each.names
+        assert loaded.by_model[name].values.dtype == np.float32
+        np.testing.assert_array_equal(loaded.by_model[name].values, each.values)
+    pd.testing.assert_frame_equal(loaded.rest["mixed"][0], table)
+    assert loaded.rest["mixed"][1] == {"deep": 3}
+    assert {key: loaded.rest[key] for key in ("none", "small", "third", "flag", "empty")} == {
         "none": None, "small": 1e-300, "third": 1 / 3, "flag": True, "empty": [],
     }  # fmt: skip
 

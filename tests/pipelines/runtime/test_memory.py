@@ -1,4 +1,4 @@
-"""Peak memory: what is allocated in between is seen, also in a child process."""
+"""Peak memory includes short allocations and child processes."""
 
 import subprocess
 import sys

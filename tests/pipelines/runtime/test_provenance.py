@@ -1,4 +1,4 @@
-"""Provenance: the digest of the code follows every file that a result depends on, and nothing else."""
+"""Provenance: the code digest depends on exactly the files that a result depends on."""
 
 import pytest
 

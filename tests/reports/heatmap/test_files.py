@@ -1,4 +1,4 @@
-"""Rasters, transform and regions: opened by other means they say the same."""
+"""Rasters, transform and regions agree when other tools read them."""
 
 import json
 
@@ -40,17 +40,17 @@ def test_a_large_raster_is_a_pyramid_of_means(tmp_path):
 def test_the_png_is_grey_where_something_was_predicted(tmp_path):
     write_picture(tmp_path / "a.png", make_heat())
     with Image.open(tmp_path / "a.png") as picture:
-        grey, seen = np.moveaxis(np.asarray(picture), 2, 0)
-    np.testing.assert_array_equal(seen, np.where(np.isnan(VALUES), 0, 255))
+        grey, opacity = np.moveaxis(np.asarray(picture), 2, 0)
+    np.testing.assert_array_equal(opacity, np.where(np.isnan(VALUES), 0, 255))
     np.testing.assert_allclose(grey / 255, np.nan_to_num(VALUES), atol=0.5 / 255)
 
 
 def test_the_transform_takes_pixels_to_the_slide():
-    found = json.loads(json.dumps(transform(make_heat())))
-    place = np.array(found["affine_to_level0"]) @ [3, 2, 1]
-    assert place.tolist() == [192, 128, 1]
-    assert found["um_per_pixel"] == pytest.approx([31.104, 31.104])
-    assert (found["level0_width"], found["width"]) == (352, 6)
+    content = json.loads(json.dumps(transform(make_heat())))
+    position = np.array(content["affine_to_level0"]) @ [3, 2, 1]
+    assert position.tolist() == [192, 128, 1]
+    assert content["um_per_pixel"] == pytest.approx([31.104, 31.104])
+    assert (content["level0_width"], content["width"]) == (352, 6)
 
 
 def test_regions_filled_again_are_the_cells_labelled_positive():
@@ -69,7 +69,7 @@ def test_regions_filled_again_are_the_cells_labelled_positive():
     assert len(table) == len(collection["features"]) == 3
 
 
-def test_regions_measure_what_qupath_shows():
+def test_region_measurements_are_right():
     heat = make_heat()
     collection, table = regions(heat)
     first = collection["features"][0]

@@ -1,4 +1,4 @@
-"""The viewer in a real browser: where things lie, what the pointer reads, and that nothing leaves the page."""
+"""The viewer in a real browser: positions, values under the pointer, and no network requests."""
 
 import json
 import os
@@ -20,17 +20,17 @@ pytestmark = [
 NASTY = "<img src=x onerror=alert(1)>\"' & </script><script>alert(2)</script>"
 
 
-def test_probabilities_come_back_out_of_their_picture():
+def test_probabilities_can_be_read_back_from_their_picture():
     red, green, blue = np.moveaxis(packed(VALUES).astype(int), 2, 0)
     np.testing.assert_array_equal(blue == 255, np.isfinite(VALUES))
     np.testing.assert_allclose((256 * red + green) / 65535, np.nan_to_num(VALUES), atol=0.5 / 65535)
 
 
 def picture():
-    """Of the made-up heat map's slide, a pixel for two of the plane: white with a black frame."""
-    made = np.full((72, 88, 3), 255, np.uint8)
-    made[[0, -1]] = made[:, [0, -1]] = 0
-    return made
+    """The made-up slide, one pixel per two pixels of the plane: white with a black frame."""
+    pixels = np.full((72, 88, 3), 255, np.uint8)
+    pixels[[0, -1]] = pixels[:, [0, -1]] = 0
+    return pixels
 
 
 @pytest.fixture(scope="module")
@@ -56,31 +56,31 @@ def browser():
 
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, env=dict(os.environ))
-        yield found
-        found.close()
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, env=dict(os.environ))
+        yield chromium
+        chromium.close()
 
 
-def is_trouble(message):
-    """Whether something was logged that a test's own reading of the canvas does not explain."""
+def is_problem(message):
+    """Whether a log message is a problem. Reading the canvas in a test also logs a warning, which is not."""
     return message.type != "log" and "willReadFrequently" not in message.text
 
 
 @pytest.fixture
 def visit(browser, pages):
-    """Open a viewer; after the test, no error may have been logged and no request may have left the page."""
-    contexts, troubles = [], []
+    """Open a viewer. After the test, check that no error was logged and no request left the page."""
+    contexts, problems = [], []
 
     def opened(name="plain", **options):
         context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}} | options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: troubles.append(message.text) if is_trouble(message) else None)
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("dialog", lambda dialog: (troubles.append("dialog"), dialog.dismiss()))
+        page.on("console", lambda message: problems.append(message.text) if is_problem(message) else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("dialog", lambda dialog: (problems.append("dialog"), dialog.dismiss()))
         page.on(
             "request",
-            lambda request: request.url.startswith(("file:", "data:", "blob:")) or troubles.append(request.url),
+            lambda request: request.url.startswith(("file:", "data:", "blob:")) or problems.append(request.url),
         )
         page.goto((pages / f"{name}.html").as_uri())
         page.wait_for_selector("#view[data-ready]")
@@ -90,28 +90,29 @@ def visit(browser, pages):
     yield opened
     for context in contexts:
         context.close()
-    assert troubles == []
+    assert problems == []
 
 
 def settle(page):
-    """Let everything that waits for the next frame be drawn."""
+    """Wait until pending frames are drawn."""
     page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
-def place(page):
+def view_position(page):
+    """Level-0 position of the upper left corner, and the scale."""
     return json.loads(page.locator("#view").get_attribute("data-place"))
 
 
 def on_screen(page, x, y):
-    """Where a level-0 pixel is shown."""
-    left, top, scale = place(page)
+    """Screen position of a level-0 pixel."""
+    left, top, scale = view_position(page)
     box = page.locator("#view").bounding_box()
     return box["x"] + (x - left) * scale, box["y"] + (y - top) * scale
 
 
 def pixel(page, x, y):
-    """Colour that is shown at a level-0 pixel."""
-    left, top, scale = place(page)
+    """Displayed colour at a level-0 pixel."""
+    left, top, scale = view_position(page)
     return page.evaluate(
         "([x, y]) => { const view = document.getElementById('view'), ratio = devicePixelRatio;"
         " return [...view.getContext('2d').getImageData(x * ratio, y * ratio, 1, 1).data].slice(0, 3); }",
@@ -129,13 +130,13 @@ def set_range(page, name, value):
 
 
 @pytest.mark.parametrize("ratio", [1, 2])
-def test_cells_lie_on_the_slide_and_are_read_under_the_pointer(visit, ratio):
+def test_cells_are_aligned_with_the_slide_and_read_under_the_pointer(visit, ratio):
     page = visit(device_scale_factor=ratio, viewport={"width": 1200, "height": 1300})
     set_range(page, "opacity", 100)
     page.locator("#outlines").uncheck()
     settle(page)
     expected = colours(VALUES, 0.5)
-    page.locator(".zoom").evaluate("zoom => zoom.remove()")  # it lies over some of the cells
+    page.locator(".zoom").evaluate("zoom => zoom.remove()")  # it covers some cells
     for row, column in np.ndindex(VALUES.shape):
         x, y = min(64 * column + 20, 350), min(64 * row + 20, 286)
         page.mouse.move(*on_screen(page, x, y))
@@ -149,12 +150,12 @@ def test_cells_lie_on_the_slide_and_are_read_under_the_pointer(visit, ratio):
     assert page.locator("#readout").text_content() == "beyond the slide"
 
 
-def test_the_whole_slide_is_shown_first_and_ends_where_its_picture_does(visit):
+def test_the_whole_slide_is_shown_first_and_ends_with_its_picture(visit):
     page = visit()
     set_range(page, "opacity", 0)
     page.locator("#outlines").uncheck()
     settle(page)
-    # The frame of the picture is two level-0 pixels of four; a cell further in is white.
+    # The frame of the picture is four level-0 pixels wide; the cell inside is white.
     for x, y in ((1, 100), (350, 100), (100, 1), (100, 286)):
         assert max(pixel(page, x, y)) < 140
     assert min(pixel(page, 60, 60)) > 250
@@ -165,12 +166,12 @@ def test_the_whole_slide_is_shown_first_and_ends_where_its_picture_does(visit):
         assert box["y"] < down < box["y"] + box["height"]
 
 
-def test_the_scale_bar_is_as_long_as_it_says(visit):
+def test_the_scale_bar_has_the_stated_length(visit):
     page = visit()
     for _ in range(3):
         micrometres = float(page.locator("#bar").get_attribute("data-um"))
         width = page.locator("#bar i").bounding_box()["width"]
-        assert width / place(page)[2] * 0.486 == pytest.approx(micrometres, rel=0.02)
+        assert width / view_position(page)[2] * 0.486 == pytest.approx(micrometres, rel=0.02)
         assert f"{micrometres:g} µm" == page.locator("#bar span").text_content()
         page.get_by_role("button", name="Zoom in").click()
         settle(page)
@@ -180,11 +181,11 @@ def test_the_wheel_zooms_about_the_pointer_and_dragging_moves(visit):
     page = visit()
     x, y = on_screen(page, 100, 80)
     page.mouse.move(x, y)
-    before = place(page)[2]
+    before = view_position(page)[2]
     page.mouse.wheel(0, -400)
     settle(page)
-    assert place(page)[2] > 1.3 * before
-    # the browser rounds where the wheel was turned
+    assert view_position(page)[2] > 1.3 * before
+    # the browser rounds the position of the wheel event
     assert on_screen(page, 100, 80) == pytest.approx((x, y), abs=1)
     x, y = on_screen(page, 100, 80)
     page.mouse.down()
@@ -196,7 +197,7 @@ def test_the_wheel_zooms_about_the_pointer_and_dragging_moves(visit):
 
 def test_two_fingers_zoom(visit):
     page = visit(has_touch=True)
-    before = place(page)[2]
+    before = view_position(page)[2]
     page.evaluate(
         """() => {
           const view = document.getElementById("view"), box = view.getBoundingClientRect();
@@ -209,27 +210,27 @@ def test_two_fingers_zoom(visit):
         }"""
     )
     settle(page)
-    assert place(page)[2] == pytest.approx(2 * before, rel=0.01)
+    assert view_position(page)[2] == pytest.approx(2 * before, rel=0.01)
 
 
 def test_keys_move_zoom_and_show_all(visit):
     page = visit()
-    start = place(page)
+    start = view_position(page)
     page.locator("#view").focus()
     for key in ("+", "+", "ArrowRight", "ArrowDown"):
         page.keyboard.press(key)
     settle(page)
-    x, y, scale = place(page)
+    x, y, scale = view_position(page)
     assert scale > 2 * start[2]
     assert x > start[0]
     assert y > start[1]
     assert page.locator("#readout").text_content().startswith(("probability", "nothing"))
     page.keyboard.press("0")
     settle(page)
-    assert place(page) == pytest.approx(start)
+    assert view_position(page) == pytest.approx(start)
     page.keyboard.press("-")
     settle(page)
-    assert place(page)[2] < start[2]
+    assert view_position(page)[2] < start[2]
 
 
 def test_the_threshold_redraws_and_counts(visit):
@@ -244,10 +245,10 @@ def test_the_threshold_redraws_and_counts(visit):
     assert page.locator("#threshold-value").text_content() == "0.500"
 
 
-def test_outlines_run_along_the_cells(visit):
+def test_outlines_follow_the_cells(visit):
     page = visit()
     set_range(page, "opacity", 0)
-    # Between the cells of 0.9 and 0.2 in the second row, and not between two of 0.9.
+    # Between the cells of 0.9 and 0.2 in the second row, but not between two cells of 0.9.
     assert pixel(page, 64, 96) == pytest.approx([122, 46, 0], abs=40)
     assert min(pixel(page, 32, 64)) > 250
     page.locator("#outlines").uncheck()
@@ -255,14 +256,14 @@ def test_outlines_run_along_the_cells(visit):
     assert min(pixel(page, 64, 96)) > 250
 
 
-def test_a_region_can_be_jumped_to(visit):
+def test_a_region_can_be_selected(visit):
     page = visit()
     button = page.get_by_role("button", name="Region 2")
     button.focus()
     page.keyboard.press("Enter")
     settle(page)
     left, top, right, bottom = map(float, button.get_attribute("data-box").split())
-    x, y, scale = place(page)
+    x, y, scale = view_position(page)
     width, height = page.locator("#view").evaluate("view => [view.clientWidth, view.clientHeight]")
     assert ((left + right) / 2 - x) * scale == pytest.approx(width / 2, abs=1)
     assert ((top + bottom) / 2 - y) * scale == pytest.approx(height / 2, abs=1)
@@ -282,7 +283,7 @@ def test_a_slide_without_tissue_says_so(visit):
     assert page.locator("#share").text_content().startswith("Nothing was predicted")
 
 
-def test_it_says_what_to_distrust(visit):
+def test_reasons_for_caution_are_shown(visit):
     said = visit().locator(".warnings").text_content()
     for words in (
         "Not for diagnosis",

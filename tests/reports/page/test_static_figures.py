@@ -13,18 +13,18 @@ FRAME = {"xaxis": {"range": [0, 4]}, "yaxis": {"range": [0, 4]}, "height": 400, 
 
 
 def drawn(folder, trace, **layout):
-    """A picture of one trace: RGB of shape (height, width, 3), and the text of its SVG."""
+    """Draw one trace. Return its RGB picture of shape (height, width, 3) and the text of its SVG."""
     draw({"data": [trace], "layout": FRAME | layout}, folder / "picture")
     return np.asarray(Image.open(folder / "picture.png").convert("RGB")), (folder / "picture.svg").read_text("utf-8")
 
 
 def centre_of(picture, colour):
-    """Middle of what has a colour, in shares of width and height from the lower left."""
+    """Centre of the pixels of a colour, as fractions of width and height from the lower left, and their number."""
     rows, columns = np.nonzero((np.abs(picture.astype(int) - colour) < 30).all(axis=2))
     return columns.mean() / picture.shape[1], 1 - rows.mean() / picture.shape[0], len(rows)
 
 
-def test_every_chart_of_a_report_is_drawn_twice(tmp_path):
+def test_every_chart_of_a_report_is_drawn_as_svg_and_png(tmp_path):
     sections = build_sections(make_inputs(0, slides=10, per_slide=20))
     paths = write_prints(tmp_path, sections)
     variants = [figure for section in sections for chart in section.charts.values() for _, figure in chart.variants]
@@ -36,18 +36,18 @@ def test_every_chart_of_a_report_is_drawn_twice(tmp_path):
     assert all(path.read_text("utf-8").lstrip().startswith("<?xml") for path in paths if path.suffix == ".svg")
 
 
-def test_points_stand_where_their_numbers_say(tmp_path):
+def test_points_are_drawn_at_their_values(tmp_path):
     trace = {"type": "scatter", "mode": "markers", "y": [3], "marker": {"color": "#0072B2", "size": 12}}
-    places = []
+    centres = []
     for x in (1, 2, 3):
         picture, _ = drawn(tmp_path, trace | {"x": [x]})
-        places.append(centre_of(picture, (0, 114, 178)))
-    left, middle, right = places
+        centres.append(centre_of(picture, (0, 114, 178)))
+    left, middle, right = centres
     assert left[1] == pytest.approx(middle[1], abs=0.002)
     assert middle[1] > 0.6
     assert middle[0] - left[0] == pytest.approx(right[0] - middle[0], abs=0.002)
     assert middle[0] - left[0] > 0.15
-    # a disc of 12 screen pixels, twice as many dots across
+    # a disc of 12 screen pixels, at two dots per pixel
     assert middle[2] == pytest.approx(np.pi * 12**2, rel=0.15)
 
 
@@ -66,7 +66,7 @@ def test_bars_start_at_their_base(tmp_path):
     assert centre_of(moved, (0, 158, 115))[2] == pytest.approx(centre_of(zero, (0, 158, 115))[2], rel=0.02)
 
 
-def test_a_heatmap_keeps_its_rows_and_turns_over_when_told(tmp_path):
+def test_heatmap_keeps_its_rows_and_can_be_reversed(tmp_path):
     trace = {"type": "heatmap", "x": ["a", "b"], "y": ["c", "d"], "z": [[1, 0], [0, 0]], "zmin": 0, "zmax": 1}
     trace |= {"colorscale": [[0, "#ffffff"], [1, "#D55E00"]], "showscale": False}
     for reversed_, upper in ((False, False), (True, True)):
@@ -77,13 +77,13 @@ def test_a_heatmap_keeps_its_rows_and_turns_over_when_told(tmp_path):
         assert bool(y > 0.5) is upper
 
 
-def test_words_are_drawn_as_they_are(tmp_path):
+def test_text_is_drawn_literally(tmp_path):
     trace = {"type": "scatter", "mode": "lines", "x": [0, 4], "y": [1, 2], "name": "5 $ &lt;img&gt; _x_ $<br>more"}
     ticks = {"tickvals": [1], "ticktext": ["slide &lt;b&gt; $1^2$"], "range": [0, 4], "title": {"text": "a &amp; b"}}
     _, text = drawn(tmp_path, trace, yaxis=ticks, showlegend=True)
-    words = re.sub(r"<[^>]+>", "", text)
+    visible = re.sub(r"<[^>]+>", "", text)
     for expected in ("slide &lt;b&gt; $1^2$", "a &amp; b", "5 $ &lt;img&gt; _x_ $"):
-        assert expected in words
+        assert expected in visible
 
 
 def test_the_same_figure_gives_the_same_files(tmp_path):
@@ -107,12 +107,12 @@ def test_the_same_figure_gives_the_same_files(tmp_path):
         ({"x": [0], "y": [0], "line": {"dash": "5px"}}, "a dash must be one of .*; got '5px'"),
     ],
 )
-def test_what_cannot_be_drawn_is_named(tmp_path, trace, message):
+def test_unsupported_figures_are_refused(tmp_path, trace, message):
     with pytest.raises(ValueError, match=message):
         drawn(tmp_path, trace)
 
 
-def test_variants_are_named_after_their_words(tmp_path):
+def test_variants_are_named_after_their_text(tmp_path):
     figure = {"data": [], "layout": FRAME}
     section = Section(
         "s", "S", {}, charts={"c": Chart("", [("One / two", figure), ("<b>", figure)]), "d": Chart("", [("x", figure)])}
