@@ -68,7 +68,7 @@ def test_every_level_is_checked(tmp_path):
     ("content", "reason"),
     [
         (tiled(noise(4), RGB, tags={338: 0}), "opacity beside RGB (tag 338), got 0"),
-        (tiled(noise(4), RGB), "got 4 samples and a word on 0"),
+        (tiled(noise(4), RGB), "got 4 samples and 0 descriptions"),
         (tiled(noise(5), RGB, tags={338: (0, 2)}), "opacity beside RGB (tag 338), got 0, 2"),
         (tiled(noise(2), BLACK_IS_ZERO, tags={338: 2}), "opacity beside RGB (tag 338), got 2"),
         (tiled(noise(1), BLACK_IS_ZERO, 16), "expected 16 bits per sample with RGB only"),
