@@ -298,7 +298,7 @@ def test_a_kaggle_archive_that_stays_damaged_is_said_in_one_line(tmp_path, monke
     (tmp_path / "page").write_bytes(b"<html>503</html>")
     client(tmp_path, RESUMES.format(archive=ARCHIVE, whole=tmp_path / "page", log=tmp_path / "log"))
     with pytest.raises(
-        InputError, match=r"expected a whole zip .* from the start and the file is still damaged"
+        InputError, match=r"expected a complete zip .* from the start and the file is still damaged"
     ) as caught:
         download_kaggle(tmp_path / "data")
     assert "\n" not in str(caught.value)

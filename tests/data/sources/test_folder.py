@@ -393,7 +393,7 @@ def test_a_table_of_nearly_that_name_is_named(tmp_path, name, images):
         picture(tmp_path / images / f"{number}.png")
     (tmp_path / name).write_text("file\tlabel\n0.png\t0\n1.png\t1\n")
     (tmp_path / "notes.csv").write_text("a\n")
-    with pytest.raises(InputError, match=rf"labels.csv.* Is '{name}' meant\? Save it as labels.csv \(commas, semi"):
+    with pytest.raises(InputError, match=rf"labels.csv.* Did you mean '{name}'\? Save it as labels.csv \(commas, semi"):
         FolderSource(tmp_path, size=32)
 
 
