@@ -13,7 +13,7 @@ HEAT_MAP = ("summary.json", "tiles.csv", "viewer.html")
 _MARKS = (
     ("bundle.json", {"format", "files", "digest"}, "a bundle"),
     ("manifest.json", {"step", "config", "seed", "inputs", "rows", "files", "notes"}, "results of a step"),
-    ("key.json", {"step", "config", "seed", "inputs", "code", "libraries"}, "a step under way"),
+    ("key.json", {"step", "config", "seed", "inputs", "code", "libraries"}, "an unfinished step"),
     ("1-patches/manifest.json", {"step", "config", "seed", "inputs", "rows", "files", "notes"}, "a run"),
     ("1-patches.partial/key.json", {"step", "config", "seed", "inputs", "code", "libraries"}, "a run"),
 )
