@@ -237,7 +237,7 @@ def test_a_wrong_folder_or_configuration_suggests_the_right_one(kaggle_folder):
     folder = kaggle_folder(n=20)
     with pytest.raises(InputError, match=rf"it does not exist. Give the folder .*: {folder}.$"):
         KaggleSource(folder.parent)
-    with pytest.raises(InputError, match=r"This is Kaggle's layout: give CONFIG=kaggle"):
+    with pytest.raises(InputError, match=r"This is Kaggle's layout: use CONFIG=kaggle"):
         FolderSource(folder)
 
 
@@ -308,7 +308,7 @@ def test_an_image_keeps_its_file_name_if_the_table_spells_it_differently(kaggle_
 def test_two_rows_for_one_image_are_refused(kaggle_folder):
     folder = kaggle_folder(n=20)
     rewrite(folder / "train_labels.csv", lambda t: pd.concat([t, t[:1].assign(id=t["id"] + ".tif")]))
-    with pytest.raises(InputError, match=r"a patch must have one row; got '0000\w+' and '0000\w+\.tif' for one"):
+    with pytest.raises(InputError, match=r"a patch must have one row; got '0000\w+' and '0000\w+\.tif' for the same"):
         KaggleSource(folder)
 
 
