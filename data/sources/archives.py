@@ -142,7 +142,7 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
     for mark, program in OTHER_KINDS.items():
         if first_bytes.startswith(mark):
             raise InputError(
-                f"{archive}: expected a zip or tar file; got an archive of {program}. Unpack it with that program and "
+                f"{archive}: expected a zip or tar file; got a {program} archive. Unpack it with that program and "
                 "give the folder (DATA=…)."
             )
     if zipfile.is_zipfile(archive):

@@ -24,7 +24,7 @@ _TABLES = ((b"id,probability,label,flags", ""), (b"file,reason", ".skipped.csv")
 #: Keys of the JSON file of an explanation; its picture is beside it.
 _EXPLANATION = {"id", "file", "probability", "label", "predicted_by", "members"}
 
-#: Largest size of such a JSON file in bytes.
+#: Largest size in bytes of a JSON file that is read.
 _MAX_BYTES = 32 * 2**20
 
 

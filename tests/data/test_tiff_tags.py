@@ -258,7 +258,7 @@ SMALL_COLOURS = tuple(np.random.default_rng(0).integers(0, 256, 768).tolist())
         (plain(rows=7, tags={273: (8, 0, 0), 279: (NO_DATA, 0, 0)}), "expected 3 strips or tiles with data, got 1"),
         (plain(rows=7, tags={273: (8,), 279: (NO_DATA,)}), "expected 3 strips or tiles with data, got 1"),
         (plain(planar=2, tags={273: (8, 488), 279: (480, 480)}), "expected 3 strips or tiles with data, got 2"),
-        (written("RGB", 32), "a damaged TIFF, or of other samples than"),
+        (written("RGB", 32), "a damaged TIFF, or one with samples that Pillow"),
     ],
     ids=[
         "no photometric", "CMYK", "uncompressed YCbCr", "XMP", "signed", "12 bits", "a sample of no meaning",
