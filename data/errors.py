@@ -1,19 +1,21 @@
-"""The one exception that means "the input is wrong", not "the program is wrong", and how it is shown."""
+"""The exception for invalid input, and text that is safe to print in a terminal."""
 
 import unicodedata
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used.
+    """The user's input cannot be used; the program itself is not at fault.
 
-    The message says what was expected, what came and what to do. The command line shows it alone, without a traceback,
-    and exits with status 2.
+    The message says what was expected, what was given and what to do. The command line prints only the message, without
+    a traceback, and exits with status 2.
     """
 
 
 def on_screen(text: str) -> str:
-    r"""Return text with characters that steer a terminal, which names out of data may hold, written as ``\x1b``."""
-    return "".join(repr(sign)[1:-1] if unicodedata.category(sign)[0] == "C" else sign for sign in text)
+    r"""Return text with control characters, such as those in file names, escaped as ``\x1b``."""
+    return "".join(
+        repr(character)[1:-1] if unicodedata.category(character)[0] == "C" else character for character in text
+    )
 
 
 def innermost_reason(error: BaseException) -> str:

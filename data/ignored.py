@@ -1,11 +1,11 @@
-"""Files that systems and editors leave behind in folders: no data, no model, never read."""
+"""Files left in folders by operating systems and editors, which are never read."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import PurePath
 
-#: Names, in lower case, of what Windows, macOS, network drives and notebooks leave behind.
+#: Lower-case names of files left by Windows, macOS, network drives and notebooks.
 LEFT_BEHIND = frozenset(
     {
         "thumbs.db",
@@ -26,15 +26,15 @@ LEFT_BEHIND = frozenset(
     }
 )
 
-#: Ends of names, in lower case, of what Windows keeps beside a file.
+#: Lower-case endings of the files in which Windows stores metadata of another file.
 STREAMS = (":zone.identifier", ":afp_afpinfo", ":afp_resource", ":com.dropbox.attributes", ":encryptable")
 
 
 def ignored(name: str) -> bool:
-    """Whether a file or folder of that name (not path) was left by a system or an editor; hidden ones are."""
-    # Office's lock files begin with ~$, editors' backups end with ~ or, while they are open, stand between two #.
+    """Whether a name (not a path) is hidden, or that of a file or folder left by a system or an editor."""
+    # Office's lock files begin with ~$. Editors' backups end with ~, or are between two # while the file is open.
     backup = name.endswith("~") or (len(name) > 2 and name.startswith("#") and name.endswith("#"))
-    # What Windows says of a file's origin is a file of its own once it is copied to Linux.
+    # Windows metadata, such as where a file came from, becomes a separate file when it is copied to Linux.
     return name.startswith((".", "~$")) or backup or name.lower().endswith(STREAMS) or name.lower() in LEFT_BEHIND
 
 
@@ -44,5 +44,5 @@ def ignored_path(path: PurePath) -> bool:
 
 
 def names_ignored(_folder: str, names: Iterable[str]) -> list[str]:
-    """Those of some names that are :func:`ignored`: what ``shutil.copytree`` leaves out when it is given this."""
+    """Return the names that are :func:`ignored`; for the argument ``ignore`` of ``shutil.copytree``."""
     return [name for name in names if ignored(name)]

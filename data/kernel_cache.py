@@ -1,7 +1,7 @@
-"""Numba's cache of kernels that call kernels of other files.
+"""Numba's cache for kernels that use code of other files.
 
-Numba looks at a kernel's own file to tell whether its cached machine code is out of date. A kernel that calls others,
-or reads constants, of other files would go on with the old ones after these were edited.
+Numba compares only a kernel's own file to decide whether its cached machine code is out of date. If a kernel calls
+kernels or reads constants of other files, Numba would keep using the old code after those files change.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from typing import Any
 
 
 def tied(compiled: Callable[[Any], Any], *siblings: str) -> Callable[[Any], Any]:
-    """Make a decorator whose kernels are compiled again when files beside their own have changed.
+    """Make a decorator that recompiles a kernel when its sibling files change.
 
-    The name that Numba stores a kernel under gets a digest of these files.
+    The name under which Numba caches the kernel contains a digest of these files.
 
     Parameters
     ----------
     compiled : callable
-        What :func:`numba.njit` gave for some options.
+        The decorator that :func:`numba.njit` returned for the chosen options.
     *siblings : str
-        Names of modules in the folder of the decorated function.
+        Names of modules in the same folder as the decorated function.
 
     Returns
     -------
     callable
-        Takes a function and returns the kernel.
+        Decorator that returns the compiled kernel.
     """
 
     def decorate(function: Any) -> Any:

@@ -1,4 +1,4 @@
-"""PatchSet: every patch decoded once into one memory-mapped array, beside one table."""
+"""PatchSet: a table of patches and their decoded pixels in one memory-mapped array."""
 
 from __future__ import annotations
 
@@ -23,49 +23,53 @@ PIXELS = "pixels.npy"
 TABLE = "patches.parquet"
 PARTS = "chunks"
 
-#: Names of what was measured begin with this in a chunk's part.
+#: Prefix of the names under which a chunk's part stores the results of ``measure``.
 MEASURED = "measured-"
 
-#: The label speaks of this many pixels in the centre of a patch, height and width.
+#: Height and width, in pixels, of the centre of a patch that the label describes.
 CENTRE = 32
 
-#: What is measured on a chunk of patches: arrays by name.
+#: Results of measuring a chunk of patches: arrays by name.
 Measured = Mapping[str, np.ndarray]
 Measure = Callable[[np.ndarray], Measured]
 
-#: Patches decoded by one worker at a time: 256 patches of 96 × 96 are 7 MB, so memory stays flat whatever n is.
+#: Patches that a worker decodes at once. 256 patches of 96 × 96 take 7 MB, so memory does not grow with their number.
 CHUNK = 256
 
 
 class Source(Protocol):
-    """What a kind of data set offers: a table known up front, and pixels by row range.
+    """A data set: a table that is known in advance, and pixels by row range.
 
     Attributes
     ----------
     table : DataFrame
-        A row a patch with ``patch_id`` (str, unique), ``label`` (0 or 1) and ``slide`` (str, missing when unknown).
+        One row per patch with ``patch_id`` (str, unique), ``label`` (0 or 1) and ``slide`` (str, missing if unknown).
     size : int
         Height and width of a patch in pixels.
 
     Notes
     -----
-    A source may also have ``skipped`` (dict: what it left out, and why), ``notes`` (dict: how it read its files, for
-    the manifest), ``remedy`` (a method: what to do about reasons of :meth:`read`, or "") and ``unlabelled`` (another
-    source, whose table has no ``label``, or None). A column ``official`` of
-    the table, where it has one, says in which split its makers put a patch: ``train``, ``valid`` or ``test``.
+    A source may also have:
+
+    - ``skipped`` (dict): what it left out, and why;
+    - ``notes`` (dict): how it read its files, for the manifest;
+    - ``remedy`` (method): how to fix the given reasons of :meth:`read`, or "";
+    - ``unlabelled``: another source, whose table has no ``label``, or None;
+    - a table column ``official``: each patch's part of the official split, ``train``, ``valid`` or ``test``.
     """
 
     table: pd.DataFrame
     size: int
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, Mapping[int, str]]:
-        """Pixels of rows ``start`` to ``stop`` and, by row, the reason why a row could not be read.
+        """Read the pixels of rows ``start`` to ``stop``, and say why some rows could not be read.
 
         Returns
         -------
         pixels : ndarray of shape (stop - start, size, size, 3), dtype uint8
             Rows that could not be read hold arbitrary values.
-        reasons : mapping from row (counted from ``start``) to str
+        reasons : mapping from int to str
+            Why a row could not be read, by row counted from ``start``.
         """
         ...
 
@@ -79,12 +83,12 @@ class PatchSet:
     pixels : ndarray of shape (n, height, width, 3), dtype uint8
         Memory-mapped and read-only.
     table : DataFrame
-        ``patch_id, label, slide, group, split, fold, sha256``, a row a patch, in the order of ``pixels``. Patches of
-        one group never stand on two sides; ``slide`` is what the data set says.
+        ``patch_id, label, slide, group, split, fold, sha256``: one row per patch, in the order of ``pixels``. All
+        patches of a group are on the same side of the split. ``slide`` is the one that the data set names.
     digest : str
-        SHA-256 over the table's content, hashes of all pixels included.
+        SHA-256 of the table's content, including the hashes of all pixels.
     folder : Path
-        Where they lie.
+        Folder that holds the files.
     """
 
     pixels: np.ndarray
@@ -94,12 +98,12 @@ class PatchSet:
 
     @classmethod
     def open(cls, folder: Path) -> PatchSet:
-        """Open the patches that :func:`write_pixels` and :func:`write_table` left in ``folder``.
+        """Open the patches that :func:`write_pixels` and :func:`write_table` wrote into ``folder``.
 
         Raises
         ------
         InputError
-            A group stands in two folds or splits, or pixels and table differ in length.
+            A group spans two folds or splits, or pixels and table differ in length.
         """
         patches = cls.open_unlabelled(folder)
         check_splits(patches.table)
@@ -107,7 +111,7 @@ class PatchSet:
 
     @classmethod
     def open_unlabelled(cls, folder: Path) -> PatchSet:
-        """Open the patches that :func:`write_unlabelled` left in ``folder``: a table of ``patch_id, slide, sha256``.
+        """Open the patches that :func:`write_unlabelled` wrote; the table has ``patch_id, slide, sha256``.
 
         Raises
         ------
@@ -125,12 +129,12 @@ class PatchSet:
 
 
 def table_digest(table: pd.DataFrame) -> str:
-    """SHA-256 (hex) of a patch table's content, row order included."""
+    """SHA-256 (hex) of a patch table's content, including the order of its rows."""
     return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
 
 
 def write_table(table: pd.DataFrame, folder: Path) -> None:
-    """Write the patch table into ``folder``; checks first that no group spans two folds or splits."""
+    """Check that no group spans two folds or splits, then write the patch table into ``folder``."""
     check_splits(table)
     table.to_parquet(folder / TABLE, index=False)
 
@@ -146,37 +150,36 @@ def write_pixels(
 ) -> tuple[pd.DataFrame, pd.DataFrame, list[Measured]]:
     """Decode every patch of ``source`` once into ``folder/pixels.npy``, in bounded memory.
 
-    Beside it, a small part per chunk in ``folder/chunks`` says what was read, so that an interrupted call resumes after
-    the last whole chunk; :func:`forget_chunks` removes these parts once they are no longer needed.
+    A small part per chunk in ``folder/chunks`` records what was read, so an interrupted call resumes after the last
+    complete chunk. :func:`forget_chunks` removes these parts when they are no longer needed.
 
     Parameters
     ----------
     source : Source
     folder : Path
-        Existing folder. What an interrupted call left there must be of this very source.
+        Existing folder. If it holds the files of an interrupted call, that call must have read the same source.
     workers : int
-        Decoding threads. The result does not depend on it.
+        Number of decoding threads. It does not change the result.
     strict : bool
-        A patch that cannot be read is fatal, instead of being set aside.
+        Raise an error for a patch that cannot be read, instead of setting it aside.
     measure : callable, optional
-        What else to find out while pixels are at hand: takes patches (m, size, size, 3), runs in the decoding threads,
-        returns arrays by name.
+        Called in the decoding threads with patches (m, size, size, 3); returns arrays by name.
     progress : callable, optional
-        Called with the number of patches just finished, or found finished.
+        Called with the number of patches just finished, or already finished by an interrupted call.
 
     Returns
     -------
     table : DataFrame
         The rows of ``source.table`` that were read, with ``sha256`` of each patch's decoded pixels.
     set_aside : DataFrame
-        ``patch_id, reason`` of the others.
+        ``patch_id, reason`` of the patches that could not be read.
     measured : list of dict
-        What ``measure`` returned, in the order of the table; empty without it.
+        Results of ``measure`` in the order of the table; empty without ``measure``.
 
     Raises
     ------
     InputError
-        No patch could be read; or one could not, and ``strict`` is set.
+        No patch could be read, or ``strict`` is set and some patch could not.
     """
     total = len(source.table)
     hashes: list[str] = []
@@ -185,14 +188,14 @@ def write_pixels(
     reasons: dict[int, str] = {}
     shape = (source.size, source.size, 3)
     chunks = Parts(folder / PARTS)
-    place = folder / PIXELS
-    with place.open("r+b" if place.exists() else "w+b") as file:
+    path = folder / PIXELS
+    with path.open("r+b" if path.exists() else "w+b") as file:
         header = _write_header(file, (total, *shape))
         for start, chunk in _all_chunks(source, file, chunks, total, workers, measure):
             for row, reason in zip(chunk["lost"].tolist(), chunk["reasons"].tolist(), strict=True):
                 if strict:
-                    what = remedy(source, [reason]) or "Mend it or drop --strict."
-                    raise InputError(f"{source.table.patch_id.iloc[start + row]}: {reason}. {what}")
+                    advice = remedy(source, [reason]) or "Fix the file or run without --strict."
+                    raise InputError(f"{source.table.patch_id.iloc[start + row]}: {reason}. {advice}")
                 reasons[start + row] = reason
             hashes += chunk["hashes"].tolist()
             names = [name for name in chunk if name.startswith(MEASURED)]
@@ -203,11 +206,11 @@ def write_pixels(
                 progress(len(chunk["rows"]) + len(chunk["lost"]))
         if not kept:
             first = next(iter(reasons.values()), "the source is empty")
-            what = remedy(source, reasons.values()) or "Check the data folder."
-            raise InputError(f"none of {total} patches could be read (first reason: {first}). {what}")
+            advice = remedy(source, reasons.values()) or "Check the data folder."
+            raise InputError(f"none of {total} patches could be read (first reason: {first}). {advice}")
         file.seek(0)
         if _write_header(file, (len(kept), *shape)) != header:
-            raise RuntimeError("the array header changed its length; numpy pads it so that this cannot happen")
+            raise RuntimeError("the array header changed its length, although numpy pads it to a fixed length")
         file.flush()
         os.fsync(file.fileno())
     table = source.table.iloc[kept].reset_index(drop=True).assign(sha256=hashes)
@@ -219,7 +222,7 @@ def write_pixels(
 
 
 def remedy(source: Source, reasons: Iterable[str]) -> str:
-    """What a source proposes where patches could not be read for these reasons; empty where it proposes nothing."""
+    """Ask the source how to fix patches that could not be read for these reasons; empty if it has no advice."""
     propose: Callable[[Iterable[str]], str] = getattr(source, "remedy", lambda _reasons: "")
     return propose(reasons)
 
@@ -232,14 +235,14 @@ def write_unlabelled(
     strict: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> pd.DataFrame:
-    """Decode patches that have no label, and so no split, into ``pixels.npy`` and ``patches.parquet`` of ``folder``.
+    """Decode patches without labels, and so without a split, into ``pixels.npy`` and ``patches.parquet``.
 
     Parameters
     ----------
     source : Source
         Its table needs no ``label``.
     folder : Path
-        Made where it is missing.
+        Created if it does not exist.
     workers, strict, progress
         See :func:`write_pixels`.
 
@@ -263,39 +266,39 @@ def write_unlabelled(
 
 
 def forget_chunks(folder: Path) -> None:
-    """Remove what :func:`write_pixels` keeps to resume from."""
+    """Remove the parts that :func:`write_pixels` keeps so that it can resume."""
     Parts(folder / PARTS).forget()
 
 
 def drop_rows(folder: Path, keep: np.ndarray) -> None:
-    """Rewrite ``folder/pixels.npy`` in place with some of its patches, a chunk at a time.
+    """Rewrite ``folder/pixels.npy`` in place, chunk by chunk, keeping only some of its patches.
 
     Parameters
     ----------
     folder : Path
-    keep : ndarray of shape (n,), dtype bool
+        Patches to keep.
     """
     with (folder / PIXELS).open("r+b") as file:
         shape, offset = _read_header(file)
-        each = int(np.prod(shape[1:]))
+        patch_bytes = int(np.prod(shape[1:]))
         end = offset
         for start in range(0, shape[0], CHUNK):
-            file.seek(offset + start * each)
+            file.seek(offset + start * patch_bytes)
             count = min(CHUNK, shape[0] - start)
-            chunk = np.frombuffer(file.read(count * each), np.uint8).reshape(count, each)
+            chunk = np.frombuffer(file.read(count * patch_bytes), np.uint8).reshape(count, patch_bytes)
             file.seek(end)
-            # What is written never reaches beyond what was read.
+            # Writing never overtakes reading.
             end += file.write(np.ascontiguousarray(chunk[keep[start : start + count]]).data)
         file.truncate(end)
         file.seek(0)
         if _write_header(file, (int(keep.sum()), *shape[1:])) != offset:
-            raise RuntimeError("the array header changed its length; numpy pads it so that this cannot happen")
+            raise RuntimeError("the array header changed its length, although numpy pads it to a fixed length")
         file.flush()
         os.fsync(file.fileno())
 
 
 def read_rows(folder: Path, rows: np.ndarray) -> np.ndarray:
-    """Some patches of ``folder/pixels.npy``, read one by one: mapping the file would count it all as memory.
+    """Read some patches of ``folder/pixels.npy`` one by one; a mapped file would count fully as memory.
 
     Returns
     -------
@@ -303,52 +306,52 @@ def read_rows(folder: Path, rows: np.ndarray) -> np.ndarray:
     """
     with (folder / PIXELS).open("rb") as file:
         shape, offset = _read_header(file)
-        each = int(np.prod(shape[1:]))
+        patch_bytes = int(np.prod(shape[1:]))
         patches = np.empty((len(rows), *shape[1:]), np.uint8)
-        for place, row in enumerate(rows):
-            file.seek(offset + int(row) * each)
-            patches[place] = np.frombuffer(file.read(each), np.uint8).reshape(shape[1:])
+        for index, row in enumerate(rows):
+            file.seek(offset + int(row) * patch_bytes)
+            patches[index] = np.frombuffer(file.read(patch_bytes), np.uint8).reshape(shape[1:])
     return patches
 
 
 def _all_chunks(
     source: Source, file: BinaryIO, chunks: Parts, total: int, workers: int, measure: Measure | None
 ) -> Iterator[tuple[int, Measured]]:
-    """Yield (start, chunk) in order, and write their pixels one after another into ``file`` from its position on."""
-    each = source.size * source.size * 3
+    """Yield (start, chunk) in order, and write the pixels into ``file`` from its current position on."""
+    patch_bytes = source.size * source.size * 3
     begin = 0
-    while begin < total and (chunk := _kept_chunk(file, chunks, begin, each)) is not None:
+    while begin < total and (chunk := _finished_chunk(file, chunks, begin, patch_bytes)) is not None:
         yield begin, chunk
         begin += CHUNK
     file.truncate()
     for start, (pixels, chunk) in _chunks(source, begin, total, workers, measure):
         file.write(pixels.data)
-        # No other process looks at the pixels before the end: what of them is lost, their hashes tell.
+        # No sync to disk here: no other process reads the pixels yet, and the hashes reveal any that a crash lost.
         file.flush()
-        chunks.keep(_name(start), chunk)
+        chunks.keep(_part_name(start), chunk)
         yield start, chunk
 
 
-def _kept_chunk(file: BinaryIO, chunks: Parts, start: int, each: int) -> Measured | None:
-    """The chunk that an earlier call read, if its pixels are whole; else None, with the file's position as before."""
-    chunk = chunks.find(_name(start))
+def _finished_chunk(file: BinaryIO, chunks: Parts, start: int, patch_bytes: int) -> Measured | None:
+    """Return the chunk of an earlier call if its pixels are intact; otherwise None, at the same file position."""
+    chunk = chunks.find(_part_name(start))
     if chunk is None:
         return None
     before, count = file.tell(), len(chunk["rows"])
-    pixels = file.read(each * count)
-    hashes = [hashlib.sha256(pixels[at * each : (at + 1) * each]).hexdigest() for at in range(count)]
+    pixels = file.read(patch_bytes * count)
+    hashes = [hashlib.sha256(pixels[row * patch_bytes : (row + 1) * patch_bytes]).hexdigest() for row in range(count)]
     if hashes == chunk["hashes"].tolist():
         return chunk
     file.seek(before)
     return None
 
 
-def _name(start: int) -> str:
+def _part_name(start: int) -> str:
     return f"rows-{start:08d}"
 
 
 def _read_chunk(source: Source, start: int, stop: int, measure: Measure | None) -> tuple[np.ndarray, Measured]:
-    """Pixels of a chunk's readable rows, and the part that says which these are, and why the others are not."""
+    """Read a chunk; return the pixels of its readable rows, and the part that records them and the other rows."""
     pixels, reasons = source.read(start, stop)
     rows = [row for row in range(len(pixels)) if row not in reasons]
     pixels = np.ascontiguousarray(pixels[rows] if reasons else pixels)
@@ -365,21 +368,21 @@ def _read_chunk(source: Source, start: int, stop: int, measure: Measure | None) 
 def _chunks(
     source: Source, begin: int, total: int, workers: int, measure: Measure | None
 ) -> Iterator[tuple[int, tuple[np.ndarray, Measured]]]:
-    """Yield (start, (pixels, chunk)) in order, with at most two chunks a worker in flight."""
+    """Yield (start, (pixels, chunk)) in order, with at most two chunks per worker in progress."""
     starts = list(range(begin, total, CHUNK))
     workers = count_workers(workers)
     with ThreadPoolExecutor(max_workers=workers) as pool:
-        in_flight = []
+        pending = []
         for start in [*starts, *([None] * (2 * workers))]:
             if start is not None:
-                in_flight.append((start, pool.submit(_read_chunk, source, start, min(start + CHUNK, total), measure)))
-            if in_flight and (start is None or len(in_flight) > 2 * workers):
-                first, future = in_flight.pop(0)
+                pending.append((start, pool.submit(_read_chunk, source, start, min(start + CHUNK, total), measure)))
+            if pending and (start is None or len(pending) > 2 * workers):
+                first, future = pending.pop(0)
                 yield first, future.result()
 
 
 def _read_header(file: BinaryIO) -> tuple[tuple[int, ...], int]:
-    """Shape of an ``.npy`` file of uint8, and where its values begin."""
+    """Shape of an ``.npy`` file of uint8, and the position of its first value."""
     np.lib.format.read_magic(file)
     shape, _, _ = np.lib.format.read_array_header_1_0(file)
     return shape, file.tell()
@@ -392,7 +395,7 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> int:
 
 
 class Patches(Protocol):
-    """Pixels and their table, row by row; a PatchSet is one."""
+    """Pixels and their table, with the same row order; a PatchSet is one."""
 
     @property
     def pixels(self) -> np.ndarray:
@@ -401,21 +404,21 @@ class Patches(Protocol):
 
     @property
     def table(self) -> pd.DataFrame:
-        """A row a patch, with ``patch_id``."""
+        """One row per patch, with ``patch_id``."""
         ...
 
 
 def find_patches(patches: Patches, patch_ids: Iterable[str]) -> list[int]:
-    """Rows of `patches` that hold the named ones, in the order of the names.
+    """Row numbers of the named patches, in the order of the names.
 
     Raises
     ------
     ValueError
-        One is not among them.
+        A named patch is missing.
     """
-    places = pd.Series(np.arange(len(patches.table)), index=patches.table.patch_id.to_numpy())
-    wanted = pd.Index(list(patch_ids))
-    missing = wanted[~wanted.isin(places.index)]
+    row_of = pd.Series(np.arange(len(patches.table)), index=patches.table.patch_id.to_numpy())
+    ids = pd.Index(list(patch_ids))
+    missing = ids[~ids.isin(row_of.index)]
     if len(missing):
         raise ValueError(f"every predicted patch must be among the patches; {missing[0]!r} is not.")
-    return [int(place) for place in places[wanted]]
+    return [int(row) for row in row_of[ids]]

@@ -1,4 +1,4 @@
-"""Slides counted by the labels that they hold: whether a split of them exists, and what would make one possible."""
+"""Slides counted by the labels that they hold: is a split possible, and what would make it possible."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-#: Fewest slides in a test set, whatever the wanted share.
+#: Fewest slides in a test set, regardless of the requested share.
 FEWEST_TEST = 4
 
-#: Folds that must hold each label at least: only then the others keep it, whichever fold is held out.
+#: Fewest folds that must hold each label. With fewer, holding out one fold could remove a label from the others.
 FEWEST_FOLDS = 2
 
 _SINGULAR = {"slides": "slide", "patches": "patch"}
 
-#: Slides that a message asks for at most; beyond that, it asks for nothing.
+#: Most slides that a message asks the user to add; if more are needed, it gives no number.
 MOST_MORE = 100_000
 
 
 @dataclass(frozen=True)
-class Kinds:
+class SlideCounts:
     """How many slides hold which labels.
 
     Attributes
     ----------
     mixed, positive, negative : int
-        Slides with both labels, with 1 only and with 0 only.
+        Slides with both labels, with label 1 only and with label 0 only.
     """
 
     mixed: int
@@ -33,29 +33,33 @@ class Kinds:
     negative: int
 
     @classmethod
-    def of(cls, positives: np.ndarray, negatives: np.ndarray) -> Kinds:
-        """Count slides by how many positive and negative patches each holds."""
-        has, lacks = np.asarray(positives) > 0, np.asarray(negatives) > 0
-        return cls(int((has & lacks).sum()), int((has & ~lacks).sum()), int((~has & lacks).sum()))
+    def of(cls, positives: np.ndarray, negatives: np.ndarray) -> SlideCounts:
+        """Count slides, given the number of positive and of negative patches in each."""
+        has_positive, has_negative = np.asarray(positives) > 0, np.asarray(negatives) > 0
+        return cls(
+            int((has_positive & has_negative).sum()),
+            int((has_positive & ~has_negative).sum()),
+            int((~has_positive & has_negative).sum()),
+        )
 
     @property
     def slides(self) -> int:
-        """All slides."""
+        """Total number of slides."""
         return self.mixed + self.positive + self.negative
 
     @property
     def parts(self) -> int:
-        """Most parts that can hold both labels: a mixed slide makes one, and so do a positive and a negative one."""
+        """Most parts that can hold both labels: one per mixed slide, and one per pair of a positive and a negative."""
         return self.mixed + min(self.positive, self.negative)
 
     @property
-    def drawn_with_both(self) -> bool:
-        """Whether most draws of as many slides, with replacement, hold both labels."""
+    def most_draws_hold_both(self) -> bool:
+        """Whether most draws of this many slides, with replacement, hold both labels."""
         pure = np.array([self.positive, self.negative]) / max(1, self.slides)
         return bool((pure**self.slides).sum() < 0.5)
 
     def words(self, noun: str) -> str:
-        """Name the numbers; ``noun`` is "slides" or what stands for them."""
+        """Describe the counts; ``noun`` is "slides" or, if patches are counted as slides, "patches"."""
         named = noun if self.slides != 1 else _SINGULAR[noun]
         return (
             f"{self.slides} {named}, {self.mixed + self.positive} with tumour (label 1), "
@@ -65,12 +69,12 @@ class Kinds:
 
 @dataclass(frozen=True)
 class Layout:
-    """Which kinds of slides bring both labels to the test set and to folds; every other slide may be anywhere.
+    """How both labels get into the test set and into folds; all other slides may be anywhere.
 
     Attributes
     ----------
     test_mixed : bool
-        The test set gets a mixed slide; else a positive and a negative one.
+        The test set gets a mixed slide; otherwise it gets a positive and a negative one.
     mixed, pairs : int
         Folds that get a mixed slide, and folds that get a positive and a negative one.
     """
@@ -80,101 +84,104 @@ class Layout:
     pairs: int
 
 
-def layouts(kinds: Kinds, held_out: int, covered: int) -> list[Layout]:
-    """Every way to bring both labels to a test set and to as many folds as wanted.
+def layouts(counts: SlideCounts, held_out: int, covered: int) -> list[Layout]:
+    """List every way to get both labels into the test set and into ``covered`` folds.
 
     Parameters
     ----------
-    kinds : Kinds
+    counts : SlideCounts
     held_out : int
-        Slides of the test set.
+        Number of slides in the test set.
     covered : int
-        Folds that shall hold both labels.
+        Number of folds that must hold both labels.
 
     Returns
     -------
     list of Layout
-        Empty exactly where no choice of ``held_out`` slides does it: the parts of any split that does can be read as
-        one of these.
+        Empty exactly if no choice of ``held_out`` slides works, because every split that works follows one of these
+        layouts.
     """
-    pure = min(kinds.positive, kinds.negative)
+    pure = min(counts.positive, counts.negative)
     return [
         Layout(test_mixed, mixed, covered - mixed)
         for test_mixed in (True, False)
-        for mixed in range(max(0, covered - pure), min(covered, kinds.mixed) + 1)
-        if test_mixed + mixed <= kinds.mixed
+        for mixed in range(max(0, covered - pure), min(covered, counts.mixed) + 1)
+        if test_mixed + mixed <= counts.mixed
         and (not test_mixed) + covered - mixed <= pure
         and (1 if test_mixed else 2) <= held_out
-        and 2 * covered - mixed <= kinds.slides - held_out
+        and 2 * covered - mixed <= counts.slides - held_out
     ]
 
 
-def most_covered(kinds: Kinds, held_out: int, folds: int) -> int:
-    """Most folds that can hold both labels beside a test set that does; 0 where no split is possible.
+def most_covered(counts: SlideCounts, held_out: int, folds: int) -> int:
+    """Most folds that can hold both labels if the test set holds both too; 0 if no split is possible.
 
-    A split is possible where each fold gets a slide and each label comes to two folds or more. Two pairs of slides with
-    both labels are enough for that: they stay in two folds, or one of a pair moves to a fold that would be empty.
+    A split is possible if each fold gets a slide and each label is in at least two folds. Two pairs of slides with both
+    labels are enough: they stay in two folds, or one slide of a pair moves to a fold that would be empty.
     """
-    if kinds.slides < held_out + folds:
+    if counts.slides < held_out + folds:
         return 0
-    most = min(folds, kinds.parts - 1)
-    return next((count for count in range(most, FEWEST_FOLDS - 1, -1) if layouts(kinds, held_out, count)), 0)
+    most = min(folds, counts.parts - 1)
+    return next((count for count in range(most, FEWEST_FOLDS - 1, -1) if layouts(counts, held_out, count)), 0)
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A split that is asked for.
+class SplitRequest:
+    """A requested split.
 
     Attributes
     ----------
-    kinds : Kinds
-        Of all slides; of those of the training part where the data set came with a split.
+    counts : SlideCounts
+        Counts of all slides, or of those in the training part if the data set has an official split.
     test_share : float
     folds : int
     official : bool
-        The data set came with its test set.
+        Whether the data set has an official test set.
     """
 
-    kinds: Kinds
+    counts: SlideCounts
     test_share: float
     folds: int
     official: bool = False
 
     @property
     def held_out(self) -> int:
-        """Slides that are held out."""
-        return 0 if self.official else held_out_slides(self.test_share, self.kinds.slides)
+        """Number of slides in the test set that is drawn."""
+        return 0 if self.official else held_out_slides(self.test_share, self.counts.slides)
 
     @property
     def possible(self) -> bool:
-        """Whether there is such a split."""
+        """Whether such a split exists."""
         if self.official:
-            return self.kinds.slides >= self.folds and self.kinds.parts >= FEWEST_FOLDS
-        return most_covered(self.kinds, self.held_out, self.folds) > 0
+            return self.counts.slides >= self.folds and self.counts.parts >= FEWEST_FOLDS
+        return most_covered(self.counts, self.held_out, self.folds) > 0
 
     def problem(self, noun: str) -> str:
-        """Say why there is none, in a sentence; ``noun`` is "slides" or what stands for them."""
-        kinds, held_out, folds = self.kinds, self.held_out, self.folds
-        if kinds.slides < held_out + folds:
+        """Say in a sentence why no such split exists; ``noun`` is "slides" or "patches"."""
+        counts, held_out, folds = self.counts, self.held_out, self.folds
+        if counts.slides < held_out + folds:
             return (
-                f"{folds} folds and {held_out} test {noun} need at least {held_out + folds} {noun}; got {kinds.slides}."
+                f"{folds} folds and {held_out} test {noun} need at least {held_out + folds} {noun}; "
+                f"got {counts.slides}."
             )
-        got = f"got {kinds.words(noun)}."
+        got = f"got {counts.words(noun)}."
         if self.official:
             return f"the training part of the official split must hold each label on at least 2 {noun}; {got}"
-        if kinds.parts < FEWEST_FOLDS:
-            return f"no choice of {held_out} test {noun} leaves both labels on both sides; {got}"
+        if counts.parts < FEWEST_FOLDS:
+            return (
+                f"no choice of {held_out} test {noun} leaves both labels in both the test and the training part; {got}"
+            )
         return (
-            f"{folds} folds must hold patches and leave both labels to learn from, whichever is held out, and so must "
-            f"{held_out} test {noun}; {got}"
+            f"no choice of {held_out} test {noun} and {folds} folds keeps both labels in the test set and in the "
+            f"training data of every fold; {got}"
         )
 
     def settings(self) -> list[str]:
-        """Settings that make it possible, as small a change as may be; none where neither folds nor test share do.
+        """Return the smallest change of settings that makes the split possible; empty if folds and share cannot.
 
-        Fewer folds and fewer test slides never make a split impossible, so that the ends of both ranges tell.
+        Fewer folds and fewer test slides never make a split impossible, so checking the ends of both ranges is enough.
         """
-        fewest = self if self.official else replace(self, test_share=share_of(FEWEST_TEST, self.kinds.slides))
+        fewest = self if self.official else replace(self, test_share=share_of(FEWEST_TEST, self.counts.slides))
         if folds := self._most_folds():
             return [f"split.folds={folds}"]
         if fewest.possible:
@@ -184,45 +191,45 @@ class Wanted:
         return []
 
     def _most_folds(self) -> int:
-        """Most folds below those asked for with which there is a split; 0 for none."""
+        """Largest number of folds, below the requested one, that makes the split possible; 0 if none does."""
         fewer = range(self.folds - 1, FEWEST_FOLDS - 1, -1)
         return next((folds for folds in fewer if replace(self, folds=folds).possible), 0)
 
     def _largest_share(self) -> float:
-        """Largest test share below the one asked for with which there is a split, where one has."""
+        """Largest test share, below the requested one, that makes the split possible; assumes that one does."""
         low, high = FEWEST_TEST, self.held_out
         while high - low > 1:
             middle = (low + high) // 2
-            fits = replace(self, test_share=share_of(middle, self.kinds.slides)).possible
+            fits = replace(self, test_share=share_of(middle, self.counts.slides)).possible
             low, high = (middle, high) if fits else (low, middle)
-        return share_of(low, self.kinds.slides)
+        return share_of(low, self.counts.slides)
 
     def more_slides(self, noun: str) -> str:
-        """Say which slides to add so that it is possible."""
-        kinds, rarest = self.kinds, FEWEST_FOLDS + (not self.official)
-        positive = max(0, rarest - kinds.mixed - kinds.positive)
-        negative = max(0, rarest - kinds.mixed - kinds.negative)
+        """Say which slides to add to make the split possible."""
+        counts, least_of_each = self.counts, FEWEST_FOLDS + (not self.official)
+        positive = max(0, least_of_each - counts.mixed - counts.positive)
+        negative = max(0, least_of_each - counts.mixed - counts.negative)
         for more in range(MOST_MORE):
-            grown = Kinds(kinds.mixed, kinds.positive + positive, kinds.negative + negative + more)
-            if replace(self, kinds=grown).possible:
+            increased = SlideCounts(counts.mixed, counts.positive + positive, counts.negative + negative + more)
+            if replace(self, counts=increased).possible:
                 break
         else:
-            return f"Give more {noun} with each label, and a smaller split.test_share."
-        asked = [
+            return f"Add more {noun} with each label, and use a smaller split.test_share."
+        additions = [
             f"{count} more {noun if count > 1 else _SINGULAR[noun]}{words}"
             for count, words in ((positive, " with label 1"), (negative, " with label 0"), (more, ""))
             if count
         ]
-        return f"Give at least {' and '.join(asked)}."
+        return f"Add at least {' and '.join(additions)}."
 
 
 def held_out_slides(test_share: float, slides: int) -> int:
-    """Slides that a test set of this share has."""
+    """Number of slides in a test set of this share."""
     return max(FEWEST_TEST, round(test_share * slides))
 
 
 def share_of(held_out: int, slides: int) -> float:
-    """Shortest share that holds out so many slides."""
+    """Return the share with the fewest digits that holds out this number of slides."""
     return next(
         share
         for digits in range(1, 18)

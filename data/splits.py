@@ -1,6 +1,6 @@
-"""Splits: whole groups are held out, the others get grouped, stratified folds.
+"""Splits: whole groups are held out as the test set, the others get grouped, stratified folds.
 
-A group is a slide, together with every slide that shares a duplicate with it; see :func:`data.audit.flags.decide`.
+A group is a slide together with every slide that shares a duplicate with it; see :func:`data.audit.flags.decide`.
 """
 
 from __future__ import annotations
@@ -15,41 +15,41 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from histoblend.data.errors import InputError
-from histoblend.data.slide_kinds import FEWEST_FOLDS, Kinds, Wanted, held_out_slides
+from histoblend.data.slide_kinds import FEWEST_FOLDS, SlideCounts, SplitRequest, held_out_slides
 from histoblend.data.small_splits import draw_folds, draw_test
 
 TRAIN, TEST = "train", "test"
 
-#: Slide of the patches that an incomplete slide map leaves out: one group, so that they never span a split.
+#: Slide of all patches that a slide map does not list. They form one group, so they never span a split.
 UNMAPPED = "(unmapped)"
 
-#: Slides that were clustered from the patches, not given, are called "(inferred 07)".
+#: Names of slides that were inferred by clustering patches start with this, such as "(inferred 07)".
 INFERRED = "(inferred"
 
-#: Groups of one patch are called "patch:<id>".
+#: Names of single-patch groups start with this: "patch:<id>".
 BY_PATCH = "patch:"
 
-#: With more groups than this, they are so small that which one goes where changes no balance.
+#: With more groups than this, each is so small that any assignment is balanced.
 MANY_GROUPS = 1000
 
-#: Random choices of test slides that are compared; the best balanced one is taken.
+#: Number of random choices of test slides that are compared; the best balanced one is used.
 CANDIDATES = 4000
 
 
 def is_known(slides: pd.Series) -> pd.Series:
-    """Whether a slide was given by the data set: neither missing, nor left out by a slide map, nor inferred."""
+    """Whether the data set itself names a slide: it is not missing, not left out by a slide map and not inferred."""
     text = slides.astype(object)
     known = text.notna() & (text != UNMAPPED)
     return known & ~text.where(known, "").str.startswith(INFERRED)
 
 
 def official_sides(table: pd.DataFrame) -> np.ndarray | None:
-    """Side of each patch in the split that the data set came with; None where it came with none.
+    """Side of each patch in the data set's official split; None without an official split.
 
     Returns
     -------
     ndarray of shape (n,), dtype object
-        "test" where ``official`` says so, "train" elsewhere: official training and validation parts are divided into
+        "test" if ``official`` says so, otherwise "train". Official training and validation parts are divided into
         folds together.
     """
     if "official" not in table or not (table["official"] == TEST).any():
@@ -58,21 +58,20 @@ def official_sides(table: pd.DataFrame) -> np.ndarray | None:
 
 
 def base_groups(table: pd.DataFrame, *, by_patch: bool = False) -> np.ndarray:
-    """What is kept together before duplicates are looked at.
+    """Patches to keep together, before duplicates are considered.
 
     Parameters
     ----------
     table : DataFrame
-        ``patch_id, slide`` and, where there is one, ``official``.
+        ``patch_id, slide`` and, if there is an official split, ``official``.
     by_patch : bool
-        Leave slides aside.
+        Ignore slides.
 
     Returns
     -------
     ndarray of shape (n,), dtype object
-        The patch's slide; "(unmapped)" for all patches without one where others have one; "patch:<id>" where no slide
-        is known at all. A slide that an official split has cut in two is two groups, ``<slide>`` and
-        ``<slide> (test)``.
+        The patch's slide. "(unmapped)" for all patches without a slide if others have one. "patch:<id>" if no slide is
+        known at all. A slide that an official split cuts in two forms two groups, ``<slide>`` and ``<slide> (test)``.
     """
     slides = table["slide"].astype(object)
     alone = BY_PATCH + table["patch_id"].astype(str)
@@ -87,13 +86,13 @@ def base_groups(table: pd.DataFrame, *, by_patch: bool = False) -> np.ndarray:
 
 
 def unite(groups: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Unite groups that are linked by a pair of rows; the name that sorts first stands for all.
+    """Merge groups that are linked by a pair of rows; the alphabetically first name becomes the name of all.
 
     Parameters
     ----------
     groups : ndarray of shape (n,), dtype object
     first, second : ndarray of shape (links,), int
-        Rows that must not be separated.
+        Linked rows, which must stay together.
     """
     codes, names = pd.factorize(groups, sort=True)
     root = components(len(names), codes[first], codes[second])
@@ -101,12 +100,13 @@ def unite(groups: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarr
 
 
 def components(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Lowest row that each row is linked with, over any number of steps.
+    """For each row, the lowest row that it is linked with, directly or through others.
 
     Parameters
     ----------
     n : int
     first, second : ndarray of shape (links,), int
+        Linked rows.
 
     Returns
     -------
@@ -119,7 +119,7 @@ def components(n: int, first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def patch_groups(table: pd.DataFrame) -> np.ndarray:
-    """What must never span two folds: ``group`` where the table has it, else :func:`base_groups`.
+    """Groups that must never span two folds: ``group`` if the table has it, otherwise :func:`base_groups`.
 
     Returns
     -------
@@ -134,12 +134,12 @@ def assign_splits(table: pd.DataFrame, *, test_share: float, folds: int, seed: i
     Parameters
     ----------
     table : DataFrame
-        ``patch_id, label, slide``; ``group`` where more than slides must stay together; ``official`` where the data set
-        came with a split. Its test part then is the test set.
+        ``patch_id, label, slide``; ``group`` if more than slides must stay together; ``official`` if the data set has
+        an official split. Its test part is then the test set.
     test_share : float
-        Share of the groups that are held out; at least 4 are, whatever it says.
+        Share of the groups to hold out; at least 4 groups are held out.
     folds : int
-        Folds of the remaining groups.
+        Number of folds for the remaining groups.
     seed : int
 
     Returns
@@ -150,18 +150,18 @@ def assign_splits(table: pd.DataFrame, *, test_share: float, folds: int, seed: i
     Raises
     ------
     InputError
-        One class only, or no split holds both labels in the test set and leaves both to learn from, whichever fold is
-        held out. The message names a setting that allows one, or the slides that are missing.
+        There is only one class. Or no split keeps both labels in the test set and in the training data of every fold.
+        The message names a setting that allows a split, or the slides to add.
 
     Notes
     -----
-    The best balanced of many random test sets gets stratified folds. Where that leaves a label out, test set and folds
-    are built from slides that hold the labels, see :mod:`data.small_splits`: every fold then holds both where any
-    division does that.
+    The best balanced of many random test sets is used, and the rest gets stratified folds. If a fold then lacks a label
+    to train on, :mod:`data.small_splits` builds test set and folds from slides that hold the labels. Every fold then
+    holds both labels if any division allows it.
     """
     labels, groups, sides = table["label"].to_numpy(), patch_groups(table), official_sides(table)
     check_enough(table, test_share=test_share, folds=folds)
-    if not _wanted(table, groups, test_share, folds).possible:
+    if not _request(table, groups, test_share, folds).possible:
         raise InputError(_refusal(table, test_share, folds))
     if sides is None:
         held_out, parts = _split(labels, groups, test_share, folds, seed)
@@ -178,19 +178,29 @@ def assign_splits(table: pd.DataFrame, *, test_share: float, folds: int, seed: i
 def _split(
     labels: np.ndarray, groups: np.ndarray, test_share: float, folds: int, seed: int
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Whether each patch is held out, and the rows of each fold among the others, where a split is possible."""
+    """Return which patches are held out, and the rows of each fold among the others; a split must be possible."""
     chosen = choose_test_groups(labels, groups, test_share=test_share, seed=seed, folds=folds)
     held_out = pd.Series(groups).isin(chosen).to_numpy()
     parts = _usual_folds(labels[~held_out], groups[~held_out], folds, seed)
     if not leave_both(labels[~held_out], parts):
-        # The test set may hold what folds need.
-        held_out = pd.Series(groups).isin(_built_test(_Counts(labels, groups), test_share, seed, folds)).to_numpy()
+        # The random test set may contain slides that the folds need.
+        built = _built_test(_LabelCounts(labels, groups), test_share, seed, folds)
+        held_out = pd.Series(groups).isin(built).to_numpy()
         parts = _built_folds(labels[~held_out], groups[~held_out], folds, seed)
     return held_out, parts
 
 
-class _Counts:
-    """Patches of each label in each group: ``codes`` of the patches, sorted ``names``, ``positives``, ``negatives``."""
+class _LabelCounts:
+    """Number of patches of each label in each group.
+
+    Attributes
+    ----------
+    codes : ndarray of shape (n,)
+        Group of each patch, as an index into ``names``.
+    names : ndarray of shape (groups,)
+        Sorted names of the groups.
+    positives, negatives : ndarray of shape (groups,)
+    """
 
     def __init__(self, labels: np.ndarray, groups: np.ndarray) -> None:
         self.codes, names = pd.factorize(np.asarray(groups, dtype=object), sort=True)
@@ -202,11 +212,11 @@ class _Counts:
 def choose_test_groups(
     labels: np.ndarray, groups: np.ndarray, *, test_share: float, seed: int, folds: int = FEWEST_FOLDS
 ) -> np.ndarray:
-    """Whole groups whose patches come closest to ``test_share`` of both positives and negatives.
+    """Choose whole groups whose patches come closest to ``test_share`` of both positives and negatives.
 
-    Many random choices of the wanted number of groups are drawn; the one with the smallest largest miss, over positives
-    and negatives, is taken. Both classes are present in it and in what remains. Where none of them does that, one is
-    built that leaves both classes for folds as well.
+    Many random choices of the required number of groups are drawn. The one with the smallest maximum deviation, over
+    positives and negatives, is used. Both the chosen and the remaining groups hold both classes. If no random choice
+    does that, :mod:`data.small_splits` builds one that also leaves both classes to the folds.
 
     Parameters
     ----------
@@ -215,7 +225,7 @@ def choose_test_groups(
     test_share : float
     seed : int
     folds : int
-        Folds of the remaining groups.
+        Number of folds for the remaining groups.
 
     Returns
     -------
@@ -225,60 +235,60 @@ def choose_test_groups(
     Raises
     ------
     InputError
-        No choice leaves both classes on both sides, and for two folds.
+        No choice leaves both classes in the test set and in the training data of at least two folds.
     """
-    counts = _Counts(labels, groups)
+    counts = _LabelCounts(labels, groups)
     positives, negatives, names = counts.positives, counts.negatives, counts.names
-    wanted = held_out_slides(test_share, len(names))
+    number = held_out_slides(test_share, len(names))
     rng = np.random.default_rng(seed)
-    best, best_miss = None, np.inf
-    # With thousands of groups (no slide map) every choice is balanced: a few draws do.
+    best, best_deviation = None, np.inf
+    # With thousands of groups (no slide map) every choice is balanced, so a few draws are enough.
     for _ in range(CANDIDATES if len(names) < MANY_GROUPS else 20):
-        chosen = rng.choice(len(names), min(wanted, len(names)), replace=False)
+        chosen = rng.choice(len(names), min(number, len(names)), replace=False)
         share = np.array([positives[chosen].sum() / positives.sum(), negatives[chosen].sum() / negatives.sum()])
         both = (share > 0).all() and (share < 1).all()
-        miss = np.abs(share - wanted / len(names)).max() if both else np.inf
-        if miss < best_miss:
-            best, best_miss = chosen, miss
+        deviation = np.abs(share - number / len(names)).max() if both else np.inf
+        if deviation < best_deviation:
+            best, best_deviation = chosen, deviation
     return _built_test(counts, test_share, seed, folds) if best is None else np.sort(names[best])
 
 
-def _built_test(counts: _Counts, test_share: float, seed: int, folds: int) -> np.ndarray:
+def _built_test(counts: _LabelCounts, test_share: float, seed: int, folds: int) -> np.ndarray:
     """Names of the groups that :func:`data.small_splits.draw_test` chooses, sorted."""
-    wanted = Wanted(Kinds.of(counts.positives, counts.negatives), test_share, folds)
-    chosen = draw_test(counts.positives, counts.negatives, wanted.held_out, folds, seed)
+    request = SplitRequest(SlideCounts.of(counts.positives, counts.negatives), test_share, folds)
+    chosen = draw_test(counts.positives, counts.negatives, request.held_out, folds, seed)
     if chosen is None:
-        raise InputError(f"{wanted.problem('slides')} {wanted.more_slides('slides')}")
+        raise InputError(f"{request.problem('slides')} {request.more_slides('slides')}")
     return np.sort(counts.names[chosen])
 
 
 def check_splits(table: pd.DataFrame) -> None:
-    """Check that no group and no patch stands in two folds or on both sides of the split.
+    """Check that no group spans two folds or both sides of the split, and that no patch appears twice.
 
     Raises
     ------
     InputError
-        Naming the first slide that does, or a fold number that does not fit its split.
+        A group spans folds or splits, a patch id is repeated, or a fold number does not fit its split.
     """
-    where = table["split"].astype(str) + "/" + table["fold"].astype(str)
+    sides = table["split"].astype(str) + "/" + table["fold"].astype(str)
     groups = patch_groups(table)
-    spans = where.groupby(groups).nunique()
+    spans = sides.groupby(groups).nunique()
     if (spans > 1).any():
         slide = spans.index[(spans > 1).to_numpy()][0]
-        places = sorted(where[groups == slide].unique())
+        spanned = sorted(sides[groups == slide].unique())
         raise InputError(
-            f"a slide must stand in one fold of one split; got slide {slide!r} in {', '.join(places)}. "
+            f"a slide must be in a single fold of a single split; got slide {slide!r} in {', '.join(spanned)}. "
             "Scores would be inflated: rebuild the split with --rebuild."
         )
     if table["patch_id"].duplicated().any():
         first = table.loc[table["patch_id"].duplicated(), "patch_id"].iloc[0]
         raise InputError(f"patch ids must be unique; got {first!r} twice. Remove one.")
     if ((table["split"] == TEST) != (table["fold"] == -1)).any():
-        raise InputError("fold must be -1 in the test set and only there. Rebuild the split with --rebuild.")
+        raise InputError("fold must be -1 for the test set only, and for all of it. Rebuild the split with --rebuild.")
 
 
 def grouped_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
-    """Rows of each fold, stratified by label, no group in two.
+    """Rows of each fold, stratified by label, with every group in a single fold.
 
     Parameters
     ----------
@@ -290,13 +300,13 @@ def grouped_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int)
     Returns
     -------
     list of ndarray of int
-        Row numbers, sorted, one array a fold; together they are all rows.
+        Sorted row numbers, one array per fold. Together they cover all rows.
     """
     from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
     codes, names = pd.factorize(np.asarray(groups, dtype=object), sort=True)
     if len(names) > MANY_GROUPS:
-        # The grouped splitter loops over groups in Python; as many as these are told apart by whether they hold tumour.
+        # The grouped splitter is slow with many groups. Stratifying groups by whether they hold tumour is enough then.
         positive = np.bincount(codes, labels, len(names)) > 0
         with _without_rarity_warning(positive, folds):
             parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(positive, positive)
@@ -308,8 +318,8 @@ def grouped_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int)
 
 @contextmanager
 def _without_rarity_warning(labels: np.ndarray, folds: int) -> Iterator[None]:
-    """Hide that a label has fewer rows than there are folds: whoever asks for folds checks what each holds."""
-    # Threads share the filters of warnings, and ask for folds at the same time: leave them alone where none is due.
+    """Hide scikit-learn's warning that a label has fewer rows than folds; callers check what each fold holds."""
+    # Threads share the warning filters and may call this at the same time, so change them only if needed.
     if np.unique(labels, return_counts=True)[1].min() >= folds:
         yield
         return
@@ -321,7 +331,7 @@ def _without_rarity_warning(labels: np.ndarray, folds: int) -> Iterator[None]:
 def find_folds(
     labels: np.ndarray, groups: np.ndarray, folds: int, seed: int, *, hold_both: bool = False
 ) -> list[np.ndarray]:
-    """Rows of each fold, so that every fold leaves both labels to the others; there is a result wherever that can be.
+    """Find folds that each leave both labels to the others; finds them whenever they exist.
 
     Parameters
     ----------
@@ -330,12 +340,12 @@ def find_folds(
     folds : int
     seed : int
     hold_both : bool
-        Each fold must hold both labels itself, too.
+        Each fold must also hold both labels itself.
 
     Returns
     -------
     list of ndarray of int
-        Those of :func:`grouped_folds` where they do; empty where no division does.
+        Rows of each fold: those of :func:`grouped_folds` if suitable. Empty if no division works.
     """
     for make in (_usual_folds, _built_folds):
         parts = make(labels, groups, folds, seed)
@@ -345,66 +355,68 @@ def find_folds(
 
 
 def leave_both(labels: np.ndarray, parts: list[np.ndarray]) -> bool:
-    """Whether there are parts, none is empty, and without any one of them both labels are left."""
-    rest = (np.delete(labels, rows) for rows in parts)
-    return bool(parts) and all(map(len, parts)) and all(np.unique(left).size == 2 for left in rest)
+    """Whether there are folds, none of them is empty, and both labels remain without any one of them."""
+    remainders = (np.delete(labels, rows) for rows in parts)
+    return bool(parts) and all(map(len, parts)) and all(np.unique(rest).size == 2 for rest in remainders)
 
 
 def _usual_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
-    """Folds of :func:`grouped_folds`; none where its splitter refuses: both labels have fewer patches than folds."""
+    """Folds of :func:`grouped_folds`; empty if both labels have fewer patches than folds, which it refuses."""
     return grouped_folds(labels, groups, folds, seed) if np.bincount(labels).max(initial=0) >= folds else []
 
 
 def _built_folds(labels: np.ndarray, groups: np.ndarray, folds: int, seed: int) -> list[np.ndarray]:
-    """Folds of :func:`data.small_splits.draw_folds`; none where there are none."""
-    counts = _Counts(labels, groups)
+    """Folds of :func:`data.small_splits.draw_folds`; empty if it finds none."""
+    counts = _LabelCounts(labels, groups)
     fold = draw_folds(counts.positives, counts.negatives, folds, seed)
     return [] if fold is None else [np.flatnonzero(fold[counts.codes] == number) for number in range(folds)]
 
 
 def check_enough(table: pd.DataFrame, *, test_share: float, folds: int) -> None:
-    """Check that a split is possible at all, before anything costly is done.
+    """Check that a split is possible at all, before any slow step.
 
-    What passes here may still be refused by :func:`assign_splits`, once duplicates have united slides.
+    :func:`assign_splits` may still refuse a table that passes, because duplicates can merge slides into larger groups.
 
     Raises
     ------
     InputError
-        One class only, fewer groups than test set and folds need, or a label in too few of them.
+        There is one class only, there are too few groups for test set and folds, or a label is in too few groups.
     """
     classes = np.unique(table["label"].to_numpy())
     if len(classes) < 2:
-        raise InputError(f"labels must hold both 0 and 1; got only {classes.tolist()}. Nothing can be learned from it.")
-    wanted = _wanted(table, patch_groups(table), test_share, folds)
-    least = FEWEST_FOLDS + (not wanted.official)
-    # No more than that: uniting slides may change which of them fit, but never makes these two better.
-    if wanted.kinds.slides < wanted.held_out + folds or wanted.kinds.parts < least:
+        raise InputError(f"labels must include both 0 and 1; got only {classes.tolist()}. No model can be trained.")
+    request = _request(table, patch_groups(table), test_share, folds)
+    least = FEWEST_FOLDS + (not request.official)
+    # Only these two are checked: merging slides never improves them, but may change which slides fit together.
+    if request.counts.slides < request.held_out + folds or request.counts.parts < least:
         raise InputError(_refusal(table, test_share, folds))
 
 
-def _wanted(table: pd.DataFrame, groups: np.ndarray, test_share: float, folds: int) -> Wanted:
-    """The split that is asked for, by these groups; of the training part where the data set came with a split."""
+def _request(table: pd.DataFrame, groups: np.ndarray, test_share: float, folds: int) -> SplitRequest:
+    """Request a split of these groups; of the training part only if the data set has an official split."""
     sides = official_sides(table)
     train = np.ones(len(table), dtype=bool) if sides is None else sides == TRAIN
-    counts = _Counts(table["label"].to_numpy()[train], groups[train])
-    return Wanted(Kinds.of(counts.positives, counts.negatives), test_share, folds, official=sides is not None)
+    counts = _LabelCounts(table["label"].to_numpy()[train], groups[train])
+    return SplitRequest(
+        SlideCounts.of(counts.positives, counts.negatives), test_share, folds, official=sides is not None
+    )
 
 
 def _refusal(table: pd.DataFrame, test_share: float, folds: int) -> str:
-    """Why there is no split, and what allows one: a setting where one does, else more slides."""
+    """Say why no split is possible and what would allow one: a setting if any, otherwise more slides."""
     groups = patch_groups(table)
     by_patch, inferred = (any(str(name).startswith(start) for name in groups) for start in (BY_PATCH, INFERRED))
     noun = "patches" if by_patch else "slides"
-    wanted = _wanted(table, groups, test_share, folds)
-    alone = _wanted(table, base_groups(table, by_patch=True), test_share, folds)
-    # Scores are judged by slides all the same.
-    helps = alone.possible and not by_patch and wanted.kinds.drawn_with_both
-    patch_remedy = "" if not helps else "--set split.groups=patch, which makes scores optimistic."
+    request = _request(table, groups, test_share, folds)
+    patch_request = _request(table, base_groups(table, by_patch=True), test_share, folds)
+    # Confidence intervals are still computed over slides.
+    patches_help = patch_request.possible and not by_patch and request.counts.most_draws_hold_both
+    patch_remedy = "" if not patches_help else "--set split.groups=patch, which makes scores optimistic."
     if inferred:
-        # Clusters that stand in for slides are others for another number of folds, and nobody can add one.
-        remedy = f"Use {patch_remedy}" if patch_remedy else alone.more_slides("patches")
-    elif settings := wanted.settings():
+        # Inferred slides change with the number of folds, and the user cannot add one.
+        remedy = f"Use {patch_remedy}" if patch_remedy else patch_request.more_slides("patches")
+    elif settings := request.settings():
         remedy = f"Use {' '.join(f'--set {setting}' for setting in settings)}."
     else:
-        remedy = wanted.more_slides(noun) + (f" Or use {patch_remedy}" if patch_remedy else "")
-    return f"{wanted.problem(noun)} {remedy}"
+        remedy = request.more_slides(noun) + (f" Or use {patch_remedy}" if patch_remedy else "")
+    return f"{request.problem(noun)} {remedy}"

@@ -1,4 +1,4 @@
-"""What a TIFF's tags say of its pixels, and which kinds are set aside since Pillow would show other pixels or none."""
+"""TIFF tags that describe pixels, and the kinds of TIFF that are refused because Pillow would show them wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COEFFICIENTS, REFERENCE, XMP, DEPTH = 529, 532, 700, 32997
 
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB, PALETTE, YCBCR = 0, 1, 2, 3, 6
 
-#: Samples of a pixel, before any extra ones, and the bits that one may have.
+#: Number of samples per pixel, without extra ones, and the bits that a sample may have.
 KINDS = {
     WHITE_IS_ZERO: (1, (1, 2, 4, 8, 16)),
     BLACK_IS_ZERO: (1, (1, 2, 4, 8, 16)),
@@ -28,31 +28,31 @@ COMPRESSIONS = {
     UNCOMPRESSED: "none", 2: "CCITT RLE", 3: "CCITT group 3", 4: "CCITT group 4", 5: "LZW", JPEG: "JPEG", 8: "deflate",
     32773: "PackBits", 32946: "deflate", 34925: "LZMA", 50000: "Zstandard",
 }  # fmt: skip
-#: Compressions that a predictor goes with; readers differ on whether it counts with others.
+#: Compressions that may be combined with a predictor; with others, readers disagree on whether it applies.
 PREDICTED = (5, 8, 32946, 34925, 50000)
 
-#: How YCbCr becomes RGB in every JPEG: weights of red, green and blue, and the values of black and white.
+#: Conversion of YCbCr to RGB in every JPEG: weights of red, green and blue, and the values of black and white.
 LUMA = (0.299, 0.587, 0.114)
 FULL_RANGE = (0.0, 255.0, 128.0, 255.0, 128.0, 255.0)
 
-#: Bytes of a JPEG stream in which its markers are looked for.
+#: Number of bytes at the start of a JPEG stream that are searched for markers.
 JPEG_HEAD = 4096
 
 
 def tiff_refusal(tags: Mapping[int, Any], file: BinaryIO) -> str:
-    """Say why pixels cannot be trusted to come out as the tags say.
+    """Say why Pillow might not show the pixels as the tags describe them.
 
     Parameters
     ----------
     tags : mapping from int to int or tuple
-        Of the only directory, as Pillow reads them.
+        Tags of the only directory, as Pillow reads them.
     file : file
-        The whole file; its position is kept.
+        The whole file; its position does not change.
 
     Returns
     -------
     str
-        Empty when they can.
+        Empty if the pixels can be trusted.
 
     References
     ----------
@@ -65,18 +65,18 @@ def tiff_refusal(tags: Mapping[int, Any], file: BinaryIO) -> str:
 
 
 def pixel_refusal(tags: Mapping[int, Any], file: BinaryIO) -> str:
-    """Say why no reader can be trusted to show the pixels as the tags say, even one that can decompress them.
+    """Say why no reader can be trusted to show the pixels as described, not even one that can decompress them.
 
     Parameters
     ----------
     tags : mapping from int to int or tuple
     file : file
-        The whole file; its position is kept.
+        The whole file; its position does not change.
 
     Returns
     -------
     str
-        Empty when one can.
+        Empty if the pixels can be trusted.
     """
     photometric, compression = _first(tags, PHOTOMETRIC, None), _first(tags, COMPRESSION, UNCOMPRESSED)
     if photometric not in KINDS:
@@ -87,16 +87,16 @@ def pixel_refusal(tags: Mapping[int, Any], file: BinaryIO) -> str:
         name = COMPRESSIONS.get(compression, compression)
         return f"expected no predictor or a horizontal one, got {predictor} with {name}"
     if set(_values(tags, FORM, 1)) != {1}:
-        return f"expected samples that are unsigned whole numbers, got sample format {_values(tags, FORM, 1)}"
+        return f"expected samples that are unsigned integers, got sample format {_values(tags, FORM, 1)}"
     if _first(tags, DEPTH, 1) != 1:
-        return f"expected a flat picture, got one of depth {tags[DEPTH]}"
+        return f"expected a two-dimensional image, got one of depth {tags[DEPTH]}"
     if ORIENTATION not in tags and re.search(rb'tiff:Orientation(="|>)[2-8]', _first(tags, XMP, b"")):
-        return "expected orientation in tag 274, got it in the XMP of tag 700 only"
+        return "expected the orientation in tag 274, got it only in the XMP of tag 700"
     return _wrong_samples(tags, photometric) or _wrong_colours(tags, photometric, file)
 
 
 def in_planes(tags: Mapping[int, Any]) -> bool:
-    """Whether the tags say that each sample has a plane of its own."""
+    """Whether each sample is stored in a separate plane."""
     return _first(tags, PLANES, 1) == 2
 
 
@@ -105,8 +105,8 @@ def _wrong_samples(tags: Mapping[int, Any], photometric: int) -> str:
     samples, extra, bits = _first(tags, SAMPLES, 1), _values(tags, EXTRA), _values(tags, BITS, 1)
     if samples != basic + len(extra):
         return (
-            f"expected {basic} samples per pixel and a word on every further one (tag 338), got {samples} samples "
-            f"and a word on {len(extra)}"
+            f"expected {basic} samples per pixel and a description of each extra one (tag 338), got {samples} samples "
+            f"and {len(extra)} descriptions"
         )
     if len(set(bits)) != 1 or bits[0] not in depths:
         return f"expected {' or '.join(map(str, depths))} bits per sample, got {', '.join(map(str, bits))}"
@@ -114,7 +114,7 @@ def _wrong_samples(tags: Mapping[int, Any], photometric: int) -> str:
     if planes not in (1, 2):
         return f"expected a planar configuration of 1 or 2, got {planes}"
     if planes == 2 and basic == 1 and any(extra):
-        return "expected samples of a pixel side by side, got transparency in a plane of its own beside a single sample"
+        return "expected interleaved samples, got transparency in a separate plane beside a single sample"
     return ""
 
 
@@ -125,27 +125,27 @@ def _wrong_colours(tags: Mapping[int, Any], photometric: int, file: BinaryIO) ->
         if len(colours) != entries:
             return f"expected a palette of {entries} values, got {len(colours)}"
         if 0 < max(colours) < 256:
-            return "expected a palette of 16-bit values, got values below 256 only"
+            return "expected a palette of 16-bit values, got only values below 256"
     if photometric == YCBCR:
         if compression != JPEG or in_planes(tags):
-            return "expected YCbCr in JPEG only, and in one plane"
-        told = _values(tags, COEFFICIENTS, LUMA), _values(tags, REFERENCE, FULL_RANGE)
-        if not all(map(_close, told, (LUMA, FULL_RANGE))):
-            return "expected YCbCr of JPEG's own range and coefficients, got others (tags 529 and 532)"
+            return "expected YCbCr only with JPEG compression and interleaved samples"
+        conversion = _values(tags, COEFFICIENTS, LUMA), _values(tags, REFERENCE, FULL_RANGE)
+        if not all(map(_close, conversion, (LUMA, FULL_RANGE))):
+            return "expected YCbCr with JPEG's range and coefficients, got others (tags 529 and 532)"
     if compression == JPEG and photometric in (RGB, YCBCR) and not in_planes(tags):
-        stream = _jpeg_colours(file, _first(tags, STRIPS, None) or _first(tags, TILES, 0))
-        if stream not in (None, photometric):
-            told_by_tags, told_by_stream = ("RGB", "YCbCr") if photometric == RGB else ("YCbCr", "RGB")
-            return f"expected tags and JPEG stream to agree, got {told_by_tags} and {told_by_stream}"
+        in_stream = _jpeg_colours(file, _first(tags, STRIPS, None) or _first(tags, TILES, 0))
+        if in_stream not in (None, photometric):
+            tag_name, stream_name = ("RGB", "YCbCr") if photometric == RGB else ("YCbCr", "RGB")
+            return f"expected tags and JPEG stream to agree, got {tag_name} and {stream_name}"
     return ""
 
 
-def _close(values: tuple[Any, ...], wanted: tuple[float, ...]) -> bool:
-    return len(values) == len(wanted) and all(abs(a - b) < 0.01 for a, b in zip(values, wanted, strict=True))
+def _close(values: tuple[Any, ...], expected: tuple[float, ...]) -> bool:
+    return len(values) == len(expected) and all(abs(a - b) < 0.01 for a, b in zip(values, expected, strict=True))
 
 
 def _jpeg_colours(file: BinaryIO, offset: int) -> int | None:
-    """RGB or YCbCr by a JPEG stream's own markers; None where it has none."""
+    """Return RGB or YCbCr, as the markers of a JPEG stream say; None without such a marker."""
     position = file.tell()
     file.seek(offset)
     head = file.read(JPEG_HEAD).partition(b"\xff\xda")[0]
@@ -157,7 +157,7 @@ def _jpeg_colours(file: BinaryIO, offset: int) -> int | None:
 
 
 def _missing_data(tags: Mapping[int, Any]) -> str:
-    """Pillow shows nothing, or the file's header, where a strip or tile has no data."""
+    """Refuse strips or tiles without data, for which Pillow shows nothing or the file's header."""
     width, length = _first(tags, WIDTH, 0), _first(tags, LENGTH, 0)
     tiled = STRIPS not in tags
     across = _first(tags, TILE_WIDTH, 0) if tiled else width
@@ -173,7 +173,7 @@ def _missing_data(tags: Mapping[int, Any]) -> str:
 
 
 def _values(tags: Mapping[int, Any], tag: int, default: Any = ()) -> tuple[Any, ...]:
-    if tag not in tags:  # asked first: Pillow's mapping takes ten times as long to find out by an exception
+    if tag not in tags:  # ten times faster than catching the KeyError of Pillow's mapping
         return default if isinstance(default, tuple) else (default,)
     value = tags[tag]
     return value if isinstance(value, tuple) else (value,)

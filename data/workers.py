@@ -1,4 +1,4 @@
-"""How many workers a number stands for."""
+"""Number of workers, by joblib's rule."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from histoblend.data.errors import InputError
 
 
 def count_workers(workers: Any) -> int:
-    """Number of workers that is meant, by joblib's rule.
+    """Return the number of workers, by joblib's rule.
 
     Parameters
     ----------
     workers : int
-        As many; -1 for one per core that this process may use, -2 for one fewer, and so on, but at least one.
+        A positive number as is; -1 for one per core that this process may use, -2 for one fewer, and so on. At least
+        one.
 
     Returns
     -------
@@ -23,7 +24,7 @@ def count_workers(workers: Any) -> int:
     Raises
     ------
     InputError
-        It is 0 or no whole number.
+        ``workers`` is 0 or not an integer.
 
     Examples
     --------
@@ -34,9 +35,9 @@ def count_workers(workers: Any) -> int:
         raise InputError(
             f"workers must be a positive number, or -1 for one per core (-2 for one fewer); got {workers!r}."
         )
-    wanted = int(workers)
-    if wanted > 0:
-        return wanted
+    number = int(workers)
+    if number > 0:
+        return number
     from joblib import cpu_count
 
-    return max(1, int(cpu_count()) + 1 + wanted)
+    return max(1, int(cpu_count()) + 1 + number)

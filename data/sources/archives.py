@@ -1,4 +1,4 @@
-"""Zip and tar files, unpacked whole or not at all, and never outside their target."""
+"""Safe unpacking of zip and tar files: completely or not at all, and never outside the target folder."""
 
 from __future__ import annotations
 
@@ -19,66 +19,66 @@ from typing import IO
 from histoblend.data.errors import InputError
 from histoblend.data.ignored import ignored_path
 
-#: Limits above any data set that Histoblend reads: PatchCamelyon unpacked is 9 GB, Kaggle's copy 280,000 files.
+#: Limits that no supported data set reaches: PatchCamelyon takes 9 GB unpacked, Kaggle's copy has 280,000 files.
 MAX_BYTES = 50 * 10**9
 MAX_MEMBERS = 2_000_000
 
-#: Bytes out of one byte in. Images and HDF5 files come near 1; a bomb comes near deflate's 1,032.
+#: Largest allowed ratio of unpacked to packed bytes. Images and HDF5 files have about 1, zip bombs up to deflate's
+#: maximum of 1,032.
 MAX_RATIO = 100
 
-#: Archives below this may have any ratio up to it: a small text file squeezes well.
+#: The ratio is not limited if everything unpacks to at most this many bytes, because small text files compress well.
 SMALL_BYTES = 10**7
 
-#: What a damaged archive raises: ``ValueError`` for names that do not decode, ``NotImplementedError`` for ways to pack
-#: that Python does not know.
-FAULTS = (
+#: Exceptions that a damaged archive raises: ``ValueError`` for undecodable names, ``NotImplementedError`` for unknown
+#: compression methods.
+DAMAGE_ERRORS = (
     zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, ValueError, NotImplementedError
 )  # fmt: skip
 
-#: How archives begin that only other programs unpack.
+#: First bytes of archives that only other programs can unpack.
 OTHER_KINDS = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!\x1a\x07": "RAR", b"\x28\xb5\x2f\xfd": "zstd"}
 
 Open = Callable[[], AbstractContextManager[IO[bytes]]]
 
 
-class DamagedArchive(InputError):  # noqa: N818 - what was found, as its message says
-    """An archive that is cut, empty, altered or no archive at all: downloading it again helps."""
+class DamagedArchive(InputError):  # noqa: N818 - named after the state of the file
+    """The archive is truncated, empty, altered or not an archive; downloading it again may help."""
 
 
 def unpack_archive(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -> list[str]:
     """Unpack a zip or tar file into ``folder``.
 
-    Every member is checked before the first byte is written, and all are written into a hidden folder before the first
-    is moved to its own path. Folders and files at the top that are complete already, as after an interruption between
-    two such moves, are left as they are. What systems and editors left in the archive (:func:`data.ignored.ignored`) is
-    checked as well, but not unpacked.
+    All members are checked before the first byte is written. They are written into a hidden folder and then moved to
+    their final paths. Top-level files and folders that are already complete, for example after an interruption, are not
+    changed. Files of systems and editors (:func:`data.ignored.ignored`) are checked but not unpacked.
 
     Parameters
     ----------
     archive : Path
         ``.zip``, or ``.tar`` plain or compressed with gzip, bzip2 or xz.
     folder : Path
-        Made where it is missing.
+        Created if it does not exist.
     max_bytes : int
-        Most that may be written.
+        Largest total size of the unpacked files.
 
     Returns
     -------
     list of str
-        What now lies in ``folder``, top level only, sorted.
+        Sorted names of the unpacked top-level files and folders.
 
     Raises
     ------
     InputError
-        It is damaged or no such archive; a member is a link, a device or encrypted, leads outside, stands twice or
-        would replace another file; or all members together are too large for the archive's own size.
+        The file is damaged or of another kind. Or a member is a link, a device or encrypted, has a path outside the
+        target, appears twice, or would replace another file. Or the members are too large for the size of the archive.
     """
     try:
         with _members(archive) as members:
             files = _checked(archive, members, max_bytes)
         top = sorted({name.partition("/")[0] for name in files})
-        there = _already_unpacked(archive, files, top, folder)
-        files = {name: size for name, size in files.items() if name.partition("/")[0] not in there}
+        complete = _already_unpacked(archive, files, top, folder)
+        files = {name: size for name, size in files.items() if name.partition("/")[0] not in complete}
         if not files:
             return top
         folder.mkdir(parents=True, exist_ok=True)
@@ -87,46 +87,46 @@ def unpack_archive(archive: Path, folder: Path, *, max_bytes: int = MAX_BYTES) -
         try:
             with _members(archive) as members:
                 _write(members, files, partial)
-            for name in sorted(set(top) - there):
+            for name in sorted(set(top) - complete):
                 (partial / name).rename(folder / name)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     except InputError:
         raise
-    except (*FAULTS, OSError) as error:
-        # gzip and bzip2 say "damaged" with an OSError that has no number; one that has is the disk's or the system's.
+    except (*DAMAGE_ERRORS, OSError) as error:
+        # gzip and bzip2 report damage as an OSError without a number. With a number, it is an error of the system.
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        words = str(error).partition("\n")[0].rstrip(":")
-        words = words or "an empty file"
+        reason = str(error).partition("\n")[0].rstrip(":")
+        reason = reason or "an empty file"
         raise DamagedArchive(
-            f"{archive}: expected a whole zip or tar file; got: {words}. Download it again."
+            f"{archive}: expected a complete zip or tar file; got: {reason}. Download it again."
         ) from error
     return top
 
 
 def _already_unpacked(archive: Path, files: dict[str, int], top: list[str], folder: Path) -> set[str]:
-    """Names at the top of ``folder`` under which every file of the archive is, with its size.
+    """Top-level names in ``folder`` that already hold all their files of the archive, with the right sizes.
 
     Raises
     ------
     InputError
-        A name is there without all of its files: what is there is another data set's, or was unpacked in part.
+        A name exists, but its files are missing or have other sizes: it is another data set or partly unpacked.
     """
-    there = {name for name in top if os.path.lexists(folder / name)}
+    existing = {name for name in top if os.path.lexists(folder / name)}
     for name, size in files.items():
         above, path = name.partition("/")[0], folder / name
-        if above in there and not (path.is_file() and path.stat().st_size == size):
+        if above in existing and not (path.is_file() and path.stat().st_size == size):
             fault = f"holds {path.stat().st_size} bytes instead of {size}" if path.is_file() else "is missing"
             raise InputError(
-                f"{folder / above} exists already, but is not what {archive.name} holds: {path} {fault}. Move "
-                f"{folder / above} away, or unpack elsewhere."
+                f"{folder / above} already exists but differs from {archive.name}: {path} {fault}. Move "
+                f"{folder / above} away, or unpack into another folder."
             )
-    return there
+    return existing
 
 
 class _Member:
-    """One entry of an archive: its name, size, what is wrong with it, and how to read it."""
+    """An entry of an archive: name, size, whether it is a folder, its fault if any, and a function that opens it."""
 
     def __init__(self, name: str, size: int, folder: bool, fault: str, read: Open) -> None:
         self.name, self.size, self.folder, self.fault, self.open = name, size, folder, fault, read
@@ -134,16 +134,16 @@ class _Member:
 
 @contextlib.contextmanager
 def _members(archive: Path) -> Iterator[Iterator[_Member]]:
-    """Open an archive of either kind; yields its members in order."""
+    """Open a zip or tar file and yield its members in order."""
     if not archive.is_file():
         raise InputError(f"{archive}: expected a zip or tar file; it does not exist.")
     with archive.open("rb") as file:
-        beginning = file.read(8)
-    for mark, kind in OTHER_KINDS.items():
-        if beginning.startswith(mark):
+        first_bytes = file.read(8)
+    for mark, program in OTHER_KINDS.items():
+        if first_bytes.startswith(mark):
             raise InputError(
-                f"{archive}: expected a zip or tar file; got one packed with {kind}. Unpack it with the program that "
-                "made it, and give the folder (DATA=…)."
+                f"{archive}: expected a zip or tar file; got a {program} archive. Unpack it with that program and "
+                "give the folder (DATA=…)."
             )
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as packed:
@@ -157,20 +157,20 @@ def _zip_member(packed: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Member:
     kind = stat.S_IFMT(entry.external_attr >> 16)
     fault = "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "is a link or a device"
     fault = "is encrypted" if entry.flag_bits & 1 else fault
-    # Python takes a damaged directory's word for where the archive begins, and would seek to before the file.
-    fault = "lies outside of the archive" if entry.header_offset < 0 else fault
+    # With a damaged directory, Python would seek to a position before the start of the file.
+    fault = "has a position outside the archive" if entry.header_offset < 0 else fault
     return _Member(entry.filename, entry.file_size, entry.is_dir(), fault, lambda: packed.open(entry))
 
 
 def _tar_members(tar: tarfile.TarFile) -> Iterator[_Member]:
-    """Entries of a tar file. Python takes a cut between two entries, and a damaged entry, for the end of the file."""
+    """Yield the entries of a tar file; Python itself would treat a cut or a damaged entry as the end of the file."""
     for entry in tar:
         yield _tar_member(tar, entry)
-    # A compressed one has a checksum of its own, and seeking back would decompress it a second time.
+    # Not for compressed files: they have a checksum, and seeking back would decompress them again.
     if isinstance(tar.fileobj, io.BufferedReader):
         tar.fileobj.seek(tar.offset)
         if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-            raise tarfile.ReadError("no end of the archive: it is cut or damaged")
+            raise tarfile.ReadError("the end of the archive is missing: it is truncated or damaged")
 
 
 def _tar_member(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> _Member:
@@ -186,57 +186,61 @@ def _tar_member(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> _Member:
 
 
 def _checked(archive: Path, members: Iterator[_Member], max_bytes: int) -> dict[str, int]:
-    """Sizes of the files to unpack, by name, once nothing is wrong with any; a bomb ends the reading where it shows."""
+    """Check all members and return the sizes of the files to unpack, by name; stop at the first fault."""
     files: dict[str, int] = {}
     folders: set[str] = set()
-    most = min(max_bytes, max(SMALL_BYTES, archive.stat().st_size * MAX_RATIO))
+    limit = min(max_bytes, max(SMALL_BYTES, archive.stat().st_size * MAX_RATIO))
     total = 0
     for number, member in enumerate(members):
         fault = member.fault or _name_fault(member.name, folder=member.folder)
         total += member.size
         name = str(PurePosixPath(member.name))
-        if not fault and (total > most or member.size < 0):
-            fault = f"brings the size to {total} bytes, above {most} (at most {MAX_RATIO} times the archive)"
+        if not fault and (total > limit or member.size < 0):
+            fault = (
+                f"brings the total size to {total} bytes; the limit is {limit} (at most {MAX_RATIO} times the archive)"
+            )
         elif not fault and number >= MAX_MEMBERS:
-            fault = f"is one of more than {MAX_MEMBERS}"
+            fault = f"exceeds the limit of {MAX_MEMBERS} members"
         elif not fault and not member.folder and (name in files or name in folders):
-            fault = "stands twice"
+            fault = "appears twice"
         if fault:
-            raise InputError(f"{archive}: member {member.name!r} {fault}. Nothing was unpacked; get it from elsewhere.")
+            raise InputError(
+                f"{archive}: member {member.name!r} {fault}. Nothing was unpacked; download it from another source."
+            )
         if ignored_path(PurePosixPath(name)):
             continue
-        above = [str(parent) for parent in PurePosixPath(name).parents][:-1]
-        folders.update(above, [name] if member.folder else [])
+        parents = [str(parent) for parent in PurePosixPath(name).parents][:-1]
+        folders.update(parents, [name] if member.folder else [])
         if not member.folder:
             files[name] = member.size
-    clash = sorted(files.keys() & folders)
-    if clash:
-        raise InputError(f"{archive}: member {clash[0]!r} is a file and a folder. Nothing was unpacked.")
+    clashes = sorted(files.keys() & folders)
+    if clashes:
+        raise InputError(f"{archive}: member {clashes[0]!r} is both a file and a folder. Nothing was unpacked.")
     return files
 
 
 def _name_fault(name: str, *, folder: bool) -> str:
     windows = PureWindowsPath(name)
     if name.startswith("/") or windows.anchor or ".." in windows.parts or "\\" in name or "\0" in name:
-        return "leads outside the target"
-    # "./" is the folder that was packed itself, as in the archives of `tar cf x.tar .`.
+        return "has a path outside the target"
+    # "./" is the packed folder itself, as in archives of `tar cf x.tar .`.
     return "" if PurePosixPath(name).parts or folder else "has no name"
 
 
 def _write(members: Iterator[_Member], files: dict[str, int], target: Path) -> None:
-    """Write these files, with the sizes that were checked."""
+    """Write these files, which must have the sizes that were checked."""
     for member in members:
         name = str(PurePosixPath(member.name))
         if member.folder or name not in files:
             continue
         path = target / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        left = files[name]
+        remaining = files[name]
         with member.open() as source, path.open("xb") as sink:
-            while piece := source.read(min(left + 1, 2**20)):
-                left -= len(piece)
-                if left < 0:
-                    raise zipfile.BadZipFile(f"{name} is longer than it says")
+            while piece := source.read(min(remaining + 1, 2**20)):
+                remaining -= len(piece)
+                if remaining < 0:
+                    raise zipfile.BadZipFile(f"{name} is longer than the archive states")
                 sink.write(piece)
-        if left:
-            raise zipfile.BadZipFile(f"{name} is shorter than it says")
+        if remaining:
+            raise zipfile.BadZipFile(f"{name} is shorter than the archive states")

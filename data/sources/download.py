@@ -1,4 +1,4 @@
-"""Data sets from where they were published: PatchCamelyon from Zenodo, Kaggle's copy through Kaggle's client."""
+"""Download of data sets: PatchCamelyon from Zenodo, Kaggle's copy with Kaggle's client."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ COMPETITION = "histopathologic-cancer-detection"
 
 @dataclass(frozen=True)
 class Published:
-    """A file as published.
+    """A published file.
 
     Attributes
     ----------
     name : str
     md5 : str
     size : int
-        Bytes, to see beforehand whether they fit; 0 where nobody wrote it down.
+        Size in bytes, used to check for free disk space; 0 if unknown.
     """
 
     name: str
@@ -42,8 +42,8 @@ class Published:
     size: int
 
 
-#: Sums are from PatchCamelyon's README, whose table gives those of valid to test and the other way round (issues 1
-#: and 4 of its repository); here they stand by the names under which the files are published.
+#: Checksums are from PatchCamelyon's README. Its table swaps those of valid and test (issues 1 and 4 of its
+#: repository). Here they belong to the names under which the files are published.
 PCAM: tuple[Published, ...] = (
     Published(f"{PREFIX}train_x.h5.gz", "1571f514728f59376b705fc836ff4b63", 6_421_353_462),
     Published(f"{PREFIX}train_y.h5.gz", "35c2d7259d906cfc8143347bb8e05be7", 21_378),
@@ -56,10 +56,10 @@ PCAM: tuple[Published, ...] = (
     Published(f"{PREFIX}test_meta.csv", "3455fd69135b66734e1008f3af684566", 0),
 )
 
-#: Answers that may be others a moment later.
-PASSING = (408, 425, 429, 500, 502, 503, 504)
+#: HTTP status codes after which a retry may succeed.
+TEMPORARY = (408, 425, 429, 500, 502, 503, 504)
 
-#: Bytes read at a time: what a broken connection loses at most.
+#: Bytes per read, and so the most that a lost connection wastes.
 PIECE = 2**16
 
 TOKEN = (
@@ -76,19 +76,19 @@ def download_files(
     downloader: Callable[[Path], Resuming] | None = None,
     progress: Callable[[str, int], None] | None = None,
 ) -> list[Path]:
-    """Download files that are not there yet, and check all of them against their published sums.
+    """Download missing files, and check all files against their published checksums.
 
     Parameters
     ----------
     files : tuple of Published
     folder : Path
-        Made where it is missing.
+        Created if it does not exist.
     mirror : str
-        Folder URL to use instead of Zenodo's; the same sums hold.
+        URL of a folder to use instead of Zenodo's; the checksums are the same.
     downloader : callable, optional
-        Path of the unfinished file to the downloader; :class:`Resuming` with its defaults otherwise.
+        Takes the path of the unfinished file and returns the downloader; by default :class:`Resuming`.
     progress : callable, optional
-        Called with a file's name and the number of its bytes just arrived (or found unfinished).
+        Called with a file's name and the number of bytes just received, or kept from an unfinished download.
 
     Returns
     -------
@@ -97,13 +97,13 @@ def download_files(
     Raises
     ------
     InputError
-        No room, the server refuses or stays silent, or a file is not the one published.
+        The disk is too full, the server refuses or does not answer, or a file is not the published one.
     """
     import pooch
 
     folder.mkdir(parents=True, exist_ok=True)
     _check_room(files, folder)
-    pooch.get_logger().setLevel("WARNING")  # what it says at every file, we say ourselves
+    pooch.get_logger().setLevel("WARNING")  # we report each file ourselves
     base = (mirror or ZENODO).rstrip("/")
     paths = []
     for file in files:
@@ -115,33 +115,33 @@ def download_files(
             pooch.retrieve(f"{base}/{file.name}", f"md5:{file.md5}", file.name, folder, downloader=fetch)
         except InputError:
             raise
-        except ValueError as error:  # pooch's word for another checksum; it has removed the file
+        except ValueError as error:  # pooch raises this for a wrong checksum, after removing the file
             raise InputError(
-                f"{base}/{file.name}: its MD5 sum must be {file.md5}; got another. It was damaged on the way or is not "
-                "the published file, and was removed. Run again, or take it from elsewhere (--mirror URL)."
+                f"{base}/{file.name}: its MD5 checksum must be {file.md5}; got another. The file was damaged or is not "
+                "the published one, and was removed. Run again, or use another source (--mirror URL)."
             ) from error
         paths.append(folder / file.name)
     return paths
 
 
 class Resuming:
-    """Downloads for :mod:`pooch` that go on where they broke off; pooch's own starts over.
+    """Downloader for :mod:`pooch` that resumes interrupted downloads, which pooch itself would restart.
 
     Parameters
     ----------
     part : Path
-        Where the unfinished file lies, also between two runs.
+        Path of the unfinished file, which is kept between runs.
     timeout_s : float
-        Seconds without an answer, or a byte, after which a connection counts as broken.
+        Seconds without an answer or a byte after which a connection counts as lost.
     tries : int
-        Broken connections in a row, without a byte between them, after which it gives up.
+        Number of consecutive lost connections without any new byte after which it gives up.
     pause_s : float
-        Seconds before the next try; doubled with every one in a row that brings nothing, up to a minute.
+        Seconds before the next try; doubled after each try without a new byte, up to a minute.
 
     Attributes
     ----------
     progress : callable or None
-        Called with the number of bytes just arrived.
+        Called with the number of bytes just received.
     """
 
     def __init__(self, part: Path, *, timeout_s: float = 30.0, tries: int = 6, pause_s: float = 2.0) -> None:
@@ -149,89 +149,89 @@ class Resuming:
         self.progress: Callable[[int], None] | None = None
 
     def __call__(self, url: str, output_file: str, _pooch: Any, check_only: bool = False) -> None:
-        """Fetch ``url`` into the unfinished file, and put it where pooch wants to check it."""
+        """Fetch ``url`` into the unfinished file, then move it to where pooch checks it."""
         import requests
 
-        failures, found = 0, self._have()
-        if found and self.progress is not None:
-            self.progress(found)
+        failures, kept = 0, self._received()
+        if kept and self.progress is not None:
+            self.progress(kept)
         while True:
-            before = self._have()
+            before = self._received()
             try:
-                whole, reason = self._fetch(url), ""
+                complete, reason = self._fetch(url), ""
             except requests.RequestException as error:
-                whole, reason = False, innermost_reason(error)
-            if whole:
+                complete, reason = False, innermost_reason(error)
+            if complete:
                 break
-            failures = 0 if self._have() > before else failures + 1
+            failures = 0 if self._received() > before else failures + 1
             if failures >= self.tries:
                 raise InputError(
-                    f"{url}: the download broke off {failures} times in a row ({reason or 'it ended early'}). "
-                    f"{self._have()} bytes are kept in {self.part}; run again to go on."
+                    f"{url}: the download was interrupted {failures} times in a row ({reason or 'it ended early'}). "
+                    f"{self._received()} bytes are kept in {self.part}; run again to resume."
                 )
             time.sleep(min(self.pause_s * 2**failures, 60.0))
         os.replace(self.part, output_file)
 
-    def _have(self) -> int:
+    def _received(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
 
     def _fetch(self, url: str) -> bool:
-        """One connection; whether the file is whole after it."""
+        """Download over one connection; return whether the file is then complete."""
         import requests
 
-        have = self._have()
-        # Not compressed on the way: a range is one of the file's own bytes.
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
+        received = self._received()
+        # No compression in transit, because a range counts bytes of the uncompressed file.
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={received}-"} if received else {})
         with requests.get(url, headers=headers, stream=True, timeout=self.timeout_s) as answer:
             if answer.status_code == 416:
-                return self._is_all(answer, have)
+                return self._is_complete(answer, received)
             if answer.status_code not in (200, 206):
                 _refuse(answer, url)
             start, total = _span(answer)
-            if start == 0 and total is not None and total < have:
+            if start == 0 and total is not None and total < received:
                 raise InputError(
-                    f"{url}: expected the rest of a file of which {have} bytes are in {self.part}; the server offers "
-                    f"{total} bytes in all, perhaps a page about an error or a login. Open the address in a browser; "
-                    "if the part is of another file, remove it. Then run again."
+                    f"{url}: {received} bytes are already in {self.part}, but the server offers only {total} bytes "
+                    "in total, perhaps an error or login page. Open the address in a browser. If the part belongs to "
+                    "another file, remove it. Then run again."
                 )
-            if start not in (0, have):
-                raise requests.ConnectionError(f"asked for byte {have} on, got byte {start} on")
-            with self.part.open("r+b" if have and start else "wb") as file:
+            if start not in (0, received):
+                raise requests.ConnectionError(f"requested bytes from {received}, got bytes from {start}")
+            with self.part.open("r+b" if received and start else "wb") as file:
                 file.seek(start)
                 for piece in answer.iter_content(PIECE):
                     file.write(piece)
                     if self.progress is not None:
                         self.progress(len(piece))
-        return total is None or self._have() == total
+        return total is None or self._received() == total
 
-    def _is_all(self, answer: requests.Response, have: int) -> bool:
-        """Judge the answer that there is nothing beyond: either all is here, or what is here is another file's."""
-        if answer.headers.get("Content-Range", "").rpartition("/")[2] == str(have):
+    def _is_complete(self, answer: requests.Response, received: int) -> bool:
+        """Handle status 416, no bytes after these: the file is complete, or it is another file and is removed."""
+        if answer.headers.get("Content-Range", "").rpartition("/")[2] == str(received):
             return True
         self.part.unlink()
         return False
 
 
 def download_kaggle(folder: Path) -> list[str]:
-    """Download and unpack the competition's data through Kaggle's own client, which knows the user.
+    """Download and unpack the competition's data with Kaggle's client, which holds the user's credentials.
 
     Parameters
     ----------
     folder : Path
-        Made where it is missing.
+        Created if it does not exist.
 
     Returns
     -------
     list of str
-        What now lies in ``folder``.
+        Sorted names of the unpacked top-level files and folders.
 
     Raises
     ------
     InputError
-        The client is not installed or does not deliver, or its archive is damaged although it was downloaded anew.
+        The client is not installed or fails, or its archive is still damaged after a new download.
     """
     archive = folder / f"{COMPETITION}.zip"
-    # The client resumes a part. If that gives no whole archive, the part itself was damaged: start over.
+    # The client resumes a partial download. If the result is not a valid archive, the part was damaged: start over.
     for start_over in (False, True):
         if archive.is_file():
             with contextlib.suppress(DamagedArchive):
@@ -241,38 +241,38 @@ def download_kaggle(folder: Path) -> list[str]:
         return unpack_archive(archive, folder)
     except DamagedArchive as error:
         raise InputError(
-            f"{error} Kaggle's client downloaded it from the start and the file is still damaged: look at what it "
-            "holds, and at the disk and the network."
+            f"{error} Kaggle's client downloaded it from the start and the file is still damaged. Check its "
+            "content, the disk and the network."
         ) from error
 
 
 def _run_kaggle_client(archive: Path, *, start_over: bool) -> None:
-    """Have Kaggle's client download the archive: what is missing of it or, to start over, all of it."""
-    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    client = shutil.which("kaggle", path=places)
+    """Download the archive with Kaggle's client: resume, or start over."""
+    search_path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    client = shutil.which("kaggle", path=search_path)
     if client is None:
-        left = (
+        incomplete = (
             f"{archive} is incomplete or damaged, and only Kaggle's client can complete it: "
             if archive.exists()
             else ""
         )
         raise InputError(
-            f"{left}expected Kaggle's own client; it is not installed. Install it "
+            f"{incomplete}expected Kaggle's client; it is not installed. Install it "
             f"(`{sys.executable} -m pip install kaggle`), {TOKEN}. Then run again."
         )
     archive.parent.mkdir(parents=True, exist_ok=True)
     options = ["--force"] if start_over else []
     command = [client, "competitions", "download", *options, "-p", str(archive.parent), COMPETITION]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)  # noqa: S603
-    if done.returncode or not archive.is_file():
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, check=False)  # noqa: S603
+    if result.returncode or not archive.is_file():
         raise InputError(
-            f"Kaggle's client gave no {archive.name} (status {done.returncode}); see its own message above. "
-            f"If it speaks of 401 or 403: {TOKEN}. Then run again: it resumes the download."
+            f"Kaggle's client did not download {archive.name} (status {result.returncode}); see its message above. "
+            f"For error 401 or 403: {TOKEN}. Then run again to resume the download."
         )
 
 
 def _begins_as_zip(archive: Path) -> bool:
-    """Whether a file can be resumed: not one that is empty or holds, say, an error page. True where there is none."""
+    """Whether a download can be resumed: True if there is no file yet, False if it is empty or, say, an error page."""
     if not archive.is_file():
         return True
     with archive.open("rb") as file:
@@ -280,33 +280,32 @@ def _begins_as_zip(archive: Path) -> bool:
 
 
 def _check_room(files: tuple[Published, ...], folder: Path) -> None:
-    lacking = 0
+    needed = 0
     for file in files:
         part = folder / f"{file.name}.part"
         if not (folder / file.name).exists():
-            lacking += max(file.size - (part.stat().st_size if part.exists() else 0), 0)
+            needed += max(file.size - (part.stat().st_size if part.exists() else 0), 0)
     free = shutil.disk_usage(folder).free
-    if lacking > free:
+    if needed > free:
         raise InputError(
-            f"{folder}: expected room for {lacking / 1e9:.1f} GB; got {free / 1e9:.1f} GB. Choose another folder."
+            f"{folder}: expected {needed / 1e9:.1f} GB of free space; got {free / 1e9:.1f} GB. Choose another folder."
         )
 
 
 def _refuse(answer: requests.Response, url: str) -> None:
-    """Raise what an answer without content means: try again, or give up."""
+    """Raise the right error for an answer without content: ConnectionError to retry, InputError to give up."""
     import requests
 
     words = f"{answer.status_code} {answer.reason}"
-    if answer.status_code in PASSING:
+    if answer.status_code in TEMPORARY:
         raise requests.ConnectionError(f"the server answered {words}")
     raise InputError(
-        f"{url}: expected a file; the server answered {words}. Check the address, or take it from elsewhere "
-        "(--mirror URL)."
+        f"{url}: expected a file; the server answered {words}. Check the address, or use another source (--mirror URL)."
     )
 
 
 def _span(answer: requests.Response) -> tuple[int, int | None]:
-    """First byte of an answer and the size of the whole file, where it is said."""
+    """Position of an answer's first byte, and the size of the whole file if the server states it."""
     import requests
 
     if answer.status_code == 200:
@@ -315,5 +314,5 @@ def _span(answer: requests.Response) -> tuple[int, int | None]:
     span, _, total = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
     first = span.partition("-")[0]
     if not first.isdecimal():
-        raise requests.ConnectionError(f"a part of a file without saying which ({span!r})")
+        raise requests.ConnectionError(f"the server sent part of a file without its position ({span!r})")
     return int(first), int(total) if total.isdecimal() else None

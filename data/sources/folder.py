@@ -1,4 +1,4 @@
-"""Image files of any kind: a folder for each class, or ``labels.csv`` with ``file,label[,slide]``."""
+"""Folders of images: one folder per class, or ``labels.csv`` with ``file,label[,slide]``."""
 
 from __future__ import annotations
 
@@ -34,51 +34,51 @@ from histoblend.data.storage.arrays import find_name, stamp
 
 LABELS = "labels.csv"
 
-#: How names of negative classes begin.
+#: First words of the names of negative classes.
 _NEGATED = re.compile(r"(no|non|not|un|without|negative|normal|benign|healthy|control)", re.IGNORECASE)
 
 
 class FolderSource:
-    """Labelled patches of a folder of image files.
+    """Labelled patches in a folder of image files.
 
     Parameters
     ----------
     path : Path
-        Folder that holds ``labels.csv`` (``file,label`` and, optionally, ``slide``; files by their path in the folder)
-        or, without it, a folder for each class, with images at any depth. Class folders may be in ``train/``, ``val/``
-        and ``test/`` (see :data:`data.sources.official_split.SPLITS`). Links to folders are followed.
+        Folder that holds ``labels.csv`` (``file,label`` and, optionally, ``slide``; files by their path in the folder).
+        Without it, a folder for each class, with images at any depth. Class folders may be in ``train/``, ``val/`` and
+        ``test/`` (see :data:`data.sources.official_split.SPLITS`). Links to folders are followed.
     size : int
         Height and width of a patch in pixels.
     missing : {"error", "skip"}
-        With ``labels.csv``: what to do with rows without an image and images without a row.
+        With ``labels.csv``: what to do with rows without an image, and with images without a row.
     slide_map : str
-        CSV file with a column of files (their paths in the folder) and one of slides, by its name in ``path`` or its
-        whole path. Empty for the column ``slide`` of ``labels.csv``, where there is one.
+        CSV file with a column of files (paths in the folder) and a column of slides: its name in ``path``, or its full
+        path. Empty to use the column ``slide`` of ``labels.csv``, if present.
     resize : {"refuse", "resize", "crop"}
         What to do with images of another size; see :data:`data.sources.images.RESIZING`.
     positive : sequence of str
-        The positive classes; all others are negative. Empty where there are two classes that say it themselves
-        (:data:`data.sources.labels.POSITIVE`, ``NEGATIVE``).
+        The positive classes; all others are negative. May be empty if there are two classes whose names show which one
+        is positive (:data:`data.sources.labels.POSITIVE`, ``NEGATIVE``).
 
     Attributes
     ----------
     table : DataFrame
-        ``patch_id`` (the file's path in the folder, with slashes), ``label``, ``slide``, sorted by ``patch_id``; and
-        ``official`` (train, valid or test) where the folders ``train/``, ``val/`` and ``test/`` hold a labelled test
-        set, as in :class:`data.sources.pcam.PcamSource`.
+        ``patch_id`` (the file's path in the folder, with slashes), ``label``, ``slide``, sorted by ``patch_id``. Also
+        ``official`` (train, valid or test), as in :class:`data.sources.pcam.PcamSource`, if the folders ``train/``,
+        ``val/`` and ``test/`` include a labelled test set.
     skipped : dict from str to str
-        What is in the folder and is no patch, and why.
+        Files in the folder that are not patches, and why.
     unlabelled : UnlabelledImages or None
-        The images under ``test/`` where these are in no class folder, or ``labels.csv`` lists none of them.
+        The images under ``test/`` if they are not in class folders, or not listed in ``labels.csv``.
     notes : dict
-        Classes with their labels and numbers of patches, the rules by which images became patches, and patches by
-        part of the official split.
+        Classes with their labels and numbers of patches, the rules for converting images to patches, and the number of
+        patches per part of the official split.
 
     Raises
     ------
     InputError
-        No classes, one class, classes that do not say which is positive, a file twice or outside the folder, or
-        files and ``labels.csv`` differ.
+        There are fewer than two classes, it is unclear which is positive, a file is listed twice or is outside the
+        folder, or files and ``labels.csv`` differ.
     """
 
     def __init__(
@@ -94,18 +94,18 @@ class FolderSource:
         if not path.is_dir():
             raise InputError(f"{path}: expected a folder with a folder for each class; got no folder. Give DATA=….")
         self.size, self._reader = size, PatchReader(path, size, resize=resize)
-        found = image_files(path)
-        self.skipped = found.skipped
+        images = image_files(path)
+        self.skipped = images.skipped
         labels = find_name(path, LABELS)
         if labels.exists():
             table = _read_labels(labels)
-            unlabelled = _unlisted_test(table["patch_id"], found.files)
-            files = found.files - unlabelled
-            table, more = match_files(table, files, missing, csv=labels.name, folder=path.name or "/")
-            self.skipped |= more
+            unlabelled = _unlisted_test(table["patch_id"], images.files)
+            files = images.files - unlabelled
+            table, unmatched = match_files(table, files, missing, csv=labels.name, folder=path.name or "/")
+            self.skipped |= unmatched
             classes = _label_of_class(table, positive, path)
         else:
-            table, classes, unlabelled = _from_folders(path, found, positive)
+            table, classes, unlabelled = _from_folders(path, images, positive)
         table["label"] = table["class"].map(classes).astype(np.int8)
         if slide_map:
             table["slide"] = slides_of(table["patch_id"], find_name(path, slide_map))
@@ -131,21 +131,23 @@ class FolderSource:
         return self._reader.read(self.table["patch_id"].iloc[start:stop].tolist())
 
     def remedy(self, reasons: Iterable[str]) -> str:
-        """What to do about images of another size; see :func:`data.sources.images.size_remedy`."""
+        """Advice about images of another size; see :func:`data.sources.images.size_remedy`."""
         return size_remedy(reasons, resizes=True)
 
     def _take_unlabelled(self, path: Path, files: set[str], resize: str) -> UnlabelledImages | None:
-        """Open the files under ``test/`` that have no label; what was skipped there goes with them."""
+        """Open the files under ``test/`` that have no label, and move the skipped files there to the new source."""
         if not files:
             return None
-        lost = [name for name in self.skipped if part_of(name) == TEST and is_image(name)]
-        shared = Counter(image_id(name) for name in (*files, *lost))
-        skipped = {image_id(name) if shared[image_id(name)] == 1 else name: self.skipped.pop(name) for name in lost}
-        return UnlabelledImages(path, size=self.size, resize=resize, found=ImageFiles(files, skipped))
+        unreadable = [name for name in self.skipped if part_of(name) == TEST and is_image(name)]
+        shared = Counter(image_id(name) for name in (*files, *unreadable))
+        skipped = {
+            image_id(name) if shared[image_id(name)] == 1 else name: self.skipped.pop(name) for name in unreadable
+        }
+        return UnlabelledImages(path, size=self.size, resize=resize, images=ImageFiles(files, skipped))
 
 
 class UnlabelledImages:
-    """Image files at any depth of a folder, of which no label is known.
+    """Image files without labels, at any depth of a folder.
 
     Parameters
     ----------
@@ -154,37 +156,36 @@ class UnlabelledImages:
         Height and width of a patch in pixels.
     resize : {"refuse", "resize", "crop"}
         What to do with images of another size; see :data:`data.sources.images.RESIZING`.
-    found : ImageFiles, optional
-        Some of the files in the folder; else all are taken.
+    images : ImageFiles, optional
+        Only these files of the folder; by default all.
 
     Attributes
     ----------
     table : DataFrame
-        ``patch_id, slide, file``, sorted by ``file``: the path in the folder, with slashes. ``patch_id`` is the
-        file's name without its ending where no other file's looks the same, and ``file`` elsewhere. Every ``slide`` is
-        missing.
+        ``patch_id, slide, file``, sorted by ``file``, which is the path in the folder with slashes. ``patch_id`` is the
+        file's name without its ending or, if another file's looks the same, its path. Every ``slide`` is missing.
     shared : int
-        Files whose name without its ending is not theirs alone.
+        Number of files whose name without its ending is shared with another file.
     skipped : dict from str to str
-        What is in the folder and is no patch, and why.
+        Files in the folder that are not patches, and why.
     results : dict from str to str
-        What this program wrote there earlier, which is left out.
+        Earlier results of this program in the folder, which are left out.
 
     Raises
     ------
     InputError
-        There is no folder, or no image in it.
+        The folder does not exist, or holds no image.
     """
 
-    def __init__(self, path: Path, *, size: int, resize: str = "refuse", found: ImageFiles | None = None) -> None:
+    def __init__(self, path: Path, *, size: int, resize: str = "refuse", images: ImageFiles | None = None) -> None:
         if not path.is_dir():
             raise InputError(f"{path}: expected a folder of image files; got no folder. Give IN=….")
         self.size, self._reader = size, PatchReader(path, size, resize=resize)
-        found = image_files(path) if found is None else found
-        self.skipped, self.results = found.skipped, found.results
-        if not found.files:
+        images = image_files(path) if images is None else images
+        self.skipped, self.results = images.skipped, images.results
+        if not images.files:
             raise InputError(f"{path}: expected image files ({', '.join(SUFFIXES)}); got none. Give another folder.")
-        files = pd.Series(sorted(found.files), dtype="str")
+        files = pd.Series(sorted(images.files), dtype="str")
         stems = pd.Series([image_id(name) for name in files], dtype="str")
         twice = clean_names(stems).duplicated(keep=False)
         self.shared = int(twice.sum())
@@ -196,19 +197,19 @@ class UnlabelledImages:
         return self._reader.read(self.table["file"].iloc[start:stop].tolist())
 
     def remedy(self, reasons: Iterable[str]) -> str:
-        """What to do about images of another size; see :func:`data.sources.images.size_remedy`."""
+        """Advice about images of another size; see :func:`data.sources.images.size_remedy`."""
         return size_remedy(reasons, resizes=True)
 
 
 def content(path: Path, *, slide_map: str = "", **_options: object) -> Iterator[str]:
-    """Lines that change when images or slide map do; see :class:`data.sources.registry.SourceKind`."""
+    """Yield lines that change when images or slide map change; see :class:`data.sources.registry.SourceKind`."""
     yield from (stamp(entry.path, name) for name, entry in walk_images(path, ImageFiles()))
     if slide_map:
         yield stamp(find_name(path, slide_map), slide_map)
 
 
 def _read_labels(path: Path) -> pd.DataFrame:
-    """``patch_id, class`` and, where there is one, ``slide``; files outside the folder are refused."""
+    """Read ``patch_id, class`` and, if present, ``slide``; refuse files outside the folder."""
     table = read_labels(path, "file", ("slide",)).rename(columns={"label": "class"})
     for row, name in table["patch_id"].items():
         windows = PureWindowsPath(name)
@@ -221,64 +222,64 @@ def _read_labels(path: Path) -> pd.DataFrame:
 
 
 def _from_folders(
-    path: Path, found: ImageFiles, positive: Sequence[str]
+    path: Path, images: ImageFiles, positive: Sequence[str]
 ) -> tuple[pd.DataFrame, dict[str, int], set[str]]:
-    """``patch_id, class``, the label of each class, and files to predict, where folders tell the classes."""
+    """Return ``patch_id, class``, the label of each class, and the unlabelled files, if folders name the classes."""
     try:
-        folders = class_folders(path, found.files, LABELS)
-        _check_links(path, folders.table["class"], found.links)
+        folders = class_folders(path, images.files, LABELS)
+        _check_links(path, folders.table["class"], images.links)
         return folders.table, _label_of_class(folders.table, positive, path), folders.unlabelled
     except InputError as error:
         raise InputError(f"{error}{misnamed(path / LABELS)}") from None
 
 
 def _unlisted_test(listed: pd.Series, files: set[str]) -> set[str]:
-    """Files under ``test/`` where the table of labels lists none of them: these are to be predicted."""
+    """Return the files under ``test/``, which are to be predicted, if the label table lists none of them."""
     test = {name for name in files if part_of(name) == TEST}
-    named = {posixpath.basename(name) for name in test}
+    test_names = {posixpath.basename(name) for name in test}
     paths = map(clean_path, listed)
-    return set() if any(name in named if "/" not in name else part_of(name) == TEST for name in paths) else test
+    return set() if any(name in test_names if "/" not in name else part_of(name) == TEST for name in paths) else test
 
 
 def _check_links(path: Path, classes: pd.Series, links: list[str]) -> None:
-    """Name a link that was not followed where a class is missing."""
+    """If a class is missing, name a link that was not followed."""
     if links and classes.nunique() < 2:
         raise InputError(
-            f"{path}: expected two classes (a folder with images for each); {links[0]!r} is a link to a folder that "
-            "holds it, or that is read under another name, and was not followed. Link to folders outside of this one."
+            f"{path}: expected two classes (a folder with images for each); {links[0]!r} is a link to a parent "
+            "folder, or to a folder that is already read, and was not followed. Link to folders outside this one."
         )
 
 
 def _inner_folders(table: pd.DataFrame, path: Path) -> str:
-    """What to do where class folders seem to be one level further down, as inside slides; empty elsewhere."""
+    """Advice if class folders seem to be one level deeper, such as inside slides; otherwise empty."""
     inner: dict[str, set[str]] = {}
     for file, name in zip(table["patch_id"], table["class"], strict=True):
         folders = file.split("/")[:-1]
         level = 1 if part_of(file) else 0
         if class_name(folders[level] if level < len(folders) else "").lower() != name.lower():
-            return ""  # the class came from a table
+            return ""  # the classes come from a table
         inner.setdefault("/".join(folders[: level + 1]), set()).add(
             class_name(folders[level + 1]) if level + 1 < len(folders) else ""
         )
     names = sorted(set().union(*inner.values()))
     outer = next(iter(inner), "")
     if len(inner) == 1 and "" not in names and len(names) > 1 and class_word(outer) not in (*POSITIVE, *NEGATIVE):
-        return f"If the class folders are inside of it, give DATA={path / outer}."
-    if not _said_positive(names):
+        return f"If the class folders are inside it, give DATA={path / outer}."
+    if not _obvious_positive(names):
         return ""
     return (
-        f"The folders inside these, {' and '.join(map(repr, names))}, look like classes. Put them outermost "
-        f"({names[0]}/{table['class'].iloc[0]}/…), or give {LABELS} with file,label,slide."
+        f"The folders inside these, {' and '.join(map(repr, names))}, look like classes. Make them the outer folders "
+        f"({names[0]}/{table['class'].iloc[0]}/…), or add {LABELS} with file,label,slide."
     )
 
 
 def _label_of_class(table: pd.DataFrame, positive: Sequence[str], path: Path) -> dict[str, int]:
-    """0 or 1 for each class name.
+    """Return the label, 0 or 1, of each class.
 
     Raises
     ------
     InputError
-        There are not at least two classes, or it is not clear which are positive.
+        There are fewer than two classes, or it is unclear which are positive.
     """
     names = sorted(table["class"].unique())
     shown = ", ".join(repr(name) for name in names[:20]) or "none"
@@ -287,31 +288,31 @@ def _label_of_class(table: pd.DataFrame, positive: Sequence[str], path: Path) ->
             f"{path}: expected two classes (a folder with images for each, or {LABELS} with file,label); got {shown}. "
             f"{_inner_folders(table, path)}".rstrip()
         )
-    chosen = {class_name(name) for name in positive} or _said_positive(names)
+    chosen = {class_name(name) for name in positive} or _obvious_positive(names)
     if not chosen:
-        # The name that says that something is missing is the worst example of a positive class.
+        # Do not suggest a class whose name sounds negative.
         likely = [name for name in names if not _NEGATED.match(name)] or names
-        remedy = _inner_folders(table, path) or f"Say it: --set 'data.positive=[{_quoted(likely[-1])}]'."
-        raise InputError(f"{path}: which of the classes {shown} are positive? {remedy}")
+        remedy = _inner_folders(table, path) or f"Choose with --set 'data.positive=[{_quoted(likely[-1])}]'."
+        raise InputError(f"{path}: cannot tell which of the classes {shown} are positive. {remedy}")
     unknown = sorted(chosen - set(names))
     if unknown:
-        raise InputError(f"data.positive must name classes; got {unknown[0]!r}, and there are {shown}.")
+        raise InputError(f"data.positive must name existing classes; got {unknown[0]!r}, but the classes are {shown}.")
     if chosen == set(names):
-        raise InputError("data.positive must leave a negative class; got all of them. Name the positive ones only.")
+        raise InputError("data.positive must leave a negative class; got all classes. Name only the positive ones.")
     for first, other in look_alikes(names):
         if (first in chosen) != (other in chosen):
             raise InputError(
-                f"{path}: of the classes {first!r} and {other!r}, which are nearly the same name, one is positive and "
-                "one negative. Give them one name, or name both or neither in data.positive."
+                f"{path}: the classes {first!r} and {other!r} have similar names, but one is positive and one "
+                "negative. Give them the same name, or name both or neither in data.positive."
             )
     return {name: int(name in chosen) for name in names}
 
 
-def _said_positive(names: Sequence[str]) -> set[str]:
-    """The positive ones of two classes that say it themselves, in any spelling; empty where they do not."""
+def _obvious_positive(names: Sequence[str]) -> set[str]:
+    """The positive of two classes, in all its spellings, if the names show it; otherwise empty."""
     words = {class_word(name) for name in names}
-    ones = words & set(POSITIVE) or words - set(NEGATIVE)
-    return {name for name in names if class_word(name) in ones} if len(words) == 2 and len(ones) == 1 else set()
+    positive = words & set(POSITIVE) or words - set(NEGATIVE)
+    return {name for name in names if class_word(name) in positive} if len(words) == 2 and len(positive) == 1 else set()
 
 
 def _quoted(name: str) -> str:

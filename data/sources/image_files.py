@@ -1,4 +1,4 @@
-"""Image files under a folder: which may be patches, and what else is there."""
+"""Image files under a folder: which may be patches, and why others are not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from histoblend.data.sources.labels import NOT_UTF8, printable
 from histoblend.data.sources.own_results import is_result, results_in
 from histoblend.data.storage.arrays import is_folder, walk
 
-NOT_FOLLOWED = "a link to a folder that holds it, or that is read under another name: not followed"
+NOT_FOLLOWED = "a link to a parent folder, or to a folder that is already read: not followed"
 
 
 @dataclass
@@ -25,13 +25,13 @@ class ImageFiles:
     Attributes
     ----------
     files : set of str
-        Those that may be patches, by their path in the folder with slashes.
+        Files that may be patches, by their path in the folder, with slashes.
     skipped : dict from str to str
-        What else may have been meant as a patch, and why it is none.
+        Other files that the user may have meant as patches, and why they are not.
     links : list of str
         Links to folders that were not followed.
     results : dict from str to str
-        What this program wrote earlier, which is left out: its path, and what it is.
+        Earlier results of this program, which are left out: their paths, and what they are.
     """
 
     files: set[str] = field(default_factory=set)
@@ -41,26 +41,25 @@ class ImageFiles:
 
 
 def is_image(name: str) -> bool:
-    """Whether a file is an image by the end of its name, in any case."""
+    """Whether a file is an image by the ending of its name, in any case."""
     return name.lower().endswith(SUFFIXES)
 
 
 def image_id(name: str) -> str:
-    """Name of an image file without folders and ending."""
+    """Name of an image file without folders and without its ending."""
     return stem(posixpath.basename(name))
 
 
-def walk_images(path: Path, found: ImageFiles) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Everything under a folder but folders (other than those with the name of an image) and our own results, in order.
+def walk_images(path: Path, images: ImageFiles) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """List everything under a folder in order, except our own results and folders not named like an image.
 
-    Links to folders are followed where they lead out of what is read already, so that no file is read twice and no
-    loop is entered.
+    Links to folders are followed unless their target is already read, so no file is read twice and loops end.
 
     Parameters
     ----------
     path : Path
-    found : ImageFiles
-        Gets ``links`` and ``results``.
+    images : ImageFiles
+        ``links`` and ``results`` are added to it.
     """
     read = [Path(os.path.realpath(path))]
 
@@ -68,45 +67,45 @@ def walk_images(path: Path, found: ImageFiles) -> Iterator[tuple[str, os.DirEntr
         if entry.is_symlink():
             target = Path(os.path.realpath(entry.path))
             if any(_is_read(target, other) or other.is_relative_to(target) for other in read):
-                found.links.append(name)
+                images.links.append(name)
                 return False
             read.append(target)
         if what := results_in(entry.path):
-            found.results[f"{printable(name)}/"] = what
+            images.results[f"{printable(name)}/"] = what
         return not what
 
     for name, entry in walk(path, enter):
         if is_folder(entry):
-            if is_image(name) and f"{printable(name)}/" not in found.results:
+            if is_image(name) and f"{printable(name)}/" not in images.results:
                 yield name, entry
         elif (not is_image(name) or entry.name.startswith("explain-")) and is_result(entry.path):
-            found.results[printable(name)] = "a result of predict"
+            images.results[printable(name)] = "a result of predict"
         else:
             yield name, entry
 
 
 def _is_read(target: Path, folder: Path) -> bool:
-    """Whether a walk through ``folder`` comes through ``target``, which no ignored folder hides from it."""
+    """Whether reading ``folder`` also reads ``target``: inside it, and not below an ignored folder."""
     return target.is_relative_to(folder) and not ignored_path(target.relative_to(folder))
 
 
 def image_files(path: Path) -> ImageFiles:
-    """Look for image files at any depth of a folder."""
-    found = ImageFiles()
-    for name, entry in walk_images(path, found):
+    """Find image files at any depth of a folder."""
+    images = ImageFiles()
+    for name, entry in walk_images(path, images):
         if is_folder(entry):
             reason = "a folder with the name of an image"
         elif not is_image(name):
-            # Tables and notes beside the class folders are no patches, and no one expects them to be.
+            # Tables and notes beside the class folders are not listed, because nobody expects them to be patches.
             reason = f"not an image by its name ({', '.join(SUFFIXES)})" if "/" in name else ""
         elif not os.path.isfile(entry.path):
             reason = "not a file but a pipe, a device or a dead link"
         elif name != printable(name):
             reason = NOT_UTF8
         else:
-            found.files.add(name)
+            images.files.add(name)
             continue
         if reason:
-            found.skipped[printable(name)] = reason
-    found.skipped |= {printable(name): NOT_FOLLOWED for name in found.links}
-    return found
+            images.skipped[printable(name)] = reason
+    images.skipped |= {printable(name): NOT_FOLLOWED for name in images.links}
+    return images

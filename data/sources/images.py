@@ -1,4 +1,4 @@
-"""Any image file into an 8-bit RGB patch by stated rules, or the reason why not."""
+"""Decode an image file into an 8-bit RGB patch by documented rules, or say why it cannot be used."""
 
 from __future__ import annotations
 
@@ -20,54 +20,54 @@ from histoblend.data.tiff_tags import BITS, PHOTOMETRIC, WHITE_IS_ZERO, in_plane
 if TYPE_CHECKING:
     from PIL import Image
 
-#: Formats that Pillow may try, and what their files are called.
+#: Formats that Pillow may try, and their file endings.
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 
-#: Pixels of the largest image that is decoded: 50 MB as RGB. Larger ones are refused before anything is allocated.
+#: Most pixels of an image that is decoded, 50 MB as RGB. Larger images are refused before memory is allocated.
 MAX_PIXELS = 4096 * 4096
 
-#: Side of the smallest patch that a configuration takes, in pixels.
+#: Side of the smallest patch that the configuration accepts, in pixels.
 LEAST_SIZE = 32
 
-#: A reason of :func:`read_image`: the image's own width and height.
-_OTHER_SIZE = re.compile(r"expected (?:at least )?\d+ × \d+ pixels(?: to cut the patch from)?, got (\d+) × (\d+)")
+#: Matches the reason of :func:`read_image` for a wrong size; the groups are the image's width and height.
+_OTHER_SIZE = re.compile(r"expected (?:at least )?\d+ × \d+ pixels(?: to crop)?, got (\d+) × (\d+)")
 
-#: Pages of a TIFF that are counted.
+#: Most pages of a TIFF that are counted.
 MOST_FRAMES = 100
 
-#: Passes over a progressive JPEG; real ones have ten or so.
+#: Most passes of a progressive JPEG; real ones have about ten.
 MOST_SCANS = 100
 
 #: How an image of another size becomes a patch.
 RESIZING = {
     "refuse": "an image of another size is set aside",
     "resize": (
-        "the largest centred square is cut out and resized with Pillow's bicubic filter, which averages on the way down"
+        "the largest centred square is cut out and resized with Pillow's bicubic filter, which averages when shrinking"
     ),
     "crop": "the centre is cut out; a smaller image is set aside",
 }
 
 #: How other kinds of pixels become 8-bit RGB.
 CONVERSION = (
-    "grey is repeated in three channels, a palette is looked up, transparency lies over white, 16-bit samples keep "
+    "grey is repeated in three channels, palettes are looked up, transparency is shown on white, 16-bit samples keep "
     "their high byte, EXIF orientation is applied; other kinds (CMYK, floating point, animations …) are set aside"
 )
 
-#: Bytes that say of a PNG or BMP how many bits a sample has.
+#: Number of bytes to read from a PNG or BMP to learn how many bits a sample has.
 HEADER_BYTES = 30
 
-# Pillow's switch for libtiff is one for all threads.
+# Pillow's switch for libtiff is shared by all threads.
 _LIBTIFF = threading.Lock()
 
-#: Pillow's modes that ``CONVERSION`` speaks of.
+#: Pillow's modes that are converted as ``CONVERSION`` describes.
 CONVERTED = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 def tame_pillow() -> None:
-    """Let Pillow refuse an image of far too many pixels, where it would only warn, and keep its other remarks back.
+    """Make Pillow refuse images with far too many pixels, instead of warning, and silence its other warnings.
 
-    :func:`read_image` says of each file what is wrong with it; Pillow's remarks name no file.
+    :func:`read_image` says what is wrong with each file; Pillow's warnings do not name the file.
     """
     from PIL import Image
 
@@ -85,22 +85,22 @@ def read_image(path: str | Path, out: np.ndarray, *, resize: str = "refuse", con
     ----------
     path : str or Path
     out : ndarray of shape (height, width, 3), dtype uint8
-        Overwritten; arbitrary where the file could not be used.
+        Overwritten; holds arbitrary values if the file could not be used.
     resize : {"refuse", "resize", "crop"}
         What to do with an image of another size; see ``RESIZING``.
     convert : bool
-        Take the kinds of pixels in ``CONVERSION``; otherwise 8-bit RGB only.
+        Accept the kinds of pixels in ``CONVERSION``; otherwise only 8-bit RGB.
 
     Returns
     -------
     str
-        Why the file could not be used; empty when it could.
+        Why the file could not be used; empty on success.
     """
     from PIL import Image, UnidentifiedImageError
 
     header = b""
     try:
-        # A pipe would make the opening wait for a writer that never comes.
+        # Opening a pipe would otherwise wait for a writer forever.
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
         with open(descriptor, "rb") as file:
             if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -115,45 +115,45 @@ def read_image(path: str | Path, out: np.ndarray, *, resize: str = "refuse", con
         return f"too many pixels ({error})"
     except OSError as error:
         return f"not readable as an image ({error.strerror or error})"
-    except Exception as error:  # a damaged or hostile file makes Pillow fail in many ways, with no common class
+    except Exception as error:  # damaged or hostile files make Pillow raise many unrelated exceptions
         return f"not readable as an image ({type(error).__name__}: {error})"
 
 
 def _unknown(header: bytes) -> str:
-    """Say what was expected of a file that Pillow knows nothing about."""
+    """Say what was expected instead of a file that Pillow does not recognise."""
     tiff = header.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"))
-    kinds = "a damaged TIFF, or of other samples than grey, RGB or palette that Pillow reads"
+    kinds = "a damaged TIFF, or one with samples that Pillow cannot read"
     return f"not an image that can be read ({kinds if tiff else ', '.join(FORMATS)})"
 
 
 def size_remedy(reasons: Iterable[str], *, resizes: bool) -> str:
-    """What to do where most files that could not be used have one other size; empty elsewhere.
+    """Advice if most unusable files have the same other size; otherwise empty.
 
     Parameters
     ----------
     reasons : iterable of str
         From :func:`read_image`.
     resizes : bool
-        Whether the source takes ``data.resize``.
+        Whether the source supports ``data.resize``.
     """
     reasons = list(reasons)
     sizes = Counter(match.groups() for reason in reasons if (match := _OTHER_SIZE.fullmatch(reason)))
     if not sizes or 2 * sizes.total() < len(reasons):
         return ""
     (width, height), count = sizes.most_common(1)[0]
-    ways = []
+    options = []
     if width == height and int(width) >= LEAST_SIZE and 2 * count >= len(reasons):
-        ways.append(f"give --set data.size={width} (make … SET=data.size={width}) for patches of that size")
+        options.append(f"give --set data.size={width} (make … SET=data.size={width}) for patches of that size")
     if resizes:
-        ways.append("give --set data.resize=resize to scale all images")
-    elif not ways:
-        ways.append("resize the images, or use CONFIG=folder (--config folder), which takes data.resize=resize")
-    sentence = ", or ".join(ways)
+        options.append("give --set data.resize=resize to scale all images")
+    elif not options:
+        options.append("resize the images, or use CONFIG=folder (--config folder), which supports data.resize=resize")
+    sentence = ", or ".join(options)
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _refusal(image: Image.Image, file: BinaryIO, header: bytes, out: np.ndarray, resize: str, convert: bool) -> str:
-    """Say what is wrong with an opened image, before its pixels are decoded."""
+    """Say why an opened image cannot be used, before its pixels are decoded; empty if it can."""
     width, height = image.size
     expected = (out.shape[1], out.shape[0])
     if width * height > MAX_PIXELS:
@@ -161,40 +161,40 @@ def _refusal(image: Image.Image, file: BinaryIO, header: bytes, out: np.ndarray,
     if resize == "refuse" and image.size != expected:
         return f"expected {expected[0]} × {expected[1]} pixels, got {width} × {height}"
     if resize == "crop" and (width < expected[0] or height < expected[1]):
-        return f"expected at least {expected[0]} × {expected[1]} pixels to cut the patch from, got {width} × {height}"
+        return f"expected at least {expected[0]} × {expected[1]} pixels to crop, got {width} × {height}"
     frames = _frames(image)
     if frames != 1:
         more = " or more" if frames == MOST_FRAMES else ""
         return f"expected one image, got a file of {frames}{more} (an animation or several pages)"
     if _scans(image) > MOST_SCANS:
-        return f"expected at most {MOST_SCANS} passes over a progressive JPEG, got more"
+        return f"expected at most {MOST_SCANS} passes in a progressive JPEG, got more"
     tags = _tags(image)
     reason = _wrong_kind(image, _bits(image, header), convert)
     return reason or ("" if tags is None else tiff_refusal(tags, file))
 
 
 def _wrong_kind(image: Image.Image, bits: int, convert: bool) -> str:
-    """Say what is wrong with a kind of pixels; ``bits`` are those of a sample in the file, not in Pillow's mode."""
+    """Say why a kind of pixels cannot be used; ``bits`` is per sample in the file, not in Pillow's mode."""
     kind = image.mode
     if bits != 8 and kind.startswith(("RGB", "LA")):
         kind += f", {bits} bits"
-    # A palette's transparency belongs to its entries. Elsewhere it is one value, of as many bits as the file's samples:
-    # Pillow compares it with samples that it has widened or narrowed to 8.
-    value = "transparency" in image.info and image.mode != "P"
-    if value:
+    # In a palette each entry has a transparency. Otherwise one value is transparent, with the file's bits per sample.
+    # Pillow compares it with samples that are already converted to 8 bits, which is wrong.
+    has_value = "transparency" in image.info and image.mode != "P"
+    if has_value:
         kind += f" with a transparent value of {bits} bits"
     if not convert and kind != "RGB":
         return f"expected an RGB image, got mode {kind}"
-    if image.mode not in CONVERTED or (value and bits not in (1, 8)):
+    if image.mode not in CONVERTED or (has_value and bits not in (1, 8)):
         return f"expected RGB, grey, palette or transparency, got mode {kind}"
     return ""
 
 
 def _frames(image: Image.Image) -> int:
-    """How many pictures a file holds; a TIFF's are counted up to ``MOST_FRAMES``.
+    """Number of images in a file; for a TIFF counted up to ``MOST_FRAMES``.
 
-    Pillow finds a TIFF's pages one by one and compares each with all before: a small file of many empty directories
-    would keep it for hours.
+    Pillow searches for a TIFF's pages one by one and compares each with all earlier ones. It would take hours for a
+    small file of many empty directories.
     """
     if image.format != "TIFF":
         return int(getattr(image, "n_frames", 1))
@@ -210,16 +210,19 @@ def _frames(image: Image.Image) -> int:
 
 
 def _scans(image: Image.Image) -> int:
-    """How many passes a progressive JPEG has, counted to one above ``MOST_SCANS``: one of 60 bytes costs 10 ms."""
+    """Number of passes in a progressive JPEG, counted only to just above ``MOST_SCANS``.
+
+    A pass of 60 bytes takes 10 ms to decode.
+    """
     file: Any = getattr(image, "fp", None)
     if image.format != "JPEG" or not image.info.get("progressive") or file is None:
         return 1
-    place, count, last = file.tell(), 0, b""
+    position, count, last = file.tell(), 0, b""
     file.seek(0)
     while count <= MOST_SCANS and (piece := file.read(2**20)):
         count += (last + piece).count(b"\xff\xda")
         last = piece[-1:]
-    file.seek(place)
+    file.seek(position)
     return count
 
 
@@ -229,20 +232,20 @@ def _tags(image: Image.Image) -> Any:
 
 
 def _bits(image: Image.Image, header: bytes) -> int:
-    """Bits of a sample, as the file's own header says; 8 for formats that have no others."""
+    """Bits per sample, as stated in the file's header; 8 for formats that have no others."""
     tags = _tags(image)
     if tags is not None:
         return int(tags.get(BITS, (1,))[0])
     if image.format == "PNG":
         return header[24]
-    # Of a BMP's 16 bits a pixel, five or six are for each colour.
+    # A BMP with 16 bits per pixel has five or six bits per colour.
     return 5 if image.format == "BMP" and header[28:30] == b"\x10\0" else 8
 
 
 def _with_planes(image: Image.Image, file: BinaryIO) -> Image.Image:
-    """Open a TIFF of separate planes again for libtiff, which reads them as the tags say.
+    """Reopen a TIFF with separate planes for libtiff, which follows the tags.
 
-    Pillow's own decoder, which it takes where nothing is compressed, reads planes as 8-bit samples, black at zero.
+    Pillow uses its own decoder for uncompressed files and reads planes as 8-bit samples with black at zero.
     """
     from PIL import Image, TiffImagePlugin
 
@@ -277,7 +280,7 @@ def _decode(image: Image.Image, out: np.ndarray, resize: str) -> str:
 
 
 def _as_rgb(image: Image.Image, inverted: bool) -> Image.Image:
-    """As ``CONVERSION`` says; ``inverted`` where zero is white, which Pillow heeds up to 8 bits only."""
+    """Convert as ``CONVERSION`` describes; ``inverted`` if zero is white, which Pillow handles only up to 8 bits."""
     from PIL import Image
 
     if image.mode.startswith("I;16"):

@@ -24,7 +24,7 @@ UNLABELLED = "test"
 SUBMISSION = "sample_submission.csv"
 SUFFIX = ".tif"
 
-#: Ends of names of images that are not read: under ``test/`` somebody expects their ids in the submission.
+#: File endings of images that cannot be read. Under ``test/`` the user may expect their ids in the submission.
 OTHER_IMAGES = (
     ".gif", ".jp2", ".j2k", ".jxl", ".jpe", ".jfif", ".heic", ".heif", ".avif", ".ppm", ".pgm", ".npy", ".dcm",
     ".tif.gz", ".psd", ".svs", ".ndpi",
@@ -38,29 +38,30 @@ class KaggleSource:
     ----------
     path : Path
         Folder that holds ``train/<id>.tif`` and ``train_labels.csv`` (``id,label``) and, optionally, a slide map,
-        ``test/<id>.tif`` and ``sample_submission.csv`` (``id``). Images may be in subfolders and of any kind in
-        :data:`data.sources.images.SUFFIXES`; names and endings count in any case.
+        ``test/<id>.tif`` and ``sample_submission.csv`` (``id``). Images may be in subfolders and have any ending of
+        :data:`data.sources.images.SUFFIXES`. Upper and lower case of names and endings do not matter.
     size : int
         Height and width that a patch must have, in pixels.
     missing : {"error", "skip"}
-        What to do with ids without an image, also those of ``sample_submission.csv``, and images without a label.
+        What to do with ids without an image, including those of ``sample_submission.csv``, and with images without a
+        label.
     slide_map : str
-        CSV file with a column of ids and one of slides (see :func:`data.sources.labels.slide_map`), by its name in
-        ``path`` or its whole path. Empty for ``patch_id_wsi.csv``, which may be absent.
+        CSV file with a column of ids and a column of slides (see :func:`data.sources.labels.slide_map`): its name in
+        ``path``, or its full path. Empty for ``patch_id_wsi.csv``, which may be missing.
 
     Attributes
     ----------
     table : DataFrame
-        ``patch_id, label, slide``, sorted by ``patch_id``. ``slide`` is missing everywhere without a slide map.
+        ``patch_id, label, slide``, sorted by ``patch_id``. Without a slide map, every ``slide`` is missing.
     skipped : dict from str to str
-        File or id left out by ``missing="skip"``, and why.
+        Files and ids left out by ``missing="skip"``, and why.
     unlabelled : UnlabelledPatches or None
-        The patches under ``test/``, where there are any.
+        The patches under ``test/``; None if there are none.
 
     Raises
     ------
     InputError
-        A folder, file or column is missing, a label is not 0 or 1, an id is there twice, or ids and images differ.
+        A folder, file or column is missing, a label is not 0 or 1, an id is repeated, or ids and images differ.
     """
 
     def __init__(self, path: Path, *, size: int = 96, missing: str = "error", slide_map: str = "") -> None:
@@ -68,19 +69,19 @@ class KaggleSource:
             raise InputError(f"{path}: expected the folder that holds train/ and train_labels.csv; got a file.")
         images = find_name(path, IMAGES)
         if not images.is_dir():
-            inner = [found for found in sorted(path.glob("*/")) if find_name(found, LABELS).is_file()]
-            here = f": {inner[0]}" if len(inner) == 1 else ""
+            inner = [folder for folder in sorted(path.glob("*/")) if find_name(folder, LABELS).is_file()]
+            suggestion = f": {inner[0]}" if len(inner) == 1 else ""
             raise InputError(
                 f"{images}: expected a folder of .tif patches; it does not exist. "
-                f"Give the folder that holds train/ and train_labels.csv (DATA=… or --data){here}."
+                f"Give the folder that holds train/ and train_labels.csv (DATA=… or --data){suggestion}."
             )
         self.size, self._reader = size, PatchReader(images, size, convert=False)
         self._files = _images(images)
         names = {"csv": LABELS, "folder": IMAGES, "suffix": SUFFIX}
         labels, self.skipped = match_files(_read_labels(find_name(path, LABELS)), set(self._files), missing, **names)
         slides = find_name(path, slide_map or SLIDES)
-        known = bool(slide_map) or slides.exists()
-        labels["slide"] = slides_of(labels["patch_id"], slides) if known else pd.NA
+        has_map = bool(slide_map) or slides.exists()
+        labels["slide"] = slides_of(labels["patch_id"], slides) if has_map else pd.NA
         labels["slide"] = labels["slide"].astype("string")
         self.table = labels.sort_values("patch_id", ignore_index=True)
         self.unlabelled = _unlabelled(path, size, missing)
@@ -90,32 +91,32 @@ class KaggleSource:
         return self._reader.read([self._files[patch_id] for patch_id in self.table["patch_id"].iloc[start:stop]])
 
     def remedy(self, reasons: Iterable[str]) -> str:
-        """What to do about images of another size; see :func:`data.sources.images.size_remedy`."""
+        """Advice about images of another size; see :func:`data.sources.images.size_remedy`."""
         return size_remedy(reasons, resizes=False)
 
 
 class UnlabelledPatches:
-    """Patches of which no label and no slide is known, such as those that a submission is made for.
+    """Patches without known label and slide, such as those of a submission.
 
     Parameters
     ----------
     folder : Path
-        Holds ``<id>.tif``, or images of other kinds, at any depth.
+        Folder of ``<id>.tif`` or other images, at any depth.
     size : int
         Height and width that a patch must have, in pixels.
     files : mapping from str to str
         Path in the folder by id.
     missing : sequence of str
-        Ids that a submission must hold and that have no image.
+        Ids that the submission must include but that have no image.
     unlisted : sequence of str
-        Ids that have an image and that ``sample_submission.csv`` does not list.
+        Ids that have an image but are not listed in ``sample_submission.csv``.
 
     Attributes
     ----------
     table : DataFrame
-        ``patch_id, slide``, sorted by ``patch_id``; there is no ``label``, and every ``slide`` is missing.
+        ``patch_id, slide``, sorted by ``patch_id``. There is no ``label``, and every ``slide`` is missing.
     skipped : dict from str to str
-        Ids that have no image, or whose name cannot be written into a table, and why.
+        Ids without an image, or with a name that cannot be written into a table, and why.
     unlisted : list of str
     """
 
@@ -141,30 +142,30 @@ class UnlabelledPatches:
         return self._reader.read([self._files[patch_id] for patch_id in self.table["patch_id"].iloc[start:stop]])
 
     def remedy(self, reasons: Iterable[str]) -> str:
-        """What to do about images of another size; see :func:`data.sources.images.size_remedy`."""
+        """Advice about images of another size; see :func:`data.sources.images.size_remedy`."""
         return size_remedy(reasons, resizes=False)
 
 
 def content(path: Path, *, slide_map: str = "", **_options: object) -> Iterator[str]:
-    """Lines that change when images or slide map do; see :class:`data.sources.registry.SourceKind`."""
+    """Yield lines that change when images or slide map change; see :class:`data.sources.registry.SourceKind`."""
     for part in (IMAGES, UNLABELLED):
         folder = find_name(path, part)
         if folder.is_dir():
-            images = (found for found in walk_images(folder, ImageFiles()) if is_image(found[0]))
-            yield from (stamp(entry.path, f"{part}/{name}") for name, entry in images)
+            entries = (item for item in walk_images(folder, ImageFiles()) if is_image(item[0]))
+            yield from (stamp(entry.path, f"{part}/{name}") for name, entry in entries)
     if slide_map:
         yield stamp(find_name(path, slide_map), slide_map)
 
 
 def _images(folder: Path) -> dict[str, str]:
-    """Path of each image in a folder by its id: the file's name without folders and ending.
+    """Path of each image in a folder by id, which is the file's name without folders and ending.
 
-    What cannot be read, such as a pipe, has an id as well: whoever reads it is told why.
+    Unreadable entries, such as pipes, have an id too; reading them gives the reason.
 
     Raises
     ------
     InputError
-        Two files have one id.
+        Two files have the same id.
     """
     files: dict[str, str] = {}
     for name, _ in walk_images(folder, ImageFiles()):
@@ -173,14 +174,14 @@ def _images(folder: Path) -> dict[str, str]:
         other = files.setdefault(image_id(name), name)
         if other != name:
             raise InputError(
-                f"{folder}: expected one image for each id; got {printable(other)!r} and {printable(name)!r}, both of "
+                f"{folder}: expected one image per id; got {printable(other)!r} and {printable(name)!r}, both with "
                 f"id {printable(image_id(name))!r}. Remove or rename one."
             )
     return files
 
 
 def _unlabelled(path: Path, size: int, missing: str) -> UnlabelledPatches | None:
-    """The patches under ``test/`` and the other ids of ``sample_submission.csv``; None where there are no images.
+    """Open the patches under ``test/`` and read the ids of ``sample_submission.csv``; None if there are no images.
 
     Raises
     ------
@@ -193,26 +194,26 @@ def _unlabelled(path: Path, size: int, missing: str) -> UnlabelledPatches | None
         without = _other_images(folder) if folder.is_dir() else []
         if without and missing != "skip":
             raise InputError(
-                f"{folder}: expected images that end in {', '.join(SUFFIXES)}; got {len(without)} of other kinds "
+                f"{folder}: expected images that end in {', '.join(SUFFIXES)}; got {len(without)} with other endings "
                 f"(first: {without[0]!r}). Convert or remove them, or pass --missing=skip (MISSING=skip)."
             )
         return UnlabelledPatches(folder, size=size, files=files, missing=without) if files else None
     names = FileNames(files.keys(), str(listed))
-    found = {name: names.find(name) for name in read_csv(listed, ("id",))["id"]}
-    without = [name for name, file in found.items() if file is None]
+    files_by_name = {name: names.find(name) for name in read_csv(listed, ("id",))["id"]}
+    without = [name for name, file in files_by_name.items() if file is None]
     if without and missing != "skip":
         first = ", ".join(map(repr, without[:3]))
-        skip = "gives these ids the share of positives among the training patches" if files else "makes no submission"
+        effect = "gives these ids the share of positives among the training patches" if files else "makes no submission"
         raise InputError(
             f"{listed}: {len(without)} ids have no image under {UNLABELLED}/ (first: {first}; images end in "
-            f"{', '.join(SUFFIXES)}). Add the images, or pass --missing=skip (MISSING=skip), which {skip}."
+            f"{', '.join(SUFFIXES)}). Add the images, or pass --missing=skip (MISSING=skip), which {effect}."
         )
-    unlisted = sorted(files.keys() - set(found.values()))
+    unlisted = sorted(files.keys() - set(files_by_name.values()))
     return UnlabelledPatches(folder, size=size, files=files, missing=without, unlisted=unlisted) if files else None
 
 
 def _other_images(folder: Path) -> list[str]:
-    """Files in a folder that are images by their names, but of kinds that are not read."""
+    """Image files in a folder, by their endings, that cannot be read."""
     names = (name for name, _ in walk_images(folder, ImageFiles()) if name.lower().endswith(OTHER_IMAGES))
     return sorted(map(printable, names))
 

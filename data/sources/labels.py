@@ -1,4 +1,4 @@
-"""Tables of labels and slides, matched with the images that are there."""
+"""Tables of labels and slides, matched with the existing images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from histoblend.data.sources.csv_table import MISSING, read_csv
 from histoblend.data.sources.file_names import FileNames, same_file
 from histoblend.data.splits import UNMAPPED
 
-#: Why a file is set aside whose name no table can hold.
+#: Reason for setting aside a file whose name cannot be written into a table.
 NOT_UTF8 = "its name is not UTF-8: rename it"
 
 _TUMOUR = (
@@ -21,68 +21,68 @@ _TUMOUR = (
     "cancerous", "malignant", "malignancy", "metastasis", "metastases", "metastatic", "carcinoma",
 )  # fmt: skip
 
-#: Class names that say by themselves which one is positive, as :func:`class_word` gives them.
+#: Class names that show which class is positive, in the form of :func:`class_word`.
 POSITIVE = ("1", "positive", "positives", "pos", "true", "yes", *_TUMOUR)
 NEGATIVE = (
     "0", "negative", "negatives", "neg", "false", "no", "normal", "normal_tissue", "benign", "healthy",
     *(f"{no}{mark}{word}" for no in ("no", "non", "not") for mark in ("", "_") for word in _TUMOUR),
 )  # fmt: skip
 
-#: Letters that say it where a label can be nothing else; a class folder of such a name may mean anything.
+#: Letters that are accepted as labels in a table; as names of class folders they could mean anything.
 _LETTERS = {"t": True, "y": True, "f": False, "n": False}
 
 
 def read_labels(path: Path, ids: str, optional: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Read a table of labels, each of a patch of its own.
+    """Read a table of labels with one row per patch.
 
     Parameters
     ----------
     path : Path
     ids : str
-        The column of ids or files; see :func:`data.sources.csv_table.read_csv`.
+        Column of ids or files; see :func:`data.sources.csv_table.read_csv`.
     optional : tuple of str
-        Further columns, where they are there.
+        Columns that are returned if present.
 
     Returns
     -------
     DataFrame of str
-        ``patch_id``, ``label`` as :func:`class_name` gives it, and ``optional``; the index is the row in a spreadsheet.
+        ``patch_id``, ``label`` in the form of :func:`class_name`, and ``optional``. The index is the spreadsheet row.
 
     Raises
     ------
     InputError
-        It cannot be read, an id or a label is missing, or an id stands twice.
+        The table cannot be read, an id or a label is missing, or an id is repeated.
     """
     table = read_csv(path, (ids, "label"), optional).rename(columns={ids: "patch_id"})
-    nameless = table.index[table["patch_id"] == ""]
-    if len(nameless):
-        raise InputError(f"{path}: every row needs a name in {ids!r}; got none in row {nameless[0]}. Fix the row.")
+    unnamed = table.index[table["patch_id"] == ""]
+    if len(unnamed):
+        raise InputError(f"{path}: every row needs a name in {ids!r}; got none in row {unnamed[0]}. Fix the row.")
     _check_unique(table, path)
-    without = table.index[table["label"].str.lower().isin(MISSING)]
-    if len(without):
-        row = without[0]
+    unlabelled = table.index[table["label"].str.lower().isin(MISSING)]
+    if len(unlabelled):
+        row = unlabelled[0]
         raise InputError(
             f"{path}: every row needs a label; got {table.at[row, 'label']!r} in row {row} (id "
-            f"{table.at[row, 'patch_id']!r}) and {len(without) - 1} more. Add it or remove the row."
+            f"{table.at[row, 'patch_id']!r}) and {len(unlabelled) - 1} more. Add it or remove the row."
         )
     classes = {name: class_name(name) for name in table["label"].unique()}
     return table.assign(label=table["label"].map(classes))
 
 
 def class_name(name: str) -> str:
-    """Name of a class, cleaned; the numbers 0 and 1 as whole numbers (``1.0`` is ``1``)."""
+    """Clean the name of a class; the numbers 0 and 1 become integers (``1.0`` becomes ``1``)."""
     cleaned = clean_name(name)
     number = re.fullmatch(r"\+?([01])(?:[.,]0*)?", cleaned)
     return number[1] if number else cleaned
 
 
 def class_word(name: str) -> str:
-    """Name of a class as ``POSITIVE`` and ``NEGATIVE`` have it: in lower case, parts joined by underscores."""
+    """Name of a class in the form of ``POSITIVE`` and ``NEGATIVE``: lower case, words joined by underscores."""
     return re.sub(r"[\s_\-]+", "_", name.casefold())
 
 
 def binary_labels(table: pd.DataFrame, path: Path) -> pd.Series:
-    """Labels of a table that must be 0 or 1, or say it: ``1.0``, ``01``, ``True``, ``T``, ``tumour``.
+    """Convert the labels of a table to 0 and 1; accepts texts such as ``1.0``, ``01``, ``True``, ``T``, ``tumour``.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ def binary_labels(table: pd.DataFrame, path: Path) -> pd.Series:
     Raises
     ------
     InputError
-        A label is neither.
+        A label has no known meaning.
     """
     labels = table["label"].map({name: _binary(name) for name in table["label"].unique()})
     wrong = table[labels.isna()]
@@ -112,26 +112,26 @@ def binary_labels(table: pd.DataFrame, path: Path) -> pd.Series:
 
 
 def _binary(name: str) -> bool | None:
-    """Whether a label is positive; None where it does not say."""
+    """Whether a label is positive; None if its meaning is unknown."""
     word = class_word(name)
     if word in POSITIVE or word in NEGATIVE:
         return word in POSITIVE
     if word in _LETTERS:
         return _LETTERS[word]
     try:
-        number = float(name.strip("='\""))  # a spreadsheet's ways to keep a number a text
+        number = float(name.strip("='\""))  # marks with which spreadsheets keep a number as text
     except ValueError:
         return None
     return bool(number) if number in (0, 1) else None
 
 
 def slide_map(path: Path) -> pd.Series:
-    """Read any CSV file with a column of ids and one of slides.
+    """Read any CSV file with a column of ids and a column of slides.
 
     Parameters
     ----------
     path : Path
-        Columns are recognised by :data:`data.sources.csv_table.ID_COLUMNS` and ``SLIDE_COLUMNS``; ids may be file
+        Columns are recognised by :data:`data.sources.csv_table.ID_COLUMNS` and ``SLIDE_COLUMNS``. Ids may be file
         names.
 
     Returns
@@ -142,7 +142,7 @@ def slide_map(path: Path) -> pd.Series:
     Raises
     ------
     InputError
-        The file is missing or no CSV, a column is missing, or an id has two slides.
+        The file is missing or not CSV, a column is missing, or an id has two slides.
     """
     pairs = read_csv(path, ("id", "slide")).drop_duplicates()
     pairs = pairs[pairs["slide"] != ""]
@@ -156,19 +156,19 @@ def slide_map(path: Path) -> pd.Series:
 
 
 def given_slides(files: pd.Series, path: Path) -> pd.Series:
-    """Slide of each file by the map in ``path``; missing where the map leaves it out.
+    """Look up the slide of each file in the map at ``path``; missing if the map does not list the file.
 
     Parameters
     ----------
     files : Series of str
-        Patch ids or paths; see :class:`data.sources.file_names.FileNames` for what the map may call them.
+        Patch ids or paths; see :class:`data.sources.file_names.FileNames` for the names that match them.
     path : Path
         See :func:`slide_map`.
 
     Raises
     ------
     InputError
-        It cannot be read, knows none of the patches, or may mean several.
+        The map cannot be read, lists none of the patches, or has a name that fits several.
     """
     slides = slide_map(path)
     names = FileNames(files.tolist(), str(path))
@@ -180,73 +180,75 @@ def given_slides(files: pd.Series, path: Path) -> pd.Series:
             f"{path}: a patch must have one slide; got two rows for {names.find(twice[0])!r}: {twice[0]!r} and "
             f"{twice[1]!r}. Fix the rows."
         )
-    found = files.map(pairs.set_index("file")["slide"])
-    if found.isna().all():
-        first = f"the first of its ids is {slides.index[0]!r}" if len(slides) else "it holds no slide"
+    slide_of_file = files.map(pairs.set_index("file")["slide"])
+    if slide_of_file.isna().all():
+        first = f"the first id in the file is {slides.index[0]!r}" if len(slides) else "the file names no slide"
         raise InputError(
-            f"{path}: expected slides of these patches; it knows none of {len(files)} "
-            f"(the first is {files.iloc[0]!r}; {first}). Give another file or leave it out."
+            f"{path}: expected slides of these patches; it lists none of the {len(files)} patches "
+            f"(the first patch is {files.iloc[0]!r}; {first}). Give another file or none."
         )
-    return found
+    return slide_of_file
 
 
 def slides_of(files: pd.Series, path: Path) -> pd.Series:
-    """:func:`given_slides`, where patches that the map leaves out share the group ``(unmapped)``."""
+    """Like :func:`given_slides`, but patches that the map does not list share the slide ``(unmapped)``."""
     return given_slides(files, path).fillna(UNMAPPED)
 
 
 def match_files(
     labels: pd.DataFrame, files: set[str], missing: str, *, csv: str, folder: str, suffix: str = ""
 ) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Keep labelled ids that have an image; ``missing`` says whether the others, on either side, are fatal.
+    """Keep labelled ids that have an image; ``missing`` says whether ids or images without a partner are an error.
 
     Parameters
     ----------
     labels : DataFrame
-        With ``patch_id``, cleaned.
+        Table with cleaned ``patch_id``.
     files : set of str
-        Ids of the images that are there: their real names.
+        Ids of the existing images: their actual names.
     missing : {"error", "skip"}
     csv, folder, suffix : str
-        What the labels, the images' folder and the end of their names are called, for messages.
+        Names of the label table and of the image folder, and the ending of the images, for messages.
 
     Returns
     -------
     labels : DataFrame
-        ``patch_id`` is the real name of the file that was meant.
+        Rows that have an image; ``patch_id`` is the actual name of the file.
     skipped : dict from str to str
-        Ids left out, and why.
+        Ids that were left out, and why.
 
     Raises
     ------
     InputError
-        Ids and images differ and ``missing`` is "error", no id has an image, or which one it has is not clear.
+        Ids and images differ and ``missing`` is "error", no id has an image, or an id fits several images.
     """
     names = FileNames(files, csv)
     labels = labels.assign(file=labels["patch_id"].map(names.find))
     if (twice := same_file(labels["patch_id"], labels["file"])) is not None:
-        raise InputError(f"{csv}: a patch must have one row; got {twice[0]!r} and {twice[1]!r} for one. Remove a row.")
-    here = labels["file"].notna()
-    without_image = labels.loc[~here, "patch_id"].tolist()
-    without_label = sorted(files - set(labels.loc[here, "file"]))
-    complaints = []
+        raise InputError(
+            f"{csv}: a patch must have one row; got {twice[0]!r} and {twice[1]!r} for the same file. Remove a row."
+        )
+    has_image = labels["file"].notna()
+    without_image = labels.loc[~has_image, "patch_id"].tolist()
+    without_label = sorted(files - set(labels.loc[has_image, "file"]))
+    faults = []
     if without_image:
-        complaints.append(f"{len(without_image)} ids have no image under {folder}/ (first: {without_image[0]!r})")
+        faults.append(f"{len(without_image)} ids have no image under {folder}/ (first: {without_image[0]!r})")
     if without_label:
-        complaints.append(f"{len(without_label)} images have no label (first: {without_label[0] + suffix!r})")
-    if complaints and missing != "skip":
-        raise InputError(f"{csv}: {' and '.join(complaints)}. Remove them or pass --missing=skip.")
+        faults.append(f"{len(without_label)} images have no label (first: {without_label[0] + suffix!r})")
+    if faults and missing != "skip":
+        raise InputError(f"{csv}: {' and '.join(faults)}. Remove them or pass --missing=skip.")
     skipped = {printable(name): f"no image under {folder}/" for name in without_image}
     skipped |= {printable(name): f"no label in {csv}" for name in without_label}
-    # Not a column of all rows: a table without rows would take over its rows.
-    kept = labels[here].assign(patch_id=labels.loc[here, "file"]).drop(columns="file").reset_index(drop=True)
+    # Only the selected rows: assigning a longer column to an empty table would add its rows.
+    kept = labels[has_image].assign(patch_id=labels.loc[has_image, "file"]).drop(columns="file").reset_index(drop=True)
     if kept.empty:
-        raise InputError(f"{csv}: expected ids of images under {folder}/; none has one. Check the folder.")
+        raise InputError(f"{csv}: expected ids of images under {folder}/; no id has an image there. Check the folder.")
     return kept, skipped
 
 
 def _check_unique(table: pd.DataFrame, path: Path) -> None:
-    """Check that no id stands twice in the table read from ``path``."""
+    """Check that no id is repeated in the table read from ``path``."""
     twice = table["patch_id"].duplicated()
     if not twice.any():
         return
@@ -254,7 +256,7 @@ def _check_unique(table: pd.DataFrame, path: Path) -> None:
     first, second = table.index[table["patch_id"] == name][:2]
     labels = list(dict.fromkeys(table.loc[[first, second], "label"]))
     remedy = (
-        "This is a number that a spreadsheet shortened: export the table again, with that column as text."
+        "A spreadsheet has rounded this number. Export the table again with the column formatted as text."
         if re.fullmatch(r"\d([.,]\d+)?E\+\d+", name)
         else "Remove a row."
     )
@@ -265,5 +267,5 @@ def _check_unique(table: pd.DataFrame, path: Path) -> None:
 
 
 def printable(name: str) -> str:
-    r"""Return a file's name with bytes that are no UTF-8 as ``\x..``, so that it can be written into a table."""
+    r"""Return a file name with bytes that are not UTF-8 written as ``\x..``, so that a table can hold it."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,4 +1,4 @@
-"""Class folders, straight in the data folder or inside ``train/``, ``val/`` and ``test/``: the data set's own split."""
+"""Class folders, directly in the data folder or inside ``train/``, ``val/`` and ``test/`` of an official split."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from histoblend.data.sources.labels import class_name
 from histoblend.data.splits import TEST, TRAIN
 from histoblend.data.storage.arrays import find_name
 
-#: Names of folders that tell a part of an official split, in lower case, and what the part is called in a table.
+#: Lower-case folder names of the parts of an official split, and the name of each part in tables.
 SPLITS = {
     "train": TRAIN,
     "training": TRAIN,
@@ -36,20 +36,20 @@ SPLITS = {
     "held_out": TEST,
 }
 
-#: What may follow such a name, as in ``train_set`` or ``Testing Data``.
+#: Words that may follow such a name, as in ``train_set`` or ``Testing Data``.
 _OF_PART = re.compile(r"_?(set|dataset|data|split|part|images?|imgs?|patches|tiles|samples)$")
 
 
 @dataclass(frozen=True)
 class ClassFolders:
-    """Image files by the folders that they are in.
+    """Classes and parts of image files, as their folders name them.
 
     Attributes
     ----------
     table : DataFrame
-        ``patch_id`` (the file), ``class`` and, where the data set comes with a test set of its own, ``official``.
+        ``patch_id`` (the file), ``class`` and, if the data set has an official test set, ``official``.
     unlabelled : set of str
-        Files under ``test/`` whose folders name no class.
+        Files under ``test/`` that are not in class folders.
     """
 
     table: pd.DataFrame
@@ -57,7 +57,7 @@ class ClassFolders:
 
 
 def part_of(file: str) -> str:
-    """Part of an official split that a file's first folder names; empty where it names none."""
+    """Part of an official split that a file's first folder names; empty if it names none."""
     first, slash, _ = file.partition("/")
     return _part_by_name(first) if slash else ""
 
@@ -69,7 +69,7 @@ def _part_by_name(folder: str) -> str:
 
 
 def class_folders(path: Path, files: set[str], table_name: str) -> ClassFolders:
-    """Tell each file's class, and part of an official split, by its folders.
+    """Derive each file's class, and its part of an official split, from its folders.
 
     Parameters
     ----------
@@ -78,12 +78,12 @@ def class_folders(path: Path, files: set[str], table_name: str) -> ClassFolders:
     files : set of str
         Image files in it.
     table_name : str
-        The table of labels that can be given instead, for messages.
+        Name of the label table that can be used instead, for messages.
 
     Raises
     ------
     InputError
-        Images are beside class folders, or folders of both kinds are beside each other.
+        Images are beside class folders, or class folders are beside parts of an official split.
     """
     names = sorted(files)
     _check_no_loose(path, [name for name in names if "/" not in name], table_name)
@@ -93,27 +93,29 @@ def class_folders(path: Path, files: set[str], table_name: str) -> ClassFolders:
     if others := sorted({name.partition("/")[0] for name in names if not parts[name]}):
         splits = sorted({f"{name.partition('/')[0]}/" for name in names if parts[name]})
         raise InputError(
-            f"{path}: {', '.join(splits)} are parts of an official split, which hold a folder for each class; got "
-            f"{others[0]!r} beside them. Move it away, or give the label of each file in {table_name} (file,label)."
+            f"{path}: {', '.join(splits)} are parts of an official split and must hold a folder for each class; got "
+            f"{others[0]!r} beside them. Move it away, or list the label of each file in {table_name} (file,label)."
         )
     return _in_parts(path, parts, table_name)
 
 
 def _in_parts(path: Path, parts: dict[str, str], table_name: str) -> ClassFolders:
-    """Files by the class folders inside the parts of an official split."""
+    """Read the class folders inside the parts of an official split."""
     classes = {name: _class_in_part(name) for name in parts}
-    known = {classes[name] for name, part in parts.items() if part != TEST} - {""}
-    if not known:
+    training_classes = {classes[name] for name, part in parts.items() if part != TEST} - {""}
+    if not training_classes:
         kaggle = find_name(path, LABELS).is_file()
-        remedy = " This is Kaggle's layout: give CONFIG=kaggle (--config kaggle)." if kaggle else ""
-        raise InputError(f"{path}: expected train/ with a folder for each class; got only images without.{remedy}")
+        remedy = " This is Kaggle's layout: use CONFIG=kaggle (--config kaggle)." if kaggle else ""
+        raise InputError(
+            f"{path}: expected train/ with a folder for each class; got only images without class folders.{remedy}"
+        )
     test = {name for name, part in parts.items() if part == TEST}
-    unlabelled = set() if _folded(known) & _folded({classes[name] for name in test}) else test
+    unlabelled = set() if _lower_case(training_classes) & _lower_case({classes[name] for name in test}) else test
     labelled = [name for name in parts if name not in unlabelled]
     for first in sorted({name.partition("/")[0] for name in labelled}):
         loose = [name for name in labelled if name.startswith(f"{first}/") and not classes[name]]
         _check_no_loose(path / first, loose, table_name)
-    # A class may be spelled with capitals in one part and without in another.
+    # The same class may be capitalised differently in two parts.
     spelling = {name.lower(): name for name in sorted({classes[name] for name in labelled}, reverse=True)}
     table = _table(labelled, [spelling[classes[name].lower()] for name in labelled])
     official = [parts[name] for name in labelled]
@@ -121,12 +123,12 @@ def _in_parts(path: Path, parts: dict[str, str], table_name: str) -> ClassFolder
 
 
 def _class_in_part(file: str) -> str:
-    """Folder of a file inside its part of the split; empty where it is in none."""
+    """Class folder of a file inside its part of the split; empty if it is in none."""
     inside = file.partition("/")[2]
     return class_name(inside.partition("/")[0]) if "/" in inside else ""
 
 
-def _folded(names: set[str]) -> set[str]:
+def _lower_case(names: set[str]) -> set[str]:
     return {name.lower() for name in names if name}
 
 

@@ -20,39 +20,39 @@ from histoblend.data.storage.arrays import find_name, stamp
 SPLITS = ("train", "valid", "test")
 PREFIX = "camelyonpatch_level_2_split_"
 
-#: More than deflate can ever make of a byte: a data set that claims more holds pixels nobody stored.
+#: More than deflate can expand a byte. A data set that claims more contains pixels that were never stored.
 MOST_PER_BYTE = 1100
 
-#: HDF5 chunks kept after reading, in bytes: a row range that ends inside one does not read it twice.
+#: Size of the HDF5 chunk cache in bytes, so that a row range ending inside a chunk does not read it twice.
 CHUNK_CACHE_BYTES = 64 * 2**20
 
 
 class PcamSource:
-    """Patches of the published HDF5 files, with the splits that their makers gave them.
+    """Patches of the published HDF5 files, with their official splits.
 
     Parameters
     ----------
     path : Path
         Folder that holds ``camelyonpatch_level_2_split_<split>_x.h5`` (dataset ``x``, (n, size, size, 3) uint8) and
-        ``…_y.h5`` (dataset ``y``, (n, 1, 1, 1), 0 or 1) of one or more of the splits train, valid and test. A file
-        that is there as ``.h5.gz`` only is unpacked beside it, once. ``…_meta.csv`` (column ``wsi``) gives slides;
-        either every split that is there has one or none.
+        ``…_y.h5`` (dataset ``y``, (n, 1, 1, 1), 0 or 1) of one or more of the splits train, valid and test. If only
+        ``.h5.gz`` exists, it is unpacked once into the same folder. ``…_meta.csv`` (column ``wsi``) names the slides;
+        either all of these splits have one or none has.
     size : int
         Height and width of a patch in pixels.
 
     Attributes
     ----------
     table : DataFrame
-        ``patch_id`` (such as ``train-000123``: split and row), ``label``, ``slide`` (missing everywhere without
-        ``…_meta.csv``) and ``official``: train, valid or test. Whoever splits must keep to ``official``: folds come
-        from train and valid together, the test set is test.
+        ``patch_id`` (split and row, such as ``train-000123``), ``label``, ``slide`` (missing without ``…_meta.csv``),
+        and ``official`` (train, valid or test). Splits must respect ``official``: the folds use train and valid
+        together, and test is the test set.
     notes : dict
-        Patches by official split.
+        Number of patches per official split.
 
     Raises
     ------
     InputError
-        A file is missing, damaged or of another shape, lengths differ, or a label is not 0 or 1.
+        A file is missing, damaged or has another shape, lengths differ, or a label is not 0 or 1.
     """
 
     def __init__(self, path: Path, *, size: int = 96) -> None:
@@ -62,15 +62,15 @@ class PcamSource:
         splits = [split for split in SPLITS if _find(path, split, "x") or _find(path, split, "y")]
         if not splits:
             raise InputError(
-                f"{path}: expected {PREFIX}train_x.h5 and …_y.h5, or valid or test (also .gz); there is none. "
-                f"`make data DATASET=pcam DATA={path}` downloads them."
+                f"{path}: expected {PREFIX}train_x.h5 and …_y.h5, or valid or test (also .gz); found none. "
+                f"Download them with `make data DATASET=pcam DATA={path}`."
             )
         with_slides = [split for split in splits if find_name(path, f"{PREFIX}{split}_meta.csv").exists()]
         if with_slides and with_slides != splits:
-            lacking = next(split for split in splits if split not in with_slides)
+            missing = next(split for split in splits if split not in with_slides)
             raise InputError(
-                f"{path}: expected {PREFIX}{lacking}_meta.csv beside those of {', '.join(with_slides)}; it does not "
-                "exist. Add it, or leave out that split or all of them."
+                f"{path}: expected {PREFIX}{missing}_meta.csv beside those of {', '.join(with_slides)}; it does not "
+                "exist. Add it, or remove that split or all meta files."
             )
         self._pixels = {split: _open(path, split, "x") for split in splits}
         tables = [self._table(path, split, bool(with_slides)) for split in splits]
@@ -78,7 +78,7 @@ class PcamSource:
         self.notes: dict[str, Any] = {"official": {split: len(self._pixels[split]) for split in splits}}
 
     def _table(self, path: Path, split: str, with_slides: bool) -> pd.DataFrame:
-        """Rows of one split, after a look at its pixels' shape."""
+        """Build the table of one split, and check the shape of its pixels."""
         pixels, labels = self._pixels[split], _labels(path, split)
         name = f"{PREFIX}{split}"
         expected = (len(labels), self.size, self.size, 3)
@@ -90,7 +90,7 @@ class PcamSource:
         if pixels.shape != expected or pixels.dtype != np.uint8:
             raise InputError(
                 f"{name}_x.h5: x must be {' × '.join(map(str, expected))} uint8; got "
-                f"{' × '.join(map(str, pixels.shape))} {pixels.dtype}. For patches of another size set data.size."
+                f"{' × '.join(map(str, pixels.shape))} {pixels.dtype}. For patches of another size, set data.size."
             )
         slides = pd.Series(pd.NA, range(len(labels)))
         if with_slides:
@@ -98,8 +98,8 @@ class PcamSource:
             slides = read_csv(meta, ("wsi",))["wsi"].reset_index(drop=True)
             if len(slides) != len(labels) or (slides == "").any():
                 raise InputError(
-                    f"{meta}: expected {len(labels)} rows with a slide each; got {len(slides)}, "
-                    f"{int((slides == '').sum())} of them without. Download it again."
+                    f"{meta}: expected {len(labels)} rows with a slide each; got {len(slides)} rows, "
+                    f"{int((slides == '').sum())} of them without a slide. Download it again."
                 )
         ids = [f"{split}-{row:06d}" for row in range(len(labels))]
         table = pd.DataFrame({"patch_id": ids, "label": labels, "slide": slides, "official": split})
@@ -113,17 +113,17 @@ class PcamSource:
         for dataset in self._pixels.values():
             low, high = max(start - first, 0), min(stop - first, len(dataset))
             if low < high:
-                pixels, bad = _rows(dataset, low, high)
-                reasons |= {row + first + low - start: reason for row, reason in bad.items()}
+                pixels, unreadable = _rows(dataset, low, high)
+                reasons |= {row + first + low - start: reason for row, reason in unreadable.items()}
                 parts.append(pixels)
             first += len(dataset)
         return np.concatenate(parts) if len(parts) > 1 else parts[0], reasons
 
 
 def content(path: Path, **_options: object) -> Iterator[str]:
-    """Lines that change when the files do; see :class:`data.sources.registry.SourceKind`.
+    """Yield lines that change when the files change; see :class:`data.sources.registry.SourceKind`.
 
-    A file and what was unpacked from it give the same line: unpacking keeps the time of change, as gunzip does.
+    A packed and the unpacked file give the same line, because unpacking keeps the modification time, as gunzip does.
     """
     for split in SPLITS:
         for part in ("x", "y"):
@@ -134,18 +134,18 @@ def content(path: Path, **_options: object) -> Iterator[str]:
 
 
 def is_unpacked(packed: Path) -> bool:
-    """Whether a ``.gz`` lies unpacked beside itself in full: somebody else's unpacking may have been interrupted."""
+    """Whether the unpacked file exists beside a ``.gz`` and is complete; another program may have been interrupted."""
     target = packed.with_suffix("")
     if not target.exists():
         return False
     with packed.open("rb") as file:
         file.seek(max(packed.stat().st_size - 4, 0))
-        size = int.from_bytes(file.read(4), "little")  # what gzip writes last: the size modulo 2^32
+        size = int.from_bytes(file.read(4), "little")  # gzip ends with the size modulo 2^32
     return target.stat().st_size % 2**32 == size
 
 
 def unpack(packed: Path) -> Path:
-    """Unpack a ``.gz`` beside itself, whole or not at all, with its time of change, unless that was done already.
+    """Unpack a ``.gz`` into its folder unless already done; atomic, and keeps the modification time.
 
     Returns
     -------
@@ -154,7 +154,7 @@ def unpack(packed: Path) -> Path:
     Raises
     ------
     InputError
-        It is damaged, or the folder takes no file of that size.
+        The file is damaged, or the unpacked file cannot be written.
     """
     target = packed.with_suffix("")
     if is_unpacked(packed):
@@ -169,11 +169,11 @@ def unpack(packed: Path) -> Path:
         os.utime(partial, ns=(status.st_atime_ns, status.st_mtime_ns))
         partial.replace(target)
     except (BadGzipFile, EOFError, zlib.error) as error:
-        raise InputError(f"{packed}: expected a whole gzip file; got: {error}. Download it again.") from error
+        raise InputError(f"{packed}: expected a complete gzip file; got: {error}. Download it again.") from error
     except OSError as error:
         raise InputError(
-            f"{packed}: must be unpacked before it can be read; got: {error.strerror or error}. "
-            f"Unpack it where there is room: gunzip -c {packed.name} > …/{target.name}"
+            f"{packed}: cannot be unpacked: {error.strerror or error}. "
+            f"Unpack it into a folder with enough space: gunzip -c {packed.name} > …/{target.name}"
         ) from error
     finally:
         partial.unlink(missing_ok=True)
@@ -181,35 +181,35 @@ def unpack(packed: Path) -> Path:
 
 
 def _find(path: Path, split: str, part: str) -> Path | None:
-    """The file of one split and part: plain or, failing that, packed."""
+    """Path of the file of one split and part, plain or else packed; None if there is none."""
     names = (f"{PREFIX}{split}_{part}.h5", f"{PREFIX}{split}_{part}.h5.gz")
     return next((file for file in (find_name(path, name) for name in names) if file.is_file()), None)
 
 
 def _open(path: Path, split: str, part: str) -> Any:
-    """The dataset of one file, which stays open."""
+    """Open the dataset of one file; the file stays open."""
     import h5py
 
     file = _find(path, split, part)
     if file is None:
         raise InputError(
-            f"{path / PREFIX}{split}_{part}.h5: expected beside the split's other file; it does not exist "
-            f"(nor as .gz). `make data DATASET=pcam DATA={path}` downloads it."
+            f"{path / PREFIX}{split}_{part}.h5: expected together with the split's other file; it does not exist "
+            f"(nor as .gz). Download it with `make data DATASET=pcam DATA={path}`."
         )
     file = unpack(file) if file.suffix.lower() == ".gz" else file
     try:
         opened = h5py.File(file, "r", rdcc_nbytes=CHUNK_CACHE_BYTES)
-        # A link could lead to any other file of the machine, and so could a virtual or an external dataset.
+        # Links and virtual or external datasets could read any other file of the machine.
         dataset = opened[part] if isinstance(opened.get(part, getlink=True), h5py.HardLink) else None
     except (OSError, KeyError, RuntimeError) as error:
         raise InputError(f"{file}: expected an HDF5 file; got: {error}. Download it again.") from error
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
-        raise InputError(f"{file}: expected a dataset {part!r} in it; got {sorted(opened)}. Download it again.")
+        raise InputError(f"{file}: expected it to contain a dataset {part!r}; got {sorted(opened)}. Download it again.")
     stored = dataset.id.get_storage_size()
     if dataset.ndim < 1 or dataset.nbytes > stored * MOST_PER_BYTE:
         raise InputError(
-            f"{file}: expected a dataset {part!r} of stored values; got one of {dataset.nbytes} bytes that stores "
-            f"{stored}. Download it again."
+            f"{file}: expected a dataset {part!r} of stored values; got {dataset.nbytes} bytes of which only "
+            f"{stored} are stored. Download it again."
         )
     return dataset
 
@@ -225,7 +225,7 @@ def _labels(path: Path, split: str) -> np.ndarray:
     name = f"{PREFIX}{split}_y.h5"
     if dataset.size != len(dataset) or dataset.dtype.kind not in "iub":
         shape = " × ".join(map(str, dataset.shape))
-        raise InputError(f"{name}: y must hold one whole number a patch; got {shape} {dataset.dtype}.")
+        raise InputError(f"{name}: y must hold one integer per patch; got {shape} {dataset.dtype}.")
     try:
         labels = dataset[()].reshape(-1)
     except (OSError, RuntimeError) as error:
@@ -239,7 +239,7 @@ def _labels(path: Path, split: str) -> np.ndarray:
 
 
 def _rows(dataset: Any, low: int, high: int) -> tuple[np.ndarray, dict[int, str]]:
-    """Read rows and, where the file is damaged there, one by one, so that only those are lost that have to be."""
+    """Read rows; if the file is damaged there, read them one by one, so that only damaged rows are lost."""
     try:
         return dataset[low:high], {}
     except (OSError, RuntimeError):

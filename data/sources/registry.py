@@ -1,4 +1,4 @@
-"""The kinds of data sets, a row each."""
+"""Table of the supported kinds of data sets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from histoblend.data.sources import folder, kaggle, pcam
 
 
 class PhantomSource:
-    """The phantom as a source of patches; see :class:`data.patches.Source`.
+    """Source of the phantom's patches; see :class:`data.patches.Source`.
 
     Parameters
     ----------
@@ -22,7 +22,7 @@ class PhantomSource:
     Attributes
     ----------
     table : DataFrame
-        ``patch_id, label, slide`` and the phantom's truth in further columns.
+        ``patch_id, label, slide`` and the phantom's ground truth in more columns.
     size : int
     """
 
@@ -31,7 +31,7 @@ class PhantomSource:
         self.table = drawn.table.assign(slide=drawn.table["slide"].astype("string"))
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, Mapping[int, str]]:
-        """Draw rows ``start`` to ``stop``; every one can be drawn."""
+        """Draw rows ``start`` to ``stop``; no row fails."""
         return self.drawn.render(start, stop), {}
 
 
@@ -42,13 +42,14 @@ class SourceKind:
     Attributes
     ----------
     name : str
-        ``data.source`` in the configuration.
+        Value of ``data.source`` in the configuration.
     open : callable
-        Keyword arguments to an open :class:`data.patches.Source`.
+        Takes the options as keyword arguments; returns an open :class:`data.patches.Source`.
     options : tuple of str
-        Keys of the ``data`` section that it takes (and ``seed``); no other one changes its patches.
+        Keys of the ``data`` section (and ``seed``) that it uses; no other key changes its patches.
     content : callable
-        The same keyword arguments to lines that stand for the files it would read: other lines, other patches.
+        Takes the same keyword arguments; yields lines that describe the files it would read. If the patches change,
+        the lines change.
     """
 
     name: str
@@ -75,5 +76,5 @@ SOURCES: tuple[SourceKind, ...] = (
 
 
 def source_kind(name: str) -> SourceKind:
-    """The row of that name."""
+    """Return the kind of data set with this name."""
     return next(kind for kind in SOURCES if kind.name == name)

@@ -1,7 +1,7 @@
-"""Many small image files of one folder, uncompressed RGB TIFFs among them straight from disk into the array.
+"""Fast reading of many small image files, with uncompressed RGB TIFFs read directly into the array.
 
-Kaggle's patches are uncompressed: their pixels can be read into place, once the file's own tags have said so. Tags
-are parsed once for every different beginning of a file; one that begins with the very same bytes has the same layout.
+Kaggle's patches are uncompressed, so their pixels can be copied from the file once its tags confirm this. Files that
+begin with the same bytes have the same layout, so the tags are parsed only if the beginning differs.
 """
 
 from __future__ import annotations
@@ -16,33 +16,33 @@ import numpy as np
 
 from histoblend.data.sources.images import read_image, tame_pillow
 
-#: Where the system cannot scatter one reading over two buffers (Windows), every file goes to the general decoder.
+#: Whether the system can read into two buffers at once. If not (Windows), the general decoder reads every file.
 SCATTERS = hasattr(os, "readv") and os.open in os.supports_dir_fd
 
-#: Header bytes that are looked at; pixels that begin later are left to the general decoder.
+#: Number of header bytes to parse. Files whose pixels begin later are left to the general decoder.
 HEADER_BYTES = 4096
 
-# Field types that the tags below may have, and how struct reads them.
+# Allowed types of the tags below, with their struct format.
 TYPES = {3: "H", 4: "I"}
 
-#: Tags that must have these values, where present; ``None`` where absence would be wrong too.
-REQUIRED = {259: 1, 262: 2, 277: 3, 284: 1}  # uncompressed, RGB, three samples a pixel, stored side by side
+#: Tags that must be present with these values, and tags that may be missing or have these values.
+REQUIRED = {259: 1, 262: 2, 277: 3, 284: 1}  # uncompressed, RGB, three samples per pixel, interleaved
 OPTIONAL = {254: 0, 266: 1, 274: 1, 317: 1, 339: 1}  # one whole image, bit order, upright, no predictor, unsigned
-#: Tags that leave pixels alone: description, maker, resolution, software, date, artist, host, page, copyright.
+#: Tags that do not affect pixels: description, maker, resolution, software, date, artist, host, page, copyright.
 HARMLESS = {269, 270, 271, 272, 282, 283, 296, 297, 305, 306, 315, 316, 33432}
 WIDTH, HEIGHT, BITS, OFFSETS, ROWS, COUNTS = 256, 257, 258, 273, 278, 279
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where an uncompressed RGB TIFF keeps its pixels.
+    """Position of the pixels in an uncompressed RGB TIFF.
 
     Attributes
     ----------
     beginning : bytes
-        All of the file's bytes that say so; a file that begins with them has this layout.
+        First bytes of the file, up to the end of the tags. A file that begins with them has this layout.
     start : int
-        Bytes before the first pixel.
+        Number of bytes before the first pixel.
     """
 
     beginning: bytes
@@ -50,18 +50,18 @@ class Layout:
 
 
 def uncompressed_layout(header: bytes, size: int) -> Layout | None:
-    """Layout of a TIFF that holds nothing but ``size`` × ``size`` uncompressed 8-bit RGB pixels in one stretch.
+    """Layout of a TIFF with only ``size`` × ``size`` uncompressed, contiguous 8-bit RGB pixels.
 
     Parameters
     ----------
     header : bytes
-        The file's beginning.
+        First bytes of the file.
     size : int
 
     Returns
     -------
     Layout or None
-        None when the tags say anything else, or cannot be read: the file then needs a general decoder.
+        None if the tags describe anything else or cannot be read; such a file needs the general decoder.
 
     References
     ----------
@@ -92,7 +92,7 @@ def uncompressed_layout(header: bytes, size: int) -> Layout | None:
 
 
 def _tags(header: bytes) -> tuple[dict[int, tuple[int, ...]], int]:
-    """Tags of a file's only directory (harmless ones without value) and the end of what was read."""
+    """Read the tags of a file's only directory, harmless ones without value; also return the end of the data read."""
     order = {b"II*\0": "<", b"MM\0*": ">"}[header[:4]]
     (first,) = struct.unpack_from(f"{order}I", header, 4)
     (number,) = struct.unpack_from(f"{order}H", header, first)
@@ -100,25 +100,25 @@ def _tags(header: bytes) -> tuple[dict[int, tuple[int, ...]], int]:
     if struct.unpack_from(f"{order}I", header, end - 4) != (0,):
         raise ValueError("more than one directory")
     tags: dict[int, tuple[int, ...]] = {}
-    for place in range(first + 2, end - 4, 12):
-        tag, kind, count = struct.unpack_from(f"{order}HHI", header, place)
+    for entry in range(first + 2, end - 4, 12):
+        tag, kind, count = struct.unpack_from(f"{order}HHI", header, entry)
         if tag in HARMLESS:
             tags[tag] = ()
             continue
         if tag in tags:
-            raise ValueError("a tag twice")
+            raise ValueError("a repeated tag")
         form = f"{order}{count}{TYPES[kind]}"
         length = struct.calcsize(form) if count <= HEADER_BYTES else HEADER_BYTES + 1
-        value = place + 8
+        position = entry + 8
         if length > 4:
-            (value,) = struct.unpack_from(f"{order}I", header, value)
-            end = max(end, value + length)
-        tags[tag] = struct.unpack_from(form, header, value)
+            (position,) = struct.unpack_from(f"{order}I", header, position)
+            end = max(end, position + length)
+        tags[tag] = struct.unpack_from(form, header, position)
     return tags, end
 
 
 class PatchReader:
-    """Reads image files of one folder, each a patch, by :func:`data.sources.images.read_image` or faster.
+    """Read image files of one folder, one patch each, with :func:`data.sources.images.read_image` or faster.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ class PatchReader:
     def __init__(self, folder: Path, size: int, *, resize: str = "refuse", convert: bool = True) -> None:
         tame_pillow()
         self.folder, self.size, self.resize, self.convert = folder, size, resize, convert
-        self._layout: Layout | None = None  # of the file read last: nearly always that of the next
+        self._layout: Layout | None = None  # of the last file; usually that of the next one too
 
     def read(self, names: Sequence[str]) -> tuple[np.ndarray, dict[int, str]]:
         """Decode files, given by their paths relative to the folder.
@@ -146,9 +146,9 @@ class PatchReader:
             Why a row could not be read.
         """
         pixels = np.empty((len(names), self.size, self.size, 3), np.uint8)
-        left = self._scatter(names, pixels.reshape(len(names), -1)) if SCATTERS else range(len(names))
+        others = self._scatter(names, pixels.reshape(len(names), -1)) if SCATTERS else range(len(names))
         reasons = {}
-        for row in left:
+        for row in others:
             path = self.folder / names[row]
             reason = read_image(path, pixels[row], resize=self.resize, convert=self.convert)
             if reason:
@@ -156,38 +156,38 @@ class PatchReader:
         return pixels, reasons
 
     def _scatter(self, names: Sequence[str], rows: np.ndarray) -> list[int]:
-        """Read what is plain straight into ``rows``; return the numbers of the others."""
-        left = []
-        # A name relative to an open folder spares the system the walk down the path for every file.
+        """Read uncompressed files directly into ``rows``; return the row numbers of the others."""
+        others = []
+        # Opening relative to an open folder is faster than resolving the full path for each file.
         folder = os.open(self.folder, os.O_RDONLY)
         try:
             for row, name in enumerate(names):
                 try:
                     plain = self._scatter_one(name, folder, rows[row].data)
                 except OSError:
-                    plain = False  # the general decoder says why
+                    plain = False  # the general decoder gives the reason
                 if not plain:
-                    left.append(row)
+                    others.append(row)
         finally:
             os.close(folder)
-        return left
+        return others
 
     def _scatter_one(self, name: str, folder: int, row: memoryview) -> bool:
-        """Whether the file is plain, and read; ``O_NONBLOCK`` keeps a pipe from waiting for a writer."""
+        """Read the file if it is uncompressed; return whether it was. ``O_NONBLOCK`` avoids waiting at a pipe."""
         file = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=folder)
         try:
             layout = self._layout
             if layout is None:
-                return self._learn(file, row)
+                return self._read_layout(file, row)
             header = bytearray(layout.start)
             if os.readv(file, (header, row)) == layout.start + len(row) and header.startswith(layout.beginning):
                 return True
-            return self._learn(file, row)
+            return self._read_layout(file, row)
         finally:
             os.close(file)
 
-    def _learn(self, file: int, row: memoryview) -> bool:
-        """Parse the tags of one file, keep its layout for the next ones, and read it."""
+    def _read_layout(self, file: int, row: memoryview) -> bool:
+        """Parse the tags of a file, keep its layout for the next files, and read its pixels."""
         os.lseek(file, 0, os.SEEK_SET)
         layout = uncompressed_layout(os.read(file, HEADER_BYTES), self.size)
         if layout is None:

@@ -1,4 +1,4 @@
-"""What is in a folder: names, stamps, and arrays, never with code in them."""
+"""Files in folders: names, stamps, and arrays that are loaded without pickle."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from histoblend.data.ignored import ignored
 
 
 def names_in(folder: Path, suffix: str) -> list[str]:
-    """Names in ``folder`` that end with ``suffix`` in any case, sorted, without :mod:`data.ignored` ones."""
+    """Sorted names in ``folder`` that end with ``suffix`` in any case, without those of :mod:`data.ignored`."""
     ending = suffix.lower()
     return sorted(name for name in os.listdir(folder) if name.lower().endswith(ending) and not ignored(name))
 
 
 def find_name(folder: Path, name: str) -> Path:
-    """Path of a file or folder by its name, or by the same name in another case where there is just one such.
+    """Path of a file or folder with this name; if there is none, with the same name in another case.
 
     Returns
     -------
     Path
-        ``folder / name`` where there is none.
+        ``folder / name`` if nothing matches.
 
     Raises
     ------
     InputError
-        There are several, such as ``Labels.csv`` and ``labels.CSV``.
+        Several names match in another case, such as ``Labels.csv`` and ``labels.CSV``.
     """
     if (folder / name).exists() or not folder.is_dir():
         return folder / name
-    found = sorted(other for other in os.listdir(folder) if other.lower() == name.lower())
-    if len(found) > 1:
-        raise InputError(f"{folder}: expected one {name}; got {' and '.join(found)}. Remove or rename one.")
-    return folder / (found[0] if found else name)
+    matches = sorted(other for other in os.listdir(folder) if other.lower() == name.lower())
+    if len(matches) > 1:
+        raise InputError(f"{folder}: expected one {name}; got {' and '.join(matches)}. Remove or rename one.")
+    return folder / (matches[0] if matches else name)
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """Whether it is a folder or a link to one; a link that leads nowhere, or round in a circle, is none."""
+    """Whether an entry is a folder or a link to one; False for a broken or circular link."""
     return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir()
 
 
@@ -51,13 +51,14 @@ def _is_real(_name: str, entry: os.DirEntry[str]) -> bool:
 def walk(
     folder: Path, enter: Callable[[str, os.DirEntry[str]], bool] = _is_real
 ) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Everything under ``folder`` in sorted order, without :mod:`data.ignored` names.
+    """List everything under ``folder`` in sorted order, without names of :mod:`data.ignored`.
 
     Parameters
     ----------
     folder : Path
     enter : callable
-        Whether to look into a folder, by its path as below and its entry. By default not into links to folders.
+        Decides whether to enter a folder; takes its path and entry, as yielded below. By default, links to folders
+        are not entered.
 
     Yields
     ------
@@ -67,35 +68,35 @@ def walk(
     """
     stack = [("", os.fspath(folder))]
     while stack:
-        prefix, place = stack.pop()
-        with os.scandir(place) as entries:
-            found = sorted((entry for entry in entries if not ignored(entry.name)), key=lambda entry: entry.name)
-        inside = []
-        for entry in found:
+        prefix, path = stack.pop()
+        with os.scandir(path) as entries:
+            kept = sorted((entry for entry in entries if not ignored(entry.name)), key=lambda entry: entry.name)
+        subfolders = []
+        for entry in kept:
             if is_folder(entry) and enter(f"{prefix}{entry.name}", entry):
-                inside.append((f"{prefix}{entry.name}/", entry.path))
+                subfolders.append((f"{prefix}{entry.name}/", entry.path))
             yield f"{prefix}{entry.name}", entry
-        stack += reversed(inside)
+        stack += reversed(subfolders)
 
 
 def files_under(folder: Path) -> list[str]:
-    """Paths of the plain files under a folder of ours, relative to it with slashes, in order; links count as files."""
+    """Sorted paths of the files under a folder, links to files included; relative to the folder, with slashes."""
     return sorted(name for name, entry in walk(folder) if os.path.isfile(entry.path))
 
 
 def open_array(path: Path, *, mapped: bool = False) -> np.ndarray:
-    """Open a ``.npy`` file of numbers that an earlier step wrote.
+    """Open an ``.npy`` file of numbers that an earlier step wrote.
 
     Parameters
     ----------
     path : Path
     mapped : bool
-        Map the file, read-only, instead of reading it.
+        Memory-map the file, read-only, instead of reading it.
 
     Raises
     ------
     InputError
-        It holds something else, such as Python objects.
+        The file holds something else, such as Python objects.
     """
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
@@ -108,7 +109,7 @@ def open_array(path: Path, *, mapped: bool = False) -> np.ndarray:
 
 
 def stamp(path: str | Path, name: str) -> str:
-    """Return a line that changes when the file does: its name, size and time of change."""
+    """Return a line that changes when the file does: its name, size and modification time."""
     try:
         status = os.stat(path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Files that appear under their names only when whole, outlast a power failure, and tell when they were altered."""
+"""Files that are written atomically, survive a power failure, and can be checked for changes."""
 
 from __future__ import annotations
 
@@ -13,25 +13,24 @@ from typing import Any
 
 from histoblend.data.ignored import ignored
 
-#: Ending of files that are being written; a broken run leaves some behind.
+#: Ending of files that are being written; an interrupted run may leave some behind.
 PARTIAL = ".partial"
 
-#: Bytes of the SHA-256 that ends a sealed file.
+#: Length in bytes of the SHA-256 at the end of a sealed file.
 _SEAL = 32
 
 
 def write_whole(path: Path, write: Callable[[Any], object], *, seal: bool = False) -> None:
-    """Write a file that appears under its name only when whole, and that a power failure does not take back.
+    """Write a file that appears under its name only when complete, and then survives a power failure.
 
     Parameters
     ----------
     path : Path
-        Replaced where it exists.
+        Replaced if it exists.
     write : callable
-        Takes the temporary file, opened for bytes in the same folder.
+        Called with a temporary binary file, open in the same folder.
     seal : bool
-        End the file with the SHA-256 of what comes before, for :func:`is_sealed`. Readers of ``.npy`` and zip files
-        pass over it.
+        Append the SHA-256 of the content, for :func:`is_sealed`. Readers of ``.npy`` and zip files ignore it.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
     try:
@@ -60,61 +59,61 @@ def copy_whole(source: Path, target: Path) -> None:
 
 
 def is_sealed(path: Path) -> bool:
-    """Whether a file written with ``seal`` is there, and is what was written: not cut, no byte altered."""
+    """Whether a file written with ``seal`` exists and is unchanged since."""
     try:
         with path.open("rb") as file:
-            left = file.seek(0, os.SEEK_END) - _SEAL
-            if left < 0:
+            remaining = file.seek(0, os.SEEK_END) - _SEAL
+            if remaining < 0:
                 return False
             file.seek(0)
             digest = hashlib.sha256()
-            while left:
-                block = file.read(min(left, 2**20))
+            while remaining:
+                block = file.read(min(remaining, 2**20))
                 if not block:
                     return False
                 digest.update(block)
-                left -= len(block)
+                remaining -= len(block)
             return file.read() == digest.digest()
     except OSError:
         return False
 
 
 def read_sealed(path: Path) -> bytes | None:
-    """Content of a sealed file without its seal; None where it is missing, cut or altered."""
+    """Content of a sealed file without its seal; None if it is missing, cut or altered."""
     if not is_sealed(path):
         return None
     return path.read_bytes()[:-_SEAL]
 
 
 def sync_folder(folder: Path) -> None:
-    """Make renames in a folder last through a power failure."""
+    """Make renames in a folder survive a power failure."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
-        return  # Windows opens no folders, and some network shares refuse: a rename lasts as well as they make it
+        return  # Windows and some network shares cannot open folders; nothing more can be done for the rename
     try:
         os.fsync(handle)
     except OSError:
-        return  # the same shares, FUSE and some overlays answer EINVAL or ENOTSUP: whole files matter more than this
+        return  # such shares, FUSE and some overlays raise EINVAL or ENOTSUP; the files themselves are complete
     finally:
         os.close(handle)
 
 
 def sync_tree(folder: Path) -> None:
-    """Bring every file under a folder, and every folder's list of names, to the disk; not what systems left there."""
-    for place, folders, names in os.walk(folder):
+    """Flush all files and folders under a folder to disk, except those of :mod:`data.ignored`."""
+    for path, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not ignored(name)]
         for name in names:
             if ignored(name):
                 continue
-            # Opened for writing: Windows syncs no file that was opened for reading.
-            with Path(place, name).open("r+b") as file:
+            # Open for writing, because Windows cannot flush a file that is open for reading only.
+            with Path(path, name).open("r+b") as file:
                 os.fsync(file.fileno())
-        sync_folder(Path(place))
+        sync_folder(Path(path))
 
 
 def clear_leftovers(folder: Path) -> None:
-    """Remove what processes that are gone left half-written in a folder; what a living one writes stays."""
+    """Remove unfinished files of processes that have ended; keep those of running processes."""
     import psutil
 
     for path in folder.glob(f".*{PARTIAL}"):
@@ -128,7 +127,7 @@ def clear_leftovers(folder: Path) -> None:
 
 
 def _append_seal(file: BufferedRandom) -> None:
-    # What was written is read again, since zip files are written with jumps backwards.
+    # Read the file again for the digest, because zip files are not written in order.
     file.flush()
     file.seek(0)
     seal = hashlib.file_digest(file, "sha256").digest()

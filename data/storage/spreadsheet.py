@@ -1,4 +1,4 @@
-"""CSV files that a spreadsheet opens as they are meant: names out of the data are text there, never formulas."""
+"""CSV files in which a spreadsheet shows names from the data as text, never as formulas."""
 
 from __future__ import annotations
 
@@ -8,53 +8,53 @@ from typing import BinaryIO
 
 import pandas as pd
 
-#: What a spreadsheet takes for the beginning of a formula.
+#: Characters with which a formula may begin in a spreadsheet.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def escape(name: str) -> str:
-    """Keep a spreadsheet from taking a name for a formula: an apostrophe in front makes it text."""
-    return f"'{name}" if _marked(name) else name
+    """Put an apostrophe before a name that a spreadsheet would read as a formula."""
+    return f"'{name}" if _needs_escape(name) else name
 
 
 def unescape(name: str) -> str:
-    """Give back the name that :func:`escape` was given."""
-    return name[1:] if name.startswith("'") and _marked(name) else name
+    """Undo :func:`escape`."""
+    return name[1:] if name.startswith("'") and _needs_escape(name) else name
 
 
 def write_csv(table: pd.DataFrame, target: Path | BinaryIO, *, escaped: bool = True) -> None:
-    """Write a table with every text in it escaped, names of columns too, so that it comes back row by row.
+    """Write a table with all texts and column names escaped, so that it can be read back row by row.
 
     Parameters
     ----------
     table : DataFrame
-        Its index is not written.
-    target : Path or file opened for bytes
+        The index is not written.
+    target : Path or binary file
     escaped : bool
-        False for a table that a program compares by its names.
+        Whether to escape; False for a table that a program compares by its names.
     """
     texts = [column for column in table if not pd.api.types.is_numeric_dtype(table[column])]
-    # As objects, whole numbers beside missing values stay whole.
-    made = table.astype(dict.fromkeys(texts, object))
+    # As objects, integers beside missing values stay integers.
+    output = table.astype(dict.fromkeys(texts, object))
     if escaped:
         for column in texts:
-            values = [escape(value) if isinstance(value, str) else value for value in made[column]]
-            made[column] = pd.Series(values, index=made.index, dtype=object)
-        made.columns = pd.Index([escape(str(name)) for name in table])
-    # Python before 3.13 leaves a bare carriage return unquoted, where every reader would begin another row; with
-    # \r\n as the end of a line it quotes both.
-    returns = any("\r" in value for column in table[texts] for value in table[column] if isinstance(value, str))
-    made.to_csv(target, index=False, lineterminator="\r\n" if returns else "\n")
+            values = [escape(value) if isinstance(value, str) else value for value in output[column]]
+            output[column] = pd.Series(values, index=output.index, dtype=object)
+        output.columns = pd.Index([escape(str(name)) for name in table])
+    # Python before 3.13 does not quote a lone carriage return, which readers take for the end of a row. With \r\n as
+    # the line ending it quotes both characters.
+    has_return = any("\r" in value for column in table[texts] for value in table[column] if isinstance(value, str))
+    output.to_csv(target, index=False, lineterminator="\r\n" if has_return else "\n")
 
 
 def read_written(path: Path, texts: Sequence[str]) -> pd.DataFrame:
-    """Read what :func:`write_csv` wrote.
+    """Read a table that :func:`write_csv` wrote.
 
     Parameters
     ----------
     path : Path
     texts : sequence of str
-        Columns of names: they come back as they were, though they look like numbers, formulas or missing values.
+        Columns of names. They keep their text even if it looks like a number, a formula or a missing value.
     """
     table = pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""])
     for column in texts:
@@ -62,6 +62,6 @@ def read_written(path: Path, texts: Sequence[str]) -> pd.DataFrame:
     return table
 
 
-def _marked(name: str) -> bool:
-    # A name that looks escaped already gets one apostrophe more, so that every name comes back.
+def _needs_escape(name: str) -> bool:
+    # A name that already looks escaped gets another apostrophe, so that unescape restores it.
     return name.lstrip("'").startswith(_FORMULA)

@@ -1,4 +1,4 @@
-"""What systems and editors leave behind is told from data by its name."""
+"""Files left by systems and editors are recognised by name."""
 
 from pathlib import PurePath
 
@@ -16,7 +16,7 @@ from histoblend.data.ignored import ignored, ignored_path, names_ignored
         "a.tif:Zone.Identifier", "Thumbs.db:encryptable", "bundle.json:com.dropbox.attributes", "#labels.csv#",
     ],
 )  # fmt: skip
-def test_what_is_left_behind_is_ignored(name):
+def test_files_of_systems_and_editors_are_ignored(name):
     assert ignored(name)
 
 
@@ -27,7 +27,7 @@ def test_data_is_not_ignored(name):
     assert not ignored(name)
 
 
-def test_a_path_is_ignored_where_one_of_its_folders_is():
+def test_a_path_is_ignored_if_one_of_its_folders_is():
     assert ignored_path(PurePath("a/.ipynb_checkpoints/b.png"))
     assert not ignored_path(PurePath("a/b.png"))
     assert names_ignored("folder", ["a.png", ".DS_Store"]) == [".DS_Store"]

@@ -1,4 +1,4 @@
-"""Cached kernels follow the files that they call into."""
+"""Cached kernels are recompiled when the files they call change."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ CALLER = (
 )
 
 
-def test_a_kernel_is_compiled_again_when_a_file_beside_it_changes_and_only_then(tmp_path):
+def test_a_kernel_is_recompiled_exactly_when_a_sibling_file_changes(tmp_path):
     def run():
         code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); import caller"
         return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
@@ -26,7 +26,7 @@ def test_a_kernel_is_compiled_again_when_a_file_beside_it_changes_and_only_then(
     assert [run(), run()] == ["2002 0\n", "2002 1\n"]
 
 
-def test_every_file_of_kernels_that_span_files_is_named():
+def test_kernels_that_span_files_name_all_of_them():
     phantom = ROOT / "data" / "phantom"
     named = (phantom / "noise.py").read_text().partition("compiled = tied(")[2].partition("\n)")[0]
     kernels = [path.stem for path in phantom.glob("*.py") if "@compiled" in path.read_text()]

@@ -1,4 +1,4 @@
-"""Names: what is cleaned away, and which different names are pointed out as alike."""
+"""Names: what is removed, and which different names are reported as look-alikes."""
 
 import pandas as pd
 import pytest
@@ -14,7 +14,7 @@ from histoblend.data.names import clean_name, clean_names, look_alike_words, loo
         "G31\U000e0101", "G31\x00", "\x1fG31", "G31\u180e", "G31\u180b",
     ],
 )  # fmt: skip
-def test_what_no_reader_sees_is_no_part_of_a_name(name):
+def test_invisible_characters_are_removed(name):
     assert clean_name(name) == "G31"
 
 
@@ -32,7 +32,7 @@ def test_what_no_reader_sees_is_no_part_of_a_name(name):
         ("x\udcff ", "x\udcff"),
     ],
 )
-def test_names_that_look_the_same_become_the_same(name, cleaned):
+def test_names_that_look_the_same_become_equal(name, cleaned):
     assert clean_name(name) == cleaned
     assert clean_name(cleaned) == cleaned
 
@@ -76,7 +76,7 @@ def test_missing_names_stay_missing():
         ("3", "3."),
     ],
 )
-def test_names_that_a_person_takes_for_one_are_pairs(first, other):
+def test_look_alikes_are_pairs(first, other):
     assert look_alikes([first, other, first, "unlike"]) == [tuple(sorted((first, other)))]
 
 
@@ -107,4 +107,6 @@ def test_a_warning_names_the_pairs_and_counts_the_others():
         "some slide names differ only by case, file ending, folder, quotes, zeros, separators or alphabet: "
         "'3' and '3.0', 'G1' and 'g1'"
     )
-    assert look_alike_words([f"{sign}{n}" for n in range(7) for sign in "Gg"], "class").endswith(" and 2 more pairs")
+    assert look_alike_words([f"{letter}{n}" for n in range(7) for letter in "Gg"], "class").endswith(
+        " and 2 more pairs"
+    )

@@ -1,4 +1,4 @@
-"""PatchSet: pixels streamed to disk as they came, bad ones set aside, tampering noticed."""
+"""PatchSet: pixels are streamed to disk unchanged, unreadable patches are set aside, changes are noticed."""
 
 import hashlib
 import tracemalloc
@@ -31,7 +31,7 @@ class MemorySource:
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_pixels_come_back_as_they_were(tmp_path, workers):
+def test_pixels_are_stored_unchanged(tmp_path, workers):
     source = MemorySource(2 * CHUNK + 7, bad=[0, CHUNK, 2 * CHUNK + 6])
     done = []
     table, set_aside, _ = write_pixels(source, tmp_path, workers=workers, progress=done.append)
@@ -63,12 +63,12 @@ def test_memory_does_not_grow_with_the_number_of_patches(tmp_path):
         write_pixels(MemorySource(n), tmp_path, workers=1)
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    # Four times the patches: only ids and hashes may grow, far below the 9 MB of further pixels.
+    # With four times the patches only ids and hashes may grow, far below the 9 MB of additional pixels.
     assert peaks[1] - peaks[0] < 3e6
 
 
 @pytest.mark.parametrize("n", [5, CHUNK, 2 * CHUNK + 7])
-def test_dropped_rows_are_gone_and_the_others_as_they_were(tmp_path, n):
+def test_dropped_rows_are_removed_and_the_others_unchanged(tmp_path, n):
     write_pixels(MemorySource(n), tmp_path)
     before = np.load(tmp_path / "pixels.npy")
     rows = np.array([n - 1, 0, n // 2])
@@ -85,33 +85,33 @@ def sums(patches):
 
 
 class CountingSource(MemorySource):
-    """Remembers which rows were read."""
+    """Records the first row of each read."""
 
     def read(self, start, stop):
-        self.asked.append(start)
+        self.starts.append(start)
         return super().read(start, stop)
 
 
-class BrokenOffError(Exception):
-    """Stands for a kill."""
+class InterruptedRunError(Exception):
+    """Simulates a killed process."""
 
 
-def break_off(folder, source, after):
-    """Write pixels until so many chunks are finished."""
+def interrupt(folder, source, after):
+    """Write pixels until this number of chunks is finished."""
     finished = []
 
     def progress(count):
         finished.append(count)
         if len(finished) == after:
-            raise BrokenOffError
+            raise InterruptedRunError
 
-    source.asked = []
-    with pytest.raises(BrokenOffError):
+    source.starts = []
+    with pytest.raises(InterruptedRunError):
         write_pixels(source, folder, workers=1, measure=sums, progress=progress)
 
 
 def unharmed(folder):
-    """Nothing happens to the files."""
+    """Leave the files as they are."""
 
 
 def pixel_altered(folder):
@@ -127,7 +127,7 @@ def pixels_cut(folder):
         file.truncate(128 + CHUNK * 32 * 32 * 3 + 5)
 
 
-def note_altered(folder):
+def part_altered(folder):
     path = folder / "chunks" / f"rows-{CHUNK:08d}.npz"
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
@@ -136,29 +136,29 @@ def note_altered(folder):
 
 @pytest.mark.parametrize(
     ("harm", "kept"),
-    [(unharmed, 2), (pixel_altered, 1), (pixels_cut, 1), (note_altered, 1)],
+    [(unharmed, 2), (pixel_altered, 1), (pixels_cut, 1), (part_altered, 1)],
     ids=lambda each: getattr(each, "__name__", str(each)),
 )
-def test_decoding_goes_on_after_the_last_whole_chunk(tmp_path, harm, kept):
+def test_decoding_resumes_after_the_last_complete_chunk(tmp_path, harm, kept):
     source = CountingSource(3 * CHUNK + 5, bad=[1, CHUNK + 2])
-    source.asked = []
+    source.starts = []
     (tmp_path / "whole").mkdir()
     table, set_aside, measured = write_pixels(source, tmp_path / "whole", measure=sums)
-    folder = tmp_path / "broken"
+    folder = tmp_path / "interrupted"
     folder.mkdir()
-    break_off(folder, source, after=2)
+    interrupt(folder, source, after=2)
     harm(folder)
-    source.asked = []
-    again, aside, found = write_pixels(source, folder, measure=sums)
-    assert source.asked == [CHUNK * number for number in range(kept, 4)]
+    source.starts = []
+    again, again_set_aside, again_measured = write_pixels(source, folder, measure=sums)
+    assert source.starts == [CHUNK * number for number in range(kept, 4)]
     assert (folder / "pixels.npy").read_bytes() == (tmp_path / "whole" / "pixels.npy").read_bytes()
     pd.testing.assert_frame_equal(again, table)
-    pd.testing.assert_frame_equal(aside, set_aside)
-    for one, other in zip(found, measured, strict=True):
+    pd.testing.assert_frame_equal(again_set_aside, set_aside)
+    for one, other in zip(again_measured, measured, strict=True):
         np.testing.assert_array_equal(one["sum"], other["sum"])
 
 
-def test_what_is_measured_comes_in_the_order_of_the_table(tmp_path):
+def test_measurements_are_in_the_order_of_the_table(tmp_path):
     source = MemorySource(CHUNK + 9, bad=[2])
     table, _, measured = write_pixels(source, tmp_path, workers=3, measure=sums)
     expected = [source.patch(row).sum() for row in range(source.n) if row != 2]
@@ -166,13 +166,13 @@ def test_what_is_measured_comes_in_the_order_of_the_table(tmp_path):
     assert len(table) == len(expected)
 
 
-def test_a_split_that_was_tampered_with_is_refused(tmp_path):
+def test_an_altered_split_is_refused(tmp_path):
     table, *_ = write_pixels(MemorySource(120), tmp_path)
     table = assign_splits(table, test_share=0.2, folds=3, seed=0)
     write_table(table, tmp_path)
     table.loc[table.index[table["split"] == "test"][0], ["split", "fold"]] = ["train", 0]
     table.to_parquet(tmp_path / "patches.parquet", index=False)
-    with pytest.raises(InputError, match="a slide must stand in one fold of one split"):
+    with pytest.raises(InputError, match="a slide must be in a single fold of a single split"):
         PatchSet.open(tmp_path)
 
 
@@ -184,7 +184,7 @@ def test_a_table_of_another_length_is_refused(tmp_path):
         PatchSet.open(tmp_path)
 
 
-def test_the_digest_follows_pixels_and_labels(tmp_path):
+def test_the_digest_changes_with_pixels_and_labels(tmp_path):
     digests = set()
     for number, change in enumerate([{}, {"label": 1}, {"sha256": "0" * 64}]):
         folder = tmp_path / str(number)

@@ -1,4 +1,4 @@
-"""Parts of a split that no score or no interval can be given on, told before training."""
+"""Parts of a split without a score or an interval are refused before training."""
 
 import numpy as np
 import pandas as pd
@@ -6,12 +6,12 @@ import pytest
 
 from histoblend.data.errors import InputError
 from histoblend.data.scored_parts import check_scored
-from histoblend.data.slide_kinds import Kinds
+from histoblend.data.slide_kinds import SlideCounts
 from histoblend.models.metrics import bootstrap
 
 
 def table_of(train, test, column="official"):
-    """Patches of slides: ``m`` holds both labels, ``p`` 1, ``n`` 0; ``.`` is a patch of label 0 without slide."""
+    """Patches of slides: ``m`` holds both labels, ``p`` 1, ``n`` 0; ``.`` is a patch of label 0 without a slide."""
     rows = [
         (side, None if kind == "." else f"{side}{number}", label)
         for side, kinds in (("train", train), ("test", test))
@@ -24,7 +24,7 @@ def table_of(train, test, column="official"):
 
 @pytest.mark.parametrize("test", ["m", "ppn", "mp", "pn.", "m...", "mm"])
 @pytest.mark.parametrize("column", ["official", "split"])
-def test_what_scores_can_be_given_on_passes(test, column):
+def test_parts_with_scores_and_intervals_pass(test, column):
     check_scored(table_of("mmpn", test, column))
 
 
@@ -38,8 +38,10 @@ def test_what_scores_can_be_given_on_passes(test, column):
         ("...", r"3 patches, 0 with tumour"),
     ],
 )
-def test_an_official_test_set_without_scores_is_refused(test, got):
-    with pytest.raises(InputError, match=rf"^the official test set must hold .* Got {got}.*or take the official test "):
+def test_an_official_test_set_without_scores_or_intervals_is_refused(test, got):
+    with pytest.raises(
+        InputError, match=rf"^the official test set must hold .* Got {got}.*or remove the official test "
+    ):
         check_scored(table_of("mmpn", test))
 
 
@@ -50,12 +52,12 @@ def test_two_pure_slides_are_refused_on_either_side():
         check_scored(table_of("mm", "pn", "split"))
 
 
-def test_a_table_without_a_split_is_not_judged():
+def test_a_table_without_a_split_is_not_checked():
     check_scored(table_of("p", "p").drop(columns="official"))
 
 
 @pytest.mark.parametrize("kinds", [(0, 1, 2), (0, 3, 1), (1, 1, 0), (1, 0, 0), (0, 1, 30), (0, 4, 0), (1, 9, 0)])
-def test_most_draws_hold_both_labels_where_it_says_so(kinds):
+def test_most_draws_hold_both_labels_agrees_with_the_bootstrap(kinds):
     mixed, positive, negative = kinds
     groups = np.repeat(np.arange(sum(kinds)), 2).astype(np.int32)
     labels = np.array([0, 1] * mixed + [1, 1] * positive + [0, 0] * negative)
@@ -64,4 +66,4 @@ def test_most_draws_hold_both_labels_where_it_says_so(kinds):
         drawn = True
     except InputError:
         drawn = False
-    assert Kinds(*kinds).drawn_with_both == drawn
+    assert SlideCounts(*kinds).most_draws_hold_both == drawn

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histoblend.data.errors import InputError
-from histoblend.data.slide_kinds import Kinds, most_covered
+from histoblend.data.slide_kinds import SlideCounts, most_covered
 from histoblend.data.splits import (
     MANY_GROUPS,
     assign_splits,
@@ -42,7 +42,7 @@ def table_of(sizes, prevalences, seed=0):
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=40, deadline=None)
-def test_no_slide_spans_and_every_patch_is_placed(sizes, folds, seed):
+def test_no_slide_spans_two_folds_and_every_patch_is_assigned(sizes, folds, seed):
     rng = np.random.default_rng(seed)
     table = table_of(sizes, rng.uniform(0.3, 0.7, len(sizes)), seed)
     split = assign_splits(table, test_share=0.2, folds=folds, seed=seed)
@@ -65,7 +65,7 @@ def test_no_slide_spans_and_every_patch_is_placed(sizes, folds, seed):
     seed=st.integers(0, 1000),
 )
 @settings(max_examples=40, deadline=None)
-def test_nothing_that_belongs_together_is_separated(sizes, links, unmapped, official, folds, seed):
+def test_linked_patches_are_never_separated(sizes, links, unmapped, official, folds, seed):
     rng = np.random.default_rng(seed)
     table = table_of(sizes, rng.uniform(0.2, 0.8, len(sizes)), seed)
     if official:
@@ -78,19 +78,19 @@ def test_nothing_that_belongs_together_is_separated(sizes, links, unmapped, offi
     same = sides[first] == sides[second]
     first, second = first[same], second[same]
     table["group"] = unite(groups, first, second)
-    # A hundred choices of test slides will do here.
+    # 100 choices of test slides are enough here.
     with patch("histoblend.data.splits.CANDIDATES", 100):
         split, error = outcome(table, folds, seed)
         again, _ = outcome(table.copy(), folds, seed)
     if split is None:
-        assert any(words in error for words in ("need at least", "must hold", "leaves both labels"))
+        assert any(words in error for words in ("need at least", "must hold", "both labels"))
         return
-    place = split["split"] + "/" + split["fold"].astype(str)
-    assert (place.groupby(split["group"]).nunique() == 1).all()
-    assert (place.to_numpy()[first] == place.to_numpy()[second]).all()
+    side = split["split"] + "/" + split["fold"].astype(str)
+    assert (side.groupby(split["group"]).nunique() == 1).all()
+    assert (side.to_numpy()[first] == side.to_numpy()[second]).all()
     for _, rows in split.groupby("slide"):
-        assert place[rows.index].nunique() == 1 or (official and rows["official"].nunique() > 1)
-    assert place[table["slide"].isna().to_numpy() & ~sides].nunique() <= 1
+        assert side[rows.index].nunique() == 1 or (official and rows["official"].nunique() > 1)
+    assert side[table["slide"].isna().to_numpy() & ~sides].nunique() <= 1
     assert split["patch_id"].tolist() == table["patch_id"].tolist()
     if official and sides.any():
         assert ((split["split"] == "test") == sides).all()
@@ -102,32 +102,32 @@ def test_nothing_that_belongs_together_is_separated(sizes, links, unmapped, offi
 
 
 def outcome(table, folds, seed):
-    """The split, or the error that says why there is none."""
+    """Return the split, or the message of the error."""
     try:
         return assign_splits(table, test_share=0.2, folds=folds, seed=seed), ""
     except InputError as error:
         return None, str(error)
 
 
-def test_united_groups_take_the_first_name_over_any_number_of_steps():
+def test_groups_linked_directly_or_through_others_take_the_first_name():
     groups = np.array([*"abcdeab"], dtype=object)
     # b–d by rows 1 and 3, d–e by 3 and 4: three slides, one group.
     assert unite(groups, np.array([1, 3]), np.array([3, 4])).tolist() == [*"abcbbab"]
 
 
-def test_a_slide_that_the_official_split_cuts_is_two_groups():
+def test_a_slide_on_both_sides_of_the_official_split_is_two_groups():
     slides = pd.array(["a", "a", "b", None], dtype="string")
     table = pd.DataFrame({"patch_id": [*"pqrs"], "slide": slides, "official": ["train", "test", "test", "valid"]})
     assert base_groups(table).tolist() == ["a", "a (test)", "b", "(unmapped)"]
     assert base_groups(table, by_patch=True).tolist() == ["patch:p", "patch:q", "patch:r", "patch:s"]
 
 
-def test_known_slides_are_those_that_were_given():
+def test_known_slides_are_those_named_by_the_data_set():
     slides = pd.Series(["a", pd.NA, "(unmapped)", "(inferred 03)"], dtype="string")
     assert is_known(slides).tolist() == [True, False, False, False]
 
 
-def test_many_small_groups_are_divided_evenly_and_whole():
+def test_many_small_groups_are_divided_evenly_and_kept_whole():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(2 * MANY_GROUPS), rng.integers(1, 3, 2 * MANY_GROUPS))
     labels = rng.integers(0, 2, len(groups))
@@ -177,7 +177,7 @@ def test_a_chosen_test_set_leaves_both_labels_on_both_sides():
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (table_of([10] * 12, [0.0] * 12), r"labels must hold both 0 and 1; got only \[0\]"),
+        (table_of([10] * 12, [0.0] * 12), r"labels must include both 0 and 1; got only \[0\]"),
         (table_of([10] * 8, [0.5] * 8), "need at least 9 slides; got 8"),
         (table_of([10] * 12, [1.0] + [0.0] * 11), "no choice of 4 test slides leaves both labels"),
     ],
@@ -188,7 +188,7 @@ def test_impossible_splits_say_why(table, message):
         assign_splits(table, test_share=0.2, folds=5, seed=0)
 
 
-def test_splits_are_those_that_were_made_before_any_was_built():
+def test_splits_equal_those_of_an_earlier_version():
     digest = hashlib.sha256()
     for seed in range(12):
         rng = np.random.default_rng(seed)
@@ -201,7 +201,7 @@ def test_splits_are_those_that_were_made_before_any_was_built():
 
 
 def small_table(rng):
-    """5 to 15 slides, most of them with one label only, and the labels that each holds."""
+    """5 to 15 slides, most of them with one label only, and their counts."""
     shares = rng.dirichlet([1, 1, 1]) if rng.random() < 0.3 else [0.05, 0.3, 0.65]
     kinds = rng.choice(["10", "1", "0"], rng.integers(5, 16), p=shares)
     rows = [
@@ -209,7 +209,7 @@ def small_table(rng):
         for slide, kind in enumerate(kinds)
         for label in str(kind) * int(rng.integers(1, 5))
     ]
-    return table_from(rows), Kinds(*(int((kinds == kind).sum()) for kind in ("10", "1", "0")))
+    return table_from(rows), SlideCounts(*(int((kinds == kind).sum()) for kind in ("10", "1", "0")))
 
 
 def table_from(rows):
@@ -220,22 +220,22 @@ def table_from(rows):
 
 @pytest.fixture
 def few_draws(monkeypatch):
-    """Draw fewer test sets, so that more of them fail."""
+    """Draw fewer test sets, so that random ones fail more often."""
     monkeypatch.setattr("histoblend.data.splits.CANDIDATES", 40)
     monkeypatch.setattr("histoblend.data.small_splits.TEST_DRAWS", 40)
     monkeypatch.setattr("histoblend.data.small_splits.FOLD_DRAWS", 10)
 
 
 @pytest.mark.parametrize("part", range(6))
-def test_small_data_sets_are_split_wherever_that_is_possible(part, few_draws):
+def test_small_data_sets_are_split_whenever_possible(part, few_draws):
     for seed in range(50 * part, 50 * part + 50):
         rng = np.random.default_rng(seed)
-        (table, kinds), folds = small_table(rng), int(rng.integers(2, 6))
+        (table, counts), folds = small_table(rng), int(rng.integers(2, 6))
         share = float(rng.choice([0.2, 0.4]))
         if table["label"].nunique() < 2:
             continue
-        held_out = max(4, round(share * kinds.slides))
-        covered = most_covered(kinds, held_out, folds)
+        held_out = max(4, round(share * counts.slides))
+        covered = most_covered(counts, held_out, folds)
         if covered:
             split = assign_splits(table, test_share=share, folds=folds, seed=seed)
             check_valid(split, held_out, folds)
@@ -247,7 +247,7 @@ def test_small_data_sets_are_split_wherever_that_is_possible(part, few_draws):
 
 
 def check_valid(split, held_out, folds):
-    """The test set holds both labels and, whichever fold is held out, so do the others."""
+    """The test set holds both labels, and so does the training data of every fold."""
     check_splits(split)
     test, train = split[split["split"] == "test"], split[split["split"] == "train"]
     assert test["slide"].nunique() == held_out
@@ -258,24 +258,24 @@ def check_valid(split, held_out, folds):
 
 
 def follow(message, table, share, folds, seed):
-    """Do what a message says; the split must then be possible."""
+    """Follow the advice of a message; the split must then be possible."""
     changed = dict(re.findall(r"--set split\.(\w+)=([a-z]+|[0-9.]*[0-9])", message))
-    asked = re.findall(r"(\d+) more slides?(?: with label (\d))?", message)
-    assert changed or asked, message
+    additions = re.findall(r"(\d+) more slides?(?: with label (\d))?", message)
+    assert changed or additions, message
     if "groups" in changed:
-        alone = table.assign(group=base_groups(table, by_patch=True))
-        assign_splits(alone, test_share=share, folds=folds, seed=seed)
+        by_patch = table.assign(group=base_groups(table, by_patch=True))
+        assign_splits(by_patch, test_share=share, folds=folds, seed=seed)
     elif changed:
         share, folds = float(changed.get("test_share", share)), int(changed.get("folds", folds))
         assign_splits(table, test_share=share, folds=folds, seed=seed)
-    labels = [int(label or 0) for count, label in asked for _ in range(int(count))]
+    labels = [int(label or 0) for count, label in additions for _ in range(int(count))]
     more = table_from([(f"new{number}", label) for number, label in enumerate([*labels, 0])][:-1] or [("new", 0)])
     more["patch_id"] = "new-" + more["patch_id"]
-    if asked:
+    if additions:
         assign_splits(pd.concat([table, more], ignore_index=True), test_share=share, folds=folds, seed=seed)
 
 
-def test_folds_that_must_hold_both_labels_do_wherever_that_is_possible():
+def test_folds_hold_both_labels_whenever_possible():
     # One positive and one negative slide for each of four folds.
     table = table_from([(f"s{slide}", int(slide < 4)) for slide in range(9) for _ in range(3 + slide)])
     labels, slides = table["label"].to_numpy(), table["slide"].to_numpy(dtype=object)
@@ -295,45 +295,45 @@ def test_folds_that_must_hold_both_labels_do_wherever_that_is_possible():
             table_of([10] * 12, [1.0] + [0.0] * 11),
             5,
             r"got 12 slides, 1 with tumour \(label 1\), 11 with label 0, 0 of them with both. "
-            r"Give at least 2 more slides with label 1. Or use --set split.groups=patch, "
+            r"Add at least 2 more slides with label 1. Or use --set split.groups=patch, "
             r"which makes scores optimistic.$",
         ),
         (
             table_of([1] * 12, [1.0] + [0.0] * 11),
             5,
-            r"Give at least 2 more slides with label 1.$",
+            r"Add at least 2 more slides with label 1.$",
         ),
         (
             table_of([1] * 12, [1.0] + [0.0] * 11).assign(slide=pd.array([pd.NA] * 12, dtype="string")),
             5,
-            r"got 12 patches, 1 with tumour .* Give at least 2 more patches with label 1.$",
+            r"got 12 patches, 1 with tumour .* Add at least 2 more patches with label 1.$",
         ),
         (
             table_of([10] * 12, [1.0] * 2 + [0.0] * 10),
             3,
-            r"^3 folds must hold patches and leave both labels to learn from, whichever is held out, and so must 4 "
-            r"test slides; .* Give at least 1 more slide with label 1. Or",
+            r"^no choice of 4 test slides and 3 folds keeps both labels in the test set and in the training data of "
+            r"every fold; .* Add at least 1 more slide with label 1. Or",
         ),
         (
             table_of([10] * 12, [1.0] + [0.0] * 11).assign(official=["train"] * 60 + ["test"] * 60),
             5,
-            r"training part of the official split must hold each label on at least 2 slides; .*Give at least 1 more "
+            r"training part of the official split must hold each label on at least 2 slides; .*Add at least 1 more "
             r"slide with label 1. Or use --set split.groups=patch",
         ),
-        # Two slides of one label each give no interval, so that single patches would not help.
-        (table_of([20] * 2, [1.0, 0.0]), 2, r"Give at least [^.]*\.$"),
+        # Two slides of one label each give no interval, so splitting by patch would not help.
+        (table_of([20] * 2, [1.0, 0.0]), 2, r"Add at least [^.]*\.$"),
     ],
     ids=[
         "too few slides", "tumour on one slide", "one patch of tumour", "no slides", "on two slides", "official",
         "two pure slides",
     ],
 )  # fmt: skip
-def test_a_refusal_names_what_allows_a_split(check, table, folds, message):
+def test_an_error_names_what_would_allow_a_split(check, table, folds, message):
     with pytest.raises(InputError, match=message):
         check(table, test_share=0.2, folds=folds)
 
 
-def test_clusters_that_stand_in_for_slides_are_not_counted_on():
+def test_no_change_of_folds_is_suggested_for_inferred_slides():
     table = table_of([10] * 12, [1.0] + [0.0] * 11)
     table["group"] = "(inferred 0" + table["slide"].str[1:].str.zfill(2) + ")"
     with pytest.raises(
@@ -343,7 +343,7 @@ def test_clusters_that_stand_in_for_slides_are_not_counted_on():
 
 
 def test_an_official_training_part_of_pure_slides_gets_folds():
-    # Two positive slides, far apart in size, that a stratified splitter puts into one fold or not: both must differ.
+    # Two positive slides that a stratified splitter may put into one fold: they must be in different folds.
     rows = [(f"s{slide}", int(slide < 2)) for slide in range(8) for _ in range(4 if slide < 2 else 40)]
     for seed in range(5):
         table = table_from([*rows, ("t0", 0), ("t1", 1)])
@@ -352,8 +352,8 @@ def test_an_official_training_part_of_pure_slides_gets_folds():
         assert split.loc[split["label"] == 1, "fold"].nunique() == 3
 
 
-def test_fewer_patches_of_either_label_than_folds_are_divided_without_a_word(recwarn):
-    # scikit-learn refuses that: each label has four patches, and there are five folds.
+def test_fewer_patches_of_either_label_than_folds_are_divided_without_a_warning(recwarn):
+    # scikit-learn refuses this: each label has four patches, and there are five folds.
     labels, groups = np.array([0, 1] * 4), np.arange(8)
     parts = find_folds(labels, groups, 5, 0)
     assert sorted(np.concatenate(parts)) == list(range(8))
@@ -383,9 +383,9 @@ def fold_of_test(split):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (move_one_patch, "a slide must stand in one fold of one split; got slide 's"),
+        (move_one_patch, "a slide must be in a single fold of a single split; got slide 's"),
         (double_an_id, "patch ids must be unique; got 'p0' twice"),
-        (fold_of_test, "fold must be -1 in the test set"),
+        (fold_of_test, "fold must be -1 for the test set"),
     ],
 )
 def test_a_broken_split_is_refused(change, message):

@@ -1,4 +1,4 @@
-"""TIFFs of every kind: the pixels that tifffile reads, turned into RGB by the stated rules, or set aside."""
+"""TIFFs of every kind: converted to RGB from the pixels that tifffile reads, or set aside."""
 
 import io
 import itertools
@@ -58,7 +58,7 @@ KINDS = {
     "palette, extra": (PALETTE, 1, (0,)),
     "palette, alpha": (PALETTE, 1, (2,)),
 }
-#: Bits and sample formats: whole numbers without and with sign, floats, no meaning.
+#: Bits and sample formats: unsigned and signed integers, floats, undefined.
 SAMPLES = (
     *((bits, 1) for bits in (1, 2, 4, 8, 12, 16, 32)),
     (8, 2), (16, 2), (32, 2), (16, 3), (32, 3), (64, 3), (8, 4), (16, 4),
@@ -69,14 +69,14 @@ COMPRESSIONS = (
 )  # fmt: skip
 LAYOUTS = ({}, {"rows": 7}, {"tile": 16})
 
-#: What has to be read, whatever planes, byte order, compression, layout and orientation are. Pillow knows no big-endian
-#: 16-bit grey with white at zero.
+#: Kinds that must be read with any planes, byte order, compression, layout and orientation. Pillow cannot read
+#: big-endian 16-bit grey with white at zero.
 READ = {("RGB", 8), ("RGB", 16), ("RGB, alpha", 16), *itertools.product(("black is zero",), (1, 2, 4, 8, 16))}
 READ |= {*itertools.product(("white is zero", "palette"), (1, 2, 4, 8)), ("RGB, alpha", 8)}
 
 
 def samples_of(kind, bits, form=1, seed=0):
-    """Noise; multiplied by its alpha where it has one like that."""
+    """Noise; multiplied by alpha if the kind has premultiplied alpha."""
     _, basic, extra = KINDS[kind]
     rng = np.random.default_rng(seed)
     shape = (HEIGHT, WIDTH, basic + len(extra))
@@ -106,22 +106,22 @@ def read(path, content, shape=(HEIGHT, WIDTH), **options):
 
 
 def judge(path, content, orientation=1, **options):
-    """Empty where pixels are those of the reference, "set aside", or how far they are off."""
+    """Empty if the pixels equal the reference; otherwise "set aside" or the largest difference."""
     shape = (WIDTH, HEIGHT) if orientation > 4 else (HEIGHT, WIDTH)
     reason, out = read(path, content, shape, **options)
     if reason:
         return "set aside"
     expected = shown(content)
-    # Transparency is rounded twice where colours were multiplied by it.
+    # Premultiplied colours are rounded twice.
     allowed = 0 if (expected % 1 == 0).all() else 1.01
     difference = np.abs(out - expected).max()
     return "" if difference <= allowed else f"off by {difference:g}"
 
 
-def every_way(kind):
-    """Files of a kind in every combination of samples, planes, byte order and layout; the rest is drawn by chance.
+def combinations_of(kind):
+    """Files of a kind in every combination of samples, planes, byte order and layout; the rest is random.
 
-    Samples that no reader of ours takes come in one layout each.
+    Kinds of samples that we never read come in one layout each.
     """
     rng = np.random.default_rng(0)
     for (bits, form), planar, order, layout in itertools.product(SAMPLES, (1, 2), "<>", LAYOUTS):
@@ -142,7 +142,7 @@ def every_way(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_combination_is_read_as_tifffile_reads_it_or_set_aside(tmp_path, kind):
     wrong = []
-    for bits, form, content, orientation, way in every_way(kind):
+    for bits, form, content, orientation, way in combinations_of(kind):
         verdict = judge(tmp_path / "a.tif", content, orientation)
         needed = form == 1 and (kind, bits) in READ and way["fill"] == 1
         if verdict not in ("", "set aside") or (needed and verdict):
@@ -159,7 +159,9 @@ def test_every_compression_is_read_in_every_layout(tmp_path, kind, bits):
         if predictor < 3:
             way = {"planar": planar, "order": order, "compression": compression, "predictor": predictor}
             content = written(kind, bits, **way, **layout)
-            np.testing.assert_array_equal(stored_samples(content), samples)  # the reference, against what was written
+            np.testing.assert_array_equal(
+                stored_samples(content), samples
+            )  # the reference agrees with what was written
             assert judge(tmp_path / "a.tif", content) == "", (way, layout)
 
 
@@ -201,7 +203,7 @@ def test_fax_compressions_are_read(tmp_path, compression):
     np.testing.assert_array_equal(out, np.repeat(bits[..., None] * 255, 3, axis=2))
 
 
-# Blocks of one colour: a JPEG of noise says little about colours.
+# Blocks of one colour, because a JPEG of noise loses the colours.
 BLOCKS = np.kron(np.random.default_rng(0).integers(0, 256, (5, 6, 3)), np.ones((4, 4, 1), int)).astype(np.uint8)
 
 
@@ -211,7 +213,7 @@ BLOCKS = np.kron(np.random.default_rng(0).integers(0, 256, (5, 6, 3)), np.ones((
     ("photometric", "stream"),
     [(YCBCR, "YCBCR"), (RGB, "RGB"), (RGB, "YCBCR"), (YCBCR, "RGB"), (BLACK_IS_ZERO, "L"), (WHITE_IS_ZERO, "L")],
 )
-def test_jpeg_in_tiff_is_read_where_stream_and_tags_agree(tmp_path, photometric, stream, subsampling, layout):
+def test_jpeg_in_tiff_is_read_if_stream_and_tags_agree(tmp_path, photometric, stream, subsampling, layout):
     samples = BLOCKS[..., :1] if stream == "L" else BLOCKS
     jpeg = {} if stream == "L" else {"colorspace": "RGB", "outcolorspace": stream, "subsampling": subsampling}
     tags = {530: {"444": (1, 1), "422": (2, 1), "420": (2, 2)}[subsampling]} if photometric == YCBCR else {}
@@ -239,24 +241,24 @@ SMALL_COLOURS = tuple(np.random.default_rng(0).integers(0, 256, 768).tolist())
         (written("black is zero", 8, tags={262: None}), "photometric interpretation, got none"),
         (written("CMYK", 8), "got mode CMYK"),
         (written("YCbCr", 8), "got mode YCbCr"),
-        (plain(tags={700: XMP}), "expected orientation in tag 274"),
-        (written("black is zero", 8, 2), "expected samples that are unsigned whole numbers, got sample format (2,)"),
+        (plain(tags={700: XMP}), "expected the orientation in tag 274"),
+        (written("black is zero", 8, 2), "expected samples that are unsigned integers, got sample format (2,)"),
         (written("black is zero", 12), "expected 1 or 2 or 4 or 8 or 16 bits per sample, got 12"),
-        (tiff_file(samples_of("RGB, alpha", 8), 8, RGB), "got 4 samples and a word on 0"),
-        (written("black is zero, alpha", 8, planar=2, compression=LZW), "got transparency in a plane of its own"),
-        (written("YCbCr", 8, compression=LZW, tags={530: (1, 1)}), "expected YCbCr in JPEG only"),
+        (tiff_file(samples_of("RGB, alpha", 8), 8, RGB), "got 4 samples and 0 descriptions"),
+        (written("black is zero, alpha", 8, planar=2, compression=LZW), "got transparency in a separate plane"),
+        (written("YCbCr", 8, compression=LZW, tags={530: (1, 1)}), "expected YCbCr only with JPEG"),
         (written("palette", 8, tags={320: SMALL_COLOURS}), "expected a palette of 16-bit values"),
         (written("palette", 8, tags={320: SMALL_COLOURS[:300]}), "expected a palette of 768 values, got 300"),
         (plain(tags={317: 2}), "expected no predictor or a horizontal one, got 2 with none"),
         (plain(compression=PACKBITS, tags={317: 2}), "got 2 with PackBits"),
         (plain(compression=LZW, tags={317: 34892}), "got 34892 with LZW"),
         (plain(compression=WEBP), "got 50001"),
-        (plain(tags={32997: 2}), "expected a flat picture, got one of depth 2"),
+        (plain(tags={32997: 2}), "expected a two-dimensional image, got one of depth 2"),
         (plain(tags={284: 3}), "expected a planar configuration of 1 or 2, got 3"),
         (plain(rows=7, tags={273: (8, 0, 0), 279: (NO_DATA, 0, 0)}), "expected 3 strips or tiles with data, got 1"),
         (plain(rows=7, tags={273: (8,), 279: (NO_DATA,)}), "expected 3 strips or tiles with data, got 1"),
         (plain(planar=2, tags={273: (8, 488), 279: (480, 480)}), "expected 3 strips or tiles with data, got 2"),
-        (written("RGB", 32), "a damaged TIFF, or of other samples than"),
+        (written("RGB", 32), "a damaged TIFF, or one with samples that Pillow"),
     ],
     ids=[
         "no photometric", "CMYK", "uncompressed YCbCr", "XMP", "signed", "12 bits", "a sample of no meaning",
@@ -265,7 +267,7 @@ SMALL_COLOURS = tuple(np.random.default_rng(0).integers(0, 256, 768).tolist())
         "depth", "planes", "empty strips", "missing strips", "missing plane", "32 bits",
     ],
 )  # fmt: skip
-def test_what_pillow_would_show_otherwise_is_set_aside(tmp_path, content, reason):
+def test_files_that_pillow_would_show_wrong_are_set_aside(tmp_path, content, reason):
     assert reason in read(tmp_path / "a.tif", content)[0]
     assert read(tmp_path / "a.tif", content, convert=False)[0]
 
@@ -273,11 +275,11 @@ def test_what_pillow_would_show_otherwise_is_set_aside(tmp_path, content, reason
 @pytest.mark.parametrize(("tag", "value"), [(529, (299, 587, 114)), (532, (16, 235, 128, 240, 128, 240))])
 def test_ycbcr_of_another_range_is_set_aside(tmp_path, tag, value):
     content = tiff_file(BLOCKS, 8, YCBCR, compression=JPEG, jpeg={"subsampling": "444"}, tags={530: (1, 1), tag: value})
-    assert "expected YCbCr of JPEG's own range" in read(tmp_path / "a.tif", content)[0]
+    assert "expected YCbCr with JPEG's range" in read(tmp_path / "a.tif", content)[0]
 
 
 def test_the_reader_of_many_files_agrees_on_every_kind(tmp_path):
-    """Its short cut past Pillow takes plain RGB alone; a layout learned from one file is not believed of the next."""
+    """The fast path without Pillow reads only plain RGB; the layout of one file is not assumed for the next."""
     size = HEIGHT
     contents = [
         written(kind, bits, samples=samples_of(kind, bits)[:, :size], planar=planar, order=order, fill=fill, **layout)

@@ -10,10 +10,10 @@ from histoblend.data.workers import count_workers
 @pytest.mark.parametrize(
     ("workers", "expected"), [(1, 1), (7, 7), (np.int64(3), 3), (-1, 4), (-2, 3), (-4, 1), (-5, 1), (-99, 1)]
 )
-def test_negative_numbers_count_from_the_cores(monkeypatch, workers, expected):
+def test_negative_numbers_count_down_from_the_number_of_cores(monkeypatch, workers, expected):
     monkeypatch.setattr("joblib.cpu_count", lambda: 4)
-    found = count_workers(workers)
-    assert (found, type(found)) == (expected, int)
+    counted = count_workers(workers)
+    assert (counted, type(counted)) == (expected, int)
 
 
 @pytest.mark.parametrize("workers", [0, 1.5, "2", None, True])

@@ -318,7 +318,7 @@ def test_a_truncated_file_is_set_aside_named_and_counted(kaggle_folder, tmp_path
 def test_strict_makes_it_fatal(kaggle_folder, tmp_path):
     folder = kaggle_folder()
     next((folder / "train").glob("0005*")).write_bytes(b"")
-    with pytest.raises(InputError, match=r"0005.*not an image that can be read .*Mend it or drop --strict"):
+    with pytest.raises(InputError, match=r"0005.*not an image that can be read .*Fix the file or run without --strict"):
         one_step(kaggle(tmp_path, folder, "data.strict=true"), "prepare")
 
 

@@ -27,7 +27,7 @@ def command(*arguments):
         (["imagenet", "--data", "{tmp}"], "kaggle or the path of a zip or tar file; got 'imagenet'"),
         (["", "--data", "{tmp}"], "error: DATASET must be pcam, kaggle or"),
         (["kaggle", "--data", "{tmp}", "--mirror", "http://127.0.0.1"], "error: a mirror serves DATASET=pcam only"),
-        (["{tmp}/no.zip", "--data", "{tmp}/x"], "expected a whole zip or tar file"),
+        (["{tmp}/no.zip", "--data", "{tmp}/x"], "expected a complete zip or tar file"),
     ],
 )
 def test_a_foreseeable_fault_is_one_line_and_status_2(tmp_path, arguments, message):

@@ -59,7 +59,7 @@ def test_a_value_that_is_no_number_is_named_by_column_and_patch(tmp_path, value,
 
 IMPOSSIBLE = {
     "2 slides": ([0, 1] * 20, [f"S{row // 20}" for row in range(40)], "need at least 6 slides; got 2"),
-    "a class missing in a fold": ([1] * 10 + [0] * 70, [f"S{row // 5}" for row in range(80)], "leave both labels"),
+    "a class missing in a fold": ([1] * 10 + [0] * 70, [f"S{row // 5}" for row in range(80)], "both labels"),
     "prevalence 0.1 %": ([1] + [0] * 999, [f"S{row // 50}" for row in range(1000)], "20 slides, 1 with tumour"),
 }
 

@@ -68,14 +68,14 @@ def test_every_level_is_checked(tmp_path):
     ("content", "reason"),
     [
         (tiled(noise(4), RGB, tags={338: 0}), "opacity beside RGB (tag 338), got 0"),
-        (tiled(noise(4), RGB), "got 4 samples and a word on 0"),
+        (tiled(noise(4), RGB), "got 4 samples and 0 descriptions"),
         (tiled(noise(5), RGB, tags={338: (0, 2)}), "opacity beside RGB (tag 338), got 0, 2"),
         (tiled(noise(2), BLACK_IS_ZERO, tags={338: 2}), "opacity beside RGB (tag 338), got 2"),
         (tiled(noise(1), BLACK_IS_ZERO, 16), "expected 16 bits per sample with RGB only"),
-        (tiled(noise(3) - 128, RGB, form=2), "unsigned whole numbers, got sample format (2, 2, 2)"),
+        (tiled(noise(3) - 128, RGB, form=2), "unsigned integers, got sample format (2, 2, 2)"),
         (tiled(noise(3), RGB, compression=RAW, tags={317: 2}), "got 2 with none"),
         (tiled(noise(3), RGB, compression=PACKBITS, tags={317: 2}), "got 2 with PackBits"),
-        (tiled(noise(3), YCBCR, compression=LZW, tags={530: (1, 1)}), "expected YCbCr in JPEG only"),
+        (tiled(noise(3), YCBCR, compression=LZW, tags={530: (1, 1)}), "expected YCbCr only with JPEG"),
         (tiled(noise(3), LAB), "got CIELab"),
         (tiled(BLOCKS, RGB, compression=JPEG, jpeg={"outcolorspace": "YCBCR"}), "got RGB and YCbCr"),
         (

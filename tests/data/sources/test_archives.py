@@ -1,4 +1,4 @@
-"""Archives: unpacked as packed, or refused before the first byte is written; never outside the target."""
+"""Archives are unpacked unchanged, or refused before the first byte is written; never outside the target."""
 
 import io
 import stat
@@ -57,15 +57,15 @@ def zip_link(name):
     ],
     ids=["zip", "deflated zip", "tar", "tar.gz", "tar.xz", "tar.bz2"],
 )
-def test_what_was_packed_is_unpacked(tmp_path, pack):
+def test_files_are_unpacked_unchanged(tmp_path, pack):
     archive = pack(tmp_path / "archive")
     assert unpack_archive(archive, tmp_path / "new" / "target") == ["labels.csv", "train"]
-    found = {
+    unpacked = {
         path.relative_to(tmp_path / "new" / "target").as_posix(): path.read_bytes()
         for path in (tmp_path / "new" / "target").rglob("*")
         if path.is_file()
     }
-    assert found == GOOD
+    assert unpacked == GOOD
 
 
 BOMB = {"bomb": bytes(40_000_000)}
@@ -76,7 +76,7 @@ OUTSIDE = ["/tmp/x", "../x", "a/../../x", "..", "C:/x", "C:x", "\\\\server\\x", 
 @pytest.mark.parametrize("pack", [zipped, tarred], ids=["zip", "tar"])
 def test_nothing_is_written_outside(tmp_path, pack, name):
     archive = pack(tmp_path / "archive", {"good": b"1", name: b"evil"})
-    with pytest.raises(InputError, match=r"leads outside the target. Nothing was unpacked"):
+    with pytest.raises(InputError, match=r"has a path outside the target. Nothing was unpacked"):
         unpack_archive(archive, tmp_path / "target")
     assert [path.name for path in tmp_path.iterdir()] == ["archive"]
 
@@ -89,17 +89,17 @@ def test_nothing_is_written_outside(tmp_path, pack, name):
         (lambda p: tarred(p, {tar_entry("a", tarfile.LNKTYPE, "/etc/passwd"): b""}), "member 'a' is a link"),
         (lambda p: tarred(p, {tar_entry("a", tarfile.FIFOTYPE): b""}), "member 'a' is a link, a device"),
         (lambda p: tarred(p, {tar_entry("a", tarfile.CHRTYPE): b""}), "member 'a' is a link, a device"),
-        (lambda p: zipped(p, BOMB, zipfile.ZIP_DEFLATED), "member 'bomb' brings the size to 40000000 bytes, above"),
-        (lambda p: tarred(p, BOMB, "w:gz"), "member 'bomb' brings the size to 40000000 bytes, above 10000000"),
-        (lambda p: tarred(p, {"a": b"1", "./a": b"2"}), "member './a' stands twice"),
-        (lambda p: tarred(p, {"a/b": b"1", "a": b"2"}), "member 'a' stands twice"),
-        (lambda p: tarred(p, {"a": b"1", "a/b": b"2"}), "member 'a' is a file and a folder"),
+        (lambda p: zipped(p, BOMB, zipfile.ZIP_DEFLATED), "'bomb' brings the total size to 40000000 bytes; the limit"),
+        (lambda p: tarred(p, BOMB, "w:gz"), "'bomb' brings the total size to 40000000 bytes; the limit is 10000000"),
+        (lambda p: tarred(p, {"a": b"1", "./a": b"2"}), "member './a' appears twice"),
+        (lambda p: tarred(p, {"a/b": b"1", "a": b"2"}), "member 'a' appears twice"),
+        (lambda p: tarred(p, {"a": b"1", "a/b": b"2"}), "member 'a' is both a file and a folder"),
         (lambda p: tarred(p, {".": b"1"}), "member '.' has no name"),
-        (lambda p: p.write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(90)), r"got one packed with 7z\. Unpack it"),
-        (lambda p: p.write_bytes(b"Rar!\x1a\x07\x01\0" + bytes(90)), r"got one packed with RAR\. Unpack it with"),
-        (lambda p: p.write_bytes(b"not an archive"), "expected a whole zip or tar file; got: "),
-        (lambda p: p.write_bytes(tarred(p, mode="w:gz").read_bytes()[:100]), "expected a whole zip or tar file"),
-        (lambda p: p.write_bytes(zipped(p).read_bytes()[:-30]), "expected a whole zip or tar file"),
+        (lambda p: p.write_bytes(b"7z\xbc\xaf\x27\x1c" + bytes(90)), r"got a 7z archive\. Unpack it"),
+        (lambda p: p.write_bytes(b"Rar!\x1a\x07\x01\0" + bytes(90)), r"got a RAR archive\. Unpack it with that"),
+        (lambda p: p.write_bytes(b"not an archive"), "expected a complete zip or tar file; got: "),
+        (lambda p: p.write_bytes(tarred(p, mode="w:gz").read_bytes()[:100]), "expected a complete zip or tar file"),
+        (lambda p: p.write_bytes(zipped(p).read_bytes()[:-30]), "expected a complete zip or tar file"),
         (lambda p: p.write_bytes(zipped(p).read_bytes().replace(b"pixelspixels", b"pixelspixelz")), "Bad CRC-32"),
     ],
     ids=[
@@ -114,13 +114,13 @@ def test_bad_archives_leave_nothing(tmp_path, make, message):
     assert not (tmp_path / "target").exists() or not list((tmp_path / "target").iterdir())
 
 
-def test_a_zip_that_lies_about_its_sizes_is_cut_short(tmp_path):
+def test_a_zip_with_false_sizes_is_refused(tmp_path):
     content = zipped(tmp_path / "archive", {"a": bytes(5000)}, zipfile.ZIP_DEFLATED).read_bytes()
-    place = content.index(b"PK\x01\x02")
-    lying = bytearray(content)
-    struct.pack_into("<I", lying, place + 24, 7)  # the directory says 7 bytes
-    (tmp_path / "archive").write_bytes(lying)
-    with pytest.raises(InputError, match="expected a whole zip or tar file"):
+    position = content.index(b"PK\x01\x02")
+    altered = bytearray(content)
+    struct.pack_into("<I", altered, position + 24, 7)  # the directory states 7 bytes
+    (tmp_path / "archive").write_bytes(altered)
+    with pytest.raises(InputError, match="expected a complete zip or tar file"):
         unpack_archive(tmp_path / "archive", tmp_path / "target")
     assert not list((tmp_path / "target").iterdir())
 
@@ -133,16 +133,16 @@ def test_an_encrypted_member_is_refused(tmp_path):
         unpack_archive(tmp_path / "archive", tmp_path / "target")
 
 
-def test_what_stands_there_is_never_replaced(tmp_path):
+def test_existing_files_are_never_replaced(tmp_path):
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "labels.csv").write_text("mine")
-    with pytest.raises(InputError, match=r"labels.csv exists already, but is not what .* 4 bytes instead of 9. Move "):
+    with pytest.raises(InputError, match=r"labels.csv already exists but differs from .* 4 bytes instead of 9. Move "):
         unpack_archive(zipped(tmp_path / "archive"), tmp_path / "target")
     assert [path.name for path in (tmp_path / "target").iterdir()] == ["labels.csv"]
 
 
-def test_a_limit_of_bytes_holds(tmp_path):
-    with pytest.raises(InputError, match="brings the size to 54 bytes, above 50"):
+def test_the_total_size_is_limited(tmp_path):
+    with pytest.raises(InputError, match="brings the total size to 54 bytes; the limit is 50"):
         unpack_archive(zipped(tmp_path / "archive"), tmp_path / "target", max_bytes=50)
 
 
@@ -166,8 +166,8 @@ def test_a_zip_directory_that_points_before_the_file_is_refused(tmp_path):
     archive = zipped(tmp_path / "archive")
     content = bytearray(archive.read_bytes())
     end = content.rindex(b"PK\x05\x06")
-    where = int.from_bytes(content[end + 16 : end + 20], "little")
-    content[end + 16 : end + 20] = (where + 1000).to_bytes(4, "little")
+    position = int.from_bytes(content[end + 16 : end + 20], "little")
+    content[end + 16 : end + 20] = (position + 1000).to_bytes(4, "little")
     archive.write_bytes(content)
 
     with pytest.raises(InputError, match="archive: "):
@@ -176,18 +176,18 @@ def test_a_zip_directory_that_points_before_the_file_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
-def test_a_damaged_sum_is_told_from_a_fault_of_the_disk(tmp_path, mode):
+def test_a_damaged_checksum_is_not_reported_as_a_disk_error(tmp_path, mode):
     path = tarred(tmp_path / "archive", mode=mode)
     content = bytearray(path.read_bytes())
-    for place in range(len(content) // 2, len(content) // 2 + 20):
-        content[place] ^= 0xFF
+    for position in range(len(content) // 2, len(content) // 2 + 20):
+        content[position] ^= 0xFF
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"expected a whole zip or tar file; got: .*Download it again"):
+    with pytest.raises(InputError, match=r"expected a complete zip or tar file; got: .*Download it again"):
         unpack_archive(path, tmp_path / "target")
 
 
-def test_what_is_complete_already_is_left_as_it_is(tmp_path):
-    """As after an interruption between the moves of two folders."""
+def test_complete_files_are_not_unpacked_again(tmp_path):
+    """For example after an interruption between the moves of two folders."""
     archive, target = zipped(tmp_path / "archive"), tmp_path / "target"
     unpack_archive(archive, target)
     before = (target / "train" / "a.tif").stat().st_ino
@@ -197,35 +197,44 @@ def test_what_is_complete_already_is_left_as_it_is(tmp_path):
     assert (target / "train" / "a.tif").stat().st_ino == before
 
 
-def test_a_folder_that_was_unpacked_in_part_is_named(tmp_path):
+def test_a_partly_unpacked_folder_is_named(tmp_path):
     archive, target = zipped(tmp_path / "archive"), tmp_path / "target"
     unpack_archive(archive, target)
     (target / "train" / "sub" / "b.tif").unlink()
-    with pytest.raises(InputError, match=r"train exists already, but is not what archive holds: .*b\.tif is missing"):
+    with pytest.raises(InputError, match=r"train already exists but differs from archive: .*b\.tif is missing"):
         unpack_archive(archive, target)
 
 
 @pytest.mark.parametrize("damage", ["cut between entries", "a damaged entry"])
-def test_half_a_tar_file_is_no_tar_file(tmp_path, damage):
+def test_a_truncated_or_damaged_tar_file_is_refused(tmp_path, damage):
     content = bytearray(tarred(tmp_path / "archive").read_bytes())
     with tarfile.open(tmp_path / "archive") as file:
         last = file.getmembers()[-1].offset
     if damage == "a damaged entry":
         content[last] ^= 1  # its checksum is then wrong
     (tmp_path / "archive").write_bytes(content[:last] if damage.startswith("cut") else content)
-    with pytest.raises(DamagedArchive, match=r"expected a whole zip or tar file; got: no end of the archive"):
+    with pytest.raises(
+        DamagedArchive, match=r"expected a complete zip or tar file; got: the end of the archive is missing"
+    ):
         unpack_archive(tmp_path / "archive", tmp_path / "target")
     assert not (tmp_path / "target").exists()
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred], ids=["zip", "tar"])
-def test_what_systems_left_in_an_archive_is_not_unpacked(tmp_path, pack):
-    left = ("__MACOSX/train/._a.tif", "__MACOSX/._train", ".DS_Store", "train/.DS_Store", "train/Thumbs.db", "._train")
-    archive, target = pack(tmp_path / "archive", GOOD | dict.fromkeys(left, b"left")), tmp_path / "target"
-    for _ in range(2):  # the second time, everything is there already
+def test_files_of_operating_systems_are_not_unpacked(tmp_path, pack):
+    leftovers = (
+        "__MACOSX/train/._a.tif",
+        "__MACOSX/._train",
+        ".DS_Store",
+        "train/.DS_Store",
+        "train/Thumbs.db",
+        "._train",
+    )
+    archive, target = pack(tmp_path / "archive", GOOD | dict.fromkeys(leftovers, b"left")), tmp_path / "target"
+    for _ in range(2):  # the second time, all files exist already
         assert unpack_archive(archive, target) == ["labels.csv", "train"]
-        found = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
-        assert found == set(GOOD)
+        unpacked = {path.relative_to(target).as_posix() for path in target.rglob("*") if path.is_file()}
+        assert unpacked == set(GOOD)
         (target / ".DS_Store").write_bytes(b"another one")
         (target / "train" / ".DS_Store").write_bytes(b"another one")
         assert unpack_archive(archive, target) == ["labels.csv", "train"]
@@ -234,11 +243,11 @@ def test_what_systems_left_in_an_archive_is_not_unpacked(tmp_path, pack):
 
 
 @pytest.mark.parametrize("name", ["__MACOSX/../../x", ".hidden/../../x", "/.DS_Store"])
-def test_leftovers_that_lead_outside_are_refused(tmp_path, name):
-    with pytest.raises(InputError, match="leads outside the target"):
+def test_ignored_files_outside_the_target_are_refused(tmp_path, name):
+    with pytest.raises(InputError, match="has a path outside the target"):
         unpack_archive(zipped(tmp_path / "archive", GOOD | {name: b"evil"}), tmp_path / "target")
 
 
-def test_the_folder_that_was_packed_itself_is_no_member(tmp_path):
+def test_the_entry_of_the_packed_folder_itself_is_ignored(tmp_path):
     members = {tar_entry("./", tarfile.DIRTYPE): b""} | {f"./{name}": content for name, content in GOOD.items()}
     assert unpack_archive(tarred(tmp_path / "archive", members), tmp_path / "target") == ["labels.csv", "train"]

@@ -1,4 +1,4 @@
-"""CSV files as users have them: separators, encodings, headers, and what is said of wrong ones."""
+"""CSV files: separators, encodings, headers, and messages about invalid files."""
 
 import pandas as pd
 import pytest
@@ -42,7 +42,7 @@ PLAIN = "id,label,slide\na,1,G 31\nb,0,G 32\n"
         "order, empty columns and rows",
     ],
 )  # fmt: skip
-def test_every_usual_file_gives_the_same_table(tmp_path, content):
+def test_every_common_format_gives_the_same_table(tmp_path, content):
     expected = {"id": ["a", "b"], "label": ["1", "0"], "slide": ["G 31", "G 32"]}
     assert read(tmp_path, content).to_dict("list") == expected
 
@@ -64,28 +64,28 @@ def test_a_table_without_rows_has_its_columns(tmp_path):
     [("id,label,name,path", "id"), ("ID,name,label", "ID"), ("label,Path", "Path")],
     ids=["documented", "documented in capitals", "the only one"],
 )
-def test_the_documented_header_is_taken_before_others(tmp_path, header, taken):
+def test_the_documented_header_takes_precedence(tmp_path, header, taken):
     names = header.split(",")
     table = read(tmp_path, f"{header}\n{','.join(names)}\n")
     assert table["id"].tolist() == [taken]
 
 
-def test_a_column_that_alone_is_wanted_needs_no_separator(tmp_path):
+def test_a_single_column_needs_no_separator(tmp_path):
     assert read(tmp_path, "wsi\nG1\nG2\n", ("wsi",))["wsi"].tolist() == ["G1", "G2"]
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("id,label,Label\na,1,0\n", "which column is label: 'label' and 'Label'"),
-        ("Image,Filename,label\na,b,0\n", "which column is id: 'Image' and 'Filename'"),
-        ("id,label,wsi,slide\na,1,x,y\n", "which column is slide: 'wsi' and 'slide'"),
-        ("id,label,label \na,1,0\n", "a header of its own; got 'label' twice"),
-        ("id,label,note,note\u200b\na,1,0,0\n", "a header of its own; got 'note' twice"),
+        ("id,label,Label\na,1,0\n", "cannot tell which column is label: 'label' and 'Label'"),
+        ("Image,Filename,label\na,b,0\n", "cannot tell which column is id: 'Image' and 'Filename'"),
+        ("id,label,wsi,slide\na,1,x,y\n", "cannot tell which column is slide: 'wsi' and 'slide'"),
+        ("id,label,label \na,1,0\n", "needs a unique header; got 'label' twice"),
+        ("id,label,note,note\u200b\na,1,0,0\n", "needs a unique header; got 'note' twice"),
         ("id,tumor\na,1\n", r"expected columns id,label; got id,tumor. Rename or add label \(or labels, class"),
         (
             "id/label\na/1\n",
-            "separated by commas, semicolons, tabs or .*; got one column: id/label. Check the separator",
+            "separated by commas, semicolons, tabs or .*; got a single column: id/label. Check the separator",
         ),
         ("", "got no header"),
         ("id,label\na,1,2\n", "row 2 with 3 values for 2 headers"),
@@ -98,16 +98,16 @@ def test_a_column_that_alone_is_wanted_needs_no_separator(tmp_path):
         ('id,label\n"a,1\n', "EOF inside string"),
     ],
 )
-def test_what_is_unclear_is_an_error(tmp_path, content, message):
+def test_invalid_or_ambiguous_files_are_refused(tmp_path, content, message):
     with pytest.raises(InputError, match=message):
         read(tmp_path, content)
 
 
-def test_a_missing_table_names_one_of_nearly_its_name(tmp_path):
+def test_a_missing_table_suggests_a_similar_name(tmp_path):
     for name in ("train_label.csv", "train_labels.tsv", "test_labels.csv", "sample_submission.csv"):
         (tmp_path / name).write_text("id,label\na,1\n")
     with pytest.raises(
-        InputError, match=r"it does not exist. Is 'train_labels.tsv' meant\? Save it as train_labels.csv"
+        InputError, match=r"it does not exist. Did you mean 'train_labels.tsv'\? Save it as train_labels.csv"
     ):
         read_csv(tmp_path / "train_labels.csv", ("id",))
     with pytest.raises(InputError, match=r"it does not exist.$"):

@@ -1,4 +1,4 @@
-"""Names in tables and the files that they mean."""
+"""Names in tables are matched with files."""
 
 import pytest
 
@@ -9,7 +9,7 @@ NFD, NFC = "Pru\u0308fung", "Pr\u00fcfung"
 
 
 @pytest.mark.parametrize(
-    ("files", "name", "meant"),
+    ("files", "name", "expected"),
     [
         (["a"], "a", "a"),
         (["a"], "a.tif", "a"),
@@ -33,8 +33,8 @@ NFD, NFC = "Pru\u0308fung", "Pr\u00fcfung"
         ([], "a", None),
     ],
 )
-def test_a_name_means_the_file_that_it_fits(files, name, meant):
-    assert FileNames(files, "t.csv").find(name) == meant
+def test_a_name_is_matched_with_its_file(files, name, expected):
+    assert FileNames(files, "t.csv").find(name) == expected
 
 
 @pytest.mark.parametrize(
@@ -46,13 +46,13 @@ def test_a_name_means_the_file_that_it_fits(files, name, meant):
         (["n/1.png", "t/1.tif"], "1"),
     ],
 )
-def test_a_name_that_fits_several_is_refused_with_two_of_them(files, name):
-    with pytest.raises(InputError, match=f"t.csv: '{name}' may mean '{files[0]}' or '{files[1]}'"):
+def test_a_name_that_fits_several_files_is_refused(files, name):
+    with pytest.raises(InputError, match=f"t.csv: '{name}' fits both '{files[0]}' and '{files[1]}'"):
         FileNames(files, "t.csv").find(name)
 
 
 @pytest.mark.parametrize("other", [f"{NFC}.tif", f"{NFD} .tif", f"{NFC}\u200b.tif", f"\u00a0{NFD}.tif"])
-def test_files_whose_names_look_the_same_are_both_named(other):
+def test_files_whose_names_look_the_same_are_refused(other):
     with pytest.raises(InputError, match=r"t\.csv: cannot tell the files") as error:
         FileNames([f"{NFD}.tif", other], "t.csv")
     assert repr(f"{NFD}.tif") in str(error.value)

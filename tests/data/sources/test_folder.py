@@ -1,4 +1,4 @@
-"""Folders of images: both layouts, classes, sizes, and everything odd that can lie in them."""
+"""Folders of images: both layouts, classes, sizes, and unusual files."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from histoblend.data.sources.folder import FolderSource, UnlabelledImages, conte
 from histoblend.data.sources.image_files import NOT_FOLLOWED
 from histoblend.data.splits import UNMAPPED
 
-ODD_NAMES = ['quote"s.png', "new\nline.png", "emoji 🔬.png", "a,b;c'.png", "-x.png", "%s{0}.png", "CAPITAL.PNG"]
+UNUSUAL_NAMES = ['quote"s.png', "new\nline.png", "emoji 🔬.png", "a,b;c'.png", "-x.png", "%s{0}.png", "CAPITAL.PNG"]
 
 
 def picture(path, value=0, size=(32, 32), **options):
@@ -24,7 +24,7 @@ def picture(path, value=0, size=(32, 32), **options):
 
 @pytest.fixture
 def folder(tmp_path):
-    """Three images of tissue without and three with tumour, in folders and of several formats."""
+    """Three images without and three with tumour, in two folders and several formats."""
     for number, suffix in enumerate(("png", "jpg", "tif", "webp", "bmp", "jpeg")):
         picture(tmp_path / ("normal", "tumour")[number % 2] / f"{number}.{suffix}", 40 * number)
     return tmp_path
@@ -65,14 +65,14 @@ def test_a_table_of_labels_with_slides(folder):
 
 
 @pytest.mark.parametrize("ending", [" ", "\t", "\u00a0", "\u200b"])
-def test_a_slide_is_one_slide_whatever_follows_its_name(folder, ending):
+def test_white_space_after_a_name_makes_no_new_slide(folder, ending):
     names = ["normal/0.png", "normal/2.tif", "normal/4.bmp", "tumour/1.jpg", "tumour/3.webp", "tumour/5.jpeg"]
     with_labels(folder, [(name, row % 2, "G31" + ending * (row % 2)) for row, name in enumerate(names)])
     assert FolderSource(folder, size=32).table["slide"].tolist() == ["G31"] * 6
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t"])
-def test_a_table_as_a_spreadsheet_leaves_it_is_read(folder, separator):
+def test_a_table_saved_by_a_spreadsheet_is_read(folder, separator):
     rows = ["0.PNG;0.0", "normal\\2.TIF;False", "data/normal/4;0", "tumour\\1.jpg;1", "3;TRUE", "5.jpeg; yes"]
     text = "Id;Label\n" + "\n".join(rows[:3] + [row[: row.index(";")] + ";1.0" for row in rows[3:]]).replace(
         "False", "0"
@@ -84,7 +84,7 @@ def test_a_table_as_a_spreadsheet_leaves_it_is_read(folder, separator):
     assert source.notes["classes"] == {"0": {"label": 0, "patches": 3}, "1": {"label": 1, "patches": 3}}
 
 
-def test_an_image_keeps_its_real_name_whatever_the_table_calls_it(folder):
+def test_an_image_keeps_its_file_name_if_the_table_spells_it_differently(folder):
     picture(folder / "normal" / "u\u0308 .png", 77)
     with_labels(folder, [*ALL, ("normal/\u00fc.png", 0)])
     source = FolderSource(folder, size=32)
@@ -92,7 +92,7 @@ def test_an_image_keeps_its_real_name_whatever_the_table_calls_it(folder):
     assert source.read(row, row + 1)[0].max() == 77
 
 
-def test_images_whose_names_look_the_same_are_told_apart_or_named(folder):
+def test_images_whose_names_look_the_same_are_distinguished_or_refused(folder):
     for name in ("\u00fc.png", "u\u0308.png"):
         picture(folder / "normal" / name)
     assert len(FolderSource(folder, size=32).table) == 8
@@ -138,16 +138,16 @@ def test_classes_become_labels(tmp_path, names, positive, expected):
     [
         ((), (), "expected two classes .* got none"),
         (("a",), (), "expected two classes .* got 'a'"),
-        (("a", "b"), (), r"which of the classes 'a', 'b' are positive\? Say it: --set 'data.positive=\[\"b\"\]'"),
+        (("a", "b"), (), r"which of the classes 'a', 'b' are positive. Choose with --set 'data.positive=\[\"b\"\]'"),
         (("tumour", "cancer"), (), "which of the classes"),
         (("normal", "benign"), (), "which of the classes"),
         (("normal", "stroma", "tumour"), (), "which of the classes 'normal', 'stroma', 'tumour' are positive"),
-        (("a", "b"), ("c",), "data.positive must name classes; got 'c', and there are 'a', 'b'"),
+        (("a", "b"), ("c",), "data.positive must name existing classes; got 'c', but the classes are 'a', 'b'"),
         (("a", "b"), ("a", "b"), "data.positive must leave a negative class"),
-        (("a", "b", "B"), ("b",), "of the classes 'B' and 'b', which are nearly the same name, one is positive"),
+        (("a", "b", "B"), ("b",), "the classes 'B' and 'b' have similar names, but one is positive"),
     ],
 )
-def test_unclear_classes_are_asked_for(tmp_path, names, positive, message):
+def test_unclear_classes_are_refused(tmp_path, names, positive, message):
     for name in names:
         picture(tmp_path / name / "0.png")
     with pytest.raises(InputError, match=message):
@@ -155,21 +155,24 @@ def test_unclear_classes_are_asked_for(tmp_path, names, positive, message):
 
 
 @pytest.mark.parametrize(
-    ("files", "remedy"),
+    ("files", "advice"),
     [
-        (("9036/0/a", "9036/1/b", "9037/0/c"), r"'0' and '1', look like classes. Put them outermost \(0/9036/…\), or"),
+        (
+            ("9036/0/a", "9036/1/b", "9037/0/c"),
+            r"'0' and '1', look like classes. Make them the outer folders \(0/9036/…\), or",
+        ),
         (("train/S1/neg/a", "train/S2/pos/b", "val/S2/neg/c"), "'neg' and 'pos', look like classes"),
-        (("images/x/a", "images/y/b"), "got 'images'. If the class folders are inside of it, give DATA=.*/images.$"),
+        (("images/x/a", "images/y/b"), "got 'images'. If the class folders are inside it, give DATA=.*/images.$"),
         (("data/train/neg/a", "data/test/pos/b"), "got 'data'. If the class folders .* give DATA=.*/data.$"),
         (("tumour/S1/a", "tumour/S2/b"), r"got 'tumour'.$"),
         (("Uninfected/a", "Parasitized/b"), r"data.positive=\[\"Parasitized\"\]"),
         (("without/a", "with/b"), r"data.positive=\[\"with\"\]"),
     ],
 )
-def test_a_remedy_names_what_can_be_a_positive_class(tmp_path, files, remedy):
+def test_the_advice_names_a_likely_positive_class(tmp_path, files, advice):
     for name in files:
         picture(tmp_path / f"{name}.png")
-    with pytest.raises(InputError, match=remedy):
+    with pytest.raises(InputError, match=advice):
         FolderSource(tmp_path, size=32)
 
 
@@ -194,30 +197,30 @@ ALL = [
         (ALL[2:], r"2 images have no label \(first: 'normal/0.png'\)"),
     ],
     ids=[
-        "above", "absolute", "drive", "backslashes", "empty", "up and down", "twice", "no label", "gone", "unlisted"
+        "above", "absolute", "drive", "backslashes", "empty", "up and down", "twice", "no label", "no image", "unlisted"
     ],
 )  # fmt: skip
-def test_wrong_tables_are_explained(folder, rows, message):
+def test_invalid_tables_are_refused(folder, rows, message):
     with_labels(folder, rows)
     with pytest.raises(InputError, match=message):
         FolderSource(folder, size=32)
 
 
-def test_missing_skip_keeps_what_has_both(folder):
+def test_missing_skip_keeps_labelled_images(folder):
     with_labels(folder, [*ALL[1:], ("x.png", 1)])
     source = FolderSource(folder, size=32, missing="skip")
     assert len(source.table) == 5
     assert source.skipped == {"x.png": f"no image under {folder.name}/", "normal/0.png": "no label in labels.csv"}
 
 
-def test_images_beside_the_class_folders_are_no_class(folder):
+def test_images_beside_the_class_folders_are_refused(folder):
     picture(folder / "loose.png")
     with pytest.raises(InputError, match=r"got 1 images beside them \(first: 'loose.png'\). Move them"):
         FolderSource(folder, size=32)
 
 
-@pytest.mark.parametrize("name", ODD_NAMES)
-def test_odd_names_are_read(folder, name, tmp_path_factory):
+@pytest.mark.parametrize("name", UNUSUAL_NAMES)
+def test_unusual_names_are_read(folder, name, tmp_path_factory):
     picture(folder / "normal" / name, 77)
     source = FolderSource(folder, size=32)
     target = tmp_path_factory.mktemp("out")
@@ -227,7 +230,7 @@ def test_odd_names_are_read(folder, name, tmp_path_factory):
     assert np.load(target / "pixels.npy")[row, 0, 0, 0] == 77
 
 
-def test_what_is_no_image_is_listed_and_never_waited_for(folder):
+def test_other_files_are_listed_and_pipes_do_not_block(folder):
     (folder / "tumour" / "x.png").mkdir()
     (folder / "tumour" / "loop.png").symlink_to("loop.png")
     (folder / "tumour" / "round").symlink_to(folder)
@@ -258,15 +261,15 @@ def test_what_is_no_image_is_listed_and_never_waited_for(folder):
 
 def test_the_rule_for_other_sizes_is_applied_and_noted(folder):
     picture(folder / "normal" / "wide.png", 50, size=(100, 40))
-    for rule, said in (("resize", "bicubic"), ("crop", "the centre is cut out")):
+    for rule, words in (("resize", "bicubic"), ("crop", "the centre is cut out")):
         source = FolderSource(folder, size=32, resize=rule)
         row = source.table["patch_id"].tolist().index("normal/wide.png")
         pixels, reasons = source.read(row, row + 1)
         assert (reasons, pixels.min(), pixels.max()) == ({}, 50, 50)
-        assert said in source.notes["size"]
+        assert words in source.notes["size"]
 
 
-def test_an_official_split_comes_with_the_patches(folder):
+def test_an_official_split_is_read_from_folders(folder):
     for name in ("normal", "tumour"):
         (folder / "Train").mkdir(exist_ok=True)
         (folder / name).rename(folder / "Train" / name)
@@ -319,7 +322,7 @@ def test_labels_of_test_images_are_used(folder):
     assert (len(source.table), source.unlabelled) == (6, None)
 
 
-def test_a_notebooks_copies_are_neither_a_class_nor_patches(folder):
+def test_files_of_notebooks_and_systems_are_neither_classes_nor_patches(folder):
     expected = FolderSource(folder, size=32).table
     before = list(content(folder))
     for name in (".ipynb_checkpoints", "normal/.ipynb_checkpoints", "__MACOSX", "tumour/@eaDir"):
@@ -332,7 +335,7 @@ def test_a_notebooks_copies_are_neither_a_class_nor_patches(folder):
     assert list(content(folder)) == before
 
 
-def test_a_run_in_the_data_folder_is_no_class_and_no_change(folder):
+def test_a_run_in_the_data_folder_is_ignored(folder):
     before = list(content(folder))
     picture(folder / "runs" / "mine" / "7-report" / "figures" / "roc.png")
     manifest = dict.fromkeys(("step", "config", "seed", "inputs", "rows", "files", "notes"), 0)
@@ -342,17 +345,17 @@ def test_a_run_in_the_data_folder_is_no_class_and_no_change(folder):
     assert list(content(folder)) == before
 
 
-def test_linked_class_folders_are_followed_or_named(folder, tmp_path_factory):
-    away = tmp_path_factory.mktemp("away")
-    (folder / "tumour").rename(away / "tumour")
-    (folder / "tumour").symlink_to(away / "tumour")
+def test_linked_class_folders_are_followed_or_refused(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    (folder / "tumour").rename(other / "tumour")
+    (folder / "tumour").symlink_to(other / "tumour")
     source = FolderSource(folder, size=32)
     assert source.table["label"].tolist() == [0, 0, 0, 1, 1, 1]
     assert source.read(0, 6)[1] == {}
     assert len(list(content(folder))) == 6
     (folder / "tumour").unlink()
     (folder / "tumour").symlink_to(folder / "normal")
-    with pytest.raises(InputError, match=r"expected two classes .*'tumour' is a link to a folder .*not followed"):
+    with pytest.raises(InputError, match=r"expected two classes .*'tumour' is a link to a parent .*not followed"):
         FolderSource(folder, size=32)
 
 
@@ -363,41 +366,41 @@ def test_labels_are_found_in_any_case(folder):
 
 
 @pytest.mark.parametrize(
-    ("size", "others", "remedy"),
+    ("size", "others", "advice"),
     [
         ((64, 64), 0, "Give --set data.size=64 .*for patches of that size, or give --set data.resize=resize"),
         ((64, 48), 0, "Give --set data.resize=resize to scale all images"),
         ((16, 16), 0, "Give --set data.resize=resize to scale all images"),
         ((64, 64), 9, "Check the data folder"),
     ],
-    ids=["square", "oblong", "too small for data.size", "mostly other faults"],
+    ids=["square", "oblong", "too small for data.size", "mostly other reasons"],
 )
-def test_another_size_has_a_remedy(tmp_path, size, others, remedy):
+def test_advice_for_another_size(tmp_path, size, others, advice):
     for name in ("normal", "tumour"):
         picture(tmp_path / "data" / name / "0.png", size=size)
     for number in range(others):
         (tmp_path / "data" / "normal" / f"x{number}.png").write_text("no image")
-    with pytest.raises(InputError, match=f"none of .* could be read .*{remedy}"):
+    with pytest.raises(InputError, match=f"none of .* could be read .*{advice}"):
         write_pixels(FolderSource(tmp_path / "data", size=32), tmp_path)
 
 
-def test_a_folder_that_is_none_is_named(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="expected a folder with a folder for each class"):
         FolderSource(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize("name", ["labels.tsv", "Labels.TXT", "labels.xlsx", "label.csv", "labels.csv.gz"])
 @pytest.mark.parametrize("images", ["images", "."])
-def test_a_table_of_nearly_that_name_is_named(tmp_path, name, images):
+def test_a_table_with_a_similar_name_is_suggested(tmp_path, name, images):
     for number in range(2):
         picture(tmp_path / images / f"{number}.png")
     (tmp_path / name).write_text("file\tlabel\n0.png\t0\n1.png\t1\n")
     (tmp_path / "notes.csv").write_text("a\n")
-    with pytest.raises(InputError, match=rf"labels.csv.* Is '{name}' meant\? Save it as labels.csv \(commas, semi"):
+    with pytest.raises(InputError, match=rf"labels.csv.* Did you mean '{name}'\? Save it as labels.csv \(commas, semi"):
         FolderSource(tmp_path, size=32)
 
 
-def test_tables_of_other_names_are_not_named(tmp_path):
+def test_tables_with_other_names_are_not_suggested(tmp_path):
     picture(tmp_path / "0.png")
     for name in ("slides.csv", "readme.txt", "labels.md", "._labels.csv"):
         (tmp_path / name).write_text("a\n")

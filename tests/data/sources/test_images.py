@@ -1,4 +1,4 @@
-"""Image files of any kind: decoded by the stated rules, or refused with a reason, and never a hang or a crash."""
+"""Image files of any kind are decoded by the documented rules, or refused with a reason; never a hang or a crash."""
 
 import io
 import itertools
@@ -46,7 +46,7 @@ def save(path, mode="RGB", size=(96, 96), **options):
         ("a.webp", {"lossless": True}),
     ],
 )
-def test_lossless_formats_come_back_bit_for_bit(tmp_path, name, options):
+def test_lossless_formats_are_read_bit_for_bit(tmp_path, name, options):
     Image.fromarray(RGB).save(tmp_path / name, **options)
     reason, out = read(tmp_path / name)
     assert reason == ""
@@ -58,7 +58,7 @@ def test_jpeg_is_read_as_pillow_reads_it(tmp_path):
     np.testing.assert_array_equal(read(tmp_path / "a.jpg")[1], np.asarray(Image.open(tmp_path / "a.jpg")))
 
 
-def test_the_content_decides_and_not_the_name(tmp_path):
+def test_the_format_is_taken_from_the_content_not_the_name(tmp_path):
     Image.fromarray(RGB).save(tmp_path / "a.jpg", format="PNG")
     np.testing.assert_array_equal(read(tmp_path / "a.jpg")[1], RGB)
 
@@ -79,7 +79,7 @@ def test_16_bit_colour_keeps_its_high_byte(tmp_path):
     assert read(tmp_path / "a.tif", convert=False)[0] == "expected an RGB image, got mode RGB, 16 bits"
 
 
-def test_transparency_lies_over_white(tmp_path):
+def test_transparency_is_shown_on_white(tmp_path):
     image = Image.new("RGBA", (32, 32), (200, 100, 0, 0))
     image.putpixel((1, 0), (200, 100, 0, 255))
     image.putpixel((2, 0), (200, 100, 0, 51))  # a fifth: 255 - (255 - value) / 5
@@ -132,7 +132,7 @@ PNG_KINDS = {
 
 
 def png(name, bits, interlaced, with_transparency):
-    """A PNG and what it shows; where one value is transparent, other values lie one bit beside it."""
+    """A PNG and its expected pixels; with a transparent value, other values differ from it by one bit."""
     kind, count, _ = PNG_KINDS[name]
     rng = np.random.default_rng(0)
     samples = rng.integers(0, 2**bits, (32, 32, count))
@@ -162,11 +162,11 @@ def test_every_png_is_read_as_its_standard_says_or_set_aside(tmp_path, name, bit
     content, expected = png(name, bits, interlaced, with_transparency)
     (tmp_path / "a.png").write_bytes(content)
     reason, out = read(tmp_path / "a.png")
-    # Pillow compares a transparent value with samples that it has brought to 8 bits.
-    aside = with_transparency and name in ("grey", "RGB") and bits in (2, 4, 16)
-    assert bool(reason) == aside
-    assert reason.endswith(f"with a transparent value of {bits} bits" if aside else "")
-    if not aside:
+    # Pillow compares a transparent value with samples that it has already converted to 8 bits.
+    set_aside = with_transparency and name in ("grey", "RGB") and bits in (2, 4, 16)
+    assert bool(reason) == set_aside
+    assert reason.endswith(f"with a transparent value of {bits} bits" if set_aside else "")
+    if not set_aside:
         assert np.abs(out - expected).max() <= 0.5  # transparency is rounded
     assert (read(tmp_path / "a.png", convert=False)[0] == "") == (name == "RGB" and bits == 8 and not with_transparency)
 
@@ -227,16 +227,16 @@ def test_a_bmps_palette_is_looked_up(tmp_path, bits):
         np.testing.assert_array_equal(out, colours[indices])
 
 
-BMP_MASKS = {  # bits a pixel, masks of red, green, blue and alpha
+BMP_MASKS = {  # bits per pixel, masks of red, green, blue and alpha
     "24 bits": (24, ()),
     "32 bits, last byte unused": (32, ()),
     "32 bits": (32, (0xFF0000, 0xFF00, 0xFF, 0)),
     "32 bits, alpha": (32, (0xFF0000, 0xFF00, 0xFF, 0xFF000000)),
     "32 bits, alpha, red first": (32, (0xFF, 0xFF00, 0xFF0000, 0xFF000000)),
-    "32 bits, ten a colour": (32, (0x3FF00000, 0xFFC00, 0x3FF, 0)),
+    "32 bits, ten per colour": (32, (0x3FF00000, 0xFFC00, 0x3FF, 0)),
     "16 bits": (16, ()),
     "16 bits, more green": (16, (0xF800, 0x7E0, 0x1F, 0)),
-    "16 bits, four a colour": (16, (0xF00, 0xF0, 0xF, 0)),
+    "16 bits, four per colour": (16, (0xF00, 0xF0, 0xF, 0)),
 }
 
 
@@ -244,15 +244,15 @@ BMP_MASKS = {  # bits a pixel, masks of red, green, blue and alpha
 @pytest.mark.parametrize("name", BMP_MASKS)
 def test_every_bmp_is_read_as_its_masks_say_or_set_aside(tmp_path, name, down):
     bits, masks = BMP_MASKS[name]
-    usual = (0x7C00, 0x3E0, 0x1F, 0) if bits == 16 else (0xFF0000, 0xFF00, 0xFF, 0)
+    default = (0x7C00, 0x3E0, 0x1F, 0) if bits == 16 else (0xFF0000, 0xFF00, 0xFF, 0)
     pixels = RNG.integers(0, 2**bits, (32, 32))
-    lowest = [mask & -mask for mask in (masks or usual)[:3]]
-    shares = [(pixels & mask) // low / (mask // low) for mask, low in zip(masks or usual, lowest, strict=False)]
+    lowest = [mask & -mask for mask in (masks or default)[:3]]
+    shares = [(pixels & mask) // low / (mask // low) for mask, low in zip(masks or default, lowest, strict=False)]
     alpha = (pixels >> 24 & 255) / 255 if masks and masks[3] else np.ones((32, 32))
     expected = 255 * (np.stack(shares, axis=2) * alpha[..., None] + 1 - alpha[..., None])
     (tmp_path / "a.bmp").write_bytes(bmp_file(pixels, bits, masks=masks, down=down))
     reason, out = read(tmp_path / "a.bmp")
-    assert bool(reason) == (name in ("32 bits, ten a colour", "16 bits, four a colour"))
+    assert bool(reason) == (name in ("32 bits, ten per colour", "16 bits, four per colour"))
     if not reason:
         assert np.abs(out - expected).max() < 1
     assert (read(tmp_path / "a.bmp", convert=False)[0] == "") == (bits > 16 and "alpha" not in name and not reason)
@@ -267,9 +267,9 @@ def test_another_size_follows_the_rule(tmp_path):
     assert reason == ""
     np.testing.assert_array_equal(out, ramp[4:36, 16:48])
     assert read(tmp_path / "a.png", size=48, resize="crop")[0] == (
-        "expected at least 48 × 48 pixels to cut the patch from, got 64 × 40"
+        "expected at least 48 × 48 pixels to crop, got 64 × 40"
     )
-    # The middle 40 × 40 is halved: a pixel is the mean of a neighbourhood around 12.5, 14.5 … (edges are blunted).
+    # The middle 40 × 40 is halved: a pixel is the mean of a neighbourhood around 12.5, 14.5 … (edges are smoothed).
     reason, out = read(tmp_path / "a.png", size=20, resize="resize")
     assert reason == ""
     assert np.abs(out[10, 2:18, 0] - (12.5 + 2 * np.arange(2, 18))).max() <= 0.5
@@ -298,7 +298,7 @@ def pages(path, **options):
         (lambda p: (p / "a.png").mkdir(), "not readable as an image (Is a directory)"),
         (lambda p: os.mkfifo(p / "a.png"), "not a file but a pipe"),
         (lambda p: (p / "a.png").symlink_to(p / "a.png"), "Too many levels of symbolic links"),
-        (lambda p: (p / "a.png").symlink_to(p / "gone"), "No such file or directory"),
+        (lambda p: (p / "a.png").symlink_to(p / "missing"), "No such file or directory"),
     ],
     ids=[
         "size", "cmyk tiff", "cmyk jpeg", "float", "32 bits", "lab", "gif", "text", "empty", "truncated", "folder",
@@ -314,14 +314,14 @@ def test_an_unusable_file_gives_a_reason(tmp_path, make, reason):
 @pytest.mark.parametrize(
     ("mode", "reason"), [("L", "got mode L"), ("RGBA", "got mode RGBA"), ("1", "got mode 1"), ("RGB", "")]
 )
-def test_only_rgb_where_nothing_may_be_converted(tmp_path, mode, reason):
+def test_without_conversion_only_rgb_is_read(tmp_path, mode, reason):
     save(tmp_path / "a.tif", mode)
     assert reason in read(tmp_path / "a.tif", size=96, convert=False)[0]
     assert read(tmp_path / "a.tif", size=96)[0] == ""
 
 
 @pytest.mark.parametrize(("name", "options"), [("a.png", {}), ("a.tif", {}), ("a.webp", {"lossless": True})])
-def test_animations_and_pages_are_refused_by_name(tmp_path, name, options):
+def test_animations_and_several_pages_are_refused(tmp_path, name, options):
     pages(tmp_path / name, **options)
     assert read(tmp_path / name)[0] == "expected one image, got a file of 2 (an animation or several pages)"
 
@@ -330,7 +330,7 @@ def test_huge_dimensions_are_refused_before_anything_is_allocated(tmp_path):
     tame_pillow()
     side = int(MAX_PIXELS**0.5) + 1
     for width, reason in [(side, f"expected at most {MAX_PIXELS} pixels"), (10_000, "too many"), (60_000, "too many")]:
-        # A PNG that says so in its header and holds next to nothing.
+        # A tiny PNG whose header states these dimensions.
         content = bytearray(save(tmp_path / "a.png", "L", (1, 1)).read_bytes())
         content[16:24] = width.to_bytes(4, "big") * 2
         content[29:33] = zlib.crc32(bytes(content[12:29])).to_bytes(4, "big")
@@ -338,12 +338,12 @@ def test_huge_dimensions_are_refused_before_anything_is_allocated(tmp_path):
         assert reason in read(tmp_path / "a.png", resize="resize")[0]
 
 
-def test_a_file_cut_anywhere_is_never_taken_for_whole(tmp_path):
+def test_a_truncated_file_is_never_accepted(tmp_path):
     for suffix in ("tif", "png", "bmp", "jpg"):
         whole = Image.fromarray(RGB)
         whole.save(tmp_path / f"whole.{suffix}")
         content = (tmp_path / f"whole.{suffix}").read_bytes()
-        last = len(content) - (20 if suffix in {"png", "jpg"} else 0)  # what follows the last pixel may be missing
+        last = len(content) - (20 if suffix in {"png", "jpg"} else 0)  # data after the last pixel may be missing
         for length in range(0, last, len(content) // 60):
             (tmp_path / "cut").write_bytes(content[:length])
             assert read(tmp_path / "cut")[0], f"{suffix} cut at {length} of {len(content)} bytes"

@@ -1,4 +1,4 @@
-"""Kaggle's layout: what is read, and what is said of everything that is wrong with it."""
+"""Kaggle's layout: what is read, and the errors for invalid input."""
 
 import os
 import shutil
@@ -39,7 +39,7 @@ def test_without_a_slide_map_no_slide_is_known(kaggle_folder):
     assert KaggleSource(folder).table["slide"].isna().all()
 
 
-def test_patches_that_the_map_leaves_out_share_one_group(kaggle_folder):
+def test_patches_not_in_the_map_share_one_group(kaggle_folder):
     folder = kaggle_folder(n=20)
     rewrite(folder / "patch_id_wsi.csv", lambda table: table.iloc[3:])
     slides = KaggleSource(folder).table["slide"]
@@ -95,15 +95,15 @@ def test_wrong_input_is_named(kaggle_folder, spoil, message):
         KaggleSource(folder)
 
 
-def test_missing_skip_keeps_what_has_both_and_says_what_it_left_out(kaggle_folder):
+def test_missing_skip_keeps_labelled_images_and_lists_the_others(kaggle_folder):
     folder = kaggle_folder(n=20)
     rewrite(folder / "train_labels.csv", lambda table: table[2:])
-    gone = next((folder / "train").glob("0007*"))
-    gone.unlink()
+    removed = next((folder / "train").glob("0007*"))
+    removed.unlink()
     source = KaggleSource(folder, missing="skip")
     assert len(source.table) == 17
     assert len(source.skipped) == 3
-    assert source.skipped[gone.stem] == "no image under train/"
+    assert source.skipped[removed.stem] == "no image under train/"
 
 
 def test_an_image_that_is_not_plain_rgb_is_set_aside(kaggle_folder):
@@ -117,11 +117,11 @@ def test_an_image_that_is_not_plain_rgb_is_set_aside(kaggle_folder):
     assert len(pixels) == 20
 
 
-def test_patches_without_labels_are_a_source_of_their_own(kaggle_folder):
+def test_patches_without_labels_are_a_separate_source(kaggle_folder):
     folder = kaggle_folder(n=20)
     assert KaggleSource(folder).unlabelled is None
     shutil.copytree(folder / "train", folder / "test")
-    (folder / "test" / "._0000.tif").write_bytes(b"what macOS leaves")
+    (folder / "test" / "._0000.tif").write_bytes(b"left by macOS")
     rest = KaggleSource(folder).unlabelled
     assert list(rest.table) == ["patch_id", "slide"]
     assert rest.table["patch_id"].tolist() == sorted(path.stem for path in (folder / "train").iterdir())
@@ -151,9 +151,9 @@ def test_images_of_other_endings_and_in_folders_are_read(kaggle_folder):
     (folder / "test" / ".ipynb_checkpoints").mkdir()
     shutil.copy(next((folder / "test").glob("*.tif")), folder / "test" / ".ipynb_checkpoints")
     source = KaggleSource(folder)
-    for each in (source, source.unlabelled):
-        assert each.table["patch_id"].tolist() == ids
-        pixels, reasons = each.read(0, 20)
+    for either in (source, source.unlabelled):
+        assert either.table["patch_id"].tolist() == ids
+        pixels, reasons = either.read(0, 20)
         assert reasons == {}
         np.testing.assert_array_equal(pixels, plain)
     pd.testing.assert_frame_equal(source.table, expected.table)
@@ -161,7 +161,7 @@ def test_images_of_other_endings_and_in_folders_are_read(kaggle_folder):
 
 @pytest.mark.parametrize("part", ["train", "test"])
 @pytest.mark.parametrize("other", ["x.png", "x.TIF", "sub/x.tif"])
-def test_two_images_of_one_id_are_named(kaggle_folder, part, other):
+def test_two_images_with_one_id_are_refused(kaggle_folder, part, other):
     folder = kaggle_folder(n=20)
     if part == "test":
         shutil.copytree(folder / "train", folder / "test")
@@ -170,12 +170,12 @@ def test_two_images_of_one_id_are_named(kaggle_folder, part, other):
     second.parent.mkdir(exist_ok=True)
     shutil.copy(first, second)
     names = {first.name, other.replace("x", first.stem)}
-    with pytest.raises(InputError, match=f"{part}: expected one image for each id") as caught:
+    with pytest.raises(InputError, match=f"{part}: expected one image per id") as caught:
         KaggleSource(folder)
     assert all(repr(name) in str(caught.value) for name in names)
 
 
-def test_an_id_of_the_sample_submission_without_an_image_is_named_first(kaggle_folder):
+def test_an_id_of_the_sample_submission_without_an_image_is_refused(kaggle_folder):
     folder = kaggle_folder(n=20)
     shutil.copytree(folder / "train", folder / "test")
     ids = sorted(path.stem for path in (folder / "test").iterdir())
@@ -189,7 +189,7 @@ def test_an_id_of_the_sample_submission_without_an_image_is_named_first(kaggle_f
     assert rest.unlisted == ids[-1:]
 
 
-def test_a_sample_submission_without_any_image_is_no_surprise_at_the_end(kaggle_folder):
+def test_a_sample_submission_without_any_image_is_refused(kaggle_folder):
     folder = kaggle_folder(n=20)
     (folder / "sample_submission.csv").write_text("id,label\nx,0\n")
     with pytest.raises(InputError, match=r"1 ids have no image under test/ \(first: 'x'.*which makes no submission"):
@@ -198,19 +198,19 @@ def test_a_sample_submission_without_any_image_is_no_surprise_at_the_end(kaggle_
 
 
 @pytest.mark.parametrize("ending", [".GIF", ".jp2", ".jfif", ".tif.gz"])
-def test_a_test_image_of_another_kind_is_named(kaggle_folder, ending):
+def test_a_test_image_with_another_ending_is_refused(kaggle_folder, ending):
     folder = kaggle_folder(n=20)
     shutil.copytree(folder / "train", folder / "test")
     (folder / "test" / f"x{ending}").write_bytes(b"")
     (folder / "test" / "notes.txt").write_text("no image")
-    with pytest.raises(InputError, match=rf"test: expected images .*got 1 of other kinds \(first: 'x{ending}'\)"):
+    with pytest.raises(InputError, match=rf"test: expected images .*got 1 with other endings \(first: 'x{ending}'\)"):
         KaggleSource(folder)
     rest = KaggleSource(folder, missing="skip").unlabelled
     assert len(rest.table) == 20
     assert rest.skipped == {f"x{ending}": "no image under test/"}
 
 
-def test_files_and_folders_are_known_in_any_case(kaggle_folder):
+def test_names_of_files_and_folders_match_in_any_case(kaggle_folder):
     folder = kaggle_folder(n=20)
     expected = KaggleSource(folder).table
     for name, other in (
@@ -222,7 +222,7 @@ def test_files_and_folders_are_known_in_any_case(kaggle_folder):
     assert source.read(0, 20)[1] == {}
 
 
-def test_a_listing_changes_with_a_file_in_a_folder_below(kaggle_folder):
+def test_the_content_changes_with_a_file_in_a_subfolder(kaggle_folder):
     folder = kaggle_folder(n=20)
     before = list(content(folder))
     assert len(before) == 20
@@ -233,22 +233,22 @@ def test_a_listing_changes_with_a_file_in_a_folder_below(kaggle_folder):
     assert len(list(content(folder))) == 21
 
 
-def test_the_layout_is_named_where_folder_or_configuration_is_another(kaggle_folder):
+def test_a_wrong_folder_or_configuration_suggests_the_right_one(kaggle_folder):
     folder = kaggle_folder(n=20)
     with pytest.raises(InputError, match=rf"it does not exist. Give the folder .*: {folder}.$"):
         KaggleSource(folder.parent)
-    with pytest.raises(InputError, match=r"This is Kaggle's layout: give CONFIG=kaggle"):
+    with pytest.raises(InputError, match=r"This is Kaggle's layout: use CONFIG=kaggle"):
         FolderSource(folder)
 
 
-def test_another_size_has_a_remedy(kaggle_folder, tmp_path):
+def test_advice_for_another_size(kaggle_folder, tmp_path):
     folder = kaggle_folder(n=20, size=224)
     with pytest.raises(InputError, match=r"got 224 × 224\). Give --set data.size=224 .*for patches of that size.$"):
         write_pixels(KaggleSource(folder), tmp_path)
     assert KaggleSource(folder, size=224).read(0, 20)[1] == {}
 
 
-def test_a_name_that_no_table_can_hold_is_listed(kaggle_folder):
+def test_a_name_that_is_not_utf8_is_listed(kaggle_folder):
     folder = kaggle_folder(n=20)
     shutil.copytree(folder / "train", folder / "test")
     for part in ("train", "test"):
@@ -263,7 +263,7 @@ def test_a_name_that_no_table_can_hold_is_listed(kaggle_folder):
     assert len(source.unlabelled.table) == 20
 
 
-def test_another_slide_map_is_taken_by_name_or_path(kaggle_folder, tmp_path):
+def test_another_slide_map_is_given_by_name_or_path(kaggle_folder, tmp_path):
     folder = kaggle_folder(n=20)
     (folder / "patch_id_wsi.csv").rename(tmp_path / "map.csv")
     table = pd.read_csv(tmp_path / "map.csv", dtype=str)
@@ -291,7 +291,7 @@ def test_tables_as_a_spreadsheet_leaves_them_are_read(kaggle_folder):
     pd.testing.assert_frame_equal(KaggleSource(folder).table, expected)
 
 
-def test_an_image_keeps_its_real_name_whatever_the_table_calls_it(kaggle_folder):
+def test_an_image_keeps_its_file_name_if_the_table_spells_it_differently(kaggle_folder):
     folder = kaggle_folder(n=20)
     first = min((folder / "train").iterdir())
     real = "Pru\u0308fung\u200b "
@@ -305,10 +305,10 @@ def test_an_image_keeps_its_real_name_whatever_the_table_calls_it(kaggle_folder)
     np.testing.assert_array_equal(source.read(row, row + 1)[0][0], pixels)
 
 
-def test_two_rows_for_one_image_are_named(kaggle_folder):
+def test_two_rows_for_one_image_are_refused(kaggle_folder):
     folder = kaggle_folder(n=20)
     rewrite(folder / "train_labels.csv", lambda t: pd.concat([t, t[:1].assign(id=t["id"] + ".tif")]))
-    with pytest.raises(InputError, match=r"a patch must have one row; got '0000\w+' and '0000\w+\.tif' for one"):
+    with pytest.raises(InputError, match=r"a patch must have one row; got '0000\w+' and '0000\w+\.tif' for the same"):
         KaggleSource(folder)
 
 

@@ -11,12 +11,12 @@ HERE = Path("data")
 
 
 def rows(files):
-    found = class_folders(HERE, set(files), "labels.csv")
-    columns = ["patch_id", "class", "official"] if "official" in found.table else ["patch_id", "class"]
-    return found.table[columns].to_numpy().tolist(), found.unlabelled
+    folders = class_folders(HERE, set(files), "labels.csv")
+    columns = ["patch_id", "class", "official"] if "official" in folders.table else ["patch_id", "class"]
+    return folders.table[columns].to_numpy().tolist(), folders.unlabelled
 
 
-def test_class_folders_alone_tell_no_split():
+def test_class_folders_alone_give_no_split():
     assert rows(["b/x.png", "a/deep/y.png"]) == ([["a/deep/y.png", "a"], ["b/x.png", "b"]], set())
 
 
@@ -31,7 +31,7 @@ def test_class_folders_alone_tell_no_split():
         ("trn", "validate", "Hold-out"),
     ],
 )
-def test_parts_of_a_split_are_no_classes(train, valid, test):
+def test_parts_of_a_split_are_not_classes(train, valid, test):
     names = [f"{train}/a/1.png", f"{train}/b/2.png", f"{valid}/a/3.png", f"{test}/b/4.png"]
     table, unlabelled = rows(names)
     assert sorted(table) == sorted(
@@ -40,19 +40,19 @@ def test_parts_of_a_split_are_no_classes(train, valid, test):
     assert unlabelled == set()
 
 
-def test_without_a_test_part_the_others_are_one_data_set():
+def test_without_a_test_part_there_is_no_official_split():
     table, _ = rows(["train/a/1.png", "val/b/2.png"])
     assert table == [["train/a/1.png", "a"], ["val/b/2.png", "b"]]
 
 
 @pytest.mark.parametrize("test", ["test/1.png", "test/images/1.png", "test/unknown/deep/1.png"])
-def test_a_test_part_without_class_folders_is_to_be_predicted(test):
+def test_a_test_part_without_class_folders_is_unlabelled(test):
     table, unlabelled = rows(["train/a/1.png", "train/b/2.png", test])
     assert table == [["train/a/1.png", "a"], ["train/b/2.png", "b"]]
     assert unlabelled == {test}
 
 
-def test_a_class_is_the_same_in_capitals():
+def test_capitals_make_no_new_class():
     assert rows(["train/Tumour/1.png", "train/b/2.png", "test/tumour/3.png"])[0] == [
         ["test/tumour/3.png", "Tumour", "test"],
         ["train/Tumour/1.png", "Tumour", "train"],
@@ -73,6 +73,6 @@ def test_a_class_is_the_same_in_capitals():
     ],
     ids=["loose", "beside", "class named test", "loose in train", "loose in test", "test alone", "no classes"],
 )
-def test_a_mixture_is_refused_with_words(files, message):
+def test_a_mixture_of_layouts_is_refused(files, message):
     with pytest.raises(InputError, match=message):
         class_folders(HERE, set(files), "labels.csv")

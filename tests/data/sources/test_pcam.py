@@ -1,4 +1,4 @@
-"""PatchCamelyon's files: read as published, packed or not, official splits kept, damage named."""
+"""PatchCamelyon's files: read as published, packed or not; official splits are kept and damage is reported."""
 
 import gzip
 import os
@@ -64,13 +64,13 @@ def test_all_splits_are_read_as_written(folder, packed):
         assert reasons == {}
         np.testing.assert_array_equal(pixels, expected[start:stop])
     assert source.notes == {"official": COUNTS}
-    # What was unpacked stands for the same content, or every second run would start over.
+    # Unpacking must not change the content lines, or the second run would start over.
     assert list(content(folder)) == before
     assert not list(folder.glob(".*"))
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["plain", "gzipped"])
-def test_endings_count_in_any_case(folder, packed):
+def test_endings_match_in_any_case(folder, packed):
     expected = PcamSource(folder, size=32)
     if packed:
         pack(folder)
@@ -92,14 +92,14 @@ def test_slides_are_cleaned_and_separators_recognised(folder):
     pd.testing.assert_frame_equal(PcamSource(folder, size=32).table, expected)
 
 
-def test_workers_read_the_same(folder, tmp_path):
+def test_the_number_of_workers_changes_nothing(folder, tmp_path):
     table, _, _ = write_pixels(PcamSource(folder, size=32), tmp_path, workers=3)
     expected = np.concatenate([pixels_of(split, n) for split, n in COUNTS.items()])
     np.testing.assert_array_equal(np.load(tmp_path / "pixels.npy"), expected)
     assert "official" in table
 
 
-def test_some_of_the_splits_will_do(folder):
+def test_some_of_the_splits_are_enough(folder):
     for path in folder.glob("*train*"):
         path.unlink()
     source = PcamSource(folder, size=32)
@@ -126,7 +126,7 @@ def link(folder):
         file["x"] = h5py.ExternalLink(f"{PREFIX}test_x.h5", "x")
 
 
-def hollow(folder):
+def without_pixels(folder):
     with h5py.File(folder / f"{PREFIX}valid_x.h5", "w") as file:
         file.create_dataset("x", (5, 32, 32, 3), np.uint8, chunks=(1, 32, 32, 3))
 
@@ -134,24 +134,24 @@ def hollow(folder):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda f: [path.unlink() for path in f.glob("*.h5")], "expected .*train_x.h5 .*; there is none. `make data"),
-        (lambda f: (f / f"{PREFIX}valid_y.h5").unlink(), r"valid_y.h5: expected beside the split's other file"),
-        (lambda f: (f / f"{PREFIX}valid_x.h5").unlink(), r"valid_x.h5: expected beside the split's other file"),
+        (lambda f: [path.unlink() for path in f.glob("*.h5")], "expected .*train_x.h5 .*; found none. .* `make data"),
+        (lambda f: (f / f"{PREFIX}valid_y.h5").unlink(), r"valid_y.h5: expected together with the split's other file"),
+        (lambda f: (f / f"{PREFIX}valid_x.h5").unlink(), r"valid_x.h5: expected together with the split's other file"),
         (lambda f: (f / f"{PREFIX}valid_meta.csv").unlink(), "expected .*valid_meta.csv beside those of train, test"),
         (lambda f: (f / f"{PREFIX}valid_x.h5").write_bytes(b"no"), r"valid_x.h5: expected an HDF5 file; got"),
         (lambda f: cut(f / f"{PREFIX}valid_x.h5", 5000), r"valid_x.h5: expected an HDF5 file; got: .*truncated"),
         (lambda f: relabel(f, np.zeros((6, 1, 1, 1), np.uint8)), "x and y must hold the same number .* got 5 and 6"),
         (lambda f: relabel(f, np.full((5, 1, 1, 1), 2)), "labels must be 0 or 1; got 2 for row 0 and 4 more"),
-        (lambda f: relabel(f, np.zeros((5, 1, 1, 2), np.uint8)), "one whole number a patch; got 5 × 1 × 1 × 2"),
-        (lambda f: relabel(f, np.zeros(5, np.float32)), "y must hold one whole number a patch; got 5 float32"),
+        (lambda f: relabel(f, np.zeros((5, 1, 1, 2), np.uint8)), "one integer per patch; got 5 × 1 × 1 × 2"),
+        (lambda f: relabel(f, np.zeros(5, np.float32)), "y must hold one integer per patch; got 5 float32"),
         (lambda f: write(f, "valid", "x", pixels_of("valid", 5, 16)), "x must be 5 × 32 × 32 × 3 uint8; got 5 × 16"),
         (lambda f: write(f, "valid", "x", np.zeros((5, 32, 32, 3))), "x must be .* got 5 × 32 × 32 × 3 float64"),
         (lambda f: write(f, "valid", "y", 1), "expected a dataset 'y' of stored values"),
-        (link, "expected a dataset 'x' in it"),
-        (hollow, "expected a dataset 'x' of stored values; got one of 15360 bytes that stores 0"),
+        (link, "expected it to contain a dataset 'x'"),
+        (without_pixels, "expected a dataset 'x' of stored values; got 15360 bytes of which only 0 are stored"),
         (
             lambda f: (f / f"{PREFIX}valid_meta.csv").write_text("wsi\na\nb\n"),
-            "valid_meta.csv: expected 5 rows with a slide each; got 2, 0 of them without",
+            "valid_meta.csv: expected 5 rows with a slide each; got 2 rows, 0 of them without a slide",
         ),
         (
             lambda f: (f / f"{PREFIX}valid_meta.csv").write_text("case\na\nb\n"),
@@ -163,13 +163,13 @@ def hollow(folder):
         "float labels", "size", "float pixels", "scalar", "link", "nothing stored", "short meta", "no wsi",
     ],
 )  # fmt: skip
-def test_wrong_files_are_named(folder, spoil, message):
+def test_invalid_files_are_refused(folder, spoil, message):
     spoil(folder)
     with pytest.raises(InputError, match=message):
         PcamSource(folder, size=32)
 
 
-def test_a_folder_that_is_none_is_named(tmp_path):
+def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(InputError, match="expected the folder that holds"):
         PcamSource(tmp_path / "nowhere")
 
@@ -189,23 +189,25 @@ def test_only_the_damaged_rows_are_lost(folder):
 
 
 @pytest.mark.parametrize("spoil", [lambda c: c[: len(c) // 2], lambda c: c[:60] + bytes(40) + c[100:], lambda c: b"no"])
-def test_a_damaged_archive_is_named_and_leaves_nothing(folder, spoil):
+def test_a_damaged_archive_is_refused_and_leaves_nothing(folder, spoil):
     pack(folder)
     path = folder / f"{PREFIX}valid_x.h5.gz"
     path.write_bytes(spoil(path.read_bytes()))
-    with pytest.raises(InputError, match=r"valid_x.h5.gz: expected a whole gzip file; got: .*Download it again"):
+    with pytest.raises(InputError, match=r"valid_x.h5.gz: expected a complete gzip file; got: .*Download it again"):
         unpack(path)
     assert not path.with_suffix("").exists()
     assert not list(folder.glob(".*"))
 
 
-def test_a_folder_that_takes_no_file_is_explained(folder, monkeypatch):
+def test_a_full_disk_is_explained(folder, monkeypatch):
     pack(folder)
 
     def full(*_arguments):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("shutil.copyfileobj", full)
-    with pytest.raises(InputError, match=r"No space left on device. Unpack it where there is room: gunzip -c"):
+    with pytest.raises(
+        InputError, match=r"No space left on device. Unpack it into a folder with enough space: gunzip -c"
+    ):
         PcamSource(folder, size=32)
     assert not list(folder.glob(".*"))

@@ -1,4 +1,4 @@
-"""Uncompressed TIFFs read straight into place: equal to Pillow, and only when the tags say that they are plain."""
+"""Fast reading of uncompressed TIFFs: equal to Pillow, and used only if the tags allow it."""
 
 import io
 import os
@@ -30,20 +30,22 @@ def change(content, tag, value):
     content = bytearray(content)
     (first,) = struct.unpack_from("<I", content, 4)
     (number,) = struct.unpack_from("<H", content, first)
-    places = {struct.unpack_from("<H", content, first + 2 + 12 * row)[0]: first + 2 + 12 * row for row in range(number)}
-    struct.pack_into("<I", content, places[tag] + 8, value)
+    entries = {
+        struct.unpack_from("<H", content, first + 2 + 12 * row)[0]: first + 2 + 12 * row for row in range(number)
+    }
+    struct.pack_into("<I", content, entries[tag] + 8, value)
     return bytes(content)
 
 
 def empty(content, tag):
-    """Set the number of a tag's values to none."""
-    place = content.index(struct.pack("<H", tag), struct.unpack_from("<I", content, 4)[0])
-    return content[: place + 4] + bytes(4) + content[place + 8 :]
+    """Set the number of a tag's values to 0."""
+    position = content.index(struct.pack("<H", tag), struct.unpack_from("<I", content, 4)[0])
+    return content[: position + 4] + bytes(4) + content[position + 8 :]
 
 
 @pytest.fixture
 def general(monkeypatch):
-    """Names of the files that were handed to the general decoder."""
+    """Names of the files that the general decoder read."""
     seen = []
     plain = tiff.read_image
     monkeypatch.setattr(
@@ -71,7 +73,7 @@ def test_plain_files_need_no_general_decoder(tmp_path, general, options):
     np.testing.assert_array_equal(pixels[0], np.asarray(Image.open(tmp_path / "a.tif")))
 
 
-OTHERWISE = {
+OTHER_LAYOUTS = {
     "deflate": written(compression="zlib"),
     "planes": written(planarconfig="separate"),
     "tiles": written(tile=(16, 16)),
@@ -90,7 +92,7 @@ OTHERWISE = {
 }
 
 
-@pytest.mark.parametrize("content", OTHERWISE.values(), ids=OTHERWISE)
+@pytest.mark.parametrize("content", OTHER_LAYOUTS.values(), ids=OTHER_LAYOUTS)
 def test_everything_else_goes_to_the_general_decoder(tmp_path, general, content):
     if content == written():
         with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
@@ -98,7 +100,7 @@ def test_everything_else_goes_to_the_general_decoder(tmp_path, general, content)
             writer.write(PIXELS, photometric="rgb")
         content = (tmp_path / "a.tif").read_bytes()
     (tmp_path / "a.tif").write_bytes(content)
-    # After a plain file: the layout that it leaves behind must not be believed of this one.
+    # Read after a plain file, whose layout must not be assumed for this one.
     (tmp_path / "plain.tif").write_bytes(written())
     pixels, reasons = PatchReader(tmp_path, SIZE).read(["plain.tif", "a.tif"])
     assert general == ["a.tif"]
@@ -106,7 +108,7 @@ def test_everything_else_goes_to_the_general_decoder(tmp_path, general, content)
         np.testing.assert_array_equal(pixels[1], np.asarray(Image.open(tmp_path / "a.tif").convert("RGB")))
 
 
-def test_a_file_cut_or_damaged_anywhere_is_never_taken_for_another(tmp_path):
+def test_a_cut_or_damaged_file_is_never_misread(tmp_path):
     whole = written()
     reader = PatchReader(tmp_path, SIZE)
     (tmp_path / "plain.tif").write_bytes(whole)
@@ -115,25 +117,25 @@ def test_a_file_cut_or_damaged_anywhere_is_never_taken_for_another(tmp_path):
             (tmp_path / "cut.tif").write_bytes(whole[:length])
             assert list(reader.read(["plain.tif", "cut.tif"])[1]) == [1], f"cut at {length} of {len(whole)} bytes"
     expected = np.zeros((2, SIZE, SIZE, 3), np.uint8)
-    for place in range(uncompressed_layout(whole, SIZE).start):
+    for position in range(uncompressed_layout(whole, SIZE).start):
         damaged = bytearray(whole)
-        damaged[place] ^= 0x55
+        damaged[position] ^= 0x55
         (tmp_path / "damaged.tif").write_bytes(damaged)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             out, reasons = reader.read(["plain.tif", "damaged.tif"])
             reason = read_image(tmp_path / "damaged.tif", expected[1])
-        # Pillow also stumbles over a damaged date; pixels are still where the tags say.
+        # Pillow also fails on a damaged date, although the pixels are readable.
         if 1 not in reasons:
-            np.testing.assert_array_equal(out[1], PIXELS if reason else expected[1], err_msg=f"byte {place}")
+            np.testing.assert_array_equal(out[1], PIXELS if reason else expected[1], err_msg=f"byte {position}")
 
 
-def test_what_is_no_file_has_a_reason_and_never_hangs(tmp_path):
+def test_other_entries_get_a_reason_and_never_block(tmp_path):
     os.mkfifo(tmp_path / "pipe.tif")
     (tmp_path / "folder.tif").mkdir()
     (tmp_path / "loop.tif").symlink_to("loop.tif")
     (tmp_path / "plain.tif").write_bytes(written())
-    names = ["plain.tif", "pipe.tif", "folder.tif", "loop.tif", "gone.tif", "plain.tif"]
+    names = ["plain.tif", "pipe.tif", "folder.tif", "loop.tif", "missing.tif", "plain.tif"]
     pixels, reasons = PatchReader(tmp_path, SIZE).read(names)
     assert list(reasons) == [1, 2, 3, 4]
     np.testing.assert_array_equal(pixels[5], PIXELS)

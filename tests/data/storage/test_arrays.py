@@ -1,4 +1,4 @@
-"""Names in folders: endings in any case, without what systems leave behind."""
+"""Names in folders: endings in any case, without files left by operating systems."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from histoblend.data.storage.atomic import sync_tree
 
 @pytest.fixture
 def littered(tmp_path):
-    """Two files of ours, and one of each kind that systems leave behind."""
+    """Files of ours, and some that operating systems leave behind."""
     for name in ("a.csv", "B.CSV", "deep/c.txt", ".DS_Store", "._a.csv", "Thumbs.db", "deep/desktop.ini"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
@@ -18,7 +18,7 @@ def littered(tmp_path):
     return tmp_path
 
 
-def test_names_are_found_by_their_ending_in_any_case(littered):
+def test_names_match_an_ending_in_any_case(littered):
     assert names_in(littered, ".csv") == names_in(littered, ".CSV") == ["B.CSV", "a.csv"]
 
 
@@ -26,8 +26,8 @@ def test_files_under_a_folder_are_ours_only(littered):
     assert files_under(littered) == ["B.CSV", "a.csv", "deep/c.txt"]
 
 
-def test_what_systems_left_is_not_brought_to_the_disk(littered, monkeypatch):
-    """The Finder and Windows keep such files open, or make them read-only."""
+def test_files_of_operating_systems_are_not_flushed(littered, monkeypatch):
+    """The Finder and Windows keep such files open or make them read-only."""
     opened = []
     monkeypatch.setattr("histoblend.data.storage.atomic.os.fsync", opened.append)
     for name in (".DS_Store", "Thumbs.db"):
@@ -37,7 +37,7 @@ def test_what_systems_left_is_not_brought_to_the_disk(littered, monkeypatch):
     assert len(opened) == 3 + 2  # three files and two folders
 
 
-def test_a_link_to_a_folder_is_entered_only_where_that_is_asked_for(tmp_path):
+def test_a_link_to_a_folder_is_entered_only_on_request(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.txt").write_text("")

@@ -1,4 +1,4 @@
-"""Parts in files: found again whole, made again when damaged, and never taken for those of another computation."""
+"""Parts in files: restored unchanged, missing when damaged, removed when they belong to another computation."""
 
 import hashlib
 import os
@@ -27,13 +27,13 @@ def parts(tmp_path):
     return Parts(tmp_path / "a" / "parts")
 
 
-def test_a_part_is_found_as_it_was_kept(parts):
+def test_a_part_is_restored_as_it_was_stored(parts):
     parts.keep("one", ARRAYS)
-    for found in (parts.find("one"), Parts(parts.folder).find("one"), parts.read("one")):
-        assert list(found) == list(ARRAYS)
+    for restored in (parts.find("one"), Parts(parts.folder).find("one"), parts.read("one")):
+        assert list(restored) == list(ARRAYS)
         for name, array in ARRAYS.items():
-            assert found[name].dtype == array.dtype
-            np.testing.assert_array_equal(found[name], array)
+            assert restored[name].dtype == array.dtype
+            np.testing.assert_array_equal(restored[name], array)
     assert "one" in parts
     assert list(parts.find("one", "words")) == ["words"]
     assert [path.name for path in parts.folder.iterdir()] == ["one.npz"]
@@ -51,7 +51,7 @@ def test_the_last_32_bytes_are_the_sha256_of_the_rest(parts):
     assert content[-32:] == hashlib.sha256(content[:-32]).digest()
 
 
-def test_what_is_not_there_is_missing(parts):
+def test_an_absent_part_is_missing(parts):
     assert parts.find("one") is None
     assert "one" not in parts
     parts.drop("one")
@@ -67,11 +67,11 @@ def test_every_altered_byte_and_every_cut_is_noticed(parts):
     parts.keep("one", {"values": np.arange(3, dtype=np.uint8)})
     path = parts.path("one")
     whole = path.read_bytes()
-    for place in range(len(whole)):
-        path.write_bytes(whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :])
-        assert parts.find("one") is None, place
-        path.write_bytes(whole[:place])
-        assert parts.find("one") is None, place
+    for position in range(len(whole)):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 4]) + whole[position + 1 :])
+        assert parts.find("one") is None, position
+        path.write_bytes(whole[:position])
+        assert parts.find("one") is None, position
     path.write_bytes(whole + b"x")
     assert parts.find("one") is None
     path.write_bytes(whole)
@@ -85,7 +85,7 @@ def test_reading_a_damaged_part_says_what_to_do(parts):
         parts.read("one")
 
 
-class Touching:
+class MakesFolder:
     def __init__(self, path):
         self.path = path
 
@@ -94,9 +94,9 @@ class Touching:
 
 
 @pytest.mark.parametrize("kind", ["pickle", "npy", "npz", "text"])
-def test_a_sealed_file_of_something_else_is_missing_and_runs_nothing(parts, tmp_path, kind):
+def test_a_sealed_file_of_another_kind_is_missing_and_runs_no_code(parts, tmp_path, kind):
     touched = tmp_path / "touched"
-    poison = Touching(touched)
+    poison = MakesFolder(touched)
     array = np.array([poison], object)
     write = {
         "pickle": lambda file: pickle.dump(poison, file),
@@ -110,7 +110,7 @@ def test_a_sealed_file_of_something_else_is_missing_and_runs_nothing(parts, tmp_
     assert not touched.exists()
 
 
-def test_python_objects_are_refused_and_what_was_there_stays(parts):
+def test_python_objects_are_refused_and_the_old_part_stays(parts):
     parts.keep("one", {"a": 1})
     with pytest.raises(ValueError, match="Object arrays cannot be saved"):
         parts.keep("one", {"a": 2, "b": np.array([{}], object)})
@@ -119,22 +119,22 @@ def test_python_objects_are_refused_and_what_was_there_stays(parts):
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "../one", "a/b", "a\\b", "a\0"])
-def test_a_name_must_be_that_of_a_file(parts, name):
+def test_a_name_must_be_a_plain_file_name(parts, name):
     with pytest.raises(ValueError, match="the name of a part must be a plain file name"):
         parts.keep(name, ARRAYS)
     with pytest.raises(ValueError, match="the name of a part must be a plain file name"):
         parts.find(name)
 
 
-def test_opening_removes_what_a_killed_writer_left_and_only_that(parts):
+def test_opening_removes_only_files_of_killed_writers(parts):
     parts.keep("one", ARRAYS)
-    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
         pass
-    living = parts.folder / f".two.npz.{os.getppid()}-1.partial"
-    for path in (parts.folder / f".two.npz.{gone.pid}-1.partial", living):
+    running = parts.folder / f".two.npz.{os.getppid()}-1.partial"
+    for path in (parts.folder / f".two.npz.{ended.pid}-1.partial", running):
         path.write_bytes(b"half")
     again = Parts(parts.folder)
-    assert sorted(path.name for path in parts.folder.iterdir()) == [living.name, "one.npz"]
+    assert sorted(path.name for path in parts.folder.iterdir()) == [running.name, "one.npz"]
     assert "one" in again
     assert "two" not in again
 
@@ -159,7 +159,7 @@ def test_two_writers_of_one_part_leave_one_whole_part(parts):
 
 
 @pytest.mark.parametrize("refused", ["fsync", "replace"])
-def test_a_disk_that_refuses_leaves_the_part_as_it_was(parts, monkeypatch, refused):
+def test_a_failed_write_leaves_the_part_unchanged(parts, monkeypatch, refused):
     parts.keep("one", {"a": 1})
 
     def full(*_):
@@ -186,8 +186,8 @@ def test_parts_of_another_key_are_removed(tmp_path):
         again.keep("one", ARRAYS)
 
 
-@pytest.mark.parametrize("damage", [None, b"", b"{}"], ids=["gone", "empty", "altered"])
-def test_parts_whose_key_is_gone_or_damaged_are_removed(tmp_path, damage):
+@pytest.mark.parametrize("damage", [None, b"", b"{}"], ids=["missing", "empty", "altered"])
+def test_parts_whose_key_is_missing_or_damaged_are_removed(tmp_path, damage):
     parts = Parts(tmp_path / "parts", {"a": 1})
     parts.keep("one", ARRAYS)
     if damage is None:
@@ -212,7 +212,7 @@ def test_a_folder_that_cannot_be_emptied_is_not_given_the_new_key(tmp_path, monk
     assert "one" in Parts(parts.folder, {"a": 1})
 
 
-def test_forgetting_removes_the_folder_and_a_late_writer_does_not_bring_it_back(parts):
+def test_forgetting_removes_the_folder_and_a_late_writer_does_not_recreate_it(parts):
     parts.keep("one", ARRAYS)
     parts.forget()
     assert not parts.folder.exists()
@@ -222,6 +222,6 @@ def test_forgetting_removes_the_folder_and_a_late_writer_does_not_bring_it_back(
     assert parts.find("one") is None
 
 
-def test_parts_travel_to_other_processes(parts):
+def test_parts_can_be_pickled(parts):
     pickle.loads(pickle.dumps(parts)).keep("one", ARRAYS)  # noqa: S301 - our own
     assert "one" in parts

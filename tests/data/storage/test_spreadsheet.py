@@ -1,4 +1,4 @@
-"""Tables for spreadsheets: no name becomes a formula or another row, and every name comes back."""
+"""Tables for spreadsheets: no name becomes a formula or splits a row, and every name is restored."""
 
 import numpy as np
 import pandas as pd
@@ -18,13 +18,13 @@ def test_names_that_begin_a_formula_are_text():
 
 
 @given(st.text())
-def test_every_name_comes_back(name):
+def test_every_name_is_restored(name):
     assert unescape(escape(name)) == name
     assert not escape(name).startswith(("=", "+", "-", "@", "\t", "\r"))
 
 
 @pytest.mark.parametrize("dtype", ["str", "object", "string"])
-def test_a_table_comes_back(tmp_path, dtype):
+def test_a_table_is_restored(tmp_path, dtype):
     table = pd.DataFrame({"name": pd.Series(NAMES, dtype=dtype), "value": np.linspace(-1, 1, len(NAMES))})
     write_csv(table, tmp_path / "t.csv")
     again = read_written(tmp_path / "t.csv", ("name",))
@@ -32,7 +32,7 @@ def test_a_table_comes_back(tmp_path, dtype):
     assert again["value"].tolist() == table["value"].tolist()
 
 
-def test_missing_values_numbers_and_booleans_stay_as_they_are(tmp_path):
+def test_missing_values_numbers_and_booleans_do_not_change(tmp_path):
     table = pd.DataFrame({"slide": ["S1", None], "value": [-0.5, np.nan], "kept": [True, False], "=x": [1, 2]})
     table["mixed"] = pd.Series([0, None], dtype=object)
     write_csv(table, tmp_path / "t.csv")

@@ -1,4 +1,4 @@
-"""A folder by its address: whole files, ranges of rows, seals, and a clear word where it cannot be used."""
+"""Stores: complete files, ranges of rows, seals, and clear errors."""
 
 import numpy as np
 import pytest
@@ -10,14 +10,14 @@ from histoblend.data.storage.store import Store, StoredArray
 @pytest.fixture(params=["path", "file", "memory"])
 def store(request, tmp_path):
     if request.param == "memory":
-        found = Store(f"memory://{tmp_path.name}")
-        yield found
-        found.remove_all()
+        memory = Store(f"memory://{tmp_path.name}")
+        yield memory
+        memory.remove_all()
         return
     yield Store(str(tmp_path / "store") if request.param == "path" else f"file://{tmp_path}/store")
 
 
-def test_what_is_written_is_read(store):
+def test_written_content_is_read(store):
     inner = store.inside("a b/ü").make()
     inner.write("x.bin", b"0123456789")
     assert inner.read("x.bin") == b"0123456789"
@@ -30,7 +30,7 @@ def test_what_is_written_is_read(store):
         inner.read("x.bin")
 
 
-def test_a_sealed_file_tells_that_it_was_altered(store):
+def test_changes_of_a_sealed_file_are_noticed(store):
     content = bytes(range(200))
     name = store.make().write_sealed("part-1", ".parquet", content)
     assert store.read_sealed(name) == content
@@ -41,12 +41,12 @@ def test_a_sealed_file_tells_that_it_was_altered(store):
     assert store.read_sealed(name) is None
 
 
-def test_a_file_is_brought_in_once(store, tmp_path):
+def test_a_file_is_uploaded_once(store, tmp_path):
     path = tmp_path / "local.bin"
     path.write_bytes(b"abc")
     store.upload(path, "f/local.bin")
     assert store.inside("f").read("local.bin") == b"abc"
-    path.write_bytes(b"xyz")  # the same size: callers name folders by content
+    path.write_bytes(b"xyz")  # same size, so not uploaded again: callers name folders by content
     store.upload(path, "f/local.bin")
     assert store.inside("f").read("local.bin") == b"abc"
     path.write_bytes(b"longer")
@@ -64,12 +64,12 @@ def test_rows_of_an_array_are_read_by_ranges(store, tmp_path):
         np.testing.assert_array_equal(array.rows(start, stop), values[start:stop])
 
 
-def test_a_cut_or_strange_array_is_refused(tmp_path):
+def test_a_cut_or_invalid_array_is_refused(tmp_path):
     store = Store(str(tmp_path))
     np.save(tmp_path / "v.npy", np.zeros((10, 100), np.float32))
     array = StoredArray.find(store, "v.npy")
     (tmp_path / "v.npy").write_bytes((tmp_path / "v.npy").read_bytes()[:-1])
-    with pytest.raises(OSError, match="cut short"):
+    with pytest.raises(OSError, match="the file is too short"):
         array.rows(5, 10)
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     (tmp_path / "text.npy").write_text("no array")
@@ -78,7 +78,7 @@ def test_a_cut_or_strange_array_is_refused(tmp_path):
             StoredArray.find(store, name)
 
 
-def test_a_store_is_checked_by_a_file_that_is_left(store):
+def test_a_store_is_checked_with_a_test_file(store):
     name = store.check()
     assert store.sees(name)
     store.remove(name)
@@ -86,12 +86,12 @@ def test_a_store_is_checked_by_a_file_that_is_left(store):
 
 
 @pytest.mark.parametrize("url", ["nowhere://x", "/proc/none/such"])
-def test_a_store_that_cannot_be_used_is_said_in_one_line(url):
+def test_an_unusable_store_is_an_input_error(url):
     with pytest.raises(InputError, match=r"engine\.store must be"):
         Store(url).check()
 
 
-def test_what_was_removed_does_not_come_back_with_a_late_writer(tmp_path):
+def test_a_late_writer_does_not_recreate_a_removed_folder(tmp_path):
     store = Store(str(tmp_path / "parts")).make()
     store.write("a", b"1")
     store.remove_all()

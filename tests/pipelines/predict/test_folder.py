@@ -401,7 +401,7 @@ def test_slides_of_too_few_patches_are_predicted_without_context(run, blended, h
     assert "3 patches are in slides of 4 patches or fewer" in said
     assert "'Tiny' and 'tiny'" in said
     slides.assign(id="x" + slides["id"]).to_csv(tmp_path / "slides.csv", index=False)
-    with pytest.raises(InputError, match="it knows none of"):
+    with pytest.raises(InputError, match="it lists none of"):
         predict(run, held, tmp_path / "a.csv", slides=True)
 
 
