@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from histoblend.data.errors import InputError
+from histoblend.models.file_checks import STORED
 from histoblend.models.resampling import check_scores, mean_draws, percentile_interval
 
 #: Log-odds are taken of probabilities clipped this far from 0 and 1. This limits log-odds to ±13.8.
@@ -111,59 +112,25 @@ class Calibrator:
         Fitted parameters.
     """
 
+    __pydantic_config__ = STORED
+
     kind: str = "none"
-    numbers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    numbers: dict[str, tuple[float, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.kind not in CALIBRATORS:
+            raise ValueError(f"calibrator must be one of {', '.join(CALIBRATORS)}; got {self.kind!r}.")
+        names, sizes = CALIBRATORS[self.kind].names, {len(values) for values in self.numbers.values()}
+        if set(self.numbers) != set(names) or len(sizes) > 1 or 0 in sizes:
+            raise ValueError(f"calibrator {self.kind!r} must have the numbers {names}; got {sorted(self.numbers)}.")
+        if self.kind != "isotonic" and sizes - {1}:
+            raise ValueError(f"calibrator {self.kind!r} must have one number for each of {names}; got more.")
+        if self.kind == "isotonic" and np.any(np.diff(self.numbers["from"]) <= 0):
+            raise ValueError("the scores of calibrator 'isotonic' must increase; they do not.")
 
     def predict(self, score: np.ndarray) -> np.ndarray:
         """Calibrated probability of each score, float64, shape kept."""
         return CALIBRATORS[self.kind].apply(np.asarray(score, dtype=np.float64), self.numbers)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the content as plain JSON."""
-        return {"kind": self.kind, "numbers": {name: list(values) for name, values in self.numbers.items()}}
-
-    @classmethod
-    def from_dict(cls, content: Any) -> Calibrator:
-        """Make a calibrator from the result of :meth:`to_dict`.
-
-        Raises
-        ------
-        InputError
-            The kind is unknown, or the numbers do not fit the kind.
-        """
-        kind = content.get("kind") if isinstance(content, Mapping) else None
-        if kind not in CALIBRATORS:
-            raise InputError(f"calibrator must be one of {', '.join(CALIBRATORS)}; got {kind!r}. Replace the file.")
-        numbers = read_numbers(content.get("numbers"), "numbers of the calibrator")
-        names, sizes = CALIBRATORS[kind].names, [len(values) for values in numbers.values()]
-        if set(numbers) != set(names) or (sizes and (min(sizes) < 1 or max(sizes) > min(sizes))):
-            raise InputError(
-                f"calibrator {kind!r} must have the numbers {names}; got {sorted(numbers)}. Replace the file."
-            )
-        if kind != "isotonic" and any(size > 1 for size in sizes):
-            raise InputError(
-                f"calibrator {kind!r} must have one number for each of {names}; got more. Replace the file."
-            )
-        if kind == "isotonic" and np.any(np.diff(numbers["from"]) <= 0):
-            raise InputError("the scores of calibrator 'isotonic' must increase; they do not. Replace the file.")
-        return cls(kind, numbers)
-
-
-def read_numbers(content: Any, subject: str) -> dict[str, tuple[float, ...]]:
-    """Read lists of finite numbers, by name, from parsed JSON; ``subject`` names them in messages.
-
-    Raises
-    ------
-    InputError
-        ``content`` is anything else.
-    """
-    try:
-        numbers = {str(name): tuple(float(value) for value in values) for name, values in dict(content).items()}
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{subject} must be lists of numbers; got {content!r}. Replace the file.") from error
-    if not all(np.isfinite(values).all() for values in numbers.values()):
-        raise InputError(f"{subject} must be finite; got {content!r}. Replace the file.")
-    return numbers
 
 
 def fit_calibrator(kind: str, score: np.ndarray, labels: np.ndarray) -> Calibrator:

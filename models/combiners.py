@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from histoblend.data.errors import InputError
-from histoblend.models.calibration import fit_log_loss, log_losses, log_odds, read_numbers
+from histoblend.models.calibration import fit_log_loss, log_losses, log_odds
+from histoblend.models.file_checks import STORED
 from histoblend.models.heads.inner_folds import inner_folds
 from histoblend.models.heads.logistic import CHOOSE_ON, LogisticHead
 
@@ -43,12 +41,24 @@ class Combiner:
         For "rank": increasing probabilities of each member, and the share of reference patches below each.
     """
 
+    __pydantic_config__ = STORED
+
     kind: str
     weights: tuple[float, ...]
     intercept: float = 0.0
     strength: float | None = None
     knots: tuple[tuple[float, ...], ...] = ()
     ranks: tuple[tuple[float, ...], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in COMBINERS:
+            raise ValueError(f"combiner must be one of {', '.join(COMBINERS)}; got {self.kind!r}.")
+        lengths = [[len(values) for values in table] for table in (self.knots, self.ranks)]
+        expected = len(self.weights) if self.kind == "rank" else 0
+        if lengths[0] != lengths[1] or len(lengths[0]) != expected or 0 in lengths[0]:
+            raise ValueError(f"combiner {self.kind!r} must have {expected} lists of knots, and as many ranks.")
+        if any(np.any(np.diff(values) <= 0) for values in self.knots):
+            raise ValueError("the knots of combiner 'rank' must increase.")
 
     def predict(self, probabilities: np.ndarray) -> np.ndarray:
         """Score of each row of ``probabilities`` (n, members), ndarray of shape (n,), float64."""
@@ -152,33 +162,3 @@ def _weights(odds: np.ndarray, labels: np.ndarray, penalty: float, start: np.nda
     return fit_log_loss(
         np.column_stack([odds, np.ones(len(odds))]), labels, lower=lower, penalty=quadratic, start=initial
     )
-
-
-def read_combiner(content: Any, members: int) -> Combiner:
-    """Read the combiner of a stored ensemble."""
-    kind = content.get("kind") if isinstance(content, Mapping) else None
-    if kind not in COMBINERS:
-        raise InputError(f"combiner must be one of {', '.join(COMBINERS)}; got {kind!r}. Replace the file.")
-    strength = content.get("strength")
-    numbers = read_numbers(
-        {"weights": content.get("weights"), "intercept": [content.get("intercept")]}
-        | ({} if strength is None else {"strength": [strength]}),
-        "numbers of the combiner",
-    )
-    if not all(isinstance(content.get(name, []), list) for name in ("knots", "ranks")):
-        raise InputError("references of the combiner must be lists of numbers; they are not. Replace the file.")
-    tables = {
-        name: tuple(read_numbers({name: values}, f"{name} of the combiner")[name] for values in content.get(name, ()))
-        for name in ("knots", "ranks")
-    }
-    lengths = [[len(values) for values in table] for table in tables.values()]
-    rows = members if kind == "rank" else 0
-    if len(numbers["weights"]) != members or lengths[0] != lengths[1] or len(lengths[0]) != rows or 0 in lengths[0]:
-        raise InputError(
-            f"combiner {kind!r} of {members} members must have as many weights{' and references' if rows else ''}; got "
-            f"{len(numbers['weights'])} and {len(lengths[0])}. Replace the file."
-        )
-    if any(np.any(np.diff(values) <= 0) for values in tables["knots"]):
-        raise InputError("the references of combiner 'rank' must increase; they do not. Replace the file.")
-    strength = numbers["strength"][0] if "strength" in numbers else None
-    return Combiner(kind, numbers["weights"], numbers["intercept"][0], strength, tables["knots"], tables["ranks"])

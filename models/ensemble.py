@@ -11,7 +11,7 @@ The test slides are not used at all.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,9 @@ from histoblend.models.calibration import (
     choose_calibrator,
     log_losses,
     operating_points,
-    read_numbers,
 )
-from histoblend.models.combiners import COMBINERS, INNER_FOLDS, Combiner, fit_combiner, read_combiner
+from histoblend.models.combiners import COMBINERS, INNER_FOLDS, Combiner, fit_combiner
+from histoblend.models.file_checks import STORED, read_as
 from histoblend.models.heads.inner_folds import inner_folds
 from histoblend.models.names import with_means
 from histoblend.models.resampling import auc_draws, check_scores, mean_draws, slide_groups
@@ -52,12 +52,23 @@ class Ensemble:
         Share of positives among the training patches.
     """
 
+    __pydantic_config__ = STORED
+
     members: tuple[str, ...]
     slide_means: bool
     combiner: Combiner
     calibrator: Calibrator
     thresholds: dict[str, float]
     prevalence: float
+
+    def __post_init__(self) -> None:
+        inputs = len(self.members) + self.slide_means * len(with_means(self.members))
+        if not self.members or len(self.combiner.weights) != inputs:
+            raise ValueError(f"combiner must have {inputs} weights; got {len(self.combiner.weights)}.")
+        if set(self.thresholds) != set(POINTS):
+            raise ValueError(f"thresholds must be {', '.join(POINTS)}; got {', '.join(self.thresholds)}.")
+        if not 0 < self.prevalence < 1:
+            raise ValueError(f"prevalence must be above 0 and below 1; got {self.prevalence}.")
 
     def predict(self, probabilities: np.ndarray, means: np.ndarray | None = None) -> np.ndarray:
         """Calibrated probability of each row, ndarray of shape (n,), float64.
@@ -95,22 +106,7 @@ class Ensemble:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content as plain JSON."""
-        combiner = self.combiner
-        return {
-            "members": list(self.members),
-            "slide_means": self.slide_means,
-            "combiner": {
-                "kind": combiner.kind,
-                "weights": list(combiner.weights),
-                "intercept": combiner.intercept,
-                "strength": combiner.strength,
-                "knots": [list(values) for values in combiner.knots],
-                "ranks": [list(values) for values in combiner.ranks],
-            },
-            "calibrator": self.calibrator.to_dict(),
-            "thresholds": dict(self.thresholds),
-            "prevalence": self.prevalence,
-        }
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, content: Any) -> Ensemble:
@@ -121,35 +117,7 @@ class Ensemble:
         InputError
             An entry is missing or unknown, or its length does not match the number of members.
         """
-        keys = ("members", "slide_means", "combiner", "calibrator", "thresholds", "prevalence")
-        if not isinstance(content, Mapping) or set(content) != set(keys):
-            raise InputError(f"an ensemble must have {', '.join(keys)}; got something else. Replace the file.")
-        names, thresholds, means = content["members"], content["thresholds"], content["slide_means"]
-        if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-            raise InputError(f"members of an ensemble must be names; got {names!r}. Replace the file.")
-        if not isinstance(means, bool):
-            raise InputError(f"slide_means of an ensemble must be true or false; got {means!r}. Replace the file.")
-        if not isinstance(thresholds, Mapping):
-            raise InputError(f"thresholds of an ensemble must have names; got {thresholds!r}. Replace the file.")
-        members = tuple(names)
-        numbers = read_numbers(
-            {name: [value] for name, value in thresholds.items()} | {"": [content["prevalence"]]},
-            "thresholds and prevalence",
-        )
-        prevalence = numbers.pop("")[0]
-        if set(numbers) != set(POINTS) or not 0 < prevalence < 1:
-            raise InputError(
-                f"an ensemble must have thresholds for {', '.join(POINTS)} and a prevalence above 0 and below 1; got "
-                f"{', '.join(numbers)} and {prevalence}. Replace the file."
-            )
-        return cls(
-            members,
-            means,
-            read_combiner(content["combiner"], len(members) + means * len(with_means(members))),
-            Calibrator.from_dict(content["calibrator"]),
-            {name: values[0] for name, values in numbers.items()},
-            prevalence,
-        )
+        return read_as(cls, content, "ensemble")
 
 
 @dataclass(frozen=True)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from histoblend.data.errors import InputError
 
@@ -60,6 +59,11 @@ def check_content(name: str, content: bytes, trusted: Sequence[str] = ()) -> Non
         read_json(name, content)
 
 
+#: How pydantic reads the dataclasses that a bundle stores.
+STORED = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+T = TypeVar("T")
+
 _AWAY = "Do not load it: it was not written by this program."
 
 
@@ -82,43 +86,34 @@ def read_json(name: str, content: bytes) -> dict[str, Any]:
     return value
 
 
-def check_shape(name: str, value: Any, shape: Any) -> None:
-    """Check the structure of a value that was read from JSON.
+def read_as(kind: type[T], value: Any, name: str) -> T:
+    """Read a value from JSON as a dataclass or a pydantic model.
 
     Parameters
     ----------
+    kind : type
+        With :data:`STORED` as ``__pydantic_config__`` or ``model_config``, unknown names are refused.
+    value
+        Parsed JSON.
     name : str
         Name of the value, for messages.
-    value
-    shape
-        A type (``float`` accepts integers too, and neither accepts NaN); a list with the shape of every item; or a dict
-        from names to shapes, where ``...`` means every name. More names than these are allowed.
 
     Raises
     ------
     InputError
-        The value has another structure.
+        The value has another structure, or contains NaN.
     """
-    kind = shape if isinstance(shape, type) else type(shape)
-    wanted = (int, float) if kind is float else kind
-    fits = isinstance(value, wanted) and not (isinstance(value, bool) and kind in (int, float))
-    if not fits or (kind is float and not math.isfinite(value)):
-        raise InputError(f"{name}: expected {kind.__name__}; got {str(value)[:80]!r}. Get the bundle again.")
-    if isinstance(shape, list):
-        for one in value:
-            check_shape(name, one, shape[0])
-    if isinstance(shape, dict):
-        for key in value if ... in shape else shape:
-            if key not in value:
-                raise InputError(f"{name}: expected {key}; there is none. Get the bundle again.")
-            check_shape(f"{name}.{key}", value[key], shape[... if ... in shape else key])
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise InputError(f"{name}: {first_fault(error)}. Get the bundle again.") from error
 
 
 def first_fault(error: ValidationError) -> str:
     """Return where a value first differs from its pydantic model, and how."""
     fault = error.errors()[0]
     where = ".".join(map(str, fault["loc"]))
-    return f"{where}: {fault['msg']}".removeprefix(": ")
+    return f"{where}: {fault['msg']}; got {str(fault['input'])[:80]!r}".removeprefix(": ")
 
 
 def read_array(name: str, content: bytes) -> np.ndarray:

@@ -7,16 +7,16 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
 
 from histoblend.data.audit.flags import own_flags
 from histoblend.data.audit.measures import measure
 from histoblend.data.errors import InputError
-from histoblend.data.sources.images import RESIZING
 from histoblend.models.bundle import INDEX, Bundle
-from histoblend.models.file_checks import check_shape
+from histoblend.models.file_checks import read_as
 from histoblend.models.names import (
     ENSEMBLES,
     FOR_HEAT_MAPS,
@@ -40,16 +40,40 @@ NETWORKS = "embeddings"
 FLAGS = ("blank", "black", "blurred", "saturated", "pen", "out-of-distribution")
 
 
-#: Required entries of a bundle's index, with their types.
-SHAPE = {
-    "libraries": {...: str},
-    "patch": {"size": int, "resize": str},
-    "prevalence": float,
-    "features": {"families": [str], "code": str},
-    "networks": [{"engine": str}],
-    "columns": {...: [str]},
-    "models": {...: {"columns": str, "auc": float, "thresholds": {...: float}}},
-}
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class _Patch(_Strict):
+    size: Annotated[int, Field(ge=16, le=4096)]
+    resize: Literal["refuse", "resize", "crop"]
+
+
+class _Features(_Strict):
+    families: list[str]
+    code: str
+
+
+class _Network(_Strict):
+    engine: str
+
+
+class _Model(_Strict):
+    columns: str
+    auc: float
+    thresholds: dict[str, float]
+
+
+class _Index(_Strict):
+    """Required entries of a bundle's index; there may be others."""
+
+    libraries: dict[str, str]
+    patch: _Patch
+    prevalence: Annotated[float, Field(gt=0, lt=1)]
+    features: _Features
+    networks: list[_Network]
+    columns: dict[str, list[str]]
+    models: Annotated[dict[str, _Model], Field(min_length=1)]
 
 
 @dataclass(frozen=True)
@@ -125,7 +149,8 @@ def choose_blends(bundle: Bundle, model: str = "", *, tiled: bool = False) -> tu
     InputError
         The bundle has no such model, or its index is incomplete.
     """
-    _check_index(bundle)
+    # A matching digest proves nothing: anyone can seal a bundle.
+    read_as(_Index, bundle.index, f"{bundle.folder}: {INDEX}")
     models = bundle.index["models"]
     stored = bundle.json(ENSEMBLE_FILE)
     if stored is not None and model in ("", ENSEMBLE):
@@ -148,19 +173,6 @@ def choose_blends(bundle: Bundle, model: str = "", *, tiled: bool = False) -> tu
     return _single_blend(ranked[0], models[ranked[0]]), _single_blend(
         without[0], models[without[0]]
     ) if without else None
-
-
-def _check_index(bundle: Bundle) -> None:
-    """Refuse a malformed index. A matching digest proves nothing, because anybody can seal a bundle."""
-    path, index = f"{bundle.folder}: {INDEX}", bundle.index
-    check_shape(path, index, SHAPE)
-    size, resize, prevalence = index["patch"]["size"], index["patch"]["resize"], index["prevalence"]
-    if not 16 <= size <= 4096 or resize not in RESIZING or not 0 < prevalence < 1 or not index["models"]:
-        raise InputError(
-            f"{path}: expected a patch of 16 to 4096 pixels, a rule for other sizes ({', '.join(RESIZING)}), a "
-            f"prevalence between 0 and 1, and a model; got {size}, {resize!r}, {prevalence} and "
-            f"{len(index['models'])} models. Get the bundle again."
-        )
 
 
 def _ensemble_blends(stored: dict[str, Any], tiled: bool) -> tuple[Blend, Blend | None]:

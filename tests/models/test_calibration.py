@@ -1,6 +1,7 @@
 """Calibration: each kind against an independent fit, the choice, thresholds by hand, and correction for prevalence."""
 
 import json
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from histoblend.models.calibration import (
     shift_prevalence,
     youden_threshold,
 )
+from histoblend.models.file_checks import read_as
 
 
 class Scores(ClassifierMixin, BaseEstimator):
@@ -99,7 +101,7 @@ def test_every_kind_keeps_the_order_and_survives_json(kind):
     probability = calibrator.predict(grid)
     assert (np.diff(probability) >= 0).all()
     assert ((probability >= 0) & (probability <= 1)).all()
-    again = Calibrator.from_dict(json.loads(json.dumps(calibrator.to_dict())))
+    again = read_as(Calibrator, json.loads(json.dumps(asdict(calibrator))), "calibrator")
     np.testing.assert_array_equal(again.predict(grid), probability)
 
 
@@ -115,11 +117,14 @@ def test_scores_that_separate_the_classes_stay_finite(kind):
     ("content", "message"),
     [
         ({"kind": "pickle", "numbers": {}}, "calibrator must be one of none, temperature, platt, beta, isotonic"),
-        ("platt", "calibrator must be one of"),
+        ("platt", "calibrator: "),
         ({"kind": "platt", "numbers": {"slope": [1]}}, "must have the numbers"),
         ({"kind": "platt", "numbers": {"slope": [1, 2], "intercept": [0, 1]}}, "one number for each"),
-        ({"kind": "platt", "numbers": {"slope": ["a"], "intercept": [0]}}, "must be lists of numbers"),
-        ({"kind": "platt", "numbers": {"slope": [float("nan")], "intercept": [0]}}, "must be finite"),
+        ({"kind": "platt", "numbers": {"slope": ["a"], "intercept": [0]}}, r"numbers.slope.0: .*number"),
+        (
+            {"kind": "platt", "numbers": {"slope": [float("nan")], "intercept": [0]}},
+            r"slope.0: .*finite number",
+        ),
         ({"kind": "isotonic", "numbers": {"from": [0, 1], "to": [0]}}, "must have the numbers"),
         ({"kind": "isotonic", "numbers": {"from": [1, 0], "to": [0, 1]}}, "must increase"),
         ({"kind": "none", "numbers": {"slope": [1]}}, "must have the numbers"),
@@ -127,7 +132,7 @@ def test_scores_that_separate_the_classes_stay_finite(kind):
 )
 def test_a_broken_file_is_refused(content, message):
     with pytest.raises(InputError, match=message):
-        Calibrator.from_dict(content)
+        read_as(Calibrator, content, "calibrator")
 
 
 def test_a_calibrator_is_chosen_only_if_reliably_better():
