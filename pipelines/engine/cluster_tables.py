@@ -80,7 +80,7 @@ def extract_on_cluster(
     recipe: dict[str, Any],
     columns: list[str],
     patches: PatchSet,
-    shown: np.ndarray | NormalisedPixels,
+    images: np.ndarray | NormalisedPixels,
     folder: Path,
     *,
     shard: int,
@@ -99,7 +99,7 @@ def extract_on_cluster(
         See :func:`pipelines.engine.worker.job_text`.
     columns : list of str
     patches : PatchSet
-    shown : ndarray or NormalisedPixels
+    images : ndarray or NormalisedPixels
         Pixels of the patches, as stored or stain-normalised. If normalised, the job holds the stains of each slide.
     folder : Path
         Folder of the current step.
@@ -110,13 +110,13 @@ def extract_on_cluster(
     progress : callable
         Called with the number of patches just computed, or found in existing parts.
     """
-    spent = Spent()
+    usage = Spent()
     if holds(folder / VALUES, (len(patches.pixels), len(columns))):
         progress(len(patches.pixels))
-        return spent
+        return usage
     cluster.connect()
     pixels = StoredArray.find(cluster.publish(patches.folder / PIXELS, f"patches-{patches.digest[:16]}"), PIXELS)
-    text = job_text(pixels, columns, recipe | (_stains(shown) if isinstance(shown, NormalisedPixels) else {}))
+    text = job_text(pixels, columns, recipe | (_stains(images) if isinstance(images, NormalisedPixels) else {}))
     key = job_key(text)
     store = _parts_folder(cluster, folder, key)
     if networks is not None:
@@ -132,7 +132,7 @@ def extract_on_cluster(
         missing = [span for span in spans if span not in parts]
         tasks = [(make_part, (store.url, key, *span, pixels_digest(sums[slice(*span)]))) for span in missing]
         for part in cluster.run(tasks):
-            spent.add(part)
+            usage.add(part)
             parts[part.start, part.stop] = part.name
             progress(part.stop - part.start)
         damaged = _join(store, [(span, parts[span]) for span in spans], columns, folder / VALUES)
@@ -147,12 +147,12 @@ def extract_on_cluster(
         )
     if not cluster.engine.store:
         store.remove_all()
-    return spent
+    return usage
 
 
-def _stains(shown: NormalisedPixels) -> dict[str, Any]:
+def _stains(images: NormalisedPixels) -> dict[str, Any]:
     """The distinct stains, one row per slide, and for each patch the number of its row."""
-    stains, row = np.unique(shown.stains.reshape(len(shown), -1), axis=0, return_inverse=True)
+    stains, row = np.unique(images.stains.reshape(len(images), -1), axis=0, return_inverse=True)
     return {"stains": stains.tolist(), "stains_of": row.ravel().tolist()}
 
 
@@ -161,7 +161,7 @@ def embed_on_cluster(
     compute: EmbeddingCompute | SideBySide,
     columns: list[str],
     patches: PatchSet,
-    shown: np.ndarray | NormalisedPixels,
+    images: np.ndarray | NormalisedPixels,
     folder: Path,
     *,
     shard: int,
@@ -176,7 +176,7 @@ def embed_on_cluster(
         sums = {name: hashlib.sha256((networks / name).read_bytes()).hexdigest() for name in files_under(networks)}
         recipe = {"networks": entries, "files": sums}
         options: dict[str, Any] = {"shard": shard, "networks": networks, "progress": progress}
-        return extract_on_cluster(cluster, recipe, columns, patches, shown, folder, **options)
+        return extract_on_cluster(cluster, recipe, columns, patches, images, folder, **options)
 
 
 def _parts_folder(cluster: Cluster, folder: Path, key: str) -> Store:

@@ -112,13 +112,13 @@ def extract_embeddings(
     sizes = " and ".join(f"{size or 'native'} px" for size in options.size)
     screen.say(f"  {' and '.join(options.backbone)} at {sizes}, {len(names)} columns; {engine}")
     started = time.process_time()
-    spent = None
+    usage = None
     task = f"embeddings{STAINED if normalised else ''}"
     with screen.progress(task, len(pixels)) as progress, finite_columns(names, patches.table):
         if cluster is not None:
             from histoblend.pipelines.engine.cluster_tables import embed_on_cluster
 
-            spent = embed_on_cluster(
+            usage = embed_on_cluster(
                 cluster, compute, names, patches, pixels, folder, shard=options.shard, progress=progress
             )
         else:
@@ -135,9 +135,9 @@ def extract_embeddings(
                 progress=progress,
             )
     write_columns(folder, names)
-    core_seconds = spent.core_seconds if spent else time.process_time() - started
+    core_seconds = usage.core_seconds if usage else time.process_time() - started
     notes = {"columns": len(names), "core_seconds": round(core_seconds, 1), "engine": asdict(engine)}
-    notes |= {"cluster": spent.notes()} if spent else {}
+    notes |= {"cluster": usage.notes()} if usage else {}
     sources = {name: weights_source(name, options.weights) for name in options.backbone}
     return Outcome(len(pixels), {**notes, "weights": sources})
 

@@ -74,14 +74,14 @@ def extract_features(
     # Without cached kernels this takes half a minute, so it has its own progress bar.
     with screen.progress("compiling kernels", len(families), "families") as progress:
         compile_kernels(families, workers=workers, progress=progress)
-    spent = None
+    usage = None
     task = f"handcrafted features{STAINED if normalised else ''}"
     with screen.progress(task, len(pixels)) as progress, finite_columns(names, patches.table):
         if cluster is not None:
             from histoblend.pipelines.engine.cluster_tables import extract_on_cluster
 
             recipe = {"families": list(families)}
-            spent = extract_on_cluster(
+            usage = extract_on_cluster(
                 cluster, recipe, names, patches, pixels, folder, shard=config.features.shard, progress=progress
             )
         else:
@@ -99,7 +99,7 @@ def extract_features(
     costs = family_costs(families, pixels)
     core_seconds = round(sum(costs.values()) * len(pixels) / 1e3, 1)
     notes = {"columns": len(names), "ms_per_patch": costs, "core_seconds": core_seconds}
-    return Outcome(len(pixels), notes | ({"cluster": spent.notes()} if spent else {}))
+    return Outcome(len(pixels), notes | ({"cluster": usage.notes()} if usage else {}))
 
 
 def family_costs(families: tuple[str, ...], pixels: Pixels) -> dict[str, float]:

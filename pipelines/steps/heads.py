@@ -110,7 +110,7 @@ def fit_heads(
                             head, fitter, table, seed=config.seed, progress=progress, kept=kept, model=model
                         )
                     predictions[f"prob_{model}"] = probability
-                    measures += [_column_rows(model, fold, columns, each) for fold, each in fits_by_fold.items()]
+                    measures += [_column_rows(model, fold, columns, fit) for fold, fit in fits_by_fold.items()]
                     costs.append(_cost(model, columns, fits_by_fold, peak()))
                 if features == LEFT_OUT_OF:
                     refits = refit_without(
@@ -128,7 +128,7 @@ def fit_heads(
 
 
 def _cost(model: str, columns: list[str], fits: Mapping[int, Fit], peak_mb: float) -> dict[str, Any]:
-    seconds = round(sum(each.seconds for each in fits.values()), 2)
+    seconds = round(sum(fit.seconds for fit in fits.values()), 2)
     return {"model": model, "columns": len(columns), "seconds": seconds, "peak_mb": round(peak_mb, 1)}
 
 

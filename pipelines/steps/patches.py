@@ -84,7 +84,7 @@ def prepare(config: Config, folder: Path, *, workers: int, screen: Screen) -> Ou
         )
     if len(unreadable) and (advice := remedy(source, unreadable["reason"])):
         screen.warn(f"{len(unreadable)} patches cannot be read (first: {unreadable['reason'].iloc[0]}). {advice}")
-    measures = Measures.join([Measures(**each) for each in measured])
+    measures = Measures.join([Measures(**arrays) for arrays in measured])
     measured.clear()
     table, audit = audit_patches(config, table, measures)
     del measures
@@ -187,8 +187,8 @@ def write_audit(audit: pd.DataFrame, unreadable: pd.DataFrame, config: Config, f
     examples = choose_examples(audit)
     rows = examples["row"].to_numpy(dtype=int)
     np.save(folder / PICTURES, read_rows(folder, rows))
-    shown = audit.loc[rows, ["patch_id", "slide", "label", "similarity", "dropped_by"]].reset_index(drop=True)
-    write_csv(pd.concat([examples["flag"], shown], axis=1), folder / EXAMPLES)
+    example_rows = audit.loc[rows, ["patch_id", "slide", "label", "similarity", "dropped_by"]].reset_index(drop=True)
+    write_csv(pd.concat([examples["flag"], example_rows], axis=1), folder / EXAMPLES)
     write_csv(slide_counts(audit), folder / SLIDES)
     unreadable = unreadable[["patch_id", "label", "slide"]].assign(undecodable=True, dropped_by="undecodable")
     flags = audit.select_dtypes(bool).columns
