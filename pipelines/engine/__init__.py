@@ -1,1 +1,1 @@
-"""Where work runs: this machine or a cluster."""
+"""Engines that run the work: this machine or a Dask cluster."""

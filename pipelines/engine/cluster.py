@@ -1,4 +1,4 @@
-"""A Dask cluster as the engine of a run: connecting to it, bringing the code there, and running tasks."""
+"""A Dask cluster as the engine of a run: connect to it, send it the code, and run tasks on it."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from histoblend.pipelines.config import EngineConfig
 from histoblend.pipelines.runtime.provenance import code_digest, source_files
 from histoblend.pipelines.runtime.screen import Screen
 
-#: Packages that workers need.
+#: Files and packages that workers need.
 PACKAGES = ("__init__.py", "data", "features", "models", "reports", "pipelines")
 
-#: Seconds in which a scheduler must answer, and a first worker be there.
+#: Time limits in seconds: for an answer from the scheduler, and for the first worker to connect.
 ANSWER_S = 20
 FIRST_WORKER_S = 120
 
-#: A function of ours and what it takes. All tasks that are run together call the same function.
+#: A function and its arguments. All tasks of one :meth:`Cluster.run` call the same function.
 Task = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
 class Cluster:
-    """Workers of a Dask cluster, connected to when they are first needed.
+    """Workers of a Dask cluster. The connection is opened when it is first needed.
 
     Parameters
     ----------
     engine : EngineConfig
-        ``scheduler`` is not "local".
+        Its ``scheduler`` must not be "local".
     run : Path
-        Folder of the run: the store where ``engine.store`` names none.
+        Folder of the run. It is also the store if ``engine.store`` is empty.
     workers : int
-        Of a cluster on this machine.
+        Number of workers to start if the cluster runs on this machine.
     screen : Screen
     """
 
@@ -49,54 +49,57 @@ class Cluster:
 
     @cached_property
     def client(self) -> Any:
-        """The connection; InputError where there is no scheduler, no worker, or one that cannot work for this run."""
+        """The connection. InputError if there is no scheduler or worker, or if a worker cannot work for this run."""
         distributed = _import_distributed()
-        # A worker that goes is told of in one line of ours, not in Dask's.
+        # Lost workers are reported in one line of our own, without Dask's log.
         logging.getLogger("distributed").setLevel(logging.CRITICAL)
         client = self._closing.enter_context(self._connect(distributed))
         workers = self._count_workers(client)
-        offers = client.scheduler_info(n_workers=0)["services"]
-        dashboard = f", dashboard {client.dashboard_link}" if "dashboard" in offers else ""
+        services = client.scheduler_info(n_workers=0)["services"]
+        dashboard = f", dashboard {client.dashboard_link}" if "dashboard" in services else ""
         self.screen.say(f"cluster: {workers} at {client.scheduler.address}{dashboard}")
         self._ship_code(client, distributed)
         self._check_store(client)
         return client
 
     def connect(self) -> None:
-        """Connect, where that was not done yet: see :attr:`client`."""
-        self.client  # noqa: B018 - a property that does work, once
+        """Connect if there is no connection yet; see :attr:`client`."""
+        self.client  # noqa: B018 - the cached property connects on first access
 
     @cached_property
     def store(self) -> Store:
-        """Where this run's data lie for the workers."""
+        """Store from which the workers read this run's data."""
         return (
             Store(self.engine.store).inside(self.run_folder.name) if self.engine.store else Store(str(self.run_folder))
         )
 
     def run(self, tasks: Sequence[Task], *, ordered: bool = False) -> Iterator[Any]:
-        """Run tasks on the workers; yield their results, as they come or in order.
+        """Run tasks on the workers and yield their results.
 
-        A task whose worker goes is given to another one.
+        If a worker is lost, its task runs again on another worker.
 
         Parameters
         ----------
         tasks : sequence of (function, arguments)
-            Functions of modules, arguments as for :meth:`spread`. Arguments and results must be small: they pass the
-            scheduler.
+            Functions are defined at module level; arguments are as for :meth:`spread`. Arguments and results must be
+            small because they pass through the scheduler.
         ordered : bool
+            Whether to yield results in the order of the tasks. Otherwise they come as they finish.
 
         Raises
         ------
         InputError
-            Workers died time and again over the same task, or the scheduler is gone.
+            The same task killed several workers, or the connection to the scheduler was lost.
         """
         from distributed import as_completed
 
         if not tasks:
             return
         function = tasks[0][0]
-        # All at once, so that workers which come later find some left.
-        futures = self.spread(function.__module__, function.__name__, *zip(*(given for _, given in tasks), strict=True))
+        # Submitted together, so that workers that connect later get tasks too.
+        futures = self.spread(
+            function.__module__, function.__name__, *zip(*(arguments for _, arguments in tasks), strict=True)
+        )
         with explained():
             if ordered:
                 yield from (future.result() for future in futures)
@@ -106,50 +109,50 @@ class Cluster:
                 future.release()
 
     def spread(self, module: str, name: str, *arguments: Sequence[Any]) -> list[Any]:
-        """Call a function of ours on the workers, once for each of the arguments; return the futures.
+        """Call a function on the workers once per set of arguments; return the futures.
 
         Parameters
         ----------
         module, name : str
-            Of the function.
+            Module and name of the function.
         *arguments : sequence
-            Of equal lengths, as for :func:`map`: plain values, arrays, and futures. The scheduler reads them, and has
-            none of our code, so nothing of ours may be among them.
+            Sequences of equal length, as for :func:`map`, of plain values, arrays or futures. The scheduler reads them
+            without our code, so they must not contain classes of this package.
         """
         count = len(arguments[0])
-        # A word for the dashboard, and a number that no other calls have.
+        # The name is for the dashboard; the random suffix makes the key unique.
         label = f"{name}-{secrets.token_hex(4)}"
         return list(self.client.map(_by_name(), [module] * count, [name] * count, *arguments, pure=False, key=label))
 
     def threads(self) -> int:
-        """Threads of all workers that are there now."""
+        """Number of threads of all connected workers."""
         return sum(self.client.nthreads().values())
 
     def wait(self) -> None:
-        """Wait until there is a worker.
+        """Wait until a worker is connected.
 
         Raises
         ------
         InputError
-            None comes.
+            No worker connects in time.
         """
         self._await_worker(self.client)
 
     def publish(self, path: Path, name: str) -> Store:
-        """See that workers can read a file of this machine; return the folder where they find it by its own name.
+        """Make a local file readable for the workers; return the folder that holds it under its own name.
 
-        On a shared file system it is read where it lies; elsewhere it is brought into the store as ``name/<file>``.
+        On a shared file system, workers read the file directly. Otherwise it is copied to the store as ``name/<file>``.
         """
         if not self.engine.store:
             return Store(str(path.resolve().parent))
-        place = self.store.inside(name)
-        with self.screen.progress(f"bringing {path.name} into the store", 1, "files") as progress:
-            place.upload(path, path.name)
+        folder = self.store.inside(name)
+        with self.screen.progress(f"copying {path.name} to the store", 1, "files") as progress:
+            folder.upload(path, path.name)
             progress(1)
-        return place
+        return folder
 
     def close(self) -> None:
-        """Let go of the workers; end those that were started here."""
+        """Disconnect from the workers; stop those that were started here."""
         self._closing.close()
 
     def _connect(self, distributed: Any) -> Any:
@@ -161,14 +164,14 @@ class Cluster:
                     dashboard_address="127.0.0.1:0",
                     silence_logs=logging.CRITICAL,
                 )
-            except (RuntimeError, TimeoutError) as error:  # a worker died, or was not there in time
+            except (RuntimeError, TimeoutError) as error:  # a worker died or did not start in time
                 raise InputError(
-                    f"engine.scheduler=dask-local must start {self.workers} workers on this machine; they did not "
-                    f"start ({' '.join(str(error).split())}). Use fewer (engine.workers), or engine.scheduler=local."
+                    f"engine.scheduler=dask-local could not start {self.workers} workers on this machine "
+                    f"({' '.join(str(error).split())}). Use fewer workers (engine.workers), or engine.scheduler=local."
                 ) from error
             self._closing.enter_context(cluster)
             client = distributed.Client(cluster, set_as_default=False)
-            client.register_plugin(_silence(distributed))
+            client.register_plugin(_silence_plugin(distributed))
             return client
         try:
             return distributed.Client(self.engine.scheduler, timeout=ANSWER_S, set_as_default=False)
@@ -179,7 +182,7 @@ class Cluster:
             ) from error
 
     def _count_workers(self, client: Any) -> str:
-        """Wait for a first worker; say how many there are."""
+        """Wait for the first worker; return how many workers and threads are connected, in words."""
         if not client.scheduler_info(n_workers=-1)["workers"]:
             self.screen.say(f"waiting for a worker at {self.engine.scheduler} (dask worker {client.scheduler.address})")
         self._await_worker(client)
@@ -191,55 +194,57 @@ class Cluster:
             client.wait_for_workers(1, timeout=FIRST_WORKER_S)
         except TimeoutError as error:
             raise InputError(
-                f"{self.engine.scheduler}: expected at least one worker; none came in {FIRST_WORKER_S} s. Start some: "
+                f"{self.engine.scheduler}: no worker connected within {FIRST_WORKER_S} s. Start some: "
                 f"dask worker {client.scheduler.address} --nthreads 1 --nworkers 4. Finished parts are kept."
             ) from error
 
     def _ship_code(self, client: Any, distributed: Any) -> None:
-        """See that every worker runs this checkout's code; send it to those that do not, and to those still to come."""
-        wanted = code_digest(PACKAGES)
+        """Send this checkout's code to workers that run other code, and to those that connect later."""
+        expected = code_digest(PACKAGES)
 
-        def found(packages: tuple[str, ...]) -> str:  # sent by value: nothing of ours can be imported there yet
+        def worker_digest(packages: tuple[str, ...]) -> str:  # pickled by value: workers cannot import our code yet
             try:
                 from histoblend.pipelines.runtime.provenance import code_digest as digest
 
                 return digest(packages)
-            except Exception:  # none, or another checkout's
+            except Exception:  # the package is missing, or comes from another checkout
                 return ""
 
-        others = [worker for worker, digest in client.run(found, PACKAGES).items() if digest != wanted]
-        if not others:
+        outdated = [worker for worker, digest in client.run(worker_digest, PACKAGES).items() if digest != expected]
+        if not outdated:
             return
-        self.screen.say(f"  sending the code to {len(others)} workers")
-        client.register_plugin(_code(distributed, f"histoblend-{wanted[:12]}"))
+        self.screen.say(f"  sending the code to {len(outdated)} workers")
+        client.register_plugin(_code_plugin(distributed, f"histoblend-{expected[:12]}"))
         self._await_worker(client)
-        left = [worker for worker, digest in client.run(found, PACKAGES).items() if digest != wanted]
-        if left:
+        failed = [worker for worker, digest in client.run(worker_digest, PACKAGES).items() if digest != expected]
+        if failed:
             raise InputError(
-                f"worker {left[0]} could not be given this checkout's code ({len(left)} of {len(left) + len(others)} "
-                "workers). Start it with a nanny (dask worker without --no-nanny), or from an image of this version."
+                f"worker {failed[0]} could not load this checkout's code ({len(failed)} of "
+                f"{len(failed) + len(outdated)} workers). Start it with a nanny (dask worker without --no-nanny), "
+                "or from an image of this version."
             )
 
     def _check_store(self, client: Any) -> None:
-        """See that every worker sees what is written here, before hours of work."""
+        """Check, before hours of work, that every worker can read files written by this machine."""
         store = self.store
         name = store.check()
         try:
-            seen = client.run(_sees, store.url, name)
+            visible = client.run(_can_see, store.url, name)
         finally:
             store.remove(name)
-        blind = [worker for worker, sees in seen.items() if not sees]
-        if blind:
+        unable = [worker for worker, sees in visible.items() if not sees]
+        if unable:
             raise InputError(
-                f"every worker must see the run's data under {store.url}; {len(blind)} do not (first: {blind[0]}). "
-                "Mount that folder there under the same path, or give engine.store=s3://bucket/folder."
+                f"every worker must be able to read the run's data under {store.url}; {len(unable)} cannot (first: "
+                f"{unable[0]}). Mount that folder on the workers under the same path, or set "
+                "engine.store=s3://bucket/folder."
             )
 
 
 def _by_name() -> Callable[..., Any]:
-    """Return what calls a function of ours by its name.
+    """Return a function that calls another function by module and name.
 
-    Being a closure it is sent by value: a scheduler reads every task, and has none of our code.
+    It is a closure, so it is pickled by value: the scheduler reads every task, but does not have our code.
     """
 
     def call(module: str, name: str, *arguments: Any) -> Any:
@@ -250,15 +255,15 @@ def _by_name() -> Callable[..., Any]:
     return call
 
 
-def _sees(url: str, name: str) -> bool:
-    """On a worker: whether a store's file is seen."""
+def _can_see(url: str, name: str) -> bool:
+    """Whether the worker that runs this can see a file of the store."""
     return Store(url).sees(name)
 
 
-def _code(distributed: Any, name: str) -> Any:
-    """Return a plugin that brings our packages to nannies, in a folder of this name, and restarts their workers.
+def _code_plugin(distributed: Any, name: str) -> Any:
+    """Return a plugin that unpacks our packages on each nanny, in a folder of this name, and restarts its workers.
 
-    Dask's own UploadDirectory fails where several nannies of a machine, which share a folder, unpack at the same time.
+    Dask's own UploadDirectory fails if several nannies that share a folder unpack at the same time.
     """
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -278,14 +283,14 @@ def _code(distributed: Any, name: str) -> Any:
             import tempfile
             import zipfile
 
-            # Named by its content: what is there already is the same, with the kernels that were compiled beside it.
+            # The name contains the digest of the code, so an existing folder is up to date. It keeps compiled kernels.
             target = os.path.join(nanny.local_directory, name)
             if not os.path.isdir(target):
-                place = tempfile.mkdtemp(dir=nanny.local_directory)
-                zipfile.ZipFile(io.BytesIO(content)).extractall(place)
-                with contextlib.suppress(OSError):  # another nanny was faster
-                    os.rename(place, target)
-                shutil.rmtree(place, ignore_errors=True)
+                unpacked = tempfile.mkdtemp(dir=nanny.local_directory)
+                zipfile.ZipFile(io.BytesIO(content)).extractall(unpacked)
+                with contextlib.suppress(OSError):  # another nanny renamed its folder first
+                    os.rename(unpacked, target)
+                shutil.rmtree(unpacked, ignore_errors=True)
             if target not in sys.path:
                 sys.path.insert(0, target)
 
@@ -294,16 +299,16 @@ def _code(distributed: Any, name: str) -> Any:
     return plugin
 
 
-def _silence(distributed: Any) -> Any:
-    """Return a plugin that keeps what libraries print on workers of this machine off its terminal."""
+def _silence_plugin(distributed: Any) -> Any:
+    """Return a plugin that discards what libraries print on this machine's workers."""
 
     class Silence(distributed.WorkerPlugin):
         def setup(self, worker: Any) -> None:
             import os
 
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, 1)
-            os.dup2(nowhere, 2)
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, 1)
+            os.dup2(null, 2)
 
     return Silence()
 
@@ -321,12 +326,12 @@ def _import_distributed() -> Any:
 
 @contextlib.contextmanager
 def explained() -> Iterator[None]:
-    """Say in one line why work on a cluster came to nothing.
+    """Turn errors of the cluster into an InputError of one line.
 
     Raises
     ------
     InputError
-        Workers died time and again over the same task, or all are gone.
+        The same task killed several workers, or the connection was lost.
     """
     from distributed import KilledWorker
     from distributed.client import CancelledError
@@ -335,12 +340,12 @@ def explained() -> Iterator[None]:
         yield
     except KilledWorker as error:
         raise InputError(
-            f"a task ended {error.allowed_failures + 1} workers, one after the other, most likely for want of memory "
+            f"a task killed {error.allowed_failures + 1} workers in a row, probably out of memory "
             f"(last: {error.last_worker.address}). Give workers more memory, or use smaller shards (features.shard, "
-            "embeddings.shard). Finished parts are kept: the same command goes on where it stopped."
+            "embeddings.shard). Finished parts are kept: run the same command again to resume."
         ) from error
     except (CancelledError, ConnectionError) as error:
         raise InputError(
-            f"the connection to the cluster was lost ({type(error).__name__}). Finished parts are kept: the same "
-            "command goes on where it stopped."
+            f"the connection to the cluster was lost ({type(error).__name__}). Finished parts are kept: run "
+            "the same command again to resume."
         ) from error

@@ -1,4 +1,4 @@
-"""Fits on a cluster: each on a worker that reads the whole table, or on a table spread over all of them."""
+"""Fits on a cluster: each by one worker that reads the whole table, or by all workers on a table spread over them."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ from histoblend.pipelines.engine.cluster import Cluster
 from histoblend.pipelines.engine.fits import FitTask, Fitted, Fitter, Fitters
 from histoblend.pipelines.tables import FeatureSets
 
-#: Bytes of a table from which on ``engine.heads = "auto"`` spreads it.
+#: With ``engine.heads = "auto"``, tables of more bytes than this are spread.
 SPREAD_FROM = 8_000_000_000
 TABLES = "tables"
 
 
 @dataclass(frozen=True)
 class WholeFits:
-    """Each fit on a worker of a cluster that reads the whole table: the same numbers as on this machine, bit for bit.
+    """Each fit by one worker that reads the whole table. Results are bit-identical to those of this machine.
 
     Attributes
     ----------
     cluster : Cluster
     array : StoredArray
     columns : list of str
-    place : Store
-        Where workers leave fits.
+    results : Store
+        Folder to which workers write fits.
     """
 
     cluster: Cluster
     array: StoredArray
     columns: list[str]
-    place: Store
+    results: Store
 
     def __call__(self, tasks: Sequence[FitTask]) -> Iterator[Fitted]:
-        """Yield what each task gives, in their order."""
+        """Yield the result of each task, in their order."""
         from histoblend.pipelines.engine.worker_fits import fit_whole, unpack
 
         calls = [
             (
                 fit_whole,
                 (
-                    self.place.url, task.name, self.array.text, task.head, task.labels, task.groups, task.rows,
+                    self.results.url, task.name, self.array.text, task.head, task.labels, task.groups, task.rows,
                     task.out, task.seed, task.columns,
                 ),
             )
             for task in tasks
         ]  # fmt: skip
         for name in self.cluster.run(calls, ordered=True):
-            yield unpack(self.place, name)
-            self.place.remove(name)
+            yield unpack(self.results, name)
+            self.results.remove(name)
 
 
 def cluster_fitters(cluster: Cluster, kind: str, sets: FeatureSets, folder: Path) -> Fitters:
@@ -68,7 +68,7 @@ def cluster_fitters(cluster: Cluster, kind: str, sets: FeatureSets, folder: Path
         See ``engine.heads``.
     sets : FeatureSets
     folder : Path
-        Of the step under way, for tables that have to be put together.
+        Folder of the current step, for tables that must first be joined.
     """
 
     @contextlib.contextmanager
@@ -79,18 +79,18 @@ def cluster_fitters(cluster: Cluster, kind: str, sets: FeatureSets, folder: Path
         cluster.connect()
         scratch = folder / TABLES
         path = sets.file(name, scratch)
-        # In a store named by its content, so that a run which was broken off finds it there.
+        # The folder in the store is named by the digest of the table, so that a resumed run uses it again.
         table = cluster.publish(path, f"{TABLES}-{file_digest(path)[:16]}" if cluster.engine.store else "")
         array = StoredArray.find(table, path.name)
-        place = _results_folder(cluster, folder).make()
+        results = _results_folder(cluster, folder).make()
         try:
             if is_spread(kind, array.shape):
-                with SpreadFits.over(cluster, array, sets.columns(name), place) as fitter:
+                with SpreadFits.over(cluster, array, sets.columns(name), results) as fitter:
                     yield fitter
             else:
-                yield WholeFits(cluster, array, sets.columns(name), place)
+                yield WholeFits(cluster, array, sets.columns(name), results)
         finally:
-            place.remove_all()
+            results.remove_all()
         if cluster.engine.store:
             table.remove_all()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -99,12 +99,12 @@ def cluster_fitters(cluster: Cluster, kind: str, sets: FeatureSets, folder: Path
 
 
 def is_spread(kind: str, shape: tuple[int, ...]) -> bool:
-    """Whether heads are fitted on a spread table of this shape."""
+    """Whether a table of this shape is spread over the cluster to fit heads."""
     return kind == "spread" or (kind == "auto" and 4 * int(np.prod(shape, dtype=np.int64)) > SPREAD_FROM)
 
 
 def _results_folder(cluster: Cluster, folder: Path) -> Store:
-    """Where workers leave what they fitted, for the moment."""
+    """Folder to which workers write their fits until they are read back."""
     if not cluster.engine.store:
         return Store(str(folder.resolve() / "remote"))
     return cluster.store.inside(f"{folder.name.removesuffix('.partial')}-{secrets.token_hex(8)}")

@@ -1,4 +1,4 @@
-"""A table made by a cluster: tasks go out, parts come in as Parquet files, and are joined to the step's own table."""
+"""Tables computed on a cluster: each task writes one part as a Parquet file, and the parts are joined to one table."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ if TYPE_CHECKING:
 
 PARTS = "parts"
 
-_NAME = re.compile(r"part-(\d{9})-(\d{9})-[0-9a-f]+\.parquet")
+_PART_NAME = re.compile(r"part-(\d{9})-(\d{9})-[0-9a-f]+\.parquet")
 
-#: How often parts that turn out damaged are made again.
+#: Attempts to get a table without damaged parts.
 ROUNDS = 3
 
 
 @dataclass
 class Spent:
-    """What the parts of a table took, summed up."""
+    """Time, bytes and workers that the parts of a table took, in total."""
 
     core_seconds: float = 0.0
     seconds: float = 0.0
@@ -55,7 +55,7 @@ class Spent:
     workers: set[str] = field(default_factory=set)
 
     def add(self, part: Part) -> None:
-        """Count a part that was made."""
+        """Add a computed part to the totals."""
         self.core_seconds += part.core_seconds
         self.seconds += part.seconds
         self.read += part.read
@@ -64,7 +64,7 @@ class Spent:
         self.workers.add(part.worker)
 
     def notes(self) -> dict[str, Any]:
-        """For the step's manifest."""
+        """Totals for the step's manifest."""
         return {
             "parts": self.parts,
             "workers": len(self.workers),
@@ -80,17 +80,17 @@ def extract_on_cluster(
     recipe: dict[str, Any],
     columns: list[str],
     patches: PatchSet,
-    shown: np.ndarray | NormalisedPixels,
+    images: np.ndarray | NormalisedPixels,
     folder: Path,
     *,
     shard: int,
     networks: Path | None = None,
     progress: Callable[[int], None],
 ) -> Spent:
-    """Compute a table on a cluster's workers into ``folder/values.npy``, bit for bit as one machine does.
+    """Compute a table on a cluster into ``folder/values.npy``; it is bit-identical to that of one machine.
 
-    Each part is a file that carries its digest in its name; those that an earlier call left are used, damaged ones are
-    made again.
+    Each part is a file whose name contains its digest. Parts of an interrupted run are used again; damaged parts are
+    computed again.
 
     Parameters
     ----------
@@ -99,24 +99,24 @@ def extract_on_cluster(
         See :func:`pipelines.engine.worker.job_text`.
     columns : list of str
     patches : PatchSet
-    shown : ndarray or NormalisedPixels
-        Its pixels, or these stain-normalised: workers then find the stains of each slide in the job.
+    images : ndarray or NormalisedPixels
+        Pixels of the patches, as stored or stain-normalised. If normalised, the job holds the stains of each slide.
     folder : Path
-        Of the step under way.
+        Folder of the current step.
     shard : int
-        Patches a part.
+        Patches per part.
     networks : Path, optional
-        Folder of the networks' files that the recipe names.
+        Folder of the network files that the recipe names.
     progress : callable
-        Takes the number of patches just finished, or found finished.
+        Called with the number of patches just computed, or found in existing parts.
     """
-    spent = Spent()
+    usage = Spent()
     if holds(folder / VALUES, (len(patches.pixels), len(columns))):
         progress(len(patches.pixels))
-        return spent
+        return usage
     cluster.connect()
     pixels = StoredArray.find(cluster.publish(patches.folder / PIXELS, f"patches-{patches.digest[:16]}"), PIXELS)
-    text = job_text(pixels, columns, recipe | (_stains(shown) if isinstance(shown, NormalisedPixels) else {}))
+    text = job_text(pixels, columns, recipe | (_stains(images) if isinstance(images, NormalisedPixels) else {}))
     key = job_key(text)
     store = _parts_folder(cluster, folder, key)
     if networks is not None:
@@ -124,34 +124,36 @@ def extract_on_cluster(
             store.inside(NETWORKS).upload(networks / name, name)
     store.make().write(JOB, text.encode())
     sums = patches.table["sha256"].tolist()
-    wanted = [(start, min(start + shard, len(sums))) for start in range(0, len(sums), shard)]
-    found = _parts_there(store, wanted)
-    if found:
-        progress(sum(stop - start for start, stop in found))
+    spans = [(start, min(start + shard, len(sums))) for start in range(0, len(sums), shard)]
+    parts = _existing_parts(store, spans)
+    if parts:
+        progress(sum(stop - start for start, stop in parts))
     for _ in range(ROUNDS):
-        missing = [rows for rows in wanted if rows not in found]
-        tasks = [(make_part, (store.url, key, *rows, pixels_digest(sums[slice(*rows)]))) for rows in missing]
+        missing = [span for span in spans if span not in parts]
+        tasks = [(make_part, (store.url, key, *span, pixels_digest(sums[slice(*span)]))) for span in missing]
         for part in cluster.run(tasks):
-            spent.add(part)
-            found[part.start, part.stop] = part.name
+            usage.add(part)
+            parts[part.start, part.stop] = part.name
             progress(part.stop - part.start)
-        damaged = _join(store, [(rows, found[rows]) for rows in wanted], columns, folder / VALUES)
+        damaged = _join(store, [(span, parts[span]) for span in spans], columns, folder / VALUES)
         if not damaged:
             break
-        for rows in damaged:
-            store.remove(found.pop(rows))
+        for span in damaged:
+            store.remove(parts.pop(span))
         progress(-sum(stop - start for start, stop in damaged))
     else:
-        raise InputError(f"{store.url}: parts came back damaged {ROUNDS} times. Look at that folder's disk or network.")
+        raise InputError(
+            f"{store.url}: parts were damaged {ROUNDS} times in a row. Check that folder's disk or network."
+        )
     if not cluster.engine.store:
         store.remove_all()
-    return spent
+    return usage
 
 
-def _stains(shown: NormalisedPixels) -> dict[str, Any]:
-    """Stains of each slide, and the number of each patch's: a slide's patches share them."""
-    stains, of = np.unique(shown.stains.reshape(len(shown), -1), axis=0, return_inverse=True)
-    return {"stains": stains.tolist(), "stains_of": of.ravel().tolist()}
+def _stains(images: NormalisedPixels) -> dict[str, Any]:
+    """The distinct stains, one row per slide, and for each patch the number of its row."""
+    stains, row = np.unique(images.stains.reshape(len(images), -1), axis=0, return_inverse=True)
+    return {"stains": stains.tolist(), "stains_of": row.ravel().tolist()}
 
 
 def embed_on_cluster(
@@ -159,59 +161,59 @@ def embed_on_cluster(
     compute: EmbeddingCompute | SideBySide,
     columns: list[str],
     patches: PatchSet,
-    shown: np.ndarray | NormalisedPixels,
+    images: np.ndarray | NormalisedPixels,
     folder: Path,
     *,
     shard: int,
     progress: Callable[[int], None],
 ) -> Spent:
-    """Embed patches on a cluster's workers, which get the networks as files; see :func:`extract_on_cluster`."""
+    """Embed patches on a cluster. Workers get the networks as files; see :func:`extract_on_cluster`."""
     from histoblend.features.networks.stored import store_networks
 
-    with tempfile.TemporaryDirectory() as place:
-        networks = Path(place, NETWORKS)
+    with tempfile.TemporaryDirectory() as temporary:
+        networks = Path(temporary, NETWORKS)
         entries = store_networks(compute, patches.pixels.shape[1], networks)
         sums = {name: hashlib.sha256((networks / name).read_bytes()).hexdigest() for name in files_under(networks)}
         recipe = {"networks": entries, "files": sums}
         options: dict[str, Any] = {"shard": shard, "networks": networks, "progress": progress}
-        return extract_on_cluster(cluster, recipe, columns, patches, shown, folder, **options)
+        return extract_on_cluster(cluster, recipe, columns, patches, images, folder, **options)
 
 
 def _parts_folder(cluster: Cluster, folder: Path, key: str) -> Store:
-    """Where a table's parts lie: in the step's folder, or for good in the store, for whoever wants Parquet."""
+    """Folder of a table's parts: in the step's folder, or in the store, where the Parquet files are kept."""
     if not cluster.engine.store:
         return Store(str(folder.resolve() / PARTS))
     return cluster.store.inside(f"{folder.name.removesuffix('.partial')}-{key[:16]}")
 
 
-def _parts_there(store: Store, wanted: list[tuple[int, int]]) -> dict[tuple[int, int], str]:
-    """Parts of these very rows that an earlier call left."""
-    names = ((_NAME.fullmatch(name), name) for name in store.names())
-    rows = {(int(match[1]), int(match[2])): name for match, name in names if match}
-    return {each: rows[each] for each in wanted if each in rows}
+def _existing_parts(store: Store, spans: list[tuple[int, int]]) -> dict[tuple[int, int], str]:
+    """File names of parts, of exactly these rows, that an interrupted run left."""
+    names = ((_PART_NAME.fullmatch(name), name) for name in store.names())
+    existing = {(int(match[1]), int(match[2])): name for match, name in names if match}
+    return {span: existing[span] for span in spans if span in existing}
 
 
 def _join(
     store: Store, parts: list[tuple[tuple[int, int], str]], columns: list[str], target: Path
 ) -> list[tuple[int, int]]:
-    """Stream the parts into one table; return the rows of those that are damaged, and then write none."""
+    """Stream the parts into one table. If any are damaged, return their rows and write no table."""
     damaged: list[tuple[int, int]] = []
 
     def blocks() -> Iterator[np.ndarray]:
-        for rows, name in parts:
+        for span, name in parts:
             content = store.read_sealed(name)
             if content is None:
-                damaged.append(rows)
+                damaged.append(span)
             elif not damaged:
                 yield from_parquet(content, columns)
         if damaged:
-            raise _Damaged
+            raise _DamagedPartError
 
     total = parts[-1][0][1] if parts else 0
-    with contextlib.suppress(_Damaged):
+    with contextlib.suppress(_DamagedPartError):
         write_rows(target, blocks(), (total, len(columns)), np.float32)
     return damaged
 
 
-class _Damaged(Exception):  # noqa: N818 - what was found, not that it is an error
+class _DamagedPartError(Exception):
     pass

@@ -1,4 +1,4 @@
-"""Where heads are fitted: on this machine's processes, each on a worker of a cluster, or on a table spread over all."""
+"""Fits of heads: what a fit needs and returns, and how fits run in parallel on this machine."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ class FitTask:
     Attributes
     ----------
     name : str
-        Part of the names of files.
+        Used in the names of files.
     head : str
-        Row of :data:`models.heads.registry.HEADS`.
+        Name of a row of :data:`models.heads.registry.HEADS`.
     rows : ndarray of int
-        Rows to learn from.
+        Rows to fit on.
     labels, groups : ndarray of shape (len(rows),)
-        Of these rows: no other label gets to a fit.
+        Labels and groups of these rows. A fit gets no other labels.
     out : ndarray of int
         Rows to predict.
     seed : int
     columns : ndarray of int, optional
-        Columns to use; all when left out.
+        Columns to use. All by default.
     """
 
     name: str
@@ -46,7 +46,7 @@ class FitTask:
     columns: np.ndarray | None = None
 
 
-#: Probabilities of the rows to predict, the fitted head, and seconds of one core.
+#: Probabilities of the rows to predict, the fitted head, and core-seconds.
 Fitted = tuple[np.ndarray, Any, float]
 
 
@@ -55,15 +55,15 @@ class Fitter(Protocol):
 
     @property
     def columns(self) -> list[str]:
-        """Their names."""
+        """Names of the columns."""
         ...
 
     def __call__(self, tasks: Sequence[FitTask]) -> Iterator[Fitted]:
-        """Yield what each task gives, in their order."""
+        """Yield the result of each task, in their order."""
         ...
 
 
-#: Opens the fitter of a set of columns by the set's name.
+#: Opens the fitter of a set of columns, given the name of the set.
 Fitters = Callable[[str], AbstractContextManager[Fitter]]
 
 
@@ -77,11 +77,11 @@ def fit(
     seed: int,
     columns: np.ndarray | None = None,
 ) -> Fitted:
-    """Fit a head on ``rows`` of a table, predict ``out``; arguments as of :class:`FitTask`."""
+    """Fit a head on ``rows`` of a table and predict ``out``. Arguments are those of :class:`FitTask`."""
     from threadpoolctl import threadpool_limits
 
     started = time.perf_counter()
-    # One thread in every fit: matrix products then add in one order, whatever the number of cores and workers.
+    # One thread per fit: sums in matrix products then have the same order for any number of cores and workers.
     inside, outside = (values[part] if columns is None else values[np.ix_(part, columns)] for part in (rows, out))
     with threadpool_limits(1):
         model = new_head(head, seed).fit(inside, labels, groups)
@@ -91,14 +91,14 @@ def fit(
 
 @dataclass(frozen=True)
 class LocalFits:
-    """Fits side by side in processes of this machine.
+    """Fits in parallel processes of this machine.
 
     Attributes
     ----------
     values : ndarray of shape (n, columns), float32
     columns : list of str
     workers : int
-        Fits that run at once. The result does not depend on it.
+        Fits that run in parallel. The results do not depend on it.
     """
 
     values: np.ndarray
@@ -106,7 +106,7 @@ class LocalFits:
     workers: int
 
     def __call__(self, tasks: Sequence[FitTask]) -> Iterator[Fitted]:
-        """Yield what each task gives, in their order."""
+        """Yield the result of each task, in their order."""
         from joblib import Parallel, delayed
 
         pool = Parallel(n_jobs=max(1, min(self.workers, len(tasks))), prefer="processes", return_as="generator")
@@ -117,7 +117,7 @@ class LocalFits:
 
 
 def local_fitters(sets: Mapping[str, Table], workers: int, check: Callable[[str, np.ndarray], None]) -> Fitters:
-    """Fitters on this machine; ``check`` is asked whether memory holds a set."""
+    """Fitters on this machine. ``check(name, values)`` must raise if a set does not fit in memory."""
 
     @contextlib.contextmanager
     def opened(name: str) -> Iterator[Fitter]:

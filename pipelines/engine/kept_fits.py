@@ -1,4 +1,4 @@
-"""Fits of a step that is under way, kept in files so that an interrupted run repeats none of them."""
+"""Finished fits of an unfinished step, kept in files so that a resumed run does not repeat them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from histoblend.pipelines.runtime.artefacts import file_digest
 
 @dataclass(frozen=True)
 class Fit:
-    """What a step needs of a fitted head.
+    """The results of a fit that a step needs.
 
     Attributes
     ----------
     predicted : ndarray of shape (rows held out,), float64
         Probabilities.
     measures : mapping from str to ndarray of shape (columns,)
-        What the head says of its columns.
+        Measures of the columns by the head, such as coefficients.
     seconds : float
-        Of one core.
+        Core-seconds.
     """
 
     predicted: np.ndarray
@@ -37,19 +37,19 @@ class Fit:
 
 
 class KeptFits:
-    """Fits by name, each a part in ``folder/fits``.
+    """Fits by name, each stored as a part in ``folder/fits``.
 
     Parameters
     ----------
     folder : Path
-        Of the step that is under way; the caller guarantees that it belongs to these very fits.
+        Folder of the unfinished step. The caller makes sure that it belongs to the same fits.
     """
 
     def __init__(self, folder: Path) -> None:
         self.step, self.parts = folder, Parts(folder / "fits")
 
     def find(self, name: str) -> Fit | None:
-        """Return a fit that was kept; None where there is none, or it or its stored head was damaged."""
+        """Return a kept fit, or None if it is missing or if it or its stored head is damaged."""
         arrays = self.parts.find(name)
         if arrays is None:
             return None
@@ -60,7 +60,7 @@ class KeptFits:
         return Fit(arrays["predicted"], measures, float(arrays["seconds"]))
 
     def keep(self, name: str, fit: Fit, head: Any = None, folder: str = "") -> None:
-        """Keep a fit; first store its fitted head in a folder of the step, where one is named."""
+        """Keep a fit. If ``folder`` is given, first store its fitted head in that folder of the step."""
         if folder:
             shutil.rmtree(self.step / folder, ignore_errors=True)
             head.save(self.step / folder)
@@ -74,7 +74,7 @@ class KeptFits:
         self.parts.keep(name, arrays | {f"measure-{key}": values for key, values in fit.measures.items()})
 
     def forget(self) -> None:
-        """Remove the files, when the step's own tables hold what they hold."""
+        """Remove the files once their results are in the step's own tables."""
         self.parts.forget()
 
 

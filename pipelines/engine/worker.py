@@ -1,6 +1,6 @@
-"""What a worker of a cluster does: one part of a table, from pixels in a store to numbers in a store.
+"""Tasks of cluster workers for tables: read pixels from a store, compute one part, and write it to the store.
 
-Nothing but names, row numbers and counts travels between workers and scheduler.
+Only names, row numbers and counts pass between workers and scheduler.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from histoblend.pipelines.runtime.provenance import code_digest, library_version
 JOB = "job.json"
 NETWORKS = "networks"
 
-#: Column of a part that says which patch a row is: its row in the patch table.
+#: Column of a part with each patch's row number in the patch table.
 ROW = "row"
 
 _opening = threading.Lock()
@@ -32,21 +32,22 @@ _opening = threading.Lock()
 
 @dataclass(frozen=True)
 class Part:
-    """A part that lies in the store.
+    """A part of a table, stored as one file.
 
     Attributes
     ----------
     start, stop : int
-        Its rows.
+        Rows of the table: from ``start`` to before ``stop``.
     name : str
-        Its file, whose name carries its digest.
+        Name of the file. It contains the digest of the content.
     seconds : float
-        From reading to writing.
+        Wall time, including reading and writing.
     core_seconds : float
-        Of the thread that computed.
+        CPU time of the thread that computed the part.
     read, written : int
         Bytes.
     worker : str
+        Address of the worker.
     """
 
     start: int
@@ -60,7 +61,7 @@ class Part:
 
 
 def job_text(pixels: StoredArray, columns: list[str], recipe: Mapping[str, Any]) -> str:
-    """What every part of a table is made from, as JSON.
+    """The job as JSON: everything that the parts of a table are computed from.
 
     Parameters
     ----------
@@ -68,12 +69,12 @@ def job_text(pixels: StoredArray, columns: list[str], recipe: Mapping[str, Any])
         (n, height, width, 3) uint8.
     columns : list of str
     recipe : mapping
-        ``families``, or ``networks`` (:func:`features.networks.stored.store_networks`) and ``files`` (SHA-256 by name);
-        where stains are normalised, ``stains`` of each slide (:func:`features.slide_stain.stains_of`, a row of 6) and
-        ``stains_of``, the number of each patch's.
+        ``families``, or ``networks`` (:func:`features.networks.stored.store_networks`) and ``files`` (SHA-256 by name).
+        For normalised stains also ``stains`` (:func:`features.slide_stain.stains_of`, one row of 6 values per slide)
+        and ``stains_of``, the number of the row for each patch.
     """
-    here = {"code": code_digest(("data", "features")), "libraries": library_versions()}
-    content = {"pixels": pixels.text, "columns": columns, "recipe": dict(recipe), **here}
+    versions = {"code": code_digest(("data", "features")), "libraries": library_versions()}
+    content = {"pixels": pixels.text, "columns": columns, "recipe": dict(recipe), **versions}
     return json.dumps(content, sort_keys=True)
 
 
@@ -90,23 +91,23 @@ class _Job:
     stains: np.ndarray | None
 
 
-def make_part(place: str, key: str, start: int, stop: int, digest: str) -> Part:
-    """Compute rows ``start`` to ``stop`` of a job's table and write them into the store as Parquet.
+def make_part(folder: str, key: str, start: int, stop: int, digest: str) -> Part:
+    """Compute rows ``start`` to ``stop`` of a job's table and write them to the store as Parquet.
 
     Parameters
     ----------
-    place : str
+    folder : str
         Address of the job's folder.
     key : str
-        Digest of the job, for which see :func:`job_key`.
+        Digest of the job, from :func:`job_key`.
     start, stop : int
     digest : str
-        :func:`pixels_digest` of these patches: what is read must be what the run split and audited.
+        :func:`pixels_digest` of these patches. It proves that they are the patches that the run split and audited.
 
     Raises
     ------
     InputError
-        This worker runs other code or libraries, or the pixels are not those of the run.
+        This worker has other code or libraries than the run, or the pixels are not those of the run.
     features.extract.NotFinite
         A value is NaN or infinite.
     """
@@ -115,62 +116,62 @@ def make_part(place: str, key: str, start: int, stop: int, digest: str) -> Part:
     from histoblend.features.extract import checked
     from histoblend.features.slide_stain import normalise_by_slide
 
-    began, spent = time.perf_counter(), time.thread_time()
-    store = Store(place)
-    with _opening:  # the threads of a worker share one
-        job = _open_job(place, key)
+    started, cpu_started = time.perf_counter(), time.thread_time()
+    store = Store(folder)
+    with _opening:  # the threads of a worker share one job
+        job = _open_job(folder, key)
     pixels = job.pixels.rows(start, stop)
-    found = pixels_digest([hashlib.sha256(patch.data).hexdigest() for patch in pixels])
-    if found != digest:
+    actual = pixels_digest([hashlib.sha256(patch.data).hexdigest() for patch in pixels])
+    if actual != digest:
         raise InputError(
             f"{job.pixels.store.url}/{job.pixels.name}: rows {start} to {stop} are not the patches of this run. "
-            "Remove the file, and run again."
+            "Remove the file and run again."
         )
-    shown = pixels if job.stains is None else normalise_by_slide(pixels, job.stains[start:stop])
+    inputs = pixels if job.stains is None else normalise_by_slide(pixels, job.stains[start:stop])
     with threadpool_limits(1):
-        values = checked(job.compute(shown), start, (stop - start, len(job.columns)), np.float32)
+        values = checked(job.compute(inputs), start, (stop - start, len(job.columns)), np.float32)
     content = to_parquet(values, job.columns, start)
     name = store.write_sealed(f"part-{start:09d}-{stop:09d}", ".parquet", content)
-    seconds, core_seconds = time.perf_counter() - began, time.thread_time() - spent
+    seconds, core_seconds = time.perf_counter() - started, time.thread_time() - cpu_started
     return Part(start, stop, name, seconds, core_seconds, pixels.nbytes, len(content), _worker())
 
 
 def pixels_digest(sums: list[str]) -> str:
-    """One digest for the SHA-256 sums of several patches."""
+    """One digest of the SHA-256 sums of several patches."""
     return hashlib.sha256("".join(sums).encode()).hexdigest()
 
 
 def to_parquet(values: np.ndarray, columns: list[str], start: int) -> bytes:
-    """Rows of a table, float32, as a Parquet file with the number of each."""
+    """Rows of a float32 table as a Parquet file, with their row numbers from ``start``."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     arrays = [pa.array(np.arange(start, start + len(values))), *(pa.array(column) for column in values.T)]
     buffer = io.BytesIO()
-    # Neither dictionaries nor compression: numbers of a measurement hardly repeat.
+    # No dictionaries or compression: measured values hardly repeat.
     table = pa.table(arrays, [ROW, *columns])
     pq.write_table(table, buffer, use_dictionary=False, compression="none", write_statistics=False)
     return buffer.getvalue()
 
 
 def from_parquet(content: bytes, columns: list[str]) -> np.ndarray:
-    """Values of a file that :func:`to_parquet` made, ndarray of shape (rows, columns), float32."""
+    """Values of a file written by :func:`to_parquet`, ndarray of shape (rows, columns), float32."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(io.BytesIO(content), columns=columns)
     values = np.empty((table.num_rows, len(columns)), np.float32)
-    for place, name in enumerate(columns):
-        values[:, place] = table.column(name).to_numpy()
+    for column, name in enumerate(columns):
+        values[:, column] = table.column(name).to_numpy()
     return values
 
 
 @functools.lru_cache(maxsize=4)
-def _open_job(place: str, key: str) -> _Job:
-    """Read a job once a worker: networks are opened here, one session a worker."""
-    store = Store(place)
+def _open_job(folder: str, key: str) -> _Job:
+    """Read a job and open its networks, once per worker."""
+    store = Store(folder)
     text = store.read(JOB).decode()
     if job_key(text) != key:
-        raise InputError(f"{place}/{JOB}: expected the job of this run; it was altered. Run again.")
+        raise InputError(f"{folder}/{JOB}: expected the job of this run; the file was altered. Run again.")
     content = json.loads(text)
     _check_worker(content)
     array = StoredArray.parse(content["pixels"])
@@ -182,13 +183,15 @@ def _open_job(place: str, key: str) -> _Job:
 
 
 def _check_worker(content: Mapping[str, Any]) -> None:
-    """Refuse work that would come out otherwise here than where the run was started."""
+    """Refuse to work with other code or libraries than the machine that started the run: results could differ."""
     if content["code"] != code_digest(("data", "features")):
-        raise InputError(f"worker {_worker()} runs other code than this run. Restart it, or its image.")
-    here = library_versions()
-    differ = sorted(name for name, version in content["libraries"].items() if here.get(name) != version)
+        raise InputError(f"worker {_worker()} runs other code than this run. Restart it, or update its image.")
+    installed = library_versions()
+    differ = sorted(name for name, version in content["libraries"].items() if installed.get(name) != version)
     if differ:
-        versions = ", ".join(f"{name} {content['libraries'][name]} (there {here.get(name, 'none')})" for name in differ)
+        versions = ", ".join(
+            f"{name} {content['libraries'][name]} (worker: {installed.get(name, 'none')})" for name in differ
+        )
         raise InputError(
             f"worker {_worker()} has other libraries than this run: {versions}. Install requirements-dask.txt there."
         )
@@ -205,15 +208,15 @@ def _compute(recipe: Mapping[str, Any], store: Store) -> Callable[[np.ndarray], 
     contents = {name: store.inside(NETWORKS).read(name) for name in recipe["files"]}
     for name, content in contents.items():
         if hashlib.sha256(content).hexdigest() != recipe["files"][name]:
-            raise InputError(f"{store.url}/{NETWORKS}/{name} was altered. Remove it, and run again.")
+            raise InputError(f"{store.url}/{NETWORKS}/{name} was altered. Remove it and run again.")
     return open_networks(recipe["networks"], contents)
 
 
 def _worker() -> str:
-    """Address of the worker that this runs on."""
+    """Address of the worker that runs this code, or "here" outside a cluster."""
     from distributed import get_worker
 
     try:
         return str(get_worker().address)
-    except ValueError:  # not on a cluster: a test, or a benchmark of the bare work
+    except ValueError:  # a test, or a benchmark without a cluster
         return "here"

@@ -1,4 +1,4 @@
-"""What a worker of a cluster does for heads: fits on a table in the store, predictions of a block; results as files."""
+"""Tasks of cluster workers for heads: fit on a table in the store, predict a block, and write results as files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _reading = threading.Lock()
 
 
 def fit_whole(
-    place: str,
+    results: str,
     name: str,
     array: str,
     head: str,
@@ -32,18 +32,17 @@ def fit_whole(
     seed: int,
     columns: np.ndarray | None,
 ) -> str:
-    """Fit a head on ``rows`` of a table and predict ``out``; return the name of the file that holds both.
+    """Fit a head on ``rows`` of a table and predict ``out``; return the name of the file with both.
 
-    Arguments are those of :func:`pipelines.engine.fits.fit`, with the table as
-    :attr:`data.storage.store.StoredArray.text`; the
-    result is the same, bit for bit.
+    Arguments are those of :func:`pipelines.engine.fits.fit`, with ``results`` as the folder of the file and the table
+    as :attr:`data.storage.store.StoredArray.text`. The result is bit-identical.
     """
     from histoblend.pipelines.engine.fits import fit
 
-    with _reading:  # the threads of a worker share one
+    with _reading:  # the threads of a worker share one table
         values = _table(array)
     predicted, model, seconds = fit(head, values, labels, groups, rows, out, seed, columns)
-    return Store(place).write_sealed(f"fit-{name}", ".npz", pack(model, predicted, seconds))
+    return Store(results).write_sealed(f"fit-{name}", ".npz", pack(model, predicted, seconds))
 
 
 def read_block(array: str, start: int, stop: int) -> np.ndarray:
@@ -52,32 +51,32 @@ def read_block(array: str, start: int, stop: int) -> np.ndarray:
 
 
 def predict_block(
-    place: str, head: str, stem: str, X: np.ndarray, rows: np.ndarray, columns: np.ndarray | None
+    results: str, head: str, stem: str, X: np.ndarray, rows: np.ndarray, columns: np.ndarray | None
 ) -> tuple[str, float]:
-    """Probabilities of some rows of a block by a head in the store: name of a Parquet file, and seconds of one core."""
+    """Predict some rows of a block with a stored head; return the name of the Parquet file, and core-seconds."""
     import pyarrow as pa
     import pyarrow.parquet as pq
     from threadpoolctl import threadpool_limits
 
     from histoblend.models.table_blocks import take
 
-    began = time.thread_time()
+    started = time.thread_time()
     with threadpool_limits(1):
-        probability = _stored_head(place, head).predict_proba(take(X, rows, columns))[:, 1]
+        probability = _stored_head(results, head).predict_proba(take(X, rows, columns))[:, 1]
     buffer = io.BytesIO()
     pq.write_table(pa.table({"probability": probability}), buffer)
-    return Store(place).write_sealed(stem, ".parquet", buffer.getvalue()), time.thread_time() - began
+    return Store(results).write_sealed(stem, ".parquet", buffer.getvalue()), time.thread_time() - started
 
 
 def read_probabilities(store: Store, name: str) -> np.ndarray:
-    """What :func:`predict_block` wrote, ndarray of shape (rows,), float64."""
+    """Probabilities that :func:`predict_block` wrote, ndarray of shape (rows,), float64."""
     import pyarrow.parquet as pq
 
-    return pq.read_table(io.BytesIO(_whole(store, name))).column("probability").to_numpy()
+    return pq.read_table(io.BytesIO(_read_result(store, name))).column("probability").to_numpy()
 
 
 def pack(model: Any, predicted: np.ndarray, seconds: float) -> bytes:
-    """A fitted head with its predictions, as one file without pickle."""
+    """A fitted head and its predictions as one file, without pickle."""
     with tempfile.TemporaryDirectory() as folder:
         model.save(Path(folder))
         files = {name: np.frombuffer(Path(folder, name).read_bytes(), np.uint8) for name in files_under(Path(folder))}
@@ -88,23 +87,23 @@ def pack(model: Any, predicted: np.ndarray, seconds: float) -> bytes:
 
 
 def unpack(store: Store, name: str) -> tuple[np.ndarray, Any, float]:
-    """Predictions, fitted head and seconds out of a file that :func:`pack` made."""
-    with np.load(io.BytesIO(_whole(store, name)), allow_pickle=False) as arrays:
+    """Predictions, fitted head and seconds from a file that :func:`pack` made."""
+    with np.load(io.BytesIO(_read_result(store, name)), allow_pickle=False) as arrays:
         files = {key.removeprefix("file-"): arrays[key].tobytes() for key in arrays if key.startswith("file-")}
         head = head_from(files, f"{store.url}/{name}")
         return arrays["predicted"], head, float(arrays["seconds"])
 
 
-def _whole(store: Store, name: str) -> bytes:
+def _read_result(store: Store, name: str) -> bytes:
     content = store.read_sealed(name)
     if content is None:
-        raise InputError(f"{store.url}/{name}: expected what a worker wrote; it is missing or altered. Run again.")
+        raise InputError(f"{store.url}/{name}: the result of a worker is missing or was altered. Run again.")
     return content
 
 
 @functools.lru_cache(maxsize=1)
 def _table(text: str) -> np.ndarray:
-    """A table, mapped where it lies in this machine's file system: its workers then share one copy."""
+    """A table of the store. Local files are memory-mapped, so the workers of a machine share one copy."""
     array = StoredArray.parse(text)
     folder = array.store.local
     if folder is not None:
@@ -113,5 +112,5 @@ def _table(text: str) -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=4)
-def _stored_head(place: str, name: str) -> Any:
-    return unpack(Store(place), name)[1]
+def _stored_head(results: str, name: str) -> Any:
+    return unpack(Store(results), name)[1]

@@ -1,1 +1,1 @@
-"""One file for each numbered folder of a run."""
+"""The steps of a run: one module per artefact folder."""

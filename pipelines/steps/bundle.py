@@ -1,4 +1,4 @@
-"""The bundle of a run: every model that is made to be taken away, and a model card."""
+"""The bundle of a run: the models to use elsewhere, and a model card."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 
 def build(run: Run, folder: Path) -> Outcome:
-    """Copy the models but for those of single families, which are fitted to be compared only.
+    """Copy the models, except those of single families, which are fitted for comparison only.
 
-    Where models are refitted (``final.refit``), those that were fitted to all labelled patches take their place.
+    With ``final.refit=all``, models fitted to all labelled patches replace those fitted to training patches.
     """
     index = models_of(run).index
     alone = [name for name in index["models"] if split_model_name(name)[0] in ALONE]
@@ -33,7 +33,7 @@ def build(run: Run, folder: Path) -> Outcome:
     content["models"] = {name: entry for name, entry in index["models"].items() if name not in alone}
     content["learned"] = learned(run)
     models, folder = run.step("models").folder / MODEL_SET, folder / BUNDLE
-    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left
+    shutil.rmtree(folder, ignore_errors=True)  # left by an interrupted run
     shutil.copytree(models, folder, ignore=shutil.ignore_patterns(INDEX), copy_function=_link)
     for name in alone:
         shutil.rmtree(folder / HEADS_FOLDER / name)
@@ -49,7 +49,7 @@ def build(run: Run, folder: Path) -> Outcome:
 
 
 def learned(run: Run) -> dict[str, Any]:
-    """Which labelled patches the models to give away have learned from: "all" or "train", and how many."""
+    """Labelled patches that the models of the bundle are fitted to: "all" or "train", and their number."""
     table = patches_of(run).table
     refit = run.has("refit")
     rows = table if refit else table[table["split"] == "train"]
@@ -62,15 +62,15 @@ def learned(run: Run) -> dict[str, Any]:
 
 
 def say_bundle(run: Run) -> None:
-    """Say where the bundle is, and what its models have learned from."""
-    what = learned(run)
+    """Print where the bundle is, and which patches its models are fitted to."""
+    fitted_to = learned(run)
     fits = (
-        f"its models are fitted again to all {what['count']:,} labelled patches; the numbers above are of models "
+        f"its models are refitted to all {fitted_to['count']:,} labelled patches; the scores above are of models "
         "fitted to training slides"
-        if what["patches"] == "all"
-        else f"its models are those of the numbers above, fitted to {what['count']:,} training patches"
+        if fitted_to["patches"] == "all"
+        else f"its models are those scored above, fitted to {fitted_to['count']:,} training patches"
     )
-    run.screen.say(f"bundle: {run.folder / BUNDLE}; {fits} (final.refit={what['patches']})")
+    run.screen.say(f"bundle: {run.folder / BUNDLE}; {fits} (final.refit={fitted_to['patches']})")
 
 
 def _replace(source: Path, target: Path) -> None:
@@ -79,7 +79,7 @@ def _replace(source: Path, target: Path) -> None:
 
 
 def _link(source: str, target: str) -> None:
-    """Give a file a second name: networks take tens of megabytes. Copy it where the file system has no links."""
+    """Hard-link a file, since networks take tens of megabytes. Copy it if the file system has no links."""
     try:
         os.link(source, target)
     except OSError:

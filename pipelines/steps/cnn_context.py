@@ -1,4 +1,4 @@
-"""A head on the fine-tuned network's pooled channels, as they are and relative to the rest of each patch's slide."""
+"""A head on the fine-tuned network's pooled channels, raw and relative to the rest of each patch's slide."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 
 class ChannelContext:
-    """Fits such heads on some patches of a run. No fold's head sees a label of its fold, nor does its network.
+    """Fits these heads. Neither the head nor the network of a fold sees labels of that fold.
 
     Parameters
     ----------
     table : DataFrame
-        ``label, slide, fold`` of all patches.
+        ``label, slide, fold`` of all patches of the run.
     groups : ndarray of shape (n,)
-        That inner folds keep together.
+        Groups that inner folds do not split.
     seed : int
     """
 
@@ -37,19 +37,19 @@ class ChannelContext:
         self.possible = bool(pd.notna(self.slides).any()) and held_out_whole(table, self.slides)
 
     def values(self, channels: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
-        """Channels as they are and relative to each patch's slide, (n, 2 k) float32, and their names.
+        """Channels, raw and relative to each patch's slide, (n, 2 k) float32, and their names.
 
         Parameters
         ----------
         channels : ndarray of shape (n, k), dtype float32
-            By one network, of whole slides.
+            All from one network, and of whole slides.
         rows : ndarray of shape (n,), int
-            Their rows of the table.
+            Their rows in the table.
         """
         return context_table(channels, column_names(channels.shape[1])[1:], self.slides[rows])
 
     def fit(self, values: np.ndarray, rows: np.ndarray) -> Head:
-        """Fit a head on rows of the table, whose :meth:`values` are given."""
+        """Fit a head on rows of the table, given their :meth:`values`."""
         from threadpoolctl import threadpool_limits
 
         with threadpool_limits(1):
@@ -57,7 +57,7 @@ class ChannelContext:
 
 
 def store(head: Head, names: list[str], folder: Path) -> None:
-    """Write a fitted head, and beside its folder the names of its columns."""
+    """Write a fitted head, and the names of its columns to a file next to its folder."""
     head.save(folder)
     folder.with_name(f"{folder.name}-{COLUMNS}").write_text(json.dumps(names), encoding="utf-8")
 

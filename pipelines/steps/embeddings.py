@@ -1,4 +1,4 @@
-"""Step 3: embeddings by pretrained networks."""
+"""Step 3: embeddings from pretrained networks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def inputs(run: Run) -> dict[str, str]:
-    """Digests of the weights, and what "auto" stands for on this machine: on another one last digits differ."""
+    """Digests of the weights, and the engine that "auto" selects here: the last digits depend on the engine."""
     from histoblend.features.networks.backbones import find_backbone, weights_digest
 
     options = run.config.embeddings
@@ -34,22 +34,22 @@ def inputs(run: Run) -> dict[str, str]:
 
 
 def build(run: Run, folder: Path, *, normalised: bool = False) -> Outcome:
-    """Compute the embeddings of a run's patches, or of these stain-normalised."""
+    """Compute the embeddings of a run's patches, optionally stain-normalised."""
     options: dict[str, Any] = {"workers": run.workers, "screen": run.screen, "cluster": run.cluster}
     return extract_embeddings(run.config, patches_of(run), folder, normalised=normalised, **options)
 
 
-#: Of stain-normalised patches.
+#: :func:`build` on stain-normalised patches.
 build_normalised = partial(build, normalised=True)
 
 
 def embeddings_engine(config: Config) -> Engine:
-    """What runs the network here.
+    """The engine that runs the networks on this machine.
 
     Raises
     ------
     InputError
-        The engine does not have the precision.
+        The engine does not support the precision.
     """
     from histoblend.features.networks.engines import choose_engine
 
@@ -57,12 +57,12 @@ def embeddings_engine(config: Config) -> Engine:
 
 
 def check_embeddings(config: Config) -> None:
-    """Find what is wrong with the embeddings' options before hours of work, not after.
+    """Check the options of the embeddings before hours of work.
 
     Raises
     ------
     InputError
-        A name is unknown, a file of weights cannot be had, or a size is smaller than the network takes.
+        A name is unknown, a weights file is not available, or a size is too small for the network.
     """
     from histoblend.features.networks.backbones import check_shape
     from histoblend.features.networks.recipe import recipes_of
@@ -75,7 +75,7 @@ def check_embeddings(config: Config) -> None:
             check_shape(name, (size or config.data.size,) * 2)
     if options.centre > config.data.size:
         raise InputError(
-            f"embeddings.centre must lie inside the patches of {config.data.size} pixels; got {options.centre}."
+            f"embeddings.centre must be at most the patch size of {config.data.size} pixels; got {options.centre}."
         )
     for recipe in recipes:
         recipe.check_weights()
@@ -93,7 +93,7 @@ def extract_embeddings(
 ) -> Outcome:
     """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the pretrained embeddings.
 
-    With ``normalised`` they are those of stain-normalised patches (:mod:`features.slide_stain`).
+    With ``normalised``, patches are first stain-normalised (:mod:`features.slide_stain`).
     """
     from histoblend.features.extract import extract_shards
     from histoblend.features.networks.embeddings import embedding_compute
@@ -112,13 +112,13 @@ def extract_embeddings(
     sizes = " and ".join(f"{size or 'native'} px" for size in options.size)
     screen.say(f"  {' and '.join(options.backbone)} at {sizes}, {len(names)} columns; {engine}")
     started = time.process_time()
-    spent = None
+    usage = None
     task = f"embeddings{STAINED if normalised else ''}"
     with screen.progress(task, len(pixels)) as progress, finite_columns(names, patches.table):
         if cluster is not None:
             from histoblend.pipelines.engine.cluster_tables import embed_on_cluster
 
-            spent = embed_on_cluster(
+            usage = embed_on_cluster(
                 cluster, compute, names, patches, pixels, folder, shard=options.shard, progress=progress
             )
         else:
@@ -128,22 +128,22 @@ def extract_embeddings(
                 folder,
                 len(names),
                 shard_size=options.shard,
-                # ONNX Runtime gets one session of one thread for each of ours. Keras runs its own threads, one batch at
-                # a time: a second one of ours reads and writes meanwhile.
+                # ONNX Runtime: one single-threaded session per worker thread. Keras runs its own threads on one batch,
+                # while a second worker thread reads and writes.
                 workers=workers if engine.name == "onnx" else 2,
                 prefer="threads",
                 progress=progress,
             )
     write_columns(folder, names)
-    core_seconds = spent.core_seconds if spent else time.process_time() - started
+    core_seconds = usage.core_seconds if usage else time.process_time() - started
     notes = {"columns": len(names), "core_seconds": round(core_seconds, 1), "engine": asdict(engine)}
-    notes |= {"cluster": spent.notes()} if spent else {}
+    notes |= {"cluster": usage.notes()} if usage else {}
     sources = {name: weights_source(name, options.weights) for name in options.backbone}
     return Outcome(len(pixels), {**notes, "weights": sources})
 
 
 def weights_source(backbone: str, kind: str) -> dict[str, str]:
-    """Where a network's numbers came from: kind, file, digest that was found, licence."""
+    """Source of a network's weights: kind, file, digest of the file, and licence."""
     from histoblend.features.networks.applications import file_sha256
     from histoblend.features.networks.backbones import RANDOM_SEED, find_backbone, locate_weights
 

@@ -1,4 +1,4 @@
-"""Step 6: the ensembles with slides, for heat maps and without slides; the first is judged by nested folds."""
+"""Step 6: ensembles for known slides, for heat maps and for unknown slides; nested folds evaluate the first."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def build(run: Run, folder: Path) -> Outcome:
 
 
 def member_names(predictions: pd.DataFrame, alone: Sequence[str]) -> list[str]:
-    """Models of a table of predictions that an ensemble is made of.
+    """Models in a table of predictions that may be members of an ensemble.
 
     Parameters
     ----------
     predictions : DataFrame
-        With a column ``prob_<model>`` a model.
+        One column ``prob_<model>`` per model.
     alone : sequence of str
-        Sets of columns whose models are fitted to be compared only: handcrafted families without the others.
+        Sets of columns that are excluded: single handcrafted families, which are fitted for comparison only.
 
     Returns
     -------
@@ -80,23 +80,24 @@ def member_names(predictions: pd.DataFrame, alone: Sequence[str]) -> list[str]:
 def combine(
     config: Config, table: pd.DataFrame, predictions: pd.DataFrame, models: Sequence[str], folder: Path, screen: Screen
 ) -> Outcome:
-    """Fit, judge and write the ensembles.
+    """Fit, evaluate and write the ensembles.
 
-    Where slides are known, the first combines members that need slides, and their means over each slide, unless folds
-    divide slides (``split.groups=patch``). Without the means it is the one for heat maps, whose slides are cut into
-    tiles completely. The one for patches of unknown slides is a plain mean of log-odds: where slides are unknown,
-    out-of-fold scores leak, and must not choose weights.
+    The ensemble for known slides may have members that need slides. It also combines the members' means over each
+    slide, unless folds split slides (``split.groups=patch``). The ensemble for heat maps, where slides are cut into
+    tiles completely, omits the slide means. The ensemble for patches of unknown slides is a plain mean of log-odds:
+    without slides, out-of-fold scores leak, so they must not choose weights.
 
     Parameters
     ----------
     config : Config
     table : DataFrame
-        ``patch_id, slide, split, fold, label`` and, where there is one, ``group``.
+        ``patch_id, slide, split, fold, label`` and, optionally, ``group``.
     predictions : DataFrame
-        ``patch_id`` and ``prob_<model>``: out-of-fold in training, from a refit on all training slides in test. A
-        member may be missing for patches; these are left out of fitting and get no prediction.
+        ``patch_id`` and ``prob_<model>``. Predictions are out-of-fold on training slides, and from a refit on all
+        training slides on test slides. Patches without a prediction of some member are not used in fitting and get
+        no prediction.
     models : sequence of str
-        That members are chosen from.
+        Models from which members are chosen.
     folder : Path
     screen : Screen
 
@@ -107,83 +108,86 @@ def combine(
     Raises
     ------
     InputError
-        The training patches that every member has a prediction for are of one class, or there are none; or the
-        configuration names a member that was not fitted.
+        The training patches with predictions of all members are of one class, or there are none. Or the configuration
+        names a member that was not fitted.
     """
     from threadpoolctl import threadpool_limits
 
     slides = known_slides(table["slide"])
     plain = choose_members(models, config.ensemble.members, slides=False)
-    aware = bool(pd.notna(slides).any())
-    members = choose_members(models, config.ensemble.members, slides=True) if aware else plain
+    slides_known = bool(pd.notna(slides).any())
+    members = choose_members(models, config.ensemble.members, slides=True) if slides_known else plain
     columns = (
         predictions.set_index("patch_id")
         .loc[table["patch_id"]]
         .filter(like="prob_")
         .rename(columns=lambda name: name.removeprefix("prob_"))
     )
-    whole = columns[[*members, *plain]].notna().all(axis=1).to_numpy()
-    train = ((table["split"] == "train") & whole).to_numpy()
+    complete = columns[[*members, *plain]].notna().all(axis=1).to_numpy()
+    train = ((table["split"] == "train") & complete).to_numpy()
     left_out = int((table["split"] == "train").sum() - train.sum())
     if left_out:
-        screen.warn(f"ensemble: {left_out} training patches lack a member's prediction and are left out of it")
+        screen.warn(f"ensemble: {left_out} training patches lack a member's prediction and are not used to fit it")
     if table.loc[train, "label"].nunique() < 2:
         raise InputError(
-            f"an ensemble needs patches of both classes; every member has predictions for {int(train.sum())} training "
-            "patches, which are of one class. Let the network predict more of them: raise cnn.folds or cnn.patches."
+            f"an ensemble needs training patches of both classes; the {int(train.sum())} with predictions of all "
+            "members are of one class. Let the network predict more of them: raise cnn.folds or cnn.patches."
         )
     values = columns[members].to_numpy(dtype=np.float64)
-    means = _means(values, slides, whole) if aware and held_out_whole(table, slides) else None
+    means = _slide_means(values, slides, complete) if slides_known and held_out_whole(table, slides) else None
     content: dict[str, Any] = dict.fromkeys(ENSEMBLES)
-    with threadpool_limits(1), screen.progress("ensemble", 3 if aware else 1, "fits") as progress:
-        files = _Judged(config, table[train], values[train], members, None if means is None else means[train])
-        content[WITH_SLIDES] = files.fitted.ensemble.to_dict()
+    with threadpool_limits(1), screen.progress("ensemble", 3 if slides_known else 1, "fits") as progress:
+        evaluated = _EvaluatedEnsemble(
+            config, table[train], values[train], members, None if means is None else means[train]
+        )
+        content[WITH_SLIDES] = evaluated.fitted.ensemble.to_dict()
         progress(1)
-        if aware:
-            content[FOR_HEAT_MAPS] = files.fit(members, values[train]).ensemble.to_dict()
+        if slides_known:
+            content[FOR_HEAT_MAPS] = evaluated.fit(members, values[train]).ensemble.to_dict()
             progress(1)
-            unknown = columns.loc[train, plain].to_numpy(dtype=np.float64)
-            content[WITHOUT_SLIDES] = files.fit(plain, unknown, ("mean",)).ensemble.to_dict() if plain else None
+            plain_values = columns.loc[train, plain].to_numpy(dtype=np.float64)
+            without_slides = evaluated.fit(plain, plain_values, ("mean",)).ensemble.to_dict() if plain else None
+            content[WITHOUT_SLIDES] = without_slides
             progress(1)
     (folder / ENSEMBLE).write_text(json.dumps(content, indent=2), encoding="utf-8")
-    _write_predictions(folder, table, values, means, whole, train, files)
-    files.write(folder)
-    verdict = files.gains.iloc[0]["verdict"]
+    _write_predictions(folder, table, values, means, complete, train, evaluated)
+    evaluated.write(folder)
+    verdict = evaluated.gains.iloc[0]["verdict"]
     return Outcome(
         len(table),
         {"members": list(members), "rows": int(train.sum()), "left_out": left_out, "verdict": verdict},
     )
 
 
-def choose_members(models: Sequence[str], wanted: Sequence[str], *, slides: bool) -> list[str]:
-    """Members of an ensemble: few, strong and different ones, or all where fewer than two of these were fitted.
+def choose_members(models: Sequence[str], configured: Sequence[str], *, slides: bool) -> list[str]:
+    """Members of an ensemble: a few strong and diverse models, or all if fewer than two of these were fitted.
 
     Parameters
     ----------
     models : sequence of str
-        That were fitted.
-    wanted : sequence of str
-        Members that the configuration names; empty for :data:`models.names.SLIDE_MEMBERS` or
+        The fitted models.
+    configured : sequence of str
+        Members that the configuration names. If empty, the default is :data:`models.names.SLIDE_MEMBERS` or
         :data:`models.names.PLAIN_MEMBERS`.
     slides : bool
-        Whether slides are known. Otherwise models that need them are left out.
+        Whether slides are known. Otherwise models that need slides are left out.
 
     Raises
     ------
     InputError
         A model that the configuration names was not fitted.
     """
-    if unknown := [name for name in wanted if name not in models]:
+    if unknown := [name for name in configured if name not in models]:
         raise InputError(f"ensemble.members must be fitted models ({', '.join(models)}); got {unknown[0]!r}.")
     usable = [name for name in models if slides or not needs_slides(name)]
-    preferred = [name for name in wanted or (SLIDE_MEMBERS if slides else PLAIN_MEMBERS) if name in usable]
-    return preferred if len(preferred) > 1 or wanted else usable
+    preferred = [name for name in configured or (SLIDE_MEMBERS if slides else PLAIN_MEMBERS) if name in usable]
+    return preferred if len(preferred) > 1 or configured else usable
 
 
-def _means(values: np.ndarray, slides: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    """Means over slides of the patches that every member has a prediction for; NaN for the others."""
+def _slide_means(values: np.ndarray, slides: np.ndarray, complete: np.ndarray) -> np.ndarray:
+    """Means over slides of the patches with predictions of all members; NaN for other patches."""
     means = np.full_like(values, np.nan)
-    means[whole] = slide_means(values[whole], slides[whole])
+    means[complete] = slide_means(values[complete], slides[complete])
     return means
 
 
@@ -192,38 +196,38 @@ def _write_predictions(
     table: pd.DataFrame,
     values: np.ndarray,
     means: np.ndarray | None,
-    whole: np.ndarray,
+    complete: np.ndarray,
     train: np.ndarray,
-    files: _Judged,
+    evaluated: _EvaluatedEnsemble,
 ) -> None:
-    """Write each patch's probability, and the thresholds that it may be judged by: nested in training."""
-    ensemble = files.fitted.ensemble
+    """Write the probability and the thresholds of each patch. For training patches, they are from nested folds."""
+    ensemble = evaluated.fitted.ensemble
     probability = np.full(len(table), np.nan)
-    rest = whole & ~train
+    rest = complete & ~train
     probability[rest] = ensemble.predict(values[rest], None if means is None else means[rest])
-    probability[train] = files.nested.probability
+    probability[train] = evaluated.nested.probability
     pd.DataFrame({"patch_id": table["patch_id"].to_numpy(), "prob_ensemble": probability}).to_parquet(
         folder / PREDICTIONS, index=False
     )
-    cuts = pd.DataFrame({"patch_id": table["patch_id"].to_numpy()})
+    thresholds = pd.DataFrame({"patch_id": table["patch_id"].to_numpy()})
     for name in POINTS:
-        cuts[name] = np.where(whole, ensemble.thresholds[name], np.nan)
-        cuts.loc[train, name] = files.nested.thresholds[name]
-    cuts.to_parquet(folder / THRESHOLDS, index=False)
+        thresholds[name] = np.where(complete, ensemble.thresholds[name], np.nan)
+        thresholds.loc[train, name] = evaluated.nested.thresholds[name]
+    thresholds.to_parquet(folder / THRESHOLDS, index=False)
 
 
-class _Judged:
-    """The default ensemble on the training patches, and everything that is said of it.
+class _EvaluatedEnsemble:
+    """The default ensemble fitted on the training patches, and its evaluation.
 
     Parameters
     ----------
     config : Config
     table : DataFrame
-        Training patches that every member has a prediction for.
+        Training patches with predictions of all members.
     values : ndarray of shape (n, members), float64
     members : sequence of str
     means : ndarray of shape (n, members), float64, optional
-        Over each patch's slide, where they are combined too.
+        Means over each patch's slide, if the ensemble combines them.
     """
 
     def __init__(
@@ -240,8 +244,8 @@ class _Judged:
         self.units = slide_groups(self.groups)
         combiners = config.ensemble.combiners
         self.fitted = self.fit(self.members, values, combiners, means)
-        judged = (self.labels, self.groups, self.folds)
-        self.nested = nest(self.members, values, *judged, means=means, combiners=combiners, seed=config.seed)
+        split = (self.labels, self.groups, self.folds)
+        self.nested = nest(self.members, values, *split, means=means, combiners=combiners, seed=config.seed)
         self.gains = self._gains()
 
     def fit(
@@ -251,10 +255,10 @@ class _Judged:
         combiners: Sequence[str] = (),
         means: np.ndarray | None = None,
     ) -> Fitted:
-        """Fit an ensemble on these patches; without ``combiners`` those of the configuration are chosen from."""
+        """Fit an ensemble on these patches. By default, combiners are chosen from those of the configuration."""
         combiners = combiners or self.config.ensemble.combiners
-        judged = (self.labels, self.groups, self.folds)
-        return fit_ensemble(members, values, *judged, means=means, combiners=combiners, seed=self.config.seed)
+        split = (self.labels, self.groups, self.folds)
+        return fit_ensemble(members, values, *split, means=means, combiners=combiners, seed=self.config.seed)
 
     def write(self, folder: Path) -> None:
         """Write every table."""
@@ -270,55 +274,55 @@ class _Judged:
             content.to_csv(folder / name, index=False)
 
     def _intervals(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """AUC of each column, and in resampled slides, where there is more than one class in most of them."""
+        """AUC of each column, and its draws over resampled slides; NaN if most draws have a single class."""
         auc = np.array([roc_auc_score(self.labels, column) for column in scores.T])
         draws = self.config.ensemble.draws
         drawn = auc_draws(self.labels, scores, self.units, draws=draws, seed=self.config.seed)
         return auc, drawn if 2 * len(drawn) >= draws else np.full((2, len(auc)), np.nan)
 
     def _gains(self) -> pd.DataFrame:
-        """Gain of the nested ensemble over the best member, picked here or, as the ensemble is, on the other folds."""
+        """Gain of the nested ensemble over the best member, chosen on all folds or nested like the ensemble."""
         single = int(np.argmax([roc_auc_score(self.labels, column) for column in self.values.T]))
         auc, drawn = self._intervals(
             np.column_stack([self.nested.probability, self.values[:, single], self.nested.single])
         )
         low, high = percentile_interval(drawn[:, [0]] - drawn)
-        one = percentile_interval(drawn)
+        interval = percentile_interval(drawn)
         rows = [
             {
                 "over": over,
                 "auc": auc[0],
-                "auc_low": one[0][0],
-                "auc_high": one[1][0],
-                "single_auc": auc[place],
-                "gain": auc[0] - auc[place],
-                "gain_low": low[place],
-                "gain_high": high[place],
-                "verdict": verdict(low[place], high[place]),
+                "auc_low": interval[0][0],
+                "auc_high": interval[1][0],
+                "single_auc": auc[column],
+                "gain": auc[0] - auc[column],
+                "gain_low": low[column],
+                "gain_high": high[column],
+                "verdict": verdict(low[column], high[column]),
                 "patches": len(self.labels),
                 "slides": int(self.units.max()) + 1,
             }
-            for place, over in ((1, self.members[single]), (2, "best of the other folds"))
+            for column, over in ((1, self.members[single]), (2, "best of the other folds"))
         ]
         return pd.DataFrame(rows)
 
     def _members(self) -> pd.DataFrame:
-        """Weight, own score and leave-one-out value of each member."""
+        """Weight, score and leave-one-out value of each member."""
         combiner = self.fitted.ensemble.combiner
-        of_means = np.full(len(self.members), np.nan)
+        mean_weights = np.full(len(self.members), np.nan)
         if self.fitted.ensemble.slide_means:
-            of_means[with_means(self.members)] = combiner.weights[len(self.members) :]
+            mean_weights[with_means(self.members)] = combiner.weights[len(self.members) :]
         seed = self.config.seed
-        judged = (self.labels, self.groups, self.folds)
-        held_out = without_each(combiner.kind, self.members, self.values, *judged, means=self.means, seed=seed)
-        own, own_drawn = self._intervals(self.values)
-        low, high = percentile_interval(own_drawn)
+        split = (self.labels, self.groups, self.folds)
+        held_out = without_each(combiner.kind, self.members, self.values, *split, means=self.means, seed=seed)
+        member_auc, member_draws = self._intervals(self.values)
+        low, high = percentile_interval(member_draws)
         frame = pd.DataFrame(
             {
                 "member": self.members,
                 "weight": combiner.weights[: len(self.members)],
-                "weight_slide_mean": of_means,
-                "auc": own,
+                "weight_slide_mean": mean_weights,
+                "auc": member_auc,
                 "auc_low": low,
                 "auc_high": high,
                 "log_loss": log_losses(self.labels, self.values).mean(axis=0),
@@ -333,7 +337,7 @@ class _Judged:
         return frame
 
     def _combiners(self) -> pd.DataFrame:
-        """Held-out score of each way to combine, and last of the whole procedure with the choice held out as well."""
+        """Held-out score of each combiner. The last row is the whole procedure, with the choice held out too."""
         frame = pd.DataFrame(self.fitted.compared)
         scores = np.column_stack([*self.fitted.scores.values(), self.nested.probability])
         auc, drawn = self._intervals(scores)
@@ -344,7 +348,7 @@ class _Judged:
         return frame.assign(auc_low=low, auc_high=high)
 
     def _errors(self) -> pd.DataFrame:
-        """Correlation of errors of each pair of members."""
+        """Correlation between the errors of each pair of members."""
         table = error_correlations(self.values, self.labels)
         pairs = [
             (first, second, table[row, column])
@@ -355,7 +359,7 @@ class _Judged:
 
 
 def verdict(low: float, high: float) -> str:
-    """Say plainly what the interval of a gain says."""
+    """What the interval of a gain shows, in words."""
     if low > 0:
         return "helps"
     return "hurts" if high < 0 else "no evidence that it helps"

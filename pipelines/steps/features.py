@@ -24,7 +24,7 @@ from histoblend.pipelines.tables import (
     write_columns,
 )
 
-#: Patches on which each family's own cost is measured.
+#: Number of patches on which the cost of each family is measured.
 TIMED = 64
 
 if TYPE_CHECKING:
@@ -34,17 +34,17 @@ if TYPE_CHECKING:
 
 
 def inputs(run: Run) -> dict[str, str]:
-    """The families behind "all": a new one rebuilds, where another choice is another configuration."""
+    """The families that "all" stands for, so that a new family in the code rebuilds the step."""
     return {"families": ",".join(chosen_families(run.config))}
 
 
 def build(run: Run, folder: Path, *, normalised: bool = False) -> Outcome:
-    """Compute the handcrafted features of a run's patches, or of these stain-normalised."""
+    """Compute the handcrafted features of a run's patches, optionally stain-normalised."""
     options: dict[str, Any] = {"workers": run.workers, "screen": run.screen, "cluster": run.cluster}
     return extract_features(run.config, patches_of(run), folder, normalised=normalised, **options)
 
 
-#: Of stain-normalised patches.
+#: :func:`build` on stain-normalised patches.
 build_normalised = partial(build, normalised=True)
 
 
@@ -60,7 +60,7 @@ def extract_features(
 ) -> Outcome:
     """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the handcrafted features.
 
-    With ``normalised`` they are those of stain-normalised patches (:mod:`features.slide_stain`).
+    With ``normalised``, patches are first stain-normalised (:mod:`features.slide_stain`).
     """
     from histoblend.features.extract import extract_shards
     from histoblend.features.handcrafted.families import columns, compile_kernels, compute
@@ -71,17 +71,17 @@ def extract_features(
     pixels = shown_pixels(patches, normalised=normalised)
     names = list(map(normalised_name, names)) if normalised else names
     check_table_room(folder, len(patches.pixels), len(names))
-    # Half a minute where no earlier run has left them in the cache: not to be spent behind a bar that stands still.
+    # Without cached kernels this takes half a minute, so it has its own progress bar.
     with screen.progress("compiling kernels", len(families), "families") as progress:
         compile_kernels(families, workers=workers, progress=progress)
-    spent = None
+    usage = None
     task = f"handcrafted features{STAINED if normalised else ''}"
     with screen.progress(task, len(pixels)) as progress, finite_columns(names, patches.table):
         if cluster is not None:
             from histoblend.pipelines.engine.cluster_tables import extract_on_cluster
 
             recipe = {"families": list(families)}
-            spent = extract_on_cluster(
+            usage = extract_on_cluster(
                 cluster, recipe, names, patches, pixels, folder, shard=config.features.shard, progress=progress
             )
         else:
@@ -99,22 +99,22 @@ def extract_features(
     costs = family_costs(families, pixels)
     core_seconds = round(sum(costs.values()) * len(pixels) / 1e3, 1)
     notes = {"columns": len(names), "ms_per_patch": costs, "core_seconds": core_seconds}
-    return Outcome(len(pixels), notes | ({"cluster": spent.notes()} if spent else {}))
+    return Outcome(len(pixels), notes | ({"cluster": usage.notes()} if usage else {}))
 
 
 def family_costs(families: tuple[str, ...], pixels: Pixels) -> dict[str, float]:
-    """Milliseconds of one core a patch, by family, measured on the first patches."""
+    """Core-milliseconds per patch of each family, measured on the first patches."""
     from histoblend.features.handcrafted.families import compute
 
     sample = np.ascontiguousarray(pixels[:TIMED])
     costs = {}
     for family in families:
-        compute(sample[:2], families=(family,))  # loads what was compiled
-        spent = []
+        compute(sample[:2], families=(family,))  # loads the compiled kernels
+        seconds = []
         for _ in range(3):
             started = time.process_time()
             compute(sample, families=(family,))
-            spent.append(time.process_time() - started)
-        # The least: other work on the machine only ever adds.
-        costs[family] = round(1e3 * min(spent) / len(sample), 3)
+            seconds.append(time.process_time() - started)
+        # The minimum, because other work on the machine can only add time.
+        costs[family] = round(1e3 * min(seconds) / len(sample), 3)
     return costs

@@ -1,4 +1,4 @@
-"""Step 4: fit every head on every set of columns, out of fold and on all training slides, and without each theme."""
+"""Step 4: fit each head on each set of columns, out of fold, on all training slides, and without each theme."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 
 def inputs(run: Run) -> dict[str, str]:
-    """Sets of columns whose table is spread: fits on these differ in their last digits from those in memory."""
+    """Sets of columns whose table is spread: their fits differ in the last digits from fits in one memory."""
     return {f"spread {name}": "yes" for name in spread_sets(run)}
 
 
 def spread_sets(run: Run) -> list[str]:
-    """Sets of columns whose table is spread over a cluster's memories."""
+    """Sets of columns whose table is spread over the memory of a cluster's workers."""
     from histoblend.pipelines.engine.cluster_fits import is_spread
 
     if run.cluster is None:
@@ -54,7 +54,7 @@ def build(run: Run, folder: Path) -> Outcome:
 
 
 def fitters_of(run: Run, sets: FeatureSets, folder: Path) -> Fitters:
-    """What fits heads: this machine, or the cluster."""
+    """Fitters of heads, on this machine or on the cluster."""
     from histoblend.pipelines.engine.cluster_fits import cluster_fitters
 
     if run.cluster is not None:
@@ -71,10 +71,11 @@ def fit_heads(
     folder: Path,
     screen: Screen,
 ) -> Outcome:
-    """Write out-of-fold and test predictions, the refitted heads, what they say of their columns, and what each cost.
+    """Write out-of-fold and test predictions, the refitted heads, measures of their columns, and costs.
 
-    ``fitted.parquet`` holds ``model, fold, measure, feature, value``, fold −1 for the refit. ``dropped.parquet`` holds
-    what refits without one theme or region say of the held-out patches; nothing but the report reads it.
+    ``fitted.parquet`` has the columns ``model, fold, measure, feature, value``, with fold −1 for the refit.
+    ``dropped.parquet`` has predictions of the held-out patches by refits without one theme or region; only the report
+    reads it.
 
     Parameters
     ----------
@@ -83,16 +84,16 @@ def fit_heads(
     sets : mapping from str to list of str
         Names of the columns of each set.
     fitters : callable
-        Opens what fits heads on a set.
+        Opens the fitter of a set of columns.
     folder : Path
-        Of the step under way.
+        Folder of the current step.
     screen : Screen
     """
     table = patches.table
     predictions = table[["patch_id", "slide", "split", "fold", "label"]].copy()
     predictions["prob_prevalence"] = prevalence(table)
     costs: list[dict[str, Any]] = []
-    said = []
+    measures = []
     heads = config.heads.heads
     left_out = left_out_groups(sets[LEFT_OUT_OF]) if LEFT_OUT_OF in sets else {}
     fits = sum(len(heads_on(features, heads)) for features in sets) * (config.split.folds + 1)
@@ -109,16 +110,16 @@ def fit_heads(
                             head, fitter, table, seed=config.seed, progress=progress, kept=kept, model=model
                         )
                     predictions[f"prob_{model}"] = probability
-                    said += [_column_rows(model, fold, columns, each) for fold, each in fits_by_fold.items()]
+                    measures += [_column_rows(model, fold, columns, fit) for fold, fit in fits_by_fold.items()]
                     costs.append(_cost(model, columns, fits_by_fold, peak()))
                 if features == LEFT_OUT_OF:
                     refits = refit_without(
                         heads, fitter, left_out, table, seed=config.seed, progress=progress, kept=kept
                     )
-                    dropped = dropped.assign(**{f"prob_{name}": found for name, found in refits.items()})
+                    dropped = dropped.assign(**{f"prob_{name}": probability for name, probability in refits.items()})
     dismiss_workers()
     predictions.to_parquet(folder / PREDICTIONS, index=False)
-    pd.concat(said, ignore_index=True).to_parquet(folder / FITTED, index=False)
+    pd.concat(measures, ignore_index=True).to_parquet(folder / FITTED, index=False)
     dropped.to_parquet(folder / DROPPED, index=False)
     (folder / SETS).write_text(json.dumps(dict(sets)), encoding="utf-8")
     pd.DataFrame(costs).to_csv(folder / COSTS, index=False)
@@ -127,17 +128,17 @@ def fit_heads(
 
 
 def _cost(model: str, columns: list[str], fits: Mapping[int, Fit], peak_mb: float) -> dict[str, Any]:
-    seconds = round(sum(each.seconds for each in fits.values()), 2)
+    seconds = round(sum(fit.seconds for fit in fits.values()), 2)
     return {"model": model, "columns": len(columns), "seconds": seconds, "peak_mb": round(peak_mb, 1)}
 
 
 def check_room(features: str, values: np.ndarray, fits: int) -> None:
-    """See that memory holds what fits at once take: their share of the rows, and its copy in a head's form."""
-    check_memory(fits * values.nbytes, f"{fits} fits at once on {values.shape[1]} columns ({features})")
+    """Check the memory for parallel fits. Each needs its rows, and a copy of them in the form that the head uses."""
+    check_memory(fits * values.nbytes, f"{fits} parallel fits on {values.shape[1]} columns ({features})")
 
 
 def _column_rows(model: str, fold: int, columns: list[str], fit: Fit) -> pd.DataFrame:
-    """What a fitted head says of its columns, a row a measure and column."""
+    """Measures of the columns by a fitted head, one row per measure and column."""
     parts = [
         pd.DataFrame({"model": model, "fold": fold, "measure": measure, "feature": columns, "value": values})
         for measure, values in fit.measures.items()
@@ -146,9 +147,9 @@ def _column_rows(model: str, fold: int, columns: list[str], fit: Fit) -> pd.Data
 
 
 def prevalence(table: pd.DataFrame) -> np.ndarray:
-    """Share of positives among the patches that a model would have learned from, ndarray of shape (n,).
+    """Share of positives among the patches that a model would be fitted to, ndarray of shape (n,).
 
-    A patch of fold k gets the share over the other folds, a test patch the share over all training patches.
+    A patch of fold k gets the share over the other folds. A test patch gets the share over all training patches.
     """
     probability = np.empty(len(table))
     train = (table["split"] == "train").to_numpy()
@@ -168,12 +169,12 @@ def out_of_fold(
     kept: KeptFits | None = None,
     model: str = "",
 ) -> tuple[np.ndarray, dict[int, Fit]]:
-    """Probability of each patch from a head that has not seen its slide.
+    """Probability of each patch from a head that was not fitted on its slide.
 
     Parameters
     ----------
     head : str
-        Row of :data:`models.heads.registry.HEADS`.
+        Name of a row of :data:`models.heads.registry.HEADS`.
     fitter : Fitter
     table : DataFrame
         ``label, slide, split, fold``, rows as in the fitter's table.
@@ -181,24 +182,24 @@ def out_of_fold(
     progress : callable, optional
         Called with 1 after each fit.
     kept : KeptFits, optional
-        Where fits are kept and looked for.
+        Where finished fits are kept and looked up.
     model : str
-        With ``kept``: name of the fits, and of the folder that gets the head fitted to all training patches.
+        Used with ``kept``: name of the fits, and of the folder for the head fitted to all training patches.
 
     Returns
     -------
     probability : ndarray of shape (n,), float64
-        Training patches: from the fold that holds them out. Test patches: from a fit on all training patches.
+        For training patches, from the fit without their fold. For test patches, from the fit on all training patches.
     fits : dict from int to Fit
-        Fold to the fit that held it out; −1 to the one on all training patches.
+        From each fold to the fit without it, and from −1 to the fit on all training patches.
     """
     labels, groups, fold = table["label"].to_numpy(), patch_groups(table), table["fold"].to_numpy()
     train = (table["split"] == "train").to_numpy()
-    # -1 is the test set's fold: holding it out means learning from all training patches.
+    # The test set is fold -1: the fit without it uses all training patches.
     tasks = [(int(number), np.flatnonzero(train & (fold != number))) for number in np.unique(fold)]
     names = {number: f"{model}-{'all' if number < 0 else number}" for number, _ in tasks}
-    found = {} if kept is None else {number: kept.find(name) for number, name in names.items()}
-    fits = {number: fit for number, fit in found.items() if fit is not None}
+    previous = {} if kept is None else {number: kept.find(name) for number, name in names.items()}
+    fits = {number: fit for number, fit in previous.items() if fit is not None}
     missing = [task for task in tasks if task[0] not in fits]
     if progress is not None and fits:
         progress(len(fits))
@@ -221,9 +222,9 @@ def out_of_fold(
 
 
 def left_out_groups(columns: Sequence[str]) -> dict[str, list[int]]:
-    """Places of the columns of each theme and each region; what would leave no column is not among them."""
+    """Column numbers of each theme and region, except those that contain all columns."""
     groups = {**group_columns(columns, "theme"), **group_columns(columns, "region")}
-    return {name: places for name, places in groups.items() if len(places) < len(columns)}
+    return {name: numbers for name, numbers in groups.items() if len(numbers) < len(columns)}
 
 
 def refit_without(
@@ -241,49 +242,49 @@ def refit_without(
     Parameters
     ----------
     heads : sequence of str
-        Rows of :data:`models.heads.registry.HEADS`.
+        Names of rows of :data:`models.heads.registry.HEADS`.
     fitter : Fitter
     groups : mapping from str to list of int
-        Columns to leave out, by name.
+        Numbers of the columns to leave out, by name of the group.
     table : DataFrame
         ``label, slide, split``, rows as in the fitter's table.
     seed : int
-        That of the fit with all columns, so that only the columns differ.
+        Seed of the fit with all columns, so that only the columns differ.
     progress : callable, optional
         Called with 1 after each fit.
     kept : KeptFits, optional
-        Where fits are kept and looked for.
+        Where finished fits are kept and looked up.
 
     Returns
     -------
     dict from str to ndarray of shape (test patches,), float64
-        ``<head>_handcrafted_without_<group>`` to the probabilities of the test patches, in their order.
+        From ``<head>_handcrafted_without_<group>`` to the probabilities of the test patches, in their order.
     """
-    labels, owners = table["label"].to_numpy(), patch_groups(table)
+    labels, row_groups = table["label"].to_numpy(), patch_groups(table)
     train, test = (np.flatnonzero(table["split"] == split) for split in ("train", "test"))
-    everything = np.arange(len(fitter.columns))
+    all_columns = np.arange(len(fitter.columns))
     tasks = {
-        f"{head}_{LEFT_OUT_OF}_without_{name}": (head, np.setdiff1d(everything, places))
+        f"{head}_{LEFT_OUT_OF}_without_{name}": (head, np.setdiff1d(all_columns, left_out))
         for head in heads
-        for name, places in groups.items()
+        for name, left_out in groups.items()
     }
-    # Numbered: names of groups are words for readers, and no names of files.
+    # File names have numbers, because names of groups may contain characters that file names cannot.
     files = {name: f"without-{number}" for number, name in enumerate(tasks)}
     fits = {} if kept is None else {name: kept.find(file) for name, file in files.items()}
-    found = {name: fit.predicted for name, fit in fits.items() if fit is not None}
-    missing = {name: task for name, task in tasks.items() if name not in found}
-    if progress is not None and found:
-        progress(len(found))
+    predictions = {name: fit.predicted for name, fit in fits.items() if fit is not None}
+    missing = {name: task for name, task in tasks.items() if name not in predictions}
+    if progress is not None and predictions:
+        progress(len(predictions))
     results = fitter(
         [
-            FitTask(files[name], head, train, labels[train], owners[train], test, seed, columns)
+            FitTask(files[name], head, train, labels[train], row_groups[train], test, seed, columns)
             for name, (head, columns) in missing.items()
         ]
     )
     for name, (predicted, _, seconds) in zip(missing, results, strict=True):
-        found[name] = predicted
+        predictions[name] = predicted
         if kept is not None:
             kept.keep(files[name], Fit(predicted, {}, seconds))
         if progress is not None:
             progress(1)
-    return {name: found[name] for name in tasks}
+    return {name: predictions[name] for name in tasks}

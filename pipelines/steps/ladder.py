@@ -1,4 +1,4 @@
-"""The ladder, and every other number that is worked out from predictions alone."""
+"""The ladder, and all other scores that are computed from predictions alone."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from histoblend.reports.evaluation.ladder import ladder
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
-#: Columns of the ladder that differ from one run of the same code to the next.
+#: Columns of the ladder that differ between runs of the same code.
 TIMED = ["seconds", "seconds_per_1000", "peak_mb"]
 
 
 def build(run: Run, folder: Path) -> Outcome:
-    """Write the ladder, and what probabilities and thresholds come to."""
+    """Write the ladder, and the evaluation of probabilities and thresholds."""
     predictions = predictions_of(run)
     options = {"draws": run.config.report.draws, "seed": run.config.seed}
     steps = ladder(predictions, model_names(predictions), costs=rung_costs(run), **options)
@@ -38,17 +38,17 @@ def build(run: Run, folder: Path) -> Outcome:
 
 
 def model_names(predictions: pd.DataFrame) -> list[str]:
-    """Models that a table of predictions has a column ``prob_<model>`` of."""
+    """Models with a column ``prob_<model>`` in a table of predictions."""
     return [name.removeprefix("prob_") for name in map(str, predictions.columns) if name.startswith("prob_")]
 
 
 def read_decisions(run: Run) -> DecisionsView:
-    """What probabilities and thresholds of a run come to."""
+    """The evaluation of a run's probabilities and thresholds."""
     return load_view(run.step("ladder").folder / DECISIONS, DecisionsView)
 
 
 def judge_decisions(run: Run, predictions: pd.DataFrame, steps: pd.DataFrame) -> DecisionsView:
-    """Judge the ensemble by the thresholds that step 6 chose or, without one, the best model."""
+    """Evaluate the ensemble at the thresholds that step 6 chose. Without an ensemble, evaluate the best model."""
     options: dict[str, Any] = {"draws": run.config.report.draws, "seed": run.config.seed}
     if not run.has("ensemble"):
         return decide(predictions, steps, **options)
@@ -60,22 +60,22 @@ def judge_decisions(run: Run, predictions: pd.DataFrame, steps: pd.DataFrame) ->
 
 
 def rung_costs(run: Run) -> dict[str, tuple[float, float]]:
-    """Core-seconds and peak memory (MB) of each model: the feature tables that it needs, and all its fits."""
+    """Core-seconds and peak memory (MB) of each model, including its feature tables and all its fits."""
     steps = {name: manifest for name, (_, manifest) in feature_tables(run).items()}
     seconds = {name: manifest["notes"]["core_seconds"] for name, manifest in steps.items()}
     needs: dict[str, tuple[str, ...]] = {family: (family,) for family in family_costs(run)}
-    # A family alone needs that family only.
+    # A model of a single family needs only that family.
     seconds |= {family: cost * steps["features"]["rows"] / 1e3 for family, (_, cost) in family_costs(run).items()}
     costs = {"prevalence": (0.0, 0.0)}
     for row in pd.read_csv(run.step("heads").folder / COSTS).to_dict("records"):
         columns = row["model"].partition("_")[2]
-        wanted = needs.get(columns, tables_of(columns))
-        peaks = [steps[name if name in steps else "features"]["peak_mb"] for name in wanted]
-        total = row["seconds"] + sum(seconds[name] for name in wanted)
+        tables = needs.get(columns, tables_of(columns))
+        peaks = [steps[name if name in steps else "features"]["peak_mb"] for name in tables]
+        total = row["seconds"] + sum(seconds[name] for name in tables)
         costs[row["model"]] = (round(total, 1), max(row["peak_mb"], *peaks))
     if run.has("cnn"):
         manifest = run.step("cnn").manifest
-        # The network's step fits the head on its channels too.
+        # Step 5 also fits the head on the network's channels.
         costs |= dict.fromkeys(("cnn", CNN_CONTEXT), (manifest["notes"]["core_seconds"], manifest["peak_mb"]))
     if run.has("ensemble"):
         costs["ensemble"] = _ensemble_cost(run, costs)
@@ -83,7 +83,7 @@ def rung_costs(run: Run) -> dict[str, tuple[float, float]]:
 
 
 def _ensemble_cost(run: Run, costs: Mapping[str, tuple[float, float]]) -> tuple[float, float]:
-    """Core-seconds and peak memory of the ensemble: its members' tables once each, all their fits, and its own."""
+    """Core-seconds and peak memory of the ensemble: each table once, all fits of its members, and its own fit."""
     manifest = run.step("ensemble").manifest
     members = manifest["notes"]["members"]
     fits = pd.read_csv(run.step("heads").folder / COSTS).set_index("model")["seconds"]

@@ -1,4 +1,4 @@
-"""Everything that was fitted on the training slides, in the form of a bundle: what analyses predict with."""
+"""All models fitted on the training slides, in the format of a bundle. Analyses predict with them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 
 
 def inputs(run: Run) -> dict[str, str]:
-    """What the models say of their patches and their run: another value rebuilds, and changes no patch."""
+    """Description of patches and run that the models store. A new value rebuilds the models but not the patches."""
     return {"patch": json.dumps(_patch(run), sort_keys=True), "run": run.config.name}
 
 
 def build(run: Run, folder: Path) -> Outcome:
-    """Write every fitted model, the heads of single families included, and what tells outliers."""
+    """Write every fitted model, including the heads of single families, and the outlier detector."""
     steps, heads, folder = read_ladder(run), run.step("heads"), folder / MODEL_SET
     folder.mkdir(exist_ok=True)
     models = {name: _entry(steps, name, name.partition("_")[2]) for name in heads.manifest["notes"]["models"]}
@@ -42,10 +42,10 @@ def build(run: Run, folder: Path) -> Outcome:
         shutil.copytree(run.step("cnn").folder / MODEL, folder / CNN, dirs_exist_ok=True)
         models[CNN] = _entry(steps, CNN, CNN)
     columns = json.loads((heads.folder / SETS).read_text(encoding="utf-8"))
-    if run.has("cnn") and (beside := run.step("cnn").folder / CONTEXT).is_dir():
-        shutil.copytree(beside, folder / HEADS_FOLDER / CNN_CONTEXT, dirs_exist_ok=True)
+    if run.has("cnn") and (context := run.step("cnn").folder / CONTEXT).is_dir():
+        shutil.copytree(context, folder / HEADS_FOLDER / CNN_CONTEXT, dirs_exist_ok=True)
         models[CNN_CONTEXT] = _entry(steps, CNN_CONTEXT, CNN_CONTEXT.partition("_")[2])
-        columns[CNN_CONTEXT.partition("_")[2]] = columns_of(beside)
+        columns[CNN_CONTEXT.partition("_")[2]] = columns_of(context)
     if run.has("ensemble"):
         shutil.copyfile(run.step("ensemble").folder / ENSEMBLE, folder / ENSEMBLE_FILE)
     _store_outliers(run, folder / OUTLIERS)
@@ -60,7 +60,7 @@ def build(run: Run, folder: Path) -> Outcome:
 
 
 def sealed(folder: Path, content: dict[str, Any], words: tuple[str, ...] = ()) -> Outcome:
-    """Seal a bundle; later steps depend on what predicts, not on times, the commit and files of words."""
+    """Seal a bundle. Later steps depend on its models, but not on times, the commit or the text files ``words``."""
     seal_bundle(folder, content)
     lasting = {key: value for key, value in content.items() if key not in ("made", "commit")}
     digest = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
@@ -69,7 +69,7 @@ def sealed(folder: Path, content: dict[str, Any], words: tuple[str, ...] = ()) -
 
 
 def source(run: Run) -> dict[str, Any]:
-    """Where models come from, and what their patches and probabilities are like."""
+    """Origin of the models, and description of their patches and probabilities."""
     manifest, table = run.step("heads").manifest, patches_of(run).table
     return {
         "run": run.config.name,
@@ -87,20 +87,20 @@ def _entry(steps: pd.DataFrame, model: str, columns: str) -> dict[str, Any]:
 
 
 def _patch(run: Run) -> dict[str, Any]:
-    """What a patch must be like, and how an image file becomes one."""
+    """Requirements for a patch, and how an image file is converted to a patch."""
     data = run.config.data
     return {
         "size": data.size,
-        # What whole slides are brought to before they are cut into patches.
+        # Resolution to which whole slides are resampled before they are cut into patches.
         "mpp": data.mpp,
         "source": data.source,
         "resize": data.resize if data.source == "folder" else "refuse",
-        "pixels": "8-bit RGB, 0 to 255; the label speaks of the centre 32 × 32",
+        "pixels": "8-bit RGB, 0 to 255; the label describes the centre 32 × 32",
     }
 
 
 def _store_networks(run: Run, folder: Path) -> list[dict[str, Any]]:
-    """Write the embedding networks of the run's own engine; none where no set of columns holds embeddings."""
+    """Write the embedding networks for the run's engine. Return no entries if the run has no embeddings."""
     if not run.has("embeddings"):
         return []
     from histoblend.features.networks.stored import store_networks
@@ -109,7 +109,7 @@ def _store_networks(run: Run, folder: Path) -> list[dict[str, Any]]:
 
 
 def _store_outliers(run: Run, folder: Path) -> None:
-    """Write what tells a patch unlike all training patches: by handcrafted columns, which do so far better."""
+    """Write the detector of patches unlike all training patches. Handcrafted columns detect these far better."""
     space = "handcrafted" if "handcrafted" in run.config.heads.features else ""
     space = space or ("embeddings" if "embeddings" in run.config.heads.features else "")
     if not space:

@@ -1,4 +1,4 @@
-"""The stable outputs of a run, beside its numbered folders."""
+"""The final outputs of a run, stored next to its numbered folders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def publish(run: Run) -> None:
-    """Bring predictions, ladder, bundle and, where patches came without labels, their predictions up to date."""
+    """Update predictions, ladder and bundle, and the predictions of unlabelled patches if there are any."""
     predictions = predictions_of(run)
     write_whole(run.folder / PREDICTIONS, lambda file: predictions.to_parquet(file, index=False))
     _copy(run.step("ladder").folder / LADDER, run.folder / LADDER)
@@ -28,7 +28,7 @@ def publish(run: Run) -> None:
         if run.has("predictions"):
             _copy(run.step("predictions").folder / name, run.folder / name)
         else:
-            (run.folder / name).unlink(missing_ok=True)  # an earlier run's, which no longer holds
+            (run.folder / name).unlink(missing_ok=True)  # from an earlier run, no longer valid
 
 
 def _copy_bundle(source: Path, target: Path) -> None:
@@ -42,7 +42,7 @@ def _copy_bundle(source: Path, target: Path) -> None:
 
 
 def _contents(folder: Path) -> dict[str, str]:
-    """Digest of every file of a folder."""
+    """Digest of every file in a folder."""
     return {name: file_digest(folder / name) for name in files_under(folder)}
 
 

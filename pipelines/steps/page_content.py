@@ -1,4 +1,4 @@
-"""What the page shows, as the step before it left it."""
+"""Reads the content of the report page from the sections step."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def read_content(run: Run) -> PageContent:
-    """What the page of a run shows; the sections' tables are CSV files beside it."""
+    """Content of a run's report page. The tables of its sections are CSV files next to it."""
     return run.open(
         "page content", lambda: load_view(run.step("sections").folder / CONTENT, PageContent, Section, Chart)
     )

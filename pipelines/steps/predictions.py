@@ -1,4 +1,4 @@
-"""Final predictions of a run: the patches that came without labels, and Kaggle's submission."""
+"""Final predictions of a run: probabilities of the unlabelled patches, and Kaggle's submission."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 
 def part_of(run: Run) -> bool:
-    """Whether there are patches without labels, and a model for them: one that needs slides is none without slides."""
-    place = run.step("prepare").folder / UNLABELLED
-    if not place.is_dir():
+    """Whether there are unlabelled patches, and a model that can predict them without slides if these are unknown."""
+    unlabelled = run.step("prepare").folder / UNLABELLED
+    if not unlabelled.is_dir():
         return False
-    return _predicts_without_slides(run) or bool(is_known(PatchSet.open_unlabelled(place).table["slide"]).any())
+    return _predicts_without_slides(run) or bool(is_known(PatchSet.open_unlabelled(unlabelled).table["slide"]).any())
 
 
 def _predicts_without_slides(run: Run) -> bool:
-    """Whether :func:`models.predictor.choose_blends` will find a model that needs no slides."""
+    """Whether :func:`models.predictor.choose_blends` can choose a model that needs no slides."""
     if run.has("ensemble"):
         stored = json.loads((run.step("ensemble").folder / ENSEMBLE).read_text(encoding="utf-8"))
         return stored[WITHOUT_SLIDES] is not None or not any(map(needs_slides, stored[WITH_SLIDES]["members"]))
@@ -45,57 +45,57 @@ def _predicts_without_slides(run: Run) -> bool:
 
 
 def build(run: Run, folder: Path) -> Outcome:
-    """Predict patches without labels with the run's bundle, by the code of ``predict``."""
-    place, bundle = run.step("prepare").folder, bundle_of(run)
-    patches = PatchSet.open_unlabelled(place / UNLABELLED)
+    """Predict the unlabelled patches with the run's bundle, using the code of ``predict``."""
+    prepared, bundle = run.step("prepare").folder, bundle_of(run)
+    patches = PatchSet.open_unlabelled(prepared / UNLABELLED)
     blends, options = choose_blends(bundle), Options(workers=run.workers)
     slides = patches.table["slide"]
     known = slides.where(is_known(slides)) if is_known(slides).any() else None
     parts, source = Parts(folder / "work"), PixelSource(patches.pixels, patches.table)
     with open_predictor(bundle, chosen_members(blends, known)) as predictor:
-        found = predict_source(predictor, blends, source, known, parts, options=options, screen=run.screen)
+        predicted = predict_source(predictor, blends, source, known, parts, options=options, screen=run.screen)
     parts.forget()
-    lost = read_written(place / UNLABELLED / SET_ASIDE, ("patch_id",))["patch_id"].tolist()
+    unreadable = read_written(prepared / UNLABELLED / SET_ASIDE, ("patch_id",))["patch_id"].tolist()
     prevalence = float(bundle.index["prevalence"])
-    _write(patches.table["patch_id"].tolist(), lost, found, prevalence, folder)
-    return Outcome(len(patches.table), {"set_aside": len(lost), "prevalence": prevalence})
+    _write(patches.table["patch_id"].tolist(), unreadable, predicted, prevalence, folder)
+    return Outcome(len(patches.table), {"set_aside": len(unreadable), "prevalence": prevalence})
 
 
 def bundle_of(run: Run) -> Bundle:
-    """The bundle of a run, checked."""
+    """The checked bundle of a run."""
     return run.open("bundle", lambda: open_bundle(run.step("bundle").folder / BUNDLE))
 
 
 def say_predictions(run: Run) -> None:
-    """Say where predictions of patches without labels are, or why there are none."""
+    """Print where the predictions of unlabelled patches are, or why there are none."""
     if run.has("predictions"):
-        run.screen.say(f"predictions without labels: {run.folder / FINAL}, and Kaggle's form in {SUBMISSION}")
+        run.screen.say(f"predictions of unlabelled patches: {run.folder / FINAL}, and in Kaggle's format {SUBMISSION}")
         notes = run.step("predictions").manifest["notes"]
-        if lost := notes["set_aside"]:
+        if unreadable := notes["set_aside"]:
             run.screen.warn(
-                f"{lost} patches without label could not be read: {SUBMISSION} gives them the training patches' share "
-                f"of positives, {notes['prevalence']:.3f}; {FINAL} leaves them out"
+                f"{unreadable} unlabelled patches could not be read. In {SUBMISSION} they get the training patches' "
+                f"share of positives, {notes['prevalence']:.3f}; {FINAL} omits them"
             )
     elif (run.step("prepare").folder / UNLABELLED).is_dir():
         run.screen.warn(
-            f"patches without labels are not predicted: {choose_blends(bundle_of(run))[0].name} compares a patch with "
-            "the rest of its slide, and their slides are unknown. Add another set to heads.features."
+            f"unlabelled patches are not predicted: {choose_blends(bundle_of(run))[0].name} compares a patch with the "
+            "rest of its slide, but their slides are unknown. Add another set to heads.features."
         )
 
 
-def _write(ids: list[str], lost: list[str], found: Found, prevalence: float, folder: Path) -> None:
-    """Write both tables; a patch that could not be read has no prediction but must stand in a submission."""
+def _write(ids: list[str], unreadable: list[str], predicted: Found, prevalence: float, folder: Path) -> None:
+    """Write both tables. Unreadable patches have no prediction, but a submission must contain them."""
     table = pd.DataFrame(
         {
             "id": ids,
-            "probability": found.probability,
-            "label": found.label,
-            "flags": found.flags,
+            "probability": predicted.probability,
+            "label": predicted.label,
+            "flags": predicted.flags,
         }
     )
     write_whole(folder / FINAL, lambda file: write_csv(table, file))
     submitted = pd.DataFrame(
-        {"id": [*ids, *lost], "label": np.append(found.probability, np.full(len(lost), prevalence))}
+        {"id": [*ids, *unreadable], "label": np.append(predicted.probability, np.full(len(unreadable), prevalence))}
     ).sort_values("id", kind="stable")
-    # Kaggle compares ids as they are: nothing is escaped here.
+    # Not escaped, because Kaggle compares ids exactly.
     write_whole(folder / SUBMISSION, lambda file: write_csv(submitted, file, escaped=False))

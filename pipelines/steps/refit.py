@@ -1,4 +1,4 @@
-"""Heads to give away: fitted anew on all labelled patches, held-out slides included, once everything is judged."""
+"""Heads for the bundle, refitted on all labelled patches, including test slides, after all evaluations."""
 
 from __future__ import annotations
 
@@ -22,32 +22,32 @@ if TYPE_CHECKING:
 
 
 def part_of(run: Run) -> bool:
-    """Whether models are refitted, and held-out slides are there to learn from."""
+    """Whether models are refitted, and there are test slides to add."""
     return run.config.final.refit == "all" and bool((patches_of(run).table["split"] == "test").any())
 
 
 def build(run: Run, folder: Path) -> Outcome:
-    """Fit each head of the bundle on all labelled patches, into a folder of its name."""
+    """Fit each head of the bundle on all labelled patches, and store it in a folder named after it."""
     table, seed = patches_of(run).table, run.config.seed
     labels, groups, rows = table["label"].to_numpy(), patch_groups(table), np.arange(len(table))
     sets = feature_sets(run)
     heads = {name: heads_on(name, run.config.heads.heads) for name in sets if name not in ALONE}
     kept = KeptFits(folder)
-    done: list[str] = []
+    refitted: list[str] = []
     with run.screen.progress("fits on all labelled patches", sum(map(len, heads.values())), "fits") as progress:
-        for name, wanted in heads.items():
-            models = {f"{head}_{name}": head for head in wanted}
+        for name, heads_of_set in heads.items():
+            models = {f"{head}_{name}": head for head in heads_of_set}
             missing = [model for model in models if kept.find(model) is None]
             progress(len(models) - len(missing))
-            done += models
+            refitted += models
             if not missing:
                 continue
             with fitters_of(run, sets, folder)(name) as fitter:
-                # Nothing is left to be judged: one row is predicted because every fit predicts.
-                tasks = [FitTask(each, models[each], rows, labels, groups, rows[:1], seed) for each in missing]
+                # No patches are left for an evaluation. One row is predicted only because each fit must predict.
+                tasks = [FitTask(model, models[model], rows, labels, groups, rows[:1], seed) for model in missing]
                 for model, (predicted, fitted, seconds) in zip(missing, fitter(tasks), strict=True):
                     kept.keep(model, Fit(predicted, {}, seconds), fitted, model)
                     progress(1)
     dismiss_workers()
     kept.forget()
-    return Outcome(len(table), {"models": done})
+    return Outcome(len(table), {"models": refitted})

@@ -1,4 +1,4 @@
-"""Step 7: the page, from the sections and figures of the steps before it."""
+"""Step 7: the report page, from the sections and figures of earlier steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def build(run: Run, folder: Path) -> Outcome:
-    """Write ``report.html``, its numbers as CSV and JSON, and its figures beside it."""
+    """Write ``report.html``, with its numbers as CSV and JSON files and its figures in the same folder."""
     content = read_content(run)
     write_html(folder, content, prints=True)
     shutil.copytree(run.step("sections").folder / TABLES, folder, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""What the report shows, gathered from the steps before it."""
+"""Inputs of the report, read from earlier steps."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SHOWN = (
 
 
 def report_inputs(run: Run) -> ReportInputs:
-    """Read everything that the report shows; nothing is computed here."""
+    """Read everything that the report shows, without computing anything."""
     return run.open("report inputs", lambda: _read(run))
 
 
@@ -84,12 +84,12 @@ def _read(run: Run) -> ReportInputs:
 
 
 def finished(run: Run) -> list[Finished]:
-    """Every step that the report is made of."""
+    """All steps of the run whose results the report shows."""
     return [run.step(name) for name in SHOWN if run.has(name)]
 
 
 def audit_view(folder: Path) -> AuditView:
-    """What the audit left in the folder of step 1."""
+    """Results of the audit, from the folder of step 1."""
     summary = pd.read_csv(folder / SUMMARY)
     examples = read_written(folder / EXAMPLES, ("patch_id", "slide"))
     slides = read_written(folder / SLIDES, ("slide",))
@@ -97,12 +97,12 @@ def audit_view(folder: Path) -> AuditView:
 
 
 def patch_flags(folder: Path) -> pd.DataFrame:
-    """The audit's flags of every patch, in the folder of step 1: ``patch_id`` and a column of bool a flag."""
+    """Audit flags of each patch, from the folder of step 1: ``patch_id`` and one bool column per flag."""
     return pd.read_parquet(folder / AUDIT, columns=["patch_id", *(flag.name for flag in FLAGS)])
 
 
 def cnn_view(run: Run) -> CnnView | None:
-    """How step 5 went and where its network looks; None where it is no part of the run."""
+    """Training history and saliency maps of step 5, or None if the run does not include it."""
     if not run.has("cnn"):
         return None
     history = pd.read_csv(run.step("cnn").folder / HISTORY, dtype={"run": str})
@@ -110,7 +110,7 @@ def cnn_view(run: Run) -> CnnView | None:
 
 
 def ensemble_view(run: Run) -> EnsembleView | None:
-    """What step 6 left; None where it is no part of the run."""
+    """Results of step 6, or None if the run does not include it."""
     if not run.has("ensemble"):
         return None
     folder, manifest = run.step("ensemble")
@@ -131,9 +131,9 @@ def ensemble_view(run: Run) -> EnsembleView | None:
 
 
 def facts(run: Run) -> dict[str, Any]:
-    """How the numbers came about: configuration, split, and every step's manifest without its file list."""
+    """Provenance of the results: configuration, split, and each step's manifest without its file list."""
     steps = {step.folder.name: step.manifest for step in finished(run)}
-    wanted = (
+    keys = (
         "rows",
         "seconds",
         "peak_mb",
@@ -151,12 +151,12 @@ def facts(run: Run) -> dict[str, Any]:
         "split": balance(patches_of(run).table).to_dict("records"),
         "patches digest": patches_of(run).digest,
         "test predictions": "from a refit of every head on all training slides",
-        "steps": {name: {key: manifest[key] for key in wanted} for name, manifest in steps.items()},
+        "steps": {name: {key: manifest[key] for key in keys} for name, manifest in steps.items()},
     }
 
 
 def column_sentences() -> dict[str, str]:
-    """What each handcrafted column is, in a sentence, and the same relative to the slide."""
+    """A sentence that describes each handcrafted column, and each column relative to the slide."""
     from histoblend.features.handcrafted.families import columns
     from histoblend.features.handcrafted.slide_context import in_slide_name, slide_stain_sentences
 

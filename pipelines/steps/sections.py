@@ -1,4 +1,4 @@
-"""The sections of the report: words, charts and tables, before any template sees them."""
+"""The sections of the report: text, charts and tables, before they are put into templates."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def build(run: Run, folder: Path) -> Outcome:
-    """Write what the page shows, and the files that go beside it."""
-    shown = report_inputs(run)
-    sections = build_sections(shown)
+    """Write the content of the page, and the files stored next to it."""
+    inputs = report_inputs(run)
+    sections = build_sections(inputs)
     files = write_tables(folder / TABLES, sections)
-    (folder / TABLES / FACTS).write_text(facts_text(shown.facts), encoding="utf-8")
+    (folder / TABLES / FACTS).write_text(facts_text(inputs.facts), encoding="utf-8")
     sections = [replace(section, tables={}) for section in sections]
-    save_view(PageContent(shown.title, list(shown.warnings), sections, files), folder / CONTENT)
-    return Outcome(len(shown.predictions))
+    save_view(PageContent(inputs.title, list(inputs.warnings), sections, files), folder / CONTENT)
+    return Outcome(len(inputs.predictions))

@@ -1,4 +1,4 @@
-"""A real bundle, made in seconds: a logistic head on colour columns of a small phantom."""
+"""A real bundle that is built in seconds: heads on the colour columns of a small phantom."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ SETTINGS += ["features.families=['colour']", "heads.features=['colour']"]
 
 
 def small_bundle(root: Path, *heads: str) -> Path:
-    """Run the steps up to the bundle."""
+    """Run the steps up to the bundle; return its folder."""
     run = plan_run(load_config(ROOT / "configs" / "phantom.toml", [*SETTINGS, f"heads.heads={list(heads)}"]), root)
     run.leave_out(ENSEMBLE_ONLY)
     return run.step("bundle").folder / "bundle"

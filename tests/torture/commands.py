@@ -1,4 +1,4 @@
-"""The real command line in a process of its own, on data that take seconds."""
+"""The real command line in a separate process, on data that need seconds."""
 
 import subprocess
 import sys
@@ -12,9 +12,9 @@ QUICK = {
 
 
 def command(step, runs, *more, settings=None, limit=None, environment=None):
-    """Run a step of the run ``one`` under `runs`; `settings` go over QUICK, a value of None leaves a key out.
+    """Run a step of the run ``one`` under `runs`. `settings` override QUICK; a value of None omits a key.
 
-    `limit` is called in the new process before the command begins.
+    `limit` is called in the new process before the command starts.
     """
     words = []
     for key, value in {**QUICK, **(settings or {})}.items():
@@ -27,7 +27,7 @@ def command(step, runs, *more, settings=None, limit=None, environment=None):
 
 
 def one_line(done):
-    """The one line of a command that a foreseeable fault has ended."""
+    """The one-line error of a command that ended with a foreseeable fault."""
     assert done.returncode == 2, done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert done.stderr.startswith("error: ")

@@ -1,4 +1,4 @@
-"""What torture tests record: a JSON line a fault, for the table of docs/reliability.md."""
+"""Fixtures of the torture tests. Each fault is recorded as a line of JSON for the table of docs/reliability.md."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from tests.torture.bundles import small_bundle
 
 
 def pytest_collection_modifyitems(items):
-    """Leave what takes minutes to `make torture`."""
+    """Skip tests that take minutes, unless `make torture` runs."""
     if "HISTOBLEND_TORTURE" not in os.environ:
         for item in items:
             if item.get_closest_marker("length"):
@@ -20,13 +20,13 @@ def pytest_collection_modifyitems(items):
 
 @pytest.fixture
 def faults():
-    """A function that records how often a fault was tried and survived, where HISTOBLEND_TORTURE names a file."""
+    """A function that records how often a fault was tried and survived, if HISTOBLEND_TORTURE names a file."""
 
     def record(fault: str, tried: int, survived: int, sees: str, seed: int | None = None) -> None:
-        if place := os.environ.get("HISTOBLEND_TORTURE"):
+        if records := os.environ.get("HISTOBLEND_TORTURE"):
             row = {"fault": fault, "tried": tried, "survived": survived, "sees": sees, "seed": seed}
-            # One write of a whole line: tests that run side by side append to the same file.
-            with Path(place).open("a", encoding="utf-8") as file:
+            # A single write of the whole line, because parallel tests append to the same file.
+            with Path(records).open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     return record
@@ -34,17 +34,17 @@ def faults():
 
 @pytest.fixture
 def at_length():
-    """Whether `make torture` runs: faults are then tried many times, in the ordinary suite a few."""
+    """Whether `make torture` runs. It tries each fault many times; the ordinary suite tries it a few times."""
     return "HISTOBLEND_TORTURE" in os.environ
 
 
 @pytest.fixture(scope="session")
 def made_bundle(tmp_path_factory):
-    """A bundle of both heads, made once."""
+    """A bundle with both heads, built once."""
     return small_bundle(tmp_path_factory.mktemp("bundle"), "logistic", "xgboost")
 
 
 @pytest.fixture
 def sound(made_bundle, tmp_path):
-    """A copy of it that a test may spoil."""
+    """A copy of the bundle that a test may damage."""
     return Path(shutil.copytree(made_bundle, tmp_path / "sound"))

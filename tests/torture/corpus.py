@@ -1,4 +1,4 @@
-"""Image files of every unfortunate kind, made on the spot, and what is said of each."""
+"""Generated image files with every kind of fault, and words of the message for each."""
 
 import io
 import os
@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image, ImageCms
 
 SIZE = 96
-#: A truncated file may fail in several ways, but never silently.
+#: Truncated files fail with different messages, which all contain this word.
 CUT = "not"
 
-#: A file's name that no table can hold, as bytes.
+#: Bytes of a file name that is not UTF-8, so no table can contain it.
 NO_UTF8 = b"\xff\xfe.png"
 
-#: What a file is, by how its name begins: in the table of docs/reliability.md these are the faults.
+#: Kind of fault by the first word of a file's name. The table of docs/reliability.md lists these kinds.
 KINDS = {
     "cut": "cut off at each 1 % of its length",
     "random": "random bytes",
@@ -50,13 +50,13 @@ KINDS = {
 
 
 def kind_of(name: str) -> str:
-    """What a file of this module's is, told by its name."""
+    """Kind of fault of a file of this module, from its name."""
     start = name.rpartition("/")[2].replace(".", "-").partition("-")[0]
     return KINDS.get(start, "a name with a newline, quotes, emoji, comma, formula or bytes that are no UTF-8")
 
 
 def noise(seed: int) -> Image.Image:
-    """A picture like no other."""
+    """A picture of noise, different for each seed."""
     return Image.fromarray(np.random.default_rng(seed).integers(60, 220, (SIZE, SIZE, 3), dtype=np.uint8))
 
 
@@ -67,7 +67,7 @@ def content(image: Image.Image, form: str, **options: object) -> bytes:
 
 
 def bomb(side: int) -> bytes:
-    """A PNG of side × side pixels by its header, and of a few bytes."""
+    """A PNG of a few bytes whose header declares side × side pixels."""
     whole = bytearray(content(Image.new("L", (1, 1)), "PNG"))
     whole[16:24] = struct.pack(">II", side, side)
     whole[29:33] = zlib.crc32(bytes(whole[12:29])).to_bytes(4, "big")
@@ -75,7 +75,7 @@ def bomb(side: int) -> bytes:
 
 
 def packed_bomb(side: int) -> bytes:
-    """A TIFF of side × side pixels in one strip that holds next to nothing."""
+    """A TIFF that declares side × side pixels in one strip, which contains only 1,000 bytes."""
     strip = zlib.compress(bytes(1000))
     tags = [(256, 4, 1, side), (257, 4, 1, side), (258, 3, 1, 8), (259, 3, 1, 8), (262, 3, 1, 1)]
     tags += [(273, 4, 1, 200), (277, 3, 1, 1), (278, 4, 1, side), (279, 4, 1, len(strip))]
@@ -88,14 +88,14 @@ def pages(form: str) -> bytes:
 
 
 def many_scans(number: int) -> bytes:
-    """A progressive JPEG whose last pass over its pixels comes again and again, each time in a few bytes."""
+    """A progressive JPEG that repeats its last pass, which has few bytes, many times."""
     whole = content(Image.new("L", (SIZE, SIZE)), "JPEG", progressive=True)
     last = whole[whole.rindex(b"\xff\xc4", 0, whole.rindex(b"\xff\xda")) : -2]
     return whole[:-2] + last * number + b"\xff\xd9"
 
 
 def chain(pages: int, *, cyclic: bool) -> bytes:
-    """A TIFF whose directories follow one another, each a picture's size and place; the last may lead to the first."""
+    """A TIFF whose directories form a chain, each with the size and offset of an image; a cyclic chain never ends."""
     first, each = 8, 2 + 3 * 12 + 4
     body = []
     for number in range(pages):
@@ -106,7 +106,7 @@ def chain(pages: int, *, cyclic: bool) -> bytes:
 
 
 def bad_images(suffixes: tuple[str, ...] = (".tif", ".png", ".jpg")) -> dict[str, tuple[bytes, str]]:
-    """Content of files that are no patches by name, with words of the reason."""
+    """Files that are not valid patches: content and words of the reason, by name."""
     forms = {".tif": "TIFF", ".png": "PNG", ".jpg": "JPEG"}
     rng = np.random.default_rng(0)
     files = {}
@@ -146,11 +146,11 @@ def bad_images(suffixes: tuple[str, ...] = (".tif", ".png", ".jpg")) -> dict[str
 
 
 def odd_but_good() -> dict[str, tuple[bytes, np.ndarray]]:
-    """Content of files that are patches by the stated rules, and the pixels that each must become."""
+    """Unusual files that are valid patches: content and expected pixels, by name."""
     plain = np.asarray(noise(6))
     wide = np.random.default_rng(7).integers(0, 65536, (SIZE, SIZE), dtype=np.uint16)
     exif = Image.Exif()
-    exif[274] = 6  # shown turned by a quarter clockwise
+    exif[274] = 6  # rotated by 90° clockwise when shown
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     files = {
         "icc.png": (content(noise(6), "PNG", icc_profile=profile), plain),
@@ -164,7 +164,7 @@ def odd_but_good() -> dict[str, tuple[bytes, np.ndarray]]:
 
 
 def no_files(folder: Path, suffix: str) -> dict[str, str]:
-    """Put things into a folder that are no files, though their names say so; words of what is said of each."""
+    """Create entries that look like files by name but are not; return words of the message for each."""
     os.mkfifo(folder / f"pipe{suffix}")
     (folder / f"loop{suffix}").symlink_to(f"loop{suffix}")
     (folder / f"round{suffix}").symlink_to(f"there{suffix}")

@@ -1,4 +1,4 @@
-"""A disk that refuses one call, and a run in this process that meets it."""
+"""A simulated disk that refuses one call, and runs in this process that use it."""
 
 import builtins
 import errno
@@ -16,7 +16,7 @@ OUTPUTS = ("predictions.parquet", "bundle/heads/xgboost_colour/booster-0.json")
 
 
 class Disk:
-    """Counts what would change a folder's disk, and refuses one such call, as a full disk does."""
+    """Counts calls that write to a folder, and refuses one of them, like a full disk."""
 
     def __init__(self, monkeypatch, folder, refused=None, number=errno.ENOSPC):
         self.folder, self.refused, self.number, self.calls = str(folder), refused, number, 0
@@ -35,27 +35,27 @@ class Disk:
     def _watch(self, monkeypatch, module, name):
         real = getattr(module, name)
 
-        def watched(place, *more, **options):
-            if isinstance(place, int) or str(place).startswith(self.folder):
-                self.count(place)
-            return real(place, *more, **options)
+        def watched(target, *more, **options):
+            if isinstance(target, int) or str(target).startswith(self.folder):
+                self.count(target)
+            return real(target, *more, **options)
 
         monkeypatch.setattr(module, name, watched)
 
-    def count(self, place):
+    def count(self, target):
         self.calls += 1
         if self.calls == self.refused:
-            raise OSError(self.number, os.strerror(self.number), None if isinstance(place, int) else str(place))
+            raise OSError(self.number, os.strerror(self.number), None if isinstance(target, int) else str(target))
 
 
 def run_in(runs, settings=None, *, rebuild=False):
-    """A run whose data take seconds; `settings` go over QUICK."""
+    """A run on data that need seconds. `settings` override QUICK."""
     words = [f"{key}={value!r}" for key, value in {**QUICK, **(settings or {})}.items()]
     return plan_run(load_config(ROOT / "configs" / "phantom.toml", [*words, "name=one"]), runs, rebuild=rebuild)
 
 
 def heads(runs, *, rebuild=False):
-    """The steps up to the heads, and the content of what must come out the same."""
+    """Run the steps up to the heads; return the content of the files that must not change."""
     run = run_in(runs, rebuild=rebuild)
     with foreseen(run.folder):
         one_step(run, "heads")
@@ -63,7 +63,7 @@ def heads(runs, *, rebuild=False):
 
 
 def whole_baseline(runs):
-    """All of `make baseline`; the content of what must come out the same."""
+    """Run all of `make baseline`; return the content of the files that must not change."""
     run = run_in(runs)
     with foreseen(run.folder):
         baseline(run)

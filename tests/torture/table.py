@@ -1,7 +1,7 @@
-"""Put what was recorded into docs/reliability.md: ``python -m tests.torture.table RECORDS PAGE``.
+"""Write recorded faults into docs/reliability.md: ``python -m tests.torture.table RECORDS PAGE``.
 
-A row that names a fault is of the tests, one that names a reader of fuzzing (``HISTOBLEND_TORTURE=RECORDS`` with
-``python -m tests.torture.fuzz.images 600``). A table of which there is no row stays as it stands.
+Records with a fault come from the tests. Records with a reader come from fuzzing (``HISTOBLEND_TORTURE=RECORDS`` with
+``python -m tests.torture.fuzz.images 600``). A table without records is left unchanged.
 """
 
 import json
@@ -14,19 +14,19 @@ FUZZED, END_FUZZED = "<!-- table: written after fuzzing -->", "<!-- end of table
 
 
 def rows(records: str, key: str, added: tuple[str, ...]) -> list[dict]:
-    """One row a fault or reader, in the order of the alphabet; what was recorded more than once is added up."""
-    found: dict[str, dict] = {}
+    """One row per fault or reader, in alphabetical order. Numbers of repeated records are added up."""
+    totals: dict[str, dict] = {}
     for row in map(json.loads, records.splitlines()):
         if key in row:
-            known = found.setdefault(row[key], row | {name: type(row[name])() for name in added})
-            known["drawn"] = known.get("drawn", set()) | {row.get("seed")}
+            total = totals.setdefault(row[key], row | {name: type(row[name])() for name in added})
+            total["drawn"] = total.get("drawn", set()) | {row.get("seed")}
             for name in added:
-                known[name] += row[name]
-    return [found[name] for name in sorted(found, key=str.casefold)]
+                total[name] += row[name]
+    return [totals[name] for name in sorted(totals, key=str.casefold)]
 
 
 def fuzzing(records: str) -> str:
-    """The table of fuzzing in Markdown, empty where none was recorded."""
+    """The fuzzing table in Markdown. Empty without records."""
     added = ("inputs", "paths", "minutes", "processor_minutes", "faults", "crashes", "seeds")
     listed = rows(records, "reader", added)
     lines = ["| Reader | Inputs | New paths | Minutes | of a core | Faults | Crashes | Guided by | Seeds |"]
@@ -39,7 +39,7 @@ def fuzzing(records: str) -> str:
 
 
 def table(records: str) -> str:
-    """The table of faults in Markdown, with its sums in the last row; empty where none was recorded."""
+    """The table of faults in Markdown, with totals in the last row. Empty without records."""
     listed = rows(records, "fault", ("tried", "survived"))
     if not listed:
         return ""
@@ -53,12 +53,12 @@ def table(records: str) -> str:
 
 
 def cell(text: str) -> str:
-    """Text that stays in its cell."""
+    """Text without characters that would end a table cell."""
     return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
 
 
 def placed(text: str, lines: str, begin: str, end: str) -> str:
-    """Replace what stands between two marks; without lines it stays."""
+    """Replace the text between two marks. Without lines, nothing changes."""
     before, first, rest = text.partition(begin)
     _, last, after = rest.partition(end)
     if not first or not last:
@@ -67,7 +67,7 @@ def placed(text: str, lines: str, begin: str, end: str) -> str:
 
 
 def main(records: Path, page: Path) -> None:
-    """Put both tables where they belong."""
+    """Write both tables into the page."""
     recorded, text = records.read_text(encoding="utf-8"), page.read_text(encoding="utf-8")
     text = placed(text, table(recorded), BEGIN, END)
     page.write_text(placed(text, fuzzing(recorded), FUZZED, END_FUZZED), encoding="utf-8")

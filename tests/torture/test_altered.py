@@ -1,4 +1,4 @@
-"""Files with a byte altered, or cut, are made again or refused, and never read as good; broken renames are mended."""
+"""Altered or truncated files are rebuilt or refused, never accepted; interrupted renames are completed."""
 
 import contextlib
 import json
@@ -19,17 +19,17 @@ pytestmark = pytest.mark.torture
 SPEC = StepSpec("features", "2-features", ("data/storage/arrays.py",), {"a": 1}, {}, 0)
 
 
-class BrokenOffError(Exception):
-    """Stands for a kill."""
+class InterruptedRunError(Exception):
+    """Simulates a kill."""
 
 
 def brightness(patches):
     return patches.mean(axis=(1, 2)).astype(np.float32)
 
 
-def break_off(count):
+def interrupt(count):
     if count != 3:
-        raise BrokenOffError
+        raise InterruptedRunError
 
 
 def damaged(content, rng, times=12):
@@ -44,12 +44,12 @@ def test_a_damaged_shard_is_computed_again(tmp_path, faults):
     pixels = np.random.default_rng(0).integers(0, 256, (7, 8, 8, 3), dtype=np.uint8)
     expected = np.array(extract_shards(brightness, pixels, tmp_path / "whole", 3, shard_size=3))
     whole = (tmp_path / "whole" / "values.npy").read_bytes()
-    with pytest.raises(BrokenOffError):
-        extract_shards(brightness, pixels, tmp_path / "broken", 3, shard_size=4, progress=break_off)
-    one = "shards/rows-00000000-00000004.npz"
-    shard = (tmp_path / "broken" / one).read_bytes()
+    with pytest.raises(InterruptedRunError):
+        extract_shards(brightness, pixels, tmp_path / "broken", 3, shard_size=4, progress=interrupt)
+    shard_name = "shards/rows-00000000-00000004.npz"
+    shard = (tmp_path / "broken" / shard_name).read_bytes()
     tried = 0
-    for name, content in ((one, shard), ("values.npy", whole)):
+    for name, content in ((shard_name, shard), ("values.npy", whole)):
         for bad in damaged(content, np.random.default_rng(1)):
             folder = tmp_path / f"again-{tried}"
             (folder / "shards").mkdir(parents=True)
@@ -64,11 +64,11 @@ def build(folder):
     return Outcome(3)
 
 
-def unwanted(folder):
+def must_not_build(folder):
     raise AssertionError("built again")
 
 
-def test_an_altered_step_is_made_again(tmp_path, faults):
+def test_an_altered_step_is_rebuilt(tmp_path, faults):
     folder, _ = run_step(SPEC, tmp_path, build, rebuild=False, say=print)
     tried = 0
     for bad in damaged(b"abc", np.random.default_rng(2)):
@@ -81,11 +81,11 @@ def test_an_altered_step_is_made_again(tmp_path, faults):
     faults("a file of a finished step altered or cut", tried, tried, "rebuilding, <file> is missing or altered")
 
 
-def test_a_kill_around_the_renames_loses_nothing(tmp_path, faults):
+def test_a_kill_between_renames_loses_nothing(tmp_path, faults):
     folder, _ = run_step(SPEC, tmp_path, build, rebuild=False, say=print)
     for name in ("2-features.partial", "2-features.old"):
         folder.rename(tmp_path / name)
-        run_step(SPEC, tmp_path, unwanted, rebuild=False, say=print)
+        run_step(SPEC, tmp_path, must_not_build, rebuild=False, say=print)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["2-features"]
     faults("killed between the renames of a finished step", 2, 2, "up to date")
 
@@ -95,7 +95,7 @@ def files_in(folder, pattern="*"):
 
 
 def digests_fit(run):
-    """Every file that a step's manifest lists has the digest that stands there."""
+    """Whether every file listed in a step's manifest has the digest given there."""
     for manifest in run.glob(f"*/{MANIFEST}"):
         for name, listed in json.loads(manifest.read_text())["files"].items():
             if file_digest(manifest.parent / name) != listed:
@@ -107,7 +107,7 @@ SEED = 8
 
 
 def heads_or_refusal(runs, altered):
-    """What the steps come to; a broken manifest tells nothing of its folder, which is not overwritten unasked."""
+    """Run the steps up to the heads. With a damaged manifest, its folder is overwritten only with --rebuild."""
     if altered.name != MANIFEST:
         return heads(runs)
     with contextlib.suppress(InputError):
@@ -117,7 +117,7 @@ def heads_or_refusal(runs, altered):
     return heads(runs, rebuild=True)
 
 
-def test_any_file_of_a_finished_run_is_made_again(tmp_path, faults, at_length):
+def test_any_damaged_file_of_a_finished_run_is_rebuilt(tmp_path, faults, at_length):
     expected = heads(tmp_path)
     rng = np.random.default_rng(SEED)
     names = [path for step in ("1-patches", "2-features", "4-heads") for path in files_in(tmp_path / "one" / step)]
@@ -126,8 +126,8 @@ def test_any_file_of_a_finished_run_is_made_again(tmp_path, faults, at_length):
     for path in names if at_length else names[3::12]:
         for bad in damaged(path.read_bytes(), rng, 1):
             path.write_bytes(bad)
-            found = heads_or_refusal(tmp_path, path)
-            assert found == expected, path
+            actual = heads_or_refusal(tmp_path, path)
+            assert actual == expected, path
             assert digests_fit(tmp_path / "one"), path
             tried += 1
     sees = "rebuilding, <file> is missing or altered; of a broken manifest: error: … Pass --rebuild"
@@ -135,7 +135,7 @@ def test_any_file_of_a_finished_run_is_made_again(tmp_path, faults, at_length):
 
 
 def damage_pieces(folder, rng):
-    """Alter or cut every file of steps that are under way; how many there were."""
+    """Alter or truncate every file of unfinished steps; return their number."""
     pieces = [path for partial in folder.rglob("*.partial") for path in files_in(partial) if path.stat().st_size]
     for path in pieces:
         altered, cut = damaged(path.read_bytes(), rng, 1)
@@ -143,8 +143,8 @@ def damage_pieces(folder, rng):
     return len(pieces)
 
 
-def broken_off(run, runs, call):
-    """Refuse a call that writes, which leaves pieces of a step behind; as a kill does, but at a known moment."""
+def interrupted(run, runs, call):
+    """Refuse one call that writes. Like a kill, this leaves an unfinished step, but at a known moment."""
     with pytest.MonkeyPatch.context() as patch:
         Disk(patch, runs, call)
         try:
@@ -154,14 +154,14 @@ def broken_off(run, runs, call):
     return False
 
 
-def test_pieces_of_an_interrupted_run_are_made_again(tmp_path, faults, at_length):
+def test_damaged_pieces_of_an_interrupted_run_are_rebuilt(tmp_path, faults, at_length):
     with pytest.MonkeyPatch.context() as patch:
         disk = Disk(patch, tmp_path)
         expected = heads(tmp_path / "whole")
     rng, tried = np.random.default_rng(SEED), 0
     for call in range(20, disk.calls, 5 if at_length else 90):
         runs = tmp_path / f"broken-{call}"
-        if broken_off(heads, runs, call):
+        if interrupted(heads, runs, call):
             tried += damage_pieces(runs, rng)
             assert heads(runs) == expected
         shutil.rmtree(runs)
@@ -180,7 +180,7 @@ NETWORK = {
 
 
 def network(runs):
-    """The steps up to the fine-tuned network, and the content of what must come out the same."""
+    """Run the steps up to the fine-tuned network; return the content of the files that must not change."""
     run = run_in(runs, NETWORK)
     with foreseen(run.folder):
         one_step(run, "cnn")
@@ -188,14 +188,14 @@ def network(runs):
 
 
 @pytest.mark.length
-def test_pieces_of_an_interrupted_network_are_made_again(tmp_path, faults):
+def test_damaged_pieces_of_an_interrupted_network_are_rebuilt(tmp_path, faults):
     with pytest.MonkeyPatch.context() as patch:
         disk = Disk(patch, tmp_path)
         expected = network(tmp_path / "whole")
     rng, tried = np.random.default_rng(SEED), 0
     for call in rng.integers(disk.calls // 3, disk.calls, 5).tolist():
         runs = tmp_path / f"broken-{call}"
-        if broken_off(network, runs, call):
+        if interrupted(network, runs, call):
             tried += damage_pieces(runs, rng)
             assert network(runs) == expected
         shutil.rmtree(runs, ignore_errors=True)
@@ -211,11 +211,11 @@ def test_any_file_of_a_bundle_altered_or_cut_is_refused(sound, faults, at_length
         content = path.read_bytes()
         for bad in damaged(content, rng, 20 if at_length else 2):
             path.write_bytes(bad)
-            with pytest.raises(InputError) as found:
+            with pytest.raises(InputError) as error:
                 open_bundle(sound)
             tried += 1
         path.write_bytes(content)
     open_bundle(sound)
     faults(
-        "a file of a bundle altered or cut", tried, tried, f"error: {found.value}".replace(str(sound), "bundle"), SEED
+        "a file of a bundle altered or cut", tried, tried, f"error: {error.value}".replace(str(sound), "bundle"), SEED
     )

@@ -1,4 +1,4 @@
-"""Real processes on good and bad images: the run ends, every bad file is listed, good ones are unaffected."""
+"""Real processes on good and bad images: the run finishes, lists every bad file, and reads good files as usual."""
 
 import os
 import shutil
@@ -16,14 +16,14 @@ from tests import ROOT
 from tests.torture.corpus import NO_UTF8, bad_images, content, kind_of, no_files, noise, odd_but_good
 
 pytestmark = pytest.mark.torture
-#: Without these a superuser's process is refused like anybody's.
+#: Drops the capabilities by which the superuser ignores file permissions.
 UNPRIVILEGED = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
-#: What a run may take, in bytes: decoding is bounded whatever a file says of itself.
+#: Memory limit of a run, in bytes. Decoding must stay below it for any content of a file.
 MOST = 10**9
 
 
 def drops_privileges():
-    """How to start a process that permissions hold for; None where it cannot be had."""
+    """Command prefix for a process that file permissions apply to; None if there is no way."""
     if os.geteuid() != 0:
         return []
     if shutil.which("setpriv") is None:
@@ -33,9 +33,9 @@ def drops_privileges():
 
 
 def limited(*arguments):
-    """The same under a limit of the memory that is really used, told by the process itself.
+    """Run a command and check its peak memory, which the process reads from /proc.
 
-    Not by getrusage: its peak counts what the starting process held before it became this one, here all of pytest.
+    getrusage would not do: its peak includes memory of the parent process, here all of pytest.
     """
     code = (
         "import pathlib, re, sys; from histoblend.pipelines.__main__ import main; status = 0\n"
@@ -54,7 +54,7 @@ def limited(*arguments):
 
 
 def locked(folder, name):
-    """A good picture that may not be read; what is to be said of it, or nothing where permissions mean nothing here."""
+    """Write a good picture without read permission; return its expected message, or {} if permissions do not apply."""
     if drops_privileges() is None:
         return {}
     (folder / name).write_bytes(content(noise(9), "PNG" if name.endswith("png") else "TIFF"))
@@ -63,18 +63,18 @@ def locked(folder, name):
 
 
 def check_listed(listed, expected):
-    """Every bad file stands in the list once, with the words expected, and nothing else does."""
+    """The list contains every bad file once, with the expected words, and nothing else."""
     assert sorted(listed) == sorted(expected)
     for name, words in expected.items():
         assert words in listed[name], name
         assert "\n" not in listed[name], name
 
 
-def record(faults, listed, place, good=()):
-    """A row for each kind of file: bad ones with the first reason given, odd but good ones as what they are."""
+def record(faults, listed, report, good=()):
+    """Record a row per kind of file: bad kinds with their first reason, and unusual good kinds."""
     for kind in dict.fromkeys(map(kind_of, listed)):
         names = [name for name in listed if kind_of(name) == kind]
-        faults(f"image: {kind}", len(names), len(names), f"{place} names it: {listed[names[0]]}")
+        faults(f"image: {kind}", len(names), len(names), f"{report} names it: {listed[names[0]]}")
     for kind in dict.fromkeys(map(kind_of, good)):
         number = sum(kind_of(name) == kind for name in good)
         faults(f"image, good though odd: {kind}", number, number, "nothing: it is read like any other")
@@ -91,13 +91,15 @@ def test_prepare_reads_a_folder_of_good_and_bad_files(tmp_path, good, faults):
         (folder / name).mkdir(parents=True)
     for number, (name, picture) in enumerate(good.items()):
         picture.save(folder / ("normal", "tumour")[number % 2] / f"{name}.png")
-    place = folder / "normal"
+    normal = folder / "normal"
     bad, odd = bad_images(), odd_but_good()
     for name, (made, _) in {**bad, **odd}.items():
-        (place / name).write_bytes(made)
-    with open(os.fsencode(place) + b"/" + NO_UTF8, "wb") as file:
+        (normal / name).write_bytes(made)
+    with open(os.fsencode(normal) + b"/" + NO_UTF8, "wb") as file:
         file.write(content(noise(10), "PNG"))
-    expected = {name: words for name, (_, words) in bad.items()} | no_files(place, ".png") | locked(place, "locked.png")
+    expected = (
+        {name: words for name, (_, words) in bad.items()} | no_files(normal, ".png") | locked(normal, "locked.png")
+    )
     expected[printable(os.fsdecode(NO_UTF8))] = "its name is not UTF-8"
     settings = ["--config", "configs/folder.toml", "--data", folder, "--runs", tmp_path, "--run", "r"]
     status, said = limited("prepare", *settings, "--set", "split.folds=2")
@@ -109,11 +111,11 @@ def test_prepare_reads_a_folder_of_good_and_bad_files(tmp_path, good, faults):
     check_listed(listed.to_dict(), {f"normal/{name}": words for name, words in expected.items()})
     patches = PatchSet.open(made)
     pixels = dict(zip(patches.table["patch_id"], patches.pixels, strict=True))
-    wanted = {f"normal/{name}": values for name, (_, values) in odd.items()}
+    expected_pixels = {f"normal/{name}": values for name, (_, values) in odd.items()}
     for number, (name, picture) in enumerate(good.items()):
-        wanted[f"{('normal', 'tumour')[number % 2]}/{name}.png"] = np.asarray(picture)
-    assert sorted(pixels) == sorted(wanted)
-    for name, values in wanted.items():
+        expected_pixels[f"{('normal', 'tumour')[number % 2]}/{name}.png"] = np.asarray(picture)
+    assert sorted(pixels) == sorted(expected_pixels)
+    for name, values in expected_pixels.items():
         np.testing.assert_array_equal(pixels[name], values, err_msg=name)
     record(faults, listed.to_dict(), "set_aside.csv", odd)
 
@@ -126,13 +128,13 @@ def test_prepare_reads_kaggles_layout_with_good_and_bad_files(tmp_path, good, fa
         picture.save(folder / "train" / f"{name}.tif")
         picture.save(folder / "test" / f"{name}.tif")
     bad = bad_images((".tif",)) | {"grey.tif": (content(noise(11).convert("L"), "TIFF"), "got mode L")}
-    bad["cyclic-1.tif"] = (bad["cyclic-1.tif"][0], "got mode 1")  # nothing is converted here
+    bad["cyclic-1.tif"] = (bad["cyclic-1.tif"][0], "got mode 1")  # Kaggle's layout converts nothing
     expected = {name: words for name, (_, words) in bad.items()}
     for part in ("train", "test"):
-        place = folder / part
+        target = folder / part
         for name, (made, _) in bad.items():
-            (place / name).write_bytes(made)
-        expected |= no_files(place, ".tif") | locked(place, "locked.tif")
+            (target / name).write_bytes(made)
+        expected |= no_files(target, ".tif") | locked(target, "locked.tif")
     ids = [*good, *(name.removesuffix(".tif") for name in expected)]
     pd.DataFrame({"id": ids, "label": np.arange(len(ids)) % 2}).to_csv(folder / "train_labels.csv", index=False)
     slides = pd.DataFrame({"id": ids, "wsi": [f"S{number % 10}" for number in range(len(ids))]})

@@ -1,4 +1,4 @@
-"""The disk refuses each file in turn, at each moment of its writing: one error, nothing half-written, same result."""
+"""The disk refuses each call that writes, in turn: one error, no half-written file, and the same result afterwards."""
 
 import errno
 import shutil
@@ -12,12 +12,12 @@ from tests.torture.disk import Disk, heads, whole_baseline
 
 pytestmark = pytest.mark.torture
 SEED = 8
-#: What a disk may answer, and the words of it that a user sees.
+#: Errors of a disk, and words of the message that a user sees.
 ANSWERS = {errno.ENOSPC: "no space is left", errno.EDQUOT: "quota", errno.EROFS: "read-only"}
 
 
 def calls_of(run, runs):
-    """Number of calls that write in a run that is left in peace, and its results."""
+    """Number of calls that write in an undisturbed run, and its results."""
     with pytest.MonkeyPatch.context() as patch:
         disk = Disk(patch, runs)
         expected = run(runs)
@@ -25,25 +25,25 @@ def calls_of(run, runs):
 
 
 def refused(run, runs, call, number, expected):
-    """A run whose `call`-th call to write is refused, and again with room; the line shown, or nothing."""
+    """Refuse the `call`-th write of a run, then run again with free space; return the error message, or ""."""
     said = ""
     with pytest.MonkeyPatch.context() as patch:
         disk = Disk(patch, runs, call, number)
         try:
-            found = run(runs)
+            actual = run(runs)
         except InputError as error:
             said = str(error)
             assert ANSWERS[number] in said
         else:
-            # A folder's list of names that could not be brought to the disk: whole files matter more.
-            assert found == expected
+            # Only the sync of a folder was refused; all files are complete.
+            assert actual == expected
         assert disk.calls >= call, "nothing was refused"
     assert run(runs) == expected
     assert list(runs.rglob("*.partial")) == []
     return said.replace(str(runs), "runs")
 
 
-def test_a_disk_full_at_any_call_is_told_and_gone_on_from(tmp_path, faults, at_length):
+def test_a_full_disk_at_any_call_is_one_error_and_the_run_resumes(tmp_path, faults, at_length):
     calls, expected = calls_of(heads, tmp_path / "whole")
     assert calls > 40
     seen = {number: [] for number in ANSWERS}
@@ -52,27 +52,29 @@ def test_a_disk_full_at_any_call_is_told_and_gone_on_from(tmp_path, faults, at_l
         runs = tmp_path / f"refused-{call}"
         seen[number].append(refused(heads, runs, call, number, expected))
         shutil.rmtree(runs)
-    lines = [line for found in seen.values() for line in found]
+    lines = [line for messages in seen.values() for line in messages]
     assert sum(map(bool, lines)) > len(lines) / 2
-    for number, found in seen.items():
-        sees = f"error: {max(found)}"
-        faults(f"`heads`: each call in turn that writes refused ({ANSWERS[number]})", len(found), len(found), sees)
+    for number, messages in seen.items():
+        sees = f"error: {max(messages)}"
+        faults(
+            f"`heads`: each call in turn that writes refused ({ANSWERS[number]})", len(messages), len(messages), sees
+        )
 
 
 @pytest.mark.length
-def test_a_disk_full_under_the_report_and_the_bundle_is_told_and_gone_on_from(tmp_path, faults):
+def test_a_full_disk_during_report_or_bundle_is_one_error_and_the_run_resumes(tmp_path, faults):
     first, _ = calls_of(heads, tmp_path / "begun")
     shutil.copytree(tmp_path / "begun", tmp_path / "whole")
     calls, expected = calls_of(whole_baseline, tmp_path / "whole")
-    # Half of them in the last part, which writes the bundle and what lies beside it.
+    # Half of the calls are among the last ones, which write the bundle and the other outputs.
     rng, last = np.random.default_rng(SEED), 60
     early = rng.choice(np.arange(1, calls - last), 6, replace=False)
     late = calls - rng.choice(last, 6, replace=False)
     assert first < calls
-    for place, call in enumerate(map(int, [*early, *late])):
+    for index, call in enumerate(map(int, [*early, *late])):
         runs = tmp_path / f"refused-{call}"
         shutil.copytree(tmp_path / "begun", runs)
-        number = list(ANSWERS)[place % len(ANSWERS)]
+        number = list(ANSWERS)[index % len(ANSWERS)]
         said = refused(whole_baseline, runs, call, number, expected)
         open_bundle(runs / "one" / "bundle")
         shutil.rmtree(runs)

@@ -1,4 +1,4 @@
-"""Every fuzzed reader on its own seeds and on seeded mutations of them; minutes of it are for the command line."""
+"""Every fuzzed reader on its seeds and on random mutations of them. Longer fuzzing is started from the command line."""
 
 import importlib
 import random
@@ -14,7 +14,7 @@ SEED = 8
 
 
 @pytest.mark.parametrize("name", TIMES)
-def test_a_reader_takes_or_refuses_damaged_files(name, faults):
+def test_a_reader_accepts_or_refuses_damaged_files(name, faults):
     reader = importlib.import_module(f"tests.torture.fuzz.{name}")
     mutate = {"manifests": mutate_json, "bundles": getattr(reader, "mutate", None)}.get(name, mutate_bytes)
     seeds, rng = reader.seeds(), random.Random(SEED)  # noqa: S311 - no secret

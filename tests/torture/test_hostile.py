@@ -1,4 +1,4 @@
-"""Files from strangers: no code in them runs, none leads outside, and no name of theirs is more than text."""
+"""Untrusted files: their code does not run, their paths stay inside the target, and their names are only text."""
 
 import ast
 import csv
@@ -47,20 +47,20 @@ from tests.data.sources.test_archives import OUTSIDE, tarred, zipped
 
 pytestmark = pytest.mark.torture
 PACKAGES = ("data", "features", "models", "reports", "pipelines")
-#: What runs code that stands in a file, or a shell.
+#: Functions that run code from a file, or a shell.
 RUNS_CODE = {
     "pickle.load", "pickle.loads", "joblib.load", "pd.read_pickle", "torch.load", "dill.load", "dill.loads",
     "shelve.open", "marshal.load", "marshal.loads", "yaml.load", "eval", "exec", "os.system", "os.popen",
     "skops.io.load", "keras.models.load_model",
 }  # fmt: skip
 FORMULAS = ("=", "+", "-", "@", "\t", "\r")
-#: Ids that a spreadsheet would take for formulas, a page for markup and a reader of CSV for another row.
+#: Ids that could be read as a formula by a spreadsheet, as markup by a page, or as a new row by a CSV reader.
 IDS = ["=cmd()", "+1+1", "-2", "@SUM(A1)", "\ttab", "\rreturn", "x\ry", 'q"uote', "NA", "<img src=x onerror=a>"]
 SLIDES = ["=HYPERLINK(1)", "@slide", "<b>bold</b>", "+S", "-S", "S6", "S7", "S8", "S9", "NA"]
 
 
 def calls():
-    """Every call in the product: its place, the dotted name that is called, and its keywords' sources."""
+    """Every call in the packages: its location, the called dotted name, and the source of its keyword arguments."""
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -69,20 +69,20 @@ def calls():
                     yield f"{path.relative_to(ROOT)}:{node.lineno}", ast.unparse(node.func), keywords
 
 
-def test_nothing_in_the_product_runs_what_a_file_says():
+def test_no_package_runs_code_from_files():
     seen = list(calls())
-    for place, name, keywords in seen:
-        assert name not in RUNS_CODE, place
-        assert keywords.get("allow_pickle", "False") == "False", place
-        assert keywords.get("shell", "False") == "False", place
+    for location, name, keywords in seen:
+        assert name not in RUNS_CODE, location
+        assert keywords.get("allow_pickle", "False") == "False", location
+        assert keywords.get("shell", "False") == "False", location
         if name.endswith("load_model") and "keras" in name:
-            assert keywords["safe_mode"] == "True", place
+            assert keywords["safe_mode"] == "True", location
         if name == "skops.io.loads":
-            assert keywords["trusted"] == "TRUSTED", place
-    loads = [place for place, name, _ in seen if name in ("np.load", "numpy.load", "NpzFile")]
+            assert keywords["trusted"] == "TRUSTED", location
+    loads = [location for location, name, _ in seen if name in ("np.load", "numpy.load", "NpzFile")]
     assert len(loads) > 5
-    unpicklers = [place for place, name, _ in seen if name.endswith("Unpickler")]
-    assert all(place.startswith("features/networks/weights.py") for place in unpicklers)
+    unpicklers = [location for location, name, _ in seen if name.endswith("Unpickler")]
+    assert all(location.startswith("features/networks/weights.py") for location in unpicklers)
 
 
 class Touch:
@@ -95,8 +95,8 @@ class Touch:
         return (os.mkdir, (str(self.path),))
 
 
-def poisons(touched):
-    """Content with a payload, by the way in which a reader would meet it."""
+def payloads(touched):
+    """Content that makes a folder when unpickled, by file format."""
     array, archive = io.BytesIO(), io.BytesIO()
     np.save(array, np.array([Touch(touched)], dtype=object), allow_pickle=True)
     np.savez(archive, values=np.array([Touch(touched)], dtype=object), allow_pickle=True)
@@ -104,7 +104,7 @@ def poisons(touched):
 
 
 def test_the_payloads_would_run(tmp_path):
-    for number, (kind, content) in enumerate(poisons(tmp_path / "touched").items()):
+    for number, (kind, content) in enumerate(payloads(tmp_path / "touched").items()):
         if kind == "pickle":
             pickle.loads(content)  # noqa: S301 - the point of the test
         else:
@@ -116,7 +116,7 @@ def test_the_payloads_would_run(tmp_path):
 
 @pytest.fixture(scope="module")
 def hostile(tmp_path_factory):
-    """A finished baseline on data in Kaggle's layout whose ids and slides mean harm."""
+    """A finished baseline on data in Kaggle's layout with malicious ids and slide names."""
     root = tmp_path_factory.mktemp("hostile")
     rng = np.random.default_rng(0)
     for part in ("train", "test"):
@@ -145,7 +145,7 @@ def hostile(tmp_path_factory):
     return run
 
 
-def test_no_cell_of_any_table_begins_a_formula(hostile, faults):
+def test_no_table_cell_starts_a_formula(hostile, faults):
     tables = sorted(hostile.folder.rglob("*.csv"))
     cells = 0
     for path in tables:
@@ -165,7 +165,7 @@ def test_no_cell_of_any_table_begins_a_formula(hostile, faults):
     )
 
 
-def test_a_submission_keeps_ids_as_kaggle_needs_them(hostile):
+def test_a_submission_keeps_ids_unescaped(hostile):
     with (hostile.folder / "submission.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     assert sorted(name for name, _ in rows[1:]) == sorted([*IDS, "=lost"])
@@ -178,17 +178,17 @@ def test_ids_and_slides_are_text_in_the_report(hostile):
     text = (hostile.folder / "7-report" / "report.html").read_text(encoding="utf-8")
     for markup in ("<img src=x", "<b>bold"):
         assert markup not in text
-    # A browser opens the page elsewhere and watches for requests; here nothing names what it could ask for.
+    # Another test opens the page in a browser and watches requests; this one checks that it links no resource.
     loaded = (
         r"""<(?:link|script|img|iframe|object|embed|source|base)\b[^>]*?\b(?:src|href|data)\s*=\s*["']?([^"'> ]*)"""
     )
-    places = re.findall(loaded, text.split("<script>")[0])
-    assert places
-    assert [place for place in places if not place.startswith("data:")] == []
+    links = re.findall(loaded, text.split("<script>")[0])
+    assert links
+    assert [link for link in links if not link.startswith("data:")] == []
 
 
-def test_a_poisoned_run_folder_runs_nothing(hostile, tmp_path, faults):
-    """Every file of every step replaced by a payload, and its digest in the manifest made to fit."""
+def test_payloads_in_a_run_folder_do_not_run(hostile, tmp_path, faults):
+    """Files of each step are replaced by a payload, with a matching digest in the manifest."""
     touched, tried = tmp_path / "touched", 0
     from histoblend.models.heads.registry import load_head
     from histoblend.pipelines.steps.report_inputs import audit_view
@@ -206,12 +206,12 @@ def test_a_poisoned_run_folder_runs_nothing(hostile, tmp_path, faults):
     for name, read in readers.items():
         path, step = folder / name, folder / name.partition("/")[0]
         sound, manifest = path.read_bytes(), (step / "manifest.json").read_text()
-        for content in poisons(touched).values():
+        for content in payloads(touched).values():
             path.write_bytes(content)
             listed = json.loads(manifest)
             listed["files"][name.partition("/")[2]] = file_digest(path)
             (step / "manifest.json").write_text(json.dumps(listed))
-            # Whatever the reader says of it: the payload did not run, and nothing was taken for good.
+            # The message does not matter: the payload must not run, and the file must not be accepted.
             with pytest.raises((InputError, ValueError, OSError)):
                 read()
             assert not touched.exists(), name
@@ -222,27 +222,27 @@ def test_a_poisoned_run_folder_runs_nothing(hostile, tmp_path, faults):
 
 
 def load_all(folder):
-    """Open a bundle and everything in it that predicts."""
+    """Open a bundle and all its models."""
     bundle = open_bundle(folder)
     for blend in filter(None, choose_blends(bundle, "xgboost_colour")):
         with open_predictor(bundle, blend.members):
             pass
 
 
-def test_a_poisoned_bundle_runs_nothing(sound, tmp_path, faults):
-    """Every file of a bundle that predicts replaced by a payload, and the bundle sealed again."""
+def test_payloads_in_a_bundle_do_not_run(sound, tmp_path, faults):
+    """Each file of a bundle is replaced by a payload, and the bundle is sealed again."""
     touched, tried = tmp_path / "touched", 0
     names = [path.relative_to(sound) for path in sorted(sound.rglob("*")) if path.is_file()]
     index = json.loads((sound / "bundle.json").read_text())
     more = {key: index[key] for key in index.keys() - {"files", "digest", "format"}}
     for name in [*names, Path("network.onnx"), Path("network.keras"), Path("code.pkl")]:
-        for content in poisons(touched).values():
+        for content in payloads(touched).values():
             folder = tmp_path / "bundle"
             shutil.copytree(sound, folder)
             (folder / name).write_bytes(content)
             if name.name != "bundle.json":
                 seal_bundle(folder, more)
-            # A model card is text, and read by nobody but people.
+            # The model card is text that no code reads.
             if name.suffix == ".md":
                 load_all(folder)
             else:
@@ -254,10 +254,10 @@ def test_a_poisoned_bundle_runs_nothing(sound, tmp_path, faults):
     faults("a pickle in place of a file of a bundle, sealed again", tried, tried, "error: …; no code runs")
 
 
-def test_poisoned_data_run_nothing(tmp_path, faults):
+def test_payloads_in_data_do_not_run(tmp_path, faults):
     """A payload in place of an image, a table of labels or slides, or an HDF5 file."""
     touched, tried = tmp_path / "touched", 0
-    for number, content in enumerate(poisons(touched).values()):
+    for number, content in enumerate(payloads(touched).values()):
         data = tmp_path / f"data-{number}"
         (data / "train").mkdir(parents=True)
         (data / "train" / "a.tif").write_bytes(content)
@@ -286,24 +286,24 @@ def test_poisoned_data_run_nothing(tmp_path, faults):
     )
 
 
-def test_poisoned_caches_and_weights_run_nothing(tmp_path, faults, at_length):
+def test_payloads_in_caches_and_weights_do_not_run(tmp_path, faults, at_length):
     """A payload in place of an exported network, a shard, a fit, a checkpoint of training, or a file of weights."""
     touched, tried = tmp_path / "touched", 0
-    for content in poisons(touched).values():
+    for content in payloads(touched).values():
         (tmp_path / "file.pth").write_bytes(content)
         with pytest.raises(InputError):
             read_checkpoint(tmp_path / "file.pth")
-        if at_length:  # Keras takes seconds to begin
+        if at_length:  # Keras needs seconds to import
             (tmp_path / "file.weights.h5").write_bytes(content)
             with pytest.raises(InputError):
                 load_backbone("efficientnet-lite0", weights=str(tmp_path / "file.weights.h5"))
             tried += 1
-        # With the seal that a shard, a fit and a checkpoint end with, so that only what is in it is left to refuse it.
+        # The payload gets a valid seal, so it must be refused because of its content.
         parts = Parts(tmp_path / "parts")
         write_whole(parts.path("sealed"), lambda file, content=content: file.write(content), seal=True)
         assert "sealed" in parts
         assert parts.find("sealed") is None
-        with pytest.raises(Exception):  # noqa: B017, PT011 - whatever ONNX Runtime says
+        with pytest.raises(Exception):  # noqa: B017, PT011 - any error of ONNX Runtime
             open_session(content)
         assert not touched.exists()
         tried += 3
@@ -311,30 +311,30 @@ def test_poisoned_caches_and_weights_run_nothing(tmp_path, faults, at_length):
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred], ids=["zip", "tar"])
-def test_members_that_lead_outside_are_refused(tmp_path, pack, faults):
+def test_archive_members_outside_the_target_are_refused(tmp_path, pack, faults):
     for name in OUTSIDE:
         archive = pack(tmp_path / "archive", {"good": b"1", name: b"evil"})
-        with pytest.raises(InputError, match=r"has a path outside the target. Nothing was unpacked") as found:
+        with pytest.raises(InputError, match=r"has a path outside the target. Nothing was unpacked") as error:
             unpack_archive(archive, tmp_path / "target")
         assert [path.name for path in tmp_path.iterdir()] == ["archive"]
-    sees = f"error: {found.value}".replace(str(tmp_path), "…")
+    sees = f"error: {error.value}".replace(str(tmp_path), "…")
     faults("a path in a zip or tar file that leads outside", len(OUTSIDE), len(OUTSIDE), sees)
 
 
-def test_paths_of_a_bundle_that_lead_outside_are_refused(sound, faults):
+def test_bundle_paths_outside_the_bundle_are_refused(sound, faults):
     content = (sound / "bundle.json").read_text()
     names = ["../outside.json", "heads/../../outside.json", "/etc/passwd", "C:\\outside.json", "", "."]
     for name in names:
         index = json.loads(content)
         index["files"][name] = {"bytes": 1, "sha256": "0" * 64}
         (sound / "bundle.json").write_text(json.dumps({**index, "digest": index_digest(index)}))
-        with pytest.raises(InputError, match="expected paths inside the bundle") as found:
+        with pytest.raises(InputError, match="expected paths inside the bundle") as error:
             open_bundle(sound)
-    faults("a path in a bundle's index that leads outside", len(names), len(names), f"error: {found.value}".replace(
+    faults("a path in a bundle's index that leads outside", len(names), len(names), f"error: {error.value}".replace(
         str(sound), "bundle"))  # fmt: skip
 
 
-def test_a_type_beyond_the_list_is_refused_in_a_skops_file(faults):
+def test_an_untrusted_type_in_a_skops_file_is_refused(faults):
     import skops.io
 
     from histoblend.models.heads.boosted import XGBoostHead
@@ -344,22 +344,22 @@ def test_a_type_beyond_the_list_is_refused_in_a_skops_file(faults):
     for value in named:
         with pytest.raises(
             InputError, match=r"expected only histoblend.models.heads.logistic.LogisticHead; got "
-        ) as found:
+        ) as error:
             check_content("head.skops", skops.io.dumps({"head": value}), trusted_types())
-    faults("a type that is not on the list in a skops file", len(named), len(named), f"error: {found.value}")
+    faults("a type that is not on the list in a skops file", len(named), len(named), f"error: {error.value}")
 
 
 def test_keras_own_lambda_layer_is_refused(tmp_path, faults):
-    """As Keras writes it: refused by our look at the archive, and by Keras in the mode that it is opened in."""
+    """A Lambda layer is refused by our check of the archive and by Keras' safe mode."""
     import keras
 
     from histoblend.features.networks.recipe import Recipe
     from histoblend.features.networks.stored import StoredKeras
 
     touched = tmp_path / "touched"
-    place = str(touched)
+    target = str(touched)
     inputs = keras.Input((2,))
-    network = keras.Model(inputs, keras.layers.Lambda(lambda x: (open(place, "w").close(), x)[1])(inputs))
+    network = keras.Model(inputs, keras.layers.Lambda(lambda x: (open(target, "w").close(), x)[1])(inputs))
     network.save(tmp_path / "network.keras")
     touched.unlink()
     content = (tmp_path / "network.keras").read_bytes()
@@ -369,7 +369,7 @@ def test_keras_own_lambda_layer_is_refused(tmp_path, faults):
     with pytest.raises(ValueError, match="safe"):
         stored.build(None)
     assert not touched.exists()
-    # Hidden in a layer of Keras' own, as deep as it may be.
+    # A Lambda layer nested in one of Keras' own layers is refused too.
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         config = json.loads(archive.read("config.json"))
     deep = {
@@ -393,7 +393,7 @@ def command(*arguments):
     return done.returncode, done.stdout, done.stderr
 
 
-def test_paths_that_lead_outside_are_refused_in_one_line(tmp_path, faults):
+def test_outside_paths_are_refused_in_one_line(tmp_path, faults):
     (tmp_path / "data" / "a").mkdir(parents=True)
     Image.new("RGB", (96, 96)).save(tmp_path / "data" / "a" / "1.png")
     listed = tmp_path / "data" / "labels.csv"
@@ -416,7 +416,7 @@ def test_paths_that_lead_outside_are_refused_in_one_line(tmp_path, faults):
     faults("a path, or a run's name, that leads outside", len(tried), len(tried), "error: … one line")
 
 
-def test_every_requirement_is_pinned_with_its_hashes():
+def test_every_requirement_is_pinned_with_hashes():
     for path in sorted(ROOT.glob("requirements*.txt")):
         text = re.sub(r"^#.*\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
         blocks = re.split(r"\n(?=[A-Za-z0-9])", text)
@@ -426,8 +426,8 @@ def test_every_requirement_is_pinned_with_its_hashes():
             assert "--hash=sha256:" in block, f"{path.name}: {block[:60]}"
 
 
-def test_a_sealed_bundle_that_does_not_fit_is_refused_before_the_first_file(sound, tmp_path, faults):
-    """Sealed again by whoever altered it: no digest tells."""
+def test_an_inconsistent_sealed_bundle_is_refused_before_the_first_file(sound, tmp_path, faults):
+    """The altered bundle is sealed again, so all digests match."""
     images = tmp_path / "images"
     images.mkdir()
     Image.new("RGB", (96, 96)).save(images / "1.png")

@@ -1,4 +1,4 @@
-"""Locks where the file system knows none, numbers of processes used again, and caches that runs share."""
+"""Locks on file systems without locking, reused process numbers, and caches shared by runs."""
 
 import json
 import os
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.torture
 
 @pytest.fixture
 def other():
-    """A living process that is not this one."""
+    """Another running process."""
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     yield {"pid": process.pid, "host": socket.gethostname(), "started": psutil.Process(process.pid).create_time()}
     process.kill()
@@ -42,17 +42,17 @@ def held(folder, holder):
 
 
 def anonymous(said):
-    """Words without this machine's name and numbers."""
+    """The text without the name and process numbers of this machine."""
     return re.sub(r"process \d+", "process <n>", said.replace(socket.gethostname(), "<host>"))
 
 
-def test_without_locks_of_the_file_system_a_living_process_is_not_disturbed(tmp_path, other, without_locks, faults):
+def test_a_lock_of_a_running_process_is_kept_without_file_locks(tmp_path, other, without_locks, faults):
     folder = held(tmp_path / "run", other)
     words = f"process {other['pid']} on {other['host']} has been working"
-    with pytest.raises(InputError, match=words) as found, lock.run_lock(folder, print):
+    with pytest.raises(InputError, match=words) as error, lock.run_lock(folder, print):
         pass
     assert json.loads((folder / ".lock").read_text()) == other
-    sees = anonymous(f"error: {found.value}".replace(str(tmp_path), "runs"))
+    sees = anonymous(f"error: {error.value}".replace(str(tmp_path), "runs"))
     faults("a second process where the file system knows no locks", 1, 1, sees)
 
 
@@ -64,7 +64,7 @@ def test_a_lock_of_another_machine_is_not_taken(tmp_path, other, without_locks, 
 
 
 @pytest.mark.parametrize("change", [{"started": 5.0}, {"pid": 2**22 - 3}, {"started": None}, {"pid": "none"}])
-def test_a_number_used_again_holds_nothing(tmp_path, other, without_locks, change, faults):
+def test_a_reused_process_number_holds_no_lock(tmp_path, other, without_locks, change, faults):
     folder, said = held(tmp_path / "run", other | change), []
     with lock.run_lock(folder, said.append):
         holder = json.loads((folder / ".lock").read_text())
@@ -76,7 +76,7 @@ def test_a_number_used_again_holds_nothing(tmp_path, other, without_locks, chang
 
 
 @pytest.mark.parametrize("cut", [1, 10, 40])
-def test_a_lock_file_cut_by_a_kill_is_written_anew(tmp_path, other, without_locks, cut, faults):
+def test_a_truncated_lock_file_is_rewritten(tmp_path, other, without_locks, cut, faults):
     folder = held(tmp_path / "run", json.dumps(other)[:cut])
     with lock.run_lock(folder, print):
         assert json.loads((folder / ".lock").read_text())["pid"] == os.getpid()
@@ -84,7 +84,7 @@ def test_a_lock_file_cut_by_a_kill_is_written_anew(tmp_path, other, without_lock
 
 
 @pytest.mark.length
-def test_two_runs_at_once_under_one_folder_end_like_each_alone(tmp_path, faults):
+def test_two_parallel_runs_under_one_folder_give_the_results_of_each_alone(tmp_path, faults):
     alone = command("heads", tmp_path / "alone")
     assert alone.returncode == 0, alone.stderr
     words = ["--set", "data.n=120", "--set", "data.slides=12", "--set", "split.folds=2", "--set", "engine.workers=1"]
@@ -101,13 +101,13 @@ def test_two_runs_at_once_under_one_folder_end_like_each_alone(tmp_path, faults)
         assert process.returncode == 0, said
     for name in ("first", "second"):
         for file in ("1-patches/pixels.npy", "2-features/values.npy", "4-heads/predictions.parquet"):
-            found = (tmp_path / "both" / name / file).read_bytes()
-            assert found == (tmp_path / "alone" / "one" / file).read_bytes(), file
+            actual = (tmp_path / "both" / name / file).read_bytes()
+            assert actual == (tmp_path / "alone" / "one" / file).read_bytes(), file
     faults("two runs at once under one folder", 2, 2, "nothing: each ends as it would alone")
 
 
 def embedded(path):
-    """What a network makes of two pictures; its file lists the same parts in any order."""
+    """Embeddings of two pictures. They are compared because the order of parts in a network file may vary."""
     pictures = np.random.default_rng(0).integers(0, 256, (2, 48, 48, 3)).astype(np.float32)
     return open_session(path.read_bytes()).run(None, {"images": pictures})[0].tobytes()
 
@@ -122,14 +122,14 @@ print(export_onnx(Recipe(weights="random"), None, Path(sys.argv[1])))
 
 
 def exporting(cache):
-    """A process that exports a network into a cache."""
+    """Start a process that exports a network to a cache."""
     pipe = subprocess.PIPE
     return subprocess.Popen([sys.executable, "-c", EXPORT, cache], cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
 
 
 @pytest.mark.length
 def test_processes_share_the_cache_of_exported_networks(tmp_path, faults):
-    """Two at once, one killed before; then the file is altered, and made again."""
+    """Two parallel exports after a killed one; then the file is altered and exported again."""
     cache = tmp_path / "networks"
     killed = exporting(cache)
     deadline = time.monotonic() + 60
@@ -151,19 +151,19 @@ def test_processes_share_the_cache_of_exported_networks(tmp_path, faults):
         process.communicate(timeout=300)
         assert process.returncode == 0
         assert embedded(path) == expected
-    # The killed one's own child went on for a while, and may have left something after the first look for leftovers.
+    # A child of the killed process ran on for a while and may have written files after the first check.
     assert sorted(file.suffix for file in cache.iterdir()) == [".onnx", ".sha256"]
     faults("two processes that export into one cache, after one that was killed there", 3, 3, "nothing: one whole file")
     faults("an exported network in the cache altered or cut", 2, 2, "nothing: it is exported again")
 
 
-def test_leftovers_of_a_living_process_stay(tmp_path, other):
+def test_partial_files_of_a_running_process_are_kept(tmp_path, other):
     folder = tmp_path / "run"
     folder.mkdir()
-    living, dead = folder / f".a.{other['pid']}-1.partial", folder / f".b.{2**22 - 3}-1.partial"
-    living.touch()
+    running, dead = folder / f".a.{other['pid']}-1.partial", folder / f".b.{2**22 - 3}-1.partial"
+    running.touch()
     dead.touch()
     with lock.run_lock(folder, print):
         time.sleep(0)
-    assert living.exists()
+    assert running.exists()
     assert not dead.exists()

@@ -1,4 +1,4 @@
-"""Limits on memory below what a command takes: said before libraries crash for want of it."""
+"""Memory limits below what a command needs are reported before libraries crash."""
 
 import resource
 
@@ -13,9 +13,9 @@ MB = 1_000_000
 
 
 @pytest.mark.parametrize("step", ["heads", "ensemble"])
-def test_a_limit_below_what_libraries_map_is_told_at_once(tmp_path, step, faults):
+def test_a_limit_below_what_libraries_map_is_reported_at_once(tmp_path, step, faults):
     least = resources.LEAST_SPACE[step == "ensemble"]
-    # Below 120 MB Python itself does not begin.
+    # Below 120 MB Python itself does not start.
     limits = [150 * MB, 400 * MB, 700 * MB, 1500 * MB, least - MB]
     for most in limits:
         done = command(step, tmp_path, limit=lambda most=most: resource.setrlimit(resource.RLIMIT_AS, (most, most)))
@@ -39,7 +39,7 @@ CGROUPS = [
 
 
 @pytest.mark.parametrize(("version", "names"), CGROUPS)
-def test_a_containers_limit_counts_without_its_cached_files(tmp_path, version, names):
+def test_cached_files_do_not_count_against_a_container_limit(tmp_path, version, names):
     limit, used = (tmp_path / name for name in names)
     limit.parent.mkdir(exist_ok=True)
     limit.write_text("1000000000\n")
@@ -56,11 +56,11 @@ def test_a_container_without_a_limit_has_none(tmp_path):
     assert resources._cgroup_available(tmp_path / "elsewhere") is None
 
 
-def test_fits_that_memory_does_not_hold_are_refused_before_they_begin(monkeypatch, faults):
+def test_fits_that_do_not_fit_in_memory_are_refused_before_they_start(monkeypatch, faults):
     monkeypatch.setattr(resources, "available_memory", lambda: 700 * MB)
     resources.check_start("heads", networks=False)
     with pytest.raises(InputError, match=r"embeddings needs at least 2\.0 GB of memory; 700\.0 MB are available"):
         resources.check_start("embeddings", networks=True)
-    with pytest.raises(InputError, match=r"2 fits at once need at least 1\.0 GB of memory") as found:
-        resources.check_memory(1000 * MB, "2 fits at once")
-    faults("tables larger than the memory that is left", 1, 1, f"error: {found.value}")
+    with pytest.raises(InputError, match=r"2 parallel fits need at least 1\.0 GB of memory") as error:
+        resources.check_memory(1000 * MB, "2 parallel fits")
+    faults("tables larger than the memory that is left", 1, 1, f"error: {error.value}")

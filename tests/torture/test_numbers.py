@@ -1,4 +1,4 @@
-"""Numbers that break arithmetic, and data sets at the edge of what can be learned from, through the real commands."""
+"""Non-finite values, and data sets that are barely or not learnable, through the real commands."""
 
 import json
 import subprocess
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.torture
 
 
 def labelled_folder(folder, labels, slides):
-    """Image files of coloured noise, positives less green, and labels.csv."""
+    """Image files of coloured noise, where positives have less green, and labels.csv."""
     folder.mkdir()
     rng = np.random.default_rng(1)
     names = [f"p{number:04d}.png" for number in range(len(labels))]
@@ -42,11 +42,11 @@ def command(tmp_path, step, data, *more):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_value_that_is_no_number_is_named_by_column_and_patch(tmp_path, value, faults):
+def test_a_non_finite_value_is_named_by_column_and_patch(tmp_path, value, faults):
     patches = pd.DataFrame({"patch_id": [f"p{row}" for row in range(5000)]})
     (tmp_path / "columns.json").write_text(json.dumps(["colour_a", "colour_b"]))
-    places = [(0, 0), (4095, 1), (4096, 0), (4999, 1)]
-    for row, column in places:
+    cells = [(0, 0), (4095, 1), (4096, 0), (4999, 1)]
+    for row, column in cells:
         values = np.zeros((5000, 2), np.float32)
         values[row, column] = value
         np.save(tmp_path / "values.npy", values)
@@ -54,7 +54,7 @@ def test_a_value_that_is_no_number_is_named_by_column_and_patch(tmp_path, value,
             check_finite(tmp_path, patches)
     np.save(tmp_path / "values.npy", np.zeros((5000, 2), np.float32))
     check_finite(tmp_path, patches)
-    faults(f"{value} in a feature table", len(places), len(places), "the column, the patch, how many")
+    faults(f"{value} in a feature table", len(cells), len(cells), "the column, the patch, how many")
 
 
 IMPOSSIBLE = {
@@ -65,7 +65,7 @@ IMPOSSIBLE = {
 
 
 @pytest.mark.parametrize("case", IMPOSSIBLE)
-def test_what_cannot_be_split_is_refused_in_one_line(tmp_path, case, faults):
+def test_data_that_cannot_be_split_are_refused_in_one_line(tmp_path, case, faults):
     labels, slides, words = IMPOSSIBLE[case]
     done = command(tmp_path, "baseline", labelled_folder(tmp_path / "data", labels, slides))
     assert done.returncode == 2, done.stderr
@@ -83,20 +83,20 @@ POSSIBLE = {
 
 
 @pytest.mark.parametrize("case", POSSIBLE)
-def test_small_data_gives_probabilities_and_no_complaint(tmp_path, case, faults):
+def test_small_data_give_probabilities_without_warnings(tmp_path, case, faults):
     labels, slides = POSSIBLE[case]
     done = command(tmp_path, "heads", labelled_folder(tmp_path / "data", labels, slides))
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
     assert "RuntimeWarning" not in done.stdout + done.stderr
-    found = pd.read_parquet(tmp_path / "runs" / "edge" / "4-heads" / "predictions.parquet").filter(like="prob_")
-    assert len(found) == len(labels)
-    assert ((found >= 0) & (found <= 1)).all(axis=None)
+    probabilities = pd.read_parquet(tmp_path / "runs" / "edge" / "4-heads" / "predictions.parquet").filter(like="prob_")
+    assert len(probabilities) == len(labels)
+    assert ((probabilities >= 0) & (probabilities <= 1)).all(axis=None)
     faults(case, 1, 1, "a finished table of probabilities")
 
 
-def test_constant_and_duplicated_columns_are_taken(tmp_path, faults):
-    """Grey pictures of one brightness: colour columns repeat one another, and saturation's are constant."""
+def test_constant_and_duplicated_columns_are_accepted(tmp_path, faults):
+    """In uniform grey pictures, colour columns repeat each other and saturation columns are constant."""
     labels, slides = [0, 1] * 30, [f"S{row // 5}" for row in range(60)]
     folder = labelled_folder(tmp_path / "data", labels, slides)
     rng = np.random.default_rng(2)
@@ -113,22 +113,22 @@ def test_constant_and_duplicated_columns_are_taken(tmp_path, faults):
     constant = values.shape[1] - varying.shape[1]
     repeated = varying.shape[1] - np.unique(varying, axis=1).shape[1]
     assert min(constant, repeated) > 3
-    found = pd.read_parquet(run / "4-heads" / "predictions.parquet").filter(like="prob_")
-    assert ((found >= 0) & (found <= 1)).all(axis=None)
-    # Brightness alone tells the labels apart, and goes on doing so.
-    assert found.filter(like="logistic").iloc[:, 0].corr(pd.Series(labels)) > 0.5
+    probabilities = pd.read_parquet(run / "4-heads" / "predictions.parquet").filter(like="prob_")
+    assert ((probabilities >= 0) & (probabilities <= 1)).all(axis=None)
+    # Brightness alone separates the classes, and the head still uses it.
+    assert probabilities.filter(like="logistic").iloc[:, 0].corr(pd.Series(labels)) > 0.5
     for fault, number in (("constant columns", constant), ("duplicated columns", repeated)):
         faults(f"{fault} in a table of {values.shape[1]}", number, number, "a finished table of probabilities")
 
 
 @pytest.mark.length
-def test_prevalence_of_one_in_a_thousand_is_learned_from_where_slides_allow(tmp_path, faults):
+def test_a_prevalence_of_one_in_a_thousand_is_accepted_with_enough_slides(tmp_path, faults):
     labels = np.zeros(8000, int)
     labels[500::1000] = 1
     slides = [f"S{row // 200}" for row in range(8000)]
     done = command(tmp_path, "heads", labelled_folder(tmp_path / "data", labels.tolist(), slides))
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stdout + done.stderr
-    found = pd.read_parquet(tmp_path / "runs" / "edge" / "4-heads" / "predictions.parquet").filter(like="prob_")
-    assert ((found >= 0) & (found <= 1)).all(axis=None)
+    probabilities = pd.read_parquet(tmp_path / "runs" / "edge" / "4-heads" / "predictions.parquet").filter(like="prob_")
+    assert ((probabilities >= 0) & (probabilities <= 1)).all(axis=None)
     faults("prevalence 0.1 %, positives on 8 of 40 slides", 1, 1, "a finished table of probabilities")

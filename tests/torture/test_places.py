@@ -1,4 +1,4 @@
-"""Folders and files as people have them: long, spaced and foreign names, read-only sources, slow shares."""
+"""Realistic folders and files: long and foreign names, spaces, read-only sources, slow network shares."""
 
 import os
 import shutil
@@ -13,7 +13,7 @@ from PIL import Image
 from tests.torture.commands import command, one_line
 
 pytestmark = pytest.mark.torture
-PLACES = {
+FOLDER_NAMES = {
     "spaces": "my slides (copy) of  June",
     "quotes and signs": 'it\'s "50%" & $HOME; [x]* #1',
     "other scripts": "Mikrometastase-Lymphknoten_前哨淋巴结_سرطان_ß",
@@ -56,21 +56,21 @@ def plain(tmp_path_factory):
     return folder / "data", results(folder / "runs")
 
 
-KINDS = [kind if kind == "quotes and signs" else pytest.param(kind, marks=pytest.mark.length) for kind in PLACES]
+KINDS = [kind if kind == "quotes and signs" else pytest.param(kind, marks=pytest.mark.length) for kind in FOLDER_NAMES]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_name_of_a_folder_changes_nothing(tmp_path, plain, kind, faults):
+def test_the_name_of_a_folder_does_not_change_results(tmp_path, plain, kind, faults):
     data, expected = plain
-    place = tmp_path / PLACES[kind]
-    shutil.copytree(data, place / "data")
-    done = heads(place / "runs", place / "data")
+    folder = tmp_path / FOLDER_NAMES[kind]
+    shutil.copytree(data, folder / "data")
+    done = heads(folder / "runs", folder / "data")
     assert done.returncode == 0, done.stderr
-    assert results(place / "runs") == expected
+    assert results(folder / "runs") == expected
     faults(f"data and runs in a folder whose name has {kind}", 1, 1, "nothing: the same bytes")
 
 
-def test_a_path_too_long_for_the_system_is_one_line(tmp_path, faults):
+def test_a_path_too_long_for_the_system_is_a_one_line_error(tmp_path, faults):
     said = one_line(command("prepare", tmp_path / "/".join(18 * [240 * "x"])))
     assert "File name too long" in said
     faults("a path of more than 4,096 characters", 1, 1, "error: <path>: File name too long. …")
@@ -84,7 +84,7 @@ def test_nothing_is_written_into_a_read_only_source(tmp_path, plain, faults):
     if mounted:
         subprocess.run(["mount", "-o", "remount,ro,bind", source], check=True)
     elif os.geteuid() == 0:
-        pytest.skip("the administrator writes into any folder, and may mount nothing here")
+        pytest.skip("the superuser can write into any folder and cannot mount one here")
     else:
         shutil.copytree(data, source, dirs_exist_ok=True)
         source.chmod(0o555)
@@ -106,7 +106,7 @@ def test_nothing_is_written_into_a_read_only_source(tmp_path, plain, faults):
     faults("a run folder that cannot be written to", 1, 1, said.replace(str(tmp_path), "…"))
 
 
-#: Loaded by the interpreter and its workers as they start: opening a patch takes as long as on a far share.
+#: Loaded by the interpreter and its workers at start; delays opening a patch like a slow network share.
 SLOW = """
 import sys, time
 def slow(event, arguments):
@@ -117,7 +117,7 @@ sys.addaudithook(slow)
 
 
 @pytest.mark.length
-def test_slow_reads_change_nothing(tmp_path, plain, faults):
+def test_slow_reads_do_not_change_results(tmp_path, plain, faults):
     data, expected = plain
     (tmp_path / "sitecustomize.py").write_text(SLOW)
     done = heads(tmp_path / "runs", data, {**os.environ, "PYTHONPATH": str(tmp_path)})
@@ -127,7 +127,7 @@ def test_slow_reads_change_nothing(tmp_path, plain, faults):
 
 
 @pytest.mark.length
-def test_a_source_that_goes_away_is_one_line_and_gone_on_from(tmp_path, plain, faults):
+def test_a_source_that_disappears_is_a_one_line_error_and_the_run_resumes(tmp_path, plain, faults):
     data, expected = plain
     source = tmp_path / "share"
     shutil.copytree(data, source)

@@ -1,4 +1,4 @@
-"""Disks and memory that run out: one line, exit status 2, and the same result once there is room."""
+"""Full disks and exhausted memory: a one-line error, exit status 2, and the same result once there is space."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.torture
 
 
 def features(runs, largest=None):
-    """The step ``features``, where no file may grow beyond ``largest`` bytes."""
+    """Run the step ``features`` with a limit of ``largest`` bytes per file."""
 
     def limit():
         if largest is not None:
@@ -49,7 +49,7 @@ def undisturbed(tmp_path_factory):
     return [(runs / "room" / name).read_bytes() for name in RESULTS]
 
 
-def test_files_that_may_not_grow_end_in_one_line_and_go_on(tmp_path, undisturbed, faults, at_length):
+def test_a_limit_on_file_size_is_a_one_line_error_and_the_run_resumes(tmp_path, undisturbed, faults, at_length):
     limits = (100, 3_000, 8_000, 60_000, 900_000) if at_length else (3_000, 60_000)
     for largest in limits:
         done = features(tmp_path, largest)
@@ -61,16 +61,16 @@ def test_files_that_may_not_grow_end_in_one_line_and_go_on(tmp_path, undisturbed
     faults("a file that may not grow", len(limits), len(limits), done.stderr.strip().replace(str(tmp_path), "runs"))
 
 
-def test_a_full_disk_ends_in_one_line_and_goes_on(tmp_path, undisturbed, faults):
+def test_a_full_disk_is_a_one_line_error_and_the_run_resumes(tmp_path, undisturbed, faults):
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", disk], capture_output=True, check=False)
     if mounted.returncode:
-        pytest.skip("only an administrator may mount a small disk")
+        pytest.skip("only the superuser can mount a small disk")
     try:
-        foretold = features(disk)
-        one_line(foretold)
-        assert "decoded patches need" in foretold.stderr
+        predicted = features(disk)
+        one_line(predicted)
+        assert "decoded patches need" in predicted.stderr
         subprocess.run(["mount", "-o", "remount,size=1720k", disk], check=True)
         done = features(disk)
         one_line(done)
@@ -80,7 +80,7 @@ def test_a_full_disk_ends_in_one_line_and_goes_on(tmp_path, undisturbed, faults)
         assert [(disk / "room" / name).read_bytes() for name in RESULTS] == undisturbed
     finally:
         subprocess.run(["umount", disk], check=True)
-    faults("a full disk", 2, 2, foretold.stderr.strip().replace(str(disk), "runs"))
+    faults("a full disk", 2, 2, predicted.stderr.strip().replace(str(disk), "runs"))
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_full_disk_ends_in_one_line_and_goes_on(tmp_path, undisturbed, faults)
         (shutil.Error([("a", "b", "[Errno 122] Disk quota exceeded: 'b'")]), "quota"),
     ],
 )
-def test_what_systems_and_libraries_say_names_the_folder(tmp_path, raised, words, faults):
+def test_disk_errors_of_libraries_name_the_folder(tmp_path, raised, words, faults):
     with pytest.raises(InputError, match=words) as found, resources.foreseen(tmp_path / "not" / "there"):
         raise raised
     assert str(tmp_path) in str(found.value)
@@ -101,18 +101,18 @@ def test_what_systems_and_libraries_say_names_the_folder(tmp_path, raised, words
     faults(f"{raised} from a library", 1, 1, str(found.value).replace(str(tmp_path), "runs"))
 
 
-def test_memory_that_runs_out_says_what_was_asked_for(tmp_path, faults):
+def test_a_memory_error_gives_the_requested_size(tmp_path, faults):
     with pytest.raises(InputError, match=r"memory ran out.*PiB.*available now") as found, resources.foreseen(tmp_path):
         np.empty(2**53, np.float32)
     faults("an array beyond all memory", 1, 1, str(found.value))
 
 
-def test_other_errors_pass_as_they_are(tmp_path):
+def test_other_errors_are_not_changed(tmp_path):
     with pytest.raises(OSError, match="Permission"), resources.foreseen(tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied")
 
 
-def test_memory_is_asked_for_before_it_is_taken():
+def test_memory_is_checked_before_it_is_allocated():
     code = (
         "import resource; from histoblend.pipelines.runtime import resources\n"
         "resource.setrlimit(resource.RLIMIT_AS, (2_000_000_000,) * 2)\n"

@@ -1,4 +1,4 @@
-"""The same seed gives the same bytes, whatever the workers, the shards and Python's own hashing."""
+"""The same seed gives the same bytes for any number of workers, shard size and hash seed of Python."""
 
 import os
 
@@ -34,7 +34,7 @@ WAYS = [
 
 
 def outcome(step, runs, settings, seed, names):
-    # The hashing of strings orders sets: another order must not show.
+    # The hash seed changes the order of sets of strings, which must not change results.
     done = command(step, runs, settings=settings, environment={**os.environ, "PYTHONHASHSEED": seed})
     assert done.returncode == 0, done.stderr
     return {name: (runs / "one" / name).read_bytes() for name in names}
@@ -42,25 +42,25 @@ def outcome(step, runs, settings, seed, names):
 
 @pytest.mark.length
 def test_heads_are_the_same_for_any_workers_shards_and_hashing(tmp_path, faults):
-    found = [
+    outcomes = [
         outcome("heads", tmp_path / str(number), HEADS | settings, seed, RESULTS)
         for number, (settings, seed) in enumerate(WAYS)
     ]
     for name in RESULTS:
-        assert len({result[name] for result in found}) == 1, name
+        assert len({result[name] for result in outcomes}) == 1, name
     faults("other workers, shards and hash seeds: features and heads", len(WAYS), len(WAYS), "the same bytes")
 
 
 @pytest.mark.length
 def test_networks_are_the_same_for_any_workers_and_shards(tmp_path, faults):
     names = ("3-embeddings/values.npy", "5-cnn/predictions.parquet", "predictions.parquet")
-    found = [
+    outcomes = [
         outcome("ensemble", tmp_path / str(number), HEADS | NETWORKS | settings | {
             "embeddings.shard": settings["features.shard"] + 15}, seed, names)
         for number, (settings, seed) in enumerate(WAYS)
     ]  # fmt: skip
     for name in names:
-        assert len({result[name] for result in found}) == 1, name
+        assert len({result[name] for result in outcomes}) == 1, name
     faults(
         "other workers, shards and hash seeds: embeddings, network, ensemble", len(WAYS), len(WAYS), "the same bytes"
     )

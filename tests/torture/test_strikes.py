@@ -1,4 +1,4 @@
-"""`ensemble` killed, interrupted and ended at random moments of every step: it ends with an undisturbed run's bytes."""
+"""`ensemble` killed, interrupted or terminated at random moments of each step gives the bytes of an undisturbed run."""
 
 import json
 import os
@@ -45,9 +45,9 @@ SMALL += (
     else ["heads.features=['colour','context']"]
 )
 BEGINS = re.compile(r"([a-z-]+): (running|rebuilding)")
-#: What must come out the same, byte by byte.
+#: Files that must be identical byte by byte.
 RESULTS = {"pixels.npy", "values.npy", "patches.parquet", "predictions.parquet", "ensemble.json", "sets.json"}
-#: Files of a step that is under way which hold finished work, and must not be made twice.
+#: Files of an unfinished step that contain finished work and must not be computed again.
 FINISHED = re.compile(r"(?!checkpoint)[^.].*\.npz")
 
 
@@ -56,21 +56,21 @@ def start(runs):
     for setting in SMALL:
         command += ["--set", setting]
     pipe = subprocess.PIPE
-    # A session of its own, so that the whole group can be struck as a terminal's Ctrl-C does.
+    # A new session, so that the whole process group can get a signal, as with Ctrl-C in a terminal.
     return subprocess.Popen(
         command, cwd=ROOT, stdout=pipe, stderr=subprocess.STDOUT, text=True, start_new_session=True, bufsize=1
     )
 
 
 def to_the_end(runs):
-    """Moments at which steps began, from a run that is left in peace, and its length."""
+    """Start times of the steps in an undisturbed run, and its duration, in seconds."""
     begun, lines = {}, []
     started = time.monotonic()
     with start(runs) as process:
         for line in process.stdout:
             lines.append(line)
-            if found := BEGINS.match(line):
-                begun[found[1]] = time.monotonic() - started
+            if match := BEGINS.match(line):
+                begun[match[1]] = time.monotonic() - started
     assert process.returncode == 0, "".join(lines)
     return begun, time.monotonic() - started
 
@@ -82,30 +82,30 @@ def results(runs):
 
 
 def finished_work(runs):
-    """Inode and time of each file that holds a piece of a step under way."""
-    found = {}
+    """Inode and modification time of each file with finished work of an unfinished step."""
+    files = {}
     for path in runs.glob("struck/**/*.partial/**/*"):
         if FINISHED.fullmatch(path.name):
             state = path.stat()
-            found[path] = state.st_ino, state.st_mtime_ns
-    return found
+            files[path] = state.st_ino, state.st_mtime_ns
+    return files
 
 
 class Epochs:
-    """Epochs that checkpoints have held, with the seconds that each took: one that is repeated takes others."""
+    """Epochs seen in checkpoints, with their seconds. A repeated epoch would have other seconds."""
 
     def __init__(self, runs):
         self.folder, self.seen = runs / "struck", {}
 
     def look(self):
-        """Check that each checkpoint begins with what it held before."""
+        """Check that each checkpoint starts with the epochs seen before."""
         for path in self.folder.glob("5-cnn.partial/work/*/checkpoint.npz"):
             with np.load(path) as arrays:
                 history = json.loads(str(arrays["text"]))["history"]
             self._check(path.parent.name, [row["seconds"] for row in history])
 
     def look_back(self):
-        """The same of the finished network; how many epochs had been seen in checkpoints."""
+        """Check the finished network in the same way; return the number of epochs seen in checkpoints."""
         table = pd.read_csv(self.folder / "5-cnn" / "history.csv", dtype={"run": str})
         seen = sum(map(len, self.seen.values()))
         for run, rows in table.groupby("run"):
@@ -119,17 +119,17 @@ class Epochs:
 
 
 def struck(runs, step, delay, strike):
-    """Start the command, strike it `delay` seconds after the step began; whether there was still something to strike.
+    """Start the command and strike it `delay` seconds after the step started.
 
-    Returns the last words, exit status and seconds from strike to end; None when the run was over before.
+    Returns the last output, exit status and seconds from strike to end, or None if the run finished before the strike.
     """
     with start(runs) as process:
         said = []
         if step:
             for line in process.stdout:
                 said.append(line)
-                found = BEGINS.match(line)
-                if found and found[1] == step:
+                match = BEGINS.match(line)
+                if match and match[1] == step:
                     break
         try:
             process.wait(delay)
@@ -138,7 +138,7 @@ def struck(runs, step, delay, strike):
             strike(process)
             process.wait()
             seconds = time.monotonic() - begun
-            # Workers that outlive a killed run keep the pipe: they are left alone, to disturb the next one if they can.
+            # Workers that survive a killed run keep the pipe open. They are left running, to test the next run.
             said += [] if strike is kill_one else process.stdout.readlines()
             return "".join(said), process.returncode, seconds
         said += process.stdout.readlines()
@@ -164,7 +164,7 @@ def terminate(process):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Results of a run that is left in peace, and how long each of its steps takes."""
+    """Results of an undisturbed run, and the seconds of each of its steps."""
     runs = tmp_path_factory.mktemp("undisturbed")
     begun, length = to_the_end(runs)
     moments = [*begun.values(), length]
@@ -172,10 +172,10 @@ def undisturbed(tmp_path_factory):
 
 
 def life(undisturbed, runs, rng, number):
-    """A run struck at moments of `number` of its steps, in order, and then left in peace; each strike that hit."""
+    """Strike a run in `number` of its steps, in order, then let it finish; return the strikes that hit."""
     expected, lengths = undisturbed
     steps, hit, before, epochs = list(lengths), [], {}, Epochs(runs)
-    for step in (steps[place] for place in sorted(rng.choice(len(steps), min(number, len(steps)), replace=False))):
+    for step in (steps[index] for index in sorted(rng.choice(len(steps), min(number, len(steps)), replace=False))):
         strike = STRIKES[rng.integers(len(STRIKES))]
         outcome = struck(runs, step, float(rng.uniform(0, lengths[step])), strike)
         now = finished_work(runs)
@@ -192,14 +192,14 @@ def life(undisturbed, runs, rng, number):
 
 
 def check_results(runs, expected):
-    found = results(runs)
-    assert found.keys() == expected.keys()
-    # Names only: the bytes would make no readable message.
-    assert [name for name in expected if found[name] != expected[name]] == []
+    actual = results(runs)
+    assert actual.keys() == expected.keys()
+    # Compares names, because bytes would give an unreadable message.
+    assert [name for name in expected if actual[name] != expected[name]] == []
 
 
 SEED = 8
-#: Two kills to a signal: of 100 strikes at least 50 are kills.
+#: Two thirds are kills, so that at least 50 of 100 strikes are kills.
 STRIKES = [kill_one, kill_one, kill_all, kill_all, ctrl_c, terminate]
 STATUS = {kill_one: -9, kill_all: -9, ctrl_c: 130, terminate: 143}
 NAMES = {ctrl_c: "Ctrl-C", terminate: "SIGTERM"}
@@ -207,13 +207,13 @@ KEPT = "finished steps and shards are kept. Run the same command again to "
 
 
 @pytest.mark.parametrize("seed", range(SEED, SEED + 10) if AT_LENGTH else [SEED])
-def test_struck_anywhere_it_ends_with_the_same_bytes(undisturbed, tmp_path, faults, seed):
-    """Each seed is a run of its own, struck in most of its steps, and recorded by itself."""
+def test_a_run_struck_anywhere_ends_with_the_same_bytes(undisturbed, tmp_path, faults, seed):
+    """Each seed is a separate run, struck in most of its steps and recorded separately."""
     stops = []
     hit = life(undisturbed, tmp_path / "life", np.random.default_rng(seed), 100 if AT_LENGTH else 3)
     for step, strike, said, status, seconds in hit:
         if strike in NAMES and KEPT not in said and step == "start":
-            continue  # before the program's first line Python itself answers
+            continue  # before the first line of the program, Python itself handles the signal
         assert status == STATUS[strike], said
         if strike in NAMES:
             assert "Traceback" not in said, said
@@ -231,11 +231,11 @@ def test_struck_anywhere_it_ends_with_the_same_bytes(undisturbed, tmp_path, faul
 
 
 @pytest.mark.length
-def test_a_network_killed_again_and_again_repeats_no_epoch(undisturbed, tmp_path, faults):
+def test_a_network_killed_repeatedly_repeats_no_epoch(undisturbed, tmp_path, faults):
     expected, lengths = undisturbed
     runs, rng, kills = tmp_path / "again", np.random.default_rng(SEED), 0
     epochs = Epochs(runs)
-    # Late enough for most of them that an epoch or two were finished; the network needs more than one such stretch.
+    # Most kills come late enough that an epoch was finished. The network needs more than one such run.
     while kills < 12 and struck(runs, "cnn", float(rng.uniform(0.3, 0.9) * lengths["cnn"]), kill_all):
         epochs.look()
         kills += 1

@@ -1,4 +1,4 @@
-"""Real processes: a second one in the same run folder is refused, a dead one's lock taken over, a signal ends a run."""
+"""Real processes: a second run in the same folder is refused, locks of dead runs are taken over, signals end a run."""
 
 import json
 import os
@@ -21,13 +21,13 @@ def start(runs):
 
 
 def started(runs):
-    """A run that holds its lock and has begun its first step."""
+    """A run that holds its lock and has started its first step."""
     process = start(runs)
     assert process.stdout.readline() == "prepare: running\n"
     return process
 
 
-def test_a_second_process_is_refused_and_a_dead_ones_lock_taken_over(tmp_path, faults):
+def test_a_second_process_is_refused_and_the_lock_of_a_dead_process_is_taken_over(tmp_path, faults):
     first = started(tmp_path)
     assert json.loads((tmp_path / "one" / ".lock").read_text())["pid"] == first.pid
     second = start(tmp_path)
@@ -47,7 +47,7 @@ def test_a_second_process_is_refused_and_a_dead_ones_lock_taken_over(tmp_path, f
     faults("a lock left by a killed process", 1, 1, "taking over the lock of process <n>, which has ended")
 
 
-#: Starts a process as a step starts its workers, and waits for it.
+#: Starts a process like a step starts its workers, and waits for it.
 PARENT = """
 import subprocess, sys
 from histoblend.pipelines.runtime.signals import stop_on_signals
@@ -56,14 +56,14 @@ subprocess.run([sys.executable, "-c", "import time; print('up', flush=True); tim
 """
 
 
-def test_ctrl_c_in_a_terminal_makes_no_worker_complain(faults):
-    """A terminal sends it to every process of the group, of which Python's own answer is a traceback."""
+def test_ctrl_c_in_a_terminal_prints_no_worker_traceback(faults):
+    """A terminal sends Ctrl-C to every process of the group, to which Python answers with a traceback."""
     pipe = subprocess.PIPE
     command = [sys.executable, "-c", PARENT]
     process = subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
     assert process.stdout.readline() == "up\n"
     os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=120)  # ends once nobody holds the pipe: the worker is gone too
+    _, said = process.communicate(timeout=120)  # returns when the pipe is closed, so the worker has ended too
     assert process.returncode == 130
     assert (
         said.strip()
@@ -76,22 +76,22 @@ WORKERS = """
 import signal
 from joblib import Parallel, delayed
 from histoblend.pipelines.runtime.signals import stop_on_signals
-def held_back():
+def blocked():
     return signal.SIGINT in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 stop_on_signals()
 for _ in range(2):
-    print(Parallel(n_jobs=2)(delayed(held_back)() for _ in range(4)))
+    print(Parallel(n_jobs=2)(delayed(blocked)() for _ in range(4)))
 """
 
 
 def test_workers_of_joblib_do_not_take_ctrl_c():
-    """Some of them begin with one tracker of resources or another, which lets signals through."""
+    """Some workers start with a resource tracker, which unblocks signals."""
     done = subprocess.run([sys.executable, "-c", WORKERS], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stdout.splitlines() == 2 * ["[True, True, True, True]"], done.stderr
 
 
 @pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
-def test_a_signal_ends_the_run_and_says_where_it_goes_on(tmp_path, faults, number, name):
+def test_a_signal_ends_the_run_and_names_the_step_to_resume(tmp_path, faults, number, name):
     process = started(tmp_path)
     os.kill(process.pid, number)
     _, said = process.communicate(timeout=120)

@@ -1,4 +1,4 @@
-"""Runs on a Dask cluster: the numbers of one machine, whatever becomes of workers, and a word where it fails."""
+"""Runs on a Dask cluster: same results as on one machine, even if workers are lost, and one-line errors."""
 
 import contextlib
 import io
@@ -50,8 +50,8 @@ def alone(tmp_path_factory):
 @pytest.fixture(scope="module")
 def address(tmp_path_factory):
     """A scheduler with three workers, in a folder from which our code cannot be imported."""
-    with cluster(tmp_path_factory.mktemp("cluster")) as found:
-        yield found
+    with cluster(tmp_path_factory.mktemp("cluster")) as scheduler:
+        yield scheduler
 
 
 def table(run, step):
@@ -59,13 +59,13 @@ def table(run, step):
 
 
 def kill_one(run):
-    """Kill a worker as the kernel does for want of memory; its nanny starts another."""
+    """Kill a worker like the kernel does when memory runs out; its nanny starts another one."""
     pids = run.cluster.client.run(os.getpid)
     os.kill(min(pids.values()), signal.SIGKILL)
 
 
-def let_one_leave(run):
-    """A worker that hands over and leaves; its nanny starts another."""
+def retire_one(run):
+    """Retire a worker, which hands over its data first; its nanny starts another one."""
     client = run.cluster.client
     client.retire_workers([min(client.scheduler_info(n_workers=-1)["workers"])], close_workers=True)
 
@@ -73,10 +73,10 @@ def let_one_leave(run):
 LABELS = {"features": "handcrafted features", "embeddings": "embeddings"}
 
 
-@pytest.mark.parametrize("what", [kill_one, let_one_leave])
+@pytest.mark.parametrize("remove", [kill_one, retire_one])
 @pytest.mark.parametrize("step", ["features", "embeddings"])
-def test_a_table_is_the_same_when_a_worker_goes(tmp_path, alone, address, step, what):
-    screen = Striking(LABELS[step], lambda: what(run))
+def test_a_table_is_the_same_if_a_worker_is_lost(tmp_path, alone, address, step, remove):
+    screen = Striking(LABELS[step], lambda: remove(run))
     run = run_of(tmp_path, f"engine.scheduler={address}", screen=screen)
     with contextlib.closing(run):
         folder, manifest = run.step(step)
@@ -85,11 +85,11 @@ def test_a_table_is_the_same_when_a_worker_goes(tmp_path, alone, address, step, 
     assert manifest["notes"]["cluster"]["parts"] == 40
     assert manifest["notes"]["cluster"]["workers"] >= 2
     assert not (folder / "parts").exists()
-    # What ran where does not count: the next run on this machine takes it as it is.
+    # The engine is not part of the key: the next run on this machine reuses the step.
     assert run_of(tmp_path).step(step).manifest == manifest
 
 
-def test_a_slow_worker_changes_nothing(tmp_path, alone, address):
+def test_a_slow_worker_does_not_change_the_table(tmp_path, alone, address):
     run = run_of(tmp_path, f"engine.scheduler={address}")
     with contextlib.closing(run):
         assert run.step("prepare")
@@ -98,14 +98,14 @@ def test_a_slow_worker_changes_nothing(tmp_path, alone, address):
     assert table(run, "2-features") == table(alone, "2-features")
 
 
-def test_fits_that_hold_their_table_are_the_same_to_the_last_bit(tmp_path, alone, address):
+def test_fits_on_a_whole_table_are_bit_identical(tmp_path, alone, address):
     screen = Striking("fits", lambda: kill_one(run))
     run = run_of(tmp_path, f"engine.scheduler={address}", "heads.features=['context']", screen=screen)
     with contextlib.closing(run):
         folder, manifest = run.step("heads")
     assert screen.struck
-    found, expected = (pd.read_parquet(place / PREDICTIONS) for place in (folder, alone.step("heads").folder))
-    pd.testing.assert_frame_equal(found, expected[list(found)], check_exact=True)
+    actual, expected = (pd.read_parquet(step / PREDICTIONS) for step in (folder, alone.step("heads").folder))
+    pd.testing.assert_frame_equal(actual, expected[list(actual)], check_exact=True)
     for number in range(3):
         name = f"xgboost_context/booster-{number}.json"
         assert (folder / name).read_bytes() == (alone.step("heads").folder / name).read_bytes()
@@ -113,100 +113,100 @@ def test_fits_that_hold_their_table_are_the_same_to_the_last_bit(tmp_path, alone
     assert run_of(tmp_path, "heads.features=['context']").step("heads").manifest == manifest
 
 
-def test_fits_on_a_spread_table_agree_though_a_worker_is_killed(tmp_path, alone, address):
+def test_fits_on_a_spread_table_agree_if_a_worker_is_killed(tmp_path, alone, address):
     screen = Striking("fits", lambda: kill_one(run), share=0.3)
     settings = ["engine.heads=spread", "heads.features=['context']"]
     run = run_of(tmp_path, f"engine.scheduler={address}", *settings, screen=screen)
     with contextlib.closing(run):
         folder, manifest = run.step("heads")
     assert screen.struck
-    found, expected = (pd.read_parquet(place / PREDICTIONS) for place in (folder, alone.step("heads").folder))
-    assert abs(found["prob_logistic_context"] - expected["prob_logistic_context"]).max() < 2e-3
+    actual, expected = (pd.read_parquet(step / PREDICTIONS) for step in (folder, alone.step("heads").folder))
+    assert abs(actual["prob_logistic_context"] - expected["prob_logistic_context"]).max() < 2e-3
     learned = expected["split"] == "train"
     scores = [
-        roc_auc_score(each["label"][learned], each["prob_xgboost_context"][learned]) for each in (found, expected)
+        roc_auc_score(each["label"][learned], each["prob_xgboost_context"][learned]) for each in (actual, expected)
     ]
     assert scores[0] == pytest.approx(scores[1], abs=0.03)
     assert (folder / "xgboost_context" / "head.json").is_file()
-    # Other numbers than those of one memory: never taken for them.
+    # The manifest records this, because these fits differ from those in one memory and must not replace them.
     assert manifest["inputs"]["spread context"] == "yes"
 
 
-def test_a_broken_off_table_goes_on_and_a_damaged_part_is_made_again(tmp_path, alone, address):
-    class BrokenOffError(Exception):
+def test_an_interrupted_table_is_resumed_and_a_damaged_part_is_computed_again(tmp_path, alone, address):
+    class InterruptedRunError(Exception):
         pass
 
-    def break_off():
-        raise BrokenOffError
+    def interrupt():
+        raise InterruptedRunError
 
-    run = run_of(tmp_path, f"engine.scheduler={address}", screen=Striking(LABELS["features"], break_off, share=0.5))
-    with contextlib.closing(run), pytest.raises(BrokenOffError):
+    run = run_of(tmp_path, f"engine.scheduler={address}", screen=Striking(LABELS["features"], interrupt, share=0.5))
+    with contextlib.closing(run), pytest.raises(InterruptedRunError):
         run.step("features")
     parts = sorted((run.folder / "2-features.partial" / "parts").glob("part-*.parquet"))
     assert len(parts) >= 20
     before = {path: path.stat().st_mtime_ns for path in parts}
-    spoilt = bytearray(parts[3].read_bytes())
-    spoilt[len(spoilt) // 2] ^= 1
-    parts[3].write_bytes(spoilt)
-    again = run_of(tmp_path, f"engine.scheduler={address}")
-    with contextlib.closing(again):
-        manifest = again.step("features").manifest
-    assert table(again, "2-features") == table(alone, "2-features")
+    damaged = bytearray(parts[3].read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    parts[3].write_bytes(damaged)
+    resumed = run_of(tmp_path, f"engine.scheduler={address}")
+    with contextlib.closing(resumed):
+        manifest = resumed.step("features").manifest
+    assert table(resumed, "2-features") == table(alone, "2-features")
     assert manifest["notes"]["cluster"]["parts"] <= 40 - len(before) + 1
 
 
-def test_workers_need_what_the_run_needs_from_its_store(tmp_path, address):
-    # Every process has a memory of its own.
+def test_workers_must_be_able_to_read_the_store(tmp_path, address):
+    # A memory store is private to its process.
     run = run_of(tmp_path, f"engine.scheduler={address}", "engine.store=memory://here")
     with (
         contextlib.closing(run),
-        pytest.raises(InputError, match=r"every worker must see the run's data under memory:"),
+        pytest.raises(InputError, match=r"every worker must be able to read the run's data under memory:"),
     ):
         run.step("features")
 
 
-def test_a_lost_scheduler_ends_the_run_and_one_machine_goes_on(tmp_path, alone):
+def test_a_lost_scheduler_ends_the_run_and_one_machine_resumes_it(tmp_path, alone):
     (tmp_path / "cluster").mkdir()
     with contextlib.ExitStack() as stack:
-        found = stack.enter_context(cluster(tmp_path / "cluster", workers=1))
-        run = run_of(tmp_path, f"engine.scheduler={found}", screen=Striking(LABELS["features"], stack.close))
+        scheduler = stack.enter_context(cluster(tmp_path / "cluster", workers=1))
+        run = run_of(tmp_path, f"engine.scheduler={scheduler}", screen=Striking(LABELS["features"], stack.close))
         with contextlib.closing(run), pytest.raises(InputError, match="connection to the cluster was lost"):
             run.step("features")
     assert run_of(tmp_path, "engine.workers=1").step("features")
     assert table(run, "2-features") == table(alone, "2-features")
 
 
-def test_a_worker_that_cannot_get_the_code_is_named(tmp_path):
-    with cluster(tmp_path, 1, "--no-nanny") as found:
-        engine = Cluster(EngineConfig(scheduler=found), tmp_path / "run", 1, Screen())
-        with contextlib.closing(engine), pytest.raises(InputError, match=r"could not be given this checkout's code"):
+def test_a_worker_that_cannot_load_the_code_is_named(tmp_path):
+    with cluster(tmp_path, 1, "--no-nanny") as scheduler:
+        engine = Cluster(EngineConfig(scheduler=scheduler), tmp_path / "run", 1, Screen())
+        with contextlib.closing(engine), pytest.raises(InputError, match=r"could not load this checkout's code"):
             engine.connect()
 
 
-def test_a_task_that_ends_every_worker_is_given_up(tmp_path, address):
+def test_a_task_that_kills_every_worker_ends_the_run(tmp_path, address):
     engine = Cluster(EngineConfig(scheduler=address), tmp_path / "run", 1, Screen())
-    words = r"a task ended 4 workers, one after the other, .*\(last: tcp://"
+    words = r"a task killed 4 workers in a row, .*\(last: tcp://"
     with contextlib.closing(engine), pytest.raises(InputError, match=words):
         list(engine.run([(os._exit, (1,))]))
 
 
-def test_a_wrong_input_on_a_worker_is_passed_on(tmp_path, address):
+def test_an_input_error_on_a_worker_is_passed_on(tmp_path, address):
     store = Store(str(tmp_path / "job")).make()
     store.write(JOB, b"{}")
     engine = Cluster(EngineConfig(scheduler=address), tmp_path / "run", 1, Screen())
-    words = r"^.*/job\.json: expected the job of this run; it was altered\. Run again\.$"
+    words = r"^.*/job\.json: expected the job of this run; the file was altered\. Run again\.$"
     with contextlib.closing(engine), pytest.raises(InputError, match=words):
         list(engine.run([(make_part, (store.url, "another", 0, 1, ""))]))
 
 
-def test_a_wrong_input_is_not_tried_again_as_if_a_worker_had_gone():
+def test_an_input_error_is_not_retried_like_a_lost_worker():
     def refuse(*_arguments, **_options):
         raise InputError("labels must be 0 or 1.")
 
-    tried = []
+    warnings = []
     fits = SimpleNamespace(
         cluster=SimpleNamespace(
-            client=SimpleNamespace(as_current=refuse), screen=SimpleNamespace(warn=tried.append), wait=lambda: None
+            client=SimpleNamespace(as_current=refuse), screen=SimpleNamespace(warn=warnings.append), wait=lambda: None
         ),
         edges=[0, 2],
         columns=["a"],
@@ -216,44 +216,49 @@ def test_a_wrong_input_is_not_tried_again_as_if_a_worker_had_gone():
     task = SpreadTask(fits, FitTask("a", "xgboost", rows, rows, rows, rows, 0))
     with pytest.raises(InputError, match="labels must be 0 or 1"):
         task.grow_trees({}, rows, np.arange(1), 1, 2)
-    assert tried == []
+    assert warnings == []
 
 
-def test_a_local_cluster_that_does_not_start_is_said_in_one_line(tmp_path, monkeypatch):
+def test_a_local_cluster_that_does_not_start_is_one_line(tmp_path, monkeypatch):
     def fail(**_options):
         raise RuntimeError("Cluster failed to start:\n  Nanny failed")
 
     monkeypatch.setattr("distributed.LocalCluster", fail)
     engine = Cluster(EngineConfig(scheduler="dask-local"), tmp_path, 64, Screen())
-    words = r"must start 64 workers on this machine; .* \(Cluster failed to start: Nanny failed\)\. Use fewer \("
+    words = (
+        r"could not start 64 workers on this machine \(Cluster failed to start: Nanny failed\)\. Use fewer workers \("
+    )
     with contextlib.closing(engine), pytest.raises(InputError, match=words):
         engine.connect()
 
 
-def test_no_scheduler_is_said_in_one_line(tmp_path, monkeypatch):
+def test_a_missing_scheduler_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("histoblend.pipelines.engine.cluster.ANSWER_S", 1)
     engine = Cluster(EngineConfig(scheduler="tcp://127.0.0.1:9"), tmp_path, 1, Screen())
     with contextlib.closing(engine), pytest.raises(InputError, match=r"tcp://127\.0\.0\.1:9 does not answer"):
         engine.connect()
 
 
-def test_no_worker_is_said_in_one_line(tmp_path, monkeypatch):
+def test_a_missing_worker_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr("histoblend.pipelines.engine.cluster.FIRST_WORKER_S", 1)
-    with cluster(tmp_path, 0) as found:
-        engine = Cluster(EngineConfig(scheduler=found), tmp_path / "run", 1, Screen())
-        with contextlib.closing(engine), pytest.raises(InputError, match=r"none came in 1 s\. Start some: dask worker"):
+    with cluster(tmp_path, 0) as scheduler:
+        engine = Cluster(EngineConfig(scheduler=scheduler), tmp_path / "run", 1, Screen())
+        with (
+            contextlib.closing(engine),
+            pytest.raises(InputError, match=r"no worker connected within 1 s\. Start some: dask"),
+        ):
             engine.connect()
 
 
 @pytest.mark.parametrize("value", ["dask", "host:8786", "http://host:8786", ""])
-def test_another_word_for_a_scheduler_is_refused(value):
+def test_an_invalid_scheduler_is_refused(value):
     with pytest.raises(InputError, match=r"engine\.scheduler: .* must be local, dask-local or an address"):
         load_config(ROOT / "configs" / "phantom.toml", [f"engine.scheduler={value}"])
 
 
 @pytest.fixture
 def bucket(monkeypatch):
-    """A bucket on an S3-compatible server of this machine, for this process and those that it starts."""
+    """A bucket on an S3-compatible server on this machine, for this process and its children."""
     pytest.importorskip("moto")
     pytest.importorskip("s3fs")
     import s3fs
@@ -271,11 +276,11 @@ def bucket(monkeypatch):
     server.stop()
 
 
-def test_an_object_store_between_machines_gives_the_same(tmp_path, alone, bucket):
+def test_an_object_store_gives_the_same_results(tmp_path, alone, bucket):
     (tmp_path / "cluster").mkdir()
-    with cluster(tmp_path / "cluster", 2) as found:
+    with cluster(tmp_path / "cluster", 2) as scheduler:
         settings = [
-            f"engine.scheduler={found}",
+            f"engine.scheduler={scheduler}",
             f"engine.store={bucket}",
             "heads.features=['both','both-normalised']",
             "heads.heads=['logistic']",
@@ -290,20 +295,20 @@ def test_an_object_store_between_machines_gives_the_same(tmp_path, alone, bucket
         first, second = (load_head(folder / name) for folder in (refitted, alone.step("refit").folder))
         np.testing.assert_array_equal(first.coef_, second.coef_)
     expected = pd.read_parquet(alone.step("heads").folder / PREDICTIONS)
-    found = pd.read_parquet(heads / PREDICTIONS)
-    pd.testing.assert_frame_equal(found, expected[list(found)])
-    left = Store(bucket).inside(run.config.name)
-    # Tables stay there as Parquet; what heads needed for the moment does not.
-    kept = [name.rpartition("-")[0] for name in left.names()]
+    actual = pd.read_parquet(heads / PREDICTIONS)
+    pd.testing.assert_frame_equal(actual, expected[list(actual)])
+    store = Store(bucket).inside(run.config.name)
+    # Tables stay in the store as Parquet; temporary files of the heads do not.
+    kept = [name.rpartition("-")[0] for name in store.names()]
     tables = ["2-features", "2-features-normalised", "3-embeddings", "3-embeddings-normalised"]
     assert sorted(kept) == [*tables, "patches"]
-    folder = left.inside(next(name for name in left.names() if name.rpartition("-")[0] == "2-features"))
+    folder = store.inside(next(name for name in store.names() if name.rpartition("-")[0] == "2-features"))
     parts = [pd.read_parquet(io.BytesIO(folder.read(name))) for name in folder.names() if name.endswith(".parquet")]
     whole = pd.concat(parts).set_index("row").sort_index()
     np.testing.assert_array_equal(whole.to_numpy(), np.load(run.folder / "2-features" / "values.npy"))
 
 
-def test_the_image_holds_what_workers_need():
+def test_the_image_contains_the_packages_that_workers_need():
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     copied = {word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]}
     assert {name for name in PACKAGES if not name.endswith(".py")} <= copied

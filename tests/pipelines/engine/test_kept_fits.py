@@ -1,4 +1,4 @@
-"""Fits that had ended are not repeated after a run was broken off, unless what was kept of them was damaged."""
+"""Finished fits are not repeated after an interruption, unless their files were damaged."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ from tests.pipelines.test_commands import grouped_table
 
 @pytest.fixture
 def fits(monkeypatch):
-    """Counts the fits that are made."""
+    """Heads of the fits that are made."""
     made = []
 
     def counted(*arguments):
@@ -24,12 +24,12 @@ def fits(monkeypatch):
     return made
 
 
-class BrokenOffError(Exception):
-    """Stands for a kill."""
+class InterruptedRunError(Exception):
+    """Simulates a kill."""
 
 
-def break_off(count):
-    raise BrokenOffError
+def interrupt(count):
+    raise InterruptedRunError
 
 
 @pytest.fixture
@@ -45,17 +45,17 @@ def values(table):
 
 
 @pytest.mark.parametrize("head", ["logistic", "xgboost"])
-def test_a_fit_that_had_ended_is_not_made_again(tmp_path, table, values, fits, head):
+def test_a_finished_fit_is_not_repeated(tmp_path, table, values, fits, head):
     expected, whole = out_of_fold(head, local(values), table, seed=0)
     number = len(fits)
     fits.clear()
-    with pytest.raises(BrokenOffError):
-        out_of_fold(head, local(values), table, seed=0, kept=KeptFits(tmp_path), model="m", progress=break_off)
+    with pytest.raises(InterruptedRunError):
+        out_of_fold(head, local(values), table, seed=0, kept=KeptFits(tmp_path), model="m", progress=interrupt)
     assert len(fits) == 1
     fits.clear()
-    found, again = out_of_fold(head, local(values), table, seed=0, kept=KeptFits(tmp_path), model="m")
+    actual, again = out_of_fold(head, local(values), table, seed=0, kept=KeptFits(tmp_path), model="m")
     assert len(fits) == number - 1
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(actual, expected)
     assert list(again) == list(whole)
     for fold, fit in whole.items():
         assert fit.measures.keys() == again[fold].measures.keys()
@@ -64,25 +64,25 @@ def test_a_fit_that_had_ended_is_not_made_again(tmp_path, table, values, fits, h
 
 
 @pytest.mark.parametrize("name", ["fits/m-all.npz", "m/head.skops"])
-def test_a_damaged_fit_is_made_again(tmp_path, table, values, fits, name):
+def test_a_damaged_fit_is_repeated(tmp_path, table, values, fits, name):
     expected, _ = out_of_fold("logistic", local(values), table, seed=0, kept=KeptFits(tmp_path), model="m")
     stored = (tmp_path / "m" / "head.skops").read_bytes()
     fits.clear()
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
-    found, _ = out_of_fold("logistic", local(values), table, seed=0, kept=KeptFits(tmp_path), model="m")
+    actual, _ = out_of_fold("logistic", local(values), table, seed=0, kept=KeptFits(tmp_path), model="m")
     assert len(fits) == 1
-    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(actual, expected)
     assert len((tmp_path / "m" / "head.skops").read_bytes()) == len(stored)
 
 
-def test_a_refit_without_a_group_is_not_made_again(tmp_path, table, values, fits):
+def test_a_refit_without_a_group_is_not_repeated(tmp_path, table, values, fits):
     groups = {"signal": [0, 1], "noise / rest": [2, 3, 4]}
     expected = refit_without(["logistic"], local(values), groups, table, seed=0)
-    with pytest.raises(BrokenOffError):
-        refit_without(["logistic"], local(values), groups, table, seed=0, kept=KeptFits(tmp_path), progress=break_off)
+    with pytest.raises(InterruptedRunError):
+        refit_without(["logistic"], local(values), groups, table, seed=0, kept=KeptFits(tmp_path), progress=interrupt)
     fits.clear()
-    found = refit_without(["logistic"], local(values), groups, table, seed=0, kept=KeptFits(tmp_path))
+    actual = refit_without(["logistic"], local(values), groups, table, seed=0, kept=KeptFits(tmp_path))
     assert len(fits) == 1
-    assert list(found) == list(expected)
+    assert list(actual) == list(expected)
     for name, predicted in expected.items():
-        np.testing.assert_array_equal(found[name], predicted)
+        np.testing.assert_array_equal(actual[name], predicted)

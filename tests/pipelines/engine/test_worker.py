@@ -45,32 +45,32 @@ def digest(pixels):
     return pixels_digest([hashlib.sha256(patch.tobytes()).hexdigest() for patch in pixels])
 
 
-def test_a_part_is_its_rows_of_the_table(job, pixels):
+def test_a_part_contains_its_rows_of_the_table(job, pixels):
     part = make_part(*job, 3, 8, digest(pixels[3:8]))
     content = Store(job[0]).read_sealed(part.name)
     np.testing.assert_array_equal(from_parquet(content, NAMES), compute(pixels[3:8], FAMILIES))
     assert (part.start, part.stop, part.read, part.written) == (3, 8, pixels[3:8].nbytes, len(content))
     assert part.worker == "here"
     assert pd.read_parquet(f"{job[0]}/{part.name}")["row"].tolist() == [3, 4, 5, 6, 7]
-    # The same again has the same name: two workers that make it do no harm.
+    # The name depends only on the content, so two workers may compute the same part.
     assert make_part(*job, 3, 8, digest(pixels[3:8])).name == part.name
 
 
-def test_other_pixels_than_the_run_split_are_refused(job, pixels):
+def test_pixels_of_another_run_are_refused(job, pixels):
     with pytest.raises(InputError, match="rows 0 to 4 are not the patches of this run"):
         make_part(*job, 0, 4, digest(pixels[1:5]))
 
 
 def test_an_altered_job_is_refused(job, pixels):
-    place = Store(job[0])
-    place.write(JOB, place.read(JOB) + b" ")
-    with pytest.raises(InputError, match="expected the job of this run; it was altered"):
+    store = Store(job[0])
+    store.write(JOB, store.read(JOB) + b" ")
+    with pytest.raises(InputError, match="expected the job of this run; the file was altered"):
         make_part(*job, 0, 4, digest(pixels[:4]))
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [({"code": "0" * 64}, "runs other code"), ({"libraries": {"numpy": "0.1"}}, r"numpy 0\.1 \(there ")],
+    [({"code": "0" * 64}, "runs other code"), ({"libraries": {"numpy": "0.1"}}, r"numpy 0\.1 \(worker: ")],
 )
 def test_a_worker_with_other_code_or_libraries_refuses(job, pixels, change, words):
     text = json.dumps({**json.loads(Store(job[0]).read(JOB)), **change}, sort_keys=True)
@@ -79,8 +79,8 @@ def test_a_worker_with_other_code_or_libraries_refuses(job, pixels, change, word
         make_part(job[0], job_key(text), 0, 4, digest(pixels[:4]))
 
 
-def test_a_value_that_is_not_finite_names_its_place_in_the_whole_table(job, pixels, monkeypatch):
-    def spoilt(recipe, store):
+def test_a_value_that_is_not_finite_names_its_row_and_column_in_the_whole_table(job, pixels, monkeypatch):
+    def broken_compute(recipe, store):
         def function(patches):
             values = compute(patches, FAMILIES)
             values[1, 2] = np.nan
@@ -88,7 +88,7 @@ def test_a_value_that_is_not_finite_names_its_place_in_the_whole_table(job, pixe
 
         return function
 
-    monkeypatch.setattr(worker, "_compute", spoilt)
+    monkeypatch.setattr(worker, "_compute", broken_compute)
     worker._open_job.cache_clear()
     with pytest.raises(NotFinite) as caught:
         make_part(*job, 4, 9, digest(pixels[4:9]))
@@ -96,8 +96,8 @@ def test_a_value_that_is_not_finite_names_its_place_in_the_whole_table(job, pixe
     assert (caught.value.row, caught.value.column) == (5, 2)
 
 
-def test_numbers_come_back_from_parquet_as_they_are():
+def test_parquet_round_trip_is_exact():
     values = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
     values[0] = [np.float32(1e-45), -0.0, np.finfo(np.float32).max]
-    found = from_parquet(to_parquet(values, ["a", "b", "c"], 10), ["a", "b", "c"])
-    assert found.tobytes() == values.tobytes()
+    actual = from_parquet(to_parquet(values, ["a", "b", "c"], 10), ["a", "b", "c"])
+    assert actual.tobytes() == values.tobytes()

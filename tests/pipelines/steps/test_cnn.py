@@ -1,4 +1,4 @@
-"""Step 5: the fine-tuned network out of fold, what it may not see, and that a broken run goes on."""
+"""Step 5: out-of-fold predictions of the fine-tuned network, label leaks, and resumed runs."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def finished(run: Run) -> Path:
     return run.step("cnn").folder
 
 
-def test_folds_that_were_left_out_have_no_prediction(run: Run, finished: Path) -> None:
+def test_folds_beyond_cnn_folds_have_no_prediction(run: Run, finished: Path) -> None:
     table, probability = patches_of(run).table, read(finished)["prob_cnn"].to_numpy()
     fold = table["fold"].to_numpy()
     assert np.isnan(probability[fold == 2]).all()
@@ -72,14 +72,14 @@ def test_the_stored_network_gives_the_test_predictions(run: Run, finished: Path)
     np.testing.assert_allclose(read(finished)["prob_cnn"][test], 1 / (1 + np.exp(-log_odds.astype(float))), atol=1e-12)
 
 
-def test_the_history_tells_every_training(finished: Path) -> None:
+def test_the_history_contains_every_training(finished: Path) -> None:
     history = pd.read_csv(finished / "history.csv")
     epochs = history.groupby("run", sort=False)["epoch"].agg(list)
     assert list(epochs.index) == ["0", "1", "final"]
     assert epochs["0"] == epochs["1"] == [0, 1]
     folds = history[history["run"] != "final"]
     assert folds["auc"].between(0, 1).all()
-    # No slide is set aside for the refit: the folds say for how long.
+    # The refit has no validation slides, so the folds choose its number of epochs.
     best = folds[folds["kept"]].groupby("run")["epoch"].max()
     assert epochs["final"][-1] == np.ceil(best.median())
     assert history.loc[history["run"] == "final", "auc"].isna().all()
@@ -87,7 +87,7 @@ def test_the_history_tells_every_training(finished: Path) -> None:
 
 
 class _Killed(Screen):
-    """A screen on which the run is killed once some images were trained on."""
+    """A screen that kills the run halfway through training."""
 
     @contextmanager
     def progress(self, label: str, total: int, unit: str = "patches") -> Iterator[Any]:
@@ -102,7 +102,7 @@ class _Killed(Screen):
         yield advance
 
 
-def test_a_killed_run_goes_on_and_no_held_out_label_changes_anything(run: Run, finished: Path, tmp_path: Path) -> None:
+def test_a_killed_run_is_resumed_and_test_labels_change_nothing(run: Run, finished: Path, tmp_path: Path) -> None:
     patches = patches_of(run)
     table = patches.table.copy()
     test = table["split"] == "test"
@@ -115,13 +115,13 @@ def test_a_killed_run_goes_on_and_no_held_out_label_changes_anything(run: Run, f
     pd.testing.assert_frame_equal(read(tmp_path), read(finished))
     some = patches.pixels[:8]
     np.testing.assert_array_equal(open_cnn(tmp_path / "model")(some), open_cnn(finished / "model")(some))
-    # The network to give away has learned from them, and from nothing else than before.
+    # Only the network for the bundle is trained on test labels.
     refitted = [open_cnn(folder / "refitted")(some) for folder in (tmp_path, finished)]
     assert (refitted[0] != refitted[1]).any()
     assert (refitted[1] != open_cnn(finished / "model")(some)).any()
 
 
-def test_all_of_the_network_can_be_trained_without_room_for_its_inputs(run: Run, tmp_path: Path) -> None:
+def test_all_layers_can_be_trained_without_disk_space_for_feature_maps(run: Run, tmp_path: Path) -> None:
     options = ["cnn.trained=all", "cnn.batch_norm=trained", "cnn.cache_gb=0", "cnn.folds=1", "cnn.d4=false"]
     outcome = train_cnn(config(*options), patches_of(run), tmp_path, workers=1, screen=Screen())
     assert outcome.notes["settings"]["trained"] == "all"
@@ -130,14 +130,14 @@ def test_all_of_the_network_can_be_trained_without_room_for_its_inputs(run: Run,
     assert len(known) == patches_of(run).table["fold"].isin([0, -1]).sum()
 
 
-def test_the_step_depends_on_its_options_but_not_on_the_room_for_maps() -> None:
+def test_the_step_depends_on_its_options_but_not_on_the_cache_size() -> None:
     step = plan_run(config(), Path()).plan["cnn"]
     plain = step.settings(config())
     assert step.settings(config("cnn.cache_gb=0")) == plain
     assert step.settings(config("cnn.jitter=0.2")) != plain
 
 
-def test_auto_is_decided_for_this_machine() -> None:
+def test_auto_is_resolved_for_this_machine() -> None:
     settings = cnn_settings(config())
     assert settings.trained in ("top", "all")
     assert settings.precision in ("float32", "bfloat16")
@@ -151,12 +151,12 @@ def test_auto_is_decided_for_this_machine() -> None:
         (["cnn.backbone=mobilenet-v2", "cnn.size=16"], "at least 32 × 32 pixels; got 16 × 16"),
     ],
 )
-def test_wrong_options_are_found_at_once(settings: list[str], message: str) -> None:
+def test_wrong_options_are_refused_before_the_run(settings: list[str], message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_cnn(config(*settings))
 
 
-def test_weights_that_cannot_be_had_are_found_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unavailable_weights_are_refused_before_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr("requests.get", Mock(side_effect=requests.ConnectionError("no network")))
     with pytest.raises(InputError, match=r"^vgg16_\S*: expected to download it from \S*; got: no network"):
@@ -168,7 +168,7 @@ def probed(run: Run, finished: Path) -> Path:
     return run.step("saliency").folder
 
 
-def test_maps_are_those_of_held_out_patches_and_mean_what_the_network_predicts(run: Run, probed: Path) -> None:
+def test_maps_are_of_test_patches_and_average_to_the_prediction(run: Run, probed: Path) -> None:
     view = open_saliency(probed)
     table = patches_of(run).table.set_index("patch_id").loc[view.patches["patch_id"]]
     assert set(table["split"]) == {"test"}
@@ -185,7 +185,7 @@ def test_maps_are_those_of_held_out_patches_and_mean_what_the_network_predicts(r
     assert set(view.sanity["patch_id"]) <= set(view.patches["patch_id"])
 
 
-def test_maps_are_made_once_and_the_same_again(run: Run, probed: Path, tmp_path: Path) -> None:
+def test_maps_are_computed_once_and_are_reproducible(run: Run, probed: Path, tmp_path: Path) -> None:
     assert probed == run.folder / "analysis" / "saliency"
     assert set(run.step("saliency").manifest["inputs"]) == {"1-patches", "5-cnn"}
     again = plan_run(run.config, run.root)

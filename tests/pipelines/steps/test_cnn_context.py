@@ -1,4 +1,4 @@
-"""The head on the network's channels in slide context: when there is one, and what it learns from."""
+"""The head on the network's channels in slide context: when it is fitted, and on which labels."""
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ ROWS = np.arange(80)
 
 @pytest.fixture
 def table():
-    """Patches of 6 slides of 20, two slides a fold."""
+    """20 patches of each of 6 slides, two slides per fold."""
     slide = np.repeat(np.arange(6), 20)
     labels = np.random.default_rng(0).integers(0, 2, 120)
     return pd.DataFrame({"label": labels, "slide": [f"S{number}" for number in slide], "fold": slide % 3})
@@ -27,7 +27,7 @@ def channels(table):
     return np.random.default_rng(1).normal(table["label"].to_numpy()[:, None], 1, (120, 4)).astype(np.float32)
 
 
-def test_channels_stand_beside_themselves_relative_to_the_slide(table):
+def test_columns_are_channels_and_channels_relative_to_the_slide(table):
     made = channels(table)
     values, names = context(table).values(made[ROWS], ROWS)
     np.testing.assert_array_equal(values[:, :4], made[ROWS])
@@ -41,12 +41,12 @@ def test_labels_of_other_rows_change_nothing(table):
     first = context(table).fit(values, ROWS)
     turned = table.assign(label=np.where(table.index >= len(ROWS), 1 - table["label"], table["label"]))
     np.testing.assert_array_equal(first.coef_, context(turned).fit(values, ROWS).coef_)
-    # The check can fail: labels of its own rows do change it.
+    # The check can fail: labels of the fitted rows change the head.
     own = table.assign(label=1 - table["label"])
     assert (first.coef_ != context(own).fit(values, ROWS).coef_).any()
 
 
-def test_it_needs_known_slides_that_stay_together(table):
+def test_the_head_needs_known_slides_that_folds_do_not_split(table):
     assert context(table).possible
     assert not context(table.assign(slide=None)).possible
     assert not context(table.assign(fold=np.arange(120) % 3)).possible
@@ -54,7 +54,7 @@ def test_it_needs_known_slides_that_stay_together(table):
     assert context(some).possible
 
 
-def test_a_stored_head_says_its_columns(table, tmp_path):
+def test_a_stored_head_keeps_its_column_names(table, tmp_path):
     values, names = context(table).values(channels(table)[ROWS], ROWS)
     head = context(table).fit(values, ROWS)
     store(head, names, tmp_path / "context")

@@ -1,4 +1,4 @@
-"""The embeddings step: what it is keyed on, what it says and what it leaves behind."""
+"""The embeddings step: its key, its messages and its files."""
 
 import json
 from unittest.mock import Mock
@@ -25,7 +25,7 @@ def config(*settings):
     return load_config(ROOT / "configs" / "phantom.toml", [*TINY, *settings])
 
 
-def test_the_step_writes_what_the_transformer_gives_and_says_with_what(tmp_path, capsys):
+def test_the_step_writes_the_embeddings_and_prints_the_engine(tmp_path, capsys):
     options = ["embeddings.weights=random", "embeddings.stages=2", "embeddings.centre=32", "embeddings.pooling=both"]
     run = plan_run(config(*options), tmp_path)
     folder, manifest = run.step("embeddings")
@@ -54,7 +54,7 @@ def test_pretrained_weights_are_recorded_with_their_digest(tmp_path):
     assert inputs(plan_run(config(), tmp_path))["weights"] == f"sha256:{digest}"
 
 
-def test_another_file_of_weights_and_another_engine_rebuild(tmp_path, monkeypatch):
+def test_changed_weights_or_another_engine_change_the_key(tmp_path, monkeypatch):
     file = tmp_path / "own.h5"
     file.write_bytes(b"1")
     chosen = config(f"embeddings.weights={file}")
@@ -78,16 +78,16 @@ def test_another_file_of_weights_and_another_engine_rebuild(tmp_path, monkeypatc
         (["embeddings.backbone=xception"], "at least 71 × 71 pixels; got 32 × 32"),
         (["embeddings.stages=5"], "from 1 to 4"),
         (["embeddings.weights=own.h5"], "existing file"),
-        (["embeddings.centre=97"], "inside the patches of 96 pixels; got 97"),
+        (["embeddings.centre=97"], "at most the patch size of 96 pixels; got 97"),
         (["embeddings.engine=onnx", "embeddings.precision=float16"], "computes in float32"),
     ],
 )
-def test_wrong_options_are_found_before_anything_runs(settings, message):
+def test_wrong_options_are_refused_before_the_run(settings, message):
     with pytest.raises(InputError, match=message):
         check_embeddings(config(*settings))
 
 
-def test_weights_that_cannot_be_had_are_found_at_once(monkeypatch, tmp_path):
+def test_unavailable_weights_are_refused_before_the_run(monkeypatch, tmp_path):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     monkeypatch.setattr("requests.get", Mock(side_effect=requests.ConnectionError("no network")))
     with pytest.raises(InputError, match=r"^vgg16_\S*: expected to download it from \S*; got: no network"):

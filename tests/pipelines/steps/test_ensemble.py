@@ -1,4 +1,4 @@
-"""Step 6 on made-up predictions: what it writes, that no held-out label reaches it, and what the report makes of it."""
+"""Step 6 on synthetic predictions: its files, no leak of test labels, and its section of the report."""
 
 import json
 from dataclasses import replace
@@ -48,17 +48,17 @@ def run_step(predictions, folder):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """Predictions, the step's folder, and what it said of itself."""
+    """Predictions, the step's folder and its outcome."""
     predictions, folder = cohort(), tmp_path_factory.mktemp("run") / "6-ensemble"
     return predictions, folder, run_step(predictions, folder)
 
 
-def test_members_are_all_models_but_prevalence_and_families_alone():
+def test_members_are_all_models_except_prevalence_and_single_families():
     predictions = cohort().assign(prob_cnn=0.5)
     assert member_names(predictions, ("nuclei",)) == [*MEMBERS, "cnn"]
 
 
-def test_the_step_writes_what_others_read(finished):
+def test_the_step_writes_predictions_ensembles_and_thresholds(finished):
     predictions, folder, outcome = finished
     assert outcome.rows == len(predictions)
     assert outcome.notes["members"] == MEMBERS
@@ -72,7 +72,7 @@ def test_the_step_writes_what_others_read(finished):
     means = slide_means(columns, predictions["slide"].to_numpy(dtype=object))
     whole = ensemble.predict(columns, means)
     np.testing.assert_array_equal(written["prob_ensemble"][test], whole[test])
-    # Training patches get what a fit without their fold gives, which is another one.
+    # Training patches are predicted by fits without their fold, so they differ.
     assert (written["prob_ensemble"][~test] != whole[~test]).any()
     assert (content["heat-map"]["members"], content["heat-map"]["slide_means"]) == (MEMBERS, False)
     assert content["no-slides"]["members"] == MEMBERS[:2]
@@ -82,7 +82,7 @@ def test_the_step_writes_what_others_read(finished):
     assert cuts.loc[~test].groupby(predictions["fold"][~test])["youden"].nunique().max() == 1
 
 
-def test_the_tables_say_what_the_predictions_say(finished):
+def test_the_tables_agree_with_the_predictions(finished):
     predictions, folder, _ = finished
     train = (predictions["split"] == "train").to_numpy()
     labels = predictions["label"][train]
@@ -104,14 +104,14 @@ def test_the_tables_say_what_the_predictions_say(finished):
     assert combiners["chosen"].sum() == 1
 
 
-def test_turning_the_test_labels_changes_nothing(finished, tmp_path):
+def test_flipped_test_labels_change_nothing(finished, tmp_path):
     predictions, folder, _ = finished
-    turned = predictions.assign(
+    flipped = predictions.assign(
         label=np.where(predictions["split"] == "test", 1 - predictions["label"], predictions["label"])
     )
-    run_step(turned, tmp_path / "turned")
+    run_step(flipped, tmp_path / "flipped")
     for path in folder.iterdir():
-        assert (tmp_path / "turned" / path.name).read_bytes() == path.read_bytes(), path.name
+        assert (tmp_path / "flipped" / path.name).read_bytes() == path.read_bytes(), path.name
 
 
 def test_patches_without_a_members_prediction_are_left_out_and_counted(finished, tmp_path, capsys):
@@ -127,14 +127,14 @@ def test_patches_without_a_members_prediction_are_left_out_and_counted(finished,
     assert (written.isna() == (predictions["fold"] == 1)).all()
 
 
-def test_one_class_among_what_members_predicted_is_refused(tmp_path):
+def test_a_single_class_among_predicted_patches_is_refused(tmp_path):
     predictions = cohort()
     gaps = predictions["prob_logistic_context"].where((predictions["fold"] == 1) & (predictions["label"] == 0))
     with pytest.raises(InputError, match=r"both classes.*cnn\.folds"):
         run_step(predictions.assign(prob_logistic_context=gaps), tmp_path / "gaps")
 
 
-def test_without_slides_one_ensemble_serves_all(tmp_path):
+def test_without_slides_there_is_one_ensemble(tmp_path):
     predictions = cohort().assign(slide=None)
     folder = tmp_path / "one"
     folder.mkdir()
@@ -154,15 +154,15 @@ def test_without_slides_one_ensemble_serves_all(tmp_path):
         (0.0, 0.1, "no evidence that it helps"),
     ],
 )
-def test_the_verdict_is_plain(low, high, words):
+def test_the_verdict_follows_from_the_interval(low, high, words):
     assert verdict(low, high) == words
 
 
-def test_the_key_knows_the_setting():
+def test_the_step_depends_on_its_settings():
     assert STEP.settings(CONFIG)["combiners"] == ("mean", "weights")
 
 
-def test_the_report_shows_it_and_says_when_it_did_not_run(finished, tmp_path):
+def test_the_report_shows_the_ensemble_or_says_that_it_did_not_run(finished, tmp_path):
     predictions, folder, outcome = finished
     merged = predictions.merge(pd.read_parquet(folder / "predictions.parquet"), on="patch_id")
     run = StubRun(CONFIG, {"ensemble": (folder, {"notes": outcome.notes})})
@@ -175,7 +175,7 @@ def test_the_report_shows_it_and_says_when_it_did_not_run(finished, tmp_path):
     assert gain_words(view.gains) in text.replace("&#39;", "'")
     rows = inputs.ladder[inputs.ladder.rung == "ensemble"]
     assert rows.below.tolist() == [view.gains["over"][0]] * 2
-    # The ladder and the step's own table speak of the same gain.
+    # The ladder and the step's own table show the same gain.
     assert rows.gain.iloc[0] == pytest.approx(view.gains["gain"][0])
     table = text[text.index('id="operating-table"') :]
     assert table[: table.index("</table>")].count("<tr ") == 2 * len(POINTS)
@@ -186,8 +186,8 @@ def test_the_report_shows_it_and_says_when_it_did_not_run(finished, tmp_path):
     assert "members-table" not in plain
 
 
-def test_folds_that_divide_slides_allow_no_means_over_them(tmp_path):
-    """Fits that have seen a fold's labels predict its slides' other patches: their mean would bring the labels in."""
+def test_folds_that_split_slides_exclude_slide_means(tmp_path):
+    """If folds split slides, a mean over a slide would leak labels of the fold from the slide's other patches."""
     predictions = cohort()
     train = predictions["split"] == "train"
     divided = predictions.assign(fold=np.where(train, np.arange(len(predictions)) % 3, -1))
@@ -196,7 +196,7 @@ def test_folds_that_divide_slides_allow_no_means_over_them(tmp_path):
     assert not content["slides"]["slide_means"]
 
 
-def test_members_are_those_that_are_named_or_a_few_strong_ones_or_all():
+def test_members_are_the_configured_ones_or_the_default_ones_or_all():
     models = ["logistic_colour", "logistic_both", "xgboost_embeddings", "logistic_both-normalised", "logistic_in-slide"]
     assert choose_members(models, (), slides=True) == ["logistic_both-normalised", "logistic_in-slide"]
     assert choose_members(models, (), slides=False) == ["logistic_both", "xgboost_embeddings"]

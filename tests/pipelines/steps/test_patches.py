@@ -1,4 +1,4 @@
-"""Step 1 as a whole: what the audit drops is listed and gone, what it keeps together stays together, memory is flat."""
+"""Step 1 as a whole: dropped patches are listed, duplicates stay in one fold, and memory use is constant."""
 
 import subprocess
 import sys
@@ -32,7 +32,7 @@ def planted(tmp_path_factory):
     return run, one_step(run, "prepare")
 
 
-def test_what_was_dropped_is_listed_and_gone(planted):
+def test_dropped_patches_are_listed_and_removed(planted):
     run, folder = planted
     audit = pd.read_parquet(folder / "audit.parquet")
     table, set_aside = patches_of(run).table, pd.read_csv(folder / "set_aside.csv")
@@ -44,7 +44,7 @@ def test_what_was_dropped_is_listed_and_gone(planted):
     assert len(patches_of(run).pixels) == len(table) == 1200 - len(dropped)
 
 
-def test_pixels_still_belong_to_their_rows(planted):
+def test_pixels_match_their_rows_after_dropping(planted):
     import hashlib
 
     patches = patches_of(planted[0])
@@ -52,19 +52,19 @@ def test_pixels_still_belong_to_their_rows(planted):
         assert hashlib.sha256(patches.pixels[row].tobytes()).hexdigest() == patches.table["sha256"].iloc[row]
 
 
-def test_duplicates_and_patches_without_slide_stand_on_one_side(planted):
+def test_duplicates_and_patches_without_slide_stay_in_one_fold(planted):
     run, folder = planted
     table = patches_of(run).table
-    place = table["split"] + table["fold"].astype(str)
+    part = table["split"] + table["fold"].astype(str)
     audit = pd.read_parquet(folder / "audit.parquet").query("dropped_by == ''").reset_index(drop=True)
     first = audit["duplicate_of"].where(audit["duplicate_of"] != "", audit["patch_id"])
-    assert (place.groupby(first).nunique() == 1).all()
+    assert (part.groupby(first).nunique() == 1).all()
     assert first.duplicated().sum() > 5
     assert (table.loc[table["slide"] == "(unmapped)", "group"] == "(unmapped)").all()
-    assert place[table["slide"] == "(unmapped)"].nunique() == 1
+    assert part[table["slide"] == "(unmapped)"].nunique() == 1
 
 
-def test_the_audit_is_shown_with_what_was_done(planted, capsys):
+def test_the_printed_audit_shows_flags_and_actions(planted, capsys):
     run, folder = planted
     show_audit(run)
     said = capsys.readouterr().out
@@ -78,15 +78,15 @@ def test_the_audit_is_shown_with_what_was_done(planted, capsys):
     assert {"exact_duplicate", "near_duplicate", "blank", "pen"} <= set(examples["flag"])
 
 
-def test_undecodable_patches_have_a_row_too(kaggle_folder, tmp_path):
+def test_undecodable_patches_have_a_row_in_the_audit(kaggle_folder, tmp_path):
     folder = kaggle_folder()
-    victim = next((folder / "train").glob("0005*"))
-    victim.write_bytes(b"")
-    place = one_step(run_of(tmp_path, "split.folds=3", f"data.path='{folder}'", config="kaggle"), "prepare")
-    audit = pd.read_parquet(place / "audit.parquet")
+    empty = next((folder / "train").glob("0005*"))
+    empty.write_bytes(b"")
+    step = one_step(run_of(tmp_path, "split.folds=3", f"data.path='{folder}'", config="kaggle"), "prepare")
+    audit = pd.read_parquet(step / "audit.parquet")
     assert len(audit) == 60
-    assert audit.loc[audit["undecodable"], "patch_id"].tolist() == [victim.stem]
-    assert pd.read_csv(place / "audit.csv").set_index("flag").loc["undecodable", "patches"] == 1
+    assert audit.loc[audit["undecodable"], "patch_id"].tolist() == [empty.stem]
+    assert pd.read_csv(step / "audit.csv").set_index("flag").loc["undecodable", "patches"] == 1
 
 
 def test_inferred_slides_are_marked(kaggle_folder, tmp_path, capsys):
@@ -95,8 +95,8 @@ def test_inferred_slides_are_marked(kaggle_folder, tmp_path, capsys):
     with pytest.raises(InputError, match="is for data without slides; got a slide for 80 of 80 patches"):
         one_step(run_of(tmp_path, *settings, config="kaggle"), "prepare")
     (folder / "patch_id_wsi.csv").unlink()
-    place = one_step(run_of(tmp_path, *settings, config="kaggle"), "prepare")
-    table = PatchSet.open(place).table
+    step = one_step(run_of(tmp_path, *settings, config="kaggle"), "prepare")
+    table = PatchSet.open(step).table
     assert table["slide"].str.startswith("(inferred ").all()
     assert (table["group"] == table["slide"]).all()
     assert "slides are inferred: " in capsys.readouterr().out
@@ -107,20 +107,20 @@ def test_a_split_by_patch_is_possible_and_called_optimistic(kaggle_folder, tmp_p
     run = run_of(tmp_path, "split.folds=3", "split.groups=patch", f"data.path='{folder}'", config="kaggle")
     one_step(run, "prepare")
     assert patches_of(run).table["group"].nunique() == 60
-    assert "slides are known and were not used" in capsys.readouterr().out
+    assert "slides are known but were not used" in capsys.readouterr().out
 
 
-def test_a_split_by_patch_asks_for_no_number_of_slides(tmp_path):
+def test_a_split_by_patch_needs_no_minimum_of_slides(tmp_path):
     # Five folds and four test slides would need nine.
     few = ("data.n=80", "data.slides=6", "data.size=48")
     with pytest.raises(InputError, match=r"need at least 9 slides; got 6. Use --set split.folds=2.$"):
         one_step(run_of(tmp_path, *few), "prepare")
-    place = one_step(run_of(tmp_path, *few, "split.groups=patch"), "prepare")
-    assert PatchSet.open(place).table["fold"].nunique() == 6
+    step = one_step(run_of(tmp_path, *few, "split.groups=patch"), "prepare")
+    assert PatchSet.open(step).table["fold"].nunique() == 6
 
 
 def test_memory_does_not_grow_with_the_number_of_patches(tmp_path):
-    """Peak memory of a process that prepares patches, 2,000 and 8,000 of them: 166 MB of pixels more."""
+    """Peak memory for 2,000 and 8,000 patches, whose pixels differ by 166 MB."""
     status = Path("/proc/self/status")
     if not status.exists():
         pytest.skip("peak memory of a process is read from /proc")  # getrusage counts the parent's, before exec
@@ -141,7 +141,7 @@ def test_memory_does_not_grow_with_the_number_of_patches(tmp_path):
     assert peaks[1] < 700
 
 
-def test_data_that_the_audit_drops_whole_are_explained(kaggle_folder, tmp_path):
+def test_an_audit_that_drops_all_patches_gives_the_main_reason(kaggle_folder, tmp_path):
     folder = kaggle_folder()
     first = next((folder / "train").glob("*.tif")).read_bytes()
     for path in (folder / "train").glob("*.tif"):
@@ -151,7 +151,7 @@ def test_data_that_the_audit_drops_whole_are_explained(kaggle_folder, tmp_path):
         one_step(run, "prepare")
 
 
-def test_names_never_steer_the_terminal(capsys):
+def test_control_characters_are_escaped_in_the_terminal(capsys):
     screen = Screen()
     screen.say("a\x1b[31mb\nc\u202ed × –")
     screen.warn("\x07")
@@ -161,7 +161,7 @@ def test_names_never_steer_the_terminal(capsys):
     assert "[red]a[/red]\\x1b" in said
 
 
-def test_the_size_of_a_pixel_makes_no_patch_again_but_the_models_that_name_it(tmp_path):
+def test_the_pixel_size_rebuilds_the_models_but_not_the_patches(tmp_path):
     configs = [load_config(ROOT / "configs" / "phantom.toml", [f"data.mpp={mpp}"]) for mpp in (0, 0.25)]
     assert settings(configs[0]) == settings(configs[1])
     first, second = (model_set.inputs(plan_run(config, tmp_path)) for config in configs)
@@ -173,7 +173,7 @@ def test_the_size_of_a_pixel_makes_no_patch_again_but_the_models_that_name_it(tm
     [("G31", "g31"), ("G31", "G31.svs"), ("3", "3.0"), ("03", "3")],
     ids=["case", "ending", "3.0", "03"],
 )
-def test_slides_that_may_be_one_are_pointed_out(first, other):
+def test_look_alike_slide_names_are_warned_about(first, other):
     slides = pd.Series([first, other, *(f"S{n}" for n in range(10))], dtype="string")
     table = pd.DataFrame({"slide": slides, "group": slides, "split": "train", "fold": 0})
     (warning,) = split_warnings(table, {"set_aside": 0})
@@ -182,7 +182,7 @@ def test_slides_that_may_be_one_are_pointed_out(first, other):
     assert split_warnings(table[1:], {"set_aside": 0}) == []
 
 
-def test_classes_that_may_be_one_are_pointed_out():
+def test_look_alike_class_names_are_warned_about():
     table = pd.DataFrame({"slide": pd.Series(["S1"], dtype="string"), "group": "S1", "split": "train", "fold": 0})
     classes = {name: {"label": 1, "patches": 3} for name in ("Tumour", "normal", "tumour")}
     (warning,) = split_warnings(table, {"set_aside": 0, "source": {"classes": classes}})

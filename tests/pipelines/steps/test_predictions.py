@@ -1,4 +1,4 @@
-"""Final predictions: every test id once in Kaggle's form, from the same code as predict, made once."""
+"""Final predictions: each test id once in Kaggle's format, by the code of ``predict``, and computed once."""
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ QUICK += ["heads.heads=['logistic']", "report.draws=100", "report.repeats=1", "n
 
 @pytest.fixture
 def data(kaggle_folder):
-    """Kaggle's layout with nine patches under test/, the fifth of them cut short."""
+    """Kaggle's layout with nine patches under test/; the fifth file is truncated."""
     folder = kaggle_folder()
     (folder / "test").mkdir()
     rng = np.random.default_rng(3)
@@ -38,7 +38,7 @@ def finish(data, root):
     return run
 
 
-def test_a_submission_holds_every_test_id_once(data, tmp_path, capsys):
+def test_a_submission_contains_each_test_id_once(data, tmp_path, capsys):
     run = finish(data, tmp_path / "runs")
     said = capsys.readouterr().out
     ids = sorted(path.stem for path in (data / "test").iterdir())
@@ -48,10 +48,10 @@ def test_a_submission_holds_every_test_id_once(data, tmp_path, capsys):
     assert submission["label"].between(0, 1).all()
     train = patches_of(run).table[patches_of(run).table["split"] == "train"]
     assert submission["label"][4] == pytest.approx(train["label"].mean())
-    assert "1 patches without label could not be read" in said
+    assert "1 unlabelled patches could not be read" in said
     final = pd.read_csv(run.folder / "predictions.csv")
     assert list(final) == ["id", "probability", "label", "flags"]
-    assert final["id"].tolist() == [name for place, name in enumerate(ids) if place != 4]
+    assert final["id"].tolist() == [name for number, name in enumerate(ids) if number != 4]
 
     status = predict_folder(
         run.folder / "bundle", data / "test", tmp_path / "out.csv", options=Options(), screen=Screen()

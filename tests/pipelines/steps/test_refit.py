@@ -1,4 +1,4 @@
-"""Models to give away: fitted to all labelled patches once everything is judged, or left as they were judged."""
+"""Models of the bundle: refitted to all labelled patches after all evaluations, or kept as evaluated."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
     return {refit: made(tmp_path_factory.mktemp(refit), f"final.refit={refit}") for refit in ("all", "train")}
 
 
-def test_heads_in_the_bundle_have_learned_from_all_labelled_patches(runs: dict[str, Run]) -> None:
+def test_heads_in_the_bundle_are_fitted_to_all_labelled_patches(runs: dict[str, Run]) -> None:
     run = runs["all"]
     table = patches_of(run).table
     index = open_bundle(run.folder / "bundle").index
@@ -43,13 +43,13 @@ def test_heads_in_the_bundle_have_learned_from_all_labelled_patches(runs: dict[s
         head, _, name = model.partition("_")
         values, _ = feature_sets(run)[name]
         expected = new_head(head, 0).fit(values, table["label"].to_numpy(), patch_groups(table))
-        found = load_head(run.folder / "bundle" / "heads" / model)
-        np.testing.assert_allclose(found.predict_proba(values), expected.predict_proba(values), rtol=0, atol=1e-7)
-    # The stain family alone is there to be compared, and not to be given away.
+        stored = load_head(run.folder / "bundle" / "heads" / model)
+        np.testing.assert_allclose(stored.predict_proba(values), expected.predict_proba(values), rtol=0, atol=1e-7)
+    # Models of single families are for comparison only.
     assert "logistic_stain" not in index["models"]
 
 
-def test_no_number_depends_on_it(runs: dict[str, Run]) -> None:
+def test_predictions_and_scores_do_not_depend_on_the_refit(runs: dict[str, Run]) -> None:
     names = ["patch_id", "slide", "split", "fold", "label"]
     first, second = (pd.read_parquet(run.folder / "predictions.parquet") for run in runs.values())
     assert len(first.columns) > len(names)
@@ -59,7 +59,7 @@ def test_no_number_depends_on_it(runs: dict[str, Run]) -> None:
     pd.testing.assert_frame_equal(*scores, check_exact=True)
 
 
-def test_where_it_is_off_the_bundle_holds_the_models_of_the_numbers(runs: dict[str, Run]) -> None:
+def test_without_the_refit_the_bundle_contains_the_evaluated_models(runs: dict[str, Run]) -> None:
     run = runs["train"]
     index = json.loads((run.folder / "bundle" / "bundle.json").read_text())
     assert index["learned"]["patches"] == "train"
@@ -74,12 +74,16 @@ def test_where_it_is_off_the_bundle_holds_the_models_of_the_numbers(runs: dict[s
     ("refit", "words"),
     [("all", "fitted again afterwards, to all 160 labelled patches of 12 slides"), ("train", "training patches alone")],
 )
-def test_card_and_report_say_what_the_models_have_learned_from(runs: dict[str, Run], refit: str, words: str) -> None:
+def test_card_and_report_name_the_patches_that_the_models_are_fitted_to(
+    runs: dict[str, Run], refit: str, words: str
+) -> None:
     folder = runs[refit].folder
     assert words in (folder / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert words in (folder / "7-report" / "report.html").read_text(encoding="utf-8")
 
 
-def test_the_terminal_says_so_too(runs: dict[str, Run], capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_terminal_names_the_patches_that_the_models_are_fitted_to(
+    runs: dict[str, Run], capsys: pytest.CaptureFixture[str]
+) -> None:
     baseline(plan_run(runs["all"].config, runs["all"].root))
-    assert "its models are fitted again to all 160 labelled patches" in " ".join(capsys.readouterr().out.split())
+    assert "its models are refitted to all 160 labelled patches" in " ".join(capsys.readouterr().out.split())

@@ -1,4 +1,4 @@
-"""The reader of bundles: a file of a sound one is altered, listed as if it were right, and used to predict."""
+"""Fuzzes the reader of bundles: alters a file of a sound bundle, updates its digest, and predicts with the bundle."""
 
 import atexit
 import contextlib
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-import histoblend.models.resampling  # noqa: F401 - compiled by Numba, which takes no function that is watched
+import histoblend.models.resampling  # noqa: F401 - imported first, because Numba cannot compile instrumented functions
 from histoblend.data.errors import InputError
 from tests.torture.fuzz.driver import instrumented, main, mutate_bytes, mutate_json
 
@@ -38,7 +38,7 @@ ENSEMBLE = {
 
 @functools.cache
 def sound() -> tuple[Path, tuple[str, ...]]:
-    """A bundle, and the names of its files: an input's first byte says which one it stands for."""
+    """A bundle and the names of its files. The first byte of an input selects the file to replace."""
     root = Path(tempfile.mkdtemp(prefix="fuzz-files-"))
     atexit.register(shutil.rmtree, root, ignore_errors=True)
     folder = small_bundle(root, "logistic", "xgboost")
@@ -62,7 +62,7 @@ def seeds() -> list[bytes]:
 
 
 def mutate(content: bytes, rng: random.Random) -> bytes:
-    """Change what follows the first byte, JSON as JSON."""
+    """Mutate the content after the first byte; JSON is mutated as JSON."""
     return content[:1] + (mutate_json if content[1:2] == b"{" else mutate_bytes)(content[1:], rng)
 
 
@@ -71,8 +71,8 @@ def read(content: bytes) -> None:
     name, content = names[content[0] % len(names)] if content else names[0], content[1:]
     with contextlib.suppress(InputError):
         check_content(name, content, trusted_types())
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place, "bundle")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary, "bundle")
         shutil.copytree(source, folder)
         (folder / name).write_bytes(content)
         if name == INDEX:

@@ -1,4 +1,4 @@
-"""Feeds a reader with damaged files for some seconds; goes on after a fault and after a crash of native code."""
+"""Feeds damaged files to a reader for a number of seconds, and continues after faults and crashes of native code."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from tests import ROOT
 
 GUIDED = importlib.util.find_spec("atheris") is not None
 CHILD = "HISTOBLEND_FUZZ"
-#: What a single input may take: libFuzzer ends a process that takes more.
+#: Limits per input; libFuzzer ends a process that exceeds them.
 SECONDS, MEGABYTES = 20, 3000
-#: Of the first child; each child after a crash has the next.
+#: Seed of the first child process. Each further child has the next seed.
 SEED = 8
 WORDS = [None, True, 0, -1, 1.5, 10**30, float("nan"), "", "../../etc/passwd", "x" * 300, "\0", "\ud800", [], {}, [[]]]
 
@@ -36,7 +36,7 @@ Mutator = Callable[[bytes, random.Random], bytes]
 
 @contextlib.contextmanager
 def instrumented(*packages: str) -> Iterator[None]:
-    """What is imported here of these packages, or at all, is watched for coverage, in a process that fuzzes."""
+    """Measure the coverage of packages imported in this context (by default all) in a fuzzing process."""
     if not (GUIDED and os.environ.get(CHILD)):
         yield
         return
@@ -47,28 +47,30 @@ def instrumented(*packages: str) -> Iterator[None]:
 
 
 def mutate_bytes(content: bytes, rng: random.Random) -> bytes:
-    """Overwrite, insert, repeat and cut at a few places."""
+    """Overwrite, insert, repeat and delete bytes at a few random positions."""
     altered = bytearray(content or b"\0")
     for _ in range(rng.randint(1, 6)):
-        place = rng.randrange(len(altered) + 1)
+        position = rng.randrange(len(altered) + 1)
         kind = rng.randrange(5)
         if kind == 0:
-            altered[place : place + 1] = bytes([rng.randrange(256)])
+            altered[position : position + 1] = bytes([rng.randrange(256)])
         elif kind == 1:
-            altered[place : place + 4] = rng.choice(
+            altered[position : position + 4] = rng.choice(
                 [b"\0\0\0\0", b"\xff\xff\xff\xff", b"\xff\xff\xff\x7f", b"\1\0\0\0"]
             )
         elif kind == 2:
-            altered[place:place] = altered[place : place + rng.randint(1, 64)]
+            altered[position:position] = altered[position : position + rng.randint(1, 64)]
         elif kind == 3:
-            altered[place : place + rng.randint(1, 16)] = b""
+            altered[position : position + rng.randint(1, 16)] = b""
         else:
-            altered[place:place] = rng.choice([b'"', b",", b"\n", b"[", b"{", b"\0", b"\xff", b"nan", b"1e999", b"../"])
+            altered[position:position] = rng.choice(
+                [b'"', b",", b"\n", b"[", b"{", b"\0", b"\xff", b"nan", b"1e999", b"../"]
+            )
     return bytes(altered[: rng.randrange(len(altered) + 1)] if rng.random() < 0.1 else altered)
 
 
 def mutate_json(content: bytes, rng: random.Random) -> bytes:
-    """Change a value of a JSON file, or take a key away; other content is changed as bytes."""
+    """Change a value of a JSON file, or remove a key. Other content is mutated as bytes."""
     try:
         value = json.loads(content)
     except (ValueError, RecursionError):
@@ -82,33 +84,33 @@ def _altered(value: object, rng: random.Random) -> object:
     if isinstance(value, dict) and value and rng.random() < 0.9:
         key = rng.choice(sorted(value))
         if rng.random() < 0.15:
-            return {name: one for name, one in value.items() if name != key}
+            return {name: item for name, item in value.items() if name != key}
         if rng.random() < 0.05:
             return {**value, rng.choice(["", "../x", "\0", "x"]): value[key]}
         return {**value, key: _altered(value[key], rng)}
     if isinstance(value, list) and value and rng.random() < 0.85:
-        place = rng.randrange(len(value))
+        index = rng.randrange(len(value))
         if rng.random() < 0.1:
-            return value[:place] + value[place + 1 :]
-        return [*value[:place], _altered(value[place], rng), *value[place + 1 :]]
+            return value[:index] + value[index + 1 :]
+        return [*value[:index], _altered(value[index], rng), *value[index + 1 :]]
     return copy.deepcopy(rng.choice(WORDS))
 
 
 def survives(read: Reader, content: bytes) -> str:
-    """Empty where the reader takes the content or refuses it with an ``InputError``; otherwise what it raised."""
+    """Return "" if the reader accepts the content or refuses it with an ``InputError``, else the traceback."""
     try:
         read(content)
     except InputError:
         return ""
-    except BaseException:  # what native code raises may be no Exception
+    except BaseException:  # native code may raise something that is no Exception
         return traceback.format_exc()
     return ""
 
 
 def main(module: str, read: Reader, seeds: Callable[[], list[bytes]], mutate: Mutator = mutate_bytes) -> None:
-    """Fuzz for as many seconds, and from the seed, that the command line says; exit status 1 where a fault was found.
+    """Fuzz for the seconds and from the seed of the command line; the exit status is 1 if there was a fault.
 
-    A child does the work, so that one that native code crashes is followed by another. What came of it is said, and
+    Child processes do the work, so a new child replaces one that native code crashed. The result is printed and
     recorded in the file that HISTOBLEND_TORTURE names.
     """
     if os.environ.get(CHILD):
@@ -138,8 +140,8 @@ def main(module: str, read: Reader, seeds: Callable[[], list[bytes]], mutate: Mu
         "seeds": list(range(first, first + children)),
     }
     sys.stdout.write(f"{json.dumps(row)}, kept in {folder}\n")
-    if place := os.environ.get("HISTOBLEND_TORTURE"):
-        with Path(place).open("a", encoding="utf-8") as file:
+    if records := os.environ.get("HISTOBLEND_TORTURE"):
+        with Path(records).open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
     sys.exit(bool(row["faults"] or crashes))
 
@@ -160,7 +162,7 @@ def _work(read: Reader, seeds: Callable[[], list[bytes]], mutate: Mutator, folde
         if count % 50 == 0 or time.monotonic() > end:
             tried.write_text(str(count))
         if time.monotonic() > end:
-            os._exit(0)  # libFuzzer would not come back
+            os._exit(0)  # libFuzzer would not return
 
     start = seeds()
     if GUIDED:
@@ -196,9 +198,9 @@ def _guided(once: Reader, seeds: list[bytes], mutate: Mutator, folder: Path, see
 
 
 def _keep(folder: Path, content: bytes, words: str) -> None:
-    """Keep the first input of every fault: faults are told apart by where they were raised."""
-    places = [line.strip() for line in words.splitlines() if line.startswith("  File ")][-3:]
-    where = "\n".join([words.splitlines()[-1].split(":")[0], *places])
+    """Keep the first input of each fault. Faults differ by where they were raised."""
+    frames = [line.strip() for line in words.splitlines() if line.startswith("  File ")][-3:]
+    where = "\n".join([words.splitlines()[-1].split(":")[0], *frames])
     name = f"fault-{hashlib.sha256(where.encode()).hexdigest()[:12]}"
     if not (folder / f"{name}.txt").exists():
         (folder / f"{name}.bin").write_bytes(content)

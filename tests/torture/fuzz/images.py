@@ -1,4 +1,4 @@
-"""The readers of image files: both of them, by every rule for other sizes."""
+"""Fuzzes both readers of image files, with every rule for other sizes."""
 
 import io
 import tempfile

@@ -1,4 +1,4 @@
-"""The reader of a step's manifest, and the decision whether the step can be reused."""
+"""Fuzzes the reader of manifests, and the check whether a step can be reused."""
 
 import json
 import tempfile

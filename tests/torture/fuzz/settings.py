@@ -1,4 +1,4 @@
-"""The reader of configurations: a TOML file, and ``--set key=value`` after a form feed."""
+"""Fuzzes the reader of configurations: a TOML file, and after form feeds ``--set key=value``."""
 
 import tempfile
 from pathlib import Path

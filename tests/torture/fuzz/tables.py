@@ -1,4 +1,4 @@
-"""The readers of CSV files: labels of both layouts, and slide maps."""
+"""Fuzzes the readers of CSV files: labels of both layouts, and slide maps."""
 
 import contextlib
 import tempfile

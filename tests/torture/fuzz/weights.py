@@ -1,4 +1,4 @@
-"""The reader of PyTorch's checkpoints."""
+"""Fuzzes the reader of PyTorch checkpoints."""
 
 import tempfile
 from collections import OrderedDict
