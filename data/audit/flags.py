@@ -31,7 +31,7 @@ class Flag:
     Attributes
     ----------
     name : str
-        Column of the audit table, and key of the ``audit`` section in the configuration where it has a policy.
+        Column of the audit table, and key of the ``audit`` section in the configuration if it has policies.
     sentence : str
         What the flag says about a patch.
     policies : tuple of str

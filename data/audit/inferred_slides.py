@@ -27,7 +27,7 @@ def clusters_for(test_share: float, folds: int) -> int:
 
 
 def infer_slides(measures: pd.DataFrame, together: np.ndarray, *, clusters: int, seed: int) -> pd.Series:
-    """Assign each patch to a cluster that stands in for its slide.
+    """Assign each patch to a cluster that replaces its slide.
 
     The four tints are centred on their median, divided by their interquartile range, clipped to ±4 and clustered by
     k-means.

@@ -169,7 +169,7 @@ def _draw_benign_cell(patch, stream, lattice, layers, owner, x, y, kind, slant):
 
 @compiled
 def draw_cells(patch, stream, lattice, layers, owner, slant, heading, front, shift):
-    """Draw lymphocytes, large pale benign cells and, among fibres, spindle cells, where there is room."""
+    """Draw lymphocytes, large pale benign cells and, among fibres, spindle cells, if there is room."""
     size = owner.shape[0]
     centre, half = 0.5 * (size - 1), 0.5 * CENTRE
     pitch = 6.9

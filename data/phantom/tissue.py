@@ -63,7 +63,7 @@ def draw_ground(patch, stream, lattice, planes, layers, slant):
 
 @compiled
 def draw_fat(patch, stream, planes, layers):
-    """Draw empty vacuoles with thin pink walls, where the nearest two of scattered centres are equally far away."""
+    """Draw empty vacuoles with thin pink walls: the borders between the areas nearest to random centres."""
     size = layers.shape[1]
     pitch = 30.0 + 12.0 * uniform(stream)
     across = int(size / pitch) + 3

@@ -145,8 +145,8 @@ def byte_network(recipe: Recipe, shape: Shape | None, precision: str) -> keras.M
     keras = load_keras()
     with dtype_policy(keras, precision):
         network = embedding_network(recipe, shape)
-        pictures = keras.Input((*(shape or (None, None)), 3), dtype="uint8")
-        return keras.Model(pictures, network(keras.ops.cast(pictures, "float32")))
+        inputs = keras.Input((*(shape or (None, None)), 3), dtype="uint8")
+        return keras.Model(inputs, network(keras.ops.cast(inputs, "float32")))
 
 
 @contextlib.contextmanager
