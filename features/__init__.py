@@ -1,1 +1,1 @@
-"""What is computed from a patch: handcrafted columns and pretrained embeddings."""
+"""Features of a patch: handcrafted columns and pretrained embeddings."""

@@ -1,4 +1,4 @@
-"""Run a batch function over many patches, shard by shard, in files that survive an interruption."""
+"""Apply a batch function to many patches, shard by shard, and resume after an interruption."""
 
 from __future__ import annotations
 
@@ -18,41 +18,42 @@ Progress = Callable[[int], None]
 
 
 class Pixels(Protocol):
-    """Patches that shards are cut from: an array, or what reads or computes rows as they are asked for."""
+    """Patches that shards are cut from: an array, or an object that reads or computes rows on request."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole array."""
+        """Shape of the whole array."""
 
     @property
     def dtype(self) -> Any:
-        """Of the array."""
+        """Type of the array."""
 
     def __getitem__(self, rows: slice, /) -> Any:
-        """Some rows, as the computation takes them."""
+        """Return some rows, in the form that the computation takes."""
 
 
-class NotFinite(ValueError):  # noqa: N818 - what it says, not that it is an error
+class NotFinite(ValueError):  # noqa: N818 - named after its cause
     """A function of patches returned NaN or infinity.
 
     Attributes
     ----------
     column, row : int
-        Of the first such value, in the whole table.
+        Position of the first such value in the whole table.
     value : float
+        The first such value.
     count : int
-        Such values among the patches that were computed at a time.
+        Number of such values in the shard.
     """
 
     def __init__(self, column: int, row: int, value: float, count: int) -> None:
-        # All arguments are handed on: an exception comes back from a worker by being made again from them.
+        # Pass on all arguments: an exception from a worker process is rebuilt from them.
         super().__init__(column, row, value, count)
         self.column, self.row, self.value, self.count = column, row, value, count
 
     def __str__(self) -> str:
         return (
             f"column {self.column} of patch row {self.row} must be finite; got {self.value} ({self.count} such values "
-            "in its shard). Look at that patch's pixels, and make the feature defined for them."
+            "in its shard). Inspect the pixels of this patch, and define the feature for them."
         )
 
 
@@ -68,12 +69,12 @@ def extract_shards(
     dtype: type[np.floating[Any]] = np.float32,
     progress: Progress | None = None,
 ) -> np.ndarray:
-    """Compute a table of numbers for all patches, a shard at a time, into `folder`/values.npy.
+    """Compute a table of numbers for all patches, shard by shard, and write it to `folder`/values.npy.
 
-    Each finished shard is a part of its own in `folder`/shards (:class:`data.storage.parts.Parts`), so an interrupted
-    call continues where it stopped. A shard is named after its rows: those left by a call with another `shard_size` are
-    never mistaken. When `values.npy` is there already with the right shape, it is returned as it is. Every file ends
-    with the SHA-256 of its content: a damaged one is computed again.
+    Each finished shard is stored in `folder`/shards (:class:`data.storage.parts.Parts`), so a second call resumes an
+    interrupted one. A shard is named after its rows, so shards of a call with another `shard_size` are not confused. If
+    `values.npy` already exists with the right shape, it is returned unchanged. Every file ends with the SHA-256 of its
+    content, and a damaged file is computed again.
 
     Parameters
     ----------
@@ -81,37 +82,37 @@ def extract_shards(
         Picklable; takes (m, height, width, 3) uint8 and returns (m, `width`) of `dtype`. A row must depend on its own
         patch only.
     pixels : ndarray of shape (n, height, width, 3), dtype uint8
-        RGB patches, 0 to 255, or what stands for them (:class:`Pixels`). A memory map is passed to the workers by
+        RGB patches, 0 to 255, or an array-like object (:class:`Pixels`). A memory map is passed to the workers by
         reference.
     folder : path
-        Made when missing. The caller sees to it that it belongs to this very computation.
+        Created if missing. It must belong to this computation only.
     width : int
-        Columns that `compute` returns.
+        Number of columns that `compute` returns.
     shard_size : int
-        Patches per shard; bounds the memory in use together with `workers`.
+        Patches per shard. Together with `workers`, it limits memory use.
     workers : int
-        1 computes in this process; more run under joblib, one thread each; -1 for one per core
+        Number of workers. 1 computes in this process; more run under joblib with one thread each; -1 uses one per core
         (:func:`data.workers.count_workers`).
     prefer : {"processes", "threads"}
-        Kind of workers; threads suit functions that release the interpreter's lock.
+        Kind of workers. Threads suit functions that release the interpreter lock.
     dtype : type
-        Of the result: float32, or float16 where half the space matters more than the last digits.
+        Type of the result: float32, or float16, which halves the size at lower precision.
     progress : callable, optional
-        Called with the number of patches just finished, also for those kept from an earlier call.
+        Called with the number of patches just finished, including those stored by an earlier call.
 
     Returns
     -------
     ndarray of shape (n, width)
-        Read-only memory map of `folder`/values.npy; the same bits for any shard size, order and number of workers.
+        Read-only memory map of `folder`/values.npy, bit-identical for any shard size, order and number of workers.
 
     Raises
     ------
     NotFinite
-        When a result holds NaN or infinity.
+        If a result contains NaN or infinity.
     ValueError
-        When an argument or a result has the wrong shape.
+        If an argument or a result has the wrong shape.
     TypeError
-        When pixels are not uint8 or results are not of `dtype`.
+        If pixels are not uint8 or results are not of `dtype`.
     """
     workers = count_workers(workers)
     _check_arguments(pixels, width, shard_size)
@@ -126,12 +127,12 @@ def extract_shards(
         report(rows)
     else:
         ranges = [(start, min(start + shard_size, rows)) for start in range(0, rows, shard_size)]
-        pending = [each for each in ranges if shards.find(_name(*each)) is None]
+        pending = [span for span in ranges if shards.find(_shard_name(*span)) is None]
         for start, stop in set(ranges).difference(pending):
             report(stop - start)
-        for finished in _run(compute, pixels, shards, width, dtype, pending, workers, prefer):
+        for finished in _compute_shards(compute, pixels, shards, width, dtype, pending, workers, prefer):
             report(finished)
-        blocks = (shards.read(_name(*each))["values"] for each in ranges)
+        blocks = (shards.read(_shard_name(*span))["values"] for span in ranges)
         write_rows(target, blocks, (rows, width), dtype)
     shards.forget()
     return _open(target)
@@ -147,7 +148,7 @@ def _check_arguments(pixels: Pixels, width: int, shard_size: int) -> None:
             raise ValueError(f"{name} must be at least 1; got {value}.")
 
 
-def _name(start: int, stop: int) -> str:
+def _shard_name(start: int, stop: int) -> str:
     return f"rows-{start:08d}-{stop:08d}"
 
 
@@ -156,7 +157,7 @@ def _open(path: Path) -> np.ndarray:
 
 
 def holds(path: Path, shape: tuple[int, int], dtype: type[np.floating[Any]] = np.float32) -> bool:
-    """Whether `path` is a whole array of this shape and type; a damaged file counts as missing."""
+    """Return whether `path` is a complete array of this shape and type; a damaged file is not."""
     try:
         array = _open(path)
     except (OSError, EOFError, ValueError):
@@ -164,7 +165,7 @@ def holds(path: Path, shape: tuple[int, int], dtype: type[np.floating[Any]] = np
     return array.shape == shape and array.dtype == dtype and is_sealed(path)
 
 
-def _run(
+def _compute_shards(
     compute: Compute,
     pixels: Pixels,
     shards: Parts,
@@ -178,33 +179,33 @@ def _run(
     workers = min(workers, len(pending))
     if workers <= 1:
         for start, stop in pending:
-            yield _make_shard(compute, pixels[start:stop], shards, start, width, dtype)
+            yield _compute_shard(compute, pixels[start:stop], shards, start, width, dtype)
         return
     from joblib import Parallel, delayed, parallel_config
 
     backend = {"processes": "loky", "threads": "threading"}[prefer]
-    # loky alone can hold its workers' libraries to one thread; threads share this process' setting
+    # only loky can limit its workers' libraries to one thread; threads share the setting of this process
     limits = {"inner_max_num_threads": 1} if prefer == "processes" else {}
     with parallel_config(backend, **limits):
-        # max_nbytes=None: plain arrays travel with their task, a few at a time, not all through a temporary folder
+        # max_nbytes=None: arrays are sent with their task, a few at once, instead of through a temporary folder
         pool = Parallel(n_jobs=workers, return_as="generator_unordered", max_nbytes=None)
         yield from pool(
-            delayed(_make_shard)(compute, pixels[start:stop], shards, start, width, dtype) for start, stop in pending
+            delayed(_compute_shard)(compute, pixels[start:stop], shards, start, width, dtype) for start, stop in pending
         )
 
 
-def _make_shard(
+def _compute_shard(
     compute: Compute, patches: np.ndarray, shards: Parts, start: int, width: int, dtype: type[np.floating[Any]]
 ) -> int:
     values = checked(compute(patches), start, (len(patches), width), dtype)
-    shards.keep(_name(start, start + len(patches)), {"values": values})
+    shards.keep(_shard_name(start, start + len(patches)), {"values": values})
     return len(patches)
 
 
 def checked(
     values: np.ndarray, start: int, shape: tuple[int, int], dtype: type[np.floating[Any]] = np.float32
 ) -> np.ndarray:
-    """Return what was computed of the patches from row `start` on, once it is seen to be what it must be.
+    """Validate the values computed for the patches from row `start` on, and return them.
 
     Raises
     ------
@@ -215,15 +216,15 @@ def checked(
         raise ValueError(f"compute must return shape {shape}; got {values.shape}.")
     if values.dtype != dtype:
         raise TypeError(f"compute must return {np.dtype(dtype)}; got {values.dtype}.")
-    bad = np.argwhere(~np.isfinite(values))
-    if len(bad):
-        row, column = map(int, bad[0])
-        raise NotFinite(column, start + row, float(values[row, column]), len(bad))
+    not_finite = np.argwhere(~np.isfinite(values))
+    if len(not_finite):
+        row, column = map(int, not_finite[0])
+        raise NotFinite(column, start + row, float(values[row, column]), len(not_finite))
     return values
 
 
 def write_rows(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], dtype: type[np.floating[Any]]) -> None:
-    """Stream blocks of rows into one .npy file that appears under its name only when whole."""
+    """Write blocks of rows to one .npy file, which appears under its name only when complete."""
 
     def write(file: BinaryIO) -> None:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}

@@ -1,6 +1,7 @@
-"""Stain normalisation by slide: optical densities of a slide's tissue brought to a fixed mean and spread.
+"""Stain normalisation by slide: scale the optical density of a slide's tissue to a fixed mean and standard deviation.
 
-After Reinhard et al. (2001), IEEE Computer Graphics and Applications 21(5), 34-41, on densities of tissue alone.
+The method follows Reinhard et al. (2001), IEEE Computer Graphics and Applications 21(5), 34-41, applied to the density
+of tissue only.
 """
 
 from __future__ import annotations
@@ -14,23 +15,23 @@ import pandas as pd
 from histoblend.features.handcrafted.kernel import kernel
 from histoblend.features.handcrafted.slide_context import trust
 
-#: Mean and standard deviation of each channel's density that every slide is brought to: about those of a lymph node in
-#: PatchCamelyon. Fixed, so that nothing is learned and a slide comes out alike in every run.
+#: Target mean and standard deviation of the density per channel, typical of a lymph node in PatchCamelyon. They are
+#: fixed: nothing is learned, and a slide gets the same result in every run.
 REFERENCE = np.array([[0.38, 0.65, 0.34], [0.18, 0.33, 0.14]])
-#: Ten-thousandths of optical density: whole numbers add up to the same sum in any order.
+#: Densities are stored as integers in units of 1 / 10,000, so sums do not depend on their order.
 UNIT = 10_000
-#: Density above which, in all three channels, a pixel is tissue.
+#: Minimum density of tissue, in all three channels.
 TISSUE = 0.15
-#: Tissue that hardly varies in a channel is stretched no further than this spread would be.
-LEAST_SPREAD = 0.02
-#: Glass stays lighter than tissue: what tissue's least density becomes is at least this.
-LEAST_DENSITY = 0.02
+#: Minimum standard deviation of a channel, which limits the scaling of nearly uniform tissue.
+MIN_SPREAD = 0.02
+#: Minimum density that the lightest tissue is mapped to, so glass stays lighter than tissue.
+MIN_DENSITY = 0.02
 
 
 def stain_sums(pixels: np.ndarray) -> np.ndarray:
-    """Sum up the optical densities of each patch's tissue.
+    """Sum the optical densities of each patch's tissue.
 
-    Density is −log10((level + 1) / 256), rounded to ten-thousandths; tissue is what exceeds 0.15 in all channels.
+    Density is −log10((level + 1) / 256), rounded to 1 / 10,000. Tissue is the pixels above 0.15 in all channels.
 
     Parameters
     ----------
@@ -39,7 +40,7 @@ def stain_sums(pixels: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n, 7), dtype int64
-        Pixels of tissue; sums of red, green and blue density, ten-thousandths; sums of their squares.
+        Number of tissue pixels; sums of the red, green and blue density in 1 / 10,000; sums of their squares.
     """
     sums = np.zeros((len(pixels), 7), np.int64)
     _sum_kernel(np.ascontiguousarray(pixels), _LEVELS, int(TISSUE * UNIT), sums)
@@ -47,25 +48,25 @@ def stain_sums(pixels: np.ndarray) -> np.ndarray:
 
 
 def stains_of(sums: np.ndarray, slides: np.ndarray, pixels: int) -> np.ndarray:
-    """What each patch is normalised by: mean and spread of its slide's tissue, as far as these are trusted.
+    """Return the mean and standard deviation that each patch is normalised with.
 
-    Trust w grows from 0 where a slide's patches hold as much tissue as 4 patches full of it to 1 at 16
-    (:func:`features.handcrafted.slide_context.trust`); the result is w times the slide's and 1 − w times those of
-    :data:`REFERENCE`, which leave a patch as it is. No label is used, and no patch of another slide.
+    They are w times the statistics of the slide's tissue plus 1 − w times :data:`REFERENCE`, which leaves a patch
+    unchanged. The trust w rises from 0 to 1 as the slide's tissue grows from 4 to 16 full patches
+    (:func:`features.handcrafted.slide_context.trust`). No labels and no patches of other slides are used.
 
     Parameters
     ----------
     sums : ndarray of shape (n, 7), dtype int64
         From :func:`stain_sums`.
     slides : ndarray of shape (n,), dtype object
-        Slide of each patch; None where it is unknown, which is trusted by 0.
+        Slide of each patch; None if unknown, which has trust 0.
     pixels : int
-        Of a patch.
+        Number of pixels of a patch.
 
     Returns
     -------
     ndarray of shape (n, 2, 3), dtype float64
-        Means of red, green and blue density, and their standard deviations.
+        Means and standard deviations of the red, green and blue density.
     """
     stains = np.tile(REFERENCE, (len(sums), 1, 1))
     names = pd.Series(slides, dtype=object)
@@ -77,28 +78,28 @@ def stains_of(sums: np.ndarray, slides: np.ndarray, pixels: int) -> np.ndarray:
 
 
 def normalise_by_slide(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
-    """Bring the densities of patches' tissue to :data:`REFERENCE`, channel by channel.
+    """Normalise the density of tissue to :data:`REFERENCE`, channel by channel.
 
-    Densities of tissue are shifted and stretched. Below 0.15 they are scaled, so that white stays white: glass that a
-    shift has tinted misleads a network.
+    Densities of tissue are shifted and scaled. Densities below 0.15 are only scaled, so white stays white: tinted glass
+    would mislead a network.
 
     Parameters
     ----------
     pixels : ndarray of shape (n, height, width, 3), dtype uint8
     stains : ndarray of shape (n, 2, 3), dtype float64
-        Their rows of :func:`stains_of`.
+        Statistics of each patch, from :func:`stains_of`.
 
     Returns
     -------
     ndarray of shape (n, height, width, 3), dtype uint8
-        A patch depends on itself and on its row of ``stains`` alone.
+        Each patch depends only on its own pixels and its row of ``stains``.
     """
     pixels = np.ascontiguousarray(pixels)
-    mean, stretch = stains[:, 0, :, None], REFERENCE[1, :, None] / stains[:, 1, :, None]
-    least = np.maximum((TISSUE - mean) * stretch + REFERENCE[0, :, None], LEAST_DENSITY)
+    mean, scale = stains[:, 0, :, None], REFERENCE[1, :, None] / stains[:, 1, :, None]
+    lightest = np.maximum((TISSUE - mean) * scale + REFERENCE[0, :, None], MIN_DENSITY)
     levels = _LEVELS / UNIT
-    tissue = np.maximum((levels - mean) * stretch + REFERENCE[0, :, None], least)
-    densities = np.where(levels < TISSUE, levels / TISSUE * least, tissue)
+    tissue = np.maximum((levels - mean) * scale + REFERENCE[0, :, None], lightest)
+    densities = np.where(levels < TISSUE, levels / TISSUE * lightest, tissue)
     tables = np.clip(np.rint(256 * 10**-densities - 1), 0, 255).astype(np.uint8)
     out = np.empty_like(pixels)
     _look_up_kernel(pixels, tables, out)
@@ -107,7 +108,7 @@ def normalise_by_slide(pixels: np.ndarray, stains: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class StainedPixels:
-    """Patches and the stains of their slides, cut into shards together.
+    """Patches and the stain statistics of their slides, sliced together.
 
     Attributes
     ----------
@@ -121,12 +122,12 @@ class StainedPixels:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """Shape of the pixels."""
         return self.pixels.shape
 
     @property
     def dtype(self) -> Any:
-        """Of the array."""
+        """Type of the pixels."""
         return self.pixels.dtype
 
     def __len__(self) -> int:
@@ -137,25 +138,25 @@ class StainedPixels:
 
 
 class NormalisedPixels(StainedPixels):
-    """Stain-normalised patches as an array that is computed as it is read: no copy of all patches is kept."""
+    """Stain-normalised patches, computed when they are read, without a copy of all patches."""
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         return normalise_by_slide(self.pixels[rows], self.stains[rows])
 
 
 def normalised_name(column: str) -> str:
-    """Name of a column of stain-normalised patches."""
+    """Return the name of a column for stain-normalised patches."""
     family, statistic, channel, region = column.split("_")
     return f"{family}_{statistic}-normalised_{channel}_{region}"
 
 
 def _moments(sums: np.ndarray) -> np.ndarray:
-    """Means and standard deviations, (2, 3), of tissue that was summed up."""
-    mean, square = sums[1:4] / UNIT / sums[0], sums[4:] / UNIT**2 / sums[0]
-    return np.stack([mean, np.maximum(np.sqrt(np.maximum(square - mean * mean, 0)), LEAST_SPREAD)])
+    """Return means and standard deviations, (2, 3), from the sums over tissue."""
+    mean, mean_square = sums[1:4] / UNIT / sums[0], sums[4:] / UNIT**2 / sums[0]
+    return np.stack([mean, np.maximum(np.sqrt(np.maximum(mean_square - mean * mean, 0)), MIN_SPREAD)])
 
 
-#: Density of each level, in ten-thousandths.
+#: Density of each grey level, in 1 / 10,000.
 _LEVELS = np.rint(-UNIT * np.log10((np.arange(256) + 1) / 256)).astype(np.int64)
 
 

@@ -1,1 +1,1 @@
-"""What is odd about patches: duplicates, blank and blurred ones, slides that nobody named."""
+"""Data audit: duplicates, blank and blurred patches, and inferred slides."""

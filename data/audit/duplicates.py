@@ -1,12 +1,13 @@
-"""Which patches show the same tissue: equal bytes, or the same picture turned, mirrored, exposed or stored anew.
+"""Find duplicate patches: identical pixels, or the same image rotated, mirrored, re-exposed or recompressed.
 
 A patch is described by the lowest 16 × 16 coefficients of the cosine transform of its grey values. The eight symmetries
-of the square act on them exactly: a mirror image turns signs, a transposition swaps rows and columns. So no canonical
-form is needed, which noise could tip over; every patch is looked up in all eight positions instead.
+of the square act exactly on these coefficients: mirroring flips signs, transposition swaps rows and columns. Each patch
+is therefore looked up in all eight orientations. A canonical orientation would be unstable under noise.
 
-Candidates come from the signs of the lowest 8 × 8 coefficients: 63 bits, of which unrelated patches share about half,
-cut into five bands. Two patches that agree in one band are compared, and kept when the coefficients, each weighted by
-its frequency (which makes them the gradients of the patches), correlate. Work is near linear in the number of patches.
+Candidates come from the signs of the lowest 8 × 8 coefficients: 63 bits, split into five bands. Unrelated patches share
+about half of the bits. Two patches that agree in one band are compared. They are near duplicates if their coefficients
+correlate after weighting each by its frequency, which gives the correlation of the image gradients. The running time is
+nearly linear in the number of patches.
 
 References
 ----------
@@ -25,18 +26,18 @@ import pandas as pd
 
 from histoblend.data.audit.measures import FREQUENCIES
 
-#: Correlation of gradients from which on two patches count as near duplicates. Measured on 400 real patches: the same
-#: one stored as JPEG (quality 30 to 70), blurred by 1.2 px, made 3/4 as large or shifted by 1 px reaches 0.90 or more
-#: in at least 95 of 100 cases, shifted by 2 px 0.79 in the middle; 200,000 unrelated pairs reach 0.35 at most.
+#: Minimum correlation of the gradients of near duplicates. Measured on 400 real patches: a copy stored as JPEG (quality
+#: 30 to 70), blurred by 1.2 px, scaled to 3/4 or shifted by 1 px reaches 0.90 or more in at least 95 % of cases. A copy
+#: shifted by 2 px reaches a median of 0.79. The maximum over 200,000 unrelated pairs is 0.35.
 SIMILAR = 0.9
 
-#: Bits in which two candidates may differ: of 200,000 unrelated pairs the closest differed in 11.
+#: Maximum number of differing bits of two candidates. The closest of 200,000 unrelated pairs differed in 11.
 BITS_APART = 12
 
 _BANDS = (13, 13, 13, 12, 12)
 
-#: Patches of one band that a patch is compared with at most, the nearest in the order of all bits: thousands of copies
-#: of one picture are then still linked, each to its neighbours, and cost no more than as many different ones.
+#: Maximum number of patches in one band that a patch is compared with: its nearest neighbours in the sort order of all
+#: bits. Thousands of copies of one image are still linked through their neighbours, and the search stays fast.
 _NEIGHBOURS = 256
 
 _compiled = numba.njit(cache=True, nogil=True)
@@ -44,17 +45,17 @@ _compiled = numba.njit(cache=True, nogil=True)
 
 @dataclass(frozen=True)
 class NearPairs:
-    """Pairs of near duplicates that link each set of them once: a set of k patches has k − 1 pairs.
+    """Pairs of near duplicates. A set of k duplicates is linked by k − 1 pairs.
 
     Attributes
     ----------
     first, second : ndarray of shape (pairs,), int64
         Row numbers, ``second < first``.
     symmetry : ndarray of shape (pairs,), int8
-        Which of the eight symmetries of the square turns ``second`` into ``first``: quarter turns, and from 4 on a
-        left-right mirror after them.
+        Symmetry of the square, 0 to 7, that maps ``second`` to ``first``: ``symmetry % 4`` quarter turns, followed by a
+        left-right mirror from 4 on.
     similarity : ndarray of shape (pairs,), float32
-        Correlation of the gradients, `SIMILAR` to 1.
+        Correlation of the gradients, from `SIMILAR` to 1.
     """
 
     first: np.ndarray
@@ -64,17 +65,17 @@ class NearPairs:
 
 
 def exact_duplicates(hashes: Sequence[str]) -> np.ndarray:
-    """Lowest row with the same bytes.
+    """Return, for each patch, the lowest row with the same pixels.
 
     Parameters
     ----------
     hashes : sequence of str, length n
-        A hash of each patch's decoded pixels.
+        Hash of each patch's decoded pixels.
 
     Returns
     -------
     ndarray of shape (n,), dtype int64
-        A row's own number where no lower row is equal.
+        The row's own number if no lower row is identical.
     """
     codes, _ = pd.factorize(np.asarray(hashes, dtype=object))
     _, first = np.unique(codes, return_index=True)
@@ -82,7 +83,7 @@ def exact_duplicates(hashes: Sequence[str]) -> np.ndarray:
 
 
 def near_duplicates(bits: np.ndarray, vectors: np.ndarray, rows: np.ndarray, *, least: float = SIMILAR) -> NearPairs:
-    """Find near duplicates among some patches, in any of the eight positions.
+    """Find near duplicates in any of the eight orientations.
 
     Parameters
     ----------
@@ -90,9 +91,9 @@ def near_duplicates(bits: np.ndarray, vectors: np.ndarray, rows: np.ndarray, *, 
     vectors : ndarray of shape (n, FREQUENCIES, FREQUENCIES), dtype int8
         From :func:`data.audit.measures.describe`.
     rows : ndarray of shape (m,), int
-        The patches to look at. Leave out those with nothing to see: flat patches all look alike.
+        Patches to compare. Leave out patches without content: flat patches all look alike.
     least : float
-        Least correlation of gradients.
+        Minimum correlation of the gradients.
 
     Returns
     -------
@@ -106,37 +107,39 @@ def near_duplicates(bits: np.ndarray, vectors: np.ndarray, rows: np.ndarray, *, 
     parent = np.arange(len(rows))
     links = np.empty((max(len(rows) - 1, 0), 3), dtype=np.int64)
     similarity = np.empty(len(links), dtype=np.float32)
-    found = 0
+    count = 0
     for start, length in zip(np.cumsum((1, *_BANDS[:-1])), _BANDS, strict=True):
-        # The band becomes the leading bits, so that equal bands stand together and like patches within them.
+        # Rotate the band to the leading bits: sorting then groups equal bands, with similar patches next to each other.
         left = np.int64(64 - start - length)
-        turned = _rotate(bits, left)
-        order = np.argsort(turned, kind="stable")
-        keys = turned[order]
+        rotated = _rotate(bits, left)
+        order = np.argsort(rotated, kind="stable")
+        keys = rotated[order]
         starts = np.searchsorted(keys >> np.uint64(64 - length), np.arange(2**length + 1, dtype=np.uint64))
-        found = _search(
+        count = _search(
             bits, vectors.reshape(len(rows), FREQUENCIES**2), norms, order, keys, starts, left, length, sources, signs,
-            np.float32(least), parent, links, similarity, found,
+            np.float32(least), parent, links, similarity, count,
         )  # fmt: skip
-    links, similarity = links[:found], similarity[:found]
+    links, similarity = links[:count], similarity[:count]
     by_row = np.lexsort((links[:, 1], links[:, 0]))
     first, second, symmetry = links[by_row].T
     return NearPairs(rows[first], rows[second], symmetry.astype(np.int8), similarity[by_row])
 
 
 def _symmetries() -> tuple[np.ndarray, np.ndarray]:
-    """How the coefficients of a patch move under each symmetry: source of each, and its sign.
+    """Return the permutation and the signs that each symmetry applies to the coefficients.
 
     Returns
     -------
     sources : ndarray of shape (8, FREQUENCIES²), dtype int64
+        Index of the coefficient that is moved to each position.
     signs : ndarray of shape (8, FREQUENCIES²), dtype int8
+        Factor of each coefficient, 1 or −1.
     """
-    places = np.arange(FREQUENCIES**2).reshape(FREQUENCIES, FREQUENCIES)
+    indices = np.arange(FREQUENCIES**2).reshape(FREQUENCIES, FREQUENCIES)
     turns = (1 - 2 * (np.arange(FREQUENCIES) % 2)).astype(np.int8)
     sources, signs = np.empty((2, 8, FREQUENCIES**2), dtype=np.int64)
     for symmetry in range(8):
-        source, sign = places, np.ones_like(places)
+        source, sign = indices, np.ones_like(indices)
         for _ in range(symmetry % 4):
             source, sign = source.T, sign.T * turns[:, None]
         sources[symmetry] = source.ravel()
@@ -146,23 +149,23 @@ def _symmetries() -> tuple[np.ndarray, np.ndarray]:
 
 @_compiled
 def _rotate(bits, left):  # type: ignore[no-untyped-def]
-    """Rotate each number of 64 bits to the left."""
-    turned = np.empty_like(bits)
+    """Rotate each 64-bit number to the left."""
+    rotated = np.empty_like(bits)
     for i in range(len(bits)):
-        turned[i] = _rotated(bits[i], left)
-    return turned
+        rotated[i] = _rotate_one(bits[i], left)
+    return rotated
 
 
 @_compiled
-def _rotated(value, left):  # type: ignore[no-untyped-def]
+def _rotate_one(value, left):  # type: ignore[no-untyped-def]
     if left == 0:
         return value
     return (value << np.uint64(left)) | (value >> np.uint64(64 - left))
 
 
 @_compiled
-def _turn(bits, symmetry):  # type: ignore[no-untyped-def]
-    """Signs of a patch in another position; bit 0 stays 0, since neither mask holds it."""
+def _transform_bits(bits, symmetry):  # type: ignore[no-untyped-def]
+    """Return the signs of a patch after a symmetry. Bit 0 stays 0: no mask contains it."""
     odd_rows, odd_columns = np.uint64(0xFF00FF00FF00FF00), np.uint64(0xAAAAAAAAAAAAAAAA)
     for _ in range(symmetry % 4):
         for shift, mask in ((7, 0x00AA00AA00AA00AA), (14, 0x0000CCCC0000CCCC), (28, 0x00000000F0F0F0F0)):
@@ -173,8 +176,8 @@ def _turn(bits, symmetry):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _count(bits):  # type: ignore[no-untyped-def]
-    """Bits that are set."""
+def _count_set_bits(bits):  # type: ignore[no-untyped-def]
+    """Count the bits that are set."""
     bits -= (bits >> np.uint64(1)) & np.uint64(0x5555555555555555)
     bits = (bits & np.uint64(0x3333333333333333)) + ((bits >> np.uint64(2)) & np.uint64(0x3333333333333333))
     bits = (bits + (bits >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
@@ -199,33 +202,33 @@ def _correlation(one, other, source, sign):  # type: ignore[no-untyped-def]
 
 @_compiled
 def _search(  # type: ignore[no-untyped-def]
-    bits, vectors, norms, order, keys, starts, left, length, sources, signs, least, parent, links, similarity, found
+    bits, vectors, norms, order, keys, starts, left, length, sources, signs, least, parent, links, similarity, count
 ):
-    """Compare patches that agree in one band, in any position; add what links them to ``links``; return how many."""
+    """Compare patches that agree in one band in any orientation; extend ``links`` and return the number of links."""
     for row in range(len(bits)):
         for symmetry in range(8):
-            # `row` turned back by the symmetry looks like a `second` that the symmetry turns into `row`.
+            # The inverse symmetry, applied to `row`, gives the bits of a patch that the symmetry maps to `row`.
             back = symmetry if symmetry >= 4 else (4 - symmetry) % 4
-            key = _rotated(_turn(bits[row], back), left)
+            key = _rotate_one(_transform_bits(bits[row], back), left)
             band = np.int64(key >> np.uint64(64 - length))
             low, high = starts[band], starts[band + 1]
             if high - low > _NEIGHBOURS:
                 middle = low + np.searchsorted(keys[low:high], key)
                 low, high = max(low, middle - _NEIGHBOURS // 2), min(high, middle + _NEIGHBOURS // 2)
-            for place in range(low, high):
-                if _count(keys[place] ^ key) > BITS_APART:
+            for position in range(low, high):
+                if _count_set_bits(keys[position] ^ key) > BITS_APART:
                     continue
-                other = order[place]
+                other = order[position]
                 if other >= row or norms[row] == 0 or norms[other] == 0:
                     continue
-                one, two = _root(parent, row), _root(parent, other)
-                if one == two:
+                root, other_root = _root(parent, row), _root(parent, other)
+                if root == other_root:
                     continue
-                alike = _correlation(vectors[row], vectors[other], sources[symmetry], signs[symmetry])
-                alike /= norms[row] * norms[other]
-                if alike >= least:
-                    parent[max(one, two)] = min(one, two)
-                    links[found, 0], links[found, 1], links[found, 2] = row, other, symmetry
-                    similarity[found] = alike
-                    found += 1
-    return found
+                correlation = _correlation(vectors[row], vectors[other], sources[symmetry], signs[symmetry])
+                correlation /= norms[row] * norms[other]
+                if correlation >= least:
+                    parent[max(root, other_root)] = min(root, other_root)
+                    links[count, 0], links[count, 1], links[count, 2] = row, other, symmetry
+                    similarity[count] = correlation
+                    count += 1
+    return count

@@ -1,7 +1,7 @@
-"""What is odd about patches, flagged by stated rules, and what follows from it.
+"""Flag unusual patches by fixed rules, and decide which patches are dropped or kept together.
 
-Every flag is a rule on numbers that stand in the audit table beside it, never a list of ids. Thresholds were set on
-2,965 real PCam patches, looked at one by one around each, and on the phantom, whose faults are on record.
+Every flag is a rule on columns of the audit table, never a list of ids. The thresholds were set on 2,965 real PCam
+patches, by visual inspection of the patches near each threshold, and on the phantom, whose faults are known.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from histoblend.data.audit.duplicates import exact_duplicates, near_duplicates
 from histoblend.data.audit.measures import Measures, measure
 from histoblend.data.splits import TEST, UNMAPPED, components, is_known, official_sides, unite
 
-#: Least share of tissue with which a patch is compared with others: what is nearly empty looks like all that is.
-LEAST_TISSUE = 0.05
+#: Minimum share of tissue of patches that are compared with others. Nearly empty patches all look alike.
+MIN_TISSUE = 0.05
 
-#: Slides with copies of one patch are united as long as no group comes to hold more than this share of all patches.
-MOST = 0.2
+#: Slides that share a duplicate are merged into one group unless the group would exceed this share of all patches.
+MAX_GROUP_SHARE = 0.2
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class Flag:
     Attributes
     ----------
     name : str
-        Column of the audit table, and key of the ``audit`` section in the configuration where it has a policy.
+        Column of the audit table, and key of the ``audit`` section in the configuration if it has policies.
     sentence : str
-        What it says of a patch.
+        What the flag says about a patch.
     policies : tuple of str
-        What can be done about it, the default first; empty where there is no choice.
+        Possible treatments, the default first; empty if there is no choice.
     """
 
     name: str
@@ -48,34 +48,34 @@ KEEP, DROP, GROUP = "keep", "drop", "group"
 FLAGS: tuple[Flag, ...] = (
     Flag("undecodable", "cannot be read", ()),
     Flag("exact_duplicate", "has the same pixels as another patch", (GROUP, DROP, KEEP)),
-    Flag("near_duplicate", "shows the picture of another patch: turned, mirrored or stored anew", (GROUP, DROP, KEEP)),
+    Flag("near_duplicate", "shows the image of another patch: rotated, mirrored or recompressed", (GROUP, DROP, KEEP)),
     Flag("across_slides", "has a duplicate in another slide", (GROUP, DROP, KEEP)),
-    Flag("across_splits", "has a duplicate on the other side of the official split", (DROP, KEEP)),
+    Flag("across_splits", "has a duplicate in another part of the official split", (DROP, KEEP)),
     Flag("contradictory", "has the same pixels as a patch with the other label", (DROP, KEEP)),
     Flag("near_contradictory", "is a near duplicate of a patch with the other label", (KEEP, DROP)),
-    Flag("blank", "is bare glass: less than 1 % tissue, and hardly any contrast", (KEEP, DROP)),
-    Flag("black", "is black: beyond the scanned area", (KEEP, DROP)),
-    Flag("blurred", "is out of focus: too little fine detail beside the coarse", (KEEP, DROP)),
-    Flag("saturated", "is overexposed or cut off: three tenths of the pixels at 0 or 255", (KEEP, DROP)),
-    Flag("pen", "is dark over a fifth of its area: pen ink, a thick fold or the frame", (KEEP, DROP)),
-    Flag("no_slide", "has no slide, while others have", (GROUP, DROP)),
+    Flag("blank", "is bare glass: less than 1 % tissue and almost no contrast", (KEEP, DROP)),
+    Flag("black", "is black: outside the scanned area", (KEEP, DROP)),
+    Flag("blurred", "is out of focus: little fine detail relative to coarse detail", (KEEP, DROP)),
+    Flag("saturated", "is overexposed or clipped: at least 30 % of the pixels at 0 or 255", (KEEP, DROP)),
+    Flag("pen", "is dark over at least 20 % of its area: pen ink, a thick fold or the frame", (KEEP, DROP)),
+    Flag("no_slide", "has no slide, while other patches have one", (GROUP, DROP)),
 )
 """All flags, in the order of the table."""
 
 POLICIES = {flag.name: flag.policies for flag in FLAGS if flag.policies}
 
-#: Flags that a patch's own pixels decide.
+#: Flags that depend only on a patch's own pixels.
 _RULES: dict[str, Callable[[pd.DataFrame], pd.Series]] = {
     "blank": lambda m: (m.tissue < 0.01) & (m.contrast < 6) & (m.brightness > 180),
     "black": lambda m: m.dark >= 0.95,
-    "blurred": lambda m: (m.sharpness < 0.5) & (m.detail > 8) & (m.tissue >= LEAST_TISSUE) & (m.dark < 0.95),
+    "blurred": lambda m: (m.sharpness < 0.5) & (m.detail > 8) & (m.tissue >= MIN_TISSUE) & (m.dark < 0.95),
     "saturated": lambda m: (m.clipped >= 0.3) & (m.dark < 0.95),
     "pen": lambda m: (m.ink >= 0.2) & (m.dark < 0.95),
 }
 
 
 def own_flags(measures: pd.DataFrame) -> pd.DataFrame:
-    """Flags that a patch's own pixels decide: ``blank, black, blurred, saturated, pen``.
+    """Return the flags that depend only on a patch's own pixels: ``blank, black, blurred, saturated, pen``.
 
     Parameters
     ----------
@@ -86,11 +86,11 @@ def own_flags(measures: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparable(measures: pd.DataFrame) -> np.ndarray:
-    """Whether a patch shows enough to be compared with others, ndarray of shape (n,), dtype bool.
+    """Return whether a patch has enough content to be compared with others, ndarray of shape (n,), dtype bool.
 
-    Glass and frame look alike everywhere: that two of them are equal says nothing about slides or labels.
+    Glass and frame look alike on all slides. Equal patches of glass or frame say nothing about slides or labels.
     """
-    return np.asarray((measures.tissue >= LEAST_TISSUE) & (measures.dark < 0.95))
+    return np.asarray((measures.tissue >= MIN_TISSUE) & (measures.dark < 0.95))
 
 
 def examine(table: pd.DataFrame, measures: Measures) -> pd.DataFrame:
@@ -99,17 +99,17 @@ def examine(table: pd.DataFrame, measures: Measures) -> pd.DataFrame:
     Parameters
     ----------
     table : DataFrame
-        ``patch_id, label, slide, sha256`` and, where a data set comes with a split, ``official``.
+        ``patch_id, label, slide, sha256`` and, if the data set comes with a split, ``official``.
     measures : Measures
-        Rows as in ``table``.
+        In the row order of ``table``.
 
     Returns
     -------
     DataFrame
-        A row a patch: ``patch_id, label, slide`` (and ``official``); a column a measure; a column a flag, true or
-        false; ``exact_of`` and ``set``, the lowest row with the same pixels and the lowest row of all its duplicates;
-        ``similarity`` to the patch that it was found by (1 for equal pixels, missing without a duplicate) and
-        ``symmetry`` (what turns that patch into this one, see :class:`data.audit.duplicates.NearPairs`).
+        One row per patch: ``patch_id, label, slide`` (and ``official``); one column per measure; one boolean column per
+        flag; ``exact_of``, the lowest row with the same pixels; ``set``, the lowest row of its set of duplicates;
+        ``similarity`` to the matching patch (1 for equal pixels, missing without a duplicate); ``symmetry``, which maps
+        the matching patch to this one (see :class:`data.audit.duplicates.NearPairs`).
     """
     values = measures.table()
     usable = comparable(values)
@@ -120,8 +120,8 @@ def examine(table: pd.DataFrame, measures: Measures) -> pd.DataFrame:
     pairs = near_duplicates(measures.bits, measures.vectors, rows[usable & (exact_of == rows)])
     sets = components(len(table), np.append(rows[same], pairs.first), np.append(exact_of[same], pairs.second))
     similarity, symmetry = np.full(len(table), np.nan, np.float32), np.zeros(len(table), np.int8)
-    for side in (pairs.second, pairs.first):
-        similarity[side] = pairs.similarity
+    for rows_of_pair in (pairs.second, pairs.first):
+        similarity[rows_of_pair] = pairs.similarity
     symmetry[pairs.first] = pairs.symmetry
     similarity[exact] = 1
     flags = {
@@ -130,37 +130,37 @@ def examine(table: pd.DataFrame, measures: Measures) -> pd.DataFrame:
         "near_duplicate": np.isin(exact_of, np.append(pairs.first, pairs.second)),
         **_set_flags(table, exact_of, sets, usable),
         **own_flags(values),
-        "no_slide": _left_out(table["slide"]),
+        "no_slide": _lacks_slide(table["slide"]),
     }
-    kept = [name for name in ("patch_id", "label", "slide", "official") if name in table]
+    columns = [name for name in ("patch_id", "label", "slide", "official") if name in table]
     ordered = pd.DataFrame({flag.name: flags[flag.name] for flag in FLAGS})
     links = pd.DataFrame({"exact_of": exact_of, "set": sets, "similarity": similarity, "symmetry": symmetry})
-    return pd.concat([table[kept].reset_index(drop=True), values, ordered, links], axis=1)
+    return pd.concat([table[columns].reset_index(drop=True), values, ordered, links], axis=1)
 
 
 def audit(
     patches: np.ndarray, labels: Sequence[int] | None = None, slides: Sequence[str | None] | None = None
 ) -> pd.DataFrame:
-    """Look for odd patches: duplicates, contradicting labels, blank, black, blurred, saturated and marked ones.
+    """Flag unusual patches: duplicates, contradictory labels, blank, black, blurred, saturated or pen-marked patches.
 
     Parameters
     ----------
     patches : ndarray of shape (n, height, width, 3), dtype uint8
         RGB, at least 32 × 32 pixels.
     labels : sequence of int, optional
-        0 or 1. Without labels none contradict each other.
+        0 or 1. Without labels, no contradictions are reported.
     slides : sequence of str or None, optional
-        Slide of each patch, None where it is unknown.
+        Slide of each patch; None if unknown.
 
     Returns
     -------
     DataFrame
-        One row per patch, as :func:`examine` describes it; ``patch_id`` is the row number.
+        One row per patch, with the columns of :func:`examine`; ``patch_id`` is the row number.
 
     Raises
     ------
     ValueError
-        The patches have another shape or dtype, or an argument has another length.
+        If the patches have another shape or dtype, or an argument has another length.
     """
     if patches.ndim != 4 or patches.shape[3] != 3 or patches.dtype != np.uint8 or min(patches.shape[1:3]) < 32:
         raise ValueError(
@@ -178,20 +178,20 @@ def audit(
             "sha256": [hashlib.sha256(np.ascontiguousarray(patch).data).hexdigest() for patch in patches],
         }
     )
-    found = examine(table, measure(np.ascontiguousarray(patches)))
-    return found.drop(columns="label") if labels is None else found
+    audited = examine(table, measure(np.ascontiguousarray(patches)))
+    return audited.drop(columns="label") if labels is None else audited
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What follows from the flags.
+    """Which patches are dropped, and which must stay together.
 
     Attributes
     ----------
     dropped_by : ndarray of shape (n,), dtype object
-        Name of the flag that a patch is dropped for; empty where it stays.
+        Name of the flag that a patch is dropped for; empty if it is kept.
     first, second : ndarray of shape (links,), int
-        Rows, both staying, that must not be separated.
+        Pairs of kept rows that must stay in one group.
     """
 
     dropped_by: np.ndarray
@@ -200,20 +200,20 @@ class Decision:
 
 
 def decide(audit: pd.DataFrame, groups: np.ndarray, policies: Mapping[str, str]) -> Decision:
-    """Apply the policies: what is dropped, and what stays together.
+    """Apply the policies: decide which patches are dropped and which stay together.
 
-    Copies of one patch in several slides unite these slides. Where that would chain slides into a group of more than
-    `MOST` of all patches, no slides are united: of such copies those in one slide stay, and the others are dropped. A
-    copy without a slide is dropped wherever another has one.
+    Duplicates in several slides merge these slides into one group. If a group would then exceed `MAX_GROUP_SHARE` of
+    all patches, no slides are merged: the duplicates in one slide are kept, and those in other slides are dropped. A
+    duplicate without a slide is dropped if another one has a slide.
 
     Parameters
     ----------
     audit : DataFrame
         From :func:`examine`.
     groups : ndarray of shape (n,)
-        What is kept together anyway: see :func:`data.splits.base_groups`.
+        Groups that are kept together in any case, see :func:`data.splits.base_groups`.
     policies : mapping
-        Flag to policy; see :data:`POLICIES`.
+        Maps flags to policies, see :data:`POLICIES`.
 
     Returns
     -------
@@ -225,18 +225,18 @@ def decide(audit: pd.DataFrame, groups: np.ndarray, policies: Mapping[str, str])
             _drop(dropped_by, audit[name], name)
     for name, column in (("exact_duplicate", "exact_of"), ("near_duplicate", "set")):
         if policies[name] == DROP:
-            _drop(dropped_by, _first_staying(audit[column], dropped_by) != np.arange(len(audit)), name)
+            _drop(dropped_by, _first_kept(audit[column], dropped_by) != np.arange(len(audit)), name)
     sides = official_sides(audit)
     if policies["across_splits"] == DROP and sides is not None:
         tested = audit["set"].isin(audit["set"][(sides == TEST) & (dropped_by == "")])
         _drop(dropped_by, audit["across_splits"] & (sides != TEST) & tested, "across_splits")
     across = policies["across_slides"]
     if across == GROUP:
-        _drop(dropped_by, _away(audit, dropped_by) & ~is_known(audit["slide"]), "across_slides")
-        if _chains(groups, *_links(audit, dropped_by, policies)):
+        _drop(dropped_by, _in_other_slide(audit, dropped_by) & ~is_known(audit["slide"]), "across_slides")
+        if _exceeds_group_share(groups, *_links(audit, dropped_by, policies)):
             across = DROP
     if across == DROP:
-        _drop(dropped_by, _away(audit, dropped_by), "across_slides")
+        _drop(dropped_by, _in_other_slide(audit, dropped_by), "across_slides")
     first, second = _links(audit, dropped_by, policies)
     if across == KEEP:
         same = groups[first] == groups[second]
@@ -245,14 +245,14 @@ def decide(audit: pd.DataFrame, groups: np.ndarray, policies: Mapping[str, str])
 
 
 def reason(flag: str) -> str:
-    """Why a patch is dropped, in words, for the list of patches set aside."""
+    """Return why a patch is dropped, for the list of excluded patches."""
     if flag == "across_slides":
         return "has a duplicate in another slide, which is kept (audit.across_slides)"
     return f"{next(row.sentence for row in FLAGS if row.name == flag)} (audit.{flag})"
 
 
 def summarise(audit: pd.DataFrame, policies: Mapping[str, str]) -> pd.DataFrame:
-    """What was found and what was done.
+    """Count the patches per flag and the patches dropped for it.
 
     Parameters
     ----------
@@ -263,8 +263,8 @@ def summarise(audit: pd.DataFrame, policies: Mapping[str, str]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``flag, patches, share, positive, policy, dropped, meaning``, a row a flag: how many patches have it, their
-        share of all, the share of positives among them, and how many were dropped for it.
+        One row per flag, columns ``flag, patches, share, positive, policy, dropped, meaning``: the number of patches
+        with the flag, their share of all patches, the share of positives among them, and the number dropped for it.
     """
     rows = []
     for flag in FLAGS:
@@ -284,30 +284,30 @@ def summarise(audit: pd.DataFrame, policies: Mapping[str, str]) -> pd.DataFrame:
 
 
 def choose_examples(audit: pd.DataFrame, most: int = 8) -> pd.DataFrame:
-    """Patches to look at: at most ``most`` a flag, spread over the data set; a duplicate stands after its picture.
+    """Choose at most ``most`` example patches per flag, spread over the data set; a duplicate follows its original.
 
     Returns
     -------
     DataFrame
-        ``flag, row``; rows of ``audit``.
+        ``flag, row``, where ``row`` is a row of ``audit``.
     """
-    found = []
+    examples = []
     for flag in FLAGS[1:]:
         rows = np.flatnonzero(audit[flag.name])
         paired = bool(audit.loc[rows, "set"].duplicated().any())
         if paired:
-            # One picture and one copy of each set, side by side.
-            place = audit.loc[rows].groupby("set").cumcount()
-            rows = np.stack([audit.loc[rows, "set"][(place == 1).to_numpy()], rows[place == 1]], 1).ravel()
+            # One original and one copy of each set, next to each other.
+            rank = audit.loc[rows].groupby("set").cumcount()
+            rows = np.stack([audit.loc[rows, "set"][(rank == 1).to_numpy()], rows[rank == 1]], 1).ravel()
         step = 2 if paired else 1
         chosen = np.unique(np.linspace(0, max(len(rows) // step - 1, 0), most // step).round().astype(int))
-        places = (step * chosen[:, None] + np.arange(step)).ravel()
-        found += [{"flag": flag.name, "row": int(row)} for row in rows[places[places < len(rows)]]]
-    return pd.DataFrame(found, columns=["flag", "row"])
+        positions = (step * chosen[:, None] + np.arange(step)).ravel()
+        examples += [{"flag": flag.name, "row": int(row)} for row in rows[positions[positions < len(rows)]]]
+    return pd.DataFrame(examples, columns=["flag", "row"])
 
 
-def _left_out(slides: pd.Series) -> np.ndarray:
-    """Whether a patch has no slide while others have."""
+def _lacks_slide(slides: pd.Series) -> np.ndarray:
+    """Return whether a patch has no slide while others have one."""
     known = is_known(slides).to_numpy()
     return ~known if known.any() else np.zeros(len(known), bool)
 
@@ -315,7 +315,7 @@ def _left_out(slides: pd.Series) -> np.ndarray:
 def _set_flags(
     table: pd.DataFrame, exact_of: np.ndarray, sets: np.ndarray, usable: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Flags that come from comparing duplicates with each other; patches without tissue take no part."""
+    """Return the flags that compare duplicates with each other; patches without tissue are excluded."""
     labels = table["label"].to_numpy()
     slides = pd.factorize(table["slide"].astype(object), use_na_sentinel=False)[0]
     sides = official_sides(table)
@@ -329,41 +329,43 @@ def _set_flags(
 
 
 def _differs_within(sets: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Whether a row's set holds more than one value, ndarray of shape (n,), dtype bool."""
+    """Return whether a row's set has more than one value, ndarray of shape (n,), dtype bool."""
     spread = pd.Series(values).groupby(sets).agg(["min", "max"])
     return np.isin(sets, spread.index[spread["min"] != spread["max"]])
 
 
 def _drop(dropped_by: np.ndarray, rows: np.ndarray | pd.Series, name: str) -> None:
-    """Note who is dropped, in place; the first reason stands."""
+    """Mark rows as dropped, in place; the first reason is kept."""
     dropped_by[np.asarray(rows, bool) & (dropped_by == "")] = name
 
 
-def _first_staying(members: pd.Series, dropped_by: np.ndarray) -> np.ndarray:
-    """Lowest row of each row's set that is not dropped; the row itself where it is dropped."""
+def _first_kept(members: pd.Series, dropped_by: np.ndarray) -> np.ndarray:
+    """Return the lowest kept row of each row's set; a dropped row gets its own number."""
     own = np.arange(len(members))
-    staying = dropped_by == ""
-    first = pd.Series(own[staying]).groupby(members.to_numpy()[staying]).min()
-    return np.where(staying, members.map(first).fillna(-1).to_numpy(dtype=np.int64), own)
+    kept = dropped_by == ""
+    first = pd.Series(own[kept]).groupby(members.to_numpy()[kept]).min()
+    return np.where(kept, members.map(first).fillna(-1).to_numpy(dtype=np.int64), own)
 
 
-def _away(audit: pd.DataFrame, dropped_by: np.ndarray) -> np.ndarray:
-    """Whether a patch that stays stands in another slide than the first of its set that has one."""
+def _in_other_slide(audit: pd.DataFrame, dropped_by: np.ndarray) -> np.ndarray:
+    """Return whether a kept patch is in another slide than the first patch of its set that has a slide."""
     members = audit.loc[audit["across_slides"] & (dropped_by == ""), ["set", "slide"]]
-    members = members.assign(slide=members["slide"].astype(object).fillna(UNMAPPED), lost=~is_known(members["slide"]))
-    home = members.sort_values("lost", kind="stable").groupby("set")["slide"].first()
-    away = np.zeros(len(audit), bool)
-    away[members.index] = members["slide"] != members["set"].map(home)
-    return away
+    members = members.assign(
+        slide=members["slide"].astype(object).fillna(UNMAPPED), unknown=~is_known(members["slide"])
+    )
+    first_slide = members.sort_values("unknown", kind="stable").groupby("set")["slide"].first()
+    elsewhere = np.zeros(len(audit), bool)
+    elsewhere[members.index] = members["slide"] != members["set"].map(first_slide)
+    return elsewhere
 
 
 def _links(audit: pd.DataFrame, dropped_by: np.ndarray, policies: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows that stay and must stay together: each with the first of its set, on the same official side."""
+    """Return pairs of kept rows that stay together: each row and the first of its set, if in the same official part."""
     first = np.arange(len(audit))
     if policies["near_duplicate"] == GROUP:
-        second = _first_staying(audit["set"], dropped_by)
+        second = _first_kept(audit["set"], dropped_by)
     elif policies["exact_duplicate"] == GROUP:
-        second = _first_staying(audit["exact_of"].where(comparable(audit), pd.Series(first)), dropped_by)
+        second = _first_kept(audit["exact_of"].where(comparable(audit), pd.Series(first)), dropped_by)
     else:
         second = first
     together = first != second
@@ -373,8 +375,8 @@ def _links(audit: pd.DataFrame, dropped_by: np.ndarray, policies: Mapping[str, s
     return first[together], second[together]
 
 
-def _chains(groups: np.ndarray, first: np.ndarray, second: np.ndarray) -> bool:
-    """Whether uniting makes a group larger than `MOST` of all patches and than any was before."""
+def _exceeds_group_share(groups: np.ndarray, first: np.ndarray, second: np.ndarray) -> bool:
+    """Return whether merging makes a group larger than `MAX_GROUP_SHARE` and larger than any group was before."""
     before = np.bincount(pd.factorize(groups)[0]).max()
     after = np.bincount(pd.factorize(unite(groups, first, second))[0]).max()
-    return bool(after > max(MOST * len(groups), before))
+    return bool(after > max(MAX_GROUP_SHARE * len(groups), before))

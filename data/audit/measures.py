@@ -1,4 +1,4 @@
-"""What is measured on every patch while it is decoded: the numbers behind flags, duplicates and inferred slides."""
+"""Measures of a patch, computed while it is decoded: the input of flags, duplicate search and inferred slides."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ import numba
 import numpy as np
 import pandas as pd
 
-#: Coefficients a side that describe a patch, and those whose signs make its 63 bits.
+#: Cosine coefficients per axis that describe a patch, and coefficients per axis whose signs give its 63 bits.
 FREQUENCIES = 16
 SIGNS = 8
 
-#: Side of the blocks that grey values are averaged over before they are judged: sensor noise and grain fall out.
+#: Side in pixels of the blocks that grey values are averaged over, which removes sensor noise and grain.
 BLOCK = 3
 
-#: Every second pixel of every second row says enough about colour.
+#: Colour is measured on every second pixel of every second row.
 STRIDE = 2
 
-#: Side, in blocks, of the square that must be dark throughout to count as ink: 15 pixels, more than a nucleus.
+#: Side, in blocks, of a square that counts as ink if it is dark throughout: 15 pixels, more than a nucleus.
 INK_BLOCKS = 5
 
 MEASURES = {
     "brightness": "mean grey value, 0 to 255",
-    "contrast": "spread of grey values over blocks of 3 × 3 pixels",
+    "contrast": "standard deviation of grey values over blocks of 3 × 3 pixels",
     "tissue": "share of blocks darker than grey 200",
     "dark": "share of blocks with no colour channel above 60",
-    "ink": "share of squares of 15 × 15 pixels that hardly let red light through (no block above 90)",
+    "ink": "share of squares of 15 × 15 pixels that absorb most red light (no block above 90)",
     "clipped": "share of pixels with a colour channel at 0 or 255",
-    "detail": "mean squared step between neighbouring blocks of 6 × 6 pixels, both directions added",
-    "sharpness": "the same step between blocks of 3 × 3 pixels, over that of 6 × 6: noise near 4, tissue about 1.2",
+    "detail": "mean squared difference of neighbouring blocks of 6 × 6 pixels, summed over both directions",
+    "sharpness": "the same difference for blocks of 3 × 3 pixels, divided by detail: noise near 4, tissue about 1.2",
     "red": "mean red, 0 to 255",
     "green": "mean green, 0 to 255",
     "blue": "mean blue, 0 to 255",
-    "nuclei_red": "red's share of the optical density where red is darkest (15 % of the pixels)",
-    "nuclei_blue": "blue's share there",
-    "fibres_red": "red's share of the optical density where red is bright (60 % of the pixels) and green is not glass",
-    "fibres_blue": "blue's share there",
+    "nuclei_red": "red's share of the optical density in the 15 % of pixels with the darkest red",
+    "nuclei_blue": "blue's share of the optical density in the same pixels",
+    "fibres_red": "red's share of the optical density in the 60 % of pixels with the brightest red, without glass",
+    "fibres_blue": "blue's share of the optical density in the same pixels",
 }
-"""What is measured on every patch, and how."""
+"""Measures of a patch, each with its definition."""
 
 _COLUMNS = tuple(MEASURES)
 _DENSITY = (np.log10(256.0) - np.log10(np.arange(256) + 1.0)).astype(np.float32)
@@ -49,14 +49,14 @@ _compiled = numba.njit(cache=True, nogil=True)
 
 @dataclass(frozen=True)
 class Measures:
-    """What is measured on some patches.
+    """Measures of some patches.
 
     Attributes
     ----------
     values : ndarray of shape (m, len(MEASURES)), dtype float32
     bits : ndarray of shape (m,), dtype uint64
     vectors : ndarray of shape (m, FREQUENCIES, FREQUENCIES), dtype int8
-        See :func:`describe`.
+        Description of each patch, see :func:`describe`.
     """
 
     values: np.ndarray
@@ -65,7 +65,7 @@ class Measures:
 
     @classmethod
     def join(cls, parts: Sequence[Measures]) -> Measures:
-        """One after another."""
+        """Concatenate the measures of several batches."""
         return cls(
             np.concatenate([part.values for part in parts]),
             np.concatenate([part.bits for part in parts]),
@@ -73,12 +73,14 @@ class Measures:
         )
 
     def table(self) -> pd.DataFrame:
-        """A row a patch, a column a measure."""
+        """Return the measures as a table with one row per patch and one column per measure."""
         return pd.DataFrame(self.values, columns=list(_COLUMNS))
 
 
 def measure(patches: np.ndarray) -> Measures:
-    """Measure patches. Threads may call this at the same time; a patch's numbers depend on its own pixels only.
+    """Measure patches.
+
+    The function is thread-safe. The measures of a patch depend only on its own pixels.
 
     Parameters
     ----------
@@ -98,9 +100,9 @@ def measure(patches: np.ndarray) -> Measures:
 
 
 def cosines(size: int) -> np.ndarray:
-    """Orthonormal cosine basis, ndarray of shape (size, FREQUENCIES), dtype float32."""
-    places = (np.arange(size) + 0.5)[:, None] / size
-    basis = np.sqrt(2 / size) * np.cos(np.pi * places * np.arange(FREQUENCIES))
+    """Return the orthonormal cosine basis, ndarray of shape (size, FREQUENCIES), dtype float32."""
+    positions = (np.arange(size) + 0.5)[:, None] / size
+    basis = np.sqrt(2 / size) * np.cos(np.pi * positions * np.arange(FREQUENCIES))
     basis[:, 0] /= np.sqrt(2)
     return basis.astype(np.float32)
 
@@ -115,23 +117,23 @@ def describe(grey, basis, vector):  # type: ignore[no-untyped-def]
     basis : pair of ndarray
         From :func:`cosines`, for height and for width.
     vector : ndarray of shape (FREQUENCIES, FREQUENCIES), dtype int8
-        Overwritten with the coefficients times their frequency, scaled to −127..127; all 0 for a flat patch.
+        Output: coefficients times their frequency, scaled to −127..127; all 0 for a flat patch.
 
     Returns
     -------
     uint64
-        Bit ``8 u + v`` is set where coefficient (u, v) is positive; bit 0, the mean, is not used.
+        Bit ``8 u + v`` is set if coefficient (u, v) is positive. Bit 0, the mean, is not used.
     """
     height, width = grey.shape
     tall, wide = basis
     coefficients = np.zeros((FREQUENCIES, FREQUENCIES), dtype=np.float32)
     row = np.empty(FREQUENCIES, dtype=np.float32)
-    # The mean says nothing, and its rounding noise would hide what a nearly flat patch shows.
-    middle = np.float32(grey.mean())
+    # The mean is subtracted: its rounding noise would hide the structure of a nearly flat patch.
+    mean = np.float32(grey.mean())
     for y in range(height):
         row[:] = 0
         for x in range(width):
-            value = grey[y, x] - middle
+            value = grey[y, x] - mean
             for v in range(FREQUENCIES):
                 row[v] += value * wide[x, v]
         for u in range(FREQUENCIES):
@@ -144,7 +146,7 @@ def describe(grey, basis, vector):  # type: ignore[no-untyped-def]
                 bits |= np.uint64(1) << np.uint64(SIGNS * u + v)
             coefficients[u, v] *= np.float32(np.sqrt(u * u + v * v))
             largest = max(largest, abs(coefficients[u, v]))
-    # A flat patch leaves rounding noise only; one grey level on one side of the patch gives 20 and more.
+    # A flat patch leaves only rounding noise; a difference of one grey level on one side of the patch gives 20 or more.
     scale = np.float32(127) / largest if largest > 1 else np.float32(0)
     for u in range(FREQUENCIES):
         for v in range(FREQUENCIES):
@@ -167,14 +169,14 @@ def _measure(patches, bases, density, values, bits, vectors):  # type: ignore[no
                 clipped += least == 0 or most == 255
         bits[i] = describe(grey, bases, vectors[i])
         row = values[i]
-        _judge_blocks(patch, row)
+        _measure_blocks(patch, row)
         row[5] = clipped / (height * width)
-        _judge_colours(patch, density, row)
+        _measure_colours(patch, density, row)
 
 
 @_compiled
-def _judge_blocks(patch, row):  # type: ignore[no-untyped-def]
-    """Brightness, contrast, tissue, dark, ink, detail and sharpness."""
+def _measure_blocks(patch, row):  # type: ignore[no-untyped-def]
+    """Compute brightness, contrast, tissue, dark, ink, detail and sharpness."""
     tall, wide = patch.shape[0] // BLOCK, patch.shape[1] // BLOCK
     blocks, reds = np.empty((tall, wide), dtype=np.float32), np.empty((tall, wide), dtype=np.float32)
     tissue, dark, total, squares = 0, 0, 0.0, 0.0
@@ -197,19 +199,19 @@ def _judge_blocks(patch, row):  # type: ignore[no-untyped-def]
     mean = total / count
     row[0], row[1] = mean, np.sqrt(max(squares / count - mean * mean, 0.0))
     row[2], row[3], row[4] = tissue / count, dark / count, _ink(reds)
-    fine = _steps(blocks)
-    halves = np.empty((tall // 2, wide // 2), dtype=np.float32)
+    fine = _mean_squared_difference(blocks)
+    coarse = np.empty((tall // 2, wide // 2), dtype=np.float32)
     for y in range(tall // 2):
         for x in range(wide // 2):
             upper = blocks[2 * y, 2 * x] + blocks[2 * y, 2 * x + 1]
-            halves[y, x] = (upper + blocks[2 * y + 1, 2 * x] + blocks[2 * y + 1, 2 * x + 1]) / 4
-    row[6] = _steps(halves)
-    # A flat patch has no steps to compare.
+            coarse[y, x] = (upper + blocks[2 * y + 1, 2 * x] + blocks[2 * y + 1, 2 * x + 1]) / 4
+    row[6] = _mean_squared_difference(coarse)
+    # A flat patch has no differences to compare.
     row[7] = fine / row[6] if row[6] > 0 else np.float32(4)
 
 
 @_compiled
-def _steps(blocks):  # type: ignore[no-untyped-def]
+def _mean_squared_difference(blocks):  # type: ignore[no-untyped-def]
     tall, wide = blocks.shape
     down, across = 0.0, 0.0
     for y in range(tall - 1):
@@ -224,20 +226,20 @@ def _steps(blocks):  # type: ignore[no-untyped-def]
 @_compiled
 def _ink(reds):  # type: ignore[no-untyped-def]
     tall, wide = reds.shape[0] - INK_BLOCKS + 1, reds.shape[1] - INK_BLOCKS + 1
-    found = 0
+    count = 0
     for y in range(tall):
         for x in range(wide):
             opaque = True
             for dy in range(INK_BLOCKS):
                 for dx in range(INK_BLOCKS):
                     opaque = opaque and reds[y + dy, x + dx] < 90
-            found += opaque
-    return found / (tall * wide)
+            count += opaque
+    return count / (tall * wide)
 
 
 @_compiled
-def _judge_colours(patch, density, row):  # type: ignore[no-untyped-def]
-    """Mean colour, and the tints of what takes up haematoxylin and of what does not."""
+def _measure_colours(patch, density, row):  # type: ignore[no-untyped-def]
+    """Compute the mean colour and the tints of nuclei and fibres."""
     height, width = patch.shape[:2]
     counts = np.zeros(256, dtype=np.int64)
     sums = np.zeros(3, dtype=np.int64)
@@ -266,11 +268,11 @@ def _judge_colours(patch, density, row):  # type: ignore[no-untyped-def]
 
 
 @_compiled
-def _level(counts, wanted):  # type: ignore[no-untyped-def]
-    """Lowest level that at least ``wanted`` values do not exceed."""
-    reached = 0
+def _level(counts, minimum):  # type: ignore[no-untyped-def]
+    """Return the lowest level that at least ``minimum`` values do not exceed."""
+    total = 0
     for level in range(256):
-        reached += counts[level]
-        if reached >= wanted:
+        total += counts[level]
+        if total >= minimum:
             return level
     return 255

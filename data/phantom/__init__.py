@@ -1,1 +1,1 @@
-"""Synthetic patches and slides with known truth."""
+"""Synthetic patches and slides with known ground truth."""

@@ -9,12 +9,12 @@ from histoblend.data.phantom.noise import LATTICE, compiled, noise_at, normal, r
 from histoblend.data.phantom.patch_record import NESTS, NO_TUMOUR, SCATTERED, SHEET, TUMOUR_IN_CENTRE, TUMOUR_IN_RING
 from histoblend.data.phantom.tissue import BLOOD, EOSIN, FIBRES, HAEMATOXYLIN, TISSUE
 
-LYMPHOCYTE, TUMOUR, LARGE, SPINDLE = 1, 2, 3, 4  # owners of a pixel
+LYMPHOCYTE, TUMOUR, LARGE, SPINDLE = 1, 2, 3, 4  # kinds of nuclei, as stored in the owner map
 
 
 @compiled
 def _is_free(owner, x, y, reach):
-    """Whether no nucleus lies under the middle and eight points around it."""
+    """Return whether no nucleus covers the point and eight points around it."""
     size = owner.shape[0]
     for i in range(9):
         step = 0.0 if i == 8 else reach
@@ -41,9 +41,9 @@ def _draw_cytoplasm(layers, x, y, radius, eosin):
 
 @compiled
 def _draw_nucleus(stream, lattice, layers, owner, kind, x, y, radius, stretch, slant, bump, density, rim, grain):
-    """One nucleus: an ellipse with a third- and a fifth-order bump, a rim and grains of chromatin.
+    """Draw one nucleus: an ellipse with third- and fifth-order bumps, a rim and chromatin grains.
 
-    No pixel beyond ``radius * stretch * (1 + 1.6 * bump) + 1`` is touched.
+    Pixels farther away than ``radius * stretch * (1 + 1.6 * bump) + 1`` are not changed.
     """
     size = owner.shape[0]
     reach = radius * stretch * (1 + 1.6 * bump) + 1
@@ -75,8 +75,8 @@ def _draw_nucleus(stream, lattice, layers, owner, kind, x, y, radius, stretch, s
 
 
 @compiled
-def _is_tumour_land(patch, lattice, x, y, centre, heading, front, shift):
-    """Whether the place belongs to the tumour's territory, the rule for rings aside."""
+def _is_in_tumour_region(patch, lattice, x, y, centre, heading, front, shift):
+    """Return whether a point is inside the tumour region, regardless of the rule for rings."""
     if patch.pattern == SHEET or patch.pattern == SCATTERED:
         return True
     field = noise_at(lattice, x / 21.0 + shift, y / 21.0 + 0.5 * shift)
@@ -95,16 +95,16 @@ def _draw_tumour_cell(patch, stream, lattice, layers, owner, x, y, radius, stret
     )
     if uniform(stream) < patch.nucleoli:
         for _ in range(1 + int(1.6 * uniform(stream))):
-            away, turn = 0.4 * radius * uniform(stream), 6.2831853 * uniform(stream)
+            offset, turn = 0.4 * radius * uniform(stream), 6.2831853 * uniform(stream)
             _draw_nucleus(
-                stream, lattice, layers, owner, TUMOUR, x + away * np.cos(turn), y + away * np.sin(turn),
+                stream, lattice, layers, owner, TUMOUR, x + offset * np.cos(turn), y + offset * np.sin(turn),
                 0.9 + 0.09 * radius, 1.0, 0.0, 0.0, 0.55, 0.0, 0.0,
             )  # fmt: skip
 
 
 @compiled
 def draw_tumour(patch, stream, lattice, layers, owner, heading, front, shift):
-    """Tumour cells; the first stands in the central square when the patch is positive, none reaches it otherwise."""
+    """Draw tumour cells. In a positive patch the first is in the central square; otherwise none reaches that square."""
     size = owner.shape[0]
     centre, half = 0.5 * (size - 1), 0.5 * CENTRE
     if patch.tumour == TUMOUR_IN_CENTRE:
@@ -127,7 +127,7 @@ def draw_tumour(patch, stream, lattice, layers, owner, heading, front, shift):
         column, row = min(max(int(x), 0), size - 1), min(max(int(y), 0), size - 1)
         if layers[TISSUE, row, column] < 0.4 or not _is_free(owner, x, y, 0.9 * radius):
             continue
-        if _is_tumour_land(patch, lattice, x, y, centre, heading, front, shift):
+        if _is_in_tumour_region(patch, lattice, x, y, centre, heading, front, shift):
             _draw_tumour_cell(patch, stream, lattice, layers, owner, x, y, radius, stretch, bump)
 
 
@@ -169,7 +169,7 @@ def _draw_benign_cell(patch, stream, lattice, layers, owner, x, y, kind, slant):
 
 @compiled
 def draw_cells(patch, stream, lattice, layers, owner, slant, heading, front, shift):
-    """Lymphocytes, large pale benign cells and, among fibres, spindle cells, wherever there is room."""
+    """Draw lymphocytes, large pale benign cells and, among fibres, spindle cells, if there is room."""
     size = owner.shape[0]
     centre, half = 0.5 * (size - 1), 0.5 * CENTRE
     pitch = 6.9
@@ -185,7 +185,7 @@ def draw_cells(patch, stream, lattice, layers, owner, slant, heading, front, shi
             kind, share = SPINDLE, 0.12 + 0.25 * patch.cells
         elif noise_at(lattice, x / 18.0 + shift, y / 18.0) * 0.6 + 0.4 * choice < patch.large:
             kind = LARGE
-        if patch.tumour != NO_TUMOUR and _is_tumour_land(patch, lattice, x, y, centre, heading, front, shift):
+        if patch.tumour != NO_TUMOUR and _is_in_tumour_region(patch, lattice, x, y, centre, heading, front, shift):
             near = max(abs(x - centre), abs(y - centre)) < half + 4
             if patch.pattern != SCATTERED and not (patch.tumour == TUMOUR_IN_RING and near):
                 share *= patch.infiltrate
@@ -196,12 +196,12 @@ def draw_cells(patch, stream, lattice, layers, owner, slant, heading, front, shi
 
 @compiled
 def draw_blood(patch, stream, layers, owner):
-    """Red cells: small discs with a paler middle, in loose clusters."""
+    """Draw red blood cells: small discs with a paler centre, in loose clusters."""
     size = owner.shape[0]
     count = int(patch.blood * size * size / 1000.0)
-    middle_x, middle_y = size * uniform(stream), size * uniform(stream)
+    centre_x, centre_y = size * uniform(stream), size * uniform(stream)
     for _ in range(count):
-        x, y = middle_x + 17.0 * normal(stream), middle_y + 17.0 * normal(stream)
+        x, y = centre_x + 17.0 * normal(stream), centre_y + 17.0 * normal(stream)
         radius = 3.0 + 0.4 * uniform(stream)
         if not _is_free(owner, x, y, 1.5):
             continue

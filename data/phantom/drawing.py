@@ -1,10 +1,10 @@
 # mypy: allow-untyped-defs
 # (Numba infers the types of the kernels; only draw() is called from Python)
-"""Draws one haematoxylin and eosin patch of a lymph node from a record of numbers: the kernels behind the phantom.
+"""Draw one haematoxylin and eosin patch of a lymph node from a record of parameters: the kernels of the phantom.
 
-Everything is drawn as amounts of dye, turned into transmitted light by Beer and Lambert's law, blurred by the optics
-and read by one of two scanners. One pixel is about one micrometre, as in PCam. A patch's randomness comes from its own
-splitmix64 stream, so a patch looks the same whichever others are drawn, in whatever order and on however many threads.
+Tissue is drawn as amounts of dye, converted to transmitted light by the Beer-Lambert law, blurred by the optics and
+digitised by one of two scanners. One pixel is about one micrometre, as in PCam. Each patch has its own splitmix64
+random stream, so its pixels do not depend on other patches, the drawing order or the number of threads.
 
 References
 ----------
@@ -25,11 +25,11 @@ from histoblend.data.phantom.optics import (
     TRANSMITTANCES,
     WHITES,
     blur,
+    draw_ink,
     point_spread,
     read_out,
-    smear_ink,
-    thicken,
     transmit,
+    vary_thickness,
 )
 from histoblend.data.phantom.patch_record import AS_DRAWN, BLANK, NO_TUMOUR
 from histoblend.data.phantom.tissue import draw_fat, draw_ground
@@ -37,7 +37,7 @@ from histoblend.data.phantom.tissue import draw_fat, draw_ground
 
 @compiled
 def _draw_patch(patch, stream, periods, lattice, planes, layers, owner):
-    """Fill the layers of dye and the map of which kind of nucleus owns a pixel."""
+    """Fill the dye layers and the owner map, which stores the kind of nucleus at each pixel."""
     owner[:] = 0
     fill_lattice(stream, lattice)
     fill_planes(stream, lattice, periods, planes)
@@ -74,7 +74,7 @@ def _draw(
     layers = np.empty((5, size, size), dtype=np.float32)
     planes = np.empty((periods.size, size, size), dtype=np.float32)
     light = np.empty((3, size, size), dtype=np.float32)
-    spare = np.empty((size, size), dtype=np.float32)
+    buffer = np.empty((size, size), dtype=np.float32)
     owner = np.zeros((size, size), dtype=np.uint8)
     stream = np.empty(1, dtype=np.uint64)
     for i in range(patches.size):
@@ -82,15 +82,15 @@ def _draw(
         stream[0] = patch.key
         if patch.override == AS_DRAWN:
             _draw_patch(patch, stream, periods, lattice, planes, layers, owner)
-            thicken(patch, stream, planes)
+            vary_thickness(patch, stream, planes)
             transmit(patch, planes, layers, stains[i], haemoglobin, transmittances, light)
             if patch.ink > 0:
-                smear_ink(patch, stream, inks[patch.ink_colour], light)
+                draw_ink(patch, stream, inks[patch.ink_colour], light)
         else:
             owner[:] = 0
             light[:] = 1 if patch.override == BLANK else 0
         kernel = point_spread(patch.focus, sharpening[patch.scanner])
-        blur(light, spare, kernel)
+        blur(light, buffer, kernel)
         read_out(
             patch, stream, light, matrices[patch.scanner], whites[patch.scanner], responses[patch.scanner],
             noises[patch.scanner], images[i],
@@ -101,7 +101,7 @@ def _draw(
 
 
 def draw(patches: np.ndarray, stains: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw patches, each from its record alone.
+    """Draw patches, each only from its own record.
 
     Parameters
     ----------
@@ -115,7 +115,7 @@ def draw(patches: np.ndarray, stains: np.ndarray, size: int) -> tuple[np.ndarray
     -------
     images : ndarray of shape (m, size, size, 3), dtype uint8
     masks : ndarray of shape (m, size, size), dtype bool
-        Pixels at least half covered by a tumour nucleus.
+        Pixels that are at least half covered by a tumour nucleus.
     """
     images = np.empty((len(patches), size, size, 3), dtype=np.uint8)
     masks = np.empty((len(patches), size, size), dtype=np.bool_)

@@ -1,4 +1,4 @@
-"""Faults that are planted among phantom patches: copies, blank, black, blurred and marked patches, and wrong labels."""
+"""Faults planted in phantom data: copies, blank, black, blurred and pen-marked patches, and wrong labels."""
 
 import numpy as np
 import pandas as pd
@@ -7,24 +7,26 @@ from histoblend.data.phantom.optics import INKS
 from histoblend.data.phantom.patch_record import BLACK, BLANK, NO_TUMOUR
 
 FAULTS = {
-    "duplicate": 0.01,  # the same bytes under another id, half of them in another slide, a tenth with the other label
-    "mirrored": 0.01,  # one of the seven other symmetries of the square, otherwise the same bytes
-    "near-duplicate": 0.01,  # any of the eight symmetries, another exposure and fresh noise
+    "duplicate": 0.01,  # the same pixels under another id: half in another slide, 10 % with the other label
+    "mirrored": 0.01,  # the same pixels under one of the seven other symmetries of the square
+    "near-duplicate": 0.01,  # any of the eight symmetries, with another exposure and new noise
     "blank": 0.01,  # bare glass
     "black": 0.002,
     "blurred": 0.01,  # out of focus: sigma of 2.5 to 4 pixels
     "pen": 0.005,  # a band of blue, green or black ink
-    "mislabelled": 0.01,  # the label is not true_label
+    "mislabelled": 0.01,  # the label differs from true_label
 }
 """Planted faults and their shares of all patches."""
 
 COPIES = ("duplicate", "mirrored", "near-duplicate")
 SHARE_WITHOUT_SLIDE = 0.02
-"""Share of patches whose ``slide`` is missing when faults are planted (``true_slide`` keeps it)."""
+"""Share of patches whose ``slide`` is missing when faults are planted; ``true_slide`` is always known."""
 
 
 def apply_symmetry(image: np.ndarray, symmetry: int) -> np.ndarray:
-    """One of the eight symmetries of the square: ``symmetry % 4`` quarter turns, then a left-right mirror from 4 on.
+    """Apply one of the eight symmetries of the square.
+
+    These are ``symmetry % 4`` quarter turns, followed by a left-right mirror from 4 on.
 
     Parameters
     ----------
@@ -38,7 +40,7 @@ def apply_symmetry(image: np.ndarray, symmetry: int) -> np.ndarray:
 def plan_faults(
     positive: np.ndarray, rng: np.random.Generator, planted: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Fault, row of the picture that is shown and symmetry, for each patch."""
+    """Return the fault, the row of the displayed image and the symmetry of each patch."""
     n = len(positive)
     fault = np.full(n, "", dtype=object)
     originals, symmetry = np.arange(n), np.zeros(n, dtype=np.int8)
@@ -46,10 +48,10 @@ def plan_faults(
         return fault, originals, symmetry
     free = rng.permutation(n)
     for name, share in FAULTS.items():
-        # bare glass and black frames hold no tumour, so they replace negatives
-        fit = free[~positive[free]] if name in ("blank", "black") else free
-        # drawn, not taken from the front: where blank patches took the front's negatives, positives are left
-        chosen = rng.choice(fit, round(share * n), replace=False)
+        # bare glass and black frames contain no tumour, so they replace negatives
+        candidates = free[~positive[free]] if name in ("blank", "black") else free
+        # drawn at random: blank patches took negatives from the front, so the front has too many positives
+        chosen = rng.choice(candidates, round(share * n), replace=False)
         fault[chosen] = name
         free = free[~np.isin(free, chosen)]
     for name, lowest in zip(COPIES, (0, 1, 0), strict=True):
@@ -60,7 +62,7 @@ def plan_faults(
 
 
 def apply_faults(patches: np.ndarray, fault: np.ndarray, rng: np.random.Generator) -> None:
-    """Change the records of faulty patches in place."""
+    """Modify the records of faulty patches in place."""
     for name, override in (("blank", BLANK), ("black", BLACK)):
         patches["override"][fault == name] = override
         patches["tumour"][fault == name] = NO_TUMOUR
@@ -71,7 +73,7 @@ def apply_faults(patches: np.ndarray, fault: np.ndarray, rng: np.random.Generato
 
 
 def plant_labels(table: pd.DataFrame, originals: np.ndarray, rng: np.random.Generator, planted: bool) -> None:
-    """Plant wrong labels, copies within their original's slide, and missing slides, in place."""
+    """Plant wrong labels, copies in the slide of their original, and missing slides, in place."""
     if not planted:
         return
     flip = (table["fault"] == "mislabelled").to_numpy(copy=True)
@@ -79,13 +81,13 @@ def plant_labels(table: pd.DataFrame, originals: np.ndarray, rng: np.random.Gene
     flip[exact[: len(exact) // 10]] = True
     table["label"] = np.where(flip, 1 - table["label"], table["label"]).astype(np.int8)
     copies = rng.permutation(np.flatnonzero(table["duplicate_of"] != ""))
-    home = copies[: len(copies) // 2]
-    table.loc[home, "slide"] = table["slide"].to_numpy()[originals[home]]
+    same_slide = copies[: len(copies) // 2]
+    table.loc[same_slide, "slide"] = table["slide"].to_numpy()[originals[same_slide]]
     missing = rng.permutation(len(table))[: round(SHARE_WITHOUT_SLIDE * len(table))]
     table.loc[missing, "slide"] = None
 
 
 def scan_again(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Give the same picture another exposure and fresh noise."""
+    """Return the same image with another exposure and new noise."""
     exposure = 1 + rng.choice([-1, 1]) * rng.uniform(0.01, 0.04)
     return np.rint(image * exposure + rng.normal(0, 1.5, image.shape)).clip(0, 255).astype(np.uint8)

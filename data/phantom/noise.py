@@ -1,6 +1,6 @@
 # mypy: allow-untyped-defs
 # (Numba infers the types of the kernels)
-"""Random numbers and smooth noise for the phantom's kernels: one splitmix64 stream a patch, one lattice.
+"""Random numbers and smooth noise for the phantom's kernels: one splitmix64 stream and one lattice per patch.
 
 References
 ----------
@@ -17,7 +17,7 @@ LATTICE = 64
 BROAD, WARP, FINE, MOTTLE, ISLAND, THICKNESS = 0, 1, 2, 3, 4, 5  # planes of noise
 PERIODS = np.array([26.0, 19.0, 1.9, 4.6, 37.0, 45.0])
 
-# No fastmath: it would let the compiler reorder sums, and the bytes would differ between machines.
+# No fastmath: reordered sums would make the pixels differ between machines.
 compiled = tied(
     njit(cache=True, nogil=True, error_model="numpy"), "cells", "drawing", "noise", "optics", "patch_record", "tissue"
 )
@@ -34,13 +34,13 @@ def _bits(stream):
 
 @compiled
 def uniform(stream):
-    """Uniform in 0..1, 1 excluded."""
+    """Return a uniform random number in 0..1, 1 excluded."""
     return (_bits(stream) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
 
 
 @compiled
 def normal(stream):
-    """Sum of four 16-bit uniforms: close to Gaussian, bounded at 3.5 standard deviations, and cheap."""
+    """Return the standardised sum of four 16-bit uniforms: nearly Gaussian, within 3.5 standard deviations, fast."""
     z = _bits(stream)
     low = np.uint64(0xFFFF)
     total = (z & low) + ((z >> np.uint64(16)) & low) + ((z >> np.uint64(32)) & low) + (z >> np.uint64(48))
@@ -49,7 +49,7 @@ def normal(stream):
 
 @compiled
 def fill_lattice(stream, lattice):
-    """Fill the lattice with uniform numbers in 0..1, four a draw."""
+    """Fill the lattice with uniform numbers in 0..1, four per draw."""
     for i in range(lattice.shape[0]):
         for j in range(0, lattice.shape[1], 4):
             z = _bits(stream)
@@ -59,7 +59,7 @@ def fill_lattice(stream, lattice):
 
 @compiled
 def noise_at(lattice, x, y):
-    """Smooth noise in 0..1 (mean 0.5, spread about 0.2), one lattice cell a unit."""
+    """Return smooth noise in 0..1 (mean 0.5, standard deviation about 0.2); one unit is one lattice cell."""
     x, y = np.float32(x), np.float32(y)
     column, row = np.int32(np.floor(x)), np.int32(np.floor(y))
     u, v = x - np.float32(column), y - np.float32(row)
@@ -73,21 +73,21 @@ def noise_at(lattice, x, y):
 
 @compiled
 def ramp(value, low, high):
-    """0 below `low`, 1 above `high`, straight between; float32."""
+    """Return 0 below `low`, 1 above `high` and a linear ramp between them; float32."""
     return min(max(np.float32((value - low) / (high - low)), np.float32(0)), np.float32(1))
 
 
 @compiled
 def level_above(share):
-    """Level that a share of the lattice noise lies above (it spans 0.05 to 0.95 in practice)."""
+    """Return the level that a given share of the lattice noise exceeds (the noise spans 0.05 to 0.95 in practice)."""
     return 1.02 - 1.04 * share if share <= 0.0 or share >= 1.0 else 0.86 - 0.72 * share
 
 
 @compiled
 def fill_planes(stream, lattice, periods, planes):
-    """Draw the same noise over whole patches.
+    """Fill planes with smooth noise.
 
-    Two lattice rows are blended once a row of pixels, which is several times cheaper than a point at a time.
+    Two lattice rows are blended once per row of pixels, which is several times faster than evaluating each point.
     """
     size = planes.shape[1]
     cells, weights = np.empty(size, dtype=np.int32), np.empty(size, dtype=np.float32)
@@ -95,15 +95,15 @@ def fill_planes(stream, lattice, periods, planes):
     for plane in range(planes.shape[0]):
         start_x, start_y = LATTICE * uniform(stream), LATTICE * uniform(stream)
         for x in range(size):
-            place = start_x + x / periods[plane]
-            cells[x] = np.int32(place) & (LATTICE - 1)
-            weight = place - np.floor(place)
+            position = start_x + x / periods[plane]
+            cells[x] = np.int32(position) & (LATTICE - 1)
+            weight = position - np.floor(position)
             weights[x] = weight * weight * (3 - 2 * weight)
         for y in range(size):
-            place = start_y + y / periods[plane]
-            top = np.int32(place) & (LATTICE - 1)
+            position = start_y + y / periods[plane]
+            top = np.int32(position) & (LATTICE - 1)
             bottom = (top + 1) & (LATTICE - 1)
-            weight = place - np.floor(place)
+            weight = position - np.floor(position)
             weight = np.float32(weight * weight * (3 - 2 * weight))
             for i in range(LATTICE):
                 blend[i] = lattice[top, i] + weight * (lattice[bottom, i] - lattice[top, i])

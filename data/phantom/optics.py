@@ -1,6 +1,6 @@
 # mypy: allow-untyped-defs
 # (Numba infers the types of the kernels)
-"""Light of a phantom patch: from amounts of dye through the section, the ink and the lens to the scanner's bytes."""
+"""Optics of a phantom patch: from amounts of dye to transmitted light, ink, blur and the scanner's pixel values."""
 
 import numpy as np
 
@@ -9,10 +9,9 @@ from histoblend.data.phantom.tissue import BLOOD, EOSIN, HAEMATOXYLIN
 
 HAEMOGLOBIN = np.array([0.18, 0.66, 0.73], dtype=np.float32)
 INKS = np.array([[0.95, 0.75, 0.12], [0.95, 0.25, 0.75], [0.9, 0.9, 0.85]], dtype=np.float32)  # blue, green, black
-# Mixing of the colour channels (rows sum to 1), white point, gamma and read noise of two scanners. The first gives the
-# brownish and the second the violet look of the two laboratories behind CAMELYON16, judged by eye and by the stain
-# vectors measured on real patches (haematoxylin 0.56 0.69 0.46 and 0.60 0.76 0.26, eosin 0.36 0.87 0.34 and
-# 0.26 0.94 0.19).
+# Colour mixing (rows sum to 1), white point, gamma and read noise of two scanners. The first imitates the brownish and
+# the second the violet images of the two laboratories of CAMELYON16. They were adjusted by eye and to the stain vectors
+# measured on real patches (haematoxylin 0.56 0.69 0.46 and 0.60 0.76 0.26, eosin 0.36 0.87 0.34 and 0.26 0.94 0.19).
 MATRICES = np.array(
     [
         [[0.62, 0.10, 0.28], [0.00, 1.02, -0.02], [0.25, 0.42, 0.33]],
@@ -26,21 +25,21 @@ NOISES = np.array([3.4, 4.2], dtype=np.float32)
 SHARPENING = np.array([1.5, 1.1])
 _STEPS = 1024
 RESPONSES = ((np.arange(_STEPS + 1) / _STEPS) ** GAMMAS[:, None]).astype(np.float32)
-_OPAQUE = 4.0  # optical density beyond which nothing passes
+_OPAQUE = 4.0  # optical density above which no light is transmitted
 TRANSMITTANCES = (10.0 ** -np.linspace(0, _OPAQUE, 4097)).astype(np.float32)
 _PER_DENSITY = np.float32(4096 / _OPAQUE)
 
 
 @compiled
 def _band(x, y, size, heading, offset, breadth, softness):
-    """1 inside a straight band across the patch, 0 outside."""
-    away = abs((x - 0.5 * size) * np.cos(heading) + (y - 0.5 * size) * np.sin(heading) - offset)
-    return np.float32(1) - ramp(away, breadth - softness, breadth)
+    """Return 1 inside a straight band across the patch and 0 outside."""
+    distance = abs((x - 0.5 * size) * np.cos(heading) + (y - 0.5 * size) * np.sin(heading) - offset)
+    return np.float32(1) - ramp(distance, breadth - softness, breadth)
 
 
 @compiled
-def thicken(patch, stream, planes):
-    """Turn the plane of thickness from noise into a factor around 1, doubled and more along a fold."""
+def vary_thickness(patch, stream, planes):
+    """Convert the thickness plane from noise to a factor around 1, larger along a fold (up to about double)."""
     size = planes.shape[1]
     heading, offset = 6.2831853 * uniform(stream), 0.5 * (uniform(stream) - 0.5) * size
     breadth = 5.0 + 7.0 * uniform(stream)
@@ -55,7 +54,7 @@ def thicken(patch, stream, planes):
 
 @compiled
 def transmit(patch, planes, layers, stains, haemoglobin, transmittances, light):
-    """Beer-Lambert: amounts of dye to transmitted light."""
+    """Convert amounts of dye to transmitted light (Beer-Lambert law)."""
     size = light.shape[1]
     haematoxylin, eosin = patch.haematoxylin_intensity, patch.eosin_intensity
     top = np.float32(_OPAQUE)
@@ -69,8 +68,8 @@ def transmit(patch, planes, layers, stains, haemoglobin, transmittances, light):
 
 
 @compiled
-def smear_ink(patch, stream, ink, light):
-    """Lay a band of pen ink on the cover glass, through the middle of the patch."""
+def draw_ink(patch, stream, ink, light):
+    """Draw a band of pen ink through the centre of the patch."""
     size = light.shape[1]
     heading, breadth = 6.2831853 * uniform(stream), 16.0 + 0.3 * size * uniform(stream)
     for y in range(size):
@@ -82,7 +81,7 @@ def smear_ink(patch, stream, ink, light):
 
 @compiled
 def point_spread(sigma, sharpening):
-    """Half of a symmetric kernel that sums to 1: Gaussian optics, then the scanner's unsharp mask."""
+    """Return half of a symmetric kernel that sums to 1: Gaussian blur followed by the scanner's unsharp mask."""
     wide = np.sqrt(sigma * sigma + 1.0)
     reach = int(2.6 * (wide if sharpening > 0 else sigma)) + 1
     weights, narrow_sum, wide_sum = np.empty((2, reach + 1)), 0.0, 0.0
@@ -94,8 +93,8 @@ def point_spread(sigma, sharpening):
 
 
 @compiled
-def blur(light, spare, kernel):
-    """Separable convolution, edges repeated."""
+def blur(light, buffer, kernel):
+    """Convolve with a separable kernel, with repeated edge pixels."""
     size = light.shape[1]
     padded = np.empty(size + 2 * kernel.size, dtype=np.float32)
     pad = kernel.size
@@ -105,22 +104,22 @@ def blur(light, spare, kernel):
             padded[pad : pad + size] = light[channel, y]
             padded[pad + size :] = light[channel, y, size - 1]
             for x in range(size):
-                spare[y, x] = kernel[0] * padded[pad + x]
+                buffer[y, x] = kernel[0] * padded[pad + x]
             for i in range(1, kernel.size):
                 for x in range(size):
-                    spare[y, x] += kernel[i] * (padded[pad + x - i] + padded[pad + x + i])
+                    buffer[y, x] += kernel[i] * (padded[pad + x - i] + padded[pad + x + i])
         for y in range(size):
             for x in range(size):
-                light[channel, y, x] = kernel[0] * spare[y, x]
+                light[channel, y, x] = kernel[0] * buffer[y, x]
             for i in range(1, kernel.size):
                 above, below = max(y - i, 0), min(y + i, size - 1)
                 for x in range(size):
-                    light[channel, y, x] += kernel[i] * (spare[above, x] + spare[below, x])
+                    light[channel, y, x] += kernel[i] * (buffer[above, x] + buffer[below, x])
 
 
 @compiled
 def read_out(patch, stream, light, matrix, white, response, read_noise, image):
-    """Store what the scanner sees: mixed channels, gamma, white point, noise, eight bits."""
+    """Digitise the light: colour mixing, gamma, white point, noise, 8 bits."""
     size = light.shape[1]
     for y in range(size):
         for x in range(size):
@@ -129,7 +128,7 @@ def read_out(patch, stream, light, matrix, white, response, read_noise, image):
                 for other in range(3):
                     value += matrix[channel, other] * light[other, y, x]
                 level = response[int(min(max(value, np.float32(0)), np.float32(1)) * _STEPS)]
-                if value > 1:  # overshoot of the unsharp mask beside dark nuclei
+                if value > 1:  # overshoot of the unsharp mask next to dark nuclei
                     level = np.float32(value)
                 noise = np.float32(read_noise * (0.4 + 0.6 * level) * normal(stream))
                 image[y, x, channel] = np.uint8(min(max(white[channel] * level + noise + 0.5, 0.0), 255.0))

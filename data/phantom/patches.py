@@ -1,8 +1,8 @@
-"""The phantom: synthetic H&E patches of lymph nodes, grouped in slides, with the truth on record.
+"""The phantom: synthetic H&E patches of lymph nodes, grouped in slides, with known ground truth.
 
-It is the embedded default data set and the test oracle. Its scores say nothing about medicine. The table is planned at
-once and costs little; pixels are drawn a chunk at a time from the plan (see ``data/phantom/drawing.py``), so any number
-of patches passes in bounded memory.
+It is the built-in default data set and the test oracle. Its scores have no medical meaning. The table is planned in one
+step, which is fast. Pixels are drawn from the plan in chunks (see ``data/phantom/drawing.py``), so memory stays bounded
+for any number of patches.
 
 References
 ----------
@@ -35,10 +35,10 @@ PREVALENCE = 0.4
 DOMAINS = ("scanner-a", "scanner-b")
 
 
-_ODD = np.array([0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93], dtype=np.uint64)
+_SCRAMBLERS = np.array([0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93], dtype=np.uint64)
 
 
-# Dominant tissue: how common it is, then the range of each share that it sets (uniform within).
+# Dominant tissue of a patch: its frequency, and the range of each share (uniform within the range).
 TISSUES = pd.DataFrame(
     {
         "lymphoid": (0.40, (0.0, 0.2), (0.0, 0.0), (0.0, 0.3), (0.1, 0.35), (0.75, 1.0)),
@@ -60,14 +60,14 @@ class Phantom:
 
     Attributes
     ----------
-    table : DataFrame, a row a patch
-        What a source gives: ``patch_id`` (40 hexadecimal digits), ``label`` (0 or 1), ``slide`` (text, missing for
-        patches without one). The truth: ``domain`` (scanner), ``true_label``, ``true_slide``, ``tissue``,
-        ``tumour_in_ring`` (tumour around the centre, none in it), ``haematoxylin_angle`` and ``eosin_angle`` (degrees
-        from Ruifrok's vector towards the other stain), ``haematoxylin_intensity`` and ``eosin_intensity`` (about 1),
-        ``focus`` (sigma of the blur, pixels), ``cell_density`` (share of cell sites taken), ``fault`` (a key of
+    table : DataFrame, one row per patch
+        Columns of a source: ``patch_id`` (40 hexadecimal digits), ``label`` (0 or 1), ``slide`` (text, may be missing).
+        Ground truth: ``domain`` (scanner), ``true_label``, ``true_slide``, ``tissue``,
+        ``tumour_in_ring`` (tumour only around the centre), ``haematoxylin_angle`` and ``eosin_angle`` (degrees from
+        Ruifrok's vector towards the other stain), ``haematoxylin_intensity`` and ``eosin_intensity`` (about 1),
+        ``focus`` (sigma of the blur, pixels), ``cell_density`` (share of occupied cell sites), ``fault`` (a key of
         ``FAULTS`` or empty), ``duplicate_of`` (the patch_id of the original, or empty) and ``symmetry`` (0..7, see
-        ``apply_symmetry``). A copy carries the truth of its original, whose picture it shows.
+        ``apply_symmetry``). A copy has the ground truth of its original.
     size : int
         Height and width of a patch in pixels.
     """
@@ -85,8 +85,8 @@ class Phantom:
     def render(self, start: int, stop: int) -> np.ndarray:
         """Draw the patches of rows ``start`` to ``stop`` (excluded).
 
-        Threads may call this at the same time; the kernel lets go of the interpreter lock. What a row shows does not
-        depend on which others are drawn with it.
+        The method is thread-safe, and the kernel releases the interpreter lock. The pixels of a row do not depend on
+        the other rows of the call.
 
         Returns
         -------
@@ -95,7 +95,7 @@ class Phantom:
         Raises
         ------
         IndexError
-            When the rows are not all there.
+            If a row does not exist.
         """
         images, _ = self._draw(start, stop)
         for i in np.flatnonzero(self.table["fault"].iloc[start:stop] == "near-duplicate"):
@@ -103,22 +103,22 @@ class Phantom:
         return images
 
     def tumour_mask(self, row: int) -> np.ndarray:
-        """Where tumour nuclei were drawn in the patch of a row.
+        """Return the mask of tumour nuclei of one patch.
 
         Returns
         -------
         ndarray of shape (size, size), dtype bool
-            Pixels at least half covered by a tumour nucleus.
+            Pixels that are at least half covered by a tumour nucleus.
         """
         return self._draw(row, row + 1)[1][0]
 
     def chunks(self, length: int = 256) -> Iterator[tuple[int, int]]:
-        """Row ranges of at most ``length`` rows, in order, that cover the table."""
+        """Yield consecutive row ranges of at most ``length`` rows that cover the table."""
         return ((start, min(start + length, len(self))) for start in range(0, len(self), length))
 
     def _draw(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
         if not 0 <= start <= stop <= len(self):
-            raise IndexError(f"Rows must lie within 0 and {len(self)}; got {start} to {stop}.")
+            raise IndexError(f"Rows must be between 0 and {len(self)}; got {start} to {stop}.")
         originals = self._originals[start:stop]
         images, masks = draw(self._patches[originals], self._stains[originals], self.size)
         symmetries = self.table["symmetry"].to_numpy()[start:stop]
@@ -145,25 +145,25 @@ def phantom(
     n : int
         Number of patches, at least ``slides``.
     slides : int
-        Number of slides, at least 2. Slides come in twins of the same size and prevalence, one from each scanner, so
-        that scanner and tumour are unrelated by construction. Prevalence runs from none to all over the slides.
+        Number of slides, at least 2. Slides come in pairs of the same size and prevalence, one from each scanner, so
+        scanner and tumour are uncorrelated. Prevalence ranges from 0 to 1 across slides.
     seed : int
-        Not negative. The same arguments give the same bytes.
+        Non-negative. The same arguments give the same pixels.
     difficulty : float
-        From 0 (tumour nuclei large, pale, irregular; slides alike) to 1 (hardly told from large benign nuclei, single
-        cells, many patches with tumour just outside the centre, slides stained and focused very differently).
+        From 0 to 1. At 0, tumour nuclei are large, pale and irregular, and slides look alike. At 1, tumour nuclei
+        closely resemble large benign nuclei, tumour often occurs as single cells or just outside the centre, and slides
+        differ strongly in stain and focus.
     confound : float
-        Correlation (phi) between ``true_label`` and scanner, 0 to 1, as near as whole slides allow.
+        Correlation (phi) between ``true_label`` and scanner, 0 to 1, as close as whole slides allow.
     faults : bool
-        Plant ``FAULTS`` and drop the slide of ``SHARE_WITHOUT_SLIDE`` of the patches.
+        Plant ``FAULTS``, and remove the slide from ``SHARE_WITHOUT_SLIDE`` of the patches.
     size : int
-        Height and width in pixels (about a micrometre each), at least 32. Below 64 there is no room for tumour in the
-        ring only.
+        Height and width in pixels of about 1 µm, at least 32. Below 64, there is no room for tumour in the ring only.
 
     Raises
     ------
     InputError
-        When an argument is out of range.
+        If an argument is out of range.
     """
     _check(n, slides, seed, difficulty, confound, size)
     of_slides = _plan_slides(n, slides, np.random.default_rng([seed, 1]), difficulty, confound)
@@ -188,13 +188,13 @@ def phantom(
 
 
 def plan_pieces(n: int, *, seed: int, difficulty: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
-    """Plan n pieces of one slide's benign tissue, of any size: no bare glass, folds, fat or pools of blood.
+    """Plan n pieces of benign tissue of one slide, without bare glass, folds, fat or blood. They may have any size.
 
     Parameters
     ----------
     n : int
     seed : int
-        Not negative.
+        Non-negative.
     difficulty : float
         See :func:`phantom`.
 
@@ -227,13 +227,13 @@ def _check(n: int, slides: int, seed: int, difficulty: float, confound: float, s
         raise InputError(f"seed must not be negative; got {seed}.")
     for name, value in (("difficulty", difficulty), ("confound", confound)):
         if not 0 <= value <= 1:
-            raise InputError(f"{name} must lie between 0 and 1; got {value}.")
+            raise InputError(f"{name} must be between 0 and 1; got {value}.")
     if size < 32:
-        raise InputError(f"size must be at least 32, the side of the labelled centre; got {size}.")
+        raise InputError(f"size must be at least 32, the size of the labelled centre; got {size}.")
 
 
 def _plan_slides(n: int, slides: int, rng: np.random.Generator, difficulty: float, confound: float) -> pd.DataFrame:
-    """Draw up a row a slide: patches and positives, scanner, stain, what its tumour looks like."""
+    """Plan one row per slide: numbers of patches and positives, scanner, stain and appearance of tumour."""
     plan = _plan_prevalence(n, slides, rng, confound)
     spread = 0.4 + 1.2 * difficulty
     plan["haematoxylin_angle"] = rng.normal(0, 3.5 * spread, slides).clip(-12, 12)
@@ -253,28 +253,28 @@ def _plan_slides(n: int, slides: int, rng: np.random.Generator, difficulty: floa
 
 
 def _plan_prevalence(n: int, slides: int, rng: np.random.Generator, confound: float) -> pd.DataFrame:
-    """Size, positives and scanner of each slide."""
+    """Plan the number of patches, the number of positives and the scanner of each slide."""
     pairs = (slides + 1) // 2
     pair = np.arange(slides) // 2
     weight = np.exp(rng.normal(0, 0.5, pairs))[pair]
     patches = 1 + _apportion(n - slides, weight)
-    pure = np.isin(pair, rng.permutation(pairs)[: round(confound * pairs)])
+    single_class = np.isin(pair, rng.permutation(pairs)[: round(confound * pairs)])
     prevalence = np.zeros(slides)
     domain = np.arange(slides) % 2
-    mixed = rng.permutation(np.unique(pair[~pure]))
+    mixed = rng.permutation(np.unique(pair[~single_class]))
     if len(mixed):
-        # a piecewise straight run: three tenths of the slides without tumour, one tenth with nothing else, mean 0.4
+        # piecewise linear: 30 % of the slides without tumour, 10 % with tumour only, mean 0.4
         level = dict(zip(mixed, (np.arange(len(mixed)) + 0.5) / len(mixed) / 0.6 - 0.5, strict=True))
-        levels = np.array([level[p] for p in pair[~pure]])
-        prevalence[~pure] = _shift_to_mean(levels, patches[~pure], PREVALENCE)
-    chosen = rng.permutation(np.flatnonzero(pure))
-    reached = np.cumsum(patches[chosen]) - 0.5 * patches[chosen]
-    domain[chosen] = prevalence[chosen] = reached < PREVALENCE * patches[chosen].sum()
+        levels = np.array([level[p] for p in pair[~single_class]])
+        prevalence[~single_class] = _shift_to_mean(levels, patches[~single_class], PREVALENCE)
+    chosen = rng.permutation(np.flatnonzero(single_class))
+    midpoints = np.cumsum(patches[chosen]) - 0.5 * patches[chosen]
+    domain[chosen] = prevalence[chosen] = midpoints < PREVALENCE * patches[chosen].sum()
     return pd.DataFrame({"patches": patches, "positives": np.rint(prevalence * patches).astype(int), "domain": domain})
 
 
 def _apportion(total: int, weight: np.ndarray) -> np.ndarray:
-    """Whole numbers near the weights that sum to the total (largest remainders)."""
+    """Return integers that sum to the total and are proportional to the weights (largest remainder method)."""
     exact = total * weight / weight.sum()
     whole = np.floor(exact).astype(int)
     whole[np.argsort(whole - exact, kind="stable")[: total - whole.sum()]] += 1
@@ -282,7 +282,7 @@ def _apportion(total: int, weight: np.ndarray) -> np.ndarray:
 
 
 def _shift_to_mean(levels: np.ndarray, weight: np.ndarray, mean: float) -> np.ndarray:
-    """Add one number to all levels so that they average to ``mean`` once clipped to 0..1."""
+    """Shift all levels by one number so that their weighted mean, after clipping to 0..1, is ``mean``."""
     low, high = -2.0, 2.0
     for _ in range(50):
         middle = 0.5 * (low + high)
@@ -294,7 +294,7 @@ def _shift_to_mean(levels: np.ndarray, weight: np.ndarray, mean: float) -> np.nd
 
 
 def _choose_tissue(of_slides: pd.DataFrame, slide: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Dominant tissue of each patch (a row of TISSUES); each slide has its own mixture."""
+    """Choose the dominant tissue of each patch (a row of TISSUES); each slide has its own mixture."""
     mixture = rng.dirichlet(6.0 * TISSUES["weight"].to_numpy(dtype=float), len(of_slides)).cumsum(axis=1)
     return (rng.random(len(slide))[:, None] > mixture[slide]).sum(axis=1).clip(max=len(TISSUES) - 1)
 
@@ -307,7 +307,7 @@ def _plan_patches(
     difficulty: float,
     size: int,
 ) -> np.ndarray:
-    """Fill the records to draw from; ``base`` holds the row of each patch's slide."""
+    """Fill the records of the patches; ``base`` has, for each patch, the row of its slide."""
     n = len(base)
     patches = np.zeros(n, dtype=PATCH)
     for name in ("tumour_radius", "irregularity", "pale_density", "nucleoli", "large_radius"):
@@ -323,7 +323,7 @@ def _plan_patches(
     patches["glass"] = np.where(rng.random(n) < 0.14, rng.uniform(0.1, 0.65, n), 0)
     patches["blood"] = np.where(rng.random(n) < 0.12, rng.uniform(1, 7, n), 0)
     patches["fold"] = np.where(rng.random(n) < 0.03, rng.uniform(0.4, 1.0, n), 0)
-    # tumour around a negative centre: only on slides that have tumour, and where the ring is wide enough
+    # tumour around a negative centre: only on slides that have tumour, and if the ring is wide enough
     ring = ~positive & (base["positives"] > 0).to_numpy() & (rng.random(n) < 0.15 + 0.5 * difficulty) & (size >= 64)
     patches["tumour"] = np.where(positive, TUMOUR_IN_CENTRE, np.where(ring, TUMOUR_IN_RING, NO_TUMOUR))
     odds = np.array([0.05 + 0.2 * difficulty, 0.3 + 0.1 * difficulty, 0.35 - 0.3 * difficulty, 0.3])
@@ -333,7 +333,7 @@ def _plan_patches(
 
 
 def _keys(seed: int, n: int) -> np.ndarray:
-    """Start the patches' random streams: the row number, scrambled (splitmix64's finaliser)."""
+    """Return the seed of each patch's random stream: the scrambled row number (splitmix64's finaliser)."""
     z: np.ndarray = np.random.SeedSequence([seed, 7]).generate_state(1, np.uint64) + np.arange(n, dtype=np.uint64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         z = (z ^ (z >> np.uint64(shift))) * np.uint64(factor)
@@ -343,7 +343,7 @@ def _keys(seed: int, n: int) -> np.ndarray:
 def _table(
     of_slides: pd.DataFrame, slide: np.ndarray, tissue: np.ndarray, patches: np.ndarray, originals: np.ndarray
 ) -> pd.DataFrame:
-    """Ids and truth; copies take the truth of their original."""
+    """Return the table of ids and ground truth; copies have the ground truth of their original."""
     names = np.array([f"slide-{i:03d}" for i in range(len(of_slides))], dtype=object)
     ids = _ids(patches["key"])
     shown, shown_slide = patches[originals], slide[originals]
@@ -369,22 +369,22 @@ def _table(
 
 
 def _ids(keys: np.ndarray) -> np.ndarray:
-    """Spell each patch's key, twice scrambled, as 40 hexadecimal digits, the form of Kaggle's ids."""
-    words = np.stack([keys, keys * _ODD[0], keys * _ODD[1]], axis=1).astype(">u8")
+    """Return ids of 40 hexadecimal digits, as in Kaggle's data, made of each key and two scrambled copies of it."""
+    words = np.stack([keys, keys * _SCRAMBLERS[0], keys * _SCRAMBLERS[1]], axis=1).astype(">u8")
     digits = words.tobytes().hex()
     return np.array([digits[i : i + 40] for i in range(0, len(digits), 48)], dtype=object)
 
 
 def _stain_vectors(haematoxylin_angle: float, eosin_angle: float, tilt: float) -> np.ndarray:
-    """Ruifrok's two unit vectors, each turned towards the other, and both tilted out of their plane (degrees)."""
+    """Return Ruifrok's unit vectors, each rotated towards the other and both tilted out of their plane (degrees)."""
     haematoxylin, eosin = RUIFROK / np.linalg.norm(RUIFROK, axis=1, keepdims=True)
     normal = np.cross(haematoxylin, eosin)
     normal /= np.linalg.norm(normal)
     vectors = []
     for stain, other, angle in ((haematoxylin, eosin, haematoxylin_angle), (eosin, haematoxylin, eosin_angle)):
-        aside = other - (other @ stain) * stain
-        aside /= np.linalg.norm(aside)
-        turned = np.cos(np.radians(angle)) * stain + np.sin(np.radians(angle)) * aside
-        vector = np.maximum(np.cos(np.radians(tilt)) * turned + np.sin(np.radians(tilt)) * normal, 0.01)
+        perpendicular = other - (other @ stain) * stain
+        perpendicular /= np.linalg.norm(perpendicular)
+        rotated = np.cos(np.radians(angle)) * stain + np.sin(np.radians(angle)) * perpendicular
+        vector = np.maximum(np.cos(np.radians(tilt)) * rotated + np.sin(np.radians(tilt)) * normal, 0.01)
         vectors.append(vector / np.linalg.norm(vector))
     return np.array(vectors)

@@ -1,6 +1,6 @@
-"""A synthetic whole slide with known truth: phantom tissue with a planted disc of tumour, as pyramidal tiled TIFF.
+"""A synthetic whole slide with known ground truth: phantom tissue with a disc of tumour, as a pyramidal tiled TIFF.
 
-It shows that heat maps work and how well they find what is there; its scores say nothing about medicine.
+It shows that heat maps work and how accurate they are. Its scores have no medical meaning.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ from histoblend.data.phantom.patches import plan_pieces
 from histoblend.data.slides.plane import area_mean
 from histoblend.data.storage.atomic import write_whole
 
-#: Micrometres a pixel, as in PCam.
+#: Micrometres per pixel, as in PCam.
 SPACING = 0.972
-#: Side of what is drawn at a time, in pixels, and of the file's tiles.
+#: Side in pixels of a piece, which is drawn in one call, and of the file's tiles.
 PIECE, TILE = 1024, 256
-#: Each level of the pyramid is this many times coarser than the one before.
+#: Factor by which each level of the pyramid is coarser than the previous one.
 STEP = 4
-#: Widest and smallest slide, in pixels.
-LEAST_SIDE, MOST_SIDE = 1024, 100_000
+#: Minimum and maximum side of a slide, in pixels.
+MIN_SIDE, MAX_SIDE = 1024, 100_000
 
 _KIND = "histoblend phantom slide"
 
 
 @dataclass(frozen=True)
 class Truth:
-    """What a phantom slide shows where, in pixels of level 0.
+    """Ground truth of a phantom slide, in pixels of level 0.
 
     Attributes
     ----------
     width, height : int
     x, y, radius : float
-        Of the disc of tumour.
+        Centre and radius of the disc of tumour.
     phases : tuple of float
-        Of the waves in the outline of the tissue.
+        Phases of the two waves in the outline of the tissue.
     """
 
     width: int
@@ -54,11 +54,11 @@ class Truth:
     phases: tuple[float, float]
 
     def disc(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Whether places lie in the disc."""
+        """Return whether points are in the disc."""
         return np.asarray((x - self.x) ** 2 + (y - self.y) ** 2 <= self.radius**2)
 
     def tissue(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Whether places lie in the tissue: a wavy oval in the middle of the slide."""
+        """Return whether points are in the tissue, a wavy oval in the centre of the slide."""
         across, down = (x - self.width / 2) / (0.42 * self.width), (y - self.height / 2) / (0.42 * self.height)
         angle = np.arctan2(down, across)
         edge = 1 + 0.07 * np.sin(3 * angle + self.phases[0]) + 0.04 * np.sin(7 * angle + self.phases[1])
@@ -66,12 +66,12 @@ class Truth:
 
     @classmethod
     def of(cls, properties: Mapping[str, str]) -> Truth | None:
-        """Read the truth out of a slide's properties; None where it is no phantom."""
+        """Read the ground truth from a slide's properties; None if it is not a phantom slide."""
         try:
-            said = json.loads(properties.get("tiff.ImageDescription", ""))
-            if said.pop("kind") != _KIND:
+            description = json.loads(properties.get("tiff.ImageDescription", ""))
+            if description.pop("kind") != _KIND:
                 return None
-            return cls(**said | {"phases": tuple(map(float, said["phases"]))})
+            return cls(**description | {"phases": tuple(map(float, description["phases"]))})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
 
@@ -86,24 +86,24 @@ def write_phantom_slide(
     share: float | None = None,
     progress: Callable[[int], None] = lambda count: None,
 ) -> Truth:
-    """Draw a slide a row of pieces at a time, and write it whole or not at all.
+    """Draw a slide row by row and write it atomically.
 
     Parameters
     ----------
     path : Path
-        TIFF file; replaced where it exists.
+        TIFF file. An existing file is replaced.
     width, height : int
-        Pixels of ``SPACING`` micrometres.
+        Size in pixels of ``SPACING`` micrometres.
     seed : int
-        Not negative. The same arguments give the same pixels.
+        Non-negative. The same arguments give the same pixels.
     difficulty : float
-        See :func:`data.phantom.patches.phantom`, whose patches are harder by default: at 0.5 many large benign cells
-        look like tumour, and a map of single patches is speckled all over.
+        See :func:`data.phantom.patches.phantom`, whose default is harder: at 0.5, many large benign cells look like
+        tumour, and the heat map is speckled.
     share : float, optional
-        Of the tissue's oval that the disc takes, more than 0 and less than 1, and then in its middle. By default a
-        radius of about a quarter of the slide's shorter side, near the middle.
+        Share of the tissue's oval that the disc covers, more than 0 and less than 1; the disc is then central. By
+        default, the disc is near the centre, and its radius is about a quarter of the slide's shorter side.
     progress : callable
-        Takes the number of pieces just drawn.
+        Called with the number of pieces just drawn.
 
     Returns
     -------
@@ -112,31 +112,31 @@ def write_phantom_slide(
     Raises
     ------
     InputError
-        An argument is out of range.
+        If an argument is out of range.
     """
     for name, side in (("width", width), ("height", height)):
-        if not LEAST_SIDE <= side <= MOST_SIDE:
-            raise InputError(f"{name} must be {LEAST_SIDE} to {MOST_SIDE} pixels; got {side}.")
+        if not MIN_SIDE <= side <= MAX_SIDE:
+            raise InputError(f"{name} must be {MIN_SIDE} to {MAX_SIDE} pixels; got {side}.")
     if share is not None and not 0 < share < 1:
-        raise InputError(f"share must lie between 0 and 1; got {share}.")
+        raise InputError(f"share must be between 0 and 1; got {share}.")
     truth = _plan_truth(width, height, seed, share)
     shapes = [(height, width)]
     while max(shapes[-1]) > 1024:
         shapes.append((-(-shapes[-1][0] // STEP), -(-shapes[-1][1] // STEP)))
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
-        # Coarser levels come about while the finest is written, and wait in files.
+        # Coarser levels are computed while the finest is written, and are kept in files until then.
         coarse: list[np.ndarray] = [
             np.lib.format.open_memmap(Path(folder, f"{number}.npy"), "w+", np.uint8, (*shape, 3))
             for number, shape in enumerate(shapes[1:])
         ]
         rows = _drawn_rows(truth, seed, difficulty, coarse, progress)
         write_whole(path, lambda file: _write(file, rows, shapes, coarse, truth))
-        coarse.clear()  # Windows removes no file that is mapped
+        coarse.clear()  # Windows cannot delete a memory-mapped file
     return truth
 
 
 def pieces(width: int, height: int) -> tuple[int, int]:
-    """Rows and columns of what is drawn at a time."""
+    """Return the numbers of rows and columns of pieces."""
     return -(-height // PIECE), -(-width // PIECE)
 
 
@@ -153,7 +153,7 @@ def _plan_truth(width: int, height: int, seed: int, share: float | None) -> Trut
 def _drawn_rows(
     truth: Truth, seed: int, difficulty: float, coarse: Sequence[np.ndarray], progress: Callable[[int], None]
 ) -> Iterator[np.ndarray]:
-    """Rows of pieces, (up to PIECE, width, 3); each is averaged into the coarser levels on its way."""
+    """Yield rows of pieces, (up to PIECE, width, 3), after averaging each into the coarser levels."""
     down, across = pieces(truth.width, truth.height)
     benign, stains = plan_pieces(down * across, seed=seed, difficulty=difficulty)
     for row in range(down):
@@ -165,7 +165,7 @@ def _drawn_rows(
             part[:] = piece[: part.shape[0], : part.shape[1]]
             progress(1)
         _add_coarse(line, row, coarse)
-        # Last of all: whoever takes what is yielded asks for no more than the file holds.
+        # Yield after everything else: the writer may not resume the generator after the last row.
         yield line
 
 
@@ -178,16 +178,16 @@ def _add_coarse(line: np.ndarray, row: int, coarse: Sequence[np.ndarray]) -> Non
 
 
 def _draw_piece(truth: Truth, benign: np.ndarray, stains: np.ndarray, row: int, column: int) -> np.ndarray:
-    """One piece: glass, benign tissue and tumour with the same ground, each where it belongs."""
+    """Draw one piece: glass, benign tissue and tumour on the same background, each in its region."""
     y, x = np.indices((PIECE, PIECE)) + np.array([row * PIECE, column * PIECE])[:, None, None]
     tissue, disc = truth.tissue(x, y), truth.disc(x, y)
     glass, tumour = benign.copy(), benign.copy()
     glass["override"] = BLANK
     tumour["tumour"], tumour["pattern"] = TUMOUR_IN_CENTRE, SHEET
     out = np.empty((PIECE, PIECE, 3), np.uint8)
-    for record, place in ((glass, ~tissue), (benign, tissue & ~disc), (tumour, tissue & disc)):
-        if place.any():
-            out[place] = draw(record, stains, PIECE)[0][0][place]
+    for record, mask in ((glass, ~tissue), (benign, tissue & ~disc), (tumour, tissue & disc)):
+        if mask.any():
+            out[mask] = draw(record, stains, PIECE)[0][0][mask]
     return out
 
 
@@ -218,7 +218,7 @@ def _write(
 
 
 def _tiles(lines: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-    """Cut lines into tiles, those at the edges filled up with white."""
+    """Cut rows into tiles, padded with white at the edges."""
     for line in lines:
         for top in range(0, line.shape[0], TILE):
             for left in range(0, line.shape[1], TILE):

@@ -1,6 +1,6 @@
 # mypy: allow-untyped-defs
 # (Numba infers the types of the kernels)
-"""Layers of dye of a phantom patch, and its ground: reticular tissue, collagen fibres, fat and bare glass.
+"""Dye layers of a phantom patch and its background: reticular tissue, collagen fibres, fat and bare glass.
 
 References
 ----------
@@ -29,7 +29,7 @@ HAEMATOXYLIN, EOSIN, BLOOD, TISSUE, FIBRES = 0, 1, 2, 3, 4  # layers of the draw
 
 @compiled
 def draw_ground(patch, stream, lattice, planes, layers, slant):
-    """Background: reticular eosin, wavy collagen fibres, gaps and bare glass."""
+    """Draw the background: reticular eosin, wavy collagen fibres, gaps and bare glass."""
     size = layers.shape[1]
     one = np.float32(1)
     along, across = np.float32(np.cos(slant)), np.float32(np.sin(slant))
@@ -63,7 +63,7 @@ def draw_ground(patch, stream, lattice, planes, layers, slant):
 
 @compiled
 def draw_fat(patch, stream, planes, layers):
-    """Empty vacuoles with thin pink walls: the gap between the nearest and the next of scattered centres."""
+    """Draw empty vacuoles with thin pink walls: the borders between the areas nearest to random centres."""
     size = layers.shape[1]
     pitch = 30.0 + 12.0 * uniform(stream)
     across = int(size / pitch) + 3
@@ -74,7 +74,7 @@ def draw_fat(patch, stream, planes, layers):
     level = np.float32(level_above(patch.fat))
     for y in range(size):
         for x in range(size):
-            # the thickness plane doubles as the map of fat: both are broad, and thickness shows little
+            # the thickness plane is reused as the map of fat: both vary slowly, and thickness is barely visible
             fatty = ramp(planes[THICKNESS, y, x], level - np.float32(0.04), level + np.float32(0.04))
             if fatty == 0:
                 continue

@@ -1,1 +1,1 @@
-"""Whole slides: opening them, finding tissue, cutting it into patches."""
+"""Whole slides: reading, tissue detection and cutting into patches."""

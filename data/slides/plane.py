@@ -1,4 +1,4 @@
-"""A slide at one resolution, cut into blocks whose pixels come out of regions of a level that never overlap."""
+"""A slide resampled to one resolution and split into blocks, which read non-overlapping regions of a level."""
 
 from __future__ import annotations
 
@@ -10,47 +10,47 @@ import numpy as np
 from histoblend.data.errors import InputError
 from histoblend.data.slides.slide import Slide
 
-#: Side of a block in pixels of the plane, unless a patch is larger: 0.8 MB as RGB.
+#: Side of a block in pixels of the plane, unless a patch is larger. A block has 0.8 MB as RGB.
 BLOCK = 512
-#: Side of the largest region that is read at once, in pixels of a level: 64 MB as RGBA.
-MOST_REGION = 4096
-#: Micrometres a pixel of the slide's finest level over those wanted, beyond which there is nothing to see.
-MOST_COARSE = 2.0
+#: Maximum side of a region that is read in one call, in pixels of a level. It has 64 MB as RGBA.
+MAX_REGION = 4096
+#: Maximum ratio of the pixel size of the finest level to the requested pixel size.
+MAX_COARSENESS = 2.0
 
 
 class Plane:
-    """A slide brought to a resolution.
+    """A slide resampled to one resolution.
 
-    Regions of the level are averaged over the area of each pixel. Where the level's resolution is so near that patches
-    would differ by less than half a pixel, its pixels are taken as they are.
+    Each pixel is the mean over its area in the level. If the resolution of the level is so close that patches would
+    differ by less than half a pixel, the pixels of the level are used unchanged.
 
     Parameters
     ----------
     slide : Slide
     spacing : float or pair of float
-        Wanted micrometres a pixel, across and down.
+        Requested micrometres per pixel, horizontally and vertically.
     patch : int
-        Side of the patches that are going to be cut, in pixels: a block is never smaller. 0 where none will be.
+        Side in pixels of the patches to be cut; a block is never smaller. 0 if no patches are cut.
 
     Attributes
     ----------
     level : int
-        That is read.
+        Level that is read.
     scale : tuple of float
-        Pixels of the level a pixel of the plane, across and down; 1 where pixels are taken as they are.
+        Level pixels per plane pixel, horizontally and vertically; 1 if pixels are used unchanged.
     spacing : tuple of float
-        Micrometres a pixel, across and down.
+        Micrometres per pixel, horizontally and vertically.
     width, height : int
-        Pixels; the last ones may cover the slide's edge in part.
+        Size in pixels. The last pixels may extend beyond the slide's edge.
     block : int
         Side of a block in pixels.
     rows, columns : int
-        Of blocks.
+        Numbers of blocks.
 
     Raises
     ------
     InputError
-        The slide is far coarser than wanted.
+        If the slide is much coarser than requested.
     """
 
     def __init__(self, slide: Slide, spacing: float | tuple[float, float], *, patch: int = 0) -> None:
@@ -58,42 +58,42 @@ class Plane:
         tolerance = 0.5 / patch if patch else 1e-6
         self.slide, self.level = slide, slide.level_for(min(across, down), tolerance)
         level = slide.levels[self.level]
-        fine = [side * level.downsample for side in slide.spacing]
-        if min(fine) > MOST_COARSE * across:
+        pixel_sizes = [side * level.downsample for side in slide.spacing]
+        if min(pixel_sizes) > MAX_COARSENESS * across:
             raise InputError(
-                f"{slide.path}: expected at most {MOST_COARSE * across:g} µm a pixel, for patches of {across:g} µm; "
-                f"the finest level has {min(fine):g}. Scan it finer, or give the true size: MPP=… (--mpp)."
+                f"{slide.path}: expected at most {MAX_COARSENESS * across:g} µm per pixel for patches with {across:g}; "
+                f"got {min(pixel_sizes):g}. Scan at a finer resolution, or give the true pixel size: MPP=… (--mpp)."
             )
-        wanted = [across / fine[0], down / fine[1]]
-        if all(abs(scale - 1) < tolerance for scale in wanted):
-            wanted = [1.0, 1.0]
-        self.scale = (wanted[0], wanted[1])
-        self.spacing = (fine[0] * self.scale[0], fine[1] * self.scale[1])
+        scales = [across / pixel_sizes[0], down / pixel_sizes[1]]
+        if all(abs(scale - 1) < tolerance for scale in scales):
+            scales = [1.0, 1.0]
+        self.scale = (scales[0], scales[1])
+        self.spacing = (pixel_sizes[0] * self.scale[0], pixel_sizes[1] * self.scale[1])
         self.block = _block_side(patch, max(self.scale))
-        self.width, self._left = _cuts(level.width, self.scale[0], self.block)
-        self.height, self._top = _cuts(level.height, self.scale[1], self.block)
+        self.width, self._left = _block_borders(level.width, self.scale[0], self.block)
+        self.height, self._top = _block_borders(level.height, self.scale[1], self.block)
         self.rows, self.columns = len(self._top) - 1, len(self._left) - 1
 
     @property
     def to_slide(self) -> tuple[float, float]:
-        """Level-0 pixels a pixel, across and down."""
+        """Level-0 pixels per plane pixel, horizontally and vertically."""
         downsample = self.slide.levels[self.level].downsample
         return self.scale[0] * downsample, self.scale[1] * downsample
 
     def region(self, row: int, column: int) -> tuple[int, int, int, int]:
-        """Left, top, width and height of what a block is made of, in pixels of the level."""
+        """Return left, top, width and height of the region of a block, in pixels of the level."""
         left, top = self._left[column], self._top[row]
         return left, top, self._left[column + 1] - left, self._top[row + 1] - top
 
     def shape(self, row: int, column: int) -> tuple[int, int]:
-        """Height and width of a block in pixels; those at the right and lower edge are smaller."""
+        """Return height and width of a block in pixels; blocks at the right and lower edges are smaller."""
         return (
             min(self.block, self.height - row * self.block),
             min(self.block, self.width - column * self.block),
         )
 
     def read(self, row: int, column: int) -> np.ndarray:
-        """Read a block: one region of the level.
+        """Read one block.
 
         Returns
         -------
@@ -115,21 +115,21 @@ class Plane:
 def area_mean(
     pixels: np.ndarray, scale: tuple[float, float], shape: tuple[int, int], first: tuple[float, float] = (0.0, 0.0)
 ) -> np.ndarray:
-    """Average a picture over the area that each pixel of a coarser one covers.
+    """Downsample an image by averaging over the area of each new pixel.
 
     Parameters
     ----------
     pixels : ndarray of shape (height, width, 3), dtype uint8
     scale : tuple of float
-        Pixels of it a pixel of the result, across and down.
+        Input pixels per output pixel, horizontally and vertically.
     shape : tuple of int
-        Height and width of the result. What of a pixel lies outside the picture does not count.
+        Height and width of the output. Only the part of a pixel inside the image is averaged.
     first : tuple of float
-        Where the result's left upper corner lies in the picture, across and down.
+        Position of the output's upper left corner in the image, horizontally and vertically.
 
     Returns
     -------
-    ndarray of the given shape with three colours, dtype uint8
+    ndarray of shape (*shape, 3), dtype uint8
     """
     out = np.empty((*shape, 3), np.uint8)
     _average(np.ascontiguousarray(pixels), *map(float, (*first, *scale)), out)
@@ -137,26 +137,26 @@ def area_mean(
 
 
 def _block_side(patch: int, scale: float) -> int:
-    """Side of a block: not below that of a patch, and as large as regions may be."""
+    """Return the side of a block: at least that of a patch, and up to `BLOCK` if its region is not too large."""
     least = BLOCK * math.ceil(patch / BLOCK) if patch else 1
-    fits = 2 ** int(math.log2(max(MOST_REGION / scale, 1)))
-    return max(least, min(BLOCK, fits))
+    largest = 2 ** int(math.log2(max(MAX_REGION / scale, 1)))
+    return max(least, min(BLOCK, largest))
 
 
-def _cuts(length: int, scale: float, block: int) -> tuple[int, list[int]]:
-    """Pixels of a plane along one side of a level, and where the level is cut for its blocks."""
+def _block_borders(length: int, scale: float, block: int) -> tuple[int, list[int]]:
+    """Return the number of plane pixels along one side of a level and the borders of the blocks, in level pixels."""
     pixels = max(1, math.ceil(length / scale - 1e-3))
-    cuts = [round(start * scale) for start in range(0, pixels, block)]
-    while len(cuts) > 1 and cuts[-1] >= length:
-        # What is left is less than half a pixel of the level.
-        cuts.pop()
-        pixels = len(cuts) * block
-    return pixels, [*cuts, length]
+    borders = [round(start * scale) for start in range(0, pixels, block)]
+    while len(borders) > 1 and borders[-1] >= length:
+        # The remaining block would be less than half a level pixel wide.
+        borders.pop()
+        pixels = len(borders) * block
+    return pixels, [*borders, length]
 
 
 @numba.njit(cache=True, nogil=True)
 def _span(first, scale, length):  # type: ignore[no-untyped-def]
-    """What of a pixel's side lies in the picture; next to nothing, of the nearest pixel, where it lies outside."""
+    """Return the part of a pixel's side inside the image; outside, a tiny part of the nearest pixel."""
     start = min(max(first, 0.0), length - 1e-6)
     return start, min(max(first + scale, start + 1e-6), float(length))
 

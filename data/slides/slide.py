@@ -1,4 +1,4 @@
-"""Whole slides through OpenSlide: how large they are, at which resolutions they are stored, and regions as RGB."""
+"""Read whole slides with OpenSlide: sizes, resolutions and regions as RGB."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ from histoblend.data.errors import InputError
 from histoblend.data.slides.generic_tiff import VENDOR, check_generic_tiff
 from histoblend.data.storage.arrays import stamp
 
-#: What OpenSlide 4 reads.
+#: Formats that OpenSlide 4 reads.
 FORMATS = (
     "Aperio (.svs, .tif), DICOM (.dcm), Hamamatsu (.ndpi, .vms, .vmu), Leica (.scn), MIRAX (.mrxs), Philips (.tiff), "
     "Sakura (.svslide), Trestle (.tif), Ventana (.bif, .tif), Zeiss (.czi) and tiled TIFF, pyramidal or not (.tif)"
 )
 
-#: Properties that say how many micrometres a pixel measures.
+#: Properties with the pixel size in micrometres.
 MPP = ("openslide.mpp-x", "openslide.mpp-y")
 
-#: Properties that say which part of level 0 was scanned, in pixels: left, top, width, height.
+#: Properties with the scanned part of level 0, in pixels: left, top, width, height.
 BOUNDS = ("openslide.bounds-x", "openslide.bounds-y", "openslide.bounds-width", "openslide.bounds-height")
 
-#: Micrometres that a pixel of a slide can measure; what scanners write lies between 0.1 and 4.
+#: Accepted pixel sizes in micrometres. Scanners write values between 0.1 and 4.
 LEAST_MPP, MOST_MPP = 0.02, 50.0
-#: Width over height of a pixel beyond which pictures would be visibly squeezed.
-MOST_SQUEEZED = 1.1
-#: Side of the largest slide, µm: a glass of 26 × 76 mm, or one of twice that size, is far below.
-MOST_EXTENT = 400_000.0
+#: Maximum ratio of the sides of a pixel; beyond it, images would be visibly distorted.
+MAX_ASPECT = 1.1
+#: Maximum side of a slide in µm, far above a glass slide of 26 × 76 mm or one of twice that size.
+MAX_EXTENT = 400_000.0
 
-#: Bytes of decoded tiles that OpenSlide keeps, for regions whose borders cut through them: those of a dozen regions.
+#: Size in bytes of OpenSlide's cache of decoded tiles, for tiles shared by neighbouring regions: about 12 regions.
 _CACHE = 128_000_000
 
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_PICTURES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"RIFF")
+_IMAGES = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"RIFF")
 
 
 @dataclass(frozen=True)
 class Level:
-    """One of the resolutions that a slide is stored at.
+    """One resolution level of a slide.
 
     Attributes
     ----------
     width, height : int
-        Pixels.
+        Size in pixels.
     downsample : float
-        Level-0 pixels a pixel, along either side.
+        Level-0 pixels per pixel, along both axes.
     """
 
     width: int
@@ -66,13 +66,14 @@ class Level:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The part of level 0 that was scanned, in its pixels. QuPath opens this part only and counts from its corner.
+    """The scanned part of level 0, in pixels. QuPath opens only this part and counts from its corner.
 
     Attributes
     ----------
     x, y : int
-        Left upper corner.
+        Upper left corner.
     width, height : int
+        Size.
     """
 
     x: int
@@ -82,13 +83,13 @@ class Bounds:
 
 
 class Slide:
-    """An open whole slide. Threads may read at the same time.
+    """An open whole slide. Reading is thread-safe.
 
     Parameters
     ----------
     path : Path
     mpp : float
-        Micrometres a pixel of level 0, where the slide does not say or says it wrongly; 0 to believe the slide.
+        Micrometres per level-0 pixel, if the slide's own value is missing or wrong; 0 uses the slide's own value.
 
     Attributes
     ----------
@@ -96,18 +97,18 @@ class Slide:
     levels : tuple of Level
         From the finest to the coarsest.
     spacing : tuple of float
-        Micrometres a pixel of level 0, across and down.
+        Micrometres per level-0 pixel, horizontally and vertically.
     properties : dict from str to str
-        As OpenSlide tells them.
+        Properties reported by OpenSlide.
     stamp : str
-        Changes when the file does.
+        Fingerprint that changes when the file changes.
     reads : list of tuple
-        Every region that was read: level, and left, top, width, height in its pixels.
+        All regions read so far: level, and left, top, width, height in pixels of that level.
 
     Raises
     ------
     InputError
-        It is no slide that OpenSlide reads or shows right, it is damaged, or nobody says how large a pixel is.
+        If OpenSlide cannot read the file correctly, the file is damaged, or the pixel size is unknown.
     """
 
     def __init__(self, path: Path, *, mpp: float = 0.0) -> None:
@@ -146,14 +147,14 @@ class Slide:
         return self.size[0] * self.spacing[0], self.size[1] * self.spacing[1]
 
     def level_for(self, spacing: float, tolerance: float = 0.0) -> int:
-        """Choose the coarsest level that is as fine as a wanted resolution; the finest one where none is.
+        """Return the coarsest level that has at least the requested resolution, or else the finest level.
 
         Parameters
         ----------
         spacing : float
-            Wanted micrometres a pixel.
+            Requested micrometres per pixel.
         tolerance : float
-            Share by which a level may be coarser and still count as this fine.
+            Fraction by which a level may be coarser than requested.
         """
         finest = min(self.spacing)
         fine = [
@@ -164,23 +165,23 @@ class Slide:
         return max(fine, key=lambda number: self.levels[number].downsample, default=0)
 
     def read(self, level: int, left: int, top: int, width: int, height: int) -> np.ndarray:
-        """Pixels of a region that lies within a level.
+        """Read a region of a level.
 
         Parameters
         ----------
         level : int
         left, top, width, height : int
-            In pixels of the level.
+            Region in pixels of the level; it must be inside the level.
 
         Returns
         -------
         ndarray of shape (height, width, 3), dtype uint8
-            RGB; what the slide leaves transparent, since nothing was scanned there, lies over white.
+            RGB. Transparent areas, which were not scanned, are white.
 
         Raises
         ------
         InputError
-            The region cannot be decoded. Other regions still can.
+            If the region cannot be decoded. Other regions can still be read.
         """
         import openslide
 
@@ -194,12 +195,12 @@ class Slide:
             self._reopen(handle)
             raise InputError(
                 f"{self.path}: {width} × {height} px of level {level} at ({left}, {top}) cannot be decoded ({error}). "
-                "Get the slide again."
+                "Download the slide again."
             ) from error
         return over_white(np.asarray(region))
 
     def _reopen(self, failed: Any) -> None:
-        """Open the file again: after an error a handle of OpenSlide refuses everything."""
+        """Reopen the file: after an error, an OpenSlide handle rejects every call."""
         with self._lock:
             if self._handle is failed:
                 self._handle = _open(self.path)
@@ -207,24 +208,24 @@ class Slide:
     def _check_size(self) -> None:
         if not all(level.width > 0 and level.height > 0 and level.downsample >= 1 for level in self.levels):
             raise InputError(f"{self.path}: expected levels of at least one pixel; got {self.levels}. {_AGAIN}")
-        if max(self.extent) > MOST_EXTENT:
+        if max(self.extent) > MAX_EXTENT:
             raise InputError(
-                f"{self.path}: expected at most {MOST_EXTENT / 1000:.0f} mm of slide; got {self.size[0]} × "
-                f"{self.size[1]} px of {self.spacing[0]:g} µm, {max(self.extent) / 1000:,.0f} mm. Give MPP=… (--mpp) "
-                "where the slide says it wrongly, or get the slide again."
+                f"{self.path}: expected a slide of at most {MAX_EXTENT / 1000:.0f} mm; got {self.size[0]} × "
+                f"{self.size[1]} px of {self.spacing[0]:g} µm, {max(self.extent) / 1000:,.0f} mm. Give the true pixel "
+                "size: MPP=… (--mpp), or download the slide again."
             )
 
 
-_AGAIN = "Get the slide again."
+_AGAIN = "Download the slide again."
 
 
 def over_white(region: np.ndarray) -> np.ndarray:
-    """Lay an RGBA picture over white.
+    """Blend an RGBA image over white.
 
     Parameters
     ----------
     region : ndarray of shape (height, width, 4), dtype uint8
-        With colours that were not multiplied by their opacity.
+        Colours are not premultiplied.
 
     Returns
     -------
@@ -233,61 +234,60 @@ def over_white(region: np.ndarray) -> np.ndarray:
     colours, opacity = region[..., :3], region[..., 3:]
     if opacity.min(initial=255) == 255:
         return np.ascontiguousarray(colours)
-    wide = opacity.astype(np.uint16)
-    return ((colours * wide + 255 * (255 - wide) + 127) // 255).astype(np.uint8)
+    alpha = opacity.astype(np.uint16)
+    return ((colours * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
 
 
 def given_spacing(path: Path, mpp: float) -> tuple[float, float]:
-    """Resolution that the user gives, across and down.
+    """Return the pixel size given by the user, horizontally and vertically.
 
     Raises
     ------
     InputError
-        No scanner makes it.
+        If the value is outside the range of scanners.
     """
     if not LEAST_MPP <= mpp <= MOST_MPP:
         raise InputError(
-            f"{path}: MPP (--mpp) must be the micrometres that a pixel measures, {LEAST_MPP} to {MOST_MPP:g}; "
+            f"{path}: MPP (--mpp) must be the pixel size in µm, {LEAST_MPP} to {MOST_MPP:g}; "
             f"got {mpp}. A scan at 20× has about 0.5, one at 40× about 0.25."
         )
     return mpp, mpp
 
 
 def stored_spacing(path: Path, properties: Mapping[str, str]) -> tuple[float, float]:
-    """Resolution that the slide tells, across and down, in micrometres a pixel.
+    """Return the pixel size that the slide states, horizontally and vertically, in micrometres.
 
     Raises
     ------
     InputError
-        It tells none, nonsense, or a very different one across and down.
+        If it is missing, invalid, or very different horizontally and vertically.
     """
-    found = {name: properties[name] for name in MPP if name in properties}
-    if len(found) < len(MPP):
+    values = {name: properties[name] for name in MPP if name in properties}
+    if len(values) < len(MPP):
         power = properties.get("openslide.objective-power")
-        hint = f" (it says that the objective was {power}×)" if power else ""
+        hint = f" (its objective was {power}×)" if power else ""
         raise InputError(
-            f"{path}: the slide does not say how large a pixel is{hint}; looked for {' and '.join(MPP)}. "
+            f"{path}: the slide does not state its pixel size{hint}; expected {' and '.join(MPP)}. "
             "Give MPP=… (--mpp) in µm: a scan at 20× has about 0.5, one at 40× about 0.25."
         )
-    across, down = (_number(text) for text in found.values())
-    told = ", ".join(f"{name} = {text[:40]}" for name, text in found.items())
+    across, down = (_parse_number(text) for text in values.values())
+    stated = ", ".join(f"{name} = {text[:40]}" for name, text in values.items())
     if not all(LEAST_MPP <= value <= MOST_MPP for value in (across, down)):
         raise InputError(
-            f"{path}: expected pixels of {LEAST_MPP} to {MOST_MPP:g} µm; got {told}. Give the true size: MPP=… (--mpp)."
+            f"{path}: expected pixels of {LEAST_MPP} to {MOST_MPP:g} µm; got {stated}. "
+            "Give the true size: MPP=… (--mpp)."
         )
-    if max(across, down) / min(across, down) > MOST_SQUEEZED:
-        raise InputError(
-            f"{path}: expected pixels about as wide as high; got {told}. Give the true size: MPP=… (--mpp)."
-        )
+    if max(across, down) / min(across, down) > MAX_ASPECT:
+        raise InputError(f"{path}: expected nearly square pixels; got {stated}. Give the true size: MPP=… (--mpp).")
     return across, down
 
 
 def stored_bounds(properties: Mapping[str, str], size: tuple[int, int]) -> Bounds | None:
-    """The scanned part of level 0, as MIRAX, Leica SCN and some other slides tell it.
+    """Return the scanned part of level 0, as stated by MIRAX, Leica SCN and some other slides.
 
-    QuPath counts from the corner of this part, and from that of level 0 where no part is told. A position must have
-    both numbers. OpenSlide writes all four properties or none; where only the size is missing, the part ends with the
-    slide.
+    QuPath counts from the corner of this part, or from that of level 0 if no part is stated. Both coordinates of the
+    corner are required. OpenSlide writes all four properties or none. If only the size is missing, the part extends to
+    the edge of the slide.
 
     Parameters
     ----------
@@ -298,15 +298,15 @@ def stored_bounds(properties: Mapping[str, str], size: tuple[int, int]) -> Bound
     Returns
     -------
     Bounds or None
-        None where the slide tells none, or something that cannot be: numbers that are not whole, a size below 1, or a
+        None if the slide states no bounds or impossible ones: numbers that are not integers, a size below 1, or a
         corner outside the slide.
     """
-    x, y = (_whole(properties.get(name)) for name in BOUNDS[:2])
+    x, y = (_parse_integer(properties.get(name)) for name in BOUNDS[:2])
     if x is None or y is None or not (0 <= x < size[0] and 0 <= y < size[1]):
         return None
     width, height = (
-        _whole(properties[name]) if name in properties else whole - corner
-        for name, whole, corner in zip(BOUNDS[2:], size, (x, y), strict=True)
+        _parse_integer(properties[name]) if name in properties else length - corner
+        for name, length, corner in zip(BOUNDS[2:], size, (x, y), strict=True)
     )
     if width is None or height is None or width < 1 or height < 1:
         return None
@@ -314,16 +314,16 @@ def stored_bounds(properties: Mapping[str, str], size: tuple[int, int]) -> Bound
 
 
 def told_bounds(properties: Mapping[str, str]) -> str:
-    """What the slide tells of its bounds, in words for a message; empty where it tells nothing."""
+    """Return the stated bounds as text for a message; empty if the slide states none."""
     return ", ".join(f"{name} = {properties[name][:40]}" for name in BOUNDS if name in properties)
 
 
-def _whole(text: str | None) -> int | None:
-    """A whole number of at most nine digits; None for anything else."""
+def _parse_integer(text: str | None) -> int | None:
+    """Return an integer of at most nine digits; None for any other text."""
     return int(text) if text is not None and re.fullmatch(r"[+-]?[0-9]{1,9}", text) else None
 
 
-def _number(text: str) -> float:
+def _parse_number(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
@@ -332,41 +332,41 @@ def _number(text: str) -> float:
 
 
 def _check_file(path: Path) -> None:
-    """Refuse what would hang or puzzle OpenSlide."""
+    """Reject paths that OpenSlide would hang on or report badly."""
     try:
         kind = os.stat(path).st_mode
     except OSError as error:
         raise InputError(f"{path}: expected a whole slide; got: {error.strerror}. Give SLIDE=….") from error
     if stat.S_ISDIR(kind):
         raise InputError(
-            f"{path}: expected the file of a whole slide; got a folder. Give the .mrxs file beside the folder of a "
-            "MIRAX slide, or one .dcm file in that of a DICOM slide."
+            f"{path}: expected the file of a whole slide; got a folder. For MIRAX, give the .mrxs file next to the "
+            "folder; for DICOM, give one .dcm file in the folder."
         )
     if not stat.S_ISREG(kind):
         raise InputError(f"{path}: expected the file of a whole slide; got a pipe or a device. Give SLIDE=….")
 
 
 def _open(path: Path) -> Any:
-    """A handle of OpenSlide, which knows MIRAX slides by the ending ``.mrxs`` in lower case only."""
+    """Open a slide. OpenSlide recognises MIRAX slides only by a lower-case ``.mrxs`` extension."""
     if path.suffix.lower() != ".mrxs" or path.suffix == ".mrxs":
         return _open_named(path, path)
     lower = path.with_suffix(".mrxs")
     if lower.exists() and lower.samefile(path):  # on Windows and macOS
         return _open_named(lower, path)
-    alias = Path(tempfile.mkdtemp(), f"{path.stem}.mrxs")
+    link = Path(tempfile.mkdtemp(), f"{path.stem}.mrxs")
     try:
-        alias.symlink_to(path.resolve())
-        alias.with_suffix("").symlink_to(path.resolve().with_suffix(""))
-        handle = _open_named(alias, path)
+        link.symlink_to(path.resolve())
+        link.with_suffix("").symlink_to(path.resolve().with_suffix(""))
+        handle = _open_named(link, path)
     except BaseException:
-        shutil.rmtree(alias.parent, ignore_errors=True)
+        shutil.rmtree(link.parent, ignore_errors=True)
         raise
-    weakref.finalize(handle, shutil.rmtree, alias.parent, ignore_errors=True)
+    weakref.finalize(handle, shutil.rmtree, link.parent, ignore_errors=True)
     return handle
 
 
 def _open_named(readable: Path, path: Path) -> Any:
-    """Open a slide under one name, and speak of it under another."""
+    """Open the file at ``readable``, and name ``path`` in messages."""
     import openslide
 
     try:
@@ -380,18 +380,17 @@ def _open_named(readable: Path, path: Path) -> Any:
 
 
 def _unsupported(path: Path) -> str:
-    """Say why OpenSlide does not take a file for a slide."""
+    """Return why OpenSlide does not recognise a file as a slide."""
     try:
         with path.open("rb") as file:
             start = file.read(8)
     except OSError as error:
         return f"cannot be read ({error.strerror})."
-    if start.startswith(_PICTURES):
-        return "expected a whole slide; got a picture. Patches are for `make predict`."
+    if start.startswith(_IMAGES):
+        return "expected a whole slide; got an image. For patches, use `make predict`."
     if start.startswith(_TIFF):
         return (
-            "OpenSlide takes this TIFF for no whole slide: it is cut off or damaged, or holds strips or one flat "
-            f"picture where tiles are needed (`vips tiffsave in.tif out.tif --tile --pyramid` makes them). It reads "
-            f"{FORMATS}."
+            "OpenSlide does not recognise this TIFF as a whole slide: it is truncated or damaged, or it is not tiled "
+            f"(`vips tiffsave in.tif out.tif --tile --pyramid` makes a tiled one). OpenSlide reads {FORMATS}."
         )
-    return f"expected a whole slide; OpenSlide knows no format like it. It reads {FORMATS}."
+    return f"expected a whole slide; OpenSlide does not recognise the format. It reads {FORMATS}."

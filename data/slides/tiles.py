@@ -1,4 +1,4 @@
-"""Patches of a slide's tissue, cut out of blocks that are read once and kept no longer than they are needed."""
+"""Patches of a slide's tissue, cut from blocks that are read once and released as early as possible."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from histoblend.data.slides.plane import Plane
 
 @dataclass(frozen=True)
 class Grid:
-    """Cells that tile a plane; in the middle of each stands a patch.
+    """Cells that tile a plane. A patch is centred on each cell.
 
     Attributes
     ----------
     width, height : int
-        Of the plane, in pixels.
+        Size of the plane in pixels.
     size : int
         Side of a patch in pixels.
     stride : int
-        Side of a cell in pixels. At 32, the side of the centre that a patch's label speaks of, centres tile the plane.
+        Side of a cell in pixels. At 32, the side of a patch's labelled centre, the centres tile the plane.
     """
 
     width: int
@@ -36,32 +36,32 @@ class Grid:
 
     @property
     def columns(self) -> int:
-        """Cells across; the last may reach beyond the plane."""
+        """Number of cells per row; the last may extend beyond the plane."""
         return -(-self.width // self.stride)
 
     @property
     def rows(self) -> int:
-        """Cells down; the last may reach beyond the plane."""
+        """Number of cells per column; the last may extend beyond the plane."""
         return -(-self.height // self.stride)
 
     @property
     def centre(self) -> int:
-        """Side of the square in a patch's middle that its label speaks of."""
+        """Side of the labelled square in the centre of a patch."""
         return min(CENTRE, self.size)
 
     def corner(self, cell: np.ndarray, side: int) -> np.ndarray:
-        """Left or upper edge of a square in the middle of cells, in pixels; half pixels are cut off."""
+        """Return the left or upper edge of squares centred on cells, in pixels, rounded down."""
         return cell * self.stride + (self.stride - side) // 2
 
 
 def choose_cells(grid: Grid, tissue: np.ndarray, factor: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cells whose patch's centre touches tissue.
+    """Return the cells whose patch centre touches tissue.
 
     Parameters
     ----------
     grid : Grid
     tissue : ndarray of shape (height, width), dtype bool
-        A pixel of it covers ``factor`` × ``factor`` of the plane's.
+        Tissue mask; one of its pixels covers ``factor`` × ``factor`` plane pixels.
     factor : int
 
     Returns
@@ -71,12 +71,12 @@ def choose_cells(grid: Grid, tissue: np.ndarray, factor: int) -> tuple[np.ndarra
     sums = np.zeros((tissue.shape[0] + 1, tissue.shape[1] + 1), np.int64)
     sums[1:, 1:] = tissue.cumsum(axis=0, dtype=np.int64).cumsum(axis=1)
 
-    def ends(cells: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def bounds(cells: int, length: int) -> tuple[np.ndarray, np.ndarray]:
         first = grid.corner(np.arange(cells), grid.centre)
         return (first // factor).clip(0, length), (-(-(first + grid.centre) // factor)).clip(0, length)
 
-    top, bottom = ends(grid.rows, tissue.shape[0])
-    left, right = ends(grid.columns, tissue.shape[1])
+    top, bottom = bounds(grid.rows, tissue.shape[0])
+    left, right = bounds(grid.columns, tissue.shape[1])
     counts = (
         sums[np.ix_(bottom, right)] - sums[np.ix_(top, right)] - sums[np.ix_(bottom, left)] + sums[np.ix_(top, left)]
     )
@@ -85,10 +85,10 @@ def choose_cells(grid: Grid, tissue: np.ndarray, factor: int) -> tuple[np.ndarra
 
 
 class TileSource:
-    """Patches in the middle of cells, as a source of patches: see :class:`data.patches.Source`.
+    """Source of patches centred on cells, see :class:`data.patches.Source`.
 
-    Rows stand in the order of blocks, so that at most about two rows of blocks are in memory. Each block is read when
-    the first patch needs it and dropped after the last one. What of a patch lies beyond the slide's edge is white.
+    Rows are in the order of blocks, so that about two rows of blocks at most are in memory. Each block is read when the
+    first patch needs it and released after the last one. Pixels beyond the slide's edge are white.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ class TileSource:
     slide : str
         Name of the slide, the same for all patches.
     read_block : callable, optional
-        What reads a block by row and column of blocks; else the plane does.
+        Reads a block, given its row and column. By default, the plane reads it.
 
     Attributes
     ----------
@@ -107,9 +107,9 @@ class TileSource:
         ``patch_id``, ``slide``, and ``row`` and ``column`` of the cell.
     size : int
     expected : int
-        Rows that are going to be read.
+        Number of rows that will be read.
     most_held : int
-        Blocks that were in memory at the same time, at most.
+        Maximum number of blocks in memory at the same time.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class TileSource:
         rows, columns, self._top, self._left = rows[order], columns[order], top[order], left[order]
         names = [f"{row}-{column}" for row, column in zip(rows.tolist(), columns.tolist(), strict=True)]
         self.table = pd.DataFrame({"patch_id": names, "slide": slide, "row": rows, "column": columns})
-        # First and last block that a patch touches, down and across.
+        # First and last block row, and first and last block column, of each patch.
         self._spans = np.stack(
             [
                 (edge // block).clip(0, most)
@@ -140,50 +140,51 @@ class TileSource:
             axis=1,
         )
         self._lock = threading.Lock()
-        self._held: dict[tuple[int, int], Future[np.ndarray | str]] = {}
+        self._blocks: dict[tuple[int, int], Future[np.ndarray | str]] = {}
         self.most_held = 0
         self.expect([(0, len(self.table))])
 
     def expect(self, ranges: Iterable[tuple[int, int]]) -> None:
-        """Say which rows are going to be read, each once, so that blocks are kept for these and for no others."""
-        self._uses = np.zeros((self.plane.rows, self.plane.columns), np.int64)
+        """Declare the rows that will be read, once each: blocks are kept only for these rows."""
+        self._remaining_uses = np.zeros((self.plane.rows, self.plane.columns), np.int64)
         self.expected = 0
         for start, stop in ranges:
             self.expected += stop - start
-            np.add.at(self._uses, self._touched(start, stop), 1)
+            np.add.at(self._remaining_uses, self._blocks_of(start, stop), 1)
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, Mapping[int, str]]:
-        """Cut the patches of rows ``start`` to ``stop``; threads may call this at the same time."""
-        down, across = self._touched(start, stop)
+        """Cut the patches of rows ``start`` to ``stop``. The method is thread-safe."""
+        down, across = self._blocks_of(start, stop)
         blocks = {
-            place: self._block(*place) for place in dict.fromkeys(zip(down.tolist(), across.tolist(), strict=True))
+            position: self._block(*position)
+            for position in dict.fromkeys(zip(down.tolist(), across.tolist(), strict=True))
         }
         pixels = np.full((stop - start, self.size, self.size, 3), 255, np.uint8)
         reasons: dict[int, str] = {}
         for number in range(start, stop):
             first_row, last_row, first_column, last_column = self._spans[number].tolist()
-            for place in (
+            for position in (
                 (row, column)
                 for row in range(first_row, last_row + 1)
                 for column in range(first_column, last_column + 1)
             ):
-                found = blocks[place]
-                if isinstance(found, str):
-                    reasons[number - start] = found
+                block = blocks[position]
+                if isinstance(block, str):
+                    reasons[number - start] = block
                 else:
-                    self._paste(pixels[number - start], number, found, place)
+                    self._paste(pixels[number - start], number, block, position)
         self._release(down, across)
         return pixels, reasons
 
-    def _paste(self, patch: np.ndarray, number: int, block: np.ndarray, place: tuple[int, int]) -> None:
-        """Copy what a patch and a block have in common."""
-        y = place[0] * self.plane.block - int(self._top[number])
-        x = place[1] * self.plane.block - int(self._left[number])
+    def _paste(self, patch: np.ndarray, number: int, block: np.ndarray, position: tuple[int, int]) -> None:
+        """Copy the overlap of a block and a patch into the patch."""
+        y = position[0] * self.plane.block - int(self._top[number])
+        x = position[1] * self.plane.block - int(self._left[number])
         part = block[max(-y, 0) : max(self.size - y, 0), max(-x, 0) : max(self.size - x, 0)]
         patch[max(y, 0) : max(y, 0) + part.shape[0], max(x, 0) : max(x, 0) + part.shape[1]] = part
 
-    def _touched(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
-        """Blocks that patches touch, as often as patches do: their rows and columns."""
+    def _blocks_of(self, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return rows and columns of the blocks that patches touch, one entry per patch and block."""
         spans = self._spans[start:stop]
         down, across = [], []
         for row in range(int((spans[:, 1] - spans[:, 0]).max(initial=0)) + 1):
@@ -194,25 +195,25 @@ class TileSource:
         return np.concatenate(down), np.concatenate(across)
 
     def _block(self, row: int, column: int) -> np.ndarray | str:
-        """A block, or the reason why it cannot be read; whoever asks first reads it, and the others wait."""
+        """Return a block, or the reason why it cannot be read. The first caller reads it, and the others wait."""
         with self._lock:
-            mine = (row, column) not in self._held
-            if mine:
-                self._held[row, column] = Future()
-                self.most_held = max(self.most_held, len(self._held))
-            place = self._held[row, column]
-        if mine:
+            is_first = (row, column) not in self._blocks
+            if is_first:
+                self._blocks[row, column] = Future()
+                self.most_held = max(self.most_held, len(self._blocks))
+            result = self._blocks[row, column]
+        if is_first:
             try:
-                place.set_result(self._read_block(row, column))
+                result.set_result(self._read_block(row, column))
             except InputError as error:
-                place.set_result(str(error))
+                result.set_result(str(error))
             except BaseException as error:
-                place.set_exception(error)
-        return place.result()
+                result.set_exception(error)
+        return result.result()
 
     def _release(self, down: np.ndarray, across: np.ndarray) -> None:
         with self._lock:
-            np.subtract.at(self._uses, (down, across), 1)
-            for place in dict.fromkeys(zip(down.tolist(), across.tolist(), strict=True)):
-                if self._uses[place] <= 0:
-                    self._held.pop(place, None)
+            np.subtract.at(self._remaining_uses, (down, across), 1)
+            for position in dict.fromkeys(zip(down.tolist(), across.tolist(), strict=True)):
+                if self._remaining_uses[position] <= 0:
+                    self._blocks.pop(position, None)

@@ -1,1 +1,1 @@
-"""Pretrained networks: a row each, their weights, and the embeddings that they give."""
+"""Pretrained networks, their weights and their embeddings."""

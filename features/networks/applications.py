@@ -1,8 +1,8 @@
-"""The networks of ``keras.applications``, behind one input contract, filled from weights files that are checked first.
+"""Networks of ``keras.applications`` with one input contract, filled from checked weights files.
 
-Keras' own builders differ in what they want: some scale 0..255 themselves, others leave it to a ``preprocess_input``
-that overwrites the caller's array. Here whatever a builder has of its own is switched off, and the row's contract
-stands in front, in the same graph.
+Keras' builders differ in their input: some scale 0..255 themselves, others need ``preprocess_input``, which overwrites
+the caller's array. Here the preprocessing of the builders is switched off, and the row's contract is added in front of
+the network, in the same graph.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from histoblend.features.networks.weights import CheckpointError
 if TYPE_CHECKING:
     import keras
 
-#: Where Keras publishes its weights files.
+#: URL of the folder where Keras publishes its weights files.
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/"
 
-#: Standard deviation of ImageNet's red, green and blue, scaled to 0..1.
+#: Standard deviation of the red, green and blue of ImageNet, scaled to 0..1.
 IMAGENET_SPREAD = (0.229, 0.224, 0.225)
 
-#: What files of weights may be called; both hold arrays, and nothing in them is run.
+#: Accepted extensions of weights files. Both formats contain only arrays, and no code from them is run.
 KERAS_SUFFIXES = (".h5", ".keras")
 
 
@@ -45,13 +45,13 @@ def application(
     ----------
     contract : Preprocessing
     shape : tuple of int
-        Height and width of the pictures. Several of these networks pad by it, so it must be known.
+        Height and width of the images. It must be known, because several networks choose their padding by it.
     head : bool
         Must be false.
     builder : str
         Name in ``keras.applications``.
     **options
-        What the builder takes besides.
+        Further arguments of the builder.
 
     Returns
     -------
@@ -61,13 +61,13 @@ def application(
     Raises
     ------
     ValueError
-        When the shape is missing or a head is wanted.
+        If the shape is missing or a head is requested.
     """
     if head or shape is None:
         raise ValueError(f"{builder} must be built for one shape and without a head; got shape {shape}, head {head}.")
     keras = load_keras()
     images = keras.Input((*shape, 3), name="images")
-    # An input tensor of ours, and not a model in a model: the layers keep their order, which weights files go by.
+    # An input tensor instead of a nested model keeps the order of the layers, which weights files depend on.
     network = getattr(keras.applications, builder)(
         include_top=False,
         weights=None,
@@ -79,69 +79,68 @@ def application(
 
 
 def load_application(model: keras.Model, path: Path, sha256: str | None = None) -> None:
-    """Fill a network from a file of Keras weights: ``.h5``, ``.weights.h5`` or ``.keras``.
+    """Load Keras weights from a file into a network: ``.h5``, ``.weights.h5`` or ``.keras``.
 
     Parameters
     ----------
     model : keras.Model
     path : Path
     sha256 : str, optional
-        Hexadecimal digest that the file must have.
+        Expected hexadecimal digest of the file.
 
     Raises
     ------
     CheckpointError
-        When the file is missing, is not the pinned one, points outside of itself, or belongs to another network.
+        If the file is missing, has another digest, refers to other files, or belongs to another network.
     """
     if not path.is_file():
-        raise CheckpointError(f"{path}: expected a file of weights; there is none.")
-    found = file_sha256(path)
-    if sha256 is not None and found != sha256:
-        raise CheckpointError(f"{path}: sha256 must be {sha256}; got {found}. The file is damaged or another version.")
+        raise CheckpointError(f"{path}: expected a weights file; there is none.")
+    digest = file_sha256(path)
+    if sha256 is not None and digest != sha256:
+        raise CheckpointError(f"{path}: sha256 must be {sha256}; got {digest}. The file is damaged or another version.")
     try:
         _check_contained(path)
         with _lower_case(path) as readable, warnings.catch_warnings():
-            # Keras warns of every group of arrays that is not in the file, and raises if one of them is needed.
+            # Keras warns about every missing group of arrays, and raises an error if one of them is needed.
             warnings.simplefilter("ignore")
             model.load_weights(str(readable))
     except CheckpointError:
         raise
-    except Exception as error:  # h5py and Keras raise whatever comes up with files that do not fit
+    except Exception as error:  # h5py and Keras raise many kinds of errors for files that do not fit
         reason = textwrap.shorten(str(error), 200, placeholder=" …").rstrip(".:") or type(error).__name__
         raise CheckpointError(
             f"{path}: expected the weights of {model.name} without its classifier; got: {reason}. "
-            "Name the file that was saved from this network, or the backbone that the file belongs to."
+            "Give the file that was saved from this network, or the backbone that the file belongs to."
         ) from error
 
 
 def load_first_efficientnet(model: keras.Model, path: Path, sha256: str | None = None) -> None:
-    """Fill an EfficientNet of the first generation, whose input is normalised by arrays in the file.
+    """Load weights into a first-generation EfficientNet, whose input is normalised by arrays in the file.
 
-    Keras' pretrained file holds the spread of each channel where the layer expects the variance. Keras makes up for it
-    with one layer more, which its builder adds only when it downloads the weights itself; here such a file's variance
-    is put right instead.
+    Keras' pretrained file has the standard deviation of each channel in place of the variance. Keras' builder corrects
+    this with an extra layer, but only if it downloads the weights itself. This function squares the values instead.
     """
     load_application(model, path, sha256)
     keras = load_keras()
-    # by its kind: Keras numbers the names of a process' later networks
+    # by class: Keras adds numbers to the layer names of later networks
     layer = next(layer for layer in model.layers if isinstance(layer, keras.layers.Normalization))
-    variance = next(one for one in layer.weights if one.name == "variance")
+    variance = next(weight for weight in layer.weights if weight.name == "variance")
     if np.allclose(keras.ops.convert_to_numpy(keras.ops.ravel(variance)), IMAGENET_SPREAD, atol=1e-3):
         variance.assign(keras.ops.square(variance))
         layer.finalize_state()
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 (hex) of a file."""
+    """Return the hexadecimal SHA-256 digest of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def _lower_case(path: Path) -> Iterator[Path]:
-    """The file, copied where its ending is not in lower case: Keras knows no others."""
-    ending = next((end for end in (".weights.h5", *KERAS_SUFFIXES) if path.name.lower().endswith(end)), "")
-    if path.name.endswith(ending):
+    """Yield the path, or that of a copy if the extension is not in lower case: Keras accepts only lower case."""
+    extension = next((end for end in (".weights.h5", *KERAS_SUFFIXES) if path.name.lower().endswith(end)), "")
+    if path.name.endswith(extension):
         yield path
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -149,7 +148,7 @@ def _lower_case(path: Path) -> Iterator[Path]:
 
 
 def _check_contained(path: Path) -> None:
-    """Refuse an HDF5 file that asks for other files: opening it must not read what the user never named."""
+    """Reject an HDF5 file that refers to other files: only the file given by the user may be read."""
     if path.suffix.lower() != ".keras":
         with path.open("rb") as file:
             _check_links(path, file)
@@ -165,12 +164,12 @@ def _check_links(path: Path, file: IO[bytes]) -> None:
         for name in group:
             link = group.get(name, getlink=True)
             if not isinstance(link, h5py.HardLink):
-                raise CheckpointError(f"{path}: {group.name}/{name} is a link; refused: weights hold their arrays.")
+                raise CheckpointError(f"{path}: {group.name}/{name} is a link; rejected. Links are not allowed.")
             item = group[name]
             if isinstance(item, h5py.Group):
                 visit(item)
             elif item.external or item.is_virtual:
-                raise CheckpointError(f"{path}: {item.name} lies in another file; refused: weights hold their arrays.")
+                raise CheckpointError(f"{path}: {item.name} is stored in another file; rejected.")
 
-    with h5py.File(file, "r") as content:
-        visit(content)
+    with h5py.File(file, "r") as root:
+        visit(root)

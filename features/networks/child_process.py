@@ -1,4 +1,4 @@
-"""A function called in a Python process of its own, whose errors arrive as if it had been called here."""
+"""Call a function in a separate Python process and raise its errors in this one."""
 
 from __future__ import annotations
 
@@ -11,41 +11,41 @@ from histoblend.data.errors import InputError
 
 
 def call_in_child(function: Callable[..., Any], arguments: Sequence[Any], environment: Mapping[str, str]) -> Any:
-    """Call a function in a new process, silently, and return what it returns.
+    """Call a function in a new process without output, and return its result.
 
     Parameters
     ----------
     function : callable
-        Of a module.
+        Defined at the top level of a module; its result must be picklable.
     arguments : sequence
-        Picklable, as is what the function returns.
+        Picklable.
     environment : mapping of str to str
-        Variables that differ from those of this process.
+        Environment variables that differ from this process.
 
     Raises
     ------
     InputError, MemoryError, OSError
-        As the function raises them.
+        If the function raises them.
     RuntimeError
-        In place of any other exception: its class may be known only there.
+        In place of any other exception, whose class may not be importable here.
     joblib.externals.loky.process_executor.TerminatedWorkerError
-        The process was killed.
+        If the process was killed.
     """
     from joblib.externals.loky import ProcessPoolExecutor
 
-    with ProcessPoolExecutor(1, env=dict(environment), initializer=_be_silent) as child:
-        return child.submit(_answer, function, arguments).result()
+    with ProcessPoolExecutor(1, env=dict(environment), initializer=_silence) as child:
+        return child.submit(_call, function, arguments).result()
 
 
-def _be_silent() -> None:
-    """Keep what libraries print off the terminal; what matters is raised."""
+def _silence() -> None:
+    """Silence the output of libraries; errors are raised."""
     warnings.simplefilter("ignore")
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 1)
-    os.dup2(nowhere, 2)
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
 
 
-def _answer(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+def _call(function: Callable[..., Any], arguments: Sequence[Any]) -> Any:
     try:
         return function(*arguments)
     except (InputError, MemoryError, OSError):

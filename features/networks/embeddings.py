@@ -1,10 +1,10 @@
-"""Embeddings: pooled features of a pretrained network, one row a patch, by ONNX Runtime or by Keras itself.
+"""Embeddings: pooled features of a pretrained network, one row per patch, computed by ONNX Runtime or Keras.
 
-Each row depends on its own patch alone and comes out the same, bit for bit, in any batch and on any number of workers:
-ONNX Runtime computes a patch in one thread, and the Keras engine always runs batches of one size.
+Each row depends only on its own patch and is bit-identical in any batch and on any number of workers: ONNX Runtime
+computes a patch in one thread, and the Keras engine always runs batches of one size.
 
-Only the export to ONNX needs TensorFlow, in a process of its own. Without TensorFlow, or on a GPU, ``engine="auto"``
-takes ``"keras"``, which runs on any backend of Keras.
+Only the export to ONNX needs TensorFlow, in a separate process. Without TensorFlow, or on a GPU, ``engine="auto"``
+chooses ``"keras"``, which runs on any backend of Keras.
 """
 
 from __future__ import annotations
@@ -55,38 +55,38 @@ def embedding_compute(
     weights: str = "imagenet",
     cache: str | os.PathLike[str] = DEFAULT_CACHE,
 ) -> EmbeddingCompute | SideBySide:
-    """Prepare the function that embeds patches, ready to be called from many threads or sent to processes.
+    """Create the function that embeds patches. It is thread-safe and picklable.
 
     Parameters
     ----------
     backbone : str or sequence of str
-        Names in :data:`features.networks.backbones.BACKBONES`; several give their embeddings side by side.
+        Names in :data:`features.networks.backbones.BACKBONES`. The embeddings of several are concatenated.
     size : int, None or sequence of these
-        Side in pixels that patches are resized to (see :func:`resize`); None leaves them as they are. Several sizes
-        give their embeddings side by side.
+        Side in pixels that patches are resized to (see :func:`resize`); None does not resize. The embeddings of several
+        sizes are concatenated.
     centre : int
-        Side in pixels of the patch's centre that is embedded as well, resized like the whole; 0 for none.
+        Side in pixels of a central crop that is embedded as well, after the same resizing; 0 for none.
     engine, precision : str
-        As for :func:`choose_engine`. "onnx" exports the network once, into `cache`, and is the fast one on a CPU.
+        See :func:`choose_engine`. "onnx" exports the network once to `cache` and is faster on a CPU.
     d4 : bool
-        Average over the 8 symmetries of the square; costs 8 times as much.
+        Whether to average over the 8 symmetries of the square, which takes 8 times as long.
     pooling, stages, weights
-        As for :class:`Recipe`.
+        See :class:`Recipe`.
     cache : path
-        Folder for exported networks, made when missing.
+        Folder for exported networks, created if missing.
 
     Returns
     -------
-    EmbeddingCompute or, of several backbones, SideBySide
+    EmbeddingCompute, or SideBySide for several backbones
 
     Raises
     ------
     ValueError
-        For an unknown option.
+        If an option is unknown.
     features.weights.CheckpointError
-        When the weights cannot be had.
+        If the weights are not available.
     RuntimeError
-        When the export fails or its result differs from Keras'.
+        If the export fails or its result differs from Keras.
     """
     sizes = check_sizes(size)
     if isinstance(centre, bool) or not isinstance(centre, int) or centre < 0:
@@ -98,7 +98,7 @@ def embedding_compute(
         network: OnnxNetwork | KerasNetwork
         if chosen.name == "onnx":
             network = OnnxNetwork(recipe, Path(cache).absolute())
-            for shape in network.shapes(sizes):  # now, so that workers do not all set out to do it
+            for shape in network.shapes(sizes):  # before the workers start, so that only one exports
                 export_onnx(recipe, shape, network.cache)
         else:
             network = KerasNetwork(recipe, chosen.precision, GPU_BATCH if chosen.gpu else KERAS_BATCH)
@@ -108,7 +108,7 @@ def embedding_compute(
 
 @dataclass(frozen=True)
 class EmbeddingCompute:
-    """Embeds patches: (n, height, width, 3) uint8 RGB to (n, width) float32. Made by :func:`embedding_compute`.
+    """Embeds patches: (n, height, width, 3) uint8 RGB to (n, width) float32. Created by :func:`embedding_compute`.
 
     Attributes
     ----------
@@ -125,12 +125,12 @@ class EmbeddingCompute:
 
     @property
     def views(self) -> tuple[tuple[Size, int], ...]:
-        """What the network is shown of a patch: size and, for the centre, its side."""
+        """Views of a patch that the network embeds: size, and side of the central crop or 0."""
         return tuple((size, side) for size in self.sizes for side in ([0, self.centre] if self.centre else [0]))
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Column names, such as ``embedding_efficientnet-lite0-0000_rgb_whole``, with whatever is not plain."""
+        """Column names, such as ``embedding_efficientnet-lite0-0000_rgb_whole``, with all non-default options."""
         recipe = self.network.recipe
         names = []
         for size, centre in self.views:
@@ -162,25 +162,25 @@ class EmbeddingCompute:
         Raises
         ------
         ValueError
-            When the patches have another shape or dtype, or are smaller than the centre.
+            If the patches have another shape or dtype, or are smaller than the centre.
         """
         _check(patches)
         if self.centre > min(patches.shape[1:3]):
-            raise InputError(f"centre must lie inside the patches of {patches.shape[1:3]} pixels; got {self.centre}.")
-        step = max(1, self.network.batch // SYMMETRIES) if self.d4 else self.network.batch
-        jobs = [(view, start) for view in self.views for start in range(0, len(patches), step)]
-        prepared = ahead(lambda job: self._prepare(patches[job[1] : job[1] + step], *job[0]), jobs, self.network.ahead)
+            raise InputError(f"centre must fit inside the patches of {patches.shape[1:3]} pixels; got {self.centre}.")
+        batch = max(1, self.network.batch // SYMMETRIES) if self.d4 else self.network.batch
+        jobs = [(view, start) for view in self.views for start in range(0, len(patches), batch)]
+        prepared = ahead(lambda job: self._prepare(patches[job[1] : job[1] + batch], *job[0]), jobs, self.network.ahead)
         width = self.network.recipe.width
         values = np.zeros((len(patches), self.width), np.float32)
-        for (view, start), pictures in zip(jobs, prepared, strict=True):
+        for (view, start), batches in zip(jobs, prepared, strict=True):
             left = self.views.index(view) * width
-            several = np.concatenate([self.network(batch) for batch in pictures])
-            averaged = several.reshape(SYMMETRIES if self.d4 else 1, -1, width).mean(axis=0)
+            outputs = np.concatenate([self.network(images) for images in batches])
+            averaged = outputs.reshape(SYMMETRIES if self.d4 else 1, -1, width).mean(axis=0)
             values[start : start + len(averaged), left : left + width] = averaged
         return values
 
     def _prepare(self, patches: np.ndarray, size: Size, centre: int) -> list[np.ndarray]:
-        """Cut, resize and turn patches; batches of one shape each, the first symmetry of all patches first."""
+        """Crop, resize and transform patches into batches of one shape each, ordered by symmetry."""
         if centre:
             top, left = ((length - centre) // 2 for length in patches.shape[1:3])
             size = size or patches.shape[1]
@@ -195,7 +195,7 @@ class EmbeddingCompute:
 
 
 def _check(patches: np.ndarray) -> None:
-    """Raise ValueError when something is no patches of RGB."""
+    """Raise ValueError if an array is not a batch of RGB patches."""
     if patches.ndim != 4 or patches.shape[3] != 3 or 0 in patches.shape[1:3] or patches.dtype != np.uint8:
         hint = " For a single patch, give patch[np.newaxis]." if patches.ndim == 3 and patches.shape[2] == 3 else ""
         raise ValueError(
@@ -205,7 +205,7 @@ def _check(patches: np.ndarray) -> None:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Embeddings of several backbones, one after the other in each row. Made by :func:`embedding_compute`.
+    """Concatenated embeddings of several backbones. Created by :func:`embedding_compute`.
 
     Attributes
     ----------
@@ -230,7 +230,7 @@ class SideBySide:
 
 
 def ahead(function: Callable[[_Item], _Result], items: Sequence[_Item], depth: int) -> Iterator[_Result]:
-    """Yield ``function(item)`` in order, with up to `depth` of them made on threads before they are asked for."""
+    """Yield ``function(item)`` in order, computing up to `depth` results in advance on threads."""
     if depth < 1:
         yield from map(function, items)
         return
@@ -249,15 +249,15 @@ def ahead(function: Callable[[_Item], _Result], items: Sequence[_Item], depth: i
 class Embeddings(TransformerMixin, BaseEstimator):
     """Embed patches with a pretrained network, as a scikit-learn transformer.
 
-    It learns nothing from data: `fit` prepares the network. Pickles without the network's session; unpickled elsewhere,
-    the network is prepared again on first use.
+    It learns nothing from data: `fit` prepares the network. The pickle does not contain the network's session, which is
+    created again on first use.
 
     Parameters
     ----------
     backbone, size, centre, engine, precision, d4, pooling, stages, weights, cache
-        As for :func:`embedding_compute`.
+        See :func:`embedding_compute`.
     workers : int
-        Threads of the "onnx" engine, -1 for one per core. The result does not depend on it.
+        Number of threads of the "onnx" engine; -1 uses one per core. The result does not depend on it.
 
     Attributes
     ----------
@@ -297,7 +297,7 @@ class Embeddings(TransformerMixin, BaseEstimator):
         self.workers = workers
 
     def fit(self, X: np.ndarray | None = None, y: Any = None) -> Embeddings:
-        """Prepare the network; the patches are not looked at."""
+        """Prepare the network. The patches are ignored."""
         options = self.get_params()
         count_workers(options.pop("workers"))
         self.compute_ = embedding_compute(**options)
@@ -315,7 +315,7 @@ class Embeddings(TransformerMixin, BaseEstimator):
         ndarray of shape (n, width), dtype float32
         """
         check_is_fitted(self)
-        _check(X)  # whole: a thread sees a part of it
+        _check(X)  # the whole array, because threads get only slices
         workers = count_workers(self.workers)
         if workers == 1 or len(X) <= ONNX_BATCH:
             return self.compute_(X)
@@ -328,6 +328,6 @@ class Embeddings(TransformerMixin, BaseEstimator):
         return np.concatenate(parts)
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
-        """Names of the columns, an object array of shape (width,)."""
+        """Return the column names, an object array of shape (width,)."""
         check_is_fitted(self)
         return np.asarray(self.compute_.columns, dtype=object)

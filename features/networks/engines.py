@@ -1,4 +1,4 @@
-"""Engines that run an embedding network: ONNX Runtime, or Keras on any of its backends."""
+"""Engines that run an embedding network: ONNX Runtime, or Keras on any backend."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
 
 ENGINES = ("auto", "onnx", "keras")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-ONNX_BATCH = 8  # small batches stay in the processor's cache: faster than 64 (benchmarks/embeddings.py)
+ONNX_BATCH = 8  # faster than 64, because small batches fit the processor cache (benchmarks/embeddings.py)
 KERAS_BATCH = 32
 GPU_BATCH = 256
-PREPARED_AHEAD = 3  # batches that the Keras engine's threads make ready while the network runs
+PREPARED_AHEAD = 3  # batches that threads prepare while the Keras network runs
 
 
 @dataclass(frozen=True)
 class Engine:
-    """What runs a network, after every "auto" has been decided.
+    """How a network is run, after every "auto" has been resolved.
 
     Attributes
     ----------
     name : {"onnx", "keras"}
     backend : str
-        Keras' backend; for "onnx" the one that exports.
+        Backend of Keras; for "onnx", the backend that exports.
     precision : {"float32", "bfloat16", "float16"}
     gpu : bool
     """
@@ -62,15 +62,15 @@ class Engine:
 
 
 def choose_engine(engine: str = "auto", precision: str = "auto") -> Engine:
-    """Decide what runs the network here.
+    """Choose the engine and the precision on this machine.
 
     Parameters
     ----------
     engine : {"auto", "onnx", "keras"}
-        "auto" is "keras" where there is a GPU or the export to ONNX is not possible, and "onnx" elsewhere.
+        "auto" is "keras" if there is a GPU or the export to ONNX is impossible, and "onnx" otherwise.
     precision : {"auto", "float32", "bfloat16", "float16"}
-        Of the network's products; weights and pooled values stay float32. "auto" is bfloat16 on a GPU and float32
-        elsewhere.
+        Precision of multiplications; weights and pooled values stay float32. "auto" is bfloat16 on a GPU and float32
+        otherwise.
 
     Returns
     -------
@@ -79,7 +79,7 @@ def choose_engine(engine: str = "auto", precision: str = "auto") -> Engine:
     Raises
     ------
     InputError
-        For an unknown name, or a precision that the engine does not have.
+        If a name is unknown or the engine does not support the precision.
     """
     check_choice("engine", engine, ENGINES)
     check_choice("precision", precision, PRECISIONS)
@@ -98,13 +98,13 @@ def choose_engine(engine: str = "auto", precision: str = "auto") -> Engine:
 
 @dataclass
 class OnnxNetwork:
-    """A network run by ONNX Runtime, one thread a call; any number of calls at a time.
+    """A network run by ONNX Runtime, with one thread per call and any number of concurrent calls.
 
     Parameters
     ----------
     recipe : Recipe
     cache : Path
-        Where the exported file is, or is put when it is missing.
+        Folder of the exported file, which is written there if missing.
     """
 
     recipe: Recipe
@@ -115,13 +115,13 @@ class OnnxNetwork:
     _lock: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def shapes(self, sizes: Sequence[Size]) -> list[Shape | None]:
-        """Shapes that networks must be exported for, as far as they are known before the patches."""
+        """Return the shapes to export networks for, as far as they are known without the patches."""
         if find_backbone(self.recipe.backbone).any_size:
             return [None]
         return [(size, size) for size in sizes if size is not None]
 
     def content(self, shape: Shape | None) -> bytes:
-        """Return the ONNX file for pictures of a shape, exported where it is not in the cache."""
+        """Return the content of the ONNX file for images of a shape; it is exported if it is not in the cache."""
         return export_onnx(self.recipe, shape, self.cache).read_bytes()
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -130,7 +130,7 @@ class OnnxNetwork:
         idle = self._sessions.setdefault(shape, deque())
         try:
             session = idle.pop()
-        except IndexError:  # as many as there are calls at a time, kept for the next
+        except IndexError:  # one session per concurrent call, reused by later calls
             with self._lock:
                 content = self.content(shape)
             session = open_session(content)
@@ -147,7 +147,7 @@ class OnnxNetwork:
 
 @dataclass
 class KerasNetwork:
-    """A network run by Keras on its backend, one call at a time, always in batches of one size.
+    """A network run by Keras, one call at a time, in batches of a fixed size.
 
     Parameters
     ----------
@@ -164,12 +164,12 @@ class KerasNetwork:
     _lock: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def build(self, shape: Shape | None) -> keras.Model:
-        """Make the network for pictures of a shape."""
+        """Build the network for images of a shape."""
         return byte_network(self.recipe, shape, self.precision)
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
         """Run (n, height, width, 3) uint8 with n up to `batch` to (n, width) float32."""
-        padded = np.zeros((self.batch, *images.shape[1:]), np.uint8)  # bytes: a quarter of the way to a GPU's memory
+        padded = np.zeros((self.batch, *images.shape[1:]), np.uint8)  # uint8: a quarter of the transfer to the GPU
         padded[: len(images)] = images
         shape = shape_key(self.recipe, images)
         with self._lock:

@@ -1,4 +1,4 @@
-"""Export of embedding networks to ONNX files, each checked against Keras and kept in a cache."""
+"""Export embedding networks to ONNX files, which are compared with Keras and cached."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     import keras
 
 
-EXPORT_TOLERANCE = 1e-4  # ONNX Runtime against Keras, relative to the larger of 1 and the largest value
+EXPORT_TOLERANCE = 1e-4  # maximum difference of ONNX Runtime and Keras, relative to max(1, largest value)
 
-#: Code that a network's numbers depend on.
+#: Source files that the numbers of a network depend on.
 _SOURCES = (
     "applications.py", "backbone_table.py", "backbones.py", "backend.py", "efficientnet_lite.py", "embeddings.py",
     "engines.py", "onnx_export.py", "recipe.py", "views.py", "weights.py",
@@ -45,7 +45,7 @@ _SOURCES = (
 
 
 def open_session(content: bytes) -> Any:
-    """Open an ONNX file's content on the CPU with one thread: numbers do not depend on how many cores there are."""
+    """Open the content of an ONNX file on the CPU, with one thread so that results do not depend on the core count."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -56,18 +56,18 @@ def open_session(content: bytes) -> Any:
 
 
 def export_onnx(recipe: Recipe, shape: Shape | None, cache: Path) -> Path:
-    """Find the network's ONNX file in the cache, or export it there and hold it against Keras.
+    """Return the network's ONNX file from the cache, after exporting it and comparing it with Keras if missing.
 
-    The file's name carries a digest of what it was made of: weights, this code and the libraries' versions. A
-    ``.sha256`` file beside it guards against damage.
+    The file name includes a digest of the weights, this code and the versions of the libraries. A ``.sha256`` file next
+    to it detects damage.
 
     Parameters
     ----------
     recipe : Recipe
     shape : tuple of int or None
-        Height and width of the pictures; None for any.
+        Height and width of the images; None for any.
     cache : Path
-        Folder, made when missing. Several processes may share it.
+        Folder, created if missing. Several processes may share it.
 
     Returns
     -------
@@ -76,9 +76,9 @@ def export_onnx(recipe: Recipe, shape: Shape | None, cache: Path) -> Path:
     Raises
     ------
     InputError
-        When the weights cannot be had or belong to another network, or TensorFlow or tf2onnx is not installed.
+        If the weights are not available or belong to another network, or TensorFlow or tf2onnx is not installed.
     RuntimeError
-        When the export fails otherwise, or differs from Keras by more than 1e-4.
+        If the export fails for another reason, or differs from Keras by more than 1e-4.
     """
     side = f"-{shape[0]}x{shape[1]}" if shape else ""
     path = cache / f"{recipe.label}-{recipe.pooling}{side}-{_export_key(recipe, shape)[:16]}.onnx"
@@ -88,43 +88,43 @@ def export_onnx(recipe: Recipe, shape: Shape | None, cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     clear_leftovers(cache)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".export-", suffix=f".{os.getpid()}{PARTIAL}") as folder:
-        made = Path(folder, path.name)
-        _run_export(recipe, shape, made)
-        made.with_suffix(".sha256").write_text(file_sha256(made))
+        exported = Path(folder, path.name)
+        _run_export(recipe, shape, exported)
+        exported.with_suffix(".sha256").write_text(file_sha256(exported))
         sync_tree(Path(folder))
-        os.replace(made, path)
-        os.replace(made.with_suffix(".sha256"), digest)
+        os.replace(exported, path)
+        os.replace(exported.with_suffix(".sha256"), digest)
     sync_folder(cache)
     return path
 
 
 def _run_export(recipe: Recipe, shape: Shape | None, path: Path) -> None:
-    """Export in a child process: TensorFlow's memory, threads and remarks stay there, whatever the backend here."""
+    """Export in a child process, which isolates TensorFlow's memory, threads and messages from this process."""
     environment = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
     try:
         call_in_child(write_onnx, (recipe, shape, str(path)), environment)
     except RuntimeError as error:
         raise RuntimeError(
-            f'{recipe.backbone}: expected an export to ONNX; got: {error} engine="keras" works without it.'
+            f'{recipe.backbone}: the export to ONNX failed: {error} Choose engine="keras", which works without it.'
         ) from error
 
 
 def write_onnx(recipe: Recipe, shape: Shape | None, path: str) -> None:
-    """Export a network to an ONNX file with free batch, and check the file against Keras.
+    """Export a network to an ONNX file with a free batch size, and compare the file with Keras.
 
     Parameters
     ----------
     recipe : Recipe
     shape : tuple of int or None
-        Height and width of the pictures; None leaves them free as well.
+        Height and width of the images; None leaves them free as well.
     path : str
 
     Raises
     ------
     InputError
-        When TensorFlow or tf2onnx is not installed, or the weights do not fit.
+        If TensorFlow or tf2onnx is not installed, or the weights do not fit.
     RuntimeError
-        When ONNX Runtime's numbers differ from Keras' by more than EXPORT_TOLERANCE, or Keras is not on TensorFlow.
+        If ONNX Runtime and Keras differ by more than EXPORT_TOLERANCE, or Keras does not run on TensorFlow.
     """
     try:
         importlib.import_module("tensorflow")
@@ -137,65 +137,65 @@ def write_onnx(recipe: Recipe, shape: Shape | None, path: str) -> None:
             '(requirements.txt), or choose engine="keras" (embeddings.engine), which works without them.'
         ) from error
     backend = choose_backend()
-    if backend != "tensorflow":  # from PyTorch, free sizes come out silently wrong
+    if backend != "tensorflow":  # exports from PyTorch are wrong for free sizes, without an error
         raise RuntimeError(f"the export to ONNX must run on TensorFlow; got {backend}. Set KERAS_BACKEND=tensorflow.")
     export_model(embedding_network(recipe, shape), shape, path)
 
 
 def export_model(model: keras.Model, shape: Shape | None, path: str) -> None:
-    """Write a network of pictures as an ONNX file with free batch, and check the file against Keras on TensorFlow.
+    """Export an image network to an ONNX file with a free batch size, and compare the file with Keras on TensorFlow.
 
     Parameters
     ----------
     model : keras.Model
-        Maps (n, height, width, 3) float32 holding 0..255 RGB to numbers.
+        Maps (n, height, width, 3) float32 RGB, 0..255, to numbers.
     shape : tuple of int or None
-        Height and width of the pictures; None leaves them free as well.
+        Height and width of the images; None leaves them free as well.
     path : str
 
     Raises
     ------
     RuntimeError
-        When ONNX Runtime's numbers differ from Keras' by more than EXPORT_TOLERANCE.
+        If ONNX Runtime and Keras differ by more than EXPORT_TOLERANCE.
     """
     rng = np.random.default_rng(0)
     shapes = [(3, *(shape or (96, 96)), 3), (2, *(shape or (64, 64)), 3)]
-    batches = [rng.integers(0, 256, one).astype(np.float32) for one in shapes]
+    batches = [rng.integers(0, 256, batch_shape).astype(np.float32) for batch_shape in shapes]
     expected = [np.asarray(model(batch, training=False)) for batch in batches]
-    with warnings.catch_warnings(), _without_chatter():
-        warnings.simplefilter("ignore")  # other people's deprecations, in the export only
+    with warnings.catch_warnings(), _silent_stderr():
+        warnings.simplefilter("ignore")  # deprecations in other packages, only during the export
         model.export(path, format="onnx", verbose=False)
     session = open_session(Path(path).read_bytes())
     for batch, keras_values in zip(batches, expected, strict=True):
         values = session.run(None, {session.get_inputs()[0].name: batch})[0]
-        gap = float(np.abs(values - keras_values).max() / max(1.0, np.abs(keras_values).max()))
-        if not gap <= EXPORT_TOLERANCE:
+        difference = float(np.abs(values - keras_values).max() / max(1.0, np.abs(keras_values).max()))
+        if not difference <= EXPORT_TOLERANCE:
             raise RuntimeError(
-                f"ONNX Runtime must agree with Keras to {EXPORT_TOLERANCE}; got a difference of {gap:.2g}."
+                f"ONNX Runtime must agree with Keras to {EXPORT_TOLERANCE}; got a difference of {difference:.2g}."
             )
 
 
 @contextlib.contextmanager
-def _without_chatter() -> Iterator[None]:
-    """Keep TensorFlow's remarks on devices off standard error, which no setting does; failures raise all the same."""
+def _silent_stderr() -> Iterator[None]:
+    """Hide TensorFlow's device messages on standard error, which no setting disables. Errors are still raised."""
     sys.stderr.flush()
-    kept = os.dup(2)
+    stderr = os.dup(2)
     try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), 2)
+        with open(os.devnull, "wb") as null:
+            os.dup2(null.fileno(), 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
+        os.dup2(stderr, 2)
+        os.close(stderr)
 
 
 def _export_key(recipe: Recipe, shape: Shape | None) -> str:
-    """Digest of everything that the exported file depends on."""
-    here = Path(__file__).parent
+    """Return a digest of everything that the exported file depends on."""
+    folder = Path(__file__).parent
     parts = {
         "recipe": {**asdict(recipe), "weights": weights_digest(find_backbone(recipe.backbone), recipe.weights)},
         "shape": shape,
-        "code": [file_sha256(here / name) for name in _SOURCES],
+        "code": [file_sha256(folder / name) for name in _SOURCES],
         "versions": {name: _version(name) for name in ("keras", "tf2onnx", "onnx", "onnxruntime")},
         "tensorflow": _version("tensorflow") or _version("tensorflow-cpu"),
     }

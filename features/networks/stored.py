@@ -1,4 +1,4 @@
-"""Embedding networks as files that travel: written beside a description, run again without weights or an export."""
+"""Store embedding networks with a description, to run them elsewhere without weights files or an export."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from histoblend.features.networks.recipe import Recipe, byte_network
 if TYPE_CHECKING:
     import keras
 
-#: Name of a network's file where one serves pictures of any shape.
+#: Shape in the name of a network file that accepts images of any shape.
 ANY_SHAPE = "any"
 
 
 @dataclass
 class StoredOnnx(OnnxNetwork):
-    """A network run by ONNX Runtime from files that were handed over; nothing is exported.
+    """A network run by ONNX Runtime from given ONNX files, without an export.
 
     Parameters
     ----------
@@ -32,55 +32,55 @@ class StoredOnnx(OnnxNetwork):
     cache : Path
         Not used.
     contents : mapping from shape to bytes
-        ONNX file for pictures of each shape (height, width), under None where one serves all.
+        ONNX file for images of each shape (height, width); under None if one file accepts all shapes.
     """
 
     contents: Mapping[Shape | None, bytes] = field(default_factory=dict, repr=False)
 
     def content(self, shape: Shape | None) -> bytes:
-        """Return the ONNX file for pictures of a shape."""
-        return _pick(self.contents, shape)
+        """Return the content of the ONNX file for images of a shape."""
+        return _content_for(self.contents, shape)
 
 
 @dataclass
 class StoredKeras(KerasNetwork):
-    """A network run by Keras from files that were handed over, opened in safe mode.
+    """A network run by Keras from given ``.keras`` files, opened in safe mode.
 
     Parameters
     ----------
     recipe, precision, batch
-        As for :class:`features.networks.engines.KerasNetwork`.
+        See :class:`features.networks.engines.KerasNetwork`.
     contents : mapping from shape to bytes
-        ``.keras`` file for pictures of each shape (height, width), under None where one serves all.
+        ``.keras`` file for images of each shape (height, width); under None if one file accepts all shapes.
     """
 
     contents: Mapping[Shape | None, bytes] = field(default_factory=dict, repr=False)
 
     def build(self, shape: Shape | None) -> keras.Model:
-        """Open the network for pictures of a shape."""
+        """Open the network for images of a shape."""
         keras = load_keras()
-        # Keras reads from a file only: a folder that nobody else can write, and the bytes that were checked.
+        # Keras can only read files: write the checked bytes to a folder that no other user can write to.
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "network.keras")
-            path.write_bytes(_pick(self.contents, shape))
+            path.write_bytes(_content_for(self.contents, shape))
             return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
 def store_networks(compute: EmbeddingCompute | SideBySide, side: int, folder: Path) -> list[dict[str, Any]]:
-    """Write the networks behind an embedding into ``folder``.
+    """Write the networks of an embedding to ``folder``.
 
     Parameters
     ----------
     compute : EmbeddingCompute or SideBySide
     side : int
-        Height and width of the patches: what a network is shown that sees them as they are.
+        Height and width of the patches: the input size of networks without resizing.
     folder : Path
-        Made where it is missing.
+        Created if missing.
 
     Returns
     -------
     list of dict
-        Plain values, one entry a backbone, from which :func:`open_networks` makes the embedding again.
+        JSON-compatible description, one entry per backbone, for :func:`open_networks`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     parts = compute.parts if isinstance(compute, SideBySide) else (compute,)
@@ -101,7 +101,7 @@ def _store_one(part: EmbeddingCompute, side: int, folder: Path, number: int) -> 
             byte_network(recipe, shape, network.precision).save(folder / name)
         files[_shape_name(shape)] = name
     return {
-        # Where weights lay on the machine that trained is nobody's business, and they are in the network's file.
+        # Paths of the training machine stay private; the network file contains the weights.
         "recipe": asdict(replace(recipe, weights=recipe.weights if recipe.weights in ("imagenet", "random") else "")),
         "preprocessing": {**asdict(row.contract), "input": "0..255 RGB, float32 or uint8; scaled inside the network"},
         "sizes": list(part.sizes),
@@ -116,18 +116,18 @@ def _store_one(part: EmbeddingCompute, side: int, folder: Path, number: int) -> 
 
 
 def open_networks(entries: list[dict[str, Any]], contents: Mapping[str, bytes]) -> EmbeddingCompute | SideBySide:
-    """Make an embedding from what :func:`store_networks` returned and wrote.
+    """Restore an embedding from the description and files of :func:`store_networks`.
 
     Parameters
     ----------
     entries : list of dict
     contents : mapping from str to bytes
-        The files, by their name in the folder.
+        Content of the files, by their name in the folder.
 
     Raises
     ------
     InputError
-        The description is damaged, or names a backbone that this version does not know.
+        If the description is damaged, or names a backbone unknown to this version.
     """
     try:
         parts = tuple(_open_one(entry, contents) for entry in entries)
@@ -136,34 +136,32 @@ def open_networks(entries: list[dict[str, Any]], contents: Mapping[str, bytes]) 
             raise
         raise InputError(
             f"the bundle's description of its networks cannot be read ({type(error).__name__}: {error}). "
-            "Use the version that made it."
+            "Use the version that created it."
         ) from error
     return parts[0] if len(parts) == 1 else SideBySide(parts)
 
 
 def _open_one(entry: dict[str, Any], contents: Mapping[str, bytes]) -> EmbeddingCompute:
     recipe = Recipe(**entry["recipe"])
-    found = {_shape_of(shape): contents[name] for shape, name in entry["files"].items()}
+    files = {_parse_shape(shape): contents[name] for shape, name in entry["files"].items()}
     network: OnnxNetwork | KerasNetwork
     if entry["engine"] == "onnx":
-        network = StoredOnnx(recipe, Path(), found)
+        network = StoredOnnx(recipe, Path(), files)
     else:
-        network = StoredKeras(recipe, entry["precision"], int(entry["batch"]), found)
+        network = StoredKeras(recipe, entry["precision"], int(entry["batch"]), files)
     part = EmbeddingCompute(network, tuple(entry["sizes"]), bool(entry["d4"]), int(entry["centre"]))
     if part.width != entry["width"]:
         raise InputError(
-            f"{recipe.backbone}: expected an embedding of {entry['width']} columns; this version makes {part.width}. "
-            "Use the version that made the bundle."
+            f"{recipe.backbone}: expected an embedding of {entry['width']} columns; this version gives {part.width}. "
+            "Use the version that created the bundle."
         )
     return part
 
 
-def _pick(contents: Mapping[Shape | None, bytes], shape: Shape | None) -> bytes:
+def _content_for(contents: Mapping[Shape | None, bytes], shape: Shape | None) -> bytes:
     if shape not in contents:
-        known = ", ".join(_shape_name(one) for one in contents)
-        raise InputError(
-            f"expected pictures of {known} pixels; got {_shape_name(shape)}. Use patches of the same size."
-        )
+        known = ", ".join(_shape_name(known_shape) for known_shape in contents)
+        raise InputError(f"expected images of {known} pixels; got {_shape_name(shape)}. Use patches of the same size.")
     return contents[shape]
 
 
@@ -171,7 +169,7 @@ def _shape_name(shape: Shape | None) -> str:
     return f"{shape[0]}x{shape[1]}" if shape else ANY_SHAPE
 
 
-def _shape_of(name: str) -> Shape | None:
+def _parse_shape(name: str) -> Shape | None:
     if name == ANY_SHAPE:
         return None
     height, width = map(int, name.split("x"))

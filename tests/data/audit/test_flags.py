@@ -1,4 +1,4 @@
-"""The audit finds what the phantom planted, nothing much on the real sample, and policies do what they say."""
+"""The audit detects planted faults, flags few real patches, and applies the policies."""
 
 import numpy as np
 import pandas as pd
@@ -37,13 +37,13 @@ def planted(tmp_path_factory):
     return table, examine(table, Measures.join([Measures(**each) for each in measured]))
 
 
-def precision_recall(found, truth):
-    found, truth = np.asarray(found, bool), np.asarray(truth, bool)
-    return (found & truth).sum() / max(found.sum(), 1), (found & truth).sum() / truth.sum()
+def precision_recall(flagged, truth):
+    flagged, truth = np.asarray(flagged, bool), np.asarray(truth, bool)
+    return (flagged & truth).sum() / max(flagged.sum(), 1), (flagged & truth).sum() / truth.sum()
 
 
 def involved(table, *faults):
-    """Copies and what they were copied from."""
+    """Return whether a row is a copy or its original."""
     copies = table["fault"].isin(faults)
     return copies | table["patch_id"].isin(table.loc[copies, "duplicate_of"])
 
@@ -51,7 +51,7 @@ def involved(table, *faults):
 @pytest.mark.parametrize(
     ("flag", "least"), [("exact_duplicate", 0.99), ("blank", 0.99), ("black", 0.99), ("blurred", 0.9), ("pen", 0.9)]
 )
-def test_planted_faults_are_found(planted, flag, least):
+def test_planted_faults_are_flagged(planted, flag, least):
     table, audit = planted
     truth = involved(table, "duplicate") if flag == "exact_duplicate" else table["fault"] == flag
     precision, recall = precision_recall(audit[flag], truth)
@@ -60,7 +60,7 @@ def test_planted_faults_are_found(planted, flag, least):
 
 
 @pytest.mark.parametrize("faults", [("mirrored",), ("near-duplicate",), ("mirrored", "near-duplicate")])
-def test_near_duplicates_are_found_and_are_near(planted, faults):
+def test_near_duplicates_are_flagged_with_high_precision_and_recall(planted, faults):
     table, audit = planted
     _, recall = precision_recall(audit["near_duplicate"], involved(table, *faults))
     precision, _ = precision_recall(audit["near_duplicate"], involved(table, "mirrored", "near-duplicate"))
@@ -68,16 +68,16 @@ def test_near_duplicates_are_found_and_are_near(planted, faults):
     assert precision >= 0.95
 
 
-def test_each_copy_is_put_with_its_original_and_its_position_is_right(planted):
+def test_each_copy_joins_the_set_of_its_original_with_the_right_symmetry(planted):
     table, audit = planted
-    place = pd.Series(np.arange(len(table)), table["patch_id"])
+    row_of = pd.Series(np.arange(len(table)), table["patch_id"])
     copies = np.flatnonzero(table["duplicate_of"] != "")
-    originals = place[table["duplicate_of"].iloc[copies]].to_numpy()
+    originals = row_of[table["duplicate_of"].iloc[copies]].to_numpy()
     sets = audit["set"].to_numpy()
     assert (sets[copies] == sets[originals]).mean() >= 0.95
     near = copies[
         (table["fault"].iloc[copies] != "duplicate").to_numpy()
-        & (copies > place[table["duplicate_of"].iloc[copies]].to_numpy())
+        & (copies > row_of[table["duplicate_of"].iloc[copies]].to_numpy())
     ]
     assert (audit["symmetry"].iloc[near] == table["symmetry"].iloc[near]).mean() >= 0.95
 
@@ -91,7 +91,7 @@ def test_contradictions_are_exactly_the_copies_with_the_other_label(planted):
     assert len(wrong) == 4  # a tenth of forty
 
 
-def test_patches_without_slide_are_flagged_where_others_have_one(planted):
+def test_patches_without_slide_are_flagged_if_others_have_one(planted):
     table, audit = planted
     assert (audit["no_slide"] == table["slide"].isna()).all()
     none = table.assign(slide=pd.array([pd.NA] * len(table), dtype="string"))
@@ -101,7 +101,7 @@ def test_patches_without_slide_are_flagged_where_others_have_one(planted):
     assert not examine(none, nothing)["no_slide"].any()
 
 
-def test_few_real_patches_are_odd_and_none_is_a_duplicate(sample):
+def test_few_real_patches_are_flagged_and_none_is_a_duplicate(sample):
     source = KaggleSource(sample)
     pixels, _ = source.read(0, len(source.table))
     measured = measure(pixels)
@@ -112,8 +112,8 @@ def test_few_real_patches_are_odd_and_none_is_a_duplicate(sample):
     assert not len(near_duplicates(measured.bits, measured.vectors, usable, least=0.5).first)
 
 
-def made_up(sets, slides, labels=None, exact=True, official=None):
-    """Audit of patches with tissue; rows with the same number in ``sets`` are duplicates."""
+def synthetic(sets, slides, labels=None, exact=True, official=None):
+    """Return table and audit of patches with tissue; rows with the same number in ``sets`` are duplicates."""
     n = len(sets)
     rng = np.random.default_rng(0)
     different = Measures(
@@ -149,7 +149,7 @@ IN_SLIDES = [*"ababccddeeff"]
 
 @pytest.mark.parametrize("exact", [True, False], ids=["exact", "near"])
 def test_duplicates_are_kept_together_or_dropped(exact):
-    table, audit = made_up(SMALL, [pd.NA] * 12, exact=exact)
+    table, audit = synthetic(SMALL, [pd.NA] * 12, exact=exact)
     flag = "exact_duplicate" if exact else "near_duplicate"
     assert np.flatnonzero(audit[flag]).tolist() == [0, 2]
     dropped, groups = decided(table, audit)
@@ -163,10 +163,10 @@ def test_duplicates_are_kept_together_or_dropped(exact):
     assert len(set(groups)) == 12
 
 
-def test_slides_that_share_a_duplicate_are_one_group_as_long_as_that_is_small():
+def test_slides_that_share_a_duplicate_form_one_group_if_it_is_small():
     sets = [0, 0, *range(2, 40)]
     slides = ["a", "b", *(f"s{row % 16}" for row in range(38))]
-    table, audit = made_up(sets, slides)
+    table, audit = synthetic(sets, slides)
     assert np.flatnonzero(audit["across_slides"]).tolist() == [0, 1]
     dropped, groups = decided(table, audit)
     assert not any(dropped)
@@ -175,25 +175,25 @@ def test_slides_that_share_a_duplicate_are_one_group_as_long_as_that_is_small():
     assert decided(table, audit, across_slides="keep")[1][:2] == ["a", "b"]
 
 
-def test_slides_are_not_chained_into_one_but_copies_are_dropped():
-    # Slide k shares a patch with slide k + 1: united, all ten would be one group.
+def test_copies_are_dropped_if_merging_would_chain_all_slides():
+    # Slide k shares a patch with slide k + 1, so merging would give one group of all ten slides.
     slides = [name for pair in zip("abcdefghi", "bcdefghij", strict=True) for name in pair]
     sets = [number for k in range(9) for number in (k, k)]
-    table, audit = made_up(sets, slides)
+    table, audit = synthetic(sets, slides)
     dropped, groups = decided(table, audit)
     assert dropped == ["", "across_slides"] * 9
     assert groups == slides
 
 
-def test_a_copy_without_a_slide_gives_way_to_one_with():
-    table, audit = made_up(SMALL, [pd.NA, "b", "a", *IN_SLIDES[3:]])
+def test_a_copy_without_a_slide_is_dropped_if_another_has_one():
+    table, audit = synthetic(SMALL, [pd.NA, "b", "a", *IN_SLIDES[3:]])
     dropped, groups = decided(table, audit)
     assert dropped == ["across_slides", *[""] * 11]
     assert groups[1:3] == ["b", "a"]
 
 
 def test_training_copies_of_official_test_patches_are_dropped():
-    table, audit = made_up(SMALL, IN_SLIDES, official=["train", "valid", "test", *["train"] * 9])
+    table, audit = synthetic(SMALL, IN_SLIDES, official=["train", "valid", "test", *["train"] * 9])
     assert np.flatnonzero(audit["across_splits"]).tolist() == [0, 2]
     assert decided(table, audit)[0] == ["across_splits", *[""] * 11]
     dropped, groups = decided(table, audit, across_splits="keep")
@@ -201,17 +201,17 @@ def test_training_copies_of_official_test_patches_are_dropped():
     assert groups[0] != groups[2]
 
 
-def test_the_same_pixels_under_both_labels_are_dropped_and_near_ones_kept():
+def test_exact_duplicates_under_both_labels_are_dropped_and_near_ones_kept():
     labels = [0, 1, 1, *[0] * 9]
-    table, audit = made_up(SMALL, ["a"] * 12, labels)
+    table, audit = synthetic(SMALL, ["a"] * 12, labels)
     assert decided(table, audit)[0] == ["contradictory", "", "contradictory", *[""] * 9]
     assert not any(decided(table, audit, contradictory="keep")[0])
-    table, audit = made_up(SMALL, ["a"] * 12, labels, exact=False)
+    table, audit = synthetic(SMALL, ["a"] * 12, labels, exact=False)
     assert np.flatnonzero(audit["near_contradictory"]).tolist() == [0, 2]
     assert not any(decided(table, audit)[0])
 
 
-def test_equal_blank_patches_say_nothing_about_slides_or_labels():
+def test_equal_blank_patches_merge_no_slides_and_contradict_no_labels():
     glass = measure(np.full((1, 48, 48, 3), 245, np.uint8))
     table = pd.DataFrame(
         {"patch_id": [*"pqr"], "label": [0, 1, 0], "slide": pd.array([*"abc"], dtype="string"), "sha256": "x"}
@@ -225,7 +225,7 @@ def test_equal_blank_patches_say_nothing_about_slides_or_labels():
     assert decided(table, audit, blank="drop")[0] == ["blank"] * 3
 
 
-def test_the_summary_counts_and_examples_stand_in_pairs(planted):
+def test_the_summary_counts_and_examples_come_in_pairs(planted):
     _, audit = planted
     audit = audit.assign(dropped_by=np.where(audit["contradictory"], "contradictory", ""))
     summary = summarise(audit, DEFAULTS).set_index("flag")

@@ -1,4 +1,4 @@
-"""Measures: worked out by hand on simple patches, finite on any, and of one patch only."""
+"""Measures agree with values calculated by hand, are always finite and depend on one patch only."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from hypothesis.extra.numpy import arrays
 from histoblend.data.audit.measures import MEASURES, measure
 
 
-def of(patch):
+def measure_one(patch):
     return measure(patch[None]).table().iloc[0]
 
 
@@ -18,7 +18,7 @@ def plain(*colour, size=48):
 
 
 def test_a_grey_patch():
-    row = of(plain(100, 120, 140))
+    row = measure_one(plain(100, 120, 140))
     assert row["brightness"] == pytest.approx(120)
     assert row[["red", "green", "blue"]].tolist() == [100, 120, 140]
     assert (row["contrast"], row["detail"], row["clipped"], row["dark"], row["ink"]) == (0, 0, 0, 0, 0)
@@ -31,27 +31,27 @@ def test_half_dark_half_light():
     patch = plain(230, 230, 230)
     patch[:, :24] = 50
     patch[0, :12] = 255
-    row = of(patch)
+    row = measure_one(patch)
     assert row["tissue"] == 0.5
-    assert row["dark"] == (8 * 16 - 4) / 16**2  # the bright dots lie in four blocks
+    assert row["dark"] == (8 * 16 - 4) / 16**2  # the bright pixels are in four blocks
     assert row["clipped"] == pytest.approx(12 / 48**2)
-    # Of the 12 × 12 places for a square of 5 × 5 blocks, those in the first 4 columns are dark throughout, but for the
-    # rows that the bright dots reach.
+    # A square of 5 × 5 blocks has 12 × 12 positions. Those in the first 4 columns are dark throughout, except in the
+    # rows of the bright pixels.
     assert row["ink"] == pytest.approx(4 / 12, abs=0.04)
-    # Steps from 50 to 230 between two columns of blocks: 1 of 15 in the finer, 1 of 7 in the coarser ones.
+    # One step from 50 to 230: 1 of 15 differences between the finer blocks, 1 of 7 between the coarser blocks.
     assert row["sharpness"] == pytest.approx(7 / 15, abs=0.02)
     assert row["detail"] == pytest.approx(180**2 / 7, rel=0.02)
 
 
-def test_noise_is_sharper_than_what_blurs_it():
+def test_sharpness_of_noise_is_4():
     noise = np.random.default_rng(0).normal(150, 20, (480, 480, 1)).clip(0, 255).astype(np.uint8).repeat(3, axis=2)
-    # Averages of four blocks have a quarter of the variance.
-    assert of(noise)["sharpness"] == pytest.approx(4, rel=0.08)
+    # The average of four blocks has a quarter of the variance.
+    assert measure_one(noise)["sharpness"] == pytest.approx(4, rel=0.08)
 
 
 @given(arrays(np.uint8, (2, 32, 35, 3)))
 @settings(max_examples=40, deadline=None)
-def test_any_pixels_give_finite_numbers_that_are_their_own(patches):
+def test_measures_are_finite_and_do_not_depend_on_other_patches(patches):
     both, alone = measure(patches), measure(patches[1:])
     assert np.isfinite(both.values).all()
     assert both.values.shape == (2, len(MEASURES))
@@ -63,8 +63,8 @@ def test_any_pixels_give_finite_numbers_that_are_their_own(patches):
 @pytest.mark.parametrize("turns", [1, 2, 3])
 @given(seed=st.integers(0, 50))
 @settings(max_examples=5, deadline=None)
-def test_flags_do_not_depend_on_how_a_patch_lies(turns, seed):
+def test_measures_do_not_depend_on_orientation(turns, seed):
     patch = np.random.default_rng(seed).integers(0, 256, (36, 36, 3), dtype=np.uint8)
     shape_only = [name for name in MEASURES if not name.startswith(("nuclei", "fibres", "red", "green", "blue"))]
-    one, other = of(patch)[shape_only], of(np.rot90(patch, turns).copy())[shape_only]
+    one, other = measure_one(patch)[shape_only], measure_one(np.rot90(patch, turns).copy())[shape_only]
     np.testing.assert_allclose(one.astype(float), other.astype(float), rtol=1e-4, atol=1e-4)

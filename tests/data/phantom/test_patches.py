@@ -48,7 +48,7 @@ def test_same_seed_gives_the_same_table_and_bytes(plain: Phantom) -> None:
     assert np.array_equal(again.render(0, 40), plain.render(0, 40))
 
 
-def test_another_seed_gives_other_ids_and_other_pictures(plain: Phantom) -> None:
+def test_another_seed_gives_other_ids_and_other_pixels(plain: Phantom) -> None:
     other = phantom(400, slides=12, seed=4)
     assert not set(other.table["patch_id"]) & set(plain.table["patch_id"])
     assert all((a != b).mean() > 0.5 for a, b in zip(plain.render(0, 8), other.render(0, 8), strict=True))
@@ -56,13 +56,13 @@ def test_another_seed_gives_other_ids_and_other_pictures(plain: Phantom) -> None
 
 @settings(max_examples=15, deadline=None)
 @given(cuts=st.lists(st.integers(0, 60), max_size=5))
-def test_pictures_do_not_depend_on_the_chunks(faulty: Phantom, cuts: list[int]) -> None:
+def test_pixels_do_not_depend_on_the_chunks(faulty: Phantom, cuts: list[int]) -> None:
     bounds = [0, *sorted(cuts), 60]
     pieces = [faulty.render(a, b) for a, b in pairwise(bounds)]
     assert np.array_equal(np.concatenate(pieces), faulty.render(0, 60))
 
 
-def test_threads_draw_what_one_thread_draws(faulty: Phantom) -> None:
+def test_threads_draw_the_same_pixels_as_one_thread(faulty: Phantom) -> None:
     with ThreadPoolExecutor(4) as pool:
         drawn = list(pool.map(lambda row: one(faulty, row), range(80)))
     assert np.array_equal(np.stack(drawn), faulty.render(0, 80))
@@ -104,7 +104,7 @@ def test_prevalence_is_0_4_and_differs_between_slides(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_scanners_share_patches_and_tumour_evenly(seed: int) -> None:
+def test_scanners_have_equal_shares_of_patches_and_tumour(seed: int) -> None:
     drawn = phantom(2000, slides=24, seed=seed)
     first = (drawn.table["domain"] == DOMAINS[0]).mean()
     assert first == pytest.approx(0.5, abs=0.01)
@@ -132,7 +132,7 @@ def test_label_says_whether_tumour_was_drawn_in_the_centre(size: int, n: int) ->
     inside = masks[:, centre(size), centre(size)].any(axis=(1, 2))
     assert np.array_equal(inside, drawn.table["label"] == 1)
     ring = masks.any(axis=(1, 2)) & ~inside
-    # a planned ring may stay empty on a patch with little tissue, but nothing unplanned appears
+    # a planned ring may stay empty on a patch with little tissue, but no unplanned ring appears
     assert not ring[~drawn.table["tumour_in_ring"]].any()
 
 
@@ -149,8 +149,8 @@ def test_most_planned_rings_hold_tumour(plain: Phantom) -> None:
     assert np.mean([plain.tumour_mask(row).any() for row in planned]) > 0.85
 
 
-def test_the_mask_lies_on_what_is_drawn(plain: Phantom) -> None:
-    # tumour nuclei take up haematoxylin, so they let less red light through than the cytoplasm just around them
+def test_the_mask_covers_the_drawn_nuclei(plain: Phantom) -> None:
+    # tumour nuclei absorb more red light than the cytoplasm around them
     darker = []
     for row in np.flatnonzero(plain.table["label"] == 1)[:30]:
         mask = plain.tumour_mask(row)
@@ -163,7 +163,7 @@ def test_the_mask_lies_on_what_is_drawn(plain: Phantom) -> None:
 # Physics
 
 
-def test_more_haematoxylin_on_record_is_more_density_in_the_nuclei() -> None:
+def test_recorded_haematoxylin_correlates_with_nuclear_density() -> None:
     drawn = phantom(1200, slides=30, seed=2, size=48)
     red = -np.log10((drawn.render(0, 1200)[..., 0] + 1.0) / 256).reshape(1200, -1)
     table = drawn.table.assign(density=np.percentile(red, 90, axis=1))
@@ -172,7 +172,7 @@ def test_more_haematoxylin_on_record_is_more_density_in_the_nuclei() -> None:
     assert means.corr().iloc[0, 1] > 0.7
 
 
-def test_the_two_scanners_see_different_colours(plain: Phantom) -> None:
+def test_the_two_scanners_give_different_colours(plain: Phantom) -> None:
     images = plain.render(0, 400).astype(float).mean(axis=(1, 2))
     blue_minus_red = images[:, 2] - images[:, 0]
     second = (plain.table["domain"] == DOMAINS[1]).to_numpy()
@@ -182,14 +182,14 @@ def test_the_two_scanners_see_different_colours(plain: Phantom) -> None:
 # Faults
 
 
-def test_each_fault_has_its_share(faulty: Phantom) -> None:
+def test_each_fault_has_its_planned_share(faulty: Phantom) -> None:
     counts = faulty.table["fault"].value_counts()
     assert {name: counts[name] for name in FAULTS} == {name: round(share * 2000) for name, share in FAULTS.items()}
     assert faulty.table["slide"].isna().sum() == round(SHARE_WITHOUT_SLIDE * 2000)
     assert faulty.table["true_slide"].notna().all()
 
 
-def test_faults_do_not_tell_the_label() -> None:
+def test_faults_are_independent_of_the_label() -> None:
     table = phantom(50_000, slides=40, seed=2, faults=True).table
     for fault in set(FAULTS) - {"blank", "black", "mislabelled"}:
         share = table.loc[table["fault"] == fault, "true_label"].mean()
@@ -197,7 +197,7 @@ def test_faults_do_not_tell_the_label() -> None:
         assert abs(share - 0.4) < 4 * np.sqrt(0.24 / 250), fault
 
 
-def test_duplicates_show_the_same_bytes_in_other_slides_too(faulty: Phantom) -> None:
+def test_duplicates_have_the_same_pixels_and_some_are_in_other_slides(faulty: Phantom) -> None:
     copies = rows(faulty, "duplicate")
     sources = [original_of(faulty, row) for row in copies]
     assert all(np.array_equal(one(faulty, a), one(faulty, b)) for a, b in zip(copies, sources, strict=True))
@@ -226,7 +226,7 @@ def test_near_duplicates_are_close_to_a_symmetry_but_not_equal(faulty: Phantom) 
         assert np.corrcoef(picture.ravel(), expected.ravel())[0, 1] > 0.97
 
 
-def test_copies_carry_the_truth_of_their_original(faulty: Phantom) -> None:
+def test_copies_have_the_ground_truth_of_their_original(faulty: Phantom) -> None:
     for row in np.flatnonzero(faulty.table["duplicate_of"] != "")[:40]:
         source = original_of(faulty, row)
         truth = ["true_label", "true_slide", "domain", "tissue", "focus", "haematoxylin_angle"]
@@ -235,7 +235,7 @@ def test_copies_carry_the_truth_of_their_original(faulty: Phantom) -> None:
         assert inside == (faulty.table["true_label"].iloc[row] == 1)
 
 
-def test_wrong_labels_are_those_on_record(faulty: Phantom) -> None:
+def test_wrong_labels_are_recorded_as_faults(faulty: Phantom) -> None:
     table = faulty.table
     wrong = (table["label"] != table["true_label"]).to_numpy()
     assert wrong[rows(faulty, "mislabelled")].all()
@@ -257,7 +257,7 @@ def test_no_patch_without_a_fault_is_flat(faulty: Phantom) -> None:
     assert min(one(faulty, row).std(axis=(0, 1)).max() for row in sound) > 10
 
 
-def test_blurred_patches_have_lost_their_edges(faulty: Phantom) -> None:
+def test_blurred_patches_have_weak_edges(faulty: Phantom) -> None:
     def sharpness(row: int) -> float:
         return float(ndimage.laplace(one(faulty, row)[..., 1].astype(float)).std())
 
@@ -268,7 +268,7 @@ def test_blurred_patches_have_lost_their_edges(faulty: Phantom) -> None:
     assert (faulty.table["focus"].iloc[rows(faulty, "")] < 1.5).all()
 
 
-def test_pen_ink_takes_away_light(faulty: Phantom) -> None:
+def test_pen_ink_absorbs_light(faulty: Phantom) -> None:
     darkest = [one(faulty, row).astype(float)[..., 0] for row in rows(faulty, "pen")]
     assert all(np.median(red[40:56, 40:56]) < 90 for red in darkest)
 
@@ -293,7 +293,7 @@ def test_symmetries_are_the_eight_of_the_square() -> None:
 # Scale and bad input
 
 
-def test_a_streaming_pass_stays_small() -> None:
+def test_streaming_uses_little_memory() -> None:
     drawn = phantom(1500, slides=8, seed=0, size=64)
     drawn.render(0, 1)
     tracemalloc.start()
@@ -301,10 +301,10 @@ def test_a_streaming_pass_stays_small() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert total == 1500
-    assert peak < 0.2 * 1500 * 64 * 64 * 3  # a chunk and its masks are a fifteenth and a third of that
+    assert peak < 0.2 * 1500 * 64 * 64 * 3  # a chunk and its masks take 1/15 and 1/3 of that
 
 
-def test_planning_the_full_size_draws_nothing() -> None:
+def test_planning_the_full_size_draws_no_pixels() -> None:
     tracemalloc.start()
     drawn = phantom(220_025, slides=216, seed=0, faults=True)
     peak = tracemalloc.get_traced_memory()[1]
@@ -320,19 +320,19 @@ def test_planning_the_full_size_draws_nothing() -> None:
         ({"slides": 1}, "slides must be at least 2; got 1"),
         ({"n": 3}, r"n must be at least the number of slides \(4\); got 3"),
         ({"seed": -1}, "seed must not be negative; got -1"),
-        ({"difficulty": 1.5}, "difficulty must lie between 0 and 1; got 1.5"),
-        ({"confound": float("nan")}, "confound must lie between 0 and 1; got nan"),
-        ({"size": 31}, "size must be at least 32, the side of the labelled centre; got 31"),
+        ({"difficulty": 1.5}, "difficulty must be between 0 and 1; got 1.5"),
+        ({"confound": float("nan")}, "confound must be between 0 and 1; got nan"),
+        ({"size": 31}, "size must be at least 32, the size of the labelled centre; got 31"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
-def test_arguments_out_of_range_are_refused(change: dict[str, float], message: str) -> None:
+def test_arguments_out_of_range_are_rejected(change: dict[str, float], message: str) -> None:
     arguments = {"n": 20, "slides": 4, "seed": 0} | change
     with pytest.raises(InputError, match=message):
         phantom(**arguments)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("start", "stop"), [(-1, 3), (398, 401), (5, 4)])
-def test_rows_that_are_not_there_are_refused(plain: Phantom, start: int, stop: int) -> None:
-    with pytest.raises(IndexError, match="Rows must lie within 0 and 400"):
+def test_missing_rows_are_rejected(plain: Phantom, start: int, stop: int) -> None:
+    with pytest.raises(IndexError, match="Rows must be between 0 and 400"):
         plain.render(start, stop)

@@ -1,4 +1,4 @@
-"""The phantom slide: the same again by its seed, tumour where the disc is, glass around, levels that agree."""
+"""The phantom slide is reproducible, has tumour in the disc and glass around the tissue, and its levels agree."""
 
 import numpy as np
 import pytest
@@ -36,12 +36,12 @@ def test_disc_tissue_and_glass_look_different(drawn):
     assert 0.05 < disc.mean() < tissue.mean() < 0.8
     assert pixels[~tissue].mean() > 220
     assert pixels[tissue].mean() < 190
-    # Tumour nuclei are paler than lymphocytes: fewer very dark pixels.
+    # Tumour nuclei are paler than lymphocytes, so there are fewer very dark pixels.
     dark = pixels.max(axis=2) < 80
     assert dark[disc & tissue].mean() < 0.9 * dark[tissue & ~disc].mean()
 
 
-def test_the_seed_decides(drawn, tmp_path):
+def test_the_seed_determines_the_slide(drawn, tmp_path):
     path, truth = drawn
     assert write_phantom_slide(tmp_path / "a.tif", width=1300, height=1100, seed=4) == truth
     assert (tmp_path / "a.tif").read_bytes() == path.read_bytes()
@@ -50,11 +50,11 @@ def test_the_seed_decides(drawn, tmp_path):
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"kind": "x"}', '{"kind": "histoblend phantom slide"}', "[" * 9999])
-def test_other_slides_have_no_truth(text):
+def test_other_slides_have_no_ground_truth(text):
     assert Truth.of({"tiff.ImageDescription": text}) is None
 
 
-def test_sizes_out_of_range_are_explained(tmp_path):
+def test_sizes_out_of_range_are_rejected(tmp_path):
     with pytest.raises(InputError, match="width must be 1024 to 100000 pixels; got 5"):
         write_phantom_slide(tmp_path / "a.tif", width=5)
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""Tiled TIFFs of no vendor: the pixels that were written, or one line on what OpenSlide would show wrong."""
+"""Generic tiled TIFFs return the written pixels, or are rejected with one line on what OpenSlide would misread."""
 
 import imagecodecs
 import numpy as np
@@ -28,7 +28,7 @@ from tests.oracles.tiff_files import (
 SIDE = 64
 RNG = np.random.default_rng(0)
 NOISE = RNG.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-# Blocks of one colour: a JPEG of noise says little about colours.
+# Blocks of one colour: a JPEG of noise does not preserve colours.
 BLOCKS = np.kron(RNG.integers(0, 256, (4, 4, 3)), np.ones((16, 16, 1), int)).astype(np.uint8)
 COLOURS = tuple(RNG.integers(0, 65536, 768).tolist())
 
@@ -48,7 +48,7 @@ def read(path, content):
 
 
 @pytest.mark.parametrize("tag", range(2, 9))
-def test_a_slide_that_is_to_be_turned_is_refused(tmp_path, tag):
+def test_a_rotated_slide_is_rejected(tmp_path, tag):
     with pytest.raises(
         InputError, match=rf"expected orientation 1 \(upright\) in tag 274, got {tag}. Save it again upright"
     ):
@@ -67,11 +67,11 @@ def test_every_level_is_checked(tmp_path):
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (tiled(noise(4), RGB, tags={338: 0}), "opacity beside RGB (tag 338), got 0"),
+        (tiled(noise(4), RGB, tags={338: 0}), "opacity with RGB (tag 338), got 0"),
         (tiled(noise(4), RGB), "got 4 samples and 0 descriptions"),
-        (tiled(noise(5), RGB, tags={338: (0, 2)}), "opacity beside RGB (tag 338), got 0, 2"),
-        (tiled(noise(2), BLACK_IS_ZERO, tags={338: 2}), "opacity beside RGB (tag 338), got 2"),
-        (tiled(noise(1), BLACK_IS_ZERO, 16), "expected 16 bits per sample with RGB only"),
+        (tiled(noise(5), RGB, tags={338: (0, 2)}), "opacity with RGB (tag 338), got 0, 2"),
+        (tiled(noise(2), BLACK_IS_ZERO, tags={338: 2}), "opacity with RGB (tag 338), got 2"),
+        (tiled(noise(1), BLACK_IS_ZERO, 16), "expected 16 bits per sample only with RGB"),
         (tiled(noise(3) - 128, RGB, form=2), "unsigned integers, got sample format (2, 2, 2)"),
         (tiled(noise(3), RGB, compression=RAW, tags={317: 2}), "got 2 with none"),
         (tiled(noise(3), RGB, compression=PACKBITS, tags={317: 2}), "got 2 with PackBits"),
@@ -84,16 +84,16 @@ def test_every_level_is_checked(tmp_path):
         ),
     ],
     ids=[
-        "a sample of no meaning", "a sample without a word", "opacity after another", "opacity beside grey",
+        "a sample without meaning", "a sample without a tag", "opacity after another", "opacity with grey",
         "16-bit grey", "signed", "predictor alone", "predictor with PackBits", "YCbCr with LZW", "Lab",
         "JPEG of YCbCr as RGB", "JPEG of RGB as YCbCr",
     ],
 )  # fmt: skip
-def test_what_openslide_would_show_otherwise_is_refused(tmp_path, content, reason):
-    with pytest.raises(InputError) as found:
+def test_what_openslide_would_misread_is_rejected(tmp_path, content, reason):
+    with pytest.raises(InputError) as caught:
         read(tmp_path / "a.tif", content)
-    assert reason in str(found.value)
-    assert "Save it again upright, as a tiled TIFF of 8-bit RGB." in str(found.value)
+    assert reason in str(caught.value)
+    assert "Save it again upright, as a tiled TIFF of 8-bit RGB." in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -114,16 +114,16 @@ def test_what_openslide_would_show_otherwise_is_refused(tmp_path, content, reaso
     ],
     ids=[
         "RGB", "upright", "predictor", "planes", "16 bits", "opacity", "grey", "white is zero", "palette",
-        "JPEG of RGB", "JPEG with a predictor that counts for nothing", "JPEG of YCbCr",
+        "JPEG of RGB", "JPEG with a predictor that is ignored", "JPEG of YCbCr",
     ],
 )  # fmt: skip
-def test_good_kinds_are_read(tmp_path, content):
+def test_supported_kinds_are_read(tmp_path, content):
     difference = np.abs(read(tmp_path / "a.tif", content) - shown(content))
     assert difference.max() <= 2  # libtiff multiplies by opacity, in whole numbers, and OpenSlide divides again
 
 
 def test_pyramids_of_jpeg_with_shared_tables_are_read(tmp_path):
-    """As libtiff writes them: tables in tag 347, no marker that tells colours, empty tiles, tags 530 and 532."""
+    """As libtiff writes them: tables in tag 347, no colour marker, empty tiles, tags 530 and 532."""
     whole = (255, 1, 128, 1, 128, 1)
     with tifffile.TiffWriter(tmp_path / "a.tif", bigtiff=True) as file:
         for number in range(2):
@@ -155,25 +155,25 @@ def test_pyramids_of_jpeg_with_shared_tables_are_read(tmp_path):
 
 
 def shared_tables(stream):
-    """A JPEG's tables as a stream of their own, and the rest without them and without JFIF's marker."""
-    tables, rest, place = b"", b"", 2
-    while stream[place + 1] != 0xDA:
-        end = place + 2 + int.from_bytes(stream[place + 2 : place + 4], "big")
-        if stream[place + 1] in (0xDB, 0xC4):
-            tables += stream[place:end]
-        elif not 0xE0 <= stream[place + 1] <= 0xEF:
-            rest += stream[place:end]
-        place = end
-    return b"\xff\xd8" + tables + b"\xff\xd9", b"\xff\xd8" + rest + stream[place:]
+    """Split a JPEG into a stream of its tables and the rest, without the JFIF marker."""
+    tables, rest, position = b"", b"", 2
+    while stream[position + 1] != 0xDA:
+        end = position + 2 + int.from_bytes(stream[position + 2 : position + 4], "big")
+        if stream[position + 1] in (0xDB, 0xC4):
+            tables += stream[position:end]
+        elif not 0xE0 <= stream[position + 1] <= 0xEF:
+            rest += stream[position:end]
+        position = end
+    return b"\xff\xd8" + tables + b"\xff\xd9", b"\xff\xd8" + rest + stream[position:]
 
 
-def test_our_own_slides_open(tmp_path):
+def test_phantom_slides_open(tmp_path):
     write_phantom_slide(tmp_path / "a.tif", width=1024, height=1024)
     with Slide(tmp_path / "a.tif") as slide:
         assert slide.size == (1024, 1024)
 
 
-def test_tags_that_cannot_be_read_end_in_one_line(tmp_path):
+def test_unreadable_tags_give_one_line(tmp_path):
     (tmp_path / "a.tif").write_bytes(tiled(NOISE, RGB, tags={322: (32, 32)}))
-    with pytest.raises(InputError, match=r"a.tif: the TIFF's tags cannot be read \(.*\). Get the slide again.$"):
+    with pytest.raises(InputError, match=r"a.tif: the TIFF tags cannot be read \(.*\). Download the slide again.$"):
         check_generic_tiff(tmp_path / "a.tif")

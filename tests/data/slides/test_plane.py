@@ -1,4 +1,4 @@
-"""Planes: averages over areas, blocks whose regions never overlap, and pixels left alone where scales agree."""
+"""Planes average over areas, read non-overlapping regions, and keep pixels unchanged if scales agree."""
 
 import itertools
 from pathlib import Path
@@ -15,15 +15,15 @@ from tests.data.slide_files import Bare, most_reads, write_tiff
 
 
 def naive_mean(pixels, scale, shape, first):
-    """Area average by weights of every pixel of the picture for every pixel of the result."""
+    """Compute the area average from the weight of every input pixel for every output pixel."""
 
     def weights(count, length, step, start):
-        made = np.zeros((count, length))
-        for place in range(count):
-            left, right = start + place * step, start + (place + 1) * step
+        matrix = np.zeros((count, length))
+        for index in range(count):
+            left, right = start + index * step, start + (index + 1) * step
             for each in range(length):
-                made[place, each] = max(0.0, min(right, each + 1) - max(left, each))
-        return made / made.sum(axis=1, keepdims=True)
+                matrix[index, each] = max(0.0, min(right, each + 1) - max(left, each))
+        return matrix / matrix.sum(axis=1, keepdims=True)
 
     down = weights(shape[0], pixels.shape[0], scale[1], first[1])
     across = weights(shape[1], pixels.shape[1], scale[0], first[0])
@@ -42,8 +42,8 @@ def test_area_mean_is_the_mean_over_the_area(seed, across, down, left, top):
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (rng.integers(8, 30), rng.integers(8, 30), 3), dtype=np.uint8)
     shape = (int((pixels.shape[0] - top) / down), int((pixels.shape[1] - left) / across))
-    found = area_mean(pixels, (across, down), shape, (left, top))
-    np.testing.assert_allclose(found, naive_mean(pixels, (across, down), shape, (left, top)), atol=0.502)
+    values = area_mean(pixels, (across, down), shape, (left, top))
+    np.testing.assert_allclose(values, naive_mean(pixels, (across, down), shape, (left, top)), atol=0.502)
 
 
 def test_white_stays_white_and_black_black():
@@ -76,13 +76,13 @@ def test_regions_of_blocks_cover_the_level_once(width, height, mpp, wanted, patc
         assert all(end > start for start, end in ends)
     last = plane.shape(plane.rows - 1, plane.columns - 1)
     assert min(last) >= 1
-    # The plane is as large as the slide, to a pixel.
+    # The plane is as large as the slide, within one pixel.
     assert abs(plane.width * plane.spacing[0] - slide.extent[0]) <= max(plane.spacing[0], mpp)
     assert abs(plane.height * plane.spacing[1] - slide.extent[1]) <= max(plane.spacing[1], mpp * 1.02)
     assert plane.block >= patch
 
 
-def test_every_pixel_is_read_once_and_lands_where_it_belongs():
+def test_every_pixel_is_read_once_and_averaged_in_the_right_position():
     slide = Bare((1800, 1300), (900, 650), spacing=(0.3, 0.3))
     plane = Plane(slide, 0.972, patch=96)
     assert plane.level == 1
@@ -97,21 +97,21 @@ def test_every_pixel_is_read_once_and_lands_where_it_belongs():
 
 
 @pytest.mark.parametrize(("mpp", "same"), [(0.972, True), (0.9765, True), (0.9675, True), (0.98, False), (0.95, False)])
-def test_pixels_are_left_alone_where_patches_differ_by_less_than_half_a_pixel(mpp, same):
+def test_pixels_are_unchanged_if_patches_differ_by_less_than_half_a_pixel(mpp, same):
     # 96 px at 0.972 and at mpp differ by |96 · 0.972 / mpp − 96| px
     plane = Plane(Bare((3000, 2000), spacing=(mpp, mpp)), 0.972, patch=96)
     assert (plane.scale == (1.0, 1.0)) is same
     assert plane.spacing == (pytest.approx((mpp, mpp)) if same else pytest.approx((0.972, 0.972)))
 
 
-def test_a_picture_of_its_own_resolution_comes_back_bit_for_bit(tmp_path: Path):
+def test_a_slide_at_the_requested_resolution_is_unchanged(tmp_path: Path):
     noise = np.random.default_rng(0).integers(0, 256, (700, 1100, 3), dtype=np.uint8)
     with Slide(write_tiff(tmp_path / "a.tif", noise)) as slide:
         plane = Plane(slide, 0.972, patch=96)
         np.testing.assert_array_equal(plane.read(1, 2), noise[512:, 1024:])
 
 
-def test_regions_stay_small_where_no_level_is_near():
+def test_regions_stay_small_if_no_level_is_close():
     slide = Bare((100_000, 80_000), spacing=(0.25, 0.25))
     plane = Plane(slide, 8.0)
     assert max(plane.region(0, 0)[2:]) <= 4096

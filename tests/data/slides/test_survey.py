@@ -1,4 +1,4 @@
-"""The survey: every region read at most once, before and after a break, and what tiles need kept for them."""
+"""The survey reads each region at most once, resumes after an interruption and caches the blocks that tiles need."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ PINK, GLASS = (200, 110, 170), (246, 245, 247)
 
 
 def picture(width=2600, height=1700):
-    """Glass with an island of noisy tissue to the left."""
+    """Return glass with an island of noisy tissue on the left."""
     rng = np.random.default_rng(0)
     y, x = np.indices((height, width))
     island = (x - 500) ** 2 + (y - 800) ** 2 < 350**2
@@ -43,23 +43,23 @@ def read_all_tiles(plane, seen, folder):
 
 
 @pytest.mark.parametrize("mpp", [0.972, 0.5])
-def test_with_one_level_nothing_is_read_twice(tmp_path, pixels, mpp):
+def test_with_one_level_no_region_is_read_twice(tmp_path, pixels, mpp):
     with Slide(write_tiff(tmp_path / "a.tif", pixels, mpp=mpp)) as slide:
         plane, seen, done = look(slide, tmp_path)
         assert done == plane.rows * plane.columns == len(slide.reads)
         source, tiles = read_all_tiles(plane, seen, tmp_path)
         assert len(tiles) > 50
         assert most_reads(slide) == {0: 1}
-        # Far from tissue nothing is kept.
+        # Blocks far from tissue are not cached.
         assert len(list(tmp_path.glob("block-*.npz"))) < plane.rows * plane.columns
         if mpp == 0.972:
             row, column = source.table[["row", "column"]].iloc[40]
-            place = np.s_[row * 32 - 32 : row * 32 + 64, column * 32 - 32 : column * 32 + 64]
-            np.testing.assert_array_equal(tiles[40], pixels[place])
+            region = np.s_[row * 32 - 32 : row * 32 + 64, column * 32 - 32 : column * 32 + 64]
+            np.testing.assert_array_equal(tiles[40], pixels[region])
 
 
 def test_a_coarse_level_is_read_for_the_picture_of_a_large_slide(tmp_path, pixels, monkeypatch):
-    monkeypatch.setattr("histoblend.data.slides.survey.MOST_PICTURE", 400)
+    monkeypatch.setattr("histoblend.data.slides.survey.MAX_PICTURE", 400)
     with Slide(write_tiff(tmp_path / "a.tif", pixels, mpp=0.972, steps=(4,))) as slide:
         plane, seen, _ = look(slide, tmp_path)
         assert picture_factor(plane) == seen.factor == 8
@@ -72,14 +72,14 @@ def test_a_coarse_level_is_read_for_the_picture_of_a_large_slide(tmp_path, pixel
         np.testing.assert_array_equal(seen.picture, expected)
 
 
-def test_the_picture_is_the_plane_averaged(tmp_path, pixels, monkeypatch):
-    monkeypatch.setattr("histoblend.data.slides.survey.MOST_PICTURE", 1500)
+def test_the_picture_is_the_averaged_plane(tmp_path, pixels, monkeypatch):
+    monkeypatch.setattr("histoblend.data.slides.survey.MAX_PICTURE", 1500)
     with Slide(write_tiff(tmp_path / "a.tif", pixels)) as slide:
         _, seen, _ = look(slide, tmp_path)
         np.testing.assert_array_equal(seen.picture, area_mean(pixels, (2, 2), (850, 1300)))
 
 
-def test_tissue_is_where_it_was_put(tmp_path, pixels):
+def test_tissue_is_detected_where_it_was_drawn(tmp_path, pixels):
     with Slide(write_tiff(tmp_path / "a.tif", pixels)) as slide:
         _, seen, _ = look(slide, tmp_path)
         y, x = (np.indices(seen.tissue.shape) + 0.5) * seen.tissue_factor
@@ -88,7 +88,7 @@ def test_tissue_is_where_it_was_put(tmp_path, pixels):
         assert seen.tissue_factor == 8
 
 
-def test_a_second_call_reads_nothing_and_one_after_a_break_little(tmp_path, pixels):
+def test_a_second_call_reads_nothing_and_a_resumed_call_reads_only_missing_blocks(tmp_path, pixels):
     with Slide(write_tiff(tmp_path / "a.tif", pixels)) as slide:
         _, first, _ = look(slide, tmp_path)
         slide.reads.clear()
@@ -96,7 +96,7 @@ def test_a_second_call_reads_nothing_and_one_after_a_break_little(tmp_path, pixe
         assert (slide.reads, done) == ([], 0)
         np.testing.assert_array_equal(first.tissue, second.tissue)
         np.testing.assert_array_equal(first.picture, second.picture)
-        # Broken off before the end: blocks that were kept are not read again.
+        # Interrupted before the end: cached blocks are not read again.
         (tmp_path / "survey.npz").unlink()
         kept = len(list(tmp_path.glob("block-*.npz")))
         _, third, _ = look(slide, tmp_path)
@@ -104,18 +104,18 @@ def test_a_second_call_reads_nothing_and_one_after_a_break_little(tmp_path, pixe
         np.testing.assert_array_equal(first.picture, third.picture)
 
 
-class Torn(Slide):
-    """A slide of which some regions cannot be read."""
+class Damaged(Slide):
+    """A slide with unreadable regions."""
 
     def read(self, level, left, top, width, height):
-        if self.torn(left, top):
-            raise InputError("torn")
+        if self.is_damaged(left, top):
+            raise InputError("damaged")
         return super().read(level, left, top, width, height)
 
 
-def test_regions_that_cannot_be_read_are_white_and_counted(tmp_path, pixels):
-    with Torn(write_tiff(tmp_path / "a.tif", pixels)) as slide:
-        slide.torn = lambda left, top: left == 512 and top == 512
+def test_unreadable_regions_are_white_and_counted(tmp_path, pixels):
+    with Damaged(write_tiff(tmp_path / "a.tif", pixels)) as slide:
+        slide.is_damaged = lambda left, top: left == 512 and top == 512
         _, seen, _ = look(slide, tmp_path)
         assert seen.unread == 1
         assert (seen.picture[512:1024, 512:1024] == 255).all()
@@ -123,6 +123,6 @@ def test_regions_that_cannot_be_read_are_white_and_counted(tmp_path, pixels):
         (tmp_path / "survey.npz").unlink()
         for path in tmp_path.glob("block-*"):
             path.unlink()
-        slide.torn = lambda left, top: True
-        with pytest.raises(InputError, match="torn"):
+        slide.is_damaged = lambda left, top: True
+        with pytest.raises(InputError, match="damaged"):
             look(slide, tmp_path)

@@ -1,4 +1,4 @@
-"""Tiles: which cells touch tissue, pixels as cut from the whole plane, and every block read once and soon forgotten."""
+"""Tiles are cut where cells touch tissue, equal crops of the whole plane, and read every block only once."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +14,8 @@ from histoblend.data.slides.tiles import Grid, TileSource, choose_cells
 from tests.data.slide_files import Bare, most_reads
 
 
-def whole(plane):
-    """All pixels of a plane, with 1,000 of white around."""
+def padded_plane(plane):
+    """Return all pixels of a plane, padded with 1,000 white pixels."""
     blocks = [[plane.read(row, column) for column in range(plane.columns)] for row in range(plane.rows)]
     plane.slide.reads.clear()
     return np.pad(
@@ -32,7 +32,7 @@ def make(width, height, size=96, stride=32, spacing=0.972):
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(0, 99), st.integers(1, 96), st.sampled_from([1, 8, 16]), st.sampled_from([32, 96, 200]))
-def test_cells_are_chosen_whose_centre_touches_tissue(seed, stride, factor, size):
+def test_cells_whose_centre_touches_tissue_are_chosen(seed, stride, factor, size):
     rng = np.random.default_rng(seed)
     grid = Grid(int(rng.integers(1, 300)), int(rng.integers(1, 300)), size, stride)
     tissue = rng.random((-(-grid.height // factor), -(-grid.width // factor))) < 0.01
@@ -40,8 +40,8 @@ def test_cells_are_chosen_whose_centre_touches_tissue(seed, stride, factor, size
     expected = set()
     for row in range(grid.rows):
         for column in range(grid.columns):
-            top, left = (place * stride + (stride - 32) // 2 for place in (row, column))
-            # A pixel of the mask that the centre touches counts as a whole.
+            top, left = (cell * stride + (stride - 32) // 2 for cell in (row, column))
+            # A mask pixel counts if the centre touches any part of it.
             tops, lefts = max(top // factor * factor, 0), max(left // factor * factor, 0)
             bottom, right = -(-(top + 32) // factor) * factor, -(-(left + 32) // factor) * factor
             if fine[tops : max(bottom, 0), lefts : max(right, 0)].any():
@@ -65,9 +65,9 @@ def test_centres_tile_the_plane_at_the_default_stride():
     st.sampled_from([0.5, 0.972, 1.3]),
     st.integers(0, 9),
 )
-def test_tiles_are_what_the_whole_plane_shows_there(width, height, size, stride, spacing, seed):
+def test_tiles_equal_crops_of_the_whole_plane(width, height, size, stride, spacing, seed):
     plane, grid = make(width, height, size, stride, spacing)
-    picture = whole(plane)
+    picture = padded_plane(plane)
     rows, columns = np.nonzero(np.random.default_rng(seed).random((grid.rows, grid.columns)) < 0.2)
     source = TileSource(plane, grid, rows, columns)
     assert sorted(zip(source.table["row"], source.table["column"], strict=True)) == sorted(
@@ -77,13 +77,13 @@ def test_tiles_are_what_the_whole_plane_shows_there(width, height, size, stride,
         pixels, reasons = source.read(start, min(start + 37, len(rows)))
         assert not reasons
         for number, (row, column) in enumerate(source.table[["row", "column"]].to_numpy()[start : start + 37]):
-            top, left = (place * stride + (stride - size) // 2 + 1000 for place in (row, column))
+            top, left = (cell * stride + (stride - size) // 2 + 1000 for cell in (row, column))
             np.testing.assert_array_equal(pixels[number], picture[top : top + size, left : left + size])
     assert max(most_reads(plane.slide).values()) <= 1
-    assert not source._held
+    assert not source._blocks
 
 
-def test_memory_holds_two_rows_of_blocks():
+def test_about_two_rows_of_blocks_are_in_memory():
     plane, grid = make(5000, 4000)
     rows, columns = (each.ravel() for each in np.indices((grid.rows, grid.columns)))
     source = TileSource(plane, grid, rows, columns)
@@ -98,30 +98,30 @@ def test_threads_read_every_block_once():
     plane, grid = make(3000, 2500)
     rows, columns = (each.ravel() for each in np.indices((grid.rows, grid.columns)))
     source = TileSource(plane, grid, rows, columns)
-    picture = whole(plane)
+    picture = padded_plane(plane)
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda start: source.read(start, start + 50)[0], range(0, len(rows) // 50 * 50, 50)))
+        results = list(pool.map(lambda start: source.read(start, start + 50)[0], range(0, len(rows) // 50 * 50, 50)))
     np.testing.assert_array_equal(most_reads(plane.slide)[0], 1)
     row, column = source.table[["row", "column"]].iloc[777]
-    top, left = (place * 32 - 32 + 1000 for place in (row, column))
-    np.testing.assert_array_equal(found[777 // 50][777 % 50], picture[top : top + 96, left : left + 96])
+    top, left = (cell * 32 - 32 + 1000 for cell in (row, column))
+    np.testing.assert_array_equal(results[777 // 50][777 % 50], picture[top : top + 96, left : left + 96])
 
 
-def test_after_a_break_only_what_is_left_is_read_and_kept():
+def test_a_resumed_run_reads_only_the_remaining_blocks():
     plane, grid = make(3000, 2500)
     rows, columns = (each.ravel() for each in np.indices((grid.rows, grid.columns)))
     source = TileSource(plane, grid, rows, columns)
     total = len(rows)
-    left = [(start, start + 100) for start in (0, 300, total - 100)]
-    source.expect(left)
-    for task in left:
+    remaining = [(start, start + 100) for start in (0, 300, total - 100)]
+    source.expect(remaining)
+    for task in remaining:
         source.read(*task)
     assert most_reads(plane.slide) == {0: 1}
     assert len(plane.slide.reads) < plane.rows * plane.columns
-    assert not source._held
+    assert not source._blocks
 
 
-def test_tiles_of_a_block_that_cannot_be_read_say_why():
+def test_tiles_of_an_unreadable_block_give_the_reason():
     plane, grid = make(2000, 600)
     asked = []
 
@@ -142,21 +142,21 @@ def test_tiles_of_a_block_that_cannot_be_read_say_why():
     assert len(asked) == len(set(asked))
 
 
-def test_a_fault_of_the_program_reaches_every_thread_that_waits():
+def test_an_unexpected_error_reaches_every_waiting_thread():
     plane, grid = make(600, 600)
-    begun, go_on = threading.Event(), threading.Event()
+    started, resume = threading.Event(), threading.Event()
 
     def read(row, column):
-        begun.set()
-        go_on.wait(10)
+        started.set()
+        resume.wait(10)
         raise ZeroDivisionError
 
     source = TileSource(plane, grid, np.zeros(2, int), np.arange(2), read_block=read)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(source.read, 0, 1)
-        begun.wait(10)
+        started.wait(10)
         second = pool.submit(source.read, 1, 2)
-        go_on.set()
+        resume.set()
         for each in (first, second):
             with pytest.raises(ZeroDivisionError):
                 each.result()

@@ -1,4 +1,4 @@
-"""Tissue: found on phantom tissue and on both real slides, not on glass, dust, shadows or ink."""
+"""Tissue is detected on phantom tissue, and not on glass, dust, shadows or ink."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ SPACING = 7.776
 
 @pytest.fixture(scope="module")
 def tissue():
-    """Phantom tissue of 2 × 2 mm at low power."""
+    """Return phantom tissue of 2 × 2 mm at low resolution."""
     patches, stains = plan_pieces(16, seed=3)
     pieces = np.concatenate([draw(patches[i : i + 1], stains[i : i + 1], 512)[0] for i in range(16)])
     small = [area_mean(piece, (8, 8), (64, 64)) for piece in pieces]
@@ -29,7 +29,7 @@ def glass(colour=(246, 245, 247), noise=1.5, side=256):
     "colour", [(246, 245, 247), (230, 228, 238), (255, 255, 255), (214, 212, 214), (244, 238, 228)]
 )
 @pytest.mark.parametrize("noise", [0, 1.5, 4])
-def test_bare_glass_holds_no_tissue(colour, noise):
+def test_bare_glass_has_no_tissue(colour, noise):
     assert not find_tissue(glass(colour, noise), SPACING).any()
 
 
@@ -37,41 +37,41 @@ def test_a_slide_full_of_tissue_is_all_tissue(tissue):
     assert find_tissue(tissue, SPACING).mean() > 0.99
 
 
-def test_an_island_is_found_as_it_is(tissue):
+def test_the_outline_of_an_island_is_accurate(tissue):
     y, x = np.indices((256, 256))
     truth = (x - 120) ** 2 + (y - 130) ** 2 < 90**2
-    found = find_tissue(np.where(truth[..., None], tissue, glass()), SPACING)
-    assert 2 * (truth & found).sum() / (truth.sum() + found.sum()) > 0.97
+    mask = find_tissue(np.where(truth[..., None], tissue, glass()), SPACING)
+    assert 2 * (truth & mask).sum() / (truth.sum() + mask.sum()) > 0.97
 
 
-def test_specks_go_and_small_holes_close_but_large_ones_stay(tissue):
+def test_specks_are_removed_and_only_small_holes_are_filled(tissue):
     picture = glass()
     picture[40:220, 40:220] = tissue[40:220, 40:220]
     picture[100:110, 100:110] = glass()[:10, :10]  # 0.006 mm²
     picture[150:190, 150:190] = glass()[:40, :40]  # 0.097 mm²
     picture[10:14, 10:14] = tissue[100:104, 100:104]  # 0.001 mm²
-    found = find_tissue(picture, SPACING)
-    assert not found[:30, :30].any()
-    assert found[100:110, 100:110].all()
-    assert not found[155:185, 155:185].any()
+    mask = find_tissue(picture, SPACING)
+    assert not mask[:30, :30].any()
+    assert mask[100:110, 100:110].all()
+    assert not mask[155:185, 155:185].any()
 
 
 @pytest.mark.parametrize("ink", [(20, 40, 120), (20, 110, 50), (15, 15, 18), (40, 60, 150)])
-def test_ink_is_no_tissue_on_glass_or_on_tissue(tissue, ink):
+def test_ink_on_glass_or_tissue_is_not_tissue(tissue, ink):
     for ground in (glass(), tissue):
         picture = ground.copy()
         picture[60:90] = ink
         assert not find_tissue(picture, SPACING)[63:87].any()
 
 
-def test_small_dark_places_in_tissue_are_no_ink(tissue):
+def test_small_dark_areas_in_tissue_stay_tissue(tissue):
     picture = tissue.copy()
     picture[60:66, 60:66] = (40, 20, 45)
     assert is_ink(picture)[60:66, 60:66].all()
     assert find_tissue(picture, SPACING)[60:66, 60:66].all()
 
 
-def test_grey_dust_shadow_and_frame_are_no_tissue():
+def test_grey_dust_shadow_and_frame_are_not_tissue():
     picture = glass()
     picture[50:100, 50:100] = (150, 150, 150)
     picture[150:200, :] = (205, 205, 207)
@@ -79,8 +79,8 @@ def test_grey_dust_shadow_and_frame_are_no_tissue():
     assert not find_tissue(picture, SPACING).any()
 
 
-def test_chroma_by_hand():
-    # haematoxylin after Ruifrok, one decade of it: densities 0.650, 0.704, 0.286
+def test_chroma_equals_the_value_calculated_by_hand():
+    # haematoxylin after Ruifrok: densities 0.650, 0.704, 0.286
     light = (256 * 10 ** -np.array([0.65, 0.704, 0.286]) - 1).round().astype(np.uint8)
     assert chroma(light[None, None])[0, 0] == pytest.approx(0.704 - 0.286, abs=0.01)
     assert chroma(np.full((1, 1, 3), 77, np.uint8))[0, 0] == 0

@@ -1,4 +1,4 @@
-"""Rows of ``keras.applications``: Keras' own network, weights and normalisation behind one input contract."""
+"""Rows of ``keras.applications`` equal Keras' own network, weights and normalisation, with one input contract."""
 
 import inspect
 import re
@@ -21,10 +21,10 @@ from histoblend.features.networks.backend import DownloadedWeights, load_keras
 from histoblend.features.networks.weights import CheckpointError
 
 pytestmark = pytest.mark.filterwarnings(
-    "ignore:.input_shape. is undefined or non-square:UserWarning",  # MobileNet at sizes without weights of their own
+    "ignore:.input_shape. is undefined or non-square:UserWarning",  # MobileNet at sizes without pretrained weights
 )
 
-#: Each row's builder, the module that holds it, and what ImageNet networks of this family are called small.
+#: Module and builder of each row.
 ROWS = {
     "mobilenet-v1": "mobilenet.MobileNet",
     "mobilenet-v2": "mobilenet_v2.MobileNetV2",
@@ -52,7 +52,7 @@ ROWS = {
     "nasnet-large": "nasnet.NASNetLarge",
 }
 
-#: The smallest of each family runs; its larger ones, which differ in depth and width only, are built.
+#: The smallest network of each family is run. Larger ones differ only in depth and width, and are only built.
 QUICK = ("mobilenet-v1", "mobilenet-v2", "mobilenet-v3-small", "efficientnet-b0", "efficientnet-v2-b0", "resnet50-v2")
 SLOW = ("resnet50", "densenet121", "convnext-tiny", "xception", "inception-v3", "inception-resnet-v2", "vgg16")
 SLOW += ("nasnet-mobile",)
@@ -61,7 +61,7 @@ LARGER = [name for name in ROWS if name not in QUICK + SLOW]
 
 
 def keras_own(row):
-    """Keras' builder and `preprocess_input` for a row."""
+    """Return Keras' builder and `preprocess_input` for a row."""
     applications = load_keras().applications
     module, _, builder = ROWS[row.name].partition(".")
     return getattr(applications, builder), getattr(applications, module).preprocess_input
@@ -71,19 +71,19 @@ def run(model, images):
     return np.asarray(load_keras().ops.convert_to_numpy(model(images, training=False)))
 
 
-def spread_out(model, seed):
-    """Random weights with random statistics, so that a layer left out or taken twice shows."""
+def randomise(model, seed):
+    """Set random weights and statistics, so that a missing or repeated layer changes the output."""
     fill_randomly(model, seed)
     rng = np.random.default_rng(seed)
     for layer in model.layers:
         if (
             isinstance(layer, load_keras().layers.Normalization) and layer.weights
-        ):  # EfficientNet's file holds the spread as the variance
+        ):  # EfficientNet's file has the standard deviation in place of the variance
             mean, variance, *_ = layer.weights
             mean.assign(np.reshape(np.float32([0.485, 0.456, 0.406]), mean.shape))
             variance.assign(np.reshape(np.float32(IMAGENET_SPREAD), variance.shape))
         elif isinstance(layer, load_keras().layers.BatchNormalization):
-            for variable in layer.weights:  # damped: rounding would grow from layer to layer otherwise
+            for variable in layer.weights:  # small, otherwise rounding errors would grow from layer to layer
                 low, high = (0.5, 1.5) if "moving" in variable.name else (0.2, 0.6)
                 variable.assign(rng.uniform(low, high, variable.shape).astype(np.float32))
 
@@ -91,7 +91,7 @@ def spread_out(model, seed):
 def test_every_family_of_keras_has_a_row():
     applications = load_keras().applications
     modules = {name for name in dir(applications) if inspect.ismodule(getattr(applications, name))}
-    modules -= {"imagenet_utils", "resnet50"}  # no networks; an older name of resnet
+    modules -= {"imagenet_utils", "resnet50"}  # not networks; an older name of resnet
     assert modules == {path.partition(".")[0] for path in ROWS.values()}
     assert set(ROWS) == {row.name for row in BACKBONES if isinstance(row.weights, DownloadedWeights)}
     for row in BACKBONES[3:]:
@@ -99,8 +99,8 @@ def test_every_family_of_keras_has_a_row():
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_url_and_digest_stand_in_keras_own_source(name):
-    """For builders too large to be built here; the next test asks Keras itself."""
+def test_url_and_digest_are_those_in_the_source_of_keras(name):
+    """For networks too large to build here; the next test calls Keras itself."""
     row = find_backbone(name)
     builder, _ = keras_own(row)
     modules = {inspect.getmodule(builder), inspect.getmodule(load_keras().applications.ResNet50)}
@@ -111,30 +111,30 @@ def test_url_and_digest_stand_in_keras_own_source(name):
 
 
 @pytest.mark.parametrize("name", SMALLEST)
-def test_the_plain_network_gives_the_same_on_pixels_prepared_by_hand(name, tmp_path, monkeypatch):
-    """Keras' own builder, weights and `preprocess_input`; Keras asks for the file that the row names."""
+def test_output_equals_that_of_keras_on_preprocessed_pixels(name, tmp_path, monkeypatch):
+    """Compare with Keras' own builder, weights and `preprocess_input`; Keras requests the file of the row."""
     row = find_backbone(name)
     builder, preprocess_input = keras_own(row)
     side = max(row.smallest, 64)
     ours = load_backbone(name, weights="random", shape=(side, side))
-    spread_out(ours, seed=1)
+    randomise(ours, seed=1)
     file = tmp_path / "weights.weights.h5"
     ours.save_weights(file)
-    if name.startswith("efficientnet-b"):  # Keras adds a layer only where it loads the file itself
+    if name.startswith("efficientnet-b"):  # Keras adds a layer only if it loads the file itself
         row.load(ours, file, None)
-    asked = []
+    requested = []
 
     def get_file(name, origin=None, *, cache_subdir="", file_hash=None):
-        asked.append((name, origin, file_hash))
+        requested.append((name, origin, file_hash))
         return str(file)
 
     monkeypatch.setattr("keras.src.utils.file_utils.get_file", get_file)
     options = {key: value for key, value in row.build.keywords.items() if key == "alpha"}
     plain = builder(include_top=False, weights="imagenet", input_shape=(side, side, 3), **options)
     digest = row.weights.digest.partition(":")[2] or None
-    if name in ("mobilenet-v1", "mobilenet-v2"):  # Keras takes weights trained at this very size, where there are some
-        asked = [(one.replace("_64", "_224"), url.replace("_64", "_224"), found) for one, url, found in asked]
-    assert asked == [(row.weights.file, row.weights.url, digest)]
+    if name in ("mobilenet-v1", "mobilenet-v2"):  # Keras has weights trained at 64 px
+        requested = [(file_.replace("_64", "_224"), url.replace("_64", "_224"), md5) for file_, url, md5 in requested]
+    assert requested == [(row.weights.file, row.weights.url, digest)]
 
     pixels = np.random.default_rng(0).integers(0, 256, (2, side, side, 3)).astype(np.float32)
     before = pixels.copy()
@@ -156,21 +156,21 @@ def test_the_larger_networks_of_a_family_have_the_stages_of_their_row(name):
 
 
 def _check_stages(model, row):
-    """Each map has the width that the row says, and is smaller than the one before."""
+    """Check that each map has the width of the row and is smaller than the previous map."""
     maps = [model.get_layer(stage.layer).output for stage in row.stages] + [model.output]
-    assert [one.shape[-1] for one in maps] == [stage.width for stage in row.stages] + [row.width]
-    sides = [one.shape[1] for one in maps]
+    assert [feature_map.shape[-1] for feature_map in maps] == [stage.width for stage in row.stages] + [row.width]
+    sides = [feature_map.shape[1] for feature_map in maps]
     assert sides == sorted(set(sides), reverse=True)
     assert len(load_keras().Model(model.input, maps).outputs) == len(row.stages) + 1
 
 
-def test_pictures_below_the_smallest_are_refused_before_building():
+def test_too_small_images_are_rejected_before_building():
     with pytest.raises(ValueError, match=r"xception takes inputs of at least 71 × 71 pixels; got 71 × 64\. Choose"):
         load_backbone("xception", weights="random", shape=(71, 64))
 
 
 @pytest.mark.parametrize("options", [{}, {"shape": (32, 32), "head": True}])
-def test_a_network_that_pads_by_its_size_must_know_it(options):
+def test_a_network_with_size_dependent_padding_needs_a_shape(options):
     with pytest.raises(ValueError, match="MobileNet must be built for one shape and without a head"):
         load_backbone("mobilenet-v1", weights="random", **options)
 
@@ -180,12 +180,12 @@ def small():
     return load_backbone("mobilenet-v1", weights="random", shape=(32, 32))
 
 
-def test_weights_of_another_network_are_refused(small, tmp_path):
+def test_weights_of_another_network_are_rejected(small, tmp_path):
     load_keras().Sequential([load_keras().Input((3,)), load_keras().layers.Dense(2)]).save_weights(
         tmp_path / "other.weights.h5"
     )
     words = r"other\.weights\.h5: expected the weights of MobileNet without its classifier; got: .* could not be loaded"
-    # Tests turn warnings into errors: one of Keras' would be the reason here instead.
+    # Tests turn warnings into errors; a warning of Keras would otherwise become the reason.
     with pytest.raises(CheckpointError, match=words) as caught:
         load_application(small, tmp_path / "other.weights.h5")
     assert "\n" not in str(caught.value)
@@ -194,14 +194,14 @@ def test_weights_of_another_network_are_refused(small, tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x89HDF\r\n\x1a\n" + 100 * b"\0"])
 @pytest.mark.parametrize("name", ["x.h5", "x.weights.h5", "x.keras"])
-def test_damaged_files_are_refused(small, tmp_path, name, content):
+def test_damaged_files_are_rejected(small, tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=r"expected the weights of"):
         load_application(small, tmp_path / name)
 
 
-def test_a_file_that_is_missing_or_not_the_pinned_one_is_refused(small, tmp_path):
-    with pytest.raises(CheckpointError, match=r"absent\.h5: expected a file of weights; there is none"):
+def test_a_missing_file_and_a_wrong_digest_are_rejected(small, tmp_path):
+    with pytest.raises(CheckpointError, match=r"absent\.h5: expected a weights file; there is none"):
         load_application(small, tmp_path / "absent.h5")
     (tmp_path / "other.h5").write_bytes(b"x")
     with pytest.raises(CheckpointError, match="sha256 must be 00; got 2d711642"):  # SHA-256 of "x"
@@ -210,7 +210,7 @@ def test_a_file_that_is_missing_or_not_the_pinned_one_is_refused(small, tmp_path
 
 @pytest.mark.parametrize("kind", ["external link", "soft link", "external data", "virtual data"])
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
-def test_files_that_reach_into_other_files_are_refused(small, tmp_path, kind, suffix):
+def test_files_that_refer_to_other_files_are_rejected(small, tmp_path, kind, suffix):
     path = tmp_path / "model.weights.h5"
     with h5py.File(path, "w") as file:
         group = file.create_group("layers")
@@ -228,13 +228,13 @@ def test_files_that_reach_into_other_files_are_refused(small, tmp_path, kind, su
         with zipfile.ZipFile(tmp_path / "model.keras", "w") as archive:
             archive.write(path, "model.weights.h5")
         path = tmp_path / "model.keras"
-    with pytest.raises(CheckpointError, match=r"layers/x (is a link|lies in another file); refused"):
+    with pytest.raises(CheckpointError, match=r"layers/x (is a link|is stored in another file); rejected"):
         load_application(small, path)
 
 
 @pytest.mark.parametrize("name", ["own.keras", "own.weights.h5"])
-def test_endings_count_in_any_case(small, tmp_path, name):
-    spread_out(small, seed=3)
+def test_extensions_are_accepted_in_any_case(small, tmp_path, name):
+    randomise(small, seed=3)
     file = tmp_path / name.upper()
     (small.save if name.endswith(".keras") else small.save_weights)(tmp_path / name)
     (tmp_path / name).rename(file)
@@ -245,7 +245,7 @@ def test_endings_count_in_any_case(small, tmp_path, name):
 
 
 def test_pretrained_weights_come_from_the_download(small, tmp_path, monkeypatch):
-    spread_out(small, seed=3)
+    randomise(small, seed=3)
     file = tmp_path / "mobilenet_1_0_224_tf_no_top.weights.h5"
     small.save_weights(file)
     monkeypatch.setattr(histoblend.features.networks.backbones, "fetch", lambda weights: file)
@@ -253,5 +253,6 @@ def test_pretrained_weights_come_from_the_download(small, tmp_path, monkeypatch)
     again = load_backbone("mobilenet-v1", shape=(32, 32))
     np.testing.assert_array_equal(run(again, pixels), run(small, pixels))
     digest = weights_digest(find_backbone("mobilenet-v1"), "imagenet")
-    assert digest == weights_digest(find_backbone("mobilenet-v1"), str(file))  # no published one: the file's own
+    # MobileNet has no published digest, so that of the file is used.
+    assert digest == weights_digest(find_backbone("mobilenet-v1"), str(file))
     assert weights_digest(find_backbone("vgg16"), "imagenet") == "md5:6d6bbae143d832006294945121d1f1fc"

@@ -156,7 +156,7 @@ def test_a_checkpoint_of_another_network_is_named():
     lite1 = find_backbone("efficientnet-lite1")
     path = locate_package_file(lite1.weights.package, lite1.weights.file)
     words = (
-        r"\.pth: expected the weights of this EfficientNet-Lite: .*\. Name the file that was saved from this network"
+        r"\.pth: expected the weights of this EfficientNet-Lite: .*\. Give the file that was saved from this network"
     )
     with pytest.raises(CheckpointError, match=words) as caught:
         load_backbone("efficientnet-lite0", weights=str(path))

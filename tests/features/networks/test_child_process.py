@@ -1,4 +1,4 @@
-"""Errors cross from a child process as what they are."""
+"""Errors of a child process are raised in the parent with their type."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from histoblend.pipelines.runtime.resources import foreseen
 
 
 class OnlyThereError(Exception):
-    """Cannot be unpickled: it wants more than it passes on."""
+    """Cannot be unpickled: its constructor needs more arguments than it passes on."""
 
     def __init__(self, one, two):
         super().__init__(one)
@@ -37,7 +37,7 @@ def fail(kind):
     raise OnlyThereError("its", "words")
 
 
-def test_what_the_function_returns_arrives_and_its_environment_differs():
+def test_the_result_is_returned_and_the_environment_differs():
     assert call_in_child(os.getenv, ("HISTOBLEND_TEST",), {"HISTOBLEND_TEST": "there"}) == "there"
     assert "HISTOBLEND_TEST" not in os.environ
 
@@ -53,7 +53,7 @@ def test_what_the_function_returns_arrives_and_its_environment_differs():
         ("ours", RuntimeError, r"^OnlyThereError: its$"),
     ],
 )
-def test_an_error_arrives_as_what_it_is(tmp_path, capfd, kind, expected, message):
+def test_an_error_keeps_its_type(tmp_path, capfd, kind, expected, message):
     with pytest.raises(expected, match=message) as caught, foreseen(tmp_path):
         call_in_child(fail, (kind,), {})
     assert type(caught.value) is expected

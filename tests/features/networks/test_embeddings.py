@@ -1,4 +1,4 @@
-"""Embeddings: the same numbers from every engine, batch, thread and pickle."""
+"""Embeddings are the same for every engine, batch, thread and pickle."""
 
 import pickle
 import re
@@ -31,7 +31,7 @@ from tests.oracles.record_lite_activations import crops
 
 @pytest.fixture(scope="module")
 def export(tmp_path_factory):
-    """One export for the whole file, made by an interpreter of its own, with what that printed."""
+    """Export once for all tests, in a separate interpreter, and return its output."""
     cache = tmp_path_factory.mktemp("networks")
     code = (
         "import sys\nfrom histoblend.features.networks.embeddings import embedding_compute\n"
@@ -72,7 +72,7 @@ def test_engines_agree(compute, compute_by_keras, patches):
 
 
 @pytest.mark.parametrize("engine", ["compute", "compute_by_keras"])
-def test_a_row_is_the_same_bits_in_any_company(request, patches, engine):
+def test_a_row_is_bit_identical_in_any_batch(request, patches, engine):
     compute = request.getfixturevalue(engine)
     together = compute(patches)
     alone = np.concatenate([compute(patches[i : i + 1]) for i in range(0, 70, 9)])
@@ -81,19 +81,19 @@ def test_a_row_is_the_same_bits_in_any_company(request, patches, engine):
     np.testing.assert_array_equal(together[::-1], compute(patches[::-1]))
 
 
-def test_the_same_bits_from_many_threads(compute, patches):
+def test_threads_give_bit_identical_results(compute, patches):
     expected = compute(patches)
     with ThreadPoolExecutor(4) as pool:
         parts = list(pool.map(compute, (patches[i : i + 3] for i in range(0, 70, 3))))
     np.testing.assert_array_equal(np.concatenate(parts), expected)
 
 
-def test_shards_on_two_threads_give_the_same_bits(compute, patches, tmp_path):
+def test_shards_on_two_threads_are_bit_identical(compute, patches, tmp_path):
     values = extract_shards(compute, patches, tmp_path, compute.width, shard_size=16, workers=2, prefer="threads")
     np.testing.assert_array_equal(values, compute(patches))
 
 
-def test_a_pickle_holds_no_session_and_works_in_another_process(compute, patches, tmp_path):
+def test_a_pickle_contains_no_session_and_works_in_another_process(compute, patches, tmp_path):
     expected = compute(patches[:3])
     content = pickle.dumps(compute)
     assert len(content) < 2000
@@ -114,7 +114,7 @@ def test_a_pickle_holds_no_session_and_works_in_another_process(compute, patches
 
 def test_the_keras_engine_pickles_without_its_model(compute_by_keras, patches, monkeypatch):
     expected = compute_by_keras(patches[:2])
-    model = compute_by_keras.network._models[None]  # what loading it again would give, without the seconds
+    model = compute_by_keras.network._models[None]  # avoids loading the model again
     monkeypatch.setattr(histoblend.features.networks.engines, "byte_network", lambda *names: model)
     content = pickle.dumps(compute_by_keras)
     assert len(content) < 2000
@@ -123,34 +123,34 @@ def test_the_keras_engine_pickles_without_its_model(compute_by_keras, patches, m
     np.testing.assert_array_equal(again(patches[:2]), expected)
 
 
-def test_the_export_is_made_once_and_a_damaged_file_again(compute, cache, monkeypatch):
+def test_the_export_is_cached_and_a_damaged_file_is_replaced(compute, cache, monkeypatch):
     path = export_onnx(Recipe(), None, cache)
-    made = []
+    exported = []
 
-    def stand_in(recipe, shape, path):
-        made.append(recipe.backbone)
+    def fake_export(recipe, shape, path):
+        exported.append(recipe.backbone)
         path.write_bytes(content)
 
     content = path.read_bytes()
-    monkeypatch.setattr(histoblend.features.networks.onnx_export, "_run_export", stand_in)
+    monkeypatch.setattr(histoblend.features.networks.onnx_export, "_run_export", fake_export)
     assert export_onnx(Recipe(), None, cache) == path
-    assert made == []
+    assert exported == []
     path.write_bytes(content[:-1])
     assert export_onnx(Recipe(), None, cache) == path
-    assert made == ["efficientnet-lite0"]
+    assert exported == ["efficientnet-lite0"]
     assert path.read_bytes() == content
     monkeypatch.setattr(histoblend.features.networks.onnx_export, "_version", lambda name: "another")
     assert export_onnx(Recipe(), None, cache) != path
     assert not list(cache.glob(".export-*"))
 
 
-def test_the_export_prints_nothing_and_loads_no_framework_here(export):
+def test_the_export_prints_nothing_and_loads_no_framework_in_the_parent(export):
     cache, done = export
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert {path.suffix for path in cache.iterdir()} == {".onnx", ".sha256"}
 
 
-def test_a_failed_export_says_why_and_leaves_nothing(tmp_path, monkeypatch):
+def test_a_failed_export_gives_the_reason_and_leaves_no_file(tmp_path, monkeypatch):
     (tmp_path / "stub").mkdir()
     (tmp_path / "stub/tensorflow.py").write_text("raise ImportError('no TensorFlow here')")
     monkeypatch.syspath_prepend(tmp_path / "stub")
@@ -159,7 +159,7 @@ def test_a_failed_export_says_why_and_leaves_nothing(tmp_path, monkeypatch):
     assert not list((tmp_path / "cache").iterdir())
 
 
-def test_an_export_that_differs_is_refused(tmp_path, monkeypatch):
+def test_an_export_that_differs_is_rejected(tmp_path, monkeypatch):
     class Skewed:
         def get_inputs(self):
             return [type("Input", (), {"name": "images"})]
@@ -204,7 +204,7 @@ def test_symmetries_are_the_eight_of_the_square():
     assert by_hand < views  # a quarter turn, the transpose, a half turn
 
 
-def test_d4_is_the_average_over_the_symmetries_and_does_not_see_them(compute, patches):
+def test_d4_is_the_average_over_the_symmetries_and_is_invariant(compute, patches):
     d4 = EmbeddingCompute(compute.network, (None,), True)
     values = d4(patches[:3])
     by_hand = np.mean(
@@ -213,10 +213,10 @@ def test_d4_is_the_average_over_the_symmetries_and_does_not_see_them(compute, pa
     np.testing.assert_allclose(values, by_hand, atol=1e-6)
     turned = d4(np.ascontiguousarray(np.rot90(patches[:3], axes=(1, 2))))
     np.testing.assert_allclose(turned, values, atol=1e-5)
-    assert np.abs(compute(patches[:3]) - values).max() > 1e-2  # without the average it does see them
+    assert np.abs(compute(patches[:3]) - values).max() > 1e-2  # without the average, it is not invariant
 
 
-def test_several_sizes_stand_side_by_side(compute, patches):
+def test_several_sizes_are_concatenated(compute, patches):
     values = EmbeddingCompute(compute.network, (None, 64), False)(patches[:3])
     np.testing.assert_array_equal(values[:, :1280], compute(patches[:3]))
     np.testing.assert_array_equal(values[:, 1280:], compute(resize(patches[:3], 64)))
@@ -233,13 +233,13 @@ def test_resizing_keeps_flat_colours_and_sizes_and_the_callers_array():
     assert resize(patches, None) is patches
 
 
-def test_resizing_by_hand():
+def test_resizing_equals_values_calculated_by_hand():
     """Doubling a step 0 | 240: Keys' weights at a quarter pixel are (-9, 111, 29, -3) / 128."""
     row = np.repeat(np.uint8([0, 240]), 4)
     resized = resize(np.broadcast_to(row[None, None, :, None], (1, 8, 8, 3)).copy(), 16)[0, 8, :, 0]
     beside = round(240 * (29 - 3) / 128), round(240 * (111 - 9) / 128)
     assert resized[7:9].tolist() == list(beside)
-    assert resized[6] == 0  # undershoot, cut at black
+    assert resized[6] == 0  # undershoot, clipped to 0
     assert resized[10] >= 240
 
 
@@ -249,7 +249,7 @@ def test_resizing_by_hand():
     st.booleans(),
 )
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_picture_gives_finite_numbers(compute, shape, kind, d4):
+def test_any_image_gives_finite_numbers(compute, shape, kind, d4):
     fill = {"white": 255, "black": 0}
     rng = np.random.default_rng(0)
     patch = rng.integers(0, 256, (2, *shape, 3)) if kind == "noise" else np.full((2, *shape, 3), fill[kind])
@@ -260,11 +260,11 @@ def test_any_picture_gives_finite_numbers(compute, shape, kind, d4):
     assert (values <= 6).all()  # the last layer is a ReLU6
 
 
-def test_no_patches_give_no_rows(compute):
+def test_an_empty_batch_gives_an_empty_table(compute):
     assert compute(np.empty((0, 96, 96, 3), np.uint8)).shape == (0, 1280)
 
 
-def test_read_only_memory_maps_are_taken_and_left_alone(compute, patches, tmp_path):
+def test_read_only_memory_maps_are_accepted(compute, patches, tmp_path):
     np.save(tmp_path / "patches.npy", patches)
     mapped = np.load(tmp_path / "patches.npy", mmap_mode="r")
     np.testing.assert_array_equal(compute(mapped[:9]), compute(patches[:9]))
@@ -273,7 +273,7 @@ def test_read_only_memory_maps_are_taken_and_left_alone(compute, patches, tmp_pa
 @pytest.mark.parametrize(
     "bad", [np.zeros((2, 8, 8, 3)), np.zeros((8, 8, 3), np.uint8), np.zeros((2, 8, 8, 4), np.uint8)]
 )
-def test_other_arrays_are_refused(compute, bad):
+def test_other_arrays_are_rejected(compute, bad):
     with pytest.raises(ValueError, match=re.escape(f"got {bad.dtype} {bad.shape}")):
         compute(bad)
 
@@ -289,17 +289,17 @@ def test_other_arrays_are_refused(compute, bad):
         ({"stages": True}, "got True"),
         ({"backbone": "convnext-tiny", "stages": 2}, "from 1 to 1 for convnext-tiny"),
         ({"centre": True}, "centre must be a number of pixels, such as 32, or 0 for none; got True"),
-        ({"backbone": ["efficientnet-lite0"] * 2}, "one name or several different ones"),
+        ({"backbone": ["efficientnet-lite0"] * 2}, "one name or several different names"),
         ({"backbone": ["efficientnet-lite0", "vgg16"], "weights": "x.h5"}, "fits one backbone; got 'x.h5' for"),
         ({"weights": "absent.h5"}, "existing file of .h5, .keras, .pth; got 'absent.h5'"),
         ({"pooling": "mean"}, "pooling must be one of avg, max, both; got 'mean'"),
         ({"size": 0}, "size must be a positive number of pixels or None; got 0"),
         ({"size": 96.0}, "got 96.0"),
-        ({"size": (96, 96)}, "different ones"),
+        ({"size": (96, 96)}, "different numbers"),
         ({"size": ()}, "one or more"),
     ],
 )
-def test_unknown_options_are_refused(options, message):
+def test_invalid_options_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         embedding_compute(**options)
 
@@ -312,7 +312,7 @@ def test_columns_are_unique_and_in_four_parts(compute):
     assert names[-1] == "embedding_efficientnet-lite0-192px-d4-1279_rgb_whole"
 
 
-def test_columns_of_every_option_tell_them_apart():
+def test_column_names_include_every_option():
     recipe = Recipe("efficientnet-lite2", "random", "both", 3)
     compute = EmbeddingCompute(KerasNetwork(recipe), (96, 192), False, 48)
     names = compute.columns
@@ -324,7 +324,7 @@ def test_columns_of_every_option_tell_them_apart():
     assert EmbeddingCompute(KerasNetwork(Recipe()), (None,), True, 32).columns[-1].endswith("lite0-d4-1279_rgb_centre")
 
 
-def test_stages_are_pooled_side_by_side_with_the_last_one_last(patches):
+def test_pooled_stages_are_concatenated_with_the_last_one_last(patches):
     network = embedding_network(Recipe(stages=3, pooling="both"))
     keras = load_keras()
     images = patches[:2].astype(np.float32)
@@ -338,12 +338,12 @@ def test_stages_are_pooled_side_by_side_with_the_last_one_last(patches):
     assert pooled.shape[1] == Recipe(stages=3, pooling="both").width == 2 * (40 + 112 + 1280)
 
 
-def test_the_centre_stands_beside_the_whole(compute, patches):
+def test_the_centre_is_appended_to_the_whole(compute, patches):
     values = EmbeddingCompute(compute.network, (64, None), False, 16)(patches[:3])
     centre = patches[:3, 16:32, 16:32]
     by_hand = [resize(patches[:3], 64), resize(centre, 64), patches[:3], resize(centre, 48)]
     np.testing.assert_array_equal(values, np.concatenate([compute(view) for view in by_hand], axis=1))
-    with pytest.raises(ValueError, match="centre must lie inside the patches"):
+    with pytest.raises(ValueError, match="centre must fit inside the patches"):
         EmbeddingCompute(compute.network, (64,), False, 49)(patches[:3])
 
 
@@ -354,7 +354,7 @@ def test_d4_of_patches_that_are_not_square(compute, patches):
     np.testing.assert_allclose(values, by_hand, atol=1e-5)
 
 
-def test_backbones_stand_side_by_side(cache, compute, patches):
+def test_backbones_are_concatenated(cache, compute, patches):
     names = ("efficientnet-lite0", "efficientnet-lite2")
     several = embedding_compute(names, engine="keras")
     values = several(patches[:2])
@@ -364,7 +364,7 @@ def test_backbones_stand_side_by_side(cache, compute, patches):
     assert pickle.loads(pickle.dumps(several)) == several  # noqa: S301 - made here
 
 
-def test_batches_are_prepared_ahead_in_order_and_no_further():
+def test_batches_are_prepared_in_order_up_to_the_given_depth():
     started = []
 
     def prepare(item):
@@ -392,52 +392,52 @@ def test_batches_are_prepared_ahead_in_order_and_no_further():
     ],
     ids=["cpu", "no-export", "cpu-half", "gpu", "gpu-single", "gpu-onnx"],
 )
-def test_the_engine_follows_the_machine_unless_it_is_named(monkeypatch, gpu, absent, asked, expected):
+def test_the_engine_depends_on_the_machine_unless_it_is_given(monkeypatch, gpu, absent, asked, expected):
     monkeypatch.setattr(histoblend.features.networks.engines, "has_gpu", lambda: gpu)
     monkeypatch.setattr(histoblend.features.networks.engines, "choose_backend", lambda: "jax")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == absent else name)
     assert choose_engine(*asked) == expected
 
 
-def test_an_engine_is_named_in_words():
+def test_an_engine_has_a_readable_name():
     assert str(Engine("keras", "torch", "bfloat16", True)) == "Keras on torch, bfloat16, GPU"
     assert str(choose_engine("onnx")) == "ONNX Runtime, float32"
 
 
-def test_half_precision_rounds_and_leaves_the_policy_alone(compute_by_keras, patches):
+def test_half_precision_rounds_and_restores_the_policy(compute_by_keras, patches):
     exact = compute_by_keras(patches[:4])
     half = embedding_compute(engine="keras", precision="bfloat16")(patches[:4])
     assert half.dtype == np.float32
     gap = np.abs(half - exact)
-    assert gap.max() > 1e-4  # it did compute in 8 bits of mantissa
+    assert gap.max() > 1e-4  # it computed with 8 bits of mantissa
     assert np.corrcoef(half.ravel(), exact.ravel())[0, 1] > 0.99
     assert load_keras().config.dtype_policy().name == "float32"
 
 
-def test_the_export_runs_on_tensorflow_or_not_at_all(monkeypatch):
+def test_the_export_requires_tensorflow(monkeypatch):
     monkeypatch.setattr(histoblend.features.networks.onnx_export, "choose_backend", lambda: "torch")
     with pytest.raises(RuntimeError, match="must run on TensorFlow; got torch"):
         histoblend.features.networks.onnx_export.write_onnx(Recipe(), None, "never.onnx")
 
 
-def test_a_network_that_pads_by_its_size_is_exported_for_it(cache, monkeypatch):
-    """MobileNetV2 at an odd size: a network for free sizes would shift its maps by a pixel."""
+def test_a_network_with_size_dependent_padding_is_exported_for_its_size(cache, monkeypatch):
+    """At an odd size, a MobileNetV2 exported for free sizes would shift its maps by a pixel."""
     compute = embedding_compute("mobilenet-v2", weights="random", size=33, engine="onnx", cache=cache)
     assert [path.name[:30] for path in cache.glob("mobilenet*.onnx")] == ["mobilenet-v2-random-avg-33x33-"]
-    monkeypatch.setattr(histoblend.features.networks.onnx_export, "_run_export", None)  # it is there already
+    monkeypatch.setattr(histoblend.features.networks.onnx_export, "_run_export", None)  # it is already in the cache
     patches = np.random.default_rng(2).integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
     network = embedding_network(Recipe("mobilenet-v2", "random"), (33, 33))
     expected = network(resize(patches, 33).astype(np.float32), training=False)
     np.testing.assert_allclose(compute(patches), load_keras().ops.convert_to_numpy(expected), rtol=1e-4, atol=1e-4)
 
 
-def test_a_native_size_is_known_with_the_patches(cache):
+def test_shapes_without_resizing_are_unknown_before_the_patches(cache):
     row = find_backbone("mobilenet-v2")
     assert OnnxNetwork(Recipe(row.name), cache).shapes([None, 64]) == [(64, 64)]
     assert OnnxNetwork(Recipe(), cache).shapes([None, 64]) == [None]
 
 
-def test_the_transformer_alone(cache, patches):
+def test_the_scikit_learn_transformer(cache, patches):
     embedding = Embeddings(engine="onnx", cache=cache, workers=2)
     with pytest.raises(NotFittedError):
         embedding.transform(patches)
@@ -452,13 +452,13 @@ def test_the_transformer_alone(cache, patches):
 
 @pytest.mark.parametrize("workers", [1, 2, -1])
 @pytest.mark.parametrize("shape", [(96, 80, 3), (40, 96, 96), (40, 3, 96, 96)])
-def test_another_shape_is_named_as_it_was_given(shape, workers):
+def test_the_error_of_a_wrong_shape_names_the_given_shape(shape, workers):
     embedding = Embeddings(workers=workers)
     embedding.compute_ = None
     with pytest.raises(ValueError, match=re.escape(f"(n, height, width, 3); got uint8 {shape}.")):
         embedding.transform(np.zeros(shape, np.uint8))
 
 
-def test_no_workers_are_refused():
+def test_zero_workers_are_rejected():
     with pytest.raises(ValueError, match="workers must be a positive number, or -1 for one per core"):
         Embeddings(workers=0).fit()

@@ -1,4 +1,4 @@
-"""The export's child process says what is wrong with the weights, not that the export failed."""
+"""The error of invalid weights is raised from the child process of the export."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from histoblend.features.networks.recipe import Recipe
 from histoblend.features.networks.weights import CheckpointError
 
 
-def test_weights_of_another_network_are_one_line(tmp_path):
+def test_weights_of_another_network_give_one_line(tmp_path):
     (tmp_path / "other.h5").write_bytes(b"not HDF5")
     with pytest.raises(CheckpointError, match=r"^\S*other\.h5: expected the weights of .*") as caught:
         export_onnx(Recipe(weights=str(tmp_path / "other.h5")), None, tmp_path / "cache")

@@ -1,4 +1,4 @@
-"""Stored networks: the same numbers from the file alone, by either engine."""
+"""Stored networks give the same numbers from the files alone, with both engines."""
 
 import json
 from pathlib import Path
@@ -30,10 +30,10 @@ def test_a_stored_network_gives_the_same_numbers(engine, tmp_path):
     np.testing.assert_array_equal(again(PATCHES), compute(PATCHES))
 
 
-def test_a_description_that_does_not_fit_is_refused(tmp_path):
+def test_a_mismatched_description_is_rejected(tmp_path):
     entries = store_networks(embedding_compute(weights="random", engine="onnx"), 64, tmp_path)
     contents = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    with pytest.raises(InputError, match="expected an embedding of 7 columns; this version makes 1280"):
+    with pytest.raises(InputError, match="expected an embedding of 7 columns; this version gives 1280"):
         open_networks([{**entries[0], "width": 7}], contents)
     with pytest.raises(InputError, match="description of its networks cannot be read"):
         open_networks([{**entries[0], "files": {"any": "other.onnx"}}], contents)
@@ -41,7 +41,7 @@ def test_a_description_that_does_not_fit_is_refused(tmp_path):
         open_networks([{**entries[0], "recipe": {**entries[0]["recipe"], "backbone": "efficientnet-lite9"}}], contents)
 
 
-def test_no_path_of_this_machine_travels(tmp_path, monkeypatch):
+def test_no_local_path_is_stored(tmp_path, monkeypatch):
     saved = SimpleNamespace(save=lambda path: Path(path).touch())
     monkeypatch.setattr(histoblend.features.networks.stored, "byte_network", lambda *names: saved)
     network = KerasNetwork(Recipe(weights="/home/user/own.weights.h5"))

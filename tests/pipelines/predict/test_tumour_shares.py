@@ -71,5 +71,5 @@ def test_heat_maps_without_means_over_the_slide_score_as_well(bundle, slide, tmp
 
 
 def test_a_share_out_of_range_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"share must lie between 0 and 1; got 1\.5"):
+    with pytest.raises(InputError, match=r"share must be between 0 and 1; got 1\.5"):
         write_phantom_slide(tmp_path / "slide.tif", share=1.5)
