@@ -259,7 +259,7 @@ def _importance(config: Config, judged: Judged) -> tuple[pd.DataFrame, pd.DataFr
                 repeats=config.report.repeats,
                 draws=config.report.draws,
                 seed=config.seed,
-                altered=judged.head.with_replaced,
+                make_scorer=judged.head.with_replaced,
             )
         )
     return _join(single, COLUMNS), _join(groups, GROUPS), stability + steady
@@ -304,7 +304,7 @@ def _shuffled(config: Config, judged: Judged) -> tuple[list[pd.DataFrame], list[
             repeats=config.report.repeats,
             draws=config.report.draws,
             seed=config.seed,
-            altered=judged.head.with_replaced,
+            make_scorer=judged.head.with_replaced,
         )
         groups.append(found)
         if kind == "family":
