@@ -1,4 +1,4 @@
-"""A Dask cluster of processes on this machine, started as a user starts one, elsewhere than in the checkout."""
+"""A Dask cluster of processes on this machine, started like a user's cluster, outside the checkout."""
 
 import contextlib
 import json
@@ -23,8 +23,8 @@ def _start(words, folder, log):
 
 @contextlib.contextmanager
 def cluster(folder, workers=3, *more):
-    """Start a scheduler and workers of one thread each; yields the scheduler's address."""
-    # An empty package of our name hides the one that is installed here: these workers have none of our code.
+    """Start a scheduler and workers with one thread each, and yield the scheduler's address."""
+    # An empty package hides the installed one, so that the workers do not have our code.
     (folder / "histoblend").mkdir()
     (folder / "histoblend" / "__init__.py").touch()
     contact = folder / "scheduler.json"
@@ -52,12 +52,12 @@ def _address(contact):
 
 
 class Striking(Screen):
-    """A screen that does something once, as soon as a share of a step's work is done.
+    """A screen that calls a function once, when a share of a step's work is done.
 
     Parameters
     ----------
     label : str
-        Of the step's progress.
+        Label of the step's progress.
     strike : callable
     share : float
     """
@@ -82,7 +82,7 @@ class Striking(Screen):
 
 @contextlib.contextmanager
 def slow(pid):
-    """Let a process run for a tenth of the time."""
+    """Let a process run for only a tenth of the time."""
     over = threading.Event()
 
     def halt():
