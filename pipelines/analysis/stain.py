@@ -91,12 +91,12 @@ class Sample:
     ----------
     rows : ndarray of shape (n,), int
         Rows of the table; those to predict come first.
-    judged : int
+    n_predicted : int
         Number of patches to predict. The others only serve as the slide's reference for models in slide context.
     """
 
     rows: np.ndarray
-    judged: int
+    n_predicted: int
 
 
 def choose_sample(table: pd.DataFrame, seed: int) -> Sample:
@@ -125,13 +125,13 @@ def choose_sample(table: pd.DataFrame, seed: int) -> Sample:
         parts = [parts[number] for number in np.sort(rng.choice(len(parts), most, replace=False))]
     quota = _patches_per_slide([len(part) for part in parts], MOST_PATCHES)
     labels = table["label"].to_numpy()
-    judged, others = [], []
+    predicted, others = [], []
     for part in parts:
         stratified = _stratified(rng.permutation(part), labels, quota)
-        judged.append(stratified)
+        predicted.append(stratified)
         rest = np.setdiff1d(part, stratified)
         others.append(rng.permutation(rest)[: max(SLIDE_PATCHES - len(stratified), 0)])
-    chosen = np.concatenate(judged)
+    chosen = np.concatenate(predicted)
     return Sample(np.concatenate([np.sort(chosen), np.sort(np.concatenate(others))]), len(chosen))
 
 
@@ -174,10 +174,10 @@ def probe_stain(run: Run, folder: Path) -> dict[str, int]:
     table = patches.table.iloc[sample.rows].reset_index(drop=True)
     pixels = np.asarray(patches.pixels[sample.rows])
     chosen = alterations(slide_names(table), _group_slides(run), run.config.seed)
-    predicted = table.iloc[: sample.judged][["patch_id", "slide", "label"]]
+    predicted = table.iloc[: sample.n_predicted][["patch_id", "slide", "label"]]
     parts = []
     with open_predictor(bundle, list(bundle.index["models"])) as predictor:
-        predict = partial(_predict, run, predictor, table["slide"], sample.judged)
+        predict = partial(_predict, run, predictor, table["slide"], sample.n_predicted)
         with run.screen.progress("altered stains", len(chosen) * len(pixels)) as progress:
             for number, alter in enumerate(chosen):
                 probabilities = predict(alter(pixels), folder / f"work-{number}", progress)
@@ -187,19 +187,19 @@ def probe_stain(run: Run, folder: Path) -> dict[str, int]:
     for number in range(len(chosen)):
         shutil.rmtree(folder / f"work-{number}")
     slides = len(set(slide_names(predicted)))
-    return {"patches": sample.judged, "slides": slides, "beside": len(pixels) - sample.judged}
+    return {"patches": sample.n_predicted, "slides": slides, "beside": len(pixels) - sample.n_predicted}
 
 
 def _predict(
     run: Run,
     predictor: Predictor,
     slides: pd.Series,
-    judged: int,
+    n_predicted: int,
     pixels: np.ndarray,
     folder: Path,
     progress: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
-    """Probabilities of the first ``judged`` patches by every model: ``prob_<model>`` to ndarray (judged,), float64.
+    """Probabilities of the first ``n_predicted`` patches by every model, by column name ``prob_<model>``, float64.
 
     The other patches only serve as the slide's reference for models in slide context.
     """
@@ -219,12 +219,14 @@ def _predict(
 
     options: dict[str, Any] = {"shard_size": SHARD, "prefer": "threads", "workers": _threads(run), "progress": progress}
     width = len(single) + predictor.width
-    values = extract_shards(predict_patches, stained[:judged], folder / "judged", width, dtype=np.float64, **options)
+    values = extract_shards(
+        predict_patches, stained[:n_predicted], folder / "judged", width, dtype=np.float64, **options
+    )
     probabilities = {f"prob_{name}": np.asarray(values[:, number]) for number, name in enumerate(single)}
     if predictor.width:
-        others = extract_shards(reference_columns, stained[judged:], folder / "beside", predictor.width, **options)
+        others = extract_shards(reference_columns, stained[n_predicted:], folder / "beside", predictor.width, **options)
         table = np.concatenate([values[:, len(single) :].astype(np.float32), others])
-        in_context = _predict_in_context(predictor, table, slides, judged)
+        in_context = _predict_in_context(predictor, table, slides, n_predicted)
         probabilities |= {f"prob_{name}": probability for name, probability in in_context.items()}
     names = [f"prob_{name}" for name in predictor.members]
     probabilities = {name: probabilities[name] for name in names if name in probabilities}
@@ -237,14 +239,14 @@ def _predict(
 
 
 def _predict_in_context(
-    predictor: Predictor, table: np.ndarray, slides: pd.Series, judged: int
+    predictor: Predictor, table: np.ndarray, slides: pd.Series, n_predicted: int
 ) -> dict[str, np.ndarray]:
-    """Probability of the first ``judged`` patches by each member in slide context."""
+    """Probability of the first ``n_predicted`` patches by each member in slide context."""
     names = pd.Series(known_slides(slides))
     by_slide = [*names.groupby(names).indices.values(), *np.flatnonzero(names.isna())[:, None]]
-    probabilities = {name: np.empty(judged) for name in predictor.members if needs_slides(name)}
+    probabilities = {name: np.empty(n_predicted) for name in predictor.members if needs_slides(name)}
     for rows in by_slide:
-        predicted = rows[rows < judged]
+        predicted = rows[rows < n_predicted]
         if len(predicted):
             reference = predictor.reference(partial(np.take, table[rows], axis=1), len(rows))
             for name, probability in predictor.within_slide(table[predicted], reference).items():

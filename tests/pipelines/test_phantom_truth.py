@@ -50,7 +50,7 @@ def altered(confound):
         for model, columns in columns_of.items()
     }
     sample = choose_sample(split, seed=0)
-    rows = sample.rows[: sample.judged]
+    rows = sample.rows[: sample.n_predicted]
     part = split.iloc[rows].reset_index(drop=True)
     pixels = np.concatenate([plan(confound).render(row, row + 1) for row in rows])
     tables = []

@@ -87,13 +87,13 @@ def server(tmp_path_factory):
         command, cwd=folder, env=os.environ | quiet, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     )  # fmt: skip
-    said = []
+    lines = []
     for line in process.stdout:
-        said.append(line)
+        lines.append(line)
         if "startup complete" in line:
             break
     else:
-        pytest.fail("the MLflow server did not start:\n" + "".join(said))
+        pytest.fail("the MLflow server did not start:\n" + "".join(lines))
     yield f"http://127.0.0.1:{port}"
     os.killpg(process.pid, signal.SIGTERM)
     process.communicate(timeout=60)

@@ -37,36 +37,36 @@ def cohort(prevalence_a, prevalence_b, *, per_slide=20, seed=0):
 
 def test_stain_groups_that_differ_in_label_are_confounded():
     values, labels, slides = cohort([0.9, 0.8, 0.7, 0.9, 0.8, 0.7], [0.2, 0.1, 0.3, 0.1, 0.2, 0.3])
-    found = stain_groups(values, COLUMNS, labels, slides)
-    assert found.slides.set_index("slide").group.to_dict() == {
+    groups = stain_groups(values, COLUMNS, labels, slides)
+    assert groups.slides.set_index("slide").group.to_dict() == {
         **{f"a{i:02d}": "A" for i in range(6)},
         **{f"b{i:02d}": "B" for i in range(6)},
     }
-    assert found.difference == pytest.approx(0.6)
+    assert groups.difference == pytest.approx(0.6)
     # All six are higher: 2 of the 924 divisions into six and six are as extreme, one per direction.
-    assert found.p == pytest.approx(2 / 924, abs=2e-3)
-    assert found.confounded
-    assert found.words().startswith(
+    assert groups.p == pytest.approx(2 / 924, abs=2e-3)
+    assert groups.confounded
+    assert groups.words().startswith(
         "Stain and label are confounded. Clustered by stain, the slides form two groups, of 6"
     )
-    assert "80 % and 20 % positives" in found.words()
+    assert "80 % and 20 % positives" in groups.words()
 
 
 def test_the_group_with_more_positives_is_a():
     values, labels, slides = cohort([0.1, 0.2] * 3, [0.9, 0.8] * 3)
-    found = stain_groups(values, COLUMNS, labels, slides)
-    assert found.slides.set_index("slide").group["b00"] == "A"
-    assert found.difference == pytest.approx(0.7)
+    groups = stain_groups(values, COLUMNS, labels, slides)
+    assert groups.slides.set_index("slide").group["b00"] == "A"
+    assert groups.difference == pytest.approx(0.7)
 
 
 def test_balanced_slides_are_not_confounded():
     shares = [0.0, 0.3, 0.5, 0.6, 0.9, 1.0]
     values, labels, slides = cohort(shares, shares)
-    found = stain_groups(values, COLUMNS, labels, slides)
-    assert found.difference == pytest.approx(0)
-    assert found.p == 1.0
-    assert not found.confounded
-    assert found.words().endswith("This difference can be due to chance.")
+    groups = stain_groups(values, COLUMNS, labels, slides)
+    assert groups.difference == pytest.approx(0)
+    assert groups.p == 1.0
+    assert not groups.confounded
+    assert groups.words().endswith("This difference can be due to chance.")
 
 
 def test_labels_do_not_influence_the_grouping():
@@ -98,9 +98,9 @@ def test_there_are_no_groups_with_too_few_slides_or_no_stain_columns():
 
 def test_scores_within_groups():
     values, labels, slides = cohort([0.5] * 4 + [1.0], [0.0] * 5)
-    found = stain_groups(values, COLUMNS, labels, slides)
+    groups = stain_groups(values, COLUMNS, labels, slides)
     predictions = pd.DataFrame({"slide": slides, "label": labels, "prob_m": np.where(slides < "b", labels, 0.5)})
-    table = group_scores(found, predictions, "m").set_index("group")
+    table = group_scores(groups, predictions, "m").set_index("group")
     assert table.loc["A"].tolist() == [5, 100, 0.6, 1.0]
     assert table.loc["B", ["slides", "patches", "prevalence"]].tolist() == [5, 100, 0.0]
     assert np.isnan(table.auc["B"])
@@ -166,14 +166,14 @@ def test_families_predict_the_group_of_unseen_slides():
     ).astype(np.float32)
     columns = ["colour_mean_red_whole", "nuclei_mean_area_whole", *(f"lbp_bin-{i}_grey_whole" for i in range(20))]
     groups = two_groups([f"s{i:02d}" for i in range(20)], each=40)
-    found = stain_families(values, columns, groups, pd.Series(names), draws=200).set_index("family")
-    assert found.index[0] == "colour"
-    assert found.auc["colour"] > 0.99
-    assert found.auc["nuclei"] < 0.65
-    assert found.auc["lbp"] < 0.65
-    assert found.low["nuclei"] < 0.5 < found.high["nuclei"]
-    assert found["columns"].to_dict() == {"colour": 1, "nuclei": 1, "lbp": 20}
-    assert set(found.patches) == {20 * FAMILY_PATCHES}
+    table = stain_families(values, columns, groups, pd.Series(names), draws=200).set_index("family")
+    assert table.index[0] == "colour"
+    assert table.auc["colour"] > 0.99
+    assert table.auc["nuclei"] < 0.65
+    assert table.auc["lbp"] < 0.65
+    assert table.low["nuclei"] < 0.5 < table.high["nuclei"]
+    assert table["columns"].to_dict() == {"colour": 1, "nuclei": 1, "lbp": 20}
+    assert set(table.patches) == {20 * FAMILY_PATCHES}
 
 
 def test_patches_of_slides_in_no_group_are_ignored():
@@ -181,9 +181,9 @@ def test_patches_of_slides_in_no_group_are_ignored():
     names = pd.Series(np.repeat([f"s{i}" for i in range(8)], 10)).where(np.arange(80) >= 10)
     groups = two_groups([f"s{i}" for i in range(2, 8)], each=10)
     values = rng.normal(size=(80, 2)).astype(np.float32)
-    found = stain_families(values, ["colour_a_b_whole", "lbp_a_b_whole"], groups, names, draws=100)
-    assert set(found.slides) == {6}
-    assert set(found.patches) == {60}
+    table = stain_families(values, ["colour_a_b_whole", "lbp_a_b_whole"], groups, names, draws=100)
+    assert set(table.slides) == {6}
+    assert set(table.patches) == {60}
 
 
 def test_a_group_of_one_slide_is_not_predicted():

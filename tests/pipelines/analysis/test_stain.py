@@ -64,11 +64,11 @@ def test_the_reason_is_given_if_stains_cannot_be_shifted(sizes, positives, expec
 def test_the_sample_is_spread_evenly_over_held_out_slides():
     table = held_out([148, 133, 148, 41, 40, 5], positives=[118, 46, 61, 0, 0, 1])
     sample = choose_sample(table, seed=0)
-    judged = table.iloc[sample.rows[: sample.judged]]
-    assert set(judged.split) == {"test"}
+    predicted = table.iloc[sample.rows[: sample.n_predicted]]
+    assert set(predicted.split) == {"test"}
     # The small slide provides its 5 patches, the others 21 each of the 112 in total.
-    assert judged.slide.value_counts().to_dict() == {f"t{i:03d}": 21 for i in range(5)} | {"t005": 5}
-    share = judged.groupby("slide").label.mean()
+    assert predicted.slide.value_counts().to_dict() == {f"t{i:03d}": 21 for i in range(5)} | {"t005": 5}
+    share = predicted.groupby("slide").label.mean()
     assert share["t000"] == pytest.approx(118 / 148, abs=1 / 21)
     assert share["t003"] == 0.0
     whole = table.iloc[sample.rows].slide.value_counts()
@@ -78,14 +78,14 @@ def test_the_sample_is_spread_evenly_over_held_out_slides():
 
 def test_the_sample_size_is_limited():
     sample = choose_sample(held_out([200] * 120), seed=0)
-    assert sample.judged <= MOST_PATCHES
+    assert sample.n_predicted <= MOST_PATCHES
     assert len(sample.rows) <= MOST_SLIDES * SLIDE_PATCHES
 
 
 def test_patches_without_a_slide_count_as_separate_slides():
     table = held_out([300, 300]).assign(slide=None)
     sample = choose_sample(table, seed=0)
-    assert sample.judged == len(sample.rows) == MOST_PATCHES
+    assert sample.n_predicted == len(sample.rows) == MOST_PATCHES
     assert len(set(slide_names(table.iloc[sample.rows]))) == MOST_PATCHES
 
 
