@@ -1,4 +1,4 @@
-# The front door. `make help` lists every target.
+# `make help` lists every target.
 
 PYTHON  ?= python3
 CONFIG  ?= phantom
@@ -26,10 +26,10 @@ STRIDE  ?=
 
 VENV := .venv
 PY   := $(VENV)/bin/python
-# Every release that the pinned requirements hold for; `make` says so before pip would fail in the middle.
+# Python versions that the pinned requirements support. They are checked first, because pip would fail halfway.
 CHECK_PYTHON = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
 PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --only-binary :all:
-# By itself, since pip checks no hash of a folder; its requirements, setuptools included, are there by then.
+# A separate step, because pip cannot check the hash of a folder. The requirements, including setuptools, are installed before.
 SELF_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 
 SETTINGS = --config '$(CONFIG)' $(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(foreach s,$(SET),--set '$(s)') \
@@ -42,48 +42,48 @@ help:  ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo "  CONFIG=kaggle               a shipped configuration or a TOML file (default: $(CONFIG))"
-	@echo "  DATA=folder                 where the data set lies"
-	@echo "  DATASET=pcam                what make data brings: pcam (MIRROR=url), kaggle, or a zip or tar file"
-	@echo "  RUN=name                    results go to runs/<name>/ (default: the configuration's name)"
-	@echo "  SET='key=value …'           single settings without spaces, e.g. SET='seed=1 split.folds=4'"
-	@echo "  MISSING=skip STRICT=1       ids without image are skipped; an unreadable patch is fatal"
+	@echo "  DATA=folder                 folder of the data set"
+	@echo "  DATASET=pcam                make data: pcam (MIRROR=url), kaggle, or a zip or tar file to unpack"
+	@echo "  RUN=name                    write results to runs/<name>/ (default: the configuration's name)"
+	@echo "  SET='key=value …'           change settings (no spaces in values), e.g. SET='seed=1 split.folds=4'"
+	@echo "  MISSING=skip STRICT=1       skip ids without an image; stop at an unreadable patch"
 	@echo "  SLIDES=csv EXPLAIN=id       make predict: slides of the patches (id,slide); explain single patches"
 	@echo "  MODEL= POINT= PREVALENCE=   make predict, heatmap: another model or operating point; predict: share of positives"
-	@echo "  SLIDE=x.svs MPP= PATCH_MPP= make heatmap: a whole slide; µm a pixel of it, of the patches, where unknown"
-	@echo "  STRIDE=16                   make heatmap: patch pixels from one patch to the next (32)"
-	@echo "  RUNS='a b …' OUT=folder     make compare: names of finished runs; where the page goes (runs/compare-a-b-…/)"
+	@echo "  SLIDE=x.svs MPP= PATCH_MPP= make heatmap: a whole slide; µm per pixel of the slide and of the patches, if unknown"
+	@echo "  STRIDE=16                   make heatmap: distance between patches, in patch pixels (default: 32)"
+	@echo "  RUNS='a b …' OUT=folder     make compare: names of finished runs; output folder (default: runs/compare-a-b-…/)"
 	@echo "  REBUILD=1                   replace results that were made with another configuration"
 
 data: $(VENV)/.user  ## download DATASET=pcam|kaggle (or unpack an archive) into DATA=folder
 	@$(PY) -m histoblend.pipelines data '$(DATASET)' $(if $(DATA),--data '$(DATA)') $(if $(MIRROR),--mirror '$(MIRROR)')
 
-baseline: $(VENV)/.user  ## features, embeddings, heads and the report: the ladder of honest numbers
+baseline: $(VENV)/.user  ## features, embeddings, heads and the report with the ladder of models
 	@$(PY) -m histoblend.pipelines baseline $(SETTINGS)
 
-ensemble: $(VENV)/.user  ## the baseline, a fine-tuned network and the ensemble of all, judged by nested folds
+ensemble: $(VENV)/.user  ## the baseline, a fine-tuned network and the ensemble of all, evaluated with nested folds
 	@$(PY) -m histoblend.pipelines ensemble $(SETTINGS)
 
 audit prepare features embeddings heads cnn report: $(VENV)/.user
 	@$(PY) -m histoblend.pipelines $@ $(SETTINGS)
 
-audit:       ## duplicates, wrong labels, blank, blurred and marked patches: what was found, and what was done
-prepare:     ## step 1: decode every patch once, audit, split by slide
+audit:       ## list duplicate, mislabelled, blank, blurred and pen-marked patches, and what was done with them
+prepare:     ## step 1: decode, audit and split the patches by slide
 features:    ## step 2: handcrafted colour, texture and nuclei features
 embeddings:  ## step 3: pretrained network embeddings
 heads:       ## step 4: logistic and XGBoost heads
 cnn:         ## step 5: a fine-tuned network
 report:      ## step 7: ladder, importances and report.html
 
-compare: $(VENV)/.user  ## several finished runs on one page: RUNS="a b", paired where patches agree
+compare: $(VENV)/.user  ## compare finished runs on one page: RUNS="a b"; paired if they share patches
 	@$(PY) -m histoblend.pipelines compare $(foreach r,$(RUNS),'$(r)') $(if $(OUT),--out '$(OUT)')
 
-predict: $(VENV)/.user  ## probabilities of new patches: BUNDLE=runs/<name>/bundle IN=folder OUT=predictions.csv
+predict: $(VENV)/.user  ## predict new patches: BUNDLE=runs/<name>/bundle IN=folder OUT=predictions.csv
 	@$(PY) -m histoblend.pipelines predict $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(IN),--in '$(IN)') $(if $(OUT),--out '$(OUT)') \
 	    $(if $(SLIDES),--slides '$(SLIDES)') \
 	    $(foreach id,$(EXPLAIN),--explain '$(id)') $(if $(PREVALENCE),--prevalence '$(PREVALENCE)') \
 	    $(if $(MODEL),--model '$(MODEL)') $(if $(POINT),--point '$(POINT)')
 
-heatmap: $(VENV)/.user  ## a whole slide to a heat map: BUNDLE=runs/<name>/bundle SLIDE=x.svs OUT=folder (all have defaults)
+heatmap: $(VENV)/.user  ## heat map of a whole slide: BUNDLE=runs/<name>/bundle SLIDE=x.svs OUT=folder (all have defaults)
 	@$(PY) -m histoblend.pipelines heatmap $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(SLIDE),--slide '$(SLIDE)') $(if $(OUT),--out '$(OUT)') \
 	    $(if $(MPP),--mpp '$(MPP)') $(if $(PATCH_MPP),--patch-mpp '$(PATCH_MPP)') $(if $(STRIDE),--stride '$(STRIDE)') \
 	    $(if $(MODEL),--model '$(MODEL)') $(if $(POINT),--point '$(POINT)')
@@ -91,26 +91,26 @@ heatmap: $(VENV)/.user  ## a whole slide to a heat map: BUNDLE=runs/<name>/bundl
 slide: $(VENV)/.user  ## draw a synthetic whole slide with a planted tumour: OUT=phantom.tif
 	@$(PY) -m histoblend.pipelines slide $(if $(OUT),--out '$(OUT)')
 
-# One thread a process: two test processes whose libraries start two threads each wait for one another on two cores.
-test: $(VENV)/.dev  ## the whole test suite
+# One thread per process: otherwise two test processes with two threads each slow each other down on two cores.
+test: $(VENV)/.dev  ## run the whole test suite
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
 
-# The ordinary suite tries each fault a few times; with HISTOBLEND_TORTURE set, tests try many and record what came of it.
-torture: $(VENV)/.dev  ## faults on purpose, at length: kills, full disks, bad files; writes docs/reliability.md
+# The normal suite tries each fault a few times. With HISTOBLEND_TORTURE set, tests try many and record the results.
+torture: $(VENV)/.dev  ## long tests with injected faults: kills, full disks, bad files; writes docs/reliability.md
 	@rm -f .torture.jsonl
 	@HISTOBLEND_TORTURE='$(CURDIR)/.torture.jsonl' $(PY) -m pytest -m torture tests/torture
 	@$(PY) -m tests.torture.table .torture.jsonl docs/reliability.md
 
-lint: $(VENV)/.dev  ## formatting, lint, types and the direction of imports
+lint: $(VENV)/.dev  ## check formatting, lint, types and the direction of imports
 	@$(PY) -m ruff format --check .
 	@$(PY) -m ruff check .
 	@$(PY) -m mypy
 	@$(VENV)/bin/lint-imports
 
-bench: $(VENV)/.dev  ## every benchmark: checks the answer, then prints a ratio against the plain way
+bench: $(VENV)/.dev  ## run every benchmark: check the result, then print the speed relative to a simple version
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) -m benchmarks.$$(basename $$file .py) || exit 1; done
 
-docs: $(VENV)/.user  ## write docs/features.md and docs/backbones.md from their tables
+docs: $(VENV)/.user  ## write docs/features.md and docs/backbones.md from the code's tables
 	@$(PY) -m histoblend.features.handcrafted.families docs/features.md
 	@$(PY) -m histoblend.features.networks.backbones docs/backbones.md
 
@@ -133,19 +133,19 @@ clean:  ## remove runs/ and .venv/
 
 $(VENV)/.made:
 	@$(PYTHON) -c '$(CHECK_PYTHON)' 2>/dev/null || { echo "error: Python 3.11 to 3.13 with venv is needed; '$(PYTHON)' is" \
-	    "$$($(PYTHON) --version 2>&1). On Debian or Ubuntu: sudo apt-get install python3 python3-venv; or name another" \
-	    "one: make PYTHON=python3.12 …" >&2; exit 1; }
+	    "$$($(PYTHON) --version 2>&1). On Debian or Ubuntu: sudo apt-get install python3 python3-venv; or choose another" \
+	    "interpreter: make PYTHON=python3.12 …" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
 	@touch $@
 
 $(VENV)/.user: requirements.txt pyproject.toml | $(VENV)/.made
-	@echo "installing the pinned requirements into $(VENV)/ (once, about two minutes)"
+	@echo "installing the pinned requirements into $(VENV)/ (only once, about two minutes)"
 	@$(PIP_INSTALL) -r requirements.txt
 	@$(SELF_INSTALL)
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.txt pyproject.toml | $(VENV)/.made
-	@echo "installing the pinned requirements for development into $(VENV)/ (once, about two minutes)"
+	@echo "installing the pinned development requirements into $(VENV)/ (only once, about two minutes)"
 	@$(PIP_INSTALL) -r requirements-dev.txt
 	@$(SELF_INSTALL)
 	@touch $@ $(VENV)/.user

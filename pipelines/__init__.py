@@ -1,1 +1,1 @@
-"""What is run: configuration, artefact folders, steps and the command line."""
+"""Runs: configuration, artefact folders, steps and the command line."""

@@ -1,4 +1,4 @@
-"""What the commands do: bring steps of a run up to date, and show what came of it."""
+"""The commands: bring steps of a run up to date and show the results."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from histoblend.pipelines.tracking import check_tracking, track
 
 
 def baseline(run: Run) -> None:
-    """Bring every step up to date, show the ladder and log the run where that is configured."""
+    """Bring every step up to date, show the ladder, and log the run if configured."""
     run.leave_out(ENSEMBLE_ONLY)
     finish(run)
     if (run.folder / run.plan["ensemble"].folder).is_dir():
         run.screen.warn(
-            "this run has an ensemble, which `baseline` leaves out of report, predictions and bundle. It is kept: "
-            "`make report` with the same settings brings it back."
+            "this run has an ensemble. `baseline` leaves it out of report, predictions and bundle, but does not delete "
+            "it: `make report` with the same settings includes it again."
         )
 
 
 def ensemble(run: Run) -> None:
-    """Bring every step up to date, the ensemble included, and show the ladder and what the ensemble gains."""
+    """Bring every step up to date, including the ensemble, and show the ladder and the gain of the ensemble."""
     run.leave_out(())
     finish(run)
 
 
 def finish(run: Run) -> None:
-    """Bring report, bundle and final predictions up to date, publish and show them, and log the run."""
+    """Bring report, bundle and final predictions up to date, publish and show them, and log the run if configured."""
     begin(run)
     check_tracking(run.config.track)
     for name in ("report", "bundle", "predictions"):
@@ -56,8 +56,8 @@ def finish(run: Run) -> None:
 
 
 def one_step(run: Run, name: str) -> Path:
-    """Bring one step, and what it reads, up to date; return its folder."""
-    # A report shows the ensemble where the run has one.
+    """Bring one step and its inputs up to date, and return its folder."""
+    # A report shows the ensemble if the run has one.
     combined = name == "cnn" or (name == "report" and (run.folder / run.plan["ensemble"].folder).is_dir())
     run.leave_out(() if combined else ENSEMBLE_ONLY)
     if name == "report":
@@ -68,16 +68,16 @@ def one_step(run: Run, name: str) -> Path:
 
 
 def begin(run: Run) -> None:
-    """Find wrong settings before hours of work, bring the patches up to date, and warn of a split that leaks."""
+    """Check the settings before any long computation, bring the patches up to date, and warn about a leaking split."""
     checks = {"embeddings": check_embeddings} | ({"cnn": check_cnn} if run.has("cnn") else {})
     for name, check in checks.items():
-        # A finished step was checked; with other settings it is refused.
+        # A finished step was checked before; with other settings it will be refused.
         if run.rebuild or not (run.folder / run.plan[name].folder).is_dir():
             check(run.config)
     if "colour" in run.config.heads.features and "colour" not in chosen_families(run.config):
         raise InputError(
-            "heads.features asks for 'colour', but features.families leaves that family out. "
-            "Add it, or choose the sets: --set 'heads.features=[\"handcrafted\"]'."
+            "heads.features contains 'colour', but features.families leaves that family out. "
+            "Add the family, or set other columns: --set 'heads.features=[\"handcrafted\"]'."
         )
     notes = run.step("prepare").manifest["notes"]
     for warning in split_warnings(patches_of(run).table, notes):
@@ -85,12 +85,12 @@ def begin(run: Run) -> None:
 
 
 def explain(run: Run, column: str) -> Path:
-    """Say what a handcrafted column is, and draw it on the patches at its 1st, 50th and 99th percentile.
+    """Explain a handcrafted column, and draw it on the patches at its 1st, 50th and 99th percentile.
 
     Returns
     -------
     Path
-        Of the PNG picture, in the run folder.
+        The PNG picture in the run folder.
     """
     import numpy as np
     from PIL import Image
@@ -102,7 +102,7 @@ def explain(run: Run, column: str) -> Path:
     values, names = read_values(run.step("features").folder)
     if column not in names:
         near = difflib.get_close_matches(column, names, 1, 0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else " docs/features.md lists all."
+        hint = f" Did you mean {near[0]!r}?" if near else " docs/features.md lists all columns."
         raise InputError(f"--explain must name a handcrafted column; got {column!r}.{hint}")
     order = np.argsort(values[:, names.index(column)], kind="stable")
     rows = [int(order[round(share * (len(order) - 1))]) for share in (0.01, 0.5, 0.99)]

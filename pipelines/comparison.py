@@ -1,4 +1,4 @@
-"""Several finished runs on one page: what is read of them, and where the page goes."""
+"""Comparison of several finished runs on one page: reads the runs and writes the page."""
 
 from __future__ import annotations
 
@@ -35,44 +35,44 @@ from histoblend.reports.sections.comparison import comparison_sections
 REPORT = "7-report"
 FACTS = "facts.json"
 PATCHES = "1-patches/patches.parquet"
-#: Columns of predictions that a comparison cannot do without.
+#: Columns of predictions that a comparison needs.
 COLUMNS = ("patch_id", "slide", "split", "fold", "label")
 
-#: Longest folder name that is made of runs' names; what is longer is cut and gets a digest.
+#: Longest folder name made from run names, in bytes. A longer name is cut and gets a digest.
 LONGEST = 80
 
 
 def compare(names: Sequence[str], runs: Path, *, out: Path | None, draws: int, seed: int, screen: Screen) -> Path:
-    """Write one page about several finished runs.
+    """Write one page that compares several finished runs.
 
     Parameters
     ----------
     names : sequence of str
-        Two to seven folders of `runs`.
+        Names of two to seven folders in `runs`.
     runs : Path
     out : Path or None
-        Folder to write; ``compare-<names>`` in `runs` where None.
+        Folder to write; by default ``compare-<names>`` in `runs`.
     draws, seed : int
-        For intervals of paired differences.
+        Resamplings for the intervals of paired differences.
     screen : Screen
 
     Returns
     -------
     Path
-        Of ``report.html``.
+        The file ``report.html``.
 
     Raises
     ------
     InputError
-        A run is unknown or unfinished, or `out` holds something else.
+        A run is unknown or unfinished, or `out` contains other files.
     """
-    _check(names, runs)
+    _check_names(names, runs)
     folder = out or runs / folder_name(names)
-    _check_place(folder)
+    _check_folder(folder)
     results = [read_run(runs / name) for name in names]
     screen.say(f"compare: {' · '.join(names)}")
     sections = comparison_sections(results, draws=draws, seed=seed)
-    # What a broken comparison left is not mixed with this one.
+    # Files of an interrupted comparison must not be mixed with this one.
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     write_page(partial, f"Histoblend: {' · '.join(names)}", sections, prints=True)
@@ -97,7 +97,7 @@ def compare(names: Sequence[str], runs: Path, *, out: Path | None, draws: int, s
 
 
 def folder_name(names: Sequence[str]) -> str:
-    """Name of a comparison's folder: ``compare-a-b``, bounded in length and still its own."""
+    """Name of a comparison's folder: ``compare-a-b``, limited in length and unique."""
     name = "compare-" + "-".join(names)
     if len(name.encode()) <= LONGEST:
         return name
@@ -111,7 +111,7 @@ def known_runs(runs: Path) -> list[str]:
     return sorted(name for name in names if not ignored(name))
 
 
-def _check(names: Sequence[str], runs: Path) -> None:
+def _check_names(names: Sequence[str], runs: Path) -> None:
     known = known_runs(runs)
     for name in names:
         if name in known:
@@ -119,12 +119,12 @@ def _check(names: Sequence[str], runs: Path) -> None:
         near = difflib.get_close_matches(name, known, 1, 0.4)
         hint = f"Did you mean {near[0]!r}?" if near else f"Finished runs: {', '.join(known) or 'none'}."
         if (runs / name).is_dir() and name not in ("", ".", ".."):
-            hint = "It has not come as far as the report: run `make report RUN=…` with its configuration first."
+            hint = "It has no report yet: run `make report RUN=…` with its configuration first."
         raise InputError(f"RUNS must name finished runs in {runs}/; got {name!r}. {hint}")
 
 
-def _check_place(folder: Path) -> None:
-    """Refuse to replace what is no comparison."""
+def _check_folder(folder: Path) -> None:
+    """Refuse to replace a folder that is not a comparison."""
     if not folder.exists() or (folder.is_dir() and all(ignored(path.name) for path in folder.iterdir())):
         return
     try:
@@ -133,17 +133,17 @@ def _check_place(folder: Path) -> None:
         known = False
     if not known:
         raise InputError(
-            f"{folder} must be new, empty or an older comparison; it holds something else. Choose another."
+            f"{folder} must be new, empty or an older comparison; it contains other files. Choose another folder."
         )
 
 
 def read_run(folder: Path) -> RunResults:
-    """What a comparison needs of a finished run.
+    """Read the results of a finished run for a comparison.
 
     Raises
     ------
     InputError
-        A file is missing or broken.
+        A file is missing or damaged.
     """
     try:
         predictions = pd.read_parquet(folder / PREDICTIONS)
@@ -154,21 +154,21 @@ def read_run(folder: Path) -> RunResults:
             for key, value in flat_keys(facts["configuration"]).items()
             if key != "name"
         }
-        made = _made(facts, facts["steps"])
-        lacking = sorted({*COLUMNS} - {*predictions.columns}) + sorted({*LADDER_COLUMNS} - {*ladder.columns})
-        if lacking:
-            raise ValueError(f"no column {', '.join(lacking)}")
+        origin = _origin(facts, facts["steps"])
+        missing = sorted({*COLUMNS} - {*predictions.columns}) + sorted({*LADDER_COLUMNS} - {*ladder.columns})
+        if missing:
+            raise ValueError(f"no column {', '.join(missing)}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"{folder}: expected a finished run with {PREDICTIONS}, {LADDER} and {REPORT}/{FACTS}; got: {error}. Run "
             "`make report RUN=…` with its configuration first."
         ) from error
     ladder["head"] = ladder["head"].astype(object).where(ladder["head"].notna(), None)
-    return RunResults(folder.name, _with_digests(predictions, folder / PATCHES), ladder, flat, made)
+    return RunResults(folder.name, _with_digests(predictions, folder / PATCHES), ladder, flat, origin)
 
 
 def _with_digests(predictions: pd.DataFrame, patches: Path) -> pd.DataFrame:
-    """Put the digest of each patch's pixels beside its predictions, where step 1 left them."""
+    """Add the digest of each patch's pixels to its predictions, if step 1 has stored it."""
     try:
         digests = pd.read_parquet(patches, columns=["patch_id", "sha256"])
     except (OSError, ValueError):
@@ -176,11 +176,11 @@ def _with_digests(predictions: pd.DataFrame, patches: Path) -> pd.DataFrame:
     return predictions.merge(digests.drop_duplicates("patch_id"), on="patch_id", how="left")
 
 
-def _made(facts: Mapping[str, Any], steps: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
-    """Patches, and commit, machine, versions and time of each step."""
-    found: dict[str, object] = {"patches digest": facts.get("patches digest")}
+def _origin(facts: Mapping[str, Any], steps: Mapping[str, Mapping[str, Any]]) -> dict[str, object]:
+    """Digest of the patches, and commit, machine, library versions and time of each step."""
+    origin: dict[str, object] = {"patches digest": facts.get("patches digest")}
     for name, step in steps.items():
         kept = {key: step.get(key) for key in ("commit", "python", "machine", "rows", "seconds", "peak_mb")}
-        found |= {f"{name}.{key}": value for key, value in kept.items()}
-        found |= {f"libraries.{library}": version for library, version in step.get("libraries", {}).items()}
-    return found
+        origin |= {f"{name}.{key}": value for key, value in kept.items()}
+        origin |= {f"libraries.{library}": version for library, version in step.get("libraries", {}).items()}
+    return origin

@@ -1,4 +1,4 @@
-"""Configuration: TOML files and ``--set key=value`` into one frozen, typed object."""
+"""Configuration: one frozen, typed object from TOML files and ``--set key=value``."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 else:
     HeadName = Literal[tuple(HEADS)]
 
-#: Sets of columns that heads are fitted on; "families" stands for every handcrafted family alone.
+#: Sets of columns that heads are fitted on. "families" means each handcrafted family as a separate set.
 SetName = Literal[
     "colour", "families", "handcrafted", "embeddings", "both",
     "context", "in-slide", "embeddings-context", "both-context",
     "context-normalised", "embeddings-normalised", "both-normalised",
 ]  # fmt: skip
 
-#: Those of stain-normalised patches tell most together; its two parts are fitted where they are asked for.
+#: Of the stain-normalised sets, only the combined one is a default. Its two parts are optional.
 DEFAULT_SETS = tuple(name for name in get_args(SetName) if name not in ("context-normalised", "embeddings-normalised"))
 
-#: A path in which ``~`` is the home folder, as in a shell.
+#: A path in which ``~`` means the home folder, as in a shell.
 UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
@@ -43,69 +43,79 @@ class _Section(BaseModel):
 
 
 class DataConfig(_Section):
-    """Where patches come from."""
+    """The data set."""
 
     source: Literal["phantom", "kaggle", "pcam", "folder"] = Field("phantom", description="kind of data set")
-    path: UserPath = Field("", description="folder of the data set; the phantom needs none")
+    path: UserPath = Field("", description="folder of the data set; not used for the phantom")
     size: int = Field(96, ge=LEAST_SIZE, description="height and width of a patch, px")
     mpp: float = Field(
-        0.972, ge=0, le=100, description="side of a patch's pixel, µm; 0 where it is unknown (changes no patch)"
+        0.972, ge=0, le=100, description="pixel size, µm per pixel; 0 if unknown (does not change the patches)"
     )
-    missing: Literal["error", "skip"] = Field("error", description="ids without image and images without label")
+    missing: Literal["error", "skip"] = Field(
+        "error", description="what to do with ids without an image and images without a label"
+    )
     slide_map: UserPath = Field(
-        "", description="CSV file with the slide of each patch; empty for the layout's usual one"
+        "", description="CSV file with the slide of each patch; empty for the data set's default file"
     )
-    resize: Literal["refuse", "resize", "crop"] = Field("refuse", description="folder: images of another size")
+    resize: Literal["refuse", "resize", "crop"] = Field(
+        "refuse", description="folder: what to do with images of another size"
+    )
     positive: tuple[str, ...] = Field(
-        (), description="folder: positive classes; empty where names such as tumour say it"
+        (), description="folder: positive classes; empty to recognise names such as tumour"
     )
-    strict: bool = Field(False, description="a patch that cannot be read is fatal instead of set aside")
+    strict: bool = Field(False, description="stop at a patch that cannot be read, instead of setting it aside")
     n: int = Field(2000, ge=20, description="phantom: number of patches")
     slides: int = Field(40, ge=2, description="phantom: number of slides")
     difficulty: float = Field(0.5, ge=0, le=1, description="phantom: 0 easy, 1 hard")
-    confound: float = Field(0.0, ge=0, le=1, description="phantom: how far tumour and scanner go together")
+    confound: float = Field(
+        0.0, ge=0, le=1, description="phantom: association of tumour and scanner; 0 none, 1 complete"
+    )
     faults: bool = Field(
-        False, description="phantom: plant duplicates, blank, blurred, pen-marked, mislabelled patches"
+        False, description="phantom: add duplicate, blank, blurred, pen-marked and mislabelled patches"
     )
 
 
 class SplitConfig(_Section):
-    """How slides are divided."""
+    """How slides are split."""
 
-    test_share: float = Field(0.2, gt=0, lt=1, description="share of the slides held out (at least 4 are)")
-    folds: int = Field(5, ge=2, description="folds of the other slides")
+    test_share: float = Field(0.2, gt=0, lt=1, description="share of the slides that are held out (at least 4 slides)")
+    folds: int = Field(5, ge=2, description="cross-validation folds of the other slides")
     groups: Literal["slide", "infer", "patch"] = Field(
         "slide",
-        description="what is held out whole: slides; where none is known, clusters by stain; or single patches (leaks)",
+        description="units of the split: slides; slides inferred by stain if none is known; or single patches (leaks)",
     )
 
 
 class AuditConfig(_Section):
-    """What follows from what is odd about a patch; data/audit/flags.py says what each flag means."""
+    """What to do with each kind of flagged patch; data/audit/flags.py explains the flags."""
 
     exact_duplicate: Literal["group", "drop", "keep"] = Field("group", description="patches with the same pixels")
-    near_duplicate: Literal["group", "drop", "keep"] = Field("group", description="the same picture, turned or altered")
+    near_duplicate: Literal["group", "drop", "keep"] = Field(
+        "group", description="the same image, rotated or slightly altered"
+    )
     across_slides: Literal["group", "drop", "keep"] = Field(
-        "group", description="duplicates in several slides: unite these slides, keep one slide's copies, or let them be"
+        "group", description="duplicates on several slides: merge these slides, keep one slide's copies, or do nothing"
     )
     across_splits: Literal["drop", "keep"] = Field(
-        "drop", description="training patches that the official test set holds"
+        "drop", description="training patches that also occur in the official test set"
     )
-    contradictory: Literal["drop", "keep"] = Field("drop", description="the same pixels under both labels")
-    near_contradictory: Literal["keep", "drop"] = Field("keep", description="near duplicates under both labels")
-    blank: Literal["keep", "drop"] = Field("keep", description="bare glass")
-    black: Literal["keep", "drop"] = Field("keep", description="beyond the scanned area")
+    contradictory: Literal["drop", "keep"] = Field("drop", description="the same pixels with both labels")
+    near_contradictory: Literal["keep", "drop"] = Field("keep", description="near duplicates with both labels")
+    blank: Literal["keep", "drop"] = Field("keep", description="empty glass")
+    black: Literal["keep", "drop"] = Field("keep", description="outside the scanned area")
     blurred: Literal["keep", "drop"] = Field("keep", description="out of focus")
-    saturated: Literal["keep", "drop"] = Field("keep", description="overexposed or cut off")
-    pen: Literal["keep", "drop"] = Field("keep", description="pen ink, thick folds, the frame")
-    no_slide: Literal["group", "drop"] = Field("group", description="left out by a slide map: one group, or dropped")
+    saturated: Literal["keep", "drop"] = Field("keep", description="overexposed or clipped")
+    pen: Literal["keep", "drop"] = Field("keep", description="pen ink, thick folds, slide edge")
+    no_slide: Literal["group", "drop"] = Field(
+        "group", description="patches missing from a slide map: one group, or drop"
+    )
 
 
 class FeaturesConfig(_Section):
     """Which handcrafted features are computed."""
 
     families: tuple[str, ...] = Field((), description="families of features/handcrafted/families.py; empty for all")
-    shard: int = Field(256, ge=1, description="patches a shard (changes no value)")
+    shard: int = Field(256, ge=1, description="patches per shard (does not change results)")
 
 
 class EmbeddingsConfig(_Section):
@@ -114,27 +124,27 @@ class EmbeddingsConfig(_Section):
     backbone: tuple[str, ...] = Field(
         ("efficientnet-lite2",),
         min_length=1,
-        description="row of features/networks/backbones.py (docs/backbones.md lists them); several stand side by side",
+        description="pretrained network, see docs/backbones.md; the embeddings of several networks are concatenated",
     )
-    weights: UserPath = Field("imagenet", description="imagenet, random, or the path of a file of weights")
+    weights: UserPath = Field("imagenet", description="imagenet, random, or the path of a weights file")
     size: tuple[int, ...] = Field(
         (192,),
         min_length=1,
-        description="side to which patches are resized, px, 0 for none; several stand side by side",
+        description="patches are resized to this side, px; 0 for no resizing; several sizes are concatenated",
     )
     centre: int = Field(
-        0, ge=0, description="side of the centre that is embedded as well, resized alike, px; 0 for none"
+        0, ge=0, description="also embed the centre of this side, px, resized to the same size; 0 for none"
     )
-    pooling: Literal["avg", "max", "both"] = Field("avg", description="over the network's feature maps")
-    stages: int = Field(2, ge=1, description="feature maps that are pooled, from the last one backwards")
+    pooling: Literal["avg", "max", "both"] = Field("avg", description="pooling over the network's feature maps")
+    stages: int = Field(2, ge=1, description="number of feature maps that are pooled, counted from the last one")
     d4: bool = Field(False, description="average over the 8 symmetries of the square")
     engine: Literal["auto", "onnx", "keras"] = Field(
-        "auto", description="what runs the network; auto is keras on a GPU and onnx elsewhere"
+        "auto", description="library that runs the network; auto is keras on a GPU, otherwise onnx"
     )
     precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="of the keras engine; auto is bfloat16 on a GPU and float32 elsewhere"
+        "auto", description="precision of the keras engine; auto is bfloat16 on a GPU, otherwise float32"
     )
-    shard: int = Field(256, ge=1, description="patches a shard (changes no value)")
+    shard: int = Field(256, ge=1, description="patches per shard (does not change results)")
 
     @field_validator("backbone", "size", mode="before")
     @classmethod
@@ -157,17 +167,18 @@ class HeadsConfig(_Section):
     features: tuple[SetName, ...] = Field(
         DEFAULT_SETS,
         min_length=1,
-        description="sets of columns: families is every handcrafted family alone. Only where slides are known: context "
-        "(handcrafted, raw and relative to the slide), in-slide (relative only), embeddings-context and both-context "
-        "(embeddings, or both tables, raw and relative); context-normalised, embeddings-normalised and "
-        "both-normalised: the same three of patches whose stains are normalised by slide",
+        description="sets of columns; families means each handcrafted family as a separate set. These sets need known "
+        "slides: context (handcrafted columns, raw and relative to the slide), in-slide (relative only), "
+        "embeddings-context (embeddings, raw and relative), both-context (both tables, raw and relative); and "
+        "context-normalised, embeddings-normalised, both-normalised (the same for patches whose stains are normalised "
+        "by slide)",
     )
 
     @field_validator("heads", "features")
     @classmethod
-    def _no_name_twice(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _no_duplicates(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(names)) < len(names):
-            raise ValueError("every name may stand once")
+            raise ValueError("must not contain a name twice")
         return names
 
 
@@ -175,76 +186,84 @@ class CnnConfig(_Section):
     """How the network is fine-tuned."""
 
     enabled: bool = Field(True, description="whether `ensemble` fine-tunes a network")
-    backbone: str = Field("efficientnet-lite2", description="row of features/networks/backbones.py")
-    weights: UserPath = Field("imagenet", description="imagenet, random, or the path of a file of weights")
-    size: int = Field(192, ge=0, description="side to which patches are resized, px, 0 for none")
+    backbone: str = Field("efficientnet-lite2", description="pretrained network, see docs/backbones.md")
+    weights: UserPath = Field("imagenet", description="imagenet, random, or the path of a weights file")
+    size: int = Field(192, ge=0, description="patches are resized to this side, px; 0 for no resizing")
     trained: Literal["auto", "top", "all"] = Field(
-        "auto", description="what learns: top is what follows the last inner feature map; auto is all on a GPU"
+        "auto",
+        description="layers that are trained: all, or top, those after the last inner feature map; auto is all on a "
+        "GPU, otherwise top",
     )
-    batch_norm: Literal["frozen", "trained"] = Field("frozen", description="batch norms as pretrained, or learning")
-    epochs: int = Field(4, ge=0, description="at most; 0 fits the head alone")
+    batch_norm: Literal["frozen", "trained"] = Field(
+        "frozen", description="keep batch norms as pretrained, or train them"
+    )
+    epochs: int = Field(4, ge=0, description="most epochs; 0 fits the head only")
     seeds: int = Field(
-        1, ge=1, le=10, description="networks that are trained, and whose weights are averaged; each takes as long"
+        1, ge=1, le=10, description="number of networks to train; their weights are averaged; each takes the same time"
     )
-    patience: int = Field(2, ge=1, description="epochs without a better AUC on validation slides before it stops")
-    batch: int = Field(32, ge=1, description="patches a step")
-    learning_rate: float = Field(3e-5, gt=0, description="of AdamW, after the warm-up")
-    weight_decay: float = Field(0.01, ge=0, description="of AdamW")
-    label_smoothing: float = Field(0.1, ge=0, lt=1, description="how far labels are drawn towards one half")
+    patience: int = Field(2, ge=1, description="epochs without a better AUC on validation slides before training stops")
+    batch: int = Field(32, ge=1, description="patches per training step")
+    learning_rate: float = Field(3e-5, gt=0, description="learning rate of AdamW after the warm-up")
+    weight_decay: float = Field(0.01, ge=0, description="weight decay of AdamW")
+    label_smoothing: float = Field(0.1, ge=0, lt=1, description="label smoothing: how far labels move towards 0.5")
     stain: Literal["jitter", "none", "macenko"] = Field(
-        "jitter", description="stains altered at random in training, left alone, or normalised throughout"
+        "jitter", description="random stain jitter in training, none, or Macenko normalisation of all patches"
     )
-    jitter: float = Field(0.1, ge=0, le=1, description="strength of the random alteration of stains")
-    balanced: bool = Field(False, description="weigh classes so that both count the same")
+    jitter: float = Field(0.1, ge=0, le=1, description="strength of the stain jitter")
+    balanced: bool = Field(False, description="weight the classes equally")
     average: bool = Field(True, description="average the weights at the start and the end of every epoch")
     d4: bool = Field(True, description="average predictions over the 8 symmetries of the square")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="of training; auto is bfloat16 on a GPU and float32 elsewhere"
+        "auto", description="training precision; auto is bfloat16 on a GPU, otherwise float32"
     )
-    folds: int = Field(0, ge=0, description="folds that get out-of-fold predictions, 0 for all; fewer save time")
-    patches: int = Field(20_000, ge=20, description="most training patches that it learns from and predicts")
-    cache_gb: float = Field(20.0, ge=0, description="disk that feature maps may take meanwhile, GB (changes no value)")
+    folds: int = Field(0, ge=0, description="folds that get out-of-fold predictions; 0 for all; fewer save time")
+    patches: int = Field(20_000, ge=20, description="most training patches used for training and prediction")
+    cache_gb: float = Field(
+        20.0, ge=0, description="most disk space for temporary feature maps, GB (does not change results)"
+    )
 
 
 class EnsembleConfig(_Section):
     """How members are combined."""
 
     combiners: tuple[Literal["mean", "rank", "weights", "stack"], ...] = Field(
-        ("mean", "rank", "weights", "stack"), min_length=1, description="ways to combine that are chosen from"
+        ("mean", "rank", "weights", "stack"), min_length=1, description="combiners to choose from"
     )
     members: tuple[str, ...] = Field(
-        (), description="models to combine, such as 'cnn'; empty for a few strong and different ones"
+        (), description="models to combine, such as 'cnn'; empty to choose a few strong and diverse ones"
     )
-    draws: int = Field(2000, ge=100, description="resamplings of slides behind each interval of the ensemble's tables")
+    draws: int = Field(2000, ge=100, description="resamplings of slides for each interval of the ensemble's tables")
 
 
 class FinalConfig(_Section):
-    """What the models that a run gives away have learned from."""
+    """Training data of the models in the bundle."""
 
     refit: Literal["all", "train"] = Field(
         "all",
-        description="labelled patches that the bundle's models learn from once everything is judged: all, or those of "
-        "training slides, which the numbers belong to",
+        description="patches that the bundle's models are finally fitted on: all labelled patches, or training slides "
+        "only, to which the reported scores refer",
     )
 
 
 class ReportConfig(_Section):
-    """How figures are made."""
+    """Settings of the report."""
 
-    draws: int = Field(2000, ge=100, description="resamplings of slides behind each interval of the ladder")
-    repeats: int = Field(3, ge=1, description="permutations a feature")
+    draws: int = Field(2000, ge=100, description="resamplings of slides for each interval of the ladder")
+    repeats: int = Field(3, ge=1, description="permutations per feature")
 
 
 class TrackConfig(_Section):
-    """Where a finished run is logged as well; nothing here changes a result."""
+    """Logging of finished runs. It does not change results."""
 
-    kind: Literal["none", "mlflow"] = Field("none", description="what logs a finished run; mlflow is an extra")
+    kind: Literal["none", "mlflow"] = Field(
+        "none", description="where finished runs are logged; mlflow needs an extra installation"
+    )
     uri: str = Field("runs/mlflow", min_length=1, description="http(s) address of an MLflow server, or a folder")
     experiment: str = Field("histoblend", min_length=1, description="experiment that runs are logged under")
 
 
 class EngineConfig(_Section):
-    """How work is run. Nothing here changes a result, but for heads that are fitted on a spread table."""
+    """How the work is computed. It does not change results, except for heads fitted on a distributed table."""
 
     workers: int = Field(-1, description="worker processes or threads; -1 for one per core, -2 for one fewer")
     scheduler: str = Field(
@@ -254,13 +273,13 @@ class EngineConfig(_Section):
     )
     store: str = Field(
         "",
-        description="Dask: address of a folder that every worker reads and writes, such as s3://bucket/folder; empty "
-        "where workers see the folder of the runs under the same path",
+        description="Dask: address of a folder that all workers can read and write, such as s3://bucket/folder; empty "
+        "if workers can access the runs folder under the same path",
     )
     heads: Literal["auto", "whole", "spread"] = Field(
         "auto",
-        description="Dask: each fit on a worker that holds its whole table, or on a table spread over all workers' "
-        "memories; auto spreads tables of more than 8 GB",
+        description="Dask: whole fits each head on one worker, spread distributes the table over all workers; auto is "
+        "spread for tables of more than 8 GB",
     )
 
     @field_validator("workers")
@@ -279,10 +298,10 @@ class EngineConfig(_Section):
 
 
 class Config(_Section):
-    """Everything that a run depends on."""
+    """All settings of a run."""
 
-    name: str = Field("phantom", description="name of the run: its folder under runs/")
-    seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random")
+    name: str = Field("phantom", description="name of the run and of its folder under runs/")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of all random numbers")
     data: DataConfig = DataConfig()
     split: SplitConfig = SplitConfig()
     audit: AuditConfig = AuditConfig()
@@ -298,7 +317,7 @@ class Config(_Section):
 
     @field_validator("track", mode="before")
     @classmethod
-    def _kind_alone(cls, value: Any) -> Any:
+    def _kind_only(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
 
 
@@ -309,7 +328,7 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
     ----------
     path : Path
     settings : sequence of str
-        ``section.key=value``; the value is read as TOML and, failing that, as text.
+        ``section.key=value``. The value is parsed as TOML, or taken as text if that fails.
 
     Returns
     -------
@@ -318,7 +337,8 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
     Raises
     ------
     InputError
-        The file is missing or no TOML, a key is unknown (the nearest known one is named), or a value does not fit.
+        The file is missing or not valid TOML, a key is unknown (the message names the nearest key), or a value is
+        invalid.
     """
     shipped = {Path(name).stem: ROOT / "configs" / name for name in names_in(ROOT / "configs", ".toml")}
     if not path.is_file():
@@ -326,7 +346,9 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: expected a TOML file; it does not exist. Shipped: {', '.join(shipped)}.") from None
+        raise InputError(
+            f"{path}: expected a TOML file; it does not exist. Shipped configurations: {', '.join(shipped)}."
+        ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: expected a TOML file; got: {error}.") from error
     for setting in settings:
@@ -356,12 +378,12 @@ def _apply(values: dict[str, Any], setting: str) -> None:
 
 
 def _explain(error: ValidationError) -> str:
-    """One sentence for the first thing that is wrong."""
+    """Describe the first error in one sentence."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         known = [known for known, _ in config_keys()]
-        same = [name for name in known if name.endswith(f".{key}")]  # the section was left out
+        same = [name for name in known if name.endswith(f".{key}")]  # the section is missing
         near = same or difflib.get_close_matches(key, known, 1, 0.5)
         near = near or difflib.get_close_matches(
             key.rpartition(".")[2], [name.rpartition(".")[2] for name in known], 1, 0.5
@@ -372,7 +394,7 @@ def _explain(error: ValidationError) -> str:
 
 
 def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Every key of the configuration, dotted, and what it is."""
+    """Yield every key of the configuration, dotted, and its description."""
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
@@ -382,20 +404,20 @@ def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[t
 
 
 def shown_configuration(config: Config) -> dict[str, Any]:
-    """The part of the configuration that a report shows: all that a result may depend on."""
+    """The part of the configuration that a report shows: all settings that can change a result."""
     return config.model_dump(mode="json", exclude={"engine", "track"})
 
 
 def describe(config: Config) -> Iterator[str]:
-    """A line a key: its value as ``--set`` takes it, and what it is."""
-    for key, sentence in config_keys():
+    """Yield one line per key: its value in the form of ``--set``, and its description."""
+    for key, description in config_keys():
         value: Any = config
         for part in key.split("."):
             value = getattr(value, part)
         shown = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
-        yield f"{key}={shown}  # {sentence}"
+        yield f"{key}={shown}  # {description}"
 
 
 def _check_name(name: str) -> None:
-    if not name or name in {".", ".."} or any(sign in name for sign in "/\\\0") or name.startswith("-"):
+    if not name or name in {".", ".."} or any(character in name for character in "/\\\0") or name.startswith("-"):
         raise InputError(f"name must be a folder name without slashes; got {name!r}. Choose another RUN=… or --run.")

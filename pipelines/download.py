@@ -1,4 +1,4 @@
-"""Data sets brought into a folder: downloaded, checked and unpacked."""
+"""Download, check and unpack data sets."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from histoblend.pipelines.runtime.screen import Screen
 
 
 def fetch(dataset: str, folder: Path, *, mirror: str, screen: Screen) -> None:
-    """Bring a data set into ``folder``.
+    """Download or unpack a data set into ``folder``.
 
     Parameters
     ----------
@@ -20,20 +20,20 @@ def fetch(dataset: str, folder: Path, *, mirror: str, screen: Screen) -> None:
         ``pcam``, ``kaggle``, or the path of a zip or tar file that was downloaded by hand.
     folder : Path
     mirror : str
-        Folder URL to download PatchCamelyon from, instead of Zenodo's.
+        URL of a folder to download PatchCamelyon from, instead of Zenodo.
     screen : Screen
 
     Raises
     ------
     InputError
-        No such data set, or it cannot be had.
+        The data set is unknown or cannot be downloaded.
     """
     if mirror and dataset != "pcam":
-        raise InputError(f"a mirror serves DATASET=pcam only; got {dataset!r}. Leave it out.")
+        raise InputError(f"a mirror can only be used for DATASET=pcam; got {dataset!r}. Leave out the mirror.")
     if dataset == "pcam":
         _fetch_pcam(folder, mirror, screen)
     elif dataset == "kaggle":
-        screen.say(f"kaggle: through Kaggle's own client into {folder}, then unpacked")
+        screen.say(f"kaggle: downloading with Kaggle's client into {folder}, then unpacking")
         screen.say(f"kaggle: {', '.join(download_kaggle(folder))}")
     elif Path(dataset).is_file():
         screen.say(f"unpacking {dataset} into {folder}")
@@ -43,10 +43,10 @@ def fetch(dataset: str, folder: Path, *, mirror: str, screen: Screen) -> None:
 
 
 def _fetch_pcam(folder: Path, mirror: str, screen: Screen) -> None:
-    """Download PatchCamelyon's nine files, check and unpack them."""
+    """Download, check and unpack the nine files of PatchCamelyon."""
     screen.say(f"pcam: nine files from {mirror or ZENODO} into {folder}")
     total = sum(file.size for file in PCAM)
-    rest = 0
+    rest = 0  # bytes that do not yet make a full MB
     with screen.progress("downloading", total // 10**6, "MB") as advance:
 
         def arrived(_name: str, count: int) -> None:
@@ -60,4 +60,4 @@ def _fetch_pcam(folder: Path, mirror: str, screen: Screen) -> None:
         if path.suffix == ".gz" and not is_unpacked(path):
             screen.say(f"pcam: unpacking {path.name}")
             unpack(path)
-    screen.say(f"pcam: {len(paths)} files in {folder}, each with its published MD5 sum")
+    screen.say(f"pcam: {len(paths)} files in {folder}, all with the published MD5 sums")

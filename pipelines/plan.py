@@ -1,9 +1,9 @@
-"""The plan of a run: every step, what it reads, and what its result depends on, in the order in which they are made.
+"""The plan of a run: all steps in order of execution, with the inputs, settings and code that each depends on.
 
-A result is reused when nothing changed that it depends on: the results of the steps that it reads, its settings, its
-other inputs, the libraries, and the code in ``code``: folders, files and patterns in the package. A test walks the
-imports of each ``build`` and fails where ``code`` misses a module that is not in ``tests/pipelines/test_plan.py``'s
-list of modules that change no value.
+A result is reused if none of its dependencies changed: the results of the steps that it reads, its settings, its other
+inputs, the libraries, and the code listed in ``code`` (folders, files and patterns in the package). A test follows the
+imports of each ``build``. It fails if ``code`` misses a module that could change a value;
+``tests/pipelines/test_plan.py`` lists the modules that cannot.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from histoblend.pipelines.run import Run, Step
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps import cnn, embeddings, features, heads, model_set, patches, predictions, refit
 
-#: Code that several steps depend on: patches and splits, feature tables, fitted models, analyses, what is drawn.
+#: Code that several steps depend on: patches and splits, feature tables, fitted models, analyses, report sections.
 PATCHES = ("data", "pipelines/run_files.py")
 TABLE_CODE = (*PATCHES, "features", "models/names.py", "pipelines/results.py", "pipelines/tables.py")
 CLUSTER = tuple(f"pipelines/engine/{name}.py" for name in ("cluster", "cluster_tables", "worker"))
@@ -41,7 +41,7 @@ CONTENT = (
 
 
 def _shown(run: Run) -> dict[str, str]:
-    """The report shows all of the configuration; another one rebuilds it, where a step before would refuse."""
+    """Digest of the configuration, all of which the report shows: a change rebuilds the report and is not refused."""
     shown = json.dumps(shown_configuration(run.config), sort_keys=True)
     return {"configuration": hashlib.sha256(shown.encode()).hexdigest()}
 
@@ -193,12 +193,12 @@ STEPS = (
     ),
 )  # fmt: skip
 
-#: What `make ensemble` adds to `make baseline`.
+#: Steps that `make ensemble` adds to `make baseline`.
 ENSEMBLE_ONLY = frozenset({"cnn", "ensemble", "saliency"})
 
 
 def plan_run(config: Config, root: Path, *, rebuild: bool = False, screen: Screen | None = None) -> Run:
-    """Open a run of these steps.
+    """Open a run with these steps.
 
     Parameters
     ----------
@@ -206,7 +206,7 @@ def plan_run(config: Config, root: Path, *, rebuild: bool = False, screen: Scree
     root : Path
         Folder of all runs.
     rebuild : bool
-        Replace results that were made with another configuration.
+        Whether to replace results that were made with another configuration.
     screen : Screen, optional
     """
     return Run(config, root, {step.name: step for step in STEPS}, rebuild, screen or Screen())

@@ -1,4 +1,4 @@
-"""Tables in the terminal: the audit, the ladder, the ensemble."""
+"""Tables printed in the terminal: the audit, the ladder and the ensemble."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def show_ensemble(run: Run) -> None:
-    """Show what each member weighs, and what the ensemble gains over the best of them."""
+    """Show the weight of each member, and the gain of the ensemble over the best member."""
     folder = run.step("ensemble").folder
     members = pd.read_csv(folder / MEMBERS)
     shown = pd.DataFrame(
@@ -37,16 +37,16 @@ def show_ensemble(run: Run) -> None:
             "weight": members["weight"].map("{:+.2f}".format),
             "slide mean": members["weight_slide_mean"].map("{:+.2f}".format, na_action="ignore").fillna("–"),
             "AUC (95 % interval)": _with_interval(members, "auc"),
-            "lost without it": _with_interval(members, "value", sign="+"),
+            "loss without it": _with_interval(members, "value", sign="+"),
         }
     )
     run.screen.table(shown, "members of the ensemble, out-of-fold")
-    (section,) = (each for each in read_content(run).sections if each.name == "ensemble")
+    (section,) = (section for section in read_content(run).sections if section.name == "ensemble")
     run.screen.say(f"ensemble: {(section.content or {})['words']}")
 
 
 def show_ladder(run: Run) -> None:
-    """Show the ladder in the terminal: out-of-fold, then on the held-out slides; within slides; each family alone."""
+    """Show the ladder: out-of-fold, on held-out slides, within slides, and for each family alone."""
     steps = read_ladder(run)
     alone, steps = steps[steps["rung"].isin(ALONE)], steps[~steps["rung"].isin(ALONE)]
     for split, words in (("oof", "out-of-fold, by slide"), ("test", "held-out slides")):
@@ -69,8 +69,8 @@ def show_ladder(run: Run) -> None:
         slides = int(part["slides"].iloc[0])
         run.screen.table(shown, f"{words}: {part['patches'].iloc[0]} patches, {slides or 'unknown'} slides")
     run.screen.say(
-        "intervals: slides resampled; acc.: accuracy at the threshold chosen out-of-fold; "
-        "s, MB: core-seconds and peak memory, features included"
+        "intervals: from resampling slides; acc.: accuracy at the threshold chosen out-of-fold; "
+        "s, MB: core-seconds and peak memory, including features"
     )
     if has_within(steps):
         _show_within(run, steps)
@@ -81,7 +81,7 @@ def show_ladder(run: Run) -> None:
 
 
 def _show_within(run: Run, steps: pd.DataFrame) -> None:
-    """Show AUC within slides on both splits, and how out-of-fold gains divide."""
+    """Show AUC within slides on both splits, and the out-of-fold gains within and between slides."""
     held_out = steps[steps["split"] == "test"].set_index("model")
     part = steps[steps["split"] == "oof"].set_index("model")
     shown = pd.DataFrame(
@@ -98,20 +98,20 @@ def _show_within(run: Run, steps: pd.DataFrame) -> None:
     title = "within slides (95 % intervals); gains over the rung below are out-of-fold"
     run.screen.table(shown.fillna(""), title)
     run.screen.say(
-        "a gain between slides depends on the share of tumour among the sampled patches of each slide, so it may not "
-        "carry over to heat maps; a gain within slides carries over"
+        "a gain between slides depends on the share of tumour among each slide's sampled patches, so it may not carry "
+        "over to heat maps. A gain within slides carries over."
     )
 
 
 def _show_families(run: Run, alone: pd.DataFrame) -> None:
-    """Show what each family of handcrafted features reaches without the others, out-of-fold."""
+    """Show the out-of-fold AUC of each family of handcrafted features alone."""
     part = alone[alone["split"] == "oof"]
     part = part.assign(shown=_with_interval(part, "auc"))
     shown = part.pivot(index="rung", columns="head", values="shown")
     shown = shown.loc[part.groupby("rung")["auc"].max().sort_values(ascending=False).index]
     costs = family_costs(run)
     shown.insert(0, "columns", [str(costs[family][0]) for family in shown.index])
-    shown.insert(1, "ms a patch", [f"{costs[family][1]:.2f}" for family in shown.index])
+    shown.insert(1, "ms per patch", [f"{costs[family][1]:.2f}" for family in shown.index])
     run.screen.table(shown.reset_index(names="family"), "each family alone: AUC (95 % interval), out-of-fold")
 
 
@@ -128,18 +128,18 @@ def _interval(low: float, high: float, sign: str) -> str:
 
 
 def show_audit(run: Run) -> None:
-    """Show the audit's summary, the balance of the split and where everything lies."""
+    """Show the summary of the audit, the balance of the split, and the paths of the detailed files."""
     folder, manifest = run.step("prepare")
     summary = pd.read_csv(folder / SUMMARY)
     shown = pd.DataFrame(
         {
             "flag": summary["flag"],
-            "a patch with it …": summary["meaning"],
+            "a flagged patch …": summary["meaning"],
             "patches": summary["patches"].map("{:,}".format),
             "share": summary["share"].map("{:.2%}".format),
             "positive": summary["positive"].map(lambda share: "" if pd.isna(share) else f"{share:.0%}"),
             "policy": summary["policy"],
-            "what was done": [consequence(row) for row in summary.to_dict("records")],
+            "action": [consequence(row) for row in summary.to_dict("records")],
         }
     )
     rows = manifest["rows"]
@@ -154,6 +154,6 @@ def show_audit(run: Run) -> None:
         f"slides: {len(counts)}, {counts['patches'].min():,} to {counts['patches'].max():,} patches each, "
         f"prevalence {counts['positive'].min():.0%} to {counts['positive'].max():.0%}"
     )
-    run.screen.say(f"every patch, measure and flag: {folder / AUDIT}; a row a slide: {folder / SLIDES}")
-    run.screen.say(f"examples: {folder / PICTURES} and {folder / EXAMPLES}; what was set aside: {folder / SET_ASIDE}")
-    run.screen.say("policies are settings: --set audit.blurred=drop; `settings` lists them")
+    run.screen.say(f"measures and flags of every patch: {folder / AUDIT}; one row per slide: {folder / SLIDES}")
+    run.screen.say(f"examples: {folder / PICTURES} and {folder / EXAMPLES}; images set aside: {folder / SET_ASIDE}")
+    run.screen.say("policies are settings, such as --set audit.blurred=drop; `settings` lists them")

@@ -1,4 +1,4 @@
-"""What later steps read of finished ones."""
+"""Readers for the results of finished steps, used by later steps."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def embedding_of(run: Run) -> EmbeddingCompute | SideBySide:
-    """What turns patches into the run's embeddings, by the engine that made them."""
+    """Function that computes the run's embeddings of patches, with the same engine as in the run."""
     from histoblend.features.networks.embeddings import embedding_compute
 
     engine, options = run.step("embeddings").manifest["notes"]["engine"], run.config.embeddings
@@ -42,13 +42,13 @@ def patches_of(run: Run) -> PatchSet:
 
 
 def needs_table(run: Run, table: str) -> bool:
-    """Whether a configured set of columns is taken from a table; that of no set that needs slides where none is known.
+    """Whether a configured set of columns needs a table. Sets in slide context need none if no slide is known.
 
     Parameters
     ----------
     run : Run
     table : str
-        Of :data:`models.names.TABLES`.
+        One of :data:`models.names.TABLES`.
     """
     sets = [name for name in run.config.heads.features if table in tables_of(name)]
     if all(name in BESIDE for name in sets):
@@ -57,7 +57,7 @@ def needs_table(run: Run, table: str) -> bool:
 
 
 def feature_tables(run: Run) -> dict[str, Finished]:
-    """The steps whose tables the configured sets of columns need, of :data:`models.names.TABLES`."""
+    """The steps whose tables the configured sets of columns need, by name of the table."""
     return {name: run.step(name) for name in TABLES if run.has(name)}
 
 
@@ -68,13 +68,13 @@ def feature_sets(run: Run) -> FeatureSets:
 
 
 def predictions_of(run: Run, *steps: str) -> pd.DataFrame:
-    """Predictions of every model of these steps, as far as they are part of the run: a row a patch.
+    """Predictions of every model of these steps, one row per patch. Steps that are not part of the run are skipped.
 
     Parameters
     ----------
     run : Run
     *steps : str
-        Of "heads", "cnn" and "ensemble"; all when none is named.
+        Any of "heads", "cnn" and "ensemble"; all of them by default.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def predictions_of(run: Run, *steps: str) -> pd.DataFrame:
 
 
 def read_ladder(run: Run) -> pd.DataFrame:
-    """The ladder of a run, as :func:`reports.evaluation.ladder.ladder` returned it."""
+    """The ladder of a run, as returned by :func:`reports.evaluation.ladder.ladder`."""
     folder = run.step("ladder").folder
     return pd.concat([pd.read_parquet(folder / SCORES), pd.read_parquet(folder / TIMES)], axis=1)
 
@@ -102,7 +102,7 @@ def read_leakage(run: Run) -> pd.DataFrame | None:
 
 
 def family_costs(run: Run) -> dict[str, tuple[int, float]]:
-    """Columns of each computed family of handcrafted features, and milliseconds of one core a patch."""
+    """Number of columns of each computed family of handcrafted features, and its core-milliseconds per patch."""
     if not run.has("features"):
         return {}
     folder, manifest = run.step("features")

@@ -1,4 +1,4 @@
-"""One run: its configuration, its folder, and the steps that are finished."""
+"""One run: its configuration, its folder, and its finished steps."""
 
 from __future__ import annotations
 
@@ -34,25 +34,26 @@ def _always(run: Run) -> bool:
 
 @dataclass(frozen=True)
 class Step:
-    """A row of the plan: how a folder of a run comes about, and what it depends on.
+    """A step of the plan: how a folder of a run is built, and what it depends on.
 
     Attributes
     ----------
     name : str
     folder : str
-        In the folder of the run.
+        Path relative to the folder of the run.
     build : str
-        ``module:function`` in the package, which fills the folder that it is given; imported when it is needed.
+        ``module:function`` in the package. The function fills a given folder. It is imported when needed.
     reads : tuple of str
-        Steps whose results it reads, as far as they are part of the run.
+        Steps whose results it reads. Steps that are not part of the run are skipped.
     code : tuple of str
         Folders, files and patterns in the package whose code can change its values.
     settings : callable
-        The part of the configuration that it depends on. With another one the step is refused, not rebuilt.
+        Returns the part of the configuration that it depends on. If that part changes, the step is refused, not
+        rebuilt.
     inputs : callable
-        Digests of what else it depends on, by name. When one changes, the step is rebuilt.
+        Returns digests of its other inputs, by name. If one changes, the step is rebuilt.
     part_of : callable
-        Whether the configuration and the data of a run call for it.
+        Returns whether the step is needed for the configuration and data of a run.
     """
 
     name: str
@@ -67,22 +68,22 @@ class Step:
     @property
     def builder(self) -> Callable[[Run, Path], Outcome]:
         """The function behind ``build``."""
-        found: Callable[[Run, Path], Outcome] = pkgutil.resolve_name(f"histoblend.{self.build}")
-        return found
+        function: Callable[[Run, Path], Outcome] = pkgutil.resolve_name(f"histoblend.{self.build}")
+        return function
 
 
 @dataclass
 class Run:
-    """One run folder and the steps in it; a step first brings the steps that it reads up to date.
+    """A run folder and its steps. Before a step is built, the steps that it reads are brought up to date.
 
     Attributes
     ----------
     config : Config
     root : Path
-        Folder of all runs; this one is in ``root / config.name``.
+        Folder of all runs. This run is in ``root / config.name``.
     plan : mapping from str to Step
     rebuild : bool
-        Replace results that were made with another configuration instead of refusing.
+        Whether to replace results that were made with another configuration, instead of refusing.
     screen : Screen
     finished : dict from str to Finished
         Steps that are up to date.
@@ -99,17 +100,17 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        """Where this run's artefacts are."""
+        """Folder of this run's artefacts."""
         return self.root / self.config.name
 
     @cached_property
     def workers(self) -> int:
-        """Workers to use: as configured, or one for each core that this process may use."""
+        """Number of workers: as configured, by default one per core that this process may use."""
         return count_workers(self.config.engine.workers)
 
     @cached_property
     def cluster(self) -> Cluster | None:
-        """The cluster that the configuration names; None where work stays on this machine."""
+        """The configured cluster; None if all work is done on this machine."""
         if self.config.engine.scheduler == "local":
             return None
         from histoblend.pipelines.engine.cluster import Cluster
@@ -122,7 +123,7 @@ class Run:
             self.cluster.close()
 
     def leave_out(self, names: Iterable[str]) -> None:
-        """Choose the steps that are not part of this run, whatever its configuration says."""
+        """Choose steps that are not part of this run, even if the configuration includes them."""
         if self._left_out != frozenset(names):
             self._left_out = frozenset(names)
             self.finished.clear()
@@ -133,12 +134,12 @@ class Run:
         return name not in self._left_out and self.plan[name].part_of(self)
 
     def step(self, name: str) -> Finished:
-        """Bring a step, and what it reads, up to date.
+        """Bring a step and its inputs up to date.
 
         Raises
         ------
         InputError
-            The step's folder was made with another configuration, and ``rebuild`` is not set.
+            The step's folder was made with another configuration, and ``rebuild`` is False.
         """
         if name not in self.finished:
             step = self.plan[name]
@@ -161,7 +162,7 @@ class Run:
         return self.finished[name]
 
     def open(self, name: str, reader: Callable[[], _Content]) -> _Content:
-        """What a reader returns, read once for the whole run and kept under a name."""
+        """Call a reader once per run, and cache its result under a name."""
         if name not in self._opened:
             self._opened[name] = reader()
         content: _Content = self._opened[name]

@@ -1,4 +1,4 @@
-"""Every file name in the folder of a run."""
+"""File names in the folder of a run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ COSTS = "costs.csv"
 SETS = "sets.json"
 FITTED = "fitted.parquet"
 DROPPED = "dropped.parquet"
-#: The set of columns whose themes and regions are left out, one at a time.
+#: The set of columns that is refitted without each theme and each region.
 LEFT_OUT_OF = "handcrafted"
 
 ENSEMBLE = "ensemble.json"
@@ -32,25 +32,25 @@ GAINS = "gains.csv"
 
 HISTORY = "history.csv"
 MODEL = "model"
-#: The same fitted to all labelled patches, held-out slides included.
+#: The same network fitted to all labelled patches, including held-out slides.
 REFITTED = "refitted"
-#: Heads on the channels of these networks, in slide context.
+#: Heads on the features of these networks, in slide context.
 CONTEXT, REFITTED_CONTEXT = "context", "refitted-context"
 
 LADDER = "ladder.csv"
-#: The ladder without and with what its rungs cost, and what decisions come to.
+#: The ladder's scores, the time and memory of its rungs, and the outcomes of decisions at several thresholds.
 SCORES = "scores.parquet"
 TIMES = "times.parquet"
 DECISIONS = "decisions"
 LEAKAGE = "leakage.csv"
 
-#: What the page shows, and the files beside it.
+#: Content of the report page, and the files next to it.
 CONTENT = "content"
 TABLES = "tables"
 FACTS = "facts.json"
 
 BUNDLE = "bundle"
-#: In the step's folder: models in the form of a bundle, which holds no file but its own.
+#: Folder inside the step's folder with the models as a bundle. A bundle must not contain any other file.
 MODEL_SET = "set"
 
 FINAL = "predictions.csv"

@@ -31,11 +31,11 @@ class RunTables:
     ladder: pd.DataFrame
 
     def features(self) -> pd.DataFrame:
-        """Handcrafted columns, float32, one row per patch, indexed by ``patch_id``; InputError where there are none."""
+        """Handcrafted columns, float32, one row per patch, indexed by ``patch_id``; InputError if there are none."""
         return self._table("2-features")
 
     def embeddings(self) -> pd.DataFrame:
-        """Columns of the pretrained embeddings, as :meth:`features`."""
+        """Columns of the pretrained embeddings, in the same form as :meth:`features`."""
         return self._table("3-embeddings")
 
     def _table(self, name: str) -> pd.DataFrame:
@@ -56,10 +56,10 @@ def read_run(folder: str | os.PathLike[str]) -> RunTables:
     Raises
     ------
     InputError
-        The folder holds no finished run.
+        The folder does not contain a finished run.
     """
-    place = Path(folder)
+    path = Path(folder)
     for name in (PREDICTIONS, LADDER):
-        if not (place / name).is_file():
-            raise InputError(f"{place}: expected {name} of a finished run; there is none. Run `make baseline` first.")
-    return RunTables(place, pd.read_parquet(place / PREDICTIONS), pd.read_csv(place / LADDER))
+        if not (path / name).is_file():
+            raise InputError(f"{path}: expected {name} of a finished run; there is none. Run `make baseline` first.")
+    return RunTables(path, pd.read_parquet(path / PREDICTIONS), pd.read_csv(path / LADDER))

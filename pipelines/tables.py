@@ -1,4 +1,4 @@
-"""Feature tables of finished steps, and the columns that each model sees."""
+"""Feature tables of finished steps, and the sets of columns that models are fitted on."""
 
 from __future__ import annotations
 
@@ -25,50 +25,50 @@ if TYPE_CHECKING:
     from histoblend.features.slide_stain import NormalisedPixels
 
 
-#: Ends the name of a task on stain-normalised patches.
+#: Ending of a task's name if its patches are stain-normalised.
 STAINED = ", stains normalised by slide"
-#: Rows of a table that are looked at together.
+#: Rows of a table that are processed together.
 BLOCK = 4096
 
 
 def chosen_families(config: Config) -> tuple[str, ...]:
-    """Names of the configured feature families, in the table's order.
+    """Names of the configured feature families, in the order of the table.
 
     Raises
     ------
     InputError
-        A name is not in the table (the nearest is named).
+        A family is unknown (the message names the nearest one).
     """
     from histoblend.features.handcrafted.families import FAMILIES, family_named
 
-    wanted = {family_named(name).name for name in config.features.families}
-    return tuple(family.name for family in FAMILIES if not wanted or family.name in wanted)
+    chosen = {family_named(name).name for name in config.features.families}
+    return tuple(family.name for family in FAMILIES if not chosen or family.name in chosen)
 
 
 def read_values(folder: Path) -> tuple[np.ndarray, list[str]]:
-    """The table of a finished step: values (n, columns) float32, memory-mapped, and column names."""
+    """Read the table of a finished step: values (n, columns), float32, memory-mapped, and column names."""
     return open_array(folder / VALUES, mapped=True), json.loads((folder / COLUMNS).read_text(encoding="utf-8"))
 
 
 Table = tuple[np.ndarray, list[str]]
 
-#: Sets that are a step's own table.
+#: Sets that are stored as the table of a step.
 _STORED = {"handcrafted": "features", "embeddings": "embeddings"}
 
 
 class FeatureSets(Mapping[str, Table]):
-    """Columns of each configured set: colour, handcrafted, embeddings, both, those in slide context, single families.
+    """Values and column names of each configured set of columns.
 
-    A set is put together each time it is asked for, so that only one is in memory: at 220,025 patches "both" and
-    "context" are two gigabytes each. Its values have shape (n, columns), float32; column names stand beside them.
+    A set is assembled on every access, so that only one is in memory: for 220,025 patches, "both" and "context" take
+    two gigabytes each. An item is a pair of the values, shape (n, columns), float32, and the column names.
 
     Parameters
     ----------
     config : Config
     folders : mapping
-        Of :data:`models.names.TABLES`, to the folders of those steps, where they ran.
+        Name in :data:`models.names.TABLES` to the folder of the step, for the steps of the run.
     slides : Series of str
-        Slide of each patch, missing where unknown. Where no slide is known, sets in slide context are left out.
+        Slide of each patch, missing if unknown. If no slide is known, sets in slide context are left out.
 
     Raises
     ------
@@ -89,7 +89,10 @@ class FeatureSets(Mapping[str, Table]):
                 names[name] = None
         if not names:
             given = ", ".join(config.heads.features)
-            raise InputError(f"sets must not all need slides, as none is known; got {given}. Add to heads.features.")
+            raise InputError(
+                f"heads.features must contain a set that does not need slides, as no slide is known; got {given}. "
+                "Add one, such as 'handcrafted'."
+            )
         self._names = tuple(names)
 
     def __iter__(self) -> Iterator[str]:
@@ -99,26 +102,26 @@ class FeatureSets(Mapping[str, Table]):
         return len(self._names)
 
     def __getitem__(self, name: str) -> Table:
-        """Put a set together; InputError where memory will not hold it."""
+        """Assemble a set; InputError if it does not fit into memory."""
         if name not in self._names:
             raise KeyError(name)
         if name in _STORED:
             return self._tables[_STORED[name]]
         if name == "both" or name in BESIDE:
-            # A table that is put together stands beside its parts for a moment, as does one relative to the slide.
+            # The parts and the assembled table are in memory together; slide context needs a further copy of each.
             copies = 3 if name in BESIDE else 1
             needed = copies * sum(self._tables[part][0].nbytes for part in tables_of(name))
             check_memory(needed, f"the columns of {name!r}")
-        return self._put_together(name, slice(None))
+        return self._assemble(name, slice(None))
 
     def columns(self, name: str) -> list[str]:
         """Column names of a set."""
-        return self._put_together(name, slice(0))[1]
+        return self._assemble(name, slice(0))[1]
 
     def file(self, name: str, scratch: Path) -> Path:
-        """Return an ``.npy`` file of a set: the step's own, or one that is put together in ``scratch`` piece by piece.
+        """Return the path of an ``.npy`` file of a set: the step's file, or a new one assembled in ``scratch``.
 
-        At most a slide's patches, or a block of rows, are in memory at a time.
+        Only one block of rows, or the patches of one slide, are in memory at once.
         """
         if name in _STORED:
             return self._folders[_STORED[name]] / VALUES
@@ -130,22 +133,22 @@ class FeatureSets(Mapping[str, Table]):
         partial = path.with_suffix(PARTIAL)
         table = np.lib.format.open_memmap(partial, "w+", np.float32, (count, len(self.columns(name))))
         for rows in self._pieces(name):
-            table[rows] = self._put_together(name, rows)[0]
+            table[rows] = self._assemble(name, rows)[0]
         table.flush()
         partial.replace(path)
         return path
 
     def _pieces(self, name: str) -> Iterator[np.ndarray]:
-        """Row numbers, a block at a time; a slide at a time where rows are compared with the rest of their slide."""
+        """Yield the row numbers in blocks or, for sets in slide context, slide by slide."""
         blocks = [np.arange(len(self._where))]
         if name in BESIDE:
             slides = pd.Series(self._where)
             yield from (np.asarray(rows) for rows in slides.groupby(slides).indices.values())
             blocks = [np.flatnonzero(slides.isna())]
-        yield from (rows[at : at + BLOCK] for rows in blocks for at in range(0, len(rows), BLOCK))
+        yield from (rows[start : start + BLOCK] for rows in blocks for start in range(0, len(rows), BLOCK))
 
-    def _put_together(self, name: str, rows: slice | np.ndarray) -> Table:
-        """Some rows of a set; of one in slide context they must be whole slides."""
+    def _assemble(self, name: str, rows: slice | np.ndarray) -> Table:
+        """Assemble some rows of a set. For a set in slide context, the rows must be complete slides."""
         parts = [self._tables[part] for part in tables_of(name)]
         raw = parts[0][0][rows] if len(parts) == 1 else np.concatenate([values[rows] for values, _ in parts], axis=1)
         columns = [column for _, names in parts for column in names]
@@ -155,61 +158,62 @@ class FeatureSets(Mapping[str, Table]):
             return values[:, start:], names[start:]
         if name in _STORED or name == "both":
             return raw, columns
-        kept = [place for place, column in enumerate(columns) if column.startswith(f"{name}_")]
-        return np.ascontiguousarray(raw[:, kept]), [columns[place] for place in kept]
+        kept = [index for index, column in enumerate(columns) if column.startswith(f"{name}_")]
+        return np.ascontiguousarray(raw[:, kept]), [columns[index] for index in kept]
 
 
 def known_slides(slides: pd.Series) -> np.ndarray:
-    """Slide of each patch, or None: ndarray of shape (n,), dtype object.
+    """Slide of each patch, or None if unknown: ndarray of shape (n,), dtype object.
 
-    Patches that a slide map leaves out, and inferred slides, are groups to split by, not slides to compare with.
+    Inferred slides, and the group of patches missing from a slide map, count as unknown. They are only used for splits.
     """
     return slides.where(is_known(slides), None).to_numpy(dtype=object)
 
 
 def held_out_whole(table: pd.DataFrame, slides: np.ndarray) -> bool:
-    """Whether every known slide is in one fold: elsewhere its other patches' predictions saw labels of the fold."""
+    """Whether every known slide is in one fold only. Otherwise predictions would leak labels between folds."""
     return bool(table.groupby(slides)["fold"].nunique().max() == 1)
 
 
 def shown_pixels(patches: PatchSet, *, normalised: bool) -> np.ndarray | NormalisedPixels:
-    """Patches of a run as they are, or stain-normalised by their slides, computed as they are read."""
+    """Patches of a run, unchanged or stain-normalised by slide. Normalised patches are computed when they are read."""
     from histoblend.features.slide_stain import NormalisedPixels, stain_sums, stains_of
 
     pixels = patches.pixels
     if not normalised:
         return pixels
-    sums = np.concatenate([stain_sums(pixels[at : at + BLOCK]) for at in range(0, len(pixels), BLOCK)])
+    sums = np.concatenate([stain_sums(pixels[start : start + BLOCK]) for start in range(0, len(pixels), BLOCK)])
     stains = stains_of(sums, known_slides(patches.table["slide"]), pixels.shape[1] * pixels.shape[2])
     return NormalisedPixels(pixels, stains)
 
 
 def context_table(raw: np.ndarray, columns: list[str], slides: np.ndarray) -> Table:
-    """Columns, the same relative to the rest of the slide and, of handcrafted ones, amounts of the slide's own stains.
+    """Add slide context: columns relative to their slide and, for handcrafted columns, amounts of the slide's stains.
 
     Parameters
     ----------
     raw : ndarray of shape (n, columns), float32
-        Of whole slides.
+        Rows of complete slides.
     columns : list of str
     slides : ndarray of shape (n,), dtype object
-        None where it is unknown.
+        Slide of each row; None if unknown.
     """
     from histoblend.features.handcrafted.slide_context import slide_context, slide_stains
 
-    relative, more = slide_context(raw, slides, columns)
-    stains, others = slide_stains(raw, slides, columns)
-    return np.concatenate([raw, relative, stains], axis=1), columns + more + others
+    relative, relative_columns = slide_context(raw, slides, columns)
+    stains, stain_columns = slide_stains(raw, slides, columns)
+    return np.concatenate([raw, relative, stains], axis=1), columns + relative_columns + stain_columns
 
 
 def check_table_room(folder: Path, patches: int, columns: int) -> None:
-    """See that the disk holds a table twice: in shards, and joined before these are removed."""
-    there = sum((folder / name).stat().st_size for name in names_in(folder, ".npy"))
-    check_disk(folder, 2 * 4 * patches * columns - there, f"{columns} columns of {patches} patches, twice for a while,")
+    """Check that the disk has room for a table twice: as shards, and as the joined table."""
+    present = sum((folder / name).stat().st_size for name in names_in(folder, ".npy"))
+    purpose = f"{columns} columns of {patches} patches, temporarily stored twice,"
+    check_disk(folder, 2 * 4 * patches * columns - present, purpose)
 
 
 def check_finite(folder: Path, patches: pd.DataFrame) -> None:
-    """See that a finished step's table holds no NaN and no infinity, before heads are fitted on it.
+    """Check that the table of a finished step has no NaN or infinity, before heads are fitted on it.
 
     Parameters
     ----------
@@ -220,7 +224,7 @@ def check_finite(folder: Path, patches: pd.DataFrame) -> None:
     Raises
     ------
     InputError
-        Names the column and the patch of the first such value, and how many there are.
+        A value is not finite. The message names the column and patch of the first one, and their number.
     """
     values, names = read_values(folder)
     first, count = None, 0
@@ -236,7 +240,7 @@ def check_finite(folder: Path, patches: pd.DataFrame) -> None:
 
 @contextmanager
 def finite_columns(names: list[str], patches: pd.DataFrame) -> Iterator[None]:
-    """Say a column's name and a patch's id where a feature is not finite."""
+    """Report the column name and patch id if a feature is not finite."""
     from histoblend.features.extract import NotFinite
 
     try:
@@ -247,10 +251,10 @@ def finite_columns(names: list[str], patches: pd.DataFrame) -> Iterator[None]:
 
 
 def _not_finite(column: str, patch: str, value: float, count: int, folder: Path | None) -> str:
-    place = f"{folder}: " if folder else ""
+    where = f"{folder}: " if folder else ""
     others = f" ({count} such values)" if count > 1 else ""
-    mend = "Make the step again (--rebuild)" if folder else "Make the feature defined for its pixels"
-    return f"{place}column {column!r} of patch {patch!r} must be finite; got {value}{others}. {mend}, or leave it out."
+    fix = "Rebuild the step (--rebuild)" if folder else "Change the feature so that it is finite for this patch"
+    return f"{where}column {column!r} of patch {patch!r} must be finite; got {value}{others}. {fix}, or leave it out."
 
 
 def write_columns(folder: Path, names: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Log a finished run to MLflow: parameters, metrics, report and bundle. Off unless ``track.kind`` says otherwise."""
+"""Log a finished run to MLflow: parameters, metrics, report and bundle. Only done if ``track.kind`` is "mlflow"."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from histoblend.reports.evaluation.ladder import GAINS, SCORES
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
-#: Names a run by what its report and bundle hold, so that nothing is logged twice.
+#: Tag with a digest of the run's report, so that the same result is logged only once.
 TAG = "histoblend.digest"
 
-#: A local folder's database, and what lies beside it.
+#: Database and folder of artefacts in a local tracking folder.
 DATABASE, FILES = "mlflow.db", "artifacts"
 
-#: MLflow takes this many parameters, and metrics, at a time.
-PARAMETERS_AT_ONCE, METRICS_AT_ONCE = 100, 1000
+#: Most parameters, and most metrics, that MLflow accepts per request.
+PARAMETER_BATCH, METRIC_BATCH = 100, 1000
 
-#: Set before MLflow loads: nobody is told that it is used, and an address that does not answer is given up soon.
+#: Environment variables to set before MLflow is imported. They turn off telemetry and printed addresses.
 _FIXED = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
 }
+#: Defaults for environment variables, so that a server that does not answer fails soon.
 _DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
@@ -43,7 +44,7 @@ _DEFAULTS = {
 
 
 def check_tracking(options: TrackConfig) -> None:
-    """Find what would hinder logging before hours of work, not after.
+    """Check that a run can be logged, before any long computation.
 
     Raises
     ------
@@ -52,53 +53,54 @@ def check_tracking(options: TrackConfig) -> None:
     """
     if options.kind == "none":
         return
-    place = _place(options.uri)
-    needed = ["mlflow"] if isinstance(place, str) else ["mlflow", "sqlalchemy", "alembic"]
+    target = _resolve(options.uri)
+    needed = ["mlflow"] if isinstance(target, str) else ["mlflow", "sqlalchemy", "alembic"]
     missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(
-            f'track.kind = "mlflow" needs {" and ".join(missing)}; not installed. Install what is pinned: '
-            "`.venv/bin/python -m pip install -r requirements-mlflow.txt`, or leave track.kind out."
+            f'track.kind = "mlflow" needs {" and ".join(missing)}; not installed. Install the pinned versions: '
+            "`.venv/bin/python -m pip install -r requirements-mlflow.txt`, or leave out track.kind."
         )
 
 
 def track(run: Run) -> None:
-    """Log a finished run, once.
+    """Log a finished run, unless it is already logged.
 
-    Every result is written before; what goes wrong here takes nothing away.
+    All results are written before. An error here does not affect them.
 
     Parameters
     ----------
     run : Run
-        With its report, ladder and bundle up to date.
+        Report, ladder and bundle must be up to date.
 
     Raises
     ------
     InputError
-        Nothing, or not everything, could be logged.
+        The run could not be logged completely.
     """
     options = run.config.track
     if options.kind == "none":
         return
     check_tracking(options)
-    place = _place(options.uri)
+    target = _resolve(options.uri)
     try:
-        # What MLflow's own parts warn each other of is not for who uses them.
+        # Warnings from inside MLflow are of no use to the user.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            line = _log(run, place, options.experiment)
+            line = _log(run, target, options.experiment)
     except Exception as error:
-        first = _without_password((str(error).strip().splitlines() or [""])[0], options.uri)
+        first = _remove_secrets((str(error).strip().splitlines() or [""])[0], options.uri)
         raise InputError(
-            f"{_shown(options.uri)}: the run could not be logged: {type(error).__name__}: {first}. All results are in "
-            f"{run.folder}; once that is mended, `make report` with the same settings logs them."
+            f"{_without_secrets(options.uri)}: the run could not be logged: {type(error).__name__}: {first}. All "
+            f"results are in {run.folder}. After fixing the problem, run `make report` with the same settings to log "
+            "them."
         ) from error
     run.screen.say(f"track: {line}")
 
 
 def parameters(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Every key of the configuration that a result depends on, dotted, as text."""
-    found = {}
+    """Values of all configuration keys that can change a result, as text, by dotted key."""
+    texts = {}
     for key, _ in config_keys():
         value: Any = settings
         section = key.partition(".")[0]
@@ -106,23 +108,23 @@ def parameters(settings: Mapping[str, Any]) -> dict[str, str]:
             continue
         for part in key.split("."):
             value = value[part]
-        found[key] = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-    return found
+        texts[key] = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+    return texts
 
 
 def metrics(ladder: pd.DataFrame) -> dict[str, float]:
-    """Numbers of a ladder, ``<split>/<model>/<metric>`` with ``_low`` and ``_high``; what is missing is left out."""
-    names = [name + end for name in (*SCORES, *GAINS) for end in ("", "_low", "_high")]
-    found = {}
+    """Values of a ladder as ``<split>/<model>/<metric>``, with ``_low`` and ``_high``; missing ones are left out."""
+    names = [name + suffix for name in (*SCORES, *GAINS) for suffix in ("", "_low", "_high")]
+    values = {}
     for row in ladder.to_dict("records"):
         for name in (*names, "threshold", "patches", "slides", "seconds", "peak_mb"):
             if not pd.isna(row[name]):
-                found[f"{row['split']}/{row['model']}/{name}"] = float(row[name])
-    return found
+                values[f"{row['split']}/{row['model']}/{name}"] = float(row[name])
+    return values
 
 
-def _place(uri: str) -> str | Path:
-    """An address of a server, or the folder that a path stands for."""
+def _resolve(uri: str) -> str | Path:
+    """The address of a server, or the path of a local folder."""
     scheme, separator, rest = uri.partition("://")
     if uri.startswith("//"):
         raise InputError(
@@ -136,17 +138,17 @@ def _place(uri: str) -> str | Path:
 
         return Path(url2pathname(unquote(urlsplit(uri).path)))
     if separator:
-        raise InputError(f"track.uri must be http://…, https://… or a folder; got {_shown(uri)!r}.")
+        raise InputError(f"track.uri must be http://…, https://… or a folder; got {_without_secrets(uri)!r}.")
     return Path(uri).resolve()
 
 
-def _shown(uri: str) -> str:
-    """An address as it may be shown."""
-    return _without_password(uri, uri)
+def _without_secrets(uri: str) -> str:
+    """An address without secrets, for messages."""
+    return _remove_secrets(uri, uri)
 
 
-def _without_password(text: str, uri: str) -> str:
-    """Text without what stands before the @ of an address, or behind its ?: secrets are not for the screen."""
+def _remove_secrets(text: str, uri: str) -> str:
+    """Remove user, password and query of an address from a text, because they may contain secrets."""
     rest = uri.partition("://")[2]
     user, at, _ = rest.rpartition("@")
     _, mark, query = rest.partition("?")
@@ -154,68 +156,68 @@ def _without_password(text: str, uri: str) -> str:
     return text.replace(mark + query, "") if query else text
 
 
-def _log(run: Run, place: str | Path, experiment: str) -> str:
-    """Log, unless this very result is there; return what to say."""
+def _log(run: Run, target: str | Path, experiment: str) -> str:
+    """Log the run unless this result is already logged, and return a message."""
     os.environ.update(_FIXED)
     for name, value in _DEFAULTS.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
-    if isinstance(place, Path):
-        place.mkdir(parents=True, exist_ok=True)
-        uri = f"sqlite:///{(place / DATABASE).as_posix()}"
-        client, where = MlflowClient(tracking_uri=uri), f"see it with: mlflow server --backend-store-uri {uri}"
+    if isinstance(target, Path):
+        target.mkdir(parents=True, exist_ok=True)
+        uri = f"sqlite:///{(target / DATABASE).as_posix()}"
+        client, where = MlflowClient(tracking_uri=uri), f"view it with: mlflow server --backend-store-uri {uri}"
     else:
-        client, where = MlflowClient(tracking_uri=place), _shown(place)
-    number = _experiment(client, experiment, place)
+        client, where = MlflowClient(tracking_uri=target), _without_secrets(target)
+    experiment_id = _experiment(client, experiment, target)
     digest = _digest(run)
     filter_ = f"tags.`{TAG}` = '{digest}' and attributes.status = 'FINISHED'"
-    if earlier := client.search_runs([number], filter_string=filter_, max_results=1):
+    if earlier := client.search_runs([experiment_id], filter_string=filter_, max_results=1):
         return f"already logged as run {earlier[0].info.run_id} of experiment {experiment!r}; {where}"
     tags = {
         TAG: digest,
         "mlflow.runName": run.config.name,
         "histoblend.commit": str(run.step("report").manifest.get("commit")),
     }
-    logged = client.create_run(number, tags=tags).info.run_id
+    run_id = client.create_run(experiment_id, tags=tags).info.run_id
     try:
-        _send(client, logged, run)
+        _send(client, run_id, run)
     except BaseException:
-        client.set_terminated(logged, "FAILED")
+        client.set_terminated(run_id, "FAILED")
         raise
-    client.set_terminated(logged)
-    return f"logged as run {logged} of experiment {experiment!r}; {where}"
+    client.set_terminated(run_id)
+    return f"logged as run {run_id} of experiment {experiment!r}; {where}"
 
 
-def _experiment(client: Any, name: str, place: str | Path) -> str:
-    """Number of the experiment, made where there is none."""
+def _experiment(client: Any, name: str, target: str | Path) -> str:
+    """Id of the experiment, which is created if it does not exist."""
     if known := client.get_experiment_by_name(name):
         return str(known.experiment_id)
-    beside = (place / FILES).as_uri() if isinstance(place, Path) else None
-    return str(client.create_experiment(name, artifact_location=beside))
+    files = (target / FILES).as_uri() if isinstance(target, Path) else None
+    return str(client.create_experiment(name, artifact_location=files))
 
 
 def _digest(run: Run) -> str:
-    """What a logged run is known by: every file of its report, under its own name."""
-    # Hashed, as a name may hold what MLflow's filters read as their own.
+    """Digest that identifies a logged run: its name and all files of its report."""
+    # Hashed, because a run's name may contain characters with a meaning in MLflow's filters.
     return hashlib.sha256(f"{run.config.name}:{run.step('report').digest}".encode()).hexdigest()
 
 
-def _send(client: Any, logged: str, run: Run) -> None:
-    """Send parameters and metrics in batches, then report and bundle."""
+def _send(client: Any, run_id: str, run: Run) -> None:
+    """Send parameters and metrics in batches, then the report and the bundle."""
     import time
 
     from mlflow.entities import Metric, Param
 
     now = int(1000 * time.time())
-    given = [Param(key, value) for key, value in parameters(run.config.model_dump(mode="json")).items()]
+    params = [Param(key, value) for key, value in parameters(run.config.model_dump(mode="json")).items()]
     scores = [Metric(key, value, now, 0) for key, value in metrics(pd.read_csv(run.folder / LADDER)).items()]
-    for batch in _batches(given, PARAMETERS_AT_ONCE):
-        client.log_batch(logged, params=batch)
-    for batch in _batches(scores, METRICS_AT_ONCE):
-        client.log_batch(logged, metrics=batch)
-    client.log_artifacts(logged, str(run.step("report").folder), "report")
-    client.log_artifacts(logged, str(run.folder / BUNDLE), BUNDLE)
+    for batch in _batches(params, PARAMETER_BATCH):
+        client.log_batch(run_id, params=batch)
+    for batch in _batches(scores, METRIC_BATCH):
+        client.log_batch(run_id, metrics=batch)
+    client.log_artifacts(run_id, str(run.step("report").folder), "report")
+    client.log_artifacts(run_id, str(run.folder / BUNDLE), BUNDLE)
 
 
 def _batches(items: list[Any], size: int) -> Iterator[list[Any]]:

@@ -55,7 +55,7 @@ def test_an_unknown_configuration_is_answered_with_those_that_ship(tmp_path):
     command = [sys.executable, "-m", "histoblend.pipelines", "settings", "--config", "kagle"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2
-    assert (
-        done.stderr
-        == "error: kagle: expected a TOML file; it does not exist. Shipped: folder, kaggle, pcam, phantom.\n"
+    assert done.stderr == (
+        "error: kagle: expected a TOML file; it does not exist. "
+        "Shipped configurations: folder, kaggle, pcam, phantom.\n"
     )

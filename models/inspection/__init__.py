@@ -1,1 +1,1 @@
-"""What fitted models rely on: columns, families, stain, and where a network looks."""
+"""What fitted models rely on: columns, feature families, stain, and regions of a patch."""

@@ -1,4 +1,4 @@
-"""Columns that say nearly the same, found by rank correlation, so that they can be shuffled together."""
+"""Clusters of nearly redundant columns, found by rank correlation. A cluster can be shuffled as one."""
 
 from __future__ import annotations
 
@@ -6,25 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
-#: Columns join a cluster while the mean of |Spearman's rank correlation| between its parts is at least this.
+#: Clusters are merged while the mean of |Spearman's rank correlation| between their columns is at least this.
 RHO = 0.8
 
-#: Training patches that correlations are taken over, at most: their error is then 0.02.
+#: Most training patches that correlations are computed from. Their standard error is then 0.02.
 CLUSTER_ON = 3000
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Columns that go up and down together.
+    """Strongly correlated columns.
 
     Attributes
     ----------
     leader : int
-        Place of the medoid: the member whose |rank correlation| with the others is largest on average.
+        Index of the medoid: the member with the largest mean |rank correlation| with the others.
     members : tuple of int
-        Places of all columns, the leader first, then by falling |rank correlation| with it.
+        Indices of all columns: the leader first, then by decreasing |rank correlation| with the leader.
     closeness : float
-        Smallest |rank correlation| between the leader and a member; 1 where there is no other.
+        Smallest |rank correlation| between the leader and another member; 1 for a single column.
     """
 
     leader: int
@@ -33,26 +33,26 @@ class Cluster:
 
 
 def cluster_columns(values: np.ndarray, *, rho: float = RHO) -> list[Cluster]:
-    """Cluster columns hierarchically: average linkage on 1 − |Spearman's rank correlation|, cut at 1 − `rho`.
+    """Cluster columns hierarchically, with average linkage on 1 − |Spearman's rank correlation|, cut at 1 − `rho`.
 
-    A constant column correlates with none and stays alone.
+    A constant column has correlation 0 with every other column and forms its own cluster.
 
     Parameters
     ----------
     values : ndarray of shape (n, k), float
-        Patches that the model has learned from: whoever looks at held-out slides here lets them choose the groups.
+        Training patches only. With held-out patches, the groups would depend on the slides they are evaluated on.
     rho : float
         0 to 1, ends excluded.
 
     Returns
     -------
     list of Cluster
-        Every column is in one; the largest first, then by the leader's place.
+        Every column is in exactly one cluster. The largest cluster comes first, ties by the leader's index.
 
     Raises
     ------
     ValueError
-        Fewer than 3 patches, no column, or `rho` out of range.
+        There are fewer than 3 patches or no columns, or `rho` is out of range.
 
     References
     ----------
@@ -65,18 +65,18 @@ def cluster_columns(values: np.ndarray, *, rho: float = RHO) -> list[Cluster]:
     if values.ndim != 2 or len(values) < 3 or not values.shape[1]:
         raise ValueError(f"values must have shape (3 or more patches, 1 or more columns); got {values.shape}.")
     if not 0 < rho < 1:
-        raise ValueError(f"rho must lie between 0 and 1; got {rho}.")
-    alike = np.abs(rank_correlations(values))
-    if len(alike) == 1:
+        raise ValueError(f"rho must be between 0 and 1, both excluded; got {rho}.")
+    similarity = np.abs(rank_correlations(values))
+    if len(similarity) == 1:
         return [Cluster(0, (0,), 1.0)]
-    tree = linkage(squareform(1 - alike, checks=False), method="average")
+    tree = linkage(squareform(1 - similarity, checks=False), method="average")
     labels = fcluster(tree, 1 - rho, criterion="distance")
-    clusters = [_describe(np.flatnonzero(labels == label), alike) for label in np.unique(labels)]
+    clusters = [_make_cluster(np.flatnonzero(labels == label), similarity) for label in np.unique(labels)]
     return sorted(clusters, key=lambda cluster: (-len(cluster.members), cluster.leader))
 
 
 def rank_correlations(values: np.ndarray) -> np.ndarray:
-    """Spearman's rank correlation of each two columns.
+    """Spearman's rank correlation between every pair of columns.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def rank_correlations(values: np.ndarray) -> np.ndarray:
     Returns
     -------
     ndarray of shape (k, k), dtype float64
-        1 on the diagonal; 0 between a constant column and any other.
+        1 on the diagonal; 0 between a constant column and any other column.
     """
     from scipy.stats import rankdata
 
@@ -98,9 +98,9 @@ def rank_correlations(values: np.ndarray) -> np.ndarray:
     return correlation
 
 
-def _describe(members: np.ndarray, alike: np.ndarray) -> Cluster:
-    inside = alike[np.ix_(members, members)]
-    leader = int(inside.sum(axis=1).argmax())
-    order = np.argsort(-inside[leader], kind="stable")
+def _make_cluster(members: np.ndarray, similarity: np.ndarray) -> Cluster:
+    within = similarity[np.ix_(members, members)]
+    leader = int(within.sum(axis=1).argmax())
+    order = np.argsort(-within[leader], kind="stable")
     order = np.r_[leader, order[order != leader]]
-    return Cluster(int(members[leader]), tuple(members[order].tolist()), float(inside[leader].min()))
+    return Cluster(int(members[leader]), tuple(members[order].tolist()), float(within[leader].min()))

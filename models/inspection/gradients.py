@@ -1,4 +1,4 @@
-"""Gradient of a network's log-odds by an inner feature map, from each backend of Keras."""
+"""Gradient of a network's log-odds with respect to an inner feature map, for each Keras backend."""
 
 from __future__ import annotations
 
@@ -17,47 +17,54 @@ if TYPE_CHECKING:
 def upper_function(
     upper: keras.Model, *, gradient: bool = True
 ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
-    """Make a function of the inner maps (n, h, w, c): to the last maps and the log-odds' gradient by the inner ones.
+    """Make a function that takes inner maps and returns the last maps and the gradient of the log-odds.
 
-    Keras has no gradient of its own: each backend's is asked.
+    Keras has no gradient function that works on every backend, so each backend's is used.
 
     Parameters
     ----------
     upper : keras.Model
-        With two outputs, as in :class:`Cut`.
+        Model with two outputs, as in :class:`Cut`.
     gradient : bool
-        Without it, the second value is None.
+        Whether to compute the gradient; otherwise None is returned in its place.
+
+    Returns
+    -------
+    callable
+        Takes inner maps of shape (n, height, width, channels). The gradient has the same shape.
     """
     backend = load_keras().backend.backend()
     if not gradient:
         return lambda maps: (np.asarray(upper.predict_on_batch(maps)[0]), None)
-    makers = {"tensorflow": _by_tensorflow, "jax": _by_jax, "torch": _by_torch}
+    makers = {"tensorflow": _with_tensorflow, "jax": _with_jax, "torch": _with_torch}
     if backend not in makers:
-        raise InputError(f"gradients need Keras on {', '.join(makers)}; got {backend}. Set KERAS_BACKEND to one.")
+        raise InputError(
+            f"gradients need one of the Keras backends {', '.join(makers)}; got {backend}. Set KERAS_BACKEND."
+        )
     return makers[backend](upper)
 
 
-def _by_tensorflow(upper: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
+def _with_tensorflow(upper: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
     import tensorflow
 
-    def both(maps: Any) -> tuple[Any, Any]:
+    def outputs_and_gradient(maps: Any) -> tuple[Any, Any]:
         with tensorflow.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(maps)
             last, log_odds = upper(maps, training=False)
         return last, tape.gradient(log_odds, maps)
 
-    # Traced once and for any batch: TensorFlow warns of functions of one name that it traces again and again.
+    # Traced once for any batch size: TensorFlow warns about functions that it traces repeatedly.
     shape = tensorflow.TensorSpec((None, *upper.input.shape[1:]), tensorflow.float32)
-    traced = tensorflow.function(both).get_concrete_function(shape)
+    traced = tensorflow.function(outputs_and_gradient).get_concrete_function(shape)
 
     def run(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        last, slope = traced(tensorflow.constant(maps, tensorflow.float32))
-        return last.numpy(), slope.numpy()
+        last, gradient = traced(tensorflow.constant(maps, tensorflow.float32))
+        return last.numpy(), gradient.numpy()
 
     return run
 
 
-def _by_jax(upper: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
+def _with_jax(upper: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
     import jax  # type: ignore[import-not-found]
 
     trained = [variable.value for variable in upper.trainable_variables]
@@ -67,25 +74,25 @@ def _by_jax(upper: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.n
         (last, log_odds), _ = upper.stateless_call(trained, fixed, maps, training=False)
         return log_odds.sum(), last
 
-    both = jax.jit(jax.value_and_grad(total, has_aux=True))
+    outputs_and_gradient = jax.jit(jax.value_and_grad(total, has_aux=True))
 
     def run(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        (_, last), slope = both(np.asarray(maps, np.float32))
-        return np.asarray(last), np.asarray(slope)
+        (_, last), gradient = outputs_and_gradient(np.asarray(maps, np.float32))
+        return np.asarray(last), np.asarray(gradient)
 
     return run
 
 
-def _by_torch(upper: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
+def _with_torch(upper: keras.Model) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]:
     keras = load_keras()
 
     def run(maps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         import torch  # type: ignore[import-not-found]
 
-        # Keras knows which device its backend uses.
-        held = keras.ops.convert_to_tensor(np.asarray(maps, np.float32)).detach().requires_grad_(True)
-        last, log_odds = upper(held, training=False)
-        (slope,) = torch.autograd.grad(log_odds.sum(), held)
-        return last.detach().cpu().numpy(), slope.cpu().numpy()
+        # Keras places the tensor on the device that its backend uses.
+        inner = keras.ops.convert_to_tensor(np.asarray(maps, np.float32)).detach().requires_grad_(True)
+        last, log_odds = upper(inner, training=False)
+        (gradient,) = torch.autograd.grad(log_odds.sum(), inner)
+        return last.detach().cpu().numpy(), gradient.cpu().numpy()
 
     return run

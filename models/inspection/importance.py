@@ -1,4 +1,7 @@
-"""Tables of importance of single columns and of groups of them, and what fitted heads say themselves."""
+"""Importance tables for single columns and groups of columns, and the built-in importances of fitted heads.
+
+Built-in importances are gain, cover and coefficients: the fitted model provides them without further computation.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import pandas as pd
 
 from histoblend.features.handcrafted.families import parse_column
 
-#: Measures that are taken of a whole family at once: those of its columns do not add up to it.
+#: Measures that are computed for a whole family together. The values of its single columns do not add up to them.
 JOINT = ("permutation", "shap")
 
 PARTS = ("family", "statistic", "channel", "region")
@@ -19,7 +22,7 @@ GROUPS = ["model", "measure", "kind", "group", "columns", "value", "spread", "lo
 STABILITY = ["model", "measure", "level", "over", "raters", "items", "w"]
 AGREEMENT = ["model", "level", "first", "second", "items", "correlation"]
 
-#: Kinds of groups, from coarse to fine. Halves are what two sets of columns were put together from.
+#: Kinds of groups, from coarse to fine. Halves are the parts of a set that combines two sets of columns.
 KINDS = ("half", "theme", "region", "family", "cluster")
 
 Units = Mapping[str, Sequence[int]]
@@ -27,22 +30,22 @@ Units = Mapping[str, Sequence[int]]
 
 @dataclass(frozen=True)
 class GroupView:
-    """Importance of groups of columns, and how far it can be believed.
+    """Importance of groups of columns, and how stable it is.
 
     Attributes
     ----------
     groups : DataFrame
-        `GROUPS`, a row a model, measure and group. ``permutation`` and ``dropped`` (left out and refitted) are drops in
-        AUC on held-out slides; ``gain``, ``cover`` and ``coefficient`` are shares of the model's whole.
+        `GROUPS`, one row per model, measure and group. ``permutation`` and ``dropped`` (left out and refitted) are
+        drops in AUC on held-out slides. ``gain``, ``cover`` and ``coefficient`` are shares of the model's total.
     clusters : DataFrame
-        ``group`` (the leading member), ``columns`` (how many), ``members`` (joined by spaces), ``closeness`` (smallest
-        rank correlation of a member with the leader), a row a cluster of two columns or more.
+        One row per cluster of two or more columns: ``group`` (its leader), ``columns`` (their number), ``members``
+        (joined by spaces), ``closeness`` (smallest rank correlation of a member with the leader).
     stability : DataFrame
         `STABILITY`: Kendall's W over folds or over draws of slides.
     rho : float
         Mean |rank correlation| at which clusters were cut.
     clustered_on : int
-        Training patches that correlations were taken over.
+        Number of training patches that the correlations were computed from.
     """
 
     groups: pd.DataFrame
@@ -55,55 +58,55 @@ class GroupView:
 def fitted_importance(
     values: np.ndarray, columns: Sequence[str], *, measure: str, model: str = "", folds: np.ndarray | None = None
 ) -> pd.DataFrame:
-    """Put what a fitted model says of its own columns into the tidy form.
+    """Convert a model's built-in importances to a tidy table.
 
     Parameters
     ----------
     values : ndarray of shape (features,)
-        Of the model that is used: shares of gain or cover, or coefficients in units of one standard deviation.
+        Importances of the final fit: shares of gain or cover, or coefficients per standard deviation of the column.
     columns : sequence of str
         Names, ``family_statistic_channel_region``.
     measure : {"gain", "cover", "coefficient"}
     model : str
     folds : ndarray of shape (folds, features), optional
-        The same of fits that each left a fold out; their standard deviation is the spread.
+        Importances of the fits that each left one fold out. Their standard deviation is the spread.
 
     Returns
     -------
     DataFrame
-        `COLUMNS`, a row a feature, in the order of `columns`; ``low`` and ``high`` are missing.
+        `COLUMNS`, one row per feature, in the order of `columns`; ``low`` and ``high`` are missing.
 
     Raises
     ------
     ValueError
-        As many values as columns are expected.
+        The number of values is not the number of columns.
     """
     value = np.asarray(values, dtype=np.float64)
-    several = value[None] if folds is None else np.asarray(folds, dtype=np.float64)
-    if value.shape != (len(columns),) or several.ndim != 2 or several.shape[1] != len(columns):
+    fits = value[None] if folds is None else np.asarray(folds, dtype=np.float64)
+    if value.shape != (len(columns),) or fits.ndim != 2 or fits.shape[1] != len(columns):
         shapes = f"{np.shape(values)}" + ("" if folds is None else f" and {np.shape(folds)}")
-        raise ValueError(f"values must hold {len(columns)} columns; got shape {shapes}.")
+        raise ValueError(f"values must have {len(columns)} columns; got shape {shapes}.")
     rows = pd.DataFrame([parse_column(name) for name in columns], columns=list(PARTS))
     rows = rows.assign(model=model, measure=measure, feature=list(columns), value=value, low=np.nan, high=np.nan)
-    rows["spread"] = several.std(axis=0, ddof=1) if len(several) > 1 else np.nan
+    rows["spread"] = fits.std(axis=0, ddof=1) if len(fits) > 1 else np.nan
     return rows[COLUMNS]
 
 
 def fitted_groups(
     values: np.ndarray, folds: np.ndarray, units: Units, *, kind: str, measure: str, model: str = ""
 ) -> pd.DataFrame:
-    """Share of each group in what a fitted model says of its columns.
+    """Share of each group in a model's built-in importances.
 
     Parameters
     ----------
     values : ndarray of shape (features,)
-        Of the model that is used; coefficients count by size.
+        Importances of the final fit. Coefficients count by absolute value.
     folds : ndarray of shape (folds, features)
-        The same of fits that each left a fold out.
+        Importances of the fits that each left one fold out.
     units : mapping from str to sequence of int
-        Group to places of its columns.
+        Group to the indices of its columns.
     kind, measure, model : str
-        Go into the table.
+        Written into the table.
 
     Returns
     -------
@@ -123,14 +126,14 @@ def sum_by_family(importances: pd.DataFrame) -> pd.DataFrame:
     Parameters
     ----------
     importances : DataFrame
-        Tidy, any models and measures.
+        Tidy table of any models and measures.
 
     Returns
     -------
     DataFrame
-        ``model, measure, family, value, spread, low, high, features``: gain summed; coefficients summed by size; for
-        `JOINT` the families that were shuffled, or whose shares were added up, together (single columns' values do not
-        add up to that, and are left out).
+        ``model, measure, family, value, spread, low, high, features``. Gain and absolute coefficients are summed over
+        the family's columns. `JOINT` measures are taken from the rows of whole families, because single columns do not
+        add up to them.
     """
     single = importances.feature.notna()
     fitted = importances[single & ~importances.measure.isin(JOINT)]
@@ -145,14 +148,14 @@ def sum_by_family(importances: pd.DataFrame) -> pd.DataFrame:
 
 
 def unit_shares(values: np.ndarray, units: Units) -> np.ndarray:
-    """Share of each unit in the sizes of a row, (rows, features) to (rows, units); 0 where a row is 0 throughout."""
+    """Share of each unit in a row's sum of absolute values, (rows, features) to (rows, units); 0 for an all-0 row."""
     sizes = np.abs(values)
-    sums = np.column_stack([sizes[:, list(places)].sum(axis=1) for places in units.values()])
+    sums = np.column_stack([sizes[:, list(columns)].sum(axis=1) for columns in units.values()])
     total = sizes.sum(axis=1, keepdims=True)
     return sums / np.where(total > 0, total, 1)
 
 
 def group_rows(units: Units, rows: pd.DataFrame, *, kind: str, measure: str, model: str) -> pd.DataFrame:
-    """`GROUPS` of the units, from their ``value, spread, low, high``."""
-    sizes = [len(places) for places in units.values()]
+    """Table `GROUPS` of the units, from their ``value, spread, low, high``."""
+    sizes = [len(columns) for columns in units.values()]
     return rows.assign(model=model, measure=measure, kind=kind, group=list(units), columns=sizes)[GROUPS]

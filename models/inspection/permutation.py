@@ -1,6 +1,6 @@
 """Importance on held-out slides: the drop in AUC when columns are shuffled, or left out of a refit.
 
-Single columns and groups of them (families, themes, regions, clusters of correlated columns) are measured alike.
+Both single columns and groups (families, themes, regions, clusters of correlated columns) can be measured.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ from histoblend.models.metrics import bootstrap, measure
 from histoblend.models.resampling import auc_draws, check_scores, count_ranks, draw_slides, percentile_interval
 
 Predict = Callable[[np.ndarray], np.ndarray]
-Altered = Callable[[Sequence[int], np.ndarray], np.ndarray]
+ReplacementScorer = Callable[[Sequence[int], np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Drops:
-    """AUC lost on held-out slides, a column a unit that was shuffled or left out.
+class AucDrops:
+    """AUC lost on held-out slides, one column per unit. A unit is a set of columns that was shuffled or left out.
 
     Attributes
     ----------
     values : ndarray of shape (repeats, units), float64
     drawn : ndarray of shape (draws, units), float64
-        Mean over the repeats, in resampled slides; units share the draws.
+        Mean over the repeats for each draw of slides. All units share the draws.
     """
 
     values: np.ndarray
     drawn: np.ndarray
 
     def frame(self) -> pd.DataFrame:
-        """``value, spread, low, high`` of each unit: mean and spread over repeats, 95 % interval over slides."""
+        """``value, spread, low, high`` of each unit: mean and standard deviation over repeats, 95 % interval."""
         low, high = percentile_interval(self.drawn)
         spread = self.values.std(axis=0, ddof=1) if len(self.values) > 1 else np.nan
         return pd.DataFrame({"value": self.values.mean(axis=0), "spread": spread, "low": low, "high": high})
@@ -53,23 +53,23 @@ def permutation_drops(
     seed: int = 0,
     draws: int = 1000,
     max_rows: int | None = 5000,
-    altered: Callable[[np.ndarray], Altered] | None = None,
+    make_scorer: Callable[[np.ndarray], ReplacementScorer] | None = None,
     progress: Callable[[int], None] | None = None,
-) -> Drops:
-    """Drop in AUC on held-out slides when the columns of a unit are shuffled between patches, together.
+) -> AucDrops:
+    """Drop in AUC on held-out slides when all columns of a unit are shuffled between patches.
 
-    Every unit is shuffled by the same permutations, and all intervals share the draws of slides, so that units compare
-    without extra noise.
+    Every unit is shuffled by the same permutations, and all intervals share the draws of slides. This makes units
+    comparable without extra noise.
 
     Parameters
     ----------
     predict : callable
-        Takes (n, features) and returns the probability of a positive, (n,).
+        Takes (n, features) and returns the probability of the positive class, (n,).
     X : ndarray of shape (n, features), float
-        Patches of slides that the model has never seen. It is copied once and left as it was.
+        Patches of held-out slides. The array is copied and not modified.
     y : ndarray of shape (n,), 0 or 1
     units : sequence of sequences of int
-        Places of the columns that are shuffled together.
+        Indices of the columns that are shuffled together.
     groups : ndarray of shape (n,), int
         Slides, from :func:`models.resampling.slide_groups`.
     repeats : int
@@ -78,23 +78,24 @@ def permutation_drops(
     draws : int
         Draws of slides for the interval of the mean drop.
     max_rows : int or None
-        More patches than this are thinned at random, to bound the time; None keeps all.
-    altered : callable, optional
-        Quicker than `predict` where few columns change: takes the table and gives what scores it with some columns
-        replaced, such as :meth:`models.heads.head.Head.with_replaced` does.
+        Most patches to use, to limit the run time; they are drawn at random. None uses all.
+    make_scorer : callable, optional
+        Faster alternative to `predict` for changes in few columns, such as
+        :meth:`models.heads.head.Head.with_replaced`. It takes the table and returns a function that scores the table
+        with some columns replaced.
     progress : callable, optional
         Called with 1 after each unit.
 
     Returns
     -------
-    Drops
+    AucDrops
 
     Raises
     ------
     ValueError
-        Shapes do not agree, or `y` holds one class.
+        The shapes do not agree, or `y` has one class only.
     InputError
-        Too few slides for an interval.
+        There are too few slides for an interval.
 
     References
     ----------
@@ -109,49 +110,52 @@ def permutation_drops(
     table, labels = np.array(X[rows]), np.asarray(y)[rows]
     slides = np.unique(groups[rows], return_inverse=True)[1].astype(np.int32)
     orders = [rng.permutation(len(rows)) for _ in range(repeats)]
-    score = _by_predicting(predict, table) if altered is None else altered(table)
-    judge = _judge(labels, slides, draws, seed)
-    whole, whole_drawn = judge(score([], table[:, :0]))
-    values, drawn = [], []
+    scorer = _slow_scorer(predict, table) if make_scorer is None else make_scorer(table)
+    auc = _auc_function(labels, slides, draws, seed)
+    full, full_drawn = auc(scorer([], table[:, :0]))
+    values, drop_draws = [], []
     for members in units:
-        kept = table[:, list(members)]
-        found = [judge(score(list(members), kept[order])) for order in orders]
-        values.append([whole - point for point, _ in found])
-        drawn.append(np.mean([whole_drawn - point_drawn for _, point_drawn in found], axis=0))
+        original = table[:, list(members)]
+        results = [auc(scorer(list(members), original[order])) for order in orders]
+        values.append([full - point for point, _ in results])
+        drop_draws.append(np.mean([full_drawn - point_drawn for _, point_drawn in results], axis=0))
         if progress is not None:
             progress(1)
-    return Drops(np.array(values).T, np.stack(drawn, axis=1))
+    return AucDrops(np.array(values).T, np.stack(drop_draws, axis=1))
 
 
-def _judge(
+def _auc_function(
     labels: np.ndarray, slides: np.ndarray, draws: int, seed: int
 ) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
-    """What gives the AUC of scores, on all patches and in draws of slides; these are drawn once for all scores."""
-    # Refuses labels of one class, and slides that are too few for an interval.
+    """Make a function that returns the AUC of scores, on all patches and in draws of slides.
+
+    The slides are drawn once, so that all scores share the draws.
+    """
+    # Both calls only check: labels of one class, or too few slides for an interval, are refused.
     measure(labels, labels, 0.5)
     bootstrap(labels, labels, 0.5, slides, draws=draws, seed=seed)
     counts = np.concatenate(list(draw_slides(int(slides.max()) + 1, draws, seed)))
     everything = np.ones((1, counts.shape[1]), np.int32)
 
-    def judge(scores: np.ndarray) -> tuple[float, np.ndarray]:
+    def auc(scores: np.ndarray) -> tuple[float, np.ndarray]:
         checked, column = check_scores(labels, scores)
         ranking = count_ranks(checked, column[:, 0], slides)
         drawn = ranking(counts)
         return float(ranking(everything)[0]), drawn[~np.isnan(drawn)]
 
-    return judge
+    return auc
 
 
-def _by_predicting(predict: Predict, table: np.ndarray) -> Altered:
-    """Score the table with columns replaced by predicting it; it is changed in place and put back."""
+def _slow_scorer(predict: Predict, table: np.ndarray) -> ReplacementScorer:
+    """Score the table with replaced columns by a full prediction. The table is changed in place and restored."""
 
-    def score(places: Sequence[int], values: np.ndarray) -> np.ndarray:
-        kept = table[:, list(places)]
-        table[:, list(places)] = values
+    def score(columns: Sequence[int], values: np.ndarray) -> np.ndarray:
+        original = table[:, list(columns)]
+        table[:, list(columns)] = values
         try:
-            return np.array(predict(table))  # a copy: it may be a view of what is about to be put back
+            return np.array(predict(table))  # a copy: the prediction may be a view of the table
         finally:
-            table[:, list(places)] = kept
+            table[:, list(columns)] = original
 
     return score
 
@@ -168,8 +172,8 @@ def permutation_importance(
 ) -> pd.DataFrame:
     """Drop in AUC on held-out slides when single columns are shuffled between patches.
 
-    Shuffling one of several correlated columns shows little, since the others stand in for it: see
-    :func:`group_permutation` for what the model would lose with all of them.
+    Shuffling one of several correlated columns has little effect, because the others carry the same information. Use
+    :func:`group_permutation` to measure all of them together.
 
     Parameters
     ----------
@@ -178,24 +182,24 @@ def permutation_importance(
     columns : sequence of str
         Names of X's columns, ``family_statistic_channel_region``.
     model : str
-        Goes into the table.
+        Written into the table.
 
     Returns
     -------
     DataFrame
-        `COLUMNS`, a row a column: ``value`` the mean drop over shuffles, ``spread`` their standard deviation, ``low``
-        and ``high`` the 95 % interval of the mean drop from resampling slides.
+        `COLUMNS`, one row per column: ``value`` the mean drop over shuffles, ``spread`` the standard deviation over
+        shuffles, ``low`` and ``high`` the 95 % interval of the mean drop from resampling slides.
 
     Raises
     ------
     ValueError
-        Shapes do not agree, or `y` holds one class.
+        The shapes do not agree, or `y` has one class only.
     InputError
-        Too few slides for an interval.
+        There are too few slides for an interval.
     """
     if X.shape != (len(y), len(columns)):
         raise ValueError(f"X must have shape {(len(y), len(columns))}; got {X.shape}.")
-    units = [[place] for place in range(len(columns))]
+    units = [[column] for column in range(len(columns))]
     drops = permutation_drops(predict, X, y, units, groups, **options).frame()
     rows = pd.DataFrame([parse_column(name) for name in columns], columns=list(PARTS))
     rows = rows.assign(model=model, measure="permutation", feature=list(columns))
@@ -212,24 +216,24 @@ def group_permutation(
     kind: str,
     model: str = "",
     **options: Any,
-) -> tuple[pd.DataFrame, Drops]:
-    """Drop in AUC on held-out slides when the columns of a group are shuffled between patches, together.
+) -> tuple[pd.DataFrame, AucDrops]:
+    """Drop in AUC on held-out slides when all columns of a group are shuffled between patches.
 
     Parameters
     ----------
     predict, X, y, groups, **options
         As for :func:`permutation_drops`.
     units : mapping from str to sequence of int
-        Groups: name to places of its columns.
+        Group to the indices of its columns.
     kind : str
-        One of `KINDS`; goes into the table, as does `model`.
+        One of `KINDS`. It is written into the table, as is `model`.
 
     Returns
     -------
     table : DataFrame
-        `GROUPS`, a row a group.
-    drops : Drops
-        The same in every draw of slides.
+        `GROUPS`, one row per group.
+    drops : AucDrops
+        The drops in every draw of slides.
     """
     drops = permutation_drops(predict, X, y, list(units.values()), groups, **options)
     return group_rows(units, drops.frame(), kind=kind, measure="permutation", model=model), drops
@@ -247,9 +251,9 @@ def dropped_importance(
     draws: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Drop in AUC on held-out slides when a group of columns is left out and the model is fitted again.
+    """Drop in AUC on held-out slides when the model is refitted without a group of columns.
 
-    What other columns can stand in for costs nothing here, however much the model leaned on it.
+    The drop is small if other columns carry the same information, even if the full model relied on the group.
 
     Parameters
     ----------
@@ -259,18 +263,18 @@ def dropped_importance(
     without : mapping from str to ndarray of shape (n,)
         Group to the scores of the model that was fitted without it.
     units : mapping from str to sequence of int
-        Group to places of its columns.
+        Group to the indices of its columns.
     groups : ndarray of shape (n,), int
         Slides, from :func:`models.resampling.slide_groups`.
     kind, model : str
-        Go into the table.
+        Written into the table.
     draws, seed : int
-        Of slides, for the interval of the paired difference.
+        Draws of slides for the interval of the paired difference.
 
     Returns
     -------
     DataFrame
-        `GROUPS`, a row a group of `without`.
+        `GROUPS`, one row per group in `without`.
 
     References
     ----------
@@ -279,7 +283,7 @@ def dropped_importance(
     names = list(without)
     scores = np.column_stack([full, *without.values()])
     auc = measure(y, scores, 0.5)[:, 0]
-    drawn = auc_draws(y, scores, groups, draws=draws, seed=seed)
-    drops = Drops((auc[:1] - auc[1:])[None], drawn[:, :1] - drawn[:, 1:])
+    resampled = auc_draws(y, scores, groups, draws=draws, seed=seed)
+    drops = AucDrops((auc[:1] - auc[1:])[None], resampled[:, :1] - resampled[:, 1:])
     chosen = {name: units[name] for name in names}
     return group_rows(chosen, drops.frame(), kind=kind, measure="dropped", model=model)

@@ -1,9 +1,9 @@
-"""Saliency maps: where a fine-tuned network finds its evidence.
+"""Saliency maps: the regions of a patch that a fine-tuned network's prediction comes from.
 
-The network ends in an average over its last feature map and one weight a channel. So its log-odds are themselves the
-average of a log-odds for each cell of that map, and the map of these is what Grad-CAM comes to here, with the intercept
-dealt out evenly: no approximation. One feature map further in has cells of half the side; there a cell's share is what
-it holds, times the gradient of the log-odds by it (HiResCAM), which is only a first-order answer.
+The network ends in an average over its last feature map and one weight per channel. Its log-odds are therefore exactly
+the average of one log-odds value per cell of that map. This map equals Grad-CAM plus the intercept, without any
+approximation. The previous feature map has cells of half the side. There the value of a cell is its activation times
+the gradient of the log-odds (HiResCAM), which is a first-order approximation.
 
 References
 ----------
@@ -38,20 +38,20 @@ from histoblend.models.surgery import cut_network
 if TYPE_CHECKING:
     import keras
 
-#: Which map: the last one, in log-odds; as Grad-CAM has it, without the intercept; the last inner one.
+#: Names of the maps: the last map in log-odds, the same without the intercept (Grad-CAM), and the last inner map.
 MAPS = ("last", "grad-cam", "inner")
 
 
 @dataclass(frozen=True)
 class Cut:
-    """A network in two pieces, with the head's values at hand.
+    """A network cut in two, and the weights of its last layer.
 
     Attributes
     ----------
     lower : keras.Model or None
-        Pictures of 0..255 to the inner feature map; None where the network cannot be cut.
+        From pictures (0..255) to the inner feature map; None if the network cannot be cut.
     upper : keras.Model
-        The inner map (or pictures) to the last map (n, height, width, channels) and the log-odds (n, 1).
+        From the inner map (or the pictures) to the last map (n, height, width, channels) and the log-odds (n, 1).
     kernel : ndarray of shape (channels,)
     intercept : float
     """
@@ -64,16 +64,16 @@ class Cut:
 
 @dataclass(frozen=True)
 class Maps:
-    """Evidence for tumour, a map a patch, each in the patch's own orientation.
+    """Evidence for tumour: one map per patch, in the orientation of the patch.
 
     Attributes
     ----------
     last : ndarray of shape (n, rows, columns), dtype float64
-        Log-odds of each cell of the last feature map, intercept included: their mean is the network's log-odds.
+        Log-odds of each cell of the last feature map, intercept included. The mean is the network's log-odds.
     inner : ndarray of shape (n, rows, columns), dtype float64, or None
-        Activation times gradient, summed over channels, at the inner map.
+        Activation times gradient at the inner map, summed over channels.
     intercept : float
-        What :attr:`last` holds that Grad-CAM leaves out.
+        Included in :attr:`last`, but not in Grad-CAM.
     """
 
     last: np.ndarray
@@ -81,17 +81,17 @@ class Maps:
     intercept: float
 
     def named(self, name: str) -> np.ndarray | None:
-        """One of :data:`MAPS`."""
+        """The map of this name, one of :data:`MAPS`."""
         return {"last": self.last, "grad-cam": self.last - self.intercept, "inner": self.inner}[name]
 
 
 def open_network(folder: Path) -> tuple[keras.Model, CnnSettings]:
-    """Open the network that :func:`models.cnn.store_cnn` wrote, for Keras.
+    """Open a network written by :func:`models.cnn.store_cnn` as a Keras model.
 
     Raises
     ------
     InputError
-        A file is missing or damaged, or holds what could run code.
+        A file is missing or damaged, or contains something that could run code.
     """
     try:
         description = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
@@ -106,34 +106,34 @@ def open_network(folder: Path) -> tuple[keras.Model, CnnSettings]:
 
 
 def inner_layer(settings: CnnSettings) -> str | None:
-    """Name of the layer that makes the last inner feature map of a backbone; None where it has none."""
+    """Name of the layer that outputs the last inner feature map of the backbone; None if there is none."""
     stages = find_backbone(settings.backbone).stages
     return stages[-1].layer if stages else None
 
 
 def cut(network: keras.Model, layer: str | None) -> Cut:
-    """Take a network apart that ends in a global average and one weight a channel.
+    """Cut a network that ends in a global average and one weight per channel.
 
     Parameters
     ----------
     network : keras.Model
-        Functional; pictures of 0..255 to log-odds (n, 1).
+        Functional model from pictures (0..255) to log-odds (n, 1).
     layer : str or None
-        Whose output the inner map is; None, or a layer that some connection goes past, leaves out the inner map.
+        Layer that outputs the inner map. There is no inner map if this is None, or if a connection bypasses the layer.
 
     Raises
     ------
     ValueError
-        It ends otherwise, so that its evidence is no average over a map.
+        The network ends differently, so its log-odds are not an average over a map.
     """
     keras = load_keras()
     ends = network.layers[-2:]
     kinds = (keras.layers.GlobalAveragePooling2D, keras.layers.Dense)
     if len(ends) < 2 or not all(isinstance(end, kind) for end, kind in zip(ends, kinds, strict=True)):
-        found = ", ".join(type(end).__name__ for end in ends)
-        raise ValueError(f"a network must end in a global average and one dense layer; got {found}.")
+        names = ", ".join(type(end).__name__ for end in ends)
+        raise ValueError(f"a network must end in a global average and one dense layer; got {names}.")
     pooling, head = ends
-    # Before the cut: it gives the layers behind it a second input.
+    # Read before the cut, which gives the later layers a second input.
     outputs = [pooling.input, network.output]
     halves = cut_network(network, layer) if layer else None
     start = network.input if layer is None or halves is None else network.get_layer(layer).output
@@ -153,53 +153,53 @@ def saliency(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> list[Maps]:
-    """Maps of evidence by several networks, averaged over the 8 symmetries where the network's predictions are.
+    """Evidence maps of several networks. With ``d4`` they are averaged over the 8 symmetries, like the predictions.
 
     Parameters
     ----------
     networks : sequence of Cut
-        What two of them share is computed once.
+        A lower part that several networks share is computed once.
     patches : ndarray of shape (n, side, side, 3), dtype uint8
-        RGB; read a few rows at a time.
+        RGB patches. They are read in small batches.
     settings : CnnSettings
         ``size``, ``stain`` and ``d4`` are used.
     progress : callable, optional
-        Called with the number of patches just finished.
+        Called with the number of patches in each finished batch.
 
     Returns
     -------
     list of Maps
-        One for each of `networks`, each with a map a patch.
+        One item per network, each with one map per patch.
     """
     views = SYMMETRIES if settings.d4 else 1
     step = max(1, KERAS_BATCH // views)
-    tops = [upper_function(network.upper, gradient=network.lower is not None) for network in networks]
+    uppers = [upper_function(network.upper, gradient=network.lower is not None) for network in networks]
     last: list[list[np.ndarray]] = [[] for _ in networks]
     inner: list[list[np.ndarray]] = [[] for _ in networks]
     for start in range(0, len(patches), step):
-        some = np.asarray(patches[start : start + step])
-        shown = resize(normalise_stains(some) if settings.stain == "macenko" else some, settings.size or None)
-        pictures = np.concatenate(list(symmetries(shown))[:views]).astype(np.float32)
-        held: dict[int, np.ndarray] = {}
-        for place, (network, top) in enumerate(zip(networks, tops, strict=True)):
-            below = id(network.lower)
-            if below not in held:
-                held[below] = pictures if network.lower is None else _run(network.lower, pictures, step * views)
-            maps, slope = top(_padded(held[below], step * views))
-            maps, slope = maps[: len(pictures)], None if slope is None else slope[: len(pictures)]
-            last[place].append(_upright(maps @ network.kernel + network.intercept, views))
-            if slope is not None:
-                inner[place].append(_upright((held[below].astype(np.float64) * slope).sum(axis=3), views))
+        batch = np.asarray(patches[start : start + step])
+        resized = resize(normalise_stains(batch) if settings.stain == "macenko" else batch, settings.size or None)
+        pictures = np.concatenate(list(symmetries(resized))[:views]).astype(np.float32)
+        inner_maps: dict[int, np.ndarray] = {}
+        for number, (network, upper) in enumerate(zip(networks, uppers, strict=True)):
+            lower = id(network.lower)
+            if lower not in inner_maps:
+                inner_maps[lower] = pictures if network.lower is None else _run(network.lower, pictures, step * views)
+            maps, gradient = upper(_padded(inner_maps[lower], step * views))
+            maps, gradient = maps[: len(pictures)], None if gradient is None else gradient[: len(pictures)]
+            last[number].append(_upright(maps @ network.kernel + network.intercept, views))
+            if gradient is not None:
+                inner[number].append(_upright((inner_maps[lower].astype(np.float64) * gradient).sum(axis=3), views))
         if progress is not None:
-            progress(len(some))
+            progress(len(batch))
     return [
-        Maps(np.concatenate(some), np.concatenate(fine) if fine else None, network.intercept)
-        for network, some, fine in zip(networks, last, inner, strict=True)
+        Maps(np.concatenate(coarse), np.concatenate(fine) if fine else None, network.intercept)
+        for network, coarse, fine in zip(networks, last, inner, strict=True)
     ]
 
 
 def _run(model: keras.Model, pictures: np.ndarray, size: int) -> np.ndarray:
-    """Run a batch that is filled up to one size, so that nothing is compiled twice."""
+    """Run a batch padded to a fixed size, so that the model is compiled once."""
     return np.asarray(model.predict_on_batch(_padded(pictures, size)))[: len(pictures)]
 
 
@@ -210,30 +210,30 @@ def _padded(values: np.ndarray, size: int) -> np.ndarray:
 
 
 def _upright(maps: np.ndarray, views: int) -> np.ndarray:
-    """Turn the maps of all views (views · n, rows, columns) back and average them: (n, rows, columns) float64."""
-    parts = np.asarray(maps, np.float64).reshape(views, -1, *maps.shape[1:])
-    turned = []
-    for number, part in enumerate(parts):
-        back = np.rot90(part, -(number % 4), axes=(1, 2))
-        turned.append(back[:, :, ::-1] if number >= 4 else back)
-    return np.asarray(np.mean(turned, axis=0))
+    """Undo the symmetry of each view (views · n, rows, columns) and average: (n, rows, columns) float64."""
+    by_view = np.asarray(maps, np.float64).reshape(views, -1, *maps.shape[1:])
+    restored = []
+    for number, maps_of_view in enumerate(by_view):
+        back = np.rot90(maps_of_view, -(number % 4), axes=(1, 2))
+        restored.append(back[:, :, ::-1] if number >= 4 else back)
+    return np.asarray(np.mean(restored, axis=0))
 
 
 def choose_sample(table: pd.DataFrame, most: int, seed: int) -> np.ndarray:
-    """Rows of a sample: as many of each label, evenly over slides.
+    """Choose a sample with the same number of rows per label, spread evenly over slides.
 
     Parameters
     ----------
     table : DataFrame
-        ``slide, label``; a patch without a slide counts as a slide of its own.
+        ``slide, label``. A patch without a slide counts as a separate slide.
     most : int
-        Rows at most.
+        Largest number of rows.
     seed : int
 
     Returns
     -------
     ndarray of int
-        Rising positions in the table.
+        Positions in the table, in increasing order.
     """
     labels = table["label"].to_numpy()
     chosen = [spread_over_slides(table, np.flatnonzero(labels == label), most // 2, seed) for label in (0, 1)]
@@ -241,7 +241,7 @@ def choose_sample(table: pd.DataFrame, most: int, seed: int) -> np.ndarray:
 
 
 def spread_over_slides(table: pd.DataFrame, rows: np.ndarray, most: int, seed: int) -> np.ndarray:
-    """At most so many of the rows, one of each slide in turn, by chance within a slide; in the order of choice."""
+    """Choose at most `most` of the rows, in order of choice: slides take turns, and rows within a slide are random."""
     from histoblend.models.resampling import slide_groups
 
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Sanity checks of saliency maps: whether they change when a network's weights are drawn at random.
+"""Sanity checks of saliency maps: whether the maps change when network weights are replaced by random ones.
 
 References
 ----------
@@ -19,28 +19,30 @@ if TYPE_CHECKING:
     import keras
 
 
-#: What of a network is drawn at random, each part with all that come after it.
+#: Parts of a network whose weights are randomised. Each part includes all later layers.
 PARTS = {"head": "the head", "top": "all after the last inner map", "whole": "the whole network"}
+#: A map whose values differ by no more than this is flat.
 _FLAT = 1e-12
 
 
 def randomise(pieces: Cut, part: str, rng: np.random.Generator) -> Cut:
-    """Draw a part of a network at random, with all that come after it.
+    """Replace the weights of a part of a network, and of all later layers, by random ones.
 
-    Kernels are drawn as He et al. (2015) start them, batch norms and intercepts as they start; the head keeps the
-    spread of its trained values, so that maps keep a sensible size. Constants of the input contract stay.
+    Kernels get a random He initialisation (2015), batch norms and intercepts their initial values. The head's weights
+    keep the standard deviation of the trained ones, so that map values stay in a similar range. Preprocessing constants
+    are not changed.
 
     Parameters
     ----------
     pieces : Cut
-        Not changed.
+        Not modified.
     part : {"head", "top", "whole"}
     rng : Generator
 
     Returns
     -------
     Cut
-        Pieces that were not drawn anew are shared with `pieces`.
+        Shares the unchanged models with `pieces`.
 
     References
     ----------
@@ -67,13 +69,13 @@ def randomise(pieces: Cut, part: str, rng: np.random.Generator) -> Cut:
 
 
 def _draw_weights(model: keras.Model, rng: np.random.Generator) -> None:
-    """Give a model fresh weights in place, a layer at a time."""
+    """Replace the weights of a model in place by random initial ones."""
     starts = {"gamma": 1.0, "moving_variance": 1.0, "beta": 0.0, "moving_mean": 0.0, "bias": 0.0}
     for layer in model.layers:
         for weight in layer.weights:
             shape = tuple(weight.shape)
             if len(shape) >= 2:
-                # A depthwise kernel (height, width, channels, 1) sees one channel of its input at a time.
+                # Each filter of a depthwise kernel (height, width, channels, 1) reads only one input channel.
                 fan_in = np.prod(shape[:-2] if "depthwise" in weight.name else shape[:-1])
                 weight.assign(rng.normal(0, np.sqrt(2 / fan_in), shape).astype(np.float32))
             elif weight.name in starts:
@@ -81,23 +83,23 @@ def _draw_weights(model: keras.Model, rng: np.random.Generator) -> None:
 
 
 def likeness(maps: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How alike two sets of maps are, patch by patch, whatever their scale and sign.
+    """Similarity of two sets of maps, patch by patch, independent of scale and sign.
 
-    A head drawn at random turns a map round as often as not: one that only shows the picture comes back as its
-    negative, and is alike all the same (Adebayo et al. 2018 report both).
+    A random head inverts a map in half of all cases. A map that only shows the picture is then inverted, but counts as
+    similar (Adebayo et al. 2018 report both).
 
     Parameters
     ----------
     maps, others : ndarray of shape (n, rows, columns), float
-        With at least three cells a side.
+        At least three cells per side.
 
     Returns
     -------
     rank : ndarray of shape (n,)
-        Size of Spearman's correlation over cells, 0 to 1; NaN where a map is flat.
+        Absolute value of Spearman's correlation over cells, 0 to 1; NaN if either map is flat.
     structure : ndarray of shape (n,)
-        Structural similarity of the maps, each scaled to 0..1, in windows of at most 7 cells, or that with the negative
-        where it is more; NaN where a map is flat.
+        Structural similarity of the maps, each scaled to 0..1, in windows of at most 7 cells. The inverted second map
+        is used if it is more similar. NaN if either map is flat.
 
     References
     ----------
@@ -109,57 +111,57 @@ def likeness(maps: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarr
     window = min(7, *maps.shape[1:])
     window -= 1 - window % 2
     rank, structure = np.full(len(maps), np.nan), np.full(len(maps), np.nan)
-    for place, pair in enumerate(zip(maps, others, strict=True)):
-        if min(np.ptp(one) for one in pair) <= _FLAT:
+    for index, pair in enumerate(zip(maps, others, strict=True)):
+        if min(np.ptp(cells) for cells in pair) <= _FLAT:
             continue
-        first, second = ((one - one.min()) / np.ptp(one) for one in pair)
-        rank[place] = abs(spearmanr(first.ravel(), second.ravel()).statistic)
-        structure[place] = max(
-            structural_similarity(first, turned, win_size=window, data_range=1.0) for turned in (second, 1 - second)
+        first, second = ((cells - cells.min()) / np.ptp(cells) for cells in pair)
+        rank[index] = abs(spearmanr(first.ravel(), second.ravel()).statistic)
+        structure[index] = max(
+            structural_similarity(first, other, win_size=window, data_range=1.0) for other in (second, 1 - second)
         )
     return rank, structure
 
 
 def sanity_table(true: Maps, drawn: dict[tuple[str, int], Maps], names: pd.DataFrame) -> pd.DataFrame:
-    """Compare a network's maps with those of networks drawn at random, and with its own maps of other patches.
+    """Compare a network's maps with those of randomised networks, and with its own maps of other patches.
 
     Parameters
     ----------
     true : Maps
     drawn : dict from (part, number of the draw) to Maps
-        Parts as in :data:`PARTS`; the same patches.
+        Maps of the same patches by randomised networks; parts as in :data:`PARTS`.
     names : DataFrame
-        ``patch_id, slide``, a row a patch.
+        ``patch_id, slide``, one row per patch.
 
     Returns
     -------
     DataFrame
-        ``patch_id, slide, map, part, draw, rank, structure``; the part ``"other"`` is the map of the next patch of
-        another slide, where there is one.
+        ``patch_id, slide, map, part, draw, rank, structure``. The part ``"other"`` compares with the map of the next
+        patch, from another slide if possible.
     """
-    parts = []
-    order = _elsewhere(names["slide"])
+    tables = []
+    partners = _other_slide_rows(names["slide"])
     for name in ("last", "inner"):
-        mine = true.named(name)
-        if mine is None or min(mine.shape[1:]) < 3:
+        own = true.named(name)
+        if own is None or min(own.shape[1:]) < 3:
             continue
-        rows = {("other", 0): mine[order]} | {key: maps.named(name) for key, maps in drawn.items()}
-        for (part, number), theirs in rows.items():
-            if theirs is None:
+        compared = {("other", 0): own[partners]} | {key: maps.named(name) for key, maps in drawn.items()}
+        for (part, number), others in compared.items():
+            if others is None:
                 continue
-            rank, structure = likeness(mine, theirs)
+            rank, structure = likeness(own, others)
             columns = {"map": name, "part": part, "draw": number, "rank": rank, "structure": structure}
-            parts.append(names[["patch_id", "slide"]].assign(**columns))
+            tables.append(names[["patch_id", "slide"]].assign(**columns))
     empty = pd.DataFrame(columns=["patch_id", "slide", "map", "part", "draw", "rank", "structure"])
-    return pd.concat(parts, ignore_index=True) if parts else empty
+    return pd.concat(tables, ignore_index=True) if tables else empty
 
 
-def _elsewhere(slides: pd.Series) -> np.ndarray:
-    """For each row another one, of another slide where there is one."""
+def _other_slide_rows(slides: pd.Series) -> np.ndarray:
+    """For each row, the next row of another slide, or simply the next row if there is no other slide."""
     names = slides.astype(object).where(slides.notna(), None).to_numpy()
-    order = np.arange(len(names))
-    other = (order + 1) % len(names)
-    for row in order:
-        ahead = [place % len(names) for place in range(row + 1, row + len(names))]
-        other[row] = next((place for place in ahead if names[place] != names[row]), other[row])
+    rows = np.arange(len(names))
+    other = (rows + 1) % len(names)
+    for row in rows:
+        ahead = [number % len(names) for number in range(row + 1, row + len(names))]
+        other[row] = next((number for number in ahead if names[number] != names[row]), other[row])
     return np.asarray(other)

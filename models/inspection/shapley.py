@@ -1,4 +1,4 @@
-"""Shapley values: what each feature adds to a model's log odds, patch by patch and on the whole."""
+"""Shapley values: the contribution of each feature to a model's log odds, per patch and on average."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from histoblend.models.heads.head import Head
 from histoblend.models.inspection.importance import COLUMNS
 from histoblend.models.resampling import mean_draws, percentile_interval
 
-#: Columns of these families mean nothing one by one; their shares are added up.
+#: Single columns of these families have no meaning, so their Shapley values are added up.
 TOGETHER = ("embedding",)
 
-#: Patches that a model is explained on, at most.
+#: Most patches that a model is explained on.
 EXPLAINED_PATCHES = 1000
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """Log odds of patches, shared out among the features of one model.
+    """Shapley values of one model: the log odds of each patch, divided among the features.
 
     Attributes
     ----------
     features : list of str
-        Names of columns; a family of `TOGETHER` is one feature, under its own name.
+        Names of columns. A family in `TOGETHER` is one feature, named after the family.
     shares : ndarray of shape (n, features), dtype float64
-        Log odds that a feature adds to a patch.
+        Log odds that each feature adds to each patch.
     values : ndarray of shape (n, features), dtype float32
         Values of the features; missing for a family.
     base : float
-        Log odds without any feature; with a patch's shares it adds up to the model's log odds.
+        Log odds without any feature. The base plus a patch's shares is the model's log odds.
     """
 
     features: list[str]
@@ -44,24 +44,24 @@ class Attribution:
 
     @property
     def log_odds(self) -> np.ndarray:
-        """Log odds that the model gives each patch, ndarray of shape (n,)."""
+        """The model's log odds of each patch, ndarray of shape (n,)."""
         return np.asarray(self.base + self.shares.sum(axis=1))
 
     def percentiles(self) -> np.ndarray:
-        """Place of each value among the patches', 0 to 100, ndarray of shape (n, features); missing for a family."""
+        """Percentile rank of each value among the patches, 0 to 100, shape (n, features); missing for a family."""
         ranks = pd.DataFrame(self.values).rank().to_numpy()
         return np.asarray(100 * (ranks - 1) / max(len(ranks) - 1, 1))
 
 
 def attribute(head: Head, X: np.ndarray, columns: Sequence[str]) -> Attribution:
-    """Share out what a model says of patches.
+    """Compute Shapley values of a model's predictions.
 
     Parameters
     ----------
     head : Head
         Fitted.
     X : ndarray of shape (n, columns), float
-        Patches of slides that the head has never seen.
+        Patches of held-out slides.
     columns : sequence of str
         Names, ``family_statistic_channel_region``.
 
@@ -72,12 +72,12 @@ def attribute(head: Head, X: np.ndarray, columns: Sequence[str]) -> Attribution:
     Raises
     ------
     ValueError
-        Shapes do not agree, or there is no patch.
+        The shapes do not agree, or there is no patch.
 
     References
     ----------
     Lundberg & Lee (2017), Advances in Neural Information Processing Systems 30. Lundberg et al. (2020), Nat Mach
-    Intell 2:56-67 (exact values for trees, which expect of a feature what the patches that passed a split had).
+    Intell 2:56-67 (exact, path-dependent values for trees: an absent feature follows the training patches per split).
     """
     if X.ndim != 2 or X.shape[1] != len(columns) or not len(X):
         raise ValueError(f"X must have shape (n, {len(columns)}), n at least 1; got {X.shape}.")
@@ -86,47 +86,47 @@ def attribute(head: Head, X: np.ndarray, columns: Sequence[str]) -> Attribution:
     single = np.flatnonzero(~np.isin(families, TOGETHER))
     joint = [family for family in TOGETHER if (families == family).any()]
     sums = [shares[:, families == family].sum(axis=1) for family in joint]
-    missing = np.full((len(X), len(joint)), np.nan, np.float32)
+    no_values = np.full((len(X), len(joint)), np.nan, np.float32)
     return Attribution(
-        [str(columns[place]) for place in single.tolist()] + joint,
+        [str(columns[index]) for index in single.tolist()] + joint,
         np.column_stack([shares[:, single], *sums]),
-        np.column_stack([X[:, single].astype(np.float32), missing]),
+        np.column_stack([X[:, single].astype(np.float32), no_values]),
         base,
     )
 
 
 def shapley_importance(
-    found: Attribution, groups: np.ndarray, *, draws: int = 1000, seed: int = 0, model: str = ""
+    attribution: Attribution, groups: np.ndarray, *, draws: int = 1000, seed: int = 0, model: str = ""
 ) -> pd.DataFrame:
-    """Mean size of the shares, of each feature and of each family together.
+    """Mean absolute Shapley value of each feature and of each family.
 
     Parameters
     ----------
-    found : Attribution
+    attribution : Attribution
     groups : ndarray of shape (n,), int
         Slides of the patches, from :func:`models.resampling.slide_groups`.
     draws, seed : int
         Draws of slides for the intervals.
     model : str
-        Goes into the table.
+        Written into the table.
 
     Returns
     -------
     DataFrame
-        As :data:`models.inspection.importance.COLUMNS`, measure "shap", a row a feature, then a row a family without
-        ``feature``, whose shares are added up within each patch before their size is taken. ``value`` is the mean over
-        patches, ``spread`` the standard deviation of slides' means, ``low`` and ``high`` the 95 % interval from
-        resampling slides.
+        :data:`models.inspection.importance.COLUMNS` with measure "shap": one row per feature, then one row per family,
+        without ``feature``. A family's values are summed within each patch before the absolute value is taken.
+        ``value`` is the mean over patches, ``spread`` the standard deviation of the slide means, ``low`` and ``high``
+        the 95 % interval from resampling slides.
     """
-    single = [place for place, name in enumerate(found.features) if name not in TOGETHER]
-    parts = {place: parse_column(found.features[place]) for place in single}
-    rows: list[list[str | None]] = [[model, "shap", found.features[place], *parts[place]] for place in single]
+    single = [index for index, name in enumerate(attribution.features) if name not in TOGETHER]
+    parsed = {index: parse_column(attribution.features[index]) for index in single}
+    rows: list[list[str | None]] = [[model, "shap", attribution.features[index], *parsed[index]] for index in single]
     members: dict[str, list[int]] = {}
-    for place, name in enumerate(found.features):
-        members.setdefault(parts[place].family if place in parts else name, []).append(place)
+    for index, name in enumerate(attribution.features):
+        members.setdefault(parsed[index].family if index in parsed else name, []).append(index)
     rows += [[model, "shap", None, family, None, None, None] for family in members]
-    joint = [found.shares[:, places].sum(axis=1) for places in members.values()]
-    sizes = np.abs(np.column_stack([found.shares[:, single], *joint]))
+    joint = [attribution.shares[:, indices].sum(axis=1) for indices in members.values()]
+    sizes = np.abs(np.column_stack([attribution.shares[:, single], *joint]))
     low, high = percentile_interval(mean_draws(sizes, groups, draws=draws, seed=seed))
     slides = pd.DataFrame(sizes).groupby(groups).mean()
     table = pd.DataFrame(rows, columns=COLUMNS[:7])
@@ -134,26 +134,27 @@ def shapley_importance(
 
 
 def choose_cases(labels: np.ndarray, scores: np.ndarray, threshold: float) -> dict[str, int]:
-    """Choose the patches whose shares are worth a look.
+    """Choose example patches whose Shapley values are of interest.
 
     Parameters
     ----------
     labels : ndarray of shape (n,), 0 or 1
     scores : ndarray of shape (n,), float
-        Probabilities of a positive.
+        Probabilities of the positive class.
     threshold : float
         A score at or above it counts as positive.
 
     Returns
     -------
     dict from str to int
-        What a patch stands for, to its row: confident and right, worst on the wrong side, and the two closest to the
-        threshold in log odds, one of each class. A kind that no patch is of is left out; no patch stands twice.
+        Kind of case to the row of its patch: the most confident correct patches, the worst errors, and the patch of
+        each class that is closest to the threshold in log odds. A kind without a patch is left out. No patch is chosen
+        twice.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
     distance = np.abs(log_odds(scores, CLOSEST) - log_odds(np.array(threshold), CLOSEST))
     positive, above = labels == 1, scores >= threshold
-    wanted = {
+    kinds = {
         "confident and right: positive": (positive & above, -scores),
         "confident and right: negative": (~positive & ~above, scores),
         "worst false positive": (~positive & above, -scores),
@@ -162,7 +163,7 @@ def choose_cases(labels: np.ndarray, scores: np.ndarray, threshold: float) -> di
         "borderline negative": (~positive, distance),
     }
     chosen: dict[str, int] = {}
-    for case, (possible, order) in wanted.items():
+    for case, (possible, order) in kinds.items():
         rows = np.setdiff1d(np.flatnonzero(possible), list(chosen.values()))
         if len(rows):
             chosen[case] = int(rows[np.argmin(order[rows])])

@@ -1,4 +1,4 @@
-"""Whether models rely on stain: slides in two groups by their stain, who tells them apart, and stains shifted."""
+"""Whether models rely on stain: groups of slides by stain, families that predict the group, and shifted stains."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.metrics import measure, slide_table
 from histoblend.models.resampling import auc_draws, percentile_interval, slide_groups
 
-#: With fewer slides a division in two says nothing.
+#: Fewest slides for which two groups are formed. With fewer, the groups mean nothing.
 FEWEST_SLIDES = 8
-#: A group of fewer slides is a few odd slides, not a way of staining.
+#: Fewest slides in a group. Fewer slides are outliers, not a staining protocol.
 FEWEST_IN_GROUP = 3
-#: Below this probability, and from this difference on, stain and label are called confounded.
+#: Stain and label count as confounded below this P value and from this difference on.
 P_LIMIT = 0.01
 DIFFERENCE_LIMIT = 0.2
 
-#: The strength of shifted stains that is spoken of: the network's training alters them as much unless told otherwise.
+#: Strength of shifted stains that the report's text describes. It is the default strength of the training jitter.
 SPOKEN_STRENGTH = 0.1
-#: From this AUC on, a family of features is said to tell the two groups of slides apart.
+#: AUC from which on a family of features counts as telling the two groups of slides apart.
 TELLS = 0.8
-#: Slides, and patches of each, on which families are asked for the group at most: slides are the sample.
-ASKED_SLIDES = 100
-ASKED_PATCHES = 24
-#: Folds by slide, and the penalty of the logistic regression that is asked, the same for every family.
-ASKED_FOLDS = 5
-ASKED_STRENGTH = 0.01
-#: What the groups are made from: it tells them apart by construction.
+#: Most slides, and most patches per slide, for predicting the group from a family. The slides are the sample.
+FAMILY_SLIDES = 100
+FAMILY_PATCHES = 24
+#: Folds by slide, and strength of the logistic regression. Both are the same for every family.
+FAMILY_FOLDS = 5
+FAMILY_STRENGTH = 0.01
+#: Family that the groups are made from. It tells them apart by construction.
 OWN_FAMILY = "stain"
 
-#: The family's columns that hold the stain vectors: haematoxylin's red, green and blue, then eosin's.
+#: Columns of the stain vectors: red, green and blue of haematoxylin, then of eosin.
 VECTORS = tuple(
     f"stain_{part}_{stain}_whole" for stain in ("haematoxylin", "eosin") for part in ("red", "green", "blue")
 )
@@ -45,17 +45,17 @@ _FALLBACK = "stain_fallback_both_whole"
 
 @dataclass(frozen=True)
 class StainGroups:
-    """Slides divided in two by stain.
+    """Slides in two groups by stain.
 
     Attributes
     ----------
     slides : DataFrame
-        ``slide, group (A|B), prevalence, patches``, and the slide's stain vectors where they are known (`VECTORS`);
-        group A has the larger mean share of positives.
+        ``slide, group (A|B), prevalence, patches``, and the slide's stain vectors if known (`VECTORS`). Group A has the
+        larger mean share of positives.
     difference : float
         Mean share of positives over the slides of group A minus that of group B, 0 to 1.
     p : float
-        How often a random division of the slides into groups of these sizes differs as much, 0 to 1.
+        P value of a permutation test: how often random groups of the same sizes differ at least as much, 0 to 1.
     """
 
     slides: pd.DataFrame
@@ -64,26 +64,27 @@ class StainGroups:
 
     @property
     def confounded(self) -> bool:
-        """Whether stain goes with the label more than chance and in a size that matters."""
+        """Whether the groups differ in label both significantly and by a relevant amount."""
         return self.p < P_LIMIT and self.difference >= DIFFERENCE_LIMIT
 
     def words(self) -> str:
-        """Say what was found, in two sentences."""
+        """Describe the groups in a few sentences."""
         means = self.slides.groupby("group").prevalence.agg(["mean", "size"])
         a, b = means.loc["A"], means.loc["B"]
-        found = (
-            f"By their stain the slides fall into two groups, of {a['size']:.0f} and {b['size']:.0f}, with "
-            f"{100 * a['mean']:.0f} % and {100 * b['mean']:.0f} % positives a slide (P {self._p_words()})."
+        groups = (
+            f"Clustered by stain, the slides form two groups, of {a['size']:.0f} and {b['size']:.0f}, with "
+            f"{100 * a['mean']:.0f} % and {100 * b['mean']:.0f} % positives per slide (P {self._p_text()})."
         )
         if self.confounded:
             return (
-                f"Stain and label go together. {found} A model can score by recognising the stain instead of tumour, "
-                "and will fail where the two part: believe its AUC within each group rather than over both."
+                f"Stain and label are confounded. {groups} A model can score well by recognising the stain instead of "
+                "tumour, and then fail on other slides. Trust the AUC within each group more than the AUC over both."
             )
-        little = "too small a difference to doubt the scores for" if self.p < P_LIMIT else "no more than chance does"
-        return f"{found} That is {little}."
+        if self.p < P_LIMIT:
+            return f"{groups} This difference is too small to cast doubt on the scores."
+        return f"{groups} This difference can be due to chance."
 
-    def _p_words(self) -> str:
+    def _p_text(self) -> str:
         return "< 0.001" if self.p < 0.001 else f"= {self.p:.3f}"
 
 
@@ -96,12 +97,11 @@ def stain_groups(
     seed: int = 0,
     draws: int = 9999,
 ) -> StainGroups | None:
-    """Divide slides in two by their stain vectors, and compare the share of positives.
+    """Cluster slides into two groups by their stain vectors, and compare the share of positives.
 
-    A slide's stain is the median of its patches' stain vectors (family "stain"; patches whose vectors could not be
-    estimated are left out). Its six numbers are standardised over slides and divided by k-means with two centres.
-    Labels enter only afterwards: groups differ by the mean of their slides' shares of positives, and slides are
-    shuffled between the groups for the probability.
+    A slide's stain is the median of its patches' stain vectors (family "stain"), without patches whose vectors could
+    not be estimated. The six values are standardised over slides and clustered by k-means with two centres. Labels are
+    used only afterwards, in a permutation test of the difference in mean share of positives per slide.
 
     Parameters
     ----------
@@ -114,29 +114,29 @@ def stain_groups(
         Slide of each patch; missing where unknown.
     seed : int
     draws : int
-        Random divisions.
+        Permutations of the test.
 
     Returns
     -------
     StainGroups or None
-        None without the family, with fewer than `FEWEST_SLIDES` slides, and where one group would hold fewer than
-        `FEWEST_IN_GROUP`.
+        None without the family, with fewer than `FEWEST_SLIDES` slides, or if a group would have fewer than
+        `FEWEST_IN_GROUP` slides.
 
     References
     ----------
     Macenko et al. (2009), IEEE ISBI, 1107-1110 (stain vectors).
     Howard et al. (2021), Nat Commun 12:4423 (stain as a shortcut for the label).
     """
-    place = {name: number for number, name in enumerate(columns)}
-    if _FALLBACK not in place:
+    index = {name: number for number, name in enumerate(columns)}
+    if _FALLBACK not in index:
         return None
     known = slides.notna().to_numpy()
-    usable = known & (np.asarray(values[:, place[_FALLBACK]]) < 0.5)
-    vectors = pd.DataFrame(np.asarray(values[:, [place[name] for name in VECTORS]], dtype=np.float64))
+    usable = known & (np.asarray(values[:, index[_FALLBACK]]) < 0.5)
+    vectors = pd.DataFrame(np.asarray(values[:, [index[name] for name in VECTORS]], dtype=np.float64))
     stains = vectors[usable].groupby(slides.to_numpy()[usable]).median()
     if len(stains) < FEWEST_SLIDES:
         return None
-    group = _divide(stains.to_numpy(), seed)
+    group = _cluster_slides(stains.to_numpy(), seed)
     if min(group.sum(), (~group).sum()) < FEWEST_IN_GROUP:
         return None
     shares = pd.Series(labels[known]).groupby(slides.to_numpy()[known]).agg(["mean", "size"]).loc[stains.index]
@@ -153,29 +153,31 @@ def stain_groups(
             **dict(zip(VECTORS, stains.to_numpy().T, strict=True)),
         }
     )
-    return StainGroups(table, difference, _chance(prevalence, group, difference, np.random.default_rng(seed), draws))
+    return StainGroups(
+        table, difference, _permutation_p(prevalence, group, difference, np.random.default_rng(seed), draws)
+    )
 
 
 def group_scores(groups: StainGroups, predictions: pd.DataFrame, model: str) -> pd.DataFrame:
-    """Count each stain group, and judge a model within it.
+    """Describe each stain group, and evaluate a model within it.
 
     Parameters
     ----------
     groups : StainGroups
     predictions : DataFrame
-        ``slide, label, prob_<model>``; out-of-fold and test patches together, each scored by a model that has not seen
-        its slide.
+        ``slide, label, prob_<model>`` of out-of-fold and test patches together. Each patch was scored by a model that
+        was not trained on its slide.
     model : str
 
     Returns
     -------
     DataFrame
-        ``group, slides, patches, prevalence, auc``; the AUC is missing where a group has one class.
+        ``group, slides, patches, prevalence, auc``; the AUC is missing if a group has one class only.
     """
-    of = predictions.slide.map(groups.slides.set_index("slide").group)
+    group_of = predictions.slide.map(groups.slides.set_index("slide").group)
     rows = []
     for name in ("A", "B"):
-        part = predictions[(of == name).to_numpy()]
+        part = predictions[(group_of == name).to_numpy()]
         both = part.label.nunique() == 2
         auc = roc_auc_score(part.label, part[f"prob_{model}"]) if both else np.nan
         rows.append((name, part.slide.nunique(), len(part), part.label.mean(), auc))
@@ -184,12 +186,12 @@ def group_scores(groups: StainGroups, predictions: pd.DataFrame, model: str) -> 
 
 @dataclass(frozen=True)
 class StainView:
-    """What the report shows of stain.
+    """Content of the report's stain section.
 
     Attributes
     ----------
     groups : StainGroups, optional
-        None where the slides cannot be divided.
+        None if the slides cannot be grouped.
     scores : DataFrame, optional
         From :func:`group_table`.
     slides : DataFrame, optional
@@ -199,9 +201,9 @@ class StainView:
     shifted : DataFrame, optional
         From :func:`shift_curves`.
     absent : str
-        Why `shifted` is missing.
+        Reason why `shifted` is missing.
     trained : float
-        Strength at which the fine-tuned network saw altered stains in training; 0 for none.
+        Strength of the stain jitter in the training of the fine-tuned network; 0 for none.
     """
 
     groups: StainGroups | None = None
@@ -216,43 +218,42 @@ class StainView:
 def group_table(
     groups: StainGroups, predictions: pd.DataFrame, models: Sequence[str], *, draws: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Judge every model within each stain group.
+    """Evaluate every model within each stain group.
 
     Parameters
     ----------
     groups : StainGroups
     predictions : DataFrame
-        ``slide, label, prob_<model>``; out-of-fold and test patches together, each scored by a model that has not seen
-        its slide. A model may lack patches.
+        ``slide, label, prob_<model>`` as for :func:`group_scores`. A model's probability may be missing.
     models : sequence of str
     draws : int
-        Resamplings of the group's slides behind each interval.
+        Number of resamplings of the group's slides for each interval.
     seed : int
 
     Returns
     -------
     DataFrame
-        ``model`` and the columns of :func:`group_scores`, then ``auc_low, auc_high``, the 95 % interval of the AUC;
-        missing where a group has one class.
+        ``model`` and the columns of :func:`group_scores`, then ``auc_low, auc_high``, the 95 % interval of the AUC. It
+        is missing if a group has one class only.
     """
-    of = predictions.slide.map(groups.slides.set_index("slide").group)
+    group_of = predictions.slide.map(groups.slides.set_index("slide").group)
     tables = []
     for model in models:
-        has = predictions[f"prob_{model}"].notna()
-        table = group_scores(groups, predictions[has], model)
-        ends = []
+        scored = predictions[f"prob_{model}"].notna()
+        table = group_scores(groups, predictions[scored], model)
+        intervals = []
         for name in table.group:
-            part = predictions[(has & (of == name)).to_numpy()]
+            part = predictions[(scored & (group_of == name)).to_numpy()]
             scores = part[[f"prob_{model}"]].to_numpy()
-            ends.append(_ends(part.label.to_numpy(), scores, slide_groups(part.slide), draws, seed)[:, 0])
-        table["auc_low"], table["auc_high"] = np.array(ends).T
+            intervals.append(_auc_intervals(part.label.to_numpy(), scores, slide_groups(part.slide), draws, seed)[:, 0])
+        table["auc_low"], table["auc_high"] = np.array(intervals).T
         table.insert(0, "model", model)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
 
 
 def group_slides(groups: StainGroups, predictions: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
-    """Judge every model within each slide of the groups.
+    """Evaluate every model within each slide of the groups.
 
     Parameters
     ----------
@@ -266,12 +267,12 @@ def group_slides(groups: StainGroups, predictions: pd.DataFrame, models: Sequenc
     DataFrame
         ``model, group`` and the columns of :func:`models.metrics.slide_table`.
     """
-    of = groups.slides.set_index("slide").group
+    group_of = groups.slides.set_index("slide").group
     tables = []
     for model in models:
-        part = predictions[predictions[f"prob_{model}"].notna() & predictions.slide.isin(of.index)]
+        part = predictions[predictions[f"prob_{model}"].notna() & predictions.slide.isin(group_of.index)]
         table = slide_table(part.label.to_numpy(), part[f"prob_{model}"].to_numpy(), part.slide)
-        table.insert(0, "group", table.slide.map(of))
+        table.insert(0, "group", table.slide.map(group_of))
         table.insert(0, "model", model)
         tables.append(table)
     return pd.concat(tables, ignore_index=True)
@@ -286,10 +287,10 @@ def stain_families(
     draws: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame | None:
-    """Ask each family of columns for the stain group of slides that it was not fitted on.
+    """Measure how well each family of columns predicts the stain group of unseen slides.
 
-    Logistic regression on the family's columns learns the group from the other folds, which are made by slide. At most
-    `ASKED_PATCHES` patches of a slide, and `ASKED_SLIDES` slides, are drawn, so that slides count about alike.
+    A logistic regression on the family's columns is cross-validated with folds by slide. At most `FAMILY_PATCHES`
+    patches per slide and `FAMILY_SLIDES` slides are drawn, so that slides have similar weight.
 
     Parameters
     ----------
@@ -300,33 +301,33 @@ def stain_families(
     slides : Series of str
         Slide of each patch; missing where unknown.
     draws : int
-        Resamplings of slides behind the intervals.
+        Number of resamplings of slides for the intervals.
     seed : int
 
     Returns
     -------
     DataFrame or None
-        ``family, columns, auc, low, high, patches, slides``, best first: how well patches of group A are told from
-        those of group B. None where a group has but one of the slides that were drawn.
+        ``family, columns, auc, low, high, patches, slides``, best first. The AUC measures how well patches of group A
+        are told from those of group B. None if a group has only one of the drawn slides.
     """
-    of = slides.map(groups.slides.set_index("slide").group)
-    rows = _some_of_each(slides.where(of.notna()), np.random.default_rng(seed))
-    labels = (of.to_numpy()[rows] == "A").astype(int)
+    group_of = slides.map(groups.slides.set_index("slide").group)
+    rows = _sample_rows(slides.where(group_of.notna()), np.random.default_rng(seed))
+    labels = (group_of.to_numpy()[rows] == "A").astype(int)
     names = slides.to_numpy(dtype=object)[rows]
-    places: dict[str, list[int]] = {}
-    for place, column in enumerate(columns):
-        places.setdefault(parse_column(column).family, []).append(place)
+    families: dict[str, list[int]] = {}
+    for index, column in enumerate(columns):
+        families.setdefault(parse_column(column).family, []).append(index)
     table = np.asarray(values[rows])
     sizes = pd.Series(labels).groupby(names).first().value_counts()
-    folds = find_folds(labels, names, max(2, min(ASKED_FOLDS, int(sizes.min()))), seed)
+    folds = find_folds(labels, names, max(2, min(FAMILY_FOLDS, int(sizes.min()))), seed)
     if not folds:
         return None
-    scores = np.column_stack([_asked(table[:, part], labels, folds, seed) for part in places.values()])
-    low, high = _ends(labels, scores, slide_groups(names), draws, seed)
-    found = pd.DataFrame(
+    scores = np.column_stack([_predict_group(table[:, part], labels, folds, seed) for part in families.values()])
+    low, high = _auc_intervals(labels, scores, slide_groups(names), draws, seed)
+    results = pd.DataFrame(
         {
-            "family": list(places),
-            "columns": [len(part) for part in places.values()],
+            "family": list(families),
+            "columns": [len(part) for part in families.values()],
             "auc": measure(labels, scores, 0.5)[:, 0],
             "low": low,
             "high": high,
@@ -334,7 +335,7 @@ def stain_families(
             "slides": len(set(names)),
         }
     )
-    return found.sort_values("auc", ascending=False, kind="stable", ignore_index=True)
+    return results.sort_values("auc", ascending=False, kind="stable", ignore_index=True)
 
 
 def shift_curves(
@@ -345,34 +346,33 @@ def shift_curves(
     draws: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Judge every model on patches whose stains were altered, against the same patches as they are.
+    """Evaluate every model on patches with altered stains, and compare with the original patches.
 
     Parameters
     ----------
     predictions : DataFrame
-        ``patch_id, slide, label, alteration, strength, draw, prob_<model>``: the same patches in each alteration,
-        strength and draw; strength 0, of one draw, is the patches as they are.
+        ``patch_id, slide, label, alteration, strength, draw, prob_<model>``, with the same patches for each alteration,
+        strength and draw. Strength 0 has one draw: the original patches.
     models : sequence of str
     thresholds : mapping from model to float
         Probability from which on a patch counts as positive.
     draws : int
-        Resamplings of slides behind the intervals; the same for all models and strengths, so that differences are
+        Number of resamplings of slides for the intervals. All models and strengths share them, so differences are
         paired.
     seed : int
 
     Returns
     -------
     DataFrame
-        ``model, alteration, strength, auc, change, moved, turned, patches, slides``, a row a model, alteration and
-        strength; ``auc`` and ``change`` (against strength 0) have ``_low`` and ``_high`` beside them. Over the draws of
-        a strength: the mean AUC, the mean absolute change of probability, and the share of patches that change the side
-        of the threshold.
+        ``model, alteration, strength, auc, change, moved, turned, patches, slides``, one row per model, alteration and
+        strength, averaged over draws. ``auc`` and ``change`` (against strength 0) also have ``_low`` and ``_high``.
+        ``moved`` is the mean absolute change of probability, ``turned`` the share of patches that change class.
     """
     ordered = predictions.sort_values(["strength", "alteration", "draw", "patch_id"], kind="stable")
     views = ordered[["alteration", "strength", "draw"]].drop_duplicates(ignore_index=True)
     first = ordered.iloc[: len(ordered) // len(views)]
     labels, units = first.label.to_numpy(), slide_groups(first.slide)
-    # (views, patches, models), then a column a model and view
+    # First (views, patches, models), then one column per model and view.
     scores = ordered[[f"prob_{model}" for model in models]].to_numpy().reshape(len(views), len(first), len(models))
     flat = scores.transpose(1, 2, 0).reshape(len(first), -1)
     auc = measure(labels, flat, 0.5)[:, 0].reshape(1, len(models), len(views))
@@ -384,51 +384,51 @@ def shift_curves(
         moved, turned = np.abs(scores[inside] - scores[0]), (scores[inside] >= cuts) != (scores[0] >= cuts)
         table = pd.DataFrame({"model": list(models)}).assign(alteration=alteration, strength=strength)
         for name, base in (("auc", 0.0), ("change", 1.0)):
-            point, several = (aucs[:, :, inside].mean(2) - base * aucs[:, :, 0] for aucs in (auc, drawn))
+            point, resampled = (aucs[:, :, inside].mean(2) - base * aucs[:, :, 0] for aucs in (auc, drawn))
             table[name] = point[0]
-            table[f"{name}_low"], table[f"{name}_high"] = _interval(several, draws)
+            table[f"{name}_low"], table[f"{name}_high"] = _interval(resampled, draws)
         table["moved"], table["turned"] = moved.mean((0, 1)), turned.mean((0, 1))
         tables.append(table.assign(patches=len(first), slides=int(units.max()) + 1))
     return pd.concat(tables, ignore_index=True)
 
 
 def _interval(values: np.ndarray, draws: int) -> np.ndarray:
-    """Low and high of each column; missing where more than half of the draws lacked a class."""
+    """Lower and upper end for each column; missing if more than half of the draws lacked a class."""
     if 2 * len(values) < draws:
         return np.full((2, values.shape[1]), np.nan)
     return np.stack(percentile_interval(values))
 
 
-def _ends(labels: np.ndarray, scores: np.ndarray, units: np.ndarray, draws: int, seed: int) -> np.ndarray:
-    """Low and high of each column's AUC, ndarray of shape (2, k); missing where no interval can be told."""
+def _auc_intervals(labels: np.ndarray, scores: np.ndarray, units: np.ndarray, draws: int, seed: int) -> np.ndarray:
+    """Lower and upper end of each column's AUC, ndarray of shape (2, k); missing if there is no interval."""
     if len(np.unique(labels)) < 2:
         return np.full((2, scores.shape[1]), np.nan)
     return _interval(auc_draws(labels, scores, units, draws=draws, seed=seed), draws)
 
 
-def _some_of_each(slides: pd.Series, rng: np.random.Generator) -> np.ndarray:
-    """Rows of at most `ASKED_PATCHES` patches of at most `ASKED_SLIDES` slides, drawn at random and sorted."""
-    parts = list(slides.groupby(slides.to_numpy()).indices.values())
-    if len(parts) > ASKED_SLIDES:
-        parts = [parts[place] for place in np.sort(rng.choice(len(parts), ASKED_SLIDES, replace=False))]
-    return np.sort(np.concatenate([rng.permutation(part)[:ASKED_PATCHES] for part in parts]))
+def _sample_rows(slides: pd.Series, rng: np.random.Generator) -> np.ndarray:
+    """Rows of at most `FAMILY_PATCHES` patches of at most `FAMILY_SLIDES` slides, drawn at random and sorted."""
+    by_slide = list(slides.groupby(slides.to_numpy()).indices.values())
+    if len(by_slide) > FAMILY_SLIDES:
+        by_slide = [by_slide[number] for number in np.sort(rng.choice(len(by_slide), FAMILY_SLIDES, replace=False))]
+    return np.sort(np.concatenate([rng.permutation(rows)[:FAMILY_PATCHES] for rows in by_slide]))
 
 
-def _asked(values: np.ndarray, labels: np.ndarray, folds: list[np.ndarray], seed: int) -> np.ndarray:
-    """Probability of group A for each row, from a fit on the other folds, ndarray of shape (n,)."""
+def _predict_group(values: np.ndarray, labels: np.ndarray, folds: list[np.ndarray], seed: int) -> np.ndarray:
+    """Out-of-fold probability of group A for each row, ndarray of shape (n,)."""
     from threadpoolctl import threadpool_limits
 
-    found = np.empty(len(labels))
+    probability = np.empty(len(labels))
     with threadpool_limits(1):
-        for out in folds:
-            inside = np.setdiff1d(np.arange(len(labels)), out, assume_unique=True)
-            head = LogisticHead(strengths=(ASKED_STRENGTH,), seed=seed).fit(values[inside], labels[inside])
-            found[out] = head.predict_proba(values[out])[:, 1]
-    return found
+        for held_out in folds:
+            train = np.setdiff1d(np.arange(len(labels)), held_out, assume_unique=True)
+            head = LogisticHead(strengths=(FAMILY_STRENGTH,), seed=seed).fit(values[train], labels[train])
+            probability[held_out] = head.predict_proba(values[held_out])[:, 1]
+    return probability
 
 
-def _divide(stains: np.ndarray, seed: int) -> np.ndarray:
-    """Two groups of rows, ndarray of bool."""
+def _cluster_slides(stains: np.ndarray, seed: int) -> np.ndarray:
+    """Cluster the rows into two groups, ndarray of bool."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 
@@ -438,10 +438,10 @@ def _divide(stains: np.ndarray, seed: int) -> np.ndarray:
         return KMeans(2, n_init=20, random_state=seed).fit_predict(scaled).astype(bool)
 
 
-def _chance(
+def _permutation_p(
     prevalence: np.ndarray, group: np.ndarray, difference: float, rng: np.random.Generator, draws: int
 ) -> float:
-    """How often shuffled slides differ as much, in either direction; the division at hand counts as one draw."""
+    """Two-sided P value: how often shuffled slides differ as much. The observed grouping counts as one draw."""
     shuffled = rng.permuted(np.broadcast_to(prevalence, (draws, len(prevalence))), axis=1)
     size = int(group.sum())
     first = shuffled[:, :size].mean(axis=1)

@@ -1,4 +1,4 @@
-"""Altered stains: shifted at random, slide by slide, or exchanged between groups of slides."""
+"""Altered stains: random shifts for each slide, or stains exchanged between groups of slides."""
 
 from __future__ import annotations
 
@@ -13,27 +13,31 @@ from histoblend.models.inspection.stain import (
     StainGroups,
 )
 
-#: How far stains are scaled and shifted at most; the network's training alters them by 0.1 unless told otherwise.
+#: Largest relative scaling and shift of the stains. The default jitter in training is 0.1.
 STRENGTHS = (0.05, 0.1, 0.2)
-#: Draws at each strength: the second shifts every slide the other way.
+#: Signs of the two draws at each strength: the second shifts every slide in the opposite direction.
 SIGNS = (1, -1)
-#: Two stain vectors with less than this as the sine of their angle count as one.
-FLATTEST = 0.05
+#: Two stain vectors count as the same if the sine of the angle between them is smaller than this.
+SMALLEST_SINE = 0.05
 
 
 @dataclass(frozen=True)
 class Alteration:
-    """One way to alter the stains of n patches: their optical density (natural logarithm) times a matrix, plus a shift.
+    """An alteration of the stains of n patches.
+
+    The optical density (natural logarithm) is multiplied by a matrix and shifted.
 
     Attributes
     ----------
     kind : str
-        "shift", by the strength at random, or "restain", to the stain vectors of the other group of slides.
+        "shift": random scaling and shift; "restain": change to the stain vectors of the other group of slides.
     strength : float
-        0 leaves the patches as they are.
+        0 leaves the patches unchanged.
     draw : int
     turns : ndarray of shape (n, 3, 3)
+        Matrices.
     offsets : ndarray of shape (n, 3)
+        Shifts.
     """
 
     kind: str
@@ -43,10 +47,10 @@ class Alteration:
     offsets: np.ndarray
 
     def __call__(self, patches: np.ndarray) -> np.ndarray:
-        """Alter patches (n, height, width, 3) uint8, which are not modified."""
+        """Return altered copies of patches (n, height, width, 3) uint8."""
         if self.strength == 0:
             return patches
-        # +1: black stays finite.
+        # +1 keeps black finite.
         density = -np.log((np.arange(256) + 1.0) / 256.0).astype(np.float32)[patches.reshape(len(patches), -1, 3)]
         altered = density @ self.turns.astype(np.float32) + self.offsets.astype(np.float32)[:, None]
         levels = np.rint(256.0 * np.exp(-altered) - 1.0)
@@ -54,18 +58,19 @@ class Alteration:
 
 
 def shift(ways: np.ndarray, strength: float, draw: int) -> Alteration:
-    """Scale and shift haematoxylin, eosin and the residual, all patches of a slide alike.
+    """Scale and shift haematoxylin, eosin and the residual, in the same way for all patches of a slide.
 
-    What :func:`models.augment.jitter_stains` draws for each patch is given here, as stain differs between slides.
+    The formula is that of :func:`models.augment.jitter_stains`, which draws random values per patch. Here the values
+    are given per slide, because stain differs between slides.
 
     Parameters
     ----------
     ways : ndarray of shape (n, 6)
         From :func:`directions`.
     strength : float
-        Every stain's amount ``c`` becomes ``(1 + strength · way) c + strength · way'``.
+        The amount ``c`` of each stain becomes ``(1 + strength · way) c + strength · way'``.
     draw : int
-        Place in `SIGNS`.
+        Index into `SIGNS`.
 
     References
     ----------
@@ -77,58 +82,62 @@ def shift(ways: np.ndarray, strength: float, draw: int) -> Alteration:
 
 
 def restain(slides: np.ndarray, groups: StainGroups) -> Alteration:
-    """Give each slide the stain vectors of the other group of slides, and leave the amounts of its stains alone.
+    """Give each slide the stain vectors of the other group of slides, and keep the amounts of its stains.
 
-    The other group's vectors are the medians over its slides. Slides in no group, and slides whose own two vectors are
-    almost one, stay as they are.
+    The other group's vectors are the medians over its slides. A slide is left unchanged if it is in no group, or if its
+    two stain vectors are almost the same.
 
     Parameters
     ----------
     slides : ndarray of shape (n,), str
+        Slide of each patch.
     groups : StainGroups
-        With the slides' stain vectors.
+        Must include the slides' stain vectors.
     """
     known = groups.slides.set_index("slide")
-    other = {name: _frame(known.loc[known.group != name, list(VECTORS)].median().to_numpy()) for name in ("A", "B")}
-    turns = {}
+    other = {
+        name: _stain_basis(known.loc[known.group != name, list(VECTORS)].median().to_numpy()) for name in ("A", "B")
+    }
+    matrices = {}
     for name in set(slides):
-        turns[name] = np.eye(3)
+        matrices[name] = np.eye(3)
         if name in known.index:
-            own = _frame(known.loc[name, list(VECTORS)].to_numpy(dtype=float))
-            if abs(np.linalg.det(own)) >= FLATTEST:
-                turns[name] = np.linalg.inv(own) @ other[known.group[name]]
-    return Alteration("restain", 1.0, 0, np.stack([turns[name] for name in slides]), np.zeros((len(slides), 3)))
+            own = _stain_basis(known.loc[name, list(VECTORS)].to_numpy(dtype=float))
+            if abs(np.linalg.det(own)) >= SMALLEST_SINE:
+                matrices[name] = np.linalg.inv(own) @ other[known.group[name]]
+    return Alteration("restain", 1.0, 0, np.stack([matrices[name] for name in slides]), np.zeros((len(slides), 3)))
 
 
-def _frame(vectors: np.ndarray) -> np.ndarray:
-    """Haematoxylin, eosin and what is at right angles to both: rows of length 1, their volume the sine of the angle."""
+def _stain_basis(vectors: np.ndarray) -> np.ndarray:
+    """Unit vectors of haematoxylin, eosin and their normal, as rows. The determinant is the sine of the angle."""
     pair = vectors.reshape(2, 3) / np.linalg.norm(vectors.reshape(2, 3), axis=1, keepdims=True)
-    across = np.cross(*pair)
-    size = np.linalg.norm(across)
-    return np.vstack([pair, across / size if size > 0 else across])
+    normal = np.cross(*pair)
+    size = np.linalg.norm(normal)
+    return np.vstack([pair, normal / size if size > 0 else normal])
 
 
 def directions(slides: np.ndarray, seed: int) -> np.ndarray:
-    """Which way the stains of each patch's slide are scaled and shifted.
+    """Random directions in which the stains of each slide are scaled and shifted.
 
     Parameters
     ----------
     slides : ndarray of shape (n,), str
+        Slide of each patch.
     seed : int
 
     Returns
     -------
     ndarray of shape (n, 6), dtype float64
-        Three gains and three shifts in −1 to 1, by which a strength is multiplied; the same for all patches of a slide,
-        whatever other slides there are.
+        Three gains and three shifts between −1 and 1, to be multiplied by a strength. They are the same for all patches
+        of a slide and do not depend on the other slides.
     """
-    of = {name: np.random.default_rng([zlib.crc32(name.encode()), seed]).uniform(-1, 1, 6) for name in set(slides)}
-    return np.stack([of[name] for name in slides])
+    ways = {name: np.random.default_rng([zlib.crc32(name.encode()), seed]).uniform(-1, 1, 6) for name in set(slides)}
+    return np.stack([ways[name] for name in slides])
 
 
 def alterations(slides: np.ndarray, groups: StainGroups | None, seed: int) -> list[Alteration]:
-    """All ways in which patches of these slides are altered; the first leaves them as they are."""
+    """List all alterations for patches of these slides; the first one leaves the patches unchanged."""
     ways = directions(slides, seed)
-    found = [shift(ways, 0.0, 0)]
-    found += [shift(ways, strength, draw) for strength in STRENGTHS for draw in range(len(SIGNS))]
-    return found if groups is None else [*found, restain(slides, groups)]
+    shifts = [shift(ways, 0.0, 0)]
+    shifts += [shift(ways, strength, draw) for strength in STRENGTHS for draw in range(len(SIGNS))]
+    return shifts if groups is None else [*shifts, restain(slides, groups)]

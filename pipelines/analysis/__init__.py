@@ -1,1 +1,1 @@
-"""Questions asked of finished models, each a cached step."""
+"""Analyses of fitted models. Each is a cached step."""

@@ -1,4 +1,4 @@
-"""What the interactive part of the importances shows: Shapley values, dependence curves and example patches."""
+"""Data of the report's feature explorer: Shapley values, partial dependence curves and example patches."""
 
 from __future__ import annotations
 
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
 
 FEATURES, VIEW = "importances.parquet", "explorer"
 
-#: Sets of columns whose heads are explained patch by patch; colour is a part of each.
+#: Sets of columns whose heads are explained patch by patch. Colour is part of each set.
 EXPLAINED_SETS = ("handcrafted", "both", "context")
 
-#: Patches that percentiles, shares of positives and examples are taken from, and that a curve is averaged over, at
-#: most; evenly over slides.
+#: Most patches used for percentiles, shares of positives and examples, spread evenly over slides.
 SAMPLED = 5000
+#: Most patches that a partial dependence curve is averaged over.
 AVERAGED = 100
 
 
 def build(run: Run, folder: Path) -> Outcome:
-    """Write what the feature explorer shows, and Shapley values in the form of the other importances."""
+    """Write the data of the feature explorer, and Shapley values as a table of importances."""
     predictions = predictions_of(run)
     shares, explained = attributions(run, predictions)
     measured = attribution_importances(run, shares, explained)
@@ -58,18 +58,18 @@ def build(run: Run, folder: Path) -> Outcome:
 
 
 def read_measured(run: Run) -> pd.DataFrame:
-    """Every measure of importance of a run, those by Shapley values last."""
+    """All importances of a run; those from Shapley values come last."""
     by_shapley = pd.read_parquet(run.step("attributions").folder / FEATURES)
     return pd.concat([read_importances(run)[0], by_shapley]).reset_index(drop=True)
 
 
 def read_explorer(run: Run) -> ExplorerView:
-    """What the feature explorer of a run shows."""
+    """Data of the feature explorer of a run."""
     return load_view(run.step("attributions").folder / VIEW, ExplorerView, Attribution)
 
 
 def attributions(run: Run, predictions: pd.DataFrame) -> tuple[dict[str, Attribution], pd.DataFrame]:
-    """Share out the log odds of held-out patches among features, for each head on handcrafted columns.
+    """Compute Shapley values of held-out patches for each head on a set with handcrafted columns.
 
     Parameters
     ----------
@@ -79,36 +79,36 @@ def attributions(run: Run, predictions: pd.DataFrame) -> tuple[dict[str, Attribu
 
     Returns
     -------
-    found : dict from model to Attribution
-        Empty where no such head was fitted.
+    by_model : dict from model to Attribution
+        Empty if no such head was fitted.
     explained : DataFrame
-        Rows of `predictions` that were explained: at most `EXPLAINED_PATCHES`, evenly over the held-out slides.
+        Rows of `predictions` that were explained: at most `EXPLAINED_PATCHES`, spread evenly over the held-out slides.
     """
     from joblib import Parallel, delayed
 
     test = np.flatnonzero(predictions["split"] == "test")
     rows = test[even_rows(slide_groups(predictions["slide"].iloc[test]), EXPLAINED_PATCHES, seed=run.config.seed)]
     sets = feature_sets(run)
-    found: dict[str, Attribution] = {}
+    by_model: dict[str, Attribution] = {}
     for name in [each for each in EXPLAINED_SETS if each in sets]:
         values, columns = sets[name]
         models = [f"{head}_{name}" for head in run.config.heads.heads]
         X = values[rows]
-        # Threads: XGBoost lets go of the interpreter lock.
+        # Threads suffice: XGBoost releases the interpreter lock.
         tasks = [delayed(_attribute)(run, model, X, columns) for model in models]
-        found |= zip(models, Parallel(n_jobs=run.workers, prefer="threads")(tasks), strict=True)
-    return found, predictions.iloc[rows]
+        by_model |= zip(models, Parallel(n_jobs=run.workers, prefer="threads")(tasks), strict=True)
+    return by_model, predictions.iloc[rows]
 
 
 def _attribute(run: Run, model: str, X: np.ndarray, columns: list[str]) -> Attribution:
     return attribute(models_of(run).head(model), X, columns)
 
 
-def attribution_importances(run: Run, found: Mapping[str, Attribution], explained: pd.DataFrame) -> pd.DataFrame:
-    """Mean sizes of the shares in the form of the other importances; see :func:`shapley.shapley_importance`."""
+def attribution_importances(run: Run, by_model: Mapping[str, Attribution], explained: pd.DataFrame) -> pd.DataFrame:
+    """Mean absolute Shapley values as a table of importances; see :func:`shapley.shapley_importance`."""
     groups = slide_groups(explained["slide"])
     options = {"draws": run.config.report.draws, "seed": run.config.seed}
-    tables = [shapley_importance(each, groups, model=model, **options) for model, each in found.items()]
+    tables = [shapley_importance(each, groups, model=model, **options) for model, each in by_model.items()]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
@@ -116,10 +116,10 @@ def explorer_view(
     run: Run,
     predictions: pd.DataFrame,
     importances: pd.DataFrame,
-    found: Mapping[str, Attribution],
+    by_model: Mapping[str, Attribution],
     explained: pd.DataFrame,
 ) -> ExplorerView:
-    """Compute what the feature explorer shows.
+    """Compute the data of the feature explorer.
 
     Parameters
     ----------
@@ -127,8 +127,8 @@ def explorer_view(
     predictions : DataFrame
         Rows as in the feature tables.
     importances : DataFrame
-        Every measure, that of the attributions included.
-    found, explained
+        All measures, including Shapley values.
+    by_model, explained
         From :func:`attributions`.
 
     Returns
@@ -139,18 +139,18 @@ def explorer_view(
     rows = even_rows(slide_groups(predictions["slide"]), SAMPLED, seed=seed)
     part = predictions.iloc[rows]
     groups = slide_groups(part["slide"])
-    few = even_rows(groups, AVERAGED, seed=seed)
-    features = leading_features(importances, list(found))
-    quantiles, values, curves = _walk_sets(run, rows, few, features)
+    averaged = even_rows(groups, AVERAGED, seed=seed)
+    features = leading_features(importances, list(by_model))
+    quantiles, values, curves = _read_sets(run, rows, averaged, features)
     examples = _examples(values, features, part)
     options = {"draws": run.config.report.draws, "seed": seed}
     tables = positive_shares(values, part["label"].to_numpy(), groups, **options) if features else []
     bins = [table.assign(feature=feature) for feature, table in zip(features, tables, strict=True)]
-    cases = _cases(predictions, found, explained)
+    cases = _cases(predictions, by_model, explained)
     shown = list(dict.fromkeys([*examples["patch_id"], *cases["patch_id"]]))
-    places = find_patches(patches_of(run), shown)
+    positions = find_patches(patches_of(run), shown)
     return ExplorerView(
-        attributions=found,
+        attributions=by_model,
         explained=explained[["patch_id", "slide", "label"]].reset_index(drop=True),
         cases=cases,
         quantiles=quantiles,
@@ -159,18 +159,20 @@ def explorer_view(
         bins=pd.concat(bins, ignore_index=True) if bins else pd.DataFrame(),
         embeddings=explain_embeddings(run),
         patches=predictions.set_index("patch_id").loc[shown, ["slide", "label", "split"]].reset_index(),
-        pixels=np.stack([np.asarray(patches_of(run).pixels[place]) for place in places]) if shown else np.empty(0),
+        pixels=np.stack([np.asarray(patches_of(run).pixels[position]) for position in positions])
+        if shown
+        else np.empty(0),
         sampled=len(rows),
-        averaged=len(few),
+        averaged=len(averaged),
     )
 
 
-def _walk_sets(
-    run: Run, rows: np.ndarray, few: np.ndarray, features: list[str]
+def _read_sets(
+    run: Run, rows: np.ndarray, averaged: np.ndarray, features: list[str]
 ) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame]:
-    """Percentiles of all features, values (len(rows), len(features)) of those shown, and their curves by model.
+    """Percentiles of all features, values (len(rows), len(features)) of the shown ones, and their curves by model.
 
-    A set at a time: two of them at once may not fit into memory.
+    Only one set is read at a time, because two may not fit into memory.
     """
     sets = feature_sets(run)
     quantiles: dict[str, np.ndarray] = {}
@@ -179,28 +181,35 @@ def _walk_sets(
     for name in [each for each in sets if each not in (*ALONE, "embeddings", *LINEAR_ONLY)]:
         table, columns = sets[name]
         table = table[rows]
-        place = {column: number for number, column in enumerate(columns)}
+        index_of = {column: number for number, column in enumerate(columns)}
         new = [column for column in columns if column not in quantiles and not column.startswith("embedding_")]
-        inside = table[:, [place[column] for column in new]]
-        quantiles |= zip(new, np.quantile(inside, list(LEVELS), axis=0).T, strict=True)
-        present = [(number, feature) for number, feature in enumerate(features) if feature in place]
+        new_values = table[:, [index_of[column] for column in new]]
+        quantiles |= zip(new, np.quantile(new_values, list(LEVELS), axis=0).T, strict=True)
+        present = [(number, feature) for number, feature in enumerate(features) if feature in index_of]
         for number, feature in present:
-            values[:, number] = table[:, place[feature]]
-        points = {place[feature]: grid(table[:, place[feature]]) for _, feature in present}
-        curves.append(_curves(run, name, table[few], columns, points))
+            values[:, number] = table[:, index_of[feature]]
+        points = {index_of[feature]: grid(table[:, index_of[feature]]) for _, feature in present}
+        curves.append(_curves(run, name, table[averaged], columns, points))
     percentiles = pd.DataFrame(list(quantiles.values()), list(quantiles), list(LEVELS.values()))
     return percentiles, values, pd.concat(curves, ignore_index=True) if curves else pd.DataFrame()
 
 
 def _curves(run: Run, name: str, X: np.ndarray, columns: list[str], points: Mapping[int, np.ndarray]) -> pd.DataFrame:
-    """``feature, model, value, probability`` of every head on one set of columns."""
+    """Partial dependence of every head on one set of columns: ``feature, model, value, probability``."""
     from joblib import Parallel, delayed
 
     def draw(model: str) -> pd.DataFrame:
-        depend = partial_dependence(models_of(run).head(model), X)
+        dependence = partial_dependence(models_of(run).head(model), X)
         parts = [
-            pd.DataFrame({"feature": columns[place], "model": model, "value": at, "probability": depend(place, at)})
-            for place, at in points.items()
+            pd.DataFrame(
+                {
+                    "feature": columns[index],
+                    "model": model,
+                    "value": grid_values,
+                    "probability": dependence(index, grid_values),
+                }
+            )
+            for index, grid_values in points.items()
         ]
         return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
@@ -209,9 +218,9 @@ def _curves(run: Run, name: str, X: np.ndarray, columns: list[str], points: Mapp
 
 
 def _examples(values: np.ndarray, features: list[str], part: pd.DataFrame) -> pd.DataFrame:
-    """Patches at the percentiles of each feature: ``feature, level, patch_id, value``."""
+    """Example patches at the percentiles of each feature: ``feature, level, patch_id, value``."""
     chosen = share_examples(values)
-    found = [
+    rows = [
         {
             "feature": feature,
             "level": level,
@@ -221,19 +230,19 @@ def _examples(values: np.ndarray, features: list[str], part: pd.DataFrame) -> pd
         for number, feature in enumerate(features)
         for level, row in zip(LEVELS.values(), chosen[number], strict=True)
     ]
-    return pd.DataFrame(found, columns=["feature", "level", "patch_id", "value"])
+    return pd.DataFrame(rows, columns=["feature", "level", "patch_id", "value"])
 
 
-def _cases(predictions: pd.DataFrame, found: Mapping[str, Attribution], explained: pd.DataFrame) -> pd.DataFrame:
-    """Single patches of the best explained head, out of fold: ``case, model, …``.
+def _cases(predictions: pd.DataFrame, by_model: Mapping[str, Attribution], explained: pd.DataFrame) -> pd.DataFrame:
+    """Example patches for the explained head with the best out-of-fold AUC: ``case, model, …``.
 
-    Heads in which columns act together come first: a sum of one term for each column has less to show.
+    Heads with interactions between columns are preferred, because they are more informative than additive heads.
     """
     from sklearn.metrics import roc_auc_score
 
     columns = ["case", "model", "patch_id", "place", "score", "threshold"]
     train = predictions[predictions["split"] == "train"]
-    models = [model for model in found if not _additive(model)] or list(found)
+    models = [model for model in by_model if not _additive(model)] or list(by_model)
     if not models:
         return pd.DataFrame(columns=columns)
     model = max(models, key=lambda each: roc_auc_score(train["label"], train[f"prob_{each}"]))
@@ -249,9 +258,9 @@ def _additive(model: str) -> bool:
 
 
 def explain_embeddings(run: Run) -> pd.DataFrame | None:
-    """The leading embedding columns and the handcrafted features behind them; None without both tables and a head.
+    """Explain the leading embedding columns by handcrafted features; None without both tables or without a head.
 
-    Learned from training slides alone: the leading columns are those of heads that were fitted on them.
+    Only training slides are used: the leading columns come from heads that were fitted on these slides.
     """
     tables = feature_tables(run)
     if not {"features", "embeddings"} <= set(tables) or "embeddings" not in run.config.heads.features:
@@ -264,6 +273,6 @@ def explain_embeddings(run: Run) -> pd.DataFrame | None:
     groups = pd.factorize(patch_groups(patches))[0]
     train = np.flatnonzero(patches["split"] == "train")
     rows = train[even_rows(groups[train], MOST_PATCHES, seed=run.config.seed)]
-    chosen = [names[place] for place in leading]
-    found = explain_columns(table[rows][:, leading], chosen, raw[rows], features, groups[rows])
-    return found.assign(**{name: values[leading] for name, values in weights.items()})
+    chosen = [names[index] for index in leading]
+    explained = explain_columns(table[rows][:, leading], chosen, raw[rows], features, groups[rows])
+    return explained.assign(**{name: values[leading] for name, values in weights.items()})

@@ -1,4 +1,4 @@
-"""What each refitted head relies on, column by column and in groups, for the report."""
+"""Importances of single columns and groups of columns for each refitted head."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ FEATURES, GROUPED = "features.parquet", "groups"
 
 Stability = dict[str, str | int | float]
 
-#: Sets that were put together from others: each part, and the set that remains without it and has its own fit.
+#: Sets that combine other sets: each part, and the fitted set that is left without that part.
 HALVES = {
     "both": {"embeddings": "handcrafted", "handcrafted": "embeddings"},
     "context": {"slide context": "handcrafted"},
 }
 
-#: What is shuffled together beside halves and clusters. Regions only where no embedding, which sees the whole patch,
-#: stands in for them.
+#: Kinds of groups that are shuffled, besides halves and clusters. Regions are not shuffled in sets with embeddings,
+#: because embeddings cover the whole patch and carry the same information.
 SHUFFLED = {
     "handcrafted": ("theme", "region", "family"),
     "both": ("theme", "family"),
@@ -56,33 +56,33 @@ SHUFFLED = {
 
 
 @dataclass(frozen=True)
-class Judged:
-    """One model, what it says of its columns, and the held-out slides.
+class EvaluatedModel:
+    """One model, its built-in importances, and the held-out patches.
 
     Attributes
     ----------
     name : str
     features : str
-        Its set of columns.
+        Set of columns.
     columns : list of str
     head : fitted head
-    said : dict from str to ndarray of shape (1 + folds, columns)
-        Measure to the refit's values and, below, those of the fits that each left a fold out.
+    built_in : dict from str to ndarray of shape (1 + folds, columns)
+        Measure (gain, cover or coefficient) to the values of the refit in the first row, then of the fold fits.
     X, y, slides : ndarray
-        Held-out patches: columns, labels, slides as :func:`models.resampling.slide_groups` numbers them.
+        Columns, labels and slide numbers (:func:`models.resampling.slide_groups`) of the held-out patches.
     units : dict from str to dict
-        Kind of group to its groups: name to places of columns.
+        Kind of group to its groups, and each group to the indices of its columns.
     without : dict from str to dict
-        Kind of group to groups: name to the held-out scores of the model that was fitted without it.
+        Kind of group to its groups, and each group to the held-out scores of the model fitted without it.
     full : ndarray of shape (n,)
-        Held-out scores with all columns.
+        Held-out scores of the model with all columns.
     """
 
     name: str
     features: str
     columns: list[str]
     head: Any
-    said: dict[str, np.ndarray]
+    built_in: dict[str, np.ndarray]
     X: np.ndarray
     y: np.ndarray
     slides: np.ndarray
@@ -92,7 +92,7 @@ class Judged:
 
 
 def build(run: Run, folder: Path) -> Outcome:
-    """Write the importance of single columns, and of groups of them."""
+    """Write the importances of single columns and of groups."""
     features, groups = importances(run, predictions_of(run))
     features.to_parquet(folder / FEATURES)
     save_view(groups, folder / GROUPED)
@@ -100,18 +100,18 @@ def build(run: Run, folder: Path) -> Outcome:
 
 
 def read_importances(run: Run) -> tuple[pd.DataFrame, GroupView]:
-    """Importances of a run, as :func:`importances` returned them."""
+    """Importances of a run, as returned by :func:`importances`."""
     folder = run.step("importances").folder
     return pd.read_parquet(folder / FEATURES), load_view(folder / GROUPED, GroupView)
 
 
 def importances(run: Run, predictions: pd.DataFrame) -> tuple[pd.DataFrame, GroupView]:
-    """What each refitted head relies on.
+    """Compute the importances of each refitted head.
 
     Parameters
     ----------
     run : Run
-        With fitted heads.
+        Must have fitted heads.
     predictions : DataFrame
         ``patch_id, slide, split, label, prob_<model>``, rows as in the feature tables.
 
@@ -119,16 +119,16 @@ def importances(run: Run, predictions: pd.DataFrame) -> tuple[pd.DataFrame, Grou
     -------
     features : DataFrame
         Single columns, `models.inspection.importance.COLUMNS`: gain, cover and coefficients with their spread over
-        folds, and permutation on the held-out slides for the handcrafted columns; families that were shuffled
-        together have rows without a feature.
+        folds, and permutation importance on the held-out slides for handcrafted columns. Rows without a feature are
+        shuffled families.
     groups : GroupView
-        Families, themes, regions, clusters, and the halves that sets were put together from.
+        Families, themes, regions, clusters, and the halves of combined sets.
     """
     from joblib import Parallel, delayed
 
     clusters, clustered_on = _clusters(run)
-    tasks = (delayed(_importance)(run.config, judged) for judged in _judged(run, predictions, clusters))
-    # Threads: XGBoost and the bootstrap let go of the interpreter lock.
+    tasks = (delayed(_importance)(run.config, evaluated) for evaluated in _evaluated_models(run, predictions, clusters))
+    # Threads suffice: XGBoost and the bootstrap release the interpreter lock.
     results = Parallel(n_jobs=run.workers, prefer="threads")(tasks)
     names = json.loads((run.step("heads").folder / SETS).read_text(encoding="utf-8")).get(LEFT_OUT_OF, [])
     view = GroupView(
@@ -142,9 +142,9 @@ def importances(run: Run, predictions: pd.DataFrame) -> tuple[pd.DataFrame, Grou
 
 
 def cluster_table(clusters: Sequence[Cluster], columns: Sequence[str]) -> pd.DataFrame:
-    """Clusters of two columns or more by name: ``group, columns, members, closeness``; see :class:`GroupView`."""
+    """Table of the clusters of two or more columns: ``group, columns, members, closeness``; see :class:`GroupView`."""
     rows = [
-        (columns[each.leader], len(each.members), " ".join(columns[place] for place in each.members), each.closeness)
+        (columns[each.leader], len(each.members), " ".join(columns[index] for index in each.members), each.closeness)
         for each in clusters
         if len(each.members) > 1
     ]
@@ -152,7 +152,7 @@ def cluster_table(clusters: Sequence[Cluster], columns: Sequence[str]) -> pd.Dat
 
 
 def _clusters(run: Run) -> tuple[list[Cluster], int]:
-    """Clusters of handcrafted columns, found on training patches only, and how many of these there were."""
+    """Clusters of handcrafted columns, computed on training patches only, and the number of these patches."""
     sets = feature_sets(run)
     if LEFT_OUT_OF not in sets:
         return [], 0
@@ -163,11 +163,11 @@ def _clusters(run: Run) -> tuple[list[Cluster], int]:
     return cluster_columns(np.asarray(sets[LEFT_OUT_OF][0][rows])), len(rows)
 
 
-def _judged(run: Run, predictions: pd.DataFrame, clusters: Sequence[Cluster]) -> Iterator[Judged]:
-    """Put together all models but those of a family alone; a set's values are read once for all heads."""
+def _evaluated_models(run: Run, predictions: pd.DataFrame, clusters: Sequence[Cluster]) -> Iterator[EvaluatedModel]:
+    """Collect all models except those of single families. The values of a set are read once for all heads."""
     folder, sets = run.step("heads").folder, feature_sets(run)
     names = json.loads((folder / SETS).read_text(encoding="utf-8"))
-    said, dropped = pd.read_parquet(folder / FITTED), pd.read_parquet(folder / DROPPED)
+    built_in, dropped = pd.read_parquet(folder / FITTED), pd.read_parquet(folder / DROPPED)
     test = predictions[predictions["split"] == "test"]
     dropped = dropped.set_index("patch_id").loc[test["patch_id"]]
     for features in sets:
@@ -178,12 +178,12 @@ def _judged(run: Run, predictions: pd.DataFrame, clusters: Sequence[Cluster]) ->
         units = _units(features, names, clusters)
         for head in run.config.heads.heads:
             name = f"{head}_{features}"
-            yield Judged(
+            yield EvaluatedModel(
                 name,
                 features,
                 columns,
                 models_of(run).head(name),
-                by_measure(said[said["model"] == name], columns),
+                by_measure(built_in[built_in["model"] == name], columns),
                 X,
                 test["label"].to_numpy(),
                 slide_groups(test["slide"]),
@@ -194,7 +194,7 @@ def _judged(run: Run, predictions: pd.DataFrame, clusters: Sequence[Cluster]) ->
 
 
 def _units(features: str, names: dict[str, list[str]], clusters: Sequence[Cluster]) -> dict[str, dict[str, list[int]]]:
-    """Groups of a set's columns, by kind."""
+    """Groups of columns of a set, by kind of group."""
     columns = names[features]
     units = {kind: group_columns(columns, kind) for kind in ("theme", "region", "family")}
     if features == LEFT_OUT_OF:
@@ -203,7 +203,7 @@ def _units(features: str, names: dict[str, list[str]], clusters: Sequence[Cluste
     for part, rest in HALVES.get(features, {}).items():
         if rest in names:
             kept = set(names[rest])
-            halves[part] = [place for place, column in enumerate(columns) if column not in kept]
+            halves[part] = [index for index, column in enumerate(columns) if column not in kept]
     units["half"] = halves
     return units
 
@@ -211,123 +211,123 @@ def _units(features: str, names: dict[str, list[str]], clusters: Sequence[Cluste
 def _without(
     head: str, features: str, units: dict[str, dict[str, list[int]]], test: pd.DataFrame, dropped: pd.DataFrame
 ) -> dict[str, dict[str, np.ndarray]]:
-    """Held-out scores of the fits without a group: those of step 4, and the rungs that lack a half."""
+    """Held-out scores of the fits without a group: refits of step 4, and, for halves, the rung without that half."""
     rest = HALVES.get(features, {})
-    found = {"half": {part: test[f"prob_{head}_{rest[part]}"].to_numpy() for part in units["half"]}}
+    scores = {"half": {part: test[f"prob_{head}_{rest[part]}"].to_numpy() for part in units["half"]}}
     for kind in ("theme", "region"):
-        places = {name: f"prob_{head}_{features}_without_{name}" for name in units[kind]}
-        found[kind] = {name: dropped[place].to_numpy() for name, place in places.items() if place in dropped}
-    return found
+        columns = {name: f"prob_{head}_{features}_without_{name}" for name in units[kind]}
+        scores[kind] = {name: dropped[column].to_numpy() for name, column in columns.items() if column in dropped}
+    return scores
 
 
-def by_measure(said: pd.DataFrame, columns: Sequence[str]) -> dict[str, np.ndarray]:
-    """What the fits of one model say of their columns.
+def by_measure(built_in: pd.DataFrame, columns: Sequence[str]) -> dict[str, np.ndarray]:
+    """Arrange the built-in importances of one model by measure.
 
     Parameters
     ----------
-    said : DataFrame
-        ``fold, measure, feature, value``, as step 4 stores it; fold −1 is the refit.
+    built_in : DataFrame
+        ``fold, measure, feature, value``, as stored by step 4. Fold −1 is the refit.
     columns : sequence of str
 
     Returns
     -------
     dict from str to ndarray of shape (1 + folds, columns), dtype float64
-        The refit first, then by fold.
+        The refit first, then the folds in order.
     """
-    found = {}
-    for measure, part in said.groupby("measure", sort=False):
+    values = {}
+    for measure, part in built_in.groupby("measure", sort=False):
         wide = part.pivot(index="fold", columns="feature", values="value")[list(columns)].sort_index()
-        found[str(measure)] = wide.to_numpy(dtype=np.float64)
-    return found
+        values[str(measure)] = wide.to_numpy(dtype=np.float64)
+    return values
 
 
-def _importance(config: Config, judged: Judged) -> tuple[pd.DataFrame, pd.DataFrame, list[Stability]]:
-    """Single columns, groups and stability of one model."""
-    single, groups, stability = _said(judged)
-    more, steady = _shuffled(config, judged)
-    groups += more + _dropped(config, judged)
-    single += [family_rows(found) for found in more]
-    if judged.features == LEFT_OUT_OF:
+def _importance(config: Config, evaluated: EvaluatedModel) -> tuple[pd.DataFrame, pd.DataFrame, list[Stability]]:
+    """Importances of single columns, of groups, and their stability, for one model."""
+    single, groups, stability = _built_in(evaluated)
+    shuffled, shuffled_stability = _shuffled(config, evaluated)
+    groups += shuffled + _dropped(config, evaluated)
+    single += [family_rows(table) for table in shuffled]
+    if evaluated.features == LEFT_OUT_OF:
         single.append(
             permutation_importance(
-                partial(_positive, judged.head),
-                judged.X,
-                judged.y,
-                judged.columns,
-                judged.slides,
-                model=judged.name,
+                partial(_positive, evaluated.head),
+                evaluated.X,
+                evaluated.y,
+                evaluated.columns,
+                evaluated.slides,
+                model=evaluated.name,
                 repeats=config.report.repeats,
                 draws=config.report.draws,
                 seed=config.seed,
-                altered=judged.head.with_replaced,
+                make_scorer=evaluated.head.with_replaced,
             )
         )
-    return _join(single, COLUMNS), _join(groups, GROUPS), stability + steady
+    return _join(single, COLUMNS), _join(groups, GROUPS), stability + shuffled_stability
 
 
 def family_rows(groups: pd.DataFrame) -> pd.DataFrame:
-    """Families that were shuffled together, as rows of a table of features that name none."""
+    """Rows of the shuffled families for the table of features, without a feature name."""
     return groups[groups["kind"] == "family"].rename(columns={"group": "family"}).reindex(columns=COLUMNS)
 
 
-def _said(judged: Judged) -> tuple[list[pd.DataFrame], list[pd.DataFrame], list[Stability]]:
-    """What the fits say of their columns: single ones, groups, and how far folds agree."""
-    model = judged.name
+def _built_in(evaluated: EvaluatedModel) -> tuple[list[pd.DataFrame], list[pd.DataFrame], list[Stability]]:
+    """Built-in importances of single columns and of groups, and their stability over folds."""
+    model = evaluated.name
     single, groups, stability = [], [], []
-    for measure, values in judged.said.items():
+    for measure, values in evaluated.built_in.items():
         refit, folds = values[0], values[1:]
-        single.append(fitted_importance(refit, judged.columns, measure=measure, model=model, folds=folds))
+        single.append(fitted_importance(refit, evaluated.columns, measure=measure, model=model, folds=folds))
         for kind in ("half", "theme", "region", "family"):
-            units = judged.units[kind]
-            # All of a model's columns in one group say nothing; a half is never all of them.
+            units = evaluated.units[kind]
+            # A single group of all columns has share 1 and is left out. A half never has all columns.
             if len(units) > 1 or (units and kind == "half"):
                 groups.append(fitted_groups(refit, folds, units, kind=kind, measure=measure, model=model))
-        stability += fold_stability(folds, judged.units["family"], model=model, measure=measure)
+        stability += fold_stability(folds, evaluated.units["family"], model=model, measure=measure)
     return single, groups, stability
 
 
-def _shuffled(config: Config, judged: Judged) -> tuple[list[pd.DataFrame], list[Stability]]:
-    """Groups shuffled together on the held-out slides, and how far draws of slides agree on families."""
+def _shuffled(config: Config, evaluated: EvaluatedModel) -> tuple[list[pd.DataFrame], list[Stability]]:
+    """Permutation importance of groups on the held-out slides, and its stability over draws of slides for families."""
     groups, stability = [], []
-    for kind in ("half", *SHUFFLED.get(judged.features, ()), "cluster"):
-        units = judged.units.get(kind, {})
+    for kind in ("half", *SHUFFLED.get(evaluated.features, ()), "cluster"):
+        units = evaluated.units.get(kind, {})
         if not units:
             continue
-        found, drops = group_permutation(
-            partial(_positive, judged.head),
-            judged.X,
-            judged.y,
+        table, drops = group_permutation(
+            partial(_positive, evaluated.head),
+            evaluated.X,
+            evaluated.y,
             units,
-            judged.slides,
+            evaluated.slides,
             kind=kind,
-            model=judged.name,
+            model=evaluated.name,
             repeats=config.report.repeats,
             draws=config.report.draws,
             seed=config.seed,
-            altered=judged.head.with_replaced,
+            make_scorer=evaluated.head.with_replaced,
         )
-        groups.append(found)
+        groups.append(table)
         if kind == "family":
-            names = {"model": judged.name, "measure": "permutation", "level": "family", "over": "draws of slides"}
+            names = {"model": evaluated.name, "measure": "permutation", "level": "family", "over": "draws of slides"}
             stability.append(stability_row(drops.drawn, **names))
     return groups, stability
 
 
-def _dropped(config: Config, judged: Judged) -> list[pd.DataFrame]:
-    """Groups left out of the fit, judged on the held-out slides."""
+def _dropped(config: Config, evaluated: EvaluatedModel) -> list[pd.DataFrame]:
+    """Drop in AUC on the held-out slides for groups that were left out of a refit."""
     return [
         dropped_importance(
-            judged.y,
-            judged.full,
+            evaluated.y,
+            evaluated.full,
             without,
-            judged.units[kind],
-            judged.slides,
+            evaluated.units[kind],
+            evaluated.slides,
             kind=kind,
-            model=judged.name,
+            model=evaluated.name,
             draws=config.report.draws,
             seed=config.seed,
         )
-        for kind, without in judged.without.items()
+        for kind, without in evaluated.without.items()
         if without
     ]
 

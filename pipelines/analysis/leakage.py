@@ -1,4 +1,4 @@
-"""The leakage meter: what the same model would score on the same patches if slides were ignored."""
+"""The leakage meter: how much higher the same model scores on the same patches if folds ignore slides."""
 
 from __future__ import annotations
 
@@ -20,46 +20,47 @@ from histoblend.pipelines.tables import read_values
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
-#: Penalty of the logistic regression, the same on both sides: choosing it would compare two ways of choosing as well.
+#: Fixed strength of the logistic regression. Tuning it for each kind of folds would confound the comparison.
 STRENGTH = 0.01
 
-#: Training patches that it is measured on at most, drawn at random: ten fits of these take about ten seconds.
+#: Most training patches to use, drawn at random. Ten fits on this many take about ten seconds.
 MOST_PATCHES = 6000
 
 
 def build(run: Run, folder: Path) -> Outcome:
-    """Write ``leakage.csv``, where a slide is known."""
+    """Write ``leakage.csv`` if slides are known."""
     values, _ = read_values(run.step("features").folder)
     options = {"draws": run.config.report.draws, "seed": run.config.seed, "workers": run.workers}
-    found = measure_leakage(values, patches_of(run).table, **options)
-    if found is None:
+    table = measure_leakage(values, patches_of(run).table, **options)
+    if table is None:
         return Outcome(0)
-    found.to_csv(folder / LEAKAGE, index=False)
-    return Outcome(len(found))
+    table.to_csv(folder / LEAKAGE, index=False)
+    return Outcome(len(table))
 
 
 def measure_leakage(
     values: np.ndarray, table: pd.DataFrame, *, draws: int, seed: int, workers: int = 1
 ) -> pd.DataFrame | None:
-    """Compare folds that keep slides together with folds that do not, for logistic regression out of fold.
+    """Compare folds by slide with folds by patch, using out-of-fold predictions of a logistic regression.
 
     Parameters
     ----------
     values : ndarray of shape (n, columns), float32
         Handcrafted features.
     table : DataFrame
-        ``label, slide, group, split, fold``, rows as in ``values``. Test patches are left out.
+        ``label, slide, group, split, fold``, rows as in ``values``. Test patches are ignored.
     draws : int
-        Resamplings of slides behind the intervals, the same for both and for their difference.
+        Number of resamplings of slides for the intervals. Both AUCs and their difference share them.
     seed : int
     workers : int
-        Fits that run at once. The result does not depend on it.
+        Number of parallel fits. The result does not depend on it.
 
     Returns
     -------
     DataFrame or None
-        ``folds ("grouped", "random", "inflation"), auc, low, high, patches, slides, inferred``: what folds by slide and
-        folds by patch score, and the difference. None where no slide is known or inferred, or a label is on one only.
+        ``folds ("grouped", "random", "inflation"), auc, low, high, patches, slides, inferred``: the AUC with folds by
+        slide, the AUC with folds by patch, and the difference. None if no slide is known or inferred, or if a label
+        occurs on one slide only.
     """
     train = np.flatnonzero((table["split"] == "train") & table["slide"].notna())
     if table["slide"].nunique() < 2 or not len(train):
@@ -68,18 +69,18 @@ def measure_leakage(
         train = np.sort(np.random.default_rng(seed).choice(train, MOST_PATCHES, replace=False))
     part, X = table.iloc[train].reset_index(drop=True), np.asarray(values[train])
     labels, folds = part["label"].to_numpy(), int(table["fold"].max()) + 1
-    both = (_by_slide(part, folds, seed), find_folds(labels, np.arange(len(part)), folds, seed))
-    if not all(both):
+    divisions = (_folds_by_slide(part, folds, seed), find_folds(labels, np.arange(len(part)), folds, seed))
+    if not all(divisions):
         return None
-    scores = np.stack([_out_of_fold(X, labels, rows, seed, workers) for rows in both], axis=1)
+    scores = np.stack([_out_of_fold(X, labels, parts, seed, workers) for parts in divisions], axis=1)
     units = slide_groups(part["slide"])
-    whole = measure(labels, scores, 0.5)[:, 0]
-    aucs = bootstrap(labels, scores, 0.5, units, draws=draws, seed=seed).values[:, :, 0]
-    low, high = percentile_interval(np.column_stack([aucs, aucs[:, 1] - aucs[:, 0]]))
+    auc = measure(labels, scores, 0.5)[:, 0]
+    drawn = bootstrap(labels, scores, 0.5, units, draws=draws, seed=seed).values[:, :, 0]
+    low, high = percentile_interval(np.column_stack([drawn, drawn[:, 1] - drawn[:, 0]]))
     return pd.DataFrame(
         {
             "folds": ["grouped", "random", "inflation"],
-            "auc": [whole[0], whole[1], whole[1] - whole[0]],
+            "auc": [auc[0], auc[1], auc[1] - auc[0]],
             "low": low,
             "high": high,
             "patches": len(part),
@@ -89,10 +90,10 @@ def measure_leakage(
     )
 
 
-def _by_slide(part: pd.DataFrame, folds: int, seed: int) -> list[np.ndarray]:
-    """Rows of each fold of the split, or of new folds by slide where the split ignored slides; none where none will do.
+def _folds_by_slide(part: pd.DataFrame, folds: int, seed: int) -> list[np.ndarray]:
+    """Rows of each fold of the split, or of new folds by slide; empty if no valid folds exist.
 
-    Patches drawn from the split's folds may lack a label that those hold.
+    New folds are made if the split ignored slides, or if the drawn patches do not leave both labels to every fit.
     """
     labels, groups = part["label"].to_numpy(), part["group"].to_numpy(dtype=object)
     if part["group"].astype(str).str.startswith(BY_PATCH).any():
@@ -105,20 +106,22 @@ def _by_slide(part: pd.DataFrame, folds: int, seed: int) -> list[np.ndarray]:
 
 
 def _out_of_fold(X: np.ndarray, labels: np.ndarray, parts: list[np.ndarray], seed: int, workers: int) -> np.ndarray:
-    """Probability of each patch from a fit on the other folds, ndarray of shape (n,)."""
+    """Out-of-fold probability of each patch, ndarray of shape (n,)."""
     from joblib import Parallel, delayed
     from threadpoolctl import threadpool_limits
 
-    # One thread a fit: matrix products then add in one order, and fits do not fight for cores.
+    # One thread per fit: results are then reproducible, and parallel fits do not compete for cores.
     with threadpool_limits(1):
-        predicted = Parallel(n_jobs=workers, prefer="threads")(delayed(_fit)(X, labels, rows, seed) for rows in parts)
+        predicted = Parallel(n_jobs=workers, prefer="threads")(
+            delayed(_fit_and_predict)(X, labels, rows, seed) for rows in parts
+        )
     probability = np.empty(len(labels))
     for rows, values in zip(parts, predicted, strict=True):
         probability[rows] = values
     return probability
 
 
-def _fit(X: np.ndarray, labels: np.ndarray, out: np.ndarray, seed: int) -> np.ndarray:
-    inside = np.setdiff1d(np.arange(len(labels)), out, assume_unique=True)
-    head = LogisticHead(strengths=(STRENGTH,), seed=seed).fit(X[inside], labels[inside])
-    return head.predict_proba(X[out])[:, 1]
+def _fit_and_predict(X: np.ndarray, labels: np.ndarray, held_out: np.ndarray, seed: int) -> np.ndarray:
+    train = np.setdiff1d(np.arange(len(labels)), held_out, assume_unique=True)
+    head = LogisticHead(strengths=(STRENGTH,), seed=seed).fit(X[train], labels[train])
+    return head.predict_proba(X[held_out])[:, 1]

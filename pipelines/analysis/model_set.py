@@ -1,4 +1,4 @@
-"""The models that analyses predict with: those fitted on training slides, in the form of a bundle."""
+"""The models that analyses predict with: a bundle of the models fitted on training slides."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ if TYPE_CHECKING:
 
 
 def models_of(run: Run) -> Bundle:
-    """The models that were fitted on training slides, checked, as any bundle is."""
+    """The models fitted on training slides, opened and checked like any bundle."""
     return run.open("models", lambda: open_bundle(run.step("models").folder / MODEL_SET))

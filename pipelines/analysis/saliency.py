@@ -1,4 +1,4 @@
-"""Where the network looks: maps of a sample of held-out patches, and those of networks drawn at random."""
+"""Saliency maps of the fine-tuned network for a sample of held-out patches, with a comparison to random networks."""
 
 from __future__ import annotations
 
@@ -27,22 +27,23 @@ if TYPE_CHECKING:
 PATCHES, SANITY, FACTS = "patches.parquet", "sanity.parquet", "saliency.json"
 LAST, INNER = "last.npy", "inner.npy"
 
-#: Held-out patches whose maps are measured, half of each label, however many there are.
+#: Most held-out patches whose maps are measured, half of each label.
 SAMPLE = 100
-#: Of each outcome (right or wrong, positive or negative) these are drawn.
+#: Patches of each outcome (true or false, positive or negative) that the report shows.
 SHOWN_EACH = 6
-#: Patches that networks drawn at random are shown, one way up only, and how many are drawn of each kind.
+#: Patches used for the comparison with random networks, in one orientation.
 CHECKED = 48
+#: Number of random networks per randomised part.
 DRAWS = {"head": 4, "top": 2, "whole": 2}
 
 
 def build(run: Run, folder: Path) -> Outcome:
-    """Look where the fine-tuned network of a run looks."""
+    """Compute saliency maps of the fine-tuned network of a run."""
     return probe_saliency(patches_of(run), run.step("cnn").folder, folder, run.config.seed, run.screen)
 
 
 def probe_saliency(patches: PatchSet, cnn: Path, folder: Path, seed: int, screen: Screen) -> Outcome:
-    """Write maps and their shares inside the centre, and how like them those of random networks are.
+    """Write saliency maps, their shares inside the centre, and their similarity to maps of random networks.
 
     Parameters
     ----------
@@ -50,18 +51,18 @@ def probe_saliency(patches: PatchSet, cnn: Path, folder: Path, seed: int, screen
     cnn : Path
         Folder of step 5.
     folder : Path
-        Gets a row a patch in ``patches.parquet``, maps of those shown in ``last.npy`` and ``inner.npy``, and
-        ``sanity.parquet``.
+        Folder to write: ``patches.parquet`` with one row per patch, the maps of the shown patches in ``last.npy`` and
+        ``inner.npy``, and the comparison in ``sanity.parquet``.
     seed : int
     screen : Screen
     """
     from histoblend.models.inspection.saliency import open_network
 
-    table, threshold = _judged(patches, cnn)
+    table, threshold = _with_outcomes(patches, cnn)
     chosen = _choose(table, seed)
     network, settings = open_network(cnn / MODEL)
-    maps, checked, sanity = _look(network, settings, patches, chosen, seed, screen)
-    chosen = _with_shares(chosen, maps, patches.pixels.shape[1])
+    maps, checked, sanity = _compute_maps(network, settings, patches, chosen, seed, screen)
+    chosen = _add_shares(chosen, maps, patches.pixels.shape[1])
     chosen.to_parquet(folder / PATCHES, index=False)
     sanity.to_parquet(folder / SANITY, index=False)
     shown = chosen["shown"].to_numpy()
@@ -73,7 +74,7 @@ def probe_saliency(patches: PatchSet, cnn: Path, folder: Path, seed: int, screen
         "intercept": maps.intercept,
         "held_out": len(table),
         "side": int(patches.pixels.shape[1]),
-        "cells": {name: list(found.shape[1:]) for name in ("last", "inner") if (found := maps.named(name)) is not None},
+        "cells": {name: list(cells.shape[1:]) for name in ("last", "inner") if (cells := maps.named(name)) is not None},
         "checked": checked,
         "d4": settings.d4,
     }
@@ -82,7 +83,7 @@ def probe_saliency(patches: PatchSet, cnn: Path, folder: Path, seed: int, screen
 
 
 def open_saliency(folder: Path) -> SaliencyView:
-    """Read what :func:`probe_saliency` wrote."""
+    """Read the files written by :func:`probe_saliency`."""
     import json
 
     from histoblend.reports.evaluation.saliency import SaliencyView
@@ -97,25 +98,25 @@ def open_saliency(folder: Path) -> SaliencyView:
     )
 
 
-def _judged(patches: PatchSet, cnn: Path) -> tuple[pd.DataFrame, float]:
-    """Held-out patches with the network's probability and whether it is right, and the threshold that says so."""
+def _with_outcomes(patches: PatchSet, cnn: Path) -> tuple[pd.DataFrame, float]:
+    """Held-out patches with the network's probability and outcome (true or false), and the threshold used."""
     from histoblend.models.calibration import youden_threshold
 
     table = patches.table[["patch_id", "slide", "split", "label"]].reset_index(names="row")
     table = table.merge(pd.read_parquet(cnn / PREDICTIONS), on="patch_id", validate="one_to_one")
     table = table[table["prob_cnn"].notna()]
     train = table[table["split"] == "train"]
-    # As on the ladder: chosen out of fold.
+    # Chosen on out-of-fold predictions, as for the ladder.
     threshold = youden_threshold(train["label"].to_numpy(), train["prob_cnn"].to_numpy())
     test = table[table["split"] == "test"].reset_index(drop=True)
-    said = (test["prob_cnn"] >= threshold).to_numpy()
-    true = (test["label"] == 1).to_numpy()
-    words = np.where(said == true, "true ", "false ").astype(object) + np.where(said, "positive", "negative")
-    return test.assign(outcome=words), float(threshold)
+    predicted = (test["prob_cnn"] >= threshold).to_numpy()
+    actual = (test["label"] == 1).to_numpy()
+    right = np.where(predicted == actual, "true ", "false ").astype(object)
+    return test.assign(outcome=right + np.where(predicted, "positive", "negative")), float(threshold)
 
 
 def _choose(test: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Patches to look at: ``row, patch_id, slide, label, prob_cnn, outcome, sampled, shown``."""
+    """Choose the patches to measure or show: ``row, patch_id, slide, label, prob_cnn, outcome, sampled, shown``."""
     from histoblend.models.inspection.saliency import choose_sample, spread_over_slides
 
     sampled = choose_sample(test, SAMPLE, seed)
@@ -123,14 +124,14 @@ def _choose(test: pd.DataFrame, seed: int) -> pd.DataFrame:
         spread_over_slides(test, np.flatnonzero((test["outcome"] == outcome).to_numpy()), SHOWN_EACH, seed)
         for outcome in sorted(set(test["outcome"]))
     ]
-    places = np.union1d(sampled, np.concatenate([np.empty(0, int), *shown])).astype(int)
-    chosen = test.iloc[places].drop(columns="split").reset_index(drop=True)
+    rows = np.union1d(sampled, np.concatenate([np.empty(0, int), *shown])).astype(int)
+    chosen = test.iloc[rows].drop(columns="split").reset_index(drop=True)
     return chosen.assign(
-        sampled=np.isin(places, sampled), shown=np.isin(places, np.concatenate([np.empty(0, int), *shown]))
+        sampled=np.isin(rows, sampled), shown=np.isin(rows, np.concatenate([np.empty(0, int), *shown]))
     )
 
 
-def _look(
+def _compute_maps(
     network: keras.Model,
     settings: CnnSettings,
     patches: PatchSet,
@@ -138,7 +139,7 @@ def _look(
     seed: int,
     screen: Screen,
 ) -> tuple[Maps, int, pd.DataFrame]:
-    """Maps of the chosen patches, how many of them random networks were shown, and the comparison."""
+    """Maps of the chosen patches, the number of patches in the comparison, and the comparison with random networks."""
     from histoblend.models.inspection.saliency import cut, inner_layer, saliency, spread_over_slides
     from histoblend.models.inspection.saliency_checks import randomise, sanity_table
 
@@ -146,24 +147,24 @@ def _look(
     pixels = np.asarray(patches.pixels[chosen["row"].to_numpy()])
     with screen.progress("evidence maps", len(chosen)) as progress:
         (maps,) = saliency([pieces], pixels, settings, progress=progress)
-    some = np.sort(spread_over_slides(chosen, np.flatnonzero(chosen["sampled"].to_numpy()), CHECKED, seed))
+    checked = np.sort(spread_over_slides(chosen, np.flatnonzero(chosen["sampled"].to_numpy()), CHECKED, seed))
     rng = np.random.default_rng(seed)
     keys = [(part, number) for part, count in DRAWS.items() for number in range(count)]
     networks = [pieces, *(randomise(pieces, part, rng) for part, _ in keys)]
-    with screen.progress("networks drawn at random", len(some)) as progress:
-        true, *drawn = saliency(networks, pixels[some], replace(settings, d4=False), progress=progress)
-    return maps, len(some), sanity_table(true, dict(zip(keys, drawn, strict=True)), chosen.iloc[some])
+    with screen.progress("random networks", len(checked)) as progress:
+        true, *drawn = saliency(networks, pixels[checked], replace(settings, d4=False), progress=progress)
+    return maps, len(checked), sanity_table(true, dict(zip(keys, drawn, strict=True)), chosen.iloc[checked])
 
 
-def _with_shares(chosen: pd.DataFrame, maps: Maps, side: int) -> pd.DataFrame:
-    """The same rows with the share of evidence inside the centre by each map, and without the outermost cells."""
+def _add_shares(chosen: pd.DataFrame, maps: Maps, side: int) -> pd.DataFrame:
+    """Add the share of evidence inside the centre for each map, with all cells and without the outermost ones."""
     from histoblend.models.inspection.centre_evidence import centre_shares
     from histoblend.models.inspection.saliency import MAPS
 
     shares: dict[str, Any] = {"log_odds": maps.last.mean(axis=(1, 2))}
     for name in MAPS:
-        found = maps.named(name)
-        if found is not None:
-            shares[f"share_{name}"] = centre_shares(found, side)
-            shares[f"share_{name}_within"] = centre_shares(found, side, border=False)
+        cells = maps.named(name)
+        if cells is not None:
+            shares[f"share_{name}"] = centre_shares(cells, side)
+            shares[f"share_{name}_within"] = centre_shares(cells, side, border=False)
     return chosen.assign(**shares)

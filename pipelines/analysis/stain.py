@@ -1,4 +1,4 @@
-"""A probe beside the steps: what every model says of held-out patches whose stains were altered, slide by slide."""
+"""The stain probe: predictions of every model for held-out patches whose stains were altered slide by slide."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
 
-#: Held-out patches that are judged, and the slides that they come from, at most: the fine-tuned network takes a tenth
-#: of a second for each patch and draw.
+#: Most held-out patches that are predicted. The fine-tuned network takes 0.1 s per patch and draw.
 MOST_PATCHES = 112
+#: Most slides that these patches come from.
 MOST_SLIDES = 40
-#: Patches of a slide that slide context compares with, the judged ones included, at most.
+#: Most patches per slide that slide context compares with, including the predicted ones.
 SLIDE_PATCHES = 32
 
 
-#: Patches that one thread takes at a time.
+#: Patches per shard; one thread computes one shard.
 SHARD = 16
 
 VIEW = "view"
 
 
 def build(run: Run, folder: Path) -> Outcome:
-    """Write what every model says of patches with altered stains, and what the report shows of stain."""
+    """Write the predictions for patches with altered stains, and the content of the report's stain section."""
     notes = {} if why_no_probe(patches_of(run).table) else probe_stain(run, folder)
     predictions = predictions_of(run)
     save_view(stain_view(run, folder, predictions, read_ladder(run)), folder / VIEW)
@@ -61,12 +61,12 @@ def build(run: Run, folder: Path) -> Outcome:
 
 
 def read_stain(run: Run) -> StainView:
-    """What the report of a run shows of stain."""
+    """Content of the stain section of a run's report."""
     return load_view(run.step("stain").folder / VIEW, StainView, StainGroups)
 
 
 def why_no_probe(table: pd.DataFrame) -> str:
-    """Say why stains cannot be shifted on held-out slides; empty where they can.
+    """Explain why the effect of shifted stains cannot be measured; empty if it can.
 
     Parameters
     ----------
@@ -75,35 +75,35 @@ def why_no_probe(table: pd.DataFrame) -> str:
     """
     test = table[table["split"] == "test"]
     if test.empty:
-        return "No slides were held out, so there is nothing to shift stains on that no model has learned from."
+        return "No slides were held out. Shifted stains need slides that no model was trained on."
     if test["slide"].nunique() + test["slide"].isna().sum() < 2:
-        return "Only one slide was held out: it takes two or more to tell what a shift of stain does between slides."
+        return "Only one slide was held out. The effect of stain differences between slides needs two or more."
     if test["label"].nunique() < 2:
-        return "The held-out slides hold one class only, so no ranking of them can be judged."
+        return "The held-out slides have one class only, so the AUC is not defined."
     return ""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Held-out patches that are judged, and others of their slides.
+    """Held-out patches to predict, and other patches of the same slides.
 
     Attributes
     ----------
     rows : ndarray of shape (n,), int
-        Rows of the table, the judged ones first.
-    judged : int
-        How many are judged; the rest are there for slide context to compare with.
+        Rows of the table; those to predict come first.
+    n_predicted : int
+        Number of patches to predict. The others only serve as the slide's reference for models in slide context.
     """
 
     rows: np.ndarray
-    judged: int
+    n_predicted: int
 
 
 def choose_sample(table: pd.DataFrame, seed: int) -> Sample:
-    """Choose held-out patches evenly over the held-out slides, each slide's in its own share of positives.
+    """Choose held-out patches evenly over slides, keeping each slide's share of positives.
 
-    Of more than `MOST_SLIDES` slides some are drawn at random. Small slides give all that they have, and leave the rest
-    to the others. A patch without a slide is a slide of its own.
+    If there are more than `MOST_SLIDES` slides, that many are drawn at random. All patches of small slides are used,
+    and larger slides provide the rest. A patch without a slide counts as a separate slide.
 
     Parameters
     ----------
@@ -122,145 +122,152 @@ def choose_sample(table: pd.DataFrame, seed: int) -> Sample:
     ]
     most = MOST_SLIDES if test["slide"].notna().any() else MOST_PATCHES
     if len(parts) > most:
-        parts = [parts[place] for place in np.sort(rng.choice(len(parts), most, replace=False))]
-    quota = _quota([len(part) for part in parts], MOST_PATCHES)
+        parts = [parts[number] for number in np.sort(rng.choice(len(parts), most, replace=False))]
+    quota = _patches_per_slide([len(part) for part in parts], MOST_PATCHES)
     labels = table["label"].to_numpy()
-    judged, others = [], []
+    predicted, others = [], []
     for part in parts:
-        spread = _spread(rng.permutation(part), labels, quota)
-        judged.append(spread)
-        rest = np.setdiff1d(part, spread)
-        others.append(rng.permutation(rest)[: max(SLIDE_PATCHES - len(spread), 0)])
-    chosen = np.concatenate(judged)
+        stratified = _stratified(rng.permutation(part), labels, quota)
+        predicted.append(stratified)
+        rest = np.setdiff1d(part, stratified)
+        others.append(rng.permutation(rest)[: max(SLIDE_PATCHES - len(stratified), 0)])
+    chosen = np.concatenate(predicted)
     return Sample(np.concatenate([np.sort(chosen), np.sort(np.concatenate(others))]), len(chosen))
 
 
 def slide_names(table: pd.DataFrame) -> np.ndarray:
-    """Slide of each patch, or the patch itself where it has none, ndarray of str."""
+    """Slide of each patch, or a name made from the patch id if the slide is unknown, ndarray of str."""
     own = "patch:" + table["patch_id"].astype(str)
     return table["slide"].astype(object).where(table["slide"].notna(), own).astype(str).to_numpy()
 
 
-def _quota(sizes: list[int], most: int) -> int:
-    """Largest number a slide with which all together stay within ``most``; at least one."""
+def _patches_per_slide(sizes: list[int], most: int) -> int:
+    """Largest number of patches per slide with a total of at most ``most``; at least one."""
     quota = 1
     while sum(min(size, quota + 1) for size in sizes) <= most and quota < max(sizes):
         quota += 1
     return quota
 
 
-def _spread(rows: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
-    """So many rows, positives in their own share, rounded, and both classes where there are both."""
+def _stratified(rows: np.ndarray, labels: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` rows with about the same share of positives, and both classes if both occur."""
     if len(rows) <= count:
         return rows
     ordered = rows[np.argsort(labels[rows], kind="stable")]
-    # From the first to the last: with two or more, both classes of a mixed slide are in.
+    # Includes the first and the last row, so that two or more rows of a mixed slide have both classes.
     return ordered[np.round(np.linspace(0, len(rows) - 1, count)).astype(int)]
 
 
 def probe_stain(run: Run, folder: Path) -> dict[str, int]:
-    """Write what every model says of the sample, as it is and with altered stains, into ``folder``.
+    """Predict the sample with every model, with original and altered stains, and write the results into ``folder``.
 
-    ``predictions.parquet`` holds ``patch_id, slide, label, alteration, strength, draw, prob_<model>``, a row a patch
-    and alteration; strength 0 is the patches as they are.
+    ``predictions.parquet`` has the columns ``patch_id, slide, label, alteration, strength, draw, prob_<model>`` and one
+    row per patch and alteration. Strength 0 means the original patches.
 
     Returns
     -------
     dict from str to int
-        How many patches were judged, of how many slides, beside how many others.
+        Number of predicted patches, of their slides, and of the other patches.
     """
     patches, bundle = patches_of(run), models_of(run)
     sample = choose_sample(patches.table, run.config.seed)
     table = patches.table.iloc[sample.rows].reset_index(drop=True)
     pixels = np.asarray(patches.pixels[sample.rows])
-    chosen = alterations(slide_names(table), _divide_slides(run), run.config.seed)
-    shown = table.iloc[: sample.judged][["patch_id", "slide", "label"]]
+    chosen = alterations(slide_names(table), _group_slides(run), run.config.seed)
+    predicted = table.iloc[: sample.n_predicted][["patch_id", "slide", "label"]]
     parts = []
     with open_predictor(bundle, list(bundle.index["models"])) as predictor:
-        judge = partial(_judge, run, predictor, table["slide"], sample.judged)
+        predict = partial(_predict, run, predictor, table["slide"], sample.n_predicted)
         with run.screen.progress("altered stains", len(chosen) * len(pixels)) as progress:
             for number, alter in enumerate(chosen):
-                said = judge(alter(pixels), folder / f"work-{number}", progress)
-                how = shown.assign(alteration=alter.kind, strength=alter.strength, draw=alter.draw)
-                parts.append(how.assign(**said))
+                probabilities = predict(alter(pixels), folder / f"work-{number}", progress)
+                part = predicted.assign(alteration=alter.kind, strength=alter.strength, draw=alter.draw)
+                parts.append(part.assign(**probabilities))
     pd.concat(parts, ignore_index=True).to_parquet(folder / PREDICTIONS, index=False)
     for number in range(len(chosen)):
         shutil.rmtree(folder / f"work-{number}")
-    slides = len(set(slide_names(shown)))
-    return {"patches": sample.judged, "slides": slides, "beside": len(pixels) - sample.judged}
+    slides = len(set(slide_names(predicted)))
+    return {"patches": sample.n_predicted, "slides": slides, "beside": len(pixels) - sample.n_predicted}
 
 
-def _judge(
+def _predict(
     run: Run,
     predictor: Predictor,
     slides: pd.Series,
-    judged: int,
+    n_predicted: int,
     pixels: np.ndarray,
     folder: Path,
     progress: Callable[[int], None],
 ) -> dict[str, np.ndarray]:
-    """Probability of each judged patch by every model, ``prob_<model>`` to ndarray of shape (judged,), float64.
+    """Probabilities of the first ``n_predicted`` patches by every model, by column name ``prob_<model>``, float64.
 
-    The other patches are there for slide context to compare with.
+    The other patches only serve as the slide's reference for models in slide context.
     """
-    alone = [name for name in predictor.members if not needs_slides(name)]
-    places = [predictor.members.index(name) for name in alone]
-    # Where stains are altered, slides are normalised by what they look like then.
-    shown = StainedPixels(
+    single = [name for name in predictor.members if not needs_slides(name)]
+    indices = [predictor.members.index(name) for name in single]
+    # Slides are stain-normalised by their altered stains.
+    stained = StainedPixels(
         pixels, stains_of(stain_sums(pixels), known_slides(slides), pixels.shape[1] * pixels.shape[2])
     )
 
-    def by_itself(some: StainedPixels) -> np.ndarray:
-        values = predictor(some.pixels, some.stains)
-        return np.concatenate([values.members[:, places], values.table[:, predictor.compared]], axis=1)
+    def predict_patches(batch: StainedPixels) -> np.ndarray:
+        values = predictor(batch.pixels, batch.stains)
+        return np.concatenate([values.members[:, indices], values.table[:, predictor.compared]], axis=1)
 
-    def compared(some: StainedPixels) -> np.ndarray:
-        return predictor.features(some.pixels, some.stains, compared_only=True)[:, predictor.compared]
+    def reference_columns(batch: StainedPixels) -> np.ndarray:
+        return predictor.features(batch.pixels, batch.stains, compared_only=True)[:, predictor.compared]
 
     options: dict[str, Any] = {"shard_size": SHARD, "prefer": "threads", "workers": _threads(run), "progress": progress}
-    judging = len(alone) + predictor.width
-    values = extract_shards(by_itself, shown[:judged], folder / "judged", judging, dtype=np.float64, **options)
-    said = {f"prob_{name}": np.asarray(values[:, number]) for number, name in enumerate(alone)}
+    width = len(single) + predictor.width
+    values = extract_shards(
+        predict_patches, stained[:n_predicted], folder / "judged", width, dtype=np.float64, **options
+    )
+    probabilities = {f"prob_{name}": np.asarray(values[:, number]) for number, name in enumerate(single)}
     if predictor.width:
-        beside = extract_shards(compared, shown[judged:], folder / "beside", predictor.width, **options)
-        table = np.concatenate([values[:, len(alone) :].astype(np.float32), beside])
-        said |= {f"prob_{name}": found for name, found in _in_context(predictor, table, slides, judged).items()}
-    said = {f"prob_{name}": said[f"prob_{name}"] for name in predictor.members if f"prob_{name}" in said}
+        others = extract_shards(reference_columns, stained[n_predicted:], folder / "beside", predictor.width, **options)
+        table = np.concatenate([values[:, len(single) :].astype(np.float32), others])
+        in_context = _predict_in_context(predictor, table, slides, n_predicted)
+        probabilities |= {f"prob_{name}": probability for name, probability in in_context.items()}
+    names = [f"prob_{name}" for name in predictor.members]
+    probabilities = {name: probabilities[name] for name in names if name in probabilities}
     if run.has("ensemble"):
-        # A few patches of each slide are judged: too few for their mean to say what it says of a slide.
+        # The heat-map blend uses no slide means: a few sampled patches estimate the mean of their slide poorly.
         blend = choose_blends(predictor.bundle, tiled=True)[0]
-        said["prob_ensemble"] = blend.combine(np.column_stack([said[f"prob_{name}"] for name in blend.members]))
-    return said
+        columns = np.column_stack([probabilities[f"prob_{name}"] for name in blend.members])
+        probabilities["prob_ensemble"] = blend.combine(columns)
+    return probabilities
 
 
-def _in_context(predictor: Predictor, table: np.ndarray, slides: pd.Series, judged: int) -> dict[str, np.ndarray]:
-    """Probability of the first ``judged`` patches by each member that compares them with the rest of their slide."""
+def _predict_in_context(
+    predictor: Predictor, table: np.ndarray, slides: pd.Series, n_predicted: int
+) -> dict[str, np.ndarray]:
+    """Probability of the first ``n_predicted`` patches by each member in slide context."""
     names = pd.Series(known_slides(slides))
-    parts = [*names.groupby(names).indices.values(), *np.flatnonzero(names.isna())[:, None]]
-    found = {name: np.empty(judged) for name in predictor.members if needs_slides(name)}
-    for rows in parts:
-        inside = rows[rows < judged]
-        if len(inside):
+    by_slide = [*names.groupby(names).indices.values(), *np.flatnonzero(names.isna())[:, None]]
+    probabilities = {name: np.empty(n_predicted) for name in predictor.members if needs_slides(name)}
+    for rows in by_slide:
+        predicted = rows[rows < n_predicted]
+        if len(predicted):
             reference = predictor.reference(partial(np.take, table[rows], axis=1), len(rows))
-            for name, probability in predictor.within_slide(table[inside], reference).items():
-                found[name][inside] = probability
-    return found
+            for name, probability in predictor.within_slide(table[predicted], reference).items():
+                probabilities[name][predicted] = probability
+    return probabilities
 
 
 def _threads(run: Run) -> int:
-    """Threads that predict: ONNX Runtime gets one session for each of ours; Keras runs its own."""
+    """Number of prediction threads: with ONNX Runtime one session per worker; Keras uses its own threads."""
     engines = [run.step(name).manifest["notes"]["engine"] for name in ("embeddings", "cnn") if run.has(name)]
     return run.workers if all(engine["name"] == "onnx" for engine in engines) else 1
 
 
 def stain_view(run: Run, folder: Path, predictions: pd.DataFrame, steps: pd.DataFrame) -> StainView:
-    """What the report shows of stain: groups of slides, who tells them apart, and what shifted stains do.
+    """Content of the stain section: groups of slides, families that predict the group, and shifted stains.
 
     Parameters
     ----------
     run : Run
     folder : Path
-        With the predictions of altered patches, where there are any.
+        Contains the predictions of altered patches, if there are any.
     predictions : DataFrame
         ``patch_id, slide, split, label, prob_<model>`` of every model.
     steps : DataFrame
@@ -274,30 +281,30 @@ def stain_view(run: Run, folder: Path, predictions: pd.DataFrame, steps: pd.Data
         shifted = shift_curves(pd.read_parquet(folder / PREDICTIONS), models, thresholds, **options)
     trained = run.config.cnn.jitter if run.has("cnn") and run.config.cnn.stain == "jitter" else 0.0
     view = StainView(shifted=shifted, absent=why_no_probe(patches_of(run).table), trained=trained)
-    groups = _divide_slides(run)
+    groups = _group_slides(run)
     if groups is None:
         return view
     rungs = [model for model in models if split_model_name(model)[0] not in ALONE]
     slides = patches_of(run).table["slide"].astype(object)
     families = []
     for name, step in feature_tables(run).items():
-        if name.endswith(NORMALISED):  # whose stains tell slides apart no longer
+        if name.endswith(NORMALISED):  # normalised stains no longer distinguish slides
             continue
         values, columns = read_values(step.folder)
-        if (found := stain_families(values, columns, groups, slides, **options)) is not None:
-            families.append(found)
-    told = pd.concat(families).sort_values("auc", ascending=False, kind="stable") if families else None
+        if (table := stain_families(values, columns, groups, slides, **options)) is not None:
+            families.append(table)
+    ranked = pd.concat(families).sort_values("auc", ascending=False, kind="stable") if families else None
     return replace(
         view,
         groups=groups,
         scores=group_table(groups, predictions, rungs, **options),
         slides=group_slides(groups, predictions, rungs),
-        families=None if told is None else told.reset_index(drop=True),
+        families=None if ranked is None else ranked.reset_index(drop=True),
     )
 
 
-def _divide_slides(run: Run) -> StainGroups | None:
-    """Slides in two by their stain; None where it cannot be told."""
+def _group_slides(run: Run) -> StainGroups | None:
+    """Group the slides by stain; None if this is not possible."""
     if not run.has("features"):
         return None
     values, columns = read_values(run.step("features").folder)

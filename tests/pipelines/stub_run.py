@@ -1,4 +1,4 @@
-"""A run whose steps are finished already, wherever their folders are."""
+"""A run whose steps are already finished, in any folders."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,15 +10,15 @@ from histoblend.pipelines.runtime.screen import Screen
 
 
 class StubRun:
-    """Stands for a run.
+    """Replacement for a run.
 
     Parameters
     ----------
     config : Config
     steps : mapping from str to Path or (Path, dict)
-        Folder of each step that it has, and its manifest.
+        Folder of each existing step, and its manifest.
     **opened
-        What was read of these steps, by the name that readers keep it under.
+        Cached results of readers, by the name of the cache entry.
     """
 
     def __init__(self, config: Any, steps: Mapping[str, Any], **opened: Any) -> None:
@@ -36,7 +36,7 @@ class StubRun:
 
 
 class StoredHeads:
-    """Stands for the models of a run: heads in a folder."""
+    """Replacement for the models of a run: heads in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""The public API: what docs/api.md shows runs, predictions are those of the command, and importing it loads nothing."""
+"""The public API: the examples of docs/api.md run, predictions equal those of the command, imports are light."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ SMALL += ["heads.features=['handcrafted','embeddings','both-normalised']"]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A finished run in ``runs/mine`` of a folder."""
-    made = plan_run(load_config(ROOT / "configs" / "phantom.toml", SMALL), tmp_path_factory.mktemp("here") / "runs")
-    baseline(made)
-    return made
+    """A finished run in the subfolder ``runs/mine``."""
+    finished = plan_run(load_config(ROOT / "configs" / "phantom.toml", SMALL), tmp_path_factory.mktemp("here") / "runs")
+    baseline(finished)
+    return finished
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def predictor(run: Run) -> histoblend.Predictor:
     return histoblend.Predictor.load(run.folder / "bundle", workers=2)
 
 
-def test_every_example_of_the_page_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_example_of_the_api_page_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run.root.parent)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "api.md").read_text(encoding="utf-8"), re.DOTALL)
     assert len(blocks) == 5
@@ -57,7 +57,7 @@ def test_every_example_of_the_page_runs(run: Run, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("model", ["", "logistic_both-normalised"])
-def test_predictions_are_those_of_the_command(run: Run, tmp_path: Path, model: str) -> None:
+def test_predictions_equal_those_of_the_command(run: Run, tmp_path: Path, model: str) -> None:
     table = patches_of(run).table.query("split == 'test'")
     pixels = np.asarray(patches_of(run).pixels[table.index])
     for name, patch in zip(table["patch_id"], pixels, strict=True):
@@ -68,12 +68,12 @@ def test_predictions_are_those_of_the_command(run: Run, tmp_path: Path, model: s
     predict_folder(run.folder / "bundle", tmp_path / "in", tmp_path / "out.csv", **options)
     expected = pd.read_csv(tmp_path / "out.csv", dtype={"id": str}, keep_default_na=False).set_index("id")
     predictor = histoblend.Predictor.load(run.folder / "bundle", model=model)
-    found = predictor.predict(pixels, slides=table["slide"].tolist())
+    predictions = predictor.predict(pixels, slides=table["slide"].tolist())
     expected = expected.loc[table["patch_id"]].reset_index(drop=True)
-    pd.testing.assert_frame_equal(found, expected, check_exact=True)
+    pd.testing.assert_frame_equal(predictions, expected, check_exact=True)
 
 
-def test_slides_help_and_are_not_needed(run: Run, predictor: histoblend.Predictor) -> None:
+def test_slides_are_optional_and_change_predictions(run: Run, predictor: histoblend.Predictor) -> None:
     assert predictor.models == ["logistic_handcrafted", "logistic_embeddings", "logistic_both-normalised"]
     table = patches_of(run).table.query("split == 'test'")
     pixels = patches_of(run).pixels[table.index]
@@ -85,7 +85,7 @@ def test_slides_help_and_are_not_needed(run: Run, predictor: histoblend.Predicto
     assert rare["label"].tolist() == unknown["label"].tolist()
 
 
-def test_what_does_not_fit_is_refused_in_words(run: Run, predictor: histoblend.Predictor) -> None:
+def test_invalid_input_is_refused_with_a_message(run: Run, predictor: histoblend.Predictor) -> None:
     patches = np.zeros((6, 96, 96, 3), np.uint8)
     for wrong in (patches.astype(np.float32), patches[:, :64, :64], patches[0]):
         with pytest.raises(InputError, match=r"patches must be uint8 RGB of shape \(n, 96, 96, 3\); got"):
@@ -100,45 +100,45 @@ def test_what_does_not_fit_is_refused_in_words(run: Run, predictor: histoblend.P
         histoblend.Predictor.load(run.folder)
 
 
-def test_small_slides_warn(predictor: histoblend.Predictor) -> None:
+def test_small_slides_give_a_warning(predictor: histoblend.Predictor) -> None:
     patches = np.random.default_rng(0).integers(0, 256, (8, 96, 96, 3), dtype=np.uint8)
     with pytest.warns(UserWarning, match="8 patches are in slides of fewer than 16 patches"):
         predictor.predict(patches, ["one"] * 8)
 
 
 def test_tables_of_a_run(run: Run) -> None:
-    read = histoblend.read_run(run.folder)
-    assert read.features().shape[0] == len(read.predictions) == 200
-    assert read.features().index.tolist() == read.predictions["patch_id"].tolist()
-    assert any(name.startswith("colour_mean") for name in read.features())
-    assert read.embeddings().shape == (200, 1280)
-    assert {"oof", "test"} == set(read.ladder["split"])
+    tables = histoblend.read_run(run.folder)
+    assert tables.features().shape[0] == len(tables.predictions) == 200
+    assert tables.features().index.tolist() == tables.predictions["patch_id"].tolist()
+    assert any(name.startswith("colour_mean") for name in tables.features())
+    assert tables.embeddings().shape == (200, 1280)
+    assert {"oof", "test"} == set(tables.ladder["split"])
     with pytest.raises(InputError, match=r"expected predictions\.parquet of a finished run; there is none"):
         histoblend.read_run(run.root)
 
 
 def test_audit_finds_planted_faults() -> None:
-    made = phantom(60, slides=6, seed=0)
-    patches = made.render(0, 60).copy()
+    planned = phantom(60, slides=6, seed=0)
+    patches = planned.render(0, 60).copy()
     patches[3], patches[7] = patches[5][::-1], patches[6]
     patches[8] = 250
-    labels = made.table["label"].to_numpy().copy()
+    labels = planned.table["label"].to_numpy().copy()
     labels[7] = 1 - labels[6]
-    found = histoblend.audit(patches, labels, made.table["slide"].tolist())
-    assert found.loc[[6, 7], "exact_duplicate"].any()
-    assert found.loc[[3, 5], "near_duplicate"].all()
-    assert found.loc[[6, 7], "contradictory"].all()
-    assert found.loc[8, "blank"]
-    alone = histoblend.audit(patches)
-    assert "label" not in alone
-    assert not alone["contradictory"].any()
+    audited = histoblend.audit(patches, labels, planned.table["slide"].tolist())
+    assert audited.loc[[6, 7], "exact_duplicate"].any()
+    assert audited.loc[[3, 5], "near_duplicate"].all()
+    assert audited.loc[[6, 7], "contradictory"].all()
+    assert audited.loc[8, "blank"]
+    without_labels = histoblend.audit(patches)
+    assert "label" not in without_labels
+    assert not without_labels["contradictory"].any()
     with pytest.raises(ValueError, match="labels must have one entry per patch, 60; got 2"):
         histoblend.audit(patches, [0, 1])
     with pytest.raises(ValueError, match="patches must be uint8 RGB"):
         histoblend.audit(patches.astype(float))
 
 
-def test_importing_it_loads_no_library() -> None:
+def test_importing_the_package_loads_no_library() -> None:
     code = "import sys, histoblend; print(histoblend.__version__, *{'numpy', 'keras', 'sklearn'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == [histoblend.__version__]

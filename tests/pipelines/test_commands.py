@@ -1,4 +1,4 @@
-"""The whole road on small data: stable outputs, reuse, determinism, no leak, and every bad input."""
+"""Whole runs on small data: stable outputs, reuse, determinism, no leak, and bad input."""
 
 import json
 import subprocess
@@ -24,8 +24,8 @@ from tests.golden.recompute import recompute
 from tests.pipelines.fits import local, opened
 
 SMALL = ["data.n=240", "data.slides=16", "split.folds=3", "report.draws=200", "report.repeats=2", "data.difficulty=0.2"]
-SMALL += ["embeddings.backbone=efficientnet-lite0", "embeddings.size=96", "embeddings.stages=1"]  # the quickest
-FAMILIES = ("colour", "stain", "lbp", "nuclei")  # fits of each family alone are most of a run's
+SMALL += ["embeddings.backbone=efficientnet-lite0", "embeddings.size=96", "embeddings.stages=1"]  # the fastest
+FAMILIES = ("colour", "stain", "lbp", "nuclei")  # few, because most fits of a run are those of single families
 SMALL += [f"features.families={list(FAMILIES)}", "final.refit=train"]
 
 
@@ -36,13 +36,13 @@ def phantom_run(root, *settings, name="small"):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished baseline on a small phantom, two workers."""
+    """A finished baseline run on a small phantom, with two workers."""
     run = phantom_run(tmp_path_factory.mktemp("runs"), "engine.workers=2")
     baseline(run)
     return run
 
 
-def test_the_stable_outputs_are_there(finished):
+def test_the_stable_outputs_exist(finished):
     predictions = pd.read_parquet(finished.folder / "predictions.parquet")
     models = [
         f"{head}_{rung}"
@@ -72,9 +72,9 @@ def test_the_ladder_agrees_with_scikit_learn_on_the_predictions(finished):
 
 
 def test_an_independent_script_recomputes_the_reports_numbers(finished):
-    found = recompute(pd.read_parquet(finished.folder / "predictions.parquet"), finished.folder / "7-report")
-    assert found.faults == []
-    assert found.compared > 2000
+    recomputed = recompute(pd.read_parquet(finished.folder / "predictions.parquet"), finished.folder / "7-report")
+    assert recomputed.faults == []
+    assert recomputed.compared > 2000
     card = (finished.folder / "bundle" / "MODEL_CARD.md").read_text(encoding="utf-8")
     text = (finished.folder / "7-report" / "report.html").read_text(encoding="utf-8")
     assert card.splitlines()[2].partition("commit ")[2].partition(".")[0] in text
@@ -82,7 +82,7 @@ def test_an_independent_script_recomputes_the_reports_numbers(finished):
         assert name in set(pd.read_csv(finished.folder / "7-report" / "artefacts.csv").file)
 
 
-def test_the_bundle_gives_the_test_predictions(finished):
+def test_the_bundle_reproduces_the_test_predictions(finished):
     bundle = open_bundle(finished.folder / "bundle")
     index = bundle.index
     predictions = pd.read_parquet(finished.folder / "predictions.parquet")
@@ -95,13 +95,13 @@ def test_the_bundle_gives_the_test_predictions(finished):
         np.testing.assert_allclose(probability, predictions.loc[test, f"prob_{model}"], atol=1e-12)
 
 
-def test_again_everything_is_reused_and_said(finished, capsys):
+def test_a_second_run_reuses_every_step_and_says_so(finished, capsys):
     before = (finished.folder / "predictions.parquet").read_bytes()
     again = plan_run(finished.config, finished.root)
     baseline(again)
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for step in ("prepare", "features", "embeddings", "heads", "report"):
-        assert f"{step}: up to date (240 rows, " in said
+        assert f"{step}: up to date (240 rows, " in output
     assert (finished.folder / "predictions.parquet").read_bytes() == before
 
 
@@ -123,7 +123,7 @@ def test_another_configuration_is_refused(finished):
         one_step(run, "prepare")
 
 
-def test_every_manifest_tells_where_it_came_from(finished):
+def test_every_manifest_records_its_origin(finished):
     for step in ("1-patches", "2-features", "3-embeddings", "4-heads", "7-report"):
         manifest = json.loads((finished.folder / step / "manifest.json").read_text())
         assert manifest["rows"] == 240
@@ -135,7 +135,7 @@ def test_every_manifest_tells_where_it_came_from(finished):
     assert manifest["inputs"].keys() == steps | {"configuration"}
 
 
-def test_the_report_is_made_again_where_it_would_show_another_setting():
+def test_the_report_is_rebuilt_if_a_shown_setting_changes():
     one, two, same = (
         plan_run(load_config(ROOT / "configs" / "phantom.toml", given), ROOT)
         for given in (["cnn.epochs=3"], ["cnn.epochs=4"], ["cnn.epochs=3", "engine.workers=1", "track=mlflow"])
@@ -164,36 +164,36 @@ def grouped_table(slides=15, each=20, seed=0):
 
 @pytest.mark.parametrize("head", ["logistic", "xgboost"])
 @pytest.mark.parametrize("held_out", [0, 1, 2, -1])
-def test_no_head_sees_a_held_out_slide(head, held_out):
-    """Whatever the labels and columns of a held-out fold are: what is predicted for it, or without it, stays."""
+def test_no_head_uses_a_held_out_slide(head, held_out):
+    """Labels and columns of a held-out fold do not change predictions for it or without it."""
     table = grouped_table()
     values = np.random.default_rng(1).normal(size=(len(table), 6)).astype(np.float32)
     values[:, 0] += table["label"]
     inside = (table["fold"] == held_out).to_numpy()
     half = inside & (np.cumsum(inside) % 2 == 0)
     first, *_ = out_of_fold(head, local(values), table, seed=0)
-    spoilt = table.assign(label=np.where(inside, 1 - table["label"], table["label"]))
-    second, *_ = out_of_fold(head, local(values), spoilt, seed=0)
-    # The held-out rows' own predictions come from models that never saw their labels.
+    flipped = table.assign(label=np.where(inside, 1 - table["label"], table["label"]))
+    second, *_ = out_of_fold(head, local(values), flipped, seed=0)
+    # Predictions of held-out rows come from models that were not fitted on their labels.
     np.testing.assert_array_equal(first[inside], second[inside])
     others = values.copy()
     others[half] = 1e3
     third, *_ = out_of_fold(head, local(others), table, seed=0)
-    # Nor does their model know the columns of other held-out rows: a scaler over them would move these.
+    # Their model does not use the columns of other held-out rows either: a scaler fitted on them would change these.
     np.testing.assert_array_equal(first[inside & ~half], third[inside & ~half])
     assert (first[half] != third[half]).any()
     test = (table["fold"] == -1).to_numpy()
     if held_out == -1:
-        # No training slide's prediction depends on anything in the test slides: scaler, strength, stopping included.
+        # Predictions of training slides do not depend on the test slides: scaler, strength or early stopping.
         np.testing.assert_array_equal(first[~test], third[~test])
         np.testing.assert_array_equal(first[~test], second[~test])
     else:
-        # The check can fail: a training fold's labels do reach the other folds and the refit.
+        # The change did take effect: labels of a training fold influence the other folds and the refit.
         assert (first[test] != second[test]).any()
 
 
 @pytest.mark.parametrize("head", ["logistic", "xgboost"])
-def test_refits_without_a_group_see_neither_it_nor_the_held_out_slides(head):
+def test_refits_without_a_group_use_neither_it_nor_the_held_out_slides(head):
     table = grouped_table()
     values = np.random.default_rng(1).normal(size=(len(table), 6)).astype(np.float32)
     values[:, :2] += 1.5 * table["label"].to_numpy()[:, None]
@@ -201,17 +201,17 @@ def test_refits_without_a_group_see_neither_it_nor_the_held_out_slides(head):
     test = (table["split"] == "test").to_numpy()
     first = refit_without([head], local(values), groups, table, seed=0)
     assert list(first) == [f"{head}_handcrafted_without_{name}" for name in groups]
-    scores = {name: roc_auc_score(table["label"][test], found) for name, found in first.items()}
+    scores = {name: roc_auc_score(table["label"][test], probability) for name, probability in first.items()}
     assert scores[f"{head}_handcrafted_without_signal"] < 0.65 < 0.8 < scores[f"{head}_handcrafted_without_noise"]
     half = np.flatnonzero(test)[::2]
-    spoilt, turned = values.copy(), table.copy()
-    spoilt[half] = 1e3
-    turned.loc[test, "label"] = 1 - turned.loc[test, "label"]
-    second = refit_without([head], local(spoilt, 2), groups, turned, seed=0)
+    changed, flipped = values.copy(), table.copy()
+    changed[half] = 1e3
+    flipped.loc[test, "label"] = 1 - flipped.loc[test, "label"]
+    second = refit_without([head], local(changed, 2), groups, flipped, seed=0)
     without = f"{head}_handcrafted_without_noise"
     np.testing.assert_array_equal(first[without][1::2], second[without][1::2])
     assert (first[without][::2] != second[without][::2]).any()
-    # What was left out has no say; what stayed has.
+    # Columns that were left out have no influence; the others do.
     other = values.copy()
     other[:, [2, 3, 4]] += 5 * table["label"].to_numpy()[:, None]
     third = refit_without([head], local(other), groups, table, seed=0)
@@ -220,16 +220,16 @@ def test_refits_without_a_group_see_neither_it_nor_the_held_out_slides(head):
     assert roc_auc_score(table["label"][test], third[signal]) > 0.95
 
 
-def test_a_group_that_is_everything_is_not_left_out():
+def test_a_group_of_all_columns_is_not_left_out():
     columns = ["colour_mean_red_whole", "colour_mean_red_centre", "colour_q05_red_centre"]
     assert left_out_groups(columns) == {"whole": [0], "centre": [1, 2]}
 
 
-def test_what_every_fit_says_of_its_columns_is_stored(finished):
-    said = pd.read_parquet(finished.step("heads").folder / "fitted.parquet")
-    assert list(said) == ["model", "fold", "measure", "feature", "value"]
-    assert said["value"].dtype == np.float32
-    for model, part in said.groupby("model"):
+def test_the_built_in_importances_of_every_fit_are_stored(finished):
+    stored = pd.read_parquet(finished.step("heads").folder / "fitted.parquet")
+    assert list(stored) == ["model", "fold", "measure", "feature", "value"]
+    assert stored["value"].dtype == np.float32
+    for model, part in stored.groupby("model"):
         assert set(part["fold"]) == {-1, 0, 1, 2}
         assert set(part["measure"]) == ({"gain", "cover"} if model.startswith("xgboost") else {"coefficient"})
         sums = part.groupby(["fold", "measure"])["value"].sum()
@@ -251,8 +251,8 @@ def test_prevalence_is_the_share_among_the_other_folds():
 
 
 @pytest.mark.parametrize("head", ["logistic", "xgboost"])
-def test_columns_that_only_tell_slides_apart_gain_nothing(head):
-    """Labels that follow slides and columns that name slides: random folds score far above one half."""
+def test_columns_that_only_identify_slides_gain_nothing(head):
+    """Labels depend on the slide, and columns identify it: only random folds score far above 0.5."""
     rng = np.random.default_rng(2)
     table = grouped_table(slides=45, each=20, seed=4)
     share = np.repeat(rng.permutation(np.linspace(0.05, 0.95, 45)), 20)
@@ -266,25 +266,25 @@ def test_columns_that_only_tell_slides_apart_gain_nothing(head):
     scattered = table.assign(fold=np.where(train, np.arange(900) % 3, -1))
     leaky, *_ = out_of_fold(head, local(values), scattered, seed=0)
     assert roc_auc_score(table["label"][train], by_slide[train]) < 0.65
-    # The trap is real: boosting falls into it (logistic regression, penalised on other slides, does not).
+    # Random folds do leak for boosting, but not for logistic regression, whose penalty is chosen on other slides.
     assert head == "logistic" or roc_auc_score(table["label"][train], leaky[train]) > 0.7
 
 
-def test_turning_the_test_labels_changes_nothing_that_was_learned(finished, tmp_path):
-    """Through the whole run: out-of-fold and test predictions and thresholds stay when held-out labels are turned."""
+def test_flipping_the_test_labels_does_not_change_the_models(finished, tmp_path):
+    """Flipped held-out labels do not change out-of-fold predictions, test predictions or thresholds of a whole run."""
     from histoblend.pipelines.steps.heads import fit_heads
     from histoblend.reports.evaluation.ladder import ladder
 
     before = pd.read_parquet(finished.folder / "predictions.parquet")
     table = patches_of(finished).table
     test = (table["split"] == "test").to_numpy()
-    turned = SimpleNamespace(table=table.assign(label=np.where(test, 1 - table["label"], table["label"])))
-    fit_heads(finished.config, turned, *opened(feature_sets(finished), 2), tmp_path, finished.screen)
+    flipped = SimpleNamespace(table=table.assign(label=np.where(test, 1 - table["label"], table["label"])))
+    fit_heads(finished.config, flipped, *opened(feature_sets(finished), 2), tmp_path, finished.screen)
     after = pd.read_parquet(tmp_path / "predictions.parquet")
     models = [name for name in before if name.startswith("prob_")]
     pd.testing.assert_frame_equal(before[models], after[models], check_exact=True)
     assert (before["label"] != after["label"]).sum() == test.sum()
-    # Refits without a theme or region, and what fits say of their columns, are as blind to the held-out slides.
+    # Refits without a theme or region, and built-in importances, do not depend on the held-out slides either.
     for name in ("dropped.parquet", "fitted.parquet"):
         first, second = (pd.read_parquet(folder / name) for folder in (finished.step("heads").folder, tmp_path))
         pd.testing.assert_frame_equal(first, second, check_exact=True)
@@ -307,15 +307,15 @@ def test_a_truncated_file_is_set_aside_named_and_counted(kaggle_folder, tmp_path
     victim = next((folder / "train").glob("0005*"))
     victim.write_bytes(victim.read_bytes()[:5000])
     run = kaggle(tmp_path, folder)
-    place = one_step(run, "prepare")
-    set_aside = pd.read_csv(place / "set_aside.csv")
+    folder = one_step(run, "prepare")
+    set_aside = pd.read_csv(folder / "set_aside.csv")
     assert set_aside["patch_id"].tolist() == [victim.stem]
     assert "not readable" in set_aside["reason"].iloc[0]
     assert len(patches_of(run).table) == 59
     assert "1 patches were set aside" in capsys.readouterr().out
 
 
-def test_strict_makes_it_fatal(kaggle_folder, tmp_path):
+def test_strict_makes_an_unreadable_patch_fatal(kaggle_folder, tmp_path):
     folder = kaggle_folder()
     next((folder / "train").glob("0005*")).write_bytes(b"")
     with pytest.raises(InputError, match=r"0005.*not an image that can be read .*Fix the file or run without --strict"):
@@ -346,7 +346,7 @@ def test_slide_context_needs_slides_and_never_compares_unmapped_patches(tmp_path
     assert np.abs(np.median(context[:30, 2:], axis=0)).max() < 1e-6
 
 
-def test_changed_images_are_noticed(kaggle_folder, tmp_path, capsys):
+def test_changed_images_are_detected(kaggle_folder, tmp_path, capsys):
     folder = kaggle_folder()
     one_step(kaggle(tmp_path, folder), "prepare")
     victim = next((folder / "train").glob("0005*"))
@@ -377,7 +377,7 @@ def command(*arguments, cwd=ROOT):
         (["--set", "embeddings.backbone=efficientnet-lite9"], "efficientnet-lite0"),
         (["--set", "features.families=['nuclei']"], "features.families leaves that family out"),
         (["--set", "data.slides=6"], "need at least 9 slides; got 6"),
-        (["--set", "heads.heads=['xgboost','xgboost']"], "every name may stand once"),
+        (["--set", "heads.heads=['xgboost','xgboost']"], "must not contain a name twice"),
         (["--runs", "/proc/nowhere"], "error: /proc/nowhere"),
         (["--config", "configs/kaggle.toml"], "error: data.path must name the folder of a kaggle data set"),
         (
@@ -386,7 +386,7 @@ def command(*arguments, cwd=ROOT):
         ),
     ],
 )
-def test_a_foreseeable_fault_is_one_line_and_status_2(arguments, message, tmp_path):
+def test_an_expected_error_is_one_line_and_status_2(arguments, message, tmp_path):
     done = command("features", "--runs", str(tmp_path), *arguments)
     assert done.returncode == 2
     assert message in done.stderr

@@ -1,4 +1,4 @@
-"""`make compare`: which runs it takes, where the page goes, and what it says of runs that it cannot take."""
+"""`make compare`: the runs it accepts, the folder of the page, and the messages for runs it refuses."""
 
 import json
 
@@ -16,7 +16,7 @@ from tests.reports.evaluation.test_pairing import another
 
 
 def finish(folder, predictions, **settings):
-    """Files of a finished run that a comparison reads."""
+    """Write the files of a finished run that a comparison reads."""
     (folder / "7-report").mkdir(parents=True)
     predictions.to_parquet(folder / "predictions.parquet", index=False)
     ladder(predictions, model_names(predictions), draws=20).to_csv(folder / "ladder.csv", index=False)
@@ -37,7 +37,7 @@ def runs(tmp_path):
     return tmp_path
 
 
-def test_two_runs_make_a_page(runs):
+def test_two_runs_are_compared_on_a_page(runs):
     shown = CliRunner().invoke(app, ["compare", "plain", "other", "--runs", str(runs), "--draws", "100"])
     assert shown.exit_code == 0, shown.output
     folder = runs / "compare-plain-other"
@@ -60,7 +60,7 @@ def options(**changes):
     [
         (["plain", "othr"], r"got 'othr'\. Did you mean 'other'\?"),
         (["plain", "zzz"], r"got 'zzz'\. Finished runs: other, plain\."),
-        (["plain", "begun"], r"got 'begun'\. It has not come as far as the report"),
+        (["plain", "begun"], r"got 'begun'\. It has no report yet"),
         (["plain", "../plain"], r"got '\.\./plain'"),
         (["plain"], "2 to 7 different runs; got plain"),
         (["plain", "plain"], "2 to 7 different runs; got plain plain"),
@@ -79,7 +79,7 @@ def test_a_broken_run_is_explained(runs, text):
         compare(["plain", "other"], runs, **options())
 
 
-def test_a_folder_that_holds_something_else_is_left_alone(runs):
+def test_a_folder_with_other_files_is_not_changed(runs):
     keep = runs / "mine" / "letter.txt"
     keep.parent.mkdir()
     keep.write_text("dear")
@@ -88,7 +88,7 @@ def test_a_folder_that_holds_something_else_is_left_alone(runs):
     assert keep.read_text() == "dear"
 
 
-def test_what_systems_leave_behind_fills_no_folder_and_is_no_run(runs):
+def test_files_of_the_operating_system_are_ignored(runs):
     out = runs / "empty"
     for name in ("empty/.DS_Store", "empty/Thumbs.db", ".ipynb_checkpoints/predictions.parquet"):
         (runs / name).parent.mkdir(exist_ok=True)
@@ -105,12 +105,12 @@ def test_an_older_comparison_is_replaced(runs, tmp_path):
     assert not (out / "stale.csv").exists()
 
 
-def test_names_of_folders_are_bounded_and_their_own():
+def test_folder_names_are_limited_and_unique():
     assert folder_name(["a", "b"]) == "compare-a-b"
     names = ["ä" * 60, "b" * 60]
-    longs = {folder_name(names), folder_name(names[::-1]), folder_name([*names, "c"])}
-    assert len(longs) == 3
-    assert all(len(name.encode()) <= LONGEST and name.startswith("compare-") for name in longs)
+    long_names = {folder_name(names), folder_name(names[::-1]), folder_name([*names, "c"])}
+    assert len(long_names) == 3
+    assert all(len(name.encode()) <= LONGEST and name.startswith("compare-") for name in long_names)
 
 
 def test_a_foreign_ladder_is_explained(runs):
@@ -137,11 +137,11 @@ def test_other_pixels_under_the_same_name_are_not_paired(runs):
     assert "common patches have other pixels" in page.read_text(encoding="utf-8")
 
 
-def test_what_a_broken_comparison_left_is_not_taken_along(runs):
+def test_files_of_an_interrupted_comparison_are_removed(runs):
     page = compare(["plain", "other"], runs, **options())
-    left = page.parent.with_name(f".{page.parent.name}.partial")
-    left.mkdir()
-    (left / "stray.csv").write_text("x")
+    partial = page.parent.with_name(f".{page.parent.name}.partial")
+    partial.mkdir()
+    (partial / "stray.csv").write_text("x")
     compare(["plain", "other"], runs, **options())
     assert not (page.parent / "stray.csv").exists()
-    assert not left.exists()
+    assert not partial.exists()

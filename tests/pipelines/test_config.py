@@ -1,4 +1,4 @@
-"""Configuration: every shipped file parses, unknown keys name the nearest, values keep their type."""
+"""Configuration: every shipped file parses, messages name the nearest key, values keep their type."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def test_every_shipped_config_parses(path):
     assert load_config(path).name == path.stem
 
 
-def test_settings_win_over_the_file():
+def test_settings_override_the_file():
     config = load_config(
         CONFIGS[0], ["split.folds=3", "seed=7", 'data.path="2020"', "data.path=/a b/c", "heads.heads=['xgboost']"]
     )
@@ -65,14 +65,14 @@ def test_a_config_is_frozen_and_every_key_is_described():
     assert all(keys.values())
 
 
-def test_described_settings_can_be_given_back():
+def test_described_settings_can_be_parsed_again():
     config = load_config(CONFIGS[0], ["split.folds=3", "data.path=a b", "heads.heads=['xgboost']"])
     lines = list(describe(config))
-    assert "split.folds=3  # folds of the other slides" in lines
+    assert "split.folds=3  # cross-validation folds of the other slides" in lines
     assert load_config(CONFIGS[1], [line.partition("  # ")[0] for line in lines]) == config
 
 
-def test_backbones_and_sizes_may_be_one_or_several():
+def test_backbones_and_sizes_can_be_single_or_several():
     one = load_config(CONFIGS[0], ["embeddings.size=192", "embeddings.backbone=vgg16"]).embeddings
     assert (one.size, one.backbone) == ((192,), ("vgg16",))
     several = load_config(CONFIGS[0], ["embeddings.size=[0, 192]", 'embeddings.backbone=["vgg16", "vgg19"]']).embeddings
@@ -80,7 +80,7 @@ def test_backbones_and_sizes_may_be_one_or_several():
 
 
 @pytest.mark.parametrize("setting", ["size=[96, 96]", "size=8", "centre=1", "size=[]", "backbone=[]", "stages=0"])
-def test_sizes_that_no_network_sees_are_explained(setting):
+def test_invalid_sizes_are_explained(setting):
     with pytest.raises(InputError, match=f"embeddings.{setting.partition('=')[0]}"):
         load_config(CONFIGS[0], [f"embeddings.{setting}"])
 
@@ -92,24 +92,24 @@ def test_workers_are_counted_from_the_cores(monkeypatch, tmp_path, value, expect
     assert plan_run(load_config(Path("phantom"), []), tmp_path).workers == 4
 
 
-def test_no_workers_are_refused():
+def test_zero_workers_are_refused():
     with pytest.raises(
         InputError, match=r"engine\.workers: .*must be a positive number, or -1 for one per core .* got 0"
     ):
         load_config(Path("phantom"), ["engine.workers=0"])
 
 
-def test_the_home_folder_may_be_written_as_a_tilde(monkeypatch):
+def test_the_home_folder_can_be_written_as_a_tilde(monkeypatch):
     monkeypatch.setenv("HOME", "/home/ann")
     keys = ("data.path", "data.slide_map", "embeddings.weights", "cnn.weights")
-    made = load_config(Path("kaggle"), [f"{key}=~/x" for key in keys])
-    assert [getattr(getattr(made, section), key) for section, key in (key.split(".") for key in keys)] == [
+    config = load_config(Path("kaggle"), [f"{key}=~/x" for key in keys])
+    assert [getattr(getattr(config, section), key) for section, key in (key.split(".") for key in keys)] == [
         "/home/ann/x"
     ] * 4
 
 
 @pytest.mark.parametrize(
-    ("argument", "meant"),
+    ("argument", "expected"),
     [
         ("--in=~/x", "--in=/home/ann/x"),
         ("data.path=~/x", "data.path=/home/ann/x"),
@@ -120,6 +120,6 @@ def test_the_home_folder_may_be_written_as_a_tilde(monkeypatch):
         ("--in=~x", "--in=~x"),
     ],
 )
-def test_options_may_begin_with_a_tilde(monkeypatch, argument, meant):
+def test_options_can_begin_with_a_tilde(monkeypatch, argument, expected):
     monkeypatch.setenv("HOME", "/home/ann")
-    assert with_home(argument) == meant
+    assert with_home(argument) == expected

@@ -1,4 +1,4 @@
-"""``make data``: what it brings, and what it says where it cannot."""
+"""``make data``: the downloaded files, and the messages on failure."""
 
 import gzip
 import subprocess
@@ -23,14 +23,17 @@ def command(*arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["pcam"], "error: a folder must be named for the data set"),
+        (["pcam"], "error: expected a folder for the data set"),
         (["imagenet", "--data", "{tmp}"], "kaggle or the path of a zip or tar file; got 'imagenet'"),
         (["", "--data", "{tmp}"], "error: DATASET must be pcam, kaggle or"),
-        (["kaggle", "--data", "{tmp}", "--mirror", "http://127.0.0.1"], "error: a mirror serves DATASET=pcam only"),
+        (
+            ["kaggle", "--data", "{tmp}", "--mirror", "http://127.0.0.1"],
+            "error: a mirror can only be used for DATASET=pcam",
+        ),
         (["{tmp}/no.zip", "--data", "{tmp}/x"], "expected a complete zip or tar file"),
     ],
 )
-def test_a_foreseeable_fault_is_one_line_and_status_2(tmp_path, arguments, message):
+def test_an_expected_error_is_one_line_and_status_2(tmp_path, arguments, message):
     (tmp_path / "no.zip").write_text("no")
     done = command(*[argument.format(tmp=tmp_path) for argument in arguments])
     assert done.returncode == 2
@@ -47,7 +50,7 @@ def test_an_archive_downloaded_by_hand_is_unpacked(tmp_path):
     assert (tmp_path / "there" / "train" / "a.tif").read_bytes() == b"pixels"
 
 
-def test_what_was_downloaded_is_counted_and_unpacked(tmp_path, monkeypatch, capsys):
+def test_downloads_are_counted_and_unpacked(tmp_path, monkeypatch, capsys):
     def deliver(files, folder, *, mirror, progress):
         assert mirror == "http://127.0.0.1/files"
         for file in files:

@@ -1,4 +1,4 @@
-"""`ensemble` from patches to bundle: what it leaves, that the bundle predicts the same, and that noise stays noise."""
+"""`ensemble` from patches to bundle: its outputs, predictions of the bundle, and no result from random labels."""
 
 from dataclasses import replace
 
@@ -35,12 +35,12 @@ SMALL += ["name=small"]
 
 @pytest.fixture(scope="module")
 def permuted(tmp_path_factory):
-    """A finished run on a phantom whose labels were dealt anew: there is nothing to be learned."""
+    """A finished run on a phantom with permuted labels, so that there is nothing to learn."""
     run = plan_run(load_config(ROOT / "configs" / "phantom.toml", SMALL), tmp_path_factory.mktemp("runs"))
     table = patches_of(plan_run(run.config, run.root)).table.copy()
     table["label"] = np.random.default_rng(0).permutation(table["label"].to_numpy())
-    dealt = replace(patches_of(plan_run(run.config, run.root)), table=table)
-    run.open("patches", lambda: dealt)
+    shuffled = replace(patches_of(plan_run(run.config, run.root)), table=table)
+    run.open("patches", lambda: shuffled)
     ensemble(run)
     return run
 
@@ -65,7 +65,7 @@ def test_every_model_is_on_the_ladder_and_in_the_predictions(permuted):
 
 
 @pytest.mark.parametrize("split", ["oof", "test"])
-def test_permuted_labels_leave_nothing_to_be_found(permuted, split):
+def test_permuted_labels_give_chance_level(permuted, split):
     steps = pd.read_csv(permuted.folder / "ladder.csv")
     part = steps[(steps["split"] == split) & (steps["rung"] != "prevalence")]
     assert set(part["rung"]) == {
@@ -77,8 +77,8 @@ def test_permuted_labels_leave_nothing_to_be_found(permuted, split):
         "cnn-context",
         "ensemble",
     }
-    # Resampling few slides gives too narrow an interval; dealt anew, labels do not depend on slides, and the rank sum's
-    # own standard error holds. All models see the same colours and miss one half together.
+    # Resampling few slides gives an interval that is too narrow. Permuted labels do not depend on slides, so the
+    # standard error of the rank sum applies. All models use the same colours, so their errors are correlated.
     labels = patches_of(permuted).table["label"][
         patches_of(permuted).table["split"] == ("train" if split == "oof" else split)
     ]
@@ -90,7 +90,7 @@ def test_permuted_labels_leave_nothing_to_be_found(permuted, split):
 
 
 @pytest.mark.parametrize("model", ["cnn", "logistic_cnn-context", "ensemble"])
-def test_the_bundle_predicts_from_files_what_the_run_did(permuted, tmp_path, model):
+def test_the_bundle_predicts_files_like_the_run(permuted, tmp_path, model):
     predictions = pd.read_parquet(permuted.folder / "predictions.parquet")
     test = predictions[predictions["split"] == "test"].set_index("patch_id")
     (tmp_path / "in").mkdir()
@@ -108,11 +108,11 @@ def test_the_bundle_predicts_from_files_what_the_run_did(permuted, tmp_path, mod
         screen=Screen(),
     )
     assert status == 0
-    found = pd.read_csv(out, dtype={"id": str}).set_index("id")["probability"]
-    np.testing.assert_allclose(found, test.loc[found.index, f"prob_{model}"], atol=1e-6, rtol=0)
+    probability = pd.read_csv(out, dtype={"id": str}).set_index("id")["probability"]
+    np.testing.assert_allclose(probability, test.loc[probability.index, f"prob_{model}"], atol=1e-6, rtol=0)
 
 
-def test_the_report_shows_the_network_and_stays_when_it_is_made_again(permuted):
+def test_the_report_shows_the_network_and_keeps_it_when_rebuilt(permuted):
     members = permuted.folder / "7-report" / "ensemble-members.csv"
     assert "cnn" in pd.read_csv(members)["member"].tolist()
     again = plan_run(permuted.config, permuted.root)
@@ -122,8 +122,8 @@ def test_the_report_shows_the_network_and_stays_when_it_is_made_again(permuted):
     assert members.exists()
 
 
-def test_slides_that_differ_in_nothing_bring_no_gain_between_slides(tmp_path):
-    """Slide names dealt anew inside each fold: what slides share, stain and tumour, goes with no name any more."""
+def test_slides_without_differences_give_no_gain_between_slides(tmp_path):
+    """Slide names are permuted within each fold, so stain and tumour no longer depend on the slide name."""
     settings = [setting for setting in SMALL if not setting.startswith(("cnn.", "ensemble.members"))]
     settings += ["data.difficulty=0.2", "cnn.enabled=false", "features.families=['nuclei']"]
     settings += ["heads.features=['handcrafted','context','in-slide','context-normalised']"]
@@ -135,8 +135,8 @@ def test_slides_that_differ_in_nothing_bring_no_gain_between_slides(tmp_path):
     for fold in table["fold"].unique():
         inside = np.flatnonzero(table["fold"] == fold)
         table.loc[inside, ["slide", "group"]] = table.loc[rng.permutation(inside), ["slide", "group"]].to_numpy()
-    dealt = replace(patches_of(plan_run(run.config, run.root)), table=table)
-    run.open("patches", lambda: dealt)
+    shuffled = replace(patches_of(plan_run(run.config, run.root)), table=table)
+    run.open("patches", lambda: shuffled)
     steps = pd.read_csv(run.step("ladder").folder / "ladder.csv")
     row = steps[(steps["model"] == "ensemble") & (steps["split"] == "oof")].iloc[0]
     assert row["auc"] > 0.75

@@ -1,4 +1,4 @@
-"""The command line's own part: what reaches the terminal, and with which status."""
+"""The command line: terminal output and exit status."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ from histoblend.pipelines import __main__ as command_line
 
 @pytest.fixture
 def main(monkeypatch):
-    """``main`` with an app that calls a function, without handlers of signals."""
+    """``main`` with an app that calls a function, without signal handlers."""
 
     def run(function):
         monkeypatch.setattr(command_line, "app", function)
@@ -29,13 +29,13 @@ def main(monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [UserWarning, RuntimeWarning, FutureWarning, UndefinedMetricWarning])
-def test_warnings_of_libraries_stay_off_the_terminal(main, capfd, kind):
+def test_warnings_of_libraries_are_hidden(main, capfd, kind):
     main(lambda: warnings.warn("The least populated class in y has only 2 members", kind, stacklevel=1))
     assert capfd.readouterr() == ("", "")
     assert os.environ["PYTHONWARNINGS"] == "ignore"  # for workers
 
 
-def test_warnings_are_shown_to_who_asks_python_for_them(main, monkeypatch):
+def test_warnings_are_shown_if_python_is_told_to(main, monkeypatch):
     monkeypatch.setattr(sys, "warnoptions", ["default"])
     with pytest.warns(UserWarning, match="shown"):
         main(lambda: warnings.warn("shown", stacklevel=1))
@@ -53,7 +53,7 @@ def test_warnings_are_shown_to_who_asks_python_for_them(main, monkeypatch):
     ],
     ids=["input", "disk"],
 )
-def test_what_a_user_can_fix_is_one_line_and_status_2(main, capfd, error, line):
+def test_an_error_the_user_can_fix_is_one_line_and_status_2(main, capfd, error, line):
     def fail():
         raise error
 
@@ -64,7 +64,7 @@ def test_what_a_user_can_fix_is_one_line_and_status_2(main, capfd, error, line):
 
 
 @pytest.mark.parametrize("arguments", [["predict", "--bundle", "b", "--in", "i", "--out", "o.csv"], ["heatmap"]])
-def test_no_workers_are_refused(tmp_path, monkeypatch, arguments):
+def test_zero_workers_are_refused(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(command_line.app, [*arguments, "--workers", "0"])
     assert isinstance(done.exception, InputError)

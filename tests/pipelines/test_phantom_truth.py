@@ -1,4 +1,4 @@
-"""Importances against the truth that made the phantom, and the report's word on stain."""
+"""Importances and the stain section agree with the known truth of the phantom."""
 
 from functools import cache
 
@@ -26,7 +26,7 @@ COLUMNS = [column.name for column in families.columns(FAMILIES)]
 
 @cache
 def cohort(confound):
-    """Features and split of a phantom: its tumour nuclei are larger, paler, less regular; stain is the scanner's."""
+    """Features and split of a phantom. Tumour nuclei are larger, paler, less regular; stain depends on the scanner."""
     drawn = plan(confound)
     split = assign_splits(drawn.table, test_share=0.3, folds=3, seed=0)
     return families.compute(drawn.render(0, len(drawn)), FAMILIES), split
@@ -38,28 +38,28 @@ def plan(confound):
 
 @cache
 def altered(confound):
-    """What heads on colour and on nuclei say of held-out patches whose stains were altered; and the section's view."""
+    """The stain view, with predictions of heads on colour and on nuclei for held-out patches with altered stains."""
     values, split = cohort(confound)
     groups = stain_groups(values, COLUMNS, split["label"].to_numpy(), split["slide"])
     train = (split["split"] == "train").to_numpy()
     labels = split["label"].to_numpy()[train]
-    places = {f"logistic_{family}": [i for i, name in enumerate(COLUMNS) if name.startswith(f"{family}_")]
+    columns_of = {f"logistic_{family}": [i for i, name in enumerate(COLUMNS) if name.startswith(f"{family}_")]
               for family in ("colour", "nuclei")}  # fmt: skip
     heads = {
         model: new_head("logistic", 0).fit(values[train][:, columns], labels, patch_groups(split)[train])
-        for model, columns in places.items()
+        for model, columns in columns_of.items()
     }
     sample = choose_sample(split, seed=0)
-    rows = sample.rows[: sample.judged]
+    rows = sample.rows[: sample.n_predicted]
     part = split.iloc[rows].reset_index(drop=True)
     pixels = np.concatenate([plan(confound).render(row, row + 1) for row in rows])
-    found = []
+    tables = []
     for alter in alterations(slide_names(part), groups, seed=0):
-        table_of = families.compute(alter(pixels), FAMILIES)
-        scores = {f"prob_{name}": heads[name].predict_proba(table_of[:, places[name]])[:, 1] for name in heads}
+        features = families.compute(alter(pixels), FAMILIES)
+        scores = {f"prob_{name}": heads[name].predict_proba(features[:, columns_of[name]])[:, 1] for name in heads}
         how = {"alteration": alter.kind, "strength": alter.strength, "draw": alter.draw}
-        found.append(part[["patch_id", "slide", "label"]].assign(**how, **scores))
-    curves = shift_curves(pd.concat(found), list(heads), dict.fromkeys(heads, 0.5), draws=500)
+        tables.append(part[["patch_id", "slide", "label"]].assign(**how, **scores))
+    curves = shift_curves(pd.concat(tables), list(heads), dict.fromkeys(heads, 0.5), draws=500)
     return StainView(
         groups, families=stain_families(values, COLUMNS, groups, split["slide"], draws=200), shifted=curves
     )
@@ -67,12 +67,12 @@ def altered(confound):
 
 @pytest.mark.parametrize("head", ["logistic", "xgboost"])
 @pytest.mark.parametrize(("confound", "leading", "other"), [(0.0, "nuclei", "colour"), (0.9, "colour", "nuclei")])
-def test_the_planted_cause_leads(confound, leading, other, head):
+def test_the_planted_cause_is_most_important(confound, leading, other, head):
     values, split = cohort(confound)
     train = (split["split"] == "train").to_numpy()
     labels, groups = split["label"].to_numpy(), patch_groups(split)
     fitted = new_head(head, 0).fit(values[train], labels[train], groups[train])
-    found, _ = group_permutation(
+    table, _ = group_permutation(
         lambda X: fitted.predict_proba(X)[:, 1],
         values[~train],
         labels[~train],
@@ -80,20 +80,20 @@ def test_the_planted_cause_leads(confound, leading, other, head):
         slide_groups(split["slide"][~train]),
         kind="theme",
     )
-    found = found.set_index("group")
-    assert found.value[leading] > found.value[other] + 0.005, found[["value", "low", "high"]]
-    assert found.low[leading] > 0
+    table = table.set_index("group")
+    assert table.value[leading] > table.value[other] + 0.005, table[["value", "low", "high"]]
+    assert table.low[leading] > 0
 
 
 @pytest.mark.parametrize("head", ["logistic", "xgboost"])
-def test_only_nuclei_are_missed_when_left_out_and_fitted_again(head):
-    """Colour that is unrelated to the label is not missed, whatever the model made of it."""
+def test_only_a_refit_without_nuclei_loses_auc(head):
+    """A refit without colour loses nothing, because colour is unrelated to the label."""
     values, split = cohort(0.0)
     test = (split["split"] == "test").to_numpy()
     units = families.group_columns(COLUMNS, "theme")
     scores = refit_without([head], local(values), units | {"nothing": []}, split, seed=0)
     full, *without = (scores[f"{head}_handcrafted_without_{name}"] for name in ("nothing", *units))
-    found = dropped_importance(
+    table = dropped_importance(
         split["label"].to_numpy()[test],
         full,
         dict(zip(units, without, strict=True)),
@@ -101,41 +101,41 @@ def test_only_nuclei_are_missed_when_left_out_and_fitted_again(head):
         slide_groups(split["slide"][test]),
         kind="theme",
     ).set_index("group")
-    assert found.value.idxmax() == "nuclei"
-    assert found.low["nuclei"] > 0.03, found[["value", "low", "high"]]
-    assert found.value.drop("nuclei").max() < 0.01, found[["value", "low", "high"]]
+    assert table.value.idxmax() == "nuclei"
+    assert table.low["nuclei"] > 0.03, table[["value", "low", "high"]]
+    assert table.value.drop("nuclei").max() < 0.01, table[["value", "low", "high"]]
 
 
 @pytest.mark.parametrize("head", ["logistic", "xgboost"])
-def test_the_centre_leads_where_tumour_lies_on_either_side_of_its_border(head):
-    """Over all patches the whole patch leads: most that hold tumour anywhere hold it in the centre.
+def test_the_centre_is_most_important_for_patches_with_tumour_in_or_around_it(head):
+    """The centre's nuclei distinguish tumour in the centre (positive) from tumour only around it (negative).
 
-    Among patches that hold tumour, in the centre (positive) or around it only (negative), the centre's nuclei decide.
+    Over all patches the whole patch is most important, because most patches with tumour have it in the centre.
     """
     values, split = cohort(0.0)
     train = (split["split"] == "train").to_numpy()
     labels, groups = split["label"].to_numpy(), patch_groups(split)
     fitted = new_head(head, 0).fit(values[train], labels[train], groups[train])
-    judged = ~train & ((labels == 1) | split["tumour_in_ring"].to_numpy(dtype=bool))
-    found, _ = group_permutation(
+    with_tumour = ~train & ((labels == 1) | split["tumour_in_ring"].to_numpy(dtype=bool))
+    table, _ = group_permutation(
         lambda X: fitted.predict_proba(X)[:, 1],
-        values[judged],
-        labels[judged],
+        values[with_tumour],
+        labels[with_tumour],
         families.group_columns(COLUMNS, "region"),
-        slide_groups(split["slide"][judged]),
+        slide_groups(split["slide"][with_tumour]),
         kind="region",
     )
-    found = found.set_index("group")
-    assert found.value.idxmax() == "centre", found[["value", "low", "high"]]
-    assert found.low["centre"] > 0.02
-    assert abs(found.value["ring"]) < 0.01
+    table = table.set_index("group")
+    assert table.value.idxmax() == "centre", table[["value", "low", "high"]]
+    assert table.low["centre"] > 0.02
+    assert abs(table.value["ring"]) < 0.01
 
 
-@pytest.mark.parametrize(("confound", "doubted"), [(0.0, False), (0.9, True)])
-def test_stain_is_doubted_where_scanner_and_tumour_go_together(confound, doubted):
+@pytest.mark.parametrize(("confound", "confounded"), [(0.0, False), (0.9, True)])
+def test_stain_is_confounded_if_scanner_and_tumour_are_associated(confound, confounded):
     values, split = cohort(confound)
-    found = stain_groups(values, COLUMNS, split["label"].to_numpy(), split["slide"])
-    assert found.confounded is doubted, found.words()
+    groups = stain_groups(values, COLUMNS, split["label"].to_numpy(), split["slide"])
+    assert groups.confounded is confounded, groups.words()
 
 
 def test_the_stain_groups_are_the_scanners():
@@ -147,41 +147,41 @@ def test_the_stain_groups_are_the_scanners():
 
 
 def changes(view):
-    """Change of AUC of each model where stains were exchanged, and where they were shifted most."""
+    """Change of AUC of each model for exchanged stains and for the largest shift."""
     last = view.shifted[view.shifted.strength >= 0.2]
     return {(row.alteration, row.model): row for row in last.itertuples()}
 
 
-def test_exchanged_stains_turn_a_head_round_that_knows_the_scanner():
-    found = changes(altered(0.9))
-    colour, nuclei = found["restain", "logistic_colour"], found["restain", "logistic_nuclei"]
+def test_exchanged_stains_mislead_a_head_that_relies_on_the_scanner():
+    change_of = changes(altered(0.9))
+    colour, nuclei = change_of["restain", "logistic_colour"], change_of["restain", "logistic_nuclei"]
     assert colour.change_high < -0.1, colour
     assert colour.auc < 0.6
     assert nuclei.change > -0.1
     assert colour.change < nuclei.change - 0.3
 
 
-def test_where_scanner_and_tumour_are_unrelated_nuclei_do_not_mind_any_stain():
-    found = changes(altered(0.0))
+def test_without_confounding_nuclei_are_robust_to_stain():
+    change_of = changes(altered(0.0))
     for alteration in ("shift", "restain"):
-        assert abs(found[alteration, "logistic_nuclei"].change) < 0.03
-    # What colours say of tumour is drowned by such shifts: a loss, but no head is turned round by the other stain.
-    assert found["shift", "logistic_colour"].change_high < 0.0
-    assert found["restain", "logistic_colour"].auc > 0.5
+        assert abs(change_of[alteration, "logistic_nuclei"].change) < 0.03
+    # Large shifts hide the colour of tumour, so AUC falls, but exchanged stains do not reverse a head's ranking.
+    assert change_of["shift", "logistic_colour"].change_high < 0.0
+    assert change_of["restain", "logistic_colour"].auc > 0.5
 
 
-@pytest.mark.parametrize(("confound", "caught"), [(0.0, False), (0.9, True)])
-def test_the_section_catches_the_confounded_phantom(confound, caught):
+@pytest.mark.parametrize(("confound", "reported"), [(0.0, False), (0.9, True)])
+def test_the_section_reports_the_confounded_phantom(confound, reported):
     view = altered(confound)
     rows = [("logistic_handcrafted", "permutation", None, "colour", None, None, None, 0.1, 0.0, 0.05, 0.2)]
     section = stain_section(view, pd.DataFrame(rows, columns=IMPORTANCE_COLUMNS), "logistic_colour")
-    assert view.groups.confounded is caught
+    assert view.groups.confounded is reported
     content = section.content
-    assert content["families"]["words"].endswith("so the doubt is serious.") is caught
+    assert content["families"]["words"].endswith("so the doubt is serious.") is reported
     assert "logistic regression on all handcrafted features loses 0.100" in content["families"]["words"]
     lost = "logistic regression on colour loses" in content["shifts"]["restained"]
-    assert lost or not caught
-    # Colours tell the scanners apart; what the nuclei know of them is less.
+    assert lost or not reported
+    # Colours distinguish the scanners better than nuclei do.
     aucs = view.families.set_index("family").auc
     assert aucs["colour"] > 0.9
     assert aucs["nuclei"] < aucs["colour"]

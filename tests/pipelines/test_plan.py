@@ -1,4 +1,4 @@
-"""The plan: keys of steps cover every module that can change their values, and a change rebuilds what it must."""
+"""The plan: keys of steps cover every module that can change values, and a change rebuilds the right steps."""
 
 import ast
 import shutil
@@ -14,16 +14,16 @@ from histoblend.pipelines.plan import STEPS, plan_run
 from histoblend.pipelines.runtime import provenance
 from histoblend.pipelines.runtime.provenance import ROOT, code_digest, source_files
 
-#: Modules that change no value, so that editing them rebuilds nothing. Each for its reason.
+#: Modules that cannot change values, so that a change in them rebuilds nothing, and the reason for each.
 CHANGE_NO_VALUE = {
     "__init__.py": "the version",
-    "data/errors.py": "words of errors",
-    "data/workers.py": "how much runs at once",
-    "pipelines/config.py": "the settings that count are in the key themselves",
-    "pipelines/run.py": "asks for steps, in whatever way",
+    "data/errors.py": "error messages",
+    "data/workers.py": "number of workers",
+    "pipelines/config.py": "the relevant settings are part of the key",
+    "pipelines/run.py": "only runs the steps",
     "pipelines/runtime/artefacts.py": "keys and manifests",
     "pipelines/runtime/provenance.py": "digests of code and libraries",
-    "pipelines/runtime/resources.py": "room on disk and in memory, which ends a step or does not",
+    "pipelines/runtime/resources.py": "checks of disk and memory, which can only stop a step",
     "pipelines/runtime/screen.py": "terminal output",
     "pipelines/runtime/signals.py": "stopping",
 }
@@ -31,14 +31,14 @@ CHANGE_NO_VALUE = {
 
 @cache
 def imported(module):
-    """Modules of ours that a module imports, wherever in it, but for what only type checkers read."""
+    """Modules of this package that a module imports anywhere, except for type checking only."""
     path = ROOT / f"{module}.py" if (ROOT / f"{module}.py").is_file() else ROOT / module / "__init__.py"
     tree = ast.parse(path.read_text(encoding="utf-8"))
     typing_only = {
         id(inside) for node in ast.walk(tree)
         if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING" for inside in ast.walk(node)
     }  # fmt: skip
-    found = set()
+    modules_ = set()
     for node in ast.walk(tree):
         if id(node) in typing_only:
             continue
@@ -46,27 +46,27 @@ def imported(module):
             package = node.module.removeprefix("histoblend").strip(".").replace(".", "/")
             parts = [f"{package}/{alias.name}".strip("/") for alias in node.names]
             modules = [part for part in parts if (ROOT / f"{part}.py").is_file() or (ROOT / part).is_dir()]
-            found |= set(modules) | ({package} if package and len(modules) < len(parts) else set())
+            modules_ |= set(modules) | ({package} if package and len(modules) < len(parts) else set())
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names if alias.name.startswith("histoblend.")]
-            found |= {name.removeprefix("histoblend.").replace(".", "/") for name in names}
-        # What is imported by its name: heads, and what a cluster's workers call.
+            modules_ |= {name.removeprefix("histoblend.").replace(".", "/") for name in names}
+        # Modules that are imported by name: heads, and functions that cluster workers call.
         if isinstance(node, ast.Constant) and str(node.value).startswith("histoblend."):
             name = str(node.value).partition(":")[0].removeprefix("histoblend.").replace(".", "/")
-            found |= {name} if (ROOT / f"{name}.py").is_file() else set()
-    return frozenset(found)
+            modules_ |= {name} if (ROOT / f"{name}.py").is_file() else set()
+    return frozenset(modules_)
 
 
 def reached(module):
-    """A module and all that it imports, over any number of steps; the exempt ones are not entered."""
-    seen, left = set(), [module]
-    while left:
-        each = left.pop()
-        if each in seen or f"{each}.py" in CHANGE_NO_VALUE:
+    """A module and all modules that it imports directly or indirectly, without the exempt ones."""
+    done, pending = set(), [module]
+    while pending:
+        name = pending.pop()
+        if name in done or f"{name}.py" in CHANGE_NO_VALUE:
             continue
-        seen.add(each)
-        left += imported(each)
-    return {f"{each}.py" if (ROOT / f"{each}.py").is_file() else f"{each}/__init__.py" for each in seen}
+        done.add(name)
+        pending += imported(name)
+    return {f"{name}.py" if (ROOT / f"{name}.py").is_file() else f"{name}/__init__.py" for name in done}
 
 
 @pytest.mark.parametrize("step", STEPS, ids=lambda step: step.name)
@@ -79,7 +79,7 @@ def test_a_key_covers_every_module_that_can_change_its_values(step):
 
 @pytest.fixture
 def other_code(tmp_path, monkeypatch):
-    """A function that lets keys see the package with one of its files changed."""
+    """A function that makes keys refer to a copy of the package with one changed file."""
 
     def change(name):
         copy = tmp_path / name.replace("/", "-") / "histoblend"
@@ -103,13 +103,13 @@ def other_code(tmp_path, monkeypatch):
         ("pipelines/config.py", set()),
     ],
 )
-def test_a_change_touches_the_keys_of_these_steps_only(other_code, name, rebuilt):
+def test_a_change_affects_only_the_keys_of_these_steps(other_code, name, rebuilt):
     before = {step.name: code_digest(step.code) for step in STEPS}
     other_code(name)
     assert {step.name for step in STEPS if code_digest(step.code) != before[step.name]} == rebuilt
 
 
-def test_steps_read_earlier_ones_and_each_has_a_folder_of_its_own():
+def test_steps_read_earlier_steps_and_have_separate_folders():
     names = [step.name for step in STEPS]
     for number, step in enumerate(STEPS):
         assert set(step.reads) <= set(names[:number]), step.name
@@ -117,7 +117,7 @@ def test_steps_read_earlier_ones_and_each_has_a_folder_of_its_own():
     assert all(callable(step.builder) for step in STEPS)
 
 
-def test_a_style_sheet_makes_the_page_again_and_nothing_else(tmp_path, other_code, capsys):
+def test_a_changed_style_sheet_rebuilds_only_the_page(tmp_path, other_code, capsys):
     settings = [
         "data.n=120",
         "data.slides=12",
@@ -136,8 +136,8 @@ def test_a_style_sheet_makes_the_page_again_and_nothing_else(tmp_path, other_cod
     other_code("reports/templates/style.css")
     run = plan_run(config, tmp_path)
     one_step(run, "report")
-    said = capsys.readouterr().out
-    reused = {step.name for step in STEPS if f"{step.name}: up to date" in said}
-    assert "report: rebuilding, its code changed" in said
+    output = capsys.readouterr().out
+    reused = {step.name for step in STEPS if f"{step.name}: up to date" in output}
+    assert "report: rebuilding, its code changed" in output
     assert reused == {step.name for step in STEPS if run.has(step.name)} - {"report"}
     assert page.read_text(encoding="utf-8").count("<section") == text.count("<section")

@@ -6,7 +6,7 @@ from tests.reports.cohorts import make_predictions, model_names
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["slides", "no slides"])
-def test_the_ladder_shows_the_auc_within_slides_where_slides_are_known(known, monkeypatch):
+def test_the_ladder_shows_the_auc_within_slides_if_slides_are_known(known, monkeypatch):
     predictions = make_predictions(2, slides=8, per_slide=20, rungs=("prevalence", "context"), slide_map=known)
     steps = ladder(predictions, model_names(predictions), draws=50)
     tables, lines = {}, []
@@ -25,6 +25,6 @@ def test_the_ladder_shows_the_auc_within_slides_where_slides_are_known(known, mo
     assert any("AUC within slides is missing" in line for line in lines) != known
     if known:
         row = steps[(steps.model == "logistic_context") & (steps.split == "test")].iloc[0]
-        said = f"{row.auc_within:.3f} ({row.auc_within_low:.2f} to {row.auc_within_high:.2f})"
-        assert more[1].loc["logistic_context", "AUC, held-out slides"] == said
+        expected = f"{row.auc_within:.3f} ({row.auc_within_low:.2f} to {row.auc_within_high:.2f})"
+        assert more[1].loc["logistic_context", "AUC, held-out slides"] == expected
         assert more[1].loc["prevalence", "gain within slides"] == ""

@@ -1,4 +1,4 @@
-"""Every kind of data set through ``prepare``: what is written, reused, listed and noticed."""
+"""``prepare`` for every kind of data set: written files, reuse, and detection of changes."""
 
 import gzip
 import json
@@ -31,28 +31,28 @@ def manifest(run):
     return json.loads((run.folder / "1-patches" / "manifest.json").read_text())
 
 
-def test_kaggles_patches_without_labels_get_files_of_their_own(kaggle_folder, tmp_path, capsys):
+def test_kaggles_patches_without_labels_are_stored_separately(kaggle_folder, tmp_path, capsys):
     folder = kaggle_folder()
     shutil.copytree(folder / "train", folder / "test")
     next((folder / "test").glob("0003*")).write_bytes(b"")
     run = run_of("kaggle", tmp_path, folder)
-    place = one_step(run, "prepare")
-    rest = PatchSet.open_unlabelled(place / "unlabelled")
+    prepared = one_step(run, "prepare")
+    rest = PatchSet.open_unlabelled(prepared / "unlabelled")
     assert list(rest.table) == ["patch_id", "slide", "sha256"]
     assert len(rest.table) == len(rest.pixels) == 59
     labelled = patches_of(run).table.set_index("patch_id")["sha256"]
     assert rest.table["sha256"].tolist() == labelled[rest.table["patch_id"]].tolist()
-    set_aside = pd.read_csv(place / "unlabelled" / "set_aside.csv")
+    set_aside = pd.read_csv(prepared / "unlabelled" / "set_aside.csv")
     assert set_aside["patch_id"].str.startswith("0003").tolist() == [True]
     notes = manifest(run)["notes"]
     assert (notes["unlabelled"], notes["unlabelled_set_aside"], notes["set_aside"]) == (60, 1, 0)
-    # A changed file under test/ is noticed like one under train/.
+    # A changed file under test/ is detected, as under train/.
     shutil.copy(next((folder / "test").glob("0004*")), next((folder / "test").glob("0003*")))
     one_step(run_of("kaggle", tmp_path, folder), "prepare")
     assert "prepare: rebuilding, its input changed" in capsys.readouterr().out
 
 
-def test_a_slide_map_elsewhere_is_part_of_the_input(kaggle_folder, tmp_path, capsys):
+def test_a_slide_map_in_another_folder_is_part_of_the_input(kaggle_folder, tmp_path, capsys):
     folder = kaggle_folder()
     other = tmp_path / "other.csv"
     shutil.move(folder / "patch_id_wsi.csv", other)
@@ -100,7 +100,7 @@ def pictures(tmp_path):
     return folder
 
 
-def test_a_folder_of_images_is_prepared_by_the_rules_it_notes(pictures, tmp_path, capsys):
+def test_a_folder_of_images_is_prepared_by_the_recorded_rules(pictures, tmp_path, capsys):
     with pytest.raises(InputError, match=r"which of the classes 'normal', 'stroma', 'tumour' are positive"):
         one_step(run_of("folder", tmp_path, pictures, "data.size=32"), "prepare")
     settings = ["data.size=32", "data.resize=crop", "data.positive=['tumour']"]
@@ -125,7 +125,7 @@ def test_images_of_another_size_are_all_set_aside_with_the_reason(pictures, tmp_
         one_step(run, "prepare")
 
 
-def test_a_test_set_without_scores_ends_the_run_before_decoding(tmp_path, monkeypatch):
+def test_a_test_set_of_one_class_stops_the_run_before_decoding(tmp_path, monkeypatch):
     counts = {"train/normal": 8, "train/tumour": 8, "test/tumour": 3}
     write_images(tmp_path / "data", counts)
     monkeypatch.setattr("histoblend.pipelines.steps.patches.write_pixels", None)
@@ -133,7 +133,7 @@ def test_a_test_set_without_scores_ends_the_run_before_decoding(tmp_path, monkey
         one_step(run_of("folder", tmp_path, tmp_path / "data", "data.size=32"), "prepare")
 
 
-def test_two_slides_of_one_label_each_are_refused_once_they_are_split(tmp_path):
+def test_two_slides_of_one_label_each_are_refused_by_the_split(tmp_path):
     names = write_images(tmp_path / "data", {"images": 24})
     table = pd.DataFrame({"file": names, "label": [0] * 12 + [1] * 12, "slide": ["a"] * 12 + ["b"] * 12})
     table.to_csv(tmp_path / "data" / "labels.csv", index=False)
@@ -143,7 +143,7 @@ def test_two_slides_of_one_label_each_are_refused_once_they_are_split(tmp_path):
 
 
 def write_images(folder, counts):
-    """Write so many images of noise, of 32 × 32 pixels, into each folder; return their paths."""
+    """Write the given number of noise images, 32 × 32 pixels, into each folder, and return their paths."""
     rng, names = np.random.default_rng(0), []
     for name, count in counts.items():
         (folder / name).mkdir(parents=True)

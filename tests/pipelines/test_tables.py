@@ -1,4 +1,4 @@
-"""Sets of columns as files: what they are in memory, put together a piece at a time."""
+"""Sets of columns in files, assembled piece by piece, equal those in memory."""
 
 import json
 
@@ -13,7 +13,7 @@ from histoblend.pipelines.config import load_config
 from histoblend.pipelines.tables import BLOCK, FeatureSets
 from tests import ROOT
 
-#: Sets in slide context but for the network's, whose columns are in no table.
+#: Sets in slide context, except that of the network, whose columns are in no table.
 IN_TABLES = tuple(name for name in BESIDE if name != "cnn-context")
 
 
@@ -26,7 +26,7 @@ def written(folder, values, names):
 
 @pytest.fixture(scope="module")
 def sets(tmp_path_factory):
-    """All sets over 60 patches: some slides, one too small to say anything, some patches without a slide."""
+    """All sets for 60 patches: several slides, one of them too small to trust, and some patches without a slide."""
     root = tmp_path_factory.mktemp("tables")
     pixels = np.random.default_rng(0).integers(0, 256, (60, 48, 48, 3), dtype=np.uint8)
     families = ["colour", "stain"]
@@ -59,10 +59,10 @@ def test_a_set_in_a_file_is_the_set_in_memory(sets, tmp_path, monkeypatch, name)
     assert np.load(path).tobytes() == np.ascontiguousarray(values).tobytes()
     assert sets.columns(name) == names
     assert sets.file(name, tmp_path / "scratch") == path
-    assert [place.name for place in tmp_path.rglob("*.partial")] == []
+    assert [path.name for path in tmp_path.rglob("*.partial")] == []
 
 
-def test_sets_in_slide_context_hold_their_tables_and_the_same_relative_to_the_slide(sets):
+def test_sets_in_slide_context_have_raw_and_relative_columns(sets):
     names, (more, others) = sets.columns("handcrafted"), sets["embeddings"]
     both, columns = sets["both-context"]
     context, in_context = sets["context"]
@@ -74,7 +74,7 @@ def test_sets_in_slide_context_hold_their_tables_and_the_same_relative_to_the_sl
     assert set(columns) == set(in_context) | set(in_embeddings)
     for values, parts in ((context, in_context), (alone, in_embeddings)):
         np.testing.assert_array_equal(both[:, [columns.index(name) for name in parts]], values)
-    # By hand: a trusted slide's column is centred on its median, in units of 1.4826 median absolute deviations.
+    # By hand: a large slide's column minus its median, in units of 1.4826 median absolute deviations.
     rows = np.flatnonzero(sets._where == pd.Series(sets._where).value_counts().index[0])
     column = more[rows, 0].astype(np.float64)
     middle = np.median(column)
@@ -84,7 +84,7 @@ def test_sets_in_slide_context_hold_their_tables_and_the_same_relative_to_the_sl
     np.testing.assert_array_equal(alone[50:, 7:], more[50:])
 
 
-def test_pieces_hold_every_row_once_and_slides_whole(sets):
+def test_pieces_contain_every_row_once_and_complete_slides(sets):
     for name in ("both", *IN_TABLES):
         pieces = list(sets._pieces(name))
         assert sorted(np.concatenate(pieces).tolist()) == list(range(60))

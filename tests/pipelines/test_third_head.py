@@ -1,4 +1,4 @@
-"""A third head, one class and one row of the table: fitted out of fold, packed, loaded, explained and named."""
+"""A third head needs one class and one row in the table. It is fitted, stored, loaded, explained and named."""
 
 import json
 
@@ -25,7 +25,7 @@ from tests.torture.bundles import SETTINGS
 
 
 class CentroidHead(Head):
-    """Log odds fall with the squared distance, in standard deviations, from the positives' mean."""
+    """Log odds decrease with the squared distance from the mean of the positives, in standard deviations."""
 
     display_name = "nearest centroid"
     marker = "centroid.json"
@@ -70,25 +70,25 @@ class CentroidHead(Head):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A run's heads, and its bundle, with the third head beside logistic regression."""
+    """A run and its bundle, with the third head and logistic regression."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(HEADS, "centroid", f"{__name__}:CentroidHead")
         config = load_config(ROOT / "configs" / "phantom.toml", SETTINGS)
-        # The names that a configuration accepts were read before this file added one.
+        # The names that a configuration accepts were read before this file added a head.
         heads = config.heads.model_copy(update={"heads": ("logistic", "centroid")})
         run = plan_run(config.model_copy(update={"heads": heads}), tmp_path_factory.mktemp("third"))
         run.leave_out(ENSEMBLE_ONLY)
         yield run, predictions_of(run), open_bundle(run.step("bundle").folder / "bundle")
 
 
-def test_it_is_fitted_out_of_fold_beside_the_others(finished):
+def test_it_is_fitted_out_of_fold(finished):
     _, predictions, _ = finished
     train = predictions[predictions["split"] == "train"]
     assert roc_auc_score(train["label"], train["prob_centroid_colour"]) > 0.6
     assert predictions["prob_centroid_colour"].between(0, 1).all()
 
 
-def test_a_bundle_gives_back_the_very_head(finished):
+def test_a_bundle_loads_the_same_head(finished):
     run, predictions, bundle = finished
     head = bundle.head("centroid_colour")
     assert type(head) is CentroidHead
@@ -97,13 +97,13 @@ def test_a_bundle_gives_back_the_very_head(finished):
     np.testing.assert_array_equal(head.predict_proba(values[test])[:, 1], predictions["prob_centroid_colour"][test])
 
 
-def test_it_answers_what_reports_ask(finished):
+def test_it_provides_what_reports_need(finished):
     run, _, bundle = finished
     head = bundle.head("centroid_colour")
     values, columns = feature_sets(run)["colour"]
     X = np.asarray(values[:40])
-    found = attribute(head, X, columns)
-    np.testing.assert_allclose(found.log_odds, logit(head.predict_proba(X)[:, 1]), atol=1e-5)
+    attribution = attribute(head, X, columns)
+    np.testing.assert_allclose(attribution.log_odds, logit(head.predict_proba(X)[:, 1]), atol=1e-5)
     other = X.copy()
     other[:, [3, 0]] = X[::-1, [3, 0]]
     score = head.with_replaced(X)
@@ -115,10 +115,10 @@ def test_it_answers_what_reports_ask(finished):
     assert _additive("centroid_colour")
 
 
-def test_it_has_a_name_in_words(finished):
+def test_it_has_a_display_name(finished):
     assert model_words("centroid_colour") == "nearest centroid on colour"
 
 
-def test_on_a_spread_table_it_says_what_to_set():
+def test_on_a_distributed_table_the_error_says_what_to_set():
     with pytest.raises(InputError, match=r"^nearest centroid: .*Set engine\.heads=whole\.$"):
         CentroidHead().fit_spread(None)

@@ -1,4 +1,4 @@
-"""Logging to MLflow: a real server on this machine, a local folder, and every way in which it fails."""
+"""Logging to MLflow: a real server on this machine, a local folder, and failures."""
 
 import hashlib
 import importlib.util
@@ -20,14 +20,14 @@ from histoblend.pipelines.config import Config, TrackConfig, load_config
 from histoblend.pipelines.runtime.artefacts import Finished, file_digest
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps.report_inputs import facts
-from histoblend.pipelines.tracking import DATABASE, TAG, _shown, check_tracking, metrics, parameters, track
+from histoblend.pipelines.tracking import DATABASE, TAG, _without_secrets, check_tracking, metrics, parameters, track
 from histoblend.reports.evaluation.ladder import ladder
 from tests import ROOT
 from tests.reports.cohorts import make_predictions, model_names
 
 
 def lacking(*names):
-    """Why a test is skipped: what of MLflow is not installed."""
+    """Skip a test if a part of MLflow is not installed."""
     missing = [name for name in names if importlib.util.find_spec(name) is None]
     return {"condition": bool(missing), "reason": f"not installed: {', '.join(missing)} (requirements-dev.txt)"}
 
@@ -40,7 +40,7 @@ needs_server = pytest.mark.skipif(
 
 @dataclass
 class FinishedRun:
-    """What tracking asks of a run."""
+    """The part of a run that tracking uses."""
 
     folder: Path
     config: Config
@@ -56,7 +56,7 @@ class FinishedRun:
 
 @pytest.fixture
 def finished(tmp_path):
-    """A function that gives a finished run, tracked as it is told."""
+    """A function that returns a finished run with the given tracking settings."""
     folder = tmp_path / "runs" / "mine"
     (folder / "7-report").mkdir(parents=True)
     (folder / "bundle" / "heads").mkdir(parents=True)
@@ -87,13 +87,13 @@ def server(tmp_path_factory):
         command, cwd=folder, env=os.environ | quiet, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         start_new_session=True,
     )  # fmt: skip
-    said = []
+    lines = []
     for line in process.stdout:
-        said.append(line)
+        lines.append(line)
         if "startup complete" in line:
             break
     else:
-        pytest.fail("the MLflow server did not start:\n" + "".join(said))
+        pytest.fail("the MLflow server did not start:\n" + "".join(lines))
     yield f"http://127.0.0.1:{port}"
     os.killpg(process.pid, signal.SIGTERM)
     process.communicate(timeout=60)
@@ -107,31 +107,31 @@ def client(uri):
         return MlflowClient(tracking_uri=uri)
 
 
-def check_logged(uri, run, said):
-    """One finished run with everything in it."""
-    asked = client(uri)
+def check_logged(uri, run, output):
+    """Check that exactly one finished run is logged, with all its content."""
+    mlflow = client(uri)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        number = asked.get_experiment_by_name("tests").experiment_id
-        (found,) = asked.search_runs([number])
-        names = {item.path for item in asked.list_artifacts(found.info.run_id, "report")}
-        names |= {item.path for item in asked.list_artifacts(found.info.run_id, "bundle/heads")}
-        copy = Path(asked.download_artifacts(found.info.run_id, "report/report.html", str(run.folder)))
-    assert found.info.status == "FINISHED"
-    assert found.info.run_id in said
+        number = mlflow.get_experiment_by_name("tests").experiment_id
+        (logged,) = mlflow.search_runs([number])
+        names = {item.path for item in mlflow.list_artifacts(logged.info.run_id, "report")}
+        names |= {item.path for item in mlflow.list_artifacts(logged.info.run_id, "bundle/heads")}
+        copy = Path(mlflow.download_artifacts(logged.info.run_id, "report/report.html", str(run.folder)))
+    assert logged.info.status == "FINISHED"
+    assert logged.info.run_id in output
     assert names == {"report/report.html", "report/ladder.csv", "bundle/heads/model.json"}
     assert copy.read_bytes() == (run.folder / "7-report" / "report.html").read_bytes()
-    assert found.data.params["split.folds"] == "5"
-    assert found.data.params["heads.heads"] == "logistic, xgboost"
-    assert not any(key.startswith(("track", "engine")) for key in found.data.params)
+    assert logged.data.params["split.folds"] == "5"
+    assert logged.data.params["heads.heads"] == "logistic, xgboost"
+    assert not any(key.startswith(("track", "engine")) for key in logged.data.params)
     steps = pd.read_csv(run.folder / "ladder.csv").set_index(["split", "model"])
     for split in ("oof", "test"):
         for name in ("auc", "auc_low", "auc_high", "brier"):
-            value = found.data.metrics[f"{split}/xgboost_both/{name}"]
+            value = logged.data.metrics[f"{split}/xgboost_both/{name}"]
             assert value == pytest.approx(steps.loc[(split, "xgboost_both"), name])
-    assert found.data.tags["mlflow.runName"] == "mine"
-    assert re.fullmatch("[0-9a-f]{64}", found.data.tags[TAG])
-    return found.info.run_id
+    assert logged.data.tags["mlflow.runName"] == "mine"
+    assert re.fullmatch("[0-9a-f]{64}", logged.data.tags[TAG])
+    return logged.info.run_id
 
 
 @needs_server
@@ -141,17 +141,17 @@ def test_a_run_is_logged_to_a_server_once(finished, server, capsys):
     first = check_logged(server, run, capsys.readouterr().out)
     track(run)
     assert f"already logged as run {first}" in capsys.readouterr().out
-    check_logged(server, run, first)  # still one
+    check_logged(server, run, first)  # still only one
 
 
 @needs_client
 def test_a_run_is_logged_to_a_local_folder_once(finished, tmp_path, capsys):
     run = finished(tmp_path / "my mlflow")
     track(run)
-    said = capsys.readouterr().out
-    assert "mlflow server --backend-store-uri sqlite:///" in said
+    output = capsys.readouterr().out
+    assert "mlflow server --backend-store-uri sqlite:///" in output
     uri = f"sqlite:///{(tmp_path / 'my mlflow' / DATABASE).as_posix()}"
-    check_logged(uri, run, said)
+    check_logged(uri, run, output)
     track(run)
     assert "already logged" in capsys.readouterr().out
     # Another report of the same run is another result.
@@ -161,7 +161,7 @@ def test_a_run_is_logged_to_a_local_folder_once(finished, tmp_path, capsys):
 
 
 @needs_client
-def test_a_broken_run_is_marked_and_logged_again(finished, tmp_path, capsys):
+def test_a_failed_run_is_marked_and_logged_again(finished, tmp_path, capsys):
     run = finished(tmp_path / "mlflow")
     steps = (run.folder / "ladder.csv").read_bytes()
     (run.folder / "ladder.csv").write_text("rung\n0\n")
@@ -173,13 +173,13 @@ def test_a_broken_run_is_marked_and_logged_again(finished, tmp_path, capsys):
 
 
 @needs_client
-def test_a_server_that_does_not_answer_takes_no_result_away(finished, monkeypatch):
+def test_a_server_that_does_not_answer_does_not_affect_results(finished, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))  # bound and not listening: refused at once
         run = finished(f"http://user:secret@127.0.0.1:{free.getsockname()[1]}")
         before = hashlib.sha256((run.folder / "ladder.csv").read_bytes()).hexdigest()
-        with pytest.raises(InputError, match=r"All results are in .*mine; once that is mended, `make report`") as error:
+        with pytest.raises(InputError, match=r"All results are in .*mine\. After fixing .* `make report`") as error:
             track(run)
     assert "secret" not in str(error.value)
     assert hashlib.sha256((run.folder / "ladder.csv").read_bytes()).hexdigest() == before
@@ -190,26 +190,26 @@ def test_a_server_that_does_not_answer_takes_no_result_away(finished, monkeypatc
     ["http://me:se/cret@host/x", "https://host/x?token=secret", "http://me:p@ss-secret@host", "http://secret@host"],
 )
 def test_secrets_of_an_address_are_not_shown(uri):
-    shown = _shown(uri)
+    shown = _without_secrets(uri)
     assert "secret" not in shown
     assert "cret@" not in shown
     assert "host" in shown
 
 
-def test_an_address_without_its_scheme_is_no_folder():
+def test_an_address_without_a_scheme_is_not_a_folder():
     with pytest.raises(InputError, match=r"track\.uri must be http") as error:
         check_tracking(TrackConfig(kind="mlflow", uri="//me:secret@host"))
     assert "secret" not in str(error.value)
 
 
-def test_nothing_is_logged_unless_asked_for(finished, monkeypatch, capsys):
+def test_nothing_is_logged_by_default(finished, monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: pytest.fail("asked for MLflow"))
     track(finished("http://127.0.0.1:9", kind="none"))
     check_tracking(TrackConfig())
     assert capsys.readouterr().out == ""
 
 
-def test_without_mlflow_the_work_does_not_start(monkeypatch):
+def test_without_mlflow_the_run_does_not_start(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs mlflow; not installed\. .*requirements-mlflow\.txt"):
         check_tracking(TrackConfig(kind="mlflow", uri="http://127.0.0.1:5000"))
@@ -233,34 +233,34 @@ def test_other_addresses_are_refused(uri):
         check_tracking(TrackConfig(kind="mlflow", uri=uri))
 
 
-def test_one_word_is_enough(tmp_path):
+def test_tracking_can_be_set_with_one_word(tmp_path):
     config = load_config(ROOT / "configs" / "phantom.toml", ["track=mlflow"])
     assert config.track == TrackConfig(kind="mlflow")
     with pytest.raises(InputError, match=r"track\.kind: Input should be 'none' or 'mlflow'; got 'wandb'"):
         load_config(ROOT / "configs" / "phantom.toml", ["track=wandb"])
 
 
-def test_parameters_are_every_key_that_a_result_depends_on():
-    found = parameters(Config(seed=3).model_dump(mode="json"))
-    assert found["seed"] == "3"
-    assert found["embeddings.backbone"] == "efficientnet-lite2"
-    assert found["data.positive"] == ""
-    assert "track.uri" not in found
-    assert "engine.workers" not in found
+def test_parameters_are_all_keys_that_can_change_a_result():
+    texts = parameters(Config(seed=3).model_dump(mode="json"))
+    assert texts["seed"] == "3"
+    assert texts["embeddings.backbone"] == "efficientnet-lite2"
+    assert texts["data.positive"] == ""
+    assert "track.uri" not in texts
+    assert "engine.workers" not in texts
 
 
-def test_what_is_missing_is_no_metric():
+def test_missing_values_are_not_logged():
     predictions = make_predictions(1, slides=8, test_slides=0, per_slide=15, rungs=("prevalence", "both"))
-    found = metrics(ladder(predictions, model_names(predictions), draws=20))
-    assert "oof/prevalence/auc" in found
-    assert "oof/prevalence/gain" not in found  # nothing stands below
-    assert "oof/logistic_both/gain_low" in found
-    assert {"oof/prevalence/auc_within", "oof/logistic_both/gain_within", "oof/logistic_both/gain_between"} <= {*found}
-    assert not any(key.startswith("test/") for key in found)
-    assert all(value == value for value in found.values())
+    values = metrics(ladder(predictions, model_names(predictions), draws=20))
+    assert "oof/prevalence/auc" in values
+    assert "oof/prevalence/gain" not in values  # the lowest rung has no gain
+    assert "oof/logistic_both/gain_low" in values
+    assert {"oof/prevalence/auc_within", "oof/logistic_both/gain_within", "oof/logistic_both/gain_between"} <= {*values}
+    assert not any(key.startswith("test/") for key in values)
+    assert all(value == value for value in values.values())
 
 
-def test_where_a_run_is_logged_does_not_stand_in_the_report(finished, monkeypatch):
+def test_the_report_does_not_contain_the_tracking_address(finished, monkeypatch):
     from types import SimpleNamespace
 
     from histoblend.pipelines.steps import report_inputs

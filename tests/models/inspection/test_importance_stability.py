@@ -27,7 +27,7 @@ from histoblend.models.inspection.importance_stability import agreement, fold_st
         ([[1, 2], [2, 1]], 0.0),
         ([[1, 1, 1], [2, 2, 2]], np.nan),
     ],
-    ids=["Siegel's executives", "Siegel's ties", "all agree", "all disagree", "nobody tells items apart"],
+    ids=["Siegel's executives", "Siegel's ties", "all agree", "all disagree", "all items tied"],
 )
 def test_kendalls_w(ratings, w):
     assert kendall_w(np.array(ratings)) == pytest.approx(w, nan_ok=True)
@@ -35,7 +35,7 @@ def test_kendalls_w(ratings, w):
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(3, 9), st.integers(3, 12), st.integers(0, 2**32 - 1))
-def test_kendalls_w_is_friedmans_statistic_over_its_largest(raters, items, seed):
+def test_kendalls_w_is_friedmans_statistic_over_its_maximum(raters, items, seed):
     """SciPy's Friedman test corrects for ties too; chi-squared = raters (items - 1) W."""
     ratings = np.random.default_rng(seed).integers(0, 5, (raters, items))
     if all(len(set(row)) == 1 for row in ratings.tolist()):
@@ -52,13 +52,13 @@ def test_stability_of_folds_by_feature_and_by_family():
     folds = np.array([[3.0, -1.0, 2.0, 0.0], [-6.0, 2.0, 4.0, 1.0], [3.0, 1.0, 2.0, 0.5]])
     rows = fold_stability(folds, {"colour": [0, 3], "nuclei": [1, 2]}, model="m", measure="coefficient")
     assert [row["level"] for row in rows] == ["feature", "family"]
-    assert rows[0]["w"] == pytest.approx(1.0)  # the sign of a coefficient is no part of its rank
-    # Shares of colour: 3/6, 7/13, 3.5/6.5: a tie, then twice the same order.
+    assert rows[0]["w"] == pytest.approx(1.0)  # the sign of a coefficient does not affect its rank
+    # Shares of colour: 3/6, 7/13, 3.5/6.5: one tie, then the same order twice.
     assert rows[1]["w"] == pytest.approx(kendall_w(np.array([[1, 1], [2, 1], [2, 1]])))
     assert (rows[1]["raters"], rows[1]["items"]) == (3, 2)
 
 
-def test_agreement_compares_every_two_measures_by_hand():
+def test_agreement_of_every_pair_of_measures():
     names = [f"colour_q{i}_red_whole" for i in range(5)]
     values = {
         "permutation": [4.0, 3.0, 2.0, -1.0, 0.0],
@@ -69,11 +69,11 @@ def test_agreement_compares_every_two_measures_by_hand():
     groups = pd.DataFrame(
         [("m", "gain", "theme", name, 2, value, 0, 0, 0) for name, value in [("a", 0.9), ("b", 0.1)]], columns=GROUPS
     )
-    family = parts[0].iloc[[0, 0]].assign(feature=None)  # families that were shuffled together are no features
-    found = agreement(pd.concat([*parts, family]), groups).set_index(["first", "second"])
-    assert set(found.level) == {"feature"}  # two groups are no order
-    # The last feature is 0 by all measures, and does not count.
-    assert found["items"].tolist() == [4, 4, 4]
-    assert found.correlation["permutation", "gain"] == pytest.approx(-1)
-    assert found.correlation["permutation", "coefficient"] == pytest.approx(1)
-    assert found.correlation["gain", "coefficient"] == pytest.approx(-1)
+    family = parts[0].iloc[[0, 0]].assign(feature=None)  # rows of shuffled families are not features
+    table = agreement(pd.concat([*parts, family]), groups).set_index(["first", "second"])
+    assert set(table.level) == {"feature"}  # two groups are too few for a correlation
+    # The last feature is 0 in all measures and is left out.
+    assert table["items"].tolist() == [4, 4, 4]
+    assert table.correlation["permutation", "gain"] == pytest.approx(-1)
+    assert table.correlation["permutation", "coefficient"] == pytest.approx(1)
+    assert table.correlation["gain", "coefficient"] == pytest.approx(-1)

@@ -1,4 +1,4 @@
-"""Maps of evidence: truth by construction, gradients by differences, and networks drawn at random."""
+"""Evidence maps: planted evidence, gradients compared with finite differences, and randomised networks."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from histoblend.models.inspection.saliency import (
 )
 from histoblend.models.inspection.saliency_checks import likeness, randomise, sanity_table
 
-#: The whole network is the picture's own size; maps are not averaged.
+#: Patches are not resized, and maps are not averaged over symmetries.
 PLAIN = CnnSettings(size=0, d4=False)
 
 
 def _network(seed: int = 0) -> Any:
-    """Two strided convolutions, one behind the other, an average and a dense layer, with weights by chance."""
+    """Two strided convolutions, an average and a dense layer, with random weights."""
     keras = load_keras()
     start = keras.Input((None, None, 3))
-    found = keras.layers.Rescaling(1 / 127.5, -1, name="contract")(start)
-    found = keras.layers.Conv2D(6, 3, strides=4, padding="same", activation="tanh", name="inner")(found)
-    found = keras.layers.DepthwiseConv2D(3, padding="same", name="depth")(found)
-    found = keras.layers.BatchNormalization(name="norm")(found)
-    found = keras.layers.Conv2D(5, 3, strides=2, padding="same", activation="softplus", name="outer")(found)
-    log_odds = keras.layers.Dense(1, name="log_odds")(keras.layers.GlobalAveragePooling2D()(found))
+    layer = keras.layers.Rescaling(1 / 127.5, -1, name="contract")(start)
+    layer = keras.layers.Conv2D(6, 3, strides=4, padding="same", activation="tanh", name="inner")(layer)
+    layer = keras.layers.DepthwiseConv2D(3, padding="same", name="depth")(layer)
+    layer = keras.layers.BatchNormalization(name="norm")(layer)
+    layer = keras.layers.Conv2D(5, 3, strides=2, padding="same", activation="softplus", name="outer")(layer)
+    log_odds = keras.layers.Dense(1, name="log_odds")(keras.layers.GlobalAveragePooling2D()(layer))
     network = keras.Model(start, log_odds)
     rng = np.random.default_rng(seed)
     network.set_weights(
@@ -53,11 +53,11 @@ def _network(seed: int = 0) -> Any:
 
 
 def _colour_network(kernel: tuple[float, float, float], intercept: float = 0.0) -> Any:
-    """A network whose last map is the mean colour of squares of 16 pixels, in 0..1."""
+    """A network whose last map is the mean colour (0..1) of squares of 16 × 16 pixels."""
     keras = load_keras()
     start = keras.Input((None, None, 3))
-    found = keras.layers.AveragePooling2D(16)(keras.layers.Rescaling(1 / 255)(start))
-    network = keras.Model(start, keras.layers.Dense(1)(keras.layers.GlobalAveragePooling2D()(found)))
+    layer = keras.layers.AveragePooling2D(16)(keras.layers.Rescaling(1 / 255)(start))
+    network = keras.Model(start, keras.layers.Dense(1)(keras.layers.GlobalAveragePooling2D()(layer)))
     network.layers[-1].set_weights([np.array(kernel, np.float32)[:, None], np.array([intercept], np.float32)])
     return network
 
@@ -72,7 +72,7 @@ def patches() -> np.ndarray:
     return np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3), np.uint8)
 
 
-def test_last_map_is_the_log_odds_dealt_out_exactly(network, patches):
+def test_mean_of_the_last_map_is_the_log_odds(network, patches):
     (maps,) = saliency([cut(network, "inner")], patches, PLAIN)
     expected = np.asarray(network.predict_on_batch(patches.astype(np.float32)))[:, 0]
     np.testing.assert_allclose(maps.last.mean(axis=(1, 2)), expected, rtol=1e-5, atol=1e-6)
@@ -85,44 +85,44 @@ def test_last_map_without_the_intercept_is_grad_cam(network, patches):
     tensorflow = pytest.importorskip("tensorflow")
     if load_keras().backend.backend() != "tensorflow":
         pytest.skip("needs Keras on TensorFlow")
-    # As published: channels weighed by the mean gradient of the log-odds, by TensorFlow's own tape.
+    # As published: channels are weighted by the mean gradient of the log-odds, from TensorFlow's tape.
     keras = load_keras()
     both = keras.Model(network.input, [network.get_layer("outer").output, network.output])
     with tensorflow.GradientTape() as tape:
-        held, log_odds = both(patches.astype(np.float32))
-        tape.watch(held)
-        head = network.layers[-1](network.layers[-2](held))
-    gradient = tape.gradient(head, held).numpy()
-    published = np.einsum("nijc,nc->nij", held.numpy(), gradient.mean(axis=(1, 2)))
+        last_map, log_odds = both(patches.astype(np.float32))
+        tape.watch(last_map)
+        head = network.layers[-1](network.layers[-2](last_map))
+    gradient = tape.gradient(head, last_map).numpy()
+    published = np.einsum("nijc,nc->nij", last_map.numpy(), gradient.mean(axis=(1, 2)))
     (maps,) = saliency([cut(network, "inner")], patches, PLAIN)
     cells = published[0].size
     np.testing.assert_allclose(maps.named("grad-cam"), published * cells, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(head.numpy(), log_odds.numpy(), rtol=1e-5)
 
 
-def test_gradient_is_the_slope_between_two_neighbours(network):
+def test_gradient_agrees_with_finite_differences(network):
     upper = upper_function(cut(network, "inner").upper)
     rng = np.random.default_rng(2)
-    held = rng.normal(size=(4, 8, 8, 6)).astype(np.float32)
-    slope = upper(held)[1]
-    assert slope is not None
+    inner_map = rng.normal(size=(4, 8, 8, 6)).astype(np.float32)
+    gradient = upper(inner_map)[1]
+    assert gradient is not None
     model = cut(network, "inner").upper
     step = 1e-2
     for _ in range(5):
-        way = rng.normal(size=held.shape).astype(np.float32)
-        ends = [np.asarray(model.predict_on_batch(held + sign * step * way)[1])[:, 0] for sign in (1, -1)]
+        direction = rng.normal(size=inner_map.shape).astype(np.float32)
+        ends = [np.asarray(model.predict_on_batch(inner_map + sign * step * direction)[1])[:, 0] for sign in (1, -1)]
         np.testing.assert_allclose(
-            (slope * way).sum(axis=(1, 2, 3)), (ends[0] - ends[1]) / (2 * step), rtol=0.02, atol=5e-3
+            (gradient * direction).sum(axis=(1, 2, 3)), (ends[0] - ends[1]) / (2 * step), rtol=0.02, atol=5e-3
         )
 
 
 def test_inner_map_is_activation_times_gradient(network, patches):
     pieces = cut(network, "inner")
     assert pieces.lower is not None
-    held = np.asarray(pieces.lower.predict_on_batch(patches.astype(np.float32)))
-    slope = upper_function(pieces.upper)(held)[1]
+    inner_map = np.asarray(pieces.lower.predict_on_batch(patches.astype(np.float32)))
+    gradient = upper_function(pieces.upper)(inner_map)[1]
     (maps,) = saliency([pieces], patches, PLAIN)
-    np.testing.assert_allclose(maps.inner, (held * slope).sum(axis=3), rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(maps.inner, (inner_map * gradient).sum(axis=3), rtol=1e-4, atol=1e-6)
 
 
 def _red(rows: slice, columns: slice) -> np.ndarray:
@@ -142,14 +142,14 @@ def _red(rows: slice, columns: slice) -> np.ndarray:
     ids=["centre", "corner", "everywhere", "half"],
 )
 @pytest.mark.parametrize("d4", [False, True])
-def test_share_is_that_of_planted_evidence(rows, columns, expected, d4):
+def test_share_equals_that_of_planted_evidence(rows, columns, expected, d4):
     pieces = cut(_colour_network((3.0, -1.0, -1.0)), None)
     (maps,) = saliency([pieces], _red(rows, columns), replace(PLAIN, d4=d4))
     assert maps.inner is None
     assert centre_shares(maps.last, 96)[0] == pytest.approx(expected, abs=1e-6)
 
 
-def test_evidence_below_zero_and_the_intercept_count_as_such():
+def test_negative_evidence_and_the_intercept():
     patch = _red(slice(32, 64), slice(32, 64))
     patch[0, :32, :32, 1] = 255
     (maps,) = saliency([cut(_colour_network((3.0, -2.0, 0.0), intercept=-1.0), None)], patch, PLAIN)
@@ -161,19 +161,19 @@ def test_evidence_below_zero_and_the_intercept_count_as_such():
     assert np.isnan(centre_shares(-np.abs(maps.last), 96)[0])
 
 
-def test_maps_turn_with_the_patch(network, patches):
+def test_maps_transform_with_the_patch(network, patches):
     settings = replace(PLAIN, d4=True)
     (maps,) = saliency([cut(network, "inner")], patches, settings)
     for number, turned in enumerate(symmetries(patches)):
-        (found,) = saliency([cut(network, "inner")], np.ascontiguousarray(turned), settings)
+        (result,) = saliency([cut(network, "inner")], np.ascontiguousarray(turned), settings)
         for name in ("last", "inner"):
-            wanted = list(symmetries(maps.named(name)[..., None]))[number][..., 0]
-            np.testing.assert_allclose(found.named(name), wanted, rtol=1e-4, atol=1e-5, err_msg=f"{name} {number}")
+            expected = list(symmetries(maps.named(name)[..., None]))[number][..., 0]
+            np.testing.assert_allclose(result.named(name), expected, rtol=1e-4, atol=1e-5, err_msg=f"{name} {number}")
     (plain,) = saliency([cut(network, "inner")], patches, PLAIN)
-    assert np.abs(plain.last - maps.last).max() > 0.01  # the average was no empty one
+    assert np.abs(plain.last - maps.last).max() > 0.01  # averaging does change the maps
 
 
-def test_maps_do_not_depend_on_what_stands_beside_them(network):
+def test_maps_do_not_depend_on_other_patches_of_the_batch(network):
     many = np.random.default_rng(3).integers(0, 256, (35, 32, 32, 3), np.uint8)
     counted: list[int] = []
     (maps,) = saliency([cut(network, "inner")], many, PLAIN, progress=counted.append)
@@ -190,7 +190,7 @@ def test_centre_cells_by_hand():
     three = np.zeros((3, 3))
     three[1, 1] = 1
     np.testing.assert_allclose(centre_cells(3, 3, 96), three)
-    # Seven cells of 96/7 px: the centre covers the middle three but for 32/3 - 96/14 px on either side.
+    # Seven cells of 96/7 px: the centre covers the middle cell and a part of the cell on either side.
     side = (32 - 96 / 7) / 2 / (96 / 7)
     np.testing.assert_allclose(centre_cells(7, 7, 96)[3], [0, 0, side, 1, side, 0, 0])
     for cells in (1, 4, 7, 12):
@@ -220,7 +220,7 @@ def test_likeness_ignores_scale_and_sign():
     assert structure[:2] == pytest.approx([1, 1])
     assert np.isnan(rank[2])
     assert np.isnan(structure[2])
-    # Kendall's correlation of normal variables follows Spearman's closely enough to tell it from another cell order.
+    # For normal variables, Kendall's correlation predicts Spearman's closely enough to notice a wrong cell order.
     expected = kendalltau(maps[3].ravel(), others[3].ravel()).statistic
     assert rank[3] == pytest.approx(abs(np.sin(np.pi / 2 * expected)), abs=0.15)
 
@@ -230,7 +230,7 @@ def _values(model: Any) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("part", ["head", "top", "whole"])
-def test_randomised_parts_are_those_from_the_head_down(network, part):
+def test_randomised_parts_include_all_later_layers(network, part):
     pieces = cut(network, "inner")
     before = [_values(pieces.lower), _values(pieces.upper)]
     drawn = randomise(pieces, part, np.random.default_rng(5))
@@ -249,14 +249,14 @@ def test_randomised_parts_are_those_from_the_head_down(network, part):
     assert all((value == _values(again.upper)[name]).all() for name, value in after[1].items())
 
 
-def test_maps_of_a_random_head_are_unlike_and_those_of_the_network_itself_alike(network):
+def test_maps_of_a_random_head_differ_and_those_of_the_same_network_agree(network):
     patches = np.random.default_rng(6).integers(0, 256, (12, 64, 64, 3), np.uint8)
     pieces = cut(network, "inner")
     heads = [randomise(pieces, "head", np.random.default_rng(seed)) for seed in range(20)]
     true, same, *drawn = saliency([pieces, pieces, *heads], patches, PLAIN)
     names = pd.DataFrame({"patch_id": [f"p{i}" for i in range(12)], "slide": ["a", "b", "c"] * 4})
-    found = {("whole", 0): same} | {("head", number): maps for number, maps in enumerate(drawn)}
-    table = sanity_table(true, found, names)
+    drawn_maps = {("whole", 0): same} | {("head", number): maps for number, maps in enumerate(drawn)}
+    table = sanity_table(true, drawn_maps, names)
     means = table[table["map"] == "last"].groupby("part")["rank"].mean()
     assert means["whole"] == pytest.approx(1)
     assert means["head"] < 0.5
@@ -264,7 +264,7 @@ def test_maps_of_a_random_head_are_unlike_and_those_of_the_network_itself_alike(
     assert set(table["map"]) == {"last", "inner"}
 
 
-def test_another_patch_is_one_of_another_slide(network):
+def test_the_other_patch_is_from_another_slide(network):
     patches = np.random.default_rng(7).integers(0, 256, (4, 32, 32, 3), np.uint8)
     (maps,) = saliency([cut(network, "inner")], patches, PLAIN)
     names = pd.DataFrame({"patch_id": list("pqrs"), "slide": ["a", "a", "a", "b"]})
@@ -273,7 +273,7 @@ def test_another_patch_is_one_of_another_slide(network):
     assert table.loc[("last", ["p", "q", "r"]), "rank"].tolist() == pytest.approx(expected.tolist())
 
 
-def test_sample_holds_both_labels_evenly_over_slides():
+def test_sample_has_both_labels_and_is_spread_over_slides():
     table = pd.DataFrame({"slide": ["a"] * 100 + ["b"] * 100 + ["c"] * 5 + [None] * 3})
     table["label"] = [1] * 100 + [0] * 100 + [1, 0, 1, 0, 1] + [0] * 3
     rows = choose_sample(table, 40, seed=0)
@@ -287,7 +287,7 @@ def test_sample_holds_both_labels_evenly_over_slides():
     assert len(spread_over_slides(table, np.empty(0, int), 5, seed=0)) == 0
 
 
-def test_network_that_ends_otherwise_is_refused():
+def test_network_with_another_end_is_refused():
     keras = load_keras()
     start = keras.Input((8, 8, 3))
     flat = keras.Model(start, keras.layers.Dense(1)(keras.layers.Flatten()(start)))
@@ -306,18 +306,18 @@ def test_stored_network_is_opened_and_agrees_with_its_predictions(tmp_path, patc
     backend = load_keras().backend.backend()
     engine = Engine("keras", backend, "float32", False)
     compute = store_cnn(trainable.whole(values, np.zeros(1280), np.ones(1280)), settings, (64, 64), engine, tmp_path)
-    network, found = open_network(tmp_path)
-    assert found == settings
-    layer = inner_layer(found)
+    network, stored = open_network(tmp_path)
+    assert stored == settings
+    layer = inner_layer(stored)
     assert layer == "block10_add"
-    (maps,) = saliency([cut(network, layer)], patches, found)
+    (maps,) = saliency([cut(network, layer)], patches, stored)
     np.testing.assert_allclose(maps.last.mean(axis=(1, 2)), compute(patches)[:, 0], rtol=1e-3, atol=1e-4)
     assert maps.last.shape == (3, 2, 2)
     assert maps.inner is not None
     assert maps.inner.shape == (3, 4, 4)
 
 
-def test_files_that_could_run_code_are_not_opened(tmp_path, network):
+def test_files_that_could_run_code_are_refused(tmp_path, network):
     store_cnn(network, replace(PLAIN, size=32), (32, 32), Engine("keras", "tensorflow", "float32", False), tmp_path)
     keras = load_keras()
     start = keras.Input((8, 8, 3))

@@ -1,4 +1,4 @@
-"""Shapley values add up to the log odds, agree with their definition, and point at the planted cause."""
+"""Shapley values add up to the log odds, agree with their definition, and rank the planted cause first."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ NAMES = [
 
 @pytest.fixture(scope="module")
 def cohort():
-    """Only nuclei and the sum of both embedding columns count."""
+    """The label depends only on the nuclei count and the sum of both embedding columns."""
     rng = np.random.default_rng(0)
     X = rng.normal(size=(240, 4)).astype(np.float32)
     y = (2 * X[:, 1] + X[:, 2] + X[:, 3] + 0.3 * rng.normal(size=240) > 0).astype(int)
@@ -31,25 +31,25 @@ def cohort():
 @pytest.fixture(scope="module", params=["logistic", "xgboost"])
 def head(request, cohort):
     X, y, groups = cohort
-    made = LogisticHead() if request.param == "logistic" else XGBoostHead(trees=12, fewest=8)
-    return made.fit(X, y, groups)
+    estimator = LogisticHead() if request.param == "logistic" else XGBoostHead(trees=12, fewest=8)
+    return estimator.fit(X, y, groups)
 
 
-def test_shares_add_up_to_the_log_odds_and_embedding_columns_are_one(head, cohort):
+def test_shares_add_up_to_the_log_odds_and_embedding_columns_are_summed(head, cohort):
     X = cohort[0]
-    found = attribute(head, X, NAMES)
-    assert found.features == ["colour_mean_red_whole", "nuclei_count_grey_centre", "embedding"]
-    np.testing.assert_allclose(found.log_odds, logit(head.predict_proba(X)[:, 1]), atol=1e-4)
-    np.testing.assert_array_equal(found.values[:, :2], X[:, :2])
-    assert np.isnan(found.values[:, 2]).all()
-    assert np.isnan(found.percentiles()[:, 2]).all()
+    attribution = attribute(head, X, NAMES)
+    assert attribution.features == ["colour_mean_red_whole", "nuclei_count_grey_centre", "embedding"]
+    np.testing.assert_allclose(attribution.log_odds, logit(head.predict_proba(X)[:, 1]), atol=1e-4)
+    np.testing.assert_array_equal(attribution.values[:, :2], X[:, :2])
+    assert np.isnan(attribution.values[:, 2]).all()
+    assert np.isnan(attribution.percentiles()[:, 2]).all()
 
 
-def test_values_are_those_of_the_definition(cohort):
+def test_values_agree_with_the_definition(cohort):
     X, y, groups = cohort
     head = XGBoostHead(trees=5, fewest=5).fit(X, y, groups)
-    found = attribute(head, X[:3], [name.replace("embedding", "colour") for name in NAMES])
-    for row, shares in zip(X[:3], found.shares, strict=True):
+    attribution = attribute(head, X[:3], [name.replace("embedding", "colour") for name in NAMES])
+    for row, shares in zip(X[:3], attribution.shares, strict=True):
         slow = np.zeros(4)
         for chosen, booster in zip(head.columns_, head.boosters_, strict=True):
             nodes = booster.trees_to_dataframe()
@@ -60,31 +60,31 @@ def test_values_are_those_of_the_definition(cohort):
 
 def test_linear_shares_by_hand():
     head = LogisticHead(strengths=(1.0,)).fit([[0.0], [2.0], [4.0], [6.0]], [0, 0, 1, 1])
-    found = attribute(head, np.array([[5.0]]), NAMES[:1])
-    # Mean 3, spread √5: the patch lies 2 / √5 spreads above.
-    assert found.shares[0, 0] == pytest.approx(head.coef_[0, 0] * 2 / np.sqrt(5))
+    attribution = attribute(head, np.array([[5.0]]), NAMES[:1])
+    # Mean 3, standard deviation √5: the patch is 2 / √5 standard deviations above the mean.
+    assert attribution.shares[0, 0] == pytest.approx(head.coef_[0, 0] * 2 / np.sqrt(5))
 
 
-def test_importance_is_the_mean_size_by_feature_and_by_family(head, cohort):
+def test_importance_is_the_mean_absolute_share_by_feature_and_by_family(head, cohort):
     X, _, groups = cohort
-    found = attribute(head, X, NAMES)
-    table = shapley_importance(found, groups, model="m")
+    attribution = attribute(head, X, NAMES)
+    table = shapley_importance(attribution, groups, model="m")
     assert list(table.columns) == COLUMNS
     assert set(table.measure) == {"shap"}
     single = table[table.feature.notna()].set_index("feature")
     assert list(single.index) == NAMES[:2]
-    assert single.value["nuclei_count_grey_centre"] == pytest.approx(np.abs(found.shares[:, 1]).mean())
+    assert single.value["nuclei_count_grey_centre"] == pytest.approx(np.abs(attribution.shares[:, 1]).mean())
     joint = table[table.feature.isna()].set_index("family")
     assert list(joint.index) == ["colour", "nuclei", "embedding"]
-    assert joint.value["embedding"] == pytest.approx(np.abs(found.shares[:, 2]).mean())
-    means = [np.abs(found.shares[groups == group, 1]).mean() for group in range(12)]
+    assert joint.value["embedding"] == pytest.approx(np.abs(attribution.shares[:, 2]).mean())
+    means = [np.abs(attribution.shares[groups == group, 1]).mean() for group in range(12)]
     assert single.spread["nuclei_count_grey_centre"] == pytest.approx(np.std(means, ddof=1))
     assert (table.low <= table.value).all()
     assert (table.value <= table.high).all()
     assert single.value.idxmax() == "nuclei_count_grey_centre"
 
 
-def test_a_family_whose_columns_cancel_out_counts_little():
+def test_columns_that_cancel_out_give_their_family_little_importance():
     head = LogisticHead(strengths=(1.0,)).fit([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0], [3.0, 3.0]], [0, 0, 1, 1])
     head.coef_ = np.array([[1.0, -1.0]])
     names = ["colour_mean_red_whole", "colour_mean_blue_whole"]
@@ -93,12 +93,12 @@ def test_a_family_whose_columns_cancel_out_counts_little():
     assert table.value[2] == pytest.approx(0)
 
 
-def test_shapes_that_do_not_agree_are_refused(head, cohort):
+def test_wrong_shapes_are_refused(head, cohort):
     with pytest.raises(ValueError, match=r"must have shape \(n, 2\)"):
         attribute(head, cohort[0], NAMES[:2])
 
 
-def test_cases_are_who_they_say_they_are():
+def test_cases_are_the_expected_patches():
     labels = np.array([1, 1, 1, 0, 0, 0, 1, 0])
     scores = np.array([0.99, 0.7, 0.02, 0.01, 0.95, 0.3, 0.55, 0.4])
     assert choose_cases(labels, scores, 0.5) == {
@@ -111,9 +111,9 @@ def test_cases_are_who_they_say_they_are():
     }
 
 
-def test_cases_that_no_patch_is_of_are_left_out():
-    found = choose_cases(np.array([1, 0]), np.array([1.0, 0.0]), 0.5)
-    assert found == {"confident and right: positive": 0, "confident and right: negative": 1}
+def test_cases_without_a_patch_are_left_out():
+    cases = choose_cases(np.array([1, 0]), np.array([1.0, 0.0]), 0.5)
+    assert cases == {"confident and right: positive": 0, "confident and right: negative": 1}
 
 
 def test_rows_are_taken_evenly_over_slides():

@@ -1,4 +1,4 @@
-"""The explorer's view of a run: rows, models and features that belong together."""
+"""Data of the feature explorer: rows, models and features match."""
 
 import json
 from types import SimpleNamespace
@@ -30,7 +30,7 @@ SETS = ("colour", "handcrafted", "embeddings", "both", "context")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run folder of 240 patches of 12 slides; nuclei decide, and the first embedding column is their mirror image."""
+    """A run of 240 patches of 12 slides. Nuclei determine the label; the first embedding column is their negative."""
     rng = np.random.default_rng(0)
     folder = tmp_path_factory.mktemp("run")
     raw = rng.normal(size=(240, 4)).astype(np.float32)
@@ -54,15 +54,17 @@ def run(tmp_path_factory):
         tables[name] = (folder / name, {})
     heads = SimpleNamespace(heads=["logistic", "xgboost"], features=list(SETS))
     config = SimpleNamespace(seed=0, heads=heads, report=SimpleNamespace(draws=100))
-    sets = FeatureSets(config, {name: place for name, (place, _) in tables.items()}, table["slide"])
+    sets = FeatureSets(config, {name: path for name, (path, _) in tables.items()}, table["slide"])
     train = (table["split"] == "train").to_numpy()
     predictions = table.copy()
     for name, (values, _) in sets.items():
         for head in heads.heads:
-            made = new_head(head, 0).set_params(**({"trees": 20, "fewest": 15} if head == "xgboost" else {"folds": 2}))
-            made.fit(values[train], table["label"][train], slide[train])
-            made.save(folder / f"{head}_{name}")
-            predictions[f"prob_{head}_{name}"] = made.predict_proba(values)[:, 1]
+            estimator = new_head(head, 0).set_params(
+                **({"trees": 20, "fewest": 15} if head == "xgboost" else {"folds": 2})
+            )
+            estimator.fit(values[train], table["label"][train], slide[train])
+            estimator.save(folder / f"{head}_{name}")
+            predictions[f"prob_{head}_{name}"] = estimator.predict_proba(values)[:, 1]
     patches = make_patches(table)
     opened = {
         "patches": SimpleNamespace(pixels=patches.pixels, table=patches.table.assign(group=patches.table.slide)),
@@ -74,26 +76,31 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def seen(run):
-    found, explained = attributions(run, run.opened["predictions"])
+def explained_run(run):
+    by_model, explained = attributions(run, run.opened["predictions"])
     gain = fitted_importance(np.arange(4) / 6, RAW, measure="gain", model="xgboost_handcrafted")
-    importances = pd.concat([gain, attribution_importances(run, found, explained)], ignore_index=True)
-    return found, explained, importances, explorer_view(run, run.opened["predictions"], importances, found, explained)
+    importances = pd.concat([gain, attribution_importances(run, by_model, explained)], ignore_index=True)
+    return (
+        by_model,
+        explained,
+        importances,
+        explorer_view(run, run.opened["predictions"], importances, by_model, explained),
+    )
 
 
-def test_heads_with_handcrafted_columns_are_explained_on_held_out_patches(run, seen):
-    found, explained, importances, _ = seen
-    assert set(found) == {f"{head}_{name}" for head in HEADS for name in ("handcrafted", "both", "context")}
+def test_heads_with_handcrafted_columns_are_explained_on_held_out_patches(run, explained_run):
+    by_model, explained, importances, _ = explained_run
+    assert set(by_model) == {f"{head}_{name}" for head in HEADS for name in ("handcrafted", "both", "context")}
     assert set(explained.split) == {"test"}
-    for model, attribution in found.items():
+    for model, attribution in by_model.items():
         probability = explained[f"prob_{model}"].to_numpy()
         np.testing.assert_allclose(1 / (1 + np.exp(-attribution.log_odds)), probability, atol=1e-4)
     leading = importances[(importances.measure == "shap") & (importances.model == "xgboost_handcrafted")]
     assert leading.set_index("feature").value.idxmax() == "nuclei_count_grey_centre"
 
 
-def test_examples_and_cases_are_the_patches_that_they_name(run, seen):
-    *_, view = seen
+def test_examples_and_cases_match_their_patch_ids(run, explained_run):
+    *_, view = explained_run
     table = run.opened["predictions"].set_index("patch_id")
     raw = pd.DataFrame(
         feature_sets(run)["context"][0], run.opened["predictions"].patch_id, feature_sets(run)["context"][1]
@@ -103,13 +110,13 @@ def test_examples_and_cases_are_the_patches_that_they_name(run, seen):
     for row in view.cases.itertuples():
         assert view.explained.patch_id[row.place] == row.patch_id
         assert row.score == pytest.approx(table[f"prob_{row.model}"][row.patch_id])
-    places = {patch: place for place, patch in enumerate(patches_of(run).table.patch_id)}
+    positions = {patch: position for position, patch in enumerate(patches_of(run).table.patch_id)}
     for patch, pixels in zip(view.patches.patch_id, view.pixels, strict=True):
-        np.testing.assert_array_equal(pixels, patches_of(run).pixels[places[patch]])
+        np.testing.assert_array_equal(pixels, patches_of(run).pixels[positions[patch]])
 
 
-def test_curves_rise_where_the_planted_cause_does(run, seen):
-    *_, view = seen
+def test_curves_of_the_planted_cause_rise(run, explained_run):
+    *_, view = explained_run
     nuclei = view.curves[view.curves.feature == "nuclei_count_grey_centre"]
     assert set(nuclei.model) == {f"{head}_{name}" for head in HEADS for name in ("handcrafted", "both", "context")}
     values = feature_sets(run)["handcrafted"][0][:, 2]
@@ -122,15 +129,15 @@ def test_curves_rise_where_the_planted_cause_does(run, seen):
     assert bins.patches.sum() == 240
 
 
-def test_percentiles_are_those_of_all_features_and_no_embedding(run, seen):
-    *_, view = seen
+def test_percentiles_cover_all_features_but_no_embedding(run, explained_run):
+    *_, view = explained_run
     values, columns = feature_sets(run)["context"]
     assert set(view.quantiles.index) == set(columns)
     for name, column in zip(columns, values.T, strict=True):
         np.testing.assert_allclose(view.quantiles.loc[name], np.quantile(column, [0.01, 0.5, 0.99]), rtol=1e-5)
 
 
-def test_an_embedding_column_is_traced_to_its_feature(run):
+def test_an_embedding_column_is_explained_by_its_source_feature(run):
     table = explain_embeddings(run).set_index("column")
     assert table.feature_1[EMBEDDED[0]] == "nuclei_count_grey_centre"
     assert table.correlation_1[EMBEDDED[0]] == pytest.approx(-1)
@@ -138,14 +145,14 @@ def test_an_embedding_column_is_traced_to_its_feature(run):
     assert {"logistic", "xgboost"} <= set(table)
 
 
-def test_runs_without_what_it_takes_say_less_and_do_not_fail(run):
+def test_a_run_without_handcrafted_features_has_an_empty_explorer(run):
     sets = {"embeddings": feature_sets(run)["embeddings"]}
     steps = {name: run.steps[name] for name in ("heads", "embeddings")}
-    only = StubRun(run.config, steps, **{**run.opened, "feature sets": sets})
-    found, explained = attributions(only, run.opened["predictions"])
+    embeddings_only = StubRun(run.config, steps, **{**run.opened, "feature sets": sets})
+    by_model, explained = attributions(embeddings_only, run.opened["predictions"])
     importances = fitted_importance(np.ones(2), EMBEDDED, measure="gain", model="xgboost_embeddings")
-    assert found == {}
-    view = explorer_view(only, run.opened["predictions"], importances, found, explained)
+    assert by_model == {}
+    view = explorer_view(embeddings_only, run.opened["predictions"], importances, by_model, explained)
     assert view.embeddings is None
     assert len(view.examples) == len(view.bins) == len(view.cases) == 0
     explorer = explore(importances, sum_by_family(importances), {}, view)

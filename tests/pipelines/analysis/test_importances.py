@@ -1,4 +1,4 @@
-"""Importances of fitted heads against planted truth, and no look at the held-out slides while anything is learned."""
+"""Importances of fitted heads agree with planted truth, and no fit or clustering uses the held-out slides."""
 
 import json
 from types import SimpleNamespace
@@ -17,7 +17,7 @@ from histoblend.pipelines.steps.heads import fit_heads, left_out_groups
 from tests.pipelines.fits import opened
 from tests.pipelines.stub_run import StoredHeads, StubRun
 
-#: Three copies of one signal, in themes and regions of their own, beside columns of noise.
+#: Three copies of one signal, in a separate theme and region, and columns of noise.
 NAMES = [
     "nuclei_area_grey_centre",
     "nuclei_count_grey_centre",
@@ -41,7 +41,7 @@ class Quiet:
 
 
 def planted(seed=0, slides=20, each=40):
-    """Labels that follow a signal, whose noisy copies are the first three columns; slides 15 and up are held out."""
+    """Labels that depend on a signal. The first three columns are noisy copies. Slides from 15 on are held out."""
     rng = np.random.default_rng(seed)
     n = slides * each
     signal = rng.normal(size=n)
@@ -62,7 +62,7 @@ def planted(seed=0, slides=20, each=40):
 
 
 def run_on(folder, values, table):
-    """A run of which nothing but the handcrafted columns and the fitted heads is there."""
+    """A run with only the handcrafted columns and the fitted heads."""
     settings = {"heads": {"features": ["handcrafted"]}, "split": {"folds": 3}, "report": {"draws": 200}}
     config = Config.model_validate(settings)
     sets = {"handcrafted": (values, NAMES)}
@@ -75,26 +75,26 @@ def run_on(folder, values, table):
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory):
+def analysed(tmp_path_factory):
     run = run_on(tmp_path_factory.mktemp("planted") / "heads", *planted())
     return *importances(run, pd.read_parquet(run.step("heads").folder / "predictions.parquet")), run
 
 
 @pytest.mark.parametrize("head", ["logistic", "xgboost"])
-def test_what_three_columns_know_shows_only_when_they_go_together(found, head):
-    features, view, _ = found
+def test_correlated_columns_are_important_only_as_a_group(analysed, head):
+    features, view, _ = analysed
     model = f"{head}_handcrafted"
     single = features[(features.model == model) & (features.measure == "permutation") & features.feature.notna()]
     groups = view.groups[view.groups.model == model].set_index(["measure", "kind", "group"]).sort_index()
     alone = single.set_index("feature").value[NAMES[:3]]
     cluster = groups.loc["permutation", "cluster"]
-    # Two copies stand in for the third; each bears a third of the weight, or, in trees, one of them more.
+    # The other two copies replace the shuffled one. Each has a third of the weight; in trees one may have more.
     assert alone.max() < 0.16
     assert len(cluster) == 1
     assert cluster["columns"].tolist() == [3]
     assert cluster.value.iloc[0] > 0.35
     assert cluster.value.iloc[0] > 2.5 * alone.max()
-    # Fitted again without the theme, or without its region, there is nothing to go by.
+    # Refits without the theme or its region lose the signal.
     assert groups.value["dropped", "theme", "nuclei"] > 0.3
     assert groups.low["dropped", "theme", "nuclei"] > 0.2
     assert groups.value["dropped", "region", "centre"] > 0.3
@@ -108,8 +108,8 @@ def test_what_three_columns_know_shows_only_when_they_go_together(found, head):
         assert groups.value.loc[measure, "theme"].sum() == pytest.approx(1)
 
 
-def test_the_cluster_is_the_planted_one(found):
-    _, view, _ = found
+def test_the_cluster_is_the_planted_one(analysed):
+    _, view, _ = analysed
     assert len(view.clusters) == 1
     cluster = view.clusters.iloc[0]
     assert set(cluster.members.split()) == set(NAMES[:3])
@@ -119,46 +119,46 @@ def test_the_cluster_is_the_planted_one(found):
     assert view.clustered_on == 600  # the training patches, all of them
 
 
-def test_tables_are_tidy_and_folds_give_the_spread(found):
-    features, view, run = found
+def test_tables_are_tidy_and_folds_give_the_spread(analysed):
+    features, view, run = analysed
     assert list(features) == COLUMNS
     assert list(view.groups) == GROUPS
     assert not view.groups.duplicated(["model", "measure", "kind", "group"]).any()
-    said = pd.read_parquet(run.step("heads").folder / FITTED)
+    stored = pd.read_parquet(run.step("heads").folder / FITTED)
     part = features[features.measure == "cover"].set_index("feature")
     for name in (NAMES[0], NAMES[-1]):
-        rows = said[(said.measure == "cover") & (said.feature == name)].set_index("fold").value
+        rows = stored[(stored.measure == "cover") & (stored.feature == name)].set_index("fold").value
         assert part.value[name] == pytest.approx(rows[-1])
         assert part.spread[name] == pytest.approx(rows.drop(-1).std(), rel=1e-4)
     stability = view.stability.set_index(["model", "measure", "level"])
     assert stability.raters["xgboost_handcrafted", "gain", "feature"] == 3
     assert stability["items"]["xgboost_handcrafted", "gain", "feature"] == len(NAMES)
     assert stability.over["logistic_handcrafted", "permutation", "family"] == "draws of slides"
-    # One family carries everything: every draw of slides puts it first of three.
+    # Only one family is informative: it ranks first of three in every draw of slides.
     assert stability.w["logistic_handcrafted", "permutation", "family"] > 0.6
 
 
-def test_nothing_that_is_learned_or_clustered_sees_the_held_out_slides(found, tmp_path):
-    """Held-out labels are turned and columns made one: clusters, fits and refits stay what they were."""
-    _, before, run = found
+def test_fits_and_clusters_do_not_use_the_held_out_slides(analysed, tmp_path):
+    """Changed labels and columns of held-out patches do not change clusters, fits or refits."""
+    _, before, run = analysed
     values, table = planted()
     test = (table["split"] == "test").to_numpy()
-    spoilt = values.copy()
-    spoilt[test] = spoilt[test][:, [3]]  # on the held-out slides every column is the same: one large cluster
-    turned = table.assign(label=np.where(test, 1 - table["label"], table["label"]))
-    other = run_on(tmp_path / "heads", spoilt, turned)
+    changed = values.copy()
+    changed[test] = changed[test][:, [3]]  # on the held-out slides every column is the same: one large cluster
+    flipped = table.assign(label=np.where(test, 1 - table["label"], table["label"]))
+    other = run_on(tmp_path / "heads", changed, flipped)
     _, after = importances(other, pd.read_parquet(other.step("heads").folder / "predictions.parquet"))
     pd.testing.assert_frame_equal(before.clusters, after.clusters, check_exact=True)
     first, second = (pd.read_parquet(each.step("heads").folder / FITTED) for each in (run, other))
     pd.testing.assert_frame_equal(first, second, check_exact=True)
-    own = before.groups.measure.isin(["gain", "cover", "coefficient"])
-    pd.testing.assert_frame_equal(before.groups[own], after.groups[own], check_exact=True)
-    # The check can fail: what is judged on the held-out slides did change.
-    assert not before.groups[~own].value.equals(after.groups[~own].value)
+    built_in = before.groups.measure.isin(["gain", "cover", "coefficient"])
+    pd.testing.assert_frame_equal(before.groups[built_in], after.groups[built_in], check_exact=True)
+    # The change did take effect: importances on the held-out slides differ.
+    assert not before.groups[~built_in].value.equals(after.groups[~built_in].value)
 
 
-def test_refits_stand_beside_the_predictions_and_never_in_them(found):
-    _, _, run = found
+def test_refit_scores_are_stored_apart_from_the_predictions(analysed):
+    _, _, run = analysed
     dropped = pd.read_parquet(run.step("heads").folder / DROPPED)
     predictions = pd.read_parquet(run.step("heads").folder / "predictions.parquet")
     assert dropped.patch_id.tolist() == predictions.patch_id[predictions.split == "test"].tolist()
@@ -168,15 +168,15 @@ def test_refits_stand_beside_the_predictions_and_never_in_them(found):
     assert not any("without" in name for name in predictions)
 
 
-def test_measures_come_refit_first_and_in_the_order_of_the_columns():
+def test_measures_have_the_refit_first_and_keep_the_order_of_columns():
     rows = [(fold, "gain", name, value) for fold in (1, -1, 0) for name, value in (("b", fold), ("a", 10.0 + fold))]
-    said = pd.DataFrame(rows, columns=["fold", "measure", "feature", "value"])
-    found = by_measure(said, ["b", "a"])
-    np.testing.assert_array_equal(found["gain"], [[-1, 9], [0, 10], [1, 11]])
+    stored = pd.DataFrame(rows, columns=["fold", "measure", "feature", "value"])
+    values = by_measure(stored, ["b", "a"])
+    np.testing.assert_array_equal(values["gain"], [[-1, 9], [0, 10], [1, 11]])
 
 
-def test_halves_of_joined_sets_are_shuffled_and_judged_by_the_rungs_that_lack_them(tmp_path):
-    """Embeddings know half of what there is to know; the set without them is the handcrafted rung."""
+def test_halves_of_combined_sets_are_shuffled_and_compared_with_rungs_without_them(tmp_path):
+    """Only the embeddings are informative. The set without them is the handcrafted rung."""
     values, table = planted()
     rng = np.random.default_rng(5)
     embeddings = rng.normal(size=(len(table), 3)).astype(np.float32)

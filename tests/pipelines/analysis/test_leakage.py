@@ -1,4 +1,4 @@
-"""The leakage meter: sees a leak where one was planted, none where there is none, and knows what it compares."""
+"""The leakage meter reports a planted leak, no leak without one, and compares the right folds."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from histoblend.reports.sections.data import leakage_words
 
 
 def cohort(slides=30, each=30, leak=True, seed=0):
-    """Slides that are nearly all tumour or nearly none; with ``leak`` their columns tell slides apart, not tumour."""
+    """Slides with about 90 % or 10 % tumour. With ``leak``, the columns identify the slide but not tumour."""
     rng = np.random.default_rng(seed)
     slide = np.repeat(np.arange(slides), each)
     mostly = rng.permutation(slides) % 2
@@ -25,7 +25,7 @@ def cohort(slides=30, each=30, leak=True, seed=0):
     return assign_splits(table, test_share=0.2, folds=3, seed=seed), values.astype(np.float32)
 
 
-def test_a_planted_leak_is_seen():
+def test_a_planted_leak_is_detected():
     table, values = cohort()
     meter = measure_leakage(values, table, draws=200, seed=0).set_index("folds")
     assert meter.loc["grouped", "auc"] < 0.65
@@ -37,18 +37,18 @@ def test_a_planted_leak_is_seen():
     assert (meter["slides"] == table.loc[train, "slide"].nunique()).all()
 
 
-def test_no_leak_is_none():
+def test_without_a_leak_the_inflation_is_small():
     table, values = cohort(leak=False)
     gap = measure_leakage(values, table, draws=200, seed=0).iloc[2]
     assert abs(gap["auc"]) < 0.03
 
 
-def test_workers_and_test_patches_change_nothing():
+def test_workers_and_test_patches_do_not_change_the_result():
     table, values = cohort(slides=16, each=12)
     first = measure_leakage(values, table, draws=100, seed=0, workers=1)
     values[table["split"] == "test"] = 99
-    turned = table.assign(label=np.where(table["split"] == "test", 1 - table["label"], table["label"]))
-    pd.testing.assert_frame_equal(first, measure_leakage(values, turned, draws=100, seed=0, workers=2))
+    flipped = table.assign(label=np.where(table["split"] == "test", 1 - table["label"], table["label"]))
+    pd.testing.assert_frame_equal(first, measure_leakage(values, flipped, draws=100, seed=0, workers=2))
 
 
 def test_a_split_by_patch_is_still_measured_by_slide():
@@ -57,13 +57,13 @@ def test_a_split_by_patch_is_still_measured_by_slide():
     assert measure_leakage(values, by_patch, draws=100, seed=0).iloc[2]["low"] > 0.1
 
 
-def test_many_patches_are_measured_on_a_part():
+def test_large_tables_are_subsampled():
     table, values = cohort(slides=40, each=250)
     meter = measure_leakage(values[:, :5], table, draws=100, seed=0)
     assert (meter["patches"] == MOST_PATCHES).all()
 
 
-def test_without_slides_there_is_nothing_to_measure_and_the_words_say_so():
+def test_without_slides_there_is_no_result_and_the_text_says_so():
     table, values = cohort()
     none = table.assign(slide=pd.array([pd.NA] * len(table), dtype="string"))
     assert measure_leakage(values, none, draws=100, seed=0) is None
@@ -71,7 +71,7 @@ def test_without_slides_there_is_nothing_to_measure_and_the_words_say_so():
 
 
 @pytest.mark.parametrize("inferred", [False, True])
-def test_the_words_hold_the_numbers(inferred):
+def test_the_text_states_the_numbers(inferred):
     table, values = cohort(slides=16, each=12)
     if inferred:
         table["slide"] = "(inferred " + table["slide"] + ")"
@@ -82,7 +82,7 @@ def test_the_words_hold_the_numbers(inferred):
     assert ("inferred slides" in words) == inferred
 
 
-def test_a_label_on_one_slide_only_leaves_nothing_to_measure():
+def test_a_label_on_one_slide_only_gives_no_result():
     table, values = cohort(slides=8, each=20)
     table = table.assign(label=((table["slide"] == "s0") & (np.arange(160) % 2 == 0)).astype(int))
     split = assign_splits(table.assign(group="patch:" + table["patch_id"]), test_share=0.2, folds=3, seed=0)
@@ -90,20 +90,20 @@ def test_a_label_on_one_slide_only_leaves_nothing_to_measure():
     assert "cannot be measured" in leakage_words(None)
 
 
-def test_fewer_slides_than_folds_still_measure():
+def test_fewer_slides_than_folds_give_a_result():
     table, values = cohort(slides=12, each=20)
     table["slide"] = "s" + (np.arange(240) // 60).astype(str).astype(object)
     split = assign_splits(table.assign(group="patch:" + table["patch_id"]), test_share=0.2, folds=5, seed=0)
     assert measure_leakage(values, split, draws=100, seed=0)["slides"].tolist() == [4, 4, 4]
 
 
-def test_a_part_that_leaves_a_label_to_one_fold_is_divided_anew(monkeypatch):
+def test_new_folds_are_made_if_a_label_is_in_one_fold_only(monkeypatch):
     table, values = cohort(slides=12, each=20, leak=False)
     monkeypatch.setattr("histoblend.pipelines.analysis.leakage.MOST_PATCHES", 30)
     train = np.flatnonzero(table["split"] == "train")
     drawn = table.iloc[np.sort(np.random.default_rng(0).choice(train, 30, replace=False))]
     rare = drawn.groupby("slide")["patch_id"].first().index[:2]
-    # Of the drawn patches, tumour is on two slides, and both are in fold 0.
+    # Among the drawn patches, tumour occurs on two slides only, both in fold 0.
     table["label"] = np.where(table["slide"].isin(rare), 1, 0)
     table.loc[table["slide"].isin(rare), "fold"] = 0
     assert measure_leakage(values, table, draws=100, seed=0)["patches"].tolist() == [30] * 3

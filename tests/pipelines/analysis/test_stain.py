@@ -1,4 +1,4 @@
-"""The probe that shifts stains: what is sampled, how pixels are altered, and that it runs on a run's own models."""
+"""The stain probe: the sample, the altered pixels, and the predictions by the models of a run."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ SMALL += ['heads.features=["colour", "handcrafted", "context", "families"]', "en
 
 
 def held_out(sizes, *, positives=None, training=20):
-    """A table of held-out slides of these sizes, with so many positives each, among training slides."""
+    """A table of held-out slides with the given sizes and numbers of positives, and one training slide."""
     positives = positives or [size // 2 for size in sizes]
     parts = [
         pd.DataFrame({"label": [1] * count + [0] * (size - count), "slide": f"t{number:03d}", "split": "test"})
@@ -46,7 +46,7 @@ def held_out(sizes, *, positives=None, training=20):
 
 
 @pytest.mark.parametrize(
-    ("sizes", "positives", "said"),
+    ("sizes", "positives", "expected"),
     [
         ([], [], "No slides were held out"),
         ([40], [20], "Only one slide was held out"),
@@ -55,20 +55,20 @@ def held_out(sizes, *, positives=None, training=20):
     ],
     ids=["no test set", "one slide", "one class", "enough"],
 )
-def test_where_nothing_can_be_shifted_it_says_why(sizes, positives, said):
-    found = why_no_probe(held_out(sizes, positives=positives))
-    assert found.startswith(said) or said in found
-    assert bool(found) == bool(said)
+def test_the_reason_is_given_if_stains_cannot_be_shifted(sizes, positives, expected):
+    reason = why_no_probe(held_out(sizes, positives=positives))
+    assert reason.startswith(expected) or expected in reason
+    assert bool(reason) == bool(expected)
 
 
 def test_the_sample_is_spread_evenly_over_held_out_slides():
     table = held_out([148, 133, 148, 41, 40, 5], positives=[118, 46, 61, 0, 0, 1])
     sample = choose_sample(table, seed=0)
-    judged = table.iloc[sample.rows[: sample.judged]]
-    assert set(judged.split) == {"test"}
-    # The small slide gives its 5, the others the 21 that 112 patches leave for each.
-    assert judged.slide.value_counts().to_dict() == {f"t{i:03d}": 21 for i in range(5)} | {"t005": 5}
-    share = judged.groupby("slide").label.mean()
+    predicted = table.iloc[sample.rows[: sample.n_predicted]]
+    assert set(predicted.split) == {"test"}
+    # The small slide provides its 5 patches, the others 21 each of the 112 in total.
+    assert predicted.slide.value_counts().to_dict() == {f"t{i:03d}": 21 for i in range(5)} | {"t005": 5}
+    share = predicted.groupby("slide").label.mean()
     assert share["t000"] == pytest.approx(118 / 148, abs=1 / 21)
     assert share["t003"] == 0.0
     whole = table.iloc[sample.rows].slide.value_counts()
@@ -76,29 +76,29 @@ def test_the_sample_is_spread_evenly_over_held_out_slides():
     assert len(set(sample.rows)) == len(sample.rows)
 
 
-def test_the_work_does_not_grow_with_the_data():
+def test_the_sample_size_is_limited():
     sample = choose_sample(held_out([200] * 120), seed=0)
-    assert sample.judged <= MOST_PATCHES
+    assert sample.n_predicted <= MOST_PATCHES
     assert len(sample.rows) <= MOST_SLIDES * SLIDE_PATCHES
 
 
-def test_patches_without_a_slide_stand_for_themselves():
+def test_patches_without_a_slide_count_as_separate_slides():
     table = held_out([300, 300]).assign(slide=None)
     sample = choose_sample(table, seed=0)
-    assert sample.judged == len(sample.rows) == MOST_PATCHES
+    assert sample.n_predicted == len(sample.rows) == MOST_PATCHES
     assert len(set(slide_names(table.iloc[sample.rows]))) == MOST_PATCHES
 
 
 def stained(count, seed=0):
-    """Patches of haematoxylin and eosin in any amounts, (count, 32, 32, 3) uint8."""
+    """Patches with random amounts of haematoxylin and eosin, (count, 32, 32, 3) uint8."""
     rng = np.random.default_rng(seed)
     pair = np.array([[0.65, 0.70, 0.29], [0.25, 0.93, 0.27]])
     amounts = rng.dirichlet((0.4, 0.4), (count, 32, 32)) * rng.uniform(0.6, 1.2, (count, 1, 1, 1))
     return np.clip(np.rint(256 * np.exp(-amounts @ pair) - 1), 0, 255).astype(np.uint8)
 
 
-def test_stains_are_shifted_as_in_training(monkeypatch):
-    """The same numbers through both: what training draws for a patch, and what the probe is told."""
+def test_shifted_stains_equal_the_training_jitter(monkeypatch):
+    """The same random numbers give the same pixels in training and in the probe."""
     patches = stained(3)
 
     class Fixed:
@@ -115,7 +115,7 @@ def test_stains_are_shifted_as_in_training(monkeypatch):
     np.testing.assert_array_equal(shift(-ways, 0.1, 1)(patches), expected)
 
 
-def test_no_shift_leaves_every_level_as_it_is():
+def test_a_shift_of_zero_changes_no_level():
     levels = np.arange(256, dtype=np.uint8).repeat(3).reshape(1, 16, 16, 3)
     np.testing.assert_array_equal(shift(np.zeros((1, 6)), 0.1, 0)(levels), levels)
     np.testing.assert_array_equal(shift(np.ones((1, 6)), 0.0, 0)(levels), levels)
@@ -126,13 +126,13 @@ BLUE = np.array([[0.77, 0.60, 0.22], [0.10, 0.95, 0.30]])
 
 
 def grouped(vectors, letters):
-    """Groups of slides s0, s1 … with these stain vectors."""
+    """Groups of slides s0, s1, … with these stain vectors."""
     flat = pd.DataFrame([np.ravel(pair) for pair in vectors], columns=list(VECTORS))
     names = [f"s{i}" for i in range(len(letters))]
     return StainGroups(flat.assign(slide=names, group=list(letters), prevalence=0.5, patches=9), 0.0, 1.0)
 
 
-def test_a_restained_patch_is_what_the_same_amounts_of_the_other_stains_give():
+def test_a_restained_patch_has_the_same_amounts_of_the_other_stains():
     rng = np.random.default_rng(0)
     amounts = rng.uniform(0.05, 0.7, (2, 32, 32, 2))
 
@@ -143,23 +143,23 @@ def test_a_restained_patch_is_what_the_same_amounts_of_the_other_stains_give():
     groups = grouped([PURPLE, BLUE, PURPLE, BLUE], "ABAB")
     patches = np.stack([paint(amounts[0], PURPLE), paint(amounts[1], BLUE)])
     expected = np.stack([paint(amounts[0], BLUE), paint(amounts[1], PURPLE)])
-    found = restain(np.array(["s0", "s1"]), groups)(patches)
-    # Levels were rounded once on the way in and once on the way out.
-    assert np.abs(found.astype(int) - expected).max() <= 2
+    restained = restain(np.array(["s0", "s1"]), groups)(patches)
+    # Levels are rounded twice: in the input and in the result.
+    assert np.abs(restained.astype(int) - expected).max() <= 2
     assert np.abs(patches.astype(int) - expected).max() > 10
     np.testing.assert_array_equal(restain(np.array(["s0"]), groups)(np.full((1, 8, 8, 3), 255, np.uint8)), 255)
 
 
-def test_slides_without_a_stain_of_their_own_stay_as_they_are():
-    one = np.array([[0.65, 0.70, 0.29], [0.651, 0.70, 0.29]])
-    groups = grouped([PURPLE, BLUE, one, BLUE], "ABAB")
+def test_slides_without_two_known_stains_are_unchanged():
+    nearly_equal = np.array([[0.65, 0.70, 0.29], [0.651, 0.70, 0.29]])
+    groups = grouped([PURPLE, BLUE, nearly_equal, BLUE], "ABAB")
     patches = stained(3)
-    found = restain(np.array(["s0", "s2", "elsewhere"]), groups)(patches)
-    assert (found[0] != patches[0]).any()
-    np.testing.assert_array_equal(found[1:], patches[1:])
+    restained = restain(np.array(["s0", "s2", "elsewhere"]), groups)(patches)
+    assert (restained[0] != patches[0]).any()
+    np.testing.assert_array_equal(restained[1:], patches[1:])
 
 
-def test_a_slide_has_one_direction_whatever_stands_beside_it():
+def test_the_direction_of_a_slide_does_not_depend_on_other_slides():
     names = np.array(["a", "b", "a", "c"])
     ways = directions(names, seed=0)
     np.testing.assert_array_equal(ways[0], ways[2])
@@ -170,18 +170,18 @@ def test_a_slide_has_one_direction_whatever_stands_beside_it():
 
 
 def redness(pixels):
-    """A model that reads the mean colour of a patch."""
+    """A model that uses the mean red of a patch."""
     return pixels[..., 0].mean((1, 2)) / 255
 
 
 def roughness(pixels):
-    """A model that reads how often grey rises from a pixel to the next: an order, which no such shift turns round."""
+    """A model that uses how often the level rises from one pixel to the next, which a stain shift does not change."""
     return (np.diff(pixels[..., 1].astype(int), axis=2) > 0).mean((1, 2))
 
 
 @pytest.mark.parametrize(("model", "falls"), [(redness, True), (roughness, False)])
-def test_what_reads_colour_falls_and_what_reads_order_does_not(model, falls):
-    """Positives are a little paler and of another grain; slides differ in nothing else until they are shifted."""
+def test_a_colour_model_loses_auc_and_a_texture_model_does_not(model, falls):
+    """Positives are slightly paler and have another texture. Slides do not differ until their stains are shifted."""
     rng = np.random.default_rng(0)
     slides, each = 8, 12
     labels = np.tile([0, 1], slides * each // 2)
@@ -216,22 +216,22 @@ def probed(run):
     return pd.read_parquet(folder / "predictions.parquet"), manifest
 
 
-def test_patches_as_they_are_get_the_run_s_own_predictions(run, probed):
+def test_unaltered_patches_get_the_predictions_of_the_run(run, probed):
     table, manifest = probed
     own = predictions_of(run).set_index("patch_id")
     plain = table[table.strength == 0].set_index("patch_id")
     assert manifest["notes"]["patches"] == len(plain)
     for model in ("logistic_colour", "logistic_handcrafted", "logistic_gabor", "logistic_stain"):
         np.testing.assert_array_equal(plain[f"prob_{model}"], own.loc[plain.index, f"prob_{model}"])
-    # The test slides hold 20 patches each, all of which are in the sample: context sees what it saw in the run.
+    # All 20 patches of each test slide are in the sample, so slide context is the same as in the run.
     np.testing.assert_allclose(plain["prob_logistic_context"], own.loc[plain.index, "prob_logistic_context"], atol=1e-9)
-    # Of the ensembles it is the one without means over the slide.
+    # The probe uses the ensemble without slide means.
     stored = json.loads((run.step("ensemble").folder / "ensemble.json").read_text())["heat-map"]
     members = own.loc[plain.index, [f"prob_{name}" for name in stored["members"]]].to_numpy()
     np.testing.assert_allclose(plain["prob_ensemble"], Ensemble.from_dict(stored).predict(members), atol=1e-9)
 
 
-def test_the_probe_holds_each_patch_at_each_strength_both_ways(run, probed):
+def test_the_probe_has_every_patch_at_every_strength_in_both_directions(run, probed):
     table, _ = probed
     n = table.patch_id.nunique()
     done = [("shift", 0.0, 0), *(("shift", strength, draw) for strength in STRENGTHS for draw in range(len(SIGNS)))]
@@ -244,7 +244,7 @@ def test_the_probe_holds_each_patch_at_each_strength_both_ways(run, probed):
     assert not list((run.folder / "analysis" / "stain").glob("work-*"))
 
 
-def test_what_the_report_shows_agrees_with_scikit_learn(run, probed):
+def test_the_view_agrees_with_scikit_learn(run, probed):
     table, _ = probed
     steps = pd.DataFrame({"model": ["logistic_colour", "logistic_gabor"], "threshold": [0.5, 0.4]})
     view = stain.stain_view(run, run.step("stain").folder, predictions_of(run), steps)
@@ -255,7 +255,7 @@ def test_what_the_report_shows_agrees_with_scikit_learn(run, probed):
     assert view.absent == ""
     assert view.trained == 0.0
     assert set(view.families.family) == {"colour", "stain", "gabor"}
-    assert set(view.scores.model) == {"logistic_colour"}  # families alone are left out there
+    assert set(view.scores.model) == {"logistic_colour"}  # single families are left out
 
 
 def test_the_probe_is_reused(run, probed, capsys):

@@ -176,4 +176,4 @@ def test_confounded_slides_are_called_so():
     )
     view = make_stain(make_predictions(2, slides=10, test_slides=4, rungs=("prevalence", "colour")))
     section = stain_section(replace(view, groups=StainGroups(table, 1.0, 0.0001)), pd.DataFrame(), "logistic_colour")
-    assert section.content["groups"]["words"].startswith("Stain and label go together.")
+    assert section.content["groups"]["words"].startswith("Stain and label are confounded.")

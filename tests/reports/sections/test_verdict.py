@@ -92,4 +92,4 @@ def test_verdict_doubts_a_stain_that_goes_with_the_label(p, said):
         {"slide": list("abcdefgh"), "group": list("AAAABBBB"), "prevalence": [0.9] * 4 + [0.1] * 4, "patches": 5}
     )
     verdict = judge(pd.DataFrame(STEPS), slide_map=True, stain=StainGroups(slides, 0.8, p))
-    assert any("90 % and 10 % positives a slide (P < 0.001)" in reason for reason in verdict.distrust) is said
+    assert any("90 % and 10 % positives per slide (P < 0.001)" in reason for reason in verdict.distrust) is said
