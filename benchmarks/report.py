@@ -1,9 +1,9 @@
-"""Times the report of a finished run, and of the same run with every patch many times over.
+"""Time the report of a finished run, and of the same run with its patches repeated many times.
 
-Run from the repository's root: ``python -m benchmarks.report [CONFIG RUN [patches]]``, where RUN is the name of a
-finished run and CONFIG the file that it was made with; else the baseline on the phantom is brought up to date for it.
-Every table of the run is repeated until it holds at least so many patches (220,025 where nothing is said), under the
-same slides: scores must come out as they were, which is checked before the times are printed.
+Run from the repository root: ``python -m benchmarks.report [CONFIG RUN [patches]]``. RUN is the name of a finished run,
+and CONFIG is its configuration file. Without them, the baseline on the phantom is updated and used. Every table of the
+run is repeated within the same slides, until it has at least ``patches`` patches (default 220,025). The scores must not
+change, which is checked before the times are printed.
 """
 
 import os
@@ -28,12 +28,12 @@ from histoblend.pipelines.runtime.resources import peak_memory
 
 ROWS = 4096
 
-#: Steps whose results are repeated.
+#: Steps whose tables are repeated.
 GIVEN = ("prepare", "features", "embeddings", "heads", "cnn", "ensemble", "stain", "saliency")
 
 
 class Repeated:
-    """An array's rows again and again, without the memory."""
+    """An array whose rows are repeated without using more memory."""
 
     def __init__(self, array: np.ndarray, times: int) -> None:
         self.array, self.shape = array, (times * len(array), *array.shape[1:])
@@ -47,13 +47,13 @@ class Repeated:
 
 
 def repeat_table(table: pd.DataFrame, times: int) -> pd.DataFrame:
-    """Rows again and again; each copy of a patch has an identity of its own."""
+    """Repeat the rows of a table; each copy of a patch gets its own id."""
     parts = [table.assign(patch_id=table["patch_id"] + f"-{number}") for number in range(times)]
     return pd.concat(parts, ignore_index=True)
 
 
 def repeat_step(source: Path, target: Path, patches: int, times: int) -> None:
-    """Write a step's folder with every row a patch repeated; what has no such rows is linked."""
+    """Write a step's folder with its patch tables repeated; other files are linked."""
     target.mkdir(parents=True)
     for path in source.iterdir():
         if ignored(path.name):
@@ -73,7 +73,7 @@ def repeat_step(source: Path, target: Path, patches: int, times: int) -> None:
 
 
 def repeated(run: Run, times: int, folder: Path) -> Run:
-    """A run whose steps before the ladder hold every patch so many times; nothing in them is ever rebuilt."""
+    """A run whose steps before the ladder contain every patch `times` times. These steps are never rebuilt."""
     table = pd.read_parquet(run.folder / "1-patches" / "patches.parquet")
     large = plan_run(run.config, folder, screen=run.screen)
     if not (run.folder / "6-ensemble").is_dir():
@@ -82,7 +82,7 @@ def repeated(run: Run, times: int, folder: Path) -> Run:
         step = large.plan[name].folder
         if not (run.folder / step).is_dir():
             continue
-        # These look at a sample of patches, however many there are.
+        # These steps use a sample of patches of fixed size.
         copies = 1 if name in ("stain", "saliency") else times
         repeat_step(run.folder / step, large.folder / step, len(table), copies)
         manifest = read_manifest(run.folder / step)
@@ -95,7 +95,7 @@ def repeated(run: Run, times: int, folder: Path) -> Run:
 
 
 def measure(run: Run) -> tuple[float, float, pd.DataFrame]:
-    """Seconds and peak memory (MB) of ladder, analyses, figures and page, and the ladder."""
+    """Seconds and peak memory (MB) of ladder, analyses, figures and page, and the ladder table."""
     started = time.perf_counter()
     with peak_memory() as peak:
         page = run.step("report").folder
@@ -103,23 +103,23 @@ def measure(run: Run) -> tuple[float, float, pd.DataFrame]:
 
 
 def main(config: str = "configs/phantom.toml", name: str = "", patches: str = "220025") -> None:
-    """Compare, time, print."""
+    """Time, check and print."""
     if not name:
         name = load_config(Path(config)).name
         subprocess.run([sys.executable, "-m", "histoblend.pipelines", "baseline", "--config", config], check=True)  # noqa: S603
     run = plan_run(load_config(Path(config), [f"name={name}"]), Path("runs"))
     count = len(pd.read_parquet(run.folder / "1-patches" / "patches.parquet"))
     times = -(-int(patches) // count)
-    with tempfile.TemporaryDirectory(prefix="histoblend-report-") as place:
-        small = measure(repeated(run, 1, Path(place) / "once"))
-        many = repeated(run, times, Path(place) / "many")
-        large = measure(many)
-        size = (many.step("report").folder / "report.html").stat().st_size / 1e6
+    with tempfile.TemporaryDirectory(prefix="histoblend-report-") as folder:
+        small = measure(repeated(run, 1, Path(folder) / "once"))
+        large_run = repeated(run, times, Path(folder) / "many")
+        large = measure(large_run)
+        size = (large_run.step("report").folder / "report.html").stat().st_size / 1e6
     np.testing.assert_allclose(large[2].auc, small[2].auc, rtol=0, atol=1e-9)
     np.testing.assert_allclose(large[2].brier, small[2].brier, rtol=0, atol=1e-9)
-    for words, (seconds, peak, _), rows in (("as it is", small, count), ("repeated", large, times * count)):
+    for words, (seconds, peak, _), rows in (("original", small, count), ("repeated", large, times * count)):
         print(f"{words}: {rows:,} patches in {seconds:.1f} s, peak {peak:,.0f} MB")
-    print(f"{times} times the patches take {large[0] / small[0]:.1f} times as long; the page has {size:.1f} MB")
+    print(f"{times} times as many patches take {large[0] / small[0]:.1f} times as long; the page has {size:.1f} MB")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""What a cluster costs: seconds and bytes a patch, the scheduler's share of a part, the best part, 1, 2 and 4 workers.
+"""Measure the costs of a cluster: seconds and bytes per patch, scheduler overhead and best part size.
 
-Run from the repository's root: ``python -m benchmarks.scale [patches]``. Checks first that a cluster's table is one
-machine's, bit for bit; then measures the model behind docs/scale.md, holds it against runs, and extrapolates it.
+Run from the repository root: ``python -m benchmarks.scale [patches]``. The benchmark uses 1, 2 and 4 workers. It first
+checks that the cluster's table is bit-identical to one machine's. It then measures the cost model of docs/scale.md,
+compares it with measured times and extrapolates it.
 """
 
 import contextlib
@@ -27,37 +28,37 @@ SHARDS = (32, 128, 512)
 WORKERS = (1, 2, 4)
 EMPTY = 2000
 
-#: Slides, and patches of each, of a hospital.
-SLIDES, EACH = 1_000, 50_000
+#: Number of slides of a hospital, and of patches per slide.
+SLIDES, PATCHES_PER_SLIDE = 1_000, 50_000
 THREADS = (16, 64, 256)
 
 
 class Quiet(Screen):
-    """Says nothing."""
+    """A screen without output."""
 
     def say(self, line):
-        """Nothing."""
+        """Do nothing."""
 
     def warn(self, line):
-        """Nothing."""
+        """Do nothing."""
 
     @contextlib.contextmanager
     def progress(self, label, total, unit="patches"):
-        """Nothing."""
+        """Do nothing."""
         yield lambda count: None
 
 
 @contextlib.contextmanager
 def local_cluster(folder, workers):
-    """Yield a cluster of processes on this machine, connected."""
+    """Yield a connected cluster of processes on this machine."""
     cluster = Cluster(EngineConfig(scheduler="dask-local"), folder, workers, Quiet())
     with contextlib.closing(cluster):
         cluster.connect()
         yield cluster
 
 
-def empty_task_s(cluster):
-    """Seconds that the scheduler and the client spend on a task that does nothing."""
+def empty_task_seconds(cluster):
+    """Seconds that scheduler and client need for an empty task."""
     from histoblend.models.table_blocks import keep
 
     tasks = [(keep, (number,)) for number in range(EMPTY)]
@@ -66,74 +67,72 @@ def empty_task_s(cluster):
     return (time.perf_counter() - started) / EMPTY
 
 
-def table_s(cluster, run, folder, shard):
-    """Wall seconds of a table in parts of `shard` patches, and what its parts took."""
+def table_seconds(cluster, run, folder, shard):
+    """Wall-clock seconds of a table in parts of `shard` patches, and the resources that its parts used."""
     folder.mkdir()
     names = run.columns
     recipe = {"families": list(chosen_families(run.config))}
     started = time.perf_counter()
-    spent = extract_on_cluster(
-        cluster, recipe, names, patches_of(run), folder, shard=shard, progress=lambda count: None
-    )
+    used = extract_on_cluster(cluster, recipe, names, patches_of(run), folder, shard=shard, progress=lambda count: None)
     wall = time.perf_counter() - started
     np.testing.assert_array_equal(np.load(folder / "values.npy", mmap_mode="r"), run.expected)
-    return wall, spent
+    return wall, used
 
 
 def measure(root, patches):
-    """Print the measurements; return what the model is made of."""
+    """Print the measurements; return the parameters of the cost model."""
     settings = [f"data.n={patches}", f"data.slides={max(8, patches // 50)}"]
     run = plan_run(load_config(Path("configs/phantom.toml"), settings), root, screen=Quiet())
     features = run.step("features").folder
     run.expected = np.load(features / "values.npy", mmap_mode="r")
     run.columns = read_values(features)[1]
-    print(f"{patches} patches, {len(run.columns)} columns, {cpu_count()} cores; every table below equals one machine's")
+    print(f"{patches} patches, {len(run.columns)} columns, {cpu_count()} cores; all tables equal that of one machine")
     print(f"{'workers':>8}{'part':>6}{'wall s':>9}{'model s':>9}{'core ms/patch':>15}{'read B':>9}{'written B':>11}")
-    found = {}
+    costs = {}
     for workers in WORKERS:
         with local_cluster(root / "cluster", workers) as cluster:
-            table_s(cluster, run, root / f"warm-{workers}", 32)  # kernels are loaded
-            overhead = empty_task_s(cluster)
+            table_seconds(cluster, run, root / f"warm-{workers}", 32)  # loads kernels
+            overhead = empty_task_seconds(cluster)
             for shard in SHARDS:
-                wall, spent = table_s(cluster, run, root / f"{workers}-{shard}", shard)
-                each = spent.core_seconds / patches
-                model = modelled(patches, shard, min(workers, cpu_count()), each, overhead)
-                found[workers, shard] = (each, overhead, spent.read / patches, spent.written / patches)
+                wall, used = table_seconds(cluster, run, root / f"{workers}-{shard}", shard)
+                core_seconds_per_patch = used.core_seconds / patches
+                model = modelled_seconds(patches, shard, min(workers, cpu_count()), core_seconds_per_patch, overhead)
+                costs[workers, shard] = (core_seconds_per_patch, overhead, used.read / patches, used.written / patches)
                 print(
-                    f"{workers:>8}{shard:>6}{wall:>9.2f}{model:>9.2f}{1e3 * each:>15.2f}"
-                    f"{found[workers, shard][2]:>9.0f}{found[workers, shard][3]:>11.0f}"
+                    f"{workers:>8}{shard:>6}{wall:>9.2f}{model:>9.2f}{1e3 * core_seconds_per_patch:>15.2f}"
+                    f"{costs[workers, shard][2]:>9.0f}{costs[workers, shard][3]:>11.0f}"
                 )
-            print(f"{'':8}a task that does nothing: {1e3 * overhead:.2f} ms")
-    return found
+            print(f"{'':8}an empty task: {1e3 * overhead:.2f} ms")
+    return costs
 
 
-def modelled(patches, shard, threads, each, overhead):
-    """Seconds: the longer of what workers compute and the scheduler hands out, and the last part's end."""
-    return max(patches * each / threads, patches / shard * overhead) + shard * each
+def modelled_seconds(patches, shard, threads, core_seconds_per_patch, overhead):
+    """Modelled seconds: the longer of computing and scheduling, plus the time of the last part."""
+    return max(patches * core_seconds_per_patch / threads, patches / shard * overhead) + shard * core_seconds_per_patch
 
 
-def best_part(patches, each, overhead):
-    """Patches a part with the least of scheduler's work and waiting for the last part: both grow to the same."""
-    return round((patches * overhead / each) ** 0.5)
+def best_part_size(patches, core_seconds_per_patch, overhead):
+    """Patches per part that minimise the sum of scheduling and waiting for the last part; both are equal there."""
+    return round((patches * overhead / core_seconds_per_patch) ** 0.5)
 
 
-def extrapolate(found):
-    """Print what a hospital's slides take."""
-    each, overhead, read, written = found[2, 128]
-    patches = SLIDES * EACH
-    part = min(best_part(patches, each, overhead), 4096)
-    print(f"\n{SLIDES:,} slides × {EACH:,} patches = {patches:,}; parts of {part} ({patches // part:,} of them)")
+def extrapolate(costs):
+    """Print the extrapolated cost of a hospital's slides."""
+    core_seconds_per_patch, overhead, read, written = costs[2, 128]
+    patches = SLIDES * PATCHES_PER_SLIDE
+    part = min(best_part_size(patches, core_seconds_per_patch, overhead), 4096)
+    print(f"\n{SLIDES:,} slides × {PATCHES_PER_SLIDE:,} patches = {patches:,}; {patches // part:,} parts of {part}")
     terabytes = f"read {patches * read / 1e12:.2f} TB, written {patches * written / 1e12:.2f} TB"
-    print(f"core-hours {patches * each / 3600:.0f}; {terabytes}")
+    print(f"core-hours {patches * core_seconds_per_patch / 3600:.0f}; {terabytes}")
     print(f"scheduler {patches / part * overhead / 60:.1f} min in all")
     for threads in THREADS:
-        hours = modelled(patches, part, threads, each, overhead) / 3600
+        hours = modelled_seconds(patches, part, threads, core_seconds_per_patch, overhead) / 3600
         rate = patches * (read + written) / (hours * 3600) / 1e6
-        print(f"{threads:>5} threads: {hours:.2f} h, {rate:,.0f} MB/s from and to the store")
+        print(f"{threads:>5} threads: {hours:.2f} h, {rate:,.0f} MB/s from and to storage")
 
 
 def main():
-    """Run everything in a folder that goes away."""
+    """Run all measurements in a temporary folder."""
     logging.getLogger("distributed").setLevel(logging.CRITICAL)
     patches = int(sys.argv[1]) if len(sys.argv) > 1 else PATCHES
     with tempfile.TemporaryDirectory() as folder:

@@ -1,9 +1,9 @@
-"""How fast are heat maps beside `predict` on the same patches? Tiles a second of both, end to end, and their ratio.
+"""Time heat maps against `predict` on the same patches, end to end.
 
-Usage: ``python -m benchmarks.slides [bundle] [model]`` from the repository's root; the bundle is
-``runs/phantom/bundle`` and the model its default where none is named. A phantom slide is predicted, its tiles are
-written as files and predicted as patches, and the answers are compared bit by bit. Then both ways take turns
-twice, and the best of each counts.
+Run from the repository root: ``python -m benchmarks.slides [bundle] [model]``. The defaults are ``runs/phantom/bundle``
+and the bundle's default model. A phantom slide is predicted. Its tiles are then written as files and predicted as
+patches. The benchmark checks that both give bit-identical predictions. Each way is timed twice, in turn, and the best
+time counts.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ SIDES = {"width": 4096, "height": 3072}
 
 
 def write_patches(slide: Path, tiles: pd.DataFrame, folder: Path) -> None:
-    """Write the tiles of a heat map as files, as they lie on the slide, and a table of their slides."""
+    """Write the tiles of a heat map as image files, and a table of their slides."""
     with Slide(slide) as opened:
         pixels = np.pad(opened.read(0, 0, 0, *opened.size), [(96, 96), (96, 96), (0, 0)], constant_values=255)
     (folder / "in").mkdir()
@@ -40,7 +40,7 @@ def write_patches(slide: Path, tiles: pd.DataFrame, folder: Path) -> None:
 
 
 def timed(way: Callable[[], object]) -> float:
-    """Seconds of one quiet call."""
+    """Seconds of one call without printed output."""
     started = time.perf_counter()
     with contextlib.redirect_stdout(io.StringIO()):
         way()
@@ -48,7 +48,7 @@ def timed(way: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    """Compare answers, then speeds."""
+    """Compare predictions, then time both ways."""
     bundle = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/phantom/bundle")
     options = Options(sys.argv[2] if len(sys.argv) > 2 else "", workers=2)
     with tempfile.TemporaryDirectory() as name:
@@ -67,10 +67,10 @@ def main() -> None:
         tiles = pd.read_csv(folder / "map" / "tiles.csv", keep_default_na=False)
         write_patches(slide, tiles, folder)
         timed(by_patch)
-        found = pd.read_csv(folder / "out.csv", keep_default_na=False).set_index("id").loc[tiles["tile"]]
+        predicted = pd.read_csv(folder / "out.csv", keep_default_na=False).set_index("id").loc[tiles["tile"]]
         for column in ("probability", "label", "flags"):
-            assert found[column].tolist() == tiles[column].tolist(), column
-        print(f"{len(tiles)} tiles: probabilities, labels and flags equal to the last bit")
+            assert predicted[column].tolist() == tiles[column].tolist(), column
+        print(f"{len(tiles)} tiles: probabilities, labels and flags are bit-identical")
         seconds = np.array([[timed(by_slide), timed(by_patch)] for _ in range(2)]).min(axis=0)
         rates = len(tiles) / seconds
         print(f"heatmap {rates[0]:.0f} tiles/s, predict {rates[1]:.0f} patches/s: ratio {rates[0] / rates[1]:.2f}")

@@ -1,1 +1,1 @@
-"""Colour, texture and nuclei columns: one file a family, and the table of all."""
+"""Colour, texture and nuclei features: one file per family, and the registry of all families."""

@@ -1,4 +1,4 @@
-"""Planes that several feature families share: grey levels and stain amounts of a batch of patches."""
+"""Image planes that several feature families share, such as grey levels and stain amounts."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from skimage.color import hed_from_rgb
 
 from histoblend.features.handcrafted.kernel import kernel
 
-#: Amounts, in the units of `skimage.color.rgb2hed`, that the level 255 stands for: haematoxylin, eosin, residual.
+#: Stain amounts that map to level 255, in the units of `skimage.color.rgb2hed`: haematoxylin, eosin, residual.
 STAIN_SCALES = (0.25, 0.15, 0.15)
 SMALLEST = 32
 
 
 def check_patches(patches: np.ndarray) -> None:
-    """Raise ValueError or TypeError when something is no patches of RGB, of at least the size of the centre."""
+    """Raise ValueError or TypeError unless these are uint8 RGB patches of at least the size of the centre."""
     patches = np.asarray(patches)
     shape = patches.shape
     if len(shape) != 4 or shape[-1] != 3:
@@ -31,24 +31,24 @@ def check_patches(patches: np.ndarray) -> None:
 
 
 class Planes:
-    """Patches and the planes made from them, each of which is made once, when it is first asked for.
+    """Patches and the planes computed from them. Each plane is computed once, on first access.
 
     Parameters
     ----------
     patches : ndarray of shape (n, height, width, 3), dtype uint8
-        RGB, at least 32 × 32 pixels; a read-only memory map will do.
+        RGB, at least 32 × 32 pixels. A read-only memory map works too.
 
     Attributes
     ----------
     patches : ndarray of shape (n, height, width, 3), dtype uint8
-        A writable, contiguous copy whatever came, so that kernels are compiled once.
+        Always a writable, contiguous copy, so that Numba compiles each kernel only once.
 
     Raises
     ------
     ValueError
-        When the shape is another, or patches are smaller than the centre of 32 × 32 pixels.
+        If the shape is wrong, or the patches are smaller than the centre of 32 × 32 pixels.
     TypeError
-        When the values are not uint8.
+        If the values are not uint8.
     """
 
     def __init__(self, patches: np.ndarray) -> None:
@@ -68,9 +68,9 @@ class Planes:
 
     @cached_property
     def grey(self) -> np.ndarray:
-        """Luminance in 8 bits: scikit-image's `rgb2gray` weights, rounded half up.
+        """Luminance in 8 bits with the weights of scikit-image's `rgb2gray`, rounded half up.
 
-        The weights are applied as integers, so the result does not depend on the order of a floating-point sum.
+        The weights are integers, so the result does not depend on the order of summation.
         Shape (n, height, width), dtype uint8.
         """
         levels = np.empty(self.patches.shape[:3], np.uint8)
@@ -81,9 +81,9 @@ class Planes:
     def stains(self) -> np.ndarray:
         """Haematoxylin, eosin and residual amounts in 8 bits; shape (3, n, height, width), dtype uint8.
 
-        Level 255 stands for `STAIN_SCALES` and more. A fixed scale keeps patches comparable; the ends hold all but
-        about one pixel in a hundred of ordinary tissue. Ruifrok & Johnston (2001), Anal Quant Cytol Histol
-        23(4):291-299.
+        Level 255 means an amount of `STAIN_SCALES` or more. The scale is fixed, which keeps patches comparable.
+        It covers about 99 % of the pixels of ordinary tissue.
+        Ruifrok & Johnston (2001), Anal Quant Cytol Histol 23(4):291-299.
         """
         levels = np.empty((3, *self.patches.shape[:3]), np.uint8)
         scales = 255 / np.array(STAIN_SCALES)
@@ -96,7 +96,7 @@ class Planes:
     def absorbed(self) -> np.ndarray:
         """Light absorbed in red: 255 minus red; shape (n, height, width), dtype uint8.
 
-        Haematoxylin absorbs red, and eosin next to none, so this plane shows nuclei whatever the stains' shades are.
+        Haematoxylin absorbs red and eosin hardly does, so this plane shows nuclei whatever the shades of the stains.
         """
         return ~self.channels[0]
 
@@ -118,7 +118,7 @@ def density_table() -> np.ndarray:
     Returns
     -------
     ndarray of shape (256,), dtype float64
-        0 for white (255), 1 for black (0); the logarithm to the base 1e-6, levels below 1e-6 being lifted to it.
+        0 for white (255), 1 for black (0). The logarithm has base 1e-6, and values below 1e-6 are raised to 1e-6.
     """
     table = np.log(np.maximum(np.arange(256) / 255.0, 1e-6)) / np.log(1e-6)
     table.setflags(write=False)
@@ -127,7 +127,7 @@ def density_table() -> np.ndarray:
 
 @kernel
 def _channel_kernel(pixels: np.ndarray, channels: np.ndarray) -> None:
-    # a loop a channel: all three at once are vectorised badly
+    # one loop per channel: a joint loop vectorises badly
     for k in range(channels.shape[1]):
         channels[0, k] = pixels[3 * k]
     for k in range(channels.shape[1]):
@@ -146,15 +146,15 @@ def _grey_kernel(channels: np.ndarray, levels: np.ndarray) -> None:
 
 @kernel
 def _stain_kernel(channels: np.ndarray, densities: np.ndarray, weights: np.ndarray, levels: np.ndarray) -> None:
-    """Levels of three stains, some pixels at a time: looked up first, so that the sums are vectorised."""
-    looked_up = np.empty((3, 256))
+    """Compute the levels of three stains in blocks of 256 pixels; looking up first lets the sums be vectorised."""
+    density = np.empty((3, 256))
     for start in range(0, levels.shape[1], 256):
         size, first = min(256, levels.shape[1] - start), np.uint64(start)
         for channel in range(3):
             for k in range(size):
-                looked_up[channel, k] = densities[channels[channel, np.uint64(k) + first]]
+                density[channel, k] = densities[channels[channel, np.uint64(k) + first]]
         for stain in range(3):
             red, green, blue = weights[stain, 0], weights[stain, 1], weights[stain, 2]
             for k in range(size):
-                amount = red * looked_up[0, k] + green * looked_up[1, k] + blue * looked_up[2, k]
+                amount = red * density[0, k] + green * density[1, k] + blue * density[2, k]
                 levels[stain, np.uint64(k) + first] = np.uint8(np.int32(min(max(amount, 0.0) + 0.5, 255.0)))

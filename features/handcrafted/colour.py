@@ -11,42 +11,47 @@ from skimage.color import rgb2xyz, xyz_tristimulus_values
 
 from histoblend.features.handcrafted.channels import STAIN_SCALES, Planes
 from histoblend.features.handcrafted.column import REGION_WORDS, Column, Row
-from histoblend.features.handcrafted.kernel import contracted, kernel, part
+from histoblend.features.handcrafted.kernel import fused_kernel, inner_kernel, kernel
 
-#: Name, unit, lowest and highest value (levels 0 and 255), words.
+#: Name, unit, values at levels 0 and 255, description.
 CHANNELS = (
     Row("red", "1", 0, 1, "red"),
     Row("green", "1", 0, 1, "green"),
     Row("blue", "1", 0, 1, "blue"),
-    Row("hue", "turn", -0.5, 0.5 - 1 / 256, "hue, counted from red, of the pixels that have one"),
+    Row("hue", "turn", -0.5, 0.5 - 1 / 256, "hue (from red, coloured pixels only)"),
     Row("saturation", "1", 0, 1, "saturation (HSV)"),
     Row("lightness", "1", 0, 100, "lightness L* (CIE Lab, D65)"),
-    Row("green-red", "1", -128, 127, "green to red a* (CIE Lab, D65)"),
-    Row("blue-yellow", "1", -128, 127, "blue to yellow b* (CIE Lab, D65)"),
+    Row("green-red", "1", -128, 127, "a* (green to red; CIE Lab, D65)"),
+    Row("blue-yellow", "1", -128, 127, "b* (blue to yellow; CIE Lab, D65)"),
     Row("haematoxylin", "6 decades", 0, STAIN_SCALES[0], "haematoxylin amount (optical density)"),
     Row("eosin", "6 decades", 0, STAIN_SCALES[1], "eosin amount (optical density)"),
     Row("residual", "6 decades", 0, STAIN_SCALES[2], "residual (third) stain amount (optical density)"),
 )
 STATISTICS = ("mean", "spread", "skew", "kurtosis", "q05", "q50", "q95")
-#: How many of the statistics each region has.
+#: Number of statistics per region, from the start of `STATISTICS`.
 REGIONS = {"whole": 7, "centre": 2, "ring": 1, "contrast": 2}
 _HUE = 3
 _QUANTILES = (0.05, 0.5, 0.95)
-#: How near to a step between two levels single precision cannot tell them apart.
+#: A value this close to a rounding boundary is recomputed in double precision.
 _DOUBT = 1e-3
 
 
 def colour(planes: Planes) -> np.ndarray:
-    """Moments and quantiles of eleven colour channels in 8 bits.
+    """Moments and quantiles of eleven 8-bit colour channels.
 
-    scikit-image's `rgb2hsv`, `rgb2lab` and `rgb2hed` define the channels, which are rounded (half up) to 256 levels:
-    red, green, blue and saturation as level / 255, hue as level / 256 of a turn, L* as level / 2.55, a* and b* as
-    level − 128, stain amounts as `channels.Planes.stains`. Mean, spread (standard deviation), skewness and
-    excess kurtosis are the population moments (`scipy.stats`), 0 where the channel is constant; quantiles are
-    `numpy.quantile`'s. Hue is a circle: it is counted in turns from red, −½ to ½, over the pixels that have a hue;
-    mean is the direction of the mean vector, spread one minus its length R, skew and kurtosis are the mean sine and
-    cosine of twice the angle from the mean. Without a hue all are 0, and where R is below 1e-9 the mean direction
-    counts as 0. The ring is what lies outside the centre; where a patch has no ring its statistics equal the centre's.
+    The channels are those of scikit-image's `rgb2hsv`, `rgb2lab` and `rgb2hed`, rounded (half up) to 256 levels. Red,
+    green, blue and saturation are level / 255, hue is level / 256 of a turn, L* is level / 2.55, and a* and b* are
+    level − 128. Stain amounts are those of `channels.Planes.stains`. Mean, spread (standard deviation), skewness and
+    excess kurtosis are population moments (`scipy.stats`). Skewness and kurtosis of a constant channel are 0. Quantiles
+    follow `numpy.quantile`.
+
+    Hue is circular. It is measured in turns from red, −½ to ½, over the pixels that have a hue. The mean is the
+    direction of the mean vector, and the spread is 1 − R, where R is the length of that vector. Skew and kurtosis are
+    the mean sine and cosine of twice the angle from the mean direction. If no pixel has a hue, all are 0. If R is below
+    1e-9, the mean direction is taken as 0.
+
+    The ring is the part of the patch outside the centre. If a patch has no ring, the ring's statistics equal the
+    centre's.
 
     Parameters
     ----------
@@ -55,7 +60,7 @@ def colour(planes: Planes) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n, 132), dtype float32
-        By region (`REGIONS`), then channel (`CHANNELS`), then statistic.
+        Ordered by region (`REGIONS`), channel (`CHANNELS`) and statistic.
 
     References
     ----------
@@ -71,23 +76,24 @@ def colour(planes: Planes) -> np.ndarray:
     _colour_kernel(planes.channels, planes.stains, *_light_tables(), lows, steps, circle, np.array(_QUANTILES), tables)
     whole, centre, ring = (tables[:, region] for region in range(3))
     contrast = centre[..., :2] - ring[..., :2]
-    # a difference of directions is a direction
+    # a difference of directions must stay within half a turn
     contrast[:, _HUE, 0] -= np.round(contrast[:, _HUE, 0])
-    parts = (whole, centre[..., :2], ring[..., :1], contrast)
-    return np.concatenate([part.reshape(n, -1) for part in parts], axis=1).astype(np.float32)
+    blocks = (whole, centre[..., :2], ring[..., :1], contrast)
+    return np.concatenate([block.reshape(n, -1) for block in blocks], axis=1).astype(np.float32)
 
 
 @cache
 def _light_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return each level's linear light, what it adds to X, Y, Z of the white point, and polynomials for u^(2/3).
+    """Return the linear light of each level, the RGB to XYZ matrix divided by the white point, and two polynomials.
 
-    Shapes (256,), (3 axes, 3 channels) and (2, 9). One step of Halley's method after the polynomial gives cube roots
-    without a branch: to 1e-11 after the first, and as well as single precision can after the second, of fewer terms.
+    Shapes (256,), (3 axes, 3 channels) and (2, 9). The polynomials approximate u^(2/3). One step of Halley's method
+    after a polynomial gives cube roots without a branch, to 1e-11 with the first polynomial and to single precision
+    with the second, which has fewer terms.
     """
     level = np.arange(256) / 255.0
     linear = np.where(level > 0.04045, ((level + 0.055) / 1.055) ** 2.4, level / 12.92)
     white = xyz_tristimulus_values(illuminant="D65", observer="2")
-    # the XYZ of the three primaries are the columns of the matrix
+    # the columns of the matrix are the XYZ values of the three primaries
     shares = np.ascontiguousarray(rgb2xyz(np.eye(3)).T / white[:, None])
     roots = np.linspace(np.sqrt(0.0088), 1.001, 4001)
     polynomials = np.zeros((2, 9))
@@ -97,11 +103,11 @@ def _light_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return linear, shares, polynomials
 
 
-@part
+@inner_kernel
 def _fill_hue(channels: np.ndarray, patch: int, planes: np.ndarray) -> None:
-    """Levels of hue (0 where there is none) and saturation into planes 0 and 1.
+    """Write the levels of hue (0 if a pixel has none) and saturation into planes 0 and 1.
 
-    Quotients of whole numbers below 2^24, which single precision rounds down rightly.
+    All quotients are of whole numbers below 2^24, so single precision rounds them down correctly.
     """
     zero, one, two, four, six = np.float32(0), np.float32(1), np.float32(2), np.float32(4), np.float32(6)
     for k in range(planes.shape[1]):
@@ -109,7 +115,7 @@ def _fill_hue(channels: np.ndarray, patch: int, planes: np.ndarray) -> None:
         blue = np.float32(channels[2, patch, k])
         high = max(red, green, blue)
         delta = high - min(red, green, blue)
-        # scikit-image lets the last channel that reaches the maximum decide
+        # as in scikit-image, the last channel that equals the maximum decides
         turn = two * delta + (blue - red) if green == high else green - blue
         turn = four * delta + (red - green) if blue == high else turn
         turn = turn + six * delta if turn < zero else turn
@@ -119,9 +125,9 @@ def _fill_hue(channels: np.ndarray, patch: int, planes: np.ndarray) -> None:
         planes[1, k] = np.uint8(np.int32((np.float32(510) * delta + high) / (two * high)))
 
 
-@part
+@inner_kernel
 def _fill_lab_exactly(light: np.ndarray, shares: np.ndarray, root: np.ndarray, k: int, planes: np.ndarray) -> None:
-    """Levels of L*, a* and b* of one pixel into planes 2 to 4, from its linear light."""
+    """Write L*, a* and b* of one pixel into planes 2 to 4, from its linear light, in double precision."""
     x, y, z = 0.0, 0.0, 0.0
     for axis in range(3):
         t = shares[axis, 0] * light[0] + shares[axis, 1] * light[1] + shares[axis, 2] * light[2]
@@ -137,13 +143,13 @@ def _fill_lab_exactly(light: np.ndarray, shares: np.ndarray, root: np.ndarray, k
     planes[4, k] = np.int32(200.0 * (y - z) + 128.5)
 
 
-@contracted
+@fused_kernel
 def _fill_lab(
     channels: np.ndarray, patch: int, linear: np.ndarray, shares: np.ndarray, root: np.ndarray, planes: np.ndarray
 ) -> None:
-    """Levels of L*, a* and b* into planes 2 to 4.
+    """Write L*, a* and b* of all pixels into planes 2 to 4.
 
-    In single precision (contracted), and exactly where that leaves in doubt to which level a value is rounded.
+    Single precision is used first. Pixels whose rounding is then uncertain are recomputed in double precision.
     """
     light, levels, unsure = np.empty((6, 256), np.float32), np.empty((3, 256), np.float32), np.empty(256, np.int32)
     exact = np.empty(3)
@@ -174,17 +180,17 @@ def _fill_lab(
             levels[1, k] = np.float32(500) * (light[0, k] - light[1, k]) + np.float32(128.5)
             levels[2, k] = np.float32(200) * (light[1, k] - light[2, k]) + np.float32(128.5)
             unsure[k] = 0
-        found = 0
+        count = 0
         for axis in range(3):
             for k in range(size):
                 level = np.int32(levels[axis, k])
                 planes[2 + axis, np.uint64(k) + first] = np.uint8(level)
-                # next to a whole number
-                beyond = abs(levels[axis, k] - np.float32(level) - half)
-                unsure[k] |= np.int32(1) if beyond > half - doubt else np.int32(0)
+                # close to a rounding boundary
+                distance = abs(levels[axis, k] - np.float32(level) - half)
+                unsure[k] |= np.int32(1) if distance > half - doubt else np.int32(0)
         for k in range(size):
-            found += unsure[k]
-        if found > 0:
+            count += unsure[k]
+        if count > 0:
             for k in range(size):
                 if unsure[k]:
                     for channel in range(3):
@@ -192,26 +198,29 @@ def _fill_lab(
                     _fill_lab_exactly(exact, shares, root, start + k, planes)
 
 
-@part
-def _count(plane: np.ndarray, patch: int, counts: np.ndarray, room: np.ndarray) -> None:
-    """Histogram of a row of `plane`; four counters in `room`, so that equal neighbours need not wait."""
+@inner_kernel
+def _fill_histogram(plane: np.ndarray, patch: int, counts: np.ndarray, scratch: np.ndarray) -> None:
+    """Write the histogram of one row of `plane` into `counts`.
+
+    `scratch` holds four partial histograms, so that equal neighbouring pixels do not wait for the same counter.
+    """
     for level in range(256):
-        room[0, level], room[1, level], room[2, level], room[3, level] = 0, 0, 0, 0
+        scratch[0, level], scratch[1, level], scratch[2, level], scratch[3, level] = 0, 0, 0, 0
     size = plane.shape[1]
     for k in range(0, size - 3, 4):
-        room[0, plane[patch, k]] += 1
-        room[1, plane[patch, k + 1]] += 1
-        room[2, plane[patch, k + 2]] += 1
-        room[3, plane[patch, k + 3]] += 1
+        scratch[0, plane[patch, k]] += 1
+        scratch[1, plane[patch, k + 1]] += 1
+        scratch[2, plane[patch, k + 2]] += 1
+        scratch[3, plane[patch, k + 3]] += 1
     for k in range(size - size % 4, size):
-        room[0, plane[patch, k]] += 1
+        scratch[0, plane[patch, k]] += 1
     for level in range(256):
-        counts[level] = room[0, level] + room[1, level] + room[2, level] + room[3, level]
+        counts[level] = scratch[0, level] + scratch[1, level] + scratch[2, level] + scratch[3, level]
 
 
-@part
+@inner_kernel
 def _circular_moments(counts: np.ndarray, total: int, circle: np.ndarray, out: np.ndarray) -> None:
-    """Direction and one minus length of the mean vector, sine and cosine of twice the angle from it."""
+    """Direction of the mean vector, 1 − its length, and mean sine and cosine of twice the angle from it."""
     for k in range(4):
         out[k] = 0.0
     if total == 0:
@@ -229,12 +238,12 @@ def _circular_moments(counts: np.ndarray, total: int, circle: np.ndarray, out: n
     out[2], out[3] = (sine2 * c - cosine2 * s) / total, (cosine2 * c + sine2 * s) / total
 
 
-@part
+@inner_kernel
 def _moments(counts: np.ndarray, total: int, low: float, step: float, out: np.ndarray) -> None:
-    first = 0
+    total_level = 0
     for level in range(256):
-        first += counts[level] * level
-    mean = first / total
+        total_level += counts[level] * level
+    mean = total_level / total
     second, third, fourth = 0.0, 0.0, 0.0
     for level in range(256):
         deviation = level - mean
@@ -248,9 +257,9 @@ def _moments(counts: np.ndarray, total: int, low: float, step: float, out: np.nd
         out[2], out[3] = third / (second * np.sqrt(second)), fourth / (second * second) - 3.0
 
 
-@part
+@inner_kernel
 def _quantiles(counts: np.ndarray, total: int, low: float, step: float, quantiles: np.ndarray, out: np.ndarray) -> None:
-    """Quantiles into out[4:]; 0 when nothing was counted."""
+    """Write quantiles into out[4:]; 0 if the histogram is empty."""
     level, below = 0, counts[0]
     for k in range(quantiles.size):
         out[4 + k] = 0.0
@@ -261,19 +270,19 @@ def _quantiles(counts: np.ndarray, total: int, low: float, step: float, quantile
         while below <= rank:
             level += 1
             below += counts[level]
-        after = level
+        next_level = level
         if below <= rank + 1 < total:
-            after += 1
-            while counts[after] == 0:
-                after += 1
-        out[4 + k] = low + step * (level + (after - level) * (position - rank))
+            next_level += 1
+            while counts[next_level] == 0:
+                next_level += 1
+        out[4 + k] = low + step * (level + (next_level - level) * (position - rank))
 
 
-@part
-def _parts(
+@inner_kernel
+def _centre_and_ring(
     plane: np.ndarray, patch: int, height: int, width: int, counts: np.ndarray, low: float, step: float, out: np.ndarray
 ) -> None:
-    """Mean and spread of the centre and of the ring, out[1:3], from whole numbers: those of the patch in `counts`."""
+    """Write mean and spread of the centre and the ring into out[1:3]; `counts` is the histogram of the whole patch."""
     sums, squares, inner, inner_squares = np.int64(0), np.int64(0), np.int64(0), np.int64(0)
     for level in range(256):
         sums += counts[level] * level
@@ -295,7 +304,7 @@ def _parts(
     out[2, 1] = step * np.sqrt(total * squares - sums * sums) / total
 
 
-@part
+@inner_kernel
 def _hue_statistics(
     planes: np.ndarray,
     height: int,
@@ -307,7 +316,7 @@ def _hue_statistics(
     quantiles: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """All of hue's statistics; a pixel without saturation has no hue."""
+    """Write all statistics of hue. Pixels without saturation have no hue and are left out."""
     inner, hueless, inner_hueless = np.empty(256, np.int32), 0, 0
     for level in range(256):
         inner[level] = 0
@@ -320,7 +329,7 @@ def _hue_statistics(
             inner_hueless += planes[1, k] == 0
     counts[0] -= hueless
     inner[0] -= inner_hueless
-    # so that it begins at half a turn
+    # shift the histogram so that it begins at minus half a turn
     for level in range(128):
         counts[level], counts[level + 128] = counts[level + 128], counts[level]
         inner[level], inner[level + 128] = inner[level + 128], inner[level]
@@ -351,41 +360,43 @@ def _colour_kernel(
     _, n, height, width = channels.shape
     pixels = height * width
     levels, amounts = channels.reshape((3, n, pixels)), stains.reshape((3, n, pixels))
-    made, counts, room = np.empty((5, pixels), np.uint8), np.empty(256, np.int32), np.empty((4, 256), np.int32)
+    hsv_lab, counts, scratch = np.empty((5, pixels), np.uint8), np.empty(256, np.int32), np.empty((4, 256), np.int32)
     for i in range(n):
-        _fill_hue(levels, i, made)
-        _fill_lab(levels, i, linear, shares, root, made)
+        _fill_hue(levels, i, hsv_lab)
+        _fill_lab(levels, i, linear, shares, root, hsv_lab)
         for channel in range(11):
             # red, green, blue; hue, saturation, L*, a*, b*; haematoxylin, eosin, residual
-            plane, row = made, channel - 3
+            plane, row = hsv_lab, channel - 3
             if channel < 3:
                 plane, row = levels[channel], i
             elif channel > 7:
                 plane, row = amounts[channel - 8], i
-            _count(plane, row, counts, room)
+            _fill_histogram(plane, row, counts, scratch)
             if channel == 3:
-                _hue_statistics(made, height, width, counts, lows[3], steps[3], circle, quantiles, out[i, :, channel])
+                _hue_statistics(
+                    hsv_lab, height, width, counts, lows[3], steps[3], circle, quantiles, out[i, :, channel]
+                )
             else:
-                _parts(plane, row, height, width, counts, lows[channel], steps[channel], out[i, :, channel])
+                _centre_and_ring(plane, row, height, width, counts, lows[channel], steps[channel], out[i, :, channel])
                 _moments(counts, pixels, lows[channel], steps[channel], out[i, 0, channel])
                 _quantiles(counts, pixels, lows[channel], steps[channel], quantiles, out[i, 0, channel])
 
 
-# The words of a statistic; for hue the words and ranges of the circle stand in for the first four.
+# Descriptions of the statistics. For hue, circular statistics replace the first four.
 _WORDS = {
     "mean": "mean",
     "spread": "standard deviation",
-    "skew": "skewness (0 when constant)",
-    "kurtosis": "excess kurtosis (0 when constant)",
+    "skew": "skewness (0 if constant)",
+    "kurtosis": "excess kurtosis (0 if constant)",
     "q05": "5 % quantile",
     "q50": "median",
     "q95": "95 % quantile",
 }
 _HUE_WORDS = {
-    "mean": "direction of the mean vector",
-    "spread": "one minus length of the mean vector",
-    "skew": "mean sine of twice the angle from the mean direction",
-    "kurtosis": "mean cosine of twice the angle from the mean direction",
+    "mean": "mean direction",
+    "spread": "circular spread (1 − length of the mean vector)",
+    "skew": "circular skewness (mean sine of twice the angle from the mean)",
+    "kurtosis": "circular kurtosis (mean cosine of twice the angle from the mean)",
 }
 _STAINS = "Ruifrok & Johnston (2001), Anal Quant Cytol Histol 23(4):291-299"
 _REFERENCES = {
@@ -401,7 +412,7 @@ _REFERENCES = {
 
 
 def _range(channel: Row, statistic: str, region: str) -> tuple[str, float, float]:
-    """Return unit and range of a statistic of a channel."""
+    """Return the unit, lowest and highest value of a statistic of a channel."""
     circular = channel.name == "hue" and statistic in ("spread", "skew", "kurtosis")
     if region == "contrast":
         widest = {"mean": channel.high - channel.low, "spread": (channel.high - channel.low) / 2}[statistic]

@@ -1,4 +1,4 @@
-"""What a feature column and a feature family are."""
+"""Data classes for feature columns and feature families."""
 
 from __future__ import annotations
 
@@ -10,31 +10,33 @@ import numpy as np
 
 from histoblend.features.handcrafted.channels import Planes
 
-#: Regions of a patch, as columns name them, in words.
+#: What the region in a column's name means.
 REGION_WORDS = {
     "whole": "whole patch",
     "centre": "centre 32 × 32",
     "ring": "outside the centre",
     "contrast": "centre minus ring",
 }
+#: What the channel in a column's name means, where the name alone does not say it.
+CHANNEL_WORDS = {"absorbed": "red-light absorption"}
 
 
 @dataclass(frozen=True)
 class Column:
-    """One number of a patch.
+    """A feature: one number per patch.
 
     Attributes
     ----------
     name : str
-        ``family_statistic_channel_region``; the four parts hold hyphens, never underscores.
+        ``family_statistic_channel_region``. The four parts may contain hyphens but no underscores.
     unit : str
         "1" for pure numbers.
     low, high : float
-        Range, ends included; infinite where there is no bound.
+        Range, bounds included; infinite if unbounded.
     sentence : str
-        What the number is, in words.
+        Description of the feature.
     reference : str
-        Where it was published.
+        Publication.
     """
 
     name: str
@@ -47,17 +49,18 @@ class Column:
 
 @dataclass(frozen=True)
 class Family:
-    """Columns that one function computes together.
+    """Feature columns that one function computes together.
 
     Attributes
     ----------
     name : str
-        First part of its columns' names.
+        First part of the column names.
     columns : tuple of Column
     compute : callable
-        `channels.Planes` of n patches to (n, len(columns)) float32; pure, finite on any pixels, any n.
+        Maps the `channels.Planes` of n patches to an array of shape (n, len(columns)), dtype float32. Has no side
+        effects, and returns finite values for any pixels and any n.
     cost : float
-        Milliseconds of one core for a patch of 96 × 96 pixels, as `benchmarks/handcrafted.py` measured it.
+        Milliseconds of one core per patch of 96 × 96 pixels, measured by `benchmarks/handcrafted.py`.
     """
 
     name: str
@@ -67,7 +70,7 @@ class Family:
 
 
 class Row(NamedTuple):
-    """A statistic or channel before it is crossed with the others."""
+    """A statistic or a channel, before all combinations are formed."""
 
     name: str
     unit: str

@@ -1,4 +1,4 @@
-"""Grey-level co-occurrence of a batch of patches."""
+"""Grey-level co-occurrence features of a batch of patches."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ from functools import cache
 import numpy as np
 
 from histoblend.features.handcrafted.channels import Planes
-from histoblend.features.handcrafted.column import REGION_WORDS, Column, Row
-from histoblend.features.handcrafted.kernel import kernel, part
+from histoblend.features.handcrafted.column import CHANNEL_WORDS, REGION_WORDS, Column, Row
+from histoblend.features.handcrafted.kernel import inner_kernel, kernel
 
 CHANNELS = ("grey", "absorbed", "haematoxylin", "eosin")
 DISTANCES = (1, 3)
 LEVELS = 16
 PROPERTIES = (
-    Row("contrast", "level²", 0, 225, "mean squared difference of levels"),
-    Row("dissimilarity", "level", 0, 15, "mean difference of levels"),
-    Row("homogeneity", "1", 0, 1, "mean of 1 / (1 + squared difference)"),
+    Row("contrast", "level²", 0, 225, "contrast (mean squared level difference)"),
+    Row("dissimilarity", "level", 0, 15, "dissimilarity (mean level difference)"),
+    Row("homogeneity", "1", 0, 1, "homogeneity (mean of 1 / (1 + squared level difference))"),
     Row("asm", "1", 0, 1, "angular second moment (sum of squared probabilities)"),
-    Row("energy", "1", 0, 1, "root of the angular second moment"),
-    Row("correlation", "1", -1, 1, "correlation of the two levels (1 when constant)"),
-    Row("entropy", "nat", 0, 5.5452, "entropy of the pairs"),
-    Row("sum-entropy", "nat", 0, 3.434, "entropy of the sums of the two levels"),
-    Row("sum-skew", "1", -200, 200, "skewness of the sums of the two levels (0 when constant)"),
-    Row("difference-entropy", "nat", 0, 2.7726, "entropy of the differences of the two levels"),
+    Row("energy", "1", 0, 1, "energy (square root of the angular second moment)"),
+    Row("correlation", "1", -1, 1, "correlation of the two levels (1 if constant)"),
+    Row("entropy", "nat", 0, 5.5452, "entropy"),
+    Row("sum-entropy", "nat", 0, 3.434, "entropy of the level sums"),
+    Row("sum-skew", "1", -200, 200, "skewness of the level sums (0 if constant)"),
+    Row("difference-entropy", "nat", 0, 2.7726, "entropy of the level differences"),
 )
-#: Pools over the four directions that each region has.
+#: How each region pools the four directions.
 REGIONS = {"whole": ("mean", "range"), "centre": ("mean",)}
-#: Means over pairs that have a column, at the first distance, for the difference of centre and ring.
+#: Properties that also have a column for centre minus ring, at the first distance.
 CONTRASTS = ("contrast", "homogeneity")
 
 
@@ -37,11 +37,13 @@ def cooccurrence(planes: Planes) -> np.ndarray:
 
     The channels are grey, light absorbed in red, haematoxylin and eosin (`channels.Planes`).
 
-    `skimage.feature.graycomatrix` with 16 levels (8-bit level // 16), distances 1 and 3, angles 0, 45, 90 and 135
-    degrees, symmetric and normed; then `graycoprops`, and the entropies and skewness of the sums and (absolute)
-    differences of the two levels. Of the four directions the mean and, over the whole patch, the range (maximum minus
-    minimum) are kept. The centre is cut out before pairs are counted; the ring's pairs are all others, and where there
-    are none its properties equal the centre's.
+    The matrices are those of `skimage.feature.graycomatrix` with 16 levels (8-bit level // 16), distances 1 and 3, and
+    angles 0, 45, 90 and 135 degrees, symmetric and normed. The properties are those of `graycoprops`, plus the
+    entropies and skewness of the sums and (absolute) differences of the two levels. Each property is averaged over the
+    four directions. The whole patch also has the range (maximum minus minimum) over the directions.
+
+    The centre is cut out before its pairs are counted. The ring's pairs are all other pairs of the patch. If there are
+    none, the ring's properties equal the centre's.
 
     Parameters
     ----------
@@ -50,7 +52,8 @@ def cooccurrence(planes: Planes) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n, 248), dtype float32
-        By region (`REGIONS`), channel, distance, property (`PROPERTIES`), pool; then centre minus ring of `CONTRASTS`.
+        Ordered by region (`REGIONS`), channel, distance, property (`PROPERTIES`) and pool, followed by centre minus
+        ring of `CONTRASTS`.
 
     References
     ----------
@@ -62,13 +65,13 @@ def cooccurrence(planes: Planes) -> np.ndarray:
         _cooccurrence_kernel(levels, _steps(), _count_logs(height * width), out[channel])
     out = out.transpose(1, 2, 0, 3, 4, 5)
     contrasts = [[row.name for row in PROPERTIES].index(name) for name in CONTRASTS]
-    parts = (out[:, 0], out[:, 1, ..., 0], out[:, 1, :, 0][..., contrasts, 1])
-    return np.concatenate([part.reshape(n, -1) for part in parts], axis=1).astype(np.float32)
+    blocks = (out[:, 0], out[:, 1, ..., 0], out[:, 1, :, 0][..., contrasts, 1])
+    return np.concatenate([block.reshape(n, -1) for block in blocks], axis=1).astype(np.float32)
 
 
 @cache
 def _steps() -> np.ndarray:
-    """Row and column steps by distance and angle, rounded as scikit-image does."""
+    """Row and column offsets by distance and angle, rounded as scikit-image does."""
     angles = np.arange(4) * np.pi / 4
     steps = [[(round(np.sin(a) * d), round(np.cos(a) * d)) for a in angles] for d in DISTANCES]
     return np.array(steps, np.int64)
@@ -81,14 +84,15 @@ def _count_logs(pixels: int) -> np.ndarray:
     return counts * np.log(np.maximum(counts, 1.0))
 
 
-@part
+@inner_kernel
 def _count_pairs(
     padded: np.ndarray, height: int, width: int, steps: np.ndarray, keys: np.ndarray, triples: np.ndarray
 ) -> None:
-    """Count ordered triples: a pixel with its neighbours in directions 0 and 2, and with those in 1 and 3.
+    """Count triples of a pixel and two neighbours, in directions 0 and 2 and in directions 1 and 3.
 
-    `triples` has, for both, 289 · pixel + 17 · neighbour + other neighbour: half as many counts as pairs would take.
-    `padded` has three pixels of level 16 on the left, on the right and below; `keys` is room for two rows.
+    The index into `triples` is 289 · pixel + 17 · neighbour + other neighbour. Counting triples takes half as many
+    increments as counting pairs. `padded` has three pixels of level 16 on the left, on the right and below. `keys` is
+    scratch memory for two rows.
     """
     for k in range(triples.shape[1]):
         triples[0, k], triples[1, k] = 0, 0
@@ -97,85 +101,86 @@ def _count_pairs(
     for row in range(height):
         across, down = row + steps[1, 0], row + steps[2, 0]
         for column in range(width):
-            # unsigned: an index that may be negative keeps the loop from being vectorised
-            at = np.uint64(column)
-            level = np.int32(padded[row, at + here]) * np.int32(289)
-            keys[0, column] = level + padded[row, at + side] * np.int32(17) + padded[down, at + here]
-            keys[1, column] = level + padded[across, at + right] * np.int32(17) + padded[across, at + left]
+            # unsigned, because a loop whose index may be negative is not vectorised
+            position = np.uint64(column)
+            level = np.int32(padded[row, position + here]) * np.int32(289)
+            keys[0, column] = level + padded[row, position + side] * np.int32(17) + padded[down, position + here]
+            keys[1, column] = level + padded[across, position + right] * np.int32(17) + padded[across, position + left]
         for column in range(width):
             triples[0, keys[0, column]] += 1
             triples[1, keys[1, column]] += 1
 
 
-@part
+@inner_kernel
 def _fill_matrices(triples: np.ndarray, counts: np.ndarray) -> None:
-    """Sum triples to pairs: `counts[direction, 16 · first + second]`; level 16 lies outside."""
-    for both in range(2):
+    """Sum triples to pairs, `counts[direction, 16 · first + second]`. Level 16 is the padding."""
+    for direction in range(2):
         for first in range(16):
             for second in range(16):
-                counts[2 + both, 16 * first + second] = 0
+                counts[2 + direction, 16 * first + second] = 0
             for second in range(17):
                 start, total = 289 * first + 17 * second, 0
                 for k in range(17):
-                    total += triples[both, start + k]
+                    total += triples[direction, start + k]
                 for k in range(16):
-                    counts[both + 2, 16 * first + k] += triples[both, start + k]
+                    counts[direction + 2, 16 * first + k] += triples[direction, start + k]
                 if second < 16:
-                    counts[both, 16 * first + second] = total
+                    counts[direction, 16 * first + second] = total
 
 
-@part
+@inner_kernel
 def _matrix_properties(
-    counts: np.ndarray, direction: int, logs: np.ndarray, apart: np.ndarray, sums: np.ndarray, out: np.ndarray
+    counts: np.ndarray, direction: int, logs: np.ndarray, differences: np.ndarray, sums: np.ndarray, out: np.ndarray
 ) -> None:
-    """Properties of one direction from the counts of ordered pairs; the matrix is counts plus its transpose.
+    """Compute the properties of one direction from its counts of ordered pairs.
 
-    `apart` and `sums` are room for the counts of 16 differences and 31 sums.
+    The co-occurrence matrix is the counts plus their transpose. `differences` and `sums` are scratch memory for the
+    counts of 16 level differences and 31 level sums.
     """
     for k in range(16):
-        apart[k] = 0
+        differences[k] = 0
     for k in range(31):
         sums[k] = 0
-    squares, entropy = 0, 0.0
+    square_sum, entropy = 0, 0.0
     for i in range(16):
         for j in range(i):
             pair = counts[direction, 16 * i + j] + counts[direction, 16 * j + i]
-            apart[i - j] += 2 * pair
+            differences[i - j] += 2 * pair
             sums[i + j] += 2 * pair
-            squares += 2 * pair * pair
+            square_sum += 2 * pair * pair
             entropy += 2.0 * logs[pair]
         pair = 2 * counts[direction, 17 * i]
-        apart[0] += pair
+        differences[0] += pair
         sums[2 * i] += pair
-        squares += pair * pair
+        square_sum += pair * pair
         entropy += logs[pair]
-    total, contrast, dissimilarity, homogeneity, spread = 0, 0, 0, 0.0, 0.0
+    total, contrast, dissimilarity, homogeneity, difference_logs = 0, 0, 0, 0.0, 0.0
     for k in range(16):
-        total += apart[k]
-        contrast += apart[k] * k * k
-        dissimilarity += apart[k] * k
-        homogeneity += apart[k] / (1.0 + k * k)
-        spread += logs[apart[k]]
-    first, second, mixed = 0, 0, 0.0
+        total += differences[k]
+        contrast += differences[k] * k * k
+        dissimilarity += differences[k] * k
+        homogeneity += differences[k] / (1.0 + k * k)
+        difference_logs += logs[differences[k]]
+    first, second, sum_logs = 0, 0, 0.0
     for k in range(31):
         first += sums[k] * k
         second += sums[k] * k * k
-        mixed += logs[sums[k]]
-    # whole numbers up to here: a constant plane has a variance of exactly zero
+        sum_logs += logs[sums[k]]
+    # all sums so far are whole numbers, so a constant plane has a variance of exactly zero
     variance, covariance = total * (second + contrast) - first * first, total * (second - contrast) - first * first
     mean, third = first / total, 0.0
     for k in range(31):
         third += sums[k] * (k - mean) ** 3
-    skewed = (total * second - first * first) / (float(total) * total)
+    sum_variance = (total * second - first * first) / (float(total) * total)
     out[direction, 0], out[direction, 1] = contrast / total, dissimilarity / total
     out[direction, 2] = homogeneity / total
-    out[direction, 3] = squares / (float(total) * total)
+    out[direction, 3] = square_sum / (float(total) * total)
     out[direction, 4] = np.sqrt(out[direction, 3])
     out[direction, 5] = covariance / variance if variance > 0 else 1.0
     out[direction, 6] = max(np.log(total) - entropy / total, 0.0)
-    out[direction, 7] = max(np.log(total) - mixed / total, 0.0)
-    out[direction, 8] = third / total / (skewed * np.sqrt(skewed)) if skewed > 0.0 else 0.0
-    out[direction, 9] = max(np.log(total) - spread / total, 0.0)
+    out[direction, 7] = max(np.log(total) - sum_logs / total, 0.0)
+    out[direction, 8] = third / total / (sum_variance * np.sqrt(sum_variance)) if sum_variance > 0.0 else 0.0
+    out[direction, 9] = max(np.log(total) - difference_logs / total, 0.0)
 
 
 @kernel
@@ -183,8 +188,8 @@ def _cooccurrence_kernel(planes: np.ndarray, steps: np.ndarray, logs: np.ndarray
     n, height, width = planes.shape
     padded, keys = np.empty((height + 3, width + 6), np.uint8), np.empty((2, width), np.int32)
     triples, counts = np.empty((2, 17 * 289), np.int32), np.empty((4, 256), np.int32)
-    apart, sums, properties = np.empty(16, np.int64), np.empty(31, np.int64), np.empty((4, 10))
-    wholes = np.empty((2, 4, 3))
+    differences, sums, properties = np.empty(16, np.int64), np.empty(31, np.int64), np.empty((4, 10))
+    whole_properties = np.empty((2, 4, 3))
     for i in range(n):
         for region in range(2):
             rows, columns = (height, width) if region == 0 else (32, 32)
@@ -198,30 +203,37 @@ def _cooccurrence_kernel(planes: np.ndarray, steps: np.ndarray, logs: np.ndarray
             for d in range(2):
                 _count_pairs(padded, rows, columns, steps[d], keys, triples)
                 _fill_matrices(triples, counts)
-                for both in range(4):
-                    _matrix_properties(counts, both, logs, apart, sums, properties)
+                for direction in range(4):
+                    _matrix_properties(counts, direction, logs, differences, sums, properties)
                 for k in range(10):
                     low, high, mean = properties[0, k], properties[0, k], 0.0
-                    for both in range(4):
-                        low, high = min(low, properties[both, k]), max(high, properties[both, k])
-                        mean += properties[both, k]
+                    for direction in range(4):
+                        low, high = min(low, properties[direction, k]), max(high, properties[direction, k])
+                        mean += properties[direction, k]
                     out[i, region, d, k, 0], out[i, region, d, k, 1] = mean / 4.0, high - low
-                # the centre's range is not wanted: centre minus ring, whose means follow, takes its place
+                # for the centre, centre minus ring replaces the range, which has no column
                 for k in range(3):
-                    apart_mean = 0.0
-                    for both in range(4):
+                    contrast = 0.0
+                    for direction in range(4):
                         if region == 0:
-                            wholes[d, both, k] = properties[both, k]
-                        down, right = steps[d, both, 0], abs(steps[d, both, 1])
-                        pairs, inner = (height - down) * (width - right), (32 - down) * (32 - right)
-                        if pairs > inner:
-                            beyond = properties[both, k] - wholes[d, both, k]
-                            apart_mean += beyond * (pairs / (pairs - inner)) / 4.0
+                            whole_properties[d, direction, k] = properties[direction, k]
+                        down, right = steps[d, direction, 0], abs(steps[d, direction, 1])
+                        pairs, inner_pairs = (height - down) * (width - right), (32 - down) * (32 - right)
+                        if pairs > inner_pairs:
+                            change = properties[direction, k] - whole_properties[d, direction, k]
+                            contrast += change * (pairs / (pairs - inner_pairs)) / 4.0
                     if region == 1:
-                        out[i, region, d, k, 1] = apart_mean
+                        out[i, region, d, k, 1] = contrast
 
 
 _HARALICK = "Haralick, Shanmugam & Dinstein (1973), IEEE Trans Syst Man Cybern 3(6):610-621"
+
+
+def _sentence(row: Row, distance: int, channel: str, pool: str, region: str) -> str:
+    return (
+        f"{row.words.capitalize()} of pixel pairs {distance} px apart in {CHANNEL_WORDS.get(channel, channel)} "
+        f"({LEVELS} levels), {pool} over 4 directions, {region}."
+    )
 
 
 def _columns() -> Iterator[Column]:
@@ -230,24 +242,20 @@ def _columns() -> Iterator[Column]:
             for distance in DISTANCES:
                 for row in PROPERTIES:
                     for pool in pools:
-                        # a range is a difference: never below 0, never above the property's own width
+                        # a range is at least 0 and at most the width of the property's own range
                         low, high = (0, row.high - row.low) if pool == "range" else (row.low, row.high)
                         yield Column(
                             f"cooccurrence_{row.name}-d{distance}-{pool}_{channel}_{region}",
                             row.unit,
                             low,
                             high,
-                            f"{pool.capitalize()} over 4 directions of the {row.words}, of pairs {distance} apart in "
-                            f"{LEVELS} levels of {channel}, {REGION_WORDS[region]}.",
+                            _sentence(row, distance, channel, pool, REGION_WORDS[region]),
                             _HARALICK,
                         )
     for channel in CHANNELS:
         for row in PROPERTIES:
             if row.name in CONTRASTS:
-                words = (
-                    f"Mean over 4 directions of the {row.words}, of pairs {DISTANCES[0]} apart in {LEVELS} levels of "
-                    f"{channel}, centre minus ring."
-                )
+                words = _sentence(row, DISTANCES[0], channel, "mean", REGION_WORDS["contrast"])
                 name = f"cooccurrence_{row.name}-d{DISTANCES[0]}-mean_{channel}_contrast"
                 yield Column(name, row.unit, -row.high, row.high, words, _HARALICK)
 

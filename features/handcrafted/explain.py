@@ -1,4 +1,4 @@
-"""What a column is, in words and as a picture over example patches."""
+"""Explain a feature column in words and as a picture of example patches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _GAP = 4
 
 
 def explain(column: str, patches: np.ndarray) -> tuple[str, np.ndarray]:
-    """Explain a column in words, with its values of a few patches, and show what it looks at.
+    """Explain a column in words, give its values on example patches, and draw what it measures.
 
     Parameters
     ----------
@@ -29,20 +29,20 @@ def explain(column: str, patches: np.ndarray) -> tuple[str, np.ndarray]:
     Returns
     -------
     text : str
-        What the column is, its unit, range, reference and cost, and its value on each patch.
+        Description, unit, range, reference and cost of the column, and its value on each patch.
     image : ndarray of shape (3 · height + 8, n · (width + 4) − 4, 3), dtype uint8
-        RGB: the patches; the channel that is measured, dark to light; and the patches with what is measured marked in
-        green (outlines of nuclei, pixels of the local binary pattern, strong edges or blobs). Boxes in yellow bound
-        the centre where the column's region has to do with it.
+        RGB, three rows: the patches, the measured channel in grey levels, and the patches with what is measured marked
+        in green (outlines of nuclei, pixels with the local binary pattern, strong edges or blobs). A yellow box marks
+        the centre if the column's region is not the whole patch.
 
     Raises
     ------
     ValueError
-        When there is no such column (names the nearest), or no patch.
+        If there is no such column (the message names the nearest), or no patch.
     """
-    found = _column_named(column)
+    description = _column_named(column)
     if not len(patches):
-        raise ValueError("patches must hold at least one example; got none.")
+        raise ValueError("patches must contain at least one example; got none.")
     planes = Planes(patches)
     family = families.family_named(families.parse_column(column).family)
     position = [entry.name for entry in family.columns].index(column)
@@ -50,10 +50,10 @@ def explain(column: str, patches: np.ndarray) -> tuple[str, np.ndarray]:
     text = "\n".join(
         [
             column,
-            found.sentence,
-            f"unit: {found.unit}    range: {found.low:g} to {found.high:g}",
-            f"reference: {found.reference}",
-            f"cost: family {family.name}, about {family.cost:g} ms of one core for a patch of 96 × 96 pixels",
+            description.sentence,
+            f"unit: {description.unit}    range: {description.low:g} to {description.high:g}",
+            f"reference: {description.reference}",
+            f"cost: family {family.name}, about {family.cost:g} ms of one core per patch of 96 × 96 pixels",
             "values: " + ", ".join(f"{value:.4g}" for value in values),
         ]
     )
@@ -70,7 +70,7 @@ def _column_named(name: str) -> Column:
 
 
 def _picture(column: str, planes: Planes) -> np.ndarray:
-    """Stack three rows of pictures: patches, the measured channel, and patches with marks."""
+    """Stack three rows of pictures: the patches, the measured channel, and the patches with marks."""
     parts = families.parse_column(column)
     channel = _channel(parts.channel, planes)
     marked = planes.patches.copy()
@@ -89,7 +89,7 @@ def _picture(column: str, planes: Planes) -> np.ndarray:
 
 
 def _channel(name: str, planes: Planes) -> np.ndarray:
-    """Return the plane of this channel, (n, height, width) uint8; grey where the column has no single one."""
+    """Return the plane of this channel, (n, height, width) uint8; grey if the column has no single channel."""
     from skimage.color import rgb2hsv, rgb2lab
 
     colours = {"red": 0, "green": 1, "blue": 2}
@@ -131,12 +131,12 @@ def _pattern(statistic: str, levels: np.ndarray) -> np.ndarray:
 
     radius, pattern = int(statistic[1]), statistic.split("-")[1]
     points = 8 * radius
-    wanted = points + 1 if pattern == "mixed" else int(pattern[1:])
-    return local_binary_pattern(levels, points, radius, "uniform") == wanted
+    code = points + 1 if pattern == "mixed" else int(pattern[1:])
+    return local_binary_pattern(levels, points, radius, "uniform") == code
 
 
 def _edges_or_blobs(parts: families.Parts, levels: np.ndarray) -> np.ndarray:
-    """Pixels whose edge or blob response is among the strongest tenth, and not zero."""
+    """Pixels whose edge or blob response is in the strongest 10 % and not zero."""
     from scipy import ndimage
 
     sigma = int(parts.statistic.rsplit("-s", 1)[1])
@@ -151,7 +151,7 @@ def _edges_or_blobs(parts: families.Parts, levels: np.ndarray) -> np.ndarray:
 
 
 def _draw_centre(pictures: np.ndarray) -> None:
-    """Bound the centre 32 × 32 from outside, in place."""
+    """Draw a box just outside the centre 32 × 32, in place."""
     height, width = pictures.shape[1:3]
     top, left = (height - 32) // 2 - 1, (width - 32) // 2 - 1
     bottom, right = min(top + 33, height - 1), min(left + 33, width - 1)

@@ -1,6 +1,7 @@
-"""The registry of handcrafted features: every family, in the order of the table.
+"""The registry of handcrafted features: all families, in the order of the feature table.
 
-A new family is one file, with its columns and one function from planes to numbers, and one row in `FAMILIES`.
+To add a family, write one file with its columns and one function that computes them from planes, and add one row to
+`FAMILIES`.
 """
 
 from __future__ import annotations
@@ -44,8 +45,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("nuclei", nuclei.COLUMNS, nuclei.nuclei, 0.5),
 )
 
-#: Families that answer one question, by the name of the question. A family
-#: that no row names is a theme of its own.
+#: Themes and their families. A family that is not listed is its own theme.
 THEMES: dict[str, tuple[str, ...]] = {
     "colour": ("colour",),
     "texture": ("cooccurrence", "runs", "lbp", "gradient", "gabor", "multiscale"),
@@ -56,7 +56,7 @@ THEMES: dict[str, tuple[str, ...]] = {
 
 
 class Parts(NamedTuple):
-    """The four parts of a column's name."""
+    """The four parts of a column name."""
 
     family: str
     statistic: str
@@ -65,12 +65,12 @@ class Parts(NamedTuple):
 
 
 def family_named(name: str) -> Family:
-    """Return the family of this name.
+    """Return the family with this name.
 
     Raises
     ------
     InputError
-        When there is none; names the nearest.
+        If there is none; the message names the nearest.
     """
     names = [family.name for family in FAMILIES]
     if name in names:
@@ -81,67 +81,67 @@ def family_named(name: str) -> Family:
 
 
 def families_named(names: Sequence[str] | None) -> tuple[Family, ...]:
-    """Return the families of these names in the order given, or all of them for None.
+    """Return the families with these names in the given order, or all families if None.
 
     Raises
     ------
     ValueError
-        When a name is unknown, given twice, or none is given.
+        If a name is unknown or given twice, or if the list is empty.
     """
     if names is None:
         return FAMILIES
     if isinstance(names, str) or not len(names) or len(set(names)) < len(names):
-        raise ValueError(f"families must be a list of different names, at least one; got {names!r}.")
+        raise ValueError(f"families must be a non-empty list of different names; got {names!r}.")
     return tuple(family_named(name) for name in names)
 
 
 def columns(families: Sequence[str] | None = None) -> tuple[Column, ...]:
-    """Return the columns of these families (None: all), in the order of `compute`."""
+    """Return the columns of these families (None for all), in the order of `compute`."""
     return tuple(column for family in families_named(families) for column in family.columns)
 
 
 def parse_column(name: str) -> Parts:
-    """Split a column's name into family, statistic, channel and region.
+    """Split a column name into family, statistic, channel and region.
 
     Raises
     ------
     ValueError
-        When it has not exactly four parts.
+        If the name does not have exactly four parts.
     """
     parts = name.split("_")
     if len(parts) != 4 or not all(parts):
-        raise ValueError(f"a column's name must be family_statistic_channel_region; got {name!r}.")
+        raise ValueError(f"a column name must be family_statistic_channel_region; got {name!r}.")
     return Parts(*parts)
 
 
 def group_columns(names: Sequence[str], by: str) -> dict[str, list[int]]:
-    """Sort columns into groups.
+    """Group columns.
 
     Parameters
     ----------
     names : sequence of str
         ``family_statistic_channel_region``.
     by : {"family", "theme", "region"}
-        Themes are those of `THEMES`; a family that none names is a theme of its own.
+        Themes are those of `THEMES`. A family that is not listed there is its own theme.
 
     Returns
     -------
     dict from str to list of int
-        Places in `names` of each group's columns; groups in the order in which they first appear.
+        Positions in `names` of each group's columns. Groups are in order of first appearance.
 
     Raises
     ------
     ValueError
-        `by` is another word, or a name has not four parts.
+        If `by` is another word, or a name does not have four parts.
     """
     if by not in ("family", "theme", "region"):
         raise ValueError(f"by must be 'family', 'theme' or 'region'; got {by!r}.")
     themes = {family: theme for theme, families in THEMES.items() for family in families}
     groups: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
+    for position, name in enumerate(names):
         parts = parse_column(name)
         group = themes.get(parts.family, parts.family) if by == "theme" else getattr(parts, by)
-        groups.setdefault(group, []).append(place)
+        groups.setdefault(group, []).append(position)
     return groups
 
 
@@ -151,22 +151,22 @@ def compute(patches: np.ndarray, families: Sequence[str] | None = None) -> np.nd
     Parameters
     ----------
     patches : ndarray of shape (n, height, width, 3), dtype uint8
-        RGB, at least 32 × 32 pixels; a read-only memory map will do.
+        RGB, at least 32 × 32 pixels. A read-only memory map works too.
     families : sequence of str, optional
-        Names of families; all when left out.
+        Names of families; all by default.
 
     Returns
     -------
     ndarray of shape (n, k), dtype float32
-        One column per entry of ``columns(families)``; finite on any pixels. A row depends on its own patch only, bit
-        for bit, however the patches are cut into batches.
+        One column per entry of ``columns(families)``, finite for any pixels. Each row depends on its own patch only and
+        is bit-identical for any batch size.
 
     Raises
     ------
     ValueError
-        When a family is unknown, the shape is another, or patches are smaller than 32 × 32.
+        If a family is unknown, the shape is wrong, or patches are smaller than 32 × 32 pixels.
     TypeError
-        When the values are not uint8.
+        If the values are not uint8.
     """
     chosen = families_named(families)
     Planes(patches[:1])
@@ -180,26 +180,26 @@ def compute(patches: np.ndarray, families: Sequence[str] | None = None) -> np.nd
 def compile_kernels(
     families: Sequence[str] | None = None, *, workers: int = 1, progress: Callable[[int], None] | None = None
 ) -> None:
-    """Compile the kernels of these families, or load them where an earlier process has left them in the cache.
+    """Compile the kernels of these families, or load them from the cache of an earlier process.
 
-    The first `compute` does so by itself, but stands silent meanwhile: about half a minute of one core for all
-    families.
+    The first `compute` does this too, but without reporting progress. All families take about half a minute of one
+    core.
 
     Parameters
     ----------
     families : sequence of str, optional
-        Names of families; all when left out.
+        Names of families; all by default.
     workers : int
-        Processes that share the work through the cache; 1 compiles in this one, -1 takes one per core.
+        Number of processes, which share the cache; 1 compiles in this process, -1 uses one process per core.
     progress : callable, optional
-        Called with the number of families just finished.
+        Called with the number of families that just finished.
 
     Raises
     ------
     ValueError
-        When a family is unknown, given twice, or none is given.
+        If a family is unknown or given twice, or if the list is empty.
     """
-    # dearest first, so that no worker is left with a long one at the end
+    # slowest first, so that no worker ends with a long family
     names = [family.name for family in sorted(families_named(families), key=lambda family: -family.cost)]
     report = progress or (lambda _: None)
     workers = count_workers(workers)
@@ -221,19 +221,20 @@ def _compile_family(name: str) -> None:
 
 
 def catalogue() -> str:
-    """Return docs/features.md: every family, what it computes, and its columns."""
+    """Return the text of docs/features.md, which describes every family and its columns."""
     lines = [
         "# Handcrafted features",
         "",
-        f"{len(columns())} columns in {len(FAMILIES)} families, generated from `features/handcrafted/families.py` by "
+        f"{len(columns())} columns in {len(FAMILIES)} families. This page is generated by "
         "`python -m histoblend.features.handcrafted.families docs/features.md`.",
-        "A name reads `family_statistic_channel_region`.",
+        "Column names have the form `family_statistic_channel_region`. The centre is the middle 32 × 32 pixels of a "
+        "patch. The ring is the rest of it.",
     ]
     for family in FAMILIES:
         explanation = inspect.cleandoc(family.compute.__doc__ or "").split("\n\nParameters\n")[0]
-        cost = f"about {family.cost:g} ms of one core for a patch of 96 × 96 pixels"
+        cost = f"about {family.cost:g} ms of one core per patch of 96 × 96 pixels"
         lines += ["", f"## {family.name} ({len(family.columns)} columns, {cost})", "", explanation, ""]
-        lines += ["| column | what | unit | range | reference |", "|---|---|---|---|---|"]
+        lines += ["| column | description | unit | range | reference |", "|---|---|---|---|---|"]
         lines += [
             f"| `{column.name}` | {column.sentence} | {column.unit} | {column.low:g} to {column.high:g} "
             f"| {column.reference} |"

@@ -9,11 +9,11 @@ from math import inf
 import numpy as np
 
 from histoblend.features.handcrafted.channels import Planes
-from histoblend.features.handcrafted.column import REGION_WORDS, Column, Row
-from histoblend.features.handcrafted.kernel import kernel, part
+from histoblend.features.handcrafted.column import CHANNEL_WORDS, REGION_WORDS, Column, Row
+from histoblend.features.handcrafted.kernel import inner_kernel, kernel
 
 CHANNELS = ("grey", "absorbed")
-#: Scale in pixels of the patch, its sigma on the plane that it is computed on, and how much that plane is shrunk.
+#: Scale in pixels of the patch, sigma on the (shrunk) plane, and the factor by which that plane is shrunk.
 SCALES = ((1, 1, 1), (2, 1, 2), (4, 2, 2))
 REGIONS = ("whole", "centre")
 STATISTICS = (
@@ -21,30 +21,33 @@ STATISTICS = (
     Row("edge-spread", "1", 0, 2, "Standard deviation of the gradient magnitude"),
     Row("edge-strong", "1", 0, 1, "Fraction of pixels whose gradient magnitude exceeds 0.1"),
     Row("blob-spread", "1", 0, 2, "Standard deviation of the Laplacian"),
-    Row("blob-dark", "1", 0, 2, "Mean positive part of the Laplacian (valleys)"),
-    Row("blob-bright", "1", 0, 2, "Mean negative part of the Laplacian (peaks)"),
+    Row("blob-dark", "1", 0, 2, "Mean positive part of the Laplacian (dark areas)"),
+    Row("blob-bright", "1", 0, 2, "Mean negative part of the Laplacian (bright areas)"),
     Row("blob-count", "1 / px²", 0, 0.25, "Dark blobs (peaks of the Laplacian above 0.02) per pixel"),
-    Row("blob-peak", "1", 0, inf, "Mean height of those peaks (0 without)"),
+    Row("blob-peak", "1", 0, inf, "Mean peak height of the dark blobs (0 without blobs)"),
 )
-#: Those with a column for the difference of centre and ring.
+#: Statistics that also have a column for centre minus ring.
 CONTRASTS = ("edge-mean", "blob-dark")
 _STRONG = 0.1
 _PEAK = 0.02
-#: Reach of the widest filter: rows and columns beyond the border that it sees.
+#: Reach of the widest filter: number of rows and columns that it needs beyond the border.
 _MARGIN = 8
 
 
 def gradient(planes: Planes) -> np.ndarray:
-    """Strength of edges, and strength and number of blobs, of grey and of the light absorbed in red.
+    """Strength of edges, and strength and number of blobs, in grey and in the light absorbed in red.
 
-    Gradient magnitude and Laplacian of the Gaussian-smoothed plane (`scipy.ndimage.gaussian_gradient_magnitude` and
-    `gaussian_laplace`, borders reflected, levels in 0 to 1), multiplied by sigma and by sigma squared so that scales
-    are comparable. Scale 1 is sigma 1 on the plane; scales 2 and 4 are sigma 1 and 2 on the plane shrunk to half by
-    means of 2 × 2 pixels (a last odd row or column is left out). The sampled second derivative does not quite sum to
-    zero; what that adds, a small multiple of the smoothed plane, is taken away, so that a constant plane has no
-    blobs. On the absorbed plane, where nuclei are bright, the Laplacian's sign is turned, so that dark is dark in
-    both. A peak exceeds 0.02 and all of its eight neighbours, in steps of 2⁻²⁰. The ring is what lies outside the
-    centre of the plane that a scale is computed on; without any its means equal the centre's.
+    The features are statistics of the gradient magnitude and the Laplacian of the Gaussian-smoothed plane
+    (`scipy.ndimage.gaussian_gradient_magnitude` and `gaussian_laplace`, borders reflected, levels 0 to 1). They are
+    multiplied by sigma and by sigma squared, which makes scales comparable. Scale 1 is sigma 1 on the plane. Scales 2
+    and 4 are sigma 1 and 2 on the plane shrunk to half by means of 2 × 2 pixels. A last odd row or column is left out.
+
+    The sampled second derivative does not quite sum to zero. The resulting small multiple of the smoothed plane is
+    subtracted, so that a constant plane has no blobs. Nuclei are bright in the absorbed plane, so there the sign of the
+    Laplacian is reversed and nuclei count as dark in both channels. A peak exceeds 0.02 and all of its eight
+    neighbours, in steps of 2⁻²⁰.
+
+    The ring is the part of each scale's plane outside the centre. If there is none, its means equal the centre's.
 
     Parameters
     ----------
@@ -53,7 +56,7 @@ def gradient(planes: Planes) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n, 108), dtype float32
-        By region, channel, scale and statistic (`STATISTICS`); then centre minus ring of `CONTRASTS`.
+        Ordered by region, channel, scale and statistic (`STATISTICS`), followed by centre minus ring of `CONTRASTS`.
 
     References
     ----------
@@ -62,24 +65,24 @@ def gradient(planes: Planes) -> np.ndarray:
     out = np.empty((len(CHANNELS), len(planes), len(REGIONS), len(SCALES), len(STATISTICS)))
     for channel, (levels, sign) in enumerate(((planes.grey, 1.0), (planes.absorbed, -1.0))):
         _gradient_kernel(levels, sign, _gaussians(1), _gaussians(2), out[channel])
-    parts = [out.transpose(1, 2, 0, 3, 4), _contrasts(out, *planes.grey.shape[1:])]
-    return np.concatenate([part.reshape(len(planes), -1) for part in parts], axis=1).astype(np.float32)
+    blocks = [out.transpose(1, 2, 0, 3, 4), _contrasts(out, *planes.grey.shape[1:])]
+    return np.concatenate([block.reshape(len(planes), -1) for block in blocks], axis=1).astype(np.float32)
 
 
 def _contrasts(out: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Centre minus ring, whose means follow from the whole's; shape (n, channel, scale, statistic)."""
+    """Centre minus ring, from the means of the whole and the centre; shape (n, channel, scale, statistic)."""
     kept = [[row.name for row in STATISTICS].index(name) for name in CONTRASTS]
-    apart = (out[:, :, 1] - out[:, :, 0])[..., kept].transpose(1, 0, 2, 3)
+    change = (out[:, :, 1] - out[:, :, 0])[..., kept].transpose(1, 0, 2, 3)
     pixels = np.array([(height // shrunk) * (width // shrunk) for _, _, shrunk in SCALES])
     ring = pixels - np.array([(32 // shrunk) ** 2 for _, _, shrunk in SCALES])
-    return apart * np.where(ring > 0, pixels / np.maximum(ring, 1), 0.0)[:, None]
+    return change * np.where(ring > 0, pixels / np.maximum(ring, 1), 0.0)[:, None]
 
 
 @cache
 def _gaussians(sigma: int) -> np.ndarray:
-    """Right half, the middle first, of SciPy's sampled Gaussian (cut at four sigma) and its first two derivatives.
+    """Right half, from the middle, of SciPy's sampled Gaussian (cut at four sigma) and its first two derivatives.
 
-    Shape (3, 4 sigma + 1); times 1, sigma and sigma squared.
+    Shape (3, 4 sigma + 1). The rows are multiplied by 1, sigma and sigma squared.
     """
     x = np.arange(-4 * sigma, 4 * sigma + 1, dtype=np.float64)
     gaussian = np.exp(-0.5 * x**2 / sigma**2)
@@ -89,24 +92,24 @@ def _gaussians(sigma: int) -> np.ndarray:
     return np.ascontiguousarray(taps[:, 4 * sigma :])
 
 
-@part
+@inner_kernel
 def _fill_margins(padded: np.ndarray, rows: int, columns: int) -> None:
-    """Mirror the plane, which starts in row `_MARGIN`, about its upper and lower border."""
+    """Mirror the plane, which starts in row `_MARGIN`, at its upper and lower border."""
     for k in range(_MARGIN):
         for column in range(columns):
             padded[_MARGIN - 1 - k, column] = padded[_MARGIN + k, column]
             padded[_MARGIN + rows + k, column] = padded[_MARGIN + rows - 1 - k, column]
 
 
-@part
-def _down(padded: np.ndarray, row: int, columns: int, taps: np.ndarray, lines: np.ndarray) -> None:
-    """Convolve one row, along columns, with the Gaussian and its two derivatives into `lines`, and mirror its ends."""
+@inner_kernel
+def _convolve_columns(padded: np.ndarray, row: int, columns: int, taps: np.ndarray, lines: np.ndarray) -> None:
+    """Convolve one row vertically with the Gaussian and its derivatives into `lines`, and mirror its ends."""
     middle = row + _MARGIN
     for column in range(columns):
         level = padded[middle, column]
         lines[0, column + _MARGIN], lines[1, column + _MARGIN] = taps[0, 0] * level, 0.0
         lines[2, column + _MARGIN] = taps[2, 0] * level
-    # four taps at a time, a number that the compiler knows, stay in registers
+    # a block of four taps, a constant that the compiler knows, stays in registers
     for first in range(1, taps.shape[1], 4):
         for column in range(columns):
             smooth, slope = lines[0, column + _MARGIN], lines[1, column + _MARGIN]
@@ -124,30 +127,32 @@ def _down(padded: np.ndarray, row: int, columns: int, taps: np.ndarray, lines: n
             lines[kind, _MARGIN + columns + k] = lines[kind, _MARGIN + columns - 1 - k]
 
 
-@part
-def _across(lines: np.ndarray, row: int, columns: int, taps: np.ndarray, room: np.ndarray, blobs: np.ndarray) -> None:
-    """Both parts of the gradient (into `room`) and the Laplacian (into `blobs`) of one row."""
+@inner_kernel
+def _convolve_rows(
+    lines: np.ndarray, row: int, columns: int, taps: np.ndarray, scratch: np.ndarray, blobs: np.ndarray
+) -> None:
+    """Convolve `lines` horizontally: one row of the gradient's components (`scratch`) and the Laplacian (`blobs`)."""
     for column in range(columns):
         middle = column + _MARGIN
-        room[0, column], room[1, column] = 0.0, taps[0, 0] * lines[1, middle]
+        scratch[0, column], scratch[1, column] = 0.0, taps[0, 0] * lines[1, middle]
         blobs[row + 1, column + 1] = taps[0, 0] * lines[2, middle] + taps[2, 0] * lines[0, middle]
-    # a loop a result, and slices: the compiler vectorises where arrays that might overlap are few, and no index may be
-    # negative
+    # one loop per result, and slices, because the compiler vectorises only if few arrays might overlap and no index
+    # can be negative
     for first in range(1, taps.shape[1], 4):
         left, right = _MARGIN - first - 3, _MARGIN + first
         smooth1, smooth2 = lines[0, left : left + columns + 3], lines[0, right : right + columns + 3]
         slope1, slope2 = lines[1, left : left + columns + 3], lines[1, right : right + columns + 3]
         bend1, bend2 = lines[2, left : left + columns + 3], lines[2, right : right + columns + 3]
         for column in range(columns):
-            across = room[0, column]
+            across = scratch[0, column]
             for k in range(4):
                 across += taps[1, first + k] * (smooth2[column + k] - smooth1[column + 3 - k])
-            room[0, column] = across
+            scratch[0, column] = across
         for column in range(columns):
-            down = room[1, column]
+            down = scratch[1, column]
             for k in range(4):
                 down += taps[0, first + k] * (slope2[column + k] + slope1[column + 3 - k])
-            room[1, column] = down
+            scratch[1, column] = down
         for column in range(columns):
             blob = blobs[row + 1, column + 1]
             for k in range(4):
@@ -156,31 +161,34 @@ def _across(lines: np.ndarray, row: int, columns: int, taps: np.ndarray, room: n
             blobs[row + 1, column + 1] = blob
 
 
-@part
-def _respond(
+@inner_kernel
+def _filter_plane(
     padded: np.ndarray,
     rows: int,
     columns: int,
     taps: np.ndarray,
     inner: int,
     lines: np.ndarray,
-    room: np.ndarray,
+    scratch: np.ndarray,
     sums: np.ndarray,
     blobs: np.ndarray,
 ) -> None:
-    """Laplacian into `blobs`, which has a margin of one; sums by column, apart for the centre's rows, into `sums`."""
+    """Write the Laplacian into `blobs`, with a margin of one, and column sums into `sums`.
+
+    The sums are separate for the centre's rows (band 1) and all other rows (band 0).
+    """
     for band in range(2):
         for k in range(6):
             for column in range(columns):
                 sums[band, k, column] = 0.0
     top = (rows - inner) // 2
     for row in range(rows):
-        _down(padded, row, columns, taps, lines)
-        _across(lines, row, columns, taps, room, blobs)
+        _convolve_columns(padded, row, columns, taps, lines)
+        _convolve_rows(lines, row, columns, taps, scratch, blobs)
         band = 1 if top <= row < top + inner else 0
         for column in range(columns):
             blob = blobs[row + 1, column + 1]
-            square = room[0, column] * room[0, column] + room[1, column] * room[1, column]
+            square = scratch[0, column] * scratch[0, column] + scratch[1, column] * scratch[1, column]
             edge = np.sqrt(square)
             sums[band, 0, column] += edge
             sums[band, 1, column] += square
@@ -190,13 +198,13 @@ def _respond(
             sums[band, 5, column] += abs(blob)
 
 
-@part
+@inner_kernel
 def _summarise(sums: np.ndarray, left: int, columns: int, count: int, out: np.ndarray, region: int, scale: int) -> None:
-    """`STATISTICS` up to the count of blobs, from the sums of some columns."""
+    """Write `STATISTICS` up to the count of blobs, from the sums of a range of columns."""
     totals = np.empty(6)
     for k in range(6):
         totals[k] = 0.0
-    # the centre's rows alone for the centre
+    # the centre uses only its own rows
     for band in range(region, 2):
         for k in range(6):
             for column in range(left, left + columns):
@@ -209,45 +217,45 @@ def _summarise(sums: np.ndarray, left: int, columns: int, count: int, out: np.nd
     out[region, scale, 4], out[region, scale, 5] = (totals[5] + totals[3]) / 2.0, (totals[5] - totals[3]) / 2.0
 
 
-@part
+@inner_kernel
 def _count_peaks(
-    blobs: np.ndarray, rows: int, columns: int, inner: int, pixels: int, high: np.ndarray, out: np.ndarray, scale: int
+    blobs: np.ndarray, rows: int, columns: int, inner: int, pixels: int, excess: np.ndarray, out: np.ndarray, scale: int
 ) -> None:
-    """Count blobs per pixel of the patch and average their heights, in the patch and in the centre.
+    """Write the number of blobs per pixel of the patch, and their mean height, for the patch and the centre.
 
-    `blobs` has a margin of one; `high` is room for a row.
+    `blobs` has a margin of one. `excess` is scratch memory for one row.
     """
     for row in range(rows + 2):
         blobs[row, 0], blobs[row, columns + 1] = -np.inf, -np.inf
     for column in range(columns + 2):
         blobs[0, column], blobs[rows + 1, column] = -np.inf, -np.inf
     top, left = (rows - inner) // 2, (columns - inner) // 2
-    found, total, found2, total2 = 0, 0.0, 0, 0.0
+    count, total, inner_count, inner_total = 0, 0.0, 0, 0.0
     for row in range(rows):
         for column in range(columns):
             above = max(blobs[row, column], blobs[row, column + 1], blobs[row, column + 2])
             below = max(blobs[row + 2, column], blobs[row + 2, column + 1], blobs[row + 2, column + 2])
             beside = max(blobs[row + 1, column], blobs[row + 1, column + 2])
             around = max(above, below, beside, _PEAK)
-            high[column] = max(blobs[row + 1, column + 1] - around, 0.0)
+            excess[column] = max(blobs[row + 1, column + 1] - around, 0.0)
         for column in range(columns):
-            if high[column] == 0.0:
+            if excess[column] == 0.0:
                 continue
             blob = blobs[row + 1, column + 1]
-            # in steps, so that what is equal but for rounding is equal
+            # in steps, so that values which differ only by rounding are equal
             here, peak = np.floor(blob * 1048576.0 + 0.5), True
             for r in range(row, row + 3):
                 for c in range(column, column + 3):
                     lower = np.floor(blobs[r, c] * 1048576.0 + 0.5) < here
                     peak = peak and (lower or (r == row + 1 and c == column + 1))
             if peak:
-                found += 1
+                count += 1
                 total += blob
                 if top <= row < top + inner and left <= column < left + inner:
-                    found2 += 1
-                    total2 += blob
-    out[0, scale, 6], out[0, scale, 7] = found / pixels, total / found if found > 0 else 0.0
-    out[1, scale, 6], out[1, scale, 7] = found2 / 1024.0, total2 / found2 if found2 > 0 else 0.0
+                    inner_count += 1
+                    inner_total += blob
+    out[0, scale, 6], out[0, scale, 7] = count / pixels, total / count if count > 0 else 0.0
+    out[1, scale, 6], out[1, scale, 7] = inner_count / 1024.0, inner_total / inner_count if inner_count > 0 else 0.0
 
 
 @kernel
@@ -255,10 +263,10 @@ def _gradient_kernel(planes: np.ndarray, sign: float, narrow: np.ndarray, wide: 
     n, height, width = planes.shape
     half_height, half_width = height // 2, width // 2
     plane, half = np.empty((height + 2 * _MARGIN, width)), np.empty((half_height + 2 * _MARGIN, half_width))
-    lines, room, sums = np.empty((3, width + 2 * _MARGIN)), np.empty((2, width)), np.empty((2, 6, width))
+    lines, scratch, sums = np.empty((3, width + 2 * _MARGIN)), np.empty((2, width)), np.empty((2, 6, width))
     blobs = np.empty((height + 2, width + 2))
     for i in range(n):
-        # from the first pixel: neither slopes nor blobs depend on the offset, and a constant plane is exactly zero
+        # relative to the first pixel, so that a constant plane is exactly zero; no statistic depends on the offset
         first = float(planes[i, 0, 0])
         for row in range(height):
             for column in range(width):
@@ -273,15 +281,15 @@ def _gradient_kernel(planes: np.ndarray, sign: float, narrow: np.ndarray, wide: 
         _fill_margins(plane, height, width)
         _fill_margins(half, half_height, half_width)
         for scale in range(3):
-            part, taps = plane if scale == 0 else half, wide if scale == 2 else narrow
+            scaled, taps = plane if scale == 0 else half, wide if scale == 2 else narrow
             rows, columns = (height, width) if scale == 0 else (half_height, half_width)
             inner, pixels = (32, rows * columns) if scale == 0 else (16, 4 * rows * columns)
-            _respond(part, rows, columns, taps, inner, lines, room, sums, blobs)
+            _filter_plane(scaled, rows, columns, taps, inner, lines, scratch, sums, blobs)
             for region in range(2):
                 side = inner if region == 1 else columns
                 count = inner * inner if region == 1 else rows * columns
                 _summarise(sums, (columns - side) // 2, side, count, out[i], region, scale)
-            _count_peaks(blobs, rows, columns, inner, pixels, room[0], out[i], scale)
+            _count_peaks(blobs, rows, columns, inner, pixels, scratch[0], out[i], scale)
 
 
 _LINDEBERG = "Lindeberg (1998), Int J Comput Vis 30(2):79-116"
@@ -295,14 +303,15 @@ def _columns() -> Iterator[Column]:
                     yield Column(
                         f"gradient_{row.name}-s{scale}_{channel}_{region}",
                         *row[1:4],
-                        f"{row.words} at scale {scale} px (scale-normalised), {channel}, {REGION_WORDS[region]}.",
+                        f"{row.words}, scale {scale} px, {CHANNEL_WORDS.get(channel, channel)}, "
+                        f"{REGION_WORDS[region]}.",
                         _LINDEBERG,
                     )
     for channel in CHANNELS:
         for scale, _, _ in SCALES:
             for row in STATISTICS:
                 if row.name in CONTRASTS:
-                    words = f"{row.words} at scale {scale} px (scale-normalised), {channel}, centre minus ring."
+                    words = f"{row.words}, scale {scale} px, {CHANNEL_WORDS.get(channel, channel)}, centre minus ring."
                     yield Column(
                         f"gradient_{row.name}-s{scale}_{channel}_contrast",
                         row.unit,

@@ -1,4 +1,4 @@
-"""Local binary patterns of a batch of patches."""
+"""Local binary pattern features of a batch of patches."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from numba.extending import intrinsic
 
 from histoblend.features.handcrafted.channels import Planes
 from histoblend.features.handcrafted.column import REGION_WORDS, Column
-from histoblend.features.handcrafted.kernel import contracted, kernel, part
+from histoblend.features.handcrafted.kernel import fused_kernel, inner_kernel, kernel
 
 CHANNELS = ("grey", "haematoxylin")
 PATTERNS = ((8, 1), (16, 2), (24, 3))
-#: Points and radii that each region has.
+#: Points and radii per region.
 REGIONS = {"whole": PATTERNS, "centre": PATTERNS[:1], "contrast": PATTERNS[:1]}
-#: Beyond this distance from the pixel's level single precision is sure which of the two is higher.
+#: If point and pixel differ by less than this, single precision cannot tell which is higher.
 _DOUBT = 2e-4
-#: The mark, beyond those of the points, of a pixel with a point that single precision leaves in doubt.
+#: Extra bit of a pixel with a point that single precision cannot decide.
 _UNSURE = 1 << 31
-#: One pixel in doubt of so many makes it quicker to decide all of them together.
-_MUCH = 6
+#: If at least one pixel in this many is undecided, deciding the whole range together is faster.
+_DENSE = 6
 
 
 def lbp(planes: Planes) -> np.ndarray:
     """Histograms of uniform rotation-invariant local binary patterns of grey and haematoxylin.
 
-    `skimage.feature.local_binary_pattern(method="uniform")` with (points, radius) (8, 1), (16, 2) and (24, 3) on
-    8-bit levels. Patterns are found on the whole patch; the centre's histogram counts those of its pixels, at (8, 1)
-    alone: its 1,024 pixels are too few for more bins. The ring is what lies outside the centre; where a patch has no
-    ring its fractions equal the centre's.
+    The patterns are those of `skimage.feature.local_binary_pattern(method="uniform")` with (points, radius) (8, 1),
+    (16, 2) and (24, 3) on 8-bit levels. They are computed on the whole patch. The centre's histogram uses (8, 1) only,
+    because its 1,024 pixels are too few for more bins. The ring is the part of the patch outside the centre. If a patch
+    has no ring, the ring's fractions equal the centre's.
 
     Parameters
     ----------
@@ -40,9 +40,9 @@ def lbp(planes: Planes) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n, 148), dtype float32
-        Fractions of the region's pixels, by channel, radius and pattern (number of points not darker than the pixel,
-        0 to P, then the patterns that are not uniform), the whole patch first, then the centre, then centre minus
-        ring.
+        Fractions of the region's pixels, ordered by region (whole patch, centre, centre minus ring), channel, radius
+        and pattern. Patterns 0 to P are the number of points not below the pixel's level. The last bin counts all
+        patterns that are not uniform.
 
     References
     ----------
@@ -55,14 +55,14 @@ def lbp(planes: Planes) -> np.ndarray:
     for channel, levels in enumerate((planes.grey, planes.haematoxylin)):
         first = 0
         for points, radius in PATTERNS:
-            # the centre's patterns beyond the first are not wanted: room that is thrown away
+            # the centre uses the first radius only; counts of the others are discarded
             inner = centre if first == 0 else np.empty((n, len(CHANNELS), points + 2), np.int64)
             _lbp_kernel(levels, *_circle(points, radius), radius, channel, first, counts, inner)
             first += points + 2
     outside = height * width - 1024
     ring = (counts[..., : centre.shape[2]] - centre) / outside if outside else centre / 1024
-    parts = (counts / (height * width), centre / 1024, centre / 1024 - ring)
-    return np.concatenate([part.reshape(n, -1) for part in parts], axis=1).astype(np.float32)
+    blocks = (counts / (height * width), centre / 1024, centre / 1024 - ring)
+    return np.concatenate([block.reshape(n, -1) for block in blocks], axis=1).astype(np.float32)
 
 
 @cache
@@ -72,50 +72,50 @@ def _circle(points: int, radius: int) -> tuple[np.ndarray, np.ndarray]:
     return np.round(-radius * np.sin(angles), 5), np.round(radius * np.cos(angles), 5)
 
 
-# contracted: what single precision leaves in doubt is decided again, so that how it rounds changes nothing
-@contracted
+# fused is safe here: pixels that single precision cannot decide are decided again in double precision
+@fused_kernel
 def _interpolate(padded: np.ndarray, right: float, border: int, across: np.ndarray) -> None:
-    """Interpolate every row of `padded` at its pixels' columns plus `right`."""
+    """Interpolate every row of `padded` at the columns of its pixels plus `right`."""
     height, width = across.shape
-    at = np.uint64(int(np.floor(right)) + border)
+    shift = np.uint64(int(np.floor(right)) + border)
     near = np.float32(right - np.floor(right))
     far = np.float32(1.0) - near
     for row in range(height):
         for column in range(width):
-            # unsigned: an index that may be negative keeps the loop from being vectorised
-            k = np.uint64(column) + at
+            # unsigned, because a loop whose index may be negative is not vectorised
+            k = np.uint64(column) + shift
             across[row, column] = far * padded[row, k] + near * padded[row, k + np.uint64(1)]
 
 
-@contracted
+@fused_kernel
 def _mark_points(
-    padded: np.ndarray, across: np.ndarray, downs: np.ndarray, border: int, marks: np.ndarray, codes: np.ndarray
+    padded: np.ndarray, across: np.ndarray, downs: np.ndarray, border: int, bits: np.ndarray, codes: np.ndarray
 ) -> None:
-    """Set two points' marks in every pixel whose neighbours, interpolated, are not below the pixel.
+    """Set the bit of each of two points in every pixel that the interpolated point is not below.
 
-    In single precision; pixels that this leaves in doubt get the mark `_UNSURE`.
+    Uses single precision. Pixels that it cannot decide get the bit `_UNSURE`.
     """
     height, width = codes.shape
     zero, none, doubt, unsure = np.float32(0.0), np.uint32(0), np.float32(_DOUBT), np.uint32(_UNSURE)
-    mark1, mark2 = marks[0], marks[1]
+    bit1, bit2 = bits[0], bits[1]
     base1, base2 = int(np.floor(downs[0])) + border, int(np.floor(downs[1])) + border
     near1, near2 = np.float32(downs[0] - np.floor(downs[0])), np.float32(downs[1] - np.floor(downs[1]))
     far1, far2 = np.float32(1.0) - near1, np.float32(1.0) - near2
     # neighbours on whole pixels are exact
-    if marks[2]:
+    if bits[2]:
         doubt = zero
     for row in range(height):
         for column in range(width):
             centre = padded[row + border, np.uint64(column) + np.uint64(border)]
-            beyond1 = far1 * across[row + base1, column] + (near1 * across[row + base1 + 1, column] - centre)
-            beyond2 = far2 * across[row + base2, column] + (near2 * across[row + base2 + 1, column] - centre)
-            code = (mark1 if beyond1 >= zero else none) | (mark2 if beyond2 >= zero else none)
-            # nothing is below 0
-            near = min(abs(beyond1), abs(beyond2)) < min(doubt, centre)
+            above1 = far1 * across[row + base1, column] + (near1 * across[row + base1 + 1, column] - centre)
+            above2 = far2 * across[row + base2, column] + (near2 * across[row + base2 + 1, column] - centre)
+            code = (bit1 if above1 >= zero else none) | (bit2 if above2 >= zero else none)
+            # levels are never below 0, so a pixel of level 0 is always decided
+            near = min(abs(above1), abs(above2)) < min(doubt, centre)
             codes[row, column] |= code | (unsure if near else none)
 
 
-@part
+@inner_kernel
 def _decide(
     padded: np.ndarray,
     rows: np.ndarray,
@@ -127,13 +127,13 @@ def _decide(
     size: int,
     codes: np.ndarray,
 ) -> None:
-    """Decide some pixels of a row with scikit-image's double precision and order of operations."""
+    """Decide part of a row in double precision, with scikit-image's order of operations."""
     for point in range(rows.size):
         down, right = rows[point], columns[point]
         if down == np.floor(down) and right == np.floor(right):
             continue
-        mark, at = np.uint32(1) << np.uint32(point), np.uint64(int(np.floor(right)) + border + start)
-        # from the sum, not from the offset alone: its rounding decides ties
+        bit, at = np.uint32(1) << np.uint32(point), np.uint64(int(np.floor(right)) + border + start)
+        # computed from the sum, as in scikit-image, because its rounding decides ties
         lower = row + down - np.floor(row + down)
         above = int(np.floor(down)) + row + border
         for k in range(size):
@@ -142,21 +142,21 @@ def _decide(
             first = (1.0 - near) * padded[above, left] + near * padded[above, left + np.uint64(1)]
             second = (1.0 - near) * padded[above + 1, left] + near * padded[above + 1, left + np.uint64(1)]
             value = (1.0 - lower) * first + lower * second
-            code, centre = codes[row, here] & ~mark, padded[row + border, here + np.uint64(border)]
-            codes[row, here] = code | (mark if value >= centre else np.uint32(0))
+            code, centre = codes[row, here] & ~bit, padded[row + border, here + np.uint64(border)]
+            codes[row, here] = code | (bit if value >= centre else np.uint32(0))
 
 
-@part
-def _settle(
+@inner_kernel
+def _decide_unsure(
     padded: np.ndarray, rows: np.ndarray, columns: np.ndarray, nears: np.ndarray, border: int, codes: np.ndarray
 ) -> None:
-    """Decide what is in doubt: where it is much, from the first to the last of a row, else one by one."""
+    """Decide the undecided pixels: if they are many, all from the first to the last in a row, else one by one."""
     height, width = codes.shape
     for row in range(height):
-        found = 0
+        count = 0
         for column in range(width):
-            found += codes[row, column] >= np.uint32(_UNSURE)
-        if found == 0:
+            count += codes[row, column] >= np.uint32(_UNSURE)
+        if count == 0:
             continue
         first, last = 0, width - 1
         while codes[row, first] < np.uint32(_UNSURE):
@@ -164,31 +164,34 @@ def _settle(
         while codes[row, last] < np.uint32(_UNSURE):
             last -= 1
         size = last + 1 - first
-        step = size if _MUCH * found > size else 1
+        step = size if _DENSE * count > size else 1
         for column in range(first, last + 1, step):
             if step > 1 or codes[row, column] >= np.uint32(_UNSURE):
                 _decide(padded, rows, columns, nears, border, row, column, step, codes)
 
 
 @intrinsic
-def _ones(_: Any, code: Any) -> Any:
-    """Count the bits set: one instruction of the processor, where it has that."""
+def _count_bits(_: Any, code: Any) -> Any:
+    """Count the bits set, with a single processor instruction where available."""
     return code(code), lambda _, builder, __, arguments: builder.ctpop(arguments[0])
 
 
-@part
+@inner_kernel
 def _count_patterns(codes: np.ndarray, points: int, patterns: np.ndarray, counts: np.ndarray) -> None:
-    """Count the patterns of all pixels; `counts` has four rows, so that equal neighbours need not wait."""
+    """Count the patterns of all pixels.
+
+    `counts` has four partial histograms, so that equal neighbouring pixels do not wait for the same counter.
+    """
     height, width = codes.shape
-    # scikit-image compares each point with the next, but not the last with the first
+    # as in scikit-image, each point is compared with the next, but the last is not compared with the first
     inner, mixed = np.uint32((1 << (points - 1)) - 1), np.uint8(points + 1)
     for pattern in range(32):
         counts[0, pattern], counts[1, pattern], counts[2, pattern], counts[3, pattern] = 0, 0, 0, 0
     for row in range(height):
         for column in range(width):
             code = codes[row, column] & np.uint32(_UNSURE - 1)
-            uniform = _ones(np.uint32((code ^ (code >> np.uint32(1))) & inner)) <= 2
-            patterns[row, column] = np.uint8(_ones(code)) if uniform else mixed
+            uniform = _count_bits(np.uint32((code ^ (code >> np.uint32(1))) & inner)) <= 2
+            patterns[row, column] = np.uint8(_count_bits(code)) if uniform else mixed
         for column in range(0, width - 3, 4):
             counts[0, patterns[row, column]] += 1
             counts[1, patterns[row, column + 1]] += 1
@@ -209,7 +212,7 @@ def _lbp_kernel(
     whole: np.ndarray,
     centre: np.ndarray,
 ) -> None:
-    """Count patterns into whole[:, channel, first:] and, of the centre's pixels, centre[:, channel]."""
+    """Count the patterns of all pixels into whole[:, channel, first:] and the centre's into centre[:, channel]."""
     n, height, width = planes.shape
     points, border = rows.size, radius + 1
     padded = np.empty((height + 2 * border, width + 2 * border), np.float32)
@@ -218,7 +221,7 @@ def _lbp_kernel(
             padded[row, column] = 0.0
     across = np.empty((height + 2 * border, width), np.float32)
     codes, patterns = np.empty((height, width), np.uint32), np.empty((height, width), np.uint8)
-    downs, marks = np.empty(2), np.empty(3, np.uint32)
+    downs, bits = np.empty(2), np.empty(3, np.uint32)
     nears = np.empty((points, width))
     for point in range(points):
         for column in range(width):
@@ -231,18 +234,18 @@ def _lbp_kernel(
                 padded[row + border, np.uint64(column) + np.uint64(border)] = planes[i, row, column]
                 codes[row, column] = 0
         for point in range(points // 2 + 1):
-            # the circle's upper and lower half meet the same columns; its two ends are alone
+            # points of the upper and lower half of the circle share columns, except the two at the ends
             other = points - point if 0 < point < points // 2 else point
             downs[0], downs[1] = rows[point], rows[other]
-            marks[0], marks[1] = 1 << point, 1 << other
-            marks[2] = rows[point] == np.floor(rows[point]) and columns[point] == np.floor(columns[point])
+            bits[0], bits[1] = 1 << point, 1 << other
+            bits[2] = rows[point] == np.floor(rows[point]) and columns[point] == np.floor(columns[point])
             _interpolate(padded, columns[point], border, across)
-            _mark_points(padded, across, downs, border, marks, codes)
-        _settle(padded, rows, columns, nears, border, codes)
+            _mark_points(padded, across, downs, border, bits, codes)
+        _decide_unsure(padded, rows, columns, nears, border, codes)
         _count_patterns(codes, points, patterns, counts)
-        for bin in range(points + 2):
-            whole[i, channel, first + bin] = counts[0, bin] + counts[1, bin] + counts[2, bin] + counts[3, bin]
-            centre[i, channel, bin] = 0
+        for k in range(points + 2):
+            whole[i, channel, first + k] = counts[0, k] + counts[1, k] + counts[2, k] + counts[3, k]
+            centre[i, channel, k] = 0
         for row in range(top, top + 32):
             for column in range(left, left + 32):
                 centre[i, channel, patterns[row, column]] += 1
@@ -257,14 +260,16 @@ def _columns() -> Iterator[Column]:
             for points, radius in patterns:
                 for pattern in range(points + 2):
                     mixed = pattern == points + 1
-                    words = "no uniform pattern" if mixed else f"a uniform pattern with {pattern}"
+                    neighbours = f"{points} neighbours (radius {radius} px)"
+                    words = f"pattern of {neighbours} is not uniform"
+                    if not mixed:
+                        words = f"pattern is uniform, with {pattern} of {neighbours} at or above the pixel's level"
                     yield Column(
                         f"lbp_r{radius}-{'mixed' if mixed else f'p{pattern}'}_{channel}_{region}",
                         "1",
                         -1 if region == "contrast" else 0,
                         1,
-                        f"Fraction of pixels with {words} of {points} points at radius {radius} not below the pixel, "
-                        f"{channel}, {REGION_WORDS[region]}.",
+                        f"Fraction of pixels whose {words}, {channel}, {REGION_WORDS[region]}.",
                         _OJALA,
                     )
 

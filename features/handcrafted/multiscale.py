@@ -1,4 +1,4 @@
-"""How a patch changes with scale: wavelet energies, entropy of small blocks, fractal dimension."""
+"""Features across scales: wavelet energies, entropy of small blocks and fractal dimension."""
 
 from __future__ import annotations
 
@@ -7,33 +7,37 @@ from collections.abc import Iterator
 import numpy as np
 
 from histoblend.features.handcrafted.channels import Planes
-from histoblend.features.handcrafted.column import REGION_WORDS, Column, Row
-from histoblend.features.handcrafted.kernel import kernel, part
+from histoblend.features.handcrafted.column import CHANNEL_WORDS, REGION_WORDS, Column, Row
+from histoblend.features.handcrafted.kernel import inner_kernel, kernel
 
 CHANNELS = ("grey", "absorbed", "eosin")
 STATISTICS = (
-    Row("haar1-sides", "decade", -6, 1, "Logarithm of the energy, plus 1e-6, of both edge bands of the Haar wavelet"),
-    Row("haar1-corners", "decade", -6, 1, "Logarithm of the energy, plus 1e-6, of the Haar wavelet's diagonal band"),
-    Row("haar2-sides", "decade", -6, 1, "As haar1-sides, of the approximation at half size"),
-    Row("haar2-corners", "decade", -6, 1, "As haar1-corners, of the approximation at half size"),
-    Row("haar3-sides", "decade", -6, 2, "As haar1-sides, of the approximation at a quarter"),
-    Row("haar3-corners", "decade", -6, 2, "As haar1-corners, of the approximation at a quarter"),
-    Row("fractal", "1", 0, 4, "Fractal dimension by differential box counting (boxes of 2, 4, 8 and 16 px)"),
-    Row("entropy-mean", "nat", 0, 2.7726, "Mean entropy of 16 levels in blocks of 8 × 8 px"),
-    Row("entropy-spread", "nat", 0, 1.3863, "Standard deviation of the entropy of 16 levels in blocks of 8 × 8 px"),
+    Row("haar1-sides", "decade", -6, 1, "Log10 of (energy + 1e-6), horizontal and vertical Haar bands, level 1"),
+    Row("haar1-corners", "decade", -6, 1, "Log10 of (energy + 1e-6), diagonal Haar band, level 1"),
+    Row("haar2-sides", "decade", -6, 1, "Log10 of (energy + 1e-6), horizontal and vertical Haar bands, level 2"),
+    Row("haar2-corners", "decade", -6, 1, "Log10 of (energy + 1e-6), diagonal Haar band, level 2"),
+    Row("haar3-sides", "decade", -6, 2, "Log10 of (energy + 1e-6), horizontal and vertical Haar bands, level 3"),
+    Row("haar3-corners", "decade", -6, 2, "Log10 of (energy + 1e-6), diagonal Haar band, level 3"),
+    Row("fractal", "1", 0, 4, "Fractal dimension (differential box counting, boxes of 2, 4, 8 and 16 px)"),
+    Row("entropy-mean", "nat", 0, 2.7726, "Mean entropy of blocks of 8 × 8 px (16 levels)"),
+    Row("entropy-spread", "nat", 0, 1.3863, "Standard deviation of the entropy of blocks of 8 × 8 px (16 levels)"),
 )
 
 
 def multiscale(planes: Planes) -> np.ndarray:
     """Wavelet energies, fractal dimension and local entropy of grey, light absorbed in red, and eosin.
 
-    Three levels of the Haar wavelet (`pywt.dwt2`, levels in 0 to 1; a last odd row or column is left out): mean square
-    of the horizontal and vertical details together, and of the diagonal ones, plus 1e-6, as logarithm to the base 10.
-    Fractal dimension by differential box counting on levels 0 to 255: a box of side s spans ⌊max · s / 256 · h⌋ cells
-    of the height s · 256 / h with h the shorter side of the patch; the slope of the logarithm of the number of cells
-    over −log s. Entropy of the 16-level histogram of each whole block of 8 × 8 pixels from the first corner; in the
-    centre, of its 16 blocks; in the ring, of the whole patch's blocks that do not touch the centre (its mean is the
-    centre's without any).
+    Haar energies come from three levels of the Haar wavelet (`pywt.dwt2`, levels 0 to 1; a last odd row or column is
+    left out). The energy is the mean square of the horizontal and vertical details together, or of the diagonal
+    details. The feature is log10 of (energy + 1e-6).
+
+    The fractal dimension comes from differential box counting on levels 0 to 255. With h the shorter side of the patch,
+    a box of side s spans ⌊max · h / (256 · s)⌋ − ⌊min · h / (256 · s)⌋ + 1 cells. The dimension is the slope of
+    log(mean number of cells per box / s²) over −log s.
+
+    Entropy is that of the 16-level histogram of each complete block of 8 × 8 pixels, counted from the upper left
+    corner. The centre has 16 blocks of its own. The ring consists of the whole patch's blocks that do not touch the
+    centre. If there are none, centre minus ring is 0.
 
     Parameters
     ----------
@@ -42,7 +46,7 @@ def multiscale(planes: Planes) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n, 33), dtype float32
-        By channel: `STATISTICS` of the whole patch, then the mean entropy of the centre, and of centre minus ring.
+        Per channel: `STATISTICS` of the whole patch, then the mean entropy of the centre and of centre minus ring.
 
     References
     ----------
@@ -55,9 +59,9 @@ def multiscale(planes: Planes) -> np.ndarray:
     return out.transpose(1, 0, 2).reshape(len(planes), -1).astype(np.float32)
 
 
-@part
+@inner_kernel
 def _haar(plane: np.ndarray, height: int, width: int, out: np.ndarray, first: int) -> None:
-    """Energies of one level; the approximation takes the place of the plane's upper left quarter."""
+    """Write the energies of one level; the approximation overwrites the upper left quarter of the plane."""
     sides, corners = 0.0, 0.0
     for row in range(height // 2):
         for column in range(width // 2):
@@ -68,14 +72,14 @@ def _haar(plane: np.ndarray, height: int, width: int, out: np.ndarray, first: in
             corners += corner * corner
             plane[row, column] = (a + b + c + d) * 0.5
     count = (height // 2) * (width // 2)
-    # levels are whole numbers up to here
+    # levels are still 0 to 255, and 65025 is 255²
     out[first] = np.log10(sides / (2.0 * 65025.0 * count) + 1e-6)
     out[first + 1] = np.log10(corners / (65025.0 * count) + 1e-6)
 
 
-@part
+@inner_kernel
 def _fractal(high: np.ndarray, low: np.ndarray, height: int, width: int) -> float:
-    """Slope over four box sizes; `high` and `low` hold the plane, and are shrunk in place."""
+    """Slope over four box sizes. `high` and `low` are copies of the plane and are shrunk in place."""
     side = min(height, width)
     mean, slope = 0.0, 0.0
     for step in range(4):
@@ -89,30 +93,30 @@ def _fractal(high: np.ndarray, low: np.ndarray, height: int, width: int) -> floa
                 high[row, column], low[row, column] = top, bottom
                 # a box of side s is s · 256 / side levels high
                 cells += ((np.int64(top) * side) >> (9 + step)) - ((np.int64(bottom) * side) >> (9 + step)) + 1
-        # per box of equal cover: odd remainders must not look like a change of scale
+        # mean per box, because at some scales boxes do not cover the whole patch
         density = np.log(cells / (height * width)) + (3 - step) * np.log(4.0)
         mean += density
         slope += (step - 1.5) * density
     return -slope / 5.0 / np.log(2.0)
 
 
-@part
+@inner_kernel
 def _entropies(planes: np.ndarray, patch: int, rows: int, columns: int, logs: np.ndarray, out: np.ndarray) -> None:
-    """Mean and spread of the entropy of the blocks in a box in the middle, and the mean of those beside the centre.
+    """Write mean and spread of the entropy of the blocks in a central box, and the mean of the blocks in the ring.
 
-    The last is NaN without any.
+    The last is NaN if the ring has no blocks.
     """
     _, height, width = planes.shape
     top, left = (height - rows) // 2, (width - columns) // 2
     counts = np.empty(16, np.int64)
-    total, squares, blocks, ring, outside = 0.0, 0.0, 0, 0.0, 0
-    above, before = (height - 32) // 2 - 8, (width - 32) // 2 - 8
-    for first in range(top, top + rows - 7, 8):
-        for start in range(left, left + columns - 7, 8):
+    total, squares, blocks, ring_total, ring_blocks = 0.0, 0.0, 0, 0.0, 0
+    near_top, near_left = (height - 32) // 2 - 8, (width - 32) // 2 - 8
+    for block_top in range(top, top + rows - 7, 8):
+        for block_left in range(left, left + columns - 7, 8):
             for level in range(16):
                 counts[level] = 0
-            for row in range(first, first + 8):
-                for column in range(start, start + 8):
+            for row in range(block_top, block_top + 8):
+                for column in range(block_left, block_left + 8):
                     counts[planes[patch, row, column] >> 4] += 1
             entropy = 0.0
             for level in range(16):
@@ -121,12 +125,12 @@ def _entropies(planes: np.ndarray, patch: int, rows: int, columns: int, logs: np
             total += entropy
             squares += entropy * entropy
             blocks += 1
-            if not (above < first < above + 40 and before < start < before + 40):
-                ring += entropy
-                outside += 1
+            if not (near_top < block_top < near_top + 40 and near_left < block_left < near_left + 40):
+                ring_total += entropy
+                ring_blocks += 1
     mean = total / blocks
     out[0], out[1] = mean, np.sqrt(max(squares / blocks - mean * mean, 0.0))
-    out[2] = ring / outside if outside > 0 else np.nan
+    out[2] = ring_total / ring_blocks if ring_blocks > 0 else np.nan
 
 
 @kernel
@@ -169,7 +173,7 @@ def _columns() -> Iterator[Column]:
             yield Column(
                 f"multiscale_{row.name}_{channel}_{region}",
                 *row[1:4],
-                f"{row.words}, {channel}, {REGION_WORDS[region]}.",
+                f"{row.words}, {CHANNEL_WORDS.get(channel, channel)}, {REGION_WORDS[region]}.",
                 references[row.name[:4]],
             )
 

@@ -1,11 +1,11 @@
-"""Segmentation of nuclei: pixels above a local threshold of the light absorbed in red; touching nuclei are split."""
+"""Segment nuclei: threshold the light absorbed in red locally, then split touching nuclei."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from histoblend.features.handcrafted.channels import Planes
-from histoblend.features.handcrafted.kernel import kernel, part
+from histoblend.features.handcrafted.kernel import inner_kernel, kernel
 
 SMALLEST = 12
 _LARGEST_HOLE = 16
@@ -14,7 +14,7 @@ _REACH = 12
 
 
 def nucleus_labels(planes: Planes) -> np.ndarray:
-    """Give numbers to the nuclei that `nuclei` measures.
+    """Label the nuclei that `nuclei` measures.
 
     Parameters
     ----------
@@ -23,30 +23,30 @@ def nucleus_labels(planes: Planes) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n, height, width), dtype int32
-        0 outside nuclei.
+        Number of the nucleus, from 1 in each patch; 0 outside nuclei.
     """
     n, height, width = planes.absorbed.shape
     labels = np.empty((n, height, width), np.int32)
     smooth, lines = np.empty((height, width), np.int32), np.empty((height + 2, width + 4), np.int32)
-    mask, seen = np.empty((height, width), np.bool_), np.empty((height + 2) * (width + 2), np.bool_)
-    tops, places = np.empty((height, width), np.int32), np.empty((2, height * width), np.int32)
+    mask, visited = np.empty((height, width), np.bool_), np.empty((height + 2) * (width + 2), np.bool_)
+    peaks, coordinates = np.empty((height, width), np.int32), np.empty((2, height * width), np.int32)
     sizes, starts = np.empty((2, height * width), np.int32)
     for levels, target in zip(planes.absorbed, labels, strict=True):
-        fill_tops(levels, smooth, lines, mask, seen, tops, sizes)
-        gather_pixels(tops, target, mask, sizes, starts, places)
+        find_nuclear_pixels(levels, smooth, lines, mask, visited, peaks, sizes)
+        number_nuclei(peaks, target, mask, sizes, starts, coordinates)
     return labels
 
 
-@part
+@inner_kernel
 def _reflect(position: int, size: int) -> int:
     if position < 0:
         return -1 - position
     return position if position < size else 2 * size - 1 - position
 
 
-@part
+@inner_kernel
 def _smooth(plane: np.ndarray, lines: np.ndarray) -> None:
-    """Binomial filter of levels times 256, in place and in whole numbers, rounded half up; `lines` is room."""
+    """Apply the binomial filter to levels times 256, in place, with integers rounded half up. `lines` is scratch."""
     height, width = plane.shape
     for row in range(height):
         for column in range(width):
@@ -65,11 +65,12 @@ def _smooth(plane: np.ndarray, lines: np.ndarray) -> None:
             plane[row, column] = (6 * lines[row, column] + 4 * near + far + 128) >> 8
 
 
-@part
+@inner_kernel
 def _otsu(plane: np.ndarray, counts: np.ndarray) -> int:
-    """Otsu's threshold: the lower class ends with it. Sums are whole numbers, so equal splits are equal.
+    """Otsu's threshold, the highest level of the lower class. Sums are whole numbers, so equal splits compare equal.
 
-    `counts` is room for four counters, so that equal neighbours need not wait.
+    `counts` is scratch memory for four partial histograms, so that equal neighbouring pixels do not wait for the same
+    counter.
     """
     height, width = plane.shape
     for level in range(256):
@@ -84,34 +85,34 @@ def _otsu(plane: np.ndarray, counts: np.ndarray) -> int:
     for level in range(256):
         counts[0, level] += counts[1, level] + counts[2, level] + counts[3, level]
         total += level * counts[0, level]
-    # a constant plane has no split: its level is the threshold
+    # a constant plane cannot be split, so its level is the threshold
     best, threshold = -1.0, (plane[0, 0] + 128) >> 8
-    below, weight = 0, 0
+    count_below, sum_below = 0, 0
     for level in range(255):
-        below += counts[0, level]
-        weight += level * counts[0, level]
-        if counts[0, level] == 0 or below == count:
-            # an empty bin splits the pixels as the bin before it did: the first of equals stands
+        count_below += counts[0, level]
+        sum_below += level * counts[0, level]
+        if counts[0, level] == 0 or count_below == count:
+            # an empty bin splits the pixels as the previous bin did, and the first of equal splits is kept
             continue
-        apart = float(weight) / below - float(total - weight) / (count - below)
-        between = float(below) * float(count - below) * apart * apart
-        if between > best:
-            best, threshold = between, level
+        difference = float(sum_below) / count_below - float(total - sum_below) / (count - count_below)
+        variance = float(count_below) * float(count - count_below) * difference * difference
+        if variance > best:
+            best, threshold = variance, level
     return threshold
 
 
-@part
+@inner_kernel
 def _fill_mask(levels: np.ndarray, smooth: np.ndarray, threshold: int, mask: np.ndarray) -> None:
-    """Mark pixels above the mean of the threshold and the mean level of the square around, borders reflected."""
+    """Mark pixels above the mean of the threshold and the surrounding square's mean level, borders reflected."""
     height, width = levels.shape
     sums = np.empty(width + 2 * _REACH, np.int32)
     for column in range(width + 2 * _REACH):
         sums[column] = 0
     side = 2 * _REACH + 1
     for row in range(-_REACH, _REACH):
-        line = _reflect(row, height)
+        source_row = _reflect(row, height)
         for column in range(width):
-            sums[column + _REACH] += levels[line, column]
+            sums[column + _REACH] += levels[source_row, column]
     for row in range(height):
         enters, leaves = _reflect(row + _REACH, height), _reflect(row - _REACH - 1, height)
         for column in range(width):
@@ -126,50 +127,50 @@ def _fill_mask(levels: np.ndarray, smooth: np.ndarray, threshold: int, mask: np.
             total += sums[column]
         for column in range(width):
             total += sums[column + side - 1]
-            # twice the level, in 256ths, against threshold plus mean
+            # compares twice the level, in 256ths, with threshold plus mean
             above = 2 * side * side * smooth[row, column] > 256 * (side * side * threshold + total)
             mask[row, column] = above and smooth[row, column] > 256 * _LOWEST_LEVEL
             total -= sums[column]
 
 
-@part
-def _fill_holes(mask: np.ndarray, seen: np.ndarray, places: np.ndarray) -> None:
-    """Fill parts of the background (diagonals do not count) of few pixels; `seen` is room for a rim around the mask."""
+@inner_kernel
+def _fill_holes(mask: np.ndarray, visited: np.ndarray, queue: np.ndarray) -> None:
+    """Fill small 4-connected holes of the mask. `visited` and `queue` are scratch; `visited` has a margin of one."""
     height, width = mask.shape
     stride = width + 2
-    for k in range(seen.size):
-        seen[k] = True
+    for k in range(visited.size):
+        visited[k] = True
     for row in range(height):
         for column in range(width):
-            seen[(row + 1) * stride + 1 + column] = mask[row, column]
-    for start in range(stride, seen.size - stride):
-        # the first pixel of a hole, in reading order, has none above it and none before it
-        if seen[start] or not seen[start - 1] or not seen[start - stride]:
+            visited[(row + 1) * stride + 1 + column] = mask[row, column]
+    for start in range(stride, visited.size - stride):
+        # the first pixel of a hole, in reading order, has no hole pixel above it or to its left
+        if visited[start] or not visited[start - 1] or not visited[start - stride]:
             continue
-        seen[start] = True
-        places[0] = start
-        found, done = 1, 0
-        while done < found and found <= _LARGEST_HOLE:
-            here = places[done]
+        visited[start] = True
+        queue[0] = start
+        queued, done = 1, 0
+        while done < queued and queued <= _LARGEST_HOLE:
+            pixel = queue[done]
             done += 1
             for step in (-stride, stride, -1, 1):
-                if not seen[here + step]:
-                    seen[here + step] = True
-                    places[found] = here + step
-                    found += 1
-        large = found > _LARGEST_HOLE
-        for k in range(found):
+                if not visited[pixel + step]:
+                    visited[pixel + step] = True
+                    queue[queued] = pixel + step
+                    queued += 1
+        large = queued > _LARGEST_HOLE
+        for k in range(queued):
             if large:
-                seen[places[k]] = False
+                visited[queue[k]] = False
             else:
-                mask[places[k] // stride - 1, places[k] % stride - 1] = True
+                mask[queue[k] // stride - 1, queue[k] % stride - 1] = True
 
 
-@part
-def _climb(mask: np.ndarray, heights: np.ndarray, padded: np.ndarray, tops: np.ndarray) -> None:
-    """`tops[k]`: the pixel on which one ends who climbs from pixel k inside the mask; -1 outside.
+@inner_kernel
+def _climb_to_peaks(mask: np.ndarray, heights: np.ndarray, padded: np.ndarray, peaks: np.ndarray) -> None:
+    """Write into `peaks[k]` the pixel at which the climb from pixel k inside the mask ends; -1 outside the mask.
 
-    `padded` is room for the heights with a margin of one on each side.
+    `padded` is scratch memory for the heights with a margin of one on each side.
     """
     height, width = mask.shape
     for row in range(height + 2):
@@ -181,38 +182,41 @@ def _climb(mask: np.ndarray, heights: np.ndarray, padded: np.ndarray, tops: np.n
     for row in range(height):
         for column in range(width):
             best, step = np.int32(-1), np.int32(0)
-            # of equals the first in reading order is higher
+            # among equals, the first in reading order counts as higher
             for r in range(3):
                 for c in range(3):
                     level = padded[row + r, column + c]
                     step = np.int32((r - 1) * width + c - 1) if level > best else step
                     best = max(best, level)
-            here = row * width + column
-            tops[row, column] = here + step if padded[row + 1, column + 1] >= 0 else -1
-    flat = tops.reshape(height * width)
+            pixel = row * width + column
+            peaks[row, column] = pixel + step if padded[row + 1, column + 1] >= 0 else -1
+    flat = peaks.reshape(height * width)
     for k in range(flat.size):
         if flat[k] >= 0:
-            top = flat[k]
-            while flat[top] != top:
-                top = flat[top]
-            place = k
-            while flat[place] != top:
-                after = flat[place]
-                flat[place] = top
-                place = after
+            peak = flat[k]
+            while flat[peak] != peak:
+                peak = flat[peak]
+            pixel = k
+            while flat[pixel] != peak:
+                next_pixel = flat[pixel]
+                flat[pixel] = peak
+                pixel = next_pixel
 
 
 @kernel
-def fill_tops(
+def find_nuclear_pixels(
     levels: np.ndarray,
     smooth: np.ndarray,
     lines: np.ndarray,
     mask: np.ndarray,
-    seen: np.ndarray,
-    tops: np.ndarray,
-    places: np.ndarray,
+    visited: np.ndarray,
+    peaks: np.ndarray,
+    queue: np.ndarray,
 ) -> int:
-    """Find the nuclear pixels and their tops, and return Otsu's threshold; all but `levels` is room."""
+    """Fill `mask` with the nuclear pixels and `peaks` with their peaks, and return Otsu's threshold.
+
+    All other arrays except `levels` are scratch memory.
+    """
     height, width = levels.shape
     for row in range(height):
         for column in range(width):
@@ -220,44 +224,50 @@ def fill_tops(
     _smooth(smooth, lines)
     threshold = _otsu(smooth, np.empty((4, 256), np.int32))
     _fill_mask(levels, smooth, threshold, mask)
-    _fill_holes(mask, seen, places)
+    _fill_holes(mask, visited, queue)
     for _ in range(3):
         _smooth(smooth, lines)
-    _climb(mask, smooth, lines, tops)
+    _climb_to_peaks(mask, smooth, lines, peaks)
     return threshold
 
 
 @kernel
-def gather_pixels(
-    tops: np.ndarray, labels: np.ndarray, mask: np.ndarray, sizes: np.ndarray, starts: np.ndarray, places: np.ndarray
+def number_nuclei(
+    peaks: np.ndarray,
+    labels: np.ndarray,
+    mask: np.ndarray,
+    sizes: np.ndarray,
+    starts: np.ndarray,
+    coordinates: np.ndarray,
 ) -> int:
-    """Give numbers to the parts that are large enough and list their pixels, in reading order; take the others away.
+    """Label the segments that are large enough, list their pixels in reading order and unmark all other segments.
 
-    Part k (labels k + 1) holds the rows and columns ``places[:, starts[k]:starts[k + 1]]``; `sizes` is room.
+    Segment k has label k + 1, and its rows and columns are ``coordinates[:, starts[k]:starts[k + 1]]``. `sizes` is
+    scratch memory. Returns the number of segments.
     """
-    height, width = tops.shape
+    height, width = peaks.shape
     for k in range(height * width):
         sizes[k] = 0
     for row in range(height):
         for column in range(width):
-            if tops[row, column] >= 0:
-                sizes[tops[row, column]] += 1
-    kept, total = 0, 0
+            if peaks[row, column] >= 0:
+                sizes[peaks[row, column]] += 1
+    count, total = 0, 0
     for k in range(height * width):
         if sizes[k] >= SMALLEST:
-            # where the part's next pixel goes, which after its last one is where the next part starts
-            kept += 1
-            starts[kept] = total
+            # position of the segment's next pixel, which ends up as the start of the next segment
+            count += 1
+            starts[count] = total
             total += sizes[k]
-            sizes[k] = -kept
+            sizes[k] = -count
     starts[0] = 0
     for row in range(height):
         for column in range(width):
-            top = tops[row, column]
-            label = max(-sizes[top], 0) if top >= 0 else 0
+            peak = peaks[row, column]
+            label = max(-sizes[peak], 0) if peak >= 0 else 0
             labels[row, column] = label
             mask[row, column] = label > 0
             if label > 0:
-                places[0, starts[label]], places[1, starts[label]] = row, column
+                coordinates[0, starts[label]], coordinates[1, starts[label]] = row, column
                 starts[label] += 1
-    return kept
+    return count

@@ -1,15 +1,15 @@
-"""Size, shape and stain of one nucleus, as `skimage.measure.regionprops` measures them."""
+"""Size, shape and stain of a nucleus, as measured by `skimage.measure.regionprops`."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from histoblend.features.handcrafted.kernel import part
+from histoblend.features.handcrafted.kernel import inner_kernel
 
 
-@part
+@inner_kernel
 def mark_border(labels: np.ndarray, border: np.ndarray) -> None:
-    """Copy the labels of pixels that have a side neighbour with another label (or none); 0 elsewhere."""
+    """Copy the labels of pixels with a side neighbour outside the patch or of another label; write 0 elsewhere."""
     height, width = labels.shape
     for row in range(height):
         for column in range(width):
@@ -25,12 +25,12 @@ def mark_border(labels: np.ndarray, border: np.ndarray) -> None:
             border[row + 1, column + 1] = 0 if inside else label
 
 
-@part
-def _perimeter(border: np.ndarray, label: int, places: np.ndarray, start: int, stop: int) -> float:
+@inner_kernel
+def _perimeter(border: np.ndarray, label: int, coordinates: np.ndarray, start: int, stop: int) -> float:
     """Length of the line through the centres of the border pixels, as scikit-image estimates it."""
     straight, diagonal, mixed = 0, 0, 0
-    for place in range(start, stop):
-        row, column = places[0, place], places[1, place]
+    for k in range(start, stop):
+        row, column = coordinates[0, k], coordinates[1, k]
         if border[row + 1, column + 1] != label:
             continue
         code = 1
@@ -38,7 +38,7 @@ def _perimeter(border: np.ndarray, label: int, places: np.ndarray, start: int, s
             for c in range(3):
                 if border[row + r, column + c] == label:
                     code += 10 if r != 1 and c != 1 else 2
-        # the pixel itself was counted as a side
+        # the loop counted the pixel itself as a side neighbour
         code -= 2
         if code == 5 or code == 7 or code == 15 or code == 17 or code == 25 or code == 27:
             straight += 1
@@ -49,11 +49,11 @@ def _perimeter(border: np.ndarray, label: int, places: np.ndarray, start: int, s
     return straight + np.sqrt(2.0) * diagonal + (1.0 + np.sqrt(2.0)) / 2.0 * mixed
 
 
-@part
+@inner_kernel
 def _chain_area(sides: np.ndarray, which: int, height: int, chain: np.ndarray) -> int:
-    """Sum of the first pixel columns on or right of the lower convex chain through the points (k, sides[which, k]).
+    """Sum over pixel rows of the first column on or right of the lower convex chain through (k, sides[which, k]).
 
-    One for each pixel row (odd k); coordinates are doubled.
+    Coordinates are doubled, so pixel rows are the odd k.
     """
     length = 0
     for k in range(2 * height + 1):
@@ -72,32 +72,32 @@ def _chain_area(sides: np.ndarray, which: int, height: int, chain: np.ndarray) -
             edge += 1
         a, b = chain[edge], chain[edge + 1]
         position = sides[which, a] * (b - a) + (sides[which, b] - sides[which, a]) * (k - a)
-        # small whole numbers: the quotient of two that divide is exact
+        # whole numbers, so the quotient is exact if it is a whole number
         total += int(np.ceil(position / (2.0 * (b - a))))
     return total
 
 
-@part
-def _convex_area(room: np.ndarray, height: int) -> int:
-    """Pixels whose centre lies in or on the hull of all edge midpoints of a part's pixels.
+@inner_kernel
+def _convex_area(scratch: np.ndarray, height: int) -> int:
+    """Number of pixels whose centre is in or on the convex hull of the midpoints of all pixel edges.
 
-    `room[0]` and `room[1]` are the part's first and last column in each of its rows.
+    `scratch[0]` and `scratch[1]` are the first and last column of the nucleus in each of its rows.
     """
-    # k = 2 row + 1 are the pixel rows, even k the lines between them; the right side is mirrored
+    # pixel rows are k = 2 row + 1, and even k are the lines between them; the right side is mirrored
     for k in range(2 * height + 1):
         above, below = max((k - 1) // 2, 0), min(k // 2, height - 1)
         shift = k % 2
-        room[2, k] = 2 * min(room[0, above], room[0, below]) - shift
-        room[3, k] = -2 * max(room[1, above], room[1, below]) - shift
+        scratch[2, k] = 2 * min(scratch[0, above], scratch[0, below]) - shift
+        scratch[3, k] = -2 * max(scratch[1, above], scratch[1, below]) - shift
     area = height
     for side in range(2, 4):
-        area -= _chain_area(room, side, height, room[4])
+        area -= _chain_area(scratch, side, height, scratch[4])
     return area
 
 
-@part
+@inner_kernel
 def _rim(levels: np.ndarray, labels: np.ndarray, top: int, bottom: int, first: int, last: int, level: float) -> float:
-    """Level minus the mean of the pixels outside all nuclei in the box, 3 pixels wider; 0 when there are none."""
+    """Level minus the mean of the background pixels in the box, widened by 3 pixels; 0 if there are none."""
     height, width = labels.shape
     total, count = 0, 0
     for row in range(max(top - 3, 0), min(bottom + 4, height)):
@@ -108,29 +108,29 @@ def _rim(levels: np.ndarray, labels: np.ndarray, top: int, bottom: int, first: i
     return level - total / count if count > 0 else 0.0
 
 
-@part
+@inner_kernel
 def measure_shape(
     levels: np.ndarray,
     labels: np.ndarray,
     border: np.ndarray,
     number: int,
-    places: np.ndarray,
+    coordinates: np.ndarray,
     starts: np.ndarray,
-    room: np.ndarray,
+    scratch: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """`NUCLEUS` up to the rim of one part, then its centroid (row, column) and twice the angle of its major axis."""
+    """Write `NUCLEUS` up to the rim of one nucleus, its centroid (row, column) and twice its major axis angle."""
     start, stop = starts[number], starts[number + 1]
-    area, top, bottom, first, last = stop - start, places[0, start], places[0, stop - 1], labels.shape[1], 0
+    area, top, bottom, first, last = stop - start, coordinates[0, start], coordinates[0, stop - 1], labels.shape[1], 0
     for row in range(bottom - top + 1):
-        room[0, row], room[1, row] = labels.shape[1], -1
+        scratch[0, row], scratch[1, row] = labels.shape[1], -1
     rows, columns, rows2, columns2, products, total, squares = 0, 0, 0, 0, 0, np.int64(0), np.int64(0)
-    for place in range(start, stop):
-        row, column = places[0, place], places[1, place]
+    for k in range(start, stop):
+        row, column = coordinates[0, k], coordinates[1, k]
         level = np.int64(levels[row, column])
         first, last = min(first, column), max(last, column)
         row -= top
-        room[0, row], room[1, row] = min(room[0, row], column), max(room[1, row], column)
+        scratch[0, row], scratch[1, row] = min(scratch[0, row], column), max(scratch[1, row], column)
         rows += row
         columns += column
         rows2 += row * row
@@ -138,22 +138,22 @@ def measure_shape(
         products += row * column
         total += level
         squares += level * level
-    # whole numbers up to here: exact variances
+    # all sums so far are whole numbers, so the variances are exact
     count = float(area) * area
     down, across = (area * rows2 - rows * rows) / count, (area * columns2 - columns * columns) / count
     mixed, grain = (area * products - rows * columns) / count, (area * squares - total * total) / count
     root = np.sqrt((across - down) * (across - down) + 4.0 * mixed * mixed)
     long, short = (across + down + root) / 2.0, max((across + down - root) / 2.0, 0.0)
-    perimeter = _perimeter(border, number + 1, places, start, stop)
+    perimeter = _perimeter(border, number + 1, coordinates, start, stop)
     out[number, 0], out[number, 1] = area, perimeter
-    # a lattice of pixels that touch by corners alone has no estimated perimeter
+    # pixels that touch only at corners may have an estimated perimeter of 0
     out[number, 2] = 4.0 * np.pi * area / (perimeter * perimeter) if perimeter > 0.0 else 0.0
-    out[number, 3], out[number, 4] = np.sqrt(1.0 - short / long), area / _convex_area(room, bottom - top + 1)
+    out[number, 3], out[number, 4] = np.sqrt(1.0 - short / long), area / _convex_area(scratch, bottom - top + 1)
     out[number, 5] = area / ((bottom - top + 1) * (last - first + 1))
     out[number, 6], out[number, 7] = 4.0 * np.sqrt(long), 4.0 * np.sqrt(short)
     out[number, 8], out[number, 9] = total / area / 255.0, np.sqrt(grain) / 255.0
     out[number, 10] = _rim(levels, labels, top, bottom, first, last, total / area) / 255.0
     out[number, 13], out[number, 14] = top + rows / area, columns / area
-    # twice the angle: cosine and sine, scaled by eccentricity
+    # cosine and sine of twice the angle, scaled by eccentricity
     out[number, 15] = out[number, 3] * (across - down) / root if root > 0.0 else 0.0
     out[number, 16] = out[number, 3] * 2.0 * mixed / root if root > 0.0 else 0.0

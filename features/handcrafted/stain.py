@@ -1,4 +1,4 @@
-"""Stain vectors and amounts of each patch by itself, after Macenko; defined for every patch."""
+"""Stain vectors and amounts of each single patch by Macenko's method, with a fallback for unusual patches."""
 
 from __future__ import annotations
 
@@ -11,46 +11,47 @@ from skimage.color import rgb_from_hed
 
 from histoblend.features.handcrafted.channels import Planes
 from histoblend.features.handcrafted.column import REGION_WORDS, Column, Row
-from histoblend.features.handcrafted.kernel import kernel, part
+from histoblend.features.handcrafted.kernel import inner_kernel, kernel
 
 _TISSUE = 0.065
 _FEWEST = 64
 _FLAT = 1e-3
 _NARROW = 0.05
 
-#: One number a patch.
+#: One number per patch: name, channel, lowest and highest value, description.
 VECTORS = (
-    Row("red", "haematoxylin", 0, 1, "Red part of the haematoxylin vector (of length 1)"),
-    Row("green", "haematoxylin", 0, 1, "Green part of the haematoxylin vector"),
-    Row("blue", "haematoxylin", 0, 1, "Blue part of the haematoxylin vector"),
-    Row("red", "eosin", 0, 1, "Red part of the eosin vector (of length 1)"),
-    Row("green", "eosin", 0, 1, "Green part of the eosin vector"),
-    Row("blue", "eosin", 0, 1, "Blue part of the eosin vector"),
-    Row("angle", "both", 0, 3.1416, "Angle in radians between the two stain vectors"),
-    Row(
-        "flatness", "both", 0, 1, "Second over first eigenvalue of the optical density's covariance (0 without tissue)"
-    ),
+    Row("red", "haematoxylin", 0, 1, "Red component of the haematoxylin unit vector"),
+    Row("green", "haematoxylin", 0, 1, "Green component of the haematoxylin unit vector"),
+    Row("blue", "haematoxylin", 0, 1, "Blue component of the haematoxylin unit vector"),
+    Row("red", "eosin", 0, 1, "Red component of the eosin unit vector"),
+    Row("green", "eosin", 0, 1, "Green component of the eosin unit vector"),
+    Row("blue", "eosin", 0, 1, "Blue component of the eosin unit vector"),
+    Row("angle", "both", 0, 3.1416, "Angle between the two stain vectors"),
+    Row("flatness", "both", 0, 1, "Second / first eigenvalue of the optical density covariance (0 without tissue)"),
     Row("tissue", "both", 0, 1, "Fraction of pixels with an optical density above 0.065 in every channel"),
-    Row("fallback", "both", 0, 1, "1 where vectors could not be estimated and Ruifrok's stand in, else 0"),
+    Row("fallback", "both", 0, 1, "1 if the vectors could not be estimated and Ruifrok's are used, else 0"),
 )
-#: Numbers of a stain's amounts in a region.
+#: Statistics of the amount of a stain in a region.
 AMOUNTS = (
     Row("mean", "decade", -inf, inf, "Mean"),
-    Row("spread", "decade", 0, inf, "Standard deviation"),
+    Row("spread", "decade", 0, inf, "Standard deviation of the"),
 )
 REGIONS = ("whole", "centre")
 
 
 def stain(planes: Planes) -> np.ndarray:
-    """Macenko's stain vectors of each patch, and the amounts of both stains that they give.
+    """Macenko's stain vectors of each patch, and the resulting amounts of both stains.
 
-    Optical density is −log10((level + 1) / 256). Pixels above 0.065 in every channel are tissue; their densities are
-    projected on the plane of the two largest eigenvectors of their covariance, and the directions at the 1 % and 99 %
-    quantile (`numpy.quantile`) of the angle in that plane are the stains; haematoxylin is the redder-absorbing. Parts
-    below 0 count as 0. Where that is not possible (fewer than 64 tissue pixels, a second eigenvalue below a
-    thousandth of the first, as in a patch of a single stain, or vectors less than 0.05 radians apart) the vectors are
-    Ruifrok's, and `fallback` is 1. Amounts are the least-squares solution of every pixel's density; the ratio is mean
-    haematoxylin over the sum of both means' magnitudes, 0 where that is below 1e-9.
+    Optical density is −log10((level + 1) / 256). Pixels above 0.065 in every channel are tissue. Their densities are
+    projected on the plane of the two largest eigenvectors of their covariance. The stain vectors are the directions at
+    the 1 % and 99 % quantiles (`numpy.quantile`) of the angle in that plane. Haematoxylin is the one that absorbs more
+    red. Negative components are set to 0.
+
+    Ruifrok's vectors are used, and `fallback` is 1, if there are fewer than 64 tissue pixels, if the second eigenvalue
+    is below a thousandth of the first (as with a single stain), or if the vectors are less than 0.05 radians apart.
+
+    Amounts are the least-squares solution for each pixel's density. The ratio is mean haematoxylin divided by the sum
+    of both stains' absolute means, and 0 if that sum is below 1e-9.
 
     Parameters
     ----------
@@ -59,8 +60,8 @@ def stain(planes: Planes) -> np.ndarray:
     Returns
     -------
     ndarray of shape (n, 23), dtype float32
-        `VECTORS`; by region and stain `AMOUNTS`, and the region's ratio; differences of the means and ratios of centre
-        and ring.
+        `VECTORS`, then per region `AMOUNTS` of each stain and the ratio, then centre minus ring of the means and the
+        ratio.
 
     References
     ----------
@@ -74,7 +75,7 @@ def stain(planes: Planes) -> np.ndarray:
     values, bases = np.linalg.eigh(covariances[:, 0])
     flatness = np.divide(values[:, 1], values[:, 2], out=np.zeros(n), where=values[:, 2] > 1e-12)
     usable = (tissue >= _FEWEST) & (flatness >= _FLAT)
-    # eigenvectors have no sign: the first points to more density
+    # eigenvectors have no sign, so the first is made to point towards higher density
     bases = np.ascontiguousarray(bases[:, :, :0:-1])
     bases[bases[:, :, 0].sum(axis=1) < 0, :, 0] *= -1
     turns = np.zeros((n, 2, 2))
@@ -89,34 +90,35 @@ def stain(planes: Planes) -> np.ndarray:
 
 
 def _vectors(turns: np.ndarray, tissue: np.ndarray, bases: np.ndarray) -> np.ndarray:
-    """Unit vectors at both quantiles of the angle, that which absorbs more red first; shape (n, 2, 3).
+    """Unit vectors at both quantiles of the angle, shape (n, 2, 3). The one that absorbs more red comes first.
 
-    `turns` holds both neighbours in rank, (n, quantile, 2), as a number that grows with the angle.
+    `turns`, (n, quantile, 2), are the two values next in rank to each quantile, as numbers that increase with the
+    angle.
     """
     right = 1.0 - np.abs(turns)
     angles = np.arctan2(np.copysign(1.0 - np.abs(right), turns), right)
     positions = np.array([0.01, 0.99]) * np.maximum(tissue - 1, 0)[:, None]
     angle = angles[..., 0] + (angles[..., 1] - angles[..., 0]) * (positions - np.floor(positions))
-    parts = np.cos(angle)[..., None] * bases[:, None, :, 0] + np.sin(angle)[..., None] * bases[:, None, :, 1]
-    parts = np.maximum(parts, 0.0)
-    length = np.linalg.norm(parts, axis=2, keepdims=True)
-    vectors = np.divide(parts, length, out=np.zeros_like(parts), where=length > 0.0)
+    components = np.cos(angle)[..., None] * bases[:, None, :, 0] + np.sin(angle)[..., None] * bases[:, None, :, 1]
+    components = np.maximum(components, 0.0)
+    length = np.linalg.norm(components, axis=2, keepdims=True)
+    vectors = np.divide(components, length, out=np.zeros_like(components), where=length > 0.0)
     swapped = vectors[:, 0, 0] < vectors[:, 1, 0]
     vectors[swapped] = vectors[swapped, ::-1]
     return vectors
 
 
 def _angle(vectors: np.ndarray) -> np.ndarray:
-    """Angle between two unit vectors; exact for narrow ones. Shape (n, 2, 3) to (n,)."""
-    apart = np.linalg.norm(vectors[:, 0] - vectors[:, 1], axis=1)
-    return 2 * np.arcsin(np.minimum(apart / 2, 1.0))
+    """Angle between two unit vectors, accurate also for small angles. Maps shape (n, 2, 3) to (n,)."""
+    distance = np.linalg.norm(vectors[:, 0] - vectors[:, 1], axis=1)
+    return 2 * np.arcsin(np.minimum(distance / 2, 1.0))
 
 
 def _amounts(sums: np.ndarray, origins: np.ndarray, solve: np.ndarray, pixels: int) -> np.ndarray:
-    """Statistics of the amounts, (n, 13), which are linear in the densities.
+    """Statistics of the stain amounts, (n, 13).
 
-    Means and covariances of the densities suffice: `sums` (n, region, 9) holds the sums and the sums of products of
-    what they have beyond `origins` (n, 3); `solve` (n, 2, 3) turns densities into amounts.
+    Amounts are linear in the densities, so means and covariances of the densities suffice. `sums` (n, region, 9) are
+    the sums and sums of products of the densities minus `origins` (n, 3). `solve` (n, 2, 3) maps densities to amounts.
     """
     n = len(sums)
     counts = np.array([pixels, 1024.0])[:, None]
@@ -126,11 +128,11 @@ def _amounts(sums: np.ndarray, origins: np.ndarray, solve: np.ndarray, pixels: i
     densities = np.concatenate([shifts, ring[:, None]], axis=1) + origins[:, None]
     means = np.einsum("nsi,nri->nrs", solve, densities)
     ratios = [_ratio(means[:, region]) for region in range(3)]
-    parts = []
+    blocks = []
     for region in range(2):
-        parts += [np.stack([means[:, region], spreads[:, region]], axis=2).reshape(n, 4), ratios[region][:, None]]
-    parts += [means[:, 1] - means[:, 2], (ratios[1] - ratios[2])[:, None]]
-    return np.concatenate(parts, axis=1)
+        blocks += [np.stack([means[:, region], spreads[:, region]], axis=2).reshape(n, 4), ratios[region][:, None]]
+    blocks += [means[:, 1] - means[:, 2], (ratios[1] - ratios[2])[:, None]]
+    return np.concatenate(blocks, axis=1)
 
 
 def _moments(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -141,8 +143,8 @@ def _moments(sums: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _ratio(means: np.ndarray) -> np.ndarray:
-    size = np.abs(means).sum(axis=1)
-    return np.divide(means[:, 0], size, out=np.zeros(len(means)), where=size >= 1e-9)
+    sum_of_magnitudes = np.abs(means).sum(axis=1)
+    return np.divide(means[:, 0], sum_of_magnitudes, out=np.zeros(len(means)), where=sum_of_magnitudes >= 1e-9)
 
 
 @cache
@@ -153,14 +155,14 @@ def _densities() -> np.ndarray:
 
 @cache
 def _ruifrok() -> np.ndarray:
-    """Haematoxylin and eosin vectors of length 1, as scikit-image has them; shape (2, 3)."""
+    """Haematoxylin and eosin unit vectors of scikit-image; shape (2, 3)."""
     vectors = rgb_from_hed[:2]
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-@part
+@inner_kernel
 def _select(values: np.ndarray, count: int, rank: int) -> float:
-    """Return the value of this rank among the first `count`, which are moved about (Hoare's algorithm)."""
+    """Return the value with this rank among the first `count` values, which are reordered (Hoare's algorithm)."""
     low, high = 0, count - 1
     while low < high:
         pivot, i, j = values[(low + high) // 2], low, high
@@ -191,9 +193,9 @@ def _turn_kernel(
     tissue: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Find the pixels of tissue in rank next to the 1 % and 99 % quantile of the angle.
+    """Find the tissue pixels next in rank to the 1 % and 99 % quantiles of the angle.
 
-    For angles stand numbers that grow with them, and cost no arc tangent; a histogram says where to look.
+    Angles are replaced by numbers that increase with them and need no arc tangent. A histogram narrows the search.
     """
     _, n, pixels = channels.shape
     turns, bins, bucket, light = np.empty(pixels), np.empty(pixels, np.int32), np.empty(pixels + 1), np.empty((3, 256))
@@ -212,41 +214,41 @@ def _turn_kernel(
                 r, g, b = light[0, k], light[1, k], light[2, k]
                 along = r * bases[i, 0, 0] + g * bases[i, 1, 0] + b * bases[i, 2, 0]
                 across = r * bases[i, 0, 1] + g * bases[i, 1, 1] + b * bases[i, 2, 1]
-                size_of = abs(along) + abs(across)
-                turn = 1.0 - along / (size_of if size_of > 0.0 else 1.0)
+                magnitude = abs(along) + abs(across)
+                turn = 1.0 - along / (magnitude if magnitude > 0.0 else 1.0)
                 turn = turn if across >= 0.0 else -turn
                 turns[np.uint64(k) + first] = turn
-                inside = min(r, g, b) > _TISSUE
-                bins[np.uint64(k) + first] = np.int32((turn + 2.0) * 256.0) if inside else np.int32(1025)
+                is_tissue = min(r, g, b) > _TISSUE
+                bins[np.uint64(k) + first] = np.int32((turn + 2.0) * 256.0) if is_tissue else np.int32(1025)
         for k in range(pixels):
             counts[bins[k]] += 1
-        last, looked_at, found = int(tissue[i]) - 1, -1, 0
+        last, current_bin, count = int(tissue[i]) - 1, -1, 0
         for end in range(2):
             rank = int((0.01 if end == 0 else 0.99) * last)
             for neighbour in range(2):
-                wanted, target = min(rank + neighbour, last), 0
-                while counts[target] <= wanted:
-                    wanted -= counts[target]
-                    target += 1
-                if target != looked_at:
-                    looked_at, found = target, 0
+                remaining_rank, target_bin = min(rank + neighbour, last), 0
+                while counts[target_bin] <= remaining_rank:
+                    remaining_rank -= counts[target_bin]
+                    target_bin += 1
+                if target_bin != current_bin:
+                    current_bin, count = target_bin, 0
                     for k in range(pixels):
-                        bucket[found] = turns[k]
-                        found += bins[k] == target
-                out[i, end, neighbour] = _select(bucket, found, wanted)
+                        bucket[count] = turns[k]
+                        count += bins[k] == target_bin
+                out[i, end, neighbour] = _select(bucket, count, remaining_rank)
 
 
 @kernel
 def _density_kernel(channels: np.ndarray, densities: np.ndarray, sums: np.ndarray, tissue: np.ndarray) -> None:
-    """Sums, and sums of products, of what the densities have beyond the first pixel's.
+    """Sums, and sums of products, of the densities minus the first pixel's density.
 
-    Of the patch, of the centre, and of the patch's tissue, whose pixels are counted.
+    They are computed for the patch, the centre and the patch's tissue. The tissue pixels are also counted.
     """
     _, n, height, width = channels.shape
     for i in range(n):
-        # so that an even patch has a spread of exactly zero
+        # subtracting the first pixel gives a constant patch a spread of exactly zero
         r0, g0, b0 = densities[channels[0, i, 0, 0]], densities[channels[1, i, 0, 0]], densities[channels[2, i, 0, 0]]
-        # the patch last: what it has of tissue stands
+        # the whole patch comes last, so that its tissue sums are the ones kept
         for region in range(1, -1, -1):
             rows, columns = (height, width) if region == 0 else (32, 32)
             top, left = (height - rows) // 2, (width - columns) // 2
@@ -259,7 +261,7 @@ def _density_kernel(channels: np.ndarray, densities: np.ndarray, sums: np.ndarra
                         densities[channels[1, i, row, k]],
                         densities[channels[2, i, row, k]],
                     )
-                    inside = 1.0 if min(r, g, b) > _TISSUE else 0.0
+                    is_tissue = 1.0 if min(r, g, b) > _TISSUE else 0.0
                     r, g, b = r - r0, g - g0, b - b0
                     s0 += r
                     s1 += g
@@ -271,16 +273,16 @@ def _density_kernel(channels: np.ndarray, densities: np.ndarray, sums: np.ndarra
                     s11 += gg
                     s12 += gb
                     s22 += bb
-                    count += inside
-                    t0 += inside * r
-                    t1 += inside * g
-                    t2 += inside * b
-                    t00 += inside * rr
-                    t01 += inside * rg
-                    t02 += inside * rb
-                    t11 += inside * gg
-                    t12 += inside * gb
-                    t22 += inside * bb
+                    count += is_tissue
+                    t0 += is_tissue * r
+                    t1 += is_tissue * g
+                    t2 += is_tissue * b
+                    t00 += is_tissue * rr
+                    t01 += is_tissue * rg
+                    t02 += is_tissue * rb
+                    t11 += is_tissue * gg
+                    t12 += is_tissue * gb
+                    t22 += is_tissue * bb
             sums[i, region, 0], sums[i, region, 1], sums[i, region, 2] = s0, s1, s2
             sums[i, region, 3], sums[i, region, 4], sums[i, region, 5] = s00, s01, s02
             sums[i, region, 6], sums[i, region, 7], sums[i, region, 8] = s11, s12, s22
@@ -302,14 +304,14 @@ def _columns() -> Iterator[Column]:
     for region in REGIONS:
         for channel in ("haematoxylin", "eosin"):
             for row in AMOUNTS:
-                words = f"{row.words} of the amount of the patch's own {channel}, {REGION_WORDS[region]}."
+                words = f"{row.words} {channel} amount on the patch's own stain vectors, {REGION_WORDS[region]}."
                 yield Column(f"stain_{row.name}_{channel}_{region}", *row[1:4], words, _MACENKO)
-        words = f"Mean haematoxylin over the sum of both means' magnitudes, {REGION_WORDS[region]}."
+        words = f"Haematoxylin share (mean haematoxylin / sum of both stains' absolute means), {REGION_WORDS[region]}."
         yield Column(f"stain_ratio_both_{region}", "1", -1, 1, words, _MACENKO)
     for channel in ("haematoxylin", "eosin"):
-        words = f"Mean amount of the patch's own {channel}, centre minus ring."
+        words = f"Mean {channel} amount on the patch's own stain vectors, centre minus ring."
         yield Column(f"stain_mean_{channel}_contrast", "decade", -inf, inf, words, _MACENKO)
-    words = "Mean haematoxylin over the sum of both means' magnitudes, centre minus ring."
+    words = "Haematoxylin share (mean haematoxylin / sum of both stains' absolute means), centre minus ring."
     yield Column("stain_ratio_both_contrast", "1", -2, 2, words, _MACENKO)
 
 

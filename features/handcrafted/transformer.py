@@ -1,4 +1,4 @@
-"""The table of handcrafted features as a scikit-learn transformer."""
+"""Handcrafted features as a scikit-learn transformer."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ _SHARD = 256
 
 
 class HandcraftedFeatures(TransformerMixin, BaseEstimator):
-    """Turn patches into named handcrafted features.
+    """Compute named handcrafted features of patches.
 
-    There is nothing to learn: `fit` only checks its arguments, and `transform` works without it.
+    The transformer learns nothing. `fit` only checks its arguments, and `transform` works without it.
 
     Parameters
     ----------
     families : sequence of str, optional
-        Names of feature families (`features.handcrafted.families.FAMILIES`); all when None.
+        Names of feature families (`features.handcrafted.families.FAMILIES`); None for all.
     workers : int
-        Threads, -1 for one per core; the kernels release the interpreter's lock. The result does not depend on it.
+        Number of threads, -1 for one per core. The result does not depend on it.
 
     Examples
     --------
@@ -54,9 +54,9 @@ class HandcraftedFeatures(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            When a family is unknown, `workers` is 0, or X has the wrong shape.
+            If a family is unknown, `workers` is 0, or X has the wrong shape.
         TypeError
-            When X is not uint8.
+            If X is not uint8.
         """
         families.families_named(self.families)
         count_workers(self.workers)
@@ -69,17 +69,17 @@ class HandcraftedFeatures(TransformerMixin, BaseEstimator):
         Parameters
         ----------
         X : ndarray of shape (n, height, width, 3), dtype uint8
-            RGB patches of at least 32 × 32 pixels; a read-only memory map will do.
+            RGB patches of at least 32 × 32 pixels. A read-only memory map works too.
 
         Returns
         -------
         ndarray of shape (n, k), dtype float32
-            Columns as `get_feature_names_out` names them; finite.
+            Finite values. `get_feature_names_out` returns the column names.
 
         Raises
         ------
         ValueError, TypeError
-            As `fit`.
+            As for `fit`.
         """
         self.fit(X)
         workers = count_workers(self.workers)

@@ -1,4 +1,4 @@
-"""How far probabilities can be believed, and what decisions at stated operating points come to."""
+"""Calibration of probabilities, and performance at operating points."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from histoblend.models.calibration import POINTS, operating_points
 from histoblend.models.resampling import draw_slides, slide_groups
 from histoblend.reports.evaluation.ladder import SPLITS
 
-#: Bins of equal numbers of patches that probabilities are looked at in.
+#: Number of bins of a reliability curve, with equal numbers of patches.
 BINS = 10
 
 DECOMPOSITION = ("brier", "reliability", "resolution", "uncertainty", "ece")
@@ -20,14 +20,14 @@ RATES = ("sensitivity", "specificity", "precision", "negative_value", "accuracy"
 
 
 def bin_numbers(probability: np.ndarray, bins: int = BINS) -> np.ndarray:
-    """Bin of each patch, ndarray of shape (n,) int: equal numbers of patches, equal probabilities never apart."""
+    """Bin of each patch, ndarray of shape (n,) int. Bins have equal numbers of patches; ties share a bin."""
     inner = np.quantile(probability, np.arange(1, bins) / bins, method="inverted_cdf")
-    found = np.searchsorted(np.unique(inner), probability, side="left")
-    return np.unique(found, return_inverse=True)[1]
+    bin_of_patch = np.searchsorted(np.unique(inner), probability, side="left")
+    return np.unique(bin_of_patch, return_inverse=True)[1]
 
 
 def decompose(labels: np.ndarray, probability: np.ndarray, bins: np.ndarray) -> dict[str, float]:
-    """Brier score in three parts, and the expected calibration error.
+    """Decompose the Brier score into three parts, and compute the expected calibration error.
 
     Parameters
     ----------
@@ -39,10 +39,14 @@ def decompose(labels: np.ndarray, probability: np.ndarray, bins: np.ndarray) -> 
     Returns
     -------
     dict from str to float
-        ``brier``; ``reliability`` (mean squared distance of a bin's mean probability from its share of positives, lower
-        is better), ``resolution`` (how far the bins' shares lie apart, higher is better) and ``uncertainty`` (of the
-        labels alone): reliability − resolution + uncertainty is the Brier score, but for what probabilities differ
-        within a bin. ``ece``: mean distance between the two, weighted by patches.
+        ``brier``: the Brier score. It equals reliability − resolution + uncertainty, except for differences between
+        probabilities within a bin.
+        ``reliability``: mean squared difference between a bin's mean probability and its share of positives. Lower is
+        better.
+        ``resolution``: spread of the bins' shares of positives. Higher is better.
+        ``uncertainty``: variance of the labels.
+        ``ece``: mean absolute difference between a bin's mean probability and its share of positives, weighted by
+        patches.
 
     References
     ----------
@@ -54,23 +58,23 @@ def decompose(labels: np.ndarray, probability: np.ndarray, bins: np.ndarray) -> 
 
 
 def _bin_sums(labels: np.ndarray, probability: np.ndarray, bins: np.ndarray, units: np.ndarray) -> Any:
-    """Patches, positives, sum of probabilities and of squared errors of each unit and bin: sparse, (units, 4 bins)."""
+    """Patches, positives, and sums of probabilities and squared errors per unit and bin: sparse, (units, 4 · bins)."""
     from scipy.sparse import csr_array
 
     columns = (np.ones(len(labels)), labels, probability, (labels - probability) ** 2)
     values = np.stack(columns, axis=1).astype(np.float64)
-    places = 4 * bins[:, None] + np.arange(4)
-    rows = np.broadcast_to(units[:, None], places.shape)
+    cells = 4 * bins[:, None] + np.arange(4)
+    rows = np.broadcast_to(units[:, None], cells.shape)
     shape = (int(units.max()) + 1, 4 * (int(bins.max()) + 1))
-    return csr_array((values.ravel(), (rows.ravel(), places.ravel())), shape=shape)
+    return csr_array((values.ravel(), (rows.ravel(), cells.ravel())), shape=shape)
 
 
 def _decompose(sums: np.ndarray) -> np.ndarray:
-    """Rows of `DECOMPOSITION` from the sums of each draw, (draws, bins, 4) into (draws, 5)."""
+    """Compute `DECOMPOSITION` from the sums of each draw; maps (draws, bins, 4) to (draws, 5)."""
     patches, positives, probability, squared = np.moveaxis(sums, 2, 0)
     total = patches.sum(axis=1, keepdims=True)
     base = positives.sum(axis=1, keepdims=True) / total
-    size = np.maximum(patches, 1e-300)  # an empty bin weighs nothing
+    size = np.maximum(patches, 1e-300)  # an empty bin has no weight
     share, mean = positives / size, probability / size
     weight = patches / total
     parts = (squared / total, weight * (mean - share) ** 2, weight * (share - base) ** 2, weight * np.abs(mean - share))
@@ -79,16 +83,16 @@ def _decompose(sums: np.ndarray) -> np.ndarray:
     return np.stack([brier, reliability, resolution, uncertainty, error], axis=1)
 
 
-def _parts(
+def _comparable_patches(
     predictions: pd.DataFrame, models: Sequence[str]
 ) -> Iterator[tuple[str, list[str], pd.DataFrame, np.ndarray]]:
-    """Name of each split, models with predictions for the same patches, these patches and their resampling units."""
+    """Yield, per split and set of predicted patches: split name, models, patches and resampling units."""
     for split, name in SPLITS.items():
         part = predictions[predictions.split == split]
-        alike: dict[bytes, list[str]] = {}
+        models_by_gaps: dict[bytes, list[str]] = {}
         for model in models:
-            alike.setdefault(part[f"prob_{model}"].notna().to_numpy().tobytes(), []).append(model)
-        for gaps, group in alike.items():
+            models_by_gaps.setdefault(part[f"prob_{model}"].notna().to_numpy().tobytes(), []).append(model)
+        for gaps, group in models_by_gaps.items():
             present = part[np.frombuffer(gaps, dtype=bool)]
             if len(present):
                 yield name, group, present, slide_groups(present.slide)
@@ -97,29 +101,29 @@ def _parts(
 def calibration_tables(
     predictions: pd.DataFrame, models: Sequence[str], *, draws: int = 1000, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Reliability curves and the Brier score's parts of each model, with 95 % bands from resampling slides.
+    """Reliability curves and Brier score decompositions of each model, with 95 % bands from resampling slides.
 
-    A curve is the share of positives where a model says so much. Reliability and calibration error cannot fall below
-    zero, and few slides lift them: resampled values lie above the estimate more often than below.
+    A reliability curve is the share of positives by predicted probability. Reliability and calibration error cannot be
+    negative, and few slides bias them upwards, so resampled values are more often above the estimate than below.
 
     Parameters
     ----------
     predictions : DataFrame
-        ``slide, split, label, prob_<model>``; where a probability is missing, the patch is left out.
+        ``slide, split, label, prob_<model>``. Patches without a probability are left out.
     models : sequence of str
     draws, seed : int
-        For the bootstrap; models with the same patches share the draws.
+        For the bootstrap. Models with the same patches share the draws.
 
     Returns
     -------
     reliability : DataFrame
-        ``model, split (oof|test), bin, patches, probability, share, share_low, share_high``; bins are those of the
+        ``model, split (oof|test), bin, patches, probability, share, share_low, share_high``. Bins are computed per
         split.
     decomposition : DataFrame
-        ``model, split, measure, value, low, high``; measures are those of :func:`decompose`.
+        ``model, split, measure, value, low, high``, with the measures of :func:`decompose`.
     """
     curves, parts = [], []
-    for split, group, part, units in _parts(predictions, models):
+    for split, group, part, units in _comparable_patches(predictions, models):
         labels = part.label.to_numpy()
         probabilities = [part[f"prob_{model}"].to_numpy() for model in group]
         sums = [_bin_sums(labels, column, bin_numbers(column), units) for column in probabilities]
@@ -139,13 +143,13 @@ def calibration_tables(
 
 
 def _shares(sums: np.ndarray) -> np.ndarray:
-    """Share of positives in each bin, (draws, bins); missing where a draw leaves a bin empty."""
+    """Share of positives in each bin, (draws, bins); NaN if a draw leaves a bin empty."""
     patches, positives = sums[..., 0], sums[..., 1]
     return np.divide(positives, patches, out=np.full_like(patches, np.nan), where=patches > 0)
 
 
 def _curve(model: str, split: str, sums: np.ndarray, band: tuple[np.ndarray, np.ndarray]) -> pd.DataFrame:
-    """One model's reliability on one split, a row a bin."""
+    """Reliability curve of one model on one split, one row per bin."""
     return pd.DataFrame(
         {
             "model": model,
@@ -161,14 +165,14 @@ def _curve(model: str, split: str, sums: np.ndarray, band: tuple[np.ndarray, np.
 
 
 def _by_model(frames: list[pd.DataFrame], models: Sequence[str]) -> pd.DataFrame:
-    """Join, models in their order; within one, splits as they came."""
-    rank = {model: place for place, model in enumerate(models)}
+    """Concatenate the frames, ordered by model and, within a model, as given."""
+    rank = {model: position for position, model in enumerate(models)}
     table = pd.concat(frames, ignore_index=True)
     return table.sort_values("model", key=lambda column: column.map(rank), kind="stable", ignore_index=True)
 
 
 def cross_thresholds(predictions: pd.DataFrame, model: str) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Thresholds of each operating point, chosen on out-of-fold predictions.
+    """Choose the threshold of each operating point on out-of-fold predictions.
 
     Parameters
     ----------
@@ -179,21 +183,21 @@ def cross_thresholds(predictions: pd.DataFrame, model: str) -> tuple[pd.DataFram
     Returns
     -------
     cuts : DataFrame
-        Rows as in `predictions`, a column a point of :data:`models.calibration.POINTS`: what each patch may be judged
-        by. A training patch is judged by what the other folds give, or by one half where these lack a class; any other
-        by what all folds give.
+        The threshold for each patch. Rows as in `predictions`, one column per point of
+        :data:`models.calibration.POINTS`. A training patch gets the threshold chosen on the other folds, or 0.5 if
+        these lack a class. Any other patch gets the threshold chosen on all folds.
     thresholds : dict from str to float
-        What all folds give, which new patches are judged by.
+        The thresholds chosen on all folds, which are used for new patches.
     """
     train = predictions[(predictions.split == "train") & predictions[f"prob_{model}"].notna()]
     thresholds = operating_points(train.label.to_numpy(), train[f"prob_{model}"].to_numpy())
     cuts = pd.DataFrame(thresholds, index=predictions.index)
     for fold in train.fold.unique():
         rest = train[train.fold != fold]
-        found = dict.fromkeys(POINTS, 0.5)
+        fold_thresholds = dict.fromkeys(POINTS, 0.5)
         if rest.label.nunique() > 1:
-            found = operating_points(rest.label.to_numpy(), rest[f"prob_{model}"].to_numpy())
-        cuts.loc[train.index[train.fold == fold], list(found)] = list(found.values())
+            fold_thresholds = operating_points(rest.label.to_numpy(), rest[f"prob_{model}"].to_numpy())
+        cuts.loc[train.index[train.fold == fold], list(fold_thresholds)] = list(fold_thresholds.values())
     return cuts, thresholds
 
 
@@ -206,28 +210,28 @@ def operating_table(
     draws: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """What comes of deciding at each operating point, with 95 % intervals from resampling slides.
+    """Performance at each operating point, with 95 % intervals from resampling slides.
 
     Parameters
     ----------
     predictions : DataFrame
         ``slide, split, label, prob_<model>``.
     cuts : DataFrame
-        Rows as in `predictions`; a column an operating point with the threshold that each patch is judged by: in
-        training one that its fold had no part in.
+        The threshold for each patch. Rows as in `predictions`, one column per operating point. Thresholds of training
+        patches must be chosen without their fold.
     model : str
     thresholds : mapping from str to float
-        Those that new patches are judged by.
+        Thresholds for new patches.
     draws, seed : int
 
     Returns
     -------
     DataFrame
-        ``point, split, threshold`` and each of `RATES` with ``_low`` and ``_high``; missing where it has no meaning,
-        such as precision where nothing is called positive.
+        ``point, split, threshold`` and each of `RATES` with ``_low`` and ``_high``. A rate is NaN if undefined, such as
+        precision if no patch is called positive.
     """
     rows = []
-    for name, _, part, units in _parts(predictions, [model]):
+    for name, _, part, units in _comparable_patches(predictions, [model]):
         positive = part.label.to_numpy() == 1
         for point in POINTS:
             called = part[f"prob_{model}"].to_numpy() >= cuts.loc[part.index, point].to_numpy()
@@ -237,24 +241,29 @@ def operating_table(
             drawn = np.concatenate([_rates(counts @ sums) for counts in draw_slides(len(sums), draws, seed)])
             low, high = _interval(drawn)
             row: dict[str, object] = {"point": point, "split": name, "threshold": thresholds[point]}
-            for place, rate in enumerate(RATES):
-                row |= {rate: whole[place], f"{rate}_low": low[place], f"{rate}_high": high[place]}
+            for index, rate in enumerate(RATES):
+                row |= {rate: whole[index], f"{rate}_low": low[index], f"{rate}_high": high[index]}
             rows.append(row)
     return pd.DataFrame(rows)
 
 
 def _rates(cells: np.ndarray) -> np.ndarray:
-    """Rates of `RATES` from true and false positives, true and false negatives, (draws, 4) into (draws, 5)."""
-    found, wrong, left, missed = cells.T
-    pairs = ((found, found + missed), (left, left + wrong), (found, found + wrong), (left, left + missed))
-    rates = [np.divide(top, all_, out=np.full(len(cells), np.nan), where=all_ > 0) for top, all_ in pairs]
-    return np.stack([*rates, (found + left) / cells.sum(axis=1)], axis=1)
+    """Compute `RATES` from true and false positives, true and false negatives; maps (draws, 4) to (draws, 5)."""
+    true_positive, false_positive, true_negative, false_negative = cells.T
+    pairs = (
+        (true_positive, true_positive + false_negative),
+        (true_negative, true_negative + false_positive),
+        (true_positive, true_positive + false_positive),
+        (true_negative, true_negative + false_negative),
+    )
+    rates = [np.divide(part, total, out=np.full(len(cells), np.nan), where=total > 0) for part, total in pairs]
+    return np.stack([*rates, (true_positive + true_negative) / cells.sum(axis=1)], axis=1)
 
 
 def _interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """95 % interval along the first axis over draws in which a value has a meaning; missing where none has."""
-    # nanquantile warns of columns without any number; there the answer is the missing number itself.
-    filled = np.where(np.isnan(drawn).all(axis=0), 0.0, drawn)
-    low, high = np.nanquantile(filled, [0.025, 0.975], axis=0)
+    """95 % interval along the first axis, over draws without NaN; NaN if all draws are NaN."""
+    # nanquantile warns about columns that are all NaN; their interval is NaN.
+    without_empty = np.where(np.isnan(drawn).all(axis=0), 0.0, drawn)
+    low, high = np.nanquantile(without_empty, [0.025, 0.975], axis=0)
     empty = np.isnan(drawn).all(axis=0)
     return np.where(empty, np.nan, low), np.where(empty, np.nan, high)

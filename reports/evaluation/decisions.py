@@ -1,4 +1,4 @@
-"""What probabilities and thresholds come to, worked out from predictions."""
+"""Calibration, operating points and net benefit, computed from predictions."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from histoblend.reports.evaluation.net_benefit import main_models, net_benefit_t
 
 @dataclass(frozen=True)
 class DecisionsView:
-    """What probabilities and decisions come to.
+    """Calibration and decision results of a run.
 
     Attributes
     ----------
     model : str
-        Whose thresholds and net benefit are looked at: the ensemble or, without one, the best model.
+        The model whose thresholds and net benefit are reported: the ensemble or, without one, the best model.
     prevalence : float
-        Share of positives among the patches that the model learned from.
+        Share of positives among the patches on which the model was trained.
     reliability, decomposition : DataFrame
-        Of every model of the ladder, from :func:`reports.evaluation.calibration.calibration_tables`.
+        For every model of the ladder, from :func:`reports.evaluation.calibration.calibration_tables`.
     operating : DataFrame
-        Of `model`, from :func:`reports.evaluation.calibration.operating_table`.
+        For `model`, from :func:`reports.evaluation.calibration.operating_table`.
     curve : DataFrame
         From :func:`reports.evaluation.net_benefit.net_benefit_table`.
     calibrators : DataFrame or None
-        What the ensemble compared: ``calibrator, log_loss, brier, gain, gain_low, gain_high, chosen``.
+        Calibrators that the ensemble compared: ``calibrator, log_loss, brier, gain, gain_low, gain_high, chosen``.
     """
 
     model: str
@@ -50,7 +50,7 @@ def decide(
     draws: int = 1000,
     seed: int = 0,
 ) -> DecisionsView:
-    """Judge probabilities of all models, and the decisions of one.
+    """Evaluate the probabilities of all models and the decisions of one model.
 
     Parameters
     ----------
@@ -59,8 +59,8 @@ def decide(
     ladder : DataFrame
         From :func:`reports.evaluation.ladder.ladder`.
     chosen : (DataFrame, mapping), optional
-        The ensemble's thresholds, as :func:`reports.evaluation.calibration.cross_thresholds` gives them. Without them
-        the model with the highest out-of-fold AUC is looked at.
+        The ensemble's thresholds, from :func:`reports.evaluation.calibration.cross_thresholds`. Without them, the model
+        with the highest out-of-fold AUC is used.
     calibrators : DataFrame, optional
     draws, seed : int
 
@@ -70,15 +70,15 @@ def decide(
     """
     rungs = ladder[~ladder.rung.isin(ALONE)]
     oof = rungs[rungs.split == "oof"]
-    judged = oof[oof.rung != "prevalence"]
-    model = "ensemble" if chosen is not None else str(judged.sort_values("auc").model.iloc[-1])
+    candidates = oof[oof.rung != "prevalence"]
+    model = "ensemble" if chosen is not None else str(candidates.sort_values("auc").model.iloc[-1])
     cuts, thresholds = chosen or cross_thresholds(predictions, model)
     options = {"draws": draws, "seed": seed}
     reliability, decomposition = calibration_tables(predictions, list(oof.model), **options)
-    learned = predictions[(predictions.split == "train") & predictions[f"prob_{model}"].notna()]
+    train = predictions[(predictions.split == "train") & predictions[f"prob_{model}"].notna()]
     return DecisionsView(
         model,
-        float(learned.label.mean()),
+        float(train.label.mean()),
         reliability,
         decomposition,
         operating_table(predictions, cuts, model, thresholds, **options),

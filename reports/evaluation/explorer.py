@@ -1,4 +1,4 @@
-"""Which features the explorer opens, on which patches, and what was computed for it."""
+"""Choose the features and example patches of the report's explorer, and define its input data."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import pandas as pd
 
 from histoblend.models.inspection.shapley import TOGETHER, Attribution
 
-#: Percentiles of a feature at which a patch is shown, and how columns call them.
+#: Percentiles of a feature at which a patch is shown, and their column names.
 LEVELS = {0.01: "q01", 0.5: "q50", 0.99: "q99"}
-#: A patch stands for a percentile when this share of all patches, or less, lies between.
+#: A patch may represent a percentile if at most this share of all patches is between them.
 NEAR = 0.005
-#: Features that open with pictures and a curve, at most.
+#: Maximum number of features shown with pictures and a curve.
 OPENED = 60
 
 
 @dataclass(frozen=True)
 class ExplorerView:
-    """What was computed for the explorer.
+    """Data shown in the explorer.
 
     Attributes
     ----------
@@ -30,22 +30,22 @@ class ExplorerView:
     explained : DataFrame
         ``patch_id, slide, label`` of held-out patches.
     cases : DataFrame
-        ``case, model, patch_id, place, score, threshold``; `place` is the row of `explained`.
+        ``case, model, patch_id, place, score, threshold``, where `place` is the row of `explained`.
     quantiles : DataFrame
-        ``q01, q50, q99`` by feature.
+        ``q01, q50, q99`` per feature.
     examples : DataFrame
-        ``feature, level, patch_id, value`` of the features that open.
+        ``feature, level, patch_id, value`` of the features shown with pictures.
     curves : DataFrame
         ``feature, model, value, probability``: partial dependence.
     bins : DataFrame
-        ``feature, value, patches, slides, share, low, high``: positives in tenths of the patches.
+        ``feature, value, patches, slides, share, low, high``: share of positives in each tenth of the patches.
     embeddings : DataFrame or None
-        From :func:`models.inspection.embedding_columns.explain_columns`, with a column of importances for each head.
+        From :func:`models.inspection.embedding_columns.explain_columns`, with a column of importances per head.
     patches : DataFrame
-        ``patch_id, slide, label, split`` of the patches that are shown.
+        ``patch_id, slide, label, split`` of the patches shown.
     pixels : ndarray of shape (patches, height, width, 3), dtype uint8
     sampled, averaged : int
-        Patches behind percentiles and shares, and behind curves.
+        Number of patches used for percentiles and shares, and for curves.
     """
 
     attributions: Mapping[str, Attribution]
@@ -63,28 +63,29 @@ class ExplorerView:
 
 
 def leading_features(importances: pd.DataFrame, models: Sequence[str], most: int = OPENED) -> list[str]:
-    """Features that stand highest in any measure of any of these models.
+    """Features that rank highest in any importance measure of any of these models.
 
     Parameters
     ----------
     importances : DataFrame
-        Tidy.
+        Tidy importances.
     models : sequence of str
-        All models where empty.
+        Empty for all models.
     most : int
+        Maximum number of features.
 
     Returns
     -------
     list of str
-        At most `most`, by their best place, then by the mean of 1 / place over all rankings.
+        Ordered by best rank, then by the mean of 1 / rank over all rankings.
     """
     single = _single(importances)
     order = _order(single[single.model.isin(models)] if models else single)
-    return list(order.sort_values(["best", "near"], ascending=[True, False], kind="stable").index[:most])
+    return list(order.sort_values(["best", "mean_reciprocal"], ascending=[True, False], kind="stable").index[:most])
 
 
 def share_examples(values: np.ndarray) -> list[list[int]]:
-    """Choose a patch at each of `LEVELS` for every feature, the same patch for as many as it fits.
+    """Choose a patch for each feature at each of `LEVELS`, reusing the same patch for several features where possible.
 
     Parameters
     ----------
@@ -93,46 +94,47 @@ def share_examples(values: np.ndarray) -> list[list[int]]:
     Returns
     -------
     list of list of int
-        For each feature, a row for each level; no more than `NEAR` of the patches lie between it and the level.
+        For each feature, the row of one patch per level. At most a share `NEAR` of the patches is between it and the
+        level.
     """
     reach = int(NEAR * len(values))
-    wanted: list[set[int]] = []
+    candidates: list[set[int]] = []
     for column in values.T:
         order = np.argsort(column, kind="stable")
         for level in LEVELS:
-            middle = round(level * (len(order) - 1))
-            wanted.append({int(row) for row in order[max(0, middle - reach) : middle + reach + 1]})
+            level_position = round(level * (len(order) - 1))
+            candidates.append({int(row) for row in order[max(0, level_position - reach) : level_position + reach + 1]})
     chosen: dict[int, int] = {}
-    counts = Counter(row for rows in wanted for row in rows)
-    while len(chosen) < len(wanted):
-        # The smallest row on a tie: the same choice on every machine.
-        row = max(counts, key=lambda each: (counts[each], -each))
-        for number, rows in enumerate(wanted):
-            if number not in chosen and row in rows:
-                chosen[number] = row
+    counts = Counter(row for rows in candidates for row in rows)
+    while len(chosen) < len(candidates):
+        # On a tie, the smallest row, so that the choice is the same on every machine.
+        row = max(counts, key=lambda candidate: (counts[candidate], -candidate))
+        for index, rows in enumerate(candidates):
+            if index not in chosen and row in rows:
+                chosen[index] = row
                 counts.subtract(rows)
-    return [[chosen[start + i] for i in range(len(LEVELS))] for start in range(0, len(wanted), len(LEVELS))]
+    return [[chosen[start + i] for i in range(len(LEVELS))] for start in range(0, len(candidates), len(LEVELS))]
 
 
 def _single(importances: pd.DataFrame) -> pd.DataFrame:
-    """Rows of features that mean something one by one."""
+    """Importances of features that have a meaning of their own."""
     single = importances[importances.feature.notna() & ~importances.family.isin(TOGETHER)]
     return single[single.measure.isin(list(MEASURES))]
 
 
 def _sizes(part: pd.DataFrame) -> pd.Series:
-    """What features are ranked by: a drop below zero is no importance, a coefficient below zero is."""
+    """Values to rank features by. Negative drops stay negative; other measures are ranked by absolute value."""
     return part.value.where(part.measure == "permutation", part.value.abs())
 
 
 def _order(single: pd.DataFrame) -> pd.DataFrame:
-    """By feature: its best place in any measure of any model, and the mean of 1 / place over them."""
-    place = _sizes(single).groupby([single.model, single.measure]).rank(ascending=False, method="min")
-    near = (1 / place).groupby(single.feature, sort=False).mean()
-    return pd.DataFrame({"best": place.groupby(single.feature, sort=False).min(), "near": near})
+    """Per feature: its best rank in any measure of any model, and the mean of 1 / rank over all of them."""
+    rank = _sizes(single).groupby([single.model, single.measure]).rank(ascending=False, method="min")
+    mean_reciprocal = (1 / rank).groupby(single.feature, sort=False).mean()
+    return pd.DataFrame({"best": rank.groupby(single.feature, sort=False).min(), "mean_reciprocal": mean_reciprocal})
 
 
-#: Heads of the table's columns, whether numbers carry a sign, and their decimals.
+#: Column headings of the table, whether numbers have a sign, and their decimals.
 MEASURES: dict[str, tuple[str, bool, int]] = {
     "permutation": ("Drop in AUC", True, 3),
     "shap": ("Mean |SHAP|", False, 3),

@@ -1,4 +1,4 @@
-"""Decision curves: what deciding by a model is worth, whatever a false alarm costs against a miss."""
+"""Decision curves: the net benefit of a model over a range of costs of false alarms and misses."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from histoblend.models.names import RUNGS
 from histoblend.models.resampling import draw_slides, slide_groups
 from histoblend.reports.evaluation.ladder import SPLITS
 
-#: Threshold probabilities: how sure one must be before a patch is called positive.
+#: Threshold probabilities at which a patch is called positive.
 THRESHOLDS = np.arange(1, 100) / 100
 
 ALL, NONE = "treat-all", "treat-none"
 
 
 def main_models(ladder: pd.DataFrame, model: str) -> list[str]:
-    """`model`, and the best head of every other rung by out-of-fold AUC, in ladder order; chance is left out."""
+    """`model` and the best head of every other rung by out-of-fold AUC, in ladder order, without ``prevalence``."""
     oof = ladder[(ladder.split == "oof") & ladder.rung.isin(RUNGS[1:])]
     rung = oof[oof.model == model].rung.iloc[0]
     best = oof.loc[oof.groupby("rung").auc.idxmax()]
@@ -30,26 +30,27 @@ def main_models(ladder: pd.DataFrame, model: str) -> list[str]:
 def net_benefit_table(
     predictions: pd.DataFrame, models: Sequence[str], best: str, *, draws: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """Net benefit of deciding by each model, by calling all patches positive, and by calling none so.
+    """Net benefit of each model, of calling all patches positive and of calling none positive.
 
-    A threshold probability p says that a missed positive is (1 − p) / p times as bad as a false alarm. Net benefit is
-    the share of patches that are rightly called positive, less the share of false alarms times p / (1 − p).
+    A threshold probability p means that a missed positive is (1 − p) / p times as bad as a false alarm. Net benefit is
+    the share of true positives minus the share of false positives times p / (1 − p).
 
     Parameters
     ----------
     predictions : DataFrame
-        ``slide, split, label, prob_<model>``; patches that lack a prediction of one model are left out for all.
+        ``slide, split, label, prob_<model>``. Patches without a prediction of one model are left out for all models.
     models : sequence of str
     best : str
-        One of them, which gets 95 % bands from resampling slides.
+        The model that gets 95 % bands from resampling slides.
     draws, seed : int
 
     Returns
     -------
     DataFrame
-        ``split, model, threshold, patches, net_benefit, low, high, gain, gain_low, gain_high``, a row a model
-        (:data:`ALL` and :data:`NONE` among them) and threshold of :data:`THRESHOLDS`. ``gain`` is what `best` adds to
-        the better of the two ways that need no model, and like ``low`` and ``high`` missing for all others.
+        ``split, model, threshold, patches, net_benefit, low, high, gain, gain_low, gain_high``, one row per model
+        (including :data:`ALL` and :data:`NONE`) and threshold of :data:`THRESHOLDS`. ``gain`` is the net benefit of
+        `best` minus that of the better of :data:`ALL` and :data:`NONE`. For other models, ``gain`` and all bands are
+        NaN.
 
     References
     ----------
@@ -62,11 +63,11 @@ def net_benefit_table(
         part = shared[shared.split == split]
         if part.empty:
             continue
-        labels, one = part.label.to_numpy(), np.ones((1, len(part)))
-        single = np.arange(len(part))
+        labels, one_draw = part.label.to_numpy(), np.ones((1, len(part)))
+        single_unit = np.arange(len(part))
         for model, column in zip(models, columns, strict=True):
-            cells = _cells(labels, part[column].to_numpy(), single)
-            benefit = _net_benefit(_called(cells, one))[0]
+            cells = _cells(labels, part[column].to_numpy(), single_unit)
+            benefit = _net_benefit(_called(cells, one_draw))[0]
             bands = _bands(labels, part[column].to_numpy(), part.slide, draws, seed) if model == best else {}
             frames.append(_frame(name, model, len(part), benefit, bands))
         frames.append(_frame(name, ALL, len(part), _treat_all(np.array([labels.mean()]))[0], {}))
@@ -83,28 +84,28 @@ def _frame(split: str, model: str, patches: int, benefit: np.ndarray, bands: dic
 
 
 def _cells(labels: np.ndarray, probability: np.ndarray, units: np.ndarray) -> Any:
-    """Patches of each unit by class and by how many thresholds call them positive: sparse, (units, 2 × 100)."""
+    """Patches per unit, class and number of thresholds that call them positive: sparse, (units, 2 × 100)."""
     from scipy.sparse import csr_array
 
     passed = np.searchsorted(THRESHOLDS, probability, side="right")
     width = len(THRESHOLDS) + 1
-    places = labels.astype(np.int64) * width + passed
-    return csr_array((np.ones(len(labels)), (units, places)), shape=(int(units.max()) + 1, 2 * width))
+    columns = labels.astype(np.int64) * width + passed
+    return csr_array((np.ones(len(labels)), (units, columns)), shape=(int(units.max()) + 1, 2 * width))
 
 
 def _called(cells: Any, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Share of positives, and of false and right alarms at each threshold, under each draw of units."""
+    """Shares of positives, false positives and true positives at each threshold, for each draw of units."""
     drawn = (counts @ cells).reshape(len(counts), 2, -1)
     total = drawn.sum(axis=(1, 2))[:, None]
-    # A patch that k thresholds call positive is called so by the first k.
+    # A patch called positive by k thresholds is called positive by the first k.
     alarms = drawn[:, :, ::-1].cumsum(axis=2)[:, :, -2::-1]
     return drawn[:, 1].sum(axis=1) / total[:, 0], alarms[:, 0] / total, alarms[:, 1] / total
 
 
 def _net_benefit(called: tuple[np.ndarray, np.ndarray, np.ndarray]) -> np.ndarray:
     """Net benefit at each threshold, (draws, thresholds)."""
-    _, wrong, right = called
-    return right - wrong * THRESHOLDS / (1 - THRESHOLDS)
+    _, false_positive, true_positive = called
+    return true_positive - false_positive * THRESHOLDS / (1 - THRESHOLDS)
 
 
 def _treat_all(prevalence: np.ndarray) -> np.ndarray:
@@ -115,7 +116,7 @@ def _treat_all(prevalence: np.ndarray) -> np.ndarray:
 def _bands(
     labels: np.ndarray, probability: np.ndarray, slides: pd.Series, draws: int, seed: int
 ) -> dict[str, np.ndarray]:
-    """Bands of one model's net benefit, and of what it adds to the better way without a model."""
+    """Bands of one model's net benefit and of its gain over the better of calling all or none positive."""
     units = slide_groups(slides)
     cells = _cells(labels, probability, units)
 
@@ -134,12 +135,12 @@ def _bands(
 
 
 def useful_range(curve: pd.DataFrame, model: str, split: str = "oof") -> list[tuple[float, float]]:
-    """Runs of thresholds at which the model's gain lies above zero with its whole interval, first and last of each."""
+    """Ranges of thresholds, (first, last), at which the interval of the model's gain is entirely above 0."""
     part = curve[(curve.model == model) & (curve.split == split)]
-    runs: list[tuple[float, float]] = []
-    before = False
+    ranges: list[tuple[float, float]] = []
+    in_range = False
     for threshold, low in zip(part.threshold, part.gain_low, strict=True):
         if low > 0:
-            runs = [*runs[:-1], (runs[-1][0], threshold)] if before else [*runs, (threshold, threshold)]
-        before = low > 0
-    return runs
+            ranges = [*ranges[:-1], (ranges[-1][0], threshold)] if in_range else [*ranges, (threshold, threshold)]
+        in_range = low > 0
+    return ranges

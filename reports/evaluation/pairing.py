@@ -1,4 +1,4 @@
-"""Two runs on the same patches: where their predictions can be paired, and how far they differ."""
+"""Pair the predictions of two runs on the same patches, and compute the differences between their scores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from histoblend.models.names import ALONE
 from histoblend.models.resampling import percentile_interval, slide_groups
 from histoblend.reports.evaluation.ladder import SPLITS, rungs_below
 
-#: Stands in a table of differences for each run's own best model.
+#: Name, in a table of differences, for each run's own best model.
 BEST = "best"
 
 _COLUMNS = ["first", "second", "split", "model", "first_model", "second_model", "patches", "slides"] + [
@@ -26,20 +26,20 @@ _COLUMNS = ["first", "second", "split", "model", "first_model", "second_model", 
 
 @dataclass(frozen=True)
 class RunResults:
-    """What a comparison reads of a finished run.
+    """Results of a finished run that a comparison needs.
 
     Attributes
     ----------
     name : str
-        Of its folder.
+        Name of the run's folder.
     predictions : DataFrame
-        ``patch_id, slide, split, fold, label, prob_<model>``, and ``sha256`` of the pixels where it is known.
+        ``patch_id, slide, split, fold, label, prob_<model>``, and ``sha256`` of the pixels if known.
     ladder : DataFrame
         From :func:`reports.evaluation.ladder.ladder`.
     settings : mapping from str to object
-        Flat: dotted keys of the configuration.
+        Configuration as a flat mapping with dotted keys.
     made : mapping from str to object
-        Flat: what else tells runs apart, such as commit and versions.
+        Other facts that distinguish runs, such as commit and versions, as a flat mapping.
     """
 
     name: str
@@ -51,16 +51,16 @@ class RunResults:
 
 @dataclass(frozen=True)
 class Pairing:
-    """Patches that two runs have in common, or why they cannot be paired.
+    """Patches that two runs have in common, or the reason why the runs cannot be paired.
 
     Attributes
     ----------
     first, second : DataFrame
-        Predictions of both runs, row by row of the same patch; without rows where they are not paired.
+        Predictions of both runs. Row i is the same patch in both. Without rows if the runs are not paired.
     refused : str
-        Why not; empty where they are.
+        Reason why the runs are not paired; empty if they are.
     left_out : int
-        Patches that only one of the runs holds.
+        Number of patches that are in only one of the runs.
     other_folds : bool
         Whether the folds of the training patches differ.
     """
@@ -73,12 +73,12 @@ class Pairing:
 
 
 def pair(one: RunResults, two: RunResults) -> Pairing:
-    """Join two runs' predictions on the patches, where that is honest.
+    """Join two runs' predictions by patch, if the comparison is fair.
 
-    Every prediction in the table is of a model that had not seen the patch's slide: out of fold in training, a refit
-    on all training slides on the test slides. So a patch counts where both runs held it out, each in its own way. That
-    is no longer so for a choice: where a slide tests one run and trains the other, the second run's choices have seen
-    it, so such runs are not paired.
+    Every prediction comes from a model that was not trained on the patch's slide: out of fold for training slides, and
+    refitted on all training slides for test slides. Patches may therefore be compared even if their folds differ. Runs
+    are not paired if a slide is a test slide in one run and a training slide in the other, because the other run's
+    choices, such as thresholds, were made on that slide.
 
     Parameters
     ----------
@@ -89,56 +89,55 @@ def pair(one: RunResults, two: RunResults) -> Pairing:
     Pairing
     """
     first, second = (run.predictions.set_index("patch_id") for run in (one, two))
-    nothing = one.predictions.iloc[:0], two.predictions.iloc[:0]
+    no_rows = one.predictions.iloc[:0], two.predictions.iloc[:0]
     for run, table in ((one, first), (two, second)):
         if not table.index.is_unique:
-            twice = table.index[table.index.duplicated()][0]
-            return Pairing(*nothing, f"{run.name} holds the patch {twice} twice.")
+            duplicate = table.index[table.index.duplicated()][0]
+            return Pairing(*no_rows, f"{run.name} contains the patch {duplicate} twice.")
     common = first.index[first.index.isin(second.index)]
     if not len(common):
-        return Pairing(*nothing, "they have no patch in common.")
+        return Pairing(*no_rows, "they have no patch in common.")
     left_out = len(first) + len(second) - 2 * len(common)
     first, second = first.loc[common], second.loc[common]
-    refused = _disagreement(one.name, two.name, first, second)
-    if refused:
-        return Pairing(*nothing, refused, left_out)
-    other = bool((first.fold != second.fold).any())
-    return Pairing(first.reset_index(), second.reset_index(), left_out=left_out, other_folds=other)
+    reason = _disagreement(one.name, two.name, first, second)
+    if reason:
+        return Pairing(*no_rows, reason, left_out)
+    folds_differ = bool((first.fold != second.fold).any())
+    return Pairing(first.reset_index(), second.reset_index(), left_out=left_out, other_folds=folds_differ)
 
 
 def _disagreement(one: str, two: str, first: pd.DataFrame, second: pd.DataFrame) -> str:
-    """Why the same patches do not stand for the same question in two runs; empty where they do."""
+    """Reason why the same patches are not comparable between two runs; empty if they are."""
     labels = first.label != second.label
     if labels.any():
         patch = str(labels.idxmax())
         return (
-            f"{labels.sum():,} common patches have another label: {patch} is {first.label[patch]} in {one} and "
+            f"{labels.sum():,} common patches have different labels: {patch} is {first.label[patch]} in {one} and "
             f"{second.label[patch]} in {two}."
         )
     if "sha256" in first and "sha256" in second:
         pixels = (first.sha256 != second.sha256) & first.sha256.notna() & second.sha256.notna()
         if pixels.any():
             return (
-                f"{pixels.sum():,} common patches have other pixels, such as {pixels.idxmax()}: another picture under "
-                "the same name, or read in another way."
+                f"{pixels.sum():,} common patches have different pixels, such as {pixels.idxmax()}. The images "
+                "differ or were read with different settings."
             )
     slides = (first.slide.fillna("") != second.slide.fillna("")) | (first.slide.isna() != second.slide.isna())
     if slides.any():
         patch = str(slides.idxmax())
         names = ["unknown" if pd.isna(slide) else slide for slide in (first.slide[patch], second.slide[patch])]
         return (
-            f"{slides.sum():,} common patches have another slide: that of {patch} is {names[0]} in {one} and "
+            f"{slides.sum():,} common patches have different slides: that of {patch} is {names[0]} in {one} and "
             f"{names[1]} in {two}."
         )
     splits = first.split != second.split
     if splits.any():
         patch = str(splits.idxmax())
         tested, trained = (one, two) if first.split[patch] == "test" else (two, one)
-        what = f"patch {patch}" if pd.isna(first.slide[patch]) else f"slide {first.slide[patch]}"
+        kind, name = ("patch", patch) if pd.isna(first.slide[patch]) else ("slide", first.slide[patch])
         return (
-            f"{splits.sum():,} common patches stand on different sides of the split: {what} tests {tested} and trains "
-            f"{trained}, whose choices have seen it. Runs with the same split.test_share, split.groups and seed can be "
-            "paired."
+            f"{splits.sum():,} common patches are in different splits: {kind} {name} is a test {kind} in {tested} "
+            f"and a training {kind} in {trained}. Use runs with the same split.test_share, split.groups and seed."
         )
     return ""
 
@@ -146,23 +145,23 @@ def _disagreement(one: str, two: str, first: pd.DataFrame, second: pd.DataFrame)
 def differences(
     one: RunResults, two: RunResults, pairing: Pairing, *, draws: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
-    """What the second run's models score more than the first's on the patches that both predict.
+    """Differences in score, second run minus first run, on the patches that both predict.
 
     Parameters
     ----------
     one, two : RunResults
     pairing : Pairing
-        Of these runs.
+        From :func:`pair` for these runs.
     draws, seed : int
-        For the bootstrap of slides; both models of a difference share the draws.
+        For the bootstrap of slides. Both models of a difference share the draws.
 
     Returns
     -------
     DataFrame
         ``first, second, split, model, first_model, second_model, patches, slides`` and, for each of
         :data:`models.metrics.METRICS`, ``<metric>_first``, ``<metric>_second``, the difference ``<metric>`` and its
-        95 % interval. A row for each model that both have, and one for each run's own best, :data:`BEST`. Empty where
-        runs are not paired; splits on which no interval can be had are left out.
+        95 % interval. One row for each run's own best model (:data:`BEST`) and one per model that both runs have. Empty
+        if the runs are not paired. Splits without an interval are left out.
     """
     rows = []
     if not pairing.refused:
@@ -183,7 +182,7 @@ def _difference(
     draws: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    """The difference between two models on one split, as a row; none where it cannot be judged."""
+    """The difference between two models on one split, as one row; no row if it cannot be computed."""
     rows = (pairing.first.split == split).to_numpy()
     scores = np.stack(
         [pairing.first[f"prob_{models[0]}"].to_numpy(float), pairing.second[f"prob_{models[1]}"].to_numpy(float)],
@@ -193,14 +192,14 @@ def _difference(
     part, scores = pairing.first[rows], scores[rows]
     if part.label.nunique() < 2:
         return []
-    cuts = np.array([_threshold(run.ladder, model) for run, model in zip(runs, models, strict=True)])
+    thresholds = np.array([_threshold(run.ladder, model) for run, model in zip(runs, models, strict=True)])
     labels = part.label.to_numpy()
     try:
-        drawn = bootstrap(labels, scores, cuts, slide_groups(part.slide), draws=draws, seed=seed).values
+        values = bootstrap(labels, scores, thresholds, slide_groups(part.slide), draws=draws, seed=seed).values
     except InputError:  # too few slides with both classes
         return []
-    point = measure(labels, scores, cuts)
-    low, high = percentile_interval(drawn[:, 1] - drawn[:, 0])
+    point = measure(labels, scores, thresholds)
+    low, high = percentile_interval(values[:, 1] - values[:, 0])
     row: dict[str, Any] = {"first": runs[0].name, "second": runs[1].name, "split": SPLITS[split], "model": name}
     row |= {"first_model": models[0], "second_model": models[1], "patches": len(part), "slides": part.slide.nunique()}
     for i, metric in enumerate(METRICS):
@@ -214,7 +213,7 @@ def _models(ladder: pd.DataFrame) -> list[str]:
 
 
 def best_model(ladder: pd.DataFrame) -> str:
-    """The model of a ladder with the highest out-of-fold AUC; a family alone is none."""
+    """The model of a ladder with the highest out-of-fold AUC, without single families and ``prevalence``."""
     oof = ladder[(ladder.split == "oof") & ~ladder.rung.isin((*ALONE, "prevalence"))]
     return str(oof.sort_values("auc", kind="stable").model.iloc[-1])
 

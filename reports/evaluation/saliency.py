@@ -1,4 +1,4 @@
-"""Maps of evidence of a sample of held-out patches, and what they are compared with."""
+"""Evidence maps of a sample of held-out patches, with their sanity checks."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class SaliencyView:
-    """Maps of evidence of a sample of held-out patches; see :mod:`models.inspection.saliency`.
+    """Evidence maps of a sample of held-out patches; see :mod:`models.inspection.saliency`.
 
     Attributes
     ----------
     patches : DataFrame
-        A row a patch: ``patch_id, slide, label, prob_cnn, outcome, sampled, shown`` and ``share_<map>`` and
+        One row per patch: ``patch_id, slide, label, prob_cnn, outcome, sampled, shown`` and ``share_<map>`` and
         ``share_<map>_within`` (without the outermost cells) for each of :data:`models.inspection.saliency.MAPS`.
     sanity : DataFrame
         From :func:`models.inspection.saliency.sanity_table`.
     last, inner : ndarray of shape (shown, rows, columns); inner may be None
-        Maps of the patches that are shown, in their order.
+        Maps of the patches shown, in the same order.
     facts : mapping
-        ``threshold``, ``held_out`` (patches that the sample is of), ``side`` (of a patch, px), ``cells`` (map to rows
-        and columns), ``checked`` (patches that random networks were shown), ``d4``.
+        ``threshold``, ``held_out`` (number of patches sampled from), ``side`` (of a patch, px), ``cells`` (rows and
+        columns per map), ``checked`` (number of patches used with random networks), ``d4``.
     """
 
     patches: pd.DataFrame

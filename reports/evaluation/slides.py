@@ -1,4 +1,4 @@
-"""How a model does within each slide, with intervals: inside one slide, its patches are the sample."""
+"""Metrics of a model within each slide, with intervals over the slide's patches."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def score_slides(predictions: pd.DataFrame, models: Sequence[str]) -> pd.DataFra
 def auc_interval(
     auc: np.ndarray, positives: np.ndarray, negatives: np.ndarray, *, level: float = 0.95
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Interval of an area under the ROC curve from independent patches.
+    """Confidence interval of an area under the ROC curve from independent patches.
 
-    Newcombe's method 5: a score interval on Hanley and McNeil's variance with both sample sizes replaced by their mean.
-    Unlike DeLong's it exists where a class has a single patch and where all pairs are in the right order, which within
-    a slide is common.
+    This is Newcombe's method 5: a score interval on Hanley and McNeil's variance, with both sample sizes replaced by
+    their mean. Unlike DeLong's interval, it exists if a class has a single patch or if all pairs are in the right
+    order. Both are common within a slide.
 
     Parameters
     ----------
@@ -54,17 +54,17 @@ def auc_interval(
     """
     auc, positives, negatives = (np.asarray(values, np.float64) for values in (auc, positives, negatives))
     z = norm.ppf((1 + level) / 2)
-    # An area and its mirror image have mirrored intervals.
+    # The interval of 1 − AUC is the mirrored interval of AUC.
     return _lower_end(auc, positives, negatives, z), 1 - _lower_end(1 - auc, positives, negatives, z)
 
 
 def _lower_end(auc: np.ndarray, positives: np.ndarray, negatives: np.ndarray, z: float) -> np.ndarray:
-    """Smallest area from which the observed one lies no more than z standard errors away."""
-    others = (positives + negatives) / 2 - 1
+    """Smallest area that is at most z standard errors below the observed one."""
+    mean_size_minus_1 = (positives + negatives) / 2 - 1
     low, high = np.zeros_like(auc), auc.copy()
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        spread = 1 + others * ((1 - middle) / (2 - middle) + middle / (1 + middle))
+        spread = 1 + mean_size_minus_1 * ((1 - middle) / (2 - middle) + middle / (1 + middle))
         error = np.sqrt(middle * (1 - middle) * spread / (positives * negatives))
         outside = auc - middle > z * error
         low, high = np.where(outside, middle, low), np.where(outside, high, middle)
@@ -72,7 +72,7 @@ def _lower_end(auc: np.ndarray, positives: np.ndarray, negatives: np.ndarray, z:
 
 
 def share_interval(right: np.ndarray, total: np.ndarray, *, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
-    """Wilson's interval of a share of independent patches.
+    """Wilson's confidence interval of a share of independent patches.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def share_interval(right: np.ndarray, total: np.ndarray, *, level: float = 0.95)
 
 
 def slide_intervals(predictions: pd.DataFrame, slides: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataFrame:
-    """Every metric of several models within each slide, with its interval.
+    """Metrics of several models within each slide, with intervals.
 
     Parameters
     ----------
@@ -105,24 +105,24 @@ def slide_intervals(predictions: pd.DataFrame, slides: pd.DataFrame, thresholds:
     slides : DataFrame
         From :func:`score_slides`.
     thresholds : mapping from model to float
-        Models to judge; a score at or above it counts as positive.
+        Threshold of each model to evaluate. A score at or above it counts as positive.
 
     Returns
     -------
     DataFrame
-        ``model, split, slide, metric, patches, positives, value, low, high``: "sensitivity" and "specificity" where a
-        slide has patches of that class, "auc" where it has both.
+        ``model, split, slide, metric, patches, positives, value, low, high``. The metrics are "sensitivity" if a slide
+        has positives, "specificity" if it has negatives, and "auc" if it has both.
     """
     parts = []
-    for model, cut in thresholds.items():
+    for model, threshold in thresholds.items():
         present = predictions[judged_rows(predictions, model) & predictions.slide.notna().to_numpy()]
         frame = pd.DataFrame(
             {
                 "split": present.split.map(SPLITS).to_numpy(),
                 "slide": present.slide.to_numpy(),
                 "positives": (present.label == 1).to_numpy(),
-                "found": ((present.label == 1) & (present[f"prob_{model}"] >= cut)).to_numpy(),
-                "spared": ((present.label == 0) & (present[f"prob_{model}"] < cut)).to_numpy(),
+                "true_positives": ((present.label == 1) & (present[f"prob_{model}"] >= threshold)).to_numpy(),
+                "true_negatives": ((present.label == 0) & (present[f"prob_{model}"] < threshold)).to_numpy(),
                 "patches": 1,
             }
         )
@@ -134,15 +134,19 @@ def slide_intervals(predictions: pd.DataFrame, slides: pd.DataFrame, thresholds:
 
 
 def _with_intervals(counts: pd.DataFrame) -> list[pd.DataFrame]:
-    """One table a metric, of the slides that have it."""
+    """One table per metric, with the slides that have it."""
     negatives = counts.patches - counts.positives
-    mixed, sick, well = counts[counts.auc.notna()], counts[counts.positives > 0], counts[negatives > 0]
-    ends = auc_interval(mixed.auc.to_numpy(), mixed.positives.to_numpy(), negatives[mixed.index].to_numpy())
-    parts = [mixed.assign(metric="auc", value=mixed.auc, low=ends[0], high=ends[1])]
-    for metric, part, right, total in (
-        ("sensitivity", sick, sick.found, sick.positives),
-        ("specificity", well, well.spared, negatives[well.index]),
+    mixed, with_positives, with_negatives = (
+        counts[counts.auc.notna()],
+        counts[counts.positives > 0],
+        counts[negatives > 0],
+    )
+    interval = auc_interval(mixed.auc.to_numpy(), mixed.positives.to_numpy(), negatives[mixed.index].to_numpy())
+    parts = [mixed.assign(metric="auc", value=mixed.auc, low=interval[0], high=interval[1])]
+    for metric, part, correct, total in (
+        ("sensitivity", with_positives, with_positives.true_positives, with_positives.positives),
+        ("specificity", with_negatives, with_negatives.true_negatives, negatives[with_negatives.index]),
     ):
-        low, high = share_interval(right.to_numpy(), total.to_numpy())
-        parts.append(part.assign(metric=metric, value=right / total, low=low, high=high))
+        low, high = share_interval(correct.to_numpy(), total.to_numpy())
+        parts.append(part.assign(metric=metric, value=correct / total, low=low, high=high))
     return parts

@@ -1,4 +1,4 @@
-"""BMP files of any kind, written by hand."""
+"""Write BMP files of any kind."""
 
 import struct
 
@@ -11,12 +11,12 @@ def bmp_file(pixels, bits, *, palette=None, masks=(), down=False):
     Parameters
     ----------
     pixels : ndarray of shape (height, width)
-        Whole numbers of ``bits`` bits: an index into the palette, or a colour.
+        Integers of ``bits`` bits: indices into the palette, or colours.
     palette : ndarray of shape (n, 3), optional
     masks : tuple of int
-        Which bits are red, green, blue and alpha; empty for what is usual.
+        Bit masks of red, green, blue and alpha; empty for the default.
     down : bool
-        The first row is the uppermost; elsewhere it is the lowest.
+        Whether the first stored row is the top row. By default it is the bottom row.
     """
     height, width = pixels.shape
     lines = b"".join(_line(row, bits) for row in (pixels if down else pixels[::-1]))
@@ -33,7 +33,7 @@ def bmp_file(pixels, bits, *, palette=None, masks=(), down=False):
 
 
 def _line(row, bits):
-    """A row of pixels, filled up to whole groups of four bytes."""
+    """A row of pixels, padded to a multiple of four bytes."""
     if bits < 8:
         data = np.packbits((row[:, None] >> np.arange(bits - 1, -1, -1) & 1).astype(np.uint8)).tobytes()
     else:

@@ -1,4 +1,4 @@
-"""The handcrafted features the slow, plain way: a patch at a time, with scikit-image, SciPy and PyWavelets."""
+"""Slow reference implementation of the handcrafted features, patch by patch, with standard libraries."""
 
 from itertools import groupby
 
@@ -31,7 +31,7 @@ def ring_of(plane):
 
 
 def grey(patch):
-    # ties of the integer weights are rounded up; the small number lifts those that floats put just below
+    # ties of the integer weights are rounded up; the small number lifts ties that floats put just below
     return np.floor(rgb2gray(patch) * 255 + 0.5 + 1e-9).astype(np.uint8)
 
 
@@ -72,7 +72,7 @@ def rounded(values):
 def colour(patch):
     hsv, lab = rgb2hsv(patch), rgb2lab(patch)
     hue = rounded(hsv[:, :, 0] * 256) % 256
-    named = {
+    channel_planes = {
         "red": patch[:, :, 0] / 255, "green": patch[:, :, 1] / 255, "blue": patch[:, :, 2] / 255,
         "hue": np.where(hue < 128, hue, hue - 256) / 256, "saturation": rounded(hsv[:, :, 1] * 255) / 255,
         "lightness": rounded(lab[:, :, 0] * 2.55) / 2.55, "green-red": rounded(lab[:, :, 1]),
@@ -82,8 +82,8 @@ def colour(patch):
     }  # fmt: skip
     coloured = np.ptp(patch, axis=2) > 0
     out = {}
-    for channel, plane in named.items():
-        found = {}
+    for channel, plane in channel_planes.items():
+        by_region = {}
         for region, part in (*regions(plane).items(), ("ring", ring_of(plane))):
             values = part
             if channel == "hue":
@@ -92,19 +92,19 @@ def colour(patch):
             else:
                 moments = linear_statistics(values)
             quantiles = np.quantile(values, [0.05, 0.5, 0.95]) if values.size else np.zeros(3)
-            found[region] = (*moments, *quantiles)
-        found["contrast"] = np.subtract(found["centre"], found["ring"])
+            by_region[region] = (*moments, *quantiles)
+        by_region["contrast"] = np.subtract(by_region["centre"], by_region["ring"])
         if channel == "hue":
-            found["contrast"][0] -= np.round(found["contrast"][0])
+            by_region["contrast"][0] -= np.round(by_region["contrast"][0])
         for region, count in (("whole", 7), ("centre", 2), ("ring", 1), ("contrast", 2)):
             statistics = ("mean", "spread", "skew", "kurtosis", "q05", "q50", "q95")[:count]
-            for statistic, value in zip(statistics, found[region][:count], strict=True):
+            for statistic, value in zip(statistics, by_region[region][:count], strict=True):
                 out[f"colour_{statistic}_{channel}_{region}"] = value
     return out
 
 
 def macenko_vectors(density):
-    """Haematoxylin and eosin vectors, flatness and whether they could be estimated, from (pixels, 3) densities."""
+    """Haematoxylin and eosin vectors, flatness, and whether vectors could be estimated, from (pixels, 3) densities."""
     known = rgb_from_hed[:2] / np.linalg.norm(rgb_from_hed[:2], axis=1)[:, None]
     tissue = density[(density > 0.065).all(axis=1)]
     if len(tissue) == 0:
@@ -154,7 +154,7 @@ def stain(patch):
 
 
 def sum_difference(matrix):
-    """Entropy and skewness of the sums, entropy of the differences, of one normed matrix."""
+    """Entropy and skewness of the level sums, and entropy of the level differences, of a normed matrix."""
     i, j = np.indices(matrix.shape)
     sums, differences = np.bincount((i + j).ravel(), matrix.ravel()), np.bincount(abs(i - j).ravel(), matrix.ravel())
     mean = (sums * np.arange(31)).sum()
@@ -164,7 +164,7 @@ def sum_difference(matrix):
 
 
 def ring_pairs(levels):
-    """Contrast and homogeneity of neighbours that are not both in the centre; None where all are."""
+    """Contrast and homogeneity of neighbours that are not both in the centre; None if all are."""
     inside = np.zeros(levels.shape, bool)
     centre_of(inside)[:] = True
     means = []
@@ -186,17 +186,21 @@ def cooccurrence(patch):
         for region, values in regions(plane).items():
             angles = [0, np.pi / 4, np.pi / 2, 3 * np.pi / 4]
             matrix = graycomatrix(values // 16, [1, 3], angles, levels=16, symmetric=True, normed=True)
-            found = {
+            properties = {
                 name.lower(): graycoprops(matrix, name)
                 for name in ("contrast", "dissimilarity", "homogeneity", "ASM", "energy", "correlation", "entropy")
             }
-            more = np.array([[sum_difference(matrix[:, :, d, a]) for a in range(4)] for d in range(2)])
-            found |= {"sum-entropy": more[..., 0], "sum-skew": more[..., 1], "difference-entropy": more[..., 2]}
-            for name, both in found.items():
-                for distance, four in zip((1, 3), both, strict=True):
-                    out[f"cooccurrence_{name}-d{distance}-mean_{channel}_{region}"] = four.mean()
+            sum_properties = np.array([[sum_difference(matrix[:, :, d, a]) for a in range(4)] for d in range(2)])
+            properties |= {
+                "sum-entropy": sum_properties[..., 0],
+                "sum-skew": sum_properties[..., 1],
+                "difference-entropy": sum_properties[..., 2],
+            }
+            for name, by_distance in properties.items():
+                for distance, by_direction in zip((1, 3), by_distance, strict=True):
+                    out[f"cooccurrence_{name}-d{distance}-mean_{channel}_{region}"] = by_direction.mean()
                     if region == "whole":
-                        out[f"cooccurrence_{name}-d{distance}-range_{channel}_{region}"] = np.ptp(four)
+                        out[f"cooccurrence_{name}-d{distance}-range_{channel}_{region}"] = np.ptp(by_direction)
         for name, value in ring_pairs(plane // 16).items():
             centre = out[f"cooccurrence_{name}-d1-mean_{channel}_centre"]
             out[f"cooccurrence_{name}-d1-mean_{channel}_contrast"] = centre - value if value is not None else 0
@@ -210,16 +214,16 @@ def runs(patch):
         lines = [*levels, *levels.T]
         for turned in (levels, levels[:, ::-1]):
             lines += [turned.diagonal(k) for k in range(1 - len(levels), levels.shape[1])]
-        found = [(int(level) + 1, len(list(run))) for line in lines for level, run in groupby(line)]
-        level, length = np.array(found, dtype=float).T
-        _, counts = np.unique(np.array(found), axis=0, return_counts=True)
-        shares = [np.unique(values, return_counts=True)[1] / len(found) for values in (level, length)]
+        level_lengths = [(int(level) + 1, len(list(run))) for line in lines for level, run in groupby(line)]
+        level, length = np.array(level_lengths, dtype=float).T
+        _, counts = np.unique(np.array(level_lengths), axis=0, return_counts=True)
+        shares = [np.unique(values, return_counts=True)[1] / len(level_lengths) for values in (level, length)]
         values = {
             "short": (1 / length**2).mean(),
             "long": (length**2).mean(),
             "level-nonuniformity": (shares[0] ** 2).sum(),
             "length-nonuniformity": (shares[1] ** 2).sum(),
-            "percentage": len(found) / levels.size / 4,
+            "percentage": len(level_lengths) / levels.size / 4,
             "low": (1 / level**2).mean(),
             "high": (level**2).mean(),
             "entropy": stats.entropy(counts),
@@ -247,14 +251,14 @@ def lbp(patch):
 def gradient(patch):
     out = {}
     for channel, levels in planes(patch, "grey", "absorbed").items():
-        # no statistic depends on the offset; without it constant planes are zero, not rounding
+        # no statistic depends on the offset, and subtracting it makes constant planes exactly zero
         plane = (levels.astype(float) - levels[0, 0]) / 255
         height, width = (size // 2 for size in plane.shape)
         half = plane[: 2 * height, : 2 * width].reshape(height, 2, width, 2).mean(axis=(1, 3))
         for scale, sigma, part in ((1, 1, plane), (2, 1, half), (4, 2, half)):
             edges = sigma * ndimage.gaussian_gradient_magnitude(part, sigma)
-            leak = ndimage.gaussian_laplace(np.ones_like(part), sigma) * ndimage.gaussian_filter(part, sigma)
-            blobs = sigma**2 * (ndimage.gaussian_laplace(part, sigma) - leak)
+            offset = ndimage.gaussian_laplace(np.ones_like(part), sigma) * ndimage.gaussian_filter(part, sigma)
+            blobs = sigma**2 * (ndimage.gaussian_laplace(part, sigma) - offset)
             blobs = blobs if channel == "grey" else -blobs
             steps = np.floor(blobs * 2**20 + 0.5)
             around = np.ones((3, 3))
@@ -289,13 +293,13 @@ def gradient(patch):
 
 
 def log_gabor(shape, wavelength, direction):
-    """A log-Gabor filter, both ends of its direction, on the full spectrum."""
+    """A log-Gabor filter on the full spectrum, for both ends of its direction."""
     down, right = np.meshgrid(*(fft.fftfreq(size) for size in shape), indexing="ij")
     radius, angle = np.hypot(down, right), np.degrees(np.arctan2(down, right))
-    apart = (angle - 30 * direction + 90) % 180 - 90
+    difference = (angle - 30 * direction + 90) % 180 - 90
     radial = np.exp(-0.5 * (np.log(np.where(radius > 0, radius, 1) * wavelength) / np.log(0.65)) ** 2) * (radius > 0)
     radial *= (abs(down) < 0.5) & (abs(right) < 0.5)
-    return radial * np.exp(-0.5 * (apart / 20) ** 2)
+    return radial * np.exp(-0.5 * (difference / 20) ** 2)
 
 
 def gabor(patch):
@@ -363,30 +367,30 @@ def multiscale(patch):
 
 
 def binomial(plane):
-    """(1, 4, 6, 4, 1) / 16 both ways, of levels times 256, rounded half up."""
+    """Filter levels times 256 by (1, 4, 6, 4, 1) / 16 in both directions, rounded half up."""
     weights = [1, 4, 6, 4, 1]
     sums = ndimage.correlate1d(ndimage.correlate1d(plane, weights, 1), weights, 0)
     return (sums + 128) // 256
 
 
 def climb(mask, heights):
-    """Basins of the tops that one reaches climbing inside the mask, numbered; 0 outside and in basins below 12 px."""
+    """Label the pixels of the mask by the peak that a climb reaches; 0 outside and in segments below 12 px."""
     order = {(r, c): (heights[r, c], -r * mask.shape[1] - c) for r, c in np.argwhere(mask).tolist()}
 
-    def step(place):
-        r, c = place
+    def next_pixel(pixel):
+        r, c = pixel
         around = [(r + i, c + j) for i in (-1, 0, 1) for j in (-1, 0, 1)]
-        return max((other for other in around if other in order), key=order.__getitem__)
+        return max((neighbour for neighbour in around if neighbour in order), key=order.__getitem__)
 
-    labels, tops = np.zeros(mask.shape, int), {}
-    for place in order:
-        top = place
-        while step(top) != top:
-            top = step(top)
-        tops.setdefault(top, []).append(place)
-    kept = [places for _, places in sorted(tops.items()) if len(places) >= 12]
-    for number, places in enumerate(kept, 1):
-        labels[tuple(np.transpose(places))] = number
+    labels, pixels_by_peak = np.zeros(mask.shape, int), {}
+    for pixel in order:
+        peak = pixel
+        while next_pixel(peak) != peak:
+            peak = next_pixel(peak)
+        pixels_by_peak.setdefault(peak, []).append(pixel)
+    kept = [pixels for _, pixels in sorted(pixels_by_peak.items()) if len(pixels) >= 12]
+    for number, pixels in enumerate(kept, 1):
+        labels[tuple(np.transpose(pixels))] = number
     return labels
 
 
@@ -413,33 +417,33 @@ def graphs(centroids):
     names = ("tree-mean", "tree-spread", "tree-max", "gabriel-mean", "gabriel-spread", "gabriel-degree")
     if len(centroids) < 2:
         return dict.fromkeys(names, 0)
-    apart = cdist(centroids, centroids)
-    tree = minimum_spanning_tree(apart).data
-    squares = apart**2
+    distances = cdist(centroids, centroids)
+    tree = minimum_spanning_tree(distances).data
+    squares = distances**2
     pairs = [
         (i, j)
-        for i in range(len(apart))
+        for i in range(len(distances))
         for j in range(i)
         if not (squares[i] + squares[j] < squares[i, j] * (1 - 1e-9)).any()
     ]
-    edges = np.array([apart[pair] for pair in pairs])
-    values = (tree.mean(), tree.std(), tree.max(), edges.mean(), edges.std(), 2 * len(edges) / len(apart))
+    edges = np.array([distances[pair] for pair in pairs])
+    values = (tree.mean(), tree.std(), tree.max(), edges.mean(), edges.std(), 2 * len(edges) / len(distances))
     return dict(zip(names, values, strict=True))
 
 
 def cells(centroids, shape):
-    """Delaunay's edges and the disorder of the cells, from Voronoi's diagram of the patch and its mirror images."""
+    """Delaunay edges and disorder of the cells, from the Voronoi diagram of the nuclei and their mirror images."""
     names = ("delaunay-mean", "delaunay-spread", "delaunay-max", "cell-disorder")
     n = len(centroids)
     if n < 2:
         return dict.fromkeys(names, 0)
-    mirrored = [centroids]
+    points = [centroids]
     for axis, size in enumerate(shape):
         for border in (-0.5, size - 0.5):
             image = centroids.copy()
             image[:, axis] = 2 * border - image[:, axis]
-            mirrored.append(image)
-    diagram = Voronoi(np.concatenate(mirrored))
+            points.append(image)
+    diagram = Voronoi(np.concatenate(points))
     areas = [ConvexHull(diagram.vertices[diagram.regions[region]]).volume for region in diagram.point_region[:n]]
     edges = [
         np.linalg.norm(centroids[i] - centroids[j])
@@ -473,10 +477,10 @@ def measure(part, plane, labels):
     )
 
 
-def axes_spread(found):
-    moments = [part.moments_central / part.area for part in found]
+def axes_spread(parts):
+    moments = [part.moments_central / part.area for part in parts]
     across, down, mixed = (np.array([m[index] for m in moments]) for index in ((0, 2), (2, 0), (1, 1)))
-    weight = np.array([part.eccentricity for part in found])
+    weight = np.array([part.eccentricity for part in parts])
     if weight.sum() == 0:
         return 0
     directions = np.exp(1j * np.arctan2(2 * mixed, across - down)) * weight
@@ -486,7 +490,7 @@ def axes_spread(found):
 def nuclei(patch):
     plane = planes(patch, "absorbed")["absorbed"]
     labels, threshold = find_nuclei(plane)
-    found = regionprops(labels, intensity_image=plane.astype(float))
+    parts = regionprops(labels, intensity_image=plane.astype(float))
     out = dict.fromkeys(
         [f"nuclei_{n}-{p}_absorbed_whole" for n in NUCLEUS for p in ("mean", "spread", "q90")]
         + [f"nuclei_{n}-{p}_absorbed_centre" for n in NUCLEUS for p in ("mean", "max", "nearest")]
@@ -494,28 +498,29 @@ def nuclei(patch):
         + ["nuclei_orientation_absorbed_whole", "nuclei_central-gap_absorbed_whole"],
         0,
     )
-    centroids = np.array([part.centroid for part in found]).reshape(-1, 2)
+    centroids = np.array([part.centroid for part in parts]).reshape(-1, 2)
     start = (np.array(plane.shape) - 32) // 2
     central = ((centroids >= start) & (centroids < start + 32)).all(axis=1)
-    for region, count in (("whole", len(found)), ("centre", central.sum())):
+    for region, count in (("whole", len(parts)), ("centre", central.sum())):
         inside, level = regions(labels > 0)[region], regions(plane)[region] / 255
-        both = inside.any() and not inside.all()
+        mixed = inside.any() and not inside.all()
         out[f"nuclei_count_absorbed_{region}"] = count
         out[f"nuclei_fraction_absorbed_{region}"] = inside.mean()
-        out[f"nuclei_contrast_absorbed_{region}"] = level[inside].mean() - level[~inside].mean() if both else 0
+        out[f"nuclei_contrast_absorbed_{region}"] = level[inside].mean() - level[~inside].mean() if mixed else 0
     out["nuclei_threshold_absorbed_whole"] = threshold / 255
     out |= {f"nuclei_{name}_absorbed_whole": value for name, value in graphs(centroids).items()}
     out |= {f"nuclei_{name}_absorbed_whole": value for name, value in cells(centroids, plane.shape).items()}
-    if not found:
+    if not parts:
         return out
-    apart = cdist(centroids, centroids)
-    np.fill_diagonal(apart, np.inf)
-    gaps = apart.min(axis=1) if len(found) > 1 else np.zeros(1)
-    rows = [(*measure(part, plane, labels), gap, near) for part, gap, near in zip(found, gaps, (apart <= 20).sum(1))]  # noqa: B905
+    distances = cdist(centroids, centroids)
+    np.fill_diagonal(distances, np.inf)
+    gaps = distances.min(axis=1) if len(parts) > 1 else np.zeros(1)
+    crowds = (distances <= 20).sum(axis=1)
+    rows = [(*measure(part, plane, labels), gap, crowd) for part, gap, crowd in zip(parts, gaps, crowds, strict=True)]
     away = np.linalg.norm(centroids - (np.array(plane.shape) - 1) / 2, axis=1)
     nearest = np.flatnonzero(away <= away.min() * (1 + 1e-9))[0]
     out["nuclei_central-gap_absorbed_whole"] = away.min()
-    out["nuclei_orientation_absorbed_whole"] = axes_spread(found)
+    out["nuclei_orientation_absorbed_whole"] = axes_spread(parts)
     for name, values in zip(NUCLEUS, np.array(rows, dtype=float).T, strict=True):
         pools = {"mean": values.mean(), "spread": values.std(), "q90": np.quantile(values, 0.9)}
         out |= {f"nuclei_{name}-{pool}_absorbed_whole": value for pool, value in pools.items()}
@@ -542,7 +547,7 @@ FAMILIES = {
 
 
 def table(patches, family, names):
-    """The columns of one family for a few patches, float64, ordered by the names given."""
+    """The columns of one family for a few patches, float64, in the order of `names`."""
     rows = []
     for patch in patches:
         values = FAMILIES[family](patch)

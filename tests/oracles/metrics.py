@@ -1,4 +1,4 @@
-"""Metrics on resampled slides the slow way: rows literally repeated, scikit-learn asked each time."""
+"""Slow reference metrics on resampled slides: rows are repeated and passed to scikit-learn for each draw."""
 
 import numpy as np
 from sklearn.metrics import accuracy_score, average_precision_score, brier_score_loss, roc_auc_score
@@ -30,37 +30,37 @@ def resampled_metrics(labels, scores, threshold, slides, drawn):
 
 
 def resampled_slides(groups, draws, seed):
-    """The slide numbers of every draw, from the same random stream as `models.metrics.bootstrap`."""
+    """The slide numbers of each draw, from the same random stream as `models.metrics.bootstrap`."""
     rng = np.random.default_rng(seed)
     units = groups.max() + 1
     return [rng.integers(units, size=units) for _ in range(draws)]
 
 
 def pair_aucs(labels, scores, slides, drawn):
-    """AUC within and between slides after drawing the slides named in `drawn`, by looking at every pair of patches.
+    """AUC within and between slides after drawing the slides named in `drawn`, from every pair of patches.
 
     Parameters
     ----------
     labels, scores : sequence
     slides : sequence
-        None where unknown: such a patch is drawn as often as ``("patch", row)`` stands in `drawn`.
+        None if unknown. Such a patch is drawn as often as ``("patch", row)`` occurs in `drawn`.
     drawn : sequence of slide names, with repetitions
 
     Returns
     -------
     tuple of 2 floats
-        NaN where there is no such pair.
+        NaN if there is no such pair.
     """
     names = [("patch", row) if slide is None else slide for row, slide in enumerate(slides)]
     drawn = list(drawn)
-    right, pairs = [0.0, 0.0], [0, 0]
+    ordered, pairs = [0.0, 0.0], [0, 0]
     for i in range(len(labels)):
         for j in range(len(labels)):
             if labels[i] == 1 and labels[j] == 0:
                 same = names[i] == names[j]
-                # A copy of a slide is compared with itself within, and with other slides only between.
-                times = drawn.count(names[i]) * (1 if same else drawn.count(names[j]))
-                order = 1.0 if scores[i] > scores[j] else 0.5 if scores[i] == scores[j] else 0.0
-                right[not same] += times * order
-                pairs[not same] += times
-    return tuple(value / count if count else np.nan for value, count in zip(right, pairs, strict=True))
+                # Copies of a slide are compared only within the slide; different slides are pairs between slides.
+                weight = drawn.count(names[i]) * (1 if same else drawn.count(names[j]))
+                is_ordered = 1.0 if scores[i] > scores[j] else 0.5 if scores[i] == scores[j] else 0.0
+                ordered[not same] += weight * is_ordered
+                pairs[not same] += weight
+    return tuple(value / count if count else np.nan for value, count in zip(ordered, pairs, strict=True))

@@ -1,4 +1,4 @@
-"""Pictures that tests of features look at: tissue-like, extreme and odd ones, and the real sample where it is."""
+"""Test images: tissue-like, extreme and unusual ones, and the real sample if available."""
 
 import numpy as np
 from skimage.color import hed2rgb
@@ -10,7 +10,7 @@ SAMPLE = ROOT / "../shared/data/pcam-sample/train"
 
 
 def tissue(seed, height=96, width=96, nuclei=18):
-    """Nuclei-like ellipses in haematoxylin over uneven eosin, with noise; uint8 RGB."""
+    """Ellipses of haematoxylin, like nuclei, on uneven eosin, with noise; uint8 RGB."""
     rng = np.random.default_rng(seed)
     hed = np.zeros((height, width, 3))
     hed[:, :, 0] = 0.02
@@ -25,7 +25,7 @@ def tissue(seed, height=96, width=96, nuclei=18):
 
 
 def extremes(height=96, width=96):
-    """Pictures by name that break careless code; uint8 RGB."""
+    """Extreme images by name; uint8 RGB."""
     rng = np.random.default_rng(7)
     rows, columns = np.indices((height, width))
     black = np.zeros((height, width, 3), np.uint8)
@@ -52,7 +52,7 @@ def extremes(height=96, width=96):
 
 
 def real(count):
-    """Return every k-th patch of the real sample, or None where the sample is absent."""
+    """Return `count` evenly spaced patches of the real sample, or None if the sample is missing."""
     paths = sorted(SAMPLE.glob("*.tif"))
     if not paths:
         return None

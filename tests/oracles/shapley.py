@@ -1,4 +1,4 @@
-"""Shapley values the slow way: every subset of features, every path of every tree."""
+"""Slow reference Shapley values, from all subsets of features and all paths of a tree."""
 
 from itertools import combinations
 from math import factorial
@@ -7,9 +7,9 @@ import numpy as np
 
 
 def tree_shapley(nodes, row, features):
-    """Shapley values of one tree (rows of `trees_to_dataframe`) for one row, by their definition.
+    """Shapley values of one tree (rows of `trees_to_dataframe`) for one row, by definition.
 
-    A feature that is not in the subset sends the row both ways, each weighted by the cover of the branch.
+    At a split on a feature outside the subset, the values of both branches are averaged, weighted by their cover.
     """
     by_id = nodes.set_index("ID")
 
@@ -17,18 +17,18 @@ def tree_shapley(nodes, row, features):
         node = by_id.loc[name]
         if node["Feature"] == "Leaf":
             return node["Gain"]
-        place = int(node["Feature"][1:])
-        if place in subset:
-            return expected(node["Yes"] if np.float32(row[place]) < np.float32(node["Split"]) else node["No"], subset)
-        parts = [(by_id.loc[node[side]]["Cover"], expected(node[side], subset)) for side in ("Yes", "No")]
-        return sum(cover * value for cover, value in parts) / sum(cover for cover, _ in parts)
+        feature = int(node["Feature"][1:])
+        if feature in subset:
+            return expected(node["Yes"] if np.float32(row[feature]) < np.float32(node["Split"]) else node["No"], subset)
+        branches = [(by_id.loc[node[side]]["Cover"], expected(node[side], subset)) for side in ("Yes", "No")]
+        return sum(cover * value for cover, value in branches) / sum(cover for cover, _ in branches)
 
     root = nodes[nodes["Node"] == 0]["ID"].iloc[0]
     values = np.zeros(features)
-    for place in range(features):
-        others = [other for other in range(features) if other != place]
+    for feature in range(features):
+        others = [other for other in range(features) if other != feature]
         for size in range(features):
             weight = factorial(size) * factorial(features - size - 1) / factorial(features)
             for subset in combinations(others, size):
-                values[place] += weight * (expected(root, {*subset, place}) - expected(root, set(subset)))
+                values[feature] += weight * (expected(root, {*subset, feature}) - expected(root, set(subset)))
     return values

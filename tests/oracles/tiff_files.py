@@ -1,4 +1,4 @@
-"""TIFF files of any kind, and what they show: written a sample at a time, read by tifffile, turned into RGB by hand."""
+"""Write TIFF files of any kind, and compute the image that they show from the samples that tifffile reads."""
 
 import io
 import struct
@@ -26,7 +26,7 @@ ENCODERS = {
     WEBP: lambda _, block: imagecodecs.webp_encode(block.astype(np.uint8), lossless=True),
 }
 
-# Types of tags and their struct codes.
+# Tag types and their struct codes.
 _CODES = {1: "B", 3: "H", 4: "I"}
 
 
@@ -37,18 +37,18 @@ def tiff_file(samples, bits, photometric, *, planar=1, form=1, order="<", predic
     Parameters
     ----------
     samples : ndarray of shape (height, width, samples)
-        As stored: whole numbers below 2 ** bits (or negative ones, or floats, where ``form`` says so).
+        Samples as stored: integers below 2 ** bits or, depending on ``form``, signed integers or floats.
     bits, photometric, planar, form, predictor, compression, fill : int
         Values of tags 258, 262, 284, 339, 317, 259 and 266.
     order : {"<", ">"}
     tile : int or None
-        Side of a tile; strips without it.
+        Side of a tile; None for strips.
     rows : int or None
-        Rows of a strip.
+        Rows per strip.
     jpeg : dict, optional
-        How imagecodecs makes a JPEG stream, where that is the compression.
+        Arguments for the JPEG encoder of imagecodecs.
     tags : dict from int to int, tuple or bytes
-        Further tags, or others than those above would write; None leaves a tag out.
+        Additional or replaced tags; None removes a tag.
     """
     height, width, count = samples.shape
     layers = [samples] if planar == 1 else [samples[..., layer : layer + 1] for layer in range(count)]
@@ -78,7 +78,7 @@ def tiff_file(samples, bits, photometric, *, planar=1, form=1, order="<", predic
 
 
 def _packed(block, bits, form, order, predictor):
-    """One strip or tile as bytes, before it is compressed."""
+    """One strip or tile as bytes, before compression."""
     kind = {1: "u", 2: "i", 3: "f"}[form]
     if bits not in (8, 16, 32, 64):
         flat = block.reshape(len(block), -1).astype(np.uint32)
@@ -95,7 +95,7 @@ def _packed(block, bits, form, order, predictor):
 
 
 def _float_predicted(block):
-    """Adobe's predictor for floats: bytes of a row by significance, most significant first, then their differences."""
+    """Adobe's floating-point predictor: bytes of a row grouped from most to least significant, then differenced."""
     rows, width, count = block.shape
     big = block.astype(block.dtype.newbyteorder(">")).view(np.uint8).reshape(rows, width * count, -1)
     planes = big.transpose(0, 2, 1).reshape(rows, -1)
@@ -103,38 +103,40 @@ def _float_predicted(block):
 
 
 def _reversed(data):
-    """Every byte with its lowest bit first."""
+    """Reverse the bit order of every byte."""
     return np.packbits(np.unpackbits(np.frombuffer(data, np.uint8)).reshape(-1, 8)[:, ::-1], axis=1).tobytes()
 
 
 def _file(entries, segments, order, tiled):
-    """Header, pixels, values of tags, directory."""
+    """Assemble header, pixels, tag values and directory."""
     body, offsets = bytearray(8), []
     for segment in segments:
         offsets.append(len(body))
         body += segment + bytes(len(segment) % 2)
-    places, counts = (324, 325) if tiled else (273, 279)
-    entries = {places: tuple(offsets), counts: tuple(map(len, segments))} | entries
+    offset_tag, count_tag = (324, 325) if tiled else (273, 279)
+    entries = {offset_tag: tuple(offsets), count_tag: tuple(map(len, segments))} | entries
     directory = bytearray(struct.pack(f"{order}H", len(entries)))
     for tag, values in sorted(entries.items()):
-        several = values if isinstance(values, tuple) else (values,)
-        kind = 1 if isinstance(values, bytes) else 4 if max(several) > 65535 or tag in (places, counts) else 3
-        several = tuple(values) if isinstance(values, bytes) else several
-        data = struct.pack(f"{order}{len(several)}{_CODES[kind]}", *several)
+        values_of_tag = values if isinstance(values, tuple) else (values,)
+        kind = (
+            1 if isinstance(values, bytes) else 4 if max(values_of_tag) > 65535 or tag in (offset_tag, count_tag) else 3
+        )
+        values_of_tag = tuple(values) if isinstance(values, bytes) else values_of_tag
+        data = struct.pack(f"{order}{len(values_of_tag)}{_CODES[kind]}", *values_of_tag)
         if len(data) > 4:
-            place, data = len(body), data + bytes(len(data) % 2)
+            position, data = len(body), data + bytes(len(data) % 2)
             body += data
-            data = struct.pack(f"{order}I", place)
-        directory += struct.pack(f"{order}HHI", tag, kind, len(several)) + data.ljust(4, b"\0")
+            data = struct.pack(f"{order}I", position)
+        directory += struct.pack(f"{order}HHI", tag, kind, len(values_of_tag)) + data.ljust(4, b"\0")
     start = len(body)
     body[:8] = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", start)
     return bytes(body + directory + bytes(4))
 
 
 def stored_samples(content):
-    """What tifffile reads: samples of shape (height, width, samples), as stored.
+    """Samples that tifffile reads, shape (height, width, samples), as stored.
 
-    Nothing is made of photometric interpretation, alpha and orientation, but for JPEG's and WebP's own colours.
+    Photometric interpretation, alpha and orientation are not applied, except for the colour spaces of JPEG and WebP.
     """
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         page = file.pages.first
@@ -146,12 +148,12 @@ def stored_samples(content):
 
 
 def shown(content):
-    """What a TIFF of whole numbers shows, as 8-bit RGB, by the rules of :data:`data.sources.images.CONVERSION`.
+    """The image that an integer TIFF shows, as 8-bit RGB, by the rules of :data:`data.sources.images.CONVERSION`.
 
     Returns
     -------
     ndarray of shape (height, width, 3), dtype float64
-        Whole numbers but for transparency, which is not rounded.
+        Whole numbers, except where transparency makes them fractional.
     """
     with tifffile.TiffFile(io.BytesIO(content)) as file:
         page = file.pages.first
@@ -162,23 +164,23 @@ def shown(content):
     basic = samples.shape[2] - len(extra)
     if photometric == PALETTE:
         colours = colours.reshape(3, -1)
-        eight = colours[:, samples[..., 0]].transpose(1, 2, 0) >> 8
+        levels = colours[:, samples[..., 0]].transpose(1, 2, 0) >> 8
     else:
-        eight = samples >> bits - 8 if bits >= 8 else samples * (255 // (2**bits - 1))
-        eight = eight[..., :basic]
+        levels = samples >> bits - 8 if bits >= 8 else samples * (255 // (2**bits - 1))
+        levels = levels[..., :basic]
         if photometric == WHITE_IS_ZERO:
-            eight = 255 - eight
-    colour = np.broadcast_to(eight, (*eight.shape[:2], 3)).astype(float)
+            levels = 255 - levels
+    colour = np.broadcast_to(levels, (*levels.shape[:2], 3)).astype(float)
     if any(extra):
-        (which,) = (number for number, kind in enumerate(extra) if kind)
-        alpha = samples[..., basic + which, None]
+        (alpha_channel,) = (number for number, kind in enumerate(extra) if kind)
+        alpha = samples[..., basic + alpha_channel, None]
         alpha = (alpha >> bits - 8) / 255
-        colour = 255 * (1 - alpha) + colour * (1 if extra[which] == 1 else alpha)
+        colour = 255 * (1 - alpha) + colour * (1 if extra[alpha_channel] == 1 else alpha)
     return turned(colour, orientation)
 
 
 def turned(pixels, orientation):
-    """Pixels as they are to be shown: what the stored first row and column are is in TIFF's table of tag 274."""
+    """Orient pixels for display. The table gives the position of the stored first row and column (TIFF tag 274)."""
     down, across = {
         1: ("top", "left"), 2: ("top", "right"), 3: ("bottom", "right"), 4: ("bottom", "left"),
         5: ("left", "top"), 6: ("right", "top"), 7: ("right", "bottom"), 8: ("left", "bottom"),

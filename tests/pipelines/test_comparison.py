@@ -134,7 +134,7 @@ def test_other_pixels_under_the_same_name_are_not_paired(runs):
         (runs / name / "1-patches").mkdir()
         table.to_parquet(runs / name / "1-patches" / "patches.parquet", index=False)
     page = compare(["plain", "other"], runs, **options())
-    assert "common patches have other pixels" in page.read_text(encoding="utf-8")
+    assert "common patches have different pixels" in page.read_text(encoding="utf-8")
 
 
 def test_files_of_an_interrupted_comparison_are_removed(runs):

@@ -1,4 +1,4 @@
-"""The colour family equals the plain answers of the libraries that define it."""
+"""The colour family equals slow reference implementations that use standard libraries."""
 
 import pytest
 

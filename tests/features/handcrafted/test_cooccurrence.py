@@ -1,4 +1,4 @@
-"""The cooccurrence family equals the plain answers of the libraries that define it."""
+"""The cooccurrence family equals slow reference implementations that use standard libraries."""
 
 import pytest
 

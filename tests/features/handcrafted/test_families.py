@@ -1,4 +1,4 @@
-"""The registry: names that parse back, ranges that hold, rows that depend on their own patch only."""
+"""The registry: names parse back, values stay in range, and each row depends on its own patch only."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def assert_in_range(values):
 
 @st.composite
 def odd_patches(draw):
-    """Few patches of any size from 32 on: noise of few or many levels, with blocks painted over."""
+    """A few patches of any size from 32 px: noise of up to four levels, with constant blocks."""
     height, width = draw(st.integers(32, 60)), draw(st.integers(32, 60))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     levels = np.array(draw(st.lists(st.integers(0, 255), min_size=1, max_size=4)), np.uint8)
@@ -46,7 +46,7 @@ def test_names_are_unique_and_parse_back():
             assert parts.region in REGION_WORDS
 
 
-def test_columns_are_grouped_by_family_theme_and_region():
+def test_group_columns_by_family_theme_and_region():
     names = [
         "colour_mean_red_whole",
         "lbp_r1-p0_grey_centre",
@@ -79,7 +79,7 @@ def test_every_family_has_a_theme():
     assert {family.name for family in families.FAMILIES} <= set(themed)
 
 
-def test_every_column_is_explained():
+def test_every_column_has_a_description():
     for column in families.columns():
         assert column.sentence.endswith(".")
         assert column.sentence[0].isupper() or column.sentence[0].isdigit()
@@ -88,14 +88,14 @@ def test_every_column_is_explained():
         assert column.low < column.high
 
 
-def test_the_catalogue_in_docs_is_the_table():
+def test_docs_features_is_up_to_date():
     catalogue = ROOT / "docs" / "features.md"
     assert catalogue.read_text(encoding="utf-8") == families.catalogue(), (
         "run: python -m histoblend.features.handcrafted.families docs/features.md"
     )
 
 
-def test_the_table_is_as_wide_as_its_columns():
+def test_table_width_equals_number_of_columns():
     patches = pictures.tissue(0)[None]
     assert families.compute(patches).shape == (1, len(NAMES))
     for family in families.FAMILIES:
@@ -104,7 +104,7 @@ def test_the_table_is_as_wide_as_its_columns():
         assert values.dtype == np.float32
 
 
-def test_families_come_in_the_order_asked_for():
+def test_families_keep_the_requested_order():
     patches = np.stack([pictures.tissue(seed) for seed in range(2)])
     both = families.compute(patches, ["nuclei", "colour"])
     split = len(families.family_named("nuclei").columns)
@@ -123,7 +123,7 @@ def test_a_row_depends_on_its_own_patch_only():
     )
 
 
-def test_a_read_only_memory_map_gives_the_same(tmp_path):
+def test_a_read_only_memory_map_gives_the_same_table(tmp_path):
     patches = np.stack([pictures.tissue(seed) for seed in range(2)])
     np.save(tmp_path / "pixels.npy", patches)
     mapped = np.load(tmp_path / "pixels.npy", mmap_mode="r")
@@ -158,23 +158,23 @@ def test_a_constant_patch_has_no_texture_and_no_nuclei(value):
             assert number == 0, name
 
 
-def keeps_when_turned(name):
-    """Whether a column is claimed not to change when a patch of a multiple of 16 pixels is turned or mirrored."""
+def is_invariant(name):
+    """Whether a column must not change when a patch whose side is a multiple of 16 pixels is turned or mirrored."""
     family, _, _, region = families.parse_column(name)
-    # ties of local binary patterns are broken by rounding, nuclei's perimeters and tops by the raster
+    # rounding breaks ties of local binary patterns; perimeters and peaks of nuclei depend on the raster
     return region == "whole" and family not in ("lbp", "nuclei")
 
 
 @pytest.mark.parametrize("turn", range(1, 8))
 def test_whole_patch_statistics_do_not_change_when_turned_or_mirrored(turn):
     patch = pictures.tissue(3)
-    moved = np.rot90(patch[:, ::-1] if turn >= 4 else patch, turn % 4)
-    before, after = families.compute(np.stack([patch, moved]))
-    chosen = np.array([keeps_when_turned(name) for name in NAMES])
+    transformed = np.rot90(patch[:, ::-1] if turn >= 4 else patch, turn % 4)
+    before, after = families.compute(np.stack([patch, transformed]))
+    chosen = np.array([is_invariant(name) for name in NAMES])
     np.testing.assert_allclose(after[chosen], before[chosen], rtol=1e-5, atol=1e-7)
 
 
-def test_an_unknown_family_is_answered_with_the_nearest():
+def test_an_unknown_family_raises_and_names_the_nearest():
     with pytest.raises(ValueError, match=r"got 'color'\. Did you mean 'colour'"):
         families.family_named("color")
     with pytest.raises(ValueError, match=r"must be one of colour, .*; got 'zzz'\.$"):
@@ -189,17 +189,17 @@ def test_kernels_are_compiled_family_by_family(workers):
     assert workers > 1 or run_lengths._runs_kernel.signatures
 
 
-def test_kernels_of_an_unknown_family_are_refused():
+def test_compiling_an_unknown_family_raises():
     with pytest.raises(ValueError, match="Did you mean 'runs'"):
         families.compile_kernels(["run"])
 
 
 @pytest.mark.parametrize("size", [(32, 32), (32, 40), (33, 33), (96, 96)])
-def test_centre_minus_ring_is_nothing_where_there_is_no_ring_or_no_difference(size):
-    # local binary patterns look beyond the border, where all is black
+def test_centre_minus_ring_is_zero_without_a_ring_or_a_difference(size):
+    # local binary patterns see black pixels beyond the border
     chosen = [name.endswith("_contrast") and not name.startswith("lbp") for name in NAMES]
-    evenly = families.compute(np.full((1, *size, 3), 90, np.uint8))[0, chosen]
-    np.testing.assert_array_equal(evenly, 0)
+    constant = families.compute(np.full((1, *size, 3), 90, np.uint8))[0, chosen]
+    np.testing.assert_array_equal(constant, 0)
     if size == (32, 32):
         noise = np.random.default_rng(0).integers(0, 256, (1, *size, 3), dtype=np.uint8)
         kept = [name.endswith("_contrast") and not name.startswith("nuclei") for name in NAMES]
@@ -207,13 +207,13 @@ def test_centre_minus_ring_is_nothing_where_there_is_no_ring_or_no_difference(si
 
 
 @pytest.mark.parametrize("chosen", ["colour", [], ["lbp", "lbp"]])
-def test_a_bad_list_of_families_is_refused(chosen):
-    with pytest.raises(ValueError, match="list of different names, at least one"):
+def test_a_bad_list_of_families_is_rejected(chosen):
+    with pytest.raises(ValueError, match="non-empty list of different names"):
         families.columns(chosen)
 
 
 @pytest.mark.parametrize("name", ["colour_mean_red", "a_b_c_d_e", "a__c_d", ""])
-def test_a_name_without_four_parts_is_refused(name):
+def test_a_name_without_four_parts_is_rejected(name):
     with pytest.raises(ValueError, match="family_statistic_channel_region"):
         families.parse_column(name)
 
@@ -227,7 +227,7 @@ def test_a_name_without_four_parts_is_refused(name):
         (np.zeros((1, 96, 96, 3), np.float32), TypeError, "must be uint8.*got float32"),
     ],
 )
-def test_other_arrays_are_refused(patches, error, message):
+def test_wrong_arrays_are_rejected(patches, error, message):
     with pytest.raises(error, match=message):
         families.compute(patches)
     with pytest.raises(error, match=message):

@@ -1,4 +1,4 @@
-"""The gabor family equals the plain answers of the libraries that define it."""
+"""The gabor family equals slow reference implementations that use standard libraries."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The gradient family equals the plain answers of the libraries that define it."""
+"""The gradient family equals slow reference implementations that use standard libraries."""
 
 import pytest
 

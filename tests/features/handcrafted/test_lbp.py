@@ -1,4 +1,4 @@
-"""The lbp family equals the plain answers of the libraries that define it."""
+"""The lbp family equals slow reference implementations that use standard libraries."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The multiscale family equals the plain answers of the libraries that define it."""
+"""The multiscale family equals slow reference implementations that use standard libraries."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The nuclei family equals the plain answers of the libraries that define it."""
+"""The nuclei family equals slow reference implementations that use standard libraries."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ def test_equals_oracle(make):
 
 
 def discs(*centres, radius=6):
-    """A pale patch with dark discs of this radius, (row, column)."""
+    """A pale patch with dark discs of this radius at these centres, (row, column)."""
     rows, columns = np.indices((96, 96))
     patch = np.full((96, 96, 3), 235, np.uint8)
     for row, column in centres:
@@ -26,7 +26,7 @@ def measured(patch):
     return dict(zip(names, families.compute(patch[None], ["nuclei"])[0], strict=True))
 
 
-def test_a_disc_is_one_round_nucleus_of_its_area():
+def test_a_disc_is_one_round_nucleus_with_its_area():
     values = measured(discs((48, 48), radius=8))
     assert values["nuclei_count_absorbed_whole"] == 1
     assert values["nuclei_area-mean_absorbed_whole"] == pytest.approx(np.pi * 8**2, rel=0.12)
@@ -41,26 +41,26 @@ def test_touching_discs_are_split():
     assert values["nuclei_gap-mean_absorbed_whole"] == pytest.approx(12, abs=0.5)
 
 
-def test_cells_of_nuclei_spread_evenly_are_in_order():
+def test_evenly_spread_nuclei_have_no_cell_disorder():
     even = measured(discs((24, 24), (24, 71), (71, 24), (71, 71)))
     uneven = measured(discs((20, 20), (20, 40), (40, 20), (75, 75)))
     assert even["nuclei_cell-disorder_absorbed_whole"] == pytest.approx(0, abs=0.01)
     assert uneven["nuclei_cell-disorder_absorbed_whole"] > 0.2
 
 
-def test_cells_meet_where_two_nuclei_are_alone():
+def test_two_nuclei_are_delaunay_neighbours():
     values = measured(discs((48, 24), (48, 71)))
     assert values["nuclei_delaunay-mean_absorbed_whole"] == pytest.approx(47, abs=0.2)
     assert values["nuclei_delaunay-spread_absorbed_whole"] == 0
     assert measured(discs((48, 48)))["nuclei_delaunay-max_absorbed_whole"] == 0
 
 
-def test_graphs_of_four_corners_of_a_square():
+def test_graphs_of_the_corners_of_a_square():
     values = measured(discs((30, 30), (30, 66), (66, 30), (66, 66)))
     assert values["nuclei_tree-mean_absorbed_whole"] == pytest.approx(36, abs=0.2)
-    # the diagonals' circles pass through the other corners, not around them: they count, as in Gabriel's definition
+    # the circles of the diagonals pass through the other corners, so rounding decides whether the diagonals count
     assert values["nuclei_gabriel-degree_absorbed_whole"] in (2, 3)
-    # Delaunay's graph has the sides, whichever diagonal a triangulation would take
+    # the Delaunay graph contains only the sides, whichever diagonal a triangulation would choose
     assert values["nuclei_delaunay-mean_absorbed_whole"] == pytest.approx(36, abs=0.2)
     assert values["nuclei_delaunay-max_absorbed_whole"] == pytest.approx(36, abs=0.2)
     assert values["nuclei_crowd-mean_absorbed_whole"] == 0

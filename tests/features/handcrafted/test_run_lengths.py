@@ -1,4 +1,4 @@
-"""The runs family equals the plain answers of the libraries that define it."""
+"""The runs family equals slow reference implementations that use standard libraries."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Slide context: numbers worked out by hand, shrinking, and nothing taken from other slides or from labels."""
+"""Slide context: values computed by hand, shrinkage, and independence from other slides and labels."""
 
 import inspect
 
@@ -22,7 +22,7 @@ from tests.oracles import pictures
 NAMES = ["colour_mean_red_whole", "lbp_r1-p0_grey_centre"]
 
 
-def test_a_value_becomes_its_distance_from_the_median_in_median_absolute_deviations():
+def test_a_value_becomes_its_distance_from_the_median_in_spreads():
     values = np.arange(17, dtype=np.float32)[:, None]
     # median 8; absolute deviations 0, 1, 1, 2, 2, ... 8, 8, whose median is 4
     relative, names = slide_context(values, np.array(["S"] * 17), ["a_mean_b_whole"])
@@ -31,15 +31,15 @@ def test_a_value_becomes_its_distance_from_the_median_in_median_absolute_deviati
     assert names == ["a_mean-in-slide_b_whole"]
 
 
-def test_an_outlier_is_drawn_in_to_six_spreads():
+def test_an_outlier_is_clipped_at_six_spreads():
     values = np.array([*range(17), 1e6], np.float32)[:, None]
     assert slide_context(values, np.array(["S"] * 18), ["a_b_c_whole"])[0].max() == pytest.approx(6)
 
 
-def test_half_equal_values_are_measured_in_standard_deviations():
+def test_half_equal_values_use_the_standard_deviation():
     values = np.array([0] * 12 + [1] * 4, np.float32)[:, None]
     relative, _ = slide_context(values, np.array(["S"] * 16), ["a_b_c_whole"])
-    # a quarter of ones has the standard deviation √(1/4 · 3/4)
+    # values of which a quarter are ones have the standard deviation √(1/4 · 3/4)
     np.testing.assert_allclose(relative[-1], 1 / np.sqrt(3 / 16), rtol=1e-6)
 
 
@@ -63,7 +63,7 @@ def test_patches_without_a_slide_keep_the_raw_value(unknown):
     assert np.abs(np.median(relative[20:], axis=0)).max() < 1e-6
 
 
-def test_trust_grows_with_the_number_of_patches():
+def test_trust_increases_with_the_number_of_patches():
     assert [trust(n) for n in (1, 4, 10, 16, 500)] == [0, 0, 0.5, 1, 1]
 
 
@@ -85,18 +85,18 @@ def test_the_order_of_patches_changes_nothing():
     np.testing.assert_array_equal(slide_context(values[order], slides[order], NAMES)[0], before[order])
 
 
-def test_labels_cannot_come_in():
+def test_labels_are_not_a_parameter():
     assert list(inspect.signature(slide_context).parameters) == ["values", "slides", "columns"]
 
 
-def test_a_shift_and_a_stretch_of_a_whole_slide_vanish():
+def test_shifting_and_scaling_a_whole_slide_changes_nothing():
     values = np.random.default_rng(2).normal(size=(40, 2)).astype(np.float32)
     slides = np.array(["A"] * 40)
     moved, _ = slide_context(3 * values + 7, slides, NAMES)
     np.testing.assert_allclose(moved, slide_context(values, slides, NAMES)[0], atol=1e-4)
 
 
-def test_every_columns_name_in_a_slide_parses_back():
+def test_every_in_slide_name_parses_back():
     names = [in_slide_name(column.name) for column in columns()]
     assert len(set(names) | {column.name for column in columns()}) == 2 * len(names)
     for name in names:
@@ -113,7 +113,7 @@ def test_every_columns_name_in_a_slide_parses_back():
         (np.zeros((3, 2)), np.array(["A"] * 3), ["mean", "spread"], "family_statistic_channel_region"),
     ],
 )
-def test_wrong_arguments_are_named(values, slides, names, message):
+def test_wrong_arguments_are_rejected(values, slides, names, message):
     with pytest.raises(ValueError, match=message):
         slide_context(values, slides, names)
 
@@ -122,7 +122,7 @@ STAIN = [column.name for column in columns(["stain"])]
 
 
 def stained(vectors, amounts, *, fallback=0.0):
-    """A row of the stain family: vectors (2, 3), amounts of both stains in whole, centre and contrast (3, 2)."""
+    """A row of the stain family from vectors (2, 3) and amounts of both stains in whole, centre, contrast (3, 2)."""
     row = dict.fromkeys(STAIN, 0.0)
     for stain, vector in zip(("haematoxylin", "eosin"), vectors, strict=True):
         for part, value in zip(("red", "green", "blue"), vector, strict=True):
@@ -133,28 +133,28 @@ def stained(vectors, amounts, *, fallback=0.0):
     return [row[name] for name in STAIN]
 
 
-def test_amounts_are_resolved_on_the_slides_vectors():
-    usual = [[1, 0, 0], [0, 1, 0]]
-    odd = [[0.6, 0.8, 0], [0, 1, 0]]
-    rows = [stained(usual, [(1, 1), (1, 1), (0, 0)])] * 19 + [stained(odd, [(1, 1), (2, 1), (0.5, 0)])]
+def test_amounts_are_decomposed_on_the_slides_vectors():
+    common = [[1, 0, 0], [0, 1, 0]]
+    unusual = [[0.6, 0.8, 0], [0, 1, 0]]
+    rows = [stained(common, [(1, 1), (1, 1), (0, 0)])] * 19 + [stained(unusual, [(1, 1), (2, 1), (0.5, 0)])]
     values, names = slide_stains(np.array(rows, np.float32), np.array(["S"] * 20), STAIN)
     assert names == list(slide_stain_sentences())
-    # the odd patch's densities are (0.6, 1.8), (1.2, 2.6) and (0.3, 0.4), which are amounts on the usual vectors
+    # the unusual patch's densities (0.6, 1.8), (1.2, 2.6) and (0.3, 0.4) are its amounts on the common vectors
     expected = [0.6, 1.8, 0.6 / 2.4, 1.2, 2.6, 1.2 / 3.8, 0.3, 0.4, 1.2 / 3.8 - 0.9 / 3.1]
     np.testing.assert_allclose(values[-1], expected, rtol=1e-6)
     np.testing.assert_allclose(values[0], [1, 1, 0.5, 1, 1, 0.5, 0, 0, 0], atol=1e-6)
 
 
-def test_vectors_that_could_not_be_estimated_do_not_count():
-    usual, ruifrok = [[1, 0, 0], [0, 1, 0]], [[0, 1, 0], [0, 0, 1]]
-    rows = [stained(usual, [(1, 1)] * 3)] * 16 + [stained(ruifrok, [(1, 0)] * 3, fallback=1.0)] * 30
+def test_patches_without_an_estimate_are_left_out():
+    common, ruifrok = [[1, 0, 0], [0, 1, 0]], [[0, 1, 0], [0, 0, 1]]
+    rows = [stained(common, [(1, 1)] * 3)] * 16 + [stained(ruifrok, [(1, 0)] * 3, fallback=1.0)] * 30
     values, _ = slide_stains(np.array(rows, np.float32), np.array(["S"] * 46), STAIN)
-    # density (0, 1, 0) is eosin alone on the slide's vectors
+    # density (0, 1, 0) is pure eosin on the slide's vectors
     np.testing.assert_allclose(values[-1, :2], [0, 1], atol=1e-6)
 
 
 @pytest.mark.parametrize("slides", [["S"] * 4, [None] * 4])
-def test_few_patches_or_no_slide_keep_their_own_stains(slides):
+def test_few_patches_or_no_slide_keep_their_own_vectors(slides):
     patches = np.stack([pictures.tissue(seed) for seed in range(4)])
     table = compute(patches, ["stain"])
     values, names = slide_stains(table, np.array(slides, dtype=object), STAIN)
@@ -162,7 +162,7 @@ def test_few_patches_or_no_slide_keep_their_own_stains(slides):
         np.testing.assert_allclose(column, table[:, STAIN.index(name.replace("-on-slide", ""))], rtol=1e-4, atol=1e-6)
 
 
-def test_slide_stains_take_nothing_from_other_slides():
+def test_slide_stains_do_not_depend_on_other_slides():
     patches = np.stack([pictures.tissue(seed) for seed in range(40)])
     table, slides = compute(patches, ["stain"]), np.repeat(["A", "B"], 20)
     before, _ = slide_stains(table, slides, STAIN)
@@ -185,16 +185,16 @@ def test_names_of_slide_stains_parse_back():
 
 
 @pytest.mark.parametrize("patches", [4, 5, 9, 16, 150])
-@pytest.mark.parametrize("at_once", [1, 7, 10**6])
-def test_a_slide_in_pieces_gives_the_bits_of_the_whole_slide(monkeypatch, patches, at_once):
+@pytest.mark.parametrize("columns_at_once", [1, 7, 10**6])
+def test_a_slide_in_pieces_is_bit_identical_to_the_whole_slide(monkeypatch, patches, columns_at_once):
     names = [column.name for column in columns(("colour", "stain"))]
     raw = compute(np.stack([pictures.tissue(seed, 32, 32) for seed in range(patches)]), ("colour", "stain"))
-    raw[:, 3] = 0.5  # more than half of the values equal
+    raw[:, 3] = 0.5  # more than half of the values are equal
     raw[: patches // 3, 3] = np.linspace(0, 1, patches // 3)
     slides = np.array(["S"] * patches)
     whole = np.concatenate([raw, slide_context(raw, slides, names)[0], slide_stains(raw, slides, names)[0]], axis=1)
-    monkeypatch.setattr(histoblend.features.handcrafted.slide_context, "_AT_ONCE", at_once * patches)
-    reference = slide_reference(lambda places: raw[:, places], patches, names)
+    monkeypatch.setattr(histoblend.features.handcrafted.slide_context, "_MOST_VALUES", columns_at_once * patches)
+    reference = slide_reference(lambda positions: raw[:, positions], patches, names)
     for step in (1, 7, patches):
         pieces = [reference.relate(raw[start : start + step]) for start in range(0, patches, step)]
         np.testing.assert_array_equal(np.concatenate(pieces), whole)

@@ -1,4 +1,4 @@
-"""The transformer: scikit-learn's habits around the table."""
+"""The transformer follows scikit-learn's conventions."""
 
 import pickle
 
@@ -19,7 +19,7 @@ def patches():
     return np.stack([pictures.tissue(seed, 32, 40) for seed in range(6)])
 
 
-def test_gives_the_table(patches):
+def test_equals_compute(patches):
     np.testing.assert_array_equal(HandcraftedFeatures().fit_transform(patches), families.compute(patches))
 
 
@@ -28,7 +28,7 @@ def test_needs_no_fit(patches):
     np.testing.assert_array_equal(transformer.transform(patches), transformer.fit(patches).transform(patches))
 
 
-def test_names_become_the_columns_of_a_data_frame(patches):
+def test_pandas_output_has_named_columns(patches):
     frame = HandcraftedFeatures(["nuclei"]).set_output(transform="pandas").fit_transform(patches)
     assert list(frame.columns) == [column.name for column in families.columns(["nuclei"])]
     assert list(frame.columns) == list(HandcraftedFeatures(["nuclei"]).get_feature_names_out())
@@ -41,7 +41,7 @@ def test_workers_change_nothing():
     np.testing.assert_array_equal(HandcraftedFeatures(["nuclei"], workers=2).transform(many), one)
 
 
-def test_as_many_workers_as_cores_change_nothing(monkeypatch):
+def test_one_worker_per_core_changes_nothing(monkeypatch):
     many = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
     one = HandcraftedFeatures(["colour"]).transform(many)
     np.testing.assert_array_equal(HandcraftedFeatures(["colour"], workers=-1).fit(many).transform(many), one)
@@ -60,7 +60,7 @@ def test_as_many_workers_as_cores_change_nothing(monkeypatch):
     ],
 )
 @pytest.mark.parametrize("workers", [1, 2])
-def test_another_shape_is_named_as_it_was_given(shape, words, workers):
+def test_a_wrong_shape_is_reported_as_given(shape, words, workers):
     for method in (HandcraftedFeatures(workers=workers).fit, HandcraftedFeatures(workers=workers).transform):
         with pytest.raises(ValueError, match=words):
             method(np.zeros(shape, np.uint8))
@@ -73,7 +73,7 @@ def test_clones_and_pickles(patches):
     np.testing.assert_array_equal(copy.transform(patches), transformer.transform(patches))
 
 
-def test_stands_in_a_pipeline(patches):
+def test_works_in_a_pipeline(patches):
     dark = (patches // 3).astype(np.uint8)
     X, y = np.concatenate([patches, dark]), np.repeat([0, 1], len(patches))
     model = make_pipeline(HandcraftedFeatures(["colour"]), StandardScaler(), LogisticRegression()).fit(X, y)
@@ -84,7 +84,7 @@ def test_stands_in_a_pipeline(patches):
     ("arguments", "message"),
     [({"families": ["nucleus"]}, "Did you mean 'nuclei'"), ({"workers": 0}, r"workers must be a positive .*; got 0\.")],
 )
-def test_bad_arguments_are_named_in_fit_and_in_transform(patches, arguments, message):
+def test_bad_arguments_raise_in_fit_and_in_transform(patches, arguments, message):
     transformer = HandcraftedFeatures(**arguments)
     with pytest.raises(ValueError, match=message):
         transformer.fit(patches)

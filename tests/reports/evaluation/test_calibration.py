@@ -1,4 +1,4 @@
-"""Reliability, the Brier score's parts and operating points, by hand and against repeated rows."""
+"""Reliability, Brier score decomposition and operating points, by hand and against repeated rows."""
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from tests.reports.cohorts import make_predictions
 
 
 def test_murphys_decomposition_by_hand():
-    # Says 0.2 of four patches, one positive, and 0.8 of four, all positive. Base rate 5/8.
+    # 0.2 for four patches, one of them positive, and 0.8 for four positive patches. Prevalence 5/8.
     labels = np.array([0, 0, 0, 1, 1, 1, 1, 1])
     probability = np.repeat([0.2, 0.8], 4)
     parts = decompose(labels, probability, np.repeat([0, 1], 4))
@@ -29,13 +29,13 @@ def test_murphys_decomposition_by_hand():
     assert parts["brier"] == pytest.approx(parts["reliability"] - parts["resolution"] + parts["uncertainty"])
 
 
-def test_bins_hold_equal_numbers_and_never_part_equal_probabilities():
+def test_bins_have_equal_numbers_and_ties_share_a_bin():
     probability = np.random.default_rng(0).permutation(np.linspace(0, 1, 100))
     assert np.bincount(bin_numbers(probability)).tolist() == [10] * 10
     tied = np.repeat([0.1, 0.5, 0.9], [50, 3, 47])
-    found = bin_numbers(tied)
-    assert [len(np.unique(found[tied == value])) for value in (0.1, 0.5, 0.9)] == [1, 1, 1]
-    assert found.max() + 1 == len(np.unique(found))
+    bins = bin_numbers(tied)
+    assert [len(np.unique(bins[tied == value])) for value in (0.1, 0.5, 0.9)] == [1, 1, 1]
+    assert bins.max() + 1 == len(np.unique(bins))
     assert bin_numbers(np.full(20, 0.4)).tolist() == [0] * 20
 
 
@@ -62,12 +62,14 @@ def test_bands_agree_with_repeated_rows(predictions):
     assert oof.patches.sum() == len(part)
     np.testing.assert_allclose(oof.share_low, np.nanquantile(shares, 0.025, axis=0))
     np.testing.assert_allclose(oof.share_high, np.nanquantile(shares, 0.975, axis=0))
-    found = parts[parts.split == "oof"].set_index("measure")
-    assert found.loc["brier", ["low", "high"]].tolist() == pytest.approx(np.quantile(briers, [0.025, 0.975]).tolist())
-    assert found.loc["ece", ["low", "high"]].tolist() == pytest.approx(np.quantile(errors, [0.025, 0.975]).tolist())
+    measures = parts[parts.split == "oof"].set_index("measure")
+    assert measures.loc["brier", ["low", "high"]].tolist() == pytest.approx(
+        np.quantile(briers, [0.025, 0.975]).tolist()
+    )
+    assert measures.loc["ece", ["low", "high"]].tolist() == pytest.approx(np.quantile(errors, [0.025, 0.975]).tolist())
 
 
-def test_operating_points_are_judged_by_the_thresholds_given(predictions):
+def test_operating_points_use_the_given_thresholds(predictions):
     cuts = pd.DataFrame(dict.fromkeys(POINTS, 0.5), index=predictions.index)
     cuts.loc[predictions.split == "test", "youden"] = 2.0
     table = operating_table(predictions, cuts, "logistic_embeddings", dict.fromkeys(POINTS, 0.5), draws=50)
@@ -92,7 +94,7 @@ def test_patches_without_a_prediction_are_left_out(predictions):
     assert table.patches[table.split == "oof"].sum() == ((gaps.split == "train") & (gaps.fold != 1)).sum()
 
 
-def test_models_with_other_gaps_are_judged_as_if_alone(predictions):
+def test_models_with_different_gaps_are_evaluated_separately(predictions):
     gaps = predictions.assign(prob_cnn=predictions.prob_logistic_embeddings.where(predictions.fold != 1))
     both = calibration_tables(gaps, ["cnn", "logistic_embeddings"], draws=20, seed=1)
     for model in ("cnn", "logistic_embeddings"):
@@ -100,13 +102,13 @@ def test_models_with_other_gaps_are_judged_as_if_alone(predictions):
             pd.testing.assert_frame_equal(joint[joint.model == model].reset_index(drop=True), alone)
 
 
-def test_a_fold_is_judged_by_thresholds_that_the_others_give(predictions):
+def test_a_fold_gets_the_thresholds_of_the_other_folds(predictions):
     model = "logistic_embeddings"
     cuts, thresholds = cross_thresholds(predictions, model)
     train = predictions.split == "train"
     rest = predictions[train & (predictions.fold != 2)]
     positive = np.sort(rest[f"prob_{model}"][rest.label == 1])[::-1]
-    # The highest threshold that finds 95 % of them: that of the last one needed.
+    # The highest threshold with a sensitivity of 95 % is the score of the last positive needed.
     needed = positive[int(np.ceil(0.95 * len(positive))) - 1]
     assert set(cuts["sensitivity-0.95"][predictions.fold == 2]) == {needed}
     assert set(cuts["youden"][~train]) == {thresholds["youden"]}
@@ -115,7 +117,7 @@ def test_a_fold_is_judged_by_thresholds_that_the_others_give(predictions):
     pd.testing.assert_frame_equal(again[predictions.fold == 2], cuts[predictions.fold == 2])
 
 
-def test_a_fold_whose_rest_lacks_a_class_is_cut_at_one_half():
+def test_threshold_is_one_half_if_the_other_folds_lack_a_class():
     frame = pd.DataFrame(
         {"split": "train", "fold": [0, 0, 1, 1], "label": [0, 0, 0, 1], "prob_cnn": [0.1, 0.2, 0.3, 0.9]}
     )

@@ -1,4 +1,4 @@
-"""Errors among flagged patches against the others, by hand."""
+"""Error rates of flagged and other patches, computed by hand."""
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ from histoblend.reports.evaluation.flags import FEWEST_SLIDES, flag_errors, flag
 
 @pytest.fixture
 def table():
-    """Six slides of four patches; the first of each is blurred, and wrong in five of them; one other patch is wrong."""
+    """Six slides of four patches. The first of each is blurred and wrong in five slides. One other patch is wrong."""
     slide = np.repeat([f"S{i}" for i in range(6)], 4)
     first = np.arange(24) % 4 == 0
     label = (np.arange(24) % 2).astype(int)
@@ -25,24 +25,24 @@ def table():
 
 def test_rates_and_difference_by_hand(table):
     predictions, flags = table
-    # A patch that was dropped bears flags, but was not predicted; patches may come in any order.
-    dropped = pd.DataFrame({"patch_id": ["gone"], "pen": [True], "blurred": [True], "black": [True]})
+    # A dropped patch has flags but no prediction, and patches may be in any order.
+    dropped = pd.DataFrame({"patch_id": ["dropped"], "pen": [True], "blurred": [True], "black": [True]})
     mixed = pd.concat([dropped, flags]).sample(frac=1, random_state=0)
-    found = flag_errors(predictions, mixed, {"cnn": 0.5}, draws=500).set_index("flag")
-    assert found.index.tolist() == ["pen", "blurred"]  # nobody who is judged is black
-    row = found.loc["blurred"]
+    errors = flag_errors(predictions, mixed, {"cnn": 0.5}, draws=500).set_index("flag")
+    assert errors.index.tolist() == ["pen", "blurred"]  # no evaluated patch is black
+    row = errors.loc["blurred"]
     assert (row.patches, row.slides, row.errors) == (6, 6, 5)
     assert row.rate_flagged == pytest.approx(5 / 6)
     assert row.rate_others == pytest.approx(1 / 18)
     assert row.difference == pytest.approx(5 / 6 - 1 / 18)
     assert 0 < row.low < row.difference < row.high <= 1
-    row = found.loc["pen"]
+    row = errors.loc["pen"]
     assert (row.patches, row.slides, row.errors) == (2, 1, 1)
     assert np.isnan(row.low)
     assert np.isnan(row.high)
 
 
-def test_interval_is_that_of_slides_drawn_again(table):
+def test_interval_agrees_with_resampled_slides(table):
     predictions, flags = table
     row = flag_errors(predictions, flags, {"cnn": 0.5}, draws=4000).set_index("flag").loc["blurred"]
     rng = np.random.default_rng(9)
@@ -59,37 +59,37 @@ def test_interval_is_that_of_slides_drawn_again(table):
 def test_models_have_their_own_threshold_and_gaps(table):
     predictions, flags = table
     predictions = predictions.assign(prob_ensemble=predictions.prob_cnn.where(predictions.slide != "S0"))
-    found = flag_errors(predictions, flags, {"cnn": 0.05, "ensemble": 0.5}, draws=50)
-    # At 0.05 everything counts as positive: half of all is wrong.
-    cnn = found[(found.model == "cnn") & (found.flag == "blurred")].iloc[0]
+    errors = flag_errors(predictions, flags, {"cnn": 0.05, "ensemble": 0.5}, draws=50)
+    # At 0.05 all patches count as positive, so half of them are wrong.
+    cnn = errors[(errors.model == "cnn") & (errors.flag == "blurred")].iloc[0]
     assert cnn.rate_flagged == 1.0
     assert cnn.rate_others == pytest.approx(6 / 18)
-    ensemble = found[(found.model == "ensemble") & (found.flag == "blurred")].iloc[0]
+    ensemble = errors[(errors.model == "ensemble") & (errors.flag == "blurred")].iloc[0]
     assert (ensemble.patches, ensemble.errors) == (5, 4)
-    assert "pen" not in set(found.flag[found.model == "ensemble"])  # both stand in S0
+    assert "pen" not in set(errors.flag[errors.model == "ensemble"])  # both pen patches are in S0
 
 
-def test_words_name_what_stands_out(table):
+def test_words_name_clear_differences(table):
     predictions, flags = table
     text = flag_words(flag_errors(predictions, flags, {"cnn": 0.5}, draws=500), "cnn")
-    assert "Patches flagged “blurred” are judged wrongly more often than others: 83% against 6%" in text
+    assert "Patches flagged “blurred” are misclassified more often than others: 83% against 6%" in text
     assert f"fewer than {FEWEST_SLIDES} slides, too few to compare: pen (1 of 2 wrong)." in text
     none = flags.assign(pen=False, blurred=False)
-    assert flag_words(flag_errors(predictions, none, {"cnn": 0.5}), "cnn").startswith("No patch")
+    assert flag_words(flag_errors(predictions, none, {"cnn": 0.5}), "cnn").startswith("No predicted patch")
 
 
-def test_words_do_not_claim_what_is_not_shown(table):
+def test_words_call_other_differences_inconclusive(table):
     predictions, flags = table
     chance = flags.assign(pen=False, blurred=np.arange(24) % 4 == 2)  # one of six wrong, against 5 of 18
     text = flag_words(flag_errors(predictions, chance, {"cnn": 0.5}, draws=500), "cnn")
-    assert text == "No difference is shown (interval includes zero) for: blurred."
+    assert text == "Inconclusive (95 % CI includes 0): blurred."
 
 
-def test_patches_without_slides_are_their_own_units(table):
+def test_patches_without_slides_are_resampled_individually(table):
     predictions, flags = table
-    found = flag_errors(predictions.assign(slide=None), flags, {"cnn": 0.5}, draws=300).set_index("flag")
-    assert found.slides["blurred"] == 0
-    assert found.low["blurred"] > 0
+    errors = flag_errors(predictions.assign(slide=None), flags, {"cnn": 0.5}, draws=300).set_index("flag")
+    assert errors.slides["blurred"] == 0
+    assert errors.low["blurred"] > 0
     assert "slides" not in flag_words(
         flag_errors(predictions.assign(slide=None), flags, {"cnn": 0.5}, draws=300), "cnn"
     )

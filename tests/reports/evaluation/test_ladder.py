@@ -15,7 +15,7 @@ def test_split_model_name():
 
 
 @pytest.mark.parametrize("name", ["xgboost", "xgboost_flavour", "_both", "xgboost_prevalence", ""])
-def test_split_model_name_refuses(name):
+def test_split_model_name_rejects(name):
     with pytest.raises(ValueError, match=r"model must be 'prevalence', 'cnn', 'ensemble' or '<head>_<rung>'"):
         split_model_name(name)
 
@@ -31,7 +31,7 @@ def test_rungs_below_names_the_next_rung_of_the_same_head():
     ]
 
 
-def test_slide_context_is_compared_with_what_it_adds_to():
+def test_slide_context_is_compared_with_the_rung_it_extends():
     models = ["xgboost_handcrafted", "xgboost_both", "xgboost_context", "logistic_both", "logistic_context"]
     below = rungs_below(models)
     assert list(below)[-1] == "xgboost_context"
@@ -40,7 +40,7 @@ def test_slide_context_is_compared_with_what_it_adds_to():
     assert below["logistic_context"] == "logistic_both"
 
 
-def test_a_family_alone_is_no_rung():
+def test_a_single_family_is_not_compared():
     models = ["xgboost_nuclei", "xgboost_handcrafted", "logistic_lbp", "xgboost_colour", "prevalence"]
     assert list(rungs_below(models).items()) == [
         ("prevalence", None),
@@ -51,20 +51,20 @@ def test_a_family_alone_is_no_rung():
     ]
 
 
-def test_network_and_ensemble_are_compared_with_the_best_they_have_to_beat():
+def test_network_and_ensemble_are_compared_with_the_best_other_model():
     models = ["ensemble", "logistic_embeddings", "cnn", "xgboost_embeddings", "logistic_context", "xgboost_nuclei"]
     aucs = dict(zip(models, (0.95, 0.90, 0.92, 0.91, 0.93, 0.99), strict=True))
     below = rungs_below(models, aucs)
     assert list(below)[-3:] == ["cnn", "ensemble", "xgboost_nuclei"]
     assert below["cnn"] == "xgboost_embeddings"
-    assert below["ensemble"] == "logistic_context"  # a family alone is no member
+    assert below["ensemble"] == "logistic_context"  # a single family is not a member
     assert rungs_below(models)["ensemble"] is None
     assert rungs_below(["cnn", "logistic_colour", "logistic_context"], {"logistic_colour": 0.8} | aucs)["cnn"] == (
         "logistic_colour"
     )
 
 
-def test_a_network_without_all_folds_is_judged_on_those_it_has():
+def test_a_network_without_all_folds_is_evaluated_on_its_folds():
     predictions = make_predictions(8, rungs=("prevalence", "embeddings", "cnn"), heads=("logistic",))
     missing = predictions.fold == 2
     predictions.loc[missing, "prob_cnn"] = np.nan
@@ -79,7 +79,7 @@ def test_a_network_without_all_folds_is_judged_on_those_it_has():
     assert len(table) == 6
 
 
-def test_rungs_below_without_prevalence_leaves_the_first_rung_alone():
+def test_without_prevalence_the_first_rung_is_not_compared():
     assert rungs_below(["logistic_both", "logistic_colour"]) == {
         "logistic_colour": None,
         "logistic_both": "logistic_colour",
@@ -144,11 +144,11 @@ def test_ladder_without_slide_map_resamples_patches():
     without = ladder(make_predictions(4, per_slide=200, slide_map=False), ["logistic_both"], draws=100)
     assert without.slides.tolist() == [0, 0]
     assert without.auc.tolist() == with_map.auc.tolist()
-    # Slides differ by construction, so an interval that does not know them is too narrow.
+    # Slides differ by construction, so an interval that ignores them is too narrow.
     assert (2 * (without.auc_high - without.auc_low) < with_map.auc_high - with_map.auc_low).all()
 
 
-def test_ladder_carries_costs_and_leaves_out_an_absent_test_set():
+def test_ladder_reports_costs_and_omits_a_missing_test_set():
     predictions = make_predictions(5, test_slides=0)
     table = ladder(predictions, ["prevalence", "xgboost_both"], draws=20, costs={"xgboost_both": (12.5, 900.0)})
     assert table.split.tolist() == ["oof", "oof"]
@@ -162,7 +162,7 @@ def test_ladder_names_missing_columns():
         ladder(make_predictions(6, rungs=("colour",)), ["xgboost_both"])
 
 
-def test_gains_divide_into_pairs_within_and_between_slides():
+def test_gains_split_into_pairs_within_and_between_slides():
     predictions = make_predictions(3, slides=7, test_slides=4, per_slide=12, rungs=("colour", "both"))
     table = ladder(predictions, model_names(predictions), draws=60, seed=4)
     part = predictions[predictions.split == "train"]
@@ -214,7 +214,7 @@ def test_without_known_slides_the_auc_within_them_is_missing(slide):
     assert table.gain.notna().tolist() == known.gain.notna().tolist()
 
 
-def test_patches_that_a_slide_map_leaves_out_have_no_pairs_within_a_slide():
+def test_patches_missing_from_the_slide_map_have_no_pairs_within_a_slide():
     predictions = make_predictions(4, slides=6, test_slides=0, per_slide=15, rungs=("both",), heads=("logistic",))
     unmapped = predictions.assign(slide=predictions.slide.where(predictions.slide > "S02", "(unmapped)"))
     row = ladder(unmapped, ["logistic_both"], draws=50).iloc[0]
@@ -234,6 +234,6 @@ def test_one_slide_of_both_classes_has_no_interval():
     assert table.auc_low.notna().all()
 
 
-def test_a_constant_a_fold_says_nothing_within_slides():
+def test_one_constant_per_fold_has_auc_one_half_within_slides():
     table = ladder(make_predictions(3), ["prevalence"], draws=50)
     assert (table[["auc_within", "auc_within_low", "auc_within_high"]] == 0.5).all(axis=None)

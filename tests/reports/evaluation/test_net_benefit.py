@@ -1,4 +1,4 @@
-"""Decision curves, by hand and against repeated rows."""
+"""Decision curves, computed by hand and against repeated rows."""
 
 import numpy as np
 import pandas as pd
@@ -26,7 +26,7 @@ def predictions():
 
 
 def test_net_benefit_by_hand():
-    # At 0.2, four patches are called positive, two rightly: 2/10 − 2/10 × 0.2/0.8. A probability of 0.2 counts.
+    # At 0.2, four patches are called positive, two of them correctly: 2/10 − 2/10 × 0.2/0.8. 0.2 itself is positive.
     frame = pd.DataFrame(
         {
             "slide": None,
@@ -49,19 +49,19 @@ def test_bands_agree_with_repeated_rows(predictions):
     table = net_benefit_table(predictions, [MODEL], MODEL, draws=30, seed=2)
     part = predictions[predictions.split == "train"].reset_index(drop=True)
     groups = pd.factorize(part.slide)[0]
-    found = []
+    benefits = []
     for drawn in resampled_slides(groups, 30, 2):
         rows = part.iloc[np.concatenate([np.flatnonzero(groups == slide) for slide in drawn])]
         called = rows[f"prob_{MODEL}"] >= 0.3
         benefit = (called & (rows.label == 1)).mean() - (called & (rows.label == 0)).mean() * 3 / 7
-        everyone = rows.label.mean() - (1 - rows.label.mean()) * 3 / 7
-        found.append((benefit, benefit - max(everyone, 0)))
+        treat_all = rows.label.mean() - (1 - rows.label.mean()) * 3 / 7
+        benefits.append((benefit, benefit - max(treat_all, 0)))
     row = table[(table.split == "oof") & (table.model == MODEL) & (table.threshold == 0.3)].iloc[0]
-    expected = np.quantile(found, [0.025, 0.975], axis=0)
+    expected = np.quantile(benefits, [0.025, 0.975], axis=0)
     np.testing.assert_allclose([[row.low, row.gain_low], [row.high, row.gain_high]], expected)
 
 
-def test_all_models_are_judged_on_the_patches_that_all_have(predictions):
+def test_all_models_are_evaluated_on_their_common_patches(predictions):
     gaps = predictions.assign(prob_cnn=predictions[f"prob_{MODEL}"].where(predictions.fold != 1))
     table = net_benefit_table(gaps, [MODEL, "cnn"], "cnn", draws=10)
     assert set(table.patches[table.split == "oof"]) == {((gaps.split == "train") & (gaps.fold != 1)).sum()}
@@ -70,27 +70,27 @@ def test_all_models_are_judged_on_the_patches_that_all_have(predictions):
     assert table.low.notna().tolist() == (table.model == "cnn").tolist()
 
 
-def test_without_slides_every_patch_is_resampled(predictions):
+def test_without_slides_patches_are_resampled(predictions):
     table = net_benefit_table(predictions.assign(slide=None), [MODEL], MODEL, draws=200)
     known = net_benefit_table(predictions, [MODEL], MODEL, draws=200)
-    width = [(found.high - found.low)[found.threshold == 0.3].iloc[0] for found in (table, known)]
+    width = [(curve.high - curve.low)[curve.threshold == 0.3].iloc[0] for curve in (table, known)]
     assert 0 < width[0] < width[1]
 
 
-def test_the_main_models_are_the_best_head_of_each_rung_and_the_one_asked_for():
+def test_main_models_are_the_best_head_of_each_rung_and_the_given_model():
     predictions = make_predictions(1, slides=10, test_slides=0, per_slide=20)
     steps = ladder(predictions, model_names(predictions), draws=20)
     oof = steps[steps.split == "oof"].set_index("model").auc
     worse = min(("logistic_both", "xgboost_both"), key=lambda model: oof[model])
-    found = main_models(steps, worse)
-    assert worse in found
-    assert "prevalence" not in found
-    assert len(found) == len(RUNGS) - 1
-    colour = [model for model in found if model.endswith("_colour")]
+    models = main_models(steps, worse)
+    assert worse in models
+    assert "prevalence" not in models
+    assert len(models) == len(RUNGS) - 1
+    colour = [model for model in models if model.endswith("_colour")]
     assert colour == [oof[["logistic_colour", "xgboost_colour"]].idxmax()]
 
 
-def test_useful_thresholds_come_in_runs():
+def test_useful_thresholds_are_given_as_ranges():
     curve = pd.DataFrame({"model": "cnn", "split": "oof", "threshold": THRESHOLDS[:6]})
     curve["gain_low"] = [-1, 0.1, 0.2, 0, 0.3, -1]
     assert useful_range(curve, "cnn") == [(0.02, 0.03), (0.05, 0.05)]

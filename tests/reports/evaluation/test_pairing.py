@@ -1,4 +1,4 @@
-"""Two runs on the same patches: what is paired, what is refused, and the differences against repeated rows."""
+"""Pairing of two runs on the same patches: joined rows, rejected pairs, and differences against repeated rows."""
 
 import re
 
@@ -20,7 +20,7 @@ def results(name, predictions):
 
 
 def another(predictions, seed=5):
-    """The same patches, predicted otherwise and in another order."""
+    """The same patches in another order, with different predictions."""
     rng = np.random.default_rng(seed)
     made = predictions.copy()
     for model in model_names(predictions):
@@ -55,20 +55,23 @@ def test_differences_agree_with_repeated_rows(runs):
     first = runs[0].predictions[runs[0].predictions.split == "train"].reset_index(drop=True)
     second = first[["patch_id"]].merge(runs[1].predictions, on="patch_id", validate="one_to_one")
     labels, groups = first.label.to_numpy(), pd.factorize(first.slide)[0]
-    cuts = [run.ladder.threshold[run.ladder.model == MODEL].iloc[0] for run in runs]
+    thresholds = [run.ladder.threshold[run.ladder.model == MODEL].iloc[0] for run in runs]
     scores = [table_[f"prob_{MODEL}"].to_numpy() for table_ in (first, second)]
     assert row.auc == pytest.approx(roc_auc_score(labels, scores[1]) - roc_auc_score(labels, scores[0]))
-    found = [
-        [resampled_metrics(labels, score, cut, groups, drawn) for score, cut in zip(scores, cuts, strict=True)]
+    drawn_metrics = [
+        [
+            resampled_metrics(labels, score, threshold, groups, drawn)
+            for score, threshold in zip(scores, thresholds, strict=True)
+        ]
         for drawn in resampled_slides(groups, 40, 3)
     ]
-    gains = np.array([np.subtract(two, one) for one, two in found])
+    gains = np.array([np.subtract(two, one) for one, two in drawn_metrics])
     for i, metric in enumerate(("auc", "average_precision", "brier", "accuracy")):
         expected = np.quantile(gains[:, i], [0.025, 0.975])
         assert [row[f"{metric}_low"], row[f"{metric}_high"]] == pytest.approx(expected.tolist())
 
 
-def test_a_run_against_itself_differs_by_nothing(runs):
+def test_a_run_does_not_differ_from_itself(runs):
     table = differences(runs[0], runs[0], pair(runs[0], runs[0]), draws=20)
     assert (table[["auc", "auc_low", "auc_high", "brier", "accuracy_high"]] == 0).all(axis=None)
     assert set(table.split) == {"oof", "test"}
@@ -81,7 +84,7 @@ def test_each_runs_own_best_is_compared(runs):
     assert "prevalence" not in set(table.model)
 
 
-def test_a_run_without_the_ensemble_is_compared_in_what_both_have(predictions):
+def test_a_run_without_the_ensemble_is_compared_on_common_models(predictions):
     more = predictions.assign(prob_ensemble=predictions[[f"prob_{MODEL}", "prob_xgboost_both"]].mean(axis=1))
     one, two = results("a", predictions), results("b", more)
     table = differences(one, two, pair(one, two), draws=20)
@@ -105,12 +108,12 @@ def test_only_common_patches_count(predictions):
     assert pairing.left_out == 17
 
 
-def test_other_folds_are_said(predictions):
-    moved = predictions.assign(fold=predictions.fold.replace({0: 1, 1: 0}))
-    assert pair(results("a", predictions), results("b", moved)).other_folds
+def test_different_folds_are_reported(predictions):
+    refolded = predictions.assign(fold=predictions.fold.replace({0: 1, 1: 0}))
+    assert pair(results("a", predictions), results("b", refolded)).other_folds
 
 
-def turned(table):
+def with_flipped_labels(table):
     return table.assign(label=table.label.where(table.index > 3, 1 - table.label))
 
 
@@ -122,14 +125,14 @@ def resplit(table):
     ("change", "words"),
     [
         (lambda table: table.assign(patch_id="x" + table.patch_id), "they have no patch in common"),
-        (turned, "4 common patches have another label"),
-        (lambda table: table.assign(slide=None), "another slide: that of .* is S00 in a and unknown in b"),
-        (resplit, "slide S00 tests b and trains a"),
-        (lambda table: pd.concat([table, table.iloc[:1]]), "b holds the patch .* twice"),
+        (with_flipped_labels, "4 common patches have different labels"),
+        (lambda table: table.assign(slide=None), "different slides: that of .* is S00 in a and unknown in b"),
+        (resplit, "slide S00 is a test slide in b and a training slide in a"),
+        (lambda table: pd.concat([table, table.iloc[:1]]), "b contains the patch .* twice"),
     ],
     ids=["other patches", "labels", "slides", "splits", "twice"],
 )
-def test_what_cannot_be_paired_is_refused_and_explained(predictions, change, words):
+def test_runs_that_cannot_be_paired_get_a_reason(predictions, change, words):
     one = results("a", predictions)
     two = RunResults("b", change(predictions), one.ladder)
     pairing = pair(one, two)
@@ -138,7 +141,7 @@ def test_what_cannot_be_paired_is_refused_and_explained(predictions, change, wor
     assert differences(one, two, pairing).empty
 
 
-def test_one_class_in_common_has_no_difference(predictions):
+def test_common_patches_of_one_class_have_no_difference(predictions):
     one = results("a", predictions)
     two = RunResults("b", predictions[predictions.label == 1], one.ladder)
     assert differences(one, two, pair(one, two)).empty
