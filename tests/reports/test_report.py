@@ -215,7 +215,7 @@ def test_report_says_what_is_missing(tmp_path):
     inputs = make_inputs(3, slide_map=False, test_slides=0, rungs=("prevalence", "colour"), facts={})
     inputs = replace(inputs, importances=inputs.importances.iloc[:0], warnings=(), phantom=True)
     text = write_report(tmp_path, inputs).read_text(encoding="utf-8")
-    assert "every score here is optimistic" in text
+    assert "Every score here is optimistic" in text
     assert "say nothing about medicine" in text
     assert "No importances were computed" in text
     assert "No slide is known" in text
