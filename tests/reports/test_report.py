@@ -219,7 +219,7 @@ def test_report_says_what_is_missing(tmp_path):
     assert "say nothing about medicine" in text
     assert "No importances were computed" in text
     assert "No slide is known" in text
-    assert "it takes the “stain” family of features and 8 slides or more" in text
+    assert "They need the “stain” family of features and at least 8 slides." in text
     assert "alone-table" not in text
     assert "Nothing was recorded" in text
     assert "Before you read on" not in text
