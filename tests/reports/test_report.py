@@ -222,7 +222,7 @@ def test_report_says_what_is_missing(tmp_path):
     assert "They need the “stain” family of features and at least 8 slides." in text
     assert "alone-table" not in text
     assert "Nothing was recorded" in text
-    assert "Before you read on" not in text
+    assert "Read this first" not in text
 
 
 def test_report_twice_is_the_same_file(tmp_path):
