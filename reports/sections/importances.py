@@ -251,10 +251,13 @@ def _drop_words(part: pd.DataFrame, title: str) -> str:
     rows = records(part.sort_values("value", ascending=False))
     if not rows:
         return ""
-    # By the printed digits, so that no interval is printed with an end of 0.000 and called clear.
+    # Compare rounded limits: an interval printed with a limit of 0.000 includes 0.
     above = [_named(row) for row in rows if round(row["low"], 3) > 0]
     below = [_named(row) for row in rows if round(row["high"], 3) < 0]
-    unclear = [_named(row) for row in rows if not (round(row["low"], 3) > 0 or round(row["high"], 3) < 0)]
+    rest = [row for row in rows if not (round(row["low"], 3) > 0 or round(row["high"], 3) < 0)]
+    unclear = [_group_words(row["kind"], row["group"]) for row in rest]
+    if rest and not above:
+        unclear[0] = _named(rest[0])  # the largest drop
     lists = {"": above, "AUC rises: ": below, f"{INCONCLUSIVE}: ": unclear}
     return f"{title}: {'; '.join(name + ', '.join(listed) for name, listed in lists.items() if listed)}."
 
