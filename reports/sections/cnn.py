@@ -1,4 +1,4 @@
-"""How the fine-tuned network learned, where it finds its evidence, and whether that depends on what it learned."""
+"""The section on the fine-tuned network: learning curves, saliency maps, and their sanity check."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ from histoblend.reports.page.images import centre_box, photo_uri
 from histoblend.reports.page.section import Chart, Section, records
 from histoblend.reports.words import FEW_SLIDES, signed
 
-ABSENT = "Step 5, the fine-tuned network, is no part of this run: `make ensemble` adds it, unless cnn.enabled is false."
-ABSENT_MAPS = "Where the network looks was not computed for this report."
+ABSENT = "This run has no fine-tuned network (step 5). Add it with `make ensemble`, unless cnn.enabled is false."
+ABSENT_MAPS = "This report has no maps of where the network looks."
 
 OUTCOMES = {
-    "true positive": "Positives, found",
-    "false negative": "Positives, missed",
-    "false positive": "Negatives, taken for positive",
-    "true negative": "Negatives, spared",
+    "true positive": "True positives",
+    "false negative": "False negatives",
+    "false positive": "False positives",
+    "true negative": "True negatives",
 }
 MAP_WORDS = {
     "last": "last map, log-odds",
-    "grad-cam": "last map, Grad-CAM's zero",
+    "grad-cam": "last map, Grad-CAM without intercept",
     "inner": "inner map, activation × gradient",
 }
 PART_WORDS = {
-    "head": "the head at random",
-    "top": "all after the inner map at random",
-    "whole": "the whole network at random",
-    "other": "the same network, another patch",
+    "head": "random head",
+    "top": "random weights after the inner map",
+    "whole": "random network",
+    "other": "same network, another patch",
 }
 
 #: With fewer slides than this, no interval is given.
 FEWEST_SLIDES = 3
-#: From this size of the rank correlation on, maps of random networks are called alike.
-ALIKE = 0.5
+#: From this absolute rank correlation on, maps of random networks are called similar.
+SIMILAR = 0.5
 MEASURES = ("rank", "structure", "excess")
-#: Strongest cover of a patch by its map, and the share of shown cells above zero that the scale reaches.
-COVER, REACH = 0.75, 0.98
+#: Highest opacity of a map, and the quantile of positive cells that gets it.
+OPACITY, TOP_QUANTILE = 0.75, 0.98
 
-#: Anchors of the colour map cividis, which colour-blind readers see as others do (Nuñez et al. 2018).
+#: Anchors of the colour map cividis, which looks the same to colour-blind readers (Nuñez et al. 2018).
 CIVIDIS = np.array([(0, 34, 78), (53, 69, 108), (102, 105, 112), (148, 142, 119), (200, 184, 102), (254, 232, 56)])
 _COLOURS = (figures.BLUE, figures.VERMILLION, figures.GREEN, figures.ORANGE, figures.PURPLE, figures.SKY, figures.BROWN)
 _DASHES = ("solid", "dash", "dot")
@@ -56,12 +56,12 @@ _DASHES = ("solid", "dash", "dot")
 
 @dataclass(frozen=True)
 class CnnView:
-    """What step 5 left.
+    """Results of step 5.
 
     Attributes
     ----------
     history : DataFrame
-        ``run`` (a fold's number or "final"), ``epoch, loss, auc, kept``; epoch 0 is the head alone.
+        ``run`` (number of a fold, or "final"), ``epoch, loss, auc, kept``. Epoch 0 is the head alone.
     saliency : SaliencyView or None
     """
 
@@ -70,14 +70,14 @@ class CnnView:
 
 
 def cnn_section(view: CnnView | None, patches: Patches, *, draws: int = 1000, seed: int = 0) -> Section:
-    """Show learning curves, maps of evidence, their share inside the centre, and the check against random networks.
+    """Show learning curves, saliency maps, their share inside the centre, and the check against random networks.
 
     Parameters
     ----------
     view : CnnView or None
-        None where step 5 is no part of the run.
+        None if the run has no step 5.
     patches : Patches
-        Those of the maps, in any order.
+        Patches of the maps, in any order.
     draws, seed : int
         For intervals that resample slides.
 
@@ -111,7 +111,7 @@ def cnn_section(view: CnnView | None, patches: Patches, *, draws: int = 1000, se
 
 
 def learned(history: pd.DataFrame) -> pd.DataFrame:
-    """What each training came to: ``run, epochs, kept, head_auc, auc, gain``; AUC on its validation slides."""
+    """Result of each training: ``run, epochs, kept, head_auc, auc, gain``; AUC on its validation slides."""
     rows = []
     for run, part in history.groupby("run", sort=False):
         kept = int(part.loc[part.kept.astype(bool), "epoch"].max())
@@ -122,28 +122,28 @@ def learned(history: pd.DataFrame) -> pd.DataFrame:
 
 
 def learning_words(runs: pd.DataFrame) -> str:
-    """Say whether training went beyond the head alone."""
+    """Say whether fine-tuning improved on the head alone."""
     folds = runs[runs.auc.notna()]
     if folds.empty:
         return "No fold was trained."
     better = int((folds.kept > 0).sum())
-    others = "" if better == len(folds) else "; in the others the head alone was best"
+    others = "" if better == len(folds) else " In the others, the head alone was best."
     text = (
-        f"In {better} of {len(folds)} folds an epoch of fine-tuning was kept{others}. On the slides set aside to stop "
-        f"by, the kept epoch gains {signed(folds.gain.mean())} AUC over the head alone on average, which flatters it: "
-        "the epoch was chosen on them."
+        f"In {better} of {len(folds)} folds, an epoch of fine-tuning was kept.{others} On the validation slides, the "
+        f"kept epoch gains {signed(folds.gain.mean())} AUC over the head alone on average. This gain is optimistic, "
+        "because the epoch was chosen on these slides."
     )
     late = folds[(folds.kept == folds.epochs) & (folds.kept > 0)]
     if len(late) > len(folds) / 2:
-        text += " In most folds the last epoch was the best: more epochs might gain more (cnn.epochs)."
+        text += " In most folds the last epoch was the best, so more epochs may help (cnn.epochs)."
     return text
 
 
 def _charts(history: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Chart]:
     folds = runs[runs.auc.notna()]
-    ends = f"from {folds.head_auc.min():.3f} to {folds.head_auc.max():.3f} for the head alone, " if len(folds) else ""
+    head = f"from {folds.head_auc.min():.3f} to {folds.head_auc.max():.3f} for the head alone, " if len(folds) else ""
     kept = f"{folds.auc.min():.3f} to {folds.auc.max():.3f} at the kept epoch" if len(folds) else ""
-    alt = f"Learning curves, a line a fold. AUC on the validation slides: {ends}{kept}; see cnn-history.csv."
+    alt = f"Learning curves, one line per fold. AUC on the validation slides: {head}{kept}; see cnn-history.csv."
     variants = [
         (words, learning_curves(history, column, words))
         for column, words in {"auc": "AUC on validation slides", "loss": "loss on training patches"}.items()
@@ -152,15 +152,15 @@ def _charts(history: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Chart]:
 
 
 def learning_curves(history: pd.DataFrame, column: str, words: str) -> dict[str, Any]:
-    """Draw ``auc`` or ``loss`` by epoch, a line a run, with a ring around the epoch that was kept."""
+    """Draw ``auc`` or ``loss`` by epoch, one line per run, with a ring around the kept epoch."""
     data = []
-    for place, (run, rows) in enumerate(history.groupby("run", sort=False)):
+    for number, (run, rows) in enumerate(history.groupby("run", sort=False)):
         part = rows[rows[column].notna()]
         if part.empty:
             continue
         kept = part.epoch == part.epoch[part.kept.astype(bool)].max()
         name = "all training slides" if run == "final" else f"fold {int(str(run)) + 1}"
-        colour = figures.INK if run == "final" else _COLOURS[place % len(_COLOURS)]
+        colour = figures.INK if run == "final" else _COLOURS[number % len(_COLOURS)]
         data.append(
             {
                 "type": "scatter",
@@ -168,7 +168,7 @@ def learning_curves(history: pd.DataFrame, column: str, words: str) -> dict[str,
                 "name": name,
                 "x": part.epoch.astype(int).tolist(),
                 "y": figures.numbers(part[column], 4),
-                "line": {"color": colour, "width": 2, "dash": _DASHES[place // len(_COLOURS) % len(_DASHES)]},
+                "line": {"color": colour, "width": 2, "dash": _DASHES[number // len(_COLOURS) % len(_DASHES)]},
                 "marker": {
                     "color": colour,
                     "size": [13 if one else 6 for one in kept],
@@ -192,14 +192,15 @@ def learning_curves(history: pd.DataFrame, column: str, words: str) -> dict[str,
 
 
 def share_table(view: SaliencyView, *, draws: int, seed: int) -> pd.DataFrame:
-    """Mean share of the evidence for tumour that lies inside the centre, by outcome and map.
+    """Mean share of the evidence for tumour that is inside the centre, by outcome and map.
 
     Returns
     -------
     DataFrame
-        ``map, outcome, patches, none, slides, share, low, high, area, within, within_low, within_high, within_area``:
-        outcomes, then "positive" and "negative" labels; ``none`` counts patches without any evidence for tumour, which
-        have no share; ``within`` leaves out the outermost cells; areas are what evenly spread evidence would come to.
+        ``map, outcome, patches, none, slides, share, low, high, area, within, within_low, within_high, within_area``.
+        Rows are the outcomes, then the labels "positive" and "negative". ``none`` counts patches without any evidence
+        for tumour, which have no share. ``within`` excludes the outermost cells. The areas are the shares that evenly
+        spread evidence would have.
     """
     from histoblend.models.inspection.centre_evidence import area_share
 
@@ -218,26 +219,26 @@ def share_table(view: SaliencyView, *, draws: int, seed: int) -> pd.DataFrame:
             row |= {"none": int(part[f"share_{name}"].isna().sum()), "slides": int(part.slide.nunique())}
             for column, label in ((f"share_{name}", "share"), (f"share_{name}_within", "within")):
                 value, low, high = slide_mean(part[column], part.slide, draws=draws, seed=seed)
-                ends = ("low", "high") if label == "share" else ("within_low", "within_high")
-                row |= {label: value, ends[0]: low, ends[1]: high}
+                limits = ("low", "high") if label == "share" else ("within_low", "within_high")
+                row |= {label: value, limits[0]: low, limits[1]: high}
             rows.append({**row, **areas})
     return pd.DataFrame(rows)
 
 
 def slide_mean(values: pd.Series, slides: pd.Series, *, draws: int, seed: int) -> tuple[float, float, float]:
-    """Mean over patches that have a value, with an interval from resampling slides, NaN with too few of them."""
-    there = values.notna().to_numpy()
-    if not there.any():
+    """Mean over patches that have a value, with an interval from resampling slides (NaN if there are too few)."""
+    known = values.notna().to_numpy()
+    if not known.any():
         return np.nan, np.nan, np.nan
-    found, groups = values[there].to_numpy(dtype=np.float64), slide_groups(slides[there])
+    sample, groups = values[known].to_numpy(dtype=np.float64), slide_groups(slides[known])
     if groups.max() + 1 < FEWEST_SLIDES:
-        return float(found.mean()), np.nan, np.nan
-    low, high = percentile_interval(mean_draws(found[:, None], groups, draws=draws, seed=seed)[:, 0])
-    return float(found.mean()), float(low), float(high)
+        return float(sample.mean()), np.nan, np.nan
+    low, high = percentile_interval(mean_draws(sample[:, None], groups, draws=draws, seed=seed)[:, 0])
+    return float(sample.mean()), float(low), float(high)
 
 
 def share_words(shares: pd.DataFrame) -> list[str]:
-    """Say whether the evidence for tumour lies where the label speaks of."""
+    """Say whether the evidence for tumour is in the centre of the patch, which determines the label."""
     last = shares[shares["map"] == "last"]
     rows = {str(row["outcome"]): row for row in last.to_dict("records")}
     sentences = []
@@ -246,21 +247,20 @@ def share_words(shares: pd.DataFrame) -> list[str]:
         if pd.isna(row["share"]):
             continue
         sentences.append(
-            f"In {words}, {_percent(row['share'])} of the evidence for tumour lies inside the centre"
-            f"{_interval(row['low'], row['high'])}, where evidence spread evenly would put {_percent(row['area'])}: "
-            f"{_against(row['low'], row['high'], row['area'])}"
+            f"In {words}, {_percent(row['share'])} of the evidence for tumour is inside the centre"
+            f"{_interval(row['low'], row['high'])}. {_compared(row['low'], row['high'], row['area'])}"
         )
-        # Of a map of three cells a side, nothing but the centre is left.
+        # Without its outermost cells, a map of 3 × 3 cells has only the centre left.
         if row["within"] < 1:
             sentences.append(
-                f"Without the outermost cells, which see padding and hold less for that alone, it is "
-                f"{_percent(row['within'])}{_interval(row['within_low'], row['within_high'])} against "
-                f"{_percent(row['within_area'])}: {_against(row['within_low'], row['within_high'], row['within_area'])}"
+                "Without the outermost cells, which have less evidence because they see padding, the share is "
+                f"{_percent(row['within'])}{_interval(row['within_low'], row['within_high'])}. "
+                f"{_compared(row['within_low'], row['within_high'], row['within_area'])}"
             )
     few = [int(row["slides"]) for row in (rows["positive"], rows["negative"]) if not pd.isna(row["low"])]
     if few and 0 < min(few) < FEW_SLIDES:
         sentences.append(
-            f"One of these labels comes from {min(few)} slides only, so its intervals are themselves rough."
+            f"The patches with one of these labels come from only {min(few)} slides, so their intervals are rough."
         )
     return sentences
 
@@ -273,19 +273,21 @@ def _interval(low: float, high: float) -> str:
     return "" if pd.isna(low) else f" ({_percent(low)} to {_percent(high)})"
 
 
-def _against(low: float, high: float, area: float) -> str:
+def _compared(low: float, high: float, area: float) -> str:
+    """Compare a share's interval with the share of evenly spread evidence."""
+    even = f"the {_percent(area)} of evenly spread evidence."
     if np.isnan(low):
-        return "too few slides to say more."
+        return f"There are too few slides to compare this with {even}"
     if low > area:
-        return "more than its area."
-    return "less than its area." if high < area else "no clear difference from its area."
+        return f"This is more than {even}"
+    return f"This is less than {even}" if high < area else f"This is inconclusive: the 95 % CI includes {even}"
 
 
 def sanity_summary(table: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
-    """Mean likeness of maps to those of random networks: ``map, part, patches, networks, rank, …, structure, …``.
+    """Mean similarity of maps to those of random networks: ``map, part, patches, networks, rank, …, structure, …``.
 
-    ``excess`` is how much more alike they are, by rank, than the same maps and those of another patch. A patch counts
-    once, with its mean over networks; intervals resample slides.
+    ``excess`` is the rank correlation minus that between the same maps and those of another patch. Each patch counts
+    once, with its mean over networks. Intervals come from resampling slides.
     """
     rows = []
     for name in MAP_WORDS:
@@ -301,14 +303,15 @@ def sanity_summary(table: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFram
             .reset_index()
         )
         parts = [part for part in PART_WORDS if (means.part == part).any()]
-        apart = means[means.part == "other"].set_index("patch_id")["rank"]
+        other_patch = means[means.part == "other"].set_index("patch_id")["rank"]
         for part in parts:
-            found = means[means.part == part]
-            found = found.assign(excess=found["rank"] - found.patch_id.map(apart).astype(float))
-            row: dict[str, Any] = {"map": name, "part": part, "patches": len(found), "networks": found.networks.max()}
+            of_part = means[means.part == part]
+            of_part = of_part.assign(excess=of_part["rank"] - of_part.patch_id.map(other_patch).astype(float))
+            row: dict[str, Any] = {"map": name, "part": part, "patches": len(of_part)}
+            row["networks"] = of_part.networks.max()
             for measure in MEASURES:
-                ends = slide_mean(found[measure], found.slide, draws=draws, seed=seed)
-                row |= dict(zip((measure, f"{measure}_low", f"{measure}_high"), ends, strict=True))
+                mean = slide_mean(of_part[measure], of_part.slide, draws=draws, seed=seed)
+                row |= dict(zip((measure, f"{measure}_low", f"{measure}_high"), mean, strict=True))
             rows.append({**row, "map_words": MAP_WORDS[name], "part_words": PART_WORDS[part]})
     columns = ["map", "part", "patches", "networks"]
     columns += [f"{name}{end}" for name in MEASURES for end in ("", "_low", "_high")]
@@ -316,41 +319,43 @@ def sanity_summary(table: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFram
 
 
 def sanity_words(checks: pd.DataFrame) -> str:
-    """Say whether maps depend on what was learned."""
+    """Say whether the maps depend on what the network learned."""
     last = checks[(checks["map"] == "last") & checks["rank"].notna()]
     rows = records(last)
-    drawn = [row for row in rows if row["part"] != "other"]
-    if not drawn:
-        return "Maps are too coarse, or too flat, to be compared with those of random networks."
-    top = max(drawn, key=_largest)
-    most = f"size of the rank correlation {_sized(top)} with {top['part_words']}"
-    if _largest(top) >= ALIKE:
+    random = [row for row in rows if row["part"] != "other"]
+    if not random:
+        return "The maps are too coarse or too flat to be compared with those of random networks."
+    most_similar = max(random, key=_upper_rank)
+    highest = f"absolute rank correlation {_rank_words(most_similar)} with {most_similar['part_words']}"
+    if _upper_rank(most_similar) >= SIMILAR:
         return (
-            "The maps may show the picture rather than what was learned of it: networks drawn at random give maps "
-            f"like them, or their negatives ({most}). Do not read them as evidence."
+            "The maps may show the image rather than what the network learned: maps of random networks, or their "
+            f"negatives, are similar ({highest}). Do not read the maps as evidence."
         )
-    apart = [f"; {_sized(row)} between two patches" for row in rows if row["part"] == "other"]
-    beside = "".join([most, *apart])
-    if any(row["excess_low"] > 0 for row in drawn):
+    patches = [f"; {_rank_words(row)} between two patches" for row in rows if row["part"] == "other"]
+    correlations = "".join([highest, *patches])
+    if any(row["excess_low"] > 0 for row in random):
         return (
-            "The maps depend on what the network has learned, though not wholly: those of networks drawn at random, "
-            f"or their negatives, are a little more like them than maps of two patches are like each other ({beside})."
+            "The maps depend on what the network learned, but not entirely: maps of random networks, or their "
+            f"negatives, are slightly more similar to them than maps of two patches are to each other ({correlations})."
         )
-    like = "not shown to be more like them than maps of two patches are like each other" if apart else "unlike them"
+    similarity = "not shown to be more similar to them than maps of two patches are to each other"
     return (
-        "The maps depend on what the network has learned: those of networks drawn at random, or their negatives, are "
-        f"{like} ({beside}). With an average and one weight a channel behind it, the last map is the head's as much "
-        "as the body's: a head drawn at random is enough to lose it."
+        "The maps depend on what the network learned: maps of random networks, or their negatives, are "
+        f"{similarity if patches else 'not similar to them'} ({correlations}). Only an average and one weight per "
+        "channel follow the last map, so it depends on the head as much as on the body. A random head is enough to "
+        "destroy it."
     )
 
 
-def _largest(row: Mapping[str, Any]) -> float:
+def _upper_rank(row: Mapping[str, Any]) -> float:
+    """Upper end of the rank correlation's interval, or its value if there is no interval."""
     return float(row["rank"] if pd.isna(row["rank_high"]) else row["rank_high"])
 
 
-def _sized(row: Mapping[str, Any]) -> str:
-    ends = "" if pd.isna(row["rank_low"]) else f" ({row['rank_low']:.2f} to {row['rank_high']:.2f})"
-    return f"{row['rank']:.2f}{ends}"
+def _rank_words(row: Mapping[str, Any]) -> str:
+    interval = "" if pd.isna(row["rank_low"]) else f" ({row['rank_low']:.2f} to {row['rank_high']:.2f})"
+    return f"{row['rank']:.2f}{interval}"
 
 
 def _share_rows(shares: pd.DataFrame) -> list[dict[str, Any]]:
@@ -364,16 +369,16 @@ def _galleries(view: SaliencyView, patches: Patches) -> dict[str, Any]:
     shown = view.patches[view.patches.shown].reset_index(drop=True)
     rows = find_patches(patches, shown.patch_id)
     maps = {"last": view.last} | ({} if view.inner is None else {"inner": view.inner})
-    scales = {name: _scale(found) for name, found in maps.items()}
+    scales = {name: _scale(values) for name, values in maps.items()}
     galleries = []
     for outcome, title in OUTCOMES.items():
         cards = []
-        for place in np.flatnonzero((shown.outcome == outcome).to_numpy()):
-            pixels = np.asarray(patches.pixels[rows[place]])
+        for index in np.flatnonzero((shown.outcome == outcome).to_numpy()):
+            pixels = np.asarray(patches.pixels[rows[index]])
             height, width = pixels.shape[:2]
-            card: dict[str, Any] = {str(name): value for name, value in shown.iloc[place].items()}
+            card: dict[str, Any] = {str(name): value for name, value in shown.iloc[index].items()}
             card |= {"image": photo_uri(pixels), "height": height, "width": width, "box": centre_box(height, width)}
-            card["heat"] = {name: heat_uri(found[place], scales[name]) for name, found in maps.items()}
+            card["heat"] = {name: heat_uri(values[index], scales[name]) for name, values in maps.items()}
             cards.append(card)
         if cards:
             galleries.append({"title": title, "cards": cards})
@@ -382,26 +387,26 @@ def _galleries(view: SaliencyView, patches: Patches) -> dict[str, Any]:
 
 
 def _scale(maps: np.ndarray) -> float:
-    """Evidence that gets the strongest colour, the same for all patches that are shown."""
+    """Evidence that gets the strongest colour, the same for all patches of the page."""
     positive = maps[maps > 0]
-    return float(np.quantile(positive, REACH)) if len(positive) else 1.0
+    return float(np.quantile(positive, TOP_QUANTILE)) if len(positive) else 1.0
 
 
 def heat_uri(values: np.ndarray, scale: float) -> str:
-    """Encode a map as a small PNG to lay over its patch: nothing where there is no evidence for tumour.
+    """Encode a map as a small PNG to overlay on its patch, transparent where there is no evidence for tumour.
 
     Parameters
     ----------
     values : ndarray of shape (rows, columns), float
     scale : float
-        Above 0: what gets the strongest colour.
+        Value that gets the strongest colour; above 0.
     """
     from PIL import Image
 
     share = np.clip(np.asarray(values, np.float64) / scale, 0, 1)
     anchors = np.linspace(0, 1, len(CIVIDIS))
     colour = np.stack([np.interp(share, anchors, CIVIDIS[:, channel]) for channel in range(3)], axis=2)
-    cover = 255 * COVER * np.sqrt(share)
+    opacity = 255 * OPACITY * np.sqrt(share)
     buffer = io.BytesIO()
-    Image.fromarray(np.dstack([colour, cover]).round().astype(np.uint8), "RGBA").save(buffer, format="PNG")
+    Image.fromarray(np.dstack([colour, opacity]).round().astype(np.uint8), "RGBA").save(buffer, format="PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

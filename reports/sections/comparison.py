@@ -1,4 +1,4 @@
-"""Several runs side by side: their ladders, paired differences on the same patches, and what was set otherwise."""
+"""Comparison of several runs: ladders, paired differences on the same patches, and different settings."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section, records
 from histoblend.reports.words import model_words, signed, span
 
-#: As many as there are colours that are easily told apart.
+#: One colour per run; there are no more that are easy to tell apart.
 COLOURS = (figures.BLUE, figures.VERMILLION, figures.GREEN, figures.PURPLE, figures.ORANGE, figures.SKY, figures.BROWN)
 SYMBOLS = ("circle", "diamond-open", "square", "triangle-up-open", "star", "circle-open", "diamond")
 SPLIT_WORDS = {"oof": "out-of-fold", "test": "test slides"}
+INCONCLUSIVE = "inconclusive (95 % CI includes 0)"
 
 
 def changed(mappings: Sequence[Mapping[str, object]]) -> pd.DataFrame:
-    """Keys whose values are not the same in all runs: ``key`` and a column a run, None where a run lacks the key."""
+    """Keys whose values differ between runs: ``key`` and one column per run, None where a run lacks the key."""
     keys = sorted({key for mapping in mappings for key in mapping})
     rows = [
         [key, *(mapping.get(key) for mapping in mappings)]
@@ -35,7 +36,7 @@ def changed(mappings: Sequence[Mapping[str, object]]) -> pd.DataFrame:
 
 
 def comparison_sections(runs: Sequence[RunResults], *, draws: int = 1000, seed: int = 0) -> list[Section]:
-    """Everything that a comparison shows.
+    """Build all sections of a comparison.
 
     Parameters
     ----------
@@ -50,20 +51,20 @@ def comparison_sections(runs: Sequence[RunResults], *, draws: int = 1000, seed: 
     Raises
     ------
     InputError
-        There are fewer or more runs, or a name stands twice.
+        There are too few or too many runs, or two runs have the same name.
     """
     names = [run.name for run in runs]
     if not 2 <= len(set(names)) == len(names) <= len(COLOURS):
         raise InputError(f"RUNS must name 2 to {len(COLOURS)} different runs; got {' '.join(names) or 'none'}.")
     pairs = [(one, two, pair(one, two)) for one, two in itertools.combinations(runs, 2)]
     tables = [differences(*each, draws=draws, seed=seed) for each in pairs]
-    found = [table for table in tables if len(table)]
-    paired = pd.concat(found, ignore_index=True) if found else tables[0]
+    filled = [table for table in tables if len(table)]
+    paired = pd.concat(filled, ignore_index=True) if filled else tables[0]
     return [
         Section(
             "comparison",
             "Verdict",
-            {"reached": _reached(runs), "pairs": [_pair_words(*each, paired) for each in pairs]},
+            {"reached": _results(runs), "pairs": [_pair_words(*each, paired) for each in pairs]},
         ),
         _ladders_section(runs),
         _paired_section(pairs, paired),
@@ -71,8 +72,8 @@ def comparison_sections(runs: Sequence[RunResults], *, draws: int = 1000, seed: 
     ]
 
 
-def _reached(runs: Sequence[RunResults]) -> list[str]:
-    """A sentence a run: its best model and what that reaches."""
+def _results(runs: Sequence[RunResults]) -> list[str]:
+    """One sentence per run: its best model and the model's AUC."""
     sentences = []
     for run in runs:
         model = best_model(run.ladder)
@@ -87,36 +88,37 @@ def _reached(runs: Sequence[RunResults]) -> list[str]:
 
 
 def _pair_words(one: RunResults, two: RunResults, pairing: Pairing, paired: pd.DataFrame) -> str:
-    """Say which of two runs' best models is better, on which patches, or why that cannot be said."""
-    title = f"{two.name} against {one.name}"
+    """Say which of two runs has the better best model, and on which patches, or why they cannot be compared."""
+    title = f"{two.name} compared with {one.name}"
     if pairing.refused:
-        return f"{title}: not paired, since {pairing.refused}"
+        return f"{title}: not paired because {pairing.refused}"
     rows = paired[(paired["first"] == one.name) & (paired["second"] == two.name) & (paired.model == BEST)]
     if rows.empty:
         return (
-            f"{title}: the common patches hold one class, or too few slides of both, so no difference has an interval."
+            f"{title}: no interval can be computed, because the common patches have one class only or too few slides "
+            "with both."
         )
     texts = []
     for row in rows.to_dict("records"):
         on = f"{row['patches']:,} common patches" + (f" of {row['slides']} slides" if row["slides"] else "")
-        side = "better" if row["auc_low"] > 0 else "worse" if row["auc_high"] < 0 else "not shown to be better or worse"
+        side = "better" if row["auc_low"] > 0 else "worse" if row["auc_high"] < 0 else INCONCLUSIVE
         texts.append(
             f"{SPLIT_WORDS[row['split']]} {side}, {signed(row['auc'])} ({signed(row['auc_low'])} to "
             f"{signed(row['auc_high'])}; {on})"
         )
-    models = " against ".join(model_words(row) for row in (rows.second_model.iloc[0], rows.first_model.iloc[0]))
-    return f"{title}, each with its best model ({models}): AUC {'; '.join(texts)}.{_pairing_words(pairing)}"
+    models = " and ".join(model_words(model) for model in (rows.second_model.iloc[0], rows.first_model.iloc[0]))
+    return f"{title}, best models {models}. AUC: {'; '.join(texts)}.{_pairing_words(pairing)}"
 
 
 def _pairing_words(pairing: Pairing) -> str:
-    text = f" {pairing.left_out:,} patches stand in one run only and are left out." if pairing.left_out else ""
+    text = f" {pairing.left_out:,} patches are in one run only and are excluded." if pairing.left_out else ""
     if pairing.other_folds:
-        text += " Their folds differ, so out of fold a patch was predicted by models that learned from other slides."
+        text += " The folds differ, so the models that predicted a patch out of fold were trained on different slides."
     return text
 
 
 def _ladders_section(runs: Sequence[RunResults]) -> Section:
-    """Every rung of every run, in a table and as a forest plot a metric and split."""
+    """Every rung of every run: a table, and one forest plot per metric and split."""
     whole = pd.concat(
         [run.ladder[~run.ladder.rung.isin(ALONE)].assign(run=run.name) for run in runs], ignore_index=True
     )
@@ -135,7 +137,7 @@ def _ladders_section(runs: Sequence[RunResults]) -> Section:
     ]
     content = {"runs": [run.name for run in runs], "rows": rows}
     table = whole[["run", *(column for column in whole if column != "run")]]
-    alt = "Forest plot of each model's score with its 95 % interval, a colour a run; the table holds the numbers."
+    alt = "Forest plot of each model's score with its 95 % interval, one colour per run. The table has the numbers."
     return Section("ladders", "Ladders", content, charts={"ladders": Chart(alt, variants)}, tables={"ladders": table})
 
 
@@ -147,7 +149,7 @@ def _cell(ladder: pd.DataFrame, model: str, split: str) -> dict[str, Any] | None
 def _forest(
     whole: pd.DataFrame, runs: Sequence[RunResults], models: Sequence[str], split: str, metric: str
 ) -> figures.Figure:
-    """Dots with intervals, a row a model and a colour a run."""
+    """Dots with intervals: one row per model, one colour per run."""
     data = []
     for i, run in enumerate(runs):
         part = whole[(whole.run == run.name) & (whole.split == split)]
@@ -159,11 +161,11 @@ def _forest(
 
 
 def _dots(
-    part: pd.DataFrame, name: str, metric: str, models: Sequence[str], place: int, count: int, words: str
+    part: pd.DataFrame, name: str, metric: str, models: Sequence[str], index: int, count: int, words: str
 ) -> figures.Figure:
-    """One trace of a forest plot: rows of `part` at their model's height, shifted so that traces do not overlap."""
+    """Trace number `index` of `count`: each row of `part` at its model's height, shifted to avoid overlap."""
     heights = {model: len(models) - 1 - i for i, model in enumerate(models)}
-    shift = 0.6 * (0.5 - (place + 0.5) / count)
+    shift = 0.6 * (0.5 - (index + 0.5) / count)
     rows = part.to_dict("records")
     text = [
         f"{'best of each' if row['model'] == BEST else figures.short_name(row['model'])}, {words}<br>{row[metric]:.3f} "
@@ -172,8 +174,8 @@ def _dots(
     ]
     return figures.points(
         figures.plain(name),
-        COLOURS[place % len(COLOURS)],
-        SYMBOLS[place % len(SYMBOLS)],
+        COLOURS[index % len(COLOURS)],
+        SYMBOLS[index % len(SYMBOLS)],
         part[metric],
         part[f"{metric}_low"],
         part[f"{metric}_high"],
@@ -183,10 +185,10 @@ def _dots(
 
 
 def _paired_section(pairs: Sequence[tuple[RunResults, RunResults, Pairing]], paired: pd.DataFrame) -> Section:
-    """Differences on common patches, and why some runs have none."""
+    """Differences on common patches, and why some pairs of runs have none."""
     notes = [
-        f"{two.name} against {one.name}: "
-        + (f"not paired, since {pairing.refused}" if pairing.refused else _common(pairing))
+        f"{two.name} compared with {one.name}: "
+        + (f"not paired because {pairing.refused}" if pairing.refused else _common_patches(pairing))
         for one, two, pairing in pairs
     ]
     if paired.empty:
@@ -210,7 +212,7 @@ def _paired_section(pairs: Sequence[tuple[RunResults, RunResults, Pairing]], pai
         frame["shapes"] = [figures.rule(0.0)]
         variants.append((SPLIT_WORDS[split], {"data": data, "layout": frame}))
     content = {"notes": notes, "rows": rows, "several": len(pairs) > 1, "count": len(rows)}
-    alt = "Paired differences in AUC with 95 % intervals, a row a model; the table holds the numbers."
+    alt = "Paired differences in AUC with 95 % intervals, one row per model. The table has the numbers."
     return Section(
         "paired",
         "Paired differences",
@@ -221,19 +223,19 @@ def _paired_section(pairs: Sequence[tuple[RunResults, RunResults, Pairing]], pai
     )
 
 
-def _common(pairing: Pairing) -> str:
-    """Say how many patches and slides two runs share, in training and in test."""
+def _common_patches(pairing: Pairing) -> str:
+    """Say how many patches and slides two runs share, in the training and test sets."""
     parts = []
     for split, words in (("train", "out-of-fold"), ("test", "test")):
         rows = pairing.first[pairing.first.split == split]
         if len(rows):
             slides = rows.slide.nunique()
             parts.append(f"{len(rows):,} {words} patches" + (f" of {slides} slides" if slides else ""))
-    return f"{' and '.join(parts)} in common.{_pairing_words(pairing)}"
+    return f"in common {' and '.join(parts)}.{_pairing_words(pairing)}"
 
 
 def _settings_section(runs: Sequence[RunResults]) -> Section:
-    """What was set otherwise, and what else tells the runs apart."""
+    """Different settings, and differences in data, code and machine."""
     names = [run.name for run in runs]
     tables, content = {}, {}
     for key, mappings in (("settings", [run.settings for run in runs]), ("made", [run.made for run in runs])):

@@ -1,4 +1,4 @@
-"""What the numbers were taken on: folds, leakage meter and the audit."""
+"""The Data section: folds, leakage of a random split, and the audit."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from histoblend.reports.words import signed, span
 
 
 def data_section(predictions: pd.DataFrame, audit: AuditView | None, leakage: pd.DataFrame | None) -> Section:
-    """Show counts and prevalence of each part, how far a random split flatters, and what the audit found."""
+    """Show counts and prevalence per fold, how much a random split inflates the AUC, and the audit's results."""
     tables: dict[str, pd.DataFrame] = {}
     if audit is not None:
         tables |= {"audit": audit.summary, "slides-audited": audit.slides}
     if leakage is not None:
         tables["leakage"] = leakage
-    content = {"rows": _data_rows(predictions), "audit": _audit(audit), "leakage": leakage_words(leakage)}
+    content = {"rows": _data_rows(predictions), "audit": _audit_content(audit), "leakage": leakage_words(leakage)}
     return Section("data", "Data", content, tables=tables)
 
 
@@ -38,33 +38,33 @@ def _data_rows(predictions: pd.DataFrame) -> list[dict[str, Any]]:
     return [*rows, {"name": "all", **total}]
 
 
-def _audit(view: AuditView | None) -> dict[str, Any] | None:
-    """Flags, pictures and slides of the audit, ready to be shown."""
+def _audit_content(view: AuditView | None) -> dict[str, Any] | None:
+    """Flags, pictures and slides of the audit, as the template takes them."""
     if view is None:
         return None
     flags = [{**row, "done": consequence(row)} for row in view.summary.to_dict("records")]
     groups = example_groups(view)
     for group in groups:
         for card in group["cards"]:
-            pixels = view.pictures[card["place"]]
+            pixels = view.pictures[card["picture"]]
             card |= {"image": data_uri(pixels), "height": pixels.shape[0], "width": pixels.shape[1], "box": None}
     return {"flags": flags, "groups": groups, "slides": view.slides.to_dict("records")}
 
 
-#: What a policy does, in words; with dropped patches their number is said as well.
+#: What each policy does, in words. :func:`consequence` adds the number of dropped patches.
 DONE = {"keep": "kept", "group": "kept on one side of the split", "drop": "dropped"}
 
 
 @dataclass(frozen=True)
 class AuditView:
-    """What the audit left behind.
+    """Results of the audit.
 
     Attributes
     ----------
     summary : DataFrame
-        ``flag, patches, share, positive, policy, dropped, meaning``, a row a flag.
+        ``flag, patches, share, positive, policy, dropped, meaning``, one row per flag.
     examples : DataFrame
-        ``flag, patch_id, slide, label, similarity, dropped_by``, a row a picture.
+        ``flag, patch_id, slide, label, similarity, dropped_by``, one row per picture.
     pictures : ndarray of shape (examples, height, width, 3), dtype uint8
     slides : DataFrame
         ``slide, patches, dropped, positive, red, green, blue, nuclei_red, nuclei_blue, fibres_red, fibres_blue``.
@@ -77,7 +77,7 @@ class AuditView:
 
 
 def consequence(row: Mapping[Any, Any]) -> str:
-    """What was done about the patches of one row of the summary."""
+    """What was done with the patches of one row of the summary."""
     patches, dropped = int(row["patches"]), int(row["dropped"])
     if not patches:
         return ""
@@ -90,39 +90,39 @@ def consequence(row: Mapping[Any, Any]) -> str:
 
 
 def leakage_words(meter: pd.DataFrame | None) -> str:
-    """Say what the leakage meter shows.
+    """Say how much a random split inflates the AUC.
 
     Parameters
     ----------
     meter : DataFrame or None
-        ``folds ("grouped", "random", "inflation"), auc, low, high, patches, slides, inferred``; None where no slide is
-        known, or only one holds a label.
+        ``folds ("grouped", "random", "inflation"), auc, low, high, patches, slides, inferred``. None if no slide is
+        known, or only one slide has patches of one of the labels.
     """
     if meter is None:
         return (
-            "How far a random split flatters cannot be measured here: no slide is known, and none was inferred "
-            "(split.groups), or only one slide holds one of the labels."
+            "How much a random split inflates the AUC cannot be measured here. Either slides are unknown and were not "
+            "inferred (split.groups), or only one slide has patches of one of the labels."
         )
     grouped, random, gap = (meter.iloc[row] for row in range(3))
     kind = "inferred slides" if gap["inferred"] else "slides"
     text = (
         f"Logistic regression on handcrafted features scores AUC {random['auc']:.3f} "
-        f"({span(random['low'], random['high'])}) when patches are dealt into folds at random and {grouped['auc']:.3f} "
-        f"({span(grouped['low'], grouped['high'])}) when {kind} stay together. Ignoring {kind} changes the AUC by "
-        f"{signed(gap['auc'])} (95 % interval {signed(gap['low'])} to {signed(gap['high'])}), on the same "
+        f"({span(random['low'], random['high'])}) with random folds and {grouped['auc']:.3f} "
+        f"({span(grouped['low'], grouped['high'])}) when each fold keeps whole {kind}. Ignoring {kind} changes the AUC "
+        f"by {signed(gap['auc'])} (95 % CI {signed(gap['low'])} to {signed(gap['high'])}), on the same "
         f"{gap['patches']:,} training patches of {gap['slides']} {kind}."
     )
     if gap["inferred"]:
-        text += " Inferred slides mix real ones, so the true figure is likely to be larger."
+        text += " Inferred slides mix real slides, so the true change is probably larger."
     return text
 
 
 def example_groups(view: AuditView) -> list[dict[str, Any]]:
-    """Pictures of each flag that has any: ``flag, meaning, patches, cards``; a card holds ``place`` in the pictures."""
-    meanings = view.summary.set_index("flag")
+    """Examples of each flag: ``flag, meaning, patches, cards``. A card's ``picture`` is its index in the pictures."""
+    summary = view.summary.set_index("flag")
     groups = []
     for flag, part in view.examples.groupby("flag", sort=False):
-        row = meanings.loc[flag]
-        cards = [{"place": int(str(place)), **card} for place, card in part.to_dict("index").items()]
+        row = summary.loc[flag]
+        cards = [{"picture": int(str(index)), **card} for index, card in part.to_dict("index").items()]
         groups.append({"flag": flag, "meaning": row["meaning"], "patches": int(row["patches"].item()), "cards": cards})
     return groups

@@ -1,4 +1,4 @@
-"""How far probabilities can be believed, and what decisions by them are worth, as a section."""
+"""The Calibration section: reliability of probabilities, net benefit, and operating points."""
 
 from __future__ import annotations
 
@@ -24,17 +24,16 @@ POINT_WORDS = {
 }
 SPLIT_WORDS = {"oof": "out-of-fold", "test": "test slides"}
 
-#: Patches that consequences are counted on.
+#: Number of patches for which consequences are given.
 PER = 1000
 
 
 def decisions_section(view: DecisionsView | None) -> Section:
-    """Show how far probabilities are shares, what deciding by them is worth, and what thresholds come to."""
+    """Show calibration, net benefit of decisions, and the results of each threshold."""
     title, nav = "Calibration and decisions", "Calibration"
     if view is None:
-        return Section(
-            "decisions", title, None, absent="Predictions with labels and two rungs would fill this section.", nav=nav
-        )
+        absent = "This section needs predictions with labels and at least two rungs."
+        return Section("decisions", title, None, absent=absent, nav=nav)
     tables = {
         "reliability": view.reliability,
         "calibration": view.decomposition,
@@ -46,7 +45,7 @@ def decisions_section(view: DecisionsView | None) -> Section:
     content = {
         "best": model_words(view.model),
         "model": view.model,
-        "parts": _parts(view),
+        "parts": _calibration_rows(view),
         "useful": _useful_words(view),
         "calibrators": _calibrators(view.calibrators),
         "operating": [{**row, "words": POINT_WORDS[row["point"]]} for row in records(view.operating)],
@@ -61,54 +60,56 @@ def decisions_section(view: DecisionsView | None) -> Section:
 
 
 def consequences(row: Mapping[str, Any], old: float, new: float) -> dict[str, float]:
-    """What an operating point comes to at another prevalence, if positives and negatives look as they do here.
+    """Compute the results of an operating point at another prevalence, assuming label shift.
 
-    The page's script does the same with the same numbers.
+    Label shift means that only the share of positives differs: positives and negatives look as they do here. The
+    page's script computes the same.
 
     Parameters
     ----------
     row : mapping
         ``sensitivity, specificity, threshold``.
     old, new : float
-        Share of positives where the model was fitted, and where it is used; above 0 and below 1.
+        Share of positives where the model was fitted, and where it is used. Above 0 and below 1.
 
     Returns
     -------
     dict from str to float
-        ``shifted``: the same threshold on probabilities that speak of `new`; ``at_precision`` and
-        ``at_negative_value``, missing where nothing is called so; ``alarms, missed, false_alarms``: patches in
-        :data:`PER`.
+        ``shifted``: the threshold on probabilities corrected to `new`. ``at_precision``: PPV, NaN if nothing is
+        called positive. ``at_negative_value``: NPV, NaN if nothing is called negative. ``alarms, missed,
+        false_alarms``: number of predicted positives, false negatives and false positives in :data:`PER` patches.
     """
-    found, wrong = row["sensitivity"] * new, (1 - row["specificity"]) * (1 - new)
-    missed, left = (1 - row["sensitivity"]) * new, row["specificity"] * (1 - new)
+    true_positives, false_positives = row["sensitivity"] * new, (1 - row["specificity"]) * (1 - new)
+    false_negatives, true_negatives = (1 - row["sensitivity"]) * new, row["specificity"] * (1 - new)
+    called_positive, called_negative = true_positives + false_positives, true_negatives + false_negatives
     return {
-        # A threshold may lie a rounding error above 1, where nothing is called positive.
+        # A threshold that calls nothing positive can exceed 1 by a rounding error.
         "shifted": float(shift_prevalence(np.array([row["threshold"]]), old, new)[0]),
-        "at_precision": found / (found + wrong) if found + wrong > 0 else np.nan,
-        "at_negative_value": left / (left + missed) if left + missed > 0 else np.nan,
-        "alarms": PER * (found + wrong),
-        "missed": PER * missed,
-        "false_alarms": PER * wrong,
+        "at_precision": true_positives / called_positive if called_positive > 0 else np.nan,
+        "at_negative_value": true_negatives / called_negative if called_negative > 0 else np.nan,
+        "alarms": PER * called_positive,
+        "missed": PER * false_negatives,
+        "false_alarms": PER * false_positives,
     }
 
 
 def _data(view: DecisionsView) -> dict[str, Any]:
-    """What the slider computes with; missing rates as null."""
-    kept = ("point", "split", "threshold", "sensitivity", "specificity")
+    """Numbers that the slider needs; missing rates are null."""
+    columns = ("point", "split", "threshold", "sensitivity", "specificity")
     rows = [
-        {name: None if isinstance(row[name], float) and np.isnan(row[name]) else row[name] for name in kept}
+        {name: None if isinstance(row[name], float) and np.isnan(row[name]) else row[name] for name in columns}
         for row in records(view.operating)
     ]
     return {"prevalence": view.prevalence, "per": PER, "points": rows}
 
 
-def _parts(view: DecisionsView) -> list[dict[str, Any]]:
-    """A row a model and split, the highest rung first, with each part of the Brier score and its interval."""
+def _calibration_rows(view: DecisionsView) -> list[dict[str, Any]]:
+    """One row per model and split, highest rung first, with each part of the Brier score and its interval."""
     rows = []
     for model in reversed(list(dict.fromkeys(view.decomposition.model))):
-        found = view.decomposition[view.decomposition.model == model]
-        for split in dict.fromkeys(found.split):
-            measures = {str(row["measure"]): row for row in records(found[found.split == split])}
+        of_model = view.decomposition[view.decomposition.model == model]
+        for split in dict.fromkeys(of_model.split):
+            measures = {str(row["measure"]): row for row in records(of_model[of_model.split == split])}
             rows.append({"model": model, "split": split, "measures": measures})
     return rows
 
@@ -120,7 +121,7 @@ def _calibrators(table: pd.DataFrame | None) -> list[dict[str, Any]]:
 
 
 def _charts(view: DecisionsView) -> dict[str, Chart]:
-    """Reliability of each model, the one that is decided by first, and decision curves of each split."""
+    """Reliability of each model, starting with the one used for decisions, and decision curves of each split."""
     models = list(dict.fromkeys(view.reliability.model))
     ordered = [view.model, *(model for model in reversed(models) if model != view.model)]
     reliability = [
@@ -131,25 +132,25 @@ def _charts(view: DecisionsView) -> dict[str, Chart]:
         (SPLIT_WORDS[split], figures.decision_curve(view.curve[view.curve.split == split], view.model))
         for split in dict.fromkeys(view.curve.split)
     ]
-    alt = "Share of positives against probability, out-of-fold and on test slides; see reliability.csv."
+    alt = "Share of positives by predicted probability, out-of-fold and on test slides; see reliability.csv."
     return {
         "reliability": Chart(alt, reliability),
-        "decision-curve": Chart(f"Net benefit against threshold probability. {_useful_words(view)}", curves),
+        "decision-curve": Chart(f"Net benefit by threshold probability. {_useful_words(view)}", curves),
     }
 
 
 def _useful_words(view: DecisionsView) -> str:
-    """Say for which thresholds deciding by the model is better than to call all or none positive."""
-    runs = useful_range(view.curve, view.model)
+    """Say at which thresholds the model is better than calling all patches positive or none."""
+    ranges = useful_range(view.curve, view.model)
     name = model_words(view.model)
-    if not runs:
+    if not ranges:
         return (
-            f"At no threshold is deciding by {name} shown to be better than calling every patch positive or none "
-            "(out-of-fold)."
+            f"At no threshold probability is {name} shown to be better than calling every patch positive or none "
+            "(out-of-fold; the 95 % CI of the gain is nowhere above 0)."
         )
-    listed = [f"{low:.2f} to {high:.2f}" if high > low else f"{low:.2f}" for low, high in runs]
-    ranges = listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} and {listed[-1]}"
+    listed = [f"{low:.2f} to {high:.2f}" if high > low else f"{low:.2f}" for low, high in ranges]
+    words = listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} and {listed[-1]}"
     return (
-        f"Deciding by {name} is better than calling every patch positive or none at threshold probabilities of "
-        f"{ranges} (out-of-fold; the 95 % interval of the gain lies above zero)."
+        f"At threshold probabilities of {words}, {name} is better than calling every patch positive or none "
+        "(out-of-fold; the 95 % CI of the gain is above 0)."
     )

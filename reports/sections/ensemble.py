@@ -1,4 +1,4 @@
-"""What the report says of the ensemble: its members, what each is worth, and whether it helps at all."""
+"""The Ensemble section: its members, what each adds, and whether the ensemble beats its best member."""
 
 from __future__ import annotations
 
@@ -29,28 +29,28 @@ CALIBRATOR_WORDS = {
 
 @dataclass(frozen=True)
 class EnsembleView:
-    """What step 6 found.
+    """Results of step 6.
 
     Attributes
     ----------
     members : DataFrame
         ``member, weight, weight_slide_mean, auc, log_loss, without, value``, with ``_low`` and ``_high`` of AUC and
-        value; ``weight_slide_mean`` is missing where slides are unknown.
+        value. ``weight_slide_mean`` is missing if slides are unknown.
     combiners : DataFrame
-        What was compared, a row each; ``chosen`` marks one.
+        Compared combination methods, one per row; ``chosen`` marks the chosen one.
     errors : DataFrame
         ``first, second, correlation``.
     choices : DataFrame
-        ``fold, combiner, calibrator, single``: what was chosen without each fold.
+        ``fold, combiner, calibrator, single``: the choice made without each fold.
     gains : DataFrame
-        ``over, auc, single_auc, gain, gain_low, gain_high, verdict, patches, slides``: over the best member as picked
-        on the same predictions, and as picked on the other folds.
+        ``over, auc, single_auc, gain, gain_low, gain_high, verdict, patches, slides``. Row 1: gain over the best
+        member chosen on the same predictions. Row 2: gain over the best member chosen on the other folds.
     combiner, calibrator : str
-        Those of the ensemble that is taken away.
+        Those of the final ensemble.
     without_slides : tuple of str or None
-        Members of the ensemble for patches without a slide; None where it is the same one.
+        Members of the ensemble for patches without a slide; None if it is the same ensemble.
     left_out : int
-        Training patches that lack a member's prediction.
+        Number of training patches without a prediction of some member.
     """
 
     members: pd.DataFrame
@@ -65,11 +65,11 @@ class EnsembleView:
 
     @property
     def slide_means(self) -> bool:
-        """Whether members' means over slides are combined too."""
+        """Whether the ensemble also uses members' means over slides."""
         return bool(self.members["weight_slide_mean"].notna().any())
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """What members add to each other, by the name of the file."""
+        """Tables of the section, by file name."""
         return {
             "ensemble-members": self.members,
             "ensemble-combiners": self.combiners,
@@ -79,74 +79,74 @@ class EnsembleView:
         }
 
     def doubts(self) -> tuple[str, ...]:
-        """What to distrust where the ensemble is the best model."""
-        doubts = [
-            "The ensemble's out-of-fold score is nested: ways to combine were chosen and fitted without the fold that "
-            "they predict. Its members' predictions for the other folds come from models that have seen that fold, "
-            "which may flatter it a little; the test slides are untouched by all of it."
+        """Reasons for caution if the ensemble is the best model."""
+        cautions = [
+            "The ensemble's out-of-fold score is nested: each fold is predicted by a combination that was chosen and "
+            "fitted without it. The members' predictions for the other folds come from models that were trained on "
+            "this fold, so the score may be slightly optimistic. The test slides were not used for any of this."
         ]
         if self.slide_means or any(map(needs_slides, self.members.member)):
-            doubts.append(
-                "It compares a patch with the rest of its slide: its scores presume a slide's worth of patches, "
-                "sampled as these were, at prediction time too. Patches without a slide get another, weaker ensemble, "
-                "and heat maps one without means over slides."
+            cautions.append(
+                "The ensemble compares a patch with the other patches of its slide. To reach these scores, prediction "
+                "also needs many patches per slide, sampled as these were. Patches without a slide are predicted by "
+                "another, weaker ensemble. Heat maps use an ensemble without means over slides."
             )
         if set(self.members.member) in ({*SLIDE_MEMBERS}, {*PLAIN_MEMBERS}):
-            doubts.append(
-                "Its default members were chosen on 36 PatchCamelyon slides. If your slides are among these, its "
-                "scores are flattered, on the test slides too."
+            cautions.append(
+                "The default members were chosen on 36 PatchCamelyon slides. If your slides are among them, the "
+                "scores are optimistic, on the test slides too."
             )
         if self.left_out:
-            doubts.append(
-                f"{self.left_out:,} training patches lack a member's prediction, as the network did not predict every "
-                "fold (cnn.folds) or every patch (cnn.patches); the ensemble was fitted and judged on the others."
+            cautions.append(
+                f"{self.left_out:,} training patches have no prediction of the network, because it did not predict "
+                "every fold (cnn.folds) or every patch (cnn.patches). The ensemble was fitted and scored on the others."
             )
-        return tuple(doubts)
+        return tuple(cautions)
 
 
 def gain_words(gains: pd.DataFrame) -> str:
-    """Say whether the ensemble helps over its best member, in two or three sentences."""
+    """Say whether the ensemble is better than its best member, in a few sentences."""
     same, nested = gains.to_dict("records")
     interval = f"{signed(same['gain_low'])} to {signed(same['gain_high'])}"
     text = (
         f"Nested out-of-fold AUC {same['auc']:.3f} ({span(same['auc_low'], same['auc_high'])}) on {same['patches']:,} "
-        f"patches, against {same['single_auc']:.3f} of its best member, {model_words(same['over'])}: "
-        f"{signed(same['gain'])} (95 % interval {interval}). Verdict: {same['verdict']}."
+        f"patches, compared with {same['single_auc']:.3f} for its best member, {model_words(same['over'])}. Gain: "
+        f"{signed(same['gain'])} (95 % CI {interval}). Verdict: {same['verdict']}."
     )
     if abs(nested["gain"] - same["gain"]) >= 0.0005:
         interval = f"{signed(nested['gain_low'])} to {signed(nested['gain_high'])}"
         text += (
-            " The best member was picked by the same predictions, which flatters it; picked on the other folds, as the "
-            f"ensemble is, it scores {nested['single_auc']:.3f} (gain {signed(nested['gain'])}, {interval})."
+            " The best member was chosen on the same predictions, so its AUC is optimistic. Chosen on the other folds, "
+            f"as the ensemble is, it has {nested['single_auc']:.3f} (gain {signed(nested['gain'])}, {interval})."
         )
     return text
 
 
-def _divided(ladder: pd.DataFrame) -> str:
-    """How the gain over the best member divides, and what the part between slides depends on."""
+def _gain_by_pairs(ladder: pd.DataFrame) -> str:
+    """Gain over the best member within and between slides, and what the gain between slides depends on."""
     rows = ladder[(ladder.model == "ensemble") & (ladder.split == "oof")].to_dict("records")
     words = gain_within_words(rows[0]) if rows else ""
     return f"{words} {BETWEEN_SLIDES}" if words else ""
 
 
 def ensemble_section(view: EnsembleView | None, ladder: pd.DataFrame) -> Section:
-    """Show weights, what is lost without each member, ways to combine and how alike members err.
+    """Show weights, the loss without each member, combination methods, and how members' errors correlate.
 
     Parameters
     ----------
     view : EnsembleView or None
     ladder : DataFrame
-        From :func:`reports.evaluation.ladder.ladder`: how the ensemble's gain divides within and between slides.
+        From :func:`reports.evaluation.ladder.ladder`, for the ensemble's gain within and between slides.
     """
     if view is None:
-        absent = "Step 6, the ensemble, is no part of this run: `make ensemble` adds it."
+        absent = "This run has no ensemble (step 6). Add it with `make ensemble`."
         return Section("ensemble", "Ensemble", None, absent=absent)
     choices = [
         f"{row['fold']}: {COMBINER_WORDS[row['combiner']]}, calibration {CALIBRATOR_WORDS[row['calibrator']]}"
         for row in view.choices.to_dict("records")
     ]
     content = {
-        "words": f"{gain_words(view.gains)} {_divided(ladder)}".strip(),
+        "words": f"{gain_words(view.gains)} {_gain_by_pairs(ladder)}".strip(),
         "doubts": view.doubts(),
         "combiner": COMBINER_WORDS[view.combiner],
         "calibrator": CALIBRATOR_WORDS[view.calibrator],
@@ -156,6 +156,6 @@ def ensemble_section(view: EnsembleView | None, ladder: pd.DataFrame) -> Section
         "combiners": view.combiners.assign(words=view.combiners.combiner.replace(COMBINER_WORDS)).to_dict("records"),
         "choices": choices,
     }
-    alt = "Map of how members' errors correlate; ensemble-errors.csv holds the numbers."
+    alt = "Correlation matrix of the members' errors. ensemble-errors.csv has the numbers."
     charts = {"errors": Chart(alt, [("correlation of errors", figures.error_map(view.errors))])}
     return Section("ensemble", "Ensemble", content, charts=charts, tables=view.tables())

@@ -1,4 +1,4 @@
-"""Where the best model errs: slide by slide, among patches that the audit flagged, and the patches themselves."""
+"""The Errors section: errors of the best model by slide, among flagged patches, and examples of wrong patches."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from histoblend.reports.page.images import centre_box, photo_uri
 from histoblend.reports.page.section import Chart, Section
 from histoblend.reports.words import span
 
-#: Models that the reader may choose from slide by slide; the table beside the page holds all.
+#: Number of models in the chart of slides. The CSV table has all models.
 DRAWN = 4
-#: Pictures of each kind of error, and of one slide in each kind.
+#: Most pictures for each kind of error, and most per slide among them.
 GALLERY_SIZE = 8
 GALLERY_PER_SLIDE = 2
-#: Pictures slide by slide: of one slide, and in all.
+#: Most pictures per slide in the gallery by slide, and most in total.
 EACH_SLIDE = 3
 MOST_BY_SLIDE = 54
 
@@ -46,7 +46,7 @@ def errors_section(
     draws: int = 1000,
     seed: int = 0,
 ) -> Section:
-    """Show each slide's scores, whether flagged patches are judged worse, and patches on the wrong side.
+    """Show each slide's scores, error rates of flagged patches, and examples of wrong patches.
 
     Parameters
     ----------
@@ -57,11 +57,11 @@ def errors_section(
     ladder : DataFrame
         From :func:`reports.evaluation.ladder.ladder`: models and their thresholds.
     model : str
-        The best one, whose patches are shown.
+        Best model; the patches shown are its errors.
     patches : Patches
-        Those of `predictions`, in any order.
+        Patches of `predictions`, in any order.
     flags : DataFrame, optional
-        The audit's: ``patch_id`` and a column of bool a flag.
+        Flags of the audit: ``patch_id`` and one bool column per flag.
     draws, seed : int
         For intervals that resample slides.
 
@@ -99,40 +99,40 @@ def errors_section(
 
 
 def model_thresholds(ladder: pd.DataFrame, best: str) -> dict[str, float]:
-    """Threshold of each model that a rung of the ladder stands for, the best one first."""
+    """Threshold of each model on the ladder, except prevalence and families alone; the best model first."""
     rungs = ladder[~ladder.rung.isin((*ALONE, RUNGS[0]))]
-    found = dict(zip(rungs.model.astype(str), rungs.threshold.astype(float), strict=True))
-    return {best: float(ladder[ladder.model == best].threshold.iloc[0])} | found
+    thresholds = dict(zip(rungs.model.astype(str), rungs.threshold.astype(float), strict=True))
+    return {best: float(ladder[ladder.model == best].threshold.iloc[0])} | thresholds
 
 
 def best_of_rungs(ladder: pd.DataFrame, best: str) -> list[str]:
-    """The best model, then the better heads of the best other rungs, `DRAWN` models at most."""
+    """The best model, then the best head of each of the best other rungs; at most `DRAWN` models."""
     rows = ladder[(ladder.split == "oof") & ~ladder.rung.isin((*ALONE, RUNGS[0]))]
     tops = rows.sort_values("auc", ascending=False, kind="stable").drop_duplicates("rung").model
     return list(dict.fromkeys([best, *map(str, tops)]))[:DRAWN]
 
 
 def choose_errors(predictions: pd.DataFrame, model: str, threshold: float) -> pd.DataFrame:
-    """Choose the patches to look at: the worst errors of either kind, those next to the threshold, each slide's worst.
+    """Choose example patches: worst false positives and negatives, those nearest the threshold, each slide's worst.
 
-    Worst is furthest from the threshold in log-odds. In the first three groups stand at most `GALLERY_PER_SLIDE` of one
-    slide, so that one odd slide does not fill them. Slides come with the most errors first, at most `EACH_SLIDE`
-    patches each and `MOST_BY_SLIDE` in all.
+    The worst error is the one furthest from the threshold in log-odds. Each of the first three groups has at most
+    `GALLERY_PER_SLIDE` patches per slide, so that one unusual slide does not fill it. In the last group, slides with
+    the most errors come first, with at most `EACH_SLIDE` patches per slide and `MOST_BY_SLIDE` in total.
 
     Returns
     -------
     DataFrame
-        ``group, patch_id, slide, split, label, score, wrong``; the groups of `TITLES`, then ``"slide"``.
+        ``group, patch_id, slide, split, label, score, wrong``. Groups are the keys of `TITLES`, then ``"slide"``.
     """
     table = predictions[["patch_id", "slide", "split", "label"]].assign(score=predictions[f"prob_{model}"])
     table = table[judged_rows(predictions, model)]
-    away = np.abs(log_odds(table.score.to_numpy()) - log_odds(np.array(threshold)))
-    table = table.assign(wrong=(table.score >= threshold) != (table.label == 1), away=away)
-    errors = table[table.wrong].sort_values(["away", "patch_id"], ascending=[False, True], kind="stable")
+    distance = np.abs(log_odds(table.score.to_numpy()) - log_odds(np.array(threshold)))
+    table = table.assign(wrong=(table.score >= threshold) != (table.label == 1), distance=distance)
+    errors = table[table.wrong].sort_values(["distance", "patch_id"], ascending=[False, True], kind="stable")
     groups = {
         "false-positives": errors[errors.label == 0],
         "false-negatives": errors[errors.label == 1],
-        "borderline": table.sort_values(["away", "patch_id"], kind="stable"),
+        "borderline": table.sort_values(["distance", "patch_id"], kind="stable"),
     }
     parts = []
     for name, part in groups.items():
@@ -147,23 +147,23 @@ def _worst_of_slides(errors: pd.DataFrame) -> pd.DataFrame:
     """Each slide's worst errors, slides with the most errors first."""
     known = errors[errors.slide.notna()]
     counts = known.slide.value_counts(sort=False).sort_index().sort_values(ascending=False, kind="stable")
-    rank = {slide: place for place, slide in enumerate(counts.index)}
-    worst = known.assign(turn=known.groupby("slide").cumcount(), place=known.slide.map(rank).astype(int))
-    # A turn of one picture a slide after another, so that no slide goes without one before another has several.
-    kept = worst[worst.turn < EACH_SLIDE].sort_values(["turn", "place"], kind="stable").head(MOST_BY_SLIDE)
-    return kept.sort_values(["place", "turn"], kind="stable").drop(columns=["turn", "place"])
+    ranks = {slide: rank for rank, slide in enumerate(counts.index)}
+    worst = known.assign(turn=known.groupby("slide").cumcount(), rank=known.slide.map(ranks).astype(int))
+    # Take one picture per slide, then a second, and so on: each slide gets one before any slide gets several.
+    kept = worst[worst.turn < EACH_SLIDE].sort_values(["turn", "rank"], kind="stable").head(MOST_BY_SLIDE)
+    return kept.sort_values(["rank", "turn"], kind="stable").drop(columns=["turn", "rank"])
 
 
 def _counts(predictions: pd.DataFrame, model: str, threshold: float) -> dict[str, int]:
-    """Judged patches, and errors of either kind."""
+    """Number of scored patches, and of false positives and negatives."""
     part = predictions[judged_rows(predictions, model)]
-    said, true = part[f"prob_{model}"] >= threshold, part.label == 1
+    predicted, positive = part[f"prob_{model}"] >= threshold, part.label == 1
     return {
         "patches": len(part),
-        "negatives": int((~true).sum()),
-        "positives": int(true.sum()),
-        "false_positives": int((said & ~true).sum()),
-        "false_negatives": int((~said & true).sum()),
+        "negatives": int((~positive).sum()),
+        "positives": int(positive.sum()),
+        "false_positives": int((predicted & ~positive).sum()),
+        "false_negatives": int((~predicted & positive).sum()),
     }
 
 
@@ -176,16 +176,16 @@ def _charts(intervals: pd.DataFrame, models: Sequence[str]) -> dict[str, Chart]:
         for metric, words in METRIC_WORDS.items()
     ]
     rows = forest_rows(intervals, models[0], "auc")
-    ends = f"from {rows.value.iloc[0]:.2f} on slide {rows.slide.iloc[0]} to {rows.value.iloc[-1]:.2f}"
+    lowest = f"{rows.value.iloc[0]:.2f} on slide {rows.slide.iloc[0]}"
     alt = (
-        f"Forest plot of {short_name(models[0])} within each of {len(rows)} slides, {ends} on slide "
-        f"{rows.slide.iloc[-1]}; slides-intervals.csv holds the numbers."
+        f"Forest plot of {short_name(models[0])} within each of {len(rows)} slides, from {lowest} to "
+        f"{rows.value.iloc[-1]:.2f} on slide {rows.slide.iloc[-1]}. slides-intervals.csv has the numbers."
     )
     return {"slides": Chart(alt, variants)}
 
 
 def _flag_rows(table: pd.DataFrame, model: str) -> list[dict[Any, Any]]:
-    """Rows for the best model, each with what the other models do."""
+    """Rows of the best model, each with the rows of the other models for the same flag."""
     rows = []
     for row in table[table.model == model].to_dict("records"):
         others = table[(table.flag == row["flag"]) & (table.model != model)]
@@ -196,9 +196,9 @@ def _flag_rows(table: pd.DataFrame, model: str) -> list[dict[Any, Any]]:
 def _galleries(shown: pd.DataFrame, patches: Patches, flags: pd.DataFrame | None) -> dict[str, Any]:
     """Cards with pictures: ``galleries``, each with a title, and ``by_slide``, with the names of its slides."""
     rows = dict(zip(shown.patch_id, find_patches(patches, shown.patch_id), strict=True))
-    borne = _borne(shown.patch_id, flags)
+    flags_of = _patch_flags(shown.patch_id, flags)
     cards = [
-        _card(row, np.asarray(patches.pixels[rows[row["patch_id"]]]), borne[row["patch_id"]])
+        _card(row, np.asarray(patches.pixels[rows[row["patch_id"]]]), flags_of[row["patch_id"]])
         for row in shown.to_dict("records")
     ]
     galleries = [
@@ -209,13 +209,13 @@ def _galleries(shown: pd.DataFrame, patches: Patches, flags: pd.DataFrame | None
     return {"galleries": galleries, "by_slide": by_slide, "slide_names": names, "each_slide": EACH_SLIDE}
 
 
-def _borne(patch_ids: pd.Series, flags: pd.DataFrame | None) -> Mapping[str, list[str]]:
+def _patch_flags(patch_ids: pd.Series, flags: pd.DataFrame | None) -> Mapping[str, list[str]]:
     """Flags of each shown patch, in words."""
     if flags is None:
         return {patch_id: [] for patch_id in patch_ids}
-    some = flags[flags.patch_id.isin(patch_ids)].set_index("patch_id")
-    found = {str(name): [str(flag).replace("_", " ") for flag in row[row].index] for name, row in some.iterrows()}
-    return {patch_id: found.get(patch_id, []) for patch_id in patch_ids}
+    rows = flags[flags.patch_id.isin(patch_ids)].set_index("patch_id")
+    flagged = {str(name): [str(flag).replace("_", " ") for flag in row[row].index] for name, row in rows.iterrows()}
+    return {patch_id: flagged.get(patch_id, []) for patch_id in patch_ids}
 
 
 def _card(row: dict[Any, Any], pixels: np.ndarray, flags: list[str]) -> dict[Any, Any]:
@@ -224,11 +224,11 @@ def _card(row: dict[Any, Any], pixels: np.ndarray, flags: list[str]) -> dict[Any
     return {**row, **picture, "flags": flags}
 
 
-#: Rows that the figure holds at most: the lowest.
+#: Most rows of the figure. Slides with the lowest values are drawn.
 MOST_ROWS = 60
-#: What the chooser says of each figure.
+#: Name of each figure in the menu.
 METRIC_WORDS = {
-    "auc": "AUC (one class: share right)",
+    "auc": "AUC (one class: share correct)",
     "sensitivity": "sensitivity",
     "specificity": "specificity",
 }
@@ -240,15 +240,15 @@ _MARKS = {
 
 
 def forest_rows(intervals: pd.DataFrame, model: str, metric: str) -> pd.DataFrame:
-    """Rows of one figure, lowest value first; with "auc", a slide of one class is judged by the share that is right."""
+    """Rows of one figure, lowest value first. For "auc", slides of one class have the share of correct patches."""
     part = intervals[intervals.model == model]
     one_class = (part.positives == 0) | (part.positives == part.patches)
-    wanted = (part.metric == metric) | (one_class if metric == "auc" else False)
-    return part[wanted].sort_values(["value", "high", "slide"], kind="stable", ignore_index=True)
+    selected = (part.metric == metric) | (one_class if metric == "auc" else False)
+    return part[selected].sort_values(["value", "high", "slide"], kind="stable", ignore_index=True)
 
 
 def slide_forest(intervals: pd.DataFrame, model: str, metric: str) -> dict[str, Any]:
-    """Draw one metric of one model within each slide, worst on top; of more than `MOST_ROWS` slides the worst.
+    """Draw one metric of one model within each slide, worst on top; at most the worst `MOST_ROWS` slides.
 
     Parameters
     ----------
@@ -258,18 +258,18 @@ def slide_forest(intervals: pd.DataFrame, model: str, metric: str) -> dict[str, 
     metric : {"auc", "sensitivity", "specificity"}
     """
     rows = forest_rows(intervals, model, metric).head(MOST_ROWS)
-    places = len(rows) - 1 - np.arange(len(rows))
+    heights = len(rows) - 1 - np.arange(len(rows))
     data = []
     for name, (words, colour, symbol) in _MARKS.items():
         for split in SPLITS.values():
-            mine = ((rows.metric == name) & (rows.split == split)).to_numpy()
-            if mine.any():
-                shown = words if metric != "auc" or name == "auc" else f"{words}, one class only"
+            drawn = ((rows.metric == name) & (rows.split == split)).to_numpy()
+            if drawn.any():
+                metric_name = words if metric != "auc" or name == "auc" else f"{words}, one class only"
                 shape = f"{symbol}-open" if split == "test" else symbol
-                ends = f"{shown}, {'test' if split == 'test' else 'out-of-fold'}"
-                data.append(_trace(rows[mine], places[mine].tolist(), ends, colour, shape))
-    axis = {"tickvals": places.tolist(), "ticktext": [shorten(slide) for slide in rows.slide], "zeroline": False}
-    drawn = layout(
+                title = f"{metric_name}, {'test' if split == 'test' else 'out-of-fold'}"
+                data.append(_trace(rows[drawn], heights[drawn].tolist(), title, colour, shape))
+    axis = {"tickvals": heights.tolist(), "ticktext": [shorten(slide) for slide in rows.slide], "zeroline": False}
+    frame = layout(
         yaxis={**axis, "range": [-0.7, len(rows) - 0.3], "automargin": True, "ticklabelstandoff": 6},
         xaxis={
             "title": {"text": "within the slide", "standoff": 8},
@@ -279,11 +279,11 @@ def slide_forest(intervals: pd.DataFrame, model: str, metric: str) -> dict[str, 
         },
         height=130 + 19 * len(rows),
     )
-    drawn["shapes"] = [rule(0.5)] if metric == "auc" else []
-    return {"data": data, "layout": drawn}
+    frame["shapes"] = [rule(0.5)] if metric == "auc" else []
+    return {"data": data, "layout": frame}
 
 
-def _trace(rows: pd.DataFrame, places: list[int], name: str, colour: str, symbol: str) -> dict[str, Any]:
+def _trace(rows: pd.DataFrame, heights: list[int], name: str, colour: str, symbol: str) -> dict[str, Any]:
     bars = {"type": "data", "symmetric": False, "color": colour, "thickness": 1.5, "width": 0}
     bars |= {"array": numbers(rows.high - rows.value, 4), "arrayminus": numbers(rows.value - rows.low, 4)}
     return {
@@ -291,7 +291,7 @@ def _trace(rows: pd.DataFrame, places: list[int], name: str, colour: str, symbol
         "mode": "markers",
         "name": name,
         "x": numbers(rows.value, 4),
-        "y": places,
+        "y": heights,
         "text": [
             f"slide {plain(row['slide'])}<br>{name}: {row['value']:.3f} ({span(row['low'], row['high'])})<br>"
             f"{row['patches']} patches, {row['positives']} positive"

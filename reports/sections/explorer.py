@@ -1,4 +1,4 @@
-"""Importances that a reader can ask questions of: features to search and open, single patches, embedding columns."""
+"""Interactive part of the Importances section: searchable features, single patches, embedding columns."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from histoblend.reports.page.section import Chart
 from histoblend.reports.sections.shapley_charts import beeswarm, share_table, swarm_table, waterfall
 from histoblend.reports.words import model_words, signed
 
-#: Features a model's table holds, at most.
+#: Most features in the table of a model.
 TABLE_ROWS = 300
 
-#: Colours a picture of a patch is reduced to: a third of the bytes, and no difference to be seen at this size.
+#: Number of colours of a picture of a patch: a third of the bytes, without a visible difference at this size.
 PICTURE_COLOURS = 64
 
 
 @dataclass(frozen=True)
 class Explorer:
-    """The explorer's share of a section: see :class:`reports.page.section.Section`."""
+    """The explorer's part of a section; see :class:`reports.page.section.Section`."""
 
     content: dict[str, Any]
     charts: dict[str, Chart]
@@ -39,22 +39,22 @@ class Explorer:
 def explore(
     importances: pd.DataFrame, sums: pd.DataFrame, sentences: Mapping[str, str], view: ExplorerView | None
 ) -> Explorer:
-    """Make the explorer of whatever importances there are.
+    """Build the explorer from the available importances.
 
     Parameters
     ----------
     importances : DataFrame
-        Tidy, any models and measures.
+        One row per model, measure and feature; any models and measures.
     sums : DataFrame
         From :func:`models.inspection.importance.sum_by_family`.
     sentences : mapping from feature name to str
     view : ExplorerView or None
-        Without it features are listed, and do not open.
+        Without it, features are listed without details.
 
     Returns
     -------
     Explorer
-        Its content is what ``importances_explorer.html`` shows, its data what ``importances.js`` draws.
+        ``importances_explorer.html`` shows its content, ``importances.js`` draws its data.
     """
     models = [_model_rows(importances, sums, model) for model in _models(importances)]
     models = sorted((model for model in models if model["rows"]), key=lambda model: -len(model["measures"]))
@@ -91,7 +91,7 @@ def _models(importances: pd.DataFrame) -> list[str]:
 
 
 def _model_rows(importances: pd.DataFrame, sums: pd.DataFrame, model: str) -> dict[str, Any]:
-    """One model's table: families that are one feature, then features that stand high in some measure; a cell each."""
+    """Table of one model: families that count as one feature, then the leading features, with a cell per measure."""
     part = _single(importances[importances.model == model])
     present = [name for name in MEASURES if (part.measure == name).any()]
     order = _order(part).near.sort_values(ascending=False, kind="stable")
@@ -105,19 +105,19 @@ def _model_rows(importances: pd.DataFrame, sums: pd.DataFrame, model: str) -> di
     return {"model": model, "words": model_words(model), "measures": present, "total": len(order), "rows": rows}
 
 
-def _cells(part: pd.DataFrame, key: str, wanted: set[str]) -> dict[str, list[float]]:
-    """By name: a number; with its spread, or its interval, where there is one."""
-    found: dict[str, list[float]] = {}
+def _cells(part: pd.DataFrame, key: str, names: set[str]) -> dict[str, list[float]]:
+    """Value for each name, followed by its interval or its spread if there is one."""
+    cells: dict[str, list[float]] = {}
     for name, value, low, high, spread in part[[key, "value", "low", "high", "spread"]].itertuples(index=False):
-        if name not in wanted or name in found:
+        if name not in names or name in cells:
             continue
-        ends = (low, high) if np.isfinite(low) else (spread,) if np.isfinite(spread) else ()
-        found[name] = [_short(number) for number in (value, *ends)]
-    return found
+        limits = (low, high) if np.isfinite(low) else (spread,) if np.isfinite(spread) else ()
+        cells[name] = [_rounded(number) for number in (value, *limits)]
+    return cells
 
 
-def _short(value: float) -> float:
-    """Four digits: what a table shows, and half the bytes."""
+def _rounded(value: float) -> float:
+    """Round to four significant digits, as tables do: half the bytes."""
     return float(f"{value:.4g}")
 
 
@@ -127,26 +127,26 @@ def _features(
     sentences: Mapping[str, str],
     view: ExplorerView | None,
 ) -> dict[str, list[Any]]:
-    """Sentence and, where known, percentiles of every listed feature."""
-    found: dict[str, list[Any]] = {}
+    """Description and, if known, percentiles of every listed feature."""
+    features: dict[str, list[Any]] = {}
     for name in dict.fromkeys(row[0] for model in models for row in model["rows"]):
         if name in TOGETHER:
-            found[name] = [f"{_width(sums, name):,} columns of pretrained networks, taken together."]
+            features[name] = [f"{_column_count(sums, name):,} columns of pretrained networks, taken together."]
             continue
-        found[name] = [sentences.get(name, "")]
+        features[name] = [sentences.get(name, "")]
         if view is not None and name in view.quantiles.index:
-            found[name] += [_short(value) for value in view.quantiles.loc[name].tolist()]
-    return found
+            features[name] += [_rounded(value) for value in view.quantiles.loc[name].tolist()]
+    return features
 
 
-def _width(sums: pd.DataFrame, family: str) -> int:
+def _column_count(sums: pd.DataFrame, family: str) -> int:
     return int(sums[sums.family == family].features.max())
 
 
 def _opened(view: ExplorerView, pictures: Mapping[str, str]) -> dict[str, Any]:
-    """Example patches, curves and shares of the features that open, and every patch once."""
+    """Example patches, curves and shares of positives of the features with details, and every patch once."""
     shown = list(dict.fromkeys(view.examples.patch_id))
-    number = {patch: place for place, patch in enumerate(shown)}
+    index = {patch: i for i, patch in enumerate(shown)}
     rows = view.patches.set_index("patch_id")
     height, width = view.pixels.shape[1:3] if len(shown) else (0, 0)
     opened: dict[str, Any] = {}
@@ -155,7 +155,7 @@ def _opened(view: ExplorerView, pictures: Mapping[str, str]) -> dict[str, Any]:
         columns = ("value", "share", "low", "high")
         by_model = {str(model): curve for model, curve in curves.groupby("model", sort=False)}
         opened[str(feature)] = {
-            "shown": [[number[patch], _short(value)] for patch, value in zip(part.patch_id, part.value, strict=True)],
+            "shown": [[index[patch], _rounded(value)] for patch, value in zip(part.patch_id, part.value, strict=True)],
             "bins": [*(_numbers(bins[name]) for name in columns), bins.patches.tolist(), bins.slides.tolist()],
             "grid": _numbers(next(iter(by_model.values())).value) if by_model else [],
             "curves": {model: figures.numbers(curve.probability, 4) for model, curve in by_model.items()},
@@ -178,12 +178,12 @@ def _opened(view: ExplorerView, pictures: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _numbers(values: pd.Series) -> list[float | None]:
-    """Four digits; None stands where a number is missing."""
-    return [_short(float(value)) if np.isfinite(value) else None for value in values]
+    """Values with four significant digits; None for missing values."""
+    return [_rounded(float(value)) if np.isfinite(value) else None for value in values]
 
 
 def _view_words(view: ExplorerView) -> dict[str, Any]:
-    """Numbers that the template states."""
+    """Numbers in the template's sentences."""
     return {
         "explained": len(view.explained),
         "slides": int(view.explained.slide.nunique()),
@@ -197,14 +197,14 @@ def _view_words(view: ExplorerView) -> dict[str, Any]:
 
 
 def _embedding_importance(head: str, value: float) -> tuple[str, str]:
-    """What a column of an embedding counts for a head: the measure in words, and the value."""
-    found = head_class(head)
-    words, sign, digits = MEASURES[found.importance]
-    return f"{words} ({found.display_name})", signed(value) if sign else f"{value:.{digits}f}"
+    """Importance of an embedding column for a head: the measure in words, and the value."""
+    cls = head_class(head)
+    words, sign, digits = MEASURES[cls.importance]
+    return f"{words} ({cls.display_name})", signed(value) if sign else f"{value:.{digits}f}"
 
 
 def _embedding_rows(view: ExplorerView) -> list[dict[str, Any]] | None:
-    """Leading embedding columns with the features nearest to them."""
+    """Leading embedding columns with their most correlated features."""
     if view.embeddings is None:
         return None
     heads = [name for name in view.embeddings if name in HEADS]
@@ -224,7 +224,7 @@ def _embedding_rows(view: ExplorerView) -> list[dict[str, Any]] | None:
 
 
 def _case_cards(view: ExplorerView, pictures: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The patch beside each waterfall."""
+    """The patch of each waterfall."""
     rows = view.patches.set_index("patch_id")
     cards = []
     for row in view.cases.to_dict("records"):
@@ -243,8 +243,8 @@ def _charts(view: ExplorerView) -> dict[str, Chart]:
         order = reversed(list(rungs_below(list(view.attributions))))
         swarms = [(model_words(model), beeswarm(view.attributions[model])) for model in order]
         charts["beeswarm"] = Chart(
-            "Shares of single patches in the log odds, a row a feature, coloured by the feature's value; "
-            "beeswarm.csv holds the numbers.",
+            "Contributions of features to the log-odds of single patches, one row per feature, coloured by the "
+            "feature's value. beeswarm.csv has the numbers.",
             swarms,
         )
     if len(view.cases):
@@ -254,15 +254,17 @@ def _charts(view: ExplorerView) -> dict[str, Chart]:
             for row in view.cases.to_dict("records")
         ]
         charts["waterfall"] = Chart(
-            "What each feature adds to the log odds of one patch, the largest first; waterfalls.csv holds the numbers.",
+            "Contribution of each feature to the log-odds of one patch, largest first. waterfalls.csv has the numbers.",
             falls,
         )
     return charts
 
 
 def _tables(view: ExplorerView) -> dict[str, pd.DataFrame]:
-    """The figures' numbers, for the files beside the page."""
-    swarms = [swarm_table(found, view.explained).assign(model=model) for model, found in view.attributions.items()]
+    """The figures' numbers, written as CSV files next to the page."""
+    swarms = [
+        swarm_table(attribution, view.explained).assign(model=model) for model, attribution in view.attributions.items()
+    ]
     falls = [
         share_table(view.attributions[row["model"]], row["place"]).assign(
             case=row["case"], model=row["model"], patch_id=row["patch_id"]

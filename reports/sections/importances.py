@@ -1,4 +1,4 @@
-"""What models rely on, by theme, region, family and cluster, and how far the answers can be believed."""
+"""The Importances section: themes, regions, families and clusters, and how well measures and folds agree."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from histoblend.reports.page.section import Chart, Section, records
 from histoblend.reports.sections.explorer import explore
 from histoblend.reports.words import model_words
 
-#: Clusters that the page lists; the table beside it holds all.
+#: Most clusters on the page. The CSV table has all clusters.
 CLUSTER_ROWS = 30
 
-#: Kendall's W and rank correlations from which orders agree, and agree in part.
+#: Kendall's W or rank correlation from which rankings agree, and from which they agree in part.
 AGREE, PARTLY = 0.7, 0.4
 
-#: How each measure is called, its colour and its mark; drops in AUC first.
+#: Name, colour and symbol of each measure; drops in AUC first.
 MARKS = {
-    "permutation": ("shuffled together", figures.BLUE, "circle"),
-    "dropped": ("left out and fitted again", figures.VERMILLION, "diamond-open"),
+    "permutation": ("permutation (group shuffled)", figures.BLUE, "circle"),
+    "dropped": ("refitting (group left out)", figures.VERMILLION, "diamond-open"),
     "gain": ("share of gain", figures.GREEN, "square"),
     "cover": ("share of cover", figures.ORANGE, "triangle-up-open"),
-    "coefficient": ("share of the coefficients’ sizes", figures.PURPLE, "square"),
+    "coefficient": ("share of absolute coefficients", figures.PURPLE, "square"),
 }
+INCONCLUSIVE = "inconclusive (95 % CI includes 0)"
 DROPS = ("permutation", "dropped")
 NAMES = {"permutation": "permutation", "dropped": "refitting", "gain": "gain", "cover": "cover"}
 NAMES |= {"coefficient": "coefficients", "shap": "SHAP"}
 
 
 def group_content(importances: pd.DataFrame, view: GroupView) -> dict[str, Any]:
-    """What ``importances_groups.html`` shows.
+    """Content of ``importances_groups.html``.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ def group_content(importances: pd.DataFrame, view: GroupView) -> dict[str, Any]:
 
 
 def group_tables(importances: pd.DataFrame, view: GroupView) -> dict[str, pd.DataFrame]:
-    """The same numbers, as they lie beside the page."""
+    """The same numbers as tables, written as CSV files next to the page."""
     return {
         "importance-groups": view.groups,
         "importance-clusters": view.clusters,
@@ -75,30 +76,30 @@ def group_tables(importances: pd.DataFrame, view: GroupView) -> dict[str, pd.Dat
 
 
 def group_charts(view: GroupView) -> dict[str, Chart]:
-    """One figure of themes and regions and one of families, a variant a model."""
+    """One figure of themes and regions and one of families, with one variant per model."""
     charts = {}
     for name, kinds in {"groups": ("half", "theme", "region"), "families": ("family",)}.items():
         part = view.groups[view.groups.kind.isin(kinds)]
-        # The model of which most is known comes first.
+        # The model with the most rows comes first.
         models = sorted(_models(part), key=lambda model: -(part.model == model).sum())
         if models:
             words = "families" if name == "families" else "themes and regions"
             charts[name] = Chart(
-                f"Importance of {words} for each model, by every measure; importance-groups.csv holds the numbers.",
+                f"Importance of {words} for each model, by every measure. importance-groups.csv has the numbers.",
                 [(model_words(model), group_figure(part[part.model == model], kinds)) for model in models],
             )
     return charts
 
 
 def group_figure(groups: pd.DataFrame, kinds: Sequence[str]) -> figures.Figure:
-    """Draw one model's groups: drops in AUC above, shares of what the fitted model says itself below.
+    """Draw one model's groups: drops in AUC in the upper panel, shares within the fitted model in the lower.
 
     Parameters
     ----------
     groups : DataFrame
         `models.inspection.importance.GROUPS`, of one model.
     kinds : sequence of str
-        In this order, with a gap between.
+        Kinds of groups in this order, with a gap between them.
 
     Returns
     -------
@@ -106,41 +107,41 @@ def group_figure(groups: pd.DataFrame, kinds: Sequence[str]) -> figures.Figure:
         A Plotly figure. Lines are 95 % intervals over slides for drops, and one standard deviation over folds for
         shares.
     """
-    labels, places = _places(groups, kinds)
+    labels, heights = _row_heights(groups, kinds)
     panels = [[name for name in MARKS if name in DROPS], [name for name in MARKS if name not in DROPS]]
-    panels = [found for names in panels if (found := [name for name in names if (groups.measure == name).any()])]
+    panels = [present for names in panels if (present := [name for name in names if (groups.measure == name).any()])]
     data = [
         trace
         for number, names in enumerate(panels, start=1)
         for i, name in enumerate(names)
-        for trace in [_trace(groups[groups.measure == name], name, places, 0.36 * (0.5 - (i + 0.5) / len(names)))]
+        for trace in [_trace(groups[groups.measure == name], name, heights, 0.36 * (0.5 - (i + 0.5) / len(names)))]
         if trace.update({"xaxis": f"x{number}", "yaxis": f"y{number}"}) is None
     ]
-    titles = ["AUC lost on held-out slides" if names[0] in DROPS else "share of the whole" for names in panels]
-    return {"data": data, "layout": _panel_layout(labels, places, titles)}
+    titles = ["drop in AUC on held-out slides" if names[0] in DROPS else "share of the total" for names in panels]
+    return {"data": data, "layout": _panel_layout(labels, heights, titles)}
 
 
-def _places(groups: pd.DataFrame, kinds: Sequence[str]) -> tuple[list[str], dict[tuple[str, str], int]]:
-    """Labels from the top down, an empty one between kinds, and the row of each (kind, group)."""
+def _row_heights(groups: pd.DataFrame, kinds: Sequence[str]) -> tuple[list[str], dict[tuple[str, str], int]]:
+    """Labels from the top down, with an empty one between kinds, and the height of each (kind, group)."""
     labels: list[str] = []
-    places: dict[tuple[str, str], int] = {}
+    rows: dict[tuple[str, str], int] = {}
     for kind in kinds:
         part = groups[groups.kind == kind]
         if part.empty:
             continue
         if labels:
             labels.append("")
-        # By the first measure that there is: permutation, where the model was shuffled.
+        # Sort by the first measure that is present: permutation, if it was computed for the model.
         first = next(name for name in MARKS if (part.measure == name).any())
         order = part[part.measure == first].sort_values("value", ascending=False, kind="stable").group
         for group in dict.fromkeys([*order, *part.group]):
-            places[kind, group] = len(labels)
+            rows[kind, group] = len(labels)
             labels.append(figures.plain(_group_words(kind, group)))
-    return labels, {key: len(labels) - 1 - place for key, place in places.items()}
+    return labels, {key: len(labels) - 1 - row for key, row in rows.items()}
 
 
-def _trace(part: pd.DataFrame, name: str, places: dict[tuple[str, str], int], shift: float) -> figures.Figure:
-    """Dots of one measure with their lines."""
+def _trace(part: pd.DataFrame, name: str, heights: dict[tuple[str, str], int], shift: float) -> figures.Figure:
+    """Dots and lines of one measure."""
     words, colour, symbol = MARKS[name]
     rows = records(part)
     low, high = part.low, part.high
@@ -151,7 +152,7 @@ def _trace(part: pd.DataFrame, name: str, places: dict[tuple[str, str], int], sh
         "mode": "markers",
         "name": words,
         "x": figures.numbers(part.value, 5),
-        "y": [places[row["kind"], row["group"]] + shift for row in rows],
+        "y": [heights[row["kind"], row["group"]] + shift for row in rows],
         "text": [
             f"{figures.plain(_group_words(row['kind'], row['group']))}, {row['columns']} columns<br>"
             f"{words}: {_amount(row)}"
@@ -171,9 +172,9 @@ def _trace(part: pd.DataFrame, name: str, places: dict[tuple[str, str], int], sh
     }
 
 
-def _panel_layout(labels: list[str], places: dict[tuple[str, str], int], titles: Sequence[str]) -> figures.Figure:
-    """Panels one above the other, each with all rows: they fit a phone, and rows are easily found again."""
-    ticks = {place: labels[len(labels) - 1 - place] for place in sorted(places.values())}
+def _panel_layout(labels: list[str], heights: dict[tuple[str, str], int], titles: Sequence[str]) -> figures.Figure:
+    """Panels one above the other, each with all rows, so that they fit a phone and rows are easy to compare."""
+    ticks = {height: labels[len(labels) - 1 - height] for height in sorted(heights.values())}
     rows = {
         "tickvals": list(ticks),
         "ticktext": list(ticks.values()),
@@ -182,13 +183,13 @@ def _panel_layout(labels: list[str], places: dict[tuple[str, str], int], titles:
         "automargin": True,
         "ticklabelstandoff": 6,
     }
-    inside = 34 * len(labels)  # pixels of a panel, and between panels
-    between = 84
-    height = len(titles) * inside + (len(titles) - 1) * between
+    panel = 34 * len(labels)  # px
+    gap = 84  # px
+    height = len(titles) * panel + (len(titles) - 1) * gap
     axes: dict[str, Any] = {}
     for number, title in enumerate(titles, start=1):
-        top = height - (number - 1) * (inside + between)
-        axes[f"yaxis{number}"] = {**rows, "domain": [(top - inside) / height, top / height], "anchor": f"x{number}"}
+        top = height - (number - 1) * (panel + gap)
+        axes[f"yaxis{number}"] = {**rows, "domain": [(top - panel) / height, top / height], "anchor": f"x{number}"}
         axes[f"xaxis{number}"] = {
             "title": {"text": title, "standoff": 8},
             "zeroline": True,
@@ -196,7 +197,7 @@ def _panel_layout(labels: list[str], places: dict[tuple[str, str], int], titles:
             "automargin": True,
             "anchor": f"y{number}",
         }
-    # Plotly calls the first pair of axes by no number.
+    # Plotly's first pair of axes has no number in its name.
     axes = {name.removesuffix("1") if name.endswith("axis1") else name: axis for name, axis in axes.items()}
     return figures.layout(**axes, height=height + 150)
 
@@ -213,7 +214,7 @@ def _amount(row: dict[str, Any]) -> str:
 
 
 def _level(value: float) -> str:
-    """Three digits; the minus is a real one, and zero has none."""
+    """Three digits, with a true minus sign; zero has no sign."""
     text = f"{value:.3f}"
     return "0.000" if float(text) == 0 else text.replace("-", "−")
 
@@ -232,58 +233,38 @@ def _clustered(groups: pd.DataFrame) -> list[str]:
 
 
 def _reading(groups: pd.DataFrame, model: str) -> dict[str, str] | None:
-    """Say what a model leans on, and whether it could do without."""
+    """Say which groups a model relies on, and which it needs when refitted."""
     part = groups[(groups.model == model) & groups.kind.isin(["half", "theme", "region"])]
     shuffled, dropped = part[part.measure == "permutation"], part[part.measure == "dropped"]
     if shuffled.empty:
         return None
-    sentences = [_leaning(shuffled[shuffled.kind == kind], kind) for kind in ("theme", "region")]
-    return {
-        "words": _capital(model_words(model)),
-        "text": " ".join([*filter(None, sentences), _without(dropped)]).strip(),
-    }
+    sentences = [
+        _drop_words(shuffled[shuffled.kind == kind], f"Drop in AUC when a {kind} is shuffled")
+        for kind in ("theme", "region")
+    ]
+    sentences.append(_drop_words(dropped, "Drop in AUC after refitting without a group"))
+    return {"words": _capital(model_words(model)), "text": " ".join(filter(None, sentences))}
 
 
-def _leaning(part: pd.DataFrame, kind: str) -> str:
-    """Which groups cost AUC when shuffled."""
+def _drop_words(part: pd.DataFrame, title: str) -> str:
+    """List drops in AUC: intervals above 0 first, then those below 0, then those that include 0."""
     rows = records(part.sort_values("value", ascending=False))
     if not rows:
         return ""
-    sure = [row for row in rows if _surely_above(row)]
-    if not sure:
-        return f"No {kind} is shown to matter when shuffled: all intervals include zero."
-    listed = ", ".join(_named(row) for row in sure)
-    text = f"AUC that it loses when a {kind} is shuffled: {listed}"
-    rest = [_group_words(kind, row["group"]) for row in rows if row not in sure]
-    return text + (f"; not shown to matter: {', '.join(rest)}." if rest else ".")
-
-
-def _without(dropped: pd.DataFrame) -> str:
-    """What is lost when a group never was there."""
-    rows = records(dropped.sort_values("value", ascending=False))
-    if not rows:
-        return ""
-    worse = [_named(row) for row in rows if _surely_above(row)]
-    better = [_named(row) for row in rows if round(row["high"], 3) < 0]
-    tried = _either([_group_words(row["kind"], row["group"]) for row in rows])
-    if worse:
-        text = f"Fitted again without {tried}, it misses {', '.join(worse)}."
-    else:
-        text = f"Fitted again without {tried}, it loses nothing that shows on these slides (most: {_named(rows[0])})."
-    return text + (f" It does better without {', '.join(better)}." if better else "")
-
-
-def _surely_above(row: dict[str, Any]) -> bool:
-    """Whether the interval lies above zero, and still does as it is printed."""
-    return bool(round(row["low"], 3) > 0)
+    # Compare rounded limits: an interval printed with a limit of 0.000 includes 0.
+    above = [_named(row) for row in rows if round(row["low"], 3) > 0]
+    below = [_named(row) for row in rows if round(row["high"], 3) < 0]
+    rest = [row for row in rows if not (round(row["low"], 3) > 0 or round(row["high"], 3) < 0)]
+    unclear = [_group_words(row["kind"], row["group"]) for row in rest]
+    if rest and not above:
+        unclear[0] = _named(rest[0])  # the largest drop
+    lists = {"": above, "AUC rises: ": below, f"{INCONCLUSIVE}: ": unclear}
+    return f"{title}: {'; '.join(name + ', '.join(listed) for name, listed in lists.items() if listed)}."
 
 
 def _named(row: dict[str, Any]) -> str:
-    return f"{_group_words(row['kind'], row['group'])} {_level(row['value'])} ({_interval(row)})"
-
-
-def _either(words: Sequence[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+    interval = "" if pd.isna(row["low"]) else f" ({_interval(row)})"
+    return f"{_group_words(row['kind'], row['group'])} {_level(row['value'])}{interval}"
 
 
 def _capital(text: str) -> str:
@@ -291,11 +272,11 @@ def _capital(text: str) -> str:
 
 
 def _trust(stability: pd.DataFrame, compared: pd.DataFrame, model: str) -> dict[str, Any]:
-    """Cells of the table on stability and agreement."""
-    mine, pairs = stability[stability.model == model], compared[compared.model == model]
+    """Cells of the table of stability and agreement."""
+    stable, pairs = stability[stability.model == model], compared[compared.model == model]
 
-    def concord(level: str, over: str) -> list[dict[str, Any]]:
-        part = mine[(mine.level == level) & (mine.over == over) & mine.w.notna()]
+    def concordance(level: str, over: str) -> list[dict[str, Any]]:
+        part = stable[(stable.level == level) & (stable.over == over) & stable.w.notna()]
         return [{"words": NAMES[row["measure"]], "value": row["w"], "says": _says(row["w"])} for row in records(part)]
 
     def correlations(level: str) -> list[dict[str, Any]]:
@@ -309,7 +290,7 @@ def _trust(stability: pd.DataFrame, compared: pd.DataFrame, model: str) -> dict[
             for row in records(part)
         ]
 
-    cells = [concord("feature", "folds"), concord("family", "folds"), concord("family", "draws of slides")]
+    cells = [concordance("feature", "folds"), concordance("family", "folds"), concordance("family", "draws of slides")]
     return {"words": _capital(model_words(model)), "cells": [*cells, correlations("feature"), correlations("family")]}
 
 
@@ -318,34 +299,33 @@ def _says(value: float) -> str:
 
 
 def _disagreement(groups: pd.DataFrame, compared: pd.DataFrame, model: str) -> str:
-    """Say where two measures put other things first, or in another order; empty where none does."""
+    """Say where two measures rank features or groups differently; empty if all agree."""
     parts = []
     pairs = compared[(compared.model == model) & (compared.correlation < PARTLY)]
     for level, words in (("feature", "single features"), ("family", "families")):
-        found = records(pairs[pairs.level == level])
-        if found:
-            named = [f"{NAMES[row['first']]} and {NAMES[row['second']]} ({_two(row['correlation'])})" for row in found]
-            parts.append(f"on the order of {words}: {', '.join(named)}")
+        rows = records(pairs[pairs.level == level])
+        if rows:
+            named = [f"{NAMES[row['first']]} and {NAMES[row['second']]} {_two(row['correlation'])}" for row in rows]
+            parts.append(f"on the ranking of {words} ({', '.join(named)})")
     for kind in ("theme", "region"):
-        first = _first(groups[(groups.model == model) & (groups.kind == kind)])
-        if len(set(first.values())) > 1:
-            by: dict[str, list[str]] = {}
-            for measure, group in first.items():
-                by.setdefault(_group_words(kind, group), []).append(NAMES[measure])
-            parts.append(
-                f"on the leading {kind}: " + "; ".join(f"{group} by {', '.join(names)}" for group, names in by.items())
-            )
-    return f"{_capital(model_words(model))}: measures disagree {', and '.join(parts)}." if parts else ""
+        leading = _leading_groups(groups[(groups.model == model) & (groups.kind == kind)])
+        if len(set(leading.values())) > 1:
+            measures: dict[str, list[str]] = {}
+            for measure, group in leading.items():
+                measures.setdefault(_group_words(kind, group), []).append(NAMES[measure])
+            named = [f"{group} by {' and '.join(names)}" for group, names in measures.items()]
+            parts.append(f"on the leading {kind} ({', '.join(named)})")
+    return f"{_capital(model_words(model))}: measures disagree {' and '.join(parts)}." if parts else ""
 
 
-def _first(part: pd.DataFrame) -> dict[str, str]:
-    """Leading group by each measure; none where no drop is above zero."""
-    found = {}
+def _leading_groups(part: pd.DataFrame) -> dict[str, str]:
+    """Leading group by each measure; without measures that have no drop above zero."""
+    leading = {}
     for measure, rows in part.groupby("measure", sort=False):
         top = rows.sort_values("value", kind="stable").iloc[-1]
         if top.value > 0:
-            found[str(measure)] = str(top.group)
-    return found
+            leading[str(measure)] = str(top.group)
+    return leading
 
 
 def _two(value: float) -> str:
@@ -353,11 +333,11 @@ def _two(value: float) -> str:
 
 
 def _cluster_rows(importances: pd.DataFrame, view: GroupView) -> list[dict[str, Any]]:
-    """Clusters by their largest drop, beside the largest drop of a member alone."""
+    """Clusters by their largest drop, with the largest drop of a single member."""
     models = _clustered(view.groups)
     part = view.groups[view.groups.kind == "cluster"]
     single = importances[(importances.measure == "permutation") & importances.feature.notna()]
-    alone_of = {model: rows.set_index("feature").value for model, rows in single.groupby("model")}
+    single_drops = {model: rows.set_index("feature").value for model, rows in single.groupby("model")}
     drops = {model: part[part.model == model].set_index("group") for model in models}
     rows = []
     for cluster in records(view.clusters) if models else []:
@@ -365,7 +345,7 @@ def _cluster_rows(importances: pd.DataFrame, view: GroupView) -> list[dict[str, 
         cells = []
         for model in models:
             row = drops[model].loc[cluster["group"]]
-            alone = alone_of[model].reindex(members).max() if model in alone_of else np.nan
+            alone = single_drops[model].reindex(members).max() if model in single_drops else np.nan
             cells.append({"value": row.value, "low": row.low, "high": row.high, "alone": alone})
         rows.append({**cluster, "members": members, "cells": cells, "top": max(cell["value"] for cell in cells)})
     return sorted(rows, key=lambda row: -row["top"])[:CLUSTER_ROWS]
@@ -384,9 +364,9 @@ def importances_section(
     importances : DataFrame
         From :mod:`models.inspection.importance`, of any models and measures; may be empty.
     sentences : mapping from feature name to str
-        What each feature is.
+        Description of each feature.
     view : ExplorerView, optional
-        What features open with, and single patches.
+        Details of features, and single patches.
     groups : GroupView, optional
         Importance of families, themes, regions and clusters.
 
@@ -401,7 +381,7 @@ def importances_section(
         "importances",
         "Importances",
         {"groups": shown, "explorer": explorer.content} if len(importances) else None,
-        absent="No importances were computed. The step that trains heads fills this section.",
+        absent="No importances were computed. The step that trains heads computes them.",
         charts=(group_charts(groups) if groups is not None else {}) | explorer.charts,
         tables={"importances": importances, "families": sums}
         | (group_tables(importances, groups) if groups is not None else {})

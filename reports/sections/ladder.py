@@ -1,4 +1,4 @@
-"""The ladder as a section: its table, forest plot and ROC curves, and each family alone."""
+"""The Ladder section: table, forest plot, ROC curves, and each family alone."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ def ladder_section(ladder: pd.DataFrame, curves: pd.DataFrame, families: Mapping
     curves : DataFrame
         From :func:`reports.evaluation.ladder.roc_table`.
     families : mapping from name to (columns, milliseconds)
-        Of each family of handcrafted features: its columns, and what it costs of one core a patch.
+        Number of columns of each family of handcrafted features, and its time per patch on one core.
 
     Returns
     -------
     Section
     """
-    # Families alone are a table of their own: among the rungs they would hide the ladder.
+    # Families alone have a separate table: among the rungs they would hide the ladder.
     rungs = ladder[~ladder.rung.isin(ALONE)]
     within = has_within(rungs)
     metrics = ["auc", "auc_within", *METRICS[1:]] if within else METRICS
@@ -49,14 +49,14 @@ def ladder_section(ladder: pd.DataFrame, curves: pd.DataFrame, families: Mapping
         },
         charts={
             "forest": Chart(_forest_words(rungs), forest),
-            "roc": Chart("ROC curves of all models; the areas under them stand in the ladder's AUC column.", roc),
+            "roc": Chart("ROC curves of all models. The AUC column of the ladder has the areas under them.", roc),
         },
         tables={"ladder": ladder, "roc": curves},
     )
 
 
 def _ladder_rows(ladder: pd.DataFrame, within: bool) -> list[dict[str, Any]]:
-    """Rows of the ladder with what the table marks; `within` adds the scores and gains within slides."""
+    """Rows of the ladder with the marks of the table; `within` adds the scores and gains within slides."""
     rows = records(ladder)
     for row in rows:
         row["ground"] = row["rung"] == RUNGS[0]
@@ -74,7 +74,7 @@ def _with_interval(row: Mapping[str, Any], name: str) -> tuple[Any, Any, Any]:
 
 
 def _mark(row: Mapping[str, Any], name: str) -> str:
-    """Whether a gain's interval excludes zero; empty where there is no gain or no interval."""
+    """Whether a gain's interval is above 0, below 0 or includes it; empty without a gain or an interval."""
     value, low, high = _with_interval(row, name)
     if pd.isna(value) or pd.isna(low):
         return ""
@@ -82,7 +82,7 @@ def _mark(row: Mapping[str, Any], name: str) -> str:
 
 
 def _alone_rows(ladder: pd.DataFrame, families: Mapping[str, tuple[int, float]]) -> list[dict[str, Any]]:
-    """A row a family of handcrafted features and split, best first, with a score for each head."""
+    """One row per family of handcrafted features and split, best first, with a score for each head."""
     rows = []
     if not ladder.rung.isin(ALONE).any():
         return []

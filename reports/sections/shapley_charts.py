@@ -1,4 +1,4 @@
-"""Shapley values as figures: a beeswarm over many patches, a waterfall for one."""
+"""Figures of Shapley values: a beeswarm of many patches, a waterfall of one patch."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from histoblend.models.inspection.shapley import Attribution
 from histoblend.reports.page import figures
 from histoblend.reports.words import signed
 
-#: Features and patches of a beeswarm, and features of a waterfall.
+#: Number of features and patches of a beeswarm, and of features of a waterfall.
 SWARM_FEATURES = 15
 SWARM_PATCHES = 200
 WATERFALL_FEATURES = 10
 
-#: From low to high, in colours that no kind of colour blindness folds.
+#: Colours from low to high, distinct for every kind of colour blindness.
 _COLOURS: figures.Figure = {
     "colorscale": [[0, figures.BLUE], [0.5, "#B8B8B8"], [1, figures.VERMILLION]],
     "cmin": 0,
@@ -35,88 +35,88 @@ _BAR: figures.Figure = {
 }
 
 
-def _leading(found: Attribution, most: int) -> list[int]:
-    """Features by falling mean size of their shares."""
-    order = np.argsort(-np.abs(found.shares).mean(axis=0), kind="stable")
-    return [int(place) for place in order[:most]]
+def _leading(attribution: Attribution, count: int) -> list[int]:
+    """Columns of the features with the largest mean absolute contributions."""
+    order = np.argsort(-np.abs(attribution.shares).mean(axis=0), kind="stable")
+    return [int(column) for column in order[:count]]
 
 
-def _swarm_rows(found: Attribution) -> np.ndarray:
-    """Patches of a beeswarm: all, or evenly spaced ones; their order has nothing to do with their scores."""
-    return np.unique(np.linspace(0, len(found.shares) - 1, SWARM_PATCHES).round().astype(int))
+def _swarm_rows(attribution: Attribution) -> np.ndarray:
+    """Patches of a beeswarm: all, or evenly spaced ones. Their order does not depend on their scores."""
+    return np.unique(np.linspace(0, len(attribution.shares) - 1, SWARM_PATCHES).round().astype(int))
 
 
-def swarm_table(found: Attribution, explained: pd.DataFrame) -> pd.DataFrame:
-    """``feature, patch_id, value, log_odds`` of what a beeswarm shows."""
-    rows, places = _swarm_rows(found), _leading(found, SWARM_FEATURES)
+def swarm_table(attribution: Attribution, explained: pd.DataFrame) -> pd.DataFrame:
+    """Table of a beeswarm: ``feature, patch_id, value, log_odds``."""
+    rows, columns = _swarm_rows(attribution), _leading(attribution, SWARM_FEATURES)
     return pd.DataFrame(
         {
-            "feature": np.repeat([found.features[place] for place in places], len(rows)),
-            "patch_id": np.tile(explained.patch_id.to_numpy()[rows], len(places)),
-            "value": found.values[rows][:, places].T.ravel(),
-            "log_odds": found.shares[rows][:, places].T.ravel(),
+            "feature": np.repeat([attribution.features[column] for column in columns], len(rows)),
+            "patch_id": np.tile(explained.patch_id.to_numpy()[rows], len(columns)),
+            "value": attribution.values[rows][:, columns].T.ravel(),
+            "log_odds": attribution.shares[rows][:, columns].T.ravel(),
         }
     )
 
 
-def share_table(found: Attribution, row: int) -> pd.DataFrame:
-    """``feature, value, log_odds`` of one patch, by falling size; the base first."""
-    order = np.argsort(-np.abs(found.shares[row]), kind="stable")
-    names = ["(without any feature)", *(found.features[place] for place in order)]
-    log_odds = np.concatenate([[found.base], found.shares[row][order]])
+def share_table(attribution: Attribution, row: int) -> pd.DataFrame:
+    """``feature, value, log_odds`` of one patch: the base value, then contributions from largest to smallest."""
+    order = np.argsort(-np.abs(attribution.shares[row]), kind="stable")
+    names = ["(without any feature)", *(attribution.features[column] for column in order)]
+    log_odds = np.concatenate([[attribution.base], attribution.shares[row][order]])
     return pd.DataFrame(
-        {"feature": names, "value": np.concatenate([[np.nan], found.values[row][order]]), "log_odds": log_odds}
+        {"feature": names, "value": np.concatenate([[np.nan], attribution.values[row][order]]), "log_odds": log_odds}
     )
 
 
 def spread_out(values: np.ndarray, width: float = 0.36) -> np.ndarray:
-    """Shift points aside so that a row of them shows how densely they lie.
+    """Shift points vertically so that a row of points shows its density.
 
     Parameters
     ----------
     values : ndarray of shape (n,), float
-        Places along the row.
+        Positions along the row.
     width : float
-        Largest shift, where points lie most densely.
+        Largest shift, used where points are densest.
 
     Returns
     -------
     ndarray of shape (n,), dtype float64
-        Between −`width` and `width`, the same at every call.
+        Between −`width` and `width`. The result is deterministic.
     """
     from scipy.ndimage import gaussian_filter1d
 
     if not len(values) or np.ptp(values) == 0:
         return (_radical_inverse(len(values)) - 0.5) * 2 * width
     edges = np.linspace(values.min(), values.max(), 129)
-    place = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, 127)
-    density = gaussian_filter1d(np.bincount(place, minlength=128).astype(np.float64), 2.0)[place]
+    bin_index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, 127)
+    density = gaussian_filter1d(np.bincount(bin_index, minlength=128).astype(np.float64), 2.0)[bin_index]
     shift = np.empty(len(values))
-    # Along the row, so that neighbours go to different sides.
+    # In the order of the row, so that neighbours are shifted to different sides.
     shift[np.argsort(values, kind="stable")] = _radical_inverse(len(values)) - 0.5
     return np.asarray(shift * 2 * width * density / density.max())
 
 
 def _radical_inverse(count: int) -> np.ndarray:
-    """The first numbers of van der Corput's sequence: evenly spread over 0 to 1 wherever it is cut."""
-    numbers, found, weight = np.arange(1, count + 1), np.zeros(count), 0.5
+    """First numbers of the van der Corput sequence, spread evenly over 0 to 1 for every `count`."""
+    numbers, inverse, weight = np.arange(1, count + 1), np.zeros(count), 0.5
     while numbers.any():
-        found += weight * (numbers & 1)
+        inverse += weight * (numbers & 1)
         numbers, weight = numbers >> 1, weight / 2
-    return found
+    return inverse
 
 
-def beeswarm(found: Attribution) -> figures.Figure:
-    """Draw the shares of single patches for the leading features: right of the line speaks for a positive."""
-    rows, places = _swarm_rows(found), _leading(found, SWARM_FEATURES)[::-1]
-    percentiles = found.percentiles()
+def beeswarm(attribution: Attribution) -> figures.Figure:
+    """Draw contributions to single patches for the leading features; values above 0 increase the log-odds."""
+    rows, columns = _swarm_rows(attribution), _leading(attribution, SWARM_FEATURES)[::-1]
+    percentiles = attribution.percentiles()
     data: list[figures.Figure] = []
-    for row, place in enumerate(places):
-        name, shares = figures.plain(found.features[place]), found.shares[rows, place]
+    for row, column in enumerate(columns):
+        name, shares = figures.plain(attribution.features[column]), attribution.shares[rows, column]
         marker: figures.Figure = {"color": figures.INK}
         words = ""
-        if np.isfinite(percentiles[:, place]).all():
-            colour = np.round(percentiles[rows, place]).astype(int)
+        if np.isfinite(percentiles[:, column]).all():
+            colour = np.round(percentiles[rows, column]).astype(int)
             marker = {"color": colour.tolist()} | _COLOURS
             if not any("colorbar" in each["marker"] for each in data):
                 marker |= {"showscale": True, "colorbar": _BAR}
@@ -129,26 +129,28 @@ def beeswarm(found: Attribution) -> figures.Figure:
                 "x": figures.numbers(shares, 3),
                 "y": figures.numbers(row + spread_out(shares), 2),
                 "marker": marker | {"size": 5, "opacity": 0.8},
-                "hovertemplate": f"{name}<br>adds %{{x:.3f}} to the log odds{words}<extra></extra>",
+                "hovertemplate": f"{name}<br>adds %{{x:.3f}} to the log-odds{words}<extra></extra>",
             }
         )
-    frame = _named_rows([figures.plain(found.features[place]) for place in places], "added to the log odds", 42)
+    frame = _named_rows(
+        [figures.plain(attribution.features[column]) for column in columns], "contribution to the log-odds", 42
+    )
     return {"data": data, "layout": frame}
 
 
-def waterfall(found: Attribution, row: int, percentiles: np.ndarray) -> figures.Figure:
-    """Draw how one patch's log odds come about, from the base up: the leading features, and all others as one.
+def waterfall(attribution: Attribution, row: int, percentiles: np.ndarray) -> figures.Figure:
+    """Draw contributions to one patch's log-odds, from the base value up: leading features, and the sum of the others.
 
     Parameters
     ----------
-    found : Attribution
+    attribution : Attribution
     row : int
     percentiles : ndarray of shape (n, features)
         From :meth:`Attribution.percentiles`.
     """
-    steps = _steps(found, row, percentiles[row])
+    steps = _steps(attribution, row, percentiles[row])
     sizes = np.array([step for _, _, step in steps])
-    starts = found.base + np.concatenate([[0.0], np.cumsum(sizes)[:-1]])
+    starts = attribution.base + np.concatenate([[0.0], np.cumsum(sizes)[:-1]])
     bars = {
         "type": "bar",
         "orientation": "h",
@@ -163,38 +165,38 @@ def waterfall(found: Attribution, row: int, percentiles: np.ndarray) -> figures.
         "hovertext": [f"{label}{more}<br>adds {signed(step)}" for label, more, step in steps],
         "hoverinfo": "text",
     }
-    frame = _named_rows([label for label, _, _ in steps], "log odds of a positive", 42)
-    ends = [*starts.tolist(), float(found.base + sizes.sum())]
+    frame = _named_rows([label for label, _, _ in steps], "log-odds of a positive", 42)
+    ends = [*starts.tolist(), float(attribution.base + sizes.sum())]
     _mark_ends(frame, ends, len(steps))
     return {"data": [bars], "layout": frame}
 
 
-def _steps(found: Attribution, row: int, percentiles: np.ndarray) -> list[tuple[str, str, float]]:
-    """Label, what hovering adds to it, and share, from the bottom up: all other features first, the largest last."""
-    order = np.argsort(-np.abs(found.shares[row]), kind="stable")
+def _steps(attribution: Attribution, row: int, percentiles: np.ndarray) -> list[tuple[str, str, float]]:
+    """Label, hover text and contribution, from the bottom up: the other features first, the largest last."""
+    order = np.argsort(-np.abs(attribution.shares[row]), kind="stable")
     leading, rest = order[:WATERFALL_FEATURES], order[WATERFALL_FEATURES:]
     steps = []
-    for place in leading:
-        value, percentile = found.values[row, place], percentiles[place]
-        label, more = figures.plain(found.features[place]), ""
+    for column in leading:
+        value, percentile = attribution.values[row, column], percentiles[column]
+        label, more = figures.plain(attribution.features[column]), ""
         if np.isfinite(value):
             label += f" = {value:.3g}".replace("-", "−")
             more = f" (percentile {percentile:.0f})"
-        steps.append((label, more, float(found.shares[row, place])))
+        steps.append((label, more, float(attribution.shares[row, column])))
     if len(rest):
-        steps.append((f"{len(rest):,} other features", "", float(found.shares[row, rest].sum())))
+        steps.append((f"{len(rest):,} other features", "", float(attribution.shares[row, rest].sum())))
     return steps[::-1]
 
 
 def _mark_ends(frame: figures.Figure, ends: Sequence[float], rows: int) -> None:
-    """Put the base below and the sum above a waterfall's rows; `ends` are where steps begin, and the sum."""
+    """Label a waterfall's base value below its rows and the sum above; `ends` has all starts of steps and the sum."""
     room = 0.16 * max(max(ends) - min(ends), 0.5)
     left, right = min(ends) - room, max(ends) + room
     frame["xaxis"] |= {"range": [round(left, 3), round(right, 3)], "zeroline": False}
     frame["yaxis"]["range"] = [-1.1, rows + 0.3]
     frame["shapes"] = [_upright(ends[0], "dot"), _upright(ends[-1], "solid")]
-    for x, words, y in ((ends[0], "base", -0.75), (ends[-1], "this patch", rows + 0.05)):
-        # Towards the middle, so that nothing is cut off at either side.
+    for x, words, y in ((ends[0], "base value", -0.75), (ends[-1], "this patch", rows + 0.05)):
+        # Text extends towards the middle, so that it is not cut off at the sides.
         side: figures.Figure = {"xanchor": "left", "xshift": 5}
         if x > (left + right) / 2:
             side = {"xanchor": "right", "xshift": -5}
@@ -203,7 +205,7 @@ def _mark_ends(frame: figures.Figure, ends: Sequence[float], rows: int) -> None:
 
 
 def _named_rows(labels: Sequence[str], title: str, per_row: int) -> figures.Figure:
-    """Rows from the bottom up, each with its name, escaped, above it: beside it, it would leave no room on a phone."""
+    """Rows from the bottom up, each with its escaped name above it: names at the side leave no room on a phone."""
     frame = figures.layout(
         xaxis={
             "title": {"text": title, "standoff": 8},

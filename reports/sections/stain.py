@@ -1,4 +1,4 @@
-"""Whether models rely on stain, as a section."""
+"""The section on stain: altered stains, stain groups of slides, and families that identify the stain."""
 
 from __future__ import annotations
 
@@ -32,30 +32,31 @@ from histoblend.reports.page.figures import (
 from histoblend.reports.page.section import Chart, Section, records
 from histoblend.reports.words import model_words, signed, span
 
-#: Models that a sentence names at most.
+#: Most models named in a sentence.
 MOST_NAMED = 3
 
 NAME, TITLE, NAV = "stain", "Does it rely on stain?", "Stain"
 
 
 def stain_section(view: StainView | None, importances: pd.DataFrame, best: str) -> Section:
-    """Show what shifted stains do to every model, groups of slides by stain, and which families tell them apart.
+    """Show the effect of altered stains on every model, stain groups of slides, and families that separate them.
 
     Parameters
     ----------
     view : StainView or None
-        None where nothing was looked at.
+        None if the analysis did not run.
     importances : DataFrame
         From :mod:`models.inspection.importance`; may be empty.
     best : str
-        The model that sentences speak of first.
+        Model that sentences name first.
 
     Returns
     -------
     Section
     """
     no_groups = (
-        f"Groups of slides are not known: it takes the “stain” family of features and {FEWEST_SLIDES} slides or more."
+        f"Stain groups of slides are missing. They need the “stain” family of features and at least {FEWEST_SLIDES} "
+        "slides."
     )
     if view is None or (view.groups is None and view.shifted is None):
         absent = " ".join(text for text in (no_groups, view.absent if view is not None else "") if text)
@@ -65,11 +66,11 @@ def stain_section(view: StainView | None, importances: pd.DataFrame, best: str) 
     content: dict[str, Any] = {"best": best, "no_groups": no_groups, "absent": view.absent, "trained": view.trained}
     content |= {"groups": None, "shifts": None, "families": None}
     if view.shifted is not None:
-        content["shifts"] = _shifts(view.shifted, best)
+        content["shifts"] = _shift_content(view.shifted, best)
         charts |= _shift_charts(view.shifted)
         tables["stain-shifts"] = view.shifted
     if view.groups is not None and view.scores is not None and view.slides is not None:
-        content["groups"] = _groups(view.groups, view.scores, best)
+        content["groups"] = _group_content(view.groups, view.scores, best)
         charts["stain_groups"] = _group_chart(view.scores, view.slides)
         tables |= {"stain-groups": view.scores, "stain-slides": view.slides}
     if view.groups is not None and view.families is not None:
@@ -83,7 +84,7 @@ def stain_section(view: StainView | None, importances: pd.DataFrame, best: str) 
 
 
 def shift_words(curves: pd.DataFrame, best: str, strength: float = SPOKEN_STRENGTH) -> str:
-    """Say what shifted stains do to the best model, and which others lose most.
+    """Say how shifted stains affect the best model, and which models lose most AUC.
 
     Parameters
     ----------
@@ -97,12 +98,12 @@ def shift_words(curves: pd.DataFrame, best: str, strength: float = SPOKEN_STRENG
     text = _altered_words(shifted[shifted.strength == strength], best, f"are scaled and shifted by up to {strength:g}")
     worst = min(_of_rungs(shifted[shifted.strength == shifted.strength.max()]), key=lambda row: row["change"])
     if worst["change"] >= 0:
-        return f"{text} At {worst['strength']:g}, no model loses anything."
+        return f"{text} At {worst['strength']:g}, no model loses AUC."
     return f"{text} At {worst['strength']:g}, {model_words(worst['model'])} loses most, {_loss(worst)}."
 
 
 def restain_words(curves: pd.DataFrame, best: str) -> str:
-    """Say what becomes of models when each slide is given the other group's stain; empty where that was not done.
+    """Say how models change when each slide gets the other group's stain; empty if that was not done.
 
     Parameters
     ----------
@@ -114,18 +115,18 @@ def restain_words(curves: pd.DataFrame, best: str) -> str:
     return _altered_words(part, best, "are exchanged for those of the other group of slides") if len(part) else ""
 
 
-def _altered_words(part: pd.DataFrame, best: str, done: str) -> str:
+def _altered_words(part: pd.DataFrame, best: str, alteration: str) -> str:
     rows = _of_rungs(part)
-    mine = next((row for row in rows if row["model"] == best), None)
-    text = f"Where stains {done}, "
-    if mine is not None:
+    of_best = next((row for row in rows if row["model"] == best), None)
+    text = f"When stains {alteration}, "
+    if of_best is not None:
         text += (
-            f"{model_words(best)} {_change(mine)}; its probabilities move by {mine['moved']:.2f} on average, and "
-            f"{100 * mine['turned']:.0f} % of the patches change the side of the threshold. "
+            f"{model_words(best)} {_change_words(of_best)}. Its probabilities change by {of_best['moved']:.2f} on "
+            f"average, and the predicted class changes for {100 * of_best['turned']:.0f} % of the patches. "
         )
     losers = sorted((row for row in rows if row["change_high"] < 0), key=lambda row: row["change"])
-    none, some = "No model is shown to lose more than chance.", "More than chance is lost by"
-    if mine is None:
+    none, some = "No model has a loss of AUC with a 95 % CI above 0.", "Losses of AUC with a 95 % CI above 0:"
+    if of_best is None:
         none, some = none[0].lower() + none[1:], some[0].lower() + some[1:]
     if not losers:
         return text + none
@@ -135,12 +136,12 @@ def _altered_words(part: pd.DataFrame, best: str, done: str) -> str:
 
 
 def _of_rungs(curves: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of the ladder's models, families alone left out."""
+    """Rows of the ladder's models, without families alone."""
     return records(curves[~curves.model.map(_is_alone)])
 
 
 def family_words(families: pd.DataFrame, importances: pd.DataFrame, confounded: bool) -> str:
-    """Say which families tell the stain groups apart, and which of those a model leans on most.
+    """Say which families separate the stain groups, and which models rely most on one of them.
 
     Parameters
     ----------
@@ -149,62 +150,62 @@ def family_words(families: pd.DataFrame, importances: pd.DataFrame, confounded: 
     importances : DataFrame
         From :mod:`models.inspection.importance`; may be empty.
     confounded : bool
-        Whether stain goes with the label.
+        Whether stain is associated with the label.
     """
     others = families[families.family != OWN_FAMILY]
-    tell = others[(others.auc >= TELLS) & (others.low > 0.5)]
-    if tell.empty:
+    separating = others[(others.auc >= TELLS) & (others.low > 0.5)]
+    if separating.empty:
         return (
-            "On slides that it was not fitted on, no family of features tells the two groups apart with an AUC of "
-            f"{TELLS:g} or more, but for “{OWN_FAMILY}”, which they are made from."
+            f"No family of features separates the two groups with an AUC of {TELLS:g} or more on slides that were not "
+            f"used to fit it, except “{OWN_FAMILY}”, which defines the groups."
         )
-    named = ", ".join(f"{row['family']} ({row['auc']:.2f})" for row in records(tell))
-    text = f"On slides that they were not fitted on, these families tell the two groups apart (AUC): {named}."
-    leading = _leading(importances)
-    suspects = {model: row for model, row in leading.items() if row["family"] in (*tell.family, OWN_FAMILY)}
+    named = ", ".join(f"{row['family']} ({row['auc']:.2f})" for row in records(separating))
+    text = f"On slides that were not used to fit them, these families separate the two groups (AUC): {named}."
+    leading = _leading_families(importances)
+    suspects = {model: row for model, row in leading.items() if row["family"] in (*separating.family, OWN_FAMILY)}
     if not leading:
         return text
     if not suspects:
-        return f"{text} None of them is what a model loses most by when it is shuffled."
+        return f"{text} None of them is the family with the largest permutation importance of a model."
     ranked = sorted(suspects.items(), key=lambda item: -item[1]["value"])
-    leans = "; ".join(
-        f"{model_words(model)} loses {row['value']:.3f} of AUC when {row['family']} is shuffled"
+    drops = "; ".join(
+        f"{model_words(model)} loses {row['value']:.3f} AUC when {row['family']} is shuffled"
         for model, row in ranked[:MOST_NAMED]
     )
     more = f"; and {len(ranked) - MOST_NAMED} more" if len(ranked) > MOST_NAMED else ""
-    text += f" A model that leans on them may read the stain, which makes these suspicious: {leans}{more}."
+    text += f" A model that relies on such a family may use the stain. Suspicious models: {drops}{more}."
     if confounded:
-        return text + " Stain goes with the label here, so the doubt is serious."
+        return text + " Stain is associated with the label here, so this suspicion is serious."
     return text + (
-        " Stain does not go with the label on these slides, so the scores are not shown to come from it; where the two "
-        "go together, they could."
+        " Stain is not associated with the label on these slides, so there is no evidence that the scores come from "
+        "it. On slides where the two are associated, they could."
     )
 
 
 def group_words(scores: pd.DataFrame, best: str) -> str:
-    """Say how a model ranks patches within each stain group; empty where neither holds both classes."""
+    """Say how a model ranks patches within each stain group; empty if no group has both classes."""
     known = [row for row in records(scores[scores.model == best]) if not pd.isna(row["auc"])]
     if not known:
         return ""
     parts = [f"{row['auc']:.3f}{_within(row['auc_low'], row['auc_high'])} within group {row['group']}" for row in known]
     words = model_words(best)
-    return f"{words[0].upper() + words[1:]} reaches an AUC of {' and '.join(parts)}."
+    return f"{words[0].upper() + words[1:]} has an AUC of {' and '.join(parts)}."
 
 
 def _within(low: float, high: float) -> str:
     return "" if pd.isna(low) else f" ({span(low, high)})"
 
 
-def _change(row: dict[str, Any]) -> str:
-    """What becomes of a model's AUC, in words."""
+def _change_words(row: dict[str, Any]) -> str:
+    """Change of a model's AUC in words."""
     if pd.isna(row["change_low"]):
-        return f"goes from an AUC of {row['auc'] - row['change']:.3f} to {row['auc']:.3f}"
+        return f"has an AUC of {row['auc']:.3f}, compared with {row['auc'] - row['change']:.3f} on unaltered patches"
     if row["change_high"] < 0:
-        return f"loses {_loss(row)} of its AUC"
+        return f"loses {_loss(row)} AUC"
     if row["change_low"] > 0:
-        return f"gains {row['change']:.3f} ({span(row['change_low'], row['change_high'])}) of AUC"
-    ends = f"{signed(row['change_low'])} to {signed(row['change_high'])}"
-    return f"keeps its AUC ({signed(row['change'])}, {ends}: no more than chance)"
+        return f"gains {row['change']:.3f} ({span(row['change_low'], row['change_high'])}) AUC"
+    interval = f"{signed(row['change_low'])} to {signed(row['change_high'])}"
+    return f"changes its AUC by {signed(row['change'])} ({interval}), inconclusive (95 % CI includes 0)"
 
 
 def _loss(row: dict[str, Any]) -> str:
@@ -214,8 +215,8 @@ def _loss(row: dict[str, Any]) -> str:
     return f"{-row['change']:.3f} ({low} to {high})"
 
 
-def _leading(importances: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """The family that each model loses most by when it is shuffled, where the interval lies above zero."""
+def _leading_families(importances: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Family with the largest drop in AUC when shuffled, for each model; only drops with an interval above zero."""
     if not len(importances):
         return {}
     sums = sum_by_family(importances)
@@ -223,12 +224,12 @@ def _leading(importances: pd.DataFrame) -> dict[str, dict[str, Any]]:
     return {row["model"]: row for row in records(sums.sort_values("value").drop_duplicates("model", keep="last"))}
 
 
-def _shifts(curves: pd.DataFrame, best: str) -> dict[str, Any]:
-    """Words, and a row a model: what it reaches on patches as they are, and its change in each alteration."""
+def _shift_content(curves: pd.DataFrame, best: str) -> dict[str, Any]:
+    """Sentences, and one row per model: its AUC on unaltered patches and its change for each alteration."""
     rows = []
     for model in dict.fromkeys(curves.model):
-        whole, *changes = records(curves[curves.model == model])
-        rows.append({"model": model, "whole": whole, "changes": changes})
+        unaltered, *changes = records(curves[curves.model == model])
+        rows.append({"model": model, "unaltered": unaltered, "changes": changes})
     return {
         "words": shift_words(curves, best),
         "restained": restain_words(curves, best),
@@ -236,7 +237,7 @@ def _shifts(curves: pd.DataFrame, best: str) -> dict[str, Any]:
         "rows": rows,
         "patches": int(curves.patches.iloc[0]),
         "slides": int(curves.slides.iloc[0]),
-        # As many slides as patches: no slide is known, and each patch stands for itself.
+        # If slides are unknown, each patch counts as one slide.
         "known": bool(curves.slides.iloc[0] < curves.patches.iloc[0]),
         "beside": any(split_model_name(model)[0] in (*BESIDE, "ensemble") for model in curves.model),
     }
@@ -253,12 +254,12 @@ def _shift_charts(curves: pd.DataFrame) -> dict[str, Chart]:
         variants += [
             (f"{SHIFT_WORDS[name][0]}, families alone", stain_shifts(curves[alone], name)) for name in ("change", "auc")
         ]
-    alt = "Every model's score as stains are shifted further, and exchanged; the table below holds the same numbers."
+    alt = "Every model's score when stains are shifted or exchanged. The table below has the same numbers."
     return {"shifts": Chart(alt, variants)}
 
 
-def _groups(groups: StainGroups, scores: pd.DataFrame, best: str) -> dict[str, Any]:
-    """Words, the groups, and a row a model with its AUC within each."""
+def _group_content(groups: StainGroups, scores: pd.DataFrame, best: str) -> dict[str, Any]:
+    """Sentences, group sizes, and one row per model with its AUC within each group."""
     first = scores[scores.model == scores.model.iloc[0]]
     rows = []
     for model in dict.fromkeys(scores.model):
@@ -277,25 +278,25 @@ def _group_chart(scores: pd.DataFrame, slides: pd.DataFrame) -> Chart:
     variants = [("AUC within each group", figures.forest(scores, "auc", **marks))]
     if slides.auc.notna().any():
         variants.append(("AUC within each slide", figures.slide_strip(slides, **marks)))
-    return Chart("AUC of every model within the two stain groups; the table below holds the same numbers.", variants)
+    return Chart("AUC of every model within the two stain groups. The table below has the same numbers.", variants)
 
 
 GROUP_MARKS: Marks = {"A": ("stain group A", BLUE, "circle"), "B": ("stain group B", VERMILLION, "diamond-open")}
-#: Families of handcrafted features alone.
+#: Colour of each family of handcrafted features alone.
 FAMILY_COLOURS = dict(
     zip(ALONE, itertools.cycle((VERMILLION, GREEN, ORANGE, BLUE, PURPLE, BROWN, SKY, INK)), strict=False)
 )
-#: What is shown of altered stains: the chooser's words, and the axis'.
+#: Measures of the chart of altered stains: name in the menu, title of the axis.
 SHIFT_WORDS = {
-    "change": ("change of AUC against the patches as they are", "change of AUC"),
+    "change": ("change of AUC compared with unaltered patches", "change of AUC"),
     "auc": ("AUC on held-out slides", "AUC"),
-    "moved": ("mean absolute change of probability", "mean change of probability"),
-    "turned": ("share of patches that change the side of the threshold", "share that changes side"),
+    "moved": ("mean absolute change of probability", "mean absolute change of probability"),
+    "turned": ("share of patches whose predicted class changes", "share with changed class"),
 }
 
 
 def stain_shifts(curves: pd.DataFrame, measure: str) -> Figure:
-    """Draw what altered stains do: a line a model over the strengths, with intervals where there are any.
+    """Draw a measure for altered stains: one line per model over the strengths, with intervals if there are any.
 
     Parameters
     ----------
@@ -310,13 +311,13 @@ def stain_shifts(curves: pd.DataFrame, measure: str) -> Figure:
         rung, head = split_model_name(model)
         colour = FAMILY_COLOURS[rung] if rung in FAMILY_COLOURS else RUNG_COLOURS[rung]
         part = curves[curves.model == model]
-        # Strengths are names, not a scale: models stand side by side at each, so that intervals can be told apart.
-        aside = 0.56 * ((number + 0.5) / len(models) - 0.5)
+        # Strengths are categories. Models are drawn side by side at each, so that intervals do not overlap.
+        offset = 0.56 * ((number + 0.5) / len(models) - 0.5)
         trace: Figure = {
             "type": "scatter",
             "mode": "lines+markers",
             "name": short_name(model),
-            "x": [round(place + aside, 4) for place in range(len(names))],
+            "x": [round(position + offset, 4) for position in range(len(names))],
             "y": numbers(part[measure], 5),
             "text": [f"{short_name(model)}, {_shift_text(row)}" for row in part.to_dict("records")],
             "hoverinfo": "text",
@@ -333,7 +334,7 @@ def stain_shifts(curves: pd.DataFrame, measure: str) -> Figure:
                 "thickness": 1,
                 "width": 0,
             }
-        data.append(_parted(trace, part.alteration.tolist()))
+        data.append(_with_gap(trace, part.alteration.tolist()))
     axis = {"zeroline": False, "automargin": True}
     frame = layout(
         xaxis={
@@ -352,33 +353,33 @@ def stain_shifts(curves: pd.DataFrame, measure: str) -> Figure:
     return {"data": data, "layout": frame}
 
 
-def _parted(trace: Figure, alterations: list[str]) -> Figure:
-    """Leave a gap in the line where another alteration begins: exchanged stains are no farther step on the way."""
+def _with_gap(trace: Figure, alterations: list[str]) -> Figure:
+    """Leave a gap in the line between shifted and exchanged stains, because these are different alterations."""
     if alterations[-1] != alterations[0]:
-        place = next(number for number, name in enumerate(alterations) if name != alterations[0])
+        index = next(number for number, name in enumerate(alterations) if name != alterations[0])
         for values in (trace["x"], trace["y"], trace["text"]):
-            values.insert(place, None)
+            values.insert(index, None)
         for values in (trace["error_y"]["array"], trace["error_y"]["arrayminus"]) if "error_y" in trace else ():
-            values.insert(place, None)
+            values.insert(index, None)
     return trace
 
 
 def alteration_words(alteration: str, strength: float) -> str:
-    """What was done to the stains, in a word or two."""
+    """Name of an alteration in a word or two."""
     if strength == 0:
-        return "as they are"
+        return "unaltered"
     return f"± {strength:g}" if alteration == "shift" else "other group's"
 
 
 def _shift_text(row: dict[str, Any]) -> str:
-    """What is known of a model under one alteration."""
-    where = alteration_words(row["alteration"], row["strength"])
+    """Hover text of a model under one alteration."""
+    name = alteration_words(row["alteration"], row["strength"])
     known = not pd.isna(row["auc_low"])
-    text = f"{where}<br>AUC {row['auc']:.3f}" + (f" ({span(row['auc_low'], row['auc_high'])})" if known else "")
+    text = f"{name}<br>AUC {row['auc']:.3f}" + (f" ({span(row['auc_low'], row['auc_high'])})" if known else "")
     if row["strength"] == 0:
         return text
-    ends = f" ({signed(row['change_low'])} to {signed(row['change_high'])})" if known else ""
+    interval = f" ({signed(row['change_low'])} to {signed(row['change_high'])})" if known else ""
     return (
-        f"{text}<br>change {signed(row['change'])}{ends}<br>probabilities move by {row['moved']:.3f}, "
-        f"{row['turned']:.1%} change side"
+        f"{text}<br>change {signed(row['change'])}{interval}<br>probabilities change by {row['moved']:.3f}, "
+        f"class changes for {row['turned']:.1%}"
     )

@@ -3,7 +3,7 @@
     const select = maps.querySelector("select");
     const show = () => { maps.dataset.map = select.value; };
     select.addEventListener("change", show);
-    // A browser that restores the choice of an earlier visit shows what it says.
+    // Browsers may restore the choice of an earlier visit.
     show();
   }
 })();

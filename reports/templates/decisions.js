@@ -1,5 +1,5 @@
 (() => {
-  // What reports/decisions.py: consequences() computes, at the prevalence that the reader chooses.
+  // Computes the same as consequences() in reports/sections/decisions.py, at the prevalence chosen by the reader.
   const holder = document.getElementById("data-decisions");
   if (!holder) return;
   const { prevalence, per, points } = JSON.parse(holder.textContent);
@@ -11,26 +11,26 @@
   const consequences = (point, share) => {
     const { threshold, sensitivity, specificity } = point;
     if (sensitivity === null || specificity === null) return {};
-    const found = sensitivity * share;
-    const wrong = (1 - specificity) * (1 - share);
-    const missed = (1 - sensitivity) * share;
-    const left = specificity * (1 - share);
+    const truePositives = sensitivity * share;
+    const falsePositives = (1 - specificity) * (1 - share);
+    const falseNegatives = (1 - sensitivity) * share;
+    const trueNegatives = specificity * (1 - share);
     const positive = threshold * share / prevalence;
     return {
       shifted: positive / (positive + (1 - threshold) * (1 - share) / (1 - prevalence)),
-      at_precision: ratio(found, wrong),
-      at_negative_value: ratio(left, missed),
-      alarms: per * (found + wrong),
-      false_alarms: per * wrong,
-      missed: per * missed,
+      at_precision: ratio(truePositives, falsePositives),
+      at_negative_value: ratio(trueNegatives, falseNegatives),
+      alarms: per * (truePositives + falsePositives),
+      false_alarms: per * falsePositives,
+      missed: per * falseNegatives,
     };
   };
   const show = (share) => {
     words.textContent = `${(100 * share).toFixed(1)} %`;
     rows.forEach((row, i) => {
-      const found = consequences(points[i], share);
+      const results = consequences(points[i], share);
       for (const cell of row.querySelectorAll("td[data-name]")) {
-        const value = found[cell.dataset.name] ?? NaN;
+        const value = results[cell.dataset.name] ?? NaN;
         const digits = ["alarms", "false_alarms", "missed"].includes(cell.dataset.name) ? 1 : 3;
         cell.dataset.value = Number.isNaN(value) ? "" : value;
         cell.textContent = Number.isNaN(value) ? "–" : value.toFixed(digits);
@@ -43,7 +43,7 @@
   };
   const choose = (source, other) => () => {
     const share = source.valueAsNumber / 100;
-    // Half-typed numbers wait.
+    // Ignore incomplete numbers while the reader types.
     if (!(share > 0 && share < 1)) return;
     other.value = source.value;
     show(share);

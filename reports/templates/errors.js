@@ -6,9 +6,9 @@
       for (const card of cards) card.hidden = select.selectedIndex > 0 && card.dataset.slide !== select.value;
     };
     select.addEventListener("change", show);
-    // A browser that restores the choice of an earlier visit shows what it says.
+    // Browsers may restore the choice of an earlier visit.
     show();
-    // On paper there is nothing to choose from.
+    // Readers of a printed page cannot choose a slide, so print all.
     addEventListener("beforeprint", () => { for (const card of cards) card.hidden = false; });
     addEventListener("afterprint", show);
   }

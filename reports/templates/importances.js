@@ -4,14 +4,14 @@
   if (!source || !root) return;
   const { measures, models, features, opened, patches, size, box } = JSON.parse(source.textContent).explorer;
   const find = (selector) => root.querySelector(selector);
-  // Everything that comes from data goes in as text.
+  // Data are inserted as text, never as markup.
   const make = (tag, text, attributes = {}) => {
     const element = document.createElement(tag);
     if (text !== undefined) element.textContent = text;
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
     return element;
   };
-  const limit = 15;
+  const foldedRows = 15;
   const body = find("tbody");
   const head = find("thead tr");
   const all = find("button.all");
@@ -61,11 +61,11 @@
   };
 
   const matching = () => {
-    const wanted = search.value.toLowerCase().split(/\s+/).filter(Boolean);
+    const terms = search.value.toLowerCase().split(/\s+/).filter(Boolean);
     return model.rows.filter(([name]) => {
       const text = `${name} ${features[name][0]}`.toLowerCase();
       const parts = partsOf(name);
-      return wanted.every((word) => text.includes(word))
+      return terms.every((term) => text.includes(term))
         && filters.every((select) => !select.value || parts[select.dataset.part] === select.value);
     });
   };
@@ -82,7 +82,7 @@
     if (order.column === null) return rows;
     return [...rows].sort((first, second) => {
       const [a, b] = [valueOf(first, order.column), valueOf(second, order.column)];
-      // What has no number stands last in both directions.
+      // Rows without a number come last in both directions.
       if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b);
       return order.down ? compare(b, a) : compare(a, b);
     });
@@ -93,13 +93,13 @@
     const narrowed = rows.length < model.rows.length;
     const tops = model.measures.map((_, i) =>
       Math.max(...model.rows.filter(([name]) => name.includes("_")).map((row) => Math.abs(row[i + 1]?.[0] ?? 0))) || 1);
-    body.replaceChildren(...(unfolded ? rows : rows.slice(0, limit)).map((row) => rowOf(row, tops)));
+    body.replaceChildren(...(unfolded ? rows : rows.slice(0, foldedRows)).map((row) => rowOf(row, tops)));
     find(".count").textContent = narrowed ? `${rows.length} of ${model.rows.length}` : "";
-    all.hidden = rows.length <= limit;
+    all.hidden = rows.length <= foldedRows;
     all.textContent = unfolded ? "Show fewer" : `Show all ${rows.length}`;
     const listed = model.rows.filter(([name]) => name.includes("_")).length;
     find(".rest").textContent = model.total > listed
-      ? `The ${listed} leading features of ${model.total}; the rest stand in importances.csv.` : "";
+      ? `The ${listed} leading features of ${model.total}. importances.csv has the rest.` : "";
     tip.hidden = true;
   };
 
@@ -133,7 +133,7 @@
     if (shown) open(shown);
   };
 
-  // What a feature is, while it is pointed at or has the focus.
+  // Describe a feature while the pointer or the focus is on it.
   const explain = (button) => {
     const [sentence] = features[button.dataset.feature];
     if (!sentence) return;
@@ -161,8 +161,8 @@
   const words = (value) => Number(value.toPrecision(4)).toString().replace("-", "−");
   const pictures = (name) => {
     const percent = ["1st percentile", "median", "99th percentile"];
-    return opened[name].shown.map(([place, value], i) => {
-      const patch = patches[place];
+    return opened[name].shown.map(([index, value], i) => {
+      const patch = patches[index];
       const item = make("li");
       const figure = make("figure");
       const frame = make("div", undefined, { class: "patch" });
@@ -185,7 +185,7 @@
     const { bins: [x, share, low, high, count, slides], grid, curves } = opened[name];
     const [blue, red] = [dark.matches ? "#56B4E9" : "#0072B2", "#D55E00"];
     const data = [{
-      type: "scatter", mode: "markers", name: "positives among the patches", x, y: share,
+      type: "scatter", mode: "markers", name: "share of positives", x, y: share,
       error_y: { type: "data", symmetric: false, array: high.map((end, i) => end === null ? 0 : end - share[i]),
         arrayminus: low.map((end, i) => end === null ? 0 : share[i] - end), color: blue, thickness: 1.6, width: 0 },
       marker: { color: blue, size: 8 },
@@ -204,7 +204,7 @@
       legend: { orientation: "h", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom" },
       font: { size: 13, family: "system-ui, sans-serif" },
       xaxis: { ...axis, title: { text: "value of the feature", standoff: 8 } },
-      yaxis: { ...axis, title: { text: "probability, share", standoff: 8 }, rangemode: "tozero" },
+      yaxis: { ...axis, title: { text: "probability or share of positives", standoff: 8 }, rangemode: "tozero" },
     };
     return { data, layout, curve };
   };
@@ -221,9 +221,9 @@
       + `${percent(share.at(-1))} where it is highest`
       + (curve ? `; mean probability of ${model.words} from ${percent(curve[0])} to ${percent(curve.at(-1))}.` : "."));
     Plotly.react(plot, data, layout, { responsive: true, displaylogo: false, modeBarButtons: [["toImage"]] });
-    find(".explanation").textContent = "Pictures stand for a percentile: at most half a per cent of the patches lie between. "
-      + "Dots: share of positives in tenths of the patches, with 95 % intervals from resampling slides. " + (curve ? "Line: mean probability when the feature is set to a value in every patch, all else left as it is."
-        : "This model does not use the feature by itself.");
+    find(".explanation").textContent = "The rank of each patch differs from its percentile by at most half a per cent of the patches. "
+      + "Dots: share of positives in deciles of the feature, with 95 % intervals from resampling slides. " + (curve ? "Line: mean probability when the feature is set to this value in every patch and all other features stay the same."
+        : "This model does not use this feature as a single column.");
   };
 
   const open = (name) => {
@@ -233,12 +233,12 @@
     find(".sentence").textContent = sentence;
     find(".percentiles").textContent = levels.length
       ? `1st percentile ${words(levels[0])}, median ${words(levels[1])}, 99th percentile ${words(levels[2])}.` : "";
-    const whole = Object.hasOwn(opened, name);
-    find(".shown").replaceChildren(...(whole ? pictures(name) : []));
-    find(".curve").hidden = !whole;
+    const detailed = Object.hasOwn(opened, name);
+    find(".shown").replaceChildren(...(detailed ? pictures(name) : []));
+    find(".curve").hidden = !detailed;
     panel.hidden = false;
-    if (whole) draw(name);
-    else find(".explanation").textContent = "Pictures and curves are kept for the features that stand highest in any measure.";
+    if (detailed) draw(name);
+    else find(".explanation").textContent = "Pictures and curves are available for the features that rank highest in any measure.";
     for (const button of body.querySelectorAll("button.feature")) {
       button.setAttribute("aria-expanded", button.dataset.feature === name);
     }
@@ -276,7 +276,7 @@
   all.addEventListener("click", () => { unfolded = !unfolded; fill(); });
   choose();
 
-  // The picture beside a waterfall is the patch that it speaks of; on paper all stand.
+  // Show only the patch of the chosen waterfall. Print all patches.
   const cases = document.querySelector("#importances .cases");
   const picked = cases && cases.querySelector("figure.chart select");
   if (picked) {

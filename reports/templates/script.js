@@ -9,7 +9,7 @@
   const plots = [];
 
   const dark = matchMedia("screen and (prefers-color-scheme: dark)");
-  // Okabe and Ito's blue is too dark for a dark page, and so is brown; their sky blue takes its place, a paler one that of sky blue.
+  // Blue and brown are too dark for a dark page. Blue becomes Okabe and Ito's sky blue, and sky blue and brown become paler.
   const bright = { "#0072B2": "#56B4E9", "#56B4E9": "#C5E6F8", "#8C510A": "#C9935A" };
   const paint = (text) => JSON.parse(dark.matches ? text.replace(/#0072B2|#56B4E9|#8C510A/g, (colour) => bright[colour]) : text);
 
@@ -33,7 +33,7 @@
   const open = new Set();
   addEventListener("beforeprint", () => {
     fit(660);
-    // What opens inside a row of a table, such as 133 names, stands in the CSV.
+    // Details inside table rows, such as 133 names, stay closed: the CSV files have them.
     for (const details of document.querySelectorAll("details:not([open]):not(td details, th details)")) {
       open.add(details);
       details.open = true;
@@ -52,7 +52,7 @@
   };
   const compare = (a, b, sign) => {
     if (typeof a === "string") return sign * a.localeCompare(b, "en", { numeric: true });
-    // What has no number stands last in both directions.
+    // Rows without a number come last in both directions.
     if (Number.isNaN(a) || Number.isNaN(b)) return Number.isNaN(a) - Number.isNaN(b);
     return sign * (a - b);
   };

@@ -7,11 +7,11 @@
   const context = view.getContext("2d");
   const probability = new Float32Array(columns * rows).fill(NaN);
   const heat = Object.assign(document.createElement("canvas"), { width: columns, height: rows });
-  // Level-0 pixels at the left upper corner, and screen pixels a level-0 pixel.
-  const place = { x: 0, y: 0, scale: 1, least: 1, most: 1 };
+  // Level-0 position of the upper left corner. The scale is in screen pixels per level-0 pixel.
+  const viewport = { x: 0, y: 0, scale: 1, minScale: 1, maxScale: 1 };
   const state = { opacity: data.opacity, threshold: data.threshold, outlines: null, cross: false };
 
-  const unpack = () => {
+  const unpackProbabilities = () => {
     const sheet = Object.assign(document.createElement("canvas"), { width: columns, height: rows });
     const reader = sheet.getContext("2d", { willReadFrequently: true });
     reader.drawImage(values, 0, 0);
@@ -30,7 +30,7 @@
     return from.map((start, channel) => Math.round(start + Math.min(Math.max(share, 0), 1) * (to[channel] - start)));
   };
 
-  const paint = () => {
+  const paintHeat = () => {
     const painter = heat.getContext("2d");
     const image = painter.createImageData(columns, rows);
     for (let i = 0; i < probability.length; i += 1) {
@@ -46,8 +46,8 @@
   const isPositive = (column, row) =>
     column >= 0 && row >= 0 && column < columns && row < rows && probability[row * columns + column] >= state.threshold;
 
-  // Sides between cells above and below the threshold, in cells; runs along a line are one stroke.
-  const outline = () => {
+  // Edges between cells above and below the threshold, in cells. Adjacent edges on a line become one stroke.
+  const updateOutlines = () => {
     const path = new Path2D();
     const trace = (lines, length, differs, corner) => {
       for (let line = 0; line <= lines; line += 1) {
@@ -68,7 +68,7 @@
     state.outlines = path;
   };
 
-  const tell = () => {
+  const showThreshold = () => {
     let known = 0;
     let positive = 0;
     for (const value of probability) {
@@ -77,7 +77,7 @@
       if (value >= state.threshold) positive += 1;
     }
     find("threshold-value").textContent = state.threshold.toFixed(3);
-    find("share").textContent = known ? `${((100 * positive) / known).toFixed(1)} % of the tiles reach it;` : "Nothing was predicted;";
+    find("share").textContent = known ? `${((100 * positive) / known).toFixed(1)} % of the tiles reach it.` : "Nothing was predicted.";
     const mark = find("ramp-threshold");
     mark.textContent = state.threshold > 0.06 && state.threshold < 0.94 ? state.threshold.toFixed(2) : "";
     mark.style.left = `${100 * state.threshold}%`;
@@ -85,12 +85,12 @@
 
   const showBar = () => {
     const room = Math.min(160, stage.clientWidth / 3);
-    const most = (room / place.scale) * data.um[0];
-    const power = 10 ** Math.floor(Math.log10(most));
-    const length = [5, 2, 1].map((digit) => digit * power).find((each) => each <= most);
+    const longest = (room / viewport.scale) * data.um[0];
+    const power = 10 ** Math.floor(Math.log10(longest));
+    const length = [5, 2, 1].map((digit) => digit * power).find((each) => each <= longest);
     const words = length >= 1000 ? `${length / 1000} mm` : `${Number(length.toPrecision(1))} µm`;
     const bar = find("bar");
-    bar.querySelector("i").style.width = `${(length / data.um[0]) * place.scale}px`;
+    bar.querySelector("i").style.width = `${(length / data.um[0]) * viewport.scale}px`;
     bar.querySelector("span").textContent = words;
     bar.ariaLabel = `Scale bar: ${words}`;
     bar.dataset.um = length;
@@ -102,8 +102,8 @@
     if (view.width !== width || view.height !== height) Object.assign(view, { width, height });
     context.setTransform(1, 0, 0, 1, 0, 0);
     context.clearRect(0, 0, width, height);
-    const zoom = ratio * place.scale;
-    context.setTransform(zoom, 0, 0, zoom, -place.x * zoom, -place.y * zoom);
+    const zoom = ratio * viewport.scale;
+    context.setTransform(zoom, 0, 0, zoom, -viewport.x * zoom, -viewport.y * zoom);
     context.save();
     context.beginPath();
     context.rect(0, 0, ...data.slide);
@@ -117,7 +117,7 @@
     context.restore();
     if (find("outlines").checked && state.outlines) {
       const lines = new Path2D();
-      lines.addPath(state.outlines, new DOMMatrix([zoom * data.cell[0], 0, 0, zoom * data.cell[1], -place.x * zoom, -place.y * zoom]));
+      lines.addPath(state.outlines, new DOMMatrix([zoom * data.cell[0], 0, 0, zoom * data.cell[1], -viewport.x * zoom, -viewport.y * zoom]));
       context.setTransform(1, 0, 0, 1, 0, 0);
       context.lineCap = "square";
       for (const [line, breadth] of [["#ffffff", 3.5], ["#7a2e00", 1.5]]) {
@@ -134,62 +134,62 @@
       context.strokeRect(x - 6, y - 6, 12, 12);
     }
     showBar();
-    // What tests and curious readers ask for.
-    view.dataset.place = JSON.stringify([place.x, place.y, place.scale]);
+    // For tests.
+    view.dataset.place = JSON.stringify([viewport.x, viewport.y, viewport.scale]);
   };
-  let waiting = false;
+  let scheduled = false;
   const redraw = () => {
-    if (waiting) return;
-    waiting = true;
+    if (scheduled) return;
+    scheduled = true;
     requestAnimationFrame(() => {
-      waiting = false;
+      scheduled = false;
       draw();
     });
   };
 
-  // At least a fifth of the window stays slide.
-  const hold = () => {
-    place.scale = Math.min(Math.max(place.scale, place.least), place.most);
+  // The slide always covers at least a fifth of the window.
+  const clampViewport = () => {
+    viewport.scale = Math.min(Math.max(viewport.scale, viewport.minScale), viewport.maxScale);
     for (const [axis, side, room] of [["x", data.slide[0], stage.clientWidth], ["y", data.slide[1], stage.clientHeight]]) {
-      const seen = room / place.scale;
-      place[axis] = Math.min(Math.max(place[axis], -0.8 * seen), side - 0.2 * seen);
+      const visible = room / viewport.scale;
+      viewport[axis] = Math.min(Math.max(viewport[axis], -0.8 * visible), side - 0.2 * visible);
     }
   };
   const fit = (left, top, right, bottom) => {
     const [width, height] = [stage.clientWidth, stage.clientHeight];
-    place.scale = Math.min(width / (right - left), height / (bottom - top));
-    place.scale = Math.min(Math.max(place.scale, place.least), place.most);
-    place.x = (left + right) / 2 - width / place.scale / 2;
-    place.y = (top + bottom) / 2 - height / place.scale / 2;
-    hold();
+    viewport.scale = Math.min(width / (right - left), height / (bottom - top));
+    viewport.scale = Math.min(Math.max(viewport.scale, viewport.minScale), viewport.maxScale);
+    viewport.x = (left + right) / 2 - width / viewport.scale / 2;
+    viewport.y = (top + bottom) / 2 - height / viewport.scale / 2;
+    clampViewport();
     redraw();
   };
   const fitAll = () => {
     const [width, height] = data.slide;
     fit(-0.02 * width, -0.02 * height, 1.02 * width, 1.02 * height);
   };
-  const limits = () => {
-    place.least = 0.5 * Math.min(stage.clientWidth / data.slide[0], stage.clientHeight / data.slide[1]);
-    place.most = Math.max((8 * picture.naturalWidth) / data.picture[0], 4 * place.least);
+  const setZoomLimits = () => {
+    viewport.minScale = 0.5 * Math.min(stage.clientWidth / data.slide[0], stage.clientHeight / data.slide[1]);
+    viewport.maxScale = Math.max((8 * picture.naturalWidth) / data.picture[0], 4 * viewport.minScale);
   };
   const zoomAt = (x, y, factor) => {
-    const before = place.scale;
-    place.scale = Math.min(Math.max(before * factor, place.least), place.most);
-    place.x += x / before - x / place.scale;
-    place.y += y / before - y / place.scale;
-    hold();
+    const before = viewport.scale;
+    viewport.scale = Math.min(Math.max(before * factor, viewport.minScale), viewport.maxScale);
+    viewport.x += x / before - x / viewport.scale;
+    viewport.y += y / before - y / viewport.scale;
+    clampViewport();
     redraw();
   };
   const zoomMiddle = (factor) => zoomAt(stage.clientWidth / 2, stage.clientHeight / 2, factor);
 
-  const read = (x, y) => {
-    const [left, top] = [place.x + x / place.scale, place.y + y / place.scale];
+  const showProbability = (x, y) => {
+    const [left, top] = [viewport.x + x / viewport.scale, viewport.y + y / viewport.scale];
     const [column, row] = [Math.floor(left / data.cell[0]), Math.floor(top / data.cell[1])];
     const inside = left >= 0 && top >= 0 && left < data.slide[0] && top < data.slide[1];
     const value = inside ? probability[row * columns + column] : NaN;
-    const where = `x ${Math.floor(left)}, y ${Math.floor(top)} px`;
-    find("readout").textContent = !inside ? "beyond the slide"
-      : Number.isNaN(value) ? `nothing predicted · ${where}` : `probability ${value.toFixed(3)} · ${where}`;
+    const position = `x ${Math.floor(left)}, y ${Math.floor(top)} px`;
+    find("readout").textContent = !inside ? "outside the slide"
+      : Number.isNaN(value) ? `no prediction · ${position}` : `probability ${value.toFixed(3)} · ${position}`;
   };
 
   const pointers = new Map();
@@ -197,35 +197,35 @@
     const box = view.getBoundingClientRect();
     return [event.clientX - box.left, event.clientY - box.top];
   };
-  const spread = () => {
+  const pinch = () => {
     const [a, b] = [...pointers.values()];
-    return { x: (a[0] + b[0]) / 2, y: (a[1] + b[1]) / 2, far: Math.hypot(a[0] - b[0], a[1] - b[1]) };
+    return { x: (a[0] + b[0]) / 2, y: (a[1] + b[1]) / 2, distance: Math.hypot(a[0] - b[0], a[1] - b[1]) };
   };
   view.addEventListener("pointerdown", (event) => {
     view.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, local(event));
     view.classList.add("held");
     state.cross = false;
-    read(...local(event));
+    showProbability(...local(event));
   });
   view.addEventListener("pointermove", (event) => {
     const now = local(event);
     const last = pointers.get(event.pointerId);
     if (last && pointers.size === 1) {
-      place.x -= (now[0] - last[0]) / place.scale;
-      place.y -= (now[1] - last[1]) / place.scale;
+      viewport.x -= (now[0] - last[0]) / viewport.scale;
+      viewport.y -= (now[1] - last[1]) / viewport.scale;
       pointers.set(event.pointerId, now);
-      hold();
+      clampViewport();
       redraw();
     } else if (last && pointers.size === 2) {
-      const before = spread();
+      const before = pinch();
       pointers.set(event.pointerId, now);
-      const after = spread();
-      place.x -= (after.x - before.x) / place.scale;
-      place.y -= (after.y - before.y) / place.scale;
-      zoomAt(after.x, after.y, after.far / Math.max(before.far, 1));
+      const after = pinch();
+      viewport.x -= (after.x - before.x) / viewport.scale;
+      viewport.y -= (after.y - before.y) / viewport.scale;
+      zoomAt(after.x, after.y, after.distance / Math.max(before.distance, 1));
     }
-    read(...now);
+    showProbability(...now);
   });
   for (const kind of ["pointerup", "pointercancel"]) {
     view.addEventListener(kind, (event) => {
@@ -237,16 +237,16 @@
     event.preventDefault();
     const lines = event.deltaMode === 1 ? 16 : 1;
     zoomAt(...local(event), Math.exp(-0.0018 * lines * Math.max(Math.min(event.deltaY, 300), -300)));
-    read(...local(event));
+    showProbability(...local(event));
   }, { passive: false });
   view.addEventListener("keydown", (event) => {
-    const step = Math.min(stage.clientWidth, stage.clientHeight) / 8 / place.scale;
+    const step = Math.min(stage.clientWidth, stage.clientHeight) / 8 / viewport.scale;
     const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, -step], ArrowDown: [0, step] };
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key in moves) {
-      place.x += moves[event.key][0];
-      place.y += moves[event.key][1];
-      hold();
+      viewport.x += moves[event.key][0];
+      viewport.y += moves[event.key][1];
+      clampViewport();
     } else if (event.key === "+" || event.key === "=") zoomMiddle(1.5);
     else if (event.key === "-") zoomMiddle(1 / 1.5);
     else if (event.key === "0") fitAll();
@@ -254,7 +254,7 @@
     event.preventDefault();
     state.cross = true;
     redraw();
-    read(stage.clientWidth / 2, stage.clientHeight / 2);
+    showProbability(stage.clientWidth / 2, stage.clientHeight / 2);
   });
 
   find("in").addEventListener("click", () => zoomMiddle(1.5));
@@ -266,9 +266,9 @@
   });
   const setThreshold = (value) => {
     state.threshold = value;
-    paint();
-    outline();
-    tell();
+    paintHeat();
+    updateOutlines();
+    showThreshold();
     redraw();
   };
   find("threshold").addEventListener("input", (event) => setThreshold(Number(event.target.value)));
@@ -282,7 +282,7 @@
       for (const other of document.querySelectorAll(".regions button")) other.removeAttribute("aria-current");
       button.ariaCurrent = "true";
       const [left, top, right, bottom] = button.dataset.box.split(" ").map(Number);
-      // Small regions keep their surroundings: ten cells around them.
+      // Show small regions with at least ten cells around them.
       const [across, down] = [Math.max(0.3 * (right - left), 10 * data.cell[0]), Math.max(0.3 * (bottom - top), 10 * data.cell[1])];
       fit(left - across, top - down, right + across, bottom + down);
       stage.scrollIntoView({ block: "nearest" });
@@ -290,20 +290,20 @@
   }
 
   Promise.all([picture.decode(), values.decode()]).then(() => {
-    unpack();
+    unpackProbabilities();
     find("opacity").value = 100 * data.opacity;
     find("threshold").value = data.threshold;
-    limits();
+    setZoomLimits();
     setThreshold(data.threshold);
     fitAll();
     let [width, height] = [stage.clientWidth, stage.clientHeight];
     new ResizeObserver(() => {
-      // The middle stays where it is.
-      place.x += (width - stage.clientWidth) / 2 / place.scale;
-      place.y += (height - stage.clientHeight) / 2 / place.scale;
+      // Keep the middle of the view in the middle.
+      viewport.x += (width - stage.clientWidth) / 2 / viewport.scale;
+      viewport.y += (height - stage.clientHeight) / 2 / viewport.scale;
       [width, height] = [stage.clientWidth, stage.clientHeight];
-      limits();
-      hold();
+      setZoomLimits();
+      clampViewport();
       redraw();
     }).observe(stage);
     view.dataset.ready = "yes";

@@ -215,14 +215,14 @@ def test_report_says_what_is_missing(tmp_path):
     inputs = make_inputs(3, slide_map=False, test_slides=0, rungs=("prevalence", "colour"), facts={})
     inputs = replace(inputs, importances=inputs.importances.iloc[:0], warnings=(), phantom=True)
     text = write_report(tmp_path, inputs).read_text(encoding="utf-8")
-    assert "every score here is optimistic" in text
+    assert "Every score here is optimistic" in text
     assert "say nothing about medicine" in text
     assert "No importances were computed" in text
     assert "No slide is known" in text
-    assert "it takes the “stain” family of features and 8 slides or more" in text
+    assert "They need the “stain” family of features and at least 8 slides." in text
     assert "alone-table" not in text
     assert "Nothing was recorded" in text
-    assert "Before you read on" not in text
+    assert "Read this first" not in text
 
 
 def test_report_is_reproducible(tmp_path):

@@ -104,10 +104,10 @@ def test_choosing_a_metric_redraws_the_forest(visit):
 def test_choosing_a_model_redraws_its_groups(visit):
     page = visit()
     figure = page.locator("figure[data-figure=groups]")
-    assert figure.locator(".xtitle").text_content() == "AUC lost on held-out slides"
-    assert figure.locator(".x2title").text_content() == "share of the whole"
+    assert figure.locator(".xtitle").text_content() == "drop in AUC on held-out slides"
+    assert figure.locator(".x2title").text_content() == "share of the total"
     before = figure.locator(".legend").text_content()
-    assert "share of the coefficients’ sizes" not in before or "share of gain" not in before
+    assert "share of absolute coefficients" not in before or "share of gain" not in before
     options = figure.locator("option").all_text_contents()
     other = next(words for words in options if words.startswith("XGBoost" if "coefficients" in before else "logistic"))
     figure.locator("select").select_option(label=other)

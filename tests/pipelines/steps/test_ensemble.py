@@ -182,7 +182,7 @@ def test_the_report_shows_the_ensemble_or_says_that_it_did_not_run(finished, tmp
     for name in ("ensemble-members", "ensemble-errors", "reliability", "calibration", "operating-points"):
         assert len(pd.read_csv(tmp_path / "with" / f"{name}.csv"))
     plain = write_report(tmp_path / "without", replace(inputs, ensemble=None)).read_text(encoding="utf-8")
-    assert "the ensemble, is no part of this run" in plain
+    assert "This run has no ensemble (step 6)" in plain
     assert "members-table" not in plain
 
 

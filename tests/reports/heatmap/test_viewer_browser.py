@@ -142,12 +142,12 @@ def test_cells_are_aligned_with_the_slide_and_read_under_the_pointer(visit, rati
         page.mouse.move(*on_screen(page, x, y))
         said = page.locator("#readout").text_content()
         if np.isnan(VALUES[row, column]):
-            assert said.startswith("nothing predicted")
+            assert said.startswith("no prediction")
         else:
             assert said.startswith(f"probability {VALUES[row, column]:.3f} ")
             np.testing.assert_allclose(pixel(page, x, y), expected[row, column], atol=1)
     page.mouse.move(*on_screen(page, -3, 20))
-    assert page.locator("#readout").text_content() == "beyond the slide"
+    assert page.locator("#readout").text_content() == "outside the slide"
 
 
 def test_the_whole_slide_is_shown_first_and_ends_with_its_picture(visit):
@@ -224,7 +224,7 @@ def test_keys_move_zoom_and_show_all(visit):
     assert scale > 2 * start[2]
     assert x > start[0]
     assert y > start[1]
-    assert page.locator("#readout").text_content().startswith(("probability", "nothing"))
+    assert page.locator("#readout").text_content().startswith(("probability", "no prediction"))
     page.keyboard.press("0")
     settle(page)
     assert view_position(page) == pytest.approx(start)
@@ -241,7 +241,7 @@ def test_the_threshold_redraws_and_counts(visit):
         share = 100 * (known >= np.float32(limit)).mean()
         assert page.locator("#share").text_content().startswith(f"{share:.1f} %")
         assert page.locator("#threshold-value").text_content() == f"{limit:.3f}"
-    page.get_by_role("button", name="back to 0.500").click()
+    page.get_by_role("button", name="Reset to 0.500").click()
     assert page.locator("#threshold-value").text_content() == "0.500"
 
 
@@ -273,7 +273,7 @@ def test_a_region_can_be_selected(visit):
 def test_many_regions_are_listed_in_part(visit):
     page = visit("many")
     assert page.locator(".regions button").count() == LISTED
-    assert page.get_by_text("150 smaller ones are in regions.geojson.").is_visible()
+    assert page.get_by_text("150 smaller regions are in regions.geojson.").is_visible()
 
 
 def test_a_slide_without_tissue_says_so(visit):
@@ -289,7 +289,7 @@ def test_reasons_for_caution_are_shown(visit):
         "Not for diagnosis",
         "lymph nodes of breast cancer",
         "40 % of the tiles are unlike",
-        "do not believe",
+        "do not trust",
     ):
         assert words in said
 
@@ -299,7 +299,7 @@ def test_names_that_look_like_markup_show_as_text(visit):
     assert page.locator("h1").text_content() == f"Heat map of {NASTY}"
     assert page.locator("img[src=x]").count() == 0
     assert page.locator("script:not([type])").count() == 1
-    assert "3 tiles lie where the slide cannot be read" in page.locator(".warnings").text_content()
+    assert "3 tiles are in areas of the slide that cannot be read" in page.locator(".warnings").text_content()
     assert "Dice overlap of 0.910" in page.locator(".lead").text_content()
 
 

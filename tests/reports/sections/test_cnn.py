@@ -1,4 +1,4 @@
-"""The network's section: learning curves, shares by hand, and words that follow the numbers."""
+"""The section on the fine-tuned network: learning curves, shares by hand, and words that match the numbers."""
 
 import base64
 import io
@@ -34,7 +34,7 @@ OUTCOMES = ["true positive", "false negative", "false positive", "true negative"
 
 @pytest.fixture
 def history():
-    """Two folds, the second best at once, and the training on all slides, which has no validation."""
+    """Two folds, the second with its best epoch at 0, and training on all slides, which has no validation."""
     rows = [("0", 0, np.nan, 0.80, True), ("0", 1, 0.5, 0.85, True), ("0", 2, 0.4, 0.84, False)]
     rows += [("1", 0, np.nan, 0.90, True), ("1", 1, 0.6, 0.88, False)]
     rows += [("final", 0, np.nan, np.nan, True), ("final", 1, 0.55, np.nan, True)]
@@ -42,7 +42,7 @@ def history():
 
 
 def make_view(predictions, seed=0, inner=True, slides=None):
-    """Maps by chance of 40 patches, ten of each outcome, with shares around a quarter."""
+    """Random maps of 40 patches, ten of each outcome, with shares around a quarter."""
     rng = np.random.default_rng(seed)
     table = predictions.iloc[:40][["patch_id", "slide"]].reset_index(drop=True)
     if slides is not None:
@@ -83,12 +83,12 @@ def test_kept_epoch_is_the_last_that_was_best_so_far(history):
     assert table.gain["0"] == pytest.approx(0.05)
     assert table.gain["1"] == 0
     text = learning_words(learned(history))
-    assert "In 1 of 2 folds an epoch of fine-tuning was kept; in the others the head alone was best." in text
+    assert "In 1 of 2 folds, an epoch of fine-tuning was kept. In the others, the head alone was best." in text
     assert "+0.025 AUC" in text
     assert "cnn.epochs" not in text
 
 
-def test_curves_are_a_line_a_fold_with_a_ring_around_the_kept_epoch(history):
+def test_curves_have_one_line_per_fold_with_a_ring_around_the_kept_epoch(history):
     figure = learning_curves(history, "auc", "AUC")
     assert [trace["name"] for trace in figure["data"]] == ["fold 1", "fold 2"]
     assert figure["data"][0]["y"] == [0.8, 0.85, 0.84]
@@ -104,12 +104,12 @@ def test_shares_are_means_by_outcome_and_label(predictions):
     table = share_table(view, draws=200, seed=0).set_index(["map", "outcome"])
     rows = view.patches
     expected = rows.share_last[1:10].mean()
-    found = table.loc[("last", "true positive")]
-    assert found["share"] == pytest.approx(expected)
-    assert found["none"] == 1
-    assert found["patches"] == 10
-    assert found["area"] == pytest.approx(1 / 9)
-    assert found["within_area"] == pytest.approx(1 / 4)
+    row = table.loc[("last", "true positive")]
+    assert row["share"] == pytest.approx(expected)
+    assert row["none"] == 1
+    assert row["patches"] == 10
+    assert row["area"] == pytest.approx(1 / 9)
+    assert row["within_area"] == pytest.approx(1 / 4)
     assert table.loc[("inner", "negative"), "share"] == pytest.approx(rows.share_inner[20:].mean())
     assert table.loc[("inner", "positive"), "within_area"] == pytest.approx(16 / 100)
     some = view.patches.assign(sampled=view.patches.index < 20)
@@ -117,7 +117,7 @@ def test_shares_are_means_by_outcome_and_label(predictions):
     assert np.isnan(share_table(part, draws=50, seed=0).set_index(["map", "outcome"]).share["last", "negative"])
 
 
-def test_interval_of_a_mean_takes_slides():
+def test_interval_of_a_mean_resamples_slides():
     values = pd.Series([0.0, 0.0, 1.0, 1.0, 1.0, 1.0, np.nan])
     slides = pd.Series(["a", "a", "b", "b", "c", "c", "d"])
     mean, low, high = slide_mean(values, slides, draws=2000, seed=0)
@@ -129,19 +129,24 @@ def test_interval_of_a_mean_takes_slides():
 
 @pytest.mark.parametrize(
     ("share", "words"),
-    [(0.5, "more than its area."), (0.01, "less than its area."), (None, "no clear difference from its area.")],
+    [
+        (0.5, "This is more than the 11 % of evenly spread evidence."),
+        (0.01, "This is less than the 11 % of evenly spread evidence."),
+        (None, "This is inconclusive: the 95 % CI includes the 11 % of evenly spread evidence."),
+    ],
 )
-def test_words_compare_the_share_with_the_area(predictions, share, words):
+def test_words_compare_the_share_with_evenly_spread_evidence(predictions, share, words):
     view = make_view(predictions, slides=[f"S{i % 12}" for i in range(40)])
     values = np.where(np.arange(40) % 12 < 6, 0.0, 0.22) if share is None else np.full(40, share)
     table = view.patches.assign(share_last=values)
-    found = share_words(share_table(SaliencyView(table, view.sanity, view.last, None, view.facts), draws=200, seed=0))
-    assert found[0].endswith(words)
-    assert "11 %" in found[0]
-    assert not any("rough" in sentence for sentence in found)
+    sentences = share_words(
+        share_table(SaliencyView(table, view.sanity, view.last, None, view.facts), draws=200, seed=0)
+    )
+    assert sentences[0].endswith(words)
+    assert not any("rough" in sentence for sentence in sentences)
 
 
-def test_sanity_counts_a_patch_once_and_says_what_follows(predictions):
+def test_sanity_check_counts_each_patch_once_and_draws_the_right_conclusion(predictions):
     view = make_view(predictions, slides=[f"S{i % 8}" for i in range(40)])
     table = sanity_summary(view.sanity, draws=200, seed=0)
     row = table[(table["map"] == "last") & (table.part == "head")].iloc[0]
@@ -152,22 +157,22 @@ def test_sanity_counts_a_patch_once_and_says_what_follows(predictions):
     assert row.excess == pytest.approx(
         part["rank"].mean() - view.sanity[(view.sanity["map"] == "last") & (view.sanity.part == "other")]["rank"].mean()
     )
-    assert sanity_words(table).startswith("The maps depend on what the network has learned")
+    assert sanity_words(table).startswith("The maps depend on what the network learned")
     alike = view.sanity.assign(rank=view.sanity["rank"] + np.where(view.sanity.part == "top", 0.6, 0))
     text = sanity_words(sanity_summary(alike, draws=200, seed=0))
-    assert text.startswith("The maps may show the picture rather than what was learned of it")
-    assert "all after the inner map at random" in text
-    # More alike than the network's own maps of two patches are, and yet unlike.
+    assert text.startswith("The maps may show the image rather than what the network learned")
+    assert "random weights after the inner map" in text
+    # Not similar, but more similar than the network's own maps of two patches.
     apart = view.sanity.assign(rank=view.sanity["rank"] * np.where(view.sanity.part == "other", 0.1, 1))
-    assert "though not wholly" in sanity_words(sanity_summary(apart, draws=200, seed=0))
+    assert "but not entirely" in sanity_words(sanity_summary(apart, draws=200, seed=0))
     other = view.sanity.assign(rank=view.sanity["rank"] + np.where(view.sanity.part == "other", 0.9, 0))
     text = sanity_words(sanity_summary(other, draws=200, seed=0))
-    assert text.startswith("The maps depend on what the network has learned: ")
-    assert "not shown to be more like them than maps of two patches" in text
+    assert text.startswith("The maps depend on what the network learned: ")
+    assert "not shown to be more similar to them than maps of two patches" in text
     assert "too coarse" in sanity_words(sanity_summary(view.sanity.iloc[:0], draws=10, seed=0))
 
 
-def test_heat_is_clear_below_zero_and_strongest_at_the_scale():
+def test_heat_is_transparent_below_zero_and_strongest_at_the_scale():
     uri = heat_uri(np.array([[-1.0, 0.0], [1.0, 5.0]]), 1.0)
     picture = np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))))
     assert picture.shape == (2, 2, 4)
@@ -181,27 +186,27 @@ def test_section_without_the_step_or_without_maps_says_so(predictions, history, 
     section = cnn_section(None, patches)
     assert section.content is None
     text = write_page(tmp_path, "No network", [section]).read_text(encoding="utf-8")
-    assert "Step 5, the fine-tuned network, is no part of this run" in text
+    assert "This run has no fine-tuned network (step 5)" in text
     text = write_page(tmp_path, "No maps", [cnn_section(CnnView(history), patches)]).read_text(encoding="utf-8")
-    assert "Where the network looks was not computed" in text
+    assert "This report has no maps of where the network looks." in text
     assert "epochs-table" in text
 
 
 @pytest.mark.browser
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium: apt-get install chromium")
 @pytest.mark.parametrize("inner", [True, False])
-def test_maps_lie_over_their_patches_and_can_be_taken_off(predictions, history, tmp_path, inner):
+def test_maps_overlay_their_patches_and_can_be_hidden(predictions, history, tmp_path, inner):
     from playwright.sync_api import sync_playwright
 
     section = cnn_section(CnnView(history, make_view(predictions, inner=inner)), make_patches(predictions), draws=100)
     path = write_page(tmp_path, "Network", [section])
-    troubles = []
+    problems = []
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
         page = browser.new_page(viewport={"width": 375, "height": 700})
-        page.on("console", lambda message: troubles.append(message.text))
-        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(path.as_uri())
         cards = page.locator("#cnn .gallery li")
         assert cards.count() == 12
@@ -219,10 +224,10 @@ def test_maps_lie_over_their_patches_and_can_be_taken_off(predictions, history, 
         assert patch.is_visible()
         assert page.evaluate("document.documentElement.scrollWidth") == 375
         browser.close()
-    assert troubles == []
+    assert problems == []
 
 
-def test_maps_that_only_show_the_picture_are_found_out_whatever_their_sign(predictions):
+def test_maps_that_only_show_the_image_are_detected_with_either_sign(predictions):
     rng = np.random.default_rng(5)
     pictures = rng.normal(size=(12, 6, 6))
     names = predictions.iloc[:12][["patch_id"]].assign(slide=[f"S{i % 4}" for i in range(12)]).reset_index(drop=True)
@@ -231,7 +236,7 @@ def test_maps_that_only_show_the_picture_are_found_out_whatever_their_sign(predi
     }
     table = sanity_table(Maps(pictures, None, 0.0), drawn, names)
     words = sanity_words(sanity_summary(table, draws=100, seed=0))
-    assert words.startswith("The maps may show the picture")
+    assert words.startswith("The maps may show the image")
 
 
 def test_unknown_slides_are_not_counted(predictions):

@@ -1,4 +1,4 @@
-"""The page of several runs: what it says, what it refuses, and names that look like markup."""
+"""The page that compares runs: its words, the inputs it refuses, and names that look like markup."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ def predictions():
 
 @pytest.fixture(scope="module")
 def three(predictions):
-    """Two runs that can be paired, the second with an ensemble and a name like markup, and one of other patches."""
+    """Two runs that can be paired, and one of other patches. The second has an ensemble and a name like markup."""
     more = another(predictions)
     more["prob_ensemble"] = more[["prob_logistic_both", "prob_xgboost_both"]].mean(axis=1)
     other = make_predictions(9, slides=8, test_slides=4, per_slide=20, rungs=("prevalence", "both"))
@@ -47,16 +47,16 @@ def page(three, tmp_path_factory):
     return write_page(tmp_path_factory.mktemp("compared"), "Runs", comparison_sections(three, draws=100))
 
 
-def test_every_pair_has_its_sentence(three):
+def test_every_pair_of_runs_has_a_sentence(three):
     verdict = comparison_sections(three, draws=100)[0].content
     assert len(verdict["reached"]) == len(verdict["pairs"]) == 3
     assert "the ensemble" in verdict["reached"][1]
     patches = (three[0].predictions.split == "train").sum()
     assert f"{patches:,} common patches of 10 slides" in verdict["pairs"][0]
-    assert verdict["pairs"][1] == "c against a: not paired, since they have no patch in common."
+    assert verdict["pairs"][1] == "c compared with a: not paired because they have no patch in common."
 
 
-def test_runs_stand_side_by_side(three, page):
+def test_page_shows_all_runs_in_one_table(three, page):
     ladders = pd.read_csv(page.parent / "ladders.csv")
     assert ladders.run.nunique() == 3
     sections = {section.name: section for section in comparison_sections(three, draws=100)}
@@ -100,14 +100,14 @@ def test_names_are_escaped(page):
 def test_the_page_works_in_a_browser(page):
     from playwright.sync_api import sync_playwright
 
-    troubles = []
+    problems = []
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, env=dict(os.environ))
         window = browser.new_page(viewport={"width": 375, "height": 700})
-        window.on("console", lambda message: troubles.append(message.text))
-        window.on("pageerror", lambda error: troubles.append(str(error)))
-        window.on("request", lambda request: request.url.startswith("file:") or troubles.append(request.url))
+        window.on("console", lambda message: problems.append(message.text))
+        window.on("pageerror", lambda error: problems.append(str(error)))
+        window.on("request", lambda request: request.url.startswith("file:") or problems.append(request.url))
         window.goto(page.as_uri())
         window.wait_for_function("document.querySelectorAll('.plot .main-svg').length > 1")
         assert window.evaluate("document.documentElement.scrollWidth") == 375
@@ -123,4 +123,4 @@ def test_the_page_works_in_a_browser(page):
         assert values == sorted(values, reverse=True)
         assert window.locator("img").count() == 0
         browser.close()
-    assert troubles == []
+    assert problems == []

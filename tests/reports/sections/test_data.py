@@ -1,4 +1,4 @@
-"""What the Data section says of the patches, and that nothing out of the data gets into the page as markup."""
+"""The Data section: what it shows of the patches, and that text from the data is never markup on the page."""
 
 from dataclasses import replace
 
@@ -60,12 +60,12 @@ def test_consequences_in_words(policy, patches, dropped, words):
     assert consequence({"policy": policy, "patches": patches, "dropped": dropped}) == words
 
 
-def test_examples_stand_under_their_flag():
+def test_examples_are_grouped_by_flag():
     (group,) = example_groups(view())
-    assert (group["flag"], group["patches"], [card["place"] for card in group["cards"]]) == ("blank", 4, [0, 1])
+    assert (group["flag"], group["patches"], [card["picture"] for card in group["cards"]]) == ("blank", 4, [0, 1])
 
 
-def test_the_page_shows_flags_pictures_slides_and_the_meter(tmp_path):
+def test_page_shows_flags_pictures_slides_and_leakage(tmp_path):
     meter = pd.DataFrame(
         {
             "folds": ["grouped", "random", "inflation"],
@@ -85,19 +85,19 @@ def test_the_page_shows_flags_pictures_slides_and_the_meter(tmp_path):
     assert len(pd.read_csv(tmp_path / "audit.csv")) == len(FLAGS)
     bare = write_report(tmp_path / "bare", inputs).read_text(encoding="utf-8")
     assert "cannot be measured here" in bare
-    assert "What is odd about the patches" not in bare
+    assert "Unusual patches" not in bare
 
 
-def test_names_out_of_the_data_are_escaped(tmp_path):
+def test_names_from_the_data_are_escaped(tmp_path):
     inputs = make_inputs(3, rungs=("prevalence", "colour"), slides=8, per_slide=20)
     text = write_report(tmp_path, replace(inputs, audit=view(NASTY))).read_text(encoding="utf-8")
     assert NASTY not in text
     assert "&lt;img src=x" in text
 
 
-def test_inferred_slides_are_called_so(tmp_path):
+def test_inferred_slides_are_named_as_inferred(tmp_path):
     inputs = make_inputs(3, rungs=("prevalence", "colour"), slides=8, per_slide=20)
     predictions = inputs.predictions.assign(slide="(inferred " + inputs.predictions["slide"] + ")")
     text = write_report(tmp_path, replace(inputs, predictions=predictions)).read_text(encoding="utf-8")
     assert "on 8 inferred slides" in text
-    assert "stand in for slides" in text
+    assert "are used instead of slides" in text

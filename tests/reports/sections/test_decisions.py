@@ -1,4 +1,4 @@
-"""Calibration and decisions on the page: numbers, words, and the slider against Python."""
+"""The Calibration section: numbers, words, and the slider compared with Python."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def page(view, tmp_path_factory):
     return write_page(tmp_path_factory.mktemp("decisions"), "Decisions", [decisions_section(view)])
 
 
-def test_a_run_without_ensemble_has_the_section(view, predictions):
+def test_a_run_without_an_ensemble_has_the_section(view, predictions):
     steps = ladder(predictions, model_names(predictions), draws=50)
     oof = steps[steps.split == "oof"].set_index("model").auc
     assert view.model == oof.idxmax()
@@ -73,29 +73,29 @@ def test_without_a_view_the_section_says_so():
 
 
 def test_consequences_by_hand():
-    # 90 % found, 80 % left alone, 10 % positive: 90 found and 180 false alarms in 1,000, 10 missed.
-    found = consequences({"threshold": 0.5, "sensitivity": 0.9, "specificity": 0.8}, 0.5, 0.1)
-    assert found["alarms"] == pytest.approx(270)
-    assert found["false_alarms"] == pytest.approx(180)
-    assert found["missed"] == pytest.approx(10)
-    assert found["at_precision"] == pytest.approx(1 / 3)
-    assert found["at_negative_value"] == pytest.approx(720 / 730)
-    assert found["shifted"] == pytest.approx(0.1)  # even odds times 1/9
+    # Sensitivity 90 %, specificity 80 %, prevalence 10 %: 90 TP, 180 FP and 10 FN in 1,000 patches.
+    results = consequences({"threshold": 0.5, "sensitivity": 0.9, "specificity": 0.8}, 0.5, 0.1)
+    assert results["alarms"] == pytest.approx(270)
+    assert results["false_alarms"] == pytest.approx(180)
+    assert results["missed"] == pytest.approx(10)
+    assert results["at_precision"] == pytest.approx(1 / 3)
+    assert results["at_negative_value"] == pytest.approx(720 / 730)
+    assert results["shifted"] == pytest.approx(0.1)  # even odds times 1/9
 
 
 def test_consequences_at_the_samples_own_prevalence_are_the_measured_ones(view):
     oof = view.operating[view.operating.split == "oof"]
     for row in oof.to_dict("records"):
-        found = consequences(row, view.prevalence, view.prevalence)
-        assert found["at_precision"] == pytest.approx(row["precision"])
-        assert found["at_negative_value"] == pytest.approx(row["negative_value"])
-        assert found["shifted"] == pytest.approx(row["threshold"])
+        results = consequences(row, view.prevalence, view.prevalence)
+        assert results["at_precision"] == pytest.approx(row["precision"])
+        assert results["at_negative_value"] == pytest.approx(row["negative_value"])
+        assert results["shifted"] == pytest.approx(row["threshold"])
 
 
-def test_a_point_that_calls_nothing_has_no_precision():
-    found = consequences({"threshold": 1.0, "sensitivity": 0.0, "specificity": 1.0}, 0.5, 0.2)
-    assert np.isnan(found["at_precision"])
-    assert found["at_negative_value"] == pytest.approx(0.8)
+def test_a_point_that_calls_nothing_positive_has_no_ppv():
+    results = consequences({"threshold": 1.0, "sensitivity": 0.0, "specificity": 1.0}, 0.5, 0.2)
+    assert np.isnan(results["at_precision"])
+    assert results["at_negative_value"] == pytest.approx(0.8)
 
 
 def test_the_page_holds_the_table_without_script(page, view):
@@ -109,15 +109,15 @@ def test_the_page_holds_the_table_without_script(page, view):
     assert "label shift" in text
 
 
-def test_words_name_the_thresholds_that_are_worth_it(view):
-    runs = useful_range(view.curve, view.model)
+def test_words_name_the_useful_thresholds(view):
+    ranges = useful_range(view.curve, view.model)
     words = decisions_section(view).content["useful"]
-    assert runs
-    assert f"{runs[0][0]:.2f}" in words
-    worthless = decisions_section(type(view)(**{**vars(view), "curve": view.curve.assign(gain_low=-0.1)})).content[
+    assert ranges
+    assert f"{ranges[0][0]:.2f}" in words
+    useless = decisions_section(type(view)(**{**vars(view), "curve": view.curve.assign(gain_low=-0.1)})).content[
         "useful"
     ]
-    assert worthless.startswith("At no threshold")
+    assert useless.startswith("At no threshold")
 
 
 @pytest.mark.browser
@@ -125,13 +125,13 @@ def test_words_name_the_thresholds_that_are_worth_it(view):
 def test_the_slider_computes_what_python_does(page, view):
     from playwright.sync_api import sync_playwright
 
-    troubles = []
+    problems = []
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, env=dict(os.environ))
         window = browser.new_page(viewport={"width": 375, "height": 700})
-        window.on("console", lambda message: troubles.append(message.text))
-        window.on("pageerror", lambda error: troubles.append(str(error)))
+        window.on("console", lambda message: problems.append(message.text))
+        window.on("pageerror", lambda error: problems.append(str(error)))
         window.goto(page.as_uri())
         _check(window, view, view.prevalence)
         window.get_by_label("Share of positives, per cent").nth(1).fill("2.5")
@@ -142,36 +142,36 @@ def test_the_slider_computes_what_python_does(page, view):
         _check(window, view, 0.026)
         window.keyboard.press("End")
         _check(window, view, 0.999)
-        window.locator("#prevalence-number").fill("")  # half-typed: nothing changes
+        window.locator("#prevalence-number").fill("")  # incomplete: nothing changes
         _check(window, view, 0.999)
         window.get_by_role("button", name="as in training").click()
         _check(window, view, view.prevalence)
         assert window.evaluate("document.documentElement.scrollWidth") == 375
         browser.close()
-    assert troubles == []
+    assert problems == []
 
 
 def _check(window, view, share):
-    """The table on the page against Bayes' rule and the shift of probabilities in Python."""
+    """Compare the table on the page with Bayes' rule and the corrected probabilities in Python."""
     names = ("shifted", "at_precision", "at_negative_value", "alarms", "false_alarms", "missed")
     rows = window.locator("#prevalence-table tbody tr").evaluate_all(
         "rows => rows.map(row => Object.fromEntries([...row.querySelectorAll('td[data-name]')]"
         ".map(cell => [cell.dataset.name, cell.dataset.value])))"
     )
     assert len(rows) == len(view.operating)
-    for found, point in zip(rows, view.operating.to_dict("records"), strict=True):
+    for cells, point in zip(rows, view.operating.to_dict("records"), strict=True):
         positives, negatives = 1000 * share, 1000 * (1 - share)
-        right, wrong = point["sensitivity"] * positives, (1 - point["specificity"]) * negatives
-        kept, missed = point["specificity"] * negatives, (1 - point["sensitivity"]) * positives
+        tp, fp = point["sensitivity"] * positives, (1 - point["specificity"]) * negatives
+        tn, fn = point["specificity"] * negatives, (1 - point["sensitivity"]) * positives
         expected = [
             float(shift_prevalence(np.array([point["threshold"]]), view.prevalence, share)[0]),
-            right / (right + wrong) if right + wrong else np.nan,
-            kept / (kept + missed) if kept + missed else np.nan,
-            right + wrong,
-            wrong,
-            missed,
+            tp / (tp + fp) if tp + fp else np.nan,
+            tn / (tn + fn) if tn + fn else np.nan,
+            tp + fp,
+            fp,
+            fn,
         ]
-        values = [float(found[name]) if found[name] else np.nan for name in names]
+        values = [float(cells[name]) if cells[name] else np.nan for name in names]
         np.testing.assert_allclose(values, expected, rtol=1e-9, atol=1e-9)
     assert f"{100 * share:.1f} %" == window.locator("#prevalence-words").text_content()
 

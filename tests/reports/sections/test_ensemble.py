@@ -33,7 +33,7 @@ def make_view() -> EnsembleView:
 
 
 @pytest.mark.parametrize("known", [True, False], ids=["slides", "no slides"])
-def test_the_gain_is_divided_within_and_between_slides_where_slides_are_known(known):
+def test_gain_within_and_between_slides_is_given_if_slides_are_known(known):
     rungs = ("prevalence", "context", "cnn", "ensemble")
     predictions = make_predictions(1, slides=8, per_slide=20, rungs=rungs, heads=("logistic",), slide_map=known)
     steps = ladder(predictions, model_names(predictions), draws=50)
@@ -46,9 +46,10 @@ def test_the_gain_is_divided_within_and_between_slides_where_slides_are_known(kn
 
 
 @pytest.mark.parametrize(
-    ("members", "told"), [(SLIDE_MEMBERS, True), (PLAIN_MEMBERS, True), (("logistic_both", "logistic_colour"), False)]
+    ("members", "default"),
+    [(SLIDE_MEMBERS, True), (PLAIN_MEMBERS, True), (("logistic_both", "logistic_colour"), False)],
 )
-def test_default_members_were_chosen_on_some_slides(members, told):
+def test_page_says_that_default_members_were_chosen_on_some_slides(members, default):
     table = pd.DataFrame({"member": members, "weight_slide_mean": 0.5})
     text = " ".join(replace(make_view(), members=table).doubts())
-    assert ("were chosen on 36 PatchCamelyon slides" in text) is told
+    assert ("were chosen on 36 PatchCamelyon slides" in text) is default

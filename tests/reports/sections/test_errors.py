@@ -1,4 +1,4 @@
-"""Which errors are shown, and what stands beside them."""
+"""The Errors section: which patches it shows, and with which details."""
 
 import json
 import re
@@ -42,7 +42,7 @@ def section(cohort):
     return errors_section(predictions, slides, table, "cnn", make_patches(predictions), flags, draws=100)
 
 
-def test_worst_errors_come_first_and_no_slide_fills_a_group(cohort):
+def test_worst_errors_come_first_with_at_most_two_per_slide(cohort):
     predictions, _, _ = cohort
     shown = choose_errors(predictions, "cnn", 0.4)
     scores = predictions.set_index("patch_id").prob_cnn
@@ -78,11 +78,11 @@ def test_slides_with_the_most_errors_come_first_each_with_its_worst():
     )
     shown = choose_errors(table, "cnn", 0.5)
     by_slide = shown[shown.group == "slide"]
-    # Log-odds away from the threshold: r 4.6, q 0.85, s 0.41.
+    # Distance to the threshold in log-odds: r 4.6, q 0.85, s 0.41.
     assert by_slide.patch_id.tolist() == ["r", "q", "s", "p"]
 
 
-def test_pictures_are_bounded_and_every_slide_has_one_before_another_has_two():
+def test_pictures_are_limited_and_each_slide_gets_one_before_any_gets_two():
     predictions = make_predictions(2, slides=110, test_slides=20, per_slide=20, rungs=("prevalence", "colour"))
     shown = choose_errors(predictions, "xgboost_colour", 0.5)
     by_slide = shown[shown.group == "slide"]
@@ -92,7 +92,7 @@ def test_pictures_are_bounded_and_every_slide_has_one_before_another_has_two():
     assert few[few.group == "slide"].slide.value_counts().max() == EACH_SLIDE
 
 
-def test_without_slides_the_plain_extremes_are_shown():
+def test_without_slides_the_most_extreme_errors_are_shown():
     predictions = make_predictions(1, slide_map=False, rungs=("prevalence", "both"))
     shown = choose_errors(predictions, "xgboost_both", 0.5)
     expected = predictions.prob_xgboost_both[predictions.label == 0].nlargest(8).tolist()
@@ -102,24 +102,24 @@ def test_without_slides_the_plain_extremes_are_shown():
 
 def test_models_to_choose_from_are_the_best_of_their_rungs(cohort):
     _, table, _ = cohort
-    found = best_of_rungs(table, "cnn")
-    assert found[0] == "cnn"
+    models = best_of_rungs(table, "cnn")
+    assert models[0] == "cnn"
     oof = table[(table.split == "oof") & (table.rung == "both")]
-    assert found[1] == oof.loc[oof.auc.idxmax(), "model"]
-    assert len(found) == 3
+    assert models[1] == oof.loc[oof.auc.idxmax(), "model"]
+    assert len(models) == 3
     thresholds = model_thresholds(table, "cnn")
     assert next(iter(thresholds)) == "cnn"
     assert "prevalence" not in thresholds
     assert thresholds["xgboost_both"] == table.threshold[table.model == "xgboost_both"].iloc[0]
 
 
-def test_cards_bear_the_flags_of_the_audit(cohort, section):
+def test_cards_show_the_flags_of_the_audit(cohort, section):
     predictions, table, flags = cohort
     cards = [card for gallery in section.content["galleries"] for card in gallery["cards"]]
-    borne = flags.set_index("patch_id")
+    flags_of = flags.set_index("patch_id")
     assert cards
     for card in cards:
-        expected = [name.replace("_", " ") for name in ("blurred", "pen_marks") if borne.loc[card["patch_id"], name]]
+        expected = [name.replace("_", " ") for name in ("blurred", "pen_marks") if flags_of.loc[card["patch_id"], name]]
         assert card["flags"] == expected
     assert any(card["flags"] for card in cards)
     counts = section.content["counts"]
@@ -130,7 +130,7 @@ def test_cards_bear_the_flags_of_the_audit(cohort, section):
 
 def test_variants_say_which_model_and_metric(section):
     words = [words for words, _ in section.charts["slides"].variants]
-    assert words[0] == "cnn: AUC (one class: share right)"
+    assert words[0] == "cnn: AUC (one class: share correct)"
     assert len(words) == 9
     assert "cnn: specificity" in words
     assert set(section.tables["slides-intervals"].model) == {
@@ -147,18 +147,18 @@ def test_page_says_what_is_missing_and_escapes_names(cohort, tmp_path):
     predictions, table, _ = cohort
     named = predictions.assign(slide=predictions.slide + NASTY, patch_id=predictions.patch_id + NASTY)
     slides = score_slides(named, ["cnn"])
-    found = errors_section(named, slides, table, "cnn", make_patches(named), None)
-    text = write_page(tmp_path, "Errors", [found]).read_text(encoding="utf-8")
-    assert "No audit of single patches was handed to this report." in text
+    section = errors_section(named, slides, table, "cnn", make_patches(named), None)
+    text = write_page(tmp_path, "Errors", [section]).read_text(encoding="utf-8")
+    assert "This report has no audit of single patches." in text
     assert NASTY not in text
     bare = named.assign(slide=None)
-    found = errors_section(bare, score_slides(bare, ["cnn"]), table, "cnn", make_patches(bare), None)
-    text = write_page(tmp_path, "Errors", [found]).read_text(encoding="utf-8")
+    section = errors_section(bare, score_slides(bare, ["cnn"]), table, "cnn", make_patches(bare), None)
+    text = write_page(tmp_path, "Errors", [section]).read_text(encoding="utf-8")
     assert "No slide is known" in text
     assert "by-slide" not in text[text.index("<main>") : text.index("<script>", text.index("</main>"))]
 
 
-def test_pictures_stay_within_their_share_of_the_page(section, tmp_path):
+def test_pictures_stay_within_their_size_limit(section, tmp_path):
     text = write_page(tmp_path, "Errors", [section]).read_text(encoding="utf-8")
     pictures = re.findall(r'src="(data:image/jpeg;base64,[^"]+)"', text)
     assert len(pictures) <= 3 * GALLERY_SIZE + MOST_BY_SLIDE
@@ -168,17 +168,17 @@ def test_pictures_stay_within_their_share_of_the_page(section, tmp_path):
 
 @pytest.mark.browser
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Debian's chromium: apt-get install chromium")
-def test_choosing_a_slide_shows_its_errors_alone(section, tmp_path):
+def test_choosing_a_slide_shows_only_its_errors(section, tmp_path):
     from playwright.sync_api import sync_playwright
 
     page_file = write_page(tmp_path, "Errors", [section])
-    troubles = []
+    problems = []
     with sync_playwright() as playwright:
         arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=arguments)
         page = browser.new_page(viewport={"width": 375, "height": 700})
-        page.on("console", lambda message: troubles.append(message.text))
-        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(page_file.as_uri())
         block = page.locator(".by-slide")
         cards = block.locator("li")
@@ -193,11 +193,11 @@ def test_choosing_a_slide_shows_its_errors_alone(section, tmp_path):
         assert block.locator("li:visible").count() == total
         page.evaluate("dispatchEvent(new Event('afterprint'))")
         assert block.locator("li:visible").count() < total
-        # The forest of the slides follows its own choice.
+        # The forest plot of slides has a separate menu.
         figure = page.locator("figure[data-figure=slides]")
         before = figure.locator(".scatterlayer .point").count()
         figure.locator("select").select_option(label="cnn: sensitivity")
         assert 0 < figure.locator(".scatterlayer .point").count() != before
         assert page.evaluate("document.documentElement.scrollWidth") == 375
         browser.close()
-    assert troubles == []
+    assert problems == []

@@ -1,4 +1,4 @@
-"""The explorer: which features open, which patches stand for percentiles, and numbers that agree with the tables."""
+"""The explorer: features with details, patches at percentiles, and numbers that match the tables."""
 
 import json
 
@@ -31,12 +31,12 @@ def _tidy(values, model="xgboost_handcrafted", measure="gain"):
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def test_features_that_lead_any_measure_open():
+def test_features_that_lead_any_measure_have_details():
     a, b, c, d = (f"colour_{letter}_red_whole" for letter in "abcd")
     table = pd.concat(
         [
             _tidy({a: 0.5, b: 0.3, c: 0.2, d: 0.0}),
-            # A rise in AUC is no importance, a coefficient below zero is.
+            # A negative drop in AUC is not important; a negative coefficient is.
             _tidy({a: -0.9, b: 0.1, c: 0.2, d: -0.8}, measure="permutation"),
             _tidy({a: 0.1, b: -0.2, c: 0.3, d: -0.9}, "logistic_handcrafted", "coefficient"),
             _tidy({"embedding_net-0_rgb_whole": 99.0}),
@@ -46,15 +46,15 @@ def test_features_that_lead_any_measure_open():
     assert leading_features(table, ["logistic_handcrafted"], 2) == [d, c]
 
 
-def test_examples_lie_at_their_percentiles_and_are_shared():
+def test_examples_are_at_their_percentiles_and_are_shared():
     rng = np.random.default_rng(0)
     first = rng.normal(size=1000)
     values = np.column_stack([first, 2 * first + 1, rng.normal(size=1000)])
     chosen = share_examples(values)
     assert chosen[0] == chosen[1]
     for column, rows in zip(values.T, chosen, strict=True):
-        places = np.argsort(np.argsort(column))[rows] / 999
-        assert np.abs(places - list(LEVELS)).max() <= NEAR + 1e-3
+        ranks = np.argsort(np.argsort(column))[rows] / 999
+        assert np.abs(ranks - list(LEVELS)).max() <= NEAR + 1e-3
     assert share_examples(values) == chosen
 
 
@@ -72,7 +72,7 @@ def test_tables_hold_the_importances(made):
         assert permutation == pytest.approx(expected, rel=1e-3)
 
 
-def test_embeddings_are_one_row_whose_gain_is_the_sum(made):
+def test_embeddings_are_one_row_with_the_summed_gain(made):
     _, importances, view = made
     explorer = explore(importances, sum_by_family(importances), {}, view)
     both = next(model for model in explorer.data["models"] if model["model"] == "xgboost_both")
@@ -84,20 +84,20 @@ def test_embeddings_are_one_row_whose_gain_is_the_sum(made):
     assert explorer.data["features"]["embedding"] == ["20 columns of pretrained networks, taken together."]
 
 
-def test_opened_features_have_three_pictures_and_their_percentiles(made):
+def test_detailed_features_have_three_pictures_and_percentiles(made):
     _, importances, view = made
     data = explore(importances, sum_by_family(importances), {}, view).data
     assert len(data["opened"]) == 6
-    for feature, found in data["opened"].items():
+    for feature, details in data["opened"].items():
         rows = view.examples[view.examples.feature == feature]
-        assert [data["patches"][place]["id"] for place, _ in found["shown"]] == rows.patch_id.tolist()
-        assert [value for _, value in found["shown"]] == pytest.approx(rows.value.tolist(), rel=1e-3)
-        assert len(found["grid"]) == len(found["curves"]["xgboost_handcrafted"]) == 5
+        assert [data["patches"][index]["id"] for index, _ in details["shown"]] == rows.patch_id.tolist()
+        assert [value for _, value in details["shown"]] == pytest.approx(rows.value.tolist(), rel=1e-3)
+        assert len(details["grid"]) == len(details["curves"]["xgboost_handcrafted"]) == 5
         assert data["features"][feature][1:] == pytest.approx(view.quantiles.loc[feature].tolist(), rel=1e-3)
     assert len({patch["id"] for patch in data["patches"]}) == len(data["patches"])
 
 
-def test_without_a_view_features_are_listed_and_do_not_open(made):
+def test_without_a_view_features_are_listed_without_details(made):
     _, importances, _ = made
     explorer = explore(importances, sum_by_family(importances), {}, None)
     assert explorer.data["models"]
@@ -114,27 +114,27 @@ def test_figures_are_valid_and_a_waterfall_ends_at_the_log_odds(made):
         for _, figure in chart.variants:
             go.Figure(figure)
     case = view.cases.iloc[0]
-    found = view.attributions[case.model]
-    (bars,) = waterfall(found, case.place, found.percentiles())["data"]
-    assert bars["base"][0] == pytest.approx(found.base, abs=1e-3)
-    assert bars["base"][-1] + bars["x"][-1] == pytest.approx(found.log_odds[case.place], abs=1e-3)
-    assert share_table(found, case.place).log_odds.sum() == pytest.approx(found.log_odds[case.place])
+    attribution = view.attributions[case.model]
+    (bars,) = waterfall(attribution, case.place, attribution.percentiles())["data"]
+    assert bars["base"][0] == pytest.approx(attribution.base, abs=1e-3)
+    assert bars["base"][-1] + bars["x"][-1] == pytest.approx(attribution.log_odds[case.place], abs=1e-3)
+    assert share_table(attribution, case.place).log_odds.sum() == pytest.approx(attribution.log_odds[case.place])
 
 
-def test_a_waterfall_keeps_the_largest_and_adds_up_the_rest():
+def test_a_waterfall_keeps_the_largest_and_sums_the_rest():
     shares = np.array([[0.5, -2.0, *([0.1] * 12)]])
-    found = Attribution([f"colour_s{i}_red_whole" for i in range(14)], shares, np.zeros((1, 14), np.float32), 1.0)
-    figure = waterfall(found, 0, found.percentiles())
+    attribution = Attribution([f"colour_s{i}_red_whole" for i in range(14)], shares, np.zeros((1, 14), np.float32), 1.0)
+    figure = waterfall(attribution, 0, attribution.percentiles())
     assert figure["data"][0]["x"] == pytest.approx([0.4, *([0.1] * 8), 0.5, -2.0])
     labels = [note["text"] for note in figure["layout"]["annotations"]]
     assert labels[0] == "4 other features"
     assert labels[10] == "colour_s1_red_whole = 0"
-    assert labels[-2:] == ["base +1.000", "this patch +0.700"]
+    assert labels[-2:] == ["base value +1.000", "this patch +0.700"]
 
 
 def test_figures_escape_names():
-    found = Attribution([NASTY], np.array([[1.0], [2.0]]), np.array([[1.0], [2.0]], np.float32), 0.0)
-    for figure in (beeswarm(found), waterfall(found, 0, found.percentiles())):
+    attribution = Attribution([NASTY], np.array([[1.0], [2.0]]), np.array([[1.0], [2.0]], np.float32), 0.0)
+    for figure in (beeswarm(attribution), waterfall(attribution, 0, attribution.percentiles())):
         assert NASTY not in json.dumps(figure)
         assert "&lt;img" in json.dumps(figure)
 
@@ -149,11 +149,11 @@ def test_points_spread_out_where_they_are_dense():
     assert np.abs(spread_out(np.zeros(5), 0.4)).max() <= 0.4
 
 
-def test_page_states_what_was_sampled_and_names_the_nearest_features(made, tmp_path):
+def test_page_states_the_sample_and_names_the_most_correlated_features(made, tmp_path):
     predictions, importances, view = made
     section = importances_section(importances, {}, view)
     text = write_page(tmp_path, "title", [section]).read_text(encoding="utf-8")
-    assert f"Taken on {len(view.explained):,} patches of held-out slides" in text
+    assert f"They were computed on {len(view.explained):,} patches of held-out slides" in text
     assert view.embeddings.feature_1[0] in text
     beeswarm = pd.read_csv(tmp_path / "beeswarm.csv")
     assert set(beeswarm.patch_id) <= set(predictions[predictions.split == "test"].patch_id)

@@ -26,9 +26,9 @@ def browser():
 
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
     with sync_playwright() as playwright:
-        found = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, env=dict(os.environ))
-        yield found
-        found.close()
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, env=dict(os.environ))
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="module")
@@ -43,18 +43,18 @@ def report(tmp_path_factory):
 
 @pytest.fixture
 def visit(browser, report):
-    """Open the page; after the test, no error may have been logged and no request may have left it."""
-    contexts, troubles = [], []
+    """Open the page. After the test, the page must have logged no error and sent no request."""
+    contexts, problems = [], []
 
     def opened(**options):
         context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}} | options)
         contexts.append(context)
         page = context.new_page()
-        page.on("console", lambda message: troubles.append(message.text) if message.type != "log" else None)
-        page.on("pageerror", lambda error: troubles.append(str(error)))
+        page.on("console", lambda message: problems.append(message.text) if message.type != "log" else None)
+        page.on("pageerror", lambda error: problems.append(str(error)))
         page.on(
             "request",
-            lambda request: request.url.startswith(("file:", "data:", "blob:")) or troubles.append(request.url),
+            lambda request: request.url.startswith(("file:", "data:", "blob:")) or problems.append(request.url),
         )
         page.goto(report[0].as_uri())
         page.wait_for_function("[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))")
@@ -64,7 +64,7 @@ def visit(browser, report):
     yield opened
     for context in contexts:
         context.close()
-    assert troubles == []
+    assert problems == []
 
 
 def _names(page):
@@ -109,7 +109,7 @@ def test_columns_sort_both_ways_by_keyboard(visit):
 
 
 @pytest.mark.parametrize("act", ["hover", "focus"])
-def test_pointing_or_moving_to_a_name_shows_its_sentence(visit, act):
+def test_pointing_or_moving_to_a_name_shows_its_description(visit, act):
     page = visit()
     button = page.locator("#explorer-table button.feature").nth(1)
     tip = page.locator("#explorer-tip")
@@ -140,7 +140,7 @@ def test_a_feature_opens_with_three_patches_and_a_curve(visit, report, how):
     assert panel.locator("img").evaluate_all("all => all.every(e => e.complete && e.naturalWidth === 96)")
     rows = view.examples[view.examples.feature == name]
     assert panel.locator("figcaption code").all_text_contents() == rows.patch_id.tolist()
-    # Names of slides look like markup, and are text.
+    # Names of slides that look like markup are shown as text.
     assert NASTY in panel.locator("figcaption").first.text_content()
     assert panel.locator("b").count() == 0
     panel.locator(".plot .main-svg").first.wait_for()
@@ -152,7 +152,7 @@ def test_a_feature_opens_with_three_patches_and_a_curve(visit, report, how):
     assert page.evaluate("document.activeElement.dataset.feature") == name
 
 
-def test_other_features_open_with_words_only(visit):
+def test_other_features_open_without_pictures(visit):
     page = visit()
     button = page.locator("#explorer-table button.feature").nth(10)
     button.click()

@@ -1,4 +1,4 @@
-"""What the page says of groups, worked out by hand from few numbers."""
+"""Words and figures on groups of features, checked by hand on a few numbers."""
 
 import numpy as np
 import pandas as pd
@@ -12,9 +12,9 @@ NAMES = ["nuclei_area_grey_centre", "nuclei_count_grey_centre", "colour_mean_red
 MODEL = "xgboost_handcrafted"
 
 
-def rows(measure, kind, found):
-    """A row a group: value, low, high; spread where a share has no interval."""
-    return [(MODEL, measure, kind, group, 2, value, 0.01, low, high) for group, (value, low, high) in found.items()]
+def rows(measure, kind, groups):
+    """One row per group, from its value, low and high; the spread is 0.01."""
+    return [(MODEL, measure, kind, group, 2, value, 0.01, low, high) for group, (value, low, high) in groups.items()]
 
 
 @pytest.fixture
@@ -47,28 +47,29 @@ def features():
     return pd.concat([gain, drop], ignore_index=True)
 
 
-def test_what_a_model_leans_on_and_what_it_misses_are_told_apart(features, view):
+def test_reading_separates_permutation_from_refitting(features, view):
     (reading,) = group_content(features, view)["readings"]
     assert reading["words"] == "XGBoost on all handcrafted features"
     assert reading["text"] == (
-        "AUC that it loses when a theme is shuffled: nuclei 0.200 (0.100 to 0.300); not shown to matter: colour. "
-        "No region is shown to matter when shuffled: all intervals include zero. "
-        "Fitted again without colour or nuclei, it misses colour 0.030 (0.010 to 0.050)."
+        "Drop in AUC when a theme is shuffled: nuclei 0.200 (0.100 to 0.300); inconclusive (95 % CI includes 0): "
+        "colour. Drop in AUC when a region is shuffled: inconclusive (95 % CI includes 0): centre 32 × 32 0.000 "
+        "(−0.100 to 0.100), whole patch. Drop in AUC after refitting without a group: colour 0.030 (0.010 to 0.050); "
+        "inconclusive (95 % CI includes 0): nuclei."
     )
 
 
-def test_an_interval_that_is_printed_as_zero_is_no_proof(features, view):
+def test_an_interval_with_an_end_printed_as_zero_is_inconclusive(features, view):
     table = view.groups.copy()
     table.loc[(table.measure == "dropped") & (table.group == "colour"), "low"] = 0.0004
     text = group_content(features, GroupView(table, view.clusters, view.stability, 0.8, 600))["readings"][0]["text"]
-    assert "it loses nothing that shows on these slides (most: colour 0.030 (0.000 to 0.050))." in text
+    assert "refitting without a group: inconclusive (95 % CI includes 0): colour 0.030 (0.000 to 0.050), nuc" in text
 
 
-def test_a_group_that_harms_is_named(features, view):
+def test_a_group_that_lowers_the_auc_is_named(features, view):
     table = view.groups.copy()
     table.loc[(table.measure == "dropped") & (table.group == "nuclei"), ["value", "low", "high"]] = -0.02, -0.03, -0.01
     text = group_content(features, GroupView(table, view.clusters, view.stability, 0.8, 600))["readings"][0]["text"]
-    assert text.endswith("It does better without nuclei −0.020 (−0.030 to −0.010).")
+    assert text.endswith("; AUC rises: nuclei −0.020 (−0.030 to −0.010).")
 
 
 def test_measures_that_disagree_are_named(features, view):
@@ -77,17 +78,17 @@ def test_measures_that_disagree_are_named(features, view):
     folds, families, slides, pairs, _ = row["cells"]
     assert folds == [{"words": "gain", "value": 0.83, "says": "agree"}]
     assert families == slides == []
-    # Gain falls where permutation rises: the rank correlation is −1.
+    # Gain falls as permutation importance rises: the rank correlation is −1.
     assert [(cell["words"], round(cell["value"], 9), cell["says"]) for cell in pairs] == [
         ("gain and permutation", -1, "disagree")
     ]
     assert content["doubts"] == [
-        "XGBoost on all handcrafted features: measures disagree on the order of single features: gain and permutation "
-        "(−1.00), and on the leading theme: nuclei by permutation, gain; colour by refitting."
+        "XGBoost on all handcrafted features: measures disagree on the ranking of single features (gain and "
+        "permutation −1.00) and on the leading theme (nuclei by permutation and gain, colour by refitting)."
     ]
 
 
-def test_clusters_stand_beside_what_one_member_costs_alone(features, view):
+def test_clusters_are_listed_with_the_drop_of_a_single_member(features, view):
     content = group_content(features, view)
     (row,) = content["clusters"]
     assert row["members"] == NAMES[:2]
@@ -97,29 +98,29 @@ def test_clusters_stand_beside_what_one_member_costs_alone(features, view):
     assert content["cluster_models"] == ["XGBoost on all handcrafted features"]
 
 
-def test_the_figure_puts_every_measure_where_its_group_stands(view):
+def test_figure_draws_every_measure_in_the_row_of_its_group(view):
     part = view.groups[view.groups.kind.isin(["theme", "region"])]
     figure = group_figure(part, ("half", "theme", "region"))
-    go.Figure(figure)  # refuses what Plotly does not know
+    go.Figure(figure)  # raises if the figure is not valid
     traces = {trace["name"]: trace for trace in figure["data"]}
     assert {name: trace["yaxis"] for name, trace in traces.items()} == {
-        "shuffled together": "y1",
-        "left out and fitted again": "y1",
+        "permutation (group shuffled)": "y1",
+        "refitting (group left out)": "y1",
         "share of gain": "y2",
     }
-    assert traces["shuffled together"]["x"] == [0.2, 0.01, 0.0, -0.001]
-    assert traces["shuffled together"]["error_x"]["array"][0] == pytest.approx(0.1)
+    assert traces["permutation (group shuffled)"]["x"] == [0.2, 0.01, 0.0, -0.001]
+    assert traces["permutation (group shuffled)"]["error_x"]["array"][0] == pytest.approx(0.1)
     assert traces["share of gain"]["error_x"]["array"] == pytest.approx([0.01, 0.01])
     labels = dict(zip(figure["layout"]["yaxis"]["tickvals"], figure["layout"]["yaxis"]["ticktext"], strict=True))
     assert labels == {4: "nuclei", 3: "colour", 1: "centre 32 × 32", 0: "whole patch"}
-    for name, groups in {"shuffled together": (4, 3, 1, 0), "share of gain": (4, 3)}.items():
+    for name, groups in {"permutation (group shuffled)": (4, 3, 1, 0), "share of gain": (4, 3)}.items():
         assert np.abs(np.array(traces[name]["y"]) - groups).max() < 0.3
     low, high = figure["layout"]["yaxis2"]["domain"]
     assert low == pytest.approx(0)
     assert high < figure["layout"]["yaxis"]["domain"][0]
 
 
-def test_a_model_that_was_not_shuffled_gets_one_panel_and_names_that_are_markup_are_escaped(view):
+def test_a_model_without_permutation_gets_one_panel_and_its_names_are_escaped(view):
     part = view.groups[view.groups.measure == "gain"].assign(group=["<b>a", "b"])
     figure = group_figure(part, ("theme",))
     assert "yaxis2" not in figure["layout"]
@@ -127,7 +128,7 @@ def test_a_model_that_was_not_shuffled_gets_one_panel_and_names_that_are_markup_
     assert "<b>" not in figure["data"][0]["text"][0].replace("<br>", "")
 
 
-def test_charts_have_a_variant_a_model(view):
+def test_charts_have_one_variant_per_model(view):
     other = view.groups.assign(model="logistic_handcrafted", measure=view.groups.measure.replace("gain", "coefficient"))
     both = GroupView(pd.concat([view.groups, other]), view.clusters, view.stability, 0.8, 600)
     charts = group_charts(both)

@@ -1,4 +1,4 @@
-"""What the section says: words out of numbers that were put in."""
+"""The section on stain: its words for known numbers."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ NAN = float("nan")
 
 
 def curves(rows):
-    """(model, strength, auc, change, low, high, moved, turned) as a table of curves."""
+    """Table of curves from (model, strength, auc, change, low, high, moved, turned)."""
     names = ["model", "strength", "auc", "change", "change_low", "change_high", "moved", "turned"]
     table = pd.DataFrame(rows, columns=names)
     table.insert(1, "alteration", "shift")
@@ -37,45 +37,45 @@ CURVES = curves(
 )
 
 
-def test_losses_are_named_worst_first_and_families_alone_are_not():
-    said = shift_words(CURVES, "cnn")
-    assert said == (
-        "Where stains are scaled and shifted by up to 0.1, the fine-tuned network loses 0.020 (0.004 to 0.050) of "
-        "its AUC; its probabilities move by 0.03 on average, and 2 % of the patches change the side of the threshold. "
-        "More than chance is lost by XGBoost on colour, 0.100 (0.030 to 0.200); the fine-tuned network, 0.020 (0.004 "
-        "to 0.050). At 0.2, XGBoost on colour loses most, 0.200 (0.100 to 0.300)."
+def test_losses_are_named_worst_first_without_families_alone():
+    words = shift_words(CURVES, "cnn")
+    assert words == (
+        "When stains are scaled and shifted by up to 0.1, the fine-tuned network loses 0.020 (0.004 to 0.050) AUC. "
+        "Its probabilities change by 0.03 on average, and the predicted class changes for 2 % of the patches. "
+        "Losses of AUC with a 95 % CI above 0: XGBoost on colour, 0.100 (0.030 to 0.200); the fine-tuned network, "
+        "0.020 (0.004 to 0.050). At 0.2, XGBoost on colour loses most, 0.200 (0.100 to 0.300)."
     )
 
 
-def test_no_loss_is_said_to_be_none():
+def test_an_interval_that_includes_zero_is_inconclusive():
     steady = CURVES.assign(change=0.0, change_low=-0.01, change_high=0.01)
-    said = shift_words(steady, "cnn")
-    assert "keeps its AUC (0.000, −0.010 to +0.010: no more than chance)" in said
-    assert "No model is shown to lose more than chance." in said
-    assert said.endswith("At 0.2, no model loses anything.")
+    words = shift_words(steady, "cnn")
+    assert "changes its AUC by 0.000 (−0.010 to +0.010), inconclusive (95 % CI includes 0)" in words
+    assert "No model has a loss of AUC with a 95 % CI above 0." in words
+    assert words.endswith("At 0.2, no model loses AUC.")
 
 
-def test_without_intervals_nothing_is_called_chance():
-    said = shift_words(CURVES.assign(change_low=NAN, change_high=NAN), "cnn")
-    assert "goes from an AUC of 0.900 to 0.880" in said
-    assert "No model is shown to lose" in said
+def test_without_intervals_no_change_is_judged():
+    words = shift_words(CURVES.assign(change_low=NAN, change_high=NAN), "cnn")
+    assert "has an AUC of 0.880, compared with 0.900 on unaltered patches" in words
+    assert "No model has a loss of AUC" in words
 
 
-def test_an_exchange_of_stains_is_said_where_there_was_one():
+def test_exchanged_stains_are_described_if_there_are_any():
     assert restain_words(CURVES, "cnn") == ""
     exchanged = CURVES[CURVES.strength == 0.2].assign(alteration="restain", strength=1.0)
-    said = restain_words(pd.concat([CURVES, exchanged]), "cnn")
-    assert said == (
-        "Where stains are exchanged for those of the other group of slides, the fine-tuned network keeps its AUC "
-        "(−0.050, −0.100 to +0.010: no more than chance); its probabilities move by 0.10 on average, and 10 % of the "
-        "patches change the side of the threshold. More than chance is lost by XGBoost on colour, 0.200 (0.100 to "
-        "0.300)."
+    words = restain_words(pd.concat([CURVES, exchanged]), "cnn")
+    assert words == (
+        "When stains are exchanged for those of the other group of slides, the fine-tuned network changes its AUC by "
+        "−0.050 (−0.100 to +0.010), inconclusive (95 % CI includes 0). Its probabilities change by 0.10 on average, "
+        "and the predicted class changes for 10 % of the patches. Losses of AUC with a 95 % CI above 0: XGBoost on "
+        "colour, 0.200 (0.100 to 0.300)."
     )
-    # What was done to stains in one way is not said of the other.
+    # The words on shifted stains ignore exchanged stains.
     assert shift_words(pd.concat([CURVES, exchanged]), "cnn") == shift_words(CURVES, "cnn")
-    said = restain_words(exchanged, "logistic_nuclei")
-    assert said.startswith(
-        "Where stains are exchanged for those of the other group of slides, more than chance is lost by"
+    words = restain_words(exchanged, "logistic_nuclei")
+    assert words.startswith(
+        "When stains are exchanged for those of the other group of slides, losses of AUC with a 95 % CI above 0:"
     )
 
 
@@ -92,33 +92,33 @@ def shuffled(model, **drops):
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-@pytest.mark.parametrize(("confounded", "end"), [(True, "so the doubt is serious."), (False, "they could.")])
-def test_a_family_that_knows_the_stain_and_leads_is_suspicious(confounded, end):
-    said = family_words(
+@pytest.mark.parametrize(("confounded", "end"), [(True, "so this suspicion is serious."), (False, "they could.")])
+def test_a_leading_family_that_identifies_the_stain_is_suspicious(confounded, end):
+    words = family_words(
         families(stain=0.99, colour=0.95, nuclei=0.6),
         shuffled("xgboost_handcrafted", colour=0.08, nuclei=0.02),
         confounded,
     )
-    assert "tell the two groups apart (AUC): colour (0.95)." in said
-    assert "XGBoost on all handcrafted features loses 0.080 of AUC when colour is shuffled" in said
-    assert said.endswith(end)
+    assert "separate the two groups (AUC): colour (0.95)." in words
+    assert "XGBoost on all handcrafted features loses 0.080 AUC when colour is shuffled" in words
+    assert words.endswith(end)
 
 
-def test_a_family_that_leads_and_does_not_know_the_stain_is_not():
+def test_a_leading_family_that_does_not_identify_the_stain_is_not_suspicious():
     importances = shuffled("xgboost_handcrafted", colour=0.01, nuclei=0.09)
-    said = family_words(families(stain=0.99, colour=0.95, nuclei=0.6), importances, False)
-    assert said.endswith("None of them is what a model loses most by when it is shuffled.")
-    said = family_words(families(stain=0.99, colour=0.7, nuclei=0.6), importances, False)
-    assert "no family of features tells the two groups apart with an AUC of 0.8 or more" in said
+    words = family_words(families(stain=0.99, colour=0.95, nuclei=0.6), importances, False)
+    assert words.endswith("None of them is the family with the largest permutation importance of a model.")
+    words = family_words(families(stain=0.99, colour=0.7, nuclei=0.6), importances, False)
+    assert "No family of features separates the two groups with an AUC of 0.8 or more" in words
 
 
-def test_an_importance_that_may_be_chance_leads_nothing():
+def test_an_importance_whose_interval_includes_zero_is_not_leading():
     importances = shuffled("xgboost_handcrafted", colour=0.08).assign(low=-0.01)
-    said = family_words(families(colour=0.95), importances, True)
-    assert "suspicious" not in said
+    words = family_words(families(colour=0.95), importances, True)
+    assert "uspicious" not in words
 
 
-def test_scores_within_groups_are_said():
+def test_scores_within_groups_are_in_the_words():
     scores = pd.DataFrame(
         {
             "model": ["cnn", "cnn"],
@@ -129,21 +129,21 @@ def test_scores_within_groups_are_said():
         }
     )
     assert group_words(scores, "cnn") == (
-        "The fine-tuned network reaches an AUC of 0.900 (0.850 to 0.950) within group A and 0.800 within group B."
+        "The fine-tuned network has an AUC of 0.900 (0.850 to 0.950) within group A and 0.800 within group B."
     )
     assert group_words(scores.assign(model="xgboost_both"), "xgboost_both").startswith("XGBoost on")
     assert group_words(scores.assign(auc=NAN), "cnn") == ""
 
 
-def test_nothing_was_looked_at():
+def test_section_without_an_analysis_says_what_it_needs():
     section = stain_section(None, pd.DataFrame(), "cnn")
     assert section.content is None
-    assert "8 slides or more" in section.absent
+    assert "at least 8 slides" in section.absent
     section = stain_section(StainView(absent="Only one slide was held out."), pd.DataFrame(), "cnn")
     assert section.absent.endswith("Only one slide was held out.")
 
 
-def test_the_section_shows_every_model_everywhere():
+def test_section_shows_every_model_in_tables_and_charts():
     predictions = make_predictions(2, slides=10, test_slides=4, rungs=("prevalence", "colour", "nuclei", "cnn"))
     view = make_stain(predictions)
     section = stain_section(view, pd.DataFrame(), "cnn")
@@ -155,12 +155,12 @@ def test_the_section_shows_every_model_everywhere():
     assert names[-1] == ["nuclei · logistic", "nuclei · xgboost"]
     first = section.charts["shifts"].variants[0][1]["data"]
     part = view.shifted[view.shifted.model == "logistic_colour"]
-    assert first[0]["y"][-2] is None  # no line leads from shifted stains to exchanged ones
+    assert first[0]["y"][-2] is None  # no line from shifted to exchanged stains
     np.testing.assert_allclose([value for value in first[0]["y"] if value is not None], part.change, atol=1e-5)
     assert set(section.tables) == {"stain-shifts", "stain-groups", "stain-slides", "stain-families"}
 
 
-def test_parts_that_are_missing_leave_the_others():
+def test_section_is_shown_although_parts_are_missing():
     view = make_stain(make_predictions(2, slides=10, test_slides=4, rungs=("prevalence", "colour")))
     section = stain_section(replace(view, groups=None), pd.DataFrame(), "logistic_colour")
     assert section.content["groups"] is None
@@ -170,7 +170,7 @@ def test_parts_that_are_missing_leave_the_others():
     assert section.content["groups"] is not None
 
 
-def test_confounded_slides_are_called_so():
+def test_confounded_slides_are_reported():
     table = pd.DataFrame(
         {"slide": list("abcdef"), "group": list("AAABBB"), "prevalence": [1, 1, 1, 0, 0, 0], "patches": 9}
     )
