@@ -23,7 +23,7 @@ from histoblend.data.patches import PatchSet, table_digest
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.plan import ENSEMBLE_ONLY, plan_run
 from histoblend.pipelines.run import Run
-from histoblend.pipelines.runtime.artefacts import Finished, read_manifest
+from histoblend.pipelines.runtime.artefacts import FinishedStep, read_manifest
 from histoblend.pipelines.runtime.resources import peak_memory
 
 ROWS = 4096
@@ -86,7 +86,7 @@ def repeated(run: Run, times: int, folder: Path) -> Run:
         copies = 1 if name in ("stain", "saliency") else times
         repeat_step(run.folder / step, large.folder / step, len(table), copies)
         manifest = read_manifest(run.folder / step)
-        large.finished[name] = Finished(large.folder / step, manifest | {"rows": manifest["rows"] * copies})
+        large.finished[name] = FinishedStep(large.folder / step, manifest | {"rows": manifest["rows"] * copies})
     pixels = np.load(run.folder / "1-patches" / "pixels.npy", mmap_mode="r")
     whole = repeat_table(table, times)
     patches = PatchSet(Repeated(pixels, times), whole, table_digest(whole), run.folder)  # type: ignore[arg-type]

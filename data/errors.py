@@ -11,7 +11,7 @@ class InputError(ValueError):
     """
 
 
-def on_screen(text: str) -> str:
+def escape_controls(text: str) -> str:
     r"""Return text with control characters, such as those in file names, escaped as ``\x1b``."""
     return "".join(
         repr(character)[1:-1] if unicodedata.category(character)[0] == "C" else character for character in text

@@ -43,6 +43,6 @@ def ignored_path(path: PurePath) -> bool:
     return any(map(ignored, path.parts))
 
 
-def names_ignored(_folder: str, names: Iterable[str]) -> list[str]:
+def ignored_names(_folder: str, names: Iterable[str]) -> list[str]:
     """Return the names that are :func:`ignored`; for the argument ``ignore`` of ``shutil.copytree``."""
     return [name for name in names if ignored(name)]

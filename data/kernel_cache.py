@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 
-def tied(compiled: Callable[[Any], Any], *siblings: str) -> Callable[[Any], Any]:
+def recompiled_with(compiled: Callable[[Any], Any], *siblings: str) -> Callable[[Any], Any]:
     """Make a decorator that recompiles a kernel when its sibling files change.
 
     The name under which Numba caches the kernel contains a digest of these files.

@@ -38,7 +38,7 @@ _LATIN = str.maketrans(
 )
 
 #: Most pairs of names that a warning lists.
-_MOST_SHOWN = 5
+_MAX_SHOWN = 5
 
 
 def clean_name(name: str) -> str:
@@ -96,7 +96,7 @@ def look_alikes(names: Iterable[str]) -> list[tuple[str, str]]:
     return [(first, other) for first, *others in names_of.values() for other in others]
 
 
-def look_alike_words(names: Iterable[str], what: str) -> str:
+def describe_look_alikes(names: Iterable[str], what: str) -> str:
     """Describe :func:`look_alikes` for a warning: the names and how they differ; empty if there are none.
 
     Parameters
@@ -108,8 +108,8 @@ def look_alike_words(names: Iterable[str], what: str) -> str:
     pairs = look_alikes(names)
     if not pairs:
         return ""
-    shown = ", ".join(f"{first!r} and {other!r}" for first, other in pairs[:_MOST_SHOWN])
-    more = f" and {len(pairs) - _MOST_SHOWN} more pairs" if len(pairs) > _MOST_SHOWN else ""
+    shown = ", ".join(f"{first!r} and {other!r}" for first, other in pairs[:_MAX_SHOWN])
+    more = f" and {len(pairs) - _MAX_SHOWN} more pairs" if len(pairs) > _MAX_SHOWN else ""
     ways = "case, file ending, folder, quotes, zeros, separators or alphabet"
     return f"some {what} names differ only by {ways}: {shown}{more}"
 

@@ -151,7 +151,7 @@ def write_pixels(
     """Decode every patch of ``source`` once into ``folder/pixels.npy``, in bounded memory.
 
     A small part per chunk in ``folder/chunks`` records what was read, so an interrupted call resumes after the last
-    complete chunk. :func:`forget_chunks` removes these parts when they are no longer needed.
+    complete chunk. :func:`remove_chunks` removes these parts when they are no longer needed.
 
     Parameters
     ----------
@@ -259,13 +259,13 @@ def write_unlabelled(
     folder.mkdir(exist_ok=True)
     table, set_aside, _ = write_pixels(source, folder, workers=workers, strict=strict, progress=progress)
     table.to_parquet(folder / TABLE, index=False)
-    forget_chunks(folder)
+    remove_chunks(folder)
     skipped = getattr(source, "skipped", {})
     more = pd.DataFrame({"patch_id": list(skipped), "reason": list(skipped.values())})
     return pd.concat([set_aside, more], ignore_index=True) if skipped else set_aside
 
 
-def forget_chunks(folder: Path) -> None:
+def remove_chunks(folder: Path) -> None:
     """Remove the parts that :func:`write_pixels` keeps so that it can resume."""
     Parts(folder / PARTS).forget()
 
@@ -408,7 +408,7 @@ class Patches(Protocol):
         ...
 
 
-def find_patches(patches: Patches, patch_ids: Iterable[str]) -> list[int]:
+def rows_of_patches(patches: Patches, patch_ids: Iterable[str]) -> list[int]:
     """Row numbers of the named patches, in the order of the names.
 
     Raises

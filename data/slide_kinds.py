@@ -15,7 +15,7 @@ FEWEST_FOLDS = 2
 _SINGULAR = {"slides": "slide", "patches": "patch"}
 
 #: Most slides that a message asks the user to add; if more are needed, it gives no number.
-MOST_MORE = 100_000
+MAX_MORE = 100_000
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ class SplitRequest:
         counts, least_of_each = self.counts, FEWEST_FOLDS + (not self.official)
         positive = max(0, least_of_each - counts.mixed - counts.positive)
         negative = max(0, least_of_each - counts.mixed - counts.negative)
-        for more in range(MOST_MORE):
+        for more in range(MAX_MORE):
             increased = SlideCounts(counts.mixed, counts.positive + positive, counts.negative + negative + more)
             if replace(self, counts=increased).possible:
                 break

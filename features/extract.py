@@ -9,7 +9,7 @@ from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 
-from histoblend.data.storage.atomic import clear_leftovers, is_sealed, write_whole
+from histoblend.data.storage.atomic import is_sealed, remove_unfinished_files, write_atomically
 from histoblend.data.storage.parts import Parts
 from histoblend.data.workers import count_workers
 
@@ -32,7 +32,7 @@ class Pixels(Protocol):
         """Return some rows, in the form that the computation takes."""
 
 
-class NotFinite(ValueError):  # noqa: N818 - named after its cause
+class NonFiniteError(ValueError):
     """A function of patches returned NaN or infinity.
 
     Attributes
@@ -107,7 +107,7 @@ def extract_shards(
 
     Raises
     ------
-    NotFinite
+    NonFiniteError
         If a result contains NaN or infinity.
     ValueError
         If an argument or a result has the wrong shape.
@@ -121,7 +121,7 @@ def extract_shards(
     target = folder / "values.npy"
     rows = pixels.shape[0]
     report = progress or (lambda _: None)
-    clear_leftovers(folder)
+    remove_unfinished_files(folder)
     shards = Parts(folder / "shards")
     if holds(target, (rows, width), dtype):
         report(rows)
@@ -209,7 +209,7 @@ def checked(
 
     Raises
     ------
-    NotFinite, ValueError, TypeError
+    NonFiniteError, ValueError, TypeError
         As for :func:`extract_shards`.
     """
     if values.shape != shape:
@@ -219,7 +219,7 @@ def checked(
     not_finite = np.argwhere(~np.isfinite(values))
     if len(not_finite):
         row, column = map(int, not_finite[0])
-        raise NotFinite(column, start + row, float(values[row, column]), len(not_finite))
+        raise NonFiniteError(column, start + row, float(values[row, column]), len(not_finite))
     return values
 
 
@@ -232,4 +232,4 @@ def write_rows(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int],
         for block in blocks:
             file.write(np.ascontiguousarray(block).data)
 
-    write_whole(path, write, seal=True)
+    write_atomically(path, write, seal=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from histoblend.data.errors import InputError
 from histoblend.data.storage.arrays import files_under, walk
-from histoblend.models.file_checks import MOST_JSON, check_content, read_array, read_json
+from histoblend.models.file_checks import MAX_JSON, check_content, read_array, read_json
 from histoblend.models.heads.registry import head_from, trusted_types
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     path = folder / INDEX
     if not path.is_file() or path.is_symlink():
         raise InputError(f"{folder}: expected a bundle with {INDEX}; there is none. Give BUNDLE=runs/<name>/bundle.")
-    index = read_json(str(path), _read_file(path, MOST_JSON + 1))
+    index = read_json(str(path), _read_file(path, MAX_JSON + 1))
     _check_format(folder, index.get("format"))
     if not isinstance(index.get("files"), dict):
         raise InputError(f"{path}: expected a list of files; got none. {_REMEDY}")

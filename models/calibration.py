@@ -16,11 +16,11 @@ from histoblend.models.resampling import check_scores, mean_draws, percentile_in
 LIMIT = 1e-6
 
 #: The same for ranking or explaining single patches, where confident ones must still differ: ±27.6.
-CLOSEST = 1e-12
+EXPLANATION_LIMIT = 1e-12
 
 #: Operating points, and the sensitivity or specificity required by the first two.
 POINTS = ("sensitivity-0.95", "specificity-0.95", "best-f1", "youden")
-WANTED = 0.95
+TARGET_RATE = 0.95
 
 
 def log_odds(probability: np.ndarray, limit: float = LIMIT) -> np.ndarray:
@@ -330,8 +330,8 @@ def operating_points(labels: np.ndarray, probability: np.ndarray) -> dict[str, f
         negatives share the highest.
     """
     cuts, true_positives, false_positives = _counts(labels, probability)
-    sensitive = int(np.argmax(true_positives >= WANTED * true_positives[-1] - 1e-9))
-    specific = np.flatnonzero(false_positives <= (1 - WANTED) * false_positives[-1] + 1e-9)
+    sensitive = int(np.argmax(true_positives >= TARGET_RATE * true_positives[-1] - 1e-9))
+    specific = np.flatnonzero(false_positives <= (1 - TARGET_RATE) * false_positives[-1] + 1e-9)
     f1 = 2 * true_positives / (true_positives[-1] + true_positives + false_positives)
     return {
         "sensitivity-0.95": float(cuts[sensitive]),

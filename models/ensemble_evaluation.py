@@ -15,7 +15,7 @@ from histoblend.models.resampling import check_scores, slide_groups
 
 
 @dataclass(frozen=True)
-class Nested:
+class NestedPredictions:
     """Nested predictions: the whole procedure, choices included, applied to folds that it has not seen.
 
     Attributes
@@ -46,7 +46,7 @@ def nest(
     combiners: Sequence[str] = COMBINERS,
     draws: int = 500,
     seed: int = 0,
-) -> Nested:
+) -> NestedPredictions:
     """Apply :func:`fit_ensemble` with each fold held out in turn; the parameters are the same.
 
     If all rows are in one fold, new folds by slide are made as in :func:`fit_ensemble`. If the other folds lack a
@@ -93,7 +93,7 @@ def nest(
                 "single": members[best],
             }
         )
-    return Nested(probability, thresholds, single, choices)
+    return NestedPredictions(probability, thresholds, single, choices)
 
 
 def without_each(

@@ -21,7 +21,7 @@ KERAS_MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 SUFFIXES = (".json", ".md", ".csv", ".npy", ".onnx", ".keras", ".skops")
 
 #: Largest JSON file that is parsed, in bytes.
-MOST_JSON = 32 * 2**20
+MAX_JSON = 32 * 2**20
 
 #: Modules whose Keras objects are accepted. Of these, the classes in ``_CODE`` carry code and are refused.
 _KERAS_MODULES = ("keras", "builtins")
@@ -73,10 +73,10 @@ def read_json(name: str, content: bytes) -> dict[str, Any]:
     Raises
     ------
     InputError
-        The content is larger than ``MOST_JSON``, nested too deeply, not JSON, or not an object.
+        The content is larger than ``MAX_JSON``, nested too deeply, not JSON, or not an object.
     """
-    if len(content) > MOST_JSON:
-        raise InputError(f"{name}: expected at most {MOST_JSON} bytes of JSON; got {len(content)}. {_AWAY}")
+    if len(content) > MAX_JSON:
+        raise InputError(f"{name}: expected at most {MAX_JSON} bytes of JSON; got {len(content)}. {_AWAY}")
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -166,7 +166,7 @@ def _check_keras(name: str, content: bytes) -> None:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
             unknown = sorted(set(archive.namelist()) - KERAS_MEMBERS)
             size = archive.getinfo("config.json").file_size
-            if unknown or size > MOST_JSON:
+            if unknown or size > MAX_JSON:
                 what = f"{unknown[0]!r}" if unknown else f"a config.json of {size} bytes"
                 raise InputError(f"{name}: expected only {', '.join(sorted(KERAS_MEMBERS))}; got {what}. {_AWAY}")
             config = archive.read("config.json")

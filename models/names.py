@@ -12,11 +12,11 @@ RUNGS = (
     "context-normalised", "embeddings-normalised", "both-normalised", "cnn", "cnn-context", "ensemble",
 )  # fmt: skip
 #: Rungs with a single model, which has the rung's name.
-HEADLESS = ("prevalence", "cnn", "ensemble")
+RUNGS_WITHOUT_HEAD = ("prevalence", "cnn", "ensemble")
 #: Single families of handcrafted features. They are not rungs; the handcrafted rung combines them.
-ALONE = tuple(family.name for family in FAMILIES if family.name not in RUNGS)
+SINGLE_FAMILIES = tuple(family.name for family in FAMILIES if family.name not in RUNGS)
 #: Rungs beside the ladder, which compare a patch with the rest of its slide, and the rung that each is judged against.
-BESIDE = {
+CONTEXT_RUNGS = {
     "context": "handcrafted",
     "in-slide": "context",
     "embeddings-context": "embeddings",
@@ -26,16 +26,16 @@ BESIDE = {
     "both-normalised": "both-context",
     "cnn-context": "cnn",
 }
-#: Those of BESIDE that only linear heads are fitted on. Boosting gains less from slide context and takes several times
-#: longer.
-LINEAR_ONLY = tuple(name for name in BESIDE if name != "context")
+#: Those of CONTEXT_RUNGS that only linear heads are fitted on. Boosting gains less from slide context and takes several
+#: times longer.
+LINEAR_ONLY = tuple(name for name in CONTEXT_RUNGS if name != "context")
 #: Suffix of tables and sets of columns that are computed on stain-normalised patches.
 NORMALISED = "-normalised"
 #: Feature tables: handcrafted columns and embeddings, of original and of stain-normalised patches.
 TABLES = ("features", "embeddings", f"features{NORMALISED}", f"embeddings{NORMALISED}")
 #: Sets whose columns are all relative to the slide. Their mean score hardly differs between slides.
 RELATIVE_ONLY = ("in-slide",)
-_NAMED = ", ".join(map(repr, HEADLESS))
+_NAMED = ", ".join(map(repr, RUNGS_WITHOUT_HEAD))
 
 #: The head on the fine-tuned network's channels in slide context.
 CNN_CONTEXT = "logistic_cnn-context"
@@ -56,7 +56,7 @@ def with_means(members: Sequence[str]) -> list[int]:
 
 def needs_slides(model: str) -> bool:
     """Whether a model compares a patch with the rest of its slide."""
-    return model.partition("_")[2] in BESIDE
+    return model.partition("_")[2] in CONTEXT_RUNGS
 
 
 def tables_of(columns: str) -> tuple[str, ...]:
@@ -68,22 +68,22 @@ def tables_of(columns: str) -> tuple[str, ...]:
 
 
 def split_model_name(model: str) -> tuple[str, str | None]:
-    """Split a model's name into its rung (or family) and its head. Models of `HEADLESS` have no head: None.
+    """Split a model's name into its rung (or family) and its head. Models of `RUNGS_WITHOUT_HEAD` have no head: None.
 
     Parameters
     ----------
     model : str
-        A rung of :data:`HEADLESS`, ``<head>_<rung>`` or ``<head>_<family>``.
+        A rung of :data:`RUNGS_WITHOUT_HEAD`, ``<head>_<rung>`` or ``<head>_<family>``.
 
     Raises
     ------
     ValueError
         The name has another form or an unknown rung.
     """
-    if model in HEADLESS:
+    if model in RUNGS_WITHOUT_HEAD:
         return model, None
     head, _, rung = model.partition("_")
-    known = tuple(name for name in RUNGS if name not in HEADLESS) + ALONE
+    known = tuple(name for name in RUNGS if name not in RUNGS_WITHOUT_HEAD) + SINGLE_FAMILIES
     if not head or rung not in known:
         raise ValueError(f"model must be {_NAMED} or '<head>_<rung>' with a rung of {known}; got {model!r}.")
     return rung, head

@@ -143,7 +143,7 @@ def _pair_counts(groups: np.ndarray, positive: np.ndarray, last: np.ndarray, uni
     return pairs
 
 
-def count_ranks(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+def auc_of_draws(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
     """Prepare the AUC under draws of slides: from pairs of slides or, if there are many slides, from all patches.
 
     Parameters
@@ -196,7 +196,7 @@ def auc_draws(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, *, dra
         Draws with one class only are left out, so the result may be empty.
     """
     labels, table = check_scores(labels, scores)
-    rankings = [count_ranks(labels, column, groups) for column in table.T]
+    rankings = [auc_of_draws(labels, column, groups) for column in table.T]
     parts = [
         np.stack([ranking(counts) for ranking in rankings], axis=1)
         for counts in draw_slides(int(groups.max()) + 1, draws, seed)
@@ -224,7 +224,7 @@ def mean_draws(values: np.ndarray, groups: np.ndarray, *, draws: int, seed: int)
     return np.concatenate([counts @ sums / (counts @ sizes)[:, None] for counts in draw_slides(units, draws, seed)])
 
 
-def even_rows(groups: np.ndarray, most: int, *, seed: int) -> np.ndarray:
+def sample_rows_evenly(groups: np.ndarray, most: int, *, seed: int) -> np.ndarray:
     """Choose at most `most` patches at random, as evenly over the slides as their sizes allow.
 
     Parameters

@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from histoblend.data.errors import InputError, on_screen
+from histoblend.data.errors import InputError, escape_controls
 from histoblend.data.workers import count_workers
 from histoblend.pipelines.runtime.resources import check_start
 from histoblend.pipelines.runtime.signals import stop_on_signals
@@ -84,7 +84,7 @@ def _run_command(step: str, sentence: str) -> None:
         from histoblend.pipelines.plan import plan_run
         from histoblend.pipelines.printed_tables import show_audit
         from histoblend.pipelines.runtime.lock import run_lock
-        from histoblend.pipelines.runtime.resources import foreseen
+        from histoblend.pipelines.runtime.resources import report_shortages
         from histoblend.pipelines.tracking import check_tracking
 
         options = {"data.path": data, "name": run, "data.missing": missing}
@@ -93,7 +93,7 @@ def _run_command(step: str, sentence: str) -> None:
         planned = plan_run(load_config(config, [*(settings or []), *given]), runs, rebuild=rebuild)
         if step in ("baseline", "ensemble", "report"):
             check_tracking(planned.config.track)  # before the run's folder is made
-        with foreseen(planned.folder), run_lock(planned.folder, planned.screen.say), closing(planned):
+        with report_shortages(planned.folder), run_lock(planned.folder, planned.screen.say), closing(planned):
             if explain:
                 commands.explain(planned, explain)
             elif step == "baseline":
@@ -129,12 +129,12 @@ def _data(
     mirror: Annotated[str, typer.Option("--mirror", help="URL of a folder with PatchCamelyon's nine files.")] = "",
 ) -> None:
     from histoblend.pipelines.download import fetch
-    from histoblend.pipelines.runtime.resources import foreseen
+    from histoblend.pipelines.runtime.resources import report_shortages
     from histoblend.pipelines.runtime.screen import Screen
 
     if not data:
         raise InputError("expected a folder for the data set; got none. Give DATA=folder (--data).")
-    with foreseen(Path(data)):
+    with report_shortages(Path(data)):
         fetch(dataset, Path(data), mirror=mirror, screen=Screen())
 
 
@@ -166,11 +166,11 @@ def _predict(
 ) -> None:
     from histoblend.pipelines.predict.folder import predict_folder
     from histoblend.pipelines.predict.shards import Options
-    from histoblend.pipelines.runtime.resources import foreseen
+    from histoblend.pipelines.runtime.resources import report_shortages
     from histoblend.pipelines.runtime.screen import Screen
 
     options = Options(model, point, prevalence, count_workers(workers), shard)
-    with foreseen(out.parent):
+    with report_shortages(out.parent):
         status = predict_folder(
             bundle, source, out, options=options, slides=slides, explain=explain or [], screen=Screen()
         )
@@ -209,13 +209,13 @@ def _heatmap(
     from histoblend.pipelines.predict.phantom_slide import default_slide
     from histoblend.pipelines.predict.shards import Options
     from histoblend.pipelines.predict.slide import Geometry, heatmap
-    from histoblend.pipelines.runtime.resources import foreseen
+    from histoblend.pipelines.runtime.resources import report_shortages
     from histoblend.pipelines.runtime.screen import Screen
 
     screen = Screen()
     options = Options(model, point, workers=count_workers(workers), shard=shard)
     folder = Path("runs/heatmaps")
-    with foreseen(out.parent if out else folder):
+    with report_shortages(out.parent if out else folder):
         chosen = slide or default_slide(folder, bundle, screen)
         target = out or folder / (chosen.stem or chosen.name)
         heatmap(bundle, chosen, target, options=options, geometry=Geometry(mpp, patch_mpp, stride), screen=screen)
@@ -229,10 +229,10 @@ def _slide(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the drawing.")] = 0,
 ) -> None:
     from histoblend.pipelines.predict.phantom_slide import draw_slide
-    from histoblend.pipelines.runtime.resources import foreseen
+    from histoblend.pipelines.runtime.resources import report_shortages
     from histoblend.pipelines.runtime.screen import Screen
 
-    with foreseen(out.parent):
+    with report_shortages(out.parent):
         draw_slide(out, Screen(), width=width, height=height, seed=seed)
 
 
@@ -245,11 +245,11 @@ def _compare(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the bootstrap.")] = 0,
 ) -> None:
     from histoblend.pipelines.comparison import compare
-    from histoblend.pipelines.runtime.resources import foreseen
+    from histoblend.pipelines.runtime.resources import report_shortages
     from histoblend.pipelines.runtime.screen import Screen
 
     screen = Screen()
-    with foreseen(out or runs):
+    with report_shortages(out or runs):
         screen.say(f"comparison: {compare(names, runs, out=out, draws=draws, seed=seed, screen=screen)}")
 
 
@@ -292,7 +292,7 @@ def main() -> None:
             check_start(step, networks=networks)
         app()
     except InputError as error:
-        sys.stderr.write(f"error: {on_screen(str(error))}\n")
+        sys.stderr.write(f"error: {escape_controls(str(error))}\n")
         sys.exit(2)
     except BrokenPipeError:
         # The reader of the output, such as `head`, has stopped reading. Python must not fail again at exit.

@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 
 from histoblend.data.errors import InputError
-from histoblend.data.storage.atomic import write_whole
+from histoblend.data.storage.atomic import write_atomically
 from histoblend.pipelines.plan import ENSEMBLE_ONLY
 from histoblend.pipelines.printed_tables import show_ensemble, show_ladder
 from histoblend.pipelines.results import patches_of
@@ -109,7 +109,7 @@ def explain(run: Run, column: str) -> Path:
     text, picture = explain_column(column, np.stack([patches_of(run).pixels[row] for row in rows]))
     path = run.folder / f"explain-{column}.png"
     large = Image.fromarray(picture).resize((3 * picture.shape[1], 3 * picture.shape[0]), Image.Resampling.NEAREST)
-    write_whole(path, lambda file: large.save(file, format="PNG"))
+    write_atomically(path, lambda file: large.save(file, format="PNG"))
     run.screen.say(text)
     run.screen.say(f"picture, at the 1st, 50th and 99th percentile: {path}")
     return path

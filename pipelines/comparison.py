@@ -29,7 +29,7 @@ from histoblend.pipelines.runtime.screen import Screen
 from histoblend.reports.evaluation.ladder import COLUMNS as LADDER_COLUMNS
 from histoblend.reports.evaluation.pairing import RunResults
 from histoblend.reports.page.page import write_page
-from histoblend.reports.page.static_figures import write_prints
+from histoblend.reports.page.static_figures import write_static_figures
 from histoblend.reports.sections.comparison import comparison_sections
 
 REPORT = "7-report"
@@ -76,7 +76,7 @@ def compare(names: Sequence[str], runs: Path, *, out: Path | None, draws: int, s
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     write_page(partial, f"Histoblend: {' · '.join(names)}", sections, prints=True)
-    write_prints(partial / "figures", sections)
+    write_static_figures(partial / "figures", sections)
     digests = {name: file_digest(runs / name / PREDICTIONS) for name in names}
     files = {name: file_digest(partial / name) for name in files_under(partial)}
     manifest = {

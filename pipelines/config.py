@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from histoblend.data.errors import InputError
-from histoblend.data.sources.images import LEAST_SIZE
+from histoblend.data.sources.images import MIN_SIZE
 from histoblend.data.storage.arrays import names_in
 from histoblend.models.heads.registry import HEADS
 from histoblend.pipelines.runtime.provenance import ROOT
@@ -47,7 +47,7 @@ class DataConfig(_Section):
 
     source: Literal["phantom", "kaggle", "pcam", "folder"] = Field("phantom", description="kind of data set")
     path: UserPath = Field("", description="folder of the data set; not used for the phantom")
-    size: int = Field(96, ge=LEAST_SIZE, description="height and width of a patch, px")
+    size: int = Field(96, ge=MIN_SIZE, description="height and width of a patch, px")
     mpp: float = Field(
         0.972, ge=0, le=100, description="pixel size, µm per pixel; 0 if unknown (does not change the patches)"
     )

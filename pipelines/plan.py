@@ -60,7 +60,7 @@ STEPS = (
         code=(*TABLE_CODE, "pipelines/steps/features.py", *CLUSTER),
         settings=lambda config: {"families": list(config.features.families)},
         inputs=features.inputs,
-        part_of=lambda run: needs_table(run, "features"),
+        is_needed=lambda run: needs_table(run, "features"),
     ),
     Step(
         "features-normalised", "2-features-normalised", "pipelines.steps.features:build_normalised",
@@ -68,7 +68,7 @@ STEPS = (
         code=(*TABLE_CODE, "pipelines/steps/features.py", *CLUSTER),
         settings=lambda config: {"families": list(config.features.families)},
         inputs=features.inputs,
-        part_of=lambda run: needs_table(run, "features-normalised"),
+        is_needed=lambda run: needs_table(run, "features-normalised"),
     ),
     Step(
         "embeddings", "3-embeddings", "pipelines.steps.embeddings:build",
@@ -76,7 +76,7 @@ STEPS = (
         code=(*TABLE_CODE, "pipelines/steps/embeddings.py", *CLUSTER),
         settings=lambda config: config.embeddings.model_dump(exclude={"shard"}),
         inputs=embeddings.inputs,
-        part_of=lambda run: needs_table(run, "embeddings"),
+        is_needed=lambda run: needs_table(run, "embeddings"),
     ),
     Step(
         "embeddings-normalised", "3-embeddings-normalised", "pipelines.steps.embeddings:build_normalised",
@@ -84,7 +84,7 @@ STEPS = (
         code=(*TABLE_CODE, "pipelines/steps/embeddings.py", *CLUSTER),
         settings=lambda config: config.embeddings.model_dump(exclude={"shard"}),
         inputs=embeddings.inputs,
-        part_of=lambda run: needs_table(run, "embeddings-normalised"),
+        is_needed=lambda run: needs_table(run, "embeddings-normalised"),
     ),
     Step(
         "heads", "4-heads", "pipelines.steps.heads:build",
@@ -99,7 +99,7 @@ STEPS = (
         code=(*MODELS, "pipelines/steps/cnn.py", "pipelines/steps/cnn_context.py"),
         settings=lambda config: config.cnn.model_dump(exclude={"cache_gb"}) | config.final.model_dump(),
         inputs=cnn.inputs,
-        part_of=lambda run: run.config.cnn.enabled,
+        is_needed=lambda run: run.config.cnn.enabled,
     ),
     Step(
         "ensemble", "6-ensemble", "pipelines.steps.ensemble:build",
@@ -125,7 +125,7 @@ STEPS = (
         code=(*MODELS, "pipelines/steps/heads.py", "pipelines/steps/refit.py", "pipelines/engine"),
         settings=lambda config: config.heads.model_dump(),
         inputs=heads.inputs,
-        part_of=refit.part_of,
+        is_needed=refit.is_needed,
     ),
     Step(
         "bundle", "analysis/bundle", "pipelines.steps.bundle:build",
@@ -152,7 +152,7 @@ STEPS = (
         reads=("prepare", "features"),
         code=(*MODELS, "pipelines/analysis/leakage.py"),
         settings=lambda config: {"draws": config.report.draws},
-        part_of=lambda run: run.has("features"),
+        is_needed=lambda run: run.has("features"),
     ),
     Step(
         "stain", "analysis/stain", "pipelines.analysis.stain:build",
@@ -164,7 +164,7 @@ STEPS = (
         "saliency", "analysis/saliency", "pipelines.analysis.saliency:build",
         reads=("prepare", "cnn"),
         code=(*MODELS, "models/inspection", "reports/evaluation", "pipelines/analysis/saliency.py"),
-        part_of=lambda run: run.has("cnn"),
+        is_needed=lambda run: run.has("cnn"),
     ),
     Step(
         "sections", "analysis/sections", "pipelines.steps.sections:build",
@@ -189,7 +189,7 @@ STEPS = (
         "predictions", "8-predictions", "pipelines.steps.predictions:build",
         reads=("prepare", "bundle"),
         code=(*ANALYSES, "pipelines/predict", "pipelines/steps/bundle.py", "pipelines/steps/predictions.py"),
-        part_of=predictions.part_of,
+        is_needed=predictions.is_needed,
     ),
 )  # fmt: skip
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from histoblend.models.names import ALONE
+from histoblend.models.names import SINGLE_FAMILIES
 from histoblend.pipelines.results import family_costs, patches_of, read_ladder, read_leakage
 from histoblend.pipelines.run_files import (
     AUDIT,
@@ -48,7 +48,7 @@ def show_ensemble(run: Run) -> None:
 def show_ladder(run: Run) -> None:
     """Show the ladder: out-of-fold, on held-out slides, within slides, and for each family alone."""
     steps = read_ladder(run)
-    alone, steps = steps[steps["rung"].isin(ALONE)], steps[~steps["rung"].isin(ALONE)]
+    alone, steps = steps[steps["rung"].isin(SINGLE_FAMILIES)], steps[~steps["rung"].isin(SINGLE_FAMILIES)]
     for split, words in (("oof", "out-of-fold, by slide"), ("test", "held-out slides")):
         part = steps[steps["split"] == split]
         shown = pd.DataFrame(

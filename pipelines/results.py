@@ -8,22 +8,22 @@ import pandas as pd
 
 from histoblend.data.patches import PatchSet
 from histoblend.data.splits import is_known
-from histoblend.models.names import BESIDE, TABLES, tables_of
+from histoblend.models.names import CONTEXT_RUNGS, TABLES, tables_of
 from histoblend.pipelines.run_files import (
     LEAKAGE,
     PREDICTIONS,
     SCORES,
     TIMES,
 )
-from histoblend.pipelines.runtime.artefacts import Finished
+from histoblend.pipelines.runtime.artefacts import FinishedStep
 from histoblend.pipelines.tables import FeatureSets, read_values
 
 if TYPE_CHECKING:
-    from histoblend.features.networks.embeddings import EmbeddingCompute, SideBySide
+    from histoblend.features.networks.embeddings import ConcatenatedEmbeddings, EmbeddingCompute
     from histoblend.pipelines.run import Run
 
 
-def embedding_of(run: Run) -> EmbeddingCompute | SideBySide:
+def embedding_of(run: Run) -> EmbeddingCompute | ConcatenatedEmbeddings:
     """Function that computes the run's embeddings of patches, with the same engine as in the run."""
     from histoblend.features.networks.embeddings import embedding_compute
 
@@ -51,12 +51,12 @@ def needs_table(run: Run, table: str) -> bool:
         One of :data:`models.names.TABLES`.
     """
     sets = [name for name in run.config.heads.features if table in tables_of(name)]
-    if all(name in BESIDE for name in sets):
+    if all(name in CONTEXT_RUNGS for name in sets):
         return bool(sets) and bool(is_known(patches_of(run).table["slide"]).any())
     return True
 
 
-def feature_tables(run: Run) -> dict[str, Finished]:
+def feature_tables(run: Run) -> dict[str, FinishedStep]:
     """The steps whose tables the configured sets of columns need, by name of the table."""
     return {name: run.step(name) for name in TABLES if run.has(name)}
 

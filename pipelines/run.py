@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from histoblend.data.workers import count_workers
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.runtime.artefacts import Finished, Outcome, StepSpec, run_step
+from histoblend.pipelines.runtime.artefacts import FinishedStep, StepResult, StepSpec, run_step
 from histoblend.pipelines.runtime.screen import Screen
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Step:
         rebuilt.
     inputs : callable
         Returns digests of its other inputs, by name. If one changes, the step is rebuilt.
-    part_of : callable
+    is_needed : callable
         Returns whether the step is needed for the configuration and data of a run.
     """
 
@@ -63,12 +63,12 @@ class Step:
     code: tuple[str, ...]
     settings: Callable[[Config], Mapping[str, Any]] = _no_settings
     inputs: Callable[[Run], Mapping[str, str]] = _no_inputs
-    part_of: Callable[[Run], bool] = _always
+    is_needed: Callable[[Run], bool] = _always
 
     @property
-    def builder(self) -> Callable[[Run, Path], Outcome]:
+    def builder(self) -> Callable[[Run, Path], StepResult]:
         """The function behind ``build``."""
-        function: Callable[[Run, Path], Outcome] = pkgutil.resolve_name(f"histoblend.{self.build}")
+        function: Callable[[Run, Path], StepResult] = pkgutil.resolve_name(f"histoblend.{self.build}")
         return function
 
 
@@ -85,7 +85,7 @@ class Run:
     rebuild : bool
         Whether to replace results that were made with another configuration, instead of refusing.
     screen : Screen
-    finished : dict from str to Finished
+    finished : dict from str to FinishedStep
         Steps that are up to date.
     """
 
@@ -95,7 +95,7 @@ class Run:
     rebuild: bool = False
     screen: Screen = field(default_factory=Screen)
     _left_out: frozenset[str] = frozenset()
-    finished: dict[str, Finished] = field(default_factory=dict, repr=False)
+    finished: dict[str, FinishedStep] = field(default_factory=dict, repr=False)
     _opened: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -131,9 +131,9 @@ class Run:
 
     def has(self, name: str) -> bool:
         """Whether a step is part of this run."""
-        return name not in self._left_out and self.plan[name].part_of(self)
+        return name not in self._left_out and self.plan[name].is_needed(self)
 
-    def step(self, name: str) -> Finished:
+    def step(self, name: str) -> FinishedStep:
         """Bring a step and its inputs up to date.
 
         Raises

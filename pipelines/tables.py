@@ -16,7 +16,7 @@ from histoblend.data.patches import PatchSet
 from histoblend.data.splits import is_known
 from histoblend.data.storage.arrays import names_in, open_array
 from histoblend.data.storage.atomic import PARTIAL
-from histoblend.models.names import BESIDE, tables_of
+from histoblend.models.names import CONTEXT_RUNGS, tables_of
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.run_files import COLUMNS, VALUES
 from histoblend.pipelines.runtime.resources import check_disk, check_memory
@@ -85,7 +85,7 @@ class FeatureSets(Mapping[str, Table]):
         for name in config.heads.features:
             if name == "families":
                 names |= dict.fromkeys(chosen_families(config))
-            elif name not in BESIDE or known.any():
+            elif name not in CONTEXT_RUNGS or known.any():
                 names[name] = None
         if not names:
             given = ", ".join(config.heads.features)
@@ -107,9 +107,9 @@ class FeatureSets(Mapping[str, Table]):
             raise KeyError(name)
         if name in _STORED:
             return self._tables[_STORED[name]]
-        if name == "both" or name in BESIDE:
+        if name == "both" or name in CONTEXT_RUNGS:
             # The parts and the assembled table are in memory together; slide context needs a further copy of each.
-            copies = 3 if name in BESIDE else 1
+            copies = 3 if name in CONTEXT_RUNGS else 1
             needed = copies * sum(self._tables[part][0].nbytes for part in tables_of(name))
             check_memory(needed, f"the columns of {name!r}")
         return self._assemble(name, slice(None))
@@ -141,7 +141,7 @@ class FeatureSets(Mapping[str, Table]):
     def _pieces(self, name: str) -> Iterator[np.ndarray]:
         """Yield the row numbers in blocks or, for sets in slide context, slide by slide."""
         blocks = [np.arange(len(self._where))]
-        if name in BESIDE:
+        if name in CONTEXT_RUNGS:
             slides = pd.Series(self._where)
             yield from (np.asarray(rows) for rows in slides.groupby(slides).indices.values())
             blocks = [np.flatnonzero(slides.isna())]
@@ -152,7 +152,7 @@ class FeatureSets(Mapping[str, Table]):
         parts = [self._tables[part] for part in tables_of(name)]
         raw = parts[0][0][rows] if len(parts) == 1 else np.concatenate([values[rows] for values, _ in parts], axis=1)
         columns = [column for _, names in parts for column in names]
-        if name in BESIDE:
+        if name in CONTEXT_RUNGS:
             values, names = context_table(raw, columns, self._where[rows])
             start = len(columns) if name == "in-slide" else 0
             return values[:, start:], names[start:]
@@ -170,12 +170,12 @@ def known_slides(slides: pd.Series) -> np.ndarray:
     return slides.where(is_known(slides), None).to_numpy(dtype=object)
 
 
-def held_out_whole(table: pd.DataFrame, slides: np.ndarray) -> bool:
+def slides_in_one_fold(table: pd.DataFrame, slides: np.ndarray) -> bool:
     """Whether every known slide is in one fold only. Otherwise predictions would leak labels between folds."""
     return bool(table.groupby(slides)["fold"].nunique().max() == 1)
 
 
-def shown_pixels(patches: PatchSet, *, normalised: bool) -> np.ndarray | NormalisedPixels:
+def input_pixels(patches: PatchSet, *, normalised: bool) -> np.ndarray | NormalisedPixels:
     """Patches of a run, unchanged or stain-normalised by slide. Normalised patches are computed when they are read."""
     from histoblend.features.slide_stain import NormalisedPixels, stain_sums, stains_of
 
@@ -241,11 +241,11 @@ def check_finite(folder: Path, patches: pd.DataFrame) -> None:
 @contextmanager
 def finite_columns(names: list[str], patches: pd.DataFrame) -> Iterator[None]:
     """Report the column name and patch id if a feature is not finite."""
-    from histoblend.features.extract import NotFinite
+    from histoblend.features.extract import NonFiniteError
 
     try:
         yield
-    except NotFinite as error:
+    except NonFiniteError as error:
         name, patch = names[error.column], patches["patch_id"].iloc[error.row]
         raise InputError(_not_finite(name, patch, error.value, error.count, None)) from error
 

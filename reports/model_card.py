@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from histoblend.data.splits import is_known
-from histoblend.models.names import ALONE
+from histoblend.models.names import SINGLE_FAMILIES
 from histoblend.reports.within_slides import BETWEEN_SLIDES, has_within, score_within_words, within_words
 
 CARD = "MODEL_CARD.md"
@@ -100,7 +100,7 @@ def _data(content: Mapping[str, Any], patches: pd.DataFrame, known: bool, phanto
 
 
 def _scores(steps: pd.DataFrame) -> list[str]:
-    selected = steps[~steps["rung"].isin(ALONE) & (steps["model"] != "prevalence")]
+    selected = steps[~steps["rung"].isin(SINGLE_FAMILIES) & (steps["model"] != "prevalence")]
     lines = ["| model | split | AUC | AUC within slides | Brier score | threshold |", "|---|---|---|---|---|---|"]
     for row in selected.to_dict("records"):
         scores = [_with_interval(row, "auc"), score_within_words(row) or "–", _with_interval(row, "brier")]

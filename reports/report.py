@@ -13,7 +13,7 @@ from histoblend.data.patches import Patches
 from histoblend.data.splits import is_known
 from histoblend.models.inspection.importance import GroupView
 from histoblend.models.inspection.stain import StainView
-from histoblend.models.names import ALONE
+from histoblend.models.names import SINGLE_FAMILIES
 from histoblend.reports.evaluation.decisions import DecisionsView
 from histoblend.reports.evaluation.explorer import ExplorerView
 from histoblend.reports.evaluation.ladder import roc_table, rungs_below
@@ -107,7 +107,7 @@ class ReportInputs:
 def build_sections(inputs: ReportInputs) -> list[Section]:
     """Build every section of the report, in the order of a reader's questions."""
     predictions = inputs.predictions
-    rungs = inputs.ladder[~inputs.ladder.rung.isin(ALONE)]
+    rungs = inputs.ladder[~inputs.ladder.rung.isin(SINGLE_FAMILIES)]
     models = list(rungs_below(list(dict.fromkeys(rungs.model))))
     slides = score_slides(predictions, models)
     verdict = _verdict(inputs, rungs, slides)

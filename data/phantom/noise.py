@@ -11,14 +11,14 @@ Perlin (1985), An image synthesizer, SIGGRAPH (lattice noise).
 import numpy as np
 from numba import njit
 
-from histoblend.data.kernel_cache import tied
+from histoblend.data.kernel_cache import recompiled_with
 
 LATTICE = 64
 BROAD, WARP, FINE, MOTTLE, ISLAND, THICKNESS = 0, 1, 2, 3, 4, 5  # planes of noise
 PERIODS = np.array([26.0, 19.0, 1.9, 4.6, 37.0, 45.0])
 
 # No fastmath: reordered sums would make the pixels differ between machines.
-compiled = tied(
+compiled = recompiled_with(
     njit(cache=True, nogil=True, error_model="numpy"), "cells", "drawing", "noise", "optics", "patch_record", "tissue"
 )
 

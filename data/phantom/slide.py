@@ -19,7 +19,7 @@ from histoblend.data.phantom.drawing import draw
 from histoblend.data.phantom.patch_record import BLANK, SHEET, TUMOUR_IN_CENTRE
 from histoblend.data.phantom.patches import plan_pieces
 from histoblend.data.slides.plane import area_mean
-from histoblend.data.storage.atomic import write_whole
+from histoblend.data.storage.atomic import write_atomically
 
 #: Micrometres per pixel, as in PCam.
 SPACING = 0.972
@@ -34,7 +34,7 @@ _KIND = "histoblend phantom slide"
 
 
 @dataclass(frozen=True)
-class Truth:
+class GroundTruth:
     """Ground truth of a phantom slide, in pixels of level 0.
 
     Attributes
@@ -65,7 +65,7 @@ class Truth:
         return np.asarray(across**2 + down**2 <= edge**2)
 
     @classmethod
-    def of(cls, properties: Mapping[str, str]) -> Truth | None:
+    def of(cls, properties: Mapping[str, str]) -> GroundTruth | None:
         """Read the ground truth from a slide's properties; None if it is not a phantom slide."""
         try:
             description = json.loads(properties.get("tiff.ImageDescription", ""))
@@ -85,7 +85,7 @@ def write_phantom_slide(
     difficulty: float = 0.3,
     share: float | None = None,
     progress: Callable[[int], None] = lambda count: None,
-) -> Truth:
+) -> GroundTruth:
     """Draw a slide row by row and write it atomically.
 
     Parameters
@@ -107,7 +107,7 @@ def write_phantom_slide(
 
     Returns
     -------
-    Truth
+    GroundTruth
 
     Raises
     ------
@@ -130,7 +130,7 @@ def write_phantom_slide(
             for number, shape in enumerate(shapes[1:])
         ]
         rows = _drawn_rows(truth, seed, difficulty, coarse, progress)
-        write_whole(path, lambda file: _write(file, rows, shapes, coarse, truth))
+        write_atomically(path, lambda file: _write(file, rows, shapes, coarse, truth))
         coarse.clear()  # Windows cannot delete a memory-mapped file
     return truth
 
@@ -140,18 +140,18 @@ def pieces(width: int, height: int) -> tuple[int, int]:
     return -(-height // PIECE), -(-width // PIECE)
 
 
-def _plan_truth(width: int, height: int, seed: int, share: float | None) -> Truth:
+def _plan_truth(width: int, height: int, seed: int, share: float | None) -> GroundTruth:
     rng = np.random.default_rng([seed, 11])
     radius = 0.24 * min(width, height)
     x, y = width * rng.uniform(0.42, 0.58), height * rng.uniform(0.45, 0.55)
     if share is not None:
         radius, x, y = 0.42 * float(np.sqrt(share * width * height)), width / 2, height / 2
     first, second = rng.uniform(0, 2 * np.pi, 2)
-    return Truth(width, height, float(x), float(y), radius, (float(first), float(second)))
+    return GroundTruth(width, height, float(x), float(y), radius, (float(first), float(second)))
 
 
 def _drawn_rows(
-    truth: Truth, seed: int, difficulty: float, coarse: Sequence[np.ndarray], progress: Callable[[int], None]
+    truth: GroundTruth, seed: int, difficulty: float, coarse: Sequence[np.ndarray], progress: Callable[[int], None]
 ) -> Iterator[np.ndarray]:
     """Yield rows of pieces, (up to PIECE, width, 3), after averaging each into the coarser levels."""
     down, across = pieces(truth.width, truth.height)
@@ -177,7 +177,7 @@ def _add_coarse(line: np.ndarray, row: int, coarse: Sequence[np.ndarray]) -> Non
         level[top : top + len(line)] = line
 
 
-def _draw_piece(truth: Truth, benign: np.ndarray, stains: np.ndarray, row: int, column: int) -> np.ndarray:
+def _draw_piece(truth: GroundTruth, benign: np.ndarray, stains: np.ndarray, row: int, column: int) -> np.ndarray:
     """Draw one piece: glass, benign tissue and tumour on the same background, each in its region."""
     y, x = np.indices((PIECE, PIECE)) + np.array([row * PIECE, column * PIECE])[:, None, None]
     tissue, disc = truth.tissue(x, y), truth.disc(x, y)
@@ -192,7 +192,11 @@ def _draw_piece(truth: Truth, benign: np.ndarray, stains: np.ndarray, row: int, 
 
 
 def _write(
-    file: Any, rows: Iterator[np.ndarray], shapes: list[tuple[int, int]], coarse: Sequence[np.ndarray], truth: Truth
+    file: Any,
+    rows: Iterator[np.ndarray],
+    shapes: list[tuple[int, int]],
+    coarse: Sequence[np.ndarray],
+    truth: GroundTruth,
 ) -> None:
     import tifffile
 

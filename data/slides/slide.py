@@ -34,7 +34,7 @@ MPP = ("openslide.mpp-x", "openslide.mpp-y")
 BOUNDS = ("openslide.bounds-x", "openslide.bounds-y", "openslide.bounds-width", "openslide.bounds-height")
 
 #: Accepted pixel sizes in micrometres. Scanners write values between 0.1 and 4.
-LEAST_MPP, MOST_MPP = 0.02, 50.0
+MIN_MPP, MAX_MPP = 0.02, 50.0
 #: Maximum ratio of the sides of a pixel; beyond it, images would be visibly distorted.
 MAX_ASPECT = 1.1
 #: Maximum side of a slide in µm, far above a glass slide of 26 × 76 mm or one of twice that size.
@@ -246,9 +246,9 @@ def given_spacing(path: Path, mpp: float) -> tuple[float, float]:
     InputError
         If the value is outside the range of scanners.
     """
-    if not LEAST_MPP <= mpp <= MOST_MPP:
+    if not MIN_MPP <= mpp <= MAX_MPP:
         raise InputError(
-            f"{path}: MPP (--mpp) must be the pixel size in µm, {LEAST_MPP} to {MOST_MPP:g}; "
+            f"{path}: MPP (--mpp) must be the pixel size in µm, {MIN_MPP} to {MAX_MPP:g}; "
             f"got {mpp}. A scan at 20× has about 0.5, one at 40× about 0.25."
         )
     return mpp, mpp
@@ -272,10 +272,9 @@ def stored_spacing(path: Path, properties: Mapping[str, str]) -> tuple[float, fl
         )
     across, down = (_parse_number(text) for text in values.values())
     stated = ", ".join(f"{name} = {text[:40]}" for name, text in values.items())
-    if not all(LEAST_MPP <= value <= MOST_MPP for value in (across, down)):
+    if not all(MIN_MPP <= value <= MAX_MPP for value in (across, down)):
         raise InputError(
-            f"{path}: expected pixels of {LEAST_MPP} to {MOST_MPP:g} µm; got {stated}. "
-            "Give the true size: MPP=… (--mpp)."
+            f"{path}: expected pixels of {MIN_MPP} to {MAX_MPP:g} µm; got {stated}. Give the true size: MPP=… (--mpp)."
         )
     if max(across, down) / min(across, down) > MAX_ASPECT:
         raise InputError(f"{path}: expected nearly square pixels; got {stated}. Give the true size: MPP=… (--mpp).")
@@ -313,7 +312,7 @@ def stored_bounds(properties: Mapping[str, str], size: tuple[int, int]) -> Bound
     return Bounds(x, y, width, height)
 
 
-def told_bounds(properties: Mapping[str, str]) -> str:
+def stated_bounds(properties: Mapping[str, str]) -> str:
     """Return the stated bounds as text for a message; empty if the slide states none."""
     return ", ".join(f"{name} = {properties[name][:40]}" for name in BOUNDS if name in properties)
 

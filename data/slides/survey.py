@@ -43,7 +43,7 @@ class Survey:
     unread: int
 
 
-class KeptBlocks:
+class CachedBlocks:
     """Blocks of a plane that are read once and cached on disk until they are needed again.
 
     Parameters
@@ -91,7 +91,7 @@ def survey(plane: Plane, parts: Parts, progress: Callable[[int], None]) -> Surve
     """Survey a slide, or load the survey stored by an earlier call.
 
     No region is read twice, including later reads of patches: if the plane itself is read, blocks near possible tissue
-    are cached, see :class:`KeptBlocks`.
+    are cached, see :class:`CachedBlocks`.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def survey(plane: Plane, parts: Parts, progress: Callable[[int], None]) -> Surve
         return Survey(picture=stored["picture"], tissue=stored["tissue"], **numbers)
     factor = picture_factor(plane)
     source = survey_plane(plane)
-    kept = KeptBlocks(plane, parts) if source is plane else None
+    kept = CachedBlocks(plane, parts) if source is plane else None
     # Pixels read per pixel of the picture.
     step = factor if kept else 1
     picture = np.full((-(-plane.height // factor), -(-plane.width // factor), 3), 255, np.uint8)
@@ -145,7 +145,7 @@ def _detect_tissue(picture: np.ndarray, factor: int, spacing: float) -> tuple[np
     return find_tissue(picture, spacing * factor * step), factor * step
 
 
-def _blocks(source: Plane, kept: KeptBlocks | None) -> Iterator[tuple[int, int, np.ndarray | str]]:
+def _blocks(source: Plane, kept: CachedBlocks | None) -> Iterator[tuple[int, int, np.ndarray | str]]:
     """Yield every block, or the reason why it cannot be read; cache the blocks that a patch with tissue may need."""
     may_be_tissue = np.zeros((source.rows + 2, source.columns + 2), bool)
     for row in range(source.rows):
@@ -165,7 +165,7 @@ def _blocks(source: Plane, kept: KeptBlocks | None) -> Iterator[tuple[int, int, 
         _drop_row(kept, may_be_tissue, source.rows - 1)
 
 
-def _drop_row(kept: KeptBlocks, may_be_tissue: np.ndarray, row: int) -> None:
+def _drop_row(kept: CachedBlocks, may_be_tissue: np.ndarray, row: int) -> None:
     """Drop the blocks of a row that are not near possible tissue: no patch needs them."""
     for column in range(may_be_tissue.shape[1] - 2 if row >= 0 else 0):
         if not may_be_tissue[row : row + 3, column : column + 3].any():

@@ -28,16 +28,16 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 MAX_PIXELS = 4096 * 4096
 
 #: Side of the smallest patch that the configuration accepts, in pixels.
-LEAST_SIZE = 32
+MIN_SIZE = 32
 
 #: Matches the reason of :func:`read_image` for a wrong size; the groups are the image's width and height.
 _OTHER_SIZE = re.compile(r"expected (?:at least )?\d+ × \d+ pixels(?: to crop)?, got (\d+) × (\d+)")
 
 #: Most pages of a TIFF that are counted.
-MOST_FRAMES = 100
+MAX_FRAMES = 100
 
 #: Most passes of a progressive JPEG; real ones have about ten.
-MOST_SCANS = 100
+MAX_SCANS = 100
 
 #: How an image of another size becomes a patch.
 RESIZING = {
@@ -142,7 +142,7 @@ def size_remedy(reasons: Iterable[str], *, resizes: bool) -> str:
         return ""
     (width, height), count = sizes.most_common(1)[0]
     options = []
-    if width == height and int(width) >= LEAST_SIZE and 2 * count >= len(reasons):
+    if width == height and int(width) >= MIN_SIZE and 2 * count >= len(reasons):
         options.append(f"give --set data.size={width} (make … SET=data.size={width}) for patches of that size")
     if resizes:
         options.append("give --set data.resize=resize to scale all images")
@@ -164,10 +164,10 @@ def _refusal(image: Image.Image, file: BinaryIO, header: bytes, out: np.ndarray,
         return f"expected at least {expected[0]} × {expected[1]} pixels to crop, got {width} × {height}"
     frames = _frames(image)
     if frames != 1:
-        more = " or more" if frames == MOST_FRAMES else ""
+        more = " or more" if frames == MAX_FRAMES else ""
         return f"expected one image, got a file of {frames}{more} (an animation or several pages)"
-    if _scans(image) > MOST_SCANS:
-        return f"expected at most {MOST_SCANS} passes in a progressive JPEG, got more"
+    if _scans(image) > MAX_SCANS:
+        return f"expected at most {MAX_SCANS} passes in a progressive JPEG, got more"
     tags = _tags(image)
     reason = _wrong_kind(image, _bits(image, header), convert)
     return reason or ("" if tags is None else tiff_refusal(tags, file))
@@ -191,7 +191,7 @@ def _wrong_kind(image: Image.Image, bits: int, convert: bool) -> str:
 
 
 def _frames(image: Image.Image) -> int:
-    """Number of images in a file; for a TIFF counted up to ``MOST_FRAMES``.
+    """Number of images in a file; for a TIFF counted up to ``MAX_FRAMES``.
 
     Pillow searches for a TIFF's pages one by one and compares each with all earlier ones. It would take hours for a
     small file of many empty directories.
@@ -199,7 +199,7 @@ def _frames(image: Image.Image) -> int:
     if image.format != "TIFF":
         return int(getattr(image, "n_frames", 1))
     count = 1
-    while count < MOST_FRAMES:
+    while count < MAX_FRAMES:
         try:
             image.seek(count)
         except EOFError:
@@ -210,7 +210,7 @@ def _frames(image: Image.Image) -> int:
 
 
 def _scans(image: Image.Image) -> int:
-    """Number of passes in a progressive JPEG, counted only to just above ``MOST_SCANS``.
+    """Number of passes in a progressive JPEG, counted only to just above ``MAX_SCANS``.
 
     A pass of 60 bytes takes 10 ms to decode.
     """
@@ -219,7 +219,7 @@ def _scans(image: Image.Image) -> int:
         return 1
     position, count, last = file.tell(), 0, b""
     file.seek(0)
-    while count <= MOST_SCANS and (piece := file.read(2**20)):
+    while count <= MAX_SCANS and (piece := file.read(2**20)):
         count += (last + piece).count(b"\xff\xda")
         last = piece[-1:]
     file.seek(position)

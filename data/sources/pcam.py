@@ -21,7 +21,7 @@ SPLITS = ("train", "valid", "test")
 PREFIX = "camelyonpatch_level_2_split_"
 
 #: More than deflate can expand a byte. A data set that claims more contains pixels that were never stored.
-MOST_PER_BYTE = 1100
+MAX_PER_BYTE = 1100
 
 #: Size of the HDF5 chunk cache in bytes, so that a row range ending inside a chunk does not read it twice.
 CHUNK_CACHE_BYTES = 64 * 2**20
@@ -206,7 +206,7 @@ def _open(path: Path, split: str, part: str) -> Any:
     if not isinstance(dataset, h5py.Dataset) or dataset.is_virtual or dataset.external:
         raise InputError(f"{file}: expected it to contain a dataset {part!r}; got {sorted(opened)}. Download it again.")
     stored = dataset.id.get_storage_size()
-    if dataset.ndim < 1 or dataset.nbytes > stored * MOST_PER_BYTE:
+    if dataset.ndim < 1 or dataset.nbytes > stored * MAX_PER_BYTE:
         raise InputError(
             f"{file}: expected a dataset {part!r} of stored values; got {dataset.nbytes} bytes of which only "
             f"{stored} are stored. Download it again."

@@ -20,7 +20,7 @@ PARTIAL = ".partial"
 _SEAL = 32
 
 
-def write_whole(path: Path, write: Callable[[Any], object], *, seal: bool = False) -> None:
+def write_atomically(path: Path, write: Callable[[Any], object], *, seal: bool = False) -> None:
     """Write a file that appears under its name only when complete, and then survives a power failure.
 
     Parameters
@@ -47,15 +47,15 @@ def write_whole(path: Path, write: Callable[[Any], object], *, seal: bool = Fals
     sync_folder(path.parent)
 
 
-def write_text_whole(path: Path, text: str) -> None:
-    """Write UTF-8 text with :func:`write_whole`."""
-    write_whole(path, lambda file: file.write(text.encode()))
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 text with :func:`write_atomically`."""
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file's content with :func:`write_whole`."""
+    """Copy a file's content with :func:`write_atomically`."""
     with source.open("rb") as content:
-        write_whole(target, lambda file: shutil.copyfileobj(content, file, 2**20))
+        write_atomically(target, lambda file: shutil.copyfileobj(content, file, 2**20))
 
 
 def is_sealed(path: Path) -> bool:
@@ -112,7 +112,7 @@ def sync_tree(folder: Path) -> None:
         sync_folder(Path(path))
 
 
-def clear_leftovers(folder: Path) -> None:
+def remove_unfinished_files(folder: Path) -> None:
     """Remove unfinished files of processes that have ended; keep those of running processes."""
     import psutil
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.lib.npyio import NpzFile
 from numpy.typing import ArrayLike
 
-from histoblend.data.storage.atomic import clear_leftovers, is_sealed, sync_folder, write_whole
+from histoblend.data.storage.atomic import is_sealed, remove_unfinished_files, sync_folder, write_atomically
 
 #: Name of the part that stores the key.
 KEY = "key"
@@ -44,7 +44,7 @@ class Parts:
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             sync_folder(folder.parent)
-        clear_leftovers(folder)
+        remove_unfinished_files(folder)
         if outdated:
             self.keep(KEY, {"text": text})
 
@@ -75,7 +75,7 @@ class Parts:
 
     def keep(self, name: str, arrays: Mapping[str, ArrayLike]) -> None:
         """Write a part, or replace it. Raises ValueError if an array holds Python objects."""
-        write_whole(self.path(name), lambda file: np.savez(file, allow_pickle=False, **arrays), seal=True)
+        write_atomically(self.path(name), lambda file: np.savez(file, allow_pickle=False, **arrays), seal=True)
 
     def drop(self, name: str) -> None:
         """Remove a part if it exists."""

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from histoblend.data.errors import InputError
-from histoblend.data.storage.atomic import write_whole
+from histoblend.data.storage.atomic import write_atomically
 
 #: Number of bytes to read for the header of an ``.npy`` file; NumPy pads the headers that we write to 128.
 _HEADER = 4096
@@ -66,7 +66,7 @@ class Store:
         """
         folder = self.local
         if folder is not None:
-            write_whole(folder / name, lambda file: file.write(content))
+            write_atomically(folder / name, lambda file: file.write(content))
             return
         system, root = _open(self.url)
         system.pipe_file(f"{root}/{name}", content)

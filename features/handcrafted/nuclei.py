@@ -7,7 +7,7 @@ from math import inf
 
 import numpy as np
 
-from histoblend.data.kernel_cache import tied
+from histoblend.data.kernel_cache import recompiled_with
 from histoblend.features.handcrafted.channels import Planes
 from histoblend.features.handcrafted.column import REGION_WORDS, Column, Row
 from histoblend.features.handcrafted.kernel import inner_kernel, kernel
@@ -23,7 +23,7 @@ from histoblend.features.handcrafted.nucleus_graphs import (
 from histoblend.features.handcrafted.nucleus_shape import mark_border, measure_shape
 
 _FILES = ("nuclei_segmentation", "nucleus_graphs", "nucleus_shape")
-_spanning_kernel, _spanning_inner_kernel = tied(kernel, *_FILES), tied(inner_kernel, *_FILES)
+_spanning_kernel, _spanning_inner_kernel = recompiled_with(kernel, *_FILES), recompiled_with(inner_kernel, *_FILES)
 
 #: One number per region.
 PATCH = (

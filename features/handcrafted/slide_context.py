@@ -21,7 +21,7 @@ _STAINS = ("haematoxylin", "eosin")
 _FALLBACK = "stain_fallback_both_whole"
 _REGIONS = ("whole", "centre", "contrast")
 #: Most values in memory while a slide's centres and spreads are computed (64 MB).
-_MOST_VALUES = 8_000_000
+_MAX_VALUES = 8_000_000
 #: Values are clipped at this many spreads from the centre, for a slide with full weight.
 _CLIP = 6.0
 
@@ -186,7 +186,7 @@ def slide_reference(take: Callable[[np.ndarray], np.ndarray], patches: int, colu
     SlideReference
         Bit-identical for any block size, because patches are always summed in the same order.
     """
-    columns_at_once = max(2, min(len(columns), _MOST_VALUES // max(patches, 1)))
+    columns_at_once = max(2, min(len(columns), _MAX_VALUES // max(patches, 1)))
     # Never a block of one column: numpy would sum it in another order than several columns.
     blocks = np.array_split(np.arange(len(columns)), max(1, len(columns) // columns_at_once))
     statistics = [_centre_and_spread(np.ascontiguousarray(take(block))) for block in blocks]

@@ -54,7 +54,7 @@ def embedding_compute(
     stages: int = 1,
     weights: str = "imagenet",
     cache: str | os.PathLike[str] = DEFAULT_CACHE,
-) -> EmbeddingCompute | SideBySide:
+) -> EmbeddingCompute | ConcatenatedEmbeddings:
     """Create the function that embeds patches. It is thread-safe and picklable.
 
     Parameters
@@ -77,7 +77,7 @@ def embedding_compute(
 
     Returns
     -------
-    EmbeddingCompute, or SideBySide for several backbones
+    EmbeddingCompute, or ConcatenatedEmbeddings for several backbones
 
     Raises
     ------
@@ -103,7 +103,7 @@ def embedding_compute(
         else:
             network = KerasNetwork(recipe, chosen.precision, GPU_BATCH if chosen.gpu else KERAS_BATCH)
         computes.append(EmbeddingCompute(network, sizes, bool(d4), centre))
-    return computes[0] if len(computes) == 1 else SideBySide(tuple(computes))
+    return computes[0] if len(computes) == 1 else ConcatenatedEmbeddings(tuple(computes))
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _check(patches: np.ndarray) -> None:
 
 
 @dataclass(frozen=True)
-class SideBySide:
+class ConcatenatedEmbeddings:
     """Concatenated embeddings of several backbones. Created by :func:`embedding_compute`.
 
     Attributes
@@ -261,7 +261,7 @@ class Embeddings(TransformerMixin, BaseEstimator):
 
     Attributes
     ----------
-    compute_ : EmbeddingCompute or SideBySide
+    compute_ : EmbeddingCompute or ConcatenatedEmbeddings
 
     Examples
     --------

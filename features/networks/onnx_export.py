@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from histoblend.data.errors import InputError
-from histoblend.data.storage.atomic import PARTIAL, clear_leftovers, sync_folder, sync_tree
+from histoblend.data.storage.atomic import PARTIAL, remove_unfinished_files, sync_folder, sync_tree
 from histoblend.features.networks.applications import file_sha256
 from histoblend.features.networks.backbones import find_backbone, weights_digest
 from histoblend.features.networks.backend import Shape, choose_backend
@@ -86,7 +86,7 @@ def export_onnx(recipe: Recipe, shape: Shape | None, cache: Path) -> Path:
     if path.is_file() and digest.is_file() and digest.read_text() == file_sha256(path):
         return path
     cache.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(cache)
+    remove_unfinished_files(cache)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".export-", suffix=f".{os.getpid()}{PARTIAL}") as folder:
         exported = Path(folder, path.name)
         _run_export(recipe, shape, exported)

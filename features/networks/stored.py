@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from histoblend.data.errors import InputError
 from histoblend.features.networks.backbones import find_backbone
 from histoblend.features.networks.backend import Shape, load_keras
-from histoblend.features.networks.embeddings import EmbeddingCompute, SideBySide
+from histoblend.features.networks.embeddings import ConcatenatedEmbeddings, EmbeddingCompute
 from histoblend.features.networks.engines import KerasNetwork, OnnxNetwork
 from histoblend.features.networks.recipe import Recipe, byte_network
 
@@ -66,12 +66,12 @@ class StoredKeras(KerasNetwork):
             return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
-def store_networks(compute: EmbeddingCompute | SideBySide, side: int, folder: Path) -> list[dict[str, Any]]:
+def store_networks(compute: EmbeddingCompute | ConcatenatedEmbeddings, side: int, folder: Path) -> list[dict[str, Any]]:
     """Write the networks of an embedding to ``folder``.
 
     Parameters
     ----------
-    compute : EmbeddingCompute or SideBySide
+    compute : EmbeddingCompute or ConcatenatedEmbeddings
     side : int
         Height and width of the patches: the input size of networks without resizing.
     folder : Path
@@ -83,7 +83,7 @@ def store_networks(compute: EmbeddingCompute | SideBySide, side: int, folder: Pa
         JSON-compatible description, one entry per backbone, for :func:`open_networks`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    parts = compute.parts if isinstance(compute, SideBySide) else (compute,)
+    parts = compute.parts if isinstance(compute, ConcatenatedEmbeddings) else (compute,)
     return [_store_one(part, side, folder, number) for number, part in enumerate(parts)]
 
 
@@ -115,7 +115,9 @@ def _store_one(part: EmbeddingCompute, side: int, folder: Path, number: int) -> 
     }
 
 
-def open_networks(entries: list[dict[str, Any]], contents: Mapping[str, bytes]) -> EmbeddingCompute | SideBySide:
+def open_networks(
+    entries: list[dict[str, Any]], contents: Mapping[str, bytes]
+) -> EmbeddingCompute | ConcatenatedEmbeddings:
     """Restore an embedding from the description and files of :func:`store_networks`.
 
     Parameters
@@ -138,7 +140,7 @@ def open_networks(entries: list[dict[str, Any]], contents: Mapping[str, bytes]) 
             f"the bundle's description of its networks cannot be read ({type(error).__name__}: {error}). "
             "Use the version that created it."
         ) from error
-    return parts[0] if len(parts) == 1 else SideBySide(parts)
+    return parts[0] if len(parts) == 1 else ConcatenatedEmbeddings(parts)
 
 
 def _open_one(entry: dict[str, Any], contents: Mapping[str, bytes]) -> EmbeddingCompute:

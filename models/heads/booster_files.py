@@ -8,7 +8,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from histoblend.data.errors import InputError
-from histoblend.models.file_checks import MOST_JSON, first_fault
+from histoblend.models.file_checks import MAX_JSON, first_fault
 
 _FLOAT32 = float(np.finfo(np.float32).max)
 
@@ -162,8 +162,8 @@ def checked_booster(name: str, content: bytes, columns: int | None = None) -> by
     InputError
         The file is damaged, or a tree has a cycle, a child that does not exist, or a column that does not exist.
     """
-    if len(content) > MOST_JSON:
-        raise InputError(f"{name}: expected at most {MOST_JSON} bytes; got {len(content)}. Get the bundle again.")
+    if len(content) > MAX_JSON:
+        raise InputError(f"{name}: expected at most {MAX_JSON} bytes; got {len(content)}. Get the bundle again.")
     try:
         model = _Model.model_validate_json(content)
     except ValidationError as error:

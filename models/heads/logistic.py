@@ -77,7 +77,7 @@ class LogisticHead(Head):
     def fit(self, X: Any, y: Any, groups: Any = None) -> LogisticHead:
         """Fit on ``X`` (n, n_features), ``y`` (n,) and ``groups`` (n,): slides, or None for independent rows."""
         X, codes, groups = self._start_fit(X, y, groups)
-        rows = self.choosers(len(X))
+        rows = self.tuning_rows(len(X))
         subset = X if len(rows) == len(X) else X[rows]
         self.choose(self.inner_losses(subset, codes[rows], groups[rows], len(X)))
         self.mean_, self.scale_ = _centre_and_scale(X)
@@ -96,7 +96,7 @@ class LogisticHead(Head):
         float32.
         """
         count = len(table.labels)
-        rows = self.choosers(count)
+        rows = self.tuning_rows(count)
         settings = self.get_params()
         self.choose(
             table.call(__name__, "inner_losses", rows, None, settings, table.labels[rows], table.groups[rows], count)
@@ -120,7 +120,7 @@ class LogisticHead(Head):
         self.n_features_in_, self.classes_ = width, np.array([0, 1])
         return self
 
-    def choosers(self, count: int) -> np.ndarray:
+    def tuning_rows(self, count: int) -> np.ndarray:
         """Choose the row numbers, below ``count``, on which ``C`` is chosen."""
         if count <= self.choose_on:
             return np.arange(count)
@@ -132,7 +132,7 @@ class LogisticHead(Head):
         Parameters
         ----------
         X : ndarray of shape (m, n_features)
-            Rows of :meth:`choosers`.
+            Rows of :meth:`tuning_rows`.
         y : ndarray of shape (m,), 0 or 1
         groups : ndarray of shape (m,)
         count : int
@@ -266,7 +266,7 @@ def _standardise(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarr
 def inner_losses(
     settings: dict[str, Any], y: np.ndarray, groups: np.ndarray, count: int, *pieces: np.ndarray
 ) -> dict[float, float]:
-    """Inner losses of a head with these settings, computed on a worker; ``pieces`` are the rows of ``choosers``."""
+    """Inner losses of a head with these settings, computed on a worker; ``pieces`` are the rows of ``tuning_rows``."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):

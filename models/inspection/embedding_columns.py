@@ -13,7 +13,7 @@ EXPLAINED = 10
 NEAREST = 3
 
 #: Most patches that the regression is fitted on.
-MOST_PATCHES = 5000
+MAX_PATCHES = 5000
 
 #: Ridge penalty per training patch, on standardised columns.
 PENALTY = 0.2

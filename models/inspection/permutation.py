@@ -15,7 +15,7 @@ import pandas as pd
 from histoblend.features.handcrafted.families import parse_column
 from histoblend.models.inspection.importance import COLUMNS, PARTS, Units, group_rows
 from histoblend.models.metrics import bootstrap, measure
-from histoblend.models.resampling import auc_draws, check_scores, count_ranks, draw_slides, percentile_interval
+from histoblend.models.resampling import auc_draws, auc_of_draws, check_scores, draw_slides, percentile_interval
 
 Predict = Callable[[np.ndarray], np.ndarray]
 ReplacementScorer = Callable[[Sequence[int], np.ndarray], np.ndarray]
@@ -139,7 +139,7 @@ def _auc_function(
 
     def auc(scores: np.ndarray) -> tuple[float, np.ndarray]:
         checked, column = check_scores(labels, scores)
-        ranking = count_ranks(checked, column[:, 0], slides)
+        ranking = auc_of_draws(checked, column[:, 0], slides)
         drawn = ranking(counts)
         return float(ranking(everything)[0]), drawn[~np.isnan(drawn)]
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.features.handcrafted.families import parse_column
-from histoblend.models.calibration import CLOSEST, log_odds
+from histoblend.models.calibration import EXPLANATION_LIMIT, log_odds
 from histoblend.models.heads.head import Head
 from histoblend.models.inspection.importance import COLUMNS
 from histoblend.models.resampling import mean_draws, percentile_interval
@@ -22,7 +22,7 @@ EXPLAINED_PATCHES = 1000
 
 
 @dataclass(frozen=True)
-class Attribution:
+class ShapleyValues:
     """Shapley values of one model: the log odds of each patch, divided among the features.
 
     Attributes
@@ -53,7 +53,7 @@ class Attribution:
         return np.asarray(100 * (ranks - 1) / max(len(ranks) - 1, 1))
 
 
-def attribute(head: Head, X: np.ndarray, columns: Sequence[str]) -> Attribution:
+def attribute(head: Head, X: np.ndarray, columns: Sequence[str]) -> ShapleyValues:
     """Compute Shapley values of a model's predictions.
 
     Parameters
@@ -67,7 +67,7 @@ def attribute(head: Head, X: np.ndarray, columns: Sequence[str]) -> Attribution:
 
     Returns
     -------
-    Attribution
+    ShapleyValues
 
     Raises
     ------
@@ -87,7 +87,7 @@ def attribute(head: Head, X: np.ndarray, columns: Sequence[str]) -> Attribution:
     joint = [family for family in TOGETHER if (families == family).any()]
     sums = [shares[:, families == family].sum(axis=1) for family in joint]
     no_values = np.full((len(X), len(joint)), np.nan, np.float32)
-    return Attribution(
+    return ShapleyValues(
         [str(columns[index]) for index in single.tolist()] + joint,
         np.column_stack([shares[:, single], *sums]),
         np.column_stack([X[:, single].astype(np.float32), no_values]),
@@ -96,13 +96,13 @@ def attribute(head: Head, X: np.ndarray, columns: Sequence[str]) -> Attribution:
 
 
 def shapley_importance(
-    attribution: Attribution, groups: np.ndarray, *, draws: int = 1000, seed: int = 0, model: str = ""
+    attribution: ShapleyValues, groups: np.ndarray, *, draws: int = 1000, seed: int = 0, model: str = ""
 ) -> pd.DataFrame:
     """Mean absolute Shapley value of each feature and of each family.
 
     Parameters
     ----------
-    attribution : Attribution
+    attribution : ShapleyValues
     groups : ndarray of shape (n,), int
         Slides of the patches, from :func:`models.resampling.slide_groups`.
     draws, seed : int
@@ -152,7 +152,7 @@ def choose_cases(labels: np.ndarray, scores: np.ndarray, threshold: float) -> di
         twice.
     """
     labels, scores = np.asarray(labels), np.asarray(scores, dtype=np.float64)
-    distance = np.abs(log_odds(scores, CLOSEST) - log_odds(np.array(threshold), CLOSEST))
+    distance = np.abs(log_odds(scores, EXPLANATION_LIMIT) - log_odds(np.array(threshold), EXPLANATION_LIMIT))
     positive, above = labels == 1, scores >= threshold
     kinds = {
         "confident and right: positive": (positive & above, -scores),

@@ -24,9 +24,9 @@ P_LIMIT = 0.01
 DIFFERENCE_LIMIT = 0.2
 
 #: Strength of shifted stains that the report's text describes. It is the default strength of the training jitter.
-SPOKEN_STRENGTH = 0.1
+REPORTED_STRENGTH = 0.1
 #: AUC from which on a family of features counts as telling the two groups of slides apart.
-TELLS = 0.8
+SEPARATES_FROM_AUC = 0.8
 #: Most slides, and most patches per slide, for predicting the group from a family. The slides are the sample.
 FAMILY_SLIDES = 100
 FAMILY_PATCHES = 24

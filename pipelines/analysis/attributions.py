@@ -9,26 +9,26 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from histoblend.data.patches import find_patches
+from histoblend.data.patches import rows_of_patches
 from histoblend.data.splits import patch_groups
 from histoblend.models.calibration import youden_threshold
 from histoblend.models.heads.registry import head_class
-from histoblend.models.inspection.embedding_columns import MOST_PATCHES, explain_columns, leading_columns
+from histoblend.models.inspection.embedding_columns import MAX_PATCHES, explain_columns, leading_columns
 from histoblend.models.inspection.partial_dependence import grid, partial_dependence, positive_shares
 from histoblend.models.inspection.shapley import (
     EXPLAINED_PATCHES,
-    Attribution,
+    ShapleyValues,
     attribute,
     choose_cases,
     shapley_importance,
 )
-from histoblend.models.names import ALONE, LINEAR_ONLY
-from histoblend.models.resampling import even_rows, slide_groups
+from histoblend.models.names import LINEAR_ONLY, SINGLE_FAMILIES
+from histoblend.models.resampling import sample_rows_evenly, slide_groups
 from histoblend.pipelines.analysis.importances import read_importances
 from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.results import feature_sets, feature_tables, patches_of, predictions_of
-from histoblend.pipelines.runtime.artefacts import Outcome
-from histoblend.pipelines.runtime.dataclass_files import load_view, save_view
+from histoblend.pipelines.runtime.artefacts import StepResult
+from histoblend.pipelines.runtime.dataclass_files import load_dataclass, save_dataclass
 from histoblend.pipelines.tables import read_values
 from histoblend.reports.evaluation.explorer import LEVELS, ExplorerView, leading_features, share_examples
 
@@ -46,15 +46,15 @@ SAMPLED = 5000
 AVERAGED = 100
 
 
-def build(run: Run, folder: Path) -> Outcome:
+def build(run: Run, folder: Path) -> StepResult:
     """Write the data of the feature explorer, and Shapley values as a table of importances."""
     predictions = predictions_of(run)
     shares, explained = attributions(run, predictions)
     measured = attribution_importances(run, shares, explained)
     measured.to_parquet(folder / FEATURES)
     everything = pd.concat([read_importances(run)[0], measured])
-    save_view(explorer_view(run, predictions, everything, shares, explained), folder / VIEW)
-    return Outcome(len(explained))
+    save_dataclass(explorer_view(run, predictions, everything, shares, explained), folder / VIEW)
+    return StepResult(len(explained))
 
 
 def read_measured(run: Run) -> pd.DataFrame:
@@ -65,10 +65,10 @@ def read_measured(run: Run) -> pd.DataFrame:
 
 def read_explorer(run: Run) -> ExplorerView:
     """Data of the feature explorer of a run."""
-    return load_view(run.step("attributions").folder / VIEW, ExplorerView, Attribution)
+    return load_dataclass(run.step("attributions").folder / VIEW, ExplorerView, ShapleyValues)
 
 
-def attributions(run: Run, predictions: pd.DataFrame) -> tuple[dict[str, Attribution], pd.DataFrame]:
+def attributions(run: Run, predictions: pd.DataFrame) -> tuple[dict[str, ShapleyValues], pd.DataFrame]:
     """Compute Shapley values of held-out patches for each head on a set with handcrafted columns.
 
     Parameters
@@ -79,7 +79,7 @@ def attributions(run: Run, predictions: pd.DataFrame) -> tuple[dict[str, Attribu
 
     Returns
     -------
-    by_model : dict from model to Attribution
+    by_model : dict from model to ShapleyValues
         Empty if no such head was fitted.
     explained : DataFrame
         Rows of `predictions` that were explained: at most `EXPLAINED_PATCHES`, spread evenly over the held-out slides.
@@ -87,9 +87,11 @@ def attributions(run: Run, predictions: pd.DataFrame) -> tuple[dict[str, Attribu
     from joblib import Parallel, delayed
 
     test = np.flatnonzero(predictions["split"] == "test")
-    rows = test[even_rows(slide_groups(predictions["slide"].iloc[test]), EXPLAINED_PATCHES, seed=run.config.seed)]
+    rows = test[
+        sample_rows_evenly(slide_groups(predictions["slide"].iloc[test]), EXPLAINED_PATCHES, seed=run.config.seed)
+    ]
     sets = feature_sets(run)
-    by_model: dict[str, Attribution] = {}
+    by_model: dict[str, ShapleyValues] = {}
     for name in [each for each in EXPLAINED_SETS if each in sets]:
         values, columns = sets[name]
         models = [f"{head}_{name}" for head in run.config.heads.heads]
@@ -100,11 +102,11 @@ def attributions(run: Run, predictions: pd.DataFrame) -> tuple[dict[str, Attribu
     return by_model, predictions.iloc[rows]
 
 
-def _attribute(run: Run, model: str, X: np.ndarray, columns: list[str]) -> Attribution:
+def _attribute(run: Run, model: str, X: np.ndarray, columns: list[str]) -> ShapleyValues:
     return attribute(models_of(run).head(model), X, columns)
 
 
-def attribution_importances(run: Run, by_model: Mapping[str, Attribution], explained: pd.DataFrame) -> pd.DataFrame:
+def attribution_importances(run: Run, by_model: Mapping[str, ShapleyValues], explained: pd.DataFrame) -> pd.DataFrame:
     """Mean absolute Shapley values as a table of importances; see :func:`shapley.shapley_importance`."""
     groups = slide_groups(explained["slide"])
     options = {"draws": run.config.report.draws, "seed": run.config.seed}
@@ -116,7 +118,7 @@ def explorer_view(
     run: Run,
     predictions: pd.DataFrame,
     importances: pd.DataFrame,
-    by_model: Mapping[str, Attribution],
+    by_model: Mapping[str, ShapleyValues],
     explained: pd.DataFrame,
 ) -> ExplorerView:
     """Compute the data of the feature explorer.
@@ -136,10 +138,10 @@ def explorer_view(
     ExplorerView
     """
     seed = run.config.seed
-    rows = even_rows(slide_groups(predictions["slide"]), SAMPLED, seed=seed)
+    rows = sample_rows_evenly(slide_groups(predictions["slide"]), SAMPLED, seed=seed)
     part = predictions.iloc[rows]
     groups = slide_groups(part["slide"])
-    averaged = even_rows(groups, AVERAGED, seed=seed)
+    averaged = sample_rows_evenly(groups, AVERAGED, seed=seed)
     features = leading_features(importances, list(by_model))
     quantiles, values, curves = _read_sets(run, rows, averaged, features)
     examples = _examples(values, features, part)
@@ -148,7 +150,7 @@ def explorer_view(
     bins = [table.assign(feature=feature) for feature, table in zip(features, tables, strict=True)]
     cases = _cases(predictions, by_model, explained)
     shown = list(dict.fromkeys([*examples["patch_id"], *cases["patch_id"]]))
-    positions = find_patches(patches_of(run), shown)
+    positions = rows_of_patches(patches_of(run), shown)
     return ExplorerView(
         attributions=by_model,
         explained=explained[["patch_id", "slide", "label"]].reset_index(drop=True),
@@ -178,7 +180,7 @@ def _read_sets(
     quantiles: dict[str, np.ndarray] = {}
     curves = []
     values = np.empty((len(rows), len(features)), np.float32)
-    for name in [each for each in sets if each not in (*ALONE, "embeddings", *LINEAR_ONLY)]:
+    for name in [each for each in sets if each not in (*SINGLE_FAMILIES, "embeddings", *LINEAR_ONLY)]:
         table, columns = sets[name]
         table = table[rows]
         index_of = {column: number for number, column in enumerate(columns)}
@@ -233,7 +235,7 @@ def _examples(values: np.ndarray, features: list[str], part: pd.DataFrame) -> pd
     return pd.DataFrame(rows, columns=["feature", "level", "patch_id", "value"])
 
 
-def _cases(predictions: pd.DataFrame, by_model: Mapping[str, Attribution], explained: pd.DataFrame) -> pd.DataFrame:
+def _cases(predictions: pd.DataFrame, by_model: Mapping[str, ShapleyValues], explained: pd.DataFrame) -> pd.DataFrame:
     """Example patches for the explained head with the best out-of-fold AUC: ``case, model, …``.
 
     Heads with interactions between columns are preferred, because they are more informative than additive heads.
@@ -272,7 +274,7 @@ def explain_embeddings(run: Run) -> pd.DataFrame | None:
     patches = patches_of(run).table
     groups = pd.factorize(patch_groups(patches))[0]
     train = np.flatnonzero(patches["split"] == "train")
-    rows = train[even_rows(groups[train], MOST_PATCHES, seed=run.config.seed)]
+    rows = train[sample_rows_evenly(groups[train], MAX_PATCHES, seed=run.config.seed)]
     chosen = [names[index] for index in leading]
     explained = explain_columns(table[rows][:, leading], chosen, raw[rows], features, groups[rows])
     return explained.assign(**{name: values[leading] for name, values in weights.items()})

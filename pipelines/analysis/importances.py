@@ -24,14 +24,14 @@ from histoblend.models.inspection.importance import (
 )
 from histoblend.models.inspection.importance_stability import fold_stability, stability_row
 from histoblend.models.inspection.permutation import dropped_importance, group_permutation, permutation_importance
-from histoblend.models.names import ALONE, LINEAR_ONLY
-from histoblend.models.resampling import even_rows, slide_groups
+from histoblend.models.names import LINEAR_ONLY, SINGLE_FAMILIES
+from histoblend.models.resampling import sample_rows_evenly, slide_groups
 from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.results import feature_sets, patches_of, predictions_of
 from histoblend.pipelines.run_files import DROPPED, FITTED, LEFT_OUT_OF, SETS
-from histoblend.pipelines.runtime.artefacts import Outcome
-from histoblend.pipelines.runtime.dataclass_files import load_view, save_view
+from histoblend.pipelines.runtime.artefacts import StepResult
+from histoblend.pipelines.runtime.dataclass_files import load_dataclass, save_dataclass
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
@@ -91,18 +91,18 @@ class EvaluatedModel:
     full: np.ndarray
 
 
-def build(run: Run, folder: Path) -> Outcome:
+def build(run: Run, folder: Path) -> StepResult:
     """Write the importances of single columns and of groups."""
     features, groups = importances(run, predictions_of(run))
     features.to_parquet(folder / FEATURES)
-    save_view(groups, folder / GROUPED)
-    return Outcome(len(features))
+    save_dataclass(groups, folder / GROUPED)
+    return StepResult(len(features))
 
 
 def read_importances(run: Run) -> tuple[pd.DataFrame, GroupView]:
     """Importances of a run, as returned by :func:`importances`."""
     folder = run.step("importances").folder
-    return pd.read_parquet(folder / FEATURES), load_view(folder / GROUPED, GroupView)
+    return pd.read_parquet(folder / FEATURES), load_dataclass(folder / GROUPED, GroupView)
 
 
 def importances(run: Run, predictions: pd.DataFrame) -> tuple[pd.DataFrame, GroupView]:
@@ -159,7 +159,7 @@ def _clusters(run: Run) -> tuple[list[Cluster], int]:
     table = patches_of(run).table
     train = np.flatnonzero(table["split"] == "train")
     slides = slide_groups(table["slide"].to_numpy()[train])
-    rows = train[even_rows(slides, CLUSTER_ON, seed=run.config.seed)]
+    rows = train[sample_rows_evenly(slides, CLUSTER_ON, seed=run.config.seed)]
     return cluster_columns(np.asarray(sets[LEFT_OUT_OF][0][rows])), len(rows)
 
 
@@ -171,7 +171,7 @@ def _evaluated_models(run: Run, predictions: pd.DataFrame, clusters: Sequence[Cl
     test = predictions[predictions["split"] == "test"]
     dropped = dropped.set_index("patch_id").loc[test["patch_id"]]
     for features in sets:
-        if features in ALONE or features in LINEAR_ONLY:
+        if features in SINGLE_FAMILIES or features in LINEAR_ONLY:
             continue
         values, columns = sets[features]
         X = np.asarray(values[test.index])

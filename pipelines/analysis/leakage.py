@@ -14,7 +14,7 @@ from histoblend.models.metrics import bootstrap, measure
 from histoblend.models.resampling import percentile_interval, slide_groups
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.run_files import LEAKAGE
-from histoblend.pipelines.runtime.artefacts import Outcome
+from histoblend.pipelines.runtime.artefacts import StepResult
 from histoblend.pipelines.tables import read_values
 
 if TYPE_CHECKING:
@@ -24,18 +24,18 @@ if TYPE_CHECKING:
 STRENGTH = 0.01
 
 #: Most training patches to use, drawn at random. Ten fits on this many take about ten seconds.
-MOST_PATCHES = 6000
+MAX_PATCHES = 6000
 
 
-def build(run: Run, folder: Path) -> Outcome:
+def build(run: Run, folder: Path) -> StepResult:
     """Write ``leakage.csv`` if slides are known."""
     values, _ = read_values(run.step("features").folder)
     options = {"draws": run.config.report.draws, "seed": run.config.seed, "workers": run.workers}
     table = measure_leakage(values, patches_of(run).table, **options)
     if table is None:
-        return Outcome(0)
+        return StepResult(0)
     table.to_csv(folder / LEAKAGE, index=False)
-    return Outcome(len(table))
+    return StepResult(len(table))
 
 
 def measure_leakage(
@@ -65,8 +65,8 @@ def measure_leakage(
     train = np.flatnonzero((table["split"] == "train") & table["slide"].notna())
     if table["slide"].nunique() < 2 or not len(train):
         return None
-    if len(train) > MOST_PATCHES:
-        train = np.sort(np.random.default_rng(seed).choice(train, MOST_PATCHES, replace=False))
+    if len(train) > MAX_PATCHES:
+        train = np.sort(np.random.default_rng(seed).choice(train, MAX_PATCHES, replace=False))
     part, X = table.iloc[train].reset_index(drop=True), np.asarray(values[train])
     labels, folds = part["label"].to_numpy(), int(table["fold"].max()) + 1
     divisions = (_folds_by_slide(part, folds, seed), find_folds(labels, np.arange(len(part)), folds, seed))

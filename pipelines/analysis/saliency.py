@@ -13,7 +13,7 @@ from histoblend.data.patches import PatchSet
 from histoblend.data.storage.arrays import open_array
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.run_files import MODEL, PREDICTIONS
-from histoblend.pipelines.runtime.artefacts import Outcome, write_json
+from histoblend.pipelines.runtime.artefacts import StepResult, write_json
 from histoblend.pipelines.runtime.screen import Screen
 
 if TYPE_CHECKING:
@@ -37,12 +37,12 @@ CHECKED = 48
 DRAWS = {"head": 4, "top": 2, "whole": 2}
 
 
-def build(run: Run, folder: Path) -> Outcome:
+def build(run: Run, folder: Path) -> StepResult:
     """Compute saliency maps of the fine-tuned network of a run."""
     return probe_saliency(patches_of(run), run.step("cnn").folder, folder, run.config.seed, run.screen)
 
 
-def probe_saliency(patches: PatchSet, cnn: Path, folder: Path, seed: int, screen: Screen) -> Outcome:
+def probe_saliency(patches: PatchSet, cnn: Path, folder: Path, seed: int, screen: Screen) -> StepResult:
     """Write saliency maps, their shares inside the centre, and their similarity to maps of random networks.
 
     Parameters
@@ -79,7 +79,7 @@ def probe_saliency(patches: PatchSet, cnn: Path, folder: Path, seed: int, screen
         "d4": settings.d4,
     }
     write_json(folder / FACTS, facts)
-    return Outcome(len(chosen))
+    return StepResult(len(chosen))
 
 
 def open_saliency(folder: Path) -> SaliencyView:

@@ -25,13 +25,13 @@ from histoblend.models.inspection.stain import (
     stain_groups,
 )
 from histoblend.models.inspection.stain_shifts import alterations
-from histoblend.models.names import ALONE, NORMALISED, needs_slides, split_model_name
+from histoblend.models.names import NORMALISED, SINGLE_FAMILIES, needs_slides, split_model_name
 from histoblend.models.predictor import Predictor, choose_blends, open_predictor
 from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.results import feature_tables, patches_of, predictions_of, read_ladder
 from histoblend.pipelines.run_files import PREDICTIONS
-from histoblend.pipelines.runtime.artefacts import Outcome
-from histoblend.pipelines.runtime.dataclass_files import load_view, save_view
+from histoblend.pipelines.runtime.artefacts import StepResult
+from histoblend.pipelines.runtime.dataclass_files import load_dataclass, save_dataclass
 from histoblend.pipelines.tables import known_slides, read_values
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 
 
 #: Most held-out patches that are predicted. The fine-tuned network takes 0.1 s per patch and draw.
-MOST_PATCHES = 112
+MAX_PATCHES = 112
 #: Most slides that these patches come from.
-MOST_SLIDES = 40
+MAX_SLIDES = 40
 #: Most patches per slide that slide context compares with, including the predicted ones.
 SLIDE_PATCHES = 32
 
@@ -52,17 +52,17 @@ SHARD = 16
 VIEW = "view"
 
 
-def build(run: Run, folder: Path) -> Outcome:
+def build(run: Run, folder: Path) -> StepResult:
     """Write the predictions for patches with altered stains, and the content of the report's stain section."""
     notes = {} if why_no_probe(patches_of(run).table) else probe_stain(run, folder)
     predictions = predictions_of(run)
-    save_view(stain_view(run, folder, predictions, read_ladder(run)), folder / VIEW)
-    return Outcome(len(predictions), notes)
+    save_dataclass(stain_view(run, folder, predictions, read_ladder(run)), folder / VIEW)
+    return StepResult(len(predictions), notes)
 
 
 def read_stain(run: Run) -> StainView:
     """Content of the stain section of a run's report."""
-    return load_view(run.step("stain").folder / VIEW, StainView, StainGroups)
+    return load_dataclass(run.step("stain").folder / VIEW, StainView, StainGroups)
 
 
 def why_no_probe(table: pd.DataFrame) -> str:
@@ -102,7 +102,7 @@ class Sample:
 def choose_sample(table: pd.DataFrame, seed: int) -> Sample:
     """Choose held-out patches evenly over slides, keeping each slide's share of positives.
 
-    If there are more than `MOST_SLIDES` slides, that many are drawn at random. All patches of small slides are used,
+    If there are more than `MAX_SLIDES` slides, that many are drawn at random. All patches of small slides are used,
     and larger slides provide the rest. A patch without a slide counts as a separate slide.
 
     Parameters
@@ -120,10 +120,10 @@ def choose_sample(table: pd.DataFrame, seed: int) -> Sample:
     parts = [
         test.index.to_numpy()[rows] for rows in pd.Series(slide_names(test)).groupby(slide_names(test)).indices.values()
     ]
-    most = MOST_SLIDES if test["slide"].notna().any() else MOST_PATCHES
+    most = MAX_SLIDES if test["slide"].notna().any() else MAX_PATCHES
     if len(parts) > most:
         parts = [parts[number] for number in np.sort(rng.choice(len(parts), most, replace=False))]
-    quota = _patches_per_slide([len(part) for part in parts], MOST_PATCHES)
+    quota = _patches_per_slide([len(part) for part in parts], MAX_PATCHES)
     labels = table["label"].to_numpy()
     predicted, others = [], []
     for part in parts:
@@ -284,7 +284,7 @@ def stain_view(run: Run, folder: Path, predictions: pd.DataFrame, steps: pd.Data
     groups = _group_slides(run)
     if groups is None:
         return view
-    rungs = [model for model in models if split_model_name(model)[0] not in ALONE]
+    rungs = [model for model in models if split_model_name(model)[0] not in SINGLE_FAMILIES]
     slides = patches_of(run).table["slide"].astype(object)
     families = []
     for name, step in feature_tables(run).items():

@@ -33,7 +33,7 @@ from histoblend.pipelines.engine.worker import (
 from histoblend.pipelines.run_files import VALUES
 
 if TYPE_CHECKING:
-    from histoblend.features.networks.embeddings import EmbeddingCompute, SideBySide
+    from histoblend.features.networks.embeddings import ConcatenatedEmbeddings, EmbeddingCompute
 
 PARTS = "parts"
 
@@ -44,7 +44,7 @@ ROUNDS = 3
 
 
 @dataclass
-class Spent:
+class PartTotals:
     """Time, bytes and workers that the parts of a table took, in total."""
 
     core_seconds: float = 0.0
@@ -86,7 +86,7 @@ def extract_on_cluster(
     shard: int,
     networks: Path | None = None,
     progress: Callable[[int], None],
-) -> Spent:
+) -> PartTotals:
     """Compute a table on a cluster into ``folder/values.npy``; it is bit-identical to that of one machine.
 
     Each part is a file whose name contains its digest. Parts of an interrupted run are used again; damaged parts are
@@ -110,7 +110,7 @@ def extract_on_cluster(
     progress : callable
         Called with the number of patches just computed, or found in existing parts.
     """
-    usage = Spent()
+    usage = PartTotals()
     if holds(folder / VALUES, (len(patches.pixels), len(columns))):
         progress(len(patches.pixels))
         return usage
@@ -158,7 +158,7 @@ def _stains(images: NormalisedPixels) -> dict[str, Any]:
 
 def embed_on_cluster(
     cluster: Cluster,
-    compute: EmbeddingCompute | SideBySide,
+    compute: EmbeddingCompute | ConcatenatedEmbeddings,
     columns: list[str],
     patches: PatchSet,
     images: np.ndarray | NormalisedPixels,
@@ -166,7 +166,7 @@ def embed_on_cluster(
     *,
     shard: int,
     progress: Callable[[int], None],
-) -> Spent:
+) -> PartTotals:
     """Embed patches on a cluster. Workers get the networks as files; see :func:`extract_on_cluster`."""
     from histoblend.features.networks.stored import store_networks
 

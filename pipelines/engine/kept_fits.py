@@ -36,7 +36,7 @@ class Fit:
     seconds: float
 
 
-class KeptFits:
+class FitCache:
     """Fits by name, each stored as a part in ``folder/fits``.
 
     Parameters

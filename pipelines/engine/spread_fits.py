@@ -23,7 +23,7 @@ from histoblend.pipelines.engine.worker_fits import pack, read_probabilities
 #: cluster, so sums are the same on any cluster.
 BLOCKS = 64
 FEWEST_ROWS = 256
-MOST_BYTES = 64_000_000
+MAX_BYTES = 64_000_000
 
 #: Module of the functions on blocks that all heads share.
 SPREAD = "histoblend.models.table_blocks"
@@ -210,4 +210,4 @@ class SpreadTask:
 def rows_of_block(shape: tuple[int, ...]) -> int:
     """Number of rows per block, for a float32 table of this shape."""
     even = -(-shape[0] // BLOCKS)
-    return max(FEWEST_ROWS, min(even, MOST_BYTES // (4 * shape[1])))
+    return max(FEWEST_ROWS, min(even, MAX_BYTES // (4 * shape[1])))

@@ -108,7 +108,7 @@ def make_part(folder: str, key: str, start: int, stop: int, digest: str) -> Part
     ------
     InputError
         This worker has other code or libraries than the run, or the pixels are not those of the run.
-    features.extract.NotFinite
+    features.extract.NonFiniteError
         A value is NaN or infinite.
     """
     from threadpoolctl import threadpool_limits

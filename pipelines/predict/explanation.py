@@ -15,15 +15,15 @@ import numpy as np
 from histoblend.data.patches import CENTRE
 from histoblend.data.sources.folder import UnlabelledImages
 from histoblend.data.sources.labels import printable
-from histoblend.data.storage.atomic import write_whole
-from histoblend.models.calibration import CLOSEST, log_odds
+from histoblend.data.storage.atomic import write_atomically
+from histoblend.models.calibration import EXPLANATION_LIMIT, log_odds
 from histoblend.models.names import needs_slides
 from histoblend.models.predictor import CNN, Blend, Predictor
 from histoblend.pipelines.runtime.artefacts import write_json
 from histoblend.pipelines.runtime.screen import Screen
 
 if TYPE_CHECKING:
-    from histoblend.pipelines.predict.shards import Found
+    from histoblend.pipelines.predict.shards import PredictedPatches
 
 #: Number of columns that are listed, the largest contribution first.
 TOP = 10
@@ -41,7 +41,7 @@ def explain_patch(
     predictor: Predictor,
     blends: tuple[Blend, Blend | None],
     source: UnlabelledImages,
-    predictions: Found,
+    predictions: PredictedPatches,
     row: int,
     out: Path,
     screen: Screen,
@@ -55,7 +55,7 @@ def explain_patch(
     blends : pair of Blend
         The blend with slides and the one without.
     source : UnlabelledImages
-    predictions : Found
+    predictions : PredictedPatches
         Predictions for the whole source.
     row : int
         Row of the patch in the source's table.
@@ -152,7 +152,7 @@ def _member_log_odds(predictor: Predictor, model: str, pixels: np.ndarray) -> np
     """Log odds of each patch by one member, ndarray of shape (n,)."""
     if model == CNN and predictor.cnn is not None:
         return np.asarray(predictor.cnn(pixels)[:, 0], dtype=np.float64)
-    return log_odds(predictor(pixels).members[:, predictor.members.index(model)], CLOSEST)
+    return log_odds(predictor(pixels).members[:, predictor.members.index(model)], EXPLANATION_LIMIT)
 
 
 def occlusion(score: Callable[[np.ndarray], np.ndarray], patch: np.ndarray) -> np.ndarray:
@@ -204,7 +204,7 @@ def _write_picture(path: Path, patch: np.ndarray, saliency: np.ndarray | None) -
         panels.append(_boxed((grey * (1 - weight) + colour * weight).astype(np.uint8)))
     gap = np.full((panels[0].shape[0], _GAP, 3), 255, np.uint8)
     whole = panels[0] if len(panels) == 1 else np.concatenate([panels[0], gap, panels[1]], axis=1)
-    write_whole(path, lambda file: Image.fromarray(whole).save(file, format="PNG"))
+    write_atomically(path, lambda file: Image.fromarray(whole).save(file, format="PNG"))
 
 
 def _boxed(patch: np.ndarray) -> np.ndarray:

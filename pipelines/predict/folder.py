@@ -10,20 +10,20 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
-from histoblend.data.names import look_alike_words
+from histoblend.data.names import describe_look_alikes
 from histoblend.data.sources.file_names import FileNames
 from histoblend.data.sources.folder import UnlabelledImages
 from histoblend.data.sources.images import size_remedy
 from histoblend.data.sources.labels import given_slides
 from histoblend.data.sources.own_results import is_result
 from histoblend.data.storage.arrays import stamp
-from histoblend.data.storage.atomic import write_whole
+from histoblend.data.storage.atomic import write_atomically
 from histoblend.data.storage.parts import Parts
 from histoblend.data.storage.spreadsheet import read_written, write_csv
 from histoblend.models.bundle import Bundle, open_bundle
 from histoblend.models.names import needs_slides
 from histoblend.models.predictor import Blend, choose_blends, open_predictor
-from histoblend.pipelines.predict.shards import Found, Options, predict_source
+from histoblend.pipelines.predict.shards import Options, PredictedPatches, predict_source
 from histoblend.pipelines.runtime.provenance import code_digest, library_versions
 from histoblend.pipelines.runtime.screen import Screen
 
@@ -31,7 +31,7 @@ from histoblend.pipelines.runtime.screen import Screen
 SKIPPED_STATUS = 3
 
 #: Largest number of results of earlier calls that are listed in the terminal.
-MOST_NAMED = 5
+MAX_NAMED = 5
 
 #: Libraries whose version may change the last digits of a prediction.
 COMPARED = (
@@ -92,7 +92,7 @@ def predict_folder(
     source = UnlabelledImages(folder, size=bundle.index["patch"]["size"], resize=bundle.index["patch"]["resize"])
     check_out(folder, out, explain=bool(explain))
     patch_slides = None if slides is None else given_slides(source.table["file"], slides)
-    if patch_slides is not None and (alike := look_alike_words(patch_slides.dropna(), "slide")):
+    if patch_slides is not None and (alike := describe_look_alikes(patch_slides.dropna(), "slide")):
         screen.warn(f"{slides}: {alike}. Patches are compared within each name, so use one name per slide")
     rows_to_explain = _rows_to_explain(source.table, explain)
     _list_results(source, folder, out, screen)
@@ -116,17 +116,17 @@ def _list_results(source: UnlabelledImages, folder: Path, out: Path, screen: Scr
     """List earlier results among the images, which are not predicted. ``out`` itself is not listed."""
     own = {out.resolve(), _skipped_path(out).resolve()}
     results = [(folder / name, what) for name, what in source.results.items() if (folder / name).resolve() not in own]
-    for path, what in results[:MOST_NAMED]:
+    for path, what in results[:MAX_NAMED]:
         screen.say(f"  left out: {path}, {what}")
-    if len(results) > MOST_NAMED:
-        screen.say(f"  left out: {len(results) - MOST_NAMED} more results of earlier calls")
+    if len(results) > MAX_NAMED:
+        screen.say(f"  left out: {len(results) - MAX_NAMED} more results of earlier calls")
 
 
 def _explain(
     bundle: Bundle,
     blends: tuple[Blend, Blend | None],
     source: UnlabelledImages,
-    predictions: Found,
+    predictions: PredictedPatches,
     rows: list[int],
     out: Path,
     screen: Screen,
@@ -253,7 +253,7 @@ def _digest(lines: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
-def write_tables(source: UnlabelledImages, predictions: Found, out: Path) -> int:
+def write_tables(source: UnlabelledImages, predictions: PredictedPatches, out: Path) -> int:
     """Write the predictions and, if files were skipped, the list of them. Return the number of skipped files."""
     table = pd.DataFrame(
         {
@@ -269,12 +269,12 @@ def write_tables(source: UnlabelledImages, predictions: Found, out: Path) -> int
     skipped_path.unlink(missing_ok=True)
     if skipped:
         reasons = pd.DataFrame({"file": list(skipped), "reason": list(skipped.values())})
-        write_whole(skipped_path, lambda file: write_csv(reasons, file))
-    write_whole(out, lambda file: write_csv(table, file))
+        write_atomically(skipped_path, lambda file: write_csv(reasons, file))
+    write_atomically(out, lambda file: write_csv(table, file))
     return len(skipped)
 
 
-def _size_advice(predictions: Found, bundle: Bundle) -> str:
+def _size_advice(predictions: PredictedPatches, bundle: Bundle) -> str:
     """Advice for the case that most skipped files have another size; otherwise empty."""
     if not size_remedy(predictions.reasons.values(), resizes=True):
         return ""
@@ -290,7 +290,7 @@ def _skipped_path(out: Path) -> Path:
     return out.with_name(f"{out.name}.skipped.csv")
 
 
-def _conclude(predictions: Found, skipped: int, out: Path, screen: Screen) -> int:
+def _conclude(predictions: PredictedPatches, skipped: int, out: Path, screen: Screen) -> int:
     flagged = sum(map(bool, predictions.flags))
     screen.say(
         f"{out}: {len(predictions.rows)} patches, {int(predictions.label.sum())} labelled positive, {flagged} flagged"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from histoblend.data.errors import InputError
-from histoblend.data.phantom.slide import SPACING, Truth, pieces, write_phantom_slide
+from histoblend.data.phantom.slide import SPACING, GroundTruth, pieces, write_phantom_slide
 from histoblend.data.slides.slide import Slide
 from histoblend.models.bundle import INDEX
 from histoblend.pipelines.runtime.screen import Screen
@@ -43,7 +43,7 @@ def _is_phantom(path: Path) -> bool:
     """Whether a file is a phantom slide. A real slide is never replaced."""
     try:
         with Slide(path) as slide:
-            return Truth.of(slide.properties) is not None
+            return GroundTruth.of(slide.properties) is not None
     except InputError:
         return False
 

@@ -54,7 +54,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Found:
+class PredictedPatches:
     """Predictions for the patches of a source, one row per patch. Rows that could not be read are missing.
 
     Attributes
@@ -90,7 +90,7 @@ def predict_source(
     *,
     options: Options,
     screen: Screen,
-) -> Found:
+) -> PredictedPatches:
     """Predict all patches of a source.
 
     Parameters
@@ -134,7 +134,7 @@ def predict_source(
     probability, label = _blend(predictor, blends, members, slides, without_context, options)
     names = [" ".join(name for name, on in zip(FLAGS, row, strict=True) if on) for row in flags[rows]]
     table = pd.DataFrame(members[rows], columns=list(predictor.members))
-    return Found(rows, table, probability[rows], label[rows], names, without_context[rows], reasons)
+    return PredictedPatches(rows, table, probability[rows], label[rows], names, without_context[rows], reasons)
 
 
 def _compile(predictor: Predictor, screen: Screen) -> None:
@@ -359,7 +359,7 @@ def _blend(
 
 
 #: Largest table that is kept in memory, in bytes.
-MOST_IN_MEMORY = 64_000_000
+MAX_IN_MEMORY = 64_000_000
 
 
 class Columns:
@@ -389,7 +389,7 @@ class Columns:
     def add(self, rows: np.ndarray) -> None:
         """Append rows, (m, columns) float32."""
         if self._array is None and self._file is None:
-            if 4 * self.rows * rows.shape[1] <= MOST_IN_MEMORY:
+            if 4 * self.rows * rows.shape[1] <= MAX_IN_MEMORY:
                 self._array = np.empty((rows.shape[1], self.rows), np.float32)
             else:
                 self._file = tempfile.TemporaryFile(dir=self.folder)  # noqa: SIM115 (closed by __exit__)

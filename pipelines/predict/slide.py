@@ -16,8 +16,8 @@ from histoblend.data.errors import InputError
 from histoblend.data.ignored import ignored
 from histoblend.data.patches import CENTRE
 from histoblend.data.slides.plane import Plane
-from histoblend.data.slides.slide import LEAST_MPP, MOST_MPP, Slide, told_bounds
-from histoblend.data.slides.survey import KeptBlocks, Survey, survey, survey_plane
+from histoblend.data.slides.slide import MAX_MPP, MIN_MPP, Slide, stated_bounds
+from histoblend.data.slides.survey import CachedBlocks, Survey, survey, survey_plane
 from histoblend.data.slides.tiles import Grid, TileSource, choose_cells
 from histoblend.data.sources.labels import printable
 from histoblend.data.storage.parts import Parts
@@ -25,7 +25,7 @@ from histoblend.features.handcrafted.slide_context import FEWEST
 from histoblend.models.bundle import Bundle, open_bundle
 from histoblend.models.predictor import ENSEMBLE, FLAGS, Blend, choose_blends, open_predictor
 from histoblend.pipelines.predict.folder import check_options, version_warnings
-from histoblend.pipelines.predict.shards import Found, Options, predict_source
+from histoblend.pipelines.predict.shards import Options, PredictedPatches, predict_source
 from histoblend.pipelines.predict.slide_results import FILES, Result, conclude, write_results
 from histoblend.pipelines.runtime import signals
 from histoblend.pipelines.runtime.artefacts import replace_folder, restore_folder
@@ -36,7 +36,7 @@ from histoblend.pipelines.runtime.screen import Screen
 
 #: Largest number of cells of a slide, and of cells with tissue. A slide of 100,000 × 80,000 px at 40× that is all
 #: tissue has half a million.
-MOST_CELLS, MOST_TILES = 20_000_000, 5_000_000
+MAX_CELLS, MAX_TILES = 20_000_000, 5_000_000
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ def heatmap(
                 "  predicted by the ensemble for heat maps. It uses no means over the slide, because a whole slide has "
                 "another share of tumour than sampled patches"
             )
-        if (stated := told_bounds(slide.properties)) and slide.bounds is None:
+        if (stated := stated_bounds(slide.properties)) and slide.bounds is None:
             screen.warn(
                 f"the slide has bounds that cannot be used ({stated}): regions.geojson counts from the slide's corner"
             )
@@ -150,9 +150,9 @@ def patch_spacing(bundle: Bundle, given: float) -> float:
             f"{bundle.folder}: the bundle does not state the pixel size of its patches. Give PATCH_MPP=… "
             "(--patch-mpp) in µm (PatchCamelyon and Kaggle: 0.972), or make the bundle again with data.mpp set."
         )
-    if not LEAST_MPP <= spacing <= MOST_MPP:
+    if not MIN_MPP <= spacing <= MAX_MPP:
         raise InputError(
-            f"the pixel size of patches must be {LEAST_MPP} to {MOST_MPP:g} µm; got {spacing}. "
+            f"the pixel size of patches must be {MIN_MPP} to {MAX_MPP:g} µm; got {spacing}. "
             "Give PATCH_MPP=… (--patch-mpp)."
         )
     return float(spacing)
@@ -203,10 +203,10 @@ def _stride(given: int, bundle: Bundle) -> int:
 
 
 def _check_grid(grid: Grid) -> None:
-    if grid.rows * grid.columns > MOST_CELLS:
+    if grid.rows * grid.columns > MAX_CELLS:
         raise InputError(
             f"a stride of {grid.stride} px divides the slide into {grid.rows * grid.columns:,} cells; expected at most "
-            f"{MOST_CELLS:,}. Give a larger STRIDE (--stride)."
+            f"{MAX_CELLS:,}. Give a larger STRIDE (--stride)."
         )
 
 
@@ -246,13 +246,13 @@ def _survey(plane: Plane, parts: Parts, screen: Screen) -> Survey:
 
 def _tile_source(plane: Plane, grid: Grid, tissue_survey: Survey, parts: Parts, name: str) -> TileSource:
     rows, columns = choose_cells(grid, tissue_survey.tissue, tissue_survey.tissue_factor)
-    if len(rows) > MOST_TILES:
+    if len(rows) > MAX_TILES:
         raise InputError(
-            f"a stride of {grid.stride} px makes {len(rows):,} patches; expected at most {MOST_TILES:,}. "
+            f"a stride of {grid.stride} px makes {len(rows):,} patches; expected at most {MAX_TILES:,}. "
             "Give a larger STRIDE (--stride)."
         )
     # A survey that reads the plane itself keeps the blocks that tiles need.
-    reader = KeptBlocks(plane, parts).read if survey_plane(plane) is plane else plane.read
+    reader = CachedBlocks(plane, parts).read if survey_plane(plane) is plane else plane.read
     return TileSource(plane, grid, rows, columns, slide=name, read_block=reader)
 
 
@@ -276,12 +276,12 @@ def _predict(
     parts: Parts,
     options: Options,
     screen: Screen,
-) -> Found:
+) -> PredictedPatches:
     tiles = len(source.table)
     if not tiles:
         screen.warn("no tissue was found, so nothing is predicted")
         empty = np.empty(0)
-        return Found(empty.astype(int), pd.DataFrame(), empty, empty.astype(int), [], empty.astype(bool), {})
+        return PredictedPatches(empty.astype(int), pd.DataFrame(), empty, empty.astype(int), [], empty.astype(bool), {})
     blend = _choose_blend(blends, tiles)
     slides = source.table["slide"] if blend.needs_slides else None
     with open_predictor(bundle, blend.members) as predictor:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoblend.data.phantom.slide import Truth
+from histoblend.data.phantom.slide import GroundTruth
 from histoblend.data.slides.plane import Plane, area_mean
 from histoblend.data.slides.slide import Slide
 from histoblend.data.slides.survey import Survey
@@ -24,7 +24,7 @@ from histoblend.data.storage.atomic import sync_tree
 from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.models.bundle import Bundle
 from histoblend.models.predictor import FLAGS, Blend
-from histoblend.pipelines.predict.shards import Found, Options
+from histoblend.pipelines.predict.shards import Options, PredictedPatches
 from histoblend.pipelines.runtime.artefacts import write_json
 from histoblend.pipelines.runtime.provenance import commit, library_versions
 from histoblend.pipelines.runtime.screen import Screen
@@ -46,7 +46,7 @@ FILES = (
 )
 
 #: Longest side of the overlay in pixels. The overlay is for sharing; the viewer is for inspection.
-MOST_OVERLAY = 2048
+MAX_OVERLAY = 2048
 
 #: From this share of out-of-distribution tiles on, a warning says not to trust the heat map.
 DOUBTFUL = 0.2
@@ -64,7 +64,7 @@ class Result:
     grid: Grid
     survey: Survey
     source: TileSource
-    predictions: Found
+    predictions: PredictedPatches
     predicting_s: float
     started: float
     peak_mb: Callable[[], float]
@@ -204,13 +204,13 @@ def summarise(result: Result, heat: HeatMap, region_table: pd.DataFrame, name: s
         "commit": commit(),
         "libraries": library_versions() | {"openslide": _openslide_version()},
     }
-    truth = Truth.of(slide.properties)
+    truth = GroundTruth.of(slide.properties)
     if truth is not None:
         summary["phantom_dice"] = round(disc_dice(heat, truth), 4)
     return summary
 
 
-def disc_dice(heat: HeatMap, truth: Truth) -> float:
+def disc_dice(heat: HeatMap, truth: GroundTruth) -> float:
     """Dice overlap of the cells labelled positive with a phantom's tumour disc, within the tissue.
 
     A cell counts as tumour if its centre is tumour. Cells without a prediction count as negative.
@@ -246,7 +246,7 @@ def _write_overlay(path: Path, result: Result, heat: HeatMap) -> None:
     from PIL import Image
 
     picture, factor = result.survey.picture, result.survey.factor
-    step = -(-max(picture.shape) // MOST_OVERLAY)
+    step = -(-max(picture.shape) // MAX_OVERLAY)
     if step > 1:
         picture = area_mean(picture, (step, step), (-(-picture.shape[0] // step), -(-picture.shape[1] // step)))
     # On noise, stronger compression takes ten times as long and saves hardly any space.

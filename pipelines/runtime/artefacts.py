@@ -16,7 +16,13 @@ from typing import Any, NamedTuple
 
 from histoblend.data.errors import InputError
 from histoblend.data.storage.arrays import files_under
-from histoblend.data.storage.atomic import PARTIAL, clear_leftovers, sync_folder, sync_tree, write_text_whole
+from histoblend.data.storage.atomic import (
+    PARTIAL,
+    remove_unfinished_files,
+    sync_folder,
+    sync_tree,
+    write_text_atomically,
+)
 from histoblend.pipelines.runtime import signals
 from histoblend.pipelines.runtime.provenance import code_digest, commit, library_versions
 from histoblend.pipelines.runtime.resources import peak_memory
@@ -66,7 +72,7 @@ class StepSpec:
 
 
 @dataclass
-class Outcome:
+class StepResult:
     """What a step reports about its result.
 
     Attributes
@@ -86,7 +92,7 @@ class Outcome:
     stands_for: Mapping[str, str] = field(default_factory=dict)
 
 
-class Finished(NamedTuple):
+class FinishedStep(NamedTuple):
     """A finished step: its folder and its manifest."""
 
     folder: Path
@@ -99,8 +105,8 @@ class Finished(NamedTuple):
 
 
 def run_step(
-    spec: StepSpec, run: Path, build: Callable[[Path], Outcome], *, rebuild: bool, say: Callable[[str], None]
-) -> Finished:
+    spec: StepSpec, run: Path, build: Callable[[Path], StepResult], *, rebuild: bool, say: Callable[[str], None]
+) -> FinishedStep:
     """Reuse the step's folder if its manifest matches, otherwise build it.
 
     A step builds in ``<folder>.partial``. An interrupted run leaves that folder behind, and the next run with the same
@@ -120,7 +126,7 @@ def run_step(
 
     Returns
     -------
-    Finished
+    FinishedStep
 
     Raises
     ------
@@ -134,14 +140,14 @@ def run_step(
     if reason is None:
         manifest = read_manifest(folder)
         say(f"{spec.name}: up to date ({manifest['rows']} rows, {folder})")
-        return Finished(folder, manifest)
+        return FinishedStep(folder, manifest)
     _open_partial(partial, identity)
     signals.set_step(spec.name)
     say(f"{spec.name}: {reason}")
     started = time.perf_counter()
     with peak_memory() as peak:
         outcome = build(partial)
-    clear_leftovers(partial)
+    remove_unfinished_files(partial)
     manifest = {
         **identity,
         "rows": outcome.rows,
@@ -160,7 +166,7 @@ def run_step(
     write_json(partial / MANIFEST, manifest)
     (partial / KEY).unlink()
     replace_folder(partial, folder)
-    return Finished(folder, manifest)
+    return FinishedStep(folder, manifest)
 
 
 def replace_folder(new: Path, target: Path) -> None:
@@ -229,7 +235,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _digest(folder: Path, outcome: Outcome) -> str:
+def _digest(folder: Path, outcome: StepResult) -> str:
     """Digest for the key of later steps: the content of all files of a step except those with times."""
     paths = {path.relative_to(folder).as_posix(): path for path in _files(folder)}
     digests = {name: content_digest(path) for name, path in paths.items() if name not in outcome.timed}
@@ -249,7 +255,7 @@ def content_digest(path: Path) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON atomically: to a temporary file in the same folder, which is then renamed."""
-    write_text_whole(path, json.dumps(content, indent=2, ensure_ascii=False))
+    write_text_atomically(path, json.dumps(content, indent=2, ensure_ascii=False))
 
 
 def file_digest(path: Path) -> str:

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.storage.arrays import open_array
-from histoblend.data.storage.atomic import write_text_whole
+from histoblend.data.storage.atomic import write_text_atomically
 
 INDEX = "view.json"
 
 _View = TypeVar("_View")
 
 
-def save_view(view: Any, folder: Path) -> None:
+def save_dataclass(view: Any, folder: Path) -> None:
     """Write a dataclass: tables as Parquet, arrays as ``.npy``, everything else into ``view.json``.
 
     Parameters
@@ -31,11 +31,11 @@ def save_view(view: Any, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     # No indentation, because a page has tens of thousands of numbers.
     index = json.dumps(_save(view, folder, ""), ensure_ascii=False, default=np.generic.item)
-    write_text_whole(folder / INDEX, index)
+    write_text_atomically(folder / INDEX, index)
 
 
-def load_view(folder: Path, kind: type[_View], *inside: type) -> _View:
-    """Read what :func:`save_view` wrote.
+def load_dataclass(folder: Path, kind: type[_View], *inside: type) -> _View:
+    """Read what :func:`save_dataclass` wrote.
 
     Parameters
     ----------

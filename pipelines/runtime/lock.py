@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from histoblend.data.errors import InputError
-from histoblend.data.storage.atomic import clear_leftovers
+from histoblend.data.storage.atomic import remove_unfinished_files
 
 LOCK = ".lock"
 
@@ -55,7 +55,7 @@ def run_lock(
         if holder:
             say(f"taking over the lock of process {holder.get('pid')}, which has ended: a previous run was interrupted")
         _write_holder(file, {**_this_process(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
-        clear_leftovers(folder)
+        remove_unfinished_files(folder)
         try:
             yield
         finally:

@@ -15,8 +15,8 @@ from histoblend.data.errors import InputError
 
 #: Smallest memory and address space (``ulimit -v``) that any step needs, without and with networks. Address space also
 #: counts what libraries map and never use. Measured on Linux with two workers: 0.35 and 1.7 GB, 2.6 and 4.7 GB.
-LEAST_MEMORY = {False: 500_000_000, True: 2_000_000_000}
-LEAST_SPACE = {False: 3_000_000_000, True: 5_000_000_000}
+MIN_MEMORY = {False: 500_000_000, True: 2_000_000_000}
+MIN_SPACE = {False: 3_000_000_000, True: 5_000_000_000}
 
 _RESUME = "Finished steps and parts are kept: run the same command again to resume."
 
@@ -37,7 +37,7 @@ _MEMORY_MESSAGES = re.compile(r"bad_?\s?alloc|cannot allocate memory|out of memo
 
 
 @contextmanager
-def foreseen(folder: Path) -> Iterator[None]:
+def report_shortages(folder: Path) -> Iterator[None]:
     """Turn errors of a full, read-only or limited disk, or of memory that ran out, into one line.
 
     Parameters
@@ -77,15 +77,15 @@ def check_start(what: str, *, networks: bool) -> None:
         Memory or address space is too small.
     """
     space = _address_space()
-    if space is not None and space < LEAST_SPACE[networks]:
+    if space is not None and space < MIN_SPACE[networks]:
         raise InputError(
-            f"{what} needs at least {_size(LEAST_SPACE[networks])} of address space; the limit is {_size(space)}. "
+            f"{what} needs at least {_size(MIN_SPACE[networks])} of address space; the limit is {_size(space)}. "
             "Raise it (ulimit -v)."
         )
     available = available_memory()
-    if available < LEAST_MEMORY[networks]:
+    if available < MIN_MEMORY[networks]:
         raise InputError(
-            f"{what} needs at least {_size(LEAST_MEMORY[networks])} of memory; {_size(available)} are available. "
+            f"{what} needs at least {_size(MIN_MEMORY[networks])} of memory; {_size(available)} are available. "
             "Close other programs, or raise the limit."
         )
 
@@ -244,7 +244,7 @@ def _size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def dismiss_workers() -> None:
+def stop_workers() -> None:
     """Stop joblib's idle worker processes, which keep hundreds of megabytes that the next step may need."""
     from joblib.externals.loky import get_reusable_executor
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from histoblend.data.errors import on_screen
+from histoblend.data.errors import escape_controls
 
 #: Seconds between two progress lines if the output is not a terminal.
 LINE_EVERY_S = 10.0
@@ -33,11 +33,11 @@ class Screen:
 
     def say(self, line: str) -> None:
         """Print one line, with control characters escaped."""
-        self.console.print(on_screen(line), markup=False, soft_wrap=True)
+        self.console.print(escape_controls(line), markup=False, soft_wrap=True)
 
     def warn(self, line: str) -> None:
         """Print one line as a warning."""
-        self.console.print(on_screen(f"warning: {line}"), style="yellow", markup=False, soft_wrap=True)
+        self.console.print(escape_controls(f"warning: {line}"), style="yellow", markup=False, soft_wrap=True)
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, unit: str = "patches") -> Iterator[Callable[[int], None]]:
@@ -66,7 +66,7 @@ class Screen:
         for number, column in enumerate(frame.columns):
             table.add_column(str(column), justify="left" if number < 2 else "right", no_wrap=number >= 2)
         for row in frame.itertuples(index=False):
-            table.add_row(*(Text(on_screen(str(cell))) for cell in row))
+            table.add_row(*(Text(escape_controls(str(cell))) for cell in row))
         self.console.print(table)
 
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from histoblend.data.splits import is_known
 from histoblend.models.bundle import HEADS_FOLDER, INDEX
-from histoblend.models.names import ALONE, CNN_CONTEXT, split_model_name
+from histoblend.models.names import CNN_CONTEXT, SINGLE_FAMILIES, split_model_name
 from histoblend.models.predictor import CNN
 from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.results import patches_of, read_ladder
 from histoblend.pipelines.run_files import BUNDLE, MODEL_SET, REFITTED, REFITTED_CONTEXT
-from histoblend.pipelines.runtime.artefacts import Outcome
+from histoblend.pipelines.runtime.artefacts import StepResult
 from histoblend.pipelines.steps.model_set import sealed, source
 from histoblend.reports.model_card import CARD, model_card
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
 
-def build(run: Run, folder: Path) -> Outcome:
+def build(run: Run, folder: Path) -> StepResult:
     """Copy the models, except those of single families, which are fitted for comparison only.
 
     With ``final.refit=all``, models fitted to all labelled patches replace those fitted to training patches.
     """
     index = models_of(run).index
-    alone = [name for name in index["models"] if split_model_name(name)[0] in ALONE]
+    alone = [name for name in index["models"] if split_model_name(name)[0] in SINGLE_FAMILIES]
     content = {key: value for key, value in index.items() if key not in ("format", "files", "digest")}
     content["models"] = {name: entry for name, entry in index["models"].items() if name not in alone}
     content["learned"] = learned(run)

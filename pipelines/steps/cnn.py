@@ -22,7 +22,7 @@ from histoblend.models.names import CNN_CONTEXT
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.run_files import CONTEXT, HISTORY, MODEL, PREDICTIONS, REFITTED, REFITTED_CONTEXT
-from histoblend.pipelines.runtime.artefacts import Outcome
+from histoblend.pipelines.runtime.artefacts import StepResult
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps.cnn_context import ChannelContext, store
 
@@ -50,7 +50,7 @@ def inputs(run: Run) -> dict[str, str]:
     return {"weights": weights, "engine": str(cnn_engine(run.config))}
 
 
-def build(run: Run, folder: Path) -> Outcome:
+def build(run: Run, folder: Path) -> StepResult:
     """Fine-tune the network of a run."""
     return train_cnn(run.config, patches_of(run), folder, workers=run.workers, screen=run.screen)
 
@@ -97,7 +97,7 @@ def check_cnn(config: Config) -> None:
     settings.recipe.check_weights()
 
 
-def train_cnn(config: Config, patches: PatchSet, folder: Path, *, workers: int, screen: Screen) -> Outcome:
+def train_cnn(config: Config, patches: PatchSet, folder: Path, *, workers: int, screen: Screen) -> StepResult:
     """Write out-of-fold and test predictions, the network trained on all training slides, and training histories."""
     started = time.process_time()
     training = _Training(config, patches, Parts(folder / WORK), workers, screen)
@@ -140,7 +140,7 @@ def train_cnn(config: Config, patches: PatchSet, folder: Path, *, workers: int, 
         "engine": asdict(training.engine),
         "core_seconds": round(time.process_time() - started, 1),
     }
-    return Outcome(len(table), notes, timed=(HISTORY,))
+    return StepResult(len(table), notes, timed=(HISTORY,))
 
 
 class _Training:

@@ -13,7 +13,7 @@ from histoblend.models.cnn import column_names
 from histoblend.models.heads.registry import new_head
 from histoblend.models.names import CNN_CONTEXT
 from histoblend.pipelines.run_files import COLUMNS
-from histoblend.pipelines.tables import context_table, held_out_whole, known_slides
+from histoblend.pipelines.tables import context_table, known_slides, slides_in_one_fold
 
 if TYPE_CHECKING:
     from histoblend.models.heads.head import Head
@@ -34,7 +34,7 @@ class ChannelContext:
     def __init__(self, table: pd.DataFrame, groups: np.ndarray, seed: int) -> None:
         self.slides, self.labels = known_slides(table["slide"]), table["label"].to_numpy()
         self.groups, self.seed = groups, seed
-        self.possible = bool(pd.notna(self.slides).any()) and held_out_whole(table, self.slides)
+        self.possible = bool(pd.notna(self.slides).any()) and slides_in_one_fold(table, self.slides)
 
     def values(self, channels: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, list[str]]:
         """Channels, raw and relative to each patch's slide, (n, 2 k) float32, and their names.

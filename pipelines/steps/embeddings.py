@@ -12,9 +12,9 @@ from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.results import patches_of
-from histoblend.pipelines.runtime.artefacts import Outcome
+from histoblend.pipelines.runtime.artefacts import StepResult
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.tables import STAINED, check_table_room, finite_columns, shown_pixels, write_columns
+from histoblend.pipelines.tables import STAINED, check_table_room, finite_columns, input_pixels, write_columns
 
 if TYPE_CHECKING:
     from histoblend.features.networks.engines import Engine
@@ -33,7 +33,7 @@ def inputs(run: Run) -> dict[str, str]:
     }
 
 
-def build(run: Run, folder: Path, *, normalised: bool = False) -> Outcome:
+def build(run: Run, folder: Path, *, normalised: bool = False) -> StepResult:
     """Compute the embeddings of a run's patches, optionally stain-normalised."""
     options: dict[str, Any] = {"workers": run.workers, "screen": run.screen, "cluster": run.cluster}
     return extract_embeddings(run.config, patches_of(run), folder, normalised=normalised, **options)
@@ -90,7 +90,7 @@ def extract_embeddings(
     screen: Screen,
     cluster: Cluster | None = None,
     normalised: bool = False,
-) -> Outcome:
+) -> StepResult:
     """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the pretrained embeddings.
 
     With ``normalised``, patches are first stain-normalised (:mod:`features.slide_stain`).
@@ -106,7 +106,7 @@ def extract_embeddings(
         precision=engine.precision,
         **options.model_dump(include={"backbone", "weights", "centre", "pooling", "stages", "d4"}),
     )
-    pixels = shown_pixels(patches, normalised=normalised)
+    pixels = input_pixels(patches, normalised=normalised)
     names = list(map(normalised_name, compute.columns) if normalised else compute.columns)
     check_table_room(folder, len(pixels), len(names))
     sizes = " and ".join(f"{size or 'native'} px" for size in options.size)
@@ -139,7 +139,7 @@ def extract_embeddings(
     notes = {"columns": len(names), "core_seconds": round(core_seconds, 1), "engine": asdict(engine)}
     notes |= {"cluster": usage.notes()} if usage else {}
     sources = {name: weights_source(name, options.weights) for name in options.backbone}
-    return Outcome(len(pixels), {**notes, "weights": sources})
+    return StepResult(len(pixels), {**notes, "weights": sources})
 
 
 def weights_source(backbone: str, kind: str) -> dict[str, str]:

@@ -17,10 +17,10 @@ from histoblend.models.calibration import POINTS, log_losses
 from histoblend.models.ensemble import Fitted, fit_ensemble
 from histoblend.models.ensemble_evaluation import error_correlations, nest, without_each
 from histoblend.models.names import (
-    ALONE,
     ENSEMBLES,
     FOR_HEAT_MAPS,
     PLAIN_MEMBERS,
+    SINGLE_FAMILIES,
     SLIDE_MEMBERS,
     WITH_SLIDES,
     WITHOUT_SLIDES,
@@ -42,18 +42,18 @@ from histoblend.pipelines.run_files import (
     PREDICTIONS,
     THRESHOLDS,
 )
-from histoblend.pipelines.runtime.artefacts import Outcome
+from histoblend.pipelines.runtime.artefacts import StepResult
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.tables import held_out_whole, known_slides
+from histoblend.pipelines.tables import known_slides, slides_in_one_fold
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
 
-def build(run: Run, folder: Path) -> Outcome:
+def build(run: Run, folder: Path) -> StepResult:
     """Combine the members of a run."""
     predictions = predictions_of(run, "heads", "cnn")
-    names = member_names(predictions, ALONE)
+    names = member_names(predictions, SINGLE_FAMILIES)
     return combine(run.config, patches_of(run).table, predictions, names, folder, run.screen)
 
 
@@ -79,7 +79,7 @@ def member_names(predictions: pd.DataFrame, alone: Sequence[str]) -> list[str]:
 
 def combine(
     config: Config, table: pd.DataFrame, predictions: pd.DataFrame, models: Sequence[str], folder: Path, screen: Screen
-) -> Outcome:
+) -> StepResult:
     """Fit, evaluate and write the ensembles.
 
     The ensemble for known slides may have members that need slides. It also combines the members' means over each
@@ -103,7 +103,7 @@ def combine(
 
     Returns
     -------
-    Outcome
+    StepResult
 
     Raises
     ------
@@ -134,7 +134,7 @@ def combine(
             "members are of one class. Let the network predict more of them: raise cnn.folds or cnn.patches."
         )
     values = columns[members].to_numpy(dtype=np.float64)
-    means = _slide_means(values, slides, complete) if slides_known and held_out_whole(table, slides) else None
+    means = _slide_means(values, slides, complete) if slides_known and slides_in_one_fold(table, slides) else None
     content: dict[str, Any] = dict.fromkeys(ENSEMBLES)
     with threadpool_limits(1), screen.progress("ensemble", 3 if slides_known else 1, "fits") as progress:
         evaluated = _EvaluatedEnsemble(
@@ -153,7 +153,7 @@ def combine(
     _write_predictions(folder, table, values, means, complete, train, evaluated)
     evaluated.write(folder)
     verdict = evaluated.gains.iloc[0]["verdict"]
-    return Outcome(
+    return StepResult(
         len(table),
         {"members": list(members), "rows": int(train.sum()), "left_out": left_out, "verdict": verdict},
     )

@@ -12,15 +12,15 @@ import numpy as np
 from histoblend.data.patches import PatchSet
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.results import patches_of
-from histoblend.pipelines.runtime.artefacts import Outcome
-from histoblend.pipelines.runtime.resources import dismiss_workers
+from histoblend.pipelines.runtime.artefacts import StepResult
+from histoblend.pipelines.runtime.resources import stop_workers
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.tables import (
     STAINED,
     check_table_room,
     chosen_families,
     finite_columns,
-    shown_pixels,
+    input_pixels,
     write_columns,
 )
 
@@ -38,7 +38,7 @@ def inputs(run: Run) -> dict[str, str]:
     return {"families": ",".join(chosen_families(run.config))}
 
 
-def build(run: Run, folder: Path, *, normalised: bool = False) -> Outcome:
+def build(run: Run, folder: Path, *, normalised: bool = False) -> StepResult:
     """Compute the handcrafted features of a run's patches, optionally stain-normalised."""
     options: dict[str, Any] = {"workers": run.workers, "screen": run.screen, "cluster": run.cluster}
     return extract_features(run.config, patches_of(run), folder, normalised=normalised, **options)
@@ -57,7 +57,7 @@ def extract_features(
     screen: Screen,
     cluster: Cluster | None = None,
     normalised: bool = False,
-) -> Outcome:
+) -> StepResult:
     """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the handcrafted features.
 
     With ``normalised``, patches are first stain-normalised (:mod:`features.slide_stain`).
@@ -68,7 +68,7 @@ def extract_features(
 
     families = chosen_families(config)
     names = [column.name for column in columns(families)]
-    pixels = shown_pixels(patches, normalised=normalised)
+    pixels = input_pixels(patches, normalised=normalised)
     names = list(map(normalised_name, names)) if normalised else names
     check_table_room(folder, len(patches.pixels), len(names))
     # Without cached kernels this takes half a minute, so it has its own progress bar.
@@ -94,12 +94,12 @@ def extract_features(
                 workers=workers,
                 progress=progress,
             )
-    dismiss_workers()
+    stop_workers()
     write_columns(folder, names)
     costs = family_costs(families, pixels)
     core_seconds = round(sum(costs.values()) * len(pixels) / 1e3, 1)
     notes = {"columns": len(names), "ms_per_patch": costs, "core_seconds": core_seconds}
-    return Outcome(len(pixels), notes | ({"cluster": usage.notes()} if usage else {}))
+    return StepResult(len(pixels), notes | ({"cluster": usage.notes()} if usage else {}))
 
 
 def family_costs(families: tuple[str, ...], pixels: Pixels) -> dict[str, float]:

@@ -16,11 +16,11 @@ from histoblend.features.handcrafted.families import group_columns
 from histoblend.models.heads.registry import heads_on
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.engine.fits import FitTask, Fitter, Fitters, local_fitters
-from histoblend.pipelines.engine.kept_fits import Fit, KeptFits
+from histoblend.pipelines.engine.kept_fits import Fit, FitCache
 from histoblend.pipelines.results import feature_sets, feature_tables, patches_of
 from histoblend.pipelines.run_files import COSTS, DROPPED, FITTED, LEFT_OUT_OF, PREDICTIONS, SETS
-from histoblend.pipelines.runtime.artefacts import Outcome
-from histoblend.pipelines.runtime.resources import check_memory, dismiss_workers, peak_memory
+from histoblend.pipelines.runtime.artefacts import StepResult
+from histoblend.pipelines.runtime.resources import check_memory, peak_memory, stop_workers
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.tables import FeatureSets, check_finite
 
@@ -43,7 +43,7 @@ def spread_sets(run: Run) -> list[str]:
     return [name for name in sets if is_spread(run.config.engine.heads, (rows, len(sets.columns(name))))]
 
 
-def build(run: Run, folder: Path) -> Outcome:
+def build(run: Run, folder: Path) -> StepResult:
     """Fit the heads of a run."""
     patches = patches_of(run)
     for table in feature_tables(run).values():
@@ -70,7 +70,7 @@ def fit_heads(
     fitters: Fitters,
     folder: Path,
     screen: Screen,
-) -> Outcome:
+) -> StepResult:
     """Write out-of-fold and test predictions, the refitted heads, measures of their columns, and costs.
 
     ``fitted.parquet`` has the columns ``model, fold, measure, feature, value``, with fold −1 for the refit.
@@ -99,7 +99,7 @@ def fit_heads(
     fits = sum(len(heads_on(features, heads)) for features in sets) * (config.split.folds + 1)
     fits += len(heads) * len(left_out)
     dropped = table.loc[table["split"] == "test", ["patch_id"]]
-    kept = KeptFits(folder)
+    kept = FitCache(folder)
     with screen.progress("fits", fits, "fits") as progress:
         for features, columns in sets.items():
             with fitters(features) as fitter:
@@ -117,14 +117,14 @@ def fit_heads(
                         heads, fitter, left_out, table, seed=config.seed, progress=progress, kept=kept
                     )
                     dropped = dropped.assign(**{f"prob_{name}": probability for name, probability in refits.items()})
-    dismiss_workers()
+    stop_workers()
     predictions.to_parquet(folder / PREDICTIONS, index=False)
     pd.concat(measures, ignore_index=True).to_parquet(folder / FITTED, index=False)
     dropped.to_parquet(folder / DROPPED, index=False)
     (folder / SETS).write_text(json.dumps(dict(sets)), encoding="utf-8")
     pd.DataFrame(costs).to_csv(folder / COSTS, index=False)
     kept.forget()
-    return Outcome(len(predictions), {"models": [cost["model"] for cost in costs]}, timed=(COSTS,))
+    return StepResult(len(predictions), {"models": [cost["model"] for cost in costs]}, timed=(COSTS,))
 
 
 def _cost(model: str, columns: list[str], fits: Mapping[int, Fit], peak_mb: float) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def out_of_fold(
     *,
     seed: int,
     progress: Any = None,
-    kept: KeptFits | None = None,
+    kept: FitCache | None = None,
     model: str = "",
 ) -> tuple[np.ndarray, dict[int, Fit]]:
     """Probability of each patch from a head that was not fitted on its slide.
@@ -181,7 +181,7 @@ def out_of_fold(
     seed : int
     progress : callable, optional
         Called with 1 after each fit.
-    kept : KeptFits, optional
+    kept : FitCache, optional
         Where finished fits are kept and looked up.
     model : str
         Used with ``kept``: name of the fits, and of the folder for the head fitted to all training patches.
@@ -235,7 +235,7 @@ def refit_without(
     *,
     seed: int,
     progress: Any = None,
-    kept: KeptFits | None = None,
+    kept: FitCache | None = None,
 ) -> dict[str, np.ndarray]:
     """Fit each head on all training patches without one group of columns, and predict the held-out slides.
 
@@ -252,7 +252,7 @@ def refit_without(
         Seed of the fit with all columns, so that only the columns differ.
     progress : callable, optional
         Called with 1 after each fit.
-    kept : KeptFits, optional
+    kept : FitCache, optional
         Where finished fits are kept and looked up.
 
     Returns

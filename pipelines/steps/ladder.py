@@ -13,8 +13,8 @@ from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.models.names import CNN_CONTEXT, WITH_SLIDES, tables_of
 from histoblend.pipelines.results import family_costs, feature_tables, predictions_of
 from histoblend.pipelines.run_files import CALIBRATORS, COSTS, DECISIONS, ENSEMBLE, LADDER, SCORES, THRESHOLDS, TIMES
-from histoblend.pipelines.runtime.artefacts import Outcome
-from histoblend.pipelines.runtime.dataclass_files import load_view, save_view
+from histoblend.pipelines.runtime.artefacts import StepResult
+from histoblend.pipelines.runtime.dataclass_files import load_dataclass, save_dataclass
 from histoblend.reports.evaluation.decisions import DecisionsView, decide
 from histoblend.reports.evaluation.ladder import ladder
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 TIMED = ["seconds", "seconds_per_1000", "peak_mb"]
 
 
-def build(run: Run, folder: Path) -> Outcome:
+def build(run: Run, folder: Path) -> StepResult:
     """Write the ladder, and the evaluation of probabilities and thresholds."""
     predictions = predictions_of(run)
     options = {"draws": run.config.report.draws, "seed": run.config.seed}
@@ -33,8 +33,8 @@ def build(run: Run, folder: Path) -> Outcome:
     write_csv(steps, folder / LADDER)
     steps.drop(columns=TIMED).to_parquet(folder / SCORES)
     steps[TIMED].to_parquet(folder / TIMES)
-    save_view(judge_decisions(run, predictions, steps), folder / DECISIONS)
-    return Outcome(len(steps), timed=(LADDER, TIMES))
+    save_dataclass(judge_decisions(run, predictions, steps), folder / DECISIONS)
+    return StepResult(len(steps), timed=(LADDER, TIMES))
 
 
 def model_names(predictions: pd.DataFrame) -> list[str]:
@@ -44,7 +44,7 @@ def model_names(predictions: pd.DataFrame) -> list[str]:
 
 def read_decisions(run: Run) -> DecisionsView:
     """The evaluation of a run's probabilities and thresholds."""
-    return load_view(run.step("ladder").folder / DECISIONS, DecisionsView)
+    return load_dataclass(run.step("ladder").folder / DECISIONS, DecisionsView)
 
 
 def judge_decisions(run: Run, predictions: pd.DataFrame, steps: pd.DataFrame) -> DecisionsView:

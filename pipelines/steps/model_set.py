@@ -17,7 +17,7 @@ from histoblend.models.outliers import OUTLIERS, learn_outliers
 from histoblend.models.predictor import CNN, ENSEMBLE_FILE, NETWORKS
 from histoblend.pipelines.results import embedding_of, feature_tables, patches_of, read_ladder
 from histoblend.pipelines.run_files import CONTEXT, ENSEMBLE, MODEL, MODEL_SET, SETS
-from histoblend.pipelines.runtime.artefacts import Outcome
+from histoblend.pipelines.runtime.artefacts import StepResult
 from histoblend.pipelines.runtime.provenance import code_digest
 from histoblend.pipelines.steps.cnn_context import columns_of
 from histoblend.pipelines.tables import chosen_families, read_values
@@ -31,7 +31,7 @@ def inputs(run: Run) -> dict[str, str]:
     return {"patch": json.dumps(_patch(run), sort_keys=True), "run": run.config.name}
 
 
-def build(run: Run, folder: Path) -> Outcome:
+def build(run: Run, folder: Path) -> StepResult:
     """Write every fitted model, including the heads of single families, and the outlier detector."""
     steps, heads, folder = read_ladder(run), run.step("heads"), folder / MODEL_SET
     folder.mkdir(exist_ok=True)
@@ -59,13 +59,13 @@ def build(run: Run, folder: Path) -> Outcome:
     return sealed(folder, content)
 
 
-def sealed(folder: Path, content: dict[str, Any], words: tuple[str, ...] = ()) -> Outcome:
+def sealed(folder: Path, content: dict[str, Any], words: tuple[str, ...] = ()) -> StepResult:
     """Seal a bundle. Later steps depend on its models, but not on times, the commit or the text files ``words``."""
     seal_bundle(folder, content)
     lasting = {key: value for key, value in content.items() if key not in ("made", "commit")}
     digest = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
     timed = tuple(f"{folder.name}/{name}" for name in (INDEX, *words))
-    return Outcome(len(content["models"]), timed=timed, stands_for={"content": digest})
+    return StepResult(len(content["models"]), timed=timed, stands_for={"content": digest})
 
 
 def source(run: Run) -> dict[str, Any]:

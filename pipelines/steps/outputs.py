@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING
 
-from histoblend.data.ignored import names_ignored
+from histoblend.data.ignored import ignored_names
 from histoblend.data.storage.arrays import files_under
-from histoblend.data.storage.atomic import copy_whole, write_whole
+from histoblend.data.storage.atomic import copy_whole, write_atomically
 from histoblend.pipelines.results import predictions_of
 from histoblend.pipelines.run_files import BUNDLE, FINAL, LADDER, PREDICTIONS, SUBMISSION
 from histoblend.pipelines.runtime.artefacts import file_digest, replace_folder, restore_folder
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def publish(run: Run) -> None:
     """Update predictions, ladder and bundle, and the predictions of unlabelled patches if there are any."""
     predictions = predictions_of(run)
-    write_whole(run.folder / PREDICTIONS, lambda file: predictions.to_parquet(file, index=False))
+    write_atomically(run.folder / PREDICTIONS, lambda file: predictions.to_parquet(file, index=False))
     _copy(run.step("ladder").folder / LADDER, run.folder / LADDER)
     _copy_bundle(run.step("bundle").folder / BUNDLE, run.folder / BUNDLE)
     for name in (FINAL, SUBMISSION):
@@ -37,7 +37,7 @@ def _copy_bundle(source: Path, target: Path) -> None:
         return
     partial = target.with_name(f"{target.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(source, partial, ignore=names_ignored)
+    shutil.copytree(source, partial, ignore=ignored_names)
     replace_folder(partial, target)
 
 

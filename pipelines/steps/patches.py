@@ -14,14 +14,14 @@ from histoblend.data.audit.flags import choose_examples, decide, examine, reason
 from histoblend.data.audit.inferred_slides import TINTS, clusters_for, infer_slides
 from histoblend.data.audit.measures import Measures, measure
 from histoblend.data.errors import InputError
-from histoblend.data.names import look_alike_words
+from histoblend.data.names import describe_look_alikes
 from histoblend.data.patches import (
     PIXELS,
     Source,
     drop_rows,
-    forget_chunks,
     read_rows,
     remedy,
+    remove_chunks,
     write_pixels,
     write_table,
     write_unlabelled,
@@ -43,7 +43,7 @@ from histoblend.pipelines.run_files import (
     SUMMARY,
     UNLABELLED,
 )
-from histoblend.pipelines.runtime.artefacts import Outcome, file_digest
+from histoblend.pipelines.runtime.artefacts import StepResult, file_digest
 from histoblend.pipelines.runtime.resources import check_disk
 from histoblend.pipelines.runtime.screen import Screen
 
@@ -66,12 +66,12 @@ def inputs(run: Run) -> dict[str, str]:
     return folder_digests(options["path"], content(**options)) if "path" in options else {}
 
 
-def build(run: Run, folder: Path) -> Outcome:
+def build(run: Run, folder: Path) -> StepResult:
     """Prepare the patches of a run."""
     return prepare(run.config, folder, workers=run.workers, screen=run.screen)
 
 
-def prepare(config: Config, folder: Path, *, workers: int, screen: Screen) -> Outcome:
+def prepare(config: Config, folder: Path, *, workers: int, screen: Screen) -> StepResult:
     """Write ``pixels.npy``, ``patches.parquet``, ``set_aside.csv`` and the results of the audit into ``folder``."""
     source = open_source(config)
     _check_groups(config, source.table)
@@ -99,7 +99,7 @@ def prepare(config: Config, folder: Path, *, workers: int, screen: Screen) -> Ou
     if dropped.any():
         drop_rows(folder, ~dropped.to_numpy())
         table = table[~dropped].reset_index(drop=True)
-    forget_chunks(folder)
+    remove_chunks(folder)
     skipped = getattr(source, "skipped", {})
     skipped_rows = pd.DataFrame({"patch_id": list(skipped), "reason": list(skipped.values())})
     dropped_rows = audit.loc[dropped, ["patch_id"]].assign(reason=audit.loc[dropped, "dropped_by"].map(reason))
@@ -109,7 +109,7 @@ def prepare(config: Config, folder: Path, *, workers: int, screen: Screen) -> Ou
     check_scored(table)
     write_table(table, folder)
     notes = {"set_aside": len(set_aside), "balance": balance(table).to_dict("records")}
-    return Outcome(len(table), notes | _source_notes(config, source, folder, workers, screen))
+    return StepResult(len(table), notes | _source_notes(config, source, folder, workers, screen))
 
 
 def _measure_arrays(patches: np.ndarray) -> dict[str, np.ndarray]:
@@ -250,7 +250,7 @@ def split_warnings(table: pd.DataFrame, notes: Mapping[str, Any]) -> list[str]:
         Notes of step 1's manifest.
     """
     warnings = [*_slide_warnings(table)]
-    if alike := look_alike_words(notes.get("source", {}).get("classes", ()), "class"):
+    if alike := describe_look_alikes(notes.get("source", {}).get("classes", ()), "class"):
         warnings.append(f"{alike}. They have the same label; check that this is what you mean")
     if set_aside := notes["set_aside"]:
         warnings.append(f"{set_aside} patches were set aside; 1-patches/{SET_ASIDE} lists each with its reason")
@@ -285,7 +285,7 @@ def _slide_warnings(table: pd.DataFrame) -> Iterator[str]:
             f"{unmapped} patches have no slide in the map. They are kept together as one group, but other patches of "
             "their slides may be on the other side of the split, so scores may be optimistic"
         )
-    if alike := look_alike_words(slides[known], "slide"):
+    if alike := describe_look_alikes(slides[known], "slide"):
         yield (
             f"{alike}. Each name counts as a separate slide. If two names mean one slide, it may be on both sides of "
             "the split, and scores are optimistic. Give each slide one name"

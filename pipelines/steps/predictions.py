@@ -11,23 +11,23 @@ import pandas as pd
 
 from histoblend.data.patches import PatchSet
 from histoblend.data.splits import is_known
-from histoblend.data.storage.atomic import write_whole
+from histoblend.data.storage.atomic import write_atomically
 from histoblend.data.storage.parts import Parts
 from histoblend.data.storage.spreadsheet import read_written, write_csv
 from histoblend.models.bundle import Bundle, open_bundle
-from histoblend.models.names import ALONE, WITH_SLIDES, WITHOUT_SLIDES, needs_slides, split_model_name
+from histoblend.models.names import SINGLE_FAMILIES, WITH_SLIDES, WITHOUT_SLIDES, needs_slides, split_model_name
 from histoblend.models.predictor import choose_blends, open_predictor
 from histoblend.pipelines.predict.folder import chosen_members
 from histoblend.pipelines.predict.in_memory import PixelSource
-from histoblend.pipelines.predict.shards import Found, Options, predict_source
+from histoblend.pipelines.predict.shards import Options, PredictedPatches, predict_source
 from histoblend.pipelines.run_files import BUNDLE, ENSEMBLE, FINAL, SET_ASIDE, SUBMISSION, UNLABELLED
-from histoblend.pipelines.runtime.artefacts import Outcome
+from histoblend.pipelines.runtime.artefacts import StepResult
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
 
-def part_of(run: Run) -> bool:
+def is_needed(run: Run) -> bool:
     """Whether there are unlabelled patches, and a model that can predict them without slides if these are unknown."""
     unlabelled = run.step("prepare").folder / UNLABELLED
     if not unlabelled.is_dir():
@@ -41,10 +41,10 @@ def _predicts_without_slides(run: Run) -> bool:
         stored = json.loads((run.step("ensemble").folder / ENSEMBLE).read_text(encoding="utf-8"))
         return stored[WITHOUT_SLIDES] is not None or not any(map(needs_slides, stored[WITH_SLIDES]["members"]))
     heads = run.step("heads").manifest["notes"]["models"]
-    return any(not needs_slides(name) for name in heads if split_model_name(name)[0] not in ALONE)
+    return any(not needs_slides(name) for name in heads if split_model_name(name)[0] not in SINGLE_FAMILIES)
 
 
-def build(run: Run, folder: Path) -> Outcome:
+def build(run: Run, folder: Path) -> StepResult:
     """Predict the unlabelled patches with the run's bundle, using the code of ``predict``."""
     prepared, bundle = run.step("prepare").folder, bundle_of(run)
     patches = PatchSet.open_unlabelled(prepared / UNLABELLED)
@@ -58,7 +58,7 @@ def build(run: Run, folder: Path) -> Outcome:
     unreadable = read_written(prepared / UNLABELLED / SET_ASIDE, ("patch_id",))["patch_id"].tolist()
     prevalence = float(bundle.index["prevalence"])
     _write(patches.table["patch_id"].tolist(), unreadable, predicted, prevalence, folder)
-    return Outcome(len(patches.table), {"set_aside": len(unreadable), "prevalence": prevalence})
+    return StepResult(len(patches.table), {"set_aside": len(unreadable), "prevalence": prevalence})
 
 
 def bundle_of(run: Run) -> Bundle:
@@ -83,7 +83,7 @@ def say_predictions(run: Run) -> None:
         )
 
 
-def _write(ids: list[str], unreadable: list[str], predicted: Found, prevalence: float, folder: Path) -> None:
+def _write(ids: list[str], unreadable: list[str], predicted: PredictedPatches, prevalence: float, folder: Path) -> None:
     """Write both tables. Unreadable patches have no prediction, but a submission must contain them."""
     table = pd.DataFrame(
         {
@@ -93,9 +93,9 @@ def _write(ids: list[str], unreadable: list[str], predicted: Found, prevalence: 
             "flags": predicted.flags,
         }
     )
-    write_whole(folder / FINAL, lambda file: write_csv(table, file))
+    write_atomically(folder / FINAL, lambda file: write_csv(table, file))
     submitted = pd.DataFrame(
         {"id": [*ids, *unreadable], "label": np.append(predicted.probability, np.full(len(unreadable), prevalence))}
     ).sort_values("id", kind="stable")
     # Not escaped, because Kaggle compares ids exactly.
-    write_whole(folder / SUBMISSION, lambda file: write_csv(submitted, file, escaped=False))
+    write_atomically(folder / SUBMISSION, lambda file: write_csv(submitted, file, escaped=False))

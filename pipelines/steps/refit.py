@@ -9,30 +9,30 @@ import numpy as np
 
 from histoblend.data.splits import patch_groups
 from histoblend.models.heads.registry import heads_on
-from histoblend.models.names import ALONE
+from histoblend.models.names import SINGLE_FAMILIES
 from histoblend.pipelines.engine.fits import FitTask
-from histoblend.pipelines.engine.kept_fits import Fit, KeptFits
+from histoblend.pipelines.engine.kept_fits import Fit, FitCache
 from histoblend.pipelines.results import feature_sets, patches_of
-from histoblend.pipelines.runtime.artefacts import Outcome
-from histoblend.pipelines.runtime.resources import dismiss_workers
+from histoblend.pipelines.runtime.artefacts import StepResult
+from histoblend.pipelines.runtime.resources import stop_workers
 from histoblend.pipelines.steps.heads import fitters_of
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
 
-def part_of(run: Run) -> bool:
+def is_needed(run: Run) -> bool:
     """Whether models are refitted, and there are test slides to add."""
     return run.config.final.refit == "all" and bool((patches_of(run).table["split"] == "test").any())
 
 
-def build(run: Run, folder: Path) -> Outcome:
+def build(run: Run, folder: Path) -> StepResult:
     """Fit each head of the bundle on all labelled patches, and store it in a folder named after it."""
     table, seed = patches_of(run).table, run.config.seed
     labels, groups, rows = table["label"].to_numpy(), patch_groups(table), np.arange(len(table))
     sets = feature_sets(run)
-    heads = {name: heads_on(name, run.config.heads.heads) for name in sets if name not in ALONE}
-    kept = KeptFits(folder)
+    heads = {name: heads_on(name, run.config.heads.heads) for name in sets if name not in SINGLE_FAMILIES}
+    kept = FitCache(folder)
     refitted: list[str] = []
     with run.screen.progress("fits on all labelled patches", sum(map(len, heads.values())), "fits") as progress:
         for name, heads_of_set in heads.items():
@@ -48,6 +48,6 @@ def build(run: Run, folder: Path) -> Outcome:
                 for model, (predicted, fitted, seconds) in zip(missing, fitter(tasks), strict=True):
                     kept.keep(model, Fit(predicted, {}, seconds), fitted, model)
                     progress(1)
-    dismiss_workers()
+    stop_workers()
     kept.forget()
-    return Outcome(len(table), {"models": refitted})
+    return StepResult(len(table), {"models": refitted})

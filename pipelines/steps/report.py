@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histoblend.pipelines.run_files import TABLES
-from histoblend.pipelines.runtime.artefacts import MANIFEST, Outcome
+from histoblend.pipelines.runtime.artefacts import MANIFEST, StepResult
 from histoblend.pipelines.steps.page_content import read_content
 from histoblend.reports.page.page import write_html
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
 
-def build(run: Run, folder: Path) -> Outcome:
+def build(run: Run, folder: Path) -> StepResult:
     """Write ``report.html``, with its numbers as CSV and JSON files and its figures in the same folder."""
     content = read_content(run)
     write_html(folder, content, prints=True)
     shutil.copytree(run.step("sections").folder / TABLES, folder, dirs_exist_ok=True)
     leave_out = shutil.ignore_patterns(MANIFEST)
     shutil.copytree(run.step("figures").folder, folder / "figures", ignore=leave_out, dirs_exist_ok=True)
-    return Outcome(run.step("sections").manifest["rows"])
+    return StepResult(run.step("sections").manifest["rows"])

@@ -32,7 +32,7 @@ from histoblend.pipelines.run_files import (
     SLIDES,
     SUMMARY,
 )
-from histoblend.pipelines.runtime.artefacts import Finished
+from histoblend.pipelines.runtime.artefacts import FinishedStep
 from histoblend.pipelines.steps.bundle import card
 from histoblend.pipelines.steps.ladder import read_decisions
 from histoblend.pipelines.steps.patches import balance, split_warnings
@@ -83,7 +83,7 @@ def _read(run: Run) -> ReportInputs:
     )
 
 
-def finished(run: Run) -> list[Finished]:
+def finished(run: Run) -> list[FinishedStep]:
     """All steps of the run whose results the report shows."""
     return [run.step(name) for name in SHOWN if run.has(name)]
 

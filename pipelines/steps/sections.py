@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histoblend.pipelines.run_files import CONTENT, FACTS, TABLES
-from histoblend.pipelines.runtime.artefacts import Outcome
-from histoblend.pipelines.runtime.dataclass_files import save_view
+from histoblend.pipelines.runtime.artefacts import StepResult
+from histoblend.pipelines.runtime.dataclass_files import save_dataclass
 from histoblend.pipelines.steps.report_inputs import report_inputs
 from histoblend.reports.page.page import write_tables
 from histoblend.reports.page.section import PageContent
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
 
-def build(run: Run, folder: Path) -> Outcome:
+def build(run: Run, folder: Path) -> StepResult:
     """Write the content of the page, and the files stored next to it."""
     inputs = report_inputs(run)
     sections = build_sections(inputs)
     files = write_tables(folder / TABLES, sections)
     (folder / TABLES / FACTS).write_text(facts_text(inputs.facts), encoding="utf-8")
     sections = [replace(section, tables={}) for section in sections]
-    save_view(PageContent(inputs.title, list(inputs.warnings), sections, files), folder / CONTENT)
-    return Outcome(len(inputs.predictions))
+    save_dataclass(PageContent(inputs.title, list(inputs.warnings), sections, files), folder / CONTENT)
+    return StepResult(len(inputs.predictions))

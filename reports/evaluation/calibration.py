@@ -19,7 +19,7 @@ DECOMPOSITION = ("brier", "reliability", "resolution", "uncertainty", "ece")
 RATES = ("sensitivity", "specificity", "precision", "negative_value", "accuracy")
 
 
-def bin_numbers(probability: np.ndarray, bins: int = BINS) -> np.ndarray:
+def assign_bins(probability: np.ndarray, bins: int = BINS) -> np.ndarray:
     """Bin of each patch, ndarray of shape (n,) int. Bins have equal numbers of patches; ties share a bin."""
     inner = np.quantile(probability, np.arange(1, bins) / bins, method="inverted_cdf")
     bin_of_patch = np.searchsorted(np.unique(inner), probability, side="left")
@@ -34,7 +34,7 @@ def decompose(labels: np.ndarray, probability: np.ndarray, bins: np.ndarray) -> 
     labels : ndarray of shape (n,), 0 or 1
     probability : ndarray of shape (n,), float, 0 to 1
     bins : ndarray of shape (n,), int
-        From :func:`bin_numbers`.
+        From :func:`assign_bins`.
 
     Returns
     -------
@@ -126,7 +126,7 @@ def calibration_tables(
     for split, group, part, units in _comparable_patches(predictions, models):
         labels = part.label.to_numpy()
         probabilities = [part[f"prob_{model}"].to_numpy() for model in group]
-        sums = [_bin_sums(labels, column, bin_numbers(column), units) for column in probabilities]
+        sums = [_bin_sums(labels, column, assign_bins(column), units) for column in probabilities]
         drawn: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in group]
         for counts in draw_slides(sums[0].shape[0], draws, seed):
             for kept, table in zip(drawn, sums, strict=True):
@@ -171,7 +171,7 @@ def _by_model(frames: list[pd.DataFrame], models: Sequence[str]) -> pd.DataFrame
     return table.sort_values("model", key=lambda column: column.map(rank), kind="stable", ignore_index=True)
 
 
-def cross_thresholds(predictions: pd.DataFrame, model: str) -> tuple[pd.DataFrame, dict[str, float]]:
+def out_of_fold_thresholds(predictions: pd.DataFrame, model: str) -> tuple[pd.DataFrame, dict[str, float]]:
     """Choose the threshold of each operating point on out-of-fold predictions.
 
     Parameters

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from histoblend.models.names import ALONE
-from histoblend.reports.evaluation.calibration import calibration_tables, cross_thresholds, operating_table
+from histoblend.models.names import SINGLE_FAMILIES
+from histoblend.reports.evaluation.calibration import calibration_tables, operating_table, out_of_fold_thresholds
 from histoblend.reports.evaluation.net_benefit import main_models, net_benefit_table
 
 
@@ -59,8 +59,8 @@ def decide(
     ladder : DataFrame
         From :func:`reports.evaluation.ladder.ladder`.
     chosen : (DataFrame, mapping), optional
-        The ensemble's thresholds, from :func:`reports.evaluation.calibration.cross_thresholds`. Without them, the model
-        with the highest out-of-fold AUC is used.
+        The ensemble's thresholds, from :func:`reports.evaluation.calibration.out_of_fold_thresholds`. Without them, the
+        model with the highest out-of-fold AUC is used.
     calibrators : DataFrame, optional
     draws, seed : int
 
@@ -68,11 +68,11 @@ def decide(
     -------
     DecisionsView
     """
-    rungs = ladder[~ladder.rung.isin(ALONE)]
+    rungs = ladder[~ladder.rung.isin(SINGLE_FAMILIES)]
     oof = rungs[rungs.split == "oof"]
     candidates = oof[oof.rung != "prevalence"]
     model = "ensemble" if chosen is not None else str(candidates.sort_values("auc").model.iloc[-1])
-    cuts, thresholds = chosen or cross_thresholds(predictions, model)
+    cuts, thresholds = chosen or out_of_fold_thresholds(predictions, model)
     options = {"draws": draws, "seed": seed}
     reliability, decomposition = calibration_tables(predictions, list(oof.model), **options)
     train = predictions[(predictions.split == "train") & predictions[f"prob_{model}"].notna()]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from histoblend.models.inspection.shapley import TOGETHER, Attribution
+from histoblend.models.inspection.shapley import TOGETHER, ShapleyValues
 
 #: Percentiles of a feature at which a patch is shown, and their column names.
 LEVELS = {0.01: "q01", 0.5: "q50", 0.99: "q99"}
@@ -25,7 +25,7 @@ class ExplorerView:
 
     Attributes
     ----------
-    attributions : mapping from model to Attribution
+    attributions : mapping from model to ShapleyValues
         Rows as in `explained`.
     explained : DataFrame
         ``patch_id, slide, label`` of held-out patches.
@@ -48,7 +48,7 @@ class ExplorerView:
         Number of patches used for percentiles and shares, and for curves.
     """
 
-    attributions: Mapping[str, Attribution]
+    attributions: Mapping[str, ShapleyValues]
     explained: pd.DataFrame
     cases: pd.DataFrame
     quantiles: pd.DataFrame
@@ -79,8 +79,8 @@ def leading_features(importances: pd.DataFrame, models: Sequence[str], most: int
     list of str
         Ordered by best rank, then by the mean of 1 / rank over all rankings.
     """
-    single = _single(importances)
-    order = _order(single[single.model.isin(models)] if models else single)
+    single = single_features(importances)
+    order = feature_ranks(single[single.model.isin(models)] if models else single)
     return list(order.sort_values(["best", "mean_reciprocal"], ascending=[True, False], kind="stable").index[:most])
 
 
@@ -116,7 +116,7 @@ def share_examples(values: np.ndarray) -> list[list[int]]:
     return [[chosen[start + i] for i in range(len(LEVELS))] for start in range(0, len(candidates), len(LEVELS))]
 
 
-def _single(importances: pd.DataFrame) -> pd.DataFrame:
+def single_features(importances: pd.DataFrame) -> pd.DataFrame:
     """Importances of features that have a meaning of their own."""
     single = importances[importances.feature.notna() & ~importances.family.isin(TOGETHER)]
     return single[single.measure.isin(list(MEASURES))]
@@ -127,7 +127,7 @@ def _sizes(part: pd.DataFrame) -> pd.Series:
     return part.value.where(part.measure == "permutation", part.value.abs())
 
 
-def _order(single: pd.DataFrame) -> pd.DataFrame:
+def feature_ranks(single: pd.DataFrame) -> pd.DataFrame:
     """Per feature: its best rank in any measure of any model, and the mean of 1 / rank over all of them."""
     rank = _sizes(single).groupby([single.model, single.measure]).rank(ascending=False, method="min")
     mean_reciprocal = (1 / rank).groupby(single.feature, sort=False).mean()

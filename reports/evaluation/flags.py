@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.models.resampling import draw_slides, percentile_interval, slide_groups
-from histoblend.reports.evaluation.ladder import judged_rows
+from histoblend.reports.evaluation.ladder import rows_with_predictions
 from histoblend.reports.words import signed
 
 #: If flagged patches come from fewer slides, an interval from resampling slides would be meaningless.
@@ -51,7 +51,7 @@ def flag_errors(
     is_flagged = flags.set_index("patch_id")[names].reindex(predictions.patch_id).fillna(False).to_numpy(dtype=bool)
     rows = []
     for model, threshold in thresholds.items():
-        evaluated = judged_rows(predictions, model)
+        evaluated = rows_with_predictions(predictions, model)
         part = predictions[evaluated]
         wrong = ((part[f"prob_{model}"] >= threshold) != (part.label == 1)).to_numpy()
         groups = slide_groups(part.slide)

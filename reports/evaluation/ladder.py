@@ -11,7 +11,7 @@ from sklearn.metrics import roc_curve
 from histoblend.data.splits import is_known
 from histoblend.models.calibration import youden_threshold
 from histoblend.models.metrics import METRICS, Bootstrap, bootstrap, measure
-from histoblend.models.names import ALONE, BESIDE, HEADLESS, RUNGS, split_model_name
+from histoblend.models.names import CONTEXT_RUNGS, RUNGS, RUNGS_WITHOUT_HEAD, SINGLE_FAMILIES, split_model_name
 from histoblend.models.resampling import percentile_interval, slide_groups
 from histoblend.models.slide_pairs import SlidePairs
 
@@ -40,27 +40,27 @@ def rungs_below(models: Sequence[str], aucs: Mapping[str, float] | None = None) 
     -------
     dict from model to model or None
         In ladder order. A model is compared with the next lower rung present with the same head, and a head's first
-        rung with ``prevalence``. A rung of :data:`BESIDE` is compared with the rung it extends, if that is present.
-        Single families (:data:`ALONE`) come last and are not compared. The fine-tuned network is compared with the best
-        head on frozen embeddings, or else with the best model without slide context. The ensemble is compared with its
-        best member.
+        rung with ``prevalence``. A rung of :data:`CONTEXT_RUNGS` is compared with the rung it extends, if present.
+        Single families (:data:`SINGLE_FAMILIES`) come last and are not compared. The fine-tuned network is compared
+        with the best head on frozen embeddings, or else with the best model without slide context. The ensemble is
+        compared with its best member.
     """
     names = {model: split_model_name(model) for model in models}
-    order = RUNGS + ALONE
+    order = RUNGS + SINGLE_FAMILIES
     ordered = sorted(models, key=lambda model: (order.index(names[model][0]), names[model][1] or ""))
     below: dict[str, str | None] = {}
     previous: dict[str | None, str] = {}
     prevalence = RUNGS[0] if RUNGS[0] in names else None
     for model in ordered:
         rung, head = names[model]
-        if rung in ALONE:
+        if rung in SINGLE_FAMILIES:
             below[model] = None
             continue
-        if rung in HEADLESS[1:]:
+        if rung in RUNGS_WITHOUT_HEAD[1:]:
             below[model] = _best_below(rung, names, aucs)
             continue
         below[model] = previous.get(head, prevalence if model != prevalence else None)
-        for base in (f"{head}_{BESIDE.get(rung)}", BESIDE.get(rung)):
+        for base in (f"{head}_{CONTEXT_RUNGS.get(rung)}", CONTEXT_RUNGS.get(rung)):
             if base in names:
                 below[model] = base
         previous[head] = model
@@ -69,10 +69,12 @@ def rungs_below(models: Sequence[str], aucs: Mapping[str, float] | None = None) 
 
 def _best_below(rung: str, names: Mapping[str, tuple[str, str | None]], aucs: Mapping[str, float] | None) -> str | None:
     """Best single model that the fine-tuned network or the ensemble is compared with."""
-    single = {model: name for model, (name, _) in names.items() if name not in (*ALONE, RUNGS[0], "ensemble", rung)}
+    single = {
+        model: name for model, (name, _) in names.items() if name not in (*SINGLE_FAMILIES, RUNGS[0], "ensemble", rung)
+    }
     if rung == "cnn":
         frozen = [model for model, name in single.items() if name == "embeddings"]
-        rivals = frozen or [model for model, name in single.items() if name not in BESIDE]
+        rivals = frozen or [model for model, name in single.items() if name not in CONTEXT_RUNGS]
     else:
         rivals = list(single)
     return max(rivals, key=lambda model: aucs[model]) if rivals and aucs else None
@@ -102,8 +104,8 @@ def ladder(
         ``patch_id, slide, split (train|test), fold, label, prob_<model>``.
     models : sequence of str
         ``prevalence``, ``<head>_<rung>``, ``<head>_<family>``, ``cnn`` and ``ensemble``; see :data:`RUNGS` and
-        :data:`ALONE`. ``cnn`` and ``ensemble`` may lack predictions for some patches. They are then compared on the
-        patches that have one.
+        :data:`SINGLE_FAMILIES`. ``cnn`` and ``ensemble`` may lack predictions for some patches. They are then compared
+        on the patches that have one.
     draws, seed : int
         For the bootstrap.
     costs : mapping from model to (seconds, peak_mb), optional
@@ -134,7 +136,7 @@ def ladder(
     if missing:
         raise ValueError(f"predictions must have the columns {needed}; {missing} are missing.")
     train = predictions[predictions.split == "train"]
-    has_prediction = {model: judged_rows(train, model) for model in models}
+    has_prediction = {model: rows_with_predictions(train, model) for model in models}
     shared = np.logical_and.reduce(list(has_prediction.values()))
     below = rungs_below(models, {model: _auc(train[shared], model) for model in models} if shared.any() else None)
     thresholds = {
@@ -156,9 +158,9 @@ def ladder(
     return table.sort_values("model", key=lambda column: column.map(rank), kind="stable", ignore_index=True)
 
 
-def judged_rows(predictions: pd.DataFrame, model: str) -> np.ndarray:
+def rows_with_predictions(predictions: pd.DataFrame, model: str) -> np.ndarray:
     """Rows to evaluate a model on, ndarray of bool: all rows, except those without a network or ensemble prediction."""
-    if model not in HEADLESS[1:]:
+    if model not in RUNGS_WITHOUT_HEAD[1:]:
         return np.ones(len(predictions), dtype=bool)
     return predictions[f"prob_{model}"].notna().to_numpy()
 
@@ -178,7 +180,7 @@ def _evaluate_by_gaps(
     """Rows of all models. Models with predictions for the same patches are evaluated together."""
     models_by_gaps: dict[bytes, list[str]] = {}
     for model in below:
-        models_by_gaps.setdefault(judged_rows(part, model).tobytes(), []).append(model)
+        models_by_gaps.setdefault(rows_with_predictions(part, model).tobytes(), []).append(model)
     rows = []
     for gaps, models in models_by_gaps.items():
         present = np.frombuffer(gaps, dtype=bool)
@@ -281,7 +283,7 @@ def roc_table(predictions: pd.DataFrame, models: Sequence[str]) -> pd.DataFrame:
     for split, name in [("train", "oof"), ("test", "test")]:
         part = predictions[predictions.split == split]
         for model in models if len(part) else ():
-            present = part[judged_rows(part, model)]
+            present = part[rows_with_predictions(part, model)]
             fpr, tpr, thresholds = roc_curve(present.label, present[f"prob_{model}"])
             kept = np.arange(len(fpr))
             if len(kept) > CURVE_POINTS:

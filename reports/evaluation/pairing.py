@@ -12,7 +12,7 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.models.metrics import METRICS, bootstrap, measure
-from histoblend.models.names import ALONE
+from histoblend.models.names import SINGLE_FAMILIES
 from histoblend.models.resampling import percentile_interval, slide_groups
 from histoblend.reports.evaluation.ladder import SPLITS, rungs_below
 
@@ -209,12 +209,12 @@ def _difference(
 
 
 def _models(ladder: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(ladder.model[~ladder.rung.isin(ALONE)]))
+    return list(dict.fromkeys(ladder.model[~ladder.rung.isin(SINGLE_FAMILIES)]))
 
 
 def best_model(ladder: pd.DataFrame) -> str:
     """The model of a ladder with the highest out-of-fold AUC, without single families and ``prevalence``."""
-    oof = ladder[(ladder.split == "oof") & ~ladder.rung.isin((*ALONE, "prevalence"))]
+    oof = ladder[(ladder.split == "oof") & ~ladder.rung.isin((*SINGLE_FAMILIES, "prevalence"))]
     return str(oof.sort_values("auc", kind="stable").model.iloc[-1])
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from histoblend.models.metrics import slide_table
-from histoblend.reports.evaluation.ladder import SPLITS, judged_rows
+from histoblend.reports.evaluation.ladder import SPLITS, rows_with_predictions
 
 _BISECTIONS = 60
 
@@ -20,7 +20,7 @@ def score_slides(predictions: pd.DataFrame, models: Sequence[str]) -> pd.DataFra
     for split, name in SPLITS.items():
         part = predictions[predictions.split == split]
         for model in models if len(part) else ():
-            present = part[judged_rows(part, model)]
+            present = part[rows_with_predictions(part, model)]
             table = slide_table(present.label.to_numpy(), present[f"prob_{model}"].to_numpy(), present.slide)
             table.insert(0, "split", name)
             table.insert(0, "model", model)
@@ -115,7 +115,7 @@ def slide_intervals(predictions: pd.DataFrame, slides: pd.DataFrame, thresholds:
     """
     parts = []
     for model, threshold in thresholds.items():
-        present = predictions[judged_rows(predictions, model) & predictions.slide.notna().to_numpy()]
+        present = predictions[rows_with_predictions(predictions, model) & predictions.slide.notna().to_numpy()]
         frame = pd.DataFrame(
             {
                 "split": present.split.map(SPLITS).to_numpy(),

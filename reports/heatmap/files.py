@@ -15,7 +15,7 @@ import shapely
 from histoblend.reports.heatmap.heat import ABOVE, HeatMap
 
 #: Up to this side, in pixels, a raster level gets no coarser level.
-_LEAST_LEVEL = 256
+_MIN_LEVEL = 256
 _CLASS = "Predicted tumour"
 
 
@@ -24,7 +24,7 @@ def write_raster(path: Path, heat: HeatMap, name: str) -> None:
     import tifffile
 
     levels = [heat.values]
-    while max(levels[-1].shape) > _LEAST_LEVEL:
+    while max(levels[-1].shape) > _MIN_LEVEL:
         levels.append(_halved(levels[-1]))
     size = [heat.stride * side for side in heat.spacing]
     metadata = {

@@ -43,7 +43,7 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def write_prints(folder: Path, sections: Sequence[Section], *, workers: int = 1) -> list[Path]:
+def write_static_figures(folder: Path, sections: Sequence[Section], *, workers: int = 1) -> list[Path]:
     """Draw every chart of the page as ``<section>-<chart>[-<variant>].svg`` and ``.png``.
 
     Parameters

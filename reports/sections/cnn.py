@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoblend.data.patches import CENTRE, Patches, find_patches
+from histoblend.data.patches import CENTRE, Patches, rows_of_patches
 from histoblend.models.resampling import mean_draws, percentile_interval, slide_groups
 from histoblend.reports.evaluation.saliency import SaliencyView
 from histoblend.reports.page import figures
@@ -367,7 +367,7 @@ def _share_rows(shares: pd.DataFrame) -> list[dict[str, Any]]:
 def _galleries(view: SaliencyView, patches: Patches) -> dict[str, Any]:
     """Patches with their maps, by outcome, and the legends of both maps."""
     shown = view.patches[view.patches.shown].reset_index(drop=True)
-    rows = find_patches(patches, shown.patch_id)
+    rows = rows_of_patches(patches, shown.patch_id)
     maps = {"last": view.last} | ({} if view.inner is None else {"inner": view.inner})
     scales = {name: _scale(values) for name, values in maps.items()}
     galleries = []

@@ -10,7 +10,7 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.models.metrics import METRICS
-from histoblend.models.names import ALONE
+from histoblend.models.names import SINGLE_FAMILIES
 from histoblend.reports.evaluation.ladder import rungs_below
 from histoblend.reports.evaluation.pairing import BEST, Pairing, RunResults, best_model, differences, pair
 from histoblend.reports.page import figures
@@ -120,7 +120,7 @@ def _pairing_words(pairing: Pairing) -> str:
 def _ladders_section(runs: Sequence[RunResults]) -> Section:
     """Every rung of every run: a table, and one forest plot per metric and split."""
     whole = pd.concat(
-        [run.ladder[~run.ladder.rung.isin(ALONE)].assign(run=run.name) for run in runs], ignore_index=True
+        [run.ladder[~run.ladder.rung.isin(SINGLE_FAMILIES)].assign(run=run.name) for run in runs], ignore_index=True
     )
     models = list(rungs_below(list(dict.fromkeys(whole.model))))
     splits = [split for split in SPLIT_WORDS if (whole.split == split).any()]

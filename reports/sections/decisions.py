@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoblend.models.calibration import WANTED, shift_prevalence
+from histoblend.models.calibration import TARGET_RATE, shift_prevalence
 from histoblend.reports.evaluation.decisions import DecisionsView
 from histoblend.reports.evaluation.net_benefit import useful_range
 from histoblend.reports.page import figures
@@ -17,8 +17,8 @@ from histoblend.reports.sections.ensemble import CALIBRATOR_WORDS
 from histoblend.reports.words import model_words
 
 POINT_WORDS = {
-    "sensitivity-0.95": f"sensitivity {WANTED:.0%}".replace("%", " %"),
-    "specificity-0.95": f"specificity {WANTED:.0%}".replace("%", " %"),
+    "sensitivity-0.95": f"sensitivity {TARGET_RATE:.0%}".replace("%", " %"),
+    "specificity-0.95": f"specificity {TARGET_RATE:.0%}".replace("%", " %"),
     "best-f1": "best F1",
     "youden": "sensitivity + specificity (Youden)",
 }

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoblend.data.patches import Patches, find_patches
+from histoblend.data.patches import Patches, rows_of_patches
 from histoblend.models.calibration import log_odds
-from histoblend.models.names import ALONE, RUNGS
+from histoblend.models.names import RUNGS, SINGLE_FAMILIES
 from histoblend.reports.evaluation.flags import FEWEST_SLIDES, flag_errors, flag_words
-from histoblend.reports.evaluation.ladder import SPLITS, judged_rows
+from histoblend.reports.evaluation.ladder import SPLITS, rows_with_predictions
 from histoblend.reports.evaluation.slides import slide_intervals
 from histoblend.reports.page.figures import BLUE, ORANGE, VERMILLION, layout, numbers, plain, rule, short_name, shorten
 from histoblend.reports.page.images import centre_box, photo_uri
@@ -26,7 +26,7 @@ GALLERY_SIZE = 8
 GALLERY_PER_SLIDE = 2
 #: Most pictures per slide in the gallery by slide, and most in total.
 EACH_SLIDE = 3
-MOST_BY_SLIDE = 54
+MAX_BY_SLIDE = 54
 
 TITLES = {
     "false-positives": "Confident false positives",
@@ -88,7 +88,7 @@ def errors_section(
         "threshold": thresholds[model],
         "counts": _counts(predictions, model, thresholds[model]),
         "slides": slides[slides.model == model].sort_values("auc").to_dict("records"),
-        "most": MOST_ROWS if slides[slides.model == model].slide.nunique() > MOST_ROWS else None,
+        "most": MAX_ROWS if slides[slides.model == model].slide.nunique() > MAX_ROWS else None,
         "fewest": FEWEST_SLIDES,
         "flags": None if judged is None else _flag_rows(judged, model),
         "flag_words": None if judged is None else flag_words(judged, model),
@@ -100,14 +100,14 @@ def errors_section(
 
 def model_thresholds(ladder: pd.DataFrame, best: str) -> dict[str, float]:
     """Threshold of each model on the ladder, except prevalence and families alone; the best model first."""
-    rungs = ladder[~ladder.rung.isin((*ALONE, RUNGS[0]))]
+    rungs = ladder[~ladder.rung.isin((*SINGLE_FAMILIES, RUNGS[0]))]
     thresholds = dict(zip(rungs.model.astype(str), rungs.threshold.astype(float), strict=True))
     return {best: float(ladder[ladder.model == best].threshold.iloc[0])} | thresholds
 
 
 def best_of_rungs(ladder: pd.DataFrame, best: str) -> list[str]:
     """The best model, then the best head of each of the best other rungs; at most `DRAWN` models."""
-    rows = ladder[(ladder.split == "oof") & ~ladder.rung.isin((*ALONE, RUNGS[0]))]
+    rows = ladder[(ladder.split == "oof") & ~ladder.rung.isin((*SINGLE_FAMILIES, RUNGS[0]))]
     tops = rows.sort_values("auc", ascending=False, kind="stable").drop_duplicates("rung").model
     return list(dict.fromkeys([best, *map(str, tops)]))[:DRAWN]
 
@@ -117,7 +117,7 @@ def choose_errors(predictions: pd.DataFrame, model: str, threshold: float) -> pd
 
     The worst error is the one furthest from the threshold in log-odds. Each of the first three groups has at most
     `GALLERY_PER_SLIDE` patches per slide, so that one unusual slide does not fill it. In the last group, slides with
-    the most errors come first, with at most `EACH_SLIDE` patches per slide and `MOST_BY_SLIDE` in total.
+    the most errors come first, with at most `EACH_SLIDE` patches per slide and `MAX_BY_SLIDE` in total.
 
     Returns
     -------
@@ -125,7 +125,7 @@ def choose_errors(predictions: pd.DataFrame, model: str, threshold: float) -> pd
         ``group, patch_id, slide, split, label, score, wrong``. Groups are the keys of `TITLES`, then ``"slide"``.
     """
     table = predictions[["patch_id", "slide", "split", "label"]].assign(score=predictions[f"prob_{model}"])
-    table = table[judged_rows(predictions, model)]
+    table = table[rows_with_predictions(predictions, model)]
     distance = np.abs(log_odds(table.score.to_numpy()) - log_odds(np.array(threshold)))
     table = table.assign(wrong=(table.score >= threshold) != (table.label == 1), distance=distance)
     errors = table[table.wrong].sort_values(["distance", "patch_id"], ascending=[False, True], kind="stable")
@@ -150,13 +150,13 @@ def _worst_of_slides(errors: pd.DataFrame) -> pd.DataFrame:
     ranks = {slide: rank for rank, slide in enumerate(counts.index)}
     worst = known.assign(turn=known.groupby("slide").cumcount(), rank=known.slide.map(ranks).astype(int))
     # Take one picture per slide, then a second, and so on: each slide gets one before any slide gets several.
-    kept = worst[worst.turn < EACH_SLIDE].sort_values(["turn", "rank"], kind="stable").head(MOST_BY_SLIDE)
+    kept = worst[worst.turn < EACH_SLIDE].sort_values(["turn", "rank"], kind="stable").head(MAX_BY_SLIDE)
     return kept.sort_values(["rank", "turn"], kind="stable").drop(columns=["turn", "rank"])
 
 
 def _counts(predictions: pd.DataFrame, model: str, threshold: float) -> dict[str, int]:
     """Number of scored patches, and of false positives and negatives."""
-    part = predictions[judged_rows(predictions, model)]
+    part = predictions[rows_with_predictions(predictions, model)]
     predicted, positive = part[f"prob_{model}"] >= threshold, part.label == 1
     return {
         "patches": len(part),
@@ -195,7 +195,7 @@ def _flag_rows(table: pd.DataFrame, model: str) -> list[dict[Any, Any]]:
 
 def _galleries(shown: pd.DataFrame, patches: Patches, flags: pd.DataFrame | None) -> dict[str, Any]:
     """Cards with pictures: ``galleries``, each with a title, and ``by_slide``, with the names of its slides."""
-    rows = dict(zip(shown.patch_id, find_patches(patches, shown.patch_id), strict=True))
+    rows = dict(zip(shown.patch_id, rows_of_patches(patches, shown.patch_id), strict=True))
     flags_of = _patch_flags(shown.patch_id, flags)
     cards = [
         _card(row, np.asarray(patches.pixels[rows[row["patch_id"]]]), flags_of[row["patch_id"]])
@@ -225,7 +225,7 @@ def _card(row: dict[Any, Any], pixels: np.ndarray, flags: list[str]) -> dict[Any
 
 
 #: Most rows of the figure. Slides with the lowest values are drawn.
-MOST_ROWS = 60
+MAX_ROWS = 60
 #: Name of each figure in the menu.
 METRIC_WORDS = {
     "auc": "AUC (one class: share correct)",
@@ -248,7 +248,7 @@ def forest_rows(intervals: pd.DataFrame, model: str, metric: str) -> pd.DataFram
 
 
 def slide_forest(intervals: pd.DataFrame, model: str, metric: str) -> dict[str, Any]:
-    """Draw one metric of one model within each slide, worst on top; at most the worst `MOST_ROWS` slides.
+    """Draw one metric of one model within each slide, worst on top; at most the worst `MAX_ROWS` slides.
 
     Parameters
     ----------
@@ -257,7 +257,7 @@ def slide_forest(intervals: pd.DataFrame, model: str, metric: str) -> dict[str, 
     model : str
     metric : {"auc", "sensitivity", "specificity"}
     """
-    rows = forest_rows(intervals, model, metric).head(MOST_ROWS)
+    rows = forest_rows(intervals, model, metric).head(MAX_ROWS)
     heights = len(rows) - 1 - np.arange(len(rows))
     data = []
     for name, (words, colour, symbol) in _MARKS.items():

@@ -11,7 +11,7 @@ import pandas as pd
 
 from histoblend.models.heads.registry import HEADS, head_class
 from histoblend.models.inspection.shapley import TOGETHER
-from histoblend.reports.evaluation.explorer import MEASURES, ExplorerView, _order, _single
+from histoblend.reports.evaluation.explorer import MEASURES, ExplorerView, feature_ranks, single_features
 from histoblend.reports.evaluation.ladder import rungs_below
 from histoblend.reports.page import figures
 from histoblend.reports.page.images import centre_box, data_uri
@@ -92,9 +92,9 @@ def _models(importances: pd.DataFrame) -> list[str]:
 
 def _model_rows(importances: pd.DataFrame, sums: pd.DataFrame, model: str) -> dict[str, Any]:
     """Table of one model: families that count as one feature, then the leading features, with a cell per measure."""
-    part = _single(importances[importances.model == model])
+    part = single_features(importances[importances.model == model])
     present = [name for name in MEASURES if (part.measure == name).any()]
-    order = _order(part).near.sort_values(ascending=False, kind="stable")
+    order = feature_ranks(part).mean_reciprocal.sort_values(ascending=False, kind="stable")
     names = list(order.index[:TABLE_ROWS])
     cells = [_cells(part[part.measure == name], "feature", set(names)) for name in present]
     rows = [[name, *(cell.get(name) for cell in cells)] for name in names]

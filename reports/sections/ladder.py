@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from histoblend.models.metrics import METRICS
-from histoblend.models.names import ALONE, BESIDE, RUNGS
+from histoblend.models.names import CONTEXT_RUNGS, RUNGS, SINGLE_FAMILIES
 from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section, records
 from histoblend.reports.within_slides import BETWEEN_SLIDES, SLIDE_CONTEXT, has_within, within_words
@@ -31,7 +31,7 @@ def ladder_section(ladder: pd.DataFrame, curves: pd.DataFrame, families: Mapping
     Section
     """
     # Families alone have a separate table: among the rungs they would hide the ladder.
-    rungs = ladder[~ladder.rung.isin(ALONE)]
+    rungs = ladder[~ladder.rung.isin(SINGLE_FAMILIES)]
     within = has_within(rungs)
     metrics = ["auc", "auc_within", *METRICS[1:]] if within else METRICS
     forest = [(figures.METRIC_WORDS[name][0], figures.forest(rungs, name)) for name in metrics]
@@ -45,7 +45,7 @@ def ladder_section(ladder: pd.DataFrame, curves: pd.DataFrame, families: Mapping
             "alone": _alone_rows(ladder, families),
             "within": within,
             "within_words": within_words(rungs),
-            "between_words": [BETWEEN_SLIDES] + [SLIDE_CONTEXT] * bool(rungs.rung.isin(BESIDE).any()),
+            "between_words": [BETWEEN_SLIDES] + [SLIDE_CONTEXT] * bool(rungs.rung.isin(CONTEXT_RUNGS).any()),
         },
         charts={
             "forest": Chart(_forest_words(rungs), forest),
@@ -84,7 +84,7 @@ def _mark(row: Mapping[str, Any], name: str) -> str:
 def _alone_rows(ladder: pd.DataFrame, families: Mapping[str, tuple[int, float]]) -> list[dict[str, Any]]:
     """One row per family of handcrafted features and split, best first, with a score for each head."""
     rows = []
-    if not ladder.rung.isin(ALONE).any():
+    if not ladder.rung.isin(SINGLE_FAMILIES).any():
         return []
     for family, (columns, cost) in families.items():
         part = ladder[ladder.rung == family]

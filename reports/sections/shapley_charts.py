@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from histoblend.models.inspection.shapley import Attribution
+from histoblend.models.inspection.shapley import ShapleyValues
 from histoblend.reports.page import figures
 from histoblend.reports.words import signed
 
@@ -35,18 +35,18 @@ _BAR: figures.Figure = {
 }
 
 
-def _leading(attribution: Attribution, count: int) -> list[int]:
+def _leading(attribution: ShapleyValues, count: int) -> list[int]:
     """Columns of the features with the largest mean absolute contributions."""
     order = np.argsort(-np.abs(attribution.shares).mean(axis=0), kind="stable")
     return [int(column) for column in order[:count]]
 
 
-def _swarm_rows(attribution: Attribution) -> np.ndarray:
+def _swarm_rows(attribution: ShapleyValues) -> np.ndarray:
     """Patches of a beeswarm: all, or evenly spaced ones. Their order does not depend on their scores."""
     return np.unique(np.linspace(0, len(attribution.shares) - 1, SWARM_PATCHES).round().astype(int))
 
 
-def swarm_table(attribution: Attribution, explained: pd.DataFrame) -> pd.DataFrame:
+def swarm_table(attribution: ShapleyValues, explained: pd.DataFrame) -> pd.DataFrame:
     """Table of a beeswarm: ``feature, patch_id, value, log_odds``."""
     rows, columns = _swarm_rows(attribution), _leading(attribution, SWARM_FEATURES)
     return pd.DataFrame(
@@ -59,7 +59,7 @@ def swarm_table(attribution: Attribution, explained: pd.DataFrame) -> pd.DataFra
     )
 
 
-def share_table(attribution: Attribution, row: int) -> pd.DataFrame:
+def share_table(attribution: ShapleyValues, row: int) -> pd.DataFrame:
     """``feature, value, log_odds`` of one patch: the base value, then contributions from largest to smallest."""
     order = np.argsort(-np.abs(attribution.shares[row]), kind="stable")
     names = ["(without any feature)", *(attribution.features[column] for column in order)]
@@ -106,7 +106,7 @@ def _radical_inverse(count: int) -> np.ndarray:
     return inverse
 
 
-def beeswarm(attribution: Attribution) -> figures.Figure:
+def beeswarm(attribution: ShapleyValues) -> figures.Figure:
     """Draw contributions to single patches for the leading features; values above 0 increase the log-odds."""
     rows, columns = _swarm_rows(attribution), _leading(attribution, SWARM_FEATURES)[::-1]
     percentiles = attribution.percentiles()
@@ -138,15 +138,15 @@ def beeswarm(attribution: Attribution) -> figures.Figure:
     return {"data": data, "layout": frame}
 
 
-def waterfall(attribution: Attribution, row: int, percentiles: np.ndarray) -> figures.Figure:
+def waterfall(attribution: ShapleyValues, row: int, percentiles: np.ndarray) -> figures.Figure:
     """Draw contributions to one patch's log-odds, from the base value up: leading features, and the sum of the others.
 
     Parameters
     ----------
-    attribution : Attribution
+    attribution : ShapleyValues
     row : int
     percentiles : ndarray of shape (n, features)
-        From :meth:`Attribution.percentiles`.
+        From :meth:`ShapleyValues.percentiles`.
     """
     steps = _steps(attribution, row, percentiles[row])
     sizes = np.array([step for _, _, step in steps])
@@ -171,7 +171,7 @@ def waterfall(attribution: Attribution, row: int, percentiles: np.ndarray) -> fi
     return {"data": [bars], "layout": frame}
 
 
-def _steps(attribution: Attribution, row: int, percentiles: np.ndarray) -> list[tuple[str, str, float]]:
+def _steps(attribution: ShapleyValues, row: int, percentiles: np.ndarray) -> list[tuple[str, str, float]]:
     """Label, hover text and contribution, from the bottom up: the other features first, the largest last."""
     order = np.argsort(-np.abs(attribution.shares[row]), kind="stable")
     leading, rest = order[:WATERFALL_FEATURES], order[WATERFALL_FEATURES:]

@@ -8,8 +8,15 @@ from typing import Any
 import pandas as pd
 
 from histoblend.models.inspection.importance import sum_by_family
-from histoblend.models.inspection.stain import FEWEST_SLIDES, OWN_FAMILY, SPOKEN_STRENGTH, TELLS, StainGroups, StainView
-from histoblend.models.names import ALONE, BESIDE, split_model_name
+from histoblend.models.inspection.stain import (
+    FEWEST_SLIDES,
+    OWN_FAMILY,
+    REPORTED_STRENGTH,
+    SEPARATES_FROM_AUC,
+    StainGroups,
+    StainView,
+)
+from histoblend.models.names import CONTEXT_RUNGS, SINGLE_FAMILIES, split_model_name
 from histoblend.reports.page import figures
 from histoblend.reports.page.figures import (
     BLUE,
@@ -33,7 +40,7 @@ from histoblend.reports.page.section import Chart, Section, records
 from histoblend.reports.words import model_words, signed, span
 
 #: Most models named in a sentence.
-MOST_NAMED = 3
+MAX_NAMED = 3
 
 NAME, TITLE, NAV = "stain", "Does it rely on stain?", "Stain"
 
@@ -83,7 +90,7 @@ def stain_section(view: StainView | None, importances: pd.DataFrame, best: str) 
     return Section(NAME, TITLE, content, charts=charts, tables=tables, nav=NAV)
 
 
-def shift_words(curves: pd.DataFrame, best: str, strength: float = SPOKEN_STRENGTH) -> str:
+def shift_words(curves: pd.DataFrame, best: str, strength: float = REPORTED_STRENGTH) -> str:
     """Say how shifted stains affect the best model, and which models lose most AUC.
 
     Parameters
@@ -130,8 +137,8 @@ def _altered_words(part: pd.DataFrame, best: str, alteration: str) -> str:
         none, some = none[0].lower() + none[1:], some[0].lower() + some[1:]
     if not losers:
         return text + none
-    worst = [f"{model_words(row['model'])}, {_loss(row)}" for row in losers[:MOST_NAMED]]
-    more = f"; and {len(losers) - MOST_NAMED} more" if len(losers) > MOST_NAMED else ""
+    worst = [f"{model_words(row['model'])}, {_loss(row)}" for row in losers[:MAX_NAMED]]
+    more = f"; and {len(losers) - MAX_NAMED} more" if len(losers) > MAX_NAMED else ""
     return f"{text}{some} {'; '.join(worst)}{more}."
 
 
@@ -153,11 +160,11 @@ def family_words(families: pd.DataFrame, importances: pd.DataFrame, confounded: 
         Whether stain is associated with the label.
     """
     others = families[families.family != OWN_FAMILY]
-    separating = others[(others.auc >= TELLS) & (others.low > 0.5)]
+    separating = others[(others.auc >= SEPARATES_FROM_AUC) & (others.low > 0.5)]
     if separating.empty:
         return (
-            f"No family of features separates the two groups with an AUC of {TELLS:g} or more on slides that were not "
-            f"used to fit it, except “{OWN_FAMILY}”, which defines the groups."
+            f"No family of features separates the two groups with an AUC of {SEPARATES_FROM_AUC:g} or more on slides "
+            f"that were not used to fit it, except “{OWN_FAMILY}”, which defines the groups."
         )
     named = ", ".join(f"{row['family']} ({row['auc']:.2f})" for row in records(separating))
     text = f"On slides that were not used to fit them, these families separate the two groups (AUC): {named}."
@@ -170,9 +177,9 @@ def family_words(families: pd.DataFrame, importances: pd.DataFrame, confounded: 
     ranked = sorted(suspects.items(), key=lambda item: -item[1]["value"])
     drops = "; ".join(
         f"{model_words(model)} loses {row['value']:.3f} AUC when {row['family']} is shuffled"
-        for model, row in ranked[:MOST_NAMED]
+        for model, row in ranked[:MAX_NAMED]
     )
-    more = f"; and {len(ranked) - MOST_NAMED} more" if len(ranked) > MOST_NAMED else ""
+    more = f"; and {len(ranked) - MAX_NAMED} more" if len(ranked) > MAX_NAMED else ""
     text += f" A model that relies on such a family may use the stain. Suspicious models: {drops}{more}."
     if confounded:
         return text + " Stain is associated with the label here, so this suspicion is serious."
@@ -239,12 +246,12 @@ def _shift_content(curves: pd.DataFrame, best: str) -> dict[str, Any]:
         "slides": int(curves.slides.iloc[0]),
         # If slides are unknown, each patch counts as one slide.
         "known": bool(curves.slides.iloc[0] < curves.patches.iloc[0]),
-        "beside": any(split_model_name(model)[0] in (*BESIDE, "ensemble") for model in curves.model),
+        "beside": any(split_model_name(model)[0] in (*CONTEXT_RUNGS, "ensemble") for model in curves.model),
     }
 
 
 def _is_alone(model: str) -> bool:
-    return split_model_name(model)[0] in ALONE
+    return split_model_name(model)[0] in SINGLE_FAMILIES
 
 
 def _shift_charts(curves: pd.DataFrame) -> dict[str, Chart]:
@@ -284,7 +291,7 @@ def _group_chart(scores: pd.DataFrame, slides: pd.DataFrame) -> Chart:
 GROUP_MARKS: Marks = {"A": ("stain group A", BLUE, "circle"), "B": ("stain group B", VERMILLION, "diamond-open")}
 #: Colour of each family of handcrafted features alone.
 FAMILY_COLOURS = dict(
-    zip(ALONE, itertools.cycle((VERMILLION, GREEN, ORANGE, BLUE, PURPLE, BROWN, SKY, INK)), strict=False)
+    zip(SINGLE_FAMILIES, itertools.cycle((VERMILLION, GREEN, ORANGE, BLUE, PURPLE, BROWN, SKY, INK)), strict=False)
 )
 #: Measures of the chart of altered stains: name in the menu, title of the axis.
 SHIFT_WORDS = {

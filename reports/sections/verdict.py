@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from histoblend.models.inspection.stain import StainGroups
-from histoblend.models.names import BESIDE, RUNGS, split_model_name
+from histoblend.models.names import CONTEXT_RUNGS, RUNGS, split_model_name
 from histoblend.reports.page.section import records
 from histoblend.reports.within_slides import score_within_words
 from histoblend.reports.words import FEW_SLIDES, RUNG_WORDS, head_words, model_words, signed, span
@@ -161,7 +161,7 @@ def _data_cautions(best: Row, test: Row | None, slide_map: bool, phantom: bool, 
             "slides, so every score here is optimistic. On one real sample, such clusters removed a third of the "
             "optimism of a random split."
         )
-    if best["rung"] in BESIDE:
+    if best["rung"] in CONTEXT_RUNGS:
         cautions.append(
             "The best model uses slide context: it compares a patch with the other patches of its slide. To reach "
             "these scores, prediction also needs many patches per slide: 16 or more, with about the same share of "

@@ -4,7 +4,7 @@ from pathlib import PurePath
 
 import pytest
 
-from histoblend.data.ignored import ignored, ignored_path, names_ignored
+from histoblend.data.ignored import ignored, ignored_names, ignored_path
 
 
 @pytest.mark.parametrize(
@@ -30,4 +30,4 @@ def test_data_is_not_ignored(name):
 def test_a_path_is_ignored_if_one_of_its_folders_is():
     assert ignored_path(PurePath("a/.ipynb_checkpoints/b.png"))
     assert not ignored_path(PurePath("a/b.png"))
-    assert names_ignored("folder", ["a.png", ".DS_Store"]) == [".DS_Store"]
+    assert ignored_names("folder", ["a.png", ".DS_Store"]) == [".DS_Store"]

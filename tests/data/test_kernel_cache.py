@@ -8,8 +8,8 @@ from tests import ROOT
 
 CALLED = "import numba\n\n@numba.njit(cache=True)\ndef add(x):\n    return x + {}\n"
 CALLER = (
-    "import numba\nfrom histoblend.data.kernel_cache import tied\nfrom called import add\n\n"
-    "@tied(numba.njit(cache=True), 'called')\ndef twice(x):\n    return 2 * add(x)\n\n"
+    "import numba\nfrom histoblend.data.kernel_cache import recompiled_with\nfrom called import add\n\n"
+    "@recompiled_with(numba.njit(cache=True), 'called')\ndef twice(x):\n    return 2 * add(x)\n\n"
     "print(twice(1), sum(twice.stats.cache_hits.values()))\n"
 )
 
@@ -28,7 +28,7 @@ def test_a_kernel_is_recompiled_exactly_when_a_sibling_file_changes(tmp_path):
 
 def test_kernels_that_span_files_name_all_of_them():
     phantom = ROOT / "data" / "phantom"
-    named = (phantom / "noise.py").read_text().partition("compiled = tied(")[2].partition("\n)")[0]
+    named = (phantom / "noise.py").read_text().partition("compiled = recompiled_with(")[2].partition("\n)")[0]
     kernels = [path.stem for path in phantom.glob("*.py") if "@compiled" in path.read_text()]
     assert len(kernels) > 3
     assert all(f'"{name}"' in named for name in kernels)

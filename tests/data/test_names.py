@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from histoblend.data.names import clean_name, clean_names, look_alike_words, look_alikes
+from histoblend.data.names import clean_name, clean_names, describe_look_alikes, look_alikes
 
 
 @pytest.mark.parametrize(
@@ -99,14 +99,14 @@ def test_look_alikes_are_pairs(first, other):
 )
 def test_different_names_are_no_pairs(names):
     assert look_alikes(names) == []
-    assert look_alike_words(names, "slide") == ""
+    assert describe_look_alikes(names, "slide") == ""
 
 
 def test_a_warning_names_the_pairs_and_counts_the_others():
-    assert look_alike_words(["G1", "g1", "3", "3.0"], "slide") == (
+    assert describe_look_alikes(["G1", "g1", "3", "3.0"], "slide") == (
         "some slide names differ only by case, file ending, folder, quotes, zeros, separators or alphabet: "
         "'3' and '3.0', 'G1' and 'g1'"
     )
-    assert look_alike_words([f"{letter}{n}" for n in range(7) for letter in "Gg"], "class").endswith(
+    assert describe_look_alikes([f"{letter}{n}" for n in range(7) for letter in "Gg"], "class").endswith(
         " and 2 more pairs"
     )

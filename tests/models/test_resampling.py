@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from histoblend.models import resampling
-from histoblend.models.resampling import PairCounts, Ranking, auc_draws, count_ranks, draw_slides
+from histoblend.models.resampling import PairCounts, Ranking, auc_draws, auc_of_draws, draw_slides
 
 
 def cohort(seed=0, n=300, slides=7, levels=12):
@@ -44,5 +44,5 @@ def test_many_slides_use_all_patches_and_give_the_same_auc(monkeypatch):
     table = np.stack([scores, -scores], axis=1)
     paired = auc_draws(labels, table, groups, draws=50, seed=0)
     monkeypatch.setattr(resampling, "MAX_PAIRED_SLIDES", 10)
-    assert not isinstance(count_ranks(labels, scores, groups), PairCounts)
+    assert not isinstance(auc_of_draws(labels, scores, groups), PairCounts)
     np.testing.assert_array_equal(auc_draws(labels, table, groups, draws=50, seed=0), paired)

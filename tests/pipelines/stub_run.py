@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from histoblend.models.heads.registry import load_head
-from histoblend.pipelines.runtime.artefacts import Finished
+from histoblend.pipelines.runtime.artefacts import FinishedStep
 from histoblend.pipelines.runtime.screen import Screen
 
 
@@ -28,8 +28,8 @@ class StubRun:
     def has(self, name: str) -> bool:
         return name in self.steps
 
-    def step(self, name: str) -> Finished:
-        return Finished(*self.steps[name])
+    def step(self, name: str) -> FinishedStep:
+        return FinishedStep(*self.steps[name])
 
     def open(self, name: str, reader: Callable[[], Any]) -> Any:
         return self.opened[name] if name in self.opened else reader()

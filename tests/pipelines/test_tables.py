@@ -8,13 +8,13 @@ import pytest
 
 from histoblend.features.handcrafted.families import columns, compute
 from histoblend.features.slide_stain import normalised_name
-from histoblend.models.names import BESIDE
+from histoblend.models.names import CONTEXT_RUNGS
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.tables import BLOCK, FeatureSets
 from tests import ROOT
 
 #: Sets in slide context, except that of the network, whose columns are in no table.
-IN_TABLES = tuple(name for name in BESIDE if name != "cnn-context")
+IN_TABLES = tuple(name for name in CONTEXT_RUNGS if name != "cnn-context")
 
 
 def written(folder, values, names):

@@ -17,7 +17,7 @@ import pytest
 
 from histoblend.data.errors import InputError
 from histoblend.pipelines.config import Config, TrackConfig, load_config
-from histoblend.pipelines.runtime.artefacts import Finished, file_digest
+from histoblend.pipelines.runtime.artefacts import FinishedStep, file_digest
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps.report_inputs import facts
 from histoblend.pipelines.tracking import DATABASE, TAG, _without_secrets, check_tracking, metrics, parameters, track
@@ -51,7 +51,7 @@ class FinishedRun:
         assert name == "report"
         files = {path.name: file_digest(path) for path in (self.folder / "7-report").iterdir()}
         digest = hashlib.sha256(str(files).encode()).hexdigest()
-        return Finished(self.folder / "7-report", {"files": files, "digest": digest, "commit": "0123abc"})
+        return FinishedStep(self.folder / "7-report", {"files": files, "digest": digest, "commit": "0123abc"})
 
 
 @pytest.fixture

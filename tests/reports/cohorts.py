@@ -5,15 +5,15 @@ from dataclasses import dataclass, fields
 import numpy as np
 import pandas as pd
 
-from histoblend.data.patches import find_patches
+from histoblend.data.patches import rows_of_patches
 from histoblend.features.handcrafted import families
 from histoblend.features.handcrafted.slide_context import in_slide_name
 from histoblend.models.inspection.embedding_columns import explain_columns
 from histoblend.models.inspection.importance import GROUPS, STABILITY, GroupView, fitted_importance
 from histoblend.models.inspection.partial_dependence import positive_shares
-from histoblend.models.inspection.shapley import Attribution, choose_cases
+from histoblend.models.inspection.shapley import ShapleyValues, choose_cases
 from histoblend.models.inspection.stain import StainGroups, StainView, group_slides, group_table, shift_curves
-from histoblend.models.names import ALONE, HEADLESS, LINEAR_ONLY, RUNGS, split_model_name
+from histoblend.models.names import LINEAR_ONLY, RUNGS, RUNGS_WITHOUT_HEAD, SINGLE_FAMILIES, split_model_name
 from histoblend.models.resampling import slide_groups
 from histoblend.reports.evaluation.explorer import LEVELS, ExplorerView, leading_features, share_examples
 from histoblend.reports.evaluation.ladder import ladder
@@ -57,7 +57,7 @@ def make_predictions(
             continue
         shift = rng.normal(0, 0.7, total)[slide]
         fitted = heads[:1] if rung in LINEAR_ONLY else heads
-        for name in (rung,) if rung in HEADLESS else [f"{head}_{rung}" for head in fitted]:
+        for name in (rung,) if rung in RUNGS_WITHOUT_HEAD else [f"{head}_{rung}" for head in fitted]:
             noise = shared + rng.normal(0, 0.8, len(slide))
             table[f"prob_{name}"] = 1 / (1 + np.exp(-(SKILL[rung] * (labels - 0.5) + shift + noise)))
     return table
@@ -104,7 +104,7 @@ def make_importances(predictions, seed=0) -> pd.DataFrame:
     parts = []
     for model in model_names(predictions):
         rung, head = split_model_name(model)
-        if head is None or rung in (*ALONE, *LINEAR_ONLY):
+        if head is None or rung in (*SINGLE_FAMILIES, *LINEAR_ONLY):
             continue
         used = names[rung]
         size = rng.exponential(1, len(used)) ** 2
@@ -149,7 +149,7 @@ def make_view(predictions, importances, patches, seed=0) -> ExplorerView:
     cases = pd.DataFrame(cases, columns=["case", "model", "patch_id", "place", "score", "threshold"])
     shown = list(dict.fromkeys([*examples.patch_id, *cases.patch_id]))
     return ExplorerView(
-        attributions={model: Attribution(names, share, inside, -0.3) for model, share in shares.items()},
+        attributions={model: ShapleyValues(names, share, inside, -0.3) for model, share in shares.items()},
         explained=test[["patch_id", "slide", "label"]],
         cases=cases,
         quantiles=pd.DataFrame(np.quantile(values, list(LEVELS), axis=0).T, features, list(LEVELS.values())),
@@ -158,7 +158,7 @@ def make_view(predictions, importances, patches, seed=0) -> ExplorerView:
         bins=pd.concat([table.assign(feature=feature) for feature, table in zip(features, bins, strict=True)]),
         embeddings=explain_columns(values[:, :2], ["a", "b"], values[:, 2:], features[2:], predictions.slide),
         patches=predictions.set_index("patch_id").loc[shown, ["slide", "label", "split"]].reset_index(),
-        pixels=patches.pixels[find_patches(patches, shown)],
+        pixels=patches.pixels[rows_of_patches(patches, shown)],
         sampled=len(predictions),
         averaged=100,
     )
@@ -212,7 +212,7 @@ def make_stain(predictions, seed=0) -> StainView:
     )
     groups = StainGroups(table.reset_index(drop=True), 0.05, 0.6)
     models = [name for name in model_names(predictions) if name != "prevalence"]
-    rungs = [name for name in models if split_model_name(name)[0] not in ALONE]
+    rungs = [name for name in models if split_model_name(name)[0] not in SINGLE_FAMILIES]
     by_family = pd.DataFrame({"family": ["stain", "colour", "nuclei", "embedding"], "columns": [23, 132, 110, 1400]})
     by_family = by_family.assign(auc=[0.97, 0.93, 0.61, 0.9], low=[0.9, 0.88, 0.49, 0.85], high=[1, 0.97, 0.7, 0.94])
     shifted = shift_curves(

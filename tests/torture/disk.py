@@ -8,7 +8,7 @@ import os
 from histoblend.pipelines.commands import baseline, one_step
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.plan import plan_run
-from histoblend.pipelines.runtime.resources import foreseen
+from histoblend.pipelines.runtime.resources import report_shortages
 from tests.torture.commands import QUICK, ROOT
 
 RESULTS = ("1-patches/pixels.npy", "1-patches/patches.parquet", "2-features/values.npy", "4-heads/predictions.parquet")
@@ -57,7 +57,7 @@ def run_in(runs, settings=None, *, rebuild=False):
 def heads(runs, *, rebuild=False):
     """Run the steps up to the heads; return the content of the files that must not change."""
     run = run_in(runs, rebuild=rebuild)
-    with foreseen(run.folder):
+    with report_shortages(run.folder):
         one_step(run, "heads")
     return {name: (run.folder / name).read_bytes() for name in RESULTS}
 
@@ -65,6 +65,6 @@ def heads(runs, *, rebuild=False):
 def whole_baseline(runs):
     """Run all of `make baseline`; return the content of the files that must not change."""
     run = run_in(runs)
-    with foreseen(run.folder):
+    with report_shortages(run.folder):
         baseline(run)
     return {name: (run.folder / name).read_bytes() for name in (*RESULTS, *OUTPUTS)}

@@ -11,8 +11,8 @@ from histoblend.data.errors import InputError
 from histoblend.features.extract import extract_shards
 from histoblend.models.bundle import open_bundle
 from histoblend.pipelines.commands import one_step
-from histoblend.pipelines.runtime.artefacts import MANIFEST, Outcome, StepSpec, file_digest, run_step
-from histoblend.pipelines.runtime.resources import foreseen
+from histoblend.pipelines.runtime.artefacts import MANIFEST, StepResult, StepSpec, file_digest, run_step
+from histoblend.pipelines.runtime.resources import report_shortages
 from tests.torture.disk import RESULTS, Disk, heads, run_in
 
 pytestmark = pytest.mark.torture
@@ -61,7 +61,7 @@ def test_a_damaged_shard_is_computed_again(tmp_path, faults):
 
 def build(folder):
     (folder / "values.txt").write_text("abc")
-    return Outcome(3)
+    return StepResult(3)
 
 
 def must_not_build(folder):
@@ -182,7 +182,7 @@ NETWORK = {
 def network(runs):
     """Run the steps up to the fine-tuned network; return the content of the files that must not change."""
     run = run_in(runs, NETWORK)
-    with foreseen(run.folder):
+    with report_shortages(run.folder):
         one_step(run, "cnn")
     return {name: (run.folder / name).read_bytes() for name in (RESULTS[0], "5-cnn/predictions.parquet")}
 

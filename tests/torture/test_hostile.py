@@ -26,7 +26,7 @@ from histoblend.data.sources.kaggle import KaggleSource
 from histoblend.data.sources.labels import slides_of
 from histoblend.data.sources.pcam import PcamSource
 from histoblend.data.sources.tiff import PatchReader
-from histoblend.data.storage.atomic import write_whole
+from histoblend.data.storage.atomic import write_atomically
 from histoblend.data.storage.parts import Parts
 from histoblend.features.networks.backbones import load_backbone
 from histoblend.features.networks.onnx_export import open_session
@@ -300,7 +300,7 @@ def test_payloads_in_caches_and_weights_do_not_run(tmp_path, faults, at_length):
             tried += 1
         # The payload gets a valid seal, so it must be refused because of its content.
         parts = Parts(tmp_path / "parts")
-        write_whole(parts.path("sealed"), lambda file, content=content: file.write(content), seal=True)
+        write_atomically(parts.path("sealed"), lambda file, content=content: file.write(content), seal=True)
         assert "sealed" in parts
         assert parts.find("sealed") is None
         with pytest.raises(Exception):  # noqa: B017, PT011 - any error of ONNX Runtime

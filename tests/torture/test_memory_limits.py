@@ -14,7 +14,7 @@ MB = 1_000_000
 
 @pytest.mark.parametrize("step", ["heads", "ensemble"])
 def test_a_limit_below_what_libraries_map_is_reported_at_once(tmp_path, step, faults):
-    least = resources.LEAST_SPACE[step == "ensemble"]
+    least = resources.MIN_SPACE[step == "ensemble"]
     # Below 120 MB Python itself does not start.
     limits = [150 * MB, 400 * MB, 700 * MB, 1500 * MB, least - MB]
     for most in limits:
@@ -26,7 +26,7 @@ def test_a_limit_below_what_libraries_map_is_reported_at_once(tmp_path, step, fa
 
 
 def test_the_least_address_space_is_enough(tmp_path, faults):
-    least = resources.LEAST_SPACE[False]
+    least = resources.MIN_SPACE[False]
     done = command("heads", tmp_path, limit=lambda: resource.setrlimit(resource.RLIMIT_AS, (least, least)))
     assert done.returncode == 0, done.stderr
     faults("`heads` on little data with the least address space", 1, 1, "nothing: it ends well")

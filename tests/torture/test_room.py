@@ -94,7 +94,7 @@ def test_a_full_disk_is_a_one_line_error_and_the_run_resumes(tmp_path, undisturb
     ],
 )
 def test_disk_errors_of_libraries_name_the_folder(tmp_path, raised, words, faults):
-    with pytest.raises(InputError, match=words) as found, resources.foreseen(tmp_path / "not" / "there"):
+    with pytest.raises(InputError, match=words) as found, resources.report_shortages(tmp_path / "not" / "there"):
         raise raised
     assert str(tmp_path) in str(found.value)
     assert "run the same command again to resume" in str(found.value)
@@ -102,13 +102,16 @@ def test_disk_errors_of_libraries_name_the_folder(tmp_path, raised, words, fault
 
 
 def test_a_memory_error_gives_the_requested_size(tmp_path, faults):
-    with pytest.raises(InputError, match=r"memory ran out.*PiB.*available now") as found, resources.foreseen(tmp_path):
+    with (
+        pytest.raises(InputError, match=r"memory ran out.*PiB.*available now") as found,
+        resources.report_shortages(tmp_path),
+    ):
         np.empty(2**53, np.float32)
     faults("an array beyond all memory", 1, 1, str(found.value))
 
 
 def test_other_errors_are_not_changed(tmp_path):
-    with pytest.raises(OSError, match="Permission"), resources.foreseen(tmp_path):
+    with pytest.raises(OSError, match="Permission"), resources.report_shortages(tmp_path):
         raise PermissionError(errno.EACCES, "Permission denied")
 
 

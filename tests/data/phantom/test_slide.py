@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from histoblend.data.errors import InputError
-from histoblend.data.phantom.slide import SPACING, Truth, write_phantom_slide
+from histoblend.data.phantom.slide import SPACING, GroundTruth, write_phantom_slide
 from histoblend.data.slides.plane import area_mean
 from histoblend.data.slides.slide import Slide
 
@@ -20,7 +20,7 @@ def test_openslide_reads_it_with_its_resolution_and_truth(drawn):
     with Slide(path) as slide:
         assert slide.size == (1300, 1100)
         assert slide.spacing == pytest.approx((SPACING, SPACING))
-        assert Truth.of(slide.properties) == truth
+        assert GroundTruth.of(slide.properties) == truth
         fine = slide.read(0, 0, 0, 1300, 1100)
         coarse = slide.read(1, 0, 0, 325, 275)
     np.testing.assert_array_equal(coarse, area_mean(fine, (4, 4), (275, 325)))
@@ -51,7 +51,7 @@ def test_the_seed_determines_the_slide(drawn, tmp_path):
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"kind": "x"}', '{"kind": "histoblend phantom slide"}', "[" * 9999])
 def test_other_slides_have_no_ground_truth(text):
-    assert Truth.of({"tiff.ImageDescription": text}) is None
+    assert GroundTruth.of({"tiff.ImageDescription": text}) is None
 
 
 def test_sizes_out_of_range_are_rejected(tmp_path):

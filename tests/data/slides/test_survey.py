@@ -6,7 +6,7 @@ import pytest
 from histoblend.data.errors import InputError
 from histoblend.data.slides.plane import Plane, area_mean
 from histoblend.data.slides.slide import Slide
-from histoblend.data.slides.survey import KeptBlocks, picture_factor, survey, survey_plane
+from histoblend.data.slides.survey import CachedBlocks, picture_factor, survey, survey_plane
 from histoblend.data.slides.tiles import Grid, TileSource, choose_cells
 from histoblend.data.storage.parts import Parts
 from tests.data.slide_files import most_reads, write_tiff
@@ -37,7 +37,7 @@ def look(slide, folder):
 def read_all_tiles(plane, seen, folder):
     grid = Grid(plane.width, plane.height, 96, 32)
     rows, columns = choose_cells(grid, seen.tissue, seen.tissue_factor)
-    kept = KeptBlocks(plane, Parts(folder)) if survey_plane(plane) is plane else plane
+    kept = CachedBlocks(plane, Parts(folder)) if survey_plane(plane) is plane else plane
     source = TileSource(plane, grid, rows, columns, read_block=kept.read)
     return source, source.read(0, len(rows))[0]
 

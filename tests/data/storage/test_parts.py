@@ -11,7 +11,7 @@ import threading
 import numpy as np
 import pytest
 
-from histoblend.data.storage.atomic import write_whole
+from histoblend.data.storage.atomic import write_atomically
 from histoblend.data.storage.parts import KEY, Parts
 
 ARRAYS = {
@@ -104,7 +104,7 @@ def test_a_sealed_file_of_another_kind_is_missing_and_runs_no_code(parts, tmp_pa
         "npz": lambda file: np.savez(file, array=array),
         "text": lambda file: file.write(b"text"),
     }[kind]
-    write_whole(parts.path("one"), write, seal=True)
+    write_atomically(parts.path("one"), write, seal=True)
     assert "one" in parts
     assert parts.find("one") is None
     assert not touched.exists()

@@ -193,7 +193,7 @@ def test_a_slide_in_pieces_is_bit_identical_to_the_whole_slide(monkeypatch, patc
     raw[: patches // 3, 3] = np.linspace(0, 1, patches // 3)
     slides = np.array(["S"] * patches)
     whole = np.concatenate([raw, slide_context(raw, slides, names)[0], slide_stains(raw, slides, names)[0]], axis=1)
-    monkeypatch.setattr(histoblend.features.handcrafted.slide_context, "_MOST_VALUES", columns_at_once * patches)
+    monkeypatch.setattr(histoblend.features.handcrafted.slide_context, "_MAX_VALUES", columns_at_once * patches)
     reference = slide_reference(lambda positions: raw[:, positions], patches, names)
     for step in (1, 7, patches):
         pieces = [reference.relate(raw[start : start + step]) for start in range(0, patches, step)]

@@ -11,7 +11,7 @@ import pytest
 from histoblend.data.errors import InputError
 from histoblend.features.networks.child_process import call_in_child
 from histoblend.features.networks.weights import CheckpointError
-from histoblend.pipelines.runtime.resources import foreseen
+from histoblend.pipelines.runtime.resources import report_shortages
 
 
 class OnlyThereError(Exception):
@@ -54,7 +54,7 @@ def test_the_result_is_returned_and_the_environment_differs():
     ],
 )
 def test_an_error_keeps_its_type(tmp_path, capfd, kind, expected, message):
-    with pytest.raises(expected, match=message) as caught, foreseen(tmp_path):
+    with pytest.raises(expected, match=message) as caught, report_shortages(tmp_path):
         call_in_child(fail, (kind,), {})
     assert type(caught.value) is expected
     assert capfd.readouterr() == ("", "")

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from histoblend.data.splits import assign_splits
-from histoblend.pipelines.analysis.leakage import MOST_PATCHES, measure_leakage
+from histoblend.pipelines.analysis.leakage import MAX_PATCHES, measure_leakage
 from histoblend.reports.sections.data import leakage_words
 
 
@@ -60,7 +60,7 @@ def test_a_split_by_patch_is_still_measured_by_slide():
 def test_large_tables_are_subsampled():
     table, values = cohort(slides=40, each=250)
     meter = measure_leakage(values[:, :5], table, draws=100, seed=0)
-    assert (meter["patches"] == MOST_PATCHES).all()
+    assert (meter["patches"] == MAX_PATCHES).all()
 
 
 def test_without_slides_there_is_no_result_and_the_text_says_so():
@@ -99,7 +99,7 @@ def test_fewer_slides_than_folds_give_a_result():
 
 def test_new_folds_are_made_if_a_label_is_in_one_fold_only(monkeypatch):
     table, values = cohort(slides=12, each=20, leak=False)
-    monkeypatch.setattr("histoblend.pipelines.analysis.leakage.MOST_PATCHES", 30)
+    monkeypatch.setattr("histoblend.pipelines.analysis.leakage.MAX_PATCHES", 30)
     train = np.flatnonzero(table["split"] == "train")
     drawn = table.iloc[np.sort(np.random.default_rng(0).choice(train, 30, replace=False))]
     rare = drawn.groupby("slide")["patch_id"].first().index[:2]

@@ -16,8 +16,8 @@ from histoblend.models.inspection.stain import VECTORS, StainGroups, shift_curve
 from histoblend.models.inspection.stain_shifts import SIGNS, STRENGTHS, alterations, directions, restain, shift
 from histoblend.pipelines.analysis import stain
 from histoblend.pipelines.analysis.stain import (
-    MOST_PATCHES,
-    MOST_SLIDES,
+    MAX_PATCHES,
+    MAX_SLIDES,
     SLIDE_PATCHES,
     choose_sample,
     slide_names,
@@ -78,15 +78,15 @@ def test_the_sample_is_spread_evenly_over_held_out_slides():
 
 def test_the_sample_size_is_limited():
     sample = choose_sample(held_out([200] * 120), seed=0)
-    assert sample.n_predicted <= MOST_PATCHES
-    assert len(sample.rows) <= MOST_SLIDES * SLIDE_PATCHES
+    assert sample.n_predicted <= MAX_PATCHES
+    assert len(sample.rows) <= MAX_SLIDES * SLIDE_PATCHES
 
 
 def test_patches_without_a_slide_count_as_separate_slides():
     table = held_out([300, 300]).assign(slide=None)
     sample = choose_sample(table, seed=0)
-    assert sample.n_predicted == len(sample.rows) == MOST_PATCHES
-    assert len(set(slide_names(table.iloc[sample.rows]))) == MOST_PATCHES
+    assert sample.n_predicted == len(sample.rows) == MAX_PATCHES
+    assert len(set(slide_names(table.iloc[sample.rows]))) == MAX_PATCHES
 
 
 def stained(count, seed=0):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from histoblend.pipelines.engine import fits as fitters
-from histoblend.pipelines.engine.kept_fits import KeptFits
+from histoblend.pipelines.engine.kept_fits import FitCache
 from histoblend.pipelines.steps.heads import out_of_fold, refit_without
 from tests.pipelines.fits import local
 from tests.pipelines.test_commands import grouped_table
@@ -50,10 +50,10 @@ def test_a_finished_fit_is_not_repeated(tmp_path, table, values, fits, head):
     number = len(fits)
     fits.clear()
     with pytest.raises(InterruptedRunError):
-        out_of_fold(head, local(values), table, seed=0, kept=KeptFits(tmp_path), model="m", progress=interrupt)
+        out_of_fold(head, local(values), table, seed=0, kept=FitCache(tmp_path), model="m", progress=interrupt)
     assert len(fits) == 1
     fits.clear()
-    actual, again = out_of_fold(head, local(values), table, seed=0, kept=KeptFits(tmp_path), model="m")
+    actual, again = out_of_fold(head, local(values), table, seed=0, kept=FitCache(tmp_path), model="m")
     assert len(fits) == number - 1
     np.testing.assert_array_equal(actual, expected)
     assert list(again) == list(whole)
@@ -65,11 +65,11 @@ def test_a_finished_fit_is_not_repeated(tmp_path, table, values, fits, head):
 
 @pytest.mark.parametrize("name", ["fits/m-all.npz", "m/head.skops"])
 def test_a_damaged_fit_is_repeated(tmp_path, table, values, fits, name):
-    expected, _ = out_of_fold("logistic", local(values), table, seed=0, kept=KeptFits(tmp_path), model="m")
+    expected, _ = out_of_fold("logistic", local(values), table, seed=0, kept=FitCache(tmp_path), model="m")
     stored = (tmp_path / "m" / "head.skops").read_bytes()
     fits.clear()
     (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-1])
-    actual, _ = out_of_fold("logistic", local(values), table, seed=0, kept=KeptFits(tmp_path), model="m")
+    actual, _ = out_of_fold("logistic", local(values), table, seed=0, kept=FitCache(tmp_path), model="m")
     assert len(fits) == 1
     np.testing.assert_array_equal(actual, expected)
     assert len((tmp_path / "m" / "head.skops").read_bytes()) == len(stored)
@@ -79,9 +79,9 @@ def test_a_refit_without_a_group_is_not_repeated(tmp_path, table, values, fits):
     groups = {"signal": [0, 1], "noise / rest": [2, 3, 4]}
     expected = refit_without(["logistic"], local(values), groups, table, seed=0)
     with pytest.raises(InterruptedRunError):
-        refit_without(["logistic"], local(values), groups, table, seed=0, kept=KeptFits(tmp_path), progress=interrupt)
+        refit_without(["logistic"], local(values), groups, table, seed=0, kept=FitCache(tmp_path), progress=interrupt)
     fits.clear()
-    actual = refit_without(["logistic"], local(values), groups, table, seed=0, kept=KeptFits(tmp_path))
+    actual = refit_without(["logistic"], local(values), groups, table, seed=0, kept=FitCache(tmp_path))
     assert len(fits) == 1
     assert list(actual) == list(expected)
     for name, predicted in expected.items():

@@ -9,7 +9,7 @@ import pytest
 
 from histoblend.data.errors import InputError
 from histoblend.data.storage.store import Store, StoredArray
-from histoblend.features.extract import NotFinite
+from histoblend.features.extract import NonFiniteError
 from histoblend.features.handcrafted.families import columns, compute
 from histoblend.pipelines.engine import worker
 from histoblend.pipelines.engine.worker import (
@@ -90,7 +90,7 @@ def test_a_value_that_is_not_finite_names_its_row_and_column_in_the_whole_table(
 
     monkeypatch.setattr(worker, "_compute", broken_compute)
     worker._open_job.cache_clear()
-    with pytest.raises(NotFinite) as caught:
+    with pytest.raises(NonFiniteError) as caught:
         make_part(*job, 4, 9, digest(pixels[4:9]))
     worker._open_job.cache_clear()
     assert (caught.value.row, caught.value.column) == (5, 2)

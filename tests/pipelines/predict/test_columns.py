@@ -9,7 +9,7 @@ from histoblend.pipelines.predict.shards import Columns
 
 @pytest.mark.parametrize("most", [0, 10**9], ids=["file", "memory"])
 def test_columns_have_the_values_of_the_rows(tmp_path, monkeypatch, most):
-    monkeypatch.setattr(histoblend.pipelines.predict.shards, "MOST_IN_MEMORY", most)
+    monkeypatch.setattr(histoblend.pipelines.predict.shards, "MAX_IN_MEMORY", most)
     table = np.random.default_rng(0).normal(size=(103, 11)).astype(np.float32)
     with Columns(103, tmp_path) as columns:
         for start in range(0, 103, 20):

@@ -105,8 +105,8 @@ def test_results_do_not_depend_on_batches_or_workers(run, held_out, tmp_path, op
 def test_a_large_slide_is_compared_through_a_file_with_equal_results(run, held_out, tmp_path, monkeypatch):
     options = {"model": "logistic_both-normalised", "slides": True}
     _, first = predict(run, held_out, tmp_path / "a.csv", **options)
-    monkeypatch.setattr(histoblend.pipelines.predict.shards, "MOST_IN_MEMORY", 0)
-    monkeypatch.setattr(histoblend.features.handcrafted.slide_context, "_MOST_VALUES", 1)
+    monkeypatch.setattr(histoblend.pipelines.predict.shards, "MAX_IN_MEMORY", 0)
+    monkeypatch.setattr(histoblend.features.handcrafted.slide_context, "_MAX_VALUES", 1)
     _, second = predict(run, held_out, tmp_path / "b.csv", **options, shard=7)
     pd.testing.assert_frame_equal(first, second, check_exact=True)
 

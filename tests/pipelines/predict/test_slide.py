@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw
 
 import histoblend.pipelines.predict.slide
 from histoblend.data.errors import InputError
-from histoblend.data.phantom.slide import Truth, write_phantom_slide
+from histoblend.data.phantom.slide import GroundTruth, write_phantom_slide
 from histoblend.data.slides.slide import Slide
 from histoblend.features.slide_stain import stain_sums, stains_of
 from histoblend.models.bundle import open_bundle, seal_bundle
@@ -123,7 +123,7 @@ def test_all_files_agree(done):
 
 
 def test_the_overlay_is_no_larger_than_a_screen(run, slide, tmp_path, monkeypatch):
-    monkeypatch.setattr("histoblend.pipelines.predict.slide_results.MOST_OVERLAY", 700)
+    monkeypatch.setattr("histoblend.pipelines.predict.slide_results.MAX_OVERLAY", 700)
     make(run, slide.path, tmp_path / "map", model="logistic_colour")
     with Image.open(tmp_path / "map" / "overlay.png") as picture:
         assert picture.size == (500, 434)
@@ -285,11 +285,11 @@ def test_a_stride_out_of_range_is_explained(run, slide, tmp_path, stride):
 
 
 def test_a_stride_of_too_many_cells_is_explained(run, slide, tmp_path, monkeypatch):
-    monkeypatch.setattr(histoblend.pipelines.predict.slide, "MOST_CELLS", 1000)
+    monkeypatch.setattr(histoblend.pipelines.predict.slide, "MAX_CELLS", 1000)
     with pytest.raises(InputError, match=r"divides the slide into 1,927 cells; expected at most 1,000. Give a larger"):
         make(run, slide.path, tmp_path / "map")
-    monkeypatch.setattr(histoblend.pipelines.predict.slide, "MOST_CELLS", 10_000)
-    monkeypatch.setattr(histoblend.pipelines.predict.slide, "MOST_TILES", 10)
+    monkeypatch.setattr(histoblend.pipelines.predict.slide, "MAX_CELLS", 10_000)
+    monkeypatch.setattr(histoblend.pipelines.predict.slide, "MAX_TILES", 10)
     with pytest.raises(InputError, match=r"patches; expected at most 10. Give a larger STRIDE"):
         make(run, slide.path, tmp_path / "map")
 
@@ -434,7 +434,7 @@ def test_the_command_line_draws_a_slide_and_predicts_it(run, tmp_path):
     assert "Dice overlap" in predicted.stdout
     assert (tmp_path / "map" / "viewer.html").is_file()
     with Slide(path) as slide:
-        assert Truth.of(slide.properties)
+        assert GroundTruth.of(slide.properties)
     failed = command("heatmap", "--bundle", bundle, "--slide", tmp_path / "map" / "overlay.png")
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: ")

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from histoblend.data.errors import InputError
-from histoblend.pipelines.runtime.artefacts import Outcome, StepSpec, read_manifest, run_step
+from histoblend.pipelines.runtime.artefacts import StepResult, StepSpec, read_manifest, run_step
 
 SPEC = StepSpec(
     "features", "2-features", ("data",), {"families": ["colour"], "depth": {"a": 1}}, {"1-patches": "d1"}, 0
@@ -25,7 +25,7 @@ class Builder:
         (folder / "values.txt").write_text(self.content)
         if self.breaks:
             raise OSError("disk full")
-        return Outcome(3, {"note": 1})
+        return StepResult(3, {"note": 1})
 
 
 def run(tmp_path, builder, spec=SPEC, rebuild=False):

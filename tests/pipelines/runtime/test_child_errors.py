@@ -9,15 +9,15 @@ import pytest
 
 import histoblend
 from histoblend.data.errors import InputError
-from histoblend.features.extract import NotFinite, extract_shards
+from histoblend.features.extract import NonFiniteError, extract_shards
 from histoblend.features.handcrafted.families import compile_kernels
 from histoblend.features.handcrafted.transformer import HandcraftedFeatures
 from histoblend.features.networks.embeddings import Embeddings, ahead
 from histoblend.pipelines.engine.fits import FitTask
 from histoblend.pipelines.predict.shards import _run
-from histoblend.pipelines.runtime.resources import foreseen
+from histoblend.pipelines.runtime.resources import report_shortages
 from histoblend.reports.page.section import Chart, Section
-from histoblend.reports.page.static_figures import write_prints
+from histoblend.reports.page.static_figures import write_static_figures
 from tests.pipelines.fits import local
 from tests.pipelines.runtime.failures import WORDS, be_killed, refuse, run_out_of_disk, run_out_of_memory
 
@@ -46,7 +46,7 @@ def by_kernels(folder, fail, monkeypatch):
 def by_figures(folder, fail, monkeypatch):
     monkeypatch.setattr("histoblend.reports.page.static_figures._draw_all", fail)
     charts = {"one": Chart("words", (("a", {"data": [], "layout": {}}), ("b", {"data": [], "layout": {}})))}
-    write_prints(folder, [Section("part", "Part", "", charts=charts)], workers=2)
+    write_static_figures(folder, [Section("part", "Part", "", charts=charts)], workers=2)
 
 
 def by_shards(folder, fail, monkeypatch):
@@ -81,7 +81,7 @@ def case(values):
 
 @pytest.mark.parametrize("start", [*PROCESSES, *THREADS], ids=lambda start: start.__name__)
 def test_a_wrong_input_is_passed_on(tmp_path, monkeypatch, start):
-    with pytest.raises(InputError) as caught, foreseen(tmp_path):
+    with pytest.raises(InputError) as caught, report_shortages(tmp_path):
         start(tmp_path, refuse, monkeypatch)
     assert str(caught.value) == WORDS
 
@@ -98,7 +98,7 @@ def test_a_wrong_input_is_passed_on(tmp_path, monkeypatch, start):
     ids=["disk, process", "disk, thread", "memory, process", "memory, thread", "killed"],
 )
 def test_a_lack_of_disk_or_memory_is_one_line(tmp_path, monkeypatch, start, fail, words):
-    with pytest.raises(InputError, match=words) as caught, foreseen(tmp_path):
+    with pytest.raises(InputError, match=words) as caught, report_shortages(tmp_path):
         start(tmp_path, fail, monkeypatch)
     assert "\n" not in str(caught.value)
 
@@ -117,7 +117,7 @@ def all_input_errors():
 def test_every_own_error_survives_pickling():
     kinds = all_input_errors()
     assert len(kinds) >= 3
-    errors = [*(kind("words: 'é'.") for kind in kinds), NotFinite(1, 2, np.nan, 3)]
+    errors = [*(kind("words: 'é'.") for kind in kinds), NonFiniteError(1, 2, np.nan, 3)]
     for error in errors:
         again = pickle.loads(pickle.dumps(error))  # noqa: S301 - made here
         assert (type(again), str(again)) == (type(error), str(error))

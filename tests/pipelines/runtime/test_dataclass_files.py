@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoblend.pipelines.runtime.dataclass_files import load_view, save_view
+from histoblend.pipelines.runtime.dataclass_files import load_dataclass, save_dataclass
 from histoblend.reports.page.page import write_html, write_tables
 from histoblend.reports.page.section import Chart, PageContent, Section
 from histoblend.reports.report import build_sections
@@ -39,8 +39,8 @@ def test_tables_arrays_and_numbers_are_loaded_unchanged(tmp_path):
         "mixed": [table, {"deep": np.int8(3)}],
         "empty": [],
     }
-    save_view(Outer(table, inner, rest), tmp_path / "view")
-    loaded = load_view(tmp_path / "view", Outer, Inner)
+    save_dataclass(Outer(table, inner, rest), tmp_path / "view")
+    loaded = load_dataclass(tmp_path / "view", Outer, Inner)
     pd.testing.assert_frame_equal(loaded.table, table)
     for name, each in inner.items():
         assert loaded.by_model[name].names == each.names
@@ -55,14 +55,14 @@ def test_tables_arrays_and_numbers_are_loaded_unchanged(tmp_path):
 
 def test_python_objects_are_refused(tmp_path):
     with pytest.raises(ValueError, match="Object arrays"):
-        save_view(Inner(np.array([object()]), []), tmp_path / "view")
+        save_dataclass(Inner(np.array([object()]), []), tmp_path / "view")
 
 
 def test_a_page_from_files_is_the_page_from_memory(tmp_path):
     sections = build_sections(make_inputs(3, slides=12, per_slide=20))
     content = PageContent("title", ["a warning"], sections, write_tables(tmp_path / "memory", sections))
-    save_view(content, tmp_path / "content")
-    read = load_view(tmp_path / "content", PageContent, Section, Chart)
+    save_dataclass(content, tmp_path / "content")
+    read = load_dataclass(tmp_path / "content", PageContent, Section, Chart)
     (tmp_path / "files").mkdir()
     pages = [write_html(tmp_path / name, each) for name, each in (("memory", content), ("files", read))]
     assert pages[0].read_bytes() == pages[1].read_bytes()

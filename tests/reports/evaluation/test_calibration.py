@@ -6,11 +6,11 @@ import pytest
 
 from histoblend.models.calibration import POINTS
 from histoblend.reports.evaluation.calibration import (
-    bin_numbers,
+    assign_bins,
     calibration_tables,
-    cross_thresholds,
     decompose,
     operating_table,
+    out_of_fold_thresholds,
 )
 from tests.oracles.metrics import resampled_slides
 from tests.reports.cohorts import make_predictions
@@ -31,12 +31,12 @@ def test_murphys_decomposition_by_hand():
 
 def test_bins_have_equal_numbers_and_ties_share_a_bin():
     probability = np.random.default_rng(0).permutation(np.linspace(0, 1, 100))
-    assert np.bincount(bin_numbers(probability)).tolist() == [10] * 10
+    assert np.bincount(assign_bins(probability)).tolist() == [10] * 10
     tied = np.repeat([0.1, 0.5, 0.9], [50, 3, 47])
-    bins = bin_numbers(tied)
+    bins = assign_bins(tied)
     assert [len(np.unique(bins[tied == value])) for value in (0.1, 0.5, 0.9)] == [1, 1, 1]
     assert bins.max() + 1 == len(np.unique(bins))
-    assert bin_numbers(np.full(20, 0.4)).tolist() == [0] * 20
+    assert assign_bins(np.full(20, 0.4)).tolist() == [0] * 20
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_bands_agree_with_repeated_rows(predictions):
     table, parts = calibration_tables(predictions, [model], draws=30, seed=2)
     part = predictions[predictions.split == "train"].reset_index(drop=True)
     groups, probability = pd.factorize(part.slide)[0], part[f"prob_{model}"].to_numpy()
-    bins, labels = bin_numbers(probability), part.label.to_numpy()
+    bins, labels = assign_bins(probability), part.label.to_numpy()
     shares, briers, errors = [], [], []
     for drawn in resampled_slides(groups, 30, 2):
         rows = np.concatenate([np.flatnonzero(groups == slide) for slide in drawn])
@@ -104,7 +104,7 @@ def test_models_with_different_gaps_are_evaluated_separately(predictions):
 
 def test_a_fold_gets_the_thresholds_of_the_other_folds(predictions):
     model = "logistic_embeddings"
-    cuts, thresholds = cross_thresholds(predictions, model)
+    cuts, thresholds = out_of_fold_thresholds(predictions, model)
     train = predictions.split == "train"
     rest = predictions[train & (predictions.fold != 2)]
     positive = np.sort(rest[f"prob_{model}"][rest.label == 1])[::-1]
@@ -113,7 +113,7 @@ def test_a_fold_gets_the_thresholds_of_the_other_folds(predictions):
     assert set(cuts["sensitivity-0.95"][predictions.fold == 2]) == {needed}
     assert set(cuts["youden"][~train]) == {thresholds["youden"]}
     changed = predictions.assign(**{f"prob_{model}": predictions[f"prob_{model}"].where(predictions.fold != 2, 0.5)})
-    again, _ = cross_thresholds(changed, model)
+    again, _ = out_of_fold_thresholds(changed, model)
     pd.testing.assert_frame_equal(again[predictions.fold == 2], cuts[predictions.fold == 2])
 
 
@@ -121,6 +121,6 @@ def test_threshold_is_one_half_if_the_other_folds_lack_a_class():
     frame = pd.DataFrame(
         {"split": "train", "fold": [0, 0, 1, 1], "label": [0, 0, 0, 1], "prob_cnn": [0.1, 0.2, 0.3, 0.9]}
     )
-    cuts, thresholds = cross_thresholds(frame, "cnn")
+    cuts, thresholds = out_of_fold_thresholds(frame, "cnn")
     assert cuts["youden"].tolist() == [0.9, 0.9, 0.5, 0.5]
     assert thresholds["youden"] == 0.9

@@ -7,7 +7,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from histoblend.reports.evaluation.slides import auc_interval, score_slides, share_interval, slide_intervals
-from histoblend.reports.sections.errors import MOST_ROWS, forest_rows, slide_forest
+from histoblend.reports.sections.errors import MAX_ROWS, forest_rows, slide_forest
 from tests.reports.cohorts import make_predictions
 
 
@@ -118,9 +118,9 @@ def test_figure_of_many_slides_shows_the_worst():
     intervals = slide_intervals(predictions, score_slides(predictions, [model]), {model: 0.5})
     figure = slide_forest(intervals, model, "auc")
     drawn = [value for trace in figure["data"] for value in trace["x"]]
-    assert len(drawn) == MOST_ROWS
+    assert len(drawn) == MAX_ROWS
     assert figure["layout"]["height"] < 1400
-    rest = forest_rows(intervals, model, "auc").value.iloc[MOST_ROWS:]
+    rest = forest_rows(intervals, model, "auc").value.iloc[MAX_ROWS:]
     assert max(drawn) <= rest.min() + 1e-4
     # Every row shows the value of the slide that it names.
     names = dict(zip(figure["layout"]["yaxis"]["tickvals"], figure["layout"]["yaxis"]["ticktext"], strict=True))

@@ -103,7 +103,7 @@ def view_position(page):
     return json.loads(page.locator("#view").get_attribute("data-place"))
 
 
-def on_screen(page, x, y):
+def escape_controls(page, x, y):
     """Screen position of a level-0 pixel."""
     left, top, scale = view_position(page)
     box = page.locator("#view").bounding_box()
@@ -139,14 +139,14 @@ def test_cells_are_aligned_with_the_slide_and_read_under_the_pointer(visit, rati
     page.locator(".zoom").evaluate("zoom => zoom.remove()")  # it covers some cells
     for row, column in np.ndindex(VALUES.shape):
         x, y = min(64 * column + 20, 350), min(64 * row + 20, 286)
-        page.mouse.move(*on_screen(page, x, y))
+        page.mouse.move(*escape_controls(page, x, y))
         said = page.locator("#readout").text_content()
         if np.isnan(VALUES[row, column]):
             assert said.startswith("no prediction")
         else:
             assert said.startswith(f"probability {VALUES[row, column]:.3f} ")
             np.testing.assert_allclose(pixel(page, x, y), expected[row, column], atol=1)
-    page.mouse.move(*on_screen(page, -3, 20))
+    page.mouse.move(*escape_controls(page, -3, 20))
     assert page.locator("#readout").text_content() == "outside the slide"
 
 
@@ -161,7 +161,7 @@ def test_the_whole_slide_is_shown_first_and_ends_with_its_picture(visit):
     assert min(pixel(page, 60, 60)) > 250
     box = page.locator("#view").bounding_box()
     for x, y in ((0, 0), (352, 288)):
-        across, down = on_screen(page, x, y)
+        across, down = escape_controls(page, x, y)
         assert box["x"] < across < box["x"] + box["width"]
         assert box["y"] < down < box["y"] + box["height"]
 
@@ -179,20 +179,20 @@ def test_the_scale_bar_has_the_stated_length(visit):
 
 def test_the_wheel_zooms_about_the_pointer_and_dragging_moves(visit):
     page = visit()
-    x, y = on_screen(page, 100, 80)
+    x, y = escape_controls(page, 100, 80)
     page.mouse.move(x, y)
     before = view_position(page)[2]
     page.mouse.wheel(0, -400)
     settle(page)
     assert view_position(page)[2] > 1.3 * before
     # the browser rounds the position of the wheel event
-    assert on_screen(page, 100, 80) == pytest.approx((x, y), abs=1)
-    x, y = on_screen(page, 100, 80)
+    assert escape_controls(page, 100, 80) == pytest.approx((x, y), abs=1)
+    x, y = escape_controls(page, 100, 80)
     page.mouse.down()
     page.mouse.move(x + 60, y - 30, steps=4)
     page.mouse.up()
     settle(page)
-    assert on_screen(page, 100, 80) == pytest.approx((x + 60, y - 30), abs=1.5)
+    assert escape_controls(page, 100, 80) == pytest.approx((x + 60, y - 30), abs=1.5)
 
 
 def test_two_fingers_zoom(visit):
@@ -315,7 +315,7 @@ def test_the_slide_stays_in_the_middle_when_the_window_changes(visit):
     page.set_viewport_size({"width": 700, "height": 800})
     settle(page)
     box = page.locator("#view").bounding_box()
-    x, y = on_screen(page, 176, 144)
+    x, y = escape_controls(page, 176, 144)
     assert (x, y) == pytest.approx((box["x"] + box["width"] / 2, box["y"] + box["height"] / 2), abs=2)
 
 

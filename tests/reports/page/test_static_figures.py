@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from histoblend.reports.page.section import Chart, Section
-from histoblend.reports.page.static_figures import WIDTH_PX, draw, write_prints
+from histoblend.reports.page.static_figures import WIDTH_PX, draw, write_static_figures
 from histoblend.reports.report import build_sections
 from tests.reports.cohorts import make_inputs
 
@@ -26,7 +26,7 @@ def centre_of(picture, colour):
 
 def test_every_chart_of_a_report_is_drawn_as_svg_and_png(tmp_path):
     sections = build_sections(make_inputs(0, slides=10, per_slide=20))
-    paths = write_prints(tmp_path, sections)
+    paths = write_static_figures(tmp_path, sections)
     variants = [figure for section in sections for chart in section.charts.values() for _, figure in chart.variants]
     assert len(paths) == len(set(paths)) == 2 * len(variants)
     heights = sorted(figure["layout"]["height"] for figure in variants)
@@ -117,5 +117,5 @@ def test_variants_are_named_after_their_text(tmp_path):
     section = Section(
         "s", "S", {}, charts={"c": Chart("", [("One / two", figure), ("<b>", figure)]), "d": Chart("", [("x", figure)])}
     )
-    names = [path.name for path in write_prints(tmp_path, [section])]
+    names = [path.name for path in write_static_figures(tmp_path, [section])]
     assert names == ["s-c-1-one-two.svg", "s-c-1-one-two.png", "s-c-2-b.svg", "s-c-2-b.png", "s-d.svg", "s-d.png"]

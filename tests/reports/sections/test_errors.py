@@ -14,7 +14,7 @@ from histoblend.reports.page.page import write_page
 from histoblend.reports.sections.errors import (
     EACH_SLIDE,
     GALLERY_SIZE,
-    MOST_BY_SLIDE,
+    MAX_BY_SLIDE,
     best_of_rungs,
     choose_errors,
     errors_section,
@@ -86,7 +86,7 @@ def test_pictures_are_limited_and_each_slide_gets_one_before_any_gets_two():
     predictions = make_predictions(2, slides=110, test_slides=20, per_slide=20, rungs=("prevalence", "colour"))
     shown = choose_errors(predictions, "xgboost_colour", 0.5)
     by_slide = shown[shown.group == "slide"]
-    assert len(by_slide) == MOST_BY_SLIDE
+    assert len(by_slide) == MAX_BY_SLIDE
     assert by_slide.slide.is_unique
     few = choose_errors(predictions[predictions.slide.isin(["S00", "S01", "S02"])], "xgboost_colour", 0.5)
     assert few[few.group == "slide"].slide.value_counts().max() == EACH_SLIDE
@@ -161,7 +161,7 @@ def test_page_says_what_is_missing_and_escapes_names(cohort, tmp_path):
 def test_pictures_stay_within_their_size_limit(section, tmp_path):
     text = write_page(tmp_path, "Errors", [section]).read_text(encoding="utf-8")
     pictures = re.findall(r'src="(data:image/jpeg;base64,[^"]+)"', text)
-    assert len(pictures) <= 3 * GALLERY_SIZE + MOST_BY_SLIDE
+    assert len(pictures) <= 3 * GALLERY_SIZE + MAX_BY_SLIDE
     assert sum(map(len, pictures)) < 0.7e6
     json.loads(re.search(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)[1])
 

@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 import pytest
 
 from histoblend.models.inspection.importance import COLUMNS, sum_by_family
-from histoblend.models.inspection.shapley import Attribution
+from histoblend.models.inspection.shapley import ShapleyValues
 from histoblend.reports.evaluation.explorer import LEVELS, NEAR, leading_features, share_examples
 from histoblend.reports.page.page import write_page
 from histoblend.reports.sections.explorer import explore
@@ -123,7 +123,9 @@ def test_figures_are_valid_and_a_waterfall_ends_at_the_log_odds(made):
 
 def test_a_waterfall_keeps_the_largest_and_sums_the_rest():
     shares = np.array([[0.5, -2.0, *([0.1] * 12)]])
-    attribution = Attribution([f"colour_s{i}_red_whole" for i in range(14)], shares, np.zeros((1, 14), np.float32), 1.0)
+    attribution = ShapleyValues(
+        [f"colour_s{i}_red_whole" for i in range(14)], shares, np.zeros((1, 14), np.float32), 1.0
+    )
     figure = waterfall(attribution, 0, attribution.percentiles())
     assert figure["data"][0]["x"] == pytest.approx([0.4, *([0.1] * 8), 0.5, -2.0])
     labels = [note["text"] for note in figure["layout"]["annotations"]]
@@ -133,7 +135,7 @@ def test_a_waterfall_keeps_the_largest_and_sums_the_rest():
 
 
 def test_figures_escape_names():
-    attribution = Attribution([NASTY], np.array([[1.0], [2.0]]), np.array([[1.0], [2.0]], np.float32), 0.0)
+    attribution = ShapleyValues([NASTY], np.array([[1.0], [2.0]]), np.array([[1.0], [2.0]], np.float32), 0.0)
     for figure in (beeswarm(attribution), waterfall(attribution, 0, attribution.percentiles())):
         assert NASTY not in json.dumps(figure)
         assert "&lt;img" in json.dumps(figure)

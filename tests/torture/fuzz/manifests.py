@@ -9,7 +9,7 @@ from tests.torture.fuzz.driver import instrumented, main, mutate_json
 with instrumented():
     from histoblend.pipelines.runtime.artefacts import (
         MANIFEST,
-        Outcome,
+        StepResult,
         StepSpec,
         _finish_replacing,
         _plain,
@@ -25,9 +25,9 @@ IDENTITY = _plain(SPEC.identity())
 RUN = Path(tempfile.mkdtemp(prefix="fuzz-files-"))
 
 
-def build(folder: Path) -> Outcome:
+def build(folder: Path) -> StepResult:
     (folder / "values.txt").write_text("abc")
-    return Outcome(3, {"columns": ["a"], "seconds": {"colour": 0.5}})
+    return StepResult(3, {"columns": ["a"], "seconds": {"colour": 0.5}})
 
 
 def seeds() -> list[bytes]:
