@@ -8,7 +8,7 @@ from typing import Any
 from histoblend.data.errors import InputError
 
 
-def count_workers(workers: Any) -> int:
+def count_workers(workers: Any, name: str = "workers") -> int:
     """Return the number of workers, by joblib's rule.
 
     Parameters
@@ -16,6 +16,8 @@ def count_workers(workers: Any) -> int:
     workers : int
         A positive number as is; -1 for one per core that this process may use, -2 for one fewer, and so on. At least
         one.
+    name : str
+        Name of the setting, for the message.
 
     Returns
     -------
@@ -33,7 +35,7 @@ def count_workers(workers: Any) -> int:
     """
     if isinstance(workers, bool) or not isinstance(workers, Integral) or workers == 0:
         raise InputError(
-            f"workers must be a positive number, or -1 for one per core (-2 for one fewer); got {workers!r}."
+            f"{name} must be a positive number, or -1 for one per core (-2 for one fewer); got {workers!r}."
         )
     number = int(workers)
     if number > 0:

@@ -25,8 +25,6 @@ from histoblend.models.surgery import cut_network, fold_norms, unfold_norms
 if TYPE_CHECKING:
     import keras
 
-TRAINED = ("auto", "top", "all")
-STAINS = ("jitter", "none", "macenko")
 DESCRIPTION = "cnn.json"
 KERAS_FILE, ONNX_FILE = "network.keras", "network.onnx"
 

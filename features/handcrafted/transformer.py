@@ -25,7 +25,7 @@ class HandcraftedFeatures(TransformerMixin, BaseEstimator):
     ----------
     families : sequence of str, optional
         Names of feature families (`features.handcrafted.families.FAMILIES`); None for all.
-    workers : int
+    n_jobs : int
         Number of threads, -1 for one per core. The result does not depend on it.
 
     Examples
@@ -35,9 +35,9 @@ class HandcraftedFeatures(TransformerMixin, BaseEstimator):
     (2, 110)
     """
 
-    def __init__(self, families: Sequence[str] | None = None, workers: int = 1) -> None:
+    def __init__(self, families: Sequence[str] | None = None, n_jobs: int = 1) -> None:
         self.families = families
-        self.workers = workers
+        self.n_jobs = n_jobs
 
     def fit(self, X: np.ndarray, y: Any = None) -> HandcraftedFeatures:
         """Check the arguments.
@@ -54,12 +54,12 @@ class HandcraftedFeatures(TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If a family is unknown, `workers` is 0, or X has the wrong shape.
+            If a family is unknown, `n_jobs` is 0, or X has the wrong shape.
         TypeError
             If X is not uint8.
         """
         families.families_named(self.families)
-        count_workers(self.workers)
+        count_workers(self.n_jobs, "n_jobs")
         check_patches(X)
         return self
 
@@ -82,13 +82,13 @@ class HandcraftedFeatures(TransformerMixin, BaseEstimator):
             As for `fit`.
         """
         self.fit(X)
-        workers = count_workers(self.workers)
-        if workers == 1 or len(X) <= _SHARD:
+        threads = count_workers(self.n_jobs, "n_jobs")
+        if threads == 1 or len(X) <= _SHARD:
             return families.compute(X, self.families)
         from joblib import Parallel, delayed
 
         shards = (X[start : start + _SHARD] for start in range(0, len(X), _SHARD))
-        pool = Parallel(n_jobs=workers, prefer="threads")
+        pool = Parallel(n_jobs=threads, prefer="threads")
         return np.concatenate(pool(delayed(families.compute)(shard, self.families) for shard in shards))
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:

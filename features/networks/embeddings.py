@@ -256,7 +256,7 @@ class Embeddings(TransformerMixin, BaseEstimator):
     ----------
     backbone, size, centre, engine, precision, d4, pooling, stages, weights, cache
         See :func:`embedding_compute`.
-    workers : int
+    n_jobs : int
         Number of threads of the "onnx" engine; -1 uses one per core. The result does not depend on it.
 
     Attributes
@@ -282,7 +282,7 @@ class Embeddings(TransformerMixin, BaseEstimator):
         stages: int = 1,
         weights: str = "imagenet",
         cache: str | os.PathLike[str] = DEFAULT_CACHE,
-        workers: int = 1,
+        n_jobs: int = 1,
     ) -> None:
         self.backbone = backbone
         self.size = size
@@ -294,12 +294,12 @@ class Embeddings(TransformerMixin, BaseEstimator):
         self.stages = stages
         self.weights = weights
         self.cache = cache
-        self.workers = workers
+        self.n_jobs = n_jobs
 
     def fit(self, X: np.ndarray | None = None, y: Any = None) -> Embeddings:
         """Prepare the network. The patches are ignored."""
         options = self.get_params()
-        count_workers(options.pop("workers"))
+        count_workers(options.pop("n_jobs"), "n_jobs")
         self.compute_ = embedding_compute(**options)
         return self
 
@@ -316,13 +316,13 @@ class Embeddings(TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         _check(X)  # the whole array, because threads get only slices
-        workers = count_workers(self.workers)
-        if workers == 1 or len(X) <= ONNX_BATCH:
+        threads = count_workers(self.n_jobs, "n_jobs")
+        if threads == 1 or len(X) <= ONNX_BATCH:
             return self.compute_(X)
         from joblib import Parallel, delayed
 
         step = 8 * ONNX_BATCH
-        parts = Parallel(n_jobs=workers, prefer="threads")(
+        parts = Parallel(n_jobs=threads, prefer="threads")(
             delayed(self.compute_)(X[start : start + step]) for start in range(0, len(X), step)
         )
         return np.concatenate(parts)

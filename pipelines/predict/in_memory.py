@@ -50,7 +50,7 @@ class Predictor:
         largest out-of-fold AUC.
     point : str
         Operating point that turns probabilities into labels.
-    workers : int
+    n_jobs : int
         Threads, -1 for one per core. The result does not depend on it.
 
     Examples
@@ -59,24 +59,22 @@ class Predictor:
     >>> predictor.predict(patches, slides=slides)["probability"]  # doctest: +SKIP
     """
 
-    def __init__(self, bundle: Bundle, model: str = "", point: str = POINT, workers: int = 1) -> None:
+    def __init__(self, bundle: Bundle, model: str = "", point: str = POINT, n_jobs: int = 1) -> None:
         self.bundle = bundle
         self.model = model
         self.point = point
-        self.workers = workers
+        self.n_jobs = n_jobs
         check_options(choose_blends(bundle, model), self._options())
 
     @classmethod
-    def load(
-        cls, folder: str | os.PathLike[str], *, model: str = "", point: str = POINT, workers: int = 1
-    ) -> Predictor:
+    def load(cls, folder: str | os.PathLike[str], *, model: str = "", point: str = POINT, n_jobs: int = 1) -> Predictor:
         """Read and check a bundle.
 
         Parameters
         ----------
         folder : path
             Such as ``runs/mine/bundle``.
-        model, point, workers
+        model, point, n_jobs
             See :class:`Predictor`.
 
         Raises
@@ -84,7 +82,7 @@ class Predictor:
         InputError
             The bundle is missing or damaged, or an argument does not fit it.
         """
-        return cls(open_bundle(Path(folder)), model, point, workers)
+        return cls(open_bundle(Path(folder)), model, point, n_jobs)
 
     @property
     def models(self) -> list[str]:
@@ -141,7 +139,7 @@ class Predictor:
         )
 
     def _options(self, prevalence: float = 0.0) -> Options:
-        return Options(model=self.model, point=self.point, prevalence=prevalence, workers=self.workers)
+        return Options(model=self.model, point=self.point, prevalence=prevalence, workers=self.n_jobs)
 
 
 class _Silent(Screen):

@@ -9,10 +9,10 @@ import pytest
 
 from histoblend.reports.evaluation.decisions import decide
 from histoblend.reports.evaluation.ladder import ladder
-from histoblend.reports.report_files import write_report
 from tests.golden.recompute import Agreement, recompute
 from tests.golden.recompute import ladder as recompute_ladder
 from tests.reports.cohorts import make_inputs, model_names
+from tests.reports.written_report import write_report
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["slides and gaps", "no slides"])

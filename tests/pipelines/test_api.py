@@ -42,7 +42,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def predictor(run: Run) -> histoblend.Predictor:
-    return histoblend.Predictor.load(run.folder / "bundle", workers=2)
+    return histoblend.Predictor.load(run.folder / "bundle", n_jobs=2)
 
 
 def test_every_example_of_the_api_page_runs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

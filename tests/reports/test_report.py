@@ -17,9 +17,9 @@ from histoblend.models.inspection.stain import StainGroups, StainView, group_sli
 from histoblend.reports.evaluation.ladder import CURVE_POINTS, roc_table
 from histoblend.reports.page.page import write_page
 from histoblend.reports.page.section import Section
-from histoblend.reports.report_files import write_report
 from histoblend.reports.sections.provenance import _fact_tables
 from tests.reports.cohorts import make_inputs
+from tests.reports.written_report import write_report
 
 NASTY = "<b>x</b><img src=x onerror=alert(1)>"
 

@@ -5,9 +5,9 @@ import shutil
 
 import pytest
 
-from histoblend.reports.report_files import write_report
 from tests.reports.cohorts import make_inputs
 from tests.reports.test_report import NASTY, nasty_inputs
+from tests.reports.written_report import write_report
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [

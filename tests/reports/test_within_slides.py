@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 
 from histoblend.reports.model_card import model_card
-from histoblend.reports.report_files import write_report
 from histoblend.reports.within_slides import BETWEEN_SLIDES, gain_within_words, within_words
 from tests.reports.cohorts import make_inputs
+from tests.reports.written_report import write_report
 
 ROW = {"split": "oof", "patches": 900, "slides": 29, "mixed_slides": 14, "within_share": 0.0346}
 TEST = ROW | {"split": "test", "patches": 90, "slides": 7}

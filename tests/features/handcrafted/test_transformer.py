@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
@@ -38,13 +39,13 @@ def test_pandas_output_has_named_columns(patches):
 def test_workers_change_nothing():
     many = np.random.default_rng(0).integers(0, 256, (600, 32, 32, 3), dtype=np.uint8)
     one = HandcraftedFeatures(["nuclei"]).transform(many)
-    np.testing.assert_array_equal(HandcraftedFeatures(["nuclei"], workers=2).transform(many), one)
+    np.testing.assert_array_equal(HandcraftedFeatures(["nuclei"], n_jobs=2).transform(many), one)
 
 
 def test_one_worker_per_core_changes_nothing(monkeypatch):
     many = np.random.default_rng(0).integers(0, 256, (300, 32, 32, 3), dtype=np.uint8)
     one = HandcraftedFeatures(["colour"]).transform(many)
-    np.testing.assert_array_equal(HandcraftedFeatures(["colour"], workers=-1).fit(many).transform(many), one)
+    np.testing.assert_array_equal(HandcraftedFeatures(["colour"], n_jobs=-1).fit(many).transform(many), one)
 
 
 @pytest.mark.parametrize(
@@ -61,15 +62,15 @@ def test_one_worker_per_core_changes_nothing(monkeypatch):
 )
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_wrong_shape_is_reported_as_given(shape, words, workers):
-    for method in (HandcraftedFeatures(workers=workers).fit, HandcraftedFeatures(workers=workers).transform):
+    for method in (HandcraftedFeatures(n_jobs=workers).fit, HandcraftedFeatures(n_jobs=workers).transform):
         with pytest.raises(ValueError, match=words):
             method(np.zeros(shape, np.uint8))
 
 
 def test_clones_and_pickles(patches):
-    transformer = HandcraftedFeatures(families=["gradient"], workers=2)
+    transformer = HandcraftedFeatures(families=["gradient"], n_jobs=2)
     copy = pickle.loads(pickle.dumps(clone(transformer)))  # noqa: S301
-    assert copy.get_params() == {"families": ["gradient"], "workers": 2}
+    assert copy.get_params() == {"families": ["gradient"], "n_jobs": 2}
     np.testing.assert_array_equal(copy.transform(patches), transformer.transform(patches))
 
 
@@ -78,11 +79,13 @@ def test_works_in_a_pipeline(patches):
     X, y = np.concatenate([patches, dark]), np.repeat([0, 1], len(patches))
     model = make_pipeline(HandcraftedFeatures(["colour"]), StandardScaler(), LogisticRegression()).fit(X, y)
     assert model.score(X, y) == 1.0
+    plain, parallel = (cross_val_score(model, X, y, cv=2, n_jobs=jobs) for jobs in (None, 2))
+    np.testing.assert_array_equal(plain, parallel)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"families": ["nucleus"]}, "Did you mean 'nuclei'"), ({"workers": 0}, r"workers must be a positive .*; got 0\.")],
+    [({"families": ["nucleus"]}, "Did you mean 'nuclei'"), ({"n_jobs": 0}, r"n_jobs must be a positive .*; got 0\.")],
 )
 def test_bad_arguments_raise_in_fit_and_in_transform(patches, arguments, message):
     transformer = HandcraftedFeatures(**arguments)

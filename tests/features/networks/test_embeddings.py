@@ -13,6 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import histoblend.features.networks.engines
 import histoblend.features.networks.onnx_export
@@ -438,7 +442,7 @@ def test_shapes_without_resizing_are_unknown_before_the_patches(cache):
 
 
 def test_the_scikit_learn_transformer(cache, patches):
-    embedding = Embeddings(engine="onnx", cache=cache, workers=2)
+    embedding = Embeddings(engine="onnx", cache=cache, n_jobs=2)
     with pytest.raises(NotFittedError):
         embedding.transform(patches)
     values = clone(embedding).fit_transform(patches)
@@ -448,17 +452,26 @@ def test_the_scikit_learn_transformer(cache, patches):
     assert single.get_feature_names_out()[1] == "embedding_efficientnet-lite0-0001_rgb_whole"
     again = pickle.loads(pickle.dumps(single))  # noqa: S301 - made here
     np.testing.assert_array_equal(again.transform(patches[:2]), values[:2])
+    frame = single.set_output(transform="pandas").transform(patches[:2])
+    assert list(frame.columns) == list(single.get_feature_names_out())
+
+
+def test_cross_validation_in_parallel_equals_the_plain_one(cache, patches):
+    labels = np.arange(70) % 2
+    model = make_pipeline(Embeddings(engine="onnx", cache=cache), StandardScaler(), LogisticRegression())
+    plain, parallel = (cross_val_score(model, patches, labels, cv=2, n_jobs=jobs) for jobs in (None, 2))
+    np.testing.assert_array_equal(plain, parallel)
 
 
 @pytest.mark.parametrize("workers", [1, 2, -1])
 @pytest.mark.parametrize("shape", [(96, 80, 3), (40, 96, 96), (40, 3, 96, 96)])
 def test_the_error_of_a_wrong_shape_names_the_given_shape(shape, workers):
-    embedding = Embeddings(workers=workers)
+    embedding = Embeddings(n_jobs=workers)
     embedding.compute_ = None
     with pytest.raises(ValueError, match=re.escape(f"(n, height, width, 3); got uint8 {shape}.")):
         embedding.transform(np.zeros(shape, np.uint8))
 
 
 def test_zero_workers_are_rejected():
-    with pytest.raises(ValueError, match="workers must be a positive number, or -1 for one per core"):
-        Embeddings(workers=0).fit()
+    with pytest.raises(ValueError, match="n_jobs must be a positive number, or -1 for one per core"):
+        Embeddings(n_jobs=0).fit()

@@ -58,11 +58,11 @@ def by_shards(folder, fail, monkeypatch):
 
 def by_transformer(folder, fail, monkeypatch):
     monkeypatch.setattr("histoblend.features.handcrafted.families.compute", fail)
-    HandcraftedFeatures(["colour"], workers=2).transform(PIXELS)
+    HandcraftedFeatures(["colour"], n_jobs=2).transform(PIXELS)
 
 
 def by_embedding(folder, fail, monkeypatch):
-    embedding = Embeddings(workers=2)
+    embedding = Embeddings(n_jobs=2)
     embedding.compute_ = fail
     embedding.transform(PIXELS)
 

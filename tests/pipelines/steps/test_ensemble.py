@@ -20,11 +20,11 @@ from histoblend.pipelines.steps.ensemble import choose_members, combine, member_
 from histoblend.pipelines.steps.ladder import judge_decisions
 from histoblend.pipelines.steps.report_inputs import ensemble_view
 from histoblend.reports.evaluation.ladder import ladder
-from histoblend.reports.report_files import write_report
 from histoblend.reports.sections.ensemble import gain_words
 from tests import ROOT
 from tests.pipelines.stub_run import StubRun
 from tests.reports.cohorts import make_inputs, make_predictions, model_names
+from tests.reports.written_report import write_report
 
 RUNGS = ("prevalence", "colour", "embeddings", "context", "nuclei")
 MEMBERS = ["logistic_colour", "logistic_embeddings", "logistic_context"]

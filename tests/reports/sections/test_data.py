@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from histoblend.data.audit.flags import FLAGS
-from histoblend.reports.report_files import write_report
 from histoblend.reports.sections.data import AuditView, consequence, example_groups
 from tests.reports.cohorts import make_inputs
+from tests.reports.written_report import write_report
 
 NASTY = "<img src=x onerror=alert(1)>"
 

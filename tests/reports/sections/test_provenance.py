@@ -8,11 +8,11 @@ import pytest
 
 from histoblend.reports.page.page import write_page
 from histoblend.reports.page.section import Section
-from histoblend.reports.report_files import write_report
 from histoblend.reports.sections.provenance import card_html, made_section
 from histoblend.reports.sections.tripod import COVERED, IN_PART, ITEMS, MISSING, checklist
 from tests.reports.cohorts import make_inputs
 from tests.reports.test_report import NASTY
+from tests.reports.written_report import write_report
 
 CARD = f"""# Model card: made up
 

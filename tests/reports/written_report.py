@@ -1,4 +1,4 @@
-"""Files of the report: the page, its numbers as CSV and its provenance as JSON."""
+"""The report written at once, from memory. A run writes it in steps."""
 
 from __future__ import annotations
 
