@@ -47,6 +47,8 @@ class Section:
         Data that the section's script reads from ``<script id="data-<name>">``.
     nav : str
         Text in the list of sections; the title if empty.
+    finding : str
+        One sentence with the section's main result, shown first.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Section:
     tables: Mapping[str, pd.DataFrame] = field(default_factory=dict)
     data: Any = None
     nav: str = ""
+    finding: str = ""
 
 
 @dataclass(frozen=True)
