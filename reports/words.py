@@ -49,9 +49,9 @@ def signed(value: float, digits: int = 3) -> str:
     return text if text.startswith("−") or float(text) == 0 else f"+{text}"
 
 
-def span(low: float, high: float) -> str:
-    """Return an interval with three digits."""
-    return f"{decimal(low)} to {decimal(high)}"
+def span(low: float, high: float, digits: int = 3) -> str:
+    """Return an interval."""
+    return f"{decimal(low, digits)} to {decimal(high, digits)}"
 
 
 def signed_span(low: float, high: float, digits: int = 3) -> str:
