@@ -95,7 +95,7 @@ def precision_recall(curve: pd.DataFrame, view: DecisionsView, split: str) -> di
         {
             "type": "scatter",
             "mode": "lines",
-            "name": f"{figures.short_name(view.model)}, {average['words']}: average precision {_average(average)}",
+            "name": f"average precision {_average(average)}",
             "x": figures.numbers(curve.recall, 4),
             "y": figures.numbers(curve.precision, 4),
             "customdata": figures.numbers(curve.threshold, 3),

@@ -80,13 +80,13 @@ def decisions_finding(view: DecisionsView) -> str:
     """Say how often the model is right at its default operating point, and whether its probabilities are calibrated."""
     rows = [row for row in records(view.operating) if row["point"] == DEFAULT_POINT]
     rates = [
-        f"{_rate(row['sensitivity'])} of the positives and {_rate(row['specificity'])} of the negatives "
-        f"{_on(row['split'])}"
-        for row in rows
+        f"{'a sensitivity of ' if not number else ''}{_rate(row['sensitivity'])} and "
+        f"{'a specificity of ' if not number else ''}{_rate(row['specificity'])} {_on(row['split'])}"
+        for number, row in enumerate(rows)
     ]
     slopes = view.recalibration[view.recalibration.measure == "slope"]
     slope = next((row for row in records(slopes) if not pd.isna(row["value"])), None)
-    text = f"At its default operating point, {model_words(view.model)} classifies {' and '.join(rates)} correctly"
+    text = f"At its default operating point, {model_words(view.model)} has {', and '.join(rates)}"
     if slope is None:
         return f"{text}."
     return f"{text}; its calibration slope {_on(slope['split'])} is {_slope_words(slope)}."
@@ -112,16 +112,18 @@ def _slope_words(row: Mapping[str, Any]) -> str:
 
 
 def _recalibration_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows of the table: split, measure, value with its interval, ideal value, and what the interval shows."""
+    """Rows of the table, one per measure: its name, its ideal value, and a cell per split."""
     rows = []
-    for row in records(table):
-        words, ideal, above, below = RECALIBRATION_WORDS[row["measure"]]
-        side = direction(row["low"], row["high"], null=ideal, digits=2)
-        shows = {None: "–", 0: inconclusive(f"{ideal:g}"), 1: above, -1: below}[side]
+    for measure, (words, ideal, above, below) in RECALIBRATION_WORDS.items():
         number, between = (decimal, span) if ideal else (signed, signed_span)
-        interval = "" if side is None else between(row["low"], row["high"], 2)
-        value = "–" if pd.isna(row["value"]) else number(row["value"], 2)
-        rows.append({**row, "words": words, "text": value, "interval": interval, "ideal": ideal, "shows": shows})
+        cells = []
+        for row in records(table[table.measure == measure]):
+            side = direction(row["low"], row["high"], null=ideal, digits=2)
+            shows = {None: "", 0: inconclusive(f"{ideal:g}"), 1: above, -1: below}[side]
+            interval = "" if side is None else between(row["low"], row["high"], 2)
+            value = "–" if pd.isna(row["value"]) else number(row["value"], 2)
+            cells.append({"split": row["split"], "value": value, "interval": interval, "shows": shows})
+        rows.append({"measure": measure, "words": words, "ideal": ideal, "cells": cells})
     return rows
 
 

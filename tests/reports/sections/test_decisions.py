@@ -222,12 +222,11 @@ def test_the_sections_data_is_json(view):
 def test_finding_states_both_splits_and_judges_the_slope_by_its_interval(view):
     finding = decisions_section(view).finding
     rows = view.operating[view.operating.point == "youden"].set_index("split")
-    for split, words in (("oof", "out-of-fold"), ("test", "on the test slides")):
-        row = rows.loc[split]
-        assert (
-            f"{100 * row.sensitivity:.0f} % of the positives and {100 * row.specificity:.0f} % of the negatives {words}"
-            in finding
-        )
+    oof, test = rows.loc["oof"], rows.loc["test"]
+    assert (
+        f"a sensitivity of {100 * oof.sensitivity:.0f} % and a specificity of {100 * oof.specificity:.0f} % "
+        f"out-of-fold, and {100 * test.sensitivity:.0f} % and {100 * test.specificity:.0f} % on the test slides"
+    ) in finding
     for low, high, shows in (
         (0.7, 0.9, "0.85 (95 % CI 0.70 to 0.90; probabilities too extreme)."),
         (0.7, 0.998, "0.85 (0.70 to 1.00), inconclusive (95 % CI includes 1)."),
@@ -241,13 +240,13 @@ def test_finding_states_both_splits_and_judges_the_slope_by_its_interval(view):
 def test_recalibration_table_says_what_each_interval_shows(view):
     table = view.recalibration.assign(value=-0.5, low=-0.8, high=-0.002)
     rows = decisions_section(replace(view, recalibration=table)).content["recalibration"]
-    shows = {row["measure"]: row["shows"] for row in rows}
-    assert shows == {
+    assert [cell["split"] for cell in rows[0]["cells"]] == ["oof", "test"]
+    assert {row["measure"]: row["cells"][0]["shows"] for row in rows} == {
         "slope": "probabilities too extreme",
         "intercept": "inconclusive (95 % CI includes 0)",  # printed as 0.00
         "in_the_large": "inconclusive (95 % CI includes 0)",
     }
-    assert rows[1]["interval"] == "−0.80 to 0.00"
+    assert rows[1]["cells"][0]["interval"] == "−0.80 to 0.00"
 
 
 def test_charts_keep_the_splits_apart(view):
