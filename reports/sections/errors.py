@@ -148,12 +148,12 @@ def best_of_rungs(ladder: pd.DataFrame, best: str) -> list[str]:
 
 
 def choose_errors(predictions: pd.DataFrame, model: str, threshold: float | np.ndarray) -> pd.DataFrame:
-    """Choose example patches: worst false positives and negatives, those nearest the threshold, each slide's worst.
+    """Choose example patches: worst false positives and negatives, each slide's worst, those nearest the threshold.
 
-    The worst error is the one furthest from the threshold in log-odds. Each of the first groups has at most
-    `GALLERY_SIZE` patches per split, and at most `GALLERY_PER_SLIDE` per slide, so that one unusual slide does not fill
-    it. In the last group, slides with the most errors come first, with at most `EACH_SLIDE` patches per slide and
-    `MAX_BY_SLIDE` in total.
+    The worst error is the one furthest from the threshold in log-odds. A group has at most `GALLERY_SIZE` patches per
+    split, and at most `GALLERY_PER_SLIDE` per slide, so that one unusual slide does not fill it. In the group
+    ``"slide"``, slides with the most errors come first, with at most `EACH_SLIDE` patches per slide and `MAX_BY_SLIDE`
+    in total.
 
     Parameters
     ----------
@@ -166,28 +166,28 @@ def choose_errors(predictions: pd.DataFrame, model: str, threshold: float | np.n
     Returns
     -------
     DataFrame
-        ``group, patch_id, slide, split, label, score, wrong``. Groups are the keys of `TITLES`, ``"borderline"`` and
-        ``"slide"``.
+        ``group, patch_id, slide, split, label, score, wrong``. Groups are the keys of `TITLES`, ``"slide"`` and
+        ``"borderline"``. Rows are in the order of the page.
     """
     table = predictions[["patch_id", "slide", "split", "label"]].assign(score=predictions[f"prob_{model}"])
     table = table.assign(cut=threshold)[rows_with_predictions(predictions, model)]
     distance = np.abs(log_odds(table.score.to_numpy()) - log_odds(table.cut.to_numpy(np.float64)))
     table = table.assign(wrong=(table.score >= table.cut) != (table.label == 1), distance=distance)
     errors = table[table.wrong].sort_values(["distance", "patch_id"], ascending=[False, True], kind="stable")
-    groups = {
-        "false-positives": errors[errors.label == 0],
-        "false-negatives": errors[errors.label == 1],
-        "borderline": table.sort_values(["distance", "patch_id"], kind="stable"),
-    }
-    parts = []
-    for name, group in groups.items():
-        for split in SPLITS:
-            part = group[group.split == split]
-            few = part.slide.isna() | (part.groupby("slide").cumcount() < GALLERY_PER_SLIDE)
-            parts.append(part[few].head(GALLERY_SIZE).assign(group=name))
+    confident = {"false-positives": errors[errors.label == 0], "false-negatives": errors[errors.label == 1]}
+    closest = table.sort_values(["distance", "patch_id"], kind="stable")
+    parts = [_few_of_each_slide(group, split, name) for split in SPLITS for name, group in confident.items()]
     parts.append(_worst_of_slides(errors).assign(group="slide"))
+    parts += [_few_of_each_slide(closest, split, "borderline") for split in SPLITS]
     columns = ["group", "patch_id", "slide", "split", "label", "score", "wrong"]
     return pd.concat(parts, ignore_index=True)[columns]
+
+
+def _few_of_each_slide(group: pd.DataFrame, split: str, name: str) -> pd.DataFrame:
+    """First patches of a group in one split, with at most `GALLERY_PER_SLIDE` per slide."""
+    part = group[group.split == split]
+    few = part.slide.isna() | (part.groupby("slide").cumcount() < GALLERY_PER_SLIDE)
+    return part[few].head(GALLERY_SIZE).assign(group=name)
 
 
 def _worst_of_slides(errors: pd.DataFrame) -> pd.DataFrame:
