@@ -306,9 +306,9 @@ def recalibration_table(predictions: pd.DataFrame, model: str, *, draws: int = 1
     for name, _, part, units in _comparable_patches(predictions, [model]):
         labels, odds = part.label.to_numpy(np.float64), log_odds(part[f"prob_{model}"].to_numpy())
         whole = recalibrate(labels, odds, np.ones(len(labels)))
-        cells, *groups = _group_by_odds(labels, odds, units)
+        cells, label, mean = _group_by_odds(labels, odds, units)
         drawn = [
-            recalibrate(*groups, weights, start=whole)
+            recalibrate(label, mean, weights, start=whole)
             for counts in draw_slides(cells.shape[0], draws, seed)
             for weights in counts @ cells
         ]

@@ -8,7 +8,7 @@ import pandas as pd
 
 from histoblend.reports.evaluation.decisions import DEFAULT_POINT, DecisionsView
 from histoblend.reports.page import figures
-from histoblend.reports.page.section import Chart
+from histoblend.reports.page.section import Chart, records
 from histoblend.reports.words import percent, span
 
 SPLIT_WORDS = {"oof": "out-of-fold", "test": "test slides"}
@@ -78,7 +78,7 @@ def _average_words(view: DecisionsView) -> str:
 
 
 def _averages(view: DecisionsView) -> dict[str, dict[str, Any]]:
-    rows = view.average_precision.to_dict("records")
+    rows = records(view.average_precision)
     return {row["split"]: {**row, "words": SPLIT_WORDS[row["split"]]} for row in rows}
 
 
