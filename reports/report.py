@@ -117,7 +117,9 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
         data_section(predictions, inputs.audit, inputs.leakage),
         importances_section(inputs.importances, inputs.sentences, inputs.explorer, inputs.groups),
         stain_section(inputs.stain, inputs.importances, verdict.best),
-        errors_section(predictions, slides, inputs.ladder, verdict.best, inputs.patches, inputs.flags),
+        errors_section(
+            predictions, slides, inputs.ladder, verdict.best, inputs.patches, inputs.flags, inputs.decisions
+        ),
         cnn_section(inputs.cnn, inputs.patches),
         decisions_section(inputs.decisions),
         ensemble_section(inputs.ensemble, inputs.ladder),

@@ -11,7 +11,7 @@ from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.reports.page import figures
 from histoblend.reports.page.html import environment, own_files, script_hash
 from histoblend.reports.page.section import PageContent, Section
-from histoblend.reports.words import model_words, signed, span
+from histoblend.reports.words import direction, model_words, signed, span
 
 
 def write_page(
@@ -85,7 +85,7 @@ def _render(content: PageContent, prints: bool) -> str:
 
     templates = environment()
     templates.filters |= {"signed": signed, "short": figures.short_name, "model_words": model_words}
-    templates.globals |= {"span": span, "isna": pd.isna}
+    templates.globals |= {"span": span, "direction": direction, "isna": pd.isna}
     # Only our own files and plotly.js are not escaped.
     plotly = markupsafe.Markup(get_plotlyjs())  # noqa: S704
     script = markupsafe.Markup(_combined_files("js", "script", content.sections))  # noqa: S704

@@ -45,6 +45,11 @@
     open.clear();
   });
 
+  // A chart in closed details has no width, so it is fitted when the details open.
+  addEventListener("toggle", (event) => {
+    for (const plot of event.target.open ? event.target.querySelectorAll(".plot") : []) Plotly.Plots.resize(plot);
+  }, true);
+
   const value = (cell, kind) => {
     const raw = cell.dataset.value ?? cell.textContent.trim();
     if (kind === "text") return raw;
