@@ -68,6 +68,11 @@ class EnsembleView:
         """Whether the ensemble also uses members' means over slides."""
         return bool(self.members["weight_slide_mean"].notna().any())
 
+    @property
+    def uses_slides(self) -> bool:
+        """Whether the ensemble compares a patch with the other patches of its slide."""
+        return self.slide_means or any(map(needs_slides, self.members.member))
+
     def tables(self) -> dict[str, pd.DataFrame]:
         """Tables of the section, by file name."""
         return {
@@ -81,11 +86,11 @@ class EnsembleView:
     def doubts(self) -> tuple[str, ...]:
         """Reasons for caution if the ensemble is the best model."""
         cautions = [
-            "The ensemble's out-of-fold score is nested: each fold is predicted by a combination that was chosen and "
-            "fitted without it. The members' predictions for the other folds come from models that were trained on "
-            "this fold, so the score may be slightly optimistic. The test slides were not used for any of this."
+            "The ensemble's out-of-fold score may be slightly optimistic. It is nested: each fold is predicted by a "
+            "combination that was chosen and fitted without it. But the members' predictions for the other folds come "
+            "from models that were trained on this fold. The test slides were not used for any of this."
         ]
-        if self.slide_means or any(map(needs_slides, self.members.member)):
+        if self.uses_slides:
             cautions.append(
                 "The ensemble compares a patch with the other patches of its slide. To reach these scores, prediction "
                 "also needs many patches per slide, sampled as these were. Patches without a slide are predicted by "
