@@ -126,8 +126,9 @@ def card_line(card: DataCard, predictions: pd.DataFrame) -> str:
     if not stated:
         stated = [f"tissue, stain and pixel size {NOT_STATED}"]
     label = f"Label: {card.label or NOT_STATED}."
-    aside = f"{card.set_aside:,} files or patches were set aside." if card.set_aside else ""
-    return f"{count_words(predictions)}; {', '.join(stated)}. {label} {aside}".strip()
+    source = f"Source: {card.source or NOT_STATED}."
+    aside = f" {card.set_aside:,} files or patches were set aside." if card.set_aside else ""
+    return f"{count_words(predictions)}; {', '.join(stated)}. {label} {source}{aside}"
 
 
 def _set_aside(number: int | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -156,3 +157,9 @@ def count_tumour_slides(predictions: pd.DataFrame, model: str) -> dict[str, int]
         if len(part):
             counts[name] = int(part.slide[part.label == 1].nunique())
     return counts
+
+
+def known(row: Row | None, name: str) -> float | None:
+    """A value of a row of the ladder; None if it is missing."""
+    value = math.nan if row is None else float(row.get(name, math.nan))
+    return None if math.isnan(value) else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from histoblend.reports.sections.evidence import BORDERLINE, NONE, Evidence
+from histoblend.reports.sections.evidence import BORDERLINE, NONE, Evidence, known
 from histoblend.reports.words import model_words
 
 FEWEST, MOST = 2, 4
@@ -65,17 +65,21 @@ def _about_the_data(evidence: Evidence) -> Iterator[NextStep]:
 
 
 def _about_the_model(evidence: Evidence) -> Iterator[NextStep]:
-    if evidence.below is not None and evidence.gain in (BORDERLINE, NONE):
-        verb = "is not clear" if evidence.gain == BORDERLINE else "was not shown"
-        yield NextStep(
-            f"Use the simpler model: {model_words(evidence.below['model'])}", f"a gain over it {verb}", "ladder"
-        )
+    if evidence.below is not None and evidence.gain in (BORDERLINE, NONE) and _is_cheaper(evidence):
+        reason = "a gain over it is not clear" if evidence.gain == BORDERLINE else "no gain over it was shown"
+        yield NextStep(f"Use the simpler model: {model_words(evidence.below['model'])}", reason, "ladder")
     if evidence.slide_context:
         yield NextStep(
             "Predict all patches of a slide together",
             "the best model compares a patch with its slide",
             document="docs/predict.md",
         )
+
+
+def _is_cheaper(evidence: Evidence) -> bool:
+    """Whether the model that the best model is compared with takes less time, as far as is known."""
+    below, best = (known(row, "seconds_per_1000") for row in (evidence.below, evidence.best))
+    return below is None or best is None or below < best
 
 
 def _always() -> Iterator[NextStep]:

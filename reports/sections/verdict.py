@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,7 +11,7 @@ from histoblend.models.names import RUNGS, split_model_name
 from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section
 from histoblend.reports.sections.cautions import Caution, cautions
-from histoblend.reports.sections.evidence import BORDERLINE, CLEAR, NONE, Evidence, Row
+from histoblend.reports.sections.evidence import BORDERLINE, CLEAR, NONE, Evidence, Row, known
 from histoblend.reports.sections.next_steps import NextStep, next_steps
 from histoblend.reports.words import RUNG_WORDS, head_words, model_words, signed, span
 
@@ -108,10 +107,15 @@ def verdict_section(verdict: Verdict, ladder: pd.DataFrame, data: str) -> Sectio
     data : str
         The data card in one line.
     """
-    content = {"verdict": asdict(verdict), "data": data, "shown": SHOWN_CAUTIONS}
+    content = {"verdict": asdict(verdict), "data": data, "shown": _shown(len(verdict.cautions))}
     best = best_of_each_rung(ladder)
     chart = Chart(_forest_alt(best), [("AUC", compact_forest(best))])
     return Section("verdict", "Verdict", content, charts={"answer": chart}, finding=verdict.finding)
+
+
+def _shown(reasons: int) -> int:
+    """Number of reasons for caution that are shown at once: all of them if only one would be hidden."""
+    return reasons if reasons <= SHOWN_CAUTIONS + 1 else SHOWN_CAUTIONS
 
 
 def _trust(evidence: Evidence, reasons: list[Caution]) -> str:
@@ -158,7 +162,7 @@ def _scores(evidence: Evidence) -> list[dict[str, Any]]:
 
 def _with_interval(row: Row, name: str) -> dict[str, str] | None:
     """Return a score and its interval as text; None if unknown."""
-    value, low, high = (_known(row, f"{name}{end}") for end in ("", "_low", "_high"))
+    value, low, high = (known(row, f"{name}{end}") for end in ("", "_low", "_high"))
     if value is None:
         return None
     return {"value": f"{value:.3f}", "interval": "" if low is None or high is None else span(low, high)}
@@ -187,21 +191,15 @@ def _signed_interval(row: Row) -> str:
 
 def _cost(evidence: Evidence) -> dict[str, str] | None:
     """Core time per 1,000 patches, and peak memory, which is that of the model's largest step."""
-    seconds = _known(evidence.best, "seconds_per_1000")
+    seconds = known(evidence.best, "seconds_per_1000")
     if seconds is None:
         return None
-    memory, simpler = _known(evidence.best, "peak_mb"), _known(evidence.below, "seconds_per_1000")
+    memory, simpler = known(evidence.best, "peak_mb"), known(evidence.below, "seconds_per_1000")
     return {
         "seconds": _seconds(seconds),
         "memory": "" if memory is None else f"{memory:,.0f} MB",
         "simpler": "" if simpler is None else _seconds(simpler),
     }
-
-
-def _known(row: Row | None, name: str) -> float | None:
-    """A value of a row of the ladder; None if it is missing."""
-    value = math.nan if row is None else float(row.get(name, math.nan))
-    return None if math.isnan(value) else value
 
 
 def _seconds(value: float) -> str:

@@ -223,7 +223,6 @@ def test_report_says_what_is_missing(tmp_path):
     assert "They need the “stain” family of features and at least 8 slides." in text
     assert "alone-table" not in text
     assert "Nothing was recorded" in text
-    assert "Read this first" not in text
 
 
 def test_report_is_reproducible(tmp_path):

@@ -55,7 +55,9 @@ def test_the_card_in_one_line():
         "5 patches of 3 slides, 2 of them with tumour; sections of sentinel lymph nodes, H&E, 0.972 µm"
     )
     assert line.endswith("2 files or patches were set aside.")
-    assert "tissue, stain and pixel size not stated. Label: not stated." in card_line(DataCard(), PREDICTIONS)
+    assert "tissue, stain and pixel size not stated. Label: not stated. Source: not stated." in card_line(
+        DataCard(), PREDICTIONS
+    )
 
 
 def test_duplicates_in_words():

@@ -46,6 +46,13 @@ def test_there_are_two_to_four_actions_the_most_important_first():
     assert len(actions(evidence(CLEAR_STEPS, slide_context=True))) == 2
 
 
+@pytest.mark.parametrize(("below", "best", "expected"), [(20.0, 30.0, True), (30.0, 20.0, False)])
+def test_a_simpler_model_is_suggested_only_if_it_is_cheaper(below, best, expected):
+    costs = {"xgboost_handcrafted": below, "xgboost_embeddings": best}
+    steps = [step | {"seconds_per_1000": costs.get(step["model"], 1.0)} for step in STEPS]
+    assert any(action.startswith("Use the simpler model") for action in actions(evidence(steps))) is expected
+
+
 def test_reasons_are_clauses():
     steps = [*CLEAR_STEPS[:4], row("xgboost_embeddings", "test", auc=0.8, slides=7)]
     reasons = [step.reason for step in next_steps(evidence(steps, tumour_slides={"test": 3}))]

@@ -1,14 +1,19 @@
+from dataclasses import replace
+
+import pandas as pd
 import pytest
 
 from histoblend.models.names import RUNGS
 from histoblend.reports.evaluation.ladder import ladder
-from histoblend.reports.sections.verdict import RUNG_LABELS, best_of_each_rung, compact_forest, judge
+from histoblend.reports.sections.cautions import Caution
+from histoblend.reports.sections.verdict import RUNG_LABELS, best_of_each_rung, compact_forest, judge, verdict_section
 from histoblend.reports.words import RUNG_WORDS, model_words, signed
 from tests.reports.cohorts import make_inputs, make_predictions, model_names
 from tests.reports.sections.steps import CLEAR_STEPS, STEPS, evidence, row, stain_groups
 from tests.reports.written_report import write_report
 
 ENOUGH = {"oof": 20, "test": 15}
+LADDER = pd.DataFrame(STEPS)
 
 
 def test_words_for_models_and_differences():
@@ -96,6 +101,13 @@ def test_cost_is_given_beside_that_of_the_simpler_model():
     ]
     assert judge(evidence(steps)).cost == {"seconds": "1,234", "memory": "5,678 MB", "simpler": "3.2"}
     assert judge(evidence()).cost is None
+
+
+@pytest.mark.parametrize(("reasons", "shown"), [(0, 0), (6, 6), (7, 7), (8, 6)])
+def test_a_single_reason_is_never_hidden(reasons, shown):
+    verdict = replace(judge(evidence()), cautions=[Caution("x")] * reasons)
+    section = verdict_section(verdict, LADDER, "")
+    assert section.content["shown"] == shown
 
 
 def test_steps_are_sorted_by_their_intervals():
