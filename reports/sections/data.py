@@ -74,13 +74,15 @@ def _audit_content(view: AuditView | None) -> dict[str, Any] | None:
     """Flags, pictures and slides of the audit, as the template takes them."""
     if view is None:
         return None
-    flags = [{**row, "done": consequence(row)} for row in view.summary.to_dict("records")]
+    rows = view.summary.to_dict("records")
+    flags = [{**row, "done": consequence(row)} for row in rows if row["patches"]]
+    unused = [{"flag": row["flag"], "meaning": row["meaning"]} for row in rows if not row["patches"]]
     groups = example_groups(view)
     for group in groups:
         for card in group["cards"]:
             pixels = view.pictures[card["picture"]]
             card |= {"image": data_uri(pixels), "height": pixels.shape[0], "width": pixels.shape[1], "box": None}
-    return {"flags": flags, "groups": groups, "slides": view.slides.to_dict("records")}
+    return {"flags": flags, "unused": unused, "groups": groups, "slides": view.slides.to_dict("records")}
 
 
 #: What each policy does, in words. :func:`consequence` adds the number of dropped patches.

@@ -63,8 +63,8 @@ KNOWN_CARDS = {
     "pcam": replace(_CAMELYON, source="PatchCamelyon: patches cut from CAMELYON16 slides"),
     "phantom": DataCard(
         source="synthetic phantom, drawn by this program",
-        tissue="synthetic, drawn to resemble lymph nodes",
-        stain="synthetic, drawn to resemble H&E",
+        tissue="synthetic lymph node",
+        stain="synthetic H&E",
         um_per_pixel="about 1",
         label=_CAMELYON.label,
     ),
