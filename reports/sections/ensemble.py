@@ -88,7 +88,7 @@ class EnsembleView:
         cautions = []
         if set(self.members.member) in ({*SLIDE_MEMBERS}, {*PLAIN_MEMBERS}):
             cautions.append(
-                "The default members were chosen on 36 PatchCamelyon slides. If your slides are among them, the "
+                "Default members were chosen on 36 PatchCamelyon slides. If your slides are among them, the "
                 "scores are optimistic, on the test slides too."
             )
         cautions.append(
@@ -98,7 +98,7 @@ class EnsembleView:
         )
         if self.uses_slides:
             cautions.append(
-                "The ensemble compares a patch with the other patches of its slide. To reach these scores, prediction "
+                "The ensemble compares a patch with the rest of its slide. To reach these scores, prediction "
                 "also needs many patches per slide, sampled as these were. Patches without a slide are predicted by "
                 "another, weaker ensemble. Heat maps use an ensemble without means over slides."
             )

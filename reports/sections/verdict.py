@@ -33,7 +33,7 @@ RUNG_LABELS = {
     "ensemble": "ensemble",
 }
 #: Reasons for caution that are shown at once.
-SHOWN_CAUTIONS = 6
+SHOWN_CAUTIONS = 5
 #: Screen pixels per row of the forest plot, and around the rows.
 ROW_PX, FRAME_PX = 21, 88
 
@@ -125,12 +125,7 @@ def _trust(evidence: Evidence, reasons: list[Caution]) -> str:
 
 
 def _finding(evidence: Evidence, trust: str) -> str:
-    rival = "the best single model" if evidence.best["rung"] == "ensemble" else "the next simpler model"
-    gains = {
-        CLEAR: f"its gain over {rival} is clear",
-        BORDERLINE: f"its gain over {rival} is borderline",
-        NONE: f"it shows no gain over {rival}",
-    }
+    gains = {CLEAR: "its gain is clear", BORDERLINE: "its gain is borderline", NONE: "it shows no gain"}
     gain = gains.get(evidence.gain)
     joint = "but" if trust != "yes" and evidence.gain in (CLEAR, "") else "and"
     start = f"{_capitalised(model_words(evidence.best['model']))} is the best model"
@@ -178,9 +173,15 @@ def _gain(evidence: Evidence) -> dict[str, str] | None:
         "title": f"Gain over the {'best single' if ensemble else 'next simpler'} model",
         "word": _capitalised(evidence.gain),
         "interval": _signed_interval(evidence.best),
-        "over": model_words(evidence.below["model"]),
+        "over": _short_words(evidence.below["model"]),
         "test": "" if test is None or pd.isna(test["gain"]) else _signed_interval(test),
     }
+
+
+def _short_words(model: str) -> str:
+    """Return a model's name with the label of its rung in the forest plot."""
+    rung, head = split_model_name(model)
+    return RUNG_LABELS[rung] + (f" ({head_words(head)})" if head else "")
 
 
 def _signed_interval(row: Row) -> str:
