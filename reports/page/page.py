@@ -19,7 +19,6 @@ def write_page(
     title: str,
     sections: Sequence[Section],
     *,
-    warnings: Sequence[str] = (),
     prints: bool = False,
 ) -> Path:
     """Write sections as one page, ``report.html``, and their tables as CSV files next to it.
@@ -33,8 +32,6 @@ def write_page(
         Created if missing.
     title : str
     sections : sequence of Section
-    warnings : sequence of str
-        Shown at the top.
     prints : bool
         Whether the page links to every chart as SVG and PNG, in ``figures/``.
 
@@ -48,7 +45,7 @@ def write_page(
     ValueError
         Two sections have charts, or tables, of the same name.
     """
-    content = PageContent(title, list(warnings), list(sections), write_tables(folder, sections))
+    content = PageContent(title, list(sections), write_tables(folder, sections))
     return write_html(folder, content, prints=prints)
 
 
@@ -92,7 +89,6 @@ def _render(content: PageContent, prints: bool) -> str:
     style = markupsafe.Markup(_combined_files("css", "style", content.sections))  # noqa: S704
     return templates.get_template("report.html").render(
         title=content.title,
-        warnings=content.warnings,
         prints=prints,
         sections=content.sections,
         files=content.files,

@@ -68,6 +68,11 @@ class EnsembleView:
         """Whether the ensemble also uses members' means over slides."""
         return bool(self.members["weight_slide_mean"].notna().any())
 
+    @property
+    def uses_slides(self) -> bool:
+        """Whether the ensemble compares a patch with the other patches of its slide."""
+        return self.slide_means or any(map(needs_slides, self.members.member))
+
     def tables(self) -> dict[str, pd.DataFrame]:
         """Tables of the section, by file name."""
         return {
@@ -80,21 +85,22 @@ class EnsembleView:
 
     def doubts(self) -> tuple[str, ...]:
         """Reasons for caution if the ensemble is the best model."""
-        cautions = [
-            "The ensemble's out-of-fold score is nested: each fold is predicted by a combination that was chosen and "
-            "fitted without it. The members' predictions for the other folds come from models that were trained on "
-            "this fold, so the score may be slightly optimistic. The test slides were not used for any of this."
-        ]
-        if self.slide_means or any(map(needs_slides, self.members.member)):
-            cautions.append(
-                "The ensemble compares a patch with the other patches of its slide. To reach these scores, prediction "
-                "also needs many patches per slide, sampled as these were. Patches without a slide are predicted by "
-                "another, weaker ensemble. Heat maps use an ensemble without means over slides."
-            )
+        cautions = []
         if set(self.members.member) in ({*SLIDE_MEMBERS}, {*PLAIN_MEMBERS}):
             cautions.append(
-                "The default members were chosen on 36 PatchCamelyon slides. If your slides are among them, the "
+                "Default members were chosen on 36 PatchCamelyon slides. If your slides are among them, the "
                 "scores are optimistic, on the test slides too."
+            )
+        cautions.append(
+            "The ensemble's out-of-fold score may be slightly optimistic. It is nested: each fold is predicted by a "
+            "combination that was chosen and fitted without it. But the members' predictions for the other folds come "
+            "from models that were trained on this fold. The test slides are not part of this."
+        )
+        if self.uses_slides:
+            cautions.append(
+                "The ensemble compares a patch with the rest of its slide. To reach these scores, prediction "
+                "also needs many patches per slide, sampled as these were. Patches without a slide are predicted by "
+                "another, weaker ensemble. Heat maps use an ensemble without means over slides."
             )
         if self.left_out:
             cautions.append(
