@@ -173,6 +173,7 @@ _UNITS = {
     ("", "decade"): "log10 energy",
 }
 _LAB = {"lightness": "L* (0–100)", "green-red": "a* (−128 to 127)", "blue-yellow": "b* (−128 to 127)"}
+_MOST_CENTRAL = "of the most central nucleus"
 _IN_SLIDE = "-in-slide"
 
 
@@ -197,7 +198,9 @@ def plain_name(column: str) -> str:
     relative = parts.statistic.endswith(_IN_SLIDE)
     parts = parts._replace(statistic=parts.statistic.removesuffix(_IN_SLIDE))
     words = _words(parts) or " ".join(parts[:3]).replace("-", " ")
-    return f"{words}{' relative to slide' if relative else ''}, {_REGIONS.get(parts.region, parts.region)}"
+    # The most central nucleus of a patch need not be inside the centre.
+    region = "" if words.endswith(_MOST_CENTRAL) else f", {_REGIONS.get(parts.region, parts.region)}"
+    return f"{words}{' relative to slide' if relative else ''}{region}"
 
 
 def unit(column: str) -> str:
@@ -336,7 +339,7 @@ def _nuclei(statistic: str, channel: str) -> str:
         return _NUCLEI[statistic]
     name, pool = statistic.rsplit("-", 1)
     measure, of_one = _NUCLEUS[name]
-    return f"{of_one} of the most central nucleus" if pool == "nearest" else _POOLS[pool].format(measure)
+    return f"{of_one} {_MOST_CENTRAL}" if pool == "nearest" else _POOLS[pool].format(measure)
 
 
 def _embedding(statistic: str, _: str) -> str:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from histoblend.models.heads.registry import HEADS
 from histoblend.models.names import RUNGS, split_model_name
-from histoblend.reports.words import span
+from histoblend.reports.words import short_model_words, span
 
 Figure = dict[str, Any]
 
@@ -59,9 +59,8 @@ def shorten(text: object, most: int = 18) -> str:
 
 
 def short_name(model: str) -> str:
-    """Return a model's name as figures and tables show it, such as ``handcrafted · xgboost``."""
-    rung, head = split_model_name(model)
-    return rung if head is None else f"{rung} · {head}"
+    """Return a model's name as figures and tables show it, such as ``handcrafted · XGBoost``."""
+    return short_model_words(model)
 
 
 def forest(ladder: pd.DataFrame, metric: str, *, by: str = "split", marks: Marks = SPLIT_MARKS) -> Figure:
@@ -341,7 +340,7 @@ def rows_layout(labels: list[str], title: str, per_row: int = 44) -> Figure:
     return layout(
         yaxis={
             "tickvals": list(range(len(labels) - 1, -1, -1)),
-            "ticktext": labels,
+            "ticktext": [label.replace(" · ", "<br>") for label in labels],
             "range": [-0.6, len(labels) - 0.4],
             "zeroline": False,
             "automargin": True,

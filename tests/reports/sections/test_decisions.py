@@ -41,7 +41,8 @@ def test_a_run_without_an_ensemble_has_the_section(view, predictions):
     assert view.model == oof.idxmax()
     section = decisions_section(view)
     assert section.charts["reliability"].variants[0][0] == {
-        "logistic_both": "both · logistic", "xgboost_both": "both · xgboost", "cnn": "cnn",
+        "logistic_both": "all features · logistic", "xgboost_both": "all features · XGBoost",
+        "cnn": "fine-tuned network",
     }[view.model]  # fmt: skip
     assert len(section.charts["reliability"].variants) == len(oof)
     assert set(section.tables) == {"reliability", "calibration", "decision-curve", "operating-points"}
