@@ -116,7 +116,8 @@ def explain(run: Run, column: str) -> Path:
     large = Image.fromarray(picture).resize((3 * picture.shape[1], 3 * picture.shape[0]), Image.Resampling.NEAREST)
     write_atomically(path, lambda file: large.save(file, format="PNG"))
     run.screen.say(f"{plain_name(column)} (unit: {unit(column)})")
-    run.screen.say(text)
+    for line in text.splitlines():  # a message is one line
+        run.screen.say(line)
     run.screen.say(f"picture, at the 1st, 50th and 99th percentile: {path}")
     return path
 
