@@ -63,6 +63,12 @@ def short_name(model: str) -> str:
     return short_model_words(model)
 
 
+def row_name(model: str) -> str:
+    """Return a model's name in two lines if it is long, to leave space for the figure on a phone."""
+    name = short_name(model)
+    return name.replace(" + ", "<br>+ ") if " + " in name else name.replace(" · ", "<br>")
+
+
 def forest(ladder: pd.DataFrame, metric: str, *, by: str = "split", marks: Marks = SPLIT_MARKS) -> Figure:
     """Draw each model's metric with its 95 % interval, by default out-of-fold above test; `marks` sets the groups."""
     models = list(dict.fromkeys(ladder.model))
@@ -86,7 +92,7 @@ def forest(ladder: pd.DataFrame, metric: str, *, by: str = "split", marks: Marks
                 [f"{short_name(row['model'])}, {words}<br>{row[metric]:.3f}{_interval(row, metric)}" for row in rows],
             )
         )
-    frame = rows_layout([short_name(model) for model in models], METRIC_WORDS[metric][1])
+    frame = rows_layout([row_name(model) for model in models], METRIC_WORDS[metric][1])
     if metric in ("auc", "auc_within"):
         frame["shapes"] = [rule(0.5)]
     return {"data": data, "layout": frame}
@@ -297,7 +303,7 @@ def slide_strip(slides: pd.DataFrame, *, by: str = "split", marks: Marks = SPLIT
                 },
             }
         )
-    frame = rows_layout([short_name(model) for model in models], "AUC within a slide")
+    frame = rows_layout([row_name(model) for model in models], "AUC within a slide")
     frame["shapes"] = [rule(0.5)]
     frame["xaxis"]["range"] = [min(0.45, float(mixed.auc.min()) - 0.03) if len(mixed) else 0, 1.02]
     return {"data": data, "layout": frame}
@@ -340,7 +346,7 @@ def rows_layout(labels: list[str], title: str, per_row: int = 44) -> Figure:
     return layout(
         yaxis={
             "tickvals": list(range(len(labels) - 1, -1, -1)),
-            "ticktext": [label.replace(" · ", "<br>") for label in labels],
+            "ticktext": labels,
             "range": [-0.6, len(labels) - 0.4],
             "zeroline": False,
             "automargin": True,
