@@ -130,9 +130,9 @@ def test_cards_show_the_flags_of_the_audit(cohort, section):
 
 def test_variants_say_which_model_and_metric(section):
     words = [words for words, _ in section.charts["slides"].variants]
-    assert words[0] == "cnn: AUC (one class: share correct)"
+    assert words[0] == "fine-tuned network: AUC (one class: share correct)"
     assert len(words) == 9
-    assert "cnn: specificity" in words
+    assert "fine-tuned network: specificity" in words
     assert set(section.tables["slides-intervals"].model) == {
         "cnn",
         "xgboost_both",
@@ -196,7 +196,7 @@ def test_choosing_a_slide_shows_only_its_errors(section, tmp_path):
         # The forest plot of slides has a separate menu.
         figure = page.locator("figure[data-figure=slides]")
         before = figure.locator(".scatterlayer .point").count()
-        figure.locator("select").select_option(label="cnn: sensitivity")
+        figure.locator("select").select_option(label="fine-tuned network: sensitivity")
         assert 0 < figure.locator(".scatterlayer .point").count() != before
         assert page.evaluate("document.documentElement.scrollWidth") == 375
         browser.close()
