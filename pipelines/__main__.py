@@ -76,7 +76,10 @@ def _run_command(step: str, sentence: str) -> None:
             bool, typer.Option("--rebuild", help="Replace results made with another configuration.")
         ] = False,
         explain: Annotated[
-            str, typer.Option("--explain", help="Describe this column, and draw it on three patches.")
+            str,
+            typer.Option(
+                "--explain", help="Describe this column (a plain name works too), and draw it on three patches."
+            ),
         ] = "",
     ) -> None:
         from histoblend.pipelines import commands

@@ -99,6 +99,8 @@ def other_code(tmp_path, monkeypatch):
         ("reports/sections/verdict.py", {"sections"}),
         ("reports/model_card.py", {"bundle", "sections"}),
         ("pipelines/analysis/leakage.py", {"leakage", "sections"}),
+        ("features/handcrafted/plain_names.py", {"sections"}),
+        ("features/handcrafted/catalogue.py", set()),
         ("pipelines/engine/worker.py", {*TABLES, "heads", "refit"}),
         ("pipelines/runtime/screen.py", set()),
         ("pipelines/config.py", set()),

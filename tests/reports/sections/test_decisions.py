@@ -41,7 +41,10 @@ def test_a_run_without_an_ensemble_has_the_section(view, predictions):
     oof = steps[steps.split == "oof"].set_index("model").auc
     assert view.model == oof.idxmax()
     section = decisions_section(view)
-    name = {"logistic_both": "both · logistic", "xgboost_both": "both · xgboost", "cnn": "cnn"}[view.model]
+    name = {
+        "logistic_both": "all features · logistic", "xgboost_both": "all features · XGBoost",
+        "cnn": "fine-tuned network",
+    }[view.model]  # fmt: skip
     assert section.charts["reliability"].variants[0][0] == f"{name}, out-of-fold and test slides"
     assert len(section.charts["reliability"].variants) == len(oof)
     for chart in ("precision-recall", "scores"):

@@ -182,10 +182,10 @@ def test_errors_are_those_of_the_operating_point_that_the_page_shows(cohort):
 
 def test_variants_say_which_model_split_and_metric(section):
     words = [words for words, _ in section.charts["slides"].variants]
-    assert words[0] == "cnn, out-of-fold: AUC (one class: share correct)"
-    assert words[1] == "cnn, test slides: AUC (one class: share correct)"
+    assert words[0] == "fine-tuned network, out-of-fold: AUC (one class: share correct)"
+    assert words[1] == "fine-tuned network, test slides: AUC (one class: share correct)"
     assert len(words) == 6 + 2 * 2
-    assert "cnn, test slides: specificity" in words
+    assert "fine-tuned network, test slides: specificity" in words
     assert set(section.tables["slides-intervals"].model) == {
         "cnn",
         "xgboost_both",
@@ -255,7 +255,7 @@ def test_choosing_a_slide_shows_only_its_errors(section, tmp_path):
         # The forest plot of slides has a separate menu.
         figure = page.locator("figure[data-figure=slides]")
         before = figure.locator(".scatterlayer .point").count()
-        figure.locator("select").select_option(label="cnn, out-of-fold: sensitivity")
+        figure.locator("select").select_option(label="fine-tuned network, out-of-fold: sensitivity")
         assert 0 < figure.locator(".scatterlayer .point").count() != before
         assert page.evaluate("document.documentElement.scrollWidth") == 375
         browser.close()

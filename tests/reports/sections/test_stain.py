@@ -180,8 +180,8 @@ def test_section_shows_every_model_in_tables_and_charts():
     assert [row["model"] for row in section.content["groups"]["rows"]] == models
     assert {row["model"] for row in section.content["shifts"]["rows"]} == {*models, "logistic_nuclei", "xgboost_nuclei"}
     names = [[trace["name"] for trace in figure["data"]] for _, figure in section.charts["shifts"].variants]
-    assert names[0] == ["colour · logistic", "colour · xgboost", "cnn"]
-    assert names[-1] == ["nuclei · logistic", "nuclei · xgboost"]
+    assert names[0] == ["colour · logistic", "colour · XGBoost", "fine-tuned network"]
+    assert names[-1] == ["nuclei · logistic", "nuclei · XGBoost"]
     first = section.charts["shifts"].variants[0][1]["data"]
     part = view.shifted[view.shifted.model == "logistic_colour"]
     assert first[0]["y"][-2] is None  # no line from shifted to exchanged stains
