@@ -54,6 +54,7 @@ def finish(run: Run) -> None:
     """
     begin(run)
     check_tracking(run.config.track)
+    run.show_time_left("report", "bundle", "predictions")
     for name in ("report", "bundle", "predictions"):
         if run.has(name):
             run.step(name)
@@ -79,6 +80,7 @@ def one_step(run: Run, name: str) -> Path:
     else:
         run.leave_out(() if name == "cnn" else ENSEMBLE_ONLY)
         begin(run)
+        run.show_time_left(name)
     return run.step(name).folder
 
 

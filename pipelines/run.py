@@ -16,6 +16,7 @@ from histoblend.pipelines.runtime.screen import Screen
 
 if TYPE_CHECKING:
     from histoblend.pipelines.engine.cluster import Cluster
+    from histoblend.pipelines.forecast import Forecast
 
 _Content = TypeVar("_Content")
 
@@ -97,6 +98,7 @@ class Run:
     _left_out: frozenset[str] = frozenset()
     finished: dict[str, FinishedStep] = field(default_factory=dict, repr=False)
     _opened: dict[str, Any] = field(default_factory=dict, repr=False)
+    _forecast: Forecast | None = field(default=None, repr=False)
 
     @property
     def folder(self) -> Path:
@@ -129,6 +131,13 @@ class Run:
             self.finished.clear()
             self._opened.clear()
 
+    def show_time_left(self, *targets: str) -> None:
+        """Show the time left until these steps are up to date. The patches must be prepared."""
+        from histoblend.pipelines.forecast import Forecast
+
+        self._forecast = Forecast(self, targets)
+        self.screen.command_left = self._forecast.words
+
     def has(self, name: str) -> bool:
         """Whether a step is part of this run."""
         return name not in self._left_out and self.plan[name].is_needed(self)
@@ -155,11 +164,17 @@ class Run:
             self.finished[name] = run_step(
                 spec,
                 self.folder,
-                lambda folder: step.builder(self, folder),
+                lambda folder: self._build(step, folder),
                 rebuild=self.rebuild,
                 say=self.screen.say,
             )
         return self.finished[name]
+
+    def _build(self, step: Step, folder: Path) -> StepResult:
+        if self._forecast is None:
+            return step.builder(self, folder)
+        with self._forecast.building(step.name):
+            return step.builder(self, folder)
 
     def open(self, name: str, reader: Callable[[], _Content]) -> _Content:
         """Call a reader once per run, and cache its result under a name."""
