@@ -79,7 +79,8 @@ class Forecast:
         """Measure a step while it is built, and state its number and the time left of the command."""
         self.current, self.started = name, time.perf_counter()
         if name in self.steps:
-            number = f"step {self.steps.index(name) + 1} of {len(self.steps)}"
+            finished = sum(step in self.run.finished for step in self.steps)
+            number = f"step {finished + 1} of {len(self.steps)}"
             self.run.screen.say("  " + "; ".join(filter(None, (number, self.words(None)))))
         yield
         self.actual[name] = time.perf_counter() - self.started

@@ -74,7 +74,7 @@ class Screen:
     def progress_words(self, speed: Speed, unit: str) -> str:
         """Speed, time left of the stage and time left of the command, as far as they are known."""
         left = speed.left()
-        stage = "" if left is None else f"{duration(left)} left"
+        stage = f"{duration(left)} left" if left else ""
         return ", ".join(filter(None, (f"{speed.per_second:,.1f} {unit}/s", stage, self.command_left(left))))
 
     def table(self, frame: pd.DataFrame, title: str) -> None:
