@@ -45,7 +45,8 @@ def pages(tmp_path_factory):
     strange = make_summary(model="cnn", slide_context=False, flags={"blank": 0.0, "out-of-distribution": 0.5})
     zero = make_summary(tiles=0, regions=0, flags=dict.fromkeys(["blank", "out-of-distribution"], 0.0))
     for name, shown, summary in (
-        ("plain", heat, make_summary()), ("nasty", heat, nasty), ("many", many, make_summary()), ("none", none, zero), ("strange", heat, strange)
+        ("plain", heat, make_summary()), ("nasty", heat, nasty), ("many", many, make_summary()),
+        ("none", none, zero), ("strange", heat, strange),
     ):  # fmt: skip
         write_viewer(folder / f"{name}.html", shown, picture(), 2, regions(shown)[1], summary)
     return folder
