@@ -36,7 +36,7 @@ def write_page(
     warnings : sequence of str
         Shown at the top.
     prints : bool
-        Whether the page links to every chart as SVG and PNG, in ``figures/``.
+        Whether the page links to every chart as PDF, SVG and PNG, in ``figures/``.
 
     Returns
     -------
