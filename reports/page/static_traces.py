@@ -244,7 +244,8 @@ def _bar_values(
                 parse_math=False,
             )
     # Room for the values, unless the figure states its range.
-    axes.margins(**{"x" if horizontal else "y": 0.12})
+    (axes.set_xmargin if horizontal else axes.set_ymargin)(0.12)
+    axes.autoscale_view()
 
 
 def number_text(value: float) -> str:
@@ -269,11 +270,11 @@ def _heatmap(axes: Axes, trace: Mapping[str, Any], ticks: dict[str, list[str]]) 
     if trace.get("showscale", True):
         _colour_bar(axes, colours, trace)
     if table.size <= MOST_CELLS:
-        dark = colours.cmap(colours.norm(table)) @ (0.299, 0.587, 0.114, 0) < 0.55
+        dark = np.asarray(colours.cmap(colours.norm(table))) @ (0.299, 0.587, 0.114, 0) < 0.55
         for (row, column), value in np.ndenumerate(table):
             text = "" if np.isnan(value) else f"{value:.2f}".replace("-", "−")
             colour = "white" if dark[row, column] else INK
-            axes.text(x[column], y[row], text, ha="center", va="center", fontsize=8, color=colour)
+            axes.text(float(x[column]), float(y[row]), text, ha="center", va="center", fontsize=8, color=colour)
 
 
 #: How each type of trace is drawn.
@@ -325,9 +326,7 @@ def draw_note(axes: Axes, note: Mapping[str, Any]) -> None:
         axes.transAxes if note.get(f"{axis}ref", axis) in RELATIVE else axes.transData for axis in ("x", "y")
     )
     # Plotly shifts in pixels, upwards and to the right.
-    shift = ScaledTranslation(
-        note.get("xshift", 0) / PX, note.get("yshift", 0) / PX, axes.get_figure(root=True).dpi_scale_trans
-    )
+    shift = ScaledTranslation(note.get("xshift", 0) / PX, note.get("yshift", 0) / PX, axes.figure.dpi_scale_trans)
     axes.text(
         note["x"],
         note["y"],
