@@ -11,6 +11,7 @@ from histoblend.data.ignored import ignored
 from histoblend.data.sources.registry import source_kind
 from histoblend.data.storage.atomic import write_atomically
 from histoblend.pipelines.config import Config
+from histoblend.pipelines.forecast import show_time_left
 from histoblend.pipelines.plan import ENSEMBLE_ONLY
 from histoblend.pipelines.printed_tables import best_words, show_ensemble, show_ladder
 from histoblend.pipelines.results import patches_of, read_ladder
@@ -54,7 +55,7 @@ def finish(run: Run) -> None:
     """
     begin(run)
     check_tracking(run.config.track)
-    run.show_time_left("report", "bundle", "predictions")
+    show_time_left(run, "report", "bundle", "predictions")
     for name in ("report", "bundle", "predictions"):
         if run.has(name):
             run.step(name)
@@ -80,7 +81,7 @@ def one_step(run: Run, name: str) -> Path:
     else:
         run.leave_out(() if name == "cnn" else ENSEMBLE_ONLY)
         begin(run)
-        run.show_time_left(name)
+        show_time_left(run, name)
     return run.step(name).folder
 
 

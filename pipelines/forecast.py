@@ -173,6 +173,12 @@ class Forecast:
         return times.get(step.name) if shipped == self._settings(step) else None
 
 
+def show_time_left(run: Run, *targets: str) -> None:
+    """Show the time left until these steps of a run are up to date. Its patches must be prepared."""
+    forecast = Forecast(run, targets)
+    run.building, run.screen.command_left = forecast.building, forecast.words
+
+
 def _newest_runs(root: Path, own: Path) -> list[Path]:
     folders = [path for path in root.iterdir() if path.is_dir() and path != own] if root.is_dir() else []
     return sorted(folders, key=lambda path: -path.stat().st_mtime)[:MOST_RUNS]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,6 @@ from histoblend.pipelines.runtime.screen import Screen
 
 if TYPE_CHECKING:
     from histoblend.pipelines.engine.cluster import Cluster
-    from histoblend.pipelines.forecast import Forecast
 
 _Content = TypeVar("_Content")
 
@@ -31,6 +31,10 @@ def _no_inputs(run: Run) -> Mapping[str, str]:
 
 def _always(run: Run) -> bool:
     return True
+
+
+def _unmeasured(step: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ class Run:
     screen : Screen
     finished : dict from str to FinishedStep
         Steps that are up to date.
+    building : callable
+        Makes the context in which a step is built, given its name; :mod:`pipelines.forecast` measures steps with it.
     """
 
     config: Config
@@ -97,8 +103,8 @@ class Run:
     screen: Screen = field(default_factory=Screen)
     _left_out: frozenset[str] = frozenset()
     finished: dict[str, FinishedStep] = field(default_factory=dict, repr=False)
+    building: Callable[[str], AbstractContextManager[None]] = field(default=_unmeasured, repr=False)
     _opened: dict[str, Any] = field(default_factory=dict, repr=False)
-    _forecast: Forecast | None = field(default=None, repr=False)
 
     @property
     def folder(self) -> Path:
@@ -130,13 +136,6 @@ class Run:
             self._left_out = frozenset(names)
             self.finished.clear()
             self._opened.clear()
-
-    def show_time_left(self, *targets: str) -> None:
-        """Show the time left until these steps are up to date. The patches must be prepared."""
-        from histoblend.pipelines.forecast import Forecast
-
-        self._forecast = Forecast(self, targets)
-        self.screen.command_left = self._forecast.words
 
     def has(self, name: str) -> bool:
         """Whether a step is part of this run."""
@@ -171,9 +170,7 @@ class Run:
         return self.finished[name]
 
     def _build(self, step: Step, folder: Path) -> StepResult:
-        if self._forecast is None:
-            return step.builder(self, folder)
-        with self._forecast.building(step.name):
+        with self.building(step.name):
             return step.builder(self, folder)
 
     def open(self, name: str, reader: Callable[[], _Content]) -> _Content:

@@ -7,7 +7,7 @@ import pytest
 
 import histoblend.pipelines.forecast
 from histoblend.pipelines.config import load_config
-from histoblend.pipelines.forecast import BASELINE_S, Forecast
+from histoblend.pipelines.forecast import BASELINE_S, Forecast, show_time_left
 from histoblend.pipelines.plan import STEPS, Step
 from histoblend.pipelines.run import Run
 from histoblend.pipelines.runtime.artefacts import FinishedStep, StepResult
@@ -128,7 +128,7 @@ def test_a_run_states_step_and_time_left(tmp_path, capsys, monkeypatch):
     run = make_run(tmp_path)
     monkeypatch.setattr(Step, "builder", property(lambda step: lambda run, folder: StepResult(1)))
     monkeypatch.setattr(Screen, "table", None)
-    run.show_time_left("report")
+    show_time_left(run, "report")
     run.step("report")
     said = capsys.readouterr().out
     assert "features: running\n  step 2 of 4; whole command: about 8 min left\n" in said
