@@ -183,7 +183,7 @@ STEPS = (
     Step(
         "figures", "analysis/figures", "pipelines.steps.figures:build",
         reads=("sections",),
-        code=(*CONTENT, "pipelines/steps/figures.py", "reports/page/static_figures.py"),
+        code=(*MODELS, *CONTENT, "pipelines/steps/figures.py", "reports/page", "reports/words.py"),
     ),
     Step(
         "report", "7-report", "pipelines.steps.report:build",

@@ -33,7 +33,7 @@ def write_page(
     title : str
     sections : sequence of Section
     prints : bool
-        Whether the page links to every chart as SVG and PNG, in ``figures/``.
+        Whether the page links to every chart as PDF, SVG and PNG, in ``figures/``.
 
     Returns
     -------

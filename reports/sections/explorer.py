@@ -249,10 +249,12 @@ def _charts(view: ExplorerView) -> dict[str, Chart]:
         )
     if len(view.cases):
         percentiles = {model: view.attributions[model].percentiles() for model in set(view.cases.model)}
-        falls = [
-            (row["case"], waterfall(view.attributions[row["model"]], row["place"], percentiles[row["model"]]))
-            for row in view.cases.to_dict("records")
-        ]
+        falls = []
+        for row in view.cases.to_dict("records"):
+            figure = waterfall(view.attributions[row["model"]], row["place"], percentiles[row["model"]])
+            title = f"Contributions to one patch of a test slide ({row['case']}): {model_words(row['model'])}"
+            figure["layout"]["meta"] = {"title": title}
+            falls.append((row["case"], figure))
         charts["waterfall"] = Chart(
             "Contribution of each feature to the log-odds of one patch, largest first. waterfalls.csv has the numbers.",
             falls,

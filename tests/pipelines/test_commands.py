@@ -102,6 +102,9 @@ def test_a_second_run_reuses_every_step_and_says_so(finished, capsys):
     output = capsys.readouterr().out
     for step in ("prepare", "features", "embeddings", "heads", "report"):
         assert f"{step}: up to date (240 rows, " in output
+    last = output.rstrip().splitlines()[-1]
+    assert last.startswith("Best: ")
+    assert last.endswith(f"test slides; report: {finished.folder / '7-report' / 'report.html'}")
     assert (finished.folder / "predictions.parquet").read_bytes() == before
 
 

@@ -35,7 +35,7 @@ def test_settings_override_the_file():
         ("data.source=kagle", "data.source: Input should be 'phantom', 'kaggle', 'pcam' or 'folder'; got 'kagle'"),
         ("split.folds", r"--set must look like section.key=value; got 'split.folds'"),
         ("name.x=1", "'name' is a value, not a section"),
-        ("name=../elsewhere", "name must be a folder name without slashes; got '../elsewhere'"),
+        ("name=../elsewhere", "without slashes or spaces; got '../elsewhere'. Choose another, such as RUN=elsewhere"),
         ("zzz.qqq=1", "known keys: name, seed, data.source"),
     ],
 )

@@ -17,7 +17,7 @@ def write_report(folder: Path, inputs: ReportInputs, *, prints: bool = False) ->
         Created if missing.
     inputs : ReportInputs
     prints : bool
-        Whether the page links to every chart as SVG and PNG, in ``figures/``.
+        Whether the page links to every chart as PDF, SVG and PNG, in ``figures/``.
 
     Returns
     -------
