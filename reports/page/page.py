@@ -9,7 +9,7 @@ import pandas as pd
 
 from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.reports.page import figures
-from histoblend.reports.page.html import environment, own_files, script_hash
+from histoblend.reports.page.html import environment, own_files, plotly_script, script_hash
 from histoblend.reports.page.section import PageContent, Section
 from histoblend.reports.words import model_words, signed, span
 
@@ -81,13 +81,12 @@ def write_html(folder: Path, content: PageContent, *, prints: bool = False) -> P
 def _render(content: PageContent, prints: bool) -> str:
     """Fill the template."""
     import markupsafe
-    from plotly.offline import get_plotlyjs
 
     templates = environment()
     templates.filters |= {"signed": signed, "short": figures.short_name, "model_words": model_words}
     templates.globals |= {"span": span, "isna": pd.isna}
     # Only our own files and plotly.js are not escaped.
-    plotly = markupsafe.Markup(get_plotlyjs())  # noqa: S704
+    plotly = markupsafe.Markup(plotly_script())  # noqa: S704
     script = markupsafe.Markup(_combined_files("js", "script", content.sections))  # noqa: S704
     style = markupsafe.Markup(_combined_files("css", "style", content.sections))  # noqa: S704
     return templates.get_template("report.html").render(
