@@ -1,4 +1,4 @@
-"""Text that sections share: names of models, signed numbers and intervals."""
+"""Text that sections share: names of models, numbers, intervals, and what an interval shows."""
 
 from __future__ import annotations
 
@@ -37,12 +37,81 @@ def head_words(head: str) -> str:
     return head_class(head).display_name if head in HEADS else head
 
 
-def signed(value: float) -> str:
-    """Return a difference with three digits and a sign. It uses the minus character; zero has no sign."""
-    text = f"{value:+.3f}"
-    return "0.000" if float(text) == 0 else text.replace("-", "−")
+def decimal(value: float, digits: int = 3) -> str:
+    """Return a number with `digits` digits. It uses the minus character; a number that rounds to zero has no sign."""
+    text = f"{value:.{digits}f}"
+    return text.lstrip("-") if float(text) == 0 else text.replace("-", "−")
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """Return a difference with its sign, which is left out if the difference rounds to zero."""
+    text = decimal(value, digits)
+    return text if text.startswith("−") or float(text) == 0 else f"+{text}"
 
 
 def span(low: float, high: float) -> str:
     """Return an interval with three digits."""
-    return f"{low:.3f} to {high:.3f}"
+    return f"{decimal(low)} to {decimal(high)}"
+
+
+def signed_span(low: float, high: float, digits: int = 3) -> str:
+    """Return the interval of a difference, with signs."""
+    return f"{signed(low, digits)} to {signed(high, digits)}"
+
+
+def percent(share: float, digits: int = 0) -> str:
+    """Return a share in per cent."""
+    return f"{decimal(100 * share, digits)} %"
+
+
+def percent_span(low: float, high: float, digits: int = 0) -> str:
+    """Return the interval of a share in per cent."""
+    return f"{decimal(100 * low, digits)} to {percent(high, digits)}"
+
+
+def inconclusive(null: str = "0") -> str:
+    """Return what an interval that includes `null`, the value without an effect, shows."""
+    return f"inconclusive (95 % CI includes {null})"
+
+
+#: What an interval of a difference shows if it includes 0. Such a difference is never called a gain or a loss.
+INCONCLUSIVE = inconclusive()
+
+
+def direction(low: float, high: float, *, null: float = 0.0, digits: int = 3) -> int | None:
+    """Judge an interval as it is printed, so that words and numbers cannot contradict each other.
+
+    Parameters
+    ----------
+    low, high : float
+        Ends of the interval; NaN if it is unknown.
+    null : float
+        Value without an effect: 0 for a difference.
+    digits : int
+        Digits with which the interval is printed. An end that rounds to `null` counts as `null`.
+
+    Returns
+    -------
+    int or None
+        1 if the interval is above `null`, −1 if it is below, 0 if it includes `null`, None if it is unknown.
+    """
+    if low != low or high != high:  # NaN
+        return None
+    if round(low, digits) > null:
+        return 1
+    return -1 if round(high, digits) < null else 0
+
+
+def difference(value: float, low: float, high: float, *, digits: int = 3) -> str:
+    """Return a difference with its interval, and say so if it is inconclusive.
+
+    This is the only way in which the report words a difference: ``+0.011 (95 % CI +0.004 to +0.022)``, or ``+0.003
+    (−0.010 to +0.010), inconclusive (95 % CI includes 0)``, or ``+0.011`` without an interval.
+    """
+    side = direction(low, high, digits=digits)
+    if side is None:
+        return signed(value, digits)
+    interval = signed_span(low, high, digits)
+    if side == 0:
+        return f"{signed(value, digits)} ({interval}), {INCONCLUSIVE}"
+    return f"{signed(value, digits)} (95 % CI {interval})"
