@@ -41,7 +41,7 @@ def citation(facts: Mapping[str, Any]) -> list[tuple[str, tuple[str, ...]]]:
         How the report was made: ``configuration``, with ``data.source``, and ``steps``, each with its ``commit`` and
         the time at which it was ``made``. All may be missing.
     """
-    first = next(iter(facts.get("steps", {}).values()), {})
+    first: Mapping[str, Any] = next(iter(facts.get("steps", {}).values()), {})
     commit, made = str(first.get("commit") or ""), str(first.get("made") or "")
     version = f"Version {__version__}" + (f", commit {commit}" if commit else "")
     year = f" {made[:4]}." if made[:4].isdigit() else ""

@@ -59,7 +59,7 @@
   // Details that are closed stay closed on paper: they are many pages, and the CSV files have their numbers.
   addEventListener("beforeprint", () => {
     figures.forEach(drawMissing);
-    fit(660);
+    fit(660 / 0.7); // the scale of charts on paper: style.css
   });
   addEventListener("afterprint", () => fit(null));
 })();

@@ -20,7 +20,7 @@ def trace_types(value):
 
 
 def test_plotly_has_the_version_of_the_python_package():
-    # The Python package checks figures in tests. After its update, update the vendored file too: see docs/report.md.
+    # The Python package checks figures in tests. After its update, update the vendored file too: see CONTRIBUTING.md.
     version = re.search(r"plotly\.js \(cartesian - minified\) v([\d.]+)", plotly_script()[:200])
     assert version is not None
     assert version[1] == get_plotlyjs_version()
