@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import jinja2
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
-#: plotly.js with the traces for x and y axes only, a third of the size of the whole. CONTRIBUTING.md says how to update it.
+#: plotly.js with the traces for x and y axes only, a third of the size of the whole. To update it: CONTRIBUTING.md.
 PLOTLY = Path(__file__).parents[1] / "vendor" / "plotly-cartesian.min.js"
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.models.metrics import METRICS
-from histoblend.models.names import SINGLE_FAMILIES
+from histoblend.models.names import RUNGS, SINGLE_FAMILIES
 from histoblend.reports.evaluation.ladder import rungs_below
 from histoblend.reports.evaluation.pairing import BEST, Pairing, RunResults, best_model, differences, pair
 from histoblend.reports.page import figures
@@ -141,6 +141,7 @@ def _ladders_section(runs: Sequence[RunResults]) -> Section:
     rows = [
         {"model": model, "split": split, "cells": [_cell(run.ladder, model, split) for run in runs]}
         for model in models
+        if model != RUNGS[0]  # its AUC says nothing
         for split in splits
         if ((whole.model == model) & (whole.split == split)).any()
     ]

@@ -27,8 +27,8 @@
   for (const figure of figures) figure.querySelector("select")?.addEventListener("change", () => draw(figure));
   dark.addEventListener("change", () => [...plots.keys()].forEach(draw));
 
-  // The first charts are drawn at once, the others when they come near the window or while the browser is idle.
-  const atOnce = 6;
+  // Of many charts, the first are drawn at once and the others when they come near the window or the browser is idle.
+  const atOnce = figures.length > 8 ? 2 : figures.length;
   const drawMissing = (figure) => plots.has(figure) || draw(figure);
   figures.slice(0, atOnce).forEach(draw);
   const idle = window.requestIdleCallback ?? ((callback) => setTimeout(callback, 50));
