@@ -78,6 +78,9 @@ def test_on_a_phone_the_contents_fold_into_a_bar(visit):
     page.keyboard.press("Enter")
     assert toggle.get_attribute("aria-expanded") == "true"
     assert len(links(page)) >= 8
+    # The list covers the text instead of pushing it down, so that the reader's place stays the same.
+    assert page.locator("nav.contents").bounding_box()["height"] < 60
+    assert page.evaluate("document.documentElement.scrollWidth") == 375
     page.locator("nav.contents a", has_text="How it was made").click()
     assert links(page) == []
     expect(toggle).to_have_text("Contents: How it was made")
