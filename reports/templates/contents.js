@@ -48,7 +48,8 @@
     const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (!target) return;
     for (let details = target.closest("details"); details; details = details.parentElement.closest("details")) details.open = true;
-    target.scrollIntoView();
+    // Smooth scrolling would aim at where the target was before charts and details above it appeared.
+    target.scrollIntoView({ behavior: "instant" });
   };
 
   search.addEventListener("input", filter);
