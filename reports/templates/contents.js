@@ -70,7 +70,6 @@
     toggle.focus();
   });
   addEventListener("hashchange", reveal);
-  reveal();
 
   const mark = () => {
     const edge = 0.25 * innerHeight;
@@ -101,5 +100,6 @@
   nav.classList.add("ready");
   // Browsers may restore the search of an earlier visit.
   filter();
+  reveal();
   mark();
 })();

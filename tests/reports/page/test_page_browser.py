@@ -89,9 +89,10 @@ def test_on_a_phone_the_contents_fold_into_a_bar(visit):
     assert page.locator("#made").bounding_box()["y"] >= page.locator("nav.contents").bounding_box()["height"]
 
 
-def test_a_link_into_closed_details_opens_them(visit):
-    page = visit(anchor="#within-slides")
+def test_a_link_to_a_part_opens_details_around_it_and_shows_it_below_the_bar(visit):
+    page = visit(anchor="#within-slides", viewport=PHONE)
     assert page.locator("#within-slides").is_visible()
+    assert 40 <= page.locator("#within-slides").bounding_box()["y"] <= 80
 
 
 def test_small_tables_are_saved_from_the_page(visit, reports):
