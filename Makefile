@@ -111,7 +111,7 @@ bench: $(VENV)/.dev  ## run every benchmark: check the result, then print the sp
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 docs: $(VENV)/.user  ## write docs/features.md and docs/backbones.md from the code's tables
-	@$(PY) -m histoblend.features.handcrafted.families docs/features.md
+	@$(PY) -m histoblend.features.handcrafted.catalogue docs/features.md
 	@$(PY) -m histoblend.features.networks.backbones docs/backbones.md
 
 lock: $(VENV)/.dev  ## compile requirements*.in into fully pinned, hashed requirements*.txt

@@ -76,7 +76,10 @@ def _run_command(step: str, sentence: str) -> None:
             bool, typer.Option("--rebuild", help="Replace results made with another configuration.")
         ] = False,
         explain: Annotated[
-            str, typer.Option("--explain", help="Describe this column, and draw it on three patches.")
+            str,
+            typer.Option(
+                "--explain", help="Describe this column (a plain name works too), and draw it on three patches."
+            ),
         ] = "",
     ) -> None:
         from histoblend.pipelines import commands
@@ -107,7 +110,7 @@ def _run_command(step: str, sentence: str) -> None:
                 planned.screen.say(f"{step}: {commands.one_step(planned, step)}")
 
     if step != "features":
-        signature = inspect.signature(command)
+        signature = inspect.signature(command, eval_str=True)
         kept = [option for name, option in signature.parameters.items() if name != "explain"]
         command.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     app.command(step, help=sentence)(command)

@@ -11,6 +11,7 @@ from histoblend.pipelines.plan import ENSEMBLE_ONLY
 from histoblend.pipelines.printed_tables import show_ensemble, show_ladder
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.run import Run
+from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps.bundle import say_bundle
 from histoblend.pipelines.steps.cnn import check_cnn
 from histoblend.pipelines.steps.embeddings import check_embeddings
@@ -87,6 +88,12 @@ def begin(run: Run) -> None:
 def explain(run: Run, column: str) -> Path:
     """Explain a handcrafted column, and draw it on the patches at its 1st, 50th and 99th percentile.
 
+    Parameters
+    ----------
+    run : Run
+    column : str
+        Name or plain name of a column, or words that only one column has, such as synonyms.
+
     Returns
     -------
     Path
@@ -96,20 +103,36 @@ def explain(run: Run, column: str) -> Path:
     from PIL import Image
 
     from histoblend.features.handcrafted.explain import explain as explain_column
+    from histoblend.features.handcrafted.plain_names import plain_name, unit
     from histoblend.pipelines.tables import read_values
 
     begin(run)
     values, names = read_values(run.step("features").folder)
-    if column not in names:
-        near = difflib.get_close_matches(column, names, 1, 0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else " docs/features.md lists all columns."
-        raise InputError(f"--explain must name a handcrafted column; got {column!r}.{hint}")
+    column = _column_named(column, names, run.screen)
     order = np.argsort(values[:, names.index(column)], kind="stable")
     rows = [int(order[round(share * (len(order) - 1))]) for share in (0.01, 0.5, 0.99)]
     text, picture = explain_column(column, np.stack([patches_of(run).pixels[row] for row in rows]))
     path = run.folder / f"explain-{column}.png"
     large = Image.fromarray(picture).resize((3 * picture.shape[1], 3 * picture.shape[0]), Image.Resampling.NEAREST)
     write_atomically(path, lambda file: large.save(file, format="PNG"))
-    run.screen.say(text)
+    run.screen.say(f"{plain_name(column)} (unit: {unit(column)})")
+    for line in text.splitlines():  # a message is one line
+        run.screen.say(line)
     run.screen.say(f"picture, at the 1st, 50th and 99th percentile: {path}")
     return path
+
+
+def _column_named(words: str, names: list[str], screen: Screen) -> str:
+    """Return the column that a name, plain name or synonym means. List them and raise InputError if there are more."""
+    from histoblend.features.handcrafted.plain_names import matching_columns, plain_name
+
+    matches = matching_columns(words, names)
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        for name in matches:
+            screen.say(f"  {name}: {plain_name(name)}")
+        raise InputError(f"--explain must name one column; {words!r} matches the {len(matches)} above.")
+    near = difflib.get_close_matches(words, [*names, *map(plain_name, names)], 1, 0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else " docs/features.md lists all columns."
+    raise InputError(f"--explain must name a handcrafted column; got {words!r}.{hint}")

@@ -42,6 +42,18 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class DataCardConfig(_Section):
+    """What the report says about the data set. It does not change results."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    source: str = Field("", description="report: where the patches come from")
+    tissue: str = Field("", description="report: the tissue, such as lymph node sections")
+    stain: str = Field("", description="report: the stain, such as H&E")
+    um_per_pixel: str = Field("", description="report: size of a pixel, µm; empty for data.mpp, if set (folder)")
+    label: str = Field("", description="report: what label 1 means, such as tumour in the centre")
+
+
 class DataConfig(_Section):
     """The data set."""
 
@@ -73,6 +85,7 @@ class DataConfig(_Section):
     faults: bool = Field(
         False, description="phantom: add duplicate, blank, blurred, pen-marked and mislabelled patches"
     )
+    card: DataCardConfig = DataCardConfig()
 
 
 class SplitConfig(_Section):

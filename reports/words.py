@@ -22,6 +22,38 @@ RUNG_WORDS = {
     "cnn-context": "the fine-tuned network's features with slide context",
     "ensemble": "the ensemble",
 }
+#: Rungs in few words, for table cells, legends and axes.
+SHORT_RUNG_WORDS = {
+    "prevalence": "prevalence",
+    "colour": "colour",
+    "handcrafted": "handcrafted",
+    "embeddings": "embeddings",
+    "both": "all features",
+    "context": "handcrafted + context",
+    "in-slide": "relative to slide",
+    "embeddings-context": "embeddings + context",
+    "both-context": "all features + context",
+    "context-normalised": "normalised handcrafted + context",
+    "embeddings-normalised": "normalised embeddings + context",
+    "both-normalised": "all normalised features + context",
+    "cnn": "fine-tuned network",
+    "cnn-context": "network + context",
+    "ensemble": "ensemble",
+}
+#: Families of features, as tables and legends show them.
+FAMILY_WORDS = {
+    "colour": "colour",
+    "stain": "stain",
+    "cooccurrence": "co-occurrence texture",
+    "runs": "run-length texture",
+    "lbp": "local binary patterns",
+    "gradient": "edges and blobs",
+    "gabor": "Gabor texture",
+    "multiscale": "wavelets and entropy",
+    "nuclei": "nuclei",
+    "embedding": "embeddings",
+    "cnn": "fine-tuned network",
+}
 #: With fewer slides than this, an interval from resampling slides is only rough.
 FEW_SLIDES = 10
 
@@ -29,7 +61,18 @@ FEW_SLIDES = 10
 def model_words(model: str) -> str:
     """Return a model's name in words, such as ``XGBoost on all handcrafted features``."""
     rung, head = split_model_name(model)
-    return RUNG_WORDS[rung] if head is None else f"{head_words(head)} on {RUNG_WORDS[rung]}"
+    words = RUNG_WORDS[rung] if rung in RUNG_WORDS else FAMILY_WORDS[rung]
+    return words if head is None else f"{head_words(head)} on {words}"
+
+
+def short_model_words(model: str) -> str:
+    """Return a model's name in few words, such as ``all features + context · logistic``.
+
+    Context means slide context, and normalised means of stain-normalised patches.
+    """
+    rung, head = split_model_name(model)
+    words = SHORT_RUNG_WORDS[rung] if rung in SHORT_RUNG_WORDS else FAMILY_WORDS[rung]
+    return words if head is None else f"{words} · {head_words(head).removesuffix(' regression')}"
 
 
 def head_words(head: str) -> str:
@@ -49,9 +92,9 @@ def signed(value: float, digits: int = 3) -> str:
     return text if text.startswith("−") or float(text) == 0 else f"+{text}"
 
 
-def span(low: float, high: float) -> str:
-    """Return an interval with three digits."""
-    return f"{decimal(low)} to {decimal(high)}"
+def span(low: float, high: float, digits: int = 3) -> str:
+    """Return an interval."""
+    return f"{decimal(low, digits)} to {decimal(high, digits)}"
 
 
 def signed_span(low: float, high: float, digits: int = 3) -> str:

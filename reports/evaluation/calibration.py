@@ -306,15 +306,29 @@ def recalibration_table(predictions: pd.DataFrame, model: str, *, draws: int = 1
     for name, _, part, units in _comparable_patches(predictions, [model]):
         labels, odds = part.label.to_numpy(np.float64), log_odds(part[f"prob_{model}"].to_numpy())
         whole = recalibrate(labels, odds, np.ones(len(labels)))
+        cells, label, mean = _group_by_odds(labels, odds, units)
         drawn = [
-            recalibrate(labels, odds, counts[units].astype(np.float64), start=whole)
-            for chunk in draw_slides(int(units.max()) + 1, draws, seed)
-            for counts in chunk
+            recalibrate(label, mean, weights, start=whole)
+            for counts in draw_slides(cells.shape[0], draws, seed)
+            for weights in counts @ cells
         ]
         low, high = _interval(np.array(drawn))
         frame = {"model": model, "split": name, "measure": RECALIBRATION, "value": whole, "low": low, "high": high}
         frames.append(pd.DataFrame(frame))
     return pd.concat(frames, ignore_index=True)
+
+
+def _group_by_odds(labels: np.ndarray, odds: np.ndarray, units: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Group patches of one label and nearly equal log-odds, so that a draw costs as much for many patches as for few.
+
+    Returns patches per unit and group (sparse), and each group's label and mean log-odds.
+    """
+    from scipy.sparse import csr_array
+
+    group = np.unique(np.stack([labels, np.round(odds, 2)], axis=1), axis=0, return_inverse=True)[1].ravel()
+    sizes = np.bincount(group)
+    cells = csr_array((np.ones(len(group)), (units, group)), shape=(int(units.max()) + 1, len(sizes)))
+    return cells, np.bincount(group, labels) / sizes, np.bincount(group, odds) / sizes
 
 
 def recalibrate(

@@ -19,6 +19,8 @@ from histoblend.reports.evaluation.scores import precision_recall_table, score_h
 
 #: Operating point that is shown first. Predictions use it too, unless the user chooses another one.
 DEFAULT_POINT = "youden"
+#: Columns of the ladder with the average precision, and their names here.
+AVERAGE = {"average_precision": "value", "average_precision_low": "low", "average_precision_high": "high"}
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class DecisionsView:
         For `model`, from :func:`reports.evaluation.calibration.recalibration_table`.
     precision_recall, histogram : DataFrame
         For `model`, from :mod:`reports.evaluation.scores`.
+    average_precision : DataFrame
+        ``split, value, low, high`` of `model`, as on the ladder.
     cuts : DataFrame
         ``patch_id, threshold``: the threshold of `model` for each patch at :data:`DEFAULT_POINT`. The threshold of a
         training patch was chosen without its fold.
@@ -57,6 +61,7 @@ class DecisionsView:
     recalibration: pd.DataFrame
     precision_recall: pd.DataFrame
     histogram: pd.DataFrame
+    average_precision: pd.DataFrame
     cuts: pd.DataFrame
     calibrators: pd.DataFrame | None = None
 
@@ -106,6 +111,7 @@ def decide(
         recalibration_table(predictions, model, **options),
         precision_recall_table(predictions, model),
         score_histogram(predictions, model),
+        rungs[rungs.model == model][["split", *AVERAGE]].rename(columns=AVERAGE).reset_index(drop=True),
         pd.DataFrame({"patch_id": predictions.patch_id.to_numpy(), "threshold": cuts[DEFAULT_POINT].to_numpy()}),
         calibrators,
     )

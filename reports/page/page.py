@@ -12,7 +12,7 @@ from histoblend.reports.page import figures
 from histoblend.reports.page.embedded import embed
 from histoblend.reports.page.html import environment, own_files, plotly_script, script_hash
 from histoblend.reports.page.section import PageContent, Section
-from histoblend.reports.words import model_words, signed, span
+from histoblend.reports.words import direction, model_words, signed, span
 
 #: Scripts and styles of every page, in ``templates/``: its frame, charts, contents and tables.
 SHARED = ("style", "charts", "contents", "tables")
@@ -23,7 +23,6 @@ def write_page(
     title: str,
     sections: Sequence[Section],
     *,
-    warnings: Sequence[str] = (),
     prints: bool = False,
 ) -> Path:
     """Write sections as one page, ``report.html``, and their tables as CSV files next to it.
@@ -38,8 +37,6 @@ def write_page(
         Created if missing.
     title : str
     sections : sequence of Section
-    warnings : sequence of str
-        Shown at the top.
     prints : bool
         Whether the page links to every chart as SVG and PNG, in ``figures/``.
 
@@ -53,7 +50,7 @@ def write_page(
     ValueError
         Two sections have charts, or tables, of the same name.
     """
-    content = PageContent(title, list(warnings), list(sections), write_tables(folder, sections))
+    content = PageContent(title, list(sections), write_tables(folder, sections))
     return write_html(folder, content, prints=prints)
 
 
@@ -90,14 +87,13 @@ def _render(content: PageContent, embedded: Mapping[str, str], prints: bool) -> 
 
     templates = environment()
     templates.filters |= {"signed": signed, "short": figures.short_name, "model_words": model_words}
-    templates.globals |= {"span": span, "isna": pd.isna}
+    templates.globals |= {"span": span, "direction": direction, "isna": pd.isna}
     # Only our own files and plotly.js are not escaped.
     plotly = markupsafe.Markup(plotly_script())  # noqa: S704
     script = markupsafe.Markup(_combined_files("js", content.sections))  # noqa: S704
     style = markupsafe.Markup(_combined_files("css", content.sections))  # noqa: S704
     return templates.get_template("report.html").render(
         title=content.title,
-        warnings=content.warnings,
         prints=prints,
         sections=content.sections,
         files=content.files,

@@ -69,15 +69,12 @@ class PageContent:
     Attributes
     ----------
     title : str
-    warnings : list of str
-        Shown at the top.
     sections : list of Section
     files : dict from str to list of str
         Names of the CSV files of each section, which are next to the page.
     """
 
     title: str
-    warnings: list[str]
     sections: list[Section]
     files: dict[str, list[str]]
 

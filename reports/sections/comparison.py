@@ -178,7 +178,7 @@ def _forest(
         part = whole[(whole.run == run.name) & (whole.split == split)]
         data.append(_dots(part, run.name, metric, models, i, len(runs), figures.plain(run.name)))
     frame = figures.rows_layout(
-        [figures.short_name(model) for model in models], figures.METRIC_WORDS[metric][1], per_row=20 + 12 * len(runs)
+        [figures.row_name(model) for model in models], figures.METRIC_WORDS[metric][1], per_row=20 + 12 * len(runs)
     )
     return {"data": data, "layout": frame}
 

@@ -402,6 +402,21 @@ def test_a_column_is_explained_with_a_picture(finished, capsys):
         explain(finished, "colour_mean_red_hole")
 
 
+def test_a_column_is_explained_by_its_plain_name_or_by_words_that_only_it_has(tmp_path, capsys):
+    run = phantom_run(tmp_path, "data.n=60", "data.slides=12")
+    explain(run, "Spread of nuclear area, whole patch")
+    assert capsys.readouterr().out.splitlines()[-8:-6] == [
+        "spread of nuclear area, whole patch (unit: px²)",
+        "nuclei_area-spread_absorbed_whole",
+    ]
+    path = explain(run, "stain separation")
+    assert path.name == "explain-stain_angle_both_whole.png"
+    capsys.readouterr()
+    with pytest.raises(InputError, match="'nucleus size' matches the 28 above"):
+        explain(run, "nucleus size")
+    assert "  nuclei_area-mean_absorbed_whole: mean nuclear area, whole patch" in capsys.readouterr().out.splitlines()
+
+
 def test_help_needs_no_heavy_import():
     done = command("baseline", "--help")
     assert done.returncode == 0

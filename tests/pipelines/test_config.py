@@ -72,6 +72,13 @@ def test_described_settings_can_be_parsed_again():
     assert load_config(CONFIGS[1], [line.partition("  # ")[0] for line in lines]) == config
 
 
+def test_a_data_card_takes_text_and_numbers():
+    card = load_config(CONFIGS[0], ["data.card.tissue=lymph node", "data.card.um_per_pixel=0.5"]).data.card
+    assert (card.tissue, card.um_per_pixel, card.label) == ("lymph node", "0.5", "")
+    with pytest.raises(InputError, match=r"did you mean 'data\.card\.tissue'"):
+        load_config(CONFIGS[0], ["data.card.tisue=lymph node"])
+
+
 def test_backbones_and_sizes_can_be_single_or_several():
     one = load_config(CONFIGS[0], ["embeddings.size=192", "embeddings.backbone=vgg16"]).embeddings
     assert (one.size, one.backbone) == ((192,), ("vgg16",))

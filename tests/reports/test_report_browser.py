@@ -1,5 +1,7 @@
 """The report in a real browser: Debian's chromium, driven by Playwright."""
 
+import itertools
+
 import pytest
 
 from tests.reports.conftest import CHROMIUM
@@ -19,9 +21,37 @@ def _column(page, selector, number):
 def test_every_figure_is_drawn_and_has_a_text_alternative(visit):
     page = visit()
     plots = page.locator(".plot")
-    assert plots.count() == page.locator("figure[data-figure]").count() == 7
+    assert plots.count() == page.locator("figure[data-figure]").count() == 8
     assert page.locator(".plot .scatterlayer .trace").count() >= 4
     assert all(plots.evaluate_all("plots => plots.map(plot => plot.getAttribute('aria-label').length > 40)"))
+
+
+def test_the_answer_fits_the_first_screen_of_a_desktop(visit):
+    page = visit(viewport={"width": 1300, "height": 900})
+    assert page.locator(".answer-data").evaluate("line => line.getBoundingClientRect().bottom") <= 900
+    plot, scores = page.locator(".answer-plot").bounding_box(), page.locator(".answer-scores").bounding_box()
+    assert plot["x"] > scores["x"] + scores["width"]
+
+
+def test_the_answer_is_stacked_on_a_phone_with_actions_before_details(visit):
+    page = visit(viewport={"width": 375, "height": 700})
+    order = (".answer-scores", ".answer-next", ".answer-cautions", ".answer-plot", ".answer-data")
+    boxes = [page.locator(name).bounding_box() for name in order]
+    assert all(upper["y"] + upper["height"] <= lower["y"] for upper, lower in itertools.pairwise(boxes))
+    assert {box["x"] for box in boxes} == {boxes[0]["x"]}
+
+
+def test_a_reason_for_caution_opens_by_keyboard_and_an_action_leads_to_its_section(visit):
+    page = visit()
+    reason = page.locator(".answer-cautions details").first
+    assert reason.locator("p").is_hidden()
+    reason.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert reason.locator("p").is_visible()
+    links = page.locator(".answer-next a")
+    assert links.count() >= 1
+    for link in links.all():
+        assert page.locator(link.get_attribute("href")).count() == 1
 
 
 def test_ladder_sorts_both_ways_by_keyboard_with_missing_last(visit):
@@ -123,7 +153,12 @@ def test_dark_scheme_is_dark_and_keeps_its_text_readable(visit):
         page = visit(color_scheme=scheme)
         paper = luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
         assert (paper < 0.1) is (scheme == "dark")
-        for selector, property_ in [("p", "color"), ("small", "color"), (".xtitle", "fill"), (".warnings h2", "color")]:
+        for selector, property_ in [
+            ("p", "color"),
+            ("small", "color"),
+            (".xtitle", "fill"),
+            (".answer .word", "color"),
+        ]:
             text = luminance(page.locator(selector).first.evaluate(f"e => getComputedStyle(e).{property_}"))
             contrast = (max(text, paper) + 0.05) / (min(text, paper) + 0.05)
             assert contrast >= 4.5, (scheme, selector, contrast)

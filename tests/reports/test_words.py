@@ -1,15 +1,22 @@
-"""Words for numbers: no signed zeros, and no gain or loss whose printed interval includes 0."""
+"""Words of models and numbers: unique, no code names, no signed zeros, no gain or loss whose interval includes 0."""
 
 import pytest
 
+from histoblend.features.handcrafted.families import FAMILIES
+from histoblend.models.names import RUNGS, RUNGS_WITHOUT_HEAD, SINGLE_FAMILIES
 from histoblend.reports.words import (
+    FAMILY_WORDS,
     INCONCLUSIVE,
+    RUNG_WORDS,
+    SHORT_RUNG_WORDS,
     decimal,
     difference,
     direction,
     inconclusive,
+    model_words,
     percent,
     percent_span,
+    short_model_words,
     signed,
     signed_span,
     span,
@@ -73,3 +80,33 @@ def test_a_difference_whose_interval_includes_zero_is_inconclusive():
     assert difference(-0.0002, -0.01, 0.01) == f"0.000 (−0.010 to +0.010), {INCONCLUSIVE}"
     assert difference(-0.02, -0.05, -0.004) == "−0.020 (95 % CI −0.050 to −0.004)"
     assert difference(-0.02, NAN, NAN) == "−0.020"
+
+
+MODELS = [rung if rung in RUNGS_WITHOUT_HEAD else f"logistic_{rung}" for rung in (*RUNGS, *SINGLE_FAMILIES)]
+
+
+@pytest.mark.parametrize(
+    ("model", "words"),
+    [
+        ("cnn", "fine-tuned network"),
+        ("xgboost_both", "all features · XGBoost"),
+        ("logistic_in-slide", "relative to slide · logistic"),
+        ("logistic_both-normalised", "all normalised features + context · logistic"),
+        ("logistic_lbp", "local binary patterns · logistic"),
+    ],
+)
+def test_short_words(model, words):
+    assert short_model_words(model) == words
+
+
+def test_every_rung_and_family_has_words():
+    assert set(RUNG_WORDS) == set(SHORT_RUNG_WORDS) == set(RUNGS)
+    assert {family.name for family in FAMILIES} <= set(FAMILY_WORDS)
+
+
+def test_words_of_models_are_unique_and_no_code_names():
+    for words in (model_words, short_model_words):
+        names = [words(model) for model in MODELS]
+        assert len(set(names)) == len(names)
+        assert not any("_" in name or "-slide" in name or "-context" in name or "cnn" in name for name in names)
+    assert max(map(len, map(short_model_words, MODELS))) <= 45

@@ -29,6 +29,6 @@ def write_report(folder: Path, inputs: ReportInputs, *, prints: bool = False) ->
     ValueError
         The report shows a patch that is not among `inputs.patches`.
     """
-    page = write_page(folder, inputs.title, build_sections(inputs), warnings=inputs.warnings, prints=prints)
+    page = write_page(folder, inputs.title, build_sections(inputs), prints=prints)
     (folder / "facts.json").write_text(facts_text(inputs.facts), encoding="utf-8")
     return page

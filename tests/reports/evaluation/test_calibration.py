@@ -142,10 +142,10 @@ def test_slope_and_intercept_agree_with_logistic_regression_on_repeated_rows(pre
     model = "logistic_embeddings"
     table = recalibration_table(predictions, model, draws=20, seed=4)
     assert table.measure.tolist() == 2 * ["slope", "intercept", "in_the_large"]
-    for split, part in predictions.groupby("split"):
-        part = part.reset_index(drop=True)
+    for split, name in (("train", "oof"), ("test", "test")):
+        part = predictions[predictions.split == split].reset_index(drop=True)
         labels, odds = part.label.to_numpy(), log_odds(part[f"prob_{model}"].to_numpy())
-        rows = table[table.split == ("oof" if split == "train" else "test")]
+        rows = table[table.split == name]
         np.testing.assert_allclose(rows.value, by_regression(labels, odds), atol=1e-4)
         groups = pd.factorize(part.slide)[0]
         drawn = []
