@@ -188,7 +188,10 @@ STEPS = (
     Step(
         "report", "7-report", "pipelines.steps.report:build",
         reads=("sections", "figures"),
-        code=(*MODELS, *CONTENT, "pipelines/steps/report.py", "reports/page", "reports/templates", "reports/words.py"),
+        code=(
+            *MODELS, *CONTENT, "pipelines/steps/report.py", "reports/page", "reports/templates", "reports/vendor",
+            "reports/words.py",
+        ),
     ),
     Step(
         "predictions", "8-predictions", "pipelines.steps.predictions:build",

@@ -70,13 +70,13 @@ class PageContent:
     ----------
     title : str
     sections : list of Section
-    files : list of str
-        Names of the CSV files next to the page.
+    files : dict from str to list of str
+        Names of the CSV files of each section, which are next to the page.
     """
 
     title: str
     sections: list[Section]
-    files: list[str]
+    files: dict[str, list[str]]
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:
