@@ -21,7 +21,12 @@ from histoblend.pipelines.steps import cnn, embeddings, features, heads, model_s
 
 #: Code that several steps depend on: patches and splits, feature tables, fitted models, analyses, report sections.
 PATCHES = ("data", "pipelines/run_files.py")
-TABLE_CODE = (*PATCHES, "features", "models/names.py", "pipelines/results.py", "pipelines/tables.py")
+#: Modules of features/ that only name and describe columns. No table depends on them; report sections do.
+COLUMN_WORDS = ("features/handcrafted/plain_names.py", "features/handcrafted/search_words.py")
+TABLE_CODE = (
+    *PATCHES, "features", *(f"!{name}" for name in COLUMN_WORDS), "!features/handcrafted/catalogue.py",
+    "models/names.py", "pipelines/results.py", "pipelines/tables.py",
+)  # fmt: skip
 CLUSTER = tuple(f"pipelines/engine/{name}.py" for name in ("cluster", "cluster_tables", "worker"))
 MODELS = (*TABLE_CODE, "models/*.py", "models/heads")
 ANALYSES = (
@@ -32,7 +37,7 @@ SECTIONS = (
     *ANALYSES, "pipelines/analysis", "pipelines/steps/bundle.py", "pipelines/steps/cnn_context.py",
     "pipelines/steps/ladder.py", "pipelines/steps/model_set.py", "pipelines/steps/patches.py",
     "pipelines/steps/report_inputs.py",
-    "reports/*.py", "reports/sections", "reports/page",
+    "reports/*.py", "reports/sections", "reports/page", *COLUMN_WORDS,
 )  # fmt: skip
 CONTENT = (
     "data/ignored.py", "data/storage", "pipelines/run_files.py", "pipelines/runtime/dataclass_files.py",

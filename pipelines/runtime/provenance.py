@@ -34,19 +34,24 @@ def code_digest(sources: tuple[str, ...]) -> str:
 def source_files(sources: tuple[str, ...]) -> Iterator[tuple[str, Path]]:
     """Yield name and path of every file of folders, files and patterns such as ``models/*.py``.
 
+    A leading ``!`` leaves a file out of folders and patterns; a source that names the file itself still yields it.
+
     Raises
     ------
     ValueError
         A source matches no file.
     """
+    left_out = {(ROOT / source[1:]).resolve() for source in sources if source.startswith("!")}
     for source in sources:
+        if source.startswith("!"):
+            continue
         folder, _, pattern = source.rpartition("/") if "*" in source else (source, "", "**/*")
         start = (ROOT / folder).resolve()  # a search does not follow a link
         files = [start] if start.is_file() else [path for path in sorted(start.glob(pattern)) if path.is_file()]
         if not files:
             raise ValueError(f"a source must be a file, a folder or a pattern in the package; got {source!r}.")
         for path in files:
-            if not ignored_path(path.relative_to(start)):
+            if path == start or not (path in left_out or ignored_path(path.relative_to(start))):
                 yield source if path == start else f"{folder}/{path.relative_to(start).as_posix()}", path
 
 
