@@ -14,10 +14,11 @@ from histoblend.models.heads.head import Head
 from histoblend.models.inspection.importance import COLUMNS
 from histoblend.models.resampling import mean_draws, percentile_interval
 
-#: Features of an ensemble: a network without columns, and the members' means over the patch's slide.
-NETWORK, SLIDE_MEAN = "network", "slide-mean"
+#: Features that are not single columns: embeddings and, in an ensemble, a network without columns and the members'
+#: means over the patch's slide.
+EMBEDDING, NETWORK, SLIDE_MEAN = "embedding", "network", "slide-mean"
 #: Single columns of these families have no meaning, so their Shapley values are added up.
-TOGETHER = ("embedding", NETWORK, SLIDE_MEAN)
+TOGETHER = (EMBEDDING, NETWORK, SLIDE_MEAN)
 
 #: Most patches that a model is explained on.
 EXPLAINED_PATCHES = 1000

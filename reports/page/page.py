@@ -9,7 +9,7 @@ import pandas as pd
 
 from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.reports.page import figures
-from histoblend.reports.page.html import environment, own_files, script_hash
+from histoblend.reports.page.html import environment, own_files, parts, script_hash
 from histoblend.reports.page.section import PageContent, Section
 from histoblend.reports.words import model_words, signed, span
 
@@ -105,4 +105,4 @@ def _render(content: PageContent, prints: bool) -> str:
 
 def _combined_files(suffix: str, shared: str, sections: Sequence[Section]) -> str:
     """Return the page's script or style: the shared file, then the files of single sections."""
-    return own_files(f"{name}.{suffix}" for name in (shared, *(section.name for section in sections)))
+    return own_files(name for stem in (shared, *(section.name for section in sections)) for name in parts(stem, suffix))
