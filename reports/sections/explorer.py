@@ -33,7 +33,7 @@ from histoblend.reports.sections.waterfalls import case_table, grouped, names_in
 from histoblend.reports.words import model_words, signed
 
 #: Most features in the table of a model.
-TABLE_ROWS = 200
+TABLE_ROWS = 150
 
 
 @dataclass(frozen=True)

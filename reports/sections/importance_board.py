@@ -81,7 +81,7 @@ def _reasons(check: Mapping[str, Any], row: Mapping[str, Any], size: int) -> lis
     """Why a column is not trusted fully."""
     reasons = []
     if not check["separates"]:
-        reasons.append("95 % interval includes 0" if pd.notna(row["low"]) else "no interval: too few slides")
+        reasons.append("95 % interval includes\xa00" if pd.notna(row["low"]) else "no interval: too few slides")
     if not check["stable"]:
         reasons.append("rank changes over folds" if pd.notna(row["last"]) else "no ranks over folds")
     if not check["alone"]:

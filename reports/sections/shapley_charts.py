@@ -14,7 +14,7 @@ from histoblend.reports.words import signed
 
 #: Number of features and patches of a beeswarm, and of features of a waterfall.
 SWARM_FEATURES = 12
-SWARM_PATCHES = 100
+SWARM_PATCHES = 80
 WATERFALL_FEATURES = 10
 
 #: Colours from low to high, distinct for every kind of colour blindness.

@@ -4,7 +4,7 @@
   const { data, make, model, plain, fixed, swatch, bar, onModel } = importances;
   const names = Object.keys(data.features);
   const probability = (odds) => 1 / (1 + Math.exp(-odds));
-  const count = (number) => `${number.toLocaleString("en")} ${number === 1 ? "column" : "columns"}`;
+  const count = (number, kind = "") => `${number.toLocaleString("en")} ${kind}${number === 1 ? "column" : "columns"}`;
 
   const sum = (rows, at) => rows.reduce((total, row) => total + row[at], 0);
   const table = ([base, families, kind], words, caption) => {
@@ -57,9 +57,9 @@
       return [line, ...below.flat()];
     };
     const columnsOf = (columns) => columns.map(([index, value]) =>
-      [index < 0 ? `${count(-index)} more` : plain(names[index]), value, []]);
+      [index < 0 ? count(-index, "more ") : plain(names[index]), value, []]);
     const groupsOf = (groups) => groups.map(([index, columns, value, members]) => {
-      if (index < 0) return [`${count(columns)} more`, value, []];
+      if (index < 0) return [count(columns, "more "), value, []];
       const name = plain(names[index]);
       return members ? [`${name} and ${count(columns - 1)} like it`, value, columnsOf(members)] : [name, value, []];
     });

@@ -40,7 +40,7 @@ def test_the_board_lists_families_clusters_and_columns_by_separation(view):
         assert 1 <= first <= last <= 6
         assert direction in (-1, 0, 1)
         assert (trust == "high") == (reasons == [])
-        assert ("95 % interval includes 0" in reasons) == (round(low, 3) <= 0 <= high)
+        assert ("95 % interval includes\xa00" in reasons) == (round(low, 3) <= 0 <= high)
         assert ("shares credit with 1 correlated column" in reasons) == (name in members)
 
 
