@@ -262,8 +262,8 @@ def _add_evidence(run: Run, predictions: pd.DataFrame, result: ExplainedModels, 
             table = table.loc[:, ~table.columns.duplicated()]
             known[names] = cluster_members(cluster_columns(table.to_numpy()), list(table.columns))
         folds = _fold_importances(fitted, model, result.blend)
-        options = {"draws": run.config.report.draws, "seed": run.config.seed, "model": model}
-        tables.append(evidence(shares, labels, groups, known[names], folds, **options))
+        options = {"draws": run.config.report.draws, "seed": run.config.seed}
+        tables.append(evidence(shares, labels, groups, known[names], folds, model=model, **options))
         rows += [(model, each[0], " ".join(each)) for each in known[names]]
     result.evidence = pd.concat(tables, ignore_index=True)
     result.clusters = pd.DataFrame(rows, columns=["model", "unit", "members"])

@@ -33,7 +33,9 @@ def order_notes(importances: pd.DataFrame) -> dict[str, str]:
     Other measures than permutation come from the same fitted model, so they agree even where the order is chance.
     """
     compared = agreement(importances, pd.DataFrame(columns=GROUPS))
-    pairs = compared[(compared.level == "feature") & compared[["first", "second"]].eq("permutation").any(axis=1)]
+    pairs = compared[
+        (compared.level == "feature") & ((compared["first"] == "permutation") | (compared["second"] == "permutation"))
+    ]
     notes, seen = {}, []
     for model in dict.fromkeys(pairs.model):
         rows = records(pairs[pairs.model == model])

@@ -55,14 +55,14 @@ class Waterfalls:
             ``[name, columns, sum]``, with its columns ``[[name, value], …]`` if it has several. The name of a cluster
             is that of its leader. The last group, or column, is the sum of all others: its name is "", or their number.
         """
-        families = []
+        families: list[tuple[str, int, float, list[Any]]] = []
         for family, groups in self.families:
             total = float(sum(shares[positions].sum() for _, positions in groups))
             count = sum(len(positions) for _, positions in groups)
             listed = list(self._groups(groups, shares)) if count > 1 else []
-            families.append([family, count, _rounded(total), listed])
+            families.append((family, count, _rounded(total), listed))
         families.sort(key=lambda row: -abs(row[2]))
-        return [_rounded(base), families]
+        return [_rounded(base), [list(row) for row in families]]
 
     def _groups(self, groups: Sequence[tuple[str, list[int]]], shares: np.ndarray) -> Iterator[list[Any]]:
         sums = [float(shares[positions].sum()) for _, positions in groups]
@@ -144,9 +144,9 @@ def _traced(view: ExplorerView, maker: Waterfalls, wanted: set[str]) -> dict[str
     """Waterfalls of training patches, by the fits that did not see their slides."""
     rows = view.traced[view.traced.patch_id.isin(wanted)]
     return {
-        str(row.patch_id): [*maker.tree(values.shares[row.place], values.base), "fold"]
-        for row in rows.itertuples()
-        for values in [view.folds[str(row.fold)]]
+        str(patch): [*maker.tree(values.shares[int(place)], values.base), "fold"]
+        for patch, fold, place in zip(rows.patch_id, rows.fold, rows.place, strict=True)
+        for values in [view.folds[str(fold)]]
     }
 
 
