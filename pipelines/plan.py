@@ -148,8 +148,11 @@ STEPS = (
     ),
     Step(
         "attributions", "analysis/attributions", "pipelines.analysis.attributions:build",
-        reads=("prepare", "features", "embeddings", "heads", "models", "importances"),
-        code=(*ANALYSES, "pipelines/analysis/importances.py", "pipelines/analysis/attributions.py"),
+        reads=("prepare", *TABLES, "heads", "cnn", "ensemble", "models", "importances"),
+        code=(
+            *ANALYSES, "pipelines/analysis/importances.py", "pipelines/analysis/attributions.py",
+            "pipelines/analysis/explained_models.py",
+        ),
         settings=lambda config: {"draws": config.report.draws},
     ),
     Step(

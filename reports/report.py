@@ -32,6 +32,7 @@ from histoblend.reports.sections.ladder import ladder_section
 from histoblend.reports.sections.provenance import made_section
 from histoblend.reports.sections.stain import stain_section
 from histoblend.reports.sections.verdict import judge, verdict_section
+from histoblend.reports.sections.waterfalls import shown_patches
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,6 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
         verdict_section(verdict, rungs, data),
         ladder_section(inputs.ladder, roc_table(predictions, models), inputs.families),
         data_section(predictions, inputs.audit, inputs.leakage, inputs.data_card),
-        importances_section(inputs.importances, inputs.sentences, inputs.explorer, inputs.groups),
         stain_section(inputs.stain, inputs.importances, verdict.best),
         errors_section(
             predictions, slides, inputs.ladder, verdict.best, inputs.patches, inputs.flags, inputs.decisions
@@ -130,6 +130,9 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
         decisions_section(inputs.decisions),
         ensemble_section(inputs.ensemble, inputs.ladder),
     ]
+    shown = shown_patches(sections)
+    importances = importances_section(inputs.importances, inputs.sentences, inputs.explorer, inputs.groups, shown=shown)
+    sections.insert(1 + [section.name for section in sections].index("data"), importances)
     return [*sections, made_section(inputs.facts, sections, artefacts=inputs.artefacts, card=inputs.card)]
 
 

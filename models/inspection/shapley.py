@@ -14,8 +14,11 @@ from histoblend.models.heads.head import Head
 from histoblend.models.inspection.importance import COLUMNS
 from histoblend.models.resampling import mean_draws, percentile_interval
 
+#: Features that are not single columns: embeddings and, in an ensemble, a network without columns and the members'
+#: means over the patch's slide.
+EMBEDDING, NETWORK, SLIDE_MEAN = "embedding", "network", "slide-mean"
 #: Single columns of these families have no meaning, so their Shapley values are added up.
-TOGETHER = ("embedding",)
+TOGETHER = (EMBEDDING, NETWORK, SLIDE_MEAN)
 
 #: Most patches that a model is explained on.
 EXPLAINED_PATCHES = 1000
@@ -82,6 +85,11 @@ def attribute(head: Head, X: np.ndarray, columns: Sequence[str]) -> ShapleyValue
     if X.ndim != 2 or X.shape[1] != len(columns) or not len(X):
         raise ValueError(f"X must have shape (n, {len(columns)}), n at least 1; got {X.shape}.")
     shares, base = head.contributions(X)
+    return sum_together(shares, X, columns, base)
+
+
+def sum_together(shares: np.ndarray, X: np.ndarray, columns: Sequence[str], base: float) -> ShapleyValues:
+    """Shapley values from contributions of single columns (n, columns): columns of `TOGETHER` are added up."""
     families = np.array([parse_column(name).family for name in columns])
     single = np.flatnonzero(~np.isin(families, TOGETHER))
     joint = [family for family in TOGETHER if (families == family).any()]

@@ -42,6 +42,11 @@ def plotly_script() -> str:
     return PLOTLY.read_text(encoding="utf-8")
 
 
+def parts(stem: str, suffix: str) -> list[str]:
+    """Names of the script or style of a section, ``<stem>.js``, followed by its parts, ``<stem>_<part>.js``."""
+    return [f"{stem}.{suffix}", *sorted(path.name for path in TEMPLATES.glob(f"{stem}_*.{suffix}"))]
+
+
 def script_hash(script: str) -> str:
     """Return the hash of a script for a content security policy."""
     return "'sha256-" + base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() + "'"

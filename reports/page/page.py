@@ -10,7 +10,7 @@ import pandas as pd
 from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.reports.page import figures
 from histoblend.reports.page.embedded import embed
-from histoblend.reports.page.html import environment, own_files, plotly_script, script_hash
+from histoblend.reports.page.html import environment, own_files, parts, plotly_script, script_hash
 from histoblend.reports.page.section import PageContent, Section
 from histoblend.reports.words import direction, model_words, signed, span
 
@@ -107,4 +107,5 @@ def _render(content: PageContent, embedded: Mapping[str, str], prints: bool) -> 
 
 def _combined_files(suffix: str, sections: Sequence[Section]) -> str:
     """Return the page's script or style: the shared files, then the files of single sections."""
-    return own_files(f"{name}.{suffix}" for name in (*SHARED, *(section.name for section in sections)))
+    names = [*SHARED, *(section.name for section in sections)]
+    return own_files(name for stem in names for name in parts(stem, suffix))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,20 +10,30 @@ import numpy as np
 import pandas as pd
 
 from histoblend.models.heads.registry import HEADS, head_class
-from histoblend.models.inspection.shapley import TOGETHER
+from histoblend.models.inspection.shapley import EMBEDDING, TOGETHER
 from histoblend.reports.evaluation.explorer import MEASURES, ExplorerView, feature_ranks, single_features
 from histoblend.reports.evaluation.ladder import rungs_below
 from histoblend.reports.page import figures
-from histoblend.reports.page.images import centre_box, data_uri
+from histoblend.reports.page.images import centre_box, small_uri
 from histoblend.reports.page.section import Chart
-from histoblend.reports.sections.shapley_charts import beeswarm, share_table, swarm_table, waterfall
+from histoblend.reports.sections.feature_words import (
+    FAMILY_COLOURS,
+    FAMILY_WORDS,
+    family_words,
+    feature_name,
+    feature_sentence,
+    feature_synonyms,
+    feature_unit,
+    how_compared,
+    measured_column,
+)
+from histoblend.reports.sections.importance_board import RULES, about, board
+from histoblend.reports.sections.shapley_charts import beeswarm, swarm_table, waterfall
+from histoblend.reports.sections.waterfalls import case_table, grouped, names_in, numbered, waterfall_data
 from histoblend.reports.words import model_words, signed
 
 #: Most features in the table of a model.
-TABLE_ROWS = 300
-
-#: Number of colours of a picture of a patch: a third of the bytes, without a visible difference at this size.
-PICTURE_COLOURS = 64
+TABLE_ROWS = 150
 
 
 @dataclass(frozen=True)
@@ -37,7 +47,13 @@ class Explorer:
 
 
 def explore(
-    importances: pd.DataFrame, sums: pd.DataFrame, sentences: Mapping[str, str], view: ExplorerView | None
+    importances: pd.DataFrame,
+    sums: pd.DataFrame,
+    sentences: Mapping[str, str],
+    view: ExplorerView | None,
+    *,
+    notes: Mapping[str, str] | None = None,
+    shown: Sequence[str] = (),
 ) -> Explorer:
     """Build the explorer from the available importances.
 
@@ -50,44 +66,72 @@ def explore(
     sentences : mapping from feature name to str
     view : ExplorerView or None
         Without it, features are listed without details.
+    notes : mapping from model to str, optional
+        What to say above the single columns of a model; the entry "" is for models without one.
+    shown : sequence of str
+        Patches that other sections show, which are explained too.
 
     Returns
     -------
     Explorer
         ``importances_explorer.html`` shows its content, ``importances.js`` draws its data.
     """
-    models = [_model_rows(importances, sums, model) for model in _models(importances)]
-    models = sorted((model for model in models if model["rows"]), key=lambda model: -len(model["measures"]))
+    models = [_model_rows(importances, sums, model) for model in _models(importances, view)]
+    models = [model for model in models if model["rows"]]
+    notes = notes or {}
+    for model in models:
+        model["note"] = notes.get(model["model"], notes.get("", ""))
     data: dict[str, Any] = {
         "measures": {
             name: {"head": head, "sign": sign, "digits": digits} for name, (head, sign, digits) in MEASURES.items()
         },
         "models": models,
-        "features": _features(models, sums, sentences, view),
+        "colours": FAMILY_COLOURS,
+        "families": {family: family_words(family) for family in [*FAMILY_WORDS, *_families(importances)]},
         "opened": {},
         "patches": [],
+        "trees": {},
     }
     content: dict[str, Any] = {"models": models, "view": None, "embeddings": None, "cases": []}
     charts: dict[str, Chart] = {}
     tables: dict[str, pd.DataFrame] = {}
     if view is not None:
-        pictures = {
-            patch: data_uri(pixels, colours=PICTURE_COLOURS)
-            for patch, pixels in zip(view.patches.patch_id, view.pixels, strict=True)
+        for model in models:
+            explained = model["model"] in view.attributions
+            model |= {"board": board(view, model["model"]) if explained else None}
+            model |= {"about": about(model["model"], view.blend) if explained else ""}
+        pictures = {patch: small_uri(pixels) for patch, pixels in zip(view.patches.patch_id, view.pixels, strict=True)}
+        data |= _opened(view, pictures) | {"trees": waterfall_data(view, shown), "best": view.best}
+        data |= {
+            "members": view.blend.members if view.blend else [],
+            "modelWords": {str(name): model_words(str(name)) for name in view.curves.model.unique()}
+            if len(view.curves)
+            else {},
         }
-        data |= _opened(view, pictures)
         content |= {
-            "view": _view_words(view),
+            "view": _view_words(view, data["trees"].get(view.best, {}), shown),
             "embeddings": _embedding_rows(view),
             "cases": _case_cards(view, pictures),
         }
         charts, tables = _charts(view), _tables(view)
+    data |= _features(data, sums, sentences, view)
+    index = {name: number for number, name in enumerate(data["features"])}
+    data["trees"] = {
+        model: {patch: numbered(tree, index) for patch, tree in trees.items()} for model, trees in data["trees"].items()
+    }
     return Explorer(content, charts, tables, data)
 
 
-def _models(importances: pd.DataFrame) -> list[str]:
-    """Models, the highest rung first."""
-    return list(reversed(list(rungs_below(list(dict.fromkeys(importances.model)))))) if len(importances) else []
+def _models(importances: pd.DataFrame, view: ExplorerView | None) -> list[str]:
+    """Models of the selector: the best explained model first, then the highest rungs. Only explained ones, if any."""
+    models = list(reversed(list(rungs_below(list(dict.fromkeys(importances.model)))))) if len(importances) else []
+    if view is None or not view.attributions:
+        return models
+    return sorted((model for model in models if model in view.attributions), key=lambda model: model != view.best)
+
+
+def _families(importances: pd.DataFrame) -> list[str]:
+    return [str(family) for family in dict.fromkeys(importances.family.dropna())] if len(importances) else []
 
 
 def _model_rows(importances: pd.DataFrame, sums: pd.DataFrame, model: str) -> dict[str, Any]:
@@ -122,21 +166,45 @@ def _rounded(value: float) -> float:
 
 
 def _features(
-    models: Sequence[Mapping[str, Any]],
-    sums: pd.DataFrame,
-    sentences: Mapping[str, str],
-    view: ExplorerView | None,
-) -> dict[str, list[Any]]:
-    """Description and, if known, percentiles of every listed feature."""
+    data: Mapping[str, Any], sums: pd.DataFrame, sentences: Mapping[str, str], view: ExplorerView | None
+) -> dict[str, Any]:
+    """Words for every feature on the page.
+
+    Returns
+    -------
+    dict
+        ``features``: plain name and, for those with details, unit, whether it is normalised (1) or relative to the
+        slide (2), and percentiles if known. ``words``: sentence and synonyms of each measured column, which several
+        features share.
+    """
+    names = dict.fromkeys(row[0] for model in data["models"] for row in model["rows"])
+    for model in data["models"]:
+        if shown := model.get("board"):
+            names |= dict.fromkeys(row[0] for row in shown["columns"])
     features: dict[str, list[Any]] = {}
-    for name in dict.fromkeys(row[0] for model in models for row in model["rows"]):
-        if name in TOGETHER:
-            features[name] = [f"{_column_count(sums, name):,} columns of pretrained networks, taken together."]
-            continue
-        features[name] = [sentences.get(name, "")]
+    words: dict[str, list[str]] = {}
+    for name in names:
+        measured = measured_column(name) if "_" in name else name
+        sentence = feature_sentence(name, sentences)
+        if name == EMBEDDING:
+            sentence = f"{_column_count(sums, name):,} columns of pretrained networks, taken together."
+        words.setdefault(measured, [sentences.get(measured) or sentence, ", ".join(feature_synonyms(measured))])
+        features[name] = [feature_name(name), feature_unit(name), how_compared(name)]
         if view is not None and name in view.quantiles.index:
             features[name] += [_rounded(value) for value in view.quantiles.loc[name].tolist()]
-    return features
+    for name in _further_names(data):
+        features.setdefault(name, [feature_name(name)])
+    return {"features": features, "words": words}
+
+
+def _further_names(data: Mapping[str, Any]) -> Iterator[str]:
+    """Names that only clusters and waterfalls show; they need no details."""
+    for model in data["models"]:
+        for row in (model.get("board") or {"clusters": []})["clusters"]:
+            yield from (row[0], *row[5])
+    for trees in data["trees"].values():
+        for tree in trees.values():
+            yield from names_in(tree)
 
 
 def _column_count(sums: pd.DataFrame, family: str) -> int:
@@ -182,17 +250,20 @@ def _numbers(values: pd.Series) -> list[float | None]:
     return [_rounded(float(value)) if np.isfinite(value) else None for value in values]
 
 
-def _view_words(view: ExplorerView) -> dict[str, Any]:
+def _view_words(view: ExplorerView, trees: Mapping[str, Any], shown: Sequence[str]) -> dict[str, Any]:
     """Numbers in the template's sentences."""
     return {
         "explained": len(view.explained),
         "slides": int(view.explained.slide.nunique()),
-        "sampled": view.sampled,
-        "averaged": view.averaged,
         "opened": int(view.examples.feature.nunique()),
-        "models": [model_words(model) for model in view.attributions],
-        "case_model": model_words(view.cases.model.iloc[0]) if len(view.cases) else "",
+        "best": model_words(view.best) if view.best else "",
         "threshold": float(view.cases.threshold.iloc[0]) if len(view.cases) else float("nan"),
+        "shown": len(set(shown)),
+        "shown_explained": len(set(shown) & set(trees)),
+        "by_fold": bool(view.folds),
+        "blended": view.blend is not None and view.best == "ensemble",
+        "clustered": len(view.clusters[view.clusters.model == view.best]),
+        "rules": list(RULES.values()),
     }
 
 
@@ -248,17 +319,16 @@ def _charts(view: ExplorerView) -> dict[str, Chart]:
             swarms,
         )
     if len(view.cases):
-        percentiles = {model: view.attributions[model].percentiles() for model in set(view.cases.model)}
+        attribution = grouped(view.attributions[view.best])
+        percentiles = attribution.percentiles()
         falls = []
         for row in view.cases.to_dict("records"):
-            figure = waterfall(view.attributions[row["model"]], row["place"], percentiles[row["model"]])
-            title = f"Contributions to one patch of a test slide ({row['case']}): {model_words(row['model'])}"
+            figure = waterfall(attribution, row["place"], percentiles)
+            title = f"Contributions to one patch of a test slide ({row['case']}): {model_words(view.best)}"
             figure["layout"]["meta"] = {"title": title}
             falls.append((row["case"], figure))
-        charts["waterfall"] = Chart(
-            "Contribution of each feature to the log-odds of one patch, largest first. waterfalls.csv has the numbers.",
-            falls,
-        )
+        # Only a file: on the page, waterfalls can be expanded.
+        charts["waterfall"] = Chart("Contribution of each family to the log-odds of one patch, largest first.", falls)
     return charts
 
 
@@ -267,17 +337,12 @@ def _tables(view: ExplorerView) -> dict[str, pd.DataFrame]:
     swarms = [
         swarm_table(attribution, view.explained).assign(model=model) for model, attribution in view.attributions.items()
     ]
-    falls = [
-        share_table(view.attributions[row["model"]], row["place"]).assign(
-            case=row["case"], model=row["model"], patch_id=row["patch_id"]
-        )
-        for row in view.cases.to_dict("records")
-    ]
     tables = {"dependence": view.curves, "positives-by-feature": view.bins, "feature-examples": view.examples}
+    tables |= {"importance-evidence": view.evidence, "importance-model-clusters": view.clusters}
     if swarms:
         tables["beeswarm"] = pd.concat(swarms, ignore_index=True)
-    if falls:
-        tables["waterfalls"] = pd.concat(falls, ignore_index=True)
+    if len(view.cases):
+        tables["waterfalls"] = case_table(view)
     if view.embeddings is not None:
         tables["embedding-columns"] = view.embeddings
     return tables

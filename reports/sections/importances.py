@@ -17,6 +17,15 @@ from histoblend.reports.evaluation.ladder import rungs_below
 from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section, records
 from histoblend.reports.sections.explorer import explore
+from histoblend.reports.sections.importance_findings import (
+    DROPS,
+    MEASURE_WORDS,
+    centre_findings,
+    finding,
+    order_notes,
+    plain_findings,
+    two_digits,
+)
 from histoblend.reports.words import model_words
 
 #: Most clusters on the page. The CSV table has all clusters.
@@ -34,9 +43,6 @@ MARKS = {
     "coefficient": ("share of absolute coefficients", figures.PURPLE, "square"),
 }
 INCONCLUSIVE = "inconclusive (95 % CI includes 0)"
-DROPS = ("permutation", "dropped")
-NAMES = {"permutation": "permutation", "dropped": "refitting", "gain": "gain", "cover": "cover"}
-NAMES |= {"coefficient": "coefficients", "shap": "SHAP"}
 
 
 def group_content(importances: pd.DataFrame, view: GroupView) -> dict[str, Any]:
@@ -278,13 +284,16 @@ def _trust(stability: pd.DataFrame, compared: pd.DataFrame, model: str) -> dict[
 
     def concordance(level: str, over: str) -> list[dict[str, Any]]:
         part = stable[(stable.level == level) & (stable.over == over) & stable.w.notna()]
-        return [{"words": NAMES[row["measure"]], "value": row["w"], "says": _says(row["w"])} for row in records(part)]
+        return [
+            {"words": MEASURE_WORDS[row["measure"]], "value": row["w"], "says": _says(row["w"])}
+            for row in records(part)
+        ]
 
     def correlations(level: str) -> list[dict[str, Any]]:
         part = pairs[pairs.level == level]
         return [
             {
-                "words": f"{NAMES[row['first']]} and {NAMES[row['second']]}",
+                "words": f"{MEASURE_WORDS[row['first']]} and {MEASURE_WORDS[row['second']]}",
                 "value": row["correlation"],
                 "says": _says(row["correlation"]),
             }
@@ -306,14 +315,17 @@ def _disagreement(groups: pd.DataFrame, compared: pd.DataFrame, model: str) -> s
     for level, words in (("feature", "single features"), ("family", "families")):
         rows = records(pairs[pairs.level == level])
         if rows:
-            named = [f"{NAMES[row['first']]} and {NAMES[row['second']]} {_two(row['correlation'])}" for row in rows]
+            named = [
+                f"{MEASURE_WORDS[row['first']]} and {MEASURE_WORDS[row['second']]} {two_digits(row['correlation'])}"
+                for row in rows
+            ]
             parts.append(f"on the ranking of {words} ({', '.join(named)})")
     for kind in ("theme", "region"):
         leading = _leading_groups(groups[(groups.model == model) & (groups.kind == kind)])
         if len(set(leading.values())) > 1:
             measures: dict[str, list[str]] = {}
             for measure, group in leading.items():
-                measures.setdefault(_group_words(kind, group), []).append(NAMES[measure])
+                measures.setdefault(_group_words(kind, group), []).append(MEASURE_WORDS[measure])
             named = [f"{group} by {' and '.join(names)}" for group, names in measures.items()]
             parts.append(f"on the leading {kind} ({', '.join(named)})")
     return f"{_capital(model_words(model))}: measures disagree {' and '.join(parts)}." if parts else ""
@@ -327,10 +339,6 @@ def _leading_groups(part: pd.DataFrame) -> dict[str, str]:
         if top.value > 0:
             leading[str(measure)] = str(top.group)
     return leading
-
-
-def _two(value: float) -> str:
-    return f"{value:.2f}".replace("-", "−")
 
 
 def _cluster_rows(importances: pd.DataFrame, view: GroupView) -> list[dict[str, Any]]:
@@ -358,6 +366,8 @@ def importances_section(
     sentences: Mapping[str, str],
     view: ExplorerView | None = None,
     groups: GroupView | None = None,
+    *,
+    shown: Sequence[str] = (),
 ) -> Section:
     """Show what models rely on.
 
@@ -371,22 +381,31 @@ def importances_section(
         Details of features, and single patches.
     groups : GroupView, optional
         Importance of families, themes, regions and clusters.
+    shown : sequence of str
+        Patches that other sections show; their scores are explained too.
 
     Returns
     -------
     Section
     """
     sums = sum_by_family(importances) if len(importances) else pd.DataFrame()
-    explorer = explore(importances, sums, sentences, view)
-    shown = group_content(importances, groups) if groups is not None else None
+    notes = order_notes(importances) if len(importances) else {}
+    explorer = explore(importances, sums, sentences, view, notes=notes, shown=shown)
+    content = group_content(importances, groups) if groups is not None else None
+    plain = [*(centre_findings(groups.groups) if groups is not None else [])]
+    if view is not None and view.best:
+        plain += plain_findings(view)
     return Section(
         "importances",
         "Importances",
-        {"groups": shown, "explorer": explorer.content} if len(importances) else None,
+        {"groups": content, "explorer": explorer.content, "plain": plain} if len(importances) else None,
         absent="No importances were computed. The step that trains heads computes them.",
         charts=(group_charts(groups) if groups is not None else {}) | explorer.charts,
         tables={"importances": importances, "families": sums}
         | (group_tables(importances, groups) if groups is not None else {})
         | explorer.tables,
         data={"explorer": explorer.data},
+        finding=finding(view, notes.get(view.best, notes.get("", "")).startswith("The order"))
+        if view is not None and view.best
+        else "",
     )

@@ -9,11 +9,12 @@ import pandas as pd
 
 from histoblend.models.inspection.shapley import ShapleyValues
 from histoblend.reports.page import figures
+from histoblend.reports.sections.feature_words import feature_name
 from histoblend.reports.words import signed
 
 #: Number of features and patches of a beeswarm, and of features of a waterfall.
-SWARM_FEATURES = 15
-SWARM_PATCHES = 200
+SWARM_FEATURES = 12
+SWARM_PATCHES = 80
 WATERFALL_FEATURES = 10
 
 #: Colours from low to high, distinct for every kind of colour blindness.
@@ -39,6 +40,11 @@ def _leading(attribution: ShapleyValues, count: int) -> list[int]:
     """Columns of the features with the largest mean absolute contributions."""
     order = np.argsort(-np.abs(attribution.shares).mean(axis=0), kind="stable")
     return [int(column) for column in order[:count]]
+
+
+def _label(attribution: ShapleyValues, column: int) -> str:
+    """Escaped plain name of a feature."""
+    return figures.plain(feature_name(attribution.features[column]))
 
 
 def _swarm_rows(attribution: ShapleyValues) -> np.ndarray:
@@ -112,7 +118,7 @@ def beeswarm(attribution: ShapleyValues) -> figures.Figure:
     percentiles = attribution.percentiles()
     data: list[figures.Figure] = []
     for row, column in enumerate(columns):
-        name, shares = figures.plain(attribution.features[column]), attribution.shares[rows, column]
+        name, shares = _label(attribution, column), attribution.shares[rows, column]
         marker: figures.Figure = {"color": figures.INK}
         words = ""
         if np.isfinite(percentiles[:, column]).all():
@@ -132,9 +138,7 @@ def beeswarm(attribution: ShapleyValues) -> figures.Figure:
                 "hovertemplate": f"{name}<br>adds %{{x:.3f}} to the log-odds{words}<extra></extra>",
             }
         )
-    frame = _named_rows(
-        [figures.plain(attribution.features[column]) for column in columns], "contribution to the log-odds", 42
-    )
+    frame = _named_rows([_label(attribution, column) for column in columns], "contribution to the log-odds", 42)
     return {"data": data, "layout": frame}
 
 
@@ -178,7 +182,7 @@ def _steps(attribution: ShapleyValues, row: int, percentiles: np.ndarray) -> lis
     steps = []
     for column in leading:
         value, percentile = attribution.values[row, column], percentiles[column]
-        label, more = figures.plain(attribution.features[column]), ""
+        label, more = _label(attribution, int(column)), ""
         if np.isfinite(value):
             label += f" = {value:.3g}".replace("-", "−")
             more = f" (percentile {percentile:.0f})"

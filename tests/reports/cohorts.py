@@ -10,6 +10,7 @@ from histoblend.features.handcrafted import families
 from histoblend.features.handcrafted.slide_context import in_slide_name
 from histoblend.models.inspection.embedding_columns import explain_columns
 from histoblend.models.inspection.importance import GROUPS, STABILITY, GroupView, fitted_importance
+from histoblend.models.inspection.importance_evidence import evidence
 from histoblend.models.inspection.partial_dependence import positive_shares
 from histoblend.models.inspection.shapley import ShapleyValues, choose_cases
 from histoblend.models.inspection.stain import StainGroups, StainView, group_slides, group_table, shift_curves
@@ -148,9 +149,26 @@ def make_view(predictions, importances, patches, seed=0) -> ExplorerView:
     ]
     cases = pd.DataFrame(cases, columns=["case", "model", "patch_id", "place", "score", "threshold"])
     shown = list(dict.fromkeys([*examples.patch_id, *cases.patch_id]))
+    attributions = {model: ShapleyValues(names, share, inside, -0.3) for model, share in shares.items()}
+    clusters = [features[:2]]
+    folds = pd.DataFrame(rng.exponential(size=(6, 3)), features, range(3))
+    tables = [
+        evidence(each, test.label.to_numpy(), slide_groups(test.slide), clusters, folds, draws=50, model=model)
+        for model, each in attributions.items()
+    ]
+    first_fold = predictions[predictions.fold == 0].patch_id.iloc[:3]
     return ExplorerView(
-        attributions={model: ShapleyValues(names, share, inside, -0.3) for model, share in shares.items()},
+        attributions=attributions,
+        best="xgboost_handcrafted",
+        blend=None,
+        evidence=pd.concat(tables, ignore_index=True),
+        clusters=pd.DataFrame(
+            [(model, each[0], " ".join(each)) for model in attributions for each in clusters],
+            columns=["model", "unit", "members"],
+        ),
         explained=test[["patch_id", "slide", "label"]],
+        folds={"0": ShapleyValues(names, rng.normal(size=(3, 7)), inside[:3], 0.2)},
+        traced=pd.DataFrame({"patch_id": first_fold, "fold": "0", "place": range(3)}),
         cases=cases,
         quantiles=pd.DataFrame(np.quantile(values, list(LEVELS), axis=0).T, features, list(LEVELS.values())),
         examples=examples,

@@ -98,12 +98,13 @@ def test_choosing_a_model_redraws_its_groups(visit):
     assert "share of absolute coefficients" not in before or "share of gain" not in before
     options = figure.locator("option").all_text_contents()
     other = next(words for words in options if words.startswith("XGBoost" if "coefficients" in before else "logistic"))
-    figure.locator("select").select_option(label=other)
+    page.locator("#importance-model").select_option(label=other)
     assert figure.locator(".legend").text_content() != before
 
 
 def test_clusters_can_be_sorted_and_opened(visit):
     page = visit()
+    page.locator("#importances details.long > summary").click()
     table = page.locator("#cluster-table")
     table.get_by_role("button", name="Drop in AUC, XGBoost").click()
     drops = [float(value) for value in _column(page, "#cluster-table", 3)]

@@ -8,6 +8,7 @@ import plotly.graph_objects as go
 import pytest
 
 from histoblend.models.inspection.importance import COLUMNS, sum_by_family
+from histoblend.models.inspection.importance_evidence import family_members
 from histoblend.models.inspection.shapley import ShapleyValues
 from histoblend.reports.evaluation.explorer import LEVELS, NEAR, leading_features, share_examples
 from histoblend.reports.page.page import write_page
@@ -75,13 +76,14 @@ def test_tables_hold_the_importances(made):
 def test_embeddings_are_one_row_with_the_summed_gain(made):
     _, importances, view = made
     explorer = explore(importances, sum_by_family(importances), {}, view)
-    both = next(model for model in explorer.data["models"] if model["model"] == "xgboost_both")
+    both = next(model for model in explorer.data["models"] if model["model"] == "logistic_both")
     (name, *cells), *others = both["rows"]
     assert name == "embedding"
     assert not any(row[0].startswith("embedding") for row in others)
-    gain = importances.query("model == 'xgboost_both' and measure == 'gain' and family == 'embedding'").value.sum()
-    assert cells[both["measures"].index("gain")][0] == pytest.approx(gain, rel=1e-3)
-    assert explorer.data["features"]["embedding"] == ["20 columns of pretrained networks, taken together."]
+    rows = importances.query("model == 'logistic_both' and measure == 'coefficient' and family == 'embedding'")
+    assert cells[both["measures"].index("coefficient")][0] == pytest.approx(rows.value.abs().sum(), rel=1e-3)
+    assert explorer.data["features"]["embedding"] == ["embeddings of pretrained networks", "", 0]
+    assert explorer.data["words"]["embedding"] == ["20 columns of pretrained networks, taken together.", ""]
 
 
 def test_detailed_features_have_three_pictures_and_percentiles(made):
@@ -93,7 +95,7 @@ def test_detailed_features_have_three_pictures_and_percentiles(made):
         assert [data["patches"][index]["id"] for index, _ in details["shown"]] == rows.patch_id.tolist()
         assert [value for _, value in details["shown"]] == pytest.approx(rows.value.tolist(), rel=1e-3)
         assert len(details["grid"]) == len(details["curves"]["xgboost_handcrafted"]) == 5
-        assert data["features"][feature][1:] == pytest.approx(view.quantiles.loc[feature].tolist(), rel=1e-3)
+        assert data["features"][feature][3:] == pytest.approx(view.quantiles.loc[feature].tolist(), rel=1e-3)
     assert len({patch["id"] for patch in data["patches"]}) == len(data["patches"])
 
 
@@ -115,6 +117,8 @@ def test_figures_are_valid_and_a_waterfall_ends_at_the_log_odds(made):
             go.Figure(figure)
     case = view.cases.iloc[0]
     attribution = view.attributions[case.model]
+    printed = charts["waterfall"].variants[0][1]["data"][0]
+    assert len(printed["x"]) == len(family_members(attribution.features))
     (bars,) = waterfall(attribution, case.place, attribution.percentiles())["data"]
     assert bars["base"][0] == pytest.approx(attribution.base, abs=1e-3)
     assert bars["base"][-1] + bars["x"][-1] == pytest.approx(attribution.log_odds[case.place], abs=1e-3)
@@ -130,7 +134,7 @@ def test_a_waterfall_keeps_the_largest_and_sums_the_rest():
     assert figure["data"][0]["x"] == pytest.approx([0.4, *([0.1] * 8), 0.5, -2.0])
     labels = [note["text"] for note in figure["layout"]["annotations"]]
     assert labels[0] == "4 other features"
-    assert labels[10] == "colour_s1_red_whole = 0"
+    assert labels[10] == "colour s1 red, whole patch = 0"
     assert labels[-2:] == ["base value +1.000", "this patch +0.700"]
 
 
@@ -155,7 +159,7 @@ def test_page_states_the_sample_and_names_the_most_correlated_features(made, tmp
     predictions, importances, view = made
     section = importances_section(importances, {}, view)
     text = write_page(tmp_path, "title", [section]).read_text(encoding="utf-8")
-    assert f"They were computed on {len(view.explained):,} patches of held-out slides" in text
+    assert f"On {len(view.explained):,} patches of {view.explained.slide.nunique()} held-out slides" in text
     assert view.embeddings.feature_1[0] in text
     beeswarm = pd.read_csv(tmp_path / "beeswarm.csv")
     assert set(beeswarm.patch_id) <= set(predictions[predictions.split == "test"].patch_id)

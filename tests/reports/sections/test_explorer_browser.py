@@ -6,9 +6,10 @@ import shutil
 import pytest
 
 from histoblend.features.handcrafted import families
+from histoblend.features.handcrafted.plain_names import plain_name, synonyms, unit
 from histoblend.reports.page.page import write_page
 from histoblend.reports.sections.importances import importances_section
-from tests.reports.cohorts import make_importances, make_patches, make_predictions, make_view
+from tests.reports.cohorts import make_groups, make_importances, make_patches, make_predictions, make_view
 
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
@@ -37,7 +38,8 @@ def report(tmp_path_factory):
     predictions["slide"] = predictions.slide + NASTY
     importances = make_importances(predictions)
     view = make_view(predictions, importances, make_patches(predictions))
-    section = importances_section(importances, SENTENCES, view)
+    groups = make_groups(importances)
+    section = importances_section(importances, SENTENCES, view, groups, shown=[view.traced.patch_id[0]])
     return write_page(tmp_path_factory.mktemp("explorer"), "Explorer", [section]), view
 
 
@@ -58,7 +60,7 @@ def visit(browser, report):
         )
         page.goto(report[0].as_uri())
         page.wait_for_function("[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))")
-        page.locator("#explorer-model").select_option(label="XGBoost on all handcrafted features")
+        page.set_default_timeout(8000)
         return page
 
     yield opened
@@ -80,7 +82,7 @@ def test_features_are_searched_filtered_and_unfolded(visit):
     page.locator("#explorer-find").fill("nuclei")
     found = _names(page)
     assert 0 < len(found) < len(total)
-    assert all("nucle" in f"{name} {SENTENCES[name]}".lower() for name in found)
+    assert all("nucle" in f"{name} {plain_name(name)} {SENTENCES[name]} {synonyms(name)}".lower() for name in found)
     page.locator("#explorer-region").select_option("centre")
     narrowed = _names(page)
     assert narrowed == [name for name in found if name.endswith("_centre")] != []
@@ -134,7 +136,10 @@ def test_a_feature_opens_with_three_patches_and_a_curve(visit, report, how):
         page.keyboard.press("Enter")
     panel = page.locator("#explorer-panel")
     assert panel.is_visible()
-    assert panel.locator("h4").text_content() == name
+    assert panel.locator("h4").text_content() == plain_name(name)
+    assert panel.locator(".code code").text_content() == name
+    # Directly below its row.
+    assert page.locator(f"tr[data-row='{name}'] + tr #explorer-panel").count() == 1
     assert SENTENCES[name] in panel.text_content()
     assert panel.locator("img").count() == panel.locator(".box").count() == 3
     assert panel.locator("img").evaluate_all("all => all.every(e => e.complete && e.naturalWidth === 96)")
@@ -146,7 +151,7 @@ def test_a_feature_opens_with_three_patches_and_a_curve(visit, report, how):
     panel.locator(".plot .main-svg").first.wait_for()
     assert panel.locator(".scatterlayer .trace").count() == 2
     assert panel.locator(".scatterlayer .trace .point").count() == len(view.bins[view.bins.feature == name])
-    assert name in panel.locator(".plot").get_attribute("aria-label")
+    assert plain_name(name) in panel.locator(".plot").get_attribute("aria-label")
     page.keyboard.press("Escape")
     assert panel.is_hidden()
     assert page.evaluate("document.activeElement.dataset.feature") == name
@@ -162,19 +167,128 @@ def test_other_features_open_without_pictures(visit):
     assert panel.locator(".curve").is_hidden()
 
 
-def test_embeddings_are_one_row_of_a_model_that_has_them(visit):
+@pytest.mark.parametrize("query", ["nucleus size", "size of the nuclei", "px²"])
+def test_other_words_find_columns(visit, query):
     page = visit()
-    page.locator("#explorer-model").select_option(label="XGBoost on handcrafted features and embeddings together")
+    page.locator("#explorer-find").fill(query)
+    found = _names(page)
+    assert found
+    assert len(found) < 15
+    for name in found:
+        text = f"{name} {plain_name(name)} {unit(name)} {SENTENCES[name]} {synonyms(name)}".lower()
+        assert all(term in text for term in query.split())
+
+
+def test_one_selector_drives_the_whole_section(visit):
+    page = visit()
+    chooser = page.locator("#importance-model")
+    assert chooser.locator("option").first.text_content() == "XGBoost on all handcrafted features (best)"
+    total = page.locator(".waterfall tr.end td.n").last.text_content()
+    leading = page.locator("#board-columns .number").first.text_content()
+    other = "logistic regression on handcrafted features and embeddings together"
+    chooser.select_option(label=other)
     assert _names(page)[0] == "embedding"
     page.locator("#explorer-table button.feature").first.click()
     assert "20 columns of pretrained networks" in page.locator("#explorer-panel").text_content()
+    assert page.locator(".waterfall tr.end td.n").last.text_content() != total
+    assert page.locator("#board-columns .number").first.text_content() != leading
+    assert other in page.locator(".waterfall caption").text_content()
+    assert page.locator("figure[data-figure=beeswarm] .whose").text_content() == f"{other}. "
+    shown = page.locator("figure[data-figure=beeswarm] select")
+    assert shown.is_hidden()
+    assert shown.evaluate("e => e.selectedOptions[0].text") == other
+    chooser.select_option(index=0)
+    assert page.locator(".waterfall tr.end td.n").last.text_content() == total
+
+
+def test_the_board_comes_first_and_matches_the_evidence(visit, report):
+    page, view = visit(), report[1]
+    assert page.locator("#importances :is(h3, h4)").all_text_contents()[:4] == [
+        "What separates tumour from other patches",
+        "Families",
+        "Clusters of correlated columns",
+        "Ten leading single columns",
+    ]
+    rows = view.evidence[(view.evidence.model == view.best) & (view.evidence.kind == "column")]
+    names = page.locator("#board-columns > li").evaluate_all("all => all.map(e => e.dataset.feature)")
+    assert names == rows.sort_values("separation", ascending=False).unit.tolist()
+    row = page.locator("#board-columns > li").first
+    assert row.locator(".feature").text_content() == plain_name(names[0])
+    assert row.locator("code").text_content() == names[0]
+    assert row.locator(".thumbnail img").evaluate_all("all => all.map(e => e.alt)") == [
+        f"Patch where {plain_name(names[0])} is {word}" for word in ("low", "high")
+    ]
+    assert row.locator(".trust strong").text_content() in {f"Trust: {level}" for level in ("high", "medium", "low")}
+    assert page.locator("#importance-board .rules li").count() == 3
+    cluster = page.locator("#board-clusters details").first
+    cluster.locator("summary").click()
+    members = view.clusters[view.clusters.model == view.best].members.iloc[0].split()
+    assert cluster.locator("li").all_text_contents() == [plain_name(name) for name in members]
+
+
+def test_a_row_of_the_board_opens_in_place(visit):
+    page = visit()
+    row = page.locator("#board-columns > li").nth(2)
+    row.locator("button.feature").focus()
+    page.keyboard.press("Enter")
+    panel = row.locator("#explorer-panel")
+    assert panel.is_visible()
+    assert page.evaluate("document.activeElement.id") == "explorer-name"
+    assert row.locator("button.feature").get_attribute("aria-expanded") == "true"
+    # The same panel moves to the row that is opened next.
+    page.locator("#explorer-table button.feature").first.click()
+    assert panel.count() == 0
+    assert row.locator("button.feature").get_attribute("aria-expanded") == "false"
+    page.locator("#importance-model").select_option(index=1)
+    assert page.locator("#explorer-panel").is_hidden()
+
+
+def test_waterfalls_open_by_keyboard_and_add_up(visit, report):
+    page, view = visit(), report[1]
+    values = page.locator(".waterfall tr[data-level='0'] td.n").all_text_contents()
+    numbers = [float(text.replace("−", "-")) for text in values]
+    attribution = view.attributions[view.best]
+    assert sum(numbers) == pytest.approx(attribution.shares[view.cases.place[0]].sum(), abs=0.01)
+    sizes = [abs(number) for number in numbers]
+    assert sizes == sorted(sizes, reverse=True)
+    below = page.locator(".waterfall tr[data-level='1']:visible")
+    assert below.count() == 0
+    button = page.locator(".waterfall button.unfold").first
+    button.focus()
+    page.keyboard.press("Enter")
+    assert button.get_attribute("aria-expanded") == "true"
+    assert below.count() > 0
+    button.click()
+    assert below.count() == 0
+
+
+def test_a_shown_patch_is_explained_in_a_dialog(visit, report):
+    page, view = visit(), report[1]
+    explained = {*view.explained.patch_id, view.traced.patch_id[0]}
+    buttons = page.locator("#explorer-panel button.explain")
+    for row in page.locator("#board-columns button.feature").all():
+        row.click()
+        for caption in page.locator("#explorer-panel figcaption").all():
+            expected = caption.locator("code").text_content() in explained
+            assert caption.locator("button.explain").count() == expected
+        if buttons.count():
+            break
+    buttons.first.click()
+    dialog = page.locator("dialog.explain")
+    assert dialog.is_visible()
+    assert dialog.locator(".waterfall tr.end").count() == 2
+    assert dialog.locator(".picture img").count() == 1
+    page.keyboard.press("Escape")
+    assert dialog.is_hidden()
+    # Escape closed the dialog only.
+    assert page.locator("#explorer-panel").is_visible()
 
 
 def test_the_picture_follows_the_chosen_waterfall(visit, report):
     page, view = visit(), report[1]
     shown = page.locator(".cases .gallery li:visible code")
     assert shown.all_text_contents() == [view.cases.patch_id[0]]
-    page.locator("figure[data-figure=waterfall] select").select_option("2")
+    page.locator("#importance-case").select_option(index=2)
     assert shown.all_text_contents() == [view.cases.patch_id[2]]
     page.emulate_media(media="print")
     assert shown.count() == len(view.cases)
@@ -185,6 +299,9 @@ def test_an_open_panel_fits_a_phone(visit):
     page.locator("#explorer-table button.feature").first.click()
     page.locator("#explorer-table button.feature").nth(3).hover()
     page.locator("#explorer-panel .plot .main-svg").first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == 375
+    assert page.locator("#explorer-panel").evaluate("e => e.getBoundingClientRect().right") <= 375
+    page.locator("#board-columns button.feature").first.click()
     assert page.evaluate("document.documentElement.scrollWidth") == 375
 
 
