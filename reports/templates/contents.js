@@ -72,7 +72,7 @@
   addEventListener("hashchange", reveal);
 
   const mark = () => {
-    const edge = 0.25 * innerHeight;
+    const edge = Math.min(200, 0.25 * innerHeight);
     const above = entries.filter(({ target }) => !target.closest("details:not([open])") && target.getBoundingClientRect().top <= edge);
     const current = above.at(-1) ?? entries[0];
     const section = current.parent ?? current;

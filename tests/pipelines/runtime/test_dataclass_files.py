@@ -60,7 +60,7 @@ def test_python_objects_are_refused(tmp_path):
 
 def test_a_page_from_files_is_the_page_from_memory(tmp_path):
     sections = build_sections(make_inputs(3, slides=12, per_slide=20))
-    content = PageContent("title", ["a warning"], sections, write_tables(tmp_path / "memory", sections))
+    content = PageContent("title", sections, write_tables(tmp_path / "memory", sections))
     save_dataclass(content, tmp_path / "content")
     read = load_dataclass(tmp_path / "content", PageContent, Section, Chart)
     write_tables(tmp_path / "files", sections)
