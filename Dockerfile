@@ -1,4 +1,4 @@
-# What a scheduler and its workers run, with this version's code in it:
+# Image for a Dask scheduler and its workers, with the code of this version:
 #   docker build -t histoblend .
 #   docker run histoblend dask scheduler
 #   docker run histoblend dask worker tcp://host:8786 --nthreads 1 --nworkers auto
@@ -16,7 +16,7 @@ COPY pipelines ./pipelines
 COPY configs ./configs
 
 ENV PYTHONPATH=/histoblend/src PYTHONDONTWRITEBYTECODE=1
-# Kernels are compiled once, here, and not by every worker.
+# Compile the kernels once here, so that workers do not have to.
 RUN python -c "from histoblend.features.handcrafted.families import compile_kernels; compile_kernels()"
 
 CMD ["dask", "worker", "--help"]

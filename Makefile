@@ -23,6 +23,7 @@ SLIDE   ?=
 MPP     ?=
 PATCH_MPP ?=
 STRIDE  ?=
+CONFIRM ?=
 
 VENV := .venv
 PY   := $(VENV)/bin/python
@@ -35,7 +36,7 @@ SELF_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --no-dep
 SETTINGS = --config '$(CONFIG)' $(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(foreach s,$(SET),--set '$(s)') \
            $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
 
-.PHONY: help data baseline ensemble audit prepare features embeddings heads cnn report compare predict heatmap slide test torture lint bench docs lock clean
+.PHONY: help data baseline ensemble audit prepare features embeddings heads cnn report compare predict heatmap slide test torture lint bench docs lock clean clean-runs
 .DEFAULT_GOAL := help
 
 help:  ## list every target
@@ -53,21 +54,22 @@ help:  ## list every target
 	@echo "  STRIDE=16                   make heatmap: distance between patches, in patch pixels (default: 32)"
 	@echo "  RUNS='a b …' OUT=folder     make compare: names of finished runs; output folder (default: runs/compare-a-b-…/)"
 	@echo "  REBUILD=1                   replace results that were made with another configuration"
+	@echo "  CONFIRM=yes                 make clean-runs: remove runs/ without asking"
 
 data: $(VENV)/.user  ## download DATASET=pcam|kaggle (or unpack an archive) into DATA=folder
 	@$(PY) -m histoblend.pipelines data '$(DATASET)' $(if $(DATA),--data '$(DATA)') $(if $(MIRROR),--mirror '$(MIRROR)')
 
-baseline: $(VENV)/.user  ## features, embeddings, heads and the report with the ladder of models
+baseline: $(VENV)/.user  ## steps 1 to 4 and 7: models without fine-tuning, and the report
 	@$(PY) -m histoblend.pipelines baseline $(SETTINGS)
 
-ensemble: $(VENV)/.user  ## the baseline, a fine-tuned network and the ensemble of all, evaluated with nested folds
+ensemble: $(VENV)/.user  ## steps 1 to 7: also a fine-tuned network (5) and the ensemble (6), evaluated with nested folds
 	@$(PY) -m histoblend.pipelines ensemble $(SETTINGS)
 
-audit prepare features embeddings heads cnn report: $(VENV)/.user
+prepare audit features embeddings heads cnn report: $(VENV)/.user
 	@$(PY) -m histoblend.pipelines $@ $(SETTINGS)
 
-audit:       ## list duplicate, mislabelled, blank, blurred and pen-marked patches, and what was done with them
 prepare:     ## step 1: decode, audit and split the patches by slide
+audit:       ## what the audit of step 1 did with duplicate, mislabelled, blank, blurred and pen-marked patches
 features:    ## step 2: handcrafted colour, texture and nuclei features
 embeddings:  ## step 3: pretrained network embeddings
 heads:       ## step 4: logistic and XGBoost heads
@@ -111,7 +113,7 @@ bench: $(VENV)/.dev  ## run every benchmark: check the result, then print the sp
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(PY) -m benchmarks.$$(basename $$file .py) || exit 1; done
 
 docs: $(VENV)/.user  ## write docs/features.md and docs/backbones.md from the code's tables
-	@$(PY) -m histoblend.features.handcrafted.families docs/features.md
+	@$(PY) -m histoblend.features.handcrafted.catalogue docs/features.md
 	@$(PY) -m histoblend.features.networks.backbones docs/backbones.md
 
 lock: $(VENV)/.dev  ## compile requirements*.in into fully pinned, hashed requirements*.txt
@@ -128,8 +130,15 @@ lock: $(VENV)/.dev  ## compile requirements*.in into fully pinned, hashed requir
 	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' requirements-dev.in -c requirements.txt \
 	    -c requirements-mlflow.txt -c requirements-dask.txt -o requirements-dev.txt
 
-clean:  ## remove runs/ and .venv/
-	rm -rf runs $(VENV)
+clean:  ## remove .venv/ and caches; results in runs/ stay
+	rm -rf $(VENV) build .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
+	@find . -path ./runs -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-runs:  ## remove all results in runs/: lists them, and removes them with CONFIRM=yes
+	@if [ ! -d runs ]; then echo "there is no folder runs/"; \
+	elif [ '$(CONFIRM)' = yes ]; then echo "removing:"; du -sh runs/*/; rm -rf runs; \
+	else echo "would remove:"; du -sh runs/*/; echo "error: nothing was removed. To remove these results:" \
+	    "make clean-runs CONFIRM=yes" >&2; exit 2; fi
 
 $(VENV)/.made:
 	@$(PYTHON) -c '$(CHECK_PYTHON)' 2>/dev/null || { echo "error: Python 3.11 to 3.13 with venv is needed; '$(PYTHON)' is" \

@@ -19,8 +19,10 @@ from histoblend.data.workers import count_workers
 from histoblend.pipelines.runtime.resources import check_start
 from histoblend.pipelines.runtime.signals import stop_on_signals
 
-#: Commands of a run in their order: what each does, and whether it always runs convolutional networks.
+#: Commands of a run: what each does, and whether it always runs convolutional networks.
 COMMANDS = {
+    "baseline": ("Steps 1 to 4 and 7: models without fine-tuning, and the report.", False),
+    "ensemble": ("Steps 1 to 7: the baseline, a fine-tuned network and the ensemble.", True),
     "prepare": ("Step 1: decode patches, audit them, and split them by slide.", False),
     "audit": ("Show what the audit of step 1 found and did.", False),
     "features": ("Step 2: handcrafted colour, texture and nuclei features.", False),
@@ -28,9 +30,9 @@ COMMANDS = {
     "heads": ("Step 4: heads on features and embeddings, with their scores.", False),
     "cnn": ("Step 5: a fine-tuned network, with its scores.", True),
     "report": ("Step 7: ladder, importances, report.html and bundle.", False),
-    "baseline": ("Steps 1 to 4 and the report; prints the ladder.", False),
-    "ensemble": ("The baseline, a network (step 5) and their ensemble (step 6).", True),
 }
+#: Commands in the order of the help.
+ORDER = ("data", *COMMANDS, "compare", "predict", "heatmap", "slide", "settings")
 
 CONFIG = Annotated[
     Path, typer.Option("--config", help="Shipped configuration (folder, kaggle, pcam, phantom) or a TOML file.")
@@ -40,7 +42,7 @@ SETTINGS = Annotated[
     typer.Option("--set", help="section.key=value, overrides the file. May be repeated. `settings` lists the keys."),
 ]
 RUNS = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
-BUNDLE = Annotated[Path, typer.Option("--bundle", help="Folder of the bundle, such as runs/<name>/bundle.")]
+BUNDLE = typer.Option("--bundle", help="Folder of the bundle, such as runs/<name>/bundle.")
 MODEL = Annotated[
     str, typer.Option("--model", help="A model of the bundle. Default: the ensemble, or the head with the best AUC.")
 ]
@@ -76,7 +78,10 @@ def _run_command(step: str, sentence: str) -> None:
             bool, typer.Option("--rebuild", help="Replace results made with another configuration.")
         ] = False,
         explain: Annotated[
-            str, typer.Option("--explain", help="Describe this column, and draw it on three patches.")
+            str,
+            typer.Option(
+                "--explain", help="Describe this column (a plain name works too), and draw it on three patches."
+            ),
         ] = "",
     ) -> None:
         from histoblend.pipelines import commands
@@ -91,6 +96,7 @@ def _run_command(step: str, sentence: str) -> None:
         given = [f"{key}={_quoted(value)}" for key, value in options.items() if value]
         given += ["data.strict=true"] if strict else []
         planned = plan_run(load_config(config, [*(settings or []), *given]), runs, rebuild=rebuild)
+        commands.check_data_folder(planned.config)
         if step in ("baseline", "ensemble", "report"):
             check_tracking(planned.config.track)  # before the run's folder is made
         with report_shortages(planned.folder), run_lock(planned.folder, planned.screen.say), closing(planned):
@@ -103,11 +109,14 @@ def _run_command(step: str, sentence: str) -> None:
             elif step == "audit":
                 commands.begin(planned)
                 show_audit(planned)
+            elif step == "report":
+                commands.report(planned)
             else:
                 planned.screen.say(f"{step}: {commands.one_step(planned, step)}")
 
     if step != "features":
-        signature = inspect.signature(command)
+        # Typer does not evaluate the annotations of a signature that was set.
+        signature = inspect.signature(command, eval_str=True)
         kept = [option for name, option in signature.parameters.items() if name != "explain"]
         command.__signature__ = signature.replace(parameters=kept)  # type: ignore[attr-defined]
     app.command(step, help=sentence)(command)
@@ -140,9 +149,9 @@ def _data(
 
 @app.command("predict", help="Predict image files with a bundle; writes a CSV file.")
 def _predict(
-    bundle: BUNDLE,
-    source: Annotated[Path, typer.Option("--in", help="Folder of image files, subfolders included.")],
-    out: Annotated[Path, typer.Option("--out", help="CSV file to write: id, probability, label, flags.")],
+    bundle: Annotated[Path | None, BUNDLE] = None,
+    source: Annotated[Path | None, typer.Option("--in", help="Folder of image files, subfolders included.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="CSV file to write: id, probability, label, flags.")] = None,
     slides: Annotated[
         Path | None,
         typer.Option(
@@ -169,6 +178,13 @@ def _predict(
     from histoblend.pipelines.runtime.resources import report_shortages
     from histoblend.pipelines.runtime.screen import Screen
 
+    given = {"BUNDLE (--bundle)": bundle, "IN (--in)": source, "OUT (--out)": out}
+    if bundle is None or source is None or out is None:
+        missing = ", ".join(name for name, value in given.items() if value is None)
+        raise InputError(
+            f"predict needs a bundle, a folder of images and a CSV file to write; missing: {missing}. "
+            f"Example: make predict BUNDLE={_newest_bundle()} IN=images OUT=predictions.csv"
+        )
     options = Options(model, point, prevalence, count_workers(workers), shard)
     with report_shortages(out.parent):
         status = predict_folder(
@@ -177,9 +193,15 @@ def _predict(
     raise typer.Exit(status)
 
 
+def _newest_bundle() -> str:
+    """Folder of the last bundle made in runs/, for a message; a placeholder if there is none."""
+    found = sorted(Path("runs").glob("*/bundle/bundle.json"), key=lambda file: file.stat().st_mtime)
+    return found[-1].parent.as_posix() if found else "runs/<name>/bundle"
+
+
 @app.command("heatmap", help="Predict a whole slide with a bundle; writes maps and a viewer.")
 def _heatmap(
-    bundle: BUNDLE = Path("runs/phantom/bundle"),
+    bundle: Annotated[Path, BUNDLE] = Path("runs/phantom/bundle"),
     slide: Annotated[
         Path | None, typer.Option("--slide", help="Whole slide that OpenSlide reads. Default: a phantom slide.")
     ] = None,
@@ -238,7 +260,9 @@ def _slide(
 
 @app.command("compare", help="Compare finished runs on one page.")
 def _compare(
-    names: Annotated[list[str], typer.Argument(help="Names of two to seven finished runs.", metavar="RUN...")],
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Names of two to seven finished runs.", metavar="RUN...")
+    ] = None,
     runs: RUNS = Path("runs"),
     out: Annotated[Path | None, typer.Option("--out", help="Folder; default: runs/compare-<names>.")] = None,
     draws: Annotated[int, typer.Option("--draws", min=100, help="Bootstrap draws of slides for each interval.")] = 2000,
@@ -250,7 +274,7 @@ def _compare(
 
     screen = Screen()
     with report_shortages(out or runs):
-        screen.say(f"comparison: {compare(names, runs, out=out, draws=draws, seed=seed, screen=screen)}")
+        screen.say(f"comparison: {compare(names or [], runs, out=out, draws=draws, seed=seed, screen=screen)}")
 
 
 @app.command("settings", help="List the keys of --set with values and meanings.")
@@ -259,6 +283,9 @@ def _settings(config: CONFIG = Path("phantom"), settings: SETTINGS = None) -> No
 
     for line in describe(load_config(config, settings or [])):
         typer.echo(line)
+
+
+app.registered_commands.sort(key=lambda command: ORDER.index(command.name or ""))
 
 
 def _silence_libraries() -> None:

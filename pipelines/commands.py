@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import os
 from pathlib import Path
 
 from histoblend.data.errors import InputError
+from histoblend.data.ignored import ignored
+from histoblend.data.sources.registry import source_kind
 from histoblend.data.storage.atomic import write_atomically
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.forecast import show_time_left
 from histoblend.pipelines.plan import ENSEMBLE_ONLY
-from histoblend.pipelines.printed_tables import show_ensemble, show_ladder
-from histoblend.pipelines.results import patches_of
+from histoblend.pipelines.printed_tables import best_words, show_ensemble, show_ladder
+from histoblend.pipelines.results import patches_of, read_ladder
 from histoblend.pipelines.run import Run
+from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps.bundle import say_bundle
 from histoblend.pipelines.steps.cnn import check_cnn
 from histoblend.pipelines.steps.embeddings import check_embeddings
@@ -25,11 +31,6 @@ def baseline(run: Run) -> None:
     """Bring every step up to date, show the ladder, and log the run if configured."""
     run.leave_out(ENSEMBLE_ONLY)
     finish(run)
-    if (run.folder / run.plan["ensemble"].folder).is_dir():
-        run.screen.warn(
-            "this run has an ensemble. `baseline` leaves it out of report, predictions and bundle, but does not delete "
-            "it: `make report` with the same settings includes it again."
-        )
 
 
 def ensemble(run: Run) -> None:
@@ -38,10 +39,24 @@ def ensemble(run: Run) -> None:
     finish(run)
 
 
+def report(run: Run) -> None:
+    """Bring the report up to date. It includes the ensemble if the run has one."""
+    run.leave_out(() if _has_ensemble(run) else ENSEMBLE_ONLY)
+    finish(run)
+
+
+def _has_ensemble(run: Run) -> bool:
+    return (run.folder / run.plan["ensemble"].folder).is_dir()
+
+
 def finish(run: Run) -> None:
-    """Bring report, bundle and final predictions up to date, publish and show them, and log the run if configured."""
+    """Bring report, bundle and final predictions up to date, publish and show them, and log the run if configured.
+
+    The last line printed is the result of the run.
+    """
     begin(run)
     check_tracking(run.config.track)
+    show_time_left(run, "report", "bundle", "predictions")
     for name in ("report", "bundle", "predictions"):
         if run.has(name):
             run.step(name)
@@ -51,20 +66,55 @@ def finish(run: Run) -> None:
     if run.has("ensemble"):
         show_ensemble(run)
     say_bundle(run)
-    run.screen.say(f"report: {run.step('report').folder / 'report.html'}")
     track(run)
+    if not run.has("ensemble") and _has_ensemble(run):
+        run.screen.warn(
+            "this run has an ensemble. `baseline` leaves it out of report, predictions and bundle, but does not delete "
+            "it: `make report` with the same settings includes it again."
+        )
+    run.screen.say(f"{best_words(read_ladder(run))}; report: {run.step('report').folder / 'report.html'}")
 
 
 def one_step(run: Run, name: str) -> Path:
     """Bring one step and its inputs up to date, and return its folder."""
-    # A report shows the ensemble if the run has one.
-    combined = name == "cnn" or (name == "report" and (run.folder / run.plan["ensemble"].folder).is_dir())
-    run.leave_out(() if combined else ENSEMBLE_ONLY)
     if name == "report":
-        finish(run)
+        report(run)
     else:
+        run.leave_out(() if name == "cnn" else ENSEMBLE_ONLY)
         begin(run)
+        show_time_left(run, name)
     return run.step(name).folder
+
+
+def check_data_folder(config: Config) -> None:
+    """Check that the folder of the data set is given, exists and is not empty.
+
+    Raises
+    ------
+    InputError
+        It is not. The message says how to get the data set.
+    """
+    source, path = config.data.source, config.data.path
+    if "path" not in source_kind(source).options:
+        return
+    download = f" `make data DATASET={source} DATA=folder` downloads one." if source in ("pcam", "kaggle") else ""
+    if not path:
+        raise InputError(
+            f"data.path must name the folder of a {source} data set; it is empty. Give DATA=folder (--data folder)."
+            + download
+        )
+    folder = Path(path)
+    if not folder.exists():
+        beside = [path.name for path in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        near = difflib.get_close_matches(folder.name, beside, 1)
+        hint = f" Did you mean {folder.parent / near[0]}?" if near else download
+        raise InputError(
+            f"{folder}: expected the folder of the data set; it does not exist. Check DATA=… (--data).{hint}"
+        )
+    if folder.is_dir() and all(map(ignored, os.listdir(folder))):
+        raise InputError(
+            f"{folder}: expected the folder of a {source} data set; it is empty. Check DATA=… (--data).{download}"
+        )
 
 
 def begin(run: Run) -> None:
@@ -87,6 +137,12 @@ def begin(run: Run) -> None:
 def explain(run: Run, column: str) -> Path:
     """Explain a handcrafted column, and draw it on the patches at its 1st, 50th and 99th percentile.
 
+    Parameters
+    ----------
+    run : Run
+    column : str
+        Name or plain name of a column, or words that only one column has, such as synonyms.
+
     Returns
     -------
     Path
@@ -96,20 +152,36 @@ def explain(run: Run, column: str) -> Path:
     from PIL import Image
 
     from histoblend.features.handcrafted.explain import explain as explain_column
+    from histoblend.features.handcrafted.plain_names import plain_name, unit
     from histoblend.pipelines.tables import read_values
 
     begin(run)
     values, names = read_values(run.step("features").folder)
-    if column not in names:
-        near = difflib.get_close_matches(column, names, 1, 0.5)
-        hint = f" Did you mean {near[0]!r}?" if near else " docs/features.md lists all columns."
-        raise InputError(f"--explain must name a handcrafted column; got {column!r}.{hint}")
+    column = _column_named(column, names, run.screen)
     order = np.argsort(values[:, names.index(column)], kind="stable")
     rows = [int(order[round(share * (len(order) - 1))]) for share in (0.01, 0.5, 0.99)]
     text, picture = explain_column(column, np.stack([patches_of(run).pixels[row] for row in rows]))
     path = run.folder / f"explain-{column}.png"
     large = Image.fromarray(picture).resize((3 * picture.shape[1], 3 * picture.shape[0]), Image.Resampling.NEAREST)
     write_atomically(path, lambda file: large.save(file, format="PNG"))
-    run.screen.say(text)
+    run.screen.say(f"{plain_name(column)} (unit: {unit(column)})")
+    for line in text.splitlines():  # a message is one line
+        run.screen.say(line)
     run.screen.say(f"picture, at the 1st, 50th and 99th percentile: {path}")
     return path
+
+
+def _column_named(words: str, names: list[str], screen: Screen) -> str:
+    """Return the column that a name, plain name or synonym means. List them and raise InputError if there are more."""
+    from histoblend.features.handcrafted.plain_names import matching_columns, plain_name
+
+    matches = matching_columns(words, names)
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        for name in matches:
+            screen.say(f"  {name}: {plain_name(name)}")
+        raise InputError(f"--explain must name one column; {words!r} matches the {len(matches)} above.")
+    near = difflib.get_close_matches(words, [*names, *map(plain_name, names)], 1, 0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else " docs/features.md lists all columns."
+    raise InputError(f"--explain must name a handcrafted column; got {words!r}.{hint}")

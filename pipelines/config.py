@@ -42,6 +42,18 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class DataCardConfig(_Section):
+    """What the report says about the data set. It does not change results."""
+
+    model_config = ConfigDict(coerce_numbers_to_str=True)
+
+    source: str = Field("", description="report: where the patches come from")
+    tissue: str = Field("", description="report: the tissue, such as lymph node sections")
+    stain: str = Field("", description="report: the stain, such as H&E")
+    um_per_pixel: str = Field("", description="report: size of a pixel, µm; empty for data.mpp, if set (folder)")
+    label: str = Field("", description="report: what label 1 means, such as tumour in the centre")
+
+
 class DataConfig(_Section):
     """The data set."""
 
@@ -73,6 +85,7 @@ class DataConfig(_Section):
     faults: bool = Field(
         False, description="phantom: add duplicate, blank, blurred, pen-marked and mislabelled patches"
     )
+    card: DataCardConfig = DataCardConfig()
 
 
 class SplitConfig(_Section):
@@ -346,8 +359,10 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
+        near = difflib.get_close_matches(path.stem, shipped, 1)
+        hint = f" Did you mean CONFIG={near[0]} (--config {near[0]})?" if near else ""
         raise InputError(
-            f"{path}: expected a TOML file; it does not exist. Shipped configurations: {', '.join(shipped)}."
+            f"{path}: expected a TOML file; it does not exist. Shipped configurations: {', '.join(shipped)}.{hint}"
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: expected a TOML file; got: {error}.") from error
@@ -356,7 +371,7 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
     try:
         config = Config.model_validate(values)
     except ValidationError as error:
-        raise InputError(f"{path}: {_explain(error)}") from None
+        raise InputError(_explain(error, path, settings)) from None
     _check_name(config.name)
     return config
 
@@ -364,7 +379,9 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
 def _apply(values: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     if not equals or not key.strip():
-        raise InputError(f"--set must look like section.key=value; got {setting!r}.")
+        raise InputError(
+            f"--set must look like section.key=value; got {setting!r}. Put no space around '=' (SET='seed=1')."
+        )
     try:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -377,11 +394,15 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     values[last] = value
 
 
-def _explain(error: ValidationError) -> str:
-    """Describe the first error in one sentence."""
+def _explain(error: ValidationError, path: Path, settings: Sequence[str]) -> str:
+    """Describe the first error in one sentence that begins with its origin: a setting, or the file."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
+    names = {setting: setting.partition("=")[0].strip() for setting in settings}
+    given = [text for text, name in names.items() if f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.")]
+    origin = f"--set {given[-1]}" if given else str(path)
     if first["type"] == "extra_forbidden":
+        key = names[given[-1]] if given else key
         known = [known for known, _ in config_keys()]
         same = [name for name in known if name.endswith(f".{key}")]  # the section is missing
         near = same or difflib.get_close_matches(key, known, 1, 0.5)
@@ -389,8 +410,8 @@ def _explain(error: ValidationError) -> str:
             key.rpartition(".")[2], [name.rpartition(".")[2] for name in known], 1, 0.5
         )
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known keys: {', '.join(known)}."
-        return f"unknown key {key!r}; {hint}"
-    return f"{key}: {first['msg']}; got {first['input']!r}."
+        return f"{origin}: unknown key {key!r}; {hint}"
+    return f"{origin}: {key}: {first['msg']}; got {first['input']!r}."
 
 
 def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -419,5 +440,10 @@ def describe(config: Config) -> Iterator[str]:
 
 
 def _check_name(name: str) -> None:
-    if not name or name in {".", ".."} or any(character in name for character in "/\\\0") or name.startswith("-"):
-        raise InputError(f"name must be a folder name without slashes; got {name!r}. Choose another RUN=… or --run.")
+    faulty = not name or name in {".", ".."} or name.startswith("-") or re.search(r"[\s/\\\0]", name)
+    if faulty:
+        near = re.sub(r"[\s/\\\0]+", "-", name).strip("-.") or "mine"
+        raise InputError(
+            f"name must be a folder name without slashes or spaces; got {name!r}. "
+            f"Choose another, such as RUN={near} (--run {near})."
+        )

@@ -186,12 +186,15 @@ STEPS = (
     Step(
         "figures", "analysis/figures", "pipelines.steps.figures:build",
         reads=("sections",),
-        code=(*CONTENT, "pipelines/steps/figures.py", "reports/page/static_figures.py"),
+        code=(*MODELS, *CONTENT, "pipelines/steps/figures.py", "reports/page", "reports/words.py"),
     ),
     Step(
         "report", "7-report", "pipelines.steps.report:build",
         reads=("sections", "figures"),
-        code=(*MODELS, *CONTENT, "pipelines/steps/report.py", "reports/page", "reports/templates", "reports/words.py"),
+        code=(
+            *MODELS, *CONTENT, "pipelines/steps/report.py", "reports/page", "reports/templates", "reports/vendor",
+            "reports/words.py",
+        ),
     ),
     Step(
         "predictions", "8-predictions", "pipelines.steps.predictions:build",

@@ -20,8 +20,11 @@ from histoblend.pipelines.run_files import (
 )
 from histoblend.pipelines.steps.page_content import read_content
 from histoblend.pipelines.steps.patches import balance
+from histoblend.reports.evaluation.pairing import best_model
+from histoblend.reports.page.section import records
 from histoblend.reports.sections.data import consequence, leakage_words
 from histoblend.reports.within_slides import has_within, within_words
+from histoblend.reports.words import model_words
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
@@ -78,6 +81,20 @@ def show_ladder(run: Run) -> None:
     if len(alone):
         _show_families(run, pd.concat([steps[steps["rung"] == "colour"], alone]))
     run.screen.say("leakage: " + leakage_words(read_leakage(run)))
+
+
+def best_words(ladder: pd.DataFrame) -> str:
+    """The best model by out-of-fold AUC, with its AUC on both splits, in a few words."""
+    if ladder["rung"].isin((*SINGLE_FAMILIES, "prevalence")).all():
+        return "Finished"  # single families are not compared
+    rows = {row["split"]: row for row in records(ladder[ladder["model"] == best_model(ladder)])}
+    oof, test = rows["oof"], rows.get("test")
+    interval = "" if np.isnan(oof["auc_low"]) else f" ({oof['auc_low']:.3f}–{oof['auc_high']:.3f})"
+    text = f"Best: {model_words(oof['model']).removeprefix('the ')}, AUC {oof['auc']:.3f}{interval} out of fold"
+    if test is None:
+        return text
+    sample = f"{test['slides']} test slides" if test["slides"] else f"{test['patches']:,} test patches"
+    return f"{text}, {test['auc']:.3f} on {sample}"
 
 
 def _show_within(run: Run, steps: pd.DataFrame) -> None:

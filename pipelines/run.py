@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +31,10 @@ def _no_inputs(run: Run) -> Mapping[str, str]:
 
 def _always(run: Run) -> bool:
     return True
+
+
+def _unmeasured(step: str) -> AbstractContextManager[None]:
+    return nullcontext()
 
 
 @dataclass(frozen=True)
@@ -87,6 +92,8 @@ class Run:
     screen : Screen
     finished : dict from str to FinishedStep
         Steps that are up to date.
+    building : callable
+        Makes the context in which a step is built, given its name; :mod:`pipelines.forecast` measures steps with it.
     """
 
     config: Config
@@ -96,6 +103,7 @@ class Run:
     screen: Screen = field(default_factory=Screen)
     _left_out: frozenset[str] = frozenset()
     finished: dict[str, FinishedStep] = field(default_factory=dict, repr=False)
+    building: Callable[[str], AbstractContextManager[None]] = field(default=_unmeasured, repr=False)
     _opened: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -155,11 +163,15 @@ class Run:
             self.finished[name] = run_step(
                 spec,
                 self.folder,
-                lambda folder: step.builder(self, folder),
+                lambda folder: self._build(step, folder),
                 rebuild=self.rebuild,
                 say=self.screen.say,
             )
         return self.finished[name]
+
+    def _build(self, step: Step, folder: Path) -> StepResult:
+        with self.building(step.name):
+            return step.builder(self, folder)
 
     def open(self, name: str, reader: Callable[[], _Content]) -> _Content:
         """Call a reader once per run, and cache its result under a name."""

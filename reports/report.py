@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from histoblend.data.patches import Patches
 from histoblend.data.splits import is_known
 from histoblend.models.inspection.importance import GroupView
 from histoblend.models.inspection.stain import StainView
-from histoblend.models.names import SINGLE_FAMILIES
+from histoblend.models.names import CONTEXT_RUNGS, SINGLE_FAMILIES
 from histoblend.reports.evaluation.decisions import DecisionsView
 from histoblend.reports.evaluation.explorer import ExplorerView
 from histoblend.reports.evaluation.ladder import roc_table, rungs_below
@@ -22,14 +22,16 @@ from histoblend.reports.page import figures
 from histoblend.reports.page.section import Section
 from histoblend.reports.sections.cnn import CnnView, cnn_section
 from histoblend.reports.sections.data import AuditView, data_section
+from histoblend.reports.sections.data_card import DataCard, card_line
 from histoblend.reports.sections.decisions import decisions_section
 from histoblend.reports.sections.ensemble import EnsembleView, ensemble_section
 from histoblend.reports.sections.errors import errors_section
+from histoblend.reports.sections.evidence import Evidence, count_tumour_slides
 from histoblend.reports.sections.importances import importances_section
 from histoblend.reports.sections.ladder import ladder_section
 from histoblend.reports.sections.provenance import made_section
 from histoblend.reports.sections.stain import stain_section
-from histoblend.reports.sections.verdict import Verdict, judge
+from histoblend.reports.sections.verdict import judge, verdict_section
 from histoblend.reports.sections.waterfalls import shown_patches
 
 
@@ -49,7 +51,7 @@ class ReportInputs:
     patches : Patches
         The patches of `predictions`, in any order.
     warnings : tuple of str
-        Shown at the top.
+        Warnings about the patches and their split; reasons for caution in the verdict.
     facts : mapping
         How the report was made: nested mappings of values that have a string form.
     sentences : mapping from feature name to str
@@ -80,6 +82,8 @@ class ReportInputs:
         Flags of the audit: ``patch_id`` and one bool column per flag. Dropped patches may be included.
     cnn : CnnView or None
         Training of step 5 and saliency of its network, if it ran.
+    data_card : DataCard or None
+        What is known about the data set besides its patches.
     """
 
     title: str
@@ -103,6 +107,7 @@ class ReportInputs:
     groups: GroupView | None = None
     flags: pd.DataFrame | None = None
     cnn: CnnView | None = None
+    data_card: DataCard | None = None
 
 
 def build_sections(inputs: ReportInputs) -> list[Section]:
@@ -111,13 +116,16 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
     rungs = inputs.ladder[~inputs.ladder.rung.isin(SINGLE_FAMILIES)]
     models = list(rungs_below(list(dict.fromkeys(rungs.model))))
     slides = score_slides(predictions, models)
-    verdict = _verdict(inputs, rungs, slides)
+    verdict = judge(_evidence(inputs, rungs, slides))
+    data = card_line(inputs.data_card or DataCard(), predictions)
     sections = [
-        Section("verdict", "Verdict", {"verdict": asdict(verdict)}),
+        verdict_section(verdict, rungs, data),
         ladder_section(inputs.ladder, roc_table(predictions, models), inputs.families),
-        data_section(predictions, inputs.audit, inputs.leakage),
+        data_section(predictions, inputs.audit, inputs.leakage, inputs.data_card),
         stain_section(inputs.stain, inputs.importances, verdict.best),
-        errors_section(predictions, slides, inputs.ladder, verdict.best, inputs.patches, inputs.flags),
+        errors_section(
+            predictions, slides, inputs.ladder, verdict.best, inputs.patches, inputs.flags, inputs.decisions
+        ),
         cnn_section(inputs.cnn, inputs.patches),
         decisions_section(inputs.decisions),
         ensemble_section(inputs.ensemble, inputs.ladder),
@@ -128,19 +136,27 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
     return [*sections, made_section(inputs.facts, sections, artefacts=inputs.artefacts, card=inputs.card)]
 
 
-def _verdict(inputs: ReportInputs, rungs: pd.DataFrame, slides: pd.DataFrame) -> Verdict:
-    """Summarise the result, what improved it and the reasons for caution."""
-    known = bool(inputs.predictions.slide.notna().any())
-    best = judge(rungs, slide_map=known).best
-    aucs = slides[(slides.model == best) & (slides.rarer >= figures.FEW_PATCHES)].auc.tolist()
-    return judge(
+def _evidence(inputs: ReportInputs, rungs: pd.DataFrame, slides: pd.DataFrame) -> Evidence:
+    """Collect what the verdict, the reasons for caution and the next steps are derived from."""
+    predictions, ensemble = inputs.predictions, inputs.ensemble
+    known = bool(predictions.slide.notna().any())
+    evidence = Evidence.from_ladder(
         rungs,
         slide_map=known,
-        inferred=known and not is_known(inputs.predictions.slide).any(),
+        inferred=known and not is_known(predictions.slide).any(),
         phantom=inputs.phantom,
-        slide_aucs=aucs,
         stain=inputs.stain.groups if inputs.stain is not None else None,
-        doubts_on_ensemble=inputs.ensemble.doubts() if inputs.ensemble is not None else (),
+        doubts_on_ensemble=ensemble.doubts() if ensemble is not None else (),
+        warnings=inputs.warnings,
+        data_shown=inputs.data_card is not None,
+    )
+    best, rung = evidence.best["model"], evidence.best["rung"]
+    enough = (slides.model == best) & (slides.rarer >= figures.FEW_PATCHES)
+    return replace(
+        evidence,
+        tumour_slides=count_tumour_slides(predictions, best) if known else {},
+        slide_aucs=slides.auc[enough].tolist(),
+        slide_context=rung in CONTEXT_RUNGS or (rung == "ensemble" and ensemble is not None and ensemble.uses_slides),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from histoblend.reports.words import signed, span
+from histoblend.reports.words import difference, span
 
 _SPLITS = {"oof": "out of fold", "test": "on the test slides"}
 
@@ -61,10 +61,13 @@ def has_within(ladder: pd.DataFrame) -> bool:
 
 
 def gain_within_words(row: Mapping[Any, Any]) -> str:
-    """Say how much a model gains within and between slides; empty if unknown."""
+    """Say how much a model's AUC differs from the compared one within and between slides; empty if unknown."""
     if pd.isna(row["gain_within"]):
         return ""
-    return f"Within slides it gains {_gain(row, 'gain_within')}, between slides {_gain(row, 'gain_between')}."
+    within, between = (
+        difference(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in ("gain_within", "gain_between")
+    )
+    return f"Difference within slides: {within}. Difference between slides: {between}."
 
 
 def score_within_words(row: Mapping[Any, Any]) -> str:
@@ -74,8 +77,3 @@ def score_within_words(row: Mapping[Any, Any]) -> str:
         return ""
     low, high = row["auc_within_low"], row["auc_within_high"]
     return f"{value:.3f}" + ("" if pd.isna(low) else f" ({span(low, high)})")
-
-
-def _gain(row: Mapping[Any, Any], name: str) -> str:
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return signed(row[name]) + ("" if pd.isna(low) else f" ({signed(low)} to {signed(high)})")

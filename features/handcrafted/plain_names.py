@@ -173,7 +173,9 @@ _UNITS = {
     ("", "decade"): "log10 energy",
 }
 _LAB = {"lightness": "L* (0–100)", "green-red": "a* (−128 to 127)", "blue-yellow": "b* (−128 to 127)"}
+_MOST_CENTRAL = "of the most central nucleus"
 _IN_SLIDE = "-in-slide"
+_NORMALISED = "-normalised"
 
 
 def plain_name(column: str) -> str:
@@ -182,7 +184,8 @@ def plain_name(column: str) -> str:
     Parameters
     ----------
     column : str
-        Handcrafted or embedding column, also relative to the slide (:mod:`.slide_context`).
+        Handcrafted or embedding column or a channel of the fine-tuned network, also relative to the slide
+        (:mod:`.slide_context`) or of stain-normalised patches.
 
     Returns
     -------
@@ -194,10 +197,12 @@ def plain_name(column: str) -> str:
         parts = parse_column(column)
     except ValueError:
         return column
-    relative = parts.statistic.endswith(_IN_SLIDE)
-    parts = parts._replace(statistic=parts.statistic.removesuffix(_IN_SLIDE))
+    measured, relative, normalised = _measured(parts.statistic)
+    parts = parts._replace(statistic=measured)
     words = _words(parts) or " ".join(parts[:3]).replace("-", " ")
-    return f"{words}{' relative to slide' if relative else ''}, {_REGIONS.get(parts.region, parts.region)}"
+    # The most central nucleus of a patch need not be inside the centre.
+    region = "" if words.endswith(_MOST_CENTRAL) else f", {_REGIONS.get(parts.region, parts.region)}"
+    return words + " relative to slide" * relative + region + ", stains normalised" * normalised
 
 
 def unit(column: str) -> str:
@@ -209,9 +214,9 @@ def unit(column: str) -> str:
         A unit such as "px²", a scale such as "0–1", or "none". Columns relative to the slide are in "slide SDs":
         distances from the slide's median in (robust) standard deviations of the slide.
     """
-    name = column.replace("-on-slide_", "_")
-    if _IN_SLIDE + "_" in name:
+    if f"{_IN_SLIDE}_" in column:
         return "slide SDs"
+    name = column.replace("-on-slide_", "_").replace(f"{_NORMALISED}_", "_")
     entry = _registry().get(name)
     return "none" if entry is None else _unit(entry, parse_column(name))
 
@@ -229,11 +234,10 @@ def synonyms(column: str) -> tuple[str, ...]:
         parts = parse_column(column)
     except ValueError:
         return ()
-    relative = parts.statistic.endswith(_IN_SLIDE)
-    statistic = parts.statistic.removesuffix(_IN_SLIDE)
+    statistic, relative, normalised = _measured(parts.statistic)
     words = [*_statistic_words(parts.family, statistic), *search_words.CHANNELS.get(parts.channel, ())]
     words += [*search_words.FAMILIES.get(parts.family, ()), *search_words.REGIONS.get(parts.region, ())]
-    words += ["slide context", "compared with the slide"] * relative
+    words += ["slide context", "compared with the slide"] * relative + ["stain normalisation"] * normalised
     british = [*words, plain_name(column)]
     return tuple(dict.fromkeys([*words, *(_american(text) for text in british if _american(text) != text)]))
 
@@ -241,11 +245,9 @@ def synonyms(column: str) -> tuple[str, ...]:
 def _statistic_words(family: str, statistic: str) -> list[str]:
     """Words for a statistic and its pool, such as the mean."""
     known = search_words.STATISTICS.get(family, {})
-    if statistic in known:
-        return list(known[statistic])
     name = re.sub(r"-(d\d+-(mean|range)|s\d+|w\d+|mean|spread|q90|max|nearest|degree)$", "", statistic)
     pool = statistic.rsplit("-", 1)[-1]
-    words = [*known.get(name, ()), *search_words.POOLS.get(pool, ())]
+    words = [*known.get(statistic, known.get(name, ())), *search_words.POOLS.get(pool, ())]
     pleomorphism = family == "nuclei" and pool == "spread" and name in search_words.SIZE_AND_SHAPE
     return [*words, "pleomorphism", "anisonucleosis"] if pleomorphism else words
 
@@ -257,22 +259,39 @@ def _american(text: str) -> str:
 
 
 def matching_columns(query: str, columns: Iterable[str]) -> list[str]:
-    """Return the columns whose name, plain name or synonyms contain all words of a query, in the given order.
+    """Return the columns that a query describes, in the given order.
 
-    An exact plain name or column name gives only that column.
+    Parameters
+    ----------
+    query : str
+        A column name or plain name gives that column only. Other words give every column with all of them at the
+        start of a word of its name, plain name or synonyms.
+    columns : iterable of str
+
+    Returns
+    -------
+    list of str
     """
     columns = list(columns)
     exact = [column for column in columns if query.strip().lower() in (column, plain_name(column).lower())]
     words = _searchable(query).split()
-    return exact or [column for column in columns if words and all(word in _text(column) for word in words)]
+    return exact or [column for column in columns if words and all(f" {word}" in _text(column) for word in words)]
 
 
 def _text(column: str) -> str:
-    return _searchable(" ".join([column, plain_name(column), *synonyms(column)]))
+    return _searchable(" ".join(["", column, plain_name(column), *synonyms(column)]))
 
 
 def _searchable(text: str) -> str:
-    return re.sub(r"[^\w%*²µ]+|_", " ", text.lower())
+    """Lower-case words, separated by single spaces."""
+    return re.sub(r"[^\w%*²]+|_", " ", text.lower())
+
+
+def _measured(statistic: str) -> tuple[str, bool, bool]:
+    """Statistic without suffixes; whether it is relative to the slide; whether stains were normalised."""
+    own = statistic.removesuffix(_IN_SLIDE)
+    measured = own.removesuffix(_NORMALISED)
+    return measured, own != statistic, measured != own
 
 
 def _words(parts: Parts) -> str:
@@ -336,7 +355,7 @@ def _nuclei(statistic: str, channel: str) -> str:
         return _NUCLEI[statistic]
     name, pool = statistic.rsplit("-", 1)
     measure, of_one = _NUCLEUS[name]
-    return f"{of_one} of the most central nucleus" if pool == "nearest" else _POOLS[pool].format(measure)
+    return f"{of_one} {_MOST_CENTRAL}" if pool == "nearest" else _POOLS[pool].format(measure)
 
 
 def _embedding(statistic: str, _: str) -> str:

@@ -104,7 +104,12 @@ STATISTICS: dict[str, dict[str, tuple[str, ...]]] = {
         "high": ("high levels",),
         "entropy": _ENTROPY,
     },
-    "lbp": {},
+    "lbp": {
+        **{f"r{r}-mixed": ("non-uniform pattern",) for r in (1, 2, 3)},
+        **{f"r{r}-p0": ("peaks", "spots") for r in (1, 2, 3)},
+        **{f"r{r}-p{4 * r}": ("edges",) for r in (1, 2, 3)},
+        **{f"r{r}-p{8 * r}": ("pits", "flat areas") for r in (1, 2, 3)},
+    },
     "gradient": {
         "edge-mean": ("gradient", "sharpness"),
         "edge-spread": ("gradient", "sharpness"),

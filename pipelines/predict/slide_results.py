@@ -29,7 +29,7 @@ from histoblend.pipelines.runtime.artefacts import write_json
 from histoblend.pipelines.runtime.provenance import commit, library_versions
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.reports.heatmap.files import regions, transform, write_picture, write_raster
-from histoblend.reports.heatmap.heat import HeatMap, overlay
+from histoblend.reports.heatmap.heat import DOUBTFUL, UNRELIABLE, HeatMap, overlay
 from histoblend.reports.heatmap.viewer import write_viewer
 
 #: All files of a heat map's folder.
@@ -47,9 +47,6 @@ FILES = (
 
 #: Longest side of the overlay in pixels. The overlay is for sharing; the viewer is for inspection.
 MAX_OVERLAY = 2048
-
-#: From this share of out-of-distribution tiles on, a warning says not to trust the heat map.
-DOUBTFUL = 0.2
 
 
 @dataclass(frozen=True)
@@ -177,6 +174,7 @@ def summarise(result: Result, heat: HeatMap, region_table: pd.DataFrame, name: s
             "digest": result.bundle.digest,
         },
         "model": result.blend.name,
+        "slide_context": result.blend.needs_slides,
         "auc": result.bundle.index["models"].get(result.blend.name, {}).get("auc"),
         "point": result.options.point,
         "threshold": heat.threshold,
@@ -225,11 +223,15 @@ def conclude(summary: dict[str, Any], out: Path, screen: Screen) -> None:
     """Print the results in a few lines, with warnings about how far to trust them."""
     outlier_share = summary["flags"]["out-of-distribution"]
     screen.say(
-        f"{summary['tissue_mm2']:.2f} mm² of tissue, {summary['tiles']} tiles ({summary['tiles_a_second']:.0f}/s): "
-        f"{summary['positive_share']:.1%} labelled positive (probability ≥ {summary['threshold']:.3f}, "
-        f"{summary['model']}, point {summary['point']}), {summary['regions']} regions, the largest "
-        f"{summary['largest_region_mm2']:.3f} mm²"
+        f"{summary['tissue_mm2']:.3f} mm² of tissue, covered by {summary['tiles']} tiles of together "
+        f"{summary['predicted_mm2']:.3f} mm² ({summary['tiles_a_second']:.0f} tiles/s)"
     )
+    if summary["tiles"] and outlier_share < UNRELIABLE:
+        screen.say(
+            f"{summary['positive_mm2']:.3f} of {summary['predicted_mm2']:.3f} mm² ({summary['positive_share']:.1%}) "
+            f"predicted positive (probability ≥ {summary['threshold']:.3f}, {summary['model']}, point "
+            f"{summary['point']}), in {summary['regions']} regions, the largest {summary['largest_region_mm2']:.3f} mm²"
+        )
     if "phantom_dice" in summary:
         screen.say(f"Dice overlap with the planted tumour disc: {summary['phantom_dice']:.3f}")
     if summary["tiles_unread"]:
@@ -238,6 +240,7 @@ def conclude(summary: dict[str, Any], out: Path, screen: Screen) -> None:
         screen.warn(
             f"{outlier_share:.0%} of the tiles are unlike all patches that the bundle was trained on "
             "(out-of-distribution): another tissue, stain or scanner, for which these probabilities are unreliable"
+            + ("; no share of positive tissue is stated" if outlier_share >= UNRELIABLE else "")
         )
     screen.say(f"heat map: {out / 'viewer.html'}")
 

@@ -1,4 +1,4 @@
-"""The report's charts as SVG and PNG files."""
+"""The report's charts as PDF, SVG and PNG files."""
 
 from __future__ import annotations
 

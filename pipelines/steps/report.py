@@ -17,9 +17,8 @@ if TYPE_CHECKING:
 
 def build(run: Run, folder: Path) -> StepResult:
     """Write ``report.html``, with its numbers as CSV and JSON files and its figures in the same folder."""
-    content = read_content(run)
-    write_html(folder, content, prints=True)
     shutil.copytree(run.step("sections").folder / TABLES, folder, dirs_exist_ok=True)
+    write_html(folder, read_content(run), prints=True)
     leave_out = shutil.ignore_patterns(MANIFEST)
     shutil.copytree(run.step("figures").folder, folder / "figures", ignore=leave_out, dirs_exist_ok=True)
     return StepResult(run.step("sections").manifest["rows"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from histoblend.pipelines.analysis.attributions import read_explorer, read_measu
 from histoblend.pipelines.analysis.importances import read_importances
 from histoblend.pipelines.analysis.saliency import open_saliency
 from histoblend.pipelines.analysis.stain import read_stain
-from histoblend.pipelines.config import shown_configuration
+from histoblend.pipelines.config import DataConfig, shown_configuration
 from histoblend.pipelines.results import family_costs, patches_of, predictions_of, read_ladder, read_leakage
 from histoblend.pipelines.run_files import (
     AUDIT,
@@ -39,6 +40,7 @@ from histoblend.pipelines.steps.patches import balance, split_warnings
 from histoblend.reports.report import ReportInputs
 from histoblend.reports.sections.cnn import CnnView
 from histoblend.reports.sections.data import AuditView
+from histoblend.reports.sections.data_card import KNOWN_CARDS, DataCard
 from histoblend.reports.sections.ensemble import EnsembleView
 
 if TYPE_CHECKING:
@@ -80,6 +82,7 @@ def _read(run: Run) -> ReportInputs:
         explorer=read_explorer(run),
         flags=patch_flags(prepared.folder),
         cnn=cnn_view(run),
+        data_card=data_card(run.config.data, prepared.manifest["notes"]["set_aside"]),
     )
 
 
@@ -94,6 +97,17 @@ def audit_view(folder: Path) -> AuditView:
     examples = read_written(folder / EXAMPLES, ("patch_id", "slide"))
     slides = read_written(folder / SLIDES, ("slide",))
     return AuditView(summary, examples, open_array(folder / PICTURES), slides)
+
+
+def data_card(data: DataConfig, set_aside: int) -> DataCard:
+    """What is known about the data set; ``data.card`` has priority over what is known about a kind of data set."""
+    known = KNOWN_CARDS.get(data.source, DataCard())
+    stated = {name: text for name, text in data.card.model_dump().items() if text}
+    if data.source == "folder" and data.mpp and "mpp" in data.model_fields_set:
+        stated = {"um_per_pixel": f"{data.mpp:g}"} | stated
+    if "um_per_pixel" in stated:
+        known = replace(known, objective="")
+    return replace(known, set_aside=set_aside, **stated)
 
 
 def patch_flags(folder: Path) -> pd.DataFrame:

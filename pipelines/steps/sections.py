@@ -25,5 +25,5 @@ def build(run: Run, folder: Path) -> StepResult:
     files = write_tables(folder / TABLES, sections)
     (folder / TABLES / FACTS).write_text(facts_text(inputs.facts), encoding="utf-8")
     sections = [replace(section, tables={}) for section in sections]
-    save_dataclass(PageContent(inputs.title, list(inputs.warnings), sections, files), folder / CONTENT)
+    save_dataclass(PageContent(inputs.title, sections, files), folder / CONTENT)
     return StepResult(len(inputs.predictions))

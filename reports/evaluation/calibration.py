@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoblend.models.calibration import POINTS, operating_points
+from histoblend.models.calibration import POINTS, log_odds, operating_points
 from histoblend.models.resampling import draw_slides, slide_groups
 from histoblend.reports.evaluation.ladder import SPLITS
 
@@ -16,7 +16,12 @@ from histoblend.reports.evaluation.ladder import SPLITS
 BINS = 10
 
 DECOMPOSITION = ("brier", "reliability", "resolution", "uncertainty", "ece")
-RATES = ("sensitivity", "specificity", "precision", "negative_value", "accuracy")
+RATES = (
+    "sensitivity", "specificity", "precision", "negative_value", "accuracy", "even_precision", "even_negative_value",
+)  # fmt: skip
+RECALIBRATION = ("slope", "intercept", "in_the_large")
+#: Newton steps of a recalibration before it counts as not converged.
+_STEPS = 30
 
 
 def assign_bins(probability: np.ndarray, bins: int = BINS) -> np.ndarray:
@@ -228,7 +233,9 @@ def operating_table(
     -------
     DataFrame
         ``point, split, threshold`` and each of `RATES` with ``_low`` and ``_high``. A rate is NaN if undefined, such as
-        precision if no patch is called positive.
+        precision if no patch is called positive. ``even_precision`` and ``even_negative_value`` are PPV and NPV if half
+        of the patches are positive. Their odds, multiplied by the odds of another prevalence, give PPV and NPV and
+        their intervals there.
     """
     rows = []
     for name, _, part, units in _comparable_patches(predictions, [model]):
@@ -248,16 +255,136 @@ def operating_table(
 
 
 def _rates(cells: np.ndarray) -> np.ndarray:
-    """Compute `RATES` from true and false positives, true and false negatives; maps (draws, 4) to (draws, 5)."""
+    """Compute `RATES` from true and false positives, true and false negatives; maps (draws, 4) to (draws, 7)."""
     true_positive, false_positive, true_negative, false_negative = cells.T
-    pairs = (
-        (true_positive, true_positive + false_negative),
-        (true_negative, true_negative + false_positive),
-        (true_positive, true_positive + false_positive),
-        (true_negative, true_negative + false_negative),
+    sensitivity = _ratio(true_positive, true_positive + false_negative)
+    specificity = _ratio(true_negative, true_negative + false_positive)
+    return np.stack(
+        [
+            sensitivity,
+            specificity,
+            _ratio(true_positive, true_positive + false_positive),
+            _ratio(true_negative, true_negative + false_negative),
+            (true_positive + true_negative) / cells.sum(axis=1),
+            _ratio(sensitivity, sensitivity + 1 - specificity),
+            _ratio(specificity, specificity + 1 - sensitivity),
+        ],
+        axis=1,
     )
-    rates = [np.divide(part, total, out=np.full(len(cells), np.nan), where=total > 0) for part, total in pairs]
-    return np.stack([*rates, (true_positive + true_negative) / cells.sum(axis=1)], axis=1)
+
+
+def _ratio(part: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Quotient of two columns; NaN where the total is 0 or NaN."""
+    return np.divide(part, total, out=np.full(len(part), np.nan), where=total > 0)
+
+
+def recalibration_table(predictions: pd.DataFrame, model: str, *, draws: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Calibration slope and intercept of a model, with 95 % intervals from resampling slides.
+
+    The labels are regressed on the log-odds of the probabilities by logistic regression. A slope of 1 and an intercept
+    of 0 are ideal. A slope below 1 means that probabilities are too extreme. The calibration in the large is the
+    intercept if the slope is fixed at 1: above 0, probabilities are too low on average.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        ``slide, split, label, prob_<model>``. Patches without a probability are left out.
+    model : str
+    draws, seed : int
+
+    Returns
+    -------
+    DataFrame
+        ``model, split (oof|test), measure, value, low, high``, with the measures of `RECALIBRATION`. A value is NaN if
+        a class is missing or the scores separate the classes; draws of this kind are left out of the interval.
+
+    References
+    ----------
+    Cox (1958), Biometrika 45(3-4):562-565. Van Calster et al. (2019), BMC Medicine 17:230.
+    """
+    frames = []
+    for name, _, part, units in _comparable_patches(predictions, [model]):
+        labels, odds = part.label.to_numpy(np.float64), log_odds(part[f"prob_{model}"].to_numpy())
+        whole = recalibrate(labels, odds, np.ones(len(labels)))
+        cells, label, mean = _group_by_odds(labels, odds, units)
+        drawn = [
+            recalibrate(label, mean, weights, start=whole)
+            for counts in draw_slides(cells.shape[0], draws, seed)
+            for weights in counts @ cells
+        ]
+        low, high = _interval(np.array(drawn))
+        frame = {"model": model, "split": name, "measure": RECALIBRATION, "value": whole, "low": low, "high": high}
+        frames.append(pd.DataFrame(frame))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _group_by_odds(labels: np.ndarray, odds: np.ndarray, units: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
+    """Group patches of one label and nearly equal log-odds, so that a draw costs as much for many patches as for few.
+
+    Returns patches per unit and group (sparse), and each group's label and mean log-odds.
+    """
+    from scipy.sparse import csr_array
+
+    group = np.unique(np.stack([labels, np.round(odds, 2)], axis=1), axis=0, return_inverse=True)[1].ravel()
+    sizes = np.bincount(group)
+    cells = csr_array((np.ones(len(group)), (units, group)), shape=(int(units.max()) + 1, len(sizes)))
+    return cells, np.bincount(group, labels) / sizes, np.bincount(group, odds) / sizes
+
+
+def recalibrate(
+    labels: np.ndarray, odds: np.ndarray, weights: np.ndarray, *, start: np.ndarray | None = None
+) -> np.ndarray:
+    """Fit a recalibration by maximum likelihood.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n,), float, 0 or 1
+    odds : ndarray of shape (n,), float
+        Log-odds of the probabilities.
+    weights : ndarray of shape (n,), float
+        How often each patch counts.
+    start : ndarray of shape (3,), optional
+        Result for similar weights, which saves steps.
+
+    Returns
+    -------
+    ndarray of shape (3,)
+        `RECALIBRATION`; NaN where there is no finite maximum.
+    """
+    slope, intercept, shift = (1.0, 0.0, 0.0) if start is None or np.isnan(start).any() else start
+    columns = np.stack([odds, np.ones_like(odds)], axis=1)
+    both = _maximise(columns, np.zeros_like(odds), labels, weights, np.array([slope, intercept]))
+    return np.append(both, _maximise(columns[:, 1:], odds, labels, weights, np.array([shift])))
+
+
+def _maximise(
+    columns: np.ndarray, offset: np.ndarray, labels: np.ndarray, weights: np.ndarray, numbers: np.ndarray
+) -> np.ndarray:
+    """Maximise the likelihood of a logistic regression by Newton's method, halving steps that lower it."""
+    from scipy.special import expit
+
+    def loss(candidate: np.ndarray) -> float:
+        odds = columns @ candidate + offset
+        return float(weights @ (np.logaddexp(0, odds) - labels * odds))
+
+    missing = np.full(len(numbers), np.nan)
+    if weights @ labels == 0 or weights @ (1 - labels) == 0:
+        return missing
+    current = loss(numbers)
+    for _ in range(_STEPS):
+        probability = expit(columns @ numbers + offset)
+        curvature = weights * probability * (1 - probability)
+        information = columns.T @ (curvature[:, None] * columns)
+        # Scores that separate the classes, or a single score, leave no information.
+        if np.linalg.cond(information) > 1e12:
+            return missing
+        step = np.linalg.solve(information, columns.T @ (weights * (labels - probability)))
+        while (changed := loss(numbers + step)) > current and np.abs(step).max() > 1e-9:
+            step /= 2
+        numbers, current = numbers + step, changed
+        if np.abs(step).max() < 1e-7:
+            return numbers
+    return missing
 
 
 def _interval(drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

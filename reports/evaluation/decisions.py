@@ -8,8 +8,19 @@ from dataclasses import dataclass
 import pandas as pd
 
 from histoblend.models.names import SINGLE_FAMILIES
-from histoblend.reports.evaluation.calibration import calibration_tables, operating_table, out_of_fold_thresholds
+from histoblend.reports.evaluation.calibration import (
+    calibration_tables,
+    operating_table,
+    out_of_fold_thresholds,
+    recalibration_table,
+)
 from histoblend.reports.evaluation.net_benefit import main_models, net_benefit_table
+from histoblend.reports.evaluation.scores import precision_recall_table, score_histogram
+
+#: Operating point that is shown first. Predictions use it too, unless the user chooses another one.
+DEFAULT_POINT = "youden"
+#: Columns of the ladder with the average precision, and their names here.
+AVERAGE = {"average_precision": "value", "average_precision_low": "low", "average_precision_high": "high"}
 
 
 @dataclass(frozen=True)
@@ -28,6 +39,15 @@ class DecisionsView:
         For `model`, from :func:`reports.evaluation.calibration.operating_table`.
     curve : DataFrame
         From :func:`reports.evaluation.net_benefit.net_benefit_table`.
+    recalibration : DataFrame
+        For `model`, from :func:`reports.evaluation.calibration.recalibration_table`.
+    precision_recall, histogram : DataFrame
+        For `model`, from :mod:`reports.evaluation.scores`.
+    average_precision : DataFrame
+        ``split, value, low, high`` of `model`, as on the ladder.
+    cuts : DataFrame
+        ``patch_id, threshold``: the threshold of `model` for each patch at :data:`DEFAULT_POINT`. The threshold of a
+        training patch was chosen without its fold.
     calibrators : DataFrame or None
         Calibrators that the ensemble compared: ``calibrator, log_loss, brier, gain, gain_low, gain_high, chosen``.
     """
@@ -38,6 +58,11 @@ class DecisionsView:
     decomposition: pd.DataFrame
     operating: pd.DataFrame
     curve: pd.DataFrame
+    recalibration: pd.DataFrame
+    precision_recall: pd.DataFrame
+    histogram: pd.DataFrame
+    average_precision: pd.DataFrame
+    cuts: pd.DataFrame
     calibrators: pd.DataFrame | None = None
 
 
@@ -83,5 +108,10 @@ def decide(
         decomposition,
         operating_table(predictions, cuts, model, thresholds, **options),
         net_benefit_table(predictions, main_models(rungs, model), model, **options),
+        recalibration_table(predictions, model, **options),
+        precision_recall_table(predictions, model),
+        score_histogram(predictions, model),
+        rungs[rungs.model == model][["split", *AVERAGE]].rename(columns=AVERAGE).reset_index(drop=True),
+        pd.DataFrame({"patch_id": predictions.patch_id.to_numpy(), "threshold": cuts[DEFAULT_POINT].to_numpy()}),
         calibrators,
     )

@@ -95,7 +95,9 @@ def share_interval(right: np.ndarray, total: np.ndarray, *, level: float = 0.95)
     return low.clip(0, 1), high.clip(0, 1)
 
 
-def slide_intervals(predictions: pd.DataFrame, slides: pd.DataFrame, thresholds: Mapping[str, float]) -> pd.DataFrame:
+def slide_intervals(
+    predictions: pd.DataFrame, slides: pd.DataFrame, thresholds: Mapping[str, float | np.ndarray]
+) -> pd.DataFrame:
     """Metrics of several models within each slide, with intervals.
 
     Parameters
@@ -104,8 +106,8 @@ def slide_intervals(predictions: pd.DataFrame, slides: pd.DataFrame, thresholds:
         ``slide, split, label, prob_<model>``.
     slides : DataFrame
         From :func:`score_slides`.
-    thresholds : mapping from model to float
-        Threshold of each model to evaluate. A score at or above it counts as positive.
+    thresholds : mapping from model to float or ndarray of shape (n,)
+        Threshold of each model to evaluate, or one per row. A score at or above it counts as positive.
 
     Returns
     -------
@@ -115,14 +117,16 @@ def slide_intervals(predictions: pd.DataFrame, slides: pd.DataFrame, thresholds:
     """
     parts = []
     for model, threshold in thresholds.items():
-        present = predictions[rows_with_predictions(predictions, model) & predictions.slide.notna().to_numpy()]
+        evaluated = rows_with_predictions(predictions, model) & predictions.slide.notna().to_numpy()
+        present = predictions[evaluated]
+        called = present[f"prob_{model}"] >= np.broadcast_to(threshold, len(predictions))[evaluated]
         frame = pd.DataFrame(
             {
                 "split": present.split.map(SPLITS).to_numpy(),
                 "slide": present.slide.to_numpy(),
                 "positives": (present.label == 1).to_numpy(),
-                "true_positives": ((present.label == 1) & (present[f"prob_{model}"] >= threshold)).to_numpy(),
-                "true_negatives": ((present.label == 0) & (present[f"prob_{model}"] < threshold)).to_numpy(),
+                "true_positives": ((present.label == 1) & called).to_numpy(),
+                "true_negatives": ((present.label == 0) & ~called).to_numpy(),
                 "patches": 1,
             }
         )

@@ -11,6 +11,10 @@ import numpy as np
 BELOW, AT, ABOVE = (0, 114, 178), (240, 240, 240), (213, 94, 0)
 OPACITY = 0.55
 
+#: Share of out-of-distribution tiles from which a heat map must not be trusted, and from which not even a share of
+#: positive tissue is stated.
+DOUBTFUL, UNRELIABLE = 0.2, 0.5
+
 
 @dataclass(frozen=True)
 class HeatMap:

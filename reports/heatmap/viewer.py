@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoblend.reports.heatmap.heat import ABOVE, AT, BELOW, OPACITY, HeatMap
+from histoblend.models.names import split_model_name
+from histoblend.reports.heatmap.heat import ABOVE, AT, BELOW, DOUBTFUL, OPACITY, UNRELIABLE, HeatMap
 from histoblend.reports.page.html import environment, own_files, script_hash
 from histoblend.reports.page.images import data_uri
+from histoblend.reports.words import model_words
 
 #: Number of regions that the viewer lists. regions.geojson has all of them.
 LISTED = 50
@@ -57,6 +59,9 @@ def write_viewer(
         .get_template("viewer.html")
         .render(
             summary=summary,
+            model=_model_text(summary["model"]),
+            doubtful=summary["flags"]["out-of-distribution"] >= DOUBTFUL,
+            unreliable=summary["flags"]["out-of-distribution"] >= UNRELIABLE,
             source=SOURCES.get(summary["bundle"]["source"], "patches of unknown origin"),
             regions=[_region_values(row) for _, row in regions.head(LISTED).iterrows()],
             left_out=max(len(regions) - LISTED, 0),
@@ -69,6 +74,15 @@ def write_viewer(
         )
     )
     path.write_text(page, encoding="utf-8")
+
+
+def _model_text(name: str) -> str:
+    """A model's name in words. A name of another version of the package stays as it is."""
+    try:
+        split_model_name(name)
+    except ValueError:
+        return name
+    return model_words(name)
 
 
 def packed(values: np.ndarray) -> np.ndarray:
@@ -86,6 +100,9 @@ def _script_data(heat: HeatMap, picture: np.ndarray, factor: int) -> dict[str, A
     return {
         "slide": list(heat.slide),
         "cell": list(heat.cell),
+        "stride": heat.stride,
+        "plane": list(heat.plane),
+        "spacing": list(heat.spacing),
         "grid": [heat.values.shape[1], heat.values.shape[0]],
         "picture": [picture.shape[1] * factor * heat.to_slide[0], picture.shape[0] * factor * heat.to_slide[1]],
         "um": [heat.spacing[axis] / heat.to_slide[axis] for axis in (0, 1)],

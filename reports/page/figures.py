@@ -10,7 +10,7 @@ import pandas as pd
 
 from histoblend.models.heads.registry import HEADS
 from histoblend.models.names import RUNGS, split_model_name
-from histoblend.reports.words import span
+from histoblend.reports.words import short_model_words, span
 
 Figure = dict[str, Any]
 
@@ -59,9 +59,14 @@ def shorten(text: object, most: int = 18) -> str:
 
 
 def short_name(model: str) -> str:
-    """Return a model's name as figures and tables show it, such as ``handcrafted · xgboost``."""
-    rung, head = split_model_name(model)
-    return rung if head is None else f"{rung} · {head}"
+    """Return a model's name as figures and tables show it, such as ``handcrafted · XGBoost``."""
+    return short_model_words(model)
+
+
+def row_name(model: str) -> str:
+    """Return a model's name in two lines if it is long, to leave space for the figure on a phone."""
+    name = short_name(model)
+    return name.replace(" + ", "<br>+ ") if " + " in name else name.replace(" · ", "<br>")
 
 
 def forest(ladder: pd.DataFrame, metric: str, *, by: str = "split", marks: Marks = SPLIT_MARKS) -> Figure:
@@ -87,7 +92,7 @@ def forest(ladder: pd.DataFrame, metric: str, *, by: str = "split", marks: Marks
                 [f"{short_name(row['model'])}, {words}<br>{row[metric]:.3f}{_interval(row, metric)}" for row in rows],
             )
         )
-    frame = rows_layout([short_name(model) for model in models], METRIC_WORDS[metric][1])
+    frame = rows_layout([row_name(model) for model in models], METRIC_WORDS[metric][1])
     if metric in ("auc", "auc_within"):
         frame["shapes"] = [rule(0.5)]
     return {"data": data, "layout": frame}
@@ -298,7 +303,7 @@ def slide_strip(slides: pd.DataFrame, *, by: str = "split", marks: Marks = SPLIT
                 },
             }
         )
-    frame = rows_layout([short_name(model) for model in models], "AUC within a slide")
+    frame = rows_layout([row_name(model) for model in models], "AUC within a slide")
     frame["shapes"] = [rule(0.5)]
     frame["xaxis"]["range"] = [min(0.45, float(mixed.auc.min()) - 0.03) if len(mixed) else 0, 1.02]
     return {"data": data, "layout": frame}

@@ -1,4 +1,4 @@
-"""Jinja templates of pages, and the hashes by which the browser accepts their scripts."""
+"""Jinja templates of pages, their scripts, and the hashes by which the browser accepts these."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     import jinja2
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
+#: plotly.js with the traces for x and y axes only, a third of the size of the whole. To update it: CONTRIBUTING.md.
+PLOTLY = Path(__file__).parents[1] / "vendor" / "plotly-cartesian.min.js"
 
 
 def environment() -> jinja2.Environment:
@@ -33,6 +35,11 @@ def own_files(names: Iterable[str]) -> str:
     """Return the text of our scripts or styles, joined. Missing files are skipped."""
     paths = [TEMPLATES / name for name in names]
     return "\n".join(path.read_text(encoding="utf-8") for path in paths if path.is_file())
+
+
+def plotly_script() -> str:
+    """Return plotly.js, which draws the charts."""
+    return PLOTLY.read_text(encoding="utf-8")
 
 
 def parts(stem: str, suffix: str) -> list[str]:

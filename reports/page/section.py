@@ -69,17 +69,14 @@ class PageContent:
     Attributes
     ----------
     title : str
-    warnings : list of str
-        Shown at the top.
     sections : list of Section
-    files : list of str
-        Names of the CSV files next to the page.
+    files : dict from str to list of str
+        Names of the CSV files of each section, which are next to the page.
     """
 
     title: str
-    warnings: list[str]
     sections: list[Section]
-    files: list[str]
+    files: dict[str, list[str]]
 
 
 def records(table: pd.DataFrame) -> list[dict[str, Any]]:

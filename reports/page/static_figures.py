@@ -1,50 +1,76 @@
-"""The page's charts as SVG and PNG files for papers and presentations, drawn by Matplotlib from the same figures."""
+"""The page's charts as PDF, SVG and PNG files for papers and slides, drawn by Matplotlib from the same figures."""
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from histoblend.data.workers import count_workers
-from histoblend.reports.page.section import Section
+from histoblend.reports.page.section import Chart, Section
+from histoblend.reports.page.static_traces import (
+    PX,
+    RELATIVE,
+    draw_note,
+    draw_shape,
+    draw_trace,
+    full_text,
+    plain_text,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH_PX = 900
 HEIGHT_PX = 450
-#: Screen pixels per inch, and dots per inch of the PNG.
-PX = 100
-PNG_DPI = 200
-INK = "#1c2126"
+PNG_DPI = 300
+SUFFIXES = ("pdf", "svg", "png")
+#: Characters of a title and of a row's name per line, and entries of a legend below the chart; longer ones are at its
+#: side.
+TITLE_WIDTH, TITLE_WIDTH_BESIDE, NAME_WIDTH, MOST_BELOW = 96, 56, 40, 6
 
-_DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-.", "longdash": (0, (8, 3))}
-_SYMBOLS = {
-    "circle": "o",
-    "diamond": "D",
-    "square": "s",
-    "x": "x",
-    "cross": "P",
-    "triangle-up": "^",
-    "star": "*",
-    "line-ns": "|",
+#: Title of each chart. ``{}`` is the text of the variant: a model, a score or a split. A figure's ``layout.meta.title``
+#: takes precedence. Other charts are titled by their text alternative.
+TITLES = {
+    ("ladder", "forest"): "All models, out of fold and on test slides: {}",
+    ("ladder", "roc"): "ROC curves of all models, {}",
+    ("importances", "groups"): "Importance of themes and regions: {}; drops on test slides, shares over folds",
+    ("importances", "families"): "Importance of families of features: {}; drops on test slides, shares over folds",
+    ("importances", "beeswarm"): "Contributions of features on test slides: {}",
+    ("stain", "shifts"): "All models under altered stains, test slides: {}",
+    ("stain", "stain_groups"): "All models in two groups of stain, out of fold and on test slides: {}",
+    ("errors", "slides"): "{}; each slide, out of fold or test",
+    ("cnn", "learning"): "Fine-tuned network while it was trained: {}",
+    ("decisions", "reliability"): "Calibration, out of fold and on test slides: {}",
+    ("decisions", "decision-curve"): "Net benefit of all models, {}",
+    ("ensemble", "errors"): "Members of the ensemble, out of fold: {}",
+    ("ladders", "ladders"): "Models of each run: {}",
+    ("paired", "paired"): "Paired differences between runs, {}",
 }
-#: Style of all images. The SVG keeps text as text and does not depend on when or how often it is drawn.
+#: Splits in the text of a variant.
+SPLITS = {"out-of-fold": "out of fold", "test": "test slides"}
+
+#: Style of all images. The SVG keeps text as text, the PDF embeds fonts, and neither depends on when it is drawn.
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "histoblend",
+    "pdf.fonttype": 42,
     "font.size": 9,
     "axes.edgecolor": "#59626b",
+}
+_METADATA: dict[str, dict[str, Any]] = {
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "svg": {"Date": None, "Creator": None},
+    "png": {"Software": None},
 }
 
 
 def write_static_figures(folder: Path, sections: Sequence[Section], *, workers: int = 1) -> list[Path]:
-    """Draw every chart of the page as ``<section>-<chart>[-<variant>].svg`` and ``.png``.
+    """Draw every chart of the page as ``<section>-<chart>[-<variant>].pdf``, ``.svg`` and ``.png``.
 
     Parameters
     ----------
@@ -57,7 +83,7 @@ def write_static_figures(folder: Path, sections: Sequence[Section], *, workers: 
     Returns
     -------
     list of Path
-        Paths of the images, two per variant.
+        Paths of the images, three per variant.
 
     Raises
     ------
@@ -67,27 +93,41 @@ def write_static_figures(folder: Path, sections: Sequence[Section], *, workers: 
     from joblib import Parallel, delayed
 
     folder.mkdir(parents=True, exist_ok=True)
-    tasks: list[tuple[dict[str, Any], Path]] = []
+    tasks: list[tuple[dict[str, Any], Path, str]] = []
     for section in sections:
         for name, chart in section.charts.items():
             for number, (words, figure) in enumerate(chart.variants, 1):
                 suffix = f"-{number}-{_file_name(words)}" if len(chart.variants) > 1 else ""
-                tasks.append((figure, folder / f"{section.name}-{name}{suffix}"))
+                stem = folder / f"{section.name}-{name}{suffix}"
+                tasks.append((figure, stem, title_of(section, name, chart, words, figure)))
     # One batch per worker, not one per figure: starting Matplotlib in a process takes longer than drawing a figure.
     workers = count_workers(workers)
     batches = [tasks[start::workers] for start in range(workers)]
     Parallel(n_jobs=workers)(delayed(_draw_all)(batch) for batch in batches if batch)
-    return [stem.with_name(f"{stem.name}.{suffix}") for _, stem in tasks for suffix in ("svg", "png")]
+    return [stem.with_name(f"{stem.name}.{suffix}") for _, stem, _ in tasks for suffix in SUFFIXES]
 
 
-def draw(figure: Mapping[str, Any], stem: Path) -> None:
-    """Draw one Plotly figure into ``<stem>.svg`` and ``<stem>.png``.
+def title_of(section: Section, name: str, chart: Chart, words: str, figure: Mapping[str, Any]) -> str:
+    """Title of a chart's variant: what it shows, of which model, on which split."""
+    if title := figure["layout"].get("meta", {}).get("title"):
+        return plain_text(title)
+    variant = SPLITS.get(words, full_text(words))
+    if (section.name, name) in TITLES:
+        title = TITLES[section.name, name].format(variant)
+        return title[0].upper() + title[1:]
+    first = re.split(r"[.;:] ", plain_text(chart.alt).rstrip("."))[0] or section.title
+    return f"{first}: {variant}" if len(chart.variants) > 1 else first
+
+
+def draw(figure: Mapping[str, Any], stem: Path, title: str = "") -> None:
+    """Draw one Plotly figure into ``<stem>.pdf``, ``<stem>.svg`` and ``<stem>.png``.
 
     Parameters
     ----------
     figure : mapping
         ``{"data": [...], "layout": {...}}`` with traces of type scatter, bar or heatmap.
     stem : Path
+    title : str
 
     Raises
     ------
@@ -95,32 +135,88 @@ def draw(figure: Mapping[str, Any], stem: Path) -> None:
         A trace or shape has another type.
     """
     import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        picture = picture_of(figure, title)
+        # The arrangement takes longer than drawing, and is the same for all formats.
+        picture.draw_without_rendering()
+        picture.set_layout_engine("none")
+        for suffix in SUFFIXES:
+            path = stem.with_name(f"{stem.name}.{suffix}")
+            picture.savefig(path, metadata=_METADATA[suffix], dpi=PNG_DPI if suffix == "png" else PX)
+
+
+def picture_of(figure: Mapping[str, Any], title: str = "") -> Figure:
+    """Draw one Plotly figure with Matplotlib, its panels below each other."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     layout = figure["layout"]
-    with matplotlib.rc_context(_STYLE):
-        size = (WIDTH_PX / PX, layout.get("height", HEIGHT_PX) / PX)
-        picture = Figure(figsize=size, dpi=PX, layout="constrained", facecolor="white")
-        FigureCanvasAgg(picture)
-        axes = picture.add_subplot()
-        ticks: dict[str, list[str]] = {}
-        for trace in figure["data"]:
-            _TRACES[_check_kind(trace.get("type", "scatter"), _TRACES, "trace")](axes, trace, ticks)
-        for shape in layout.get("shapes", ()):
-            _shape(axes, shape)
-        for note in layout.get("annotations", ()):
-            _note(axes, note)
-        _axis(axes, "x", layout.get("xaxis", {}), ticks)
-        _axis(axes, "y", layout.get("yaxis", {}), ticks)
-        _legend(axes, layout)
-        picture.savefig(stem.with_name(f"{stem.name}.svg"), metadata={"Date": None, "Creator": None})
-        picture.savefig(stem.with_name(f"{stem.name}.png"), dpi=PNG_DPI, metadata={"Software": None})
+    entries = sum(bool(trace.get("name")) and trace.get("showlegend", True) for trace in figure["data"])
+    below = entries <= MOST_BELOW or not layout.get("showlegend", True)
+    titles = wrap(title, TITLE_WIDTH if below else TITLE_WIDTH_BESIDE)
+    height = layout.get("height", HEIGHT_PX) + 18 * len(titles) + _room_for_names(figure["data"])
+    picture = Figure(figsize=(WIDTH_PX / PX, height / PX), dpi=PX, layout="constrained", facecolor="white")
+    FigureCanvasAgg(picture)
+    panels = _panels(layout)
+    shares = [end - start for start, end in (_domain(layout, y) for _, y in panels)]
+    all_axes = picture.subplots(len(panels), 1, squeeze=False, height_ratios=shares)[:, 0]
+    for axes, (x, y) in zip(all_axes, panels, strict=True):
+        _draw_panel(axes, figure, x, y)
+    _legend(picture, all_axes, layout, below)
+    if titles:
+        picture.suptitle("\n".join(titles), x=0.01, ha="left", fontsize=10, fontweight="bold", parse_math=False)
+    return picture
 
 
-def _draw_all(tasks: Iterable[tuple[dict[str, Any], Path]]) -> None:
-    for figure, stem in tasks:
-        draw(figure, stem)
+def _room_for_names(traces: Iterable[Mapping[str, Any]]) -> int:
+    """Height in pixels that the names of a map's rows and columns need, beyond the one line that Plotly allows."""
+    maps = [trace for trace in traces if trace.get("type") == "heatmap"]
+    lines = [full_text(name, NAME_WIDTH).count("\n") + 1 for trace in maps for name in trace["y"]]
+    return 12 * sum(lines) + 60 if lines and max(lines) > 1 else 0
+
+
+def _panels(layout: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Pairs of axes such as ("x2", "y2"), from the top down."""
+    names = [name.replace("axis", "") for name in layout if re.fullmatch(r"yaxis\d*", name)] or ["y"]
+    names.sort(key=lambda y: -_domain(layout, y)[0])
+    return [(layout.get(y.replace("y", "yaxis"), {}).get("anchor", "x").removesuffix("1"), y) for y in names]
+
+
+def _domain(layout: Mapping[str, Any], y: str) -> tuple[float, float]:
+    start, end = layout.get(y.replace("y", "yaxis"), {}).get("domain", (0.0, 1.0))
+    return float(start), float(end)
+
+
+def _draw_panel(axes: Axes, figure: Mapping[str, Any], x: str, y: str) -> None:
+    """Draw the traces, shapes and notes of one pair of axes."""
+    layout = figure["layout"]
+    ticks: dict[str, list[str]] = {}
+    for trace in figure["data"]:
+        if trace.get("yaxis", "y") in (y, f"{y}1"):
+            draw_trace(axes, trace, ticks)
+    for kind, draw_one in (("shapes", draw_shape), ("annotations", draw_note)):
+        for part in layout.get(kind, ()):
+            if _belongs(part, x, y):
+                draw_one(axes, part)
+    x_options, y_options = (layout.get(name[0] + "axis" + name[1:], {}) for name in (x, y))
+    _axis(axes, "x", x_options, ticks)
+    _axis(axes, "y", y_options, ticks)
+    ranges = [options.get("range") or (0, 0) for options in (x_options, y_options)]
+    # Both axes are shares from 0 to 1, as of ROC curves.
+    if all(abs(low) < 0.05 and abs(high - 1) < 0.05 for low, high in ranges):
+        axes.set_aspect("equal", adjustable="box")
+
+
+def _belongs(part: Mapping[str, Any], x: str, y: str) -> bool:
+    """Whether a shape or note is drawn in a panel: in that of its axes, otherwise in every panel."""
+    refs = [(part.get(f"{name[0]}ref", name[0]), name) for name in (x, y)]
+    return all(ref in (*RELATIVE, name, f"{name}1") for ref, name in refs)
+
+
+def _draw_all(tasks: Iterable[tuple[dict[str, Any], Path, str]]) -> None:
+    for figure, stem, title in tasks:
+        draw(figure, stem, title)
 
 
 def _file_name(words: str) -> str:
@@ -128,237 +224,26 @@ def _file_name(words: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", html.unescape(words).lower()).strip("-")[:40].strip("-")
 
 
-def _check_kind(kind: str, supported: Mapping[str, Any], what: str) -> str:
-    if kind not in supported:
-        raise ValueError(
-            f"a {what} must be one of {sorted(supported)}; got {kind!r}. Add it to reports/page/static_figures.py."
-        )
-    return kind
-
-
-def _plain_text(text: object) -> str:
-    """Convert Plotly's text, which uses some HTML, to plain text."""
-    return html.unescape(re.sub(r"<br ?/?>", "\n", str(text)).replace("<b>", "").replace("</b>", ""))
-
-
-def _values(values: Sequence[Any], axis: str, ticks: dict[str, list[str]]) -> np.ndarray:
-    """Return the positions of values along an axis. Names get numbers in order of first appearance."""
-    if any(isinstance(value, str) for value in values):
-        names = ticks.setdefault(axis, [])
-        names += [name for name in dict.fromkeys(map(str, values)) if name not in names]
-        return np.array([names.index(str(value)) for value in values], dtype=float)
-    return np.array([np.nan if value is None else value for value in values], dtype=float)
-
-
-def _scatter(axes: Axes, trace: Mapping[str, Any], ticks: dict[str, list[str]]) -> None:
-    x, y = _values(trace["x"], "x", ticks), _values(trace["y"], "y", ticks)
-    mode = trace.get("mode", "lines")
-    line, marker, opacity = trace.get("line", {}), trace.get("marker", {}), trace.get("opacity", 1.0)
-    label = _plain_text(trace["name"]) if trace.get("showlegend", True) and trace.get("name") else "_"
-    if "fill" in trace:
-        _fill(axes, trace, x, y, opacity)
-    if "lines" in mode:
-        style = _DASHES[_check_kind(line.get("dash", "solid"), _DASHES, "dash")]
-        step = {"hv": "steps-post", "vh": "steps-pre"}.get(line.get("shape", ""), "default")
-        axes.plot(
-            x,
-            y,
-            color=line.get("color", INK),
-            linewidth=0.8 * line.get("width", 2),
-            linestyle=style,
-            drawstyle=step,
-            alpha=opacity,
-            label=label,
-        )
-        label = "_"
-    for axis in ("x", "y"):
-        if error := trace.get(f"error_{axis}"):
-            _errors(axes, axis, x, y, error, ticks)
-    if "markers" in mode:
-        _markers(axes, x, y, marker, opacity, label)
-    if "text" in mode:
-        for i, text in enumerate(trace["text"]):
-            axes.annotate(
-                _plain_text(text),
-                (x[i], y[i]),
-                textcoords="offset points",
-                xytext=(0, 4),
-                ha="center",
-                parse_math=False,
-            )
-
-
-def _fill(axes: Axes, trace: Mapping[str, Any], x: np.ndarray, y: np.ndarray, opacity: float) -> None:
-    """Fill a closed band, or the area down to zero or to the previous trace."""
-    colour = _colour(trace.get("fillcolor", trace.get("line", {}).get("color", INK)))
-    kind = _check_kind(trace["fill"], {"toself": 0, "tozeroy": 0, "tonexty": 0}, "fill")
-    style: dict[str, Any] = {
-        "facecolor": colour,
-        "linewidth": 0,
-        "alpha": opacity if opacity < 1 or len(colour) == 4 else 0.2,
-    }
-    if kind == "toself":
-        axes.fill(x, y, label="_", **style)
-    elif kind == "tozeroy":
-        axes.fill_between(x, y, 0, label="_", **style)
-    else:
-        previous = axes.lines[-1]
-        axes.fill(
-            np.concatenate([x, np.asarray(previous.get_xdata(), float)[::-1]]),
-            np.concatenate([y, np.asarray(previous.get_ydata(), float)[::-1]]),
-            label="_",
-            **style,
-        )
-
-
-def _errors(
-    axes: Axes, axis: str, x: np.ndarray, y: np.ndarray, error: Mapping[str, Any], ticks: dict[str, list[str]]
-) -> None:
-    """Draw a line from the lower to the upper end of each interval."""
-    high = _values(error["array"], "", ticks)
-    low = _values(error["arrayminus"], "", ticks) if "arrayminus" in error else high
-    draw_lines = axes.hlines if axis == "x" else axes.vlines
-    centre, across = (x, y) if axis == "x" else (y, x)
-    finite = np.isfinite(centre) & np.isfinite(low) & np.isfinite(high)
-    colour = error.get("color", INK)
-    draw_lines(across[finite], (centre - low)[finite], (centre + high)[finite], colors=colour, linewidth=1.2, label="_")
-
-
-def _markers(axes: Axes, x: np.ndarray, y: np.ndarray, marker: Mapping[str, Any], opacity: float, label: str) -> None:
-    """Draw points. Plotly's sizes are diameters in pixels, Matplotlib's are areas in square points."""
-    symbols = marker.get("symbol", "circle")
-    # One scatter call per symbol, because Matplotlib supports one symbol per call.
-    names = np.array([symbols] * len(x) if isinstance(symbols, str) else symbols, dtype=object)
-    sizes = np.broadcast_to(np.asarray(marker.get("size", 7), float), len(x)) * 72 / PX
-    colours = marker.get("color", INK)
-    several = not isinstance(colours, str)
-    for symbol in dict.fromkeys(names):
-        inside = names == symbol
-        hollow = symbol.endswith("-open")
-        shape = _SYMBOLS[_check_kind(symbol.removesuffix("-open"), _SYMBOLS, "marker")]
-        style: dict[str, Any] = {"s": sizes[inside] ** 2, "marker": shape, "alpha": marker.get("opacity", opacity)}
-        if several and len(colours) and not isinstance(colours[0], str):
-            style |= {"c": np.asarray(colours, float)[inside], "cmap": _colour_map(marker.get("colorscale"))}
-            style |= {"vmin": marker.get("cmin"), "vmax": marker.get("cmax"), "linewidths": 0}
-        else:
-            selected = [colour for colour, used in zip(colours, inside, strict=True) if used] if several else colours
-            style |= {"facecolors": "none", "edgecolors": selected} if hollow else {"color": selected}
-            style["linewidths"] = 1.2 if hollow or shape in "x|" else 0
-        axes.scatter(x[inside], y[inside], label=label, zorder=3, **style)
-        label = "_"
-
-
-def _bar(axes: Axes, trace: Mapping[str, Any], ticks: dict[str, list[str]]) -> None:
-    horizontal = trace.get("orientation", "v") == "h"
-    categories, lengths = (trace["y"], trace["x"]) if horizontal else (trace["x"], trace["y"])
-    positions = _values(categories, "y" if horizontal else "x", ticks)
-    size = _values(lengths, "", ticks)
-    base = trace.get("base", 0)
-    start = _values(base, "", ticks) if not isinstance(base, int | float) else np.full(len(size), float(base))
-    colour = trace.get("marker", {}).get("color", INK)
-    width = trace.get("width", 0.8)
-    label = _plain_text(trace["name"]) if trace.get("showlegend", True) and trace.get("name") else "_"
-    if horizontal:
-        axes.barh(positions, size, height=width, left=start, color=colour, label=label)
-    else:
-        axes.bar(positions, size, width=width, bottom=start, color=colour, label=label)
-    error = trace.get("error_x" if horizontal else "error_y")
-    if error:
-        x, y = (size + start, positions) if horizontal else (positions, size + start)
-        _errors(axes, "x" if horizontal else "y", x, y, error, ticks)
-
-
-def _heatmap(axes: Axes, trace: Mapping[str, Any], ticks: dict[str, list[str]]) -> None:
-    x, y = _values(trace["x"], "x", ticks), _values(trace["y"], "y", ticks)
-    table = np.array([[np.nan if value is None else value for value in row] for row in trace["z"]], dtype=float)
-    colours = axes.pcolormesh(
-        x,
-        y,
-        table,
-        cmap=_colour_map(trace.get("colorscale")),
-        vmin=trace.get("zmin"),
-        vmax=trace.get("zmax"),
-        shading="nearest",
-        rasterized=table.size > 10_000,
-    )
-    if trace.get("showscale", True) and axes.figure is not None:
-        title = trace.get("colorbar", {}).get("title", {})
-        axes.figure.colorbar(colours, ax=axes, label=_plain_text(title.get("text", "")))
-
-
-_TRACES: dict[str, Callable[[Axes, Mapping[str, Any], dict[str, list[str]]], None]] = {
-    "scatter": _scatter,
-    # The same points, which a browser draws with the GPU.
-    "scattergl": _scatter,
-    "bar": _bar,
-    "heatmap": _heatmap,
-}
-
-
-def _shape(axes: Axes, shape: Mapping[str, Any]) -> None:
-    """Draw a line or a rectangle, in data coordinates or (``paper``) as a fraction of the axes."""
-    from matplotlib.patches import Rectangle
-    from matplotlib.transforms import blended_transform_factory
-
-    kind = _check_kind(shape["type"], {"line": 0, "rect": 0}, "shape")
-    x_transform, y_transform = (
-        axes.transAxes if shape.get(f"{axis}ref", axis) == "paper" else axes.transData for axis in ("x", "y")
-    )
-    transform = blended_transform_factory(x_transform, y_transform)
-    x, y = (shape["x0"], shape["x1"]), (shape["y0"], shape["y1"])
-    line = shape.get("line", {})
-    if kind == "line":
-        style = _DASHES[_check_kind(line.get("dash", "solid"), _DASHES, "dash")]
-        axes.plot(
-            x, y, transform=transform, color=line.get("color", INK), linewidth=0.8, linestyle=style, zorder=1, label="_"
-        )
-        return
-    colour = _colour(shape.get("fillcolor", INK))
-    opacity = shape.get("opacity", 1.0)
-    box = Rectangle(
-        (x[0], y[0]), x[1] - x[0], y[1] - y[0], transform=transform, facecolor=colour, alpha=opacity, zorder=0
-    )
-    axes.add_patch(box)
-
-
-def _note(axes: Axes, note: Mapping[str, Any]) -> None:
-    """Draw text at a position."""
-    from matplotlib.transforms import blended_transform_factory
-
-    x_transform, y_transform = (
-        axes.transAxes if note.get(f"{axis}ref", axis) == "paper" else axes.transData for axis in ("x", "y")
-    )
-    axes.text(
-        note["x"],
-        note["y"],
-        _plain_text(note["text"]),
-        transform=blended_transform_factory(x_transform, y_transform),
-        ha={"auto": "center"}.get(note.get("xanchor", "auto"), note.get("xanchor", "center")),
-        va={"auto": "center", "middle": "center"}.get(note.get("yanchor", "auto"), note.get("yanchor", "center")),
-        fontsize=8,
-        color="#59626b",
-        parse_math=False,
-    )
-
-
 def _axis(axes: Axes, name: str, options: Mapping[str, Any], ticks: Mapping[str, list[str]]) -> None:
     """Set title, range, ticks and direction of an axis."""
     axis = axes.xaxis if name == "x" else axes.yaxis
     if title := options.get("title"):
         text = title if isinstance(title, str) else title.get("text", "")
-        axis.set_label_text(_plain_text(text), parse_math=False)
+        axis.set_label_text(plain_text(text), parse_math=False)
     if options.get("type") == "log":
         getattr(axes, f"set_{name}scale")("log")
     positions, names = options.get("tickvals"), options.get("ticktext")
     if name in ticks:
         positions, names = list(range(len(ticks[name]))), ticks[name]
+    if options.get("visible") is False:
+        axes.spines["bottom" if name == "x" else "left"].set_visible(False)
     if options.get("showticklabels") is False or options.get("visible") is False:
         axis.set_ticks([])
     elif positions is not None:
-        labels = [_plain_text(text) for text in names] if names is not None else None
+        labels = [full_text(text, NAME_WIDTH) for text in names] if names is not None else None
         axis.set_ticks(positions, labels, parse_math=False) if labels else axis.set_ticks(positions)
         if labels and name == "x" and sum(map(len, labels)) > 90:
-            axis.set_tick_params(rotation=45)
+            axis.set_ticks(positions, labels, rotation=35, ha="right", rotation_mode="anchor", parse_math=False)
     elif str(options.get("tickformat", "")).endswith("%"):
         from matplotlib.ticker import PercentFormatter
 
@@ -375,30 +260,24 @@ def _axis(axes: Axes, name: str, options: Mapping[str, Any], ticks: Mapping[str,
         axes.spines[side].set_visible(False)
 
 
-def _legend(axes: Axes, layout: Mapping[str, Any]) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    if not handles or not layout.get("showlegend", True) or axes.figure is None:
+def _legend(picture: Figure, all_axes: Iterable[Axes], layout: Mapping[str, Any], below: bool) -> None:
+    """One legend for all panels: below if it is short, otherwise at the side."""
+    entries: dict[str, Any] = {}
+    for axes in all_axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            entries.setdefault(label, handle)
+    if not entries or not layout.get("showlegend", True):
         return
-    legend = axes.figure.legend(handles, labels, loc="outside upper left", ncols=4, frameon=False, fontsize=8)
+    legend = picture.legend(
+        entries.values(),
+        entries.keys(),
+        loc="outside lower left" if below else "outside right upper",
+        ncols=3 if below else 1,
+        frameon=False,
+        fontsize=8 if below else 7,
+    )
     for text in legend.get_texts():
         text.set_parse_math(False)
-
-
-def _colour(colour: str) -> tuple[float, ...]:
-    """Parse ``#rrggbb`` or ``rgba(r, g, b, a)`` into red, green, blue and, if given, opacity."""
-    if match := re.fullmatch(r"rgba?\(([^)]+)\)", colour):
-        parts = [float(part) for part in match[1].split(",")]
-        return (*(part / 255 for part in parts[:3]), *parts[3:])
-    from matplotlib.colors import to_rgb
-
-    return to_rgb(colour)
-
-
-def _colour_map(scale: str | Sequence[tuple[float, str]] | None) -> Any:
-    """Convert Plotly's colour scale, a name or a list of stops, to Matplotlib's."""
-    from matplotlib import colormaps
-    from matplotlib.colors import LinearSegmentedColormap
-
-    if scale is None or isinstance(scale, str):
-        return colormaps[(scale or "cividis").lower()]
-    return LinearSegmentedColormap.from_list("stops", [(position, _colour(colour)) for position, colour in scale])
+    # A long legend needs more height than the chart.
+    needed = legend.get_window_extent().height / PX + 0.2
+    picture.set_figheight(max(needed, picture.get_figheight()))

@@ -17,7 +17,7 @@ from histoblend.reports.evaluation.saliency import SaliencyView
 from histoblend.reports.page import figures
 from histoblend.reports.page.images import centre_box, photo_uri
 from histoblend.reports.page.section import Chart, Section, records
-from histoblend.reports.words import FEW_SLIDES, signed
+from histoblend.reports.words import FEW_SLIDES, direction, percent, percent_span, signed
 
 ABSENT = "This run has no fine-tuned network (step 5). Add it with `make ensemble`, unless cnn.enabled is false."
 ABSENT_MAPS = "This report has no maps of where the network looks."
@@ -44,6 +44,8 @@ PART_WORDS = {
 FEWEST_SLIDES = 3
 #: From this absolute rank correlation on, maps of random networks are called similar.
 SIMILAR = 0.5
+#: Columns of a share, its interval and the share of evenly spread evidence: of all cells, and without the outermost.
+WHOLE, WITHIN = ("share", "low", "high", "area"), ("within", "within_low", "within_high", "within_area")
 MEASURES = ("rank", "structure", "excess")
 #: Highest opacity of a map, and the quantile of positive cells that gets it.
 OPACITY, TOP_QUANTILE = 0.75, 0.98
@@ -107,7 +109,29 @@ def cnn_section(view: CnnView | None, patches: Patches, *, draws: int = 1000, se
             "check_words": sanity_words(checks),
             **_galleries(maps, patches),
         }
-    return Section("cnn", title, content, charts=_charts(view.history, runs), tables=tables, nav="Network")
+    finding = cnn_finding(tables["cnn-shares"]) if content["maps"] else str(content["words"]).partition(". ")[0] + "."
+    charts = _charts(view.history, runs)
+    return Section("cnn", title, content, charts=charts, tables=tables, nav="Network", finding=finding)
+
+
+def cnn_finding(shares: pd.DataFrame) -> str:
+    """Say how the evidence for tumour in the centre, which determines the label, compares with chance."""
+    (row,) = records(shares[(shares["map"] == "last") & (shares.outcome == "positive")])
+    # Without its outermost cells, a map of 3 × 3 cells has only the centre left.
+    inner = not pd.isna(row["within"]) and row["within"] < 1
+    value, low, high, area = (row[name] for name in (WITHIN if inner else WHOLE))
+    if pd.isna(value):
+        return "On positive patches of test slides, the network's maps show no evidence for tumour."
+    level = {None: "", 0: "at chance level", 1: "above chance level", -1: "below chance level"}[
+        direction(low, high, null=round(area, 2), digits=2)
+    ]
+    interval = f" (95 % CI {percent_span(low, high)})" if level else ""
+    cells = ", without the outermost cells," if inner else ""
+    return (
+        f"The network's evidence for tumour in the labelled centre is {level or 'not compared with chance'}: on "
+        f"positive patches of test slides{cells} {percent(value)}{interval} of it is inside the centre, against "
+        f"{percent(area)} if it were spread evenly."
+    )
 
 
 def learned(history: pd.DataFrame) -> pd.DataFrame:
@@ -130,8 +154,8 @@ def learning_words(runs: pd.DataFrame) -> str:
     others = "" if better == len(folds) else " In the others, the head alone was best."
     text = (
         f"In {better} of {len(folds)} folds, an epoch of fine-tuning was kept.{others} On the validation slides, the "
-        f"kept epoch gains {signed(folds.gain.mean())} AUC over the head alone on average. This gain is optimistic, "
-        "because the epoch was chosen on these slides."
+        f"AUC of the kept epoch differs from that of the head alone by {signed(folds.gain.mean())} on average. This is "
+        "optimistic, because the epoch was chosen on these slides."
     )
     late = folds[(folds.kept == folds.epochs) & (folds.kept > 0)]
     if len(late) > len(folds) / 2:
@@ -145,7 +169,7 @@ def _charts(history: pd.DataFrame, runs: pd.DataFrame) -> dict[str, Chart]:
     kept = f"{folds.auc.min():.3f} to {folds.auc.max():.3f} at the kept epoch" if len(folds) else ""
     alt = f"Learning curves, one line per fold. AUC on the validation slides: {head}{kept}; see cnn-history.csv."
     variants = [
-        (words, learning_curves(history, column, words))
+        (f"the network: {words}", learning_curves(history, column, words))
         for column, words in {"auc": "AUC on validation slides", "loss": "loss on training patches"}.items()
     ]
     return {"learning": Chart(alt, variants)}
@@ -247,14 +271,14 @@ def share_words(shares: pd.DataFrame) -> list[str]:
         if pd.isna(row["share"]):
             continue
         sentences.append(
-            f"In {words}, {_percent(row['share'])} of the evidence for tumour is inside the centre"
+            f"In {words}, {percent(row['share'])} of the evidence for tumour is inside the centre"
             f"{_interval(row['low'], row['high'])}. {_compared(row['low'], row['high'], row['area'])}"
         )
         # Without its outermost cells, a map of 3 × 3 cells has only the centre left.
         if row["within"] < 1:
             sentences.append(
                 "Without the outermost cells, which have less evidence because they see padding, the share is "
-                f"{_percent(row['within'])}{_interval(row['within_low'], row['within_high'])}. "
+                f"{percent(row['within'])}{_interval(row['within_low'], row['within_high'])}. "
                 f"{_compared(row['within_low'], row['within_high'], row['within_area'])}"
             )
     few = [int(row["slides"]) for row in (rows["positive"], rows["negative"]) if not pd.isna(row["low"])]
@@ -265,22 +289,19 @@ def share_words(shares: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.0f} %"
-
-
 def _interval(low: float, high: float) -> str:
-    return "" if pd.isna(low) else f" ({_percent(low)} to {_percent(high)})"
+    return "" if pd.isna(low) else f" ({percent_span(low, high)})"
 
 
 def _compared(low: float, high: float, area: float) -> str:
-    """Compare a share's interval with the share of evenly spread evidence."""
-    even = f"the {_percent(area)} of evenly spread evidence."
-    if np.isnan(low):
+    """Compare a share's interval with the share of evenly spread evidence, both as printed."""
+    even = f"the {percent(area)} of evenly spread evidence."
+    side = direction(low, high, null=round(area, 2), digits=2)
+    if side is None:
         return f"There are too few slides to compare this with {even}"
-    if low > area:
-        return f"This is more than {even}"
-    return f"This is less than {even}" if high < area else f"This is inconclusive: the 95 % CI includes {even}"
+    if side == 0:
+        return f"This is inconclusive: the 95 % CI includes {even}"
+    return f"This is {'more' if side > 0 else 'less'} than {even}"
 
 
 def sanity_summary(table: pd.DataFrame, *, draws: int, seed: int) -> pd.DataFrame:
@@ -334,7 +355,7 @@ def sanity_words(checks: pd.DataFrame) -> str:
         )
     patches = [f"; {_rank_words(row)} between two patches" for row in rows if row["part"] == "other"]
     correlations = "".join([highest, *patches])
-    if any(row["excess_low"] > 0 for row in random):
+    if any(direction(row["excess_low"], row["excess_high"], digits=2) == 1 for row in random):
         return (
             "The maps depend on what the network learned, but not entirely: maps of random networks, or their "
             f"negatives, are slightly more similar to them than maps of two patches are to each other ({correlations})."
@@ -381,7 +402,7 @@ def _galleries(view: SaliencyView, patches: Patches) -> dict[str, Any]:
             card["heat"] = {name: heat_uri(values[index], scales[name]) for name, values in maps.items()}
             cards.append(card)
         if cards:
-            galleries.append({"title": title, "cards": cards})
+            galleries.append({"title": f"{title}, test slides", "cards": cards})
     colours = ", ".join(f"rgb({red},{green},{blue})" for red, green, blue in CIVIDIS)
     return {"galleries": galleries, "scales": scales, "gradient": colours, "centre": CENTRE}
 

@@ -10,18 +10,20 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.models.metrics import METRICS
-from histoblend.models.names import SINGLE_FAMILIES
+from histoblend.models.names import RUNGS, SINGLE_FAMILIES
 from histoblend.reports.evaluation.ladder import rungs_below
 from histoblend.reports.evaluation.pairing import BEST, Pairing, RunResults, best_model, differences, pair
 from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section, records
-from histoblend.reports.words import model_words, signed, span
+from histoblend.reports.words import INCONCLUSIVE, decimal, direction, model_words, signed, signed_span, span
 
 #: One colour per run; there are no more that are easy to tell apart.
 COLOURS = (figures.BLUE, figures.VERMILLION, figures.GREEN, figures.PURPLE, figures.ORANGE, figures.SKY, figures.BROWN)
 SYMBOLS = ("circle", "diamond-open", "square", "triangle-up-open", "star", "circle-open", "diamond")
 SPLIT_WORDS = {"oof": "out-of-fold", "test": "test slides"}
-INCONCLUSIVE = "inconclusive (95 % CI includes 0)"
+#: What the interval of a difference in AUC shows, and the mark of a table's row; 0 if it includes 0.
+SIDES = {1: "better", -1: "worse", 0: INCONCLUSIVE}
+MARKS = {1: "up", -1: "down", 0: "open"}
 
 
 def changed(mappings: Sequence[Mapping[str, object]]) -> pd.DataFrame:
@@ -65,11 +67,25 @@ def comparison_sections(runs: Sequence[RunResults], *, draws: int = 1000, seed: 
             "comparison",
             "Verdict",
             {"reached": _results(runs), "pairs": [_pair_words(*each, paired) for each in pairs]},
+            finding=_best_run(runs),
         ),
         _ladders_section(runs),
         _paired_section(pairs, paired),
         _settings_section(runs),
     ]
+
+
+def _best_run(runs: Sequence[RunResults]) -> str:
+    """Name the run with the highest out-of-fold AUC."""
+    rows = []
+    for run in runs:
+        row = run.ladder[(run.ladder.model == best_model(run.ladder)) & (run.ladder.split == "oof")].iloc[0]
+        rows.append((run.name, row))
+    name, row = max(rows, key=lambda item: item[1].auc)
+    return (
+        f"“{name}” has the highest out-of-fold AUC, {row.auc:.3f} ({span(row.auc_low, row.auc_high)}), with "
+        f"{model_words(row.model)}."
+    )
 
 
 def _results(runs: Sequence[RunResults]) -> list[str]:
@@ -101,11 +117,9 @@ def _pair_words(one: RunResults, two: RunResults, pairing: Pairing, paired: pd.D
     texts = []
     for row in rows.to_dict("records"):
         on = f"{row['patches']:,} common patches" + (f" of {row['slides']} slides" if row["slides"] else "")
-        side = "better" if row["auc_low"] > 0 else "worse" if row["auc_high"] < 0 else INCONCLUSIVE
-        texts.append(
-            f"{SPLIT_WORDS[row['split']]} {side}, {signed(row['auc'])} ({signed(row['auc_low'])} to "
-            f"{signed(row['auc_high'])}; {on})"
-        )
+        side = SIDES[direction(row["auc_low"], row["auc_high"]) or 0]
+        interval = signed_span(row["auc_low"], row["auc_high"])
+        texts.append(f"{SPLIT_WORDS[row['split']]} {side}, {signed(row['auc'])} ({interval}; {on})")
     models = " and ".join(model_words(model) for model in (rows.second_model.iloc[0], rows.first_model.iloc[0]))
     return f"{title}, best models {models}. AUC: {'; '.join(texts)}.{_pairing_words(pairing)}"
 
@@ -127,6 +141,7 @@ def _ladders_section(runs: Sequence[RunResults]) -> Section:
     rows = [
         {"model": model, "split": split, "cells": [_cell(run.ladder, model, split) for run in runs]}
         for model in models
+        if model != RUNGS[0]  # its AUC says nothing
         for split in splits
         if ((whole.model == model) & (whole.split == split)).any()
     ]
@@ -138,7 +153,15 @@ def _ladders_section(runs: Sequence[RunResults]) -> Section:
     content = {"runs": [run.name for run in runs], "rows": rows}
     table = whole[["run", *(column for column in whole if column != "run")]]
     alt = "Forest plot of each model's score with its 95 % interval, one colour per run. The table has the numbers."
-    return Section("ladders", "Ladders", content, charts={"ladders": Chart(alt, variants)}, tables={"ladders": table})
+    everywhere = sum(all((run.ladder.model == model).any() for run in runs) for model in models)
+    return Section(
+        "ladders",
+        "Ladders",
+        content,
+        charts={"ladders": Chart(alt, variants)},
+        tables={"ladders": table},
+        finding=f"{everywhere} of {len(models)} models are in every run.",
+    )
 
 
 def _cell(ladder: pd.DataFrame, model: str, split: str) -> dict[str, Any] | None:
@@ -155,7 +178,7 @@ def _forest(
         part = whole[(whole.run == run.name) & (whole.split == split)]
         data.append(_dots(part, run.name, metric, models, i, len(runs), figures.plain(run.name)))
     frame = figures.rows_layout(
-        [figures.short_name(model) for model in models], figures.METRIC_WORDS[metric][1], per_row=20 + 12 * len(runs)
+        [figures.row_name(model) for model in models], figures.METRIC_WORDS[metric][1], per_row=20 + 12 * len(runs)
     )
     return {"data": data, "layout": frame}
 
@@ -168,8 +191,8 @@ def _dots(
     shift = 0.6 * (0.5 - (index + 0.5) / count)
     rows = part.to_dict("records")
     text = [
-        f"{'best of each' if row['model'] == BEST else figures.short_name(row['model'])}, {words}<br>{row[metric]:.3f} "
-        f"({row[f'{metric}_low']:.3f} to {row[f'{metric}_high']:.3f})".replace("-", "−")
+        f"{'best of each' if row['model'] == BEST else figures.short_name(row['model'])}, {words}<br>"
+        f"{decimal(row[metric])} ({span(row[f'{metric}_low'], row[f'{metric}_high'])})"
         for row in rows
     ]
     return figures.points(
@@ -197,8 +220,8 @@ def _paired_section(pairs: Sequence[tuple[RunResults, RunResults, Pairing]], pai
     models = [BEST, *rungs_below([model for model in dict.fromkeys(paired.model) if model != BEST])]
     rows = records(paired)
     for row in rows:
-        row["mark"] = "up" if row["auc_low"] > 0 else "down" if row["auc_high"] < 0 else "open"
-        row["words"] = "best of each" if row["model"] == BEST else figures.short_name(row["model"])
+        row["mark"] = MARKS[direction(row["auc_low"], row["auc_high"]) or 0]
+        row["words"] = "best of each" if row["model"] == BEST else model_words(row["model"])
     variants = []
     for split in dict.fromkeys(paired.split):
         data = []
@@ -220,6 +243,8 @@ def _paired_section(pairs: Sequence[tuple[RunResults, RunResults, Pairing]], pai
         charts={"paired": Chart(alt, variants)},
         tables={"paired": paired},
         nav="Paired",
+        finding=f"{sum(row['mark'] != 'open' for row in rows)} of {len(rows)} differences in AUC have a 95 % interval "
+        "that excludes 0.",
     )
 
 
@@ -242,4 +267,6 @@ def _settings_section(runs: Sequence[RunResults]) -> Section:
         table = changed(mappings)
         content[key] = [["–" if value is None else value for value in row] for row in table.to_numpy().tolist()]
         tables[f"differences-{key}"] = table.set_axis(["key", *names], axis=1)
-    return Section("settings", "What differs", content | {"runs": names}, tables=tables)
+    counts = [len(content[key]) for key in ("settings", "made")]
+    finding = f"Different settings: {counts[0]}. Differences in data, code, versions and machine: {counts[1]}."
+    return Section("settings", "What differs", content | {"runs": names}, tables=tables, finding=finding)

@@ -1,4 +1,4 @@
-"""The Data section: folds, leakage of a random split, and the audit."""
+"""The Data section: data card, folds, leakage of a random split, and the audit."""
 
 from __future__ import annotations
 
@@ -11,18 +11,50 @@ import pandas as pd
 
 from histoblend.reports.page.images import data_uri
 from histoblend.reports.page.section import Section
+from histoblend.reports.sections.data_card import DataCard, card_rows, count_words
 from histoblend.reports.words import signed, span
 
 
-def data_section(predictions: pd.DataFrame, audit: AuditView | None, leakage: pd.DataFrame | None) -> Section:
-    """Show counts and prevalence per fold, how much a random split inflates the AUC, and the audit's results."""
+def data_section(
+    predictions: pd.DataFrame, audit: AuditView | None, leakage: pd.DataFrame | None, card: DataCard | None = None
+) -> Section:
+    """Show the data card, counts per fold, how much a random split inflates the AUC, and the audit's results."""
     tables: dict[str, pd.DataFrame] = {}
     if audit is not None:
         tables |= {"audit": audit.summary, "slides-audited": audit.slides}
     if leakage is not None:
         tables["leakage"] = leakage
-    content = {"rows": _data_rows(predictions), "audit": _audit_content(audit), "leakage": leakage_words(leakage)}
-    return Section("data", "Data", content, tables=tables)
+    content = {
+        "card": card_rows(card or DataCard(), predictions, duplicate_words(audit)),
+        "rows": _data_rows(predictions),
+        "audit": _audit_content(audit),
+        "leakage": leakage_words(leakage),
+    }
+    finding = f"The data are {count_words(predictions)}{_inflation_words(leakage)}."
+    return Section("data", "Data", content, tables=tables, finding=finding)
+
+
+def _inflation_words(leakage: pd.DataFrame | None) -> str:
+    """Say in a clause whether a split that ignores slides inflates the AUC; empty if not measured."""
+    if leakage is None:
+        return ""
+    gap = leakage.iloc[2]
+    if gap["low"] > 0:
+        return f"; a split that ignores slides would inflate the AUC by {gap['auc']:.3f}"
+    return "; whether a split that ignores slides inflates the AUC is inconclusive (95 % CI includes 0)"
+
+
+def duplicate_words(audit: AuditView | None) -> str:
+    """Say how many duplicates the audit flagged, and what was done with them."""
+    if audit is None:
+        return "not checked"
+    rows = {row["flag"]: row for row in audit.summary.to_dict("records")}
+    found = [
+        f"{int(rows[flag]['patches']):,} {kind} ({consequence(rows[flag])})"
+        for flag, kind in (("exact_duplicate", "exact"), ("near_duplicate", "near"))
+        if flag in rows and rows[flag]["patches"]
+    ]
+    return ", ".join(found) or "none"
 
 
 def _data_rows(predictions: pd.DataFrame) -> list[dict[str, Any]]:
@@ -42,13 +74,15 @@ def _audit_content(view: AuditView | None) -> dict[str, Any] | None:
     """Flags, pictures and slides of the audit, as the template takes them."""
     if view is None:
         return None
-    flags = [{**row, "done": consequence(row)} for row in view.summary.to_dict("records")]
+    rows = view.summary.to_dict("records")
+    flags = [{**row, "done": consequence(row)} for row in rows if row["patches"]]
+    unused = [{"flag": row["flag"], "meaning": row["meaning"]} for row in rows if not row["patches"]]
     groups = example_groups(view)
     for group in groups:
         for card in group["cards"]:
             pixels = view.pictures[card["picture"]]
             card |= {"image": data_uri(pixels), "height": pixels.shape[0], "width": pixels.shape[1], "box": None}
-    return {"flags": flags, "groups": groups, "slides": view.slides.to_dict("records")}
+    return {"flags": flags, "unused": unused, "groups": groups, "slides": view.slides.to_dict("records")}
 
 
 #: What each policy does, in words. :func:`consequence` adds the number of dropped patches.

@@ -10,7 +10,7 @@ from histoblend.models.names import PLAIN_MEMBERS, SLIDE_MEMBERS, needs_slides
 from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section
 from histoblend.reports.within_slides import BETWEEN_SLIDES, gain_within_words
-from histoblend.reports.words import model_words, signed, span
+from histoblend.reports.words import difference, model_words, span
 
 COMBINER_WORDS = {
     "mean": "plain mean of log-odds",
@@ -68,6 +68,11 @@ class EnsembleView:
         """Whether the ensemble also uses members' means over slides."""
         return bool(self.members["weight_slide_mean"].notna().any())
 
+    @property
+    def uses_slides(self) -> bool:
+        """Whether the ensemble compares a patch with the other patches of its slide."""
+        return self.slide_means or any(map(needs_slides, self.members.member))
+
     def tables(self) -> dict[str, pd.DataFrame]:
         """Tables of the section, by file name."""
         return {
@@ -80,21 +85,22 @@ class EnsembleView:
 
     def doubts(self) -> tuple[str, ...]:
         """Reasons for caution if the ensemble is the best model."""
-        cautions = [
-            "The ensemble's out-of-fold score is nested: each fold is predicted by a combination that was chosen and "
-            "fitted without it. The members' predictions for the other folds come from models that were trained on "
-            "this fold, so the score may be slightly optimistic. The test slides were not used for any of this."
-        ]
-        if self.slide_means or any(map(needs_slides, self.members.member)):
-            cautions.append(
-                "The ensemble compares a patch with the other patches of its slide. To reach these scores, prediction "
-                "also needs many patches per slide, sampled as these were. Patches without a slide are predicted by "
-                "another, weaker ensemble. Heat maps use an ensemble without means over slides."
-            )
+        cautions = []
         if set(self.members.member) in ({*SLIDE_MEMBERS}, {*PLAIN_MEMBERS}):
             cautions.append(
-                "The default members were chosen on 36 PatchCamelyon slides. If your slides are among them, the "
+                "Default members were chosen on 36 PatchCamelyon slides. If your slides are among them, the "
                 "scores are optimistic, on the test slides too."
+            )
+        cautions.append(
+            "The ensemble's out-of-fold score may be slightly optimistic. It is nested: each fold is predicted by a "
+            "combination that was chosen and fitted without it. But the members' predictions for the other folds come "
+            "from models that were trained on this fold. The test slides are not part of this."
+        )
+        if self.uses_slides:
+            cautions.append(
+                "The ensemble compares a patch with the rest of its slide. To reach these scores, prediction "
+                "also needs many patches per slide, sampled as these were. Patches without a slide are predicted by "
+                "another, weaker ensemble. Heat maps use an ensemble without means over slides."
             )
         if self.left_out:
             cautions.append(
@@ -104,26 +110,37 @@ class EnsembleView:
         return tuple(cautions)
 
 
+def ensemble_finding(gains: pd.DataFrame, ladder: pd.DataFrame) -> str:
+    """Say how the ensemble's AUC differs from that of its best member, out-of-fold and on test slides."""
+    same = gains.to_dict("records")[0]
+    gain = difference(same["gain"], same["gain_low"], same["gain_high"])
+    member = model_words(same["over"])
+    text = f"Compared with its best member, {member}, the ensemble changes the AUC out-of-fold by {gain}"
+    tested = ladder[(ladder.model == "ensemble") & (ladder.split == "test") & (ladder.below == same["over"])]
+    for row in tested.to_dict("records"):
+        text += f"; on the test slides by {difference(row['gain'], row['gain_low'], row['gain_high'])}"
+    return f"{text}."
+
+
 def gain_words(gains: pd.DataFrame) -> str:
-    """Say whether the ensemble is better than its best member, in a few sentences."""
+    """Give the ensemble's AUC and that of its best member, in a few sentences."""
     same, nested = gains.to_dict("records")
-    interval = f"{signed(same['gain_low'])} to {signed(same['gain_high'])}"
     text = (
         f"Nested out-of-fold AUC {same['auc']:.3f} ({span(same['auc_low'], same['auc_high'])}) on {same['patches']:,} "
-        f"patches, compared with {same['single_auc']:.3f} for its best member, {model_words(same['over'])}. Gain: "
-        f"{signed(same['gain'])} (95 % CI {interval}). Verdict: {same['verdict']}."
+        f"patches, compared with {same['single_auc']:.3f} for its best member, {model_words(same['over'])}. "
+        f"Difference: {difference(same['gain'], same['gain_low'], same['gain_high'])}."
     )
     if abs(nested["gain"] - same["gain"]) >= 0.0005:
-        interval = f"{signed(nested['gain_low'])} to {signed(nested['gain_high'])}"
         text += (
             " The best member was chosen on the same predictions, so its AUC is optimistic. Chosen on the other folds, "
-            f"as the ensemble is, it has {nested['single_auc']:.3f} (gain {signed(nested['gain'])}, {interval})."
+            f"as the ensemble is, it has {nested['single_auc']:.3f}. Difference: "
+            f"{difference(nested['gain'], nested['gain_low'], nested['gain_high'])}."
         )
     return text
 
 
 def _gain_by_pairs(ladder: pd.DataFrame) -> str:
-    """Gain over the best member within and between slides, and what the gain between slides depends on."""
+    """Difference to the best member within and between slides, and what the part between slides depends on."""
     rows = ladder[(ladder.model == "ensemble") & (ladder.split == "oof")].to_dict("records")
     words = gain_within_words(rows[0]) if rows else ""
     return f"{words} {BETWEEN_SLIDES}" if words else ""
@@ -146,7 +163,9 @@ def ensemble_section(view: EnsembleView | None, ladder: pd.DataFrame) -> Section
         for row in view.choices.to_dict("records")
     ]
     content = {
-        "words": f"{gain_words(view.gains)} {_gain_by_pairs(ladder)}".strip(),
+        "words": gain_words(view.gains),
+        "by_pairs": _gain_by_pairs(ladder),
+        "whole": _whole_auc(view.members),
         "doubts": view.doubts(),
         "combiner": COMBINER_WORDS[view.combiner],
         "calibrator": CALIBRATOR_WORDS[view.calibrator],
@@ -157,5 +176,13 @@ def ensemble_section(view: EnsembleView | None, ladder: pd.DataFrame) -> Section
         "choices": choices,
     }
     alt = "Correlation matrix of the members' errors. ensemble-errors.csv has the numbers."
-    charts = {"errors": Chart(alt, [("correlation of errors", figures.error_map(view.errors))])}
-    return Section("ensemble", "Ensemble", content, charts=charts, tables=view.tables())
+    charts = {"errors": Chart(alt, [("members, out-of-fold: correlation of errors", figures.error_map(view.errors))])}
+    finding = ensemble_finding(view.gains, ladder)
+    return Section("ensemble", "Ensemble", content, charts=charts, tables=view.tables(), finding=finding)
+
+
+def _whole_auc(members: pd.DataFrame) -> float:
+    """AUC with all members, from which the AUC without each is subtracted; NaN for a single member."""
+    if "without" not in members:
+        return float("nan")
+    return float((members["without"] + members["value"]).iloc[0])

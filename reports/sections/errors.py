@@ -1,4 +1,4 @@
-"""The Errors section: errors of the best model by slide, among flagged patches, and examples of wrong patches."""
+"""The Errors section: the best model's most confident errors, its errors by slide, and among flagged patches."""
 
 from __future__ import annotations
 
@@ -11,28 +11,26 @@ import pandas as pd
 from histoblend.data.patches import Patches, rows_of_patches
 from histoblend.models.calibration import log_odds
 from histoblend.models.names import RUNGS, SINGLE_FAMILIES
+from histoblend.reports.evaluation.decisions import DEFAULT_POINT, DecisionsView
 from histoblend.reports.evaluation.flags import FEWEST_SLIDES, flag_errors, flag_words
 from histoblend.reports.evaluation.ladder import SPLITS, rows_with_predictions
 from histoblend.reports.evaluation.slides import slide_intervals
 from histoblend.reports.page.figures import BLUE, ORANGE, VERMILLION, layout, numbers, plain, rule, short_name, shorten
 from histoblend.reports.page.images import centre_box, photo_uri
 from histoblend.reports.page.section import Chart, Section
-from histoblend.reports.words import span
+from histoblend.reports.words import model_words, percent, span
 
 #: Number of models in the chart of slides. The CSV table has all models.
 DRAWN = 4
-#: Most pictures for each kind of error, and most per slide among them.
-GALLERY_SIZE = 8
+#: Most pictures for each kind of error and split, and most per slide among them.
+GALLERY_SIZE = 6
 GALLERY_PER_SLIDE = 2
 #: Most pictures per slide in the gallery by slide, and most in total.
-EACH_SLIDE = 3
-MAX_BY_SLIDE = 54
+EACH_SLIDE = 2
+MAX_BY_SLIDE = 30
 
-TITLES = {
-    "false-positives": "Confident false positives",
-    "false-negatives": "Confident false negatives",
-    "borderline": "Closest to the threshold",
-}
+TITLES = {"false-positives": "labelled negative, scored high", "false-negatives": "labelled positive, scored low"}
+SPLIT_WORDS = {"oof": "out-of-fold", "test": "test slides"}
 
 
 def errors_section(
@@ -42,11 +40,12 @@ def errors_section(
     model: str,
     patches: Patches,
     flags: pd.DataFrame | None = None,
+    decisions: DecisionsView | None = None,
     *,
     draws: int = 1000,
     seed: int = 0,
 ) -> Section:
-    """Show each slide's scores, error rates of flagged patches, and examples of wrong patches.
+    """Show the most confident errors, each slide's scores, and error rates of flagged patches.
 
     Parameters
     ----------
@@ -62,6 +61,8 @@ def errors_section(
         Patches of `predictions`, in any order.
     flags : DataFrame, optional
         Flags of the audit: ``patch_id`` and one bool column per flag.
+    decisions : DecisionsView, optional
+        If it is about `model`, its thresholds are used instead of the ladder's.
     draws, seed : int
         For intervals that resample slides.
 
@@ -74,7 +75,9 @@ def errors_section(
     ValueError
         A shown patch is not among `patches`.
     """
-    thresholds = model_thresholds(ladder, model)
+    thresholds: dict[str, float | np.ndarray] = {**model_thresholds(ladder, model)}
+    if decisions is not None and decisions.model == model:
+        thresholds[model] = decisions.cuts.set_index("patch_id").threshold.loc[predictions.patch_id].to_numpy()
     drawn = best_of_rungs(ladder, model)
     intervals = slide_intervals(predictions, slides, thresholds)
     shown = choose_errors(predictions, model, thresholds[model])
@@ -82,20 +85,52 @@ def errors_section(
     judged = None
     if flags is not None:
         judged = tables["errors-by-flag"] = flag_errors(predictions, flags, thresholds, draws=draws, seed=seed)
+    counts = count_errors(predictions, model, thresholds[model])
+    rows = slides[slides.model == model]
+    largest = rows.groupby("split").size().max() if len(rows) else 0
     content = {
         "model": model,
         "known": bool(predictions.slide.notna().any()),
-        "threshold": thresholds[model],
-        "counts": _counts(predictions, model, thresholds[model]),
-        "slides": slides[slides.model == model].sort_values("auc").to_dict("records"),
-        "most": MAX_ROWS if slides[slides.model == model].slide.nunique() > MAX_ROWS else None,
+        "threshold": _threshold_words(thresholds[model], decisions),
+        "counts": [{**row, "words": SPLIT_WORDS[row["split"]]} for row in counts],
+        "slides": rows.sort_values("auc").to_dict("records"),
+        "most": MAX_ROWS if largest > MAX_ROWS else None,
         "fewest": FEWEST_SLIDES,
         "flags": None if judged is None else _flag_rows(judged, model),
-        "flag_words": None if judged is None else flag_words(judged, model),
+        "flag_words": [] if judged is None else flag_words(judged, model),
         **_galleries(shown, patches, flags),
     }
-    charts = _charts(intervals, drawn)
-    return Section("errors", "Errors", content, charts=charts, tables=tables)
+    finding = errors_finding(counts, model)
+    return Section("errors", "Errors", content, charts=_charts(intervals, drawn), tables=tables, finding=finding)
+
+
+def errors_finding(counts: list[dict[str, Any]], model: str) -> str:
+    """Say how many patches of each split are wrong, and on how few slides half of the errors are."""
+    parts = [
+        f"{percent(row['errors'] / row['patches'], 1)} of the "
+        f"{'out-of-fold' if row['split'] == 'oof' else 'test'} patches ({row['errors']:,} of {row['patches']:,})"
+        for row in counts
+    ]
+    words = model_words(model)
+    text = f"{words[0].upper()}{words[1:]} misclassifies {' and '.join(parts)}"
+    first = counts[0]
+    if not first["half"]:
+        return f"{text}."
+    return (
+        f"{text}; {first['half']} of {first['slides']} slides have half of the "
+        f"{'out-of-fold' if first['split'] == 'oof' else 'test'} errors."
+    )
+
+
+def _threshold_words(threshold: float | np.ndarray, decisions: DecisionsView | None) -> str:
+    """Say which threshold decides what an error is."""
+    if np.ndim(threshold) == 0 or decisions is None:
+        return f"The threshold is that of the ladder, {threshold:.3f}."
+    operating = decisions.operating[decisions.operating.point == DEFAULT_POINT]
+    return (
+        f"The threshold is that of the default operating point, {operating.threshold.iloc[0]:.3f}. Each fold uses the "
+        "threshold chosen on the other folds."
+    )
 
 
 def model_thresholds(ladder: pd.DataFrame, best: str) -> dict[str, float]:
@@ -112,35 +147,47 @@ def best_of_rungs(ladder: pd.DataFrame, best: str) -> list[str]:
     return list(dict.fromkeys([best, *map(str, tops)]))[:DRAWN]
 
 
-def choose_errors(predictions: pd.DataFrame, model: str, threshold: float) -> pd.DataFrame:
-    """Choose example patches: worst false positives and negatives, those nearest the threshold, each slide's worst.
+def choose_errors(predictions: pd.DataFrame, model: str, threshold: float | np.ndarray) -> pd.DataFrame:
+    """Choose example patches: worst false positives and negatives, each slide's worst, those nearest the threshold.
 
-    The worst error is the one furthest from the threshold in log-odds. Each of the first three groups has at most
-    `GALLERY_PER_SLIDE` patches per slide, so that one unusual slide does not fill it. In the last group, slides with
-    the most errors come first, with at most `EACH_SLIDE` patches per slide and `MAX_BY_SLIDE` in total.
+    The worst error is the one furthest from the threshold in log-odds. A group has at most `GALLERY_SIZE` patches per
+    split, and at most `GALLERY_PER_SLIDE` per slide, so that one unusual slide does not fill it. In the group
+    ``"slide"``, slides with the most errors come first, with at most `EACH_SLIDE` patches per slide and `MAX_BY_SLIDE`
+    in total.
+
+    Parameters
+    ----------
+    predictions : DataFrame
+        ``patch_id, slide, split, label, prob_<model>``.
+    model : str
+    threshold : float or ndarray of shape (n,)
+        One threshold, or one per row.
 
     Returns
     -------
     DataFrame
-        ``group, patch_id, slide, split, label, score, wrong``. Groups are the keys of `TITLES`, then ``"slide"``.
+        ``group, patch_id, slide, split, label, score, wrong``. Groups are the keys of `TITLES`, ``"slide"`` and
+        ``"borderline"``. Rows are in the order of the page.
     """
     table = predictions[["patch_id", "slide", "split", "label"]].assign(score=predictions[f"prob_{model}"])
-    table = table[rows_with_predictions(predictions, model)]
-    distance = np.abs(log_odds(table.score.to_numpy()) - log_odds(np.array(threshold)))
-    table = table.assign(wrong=(table.score >= threshold) != (table.label == 1), distance=distance)
+    table = table.assign(cut=threshold)[rows_with_predictions(predictions, model)]
+    distance = np.abs(log_odds(table.score.to_numpy()) - log_odds(table.cut.to_numpy(np.float64)))
+    table = table.assign(wrong=(table.score >= table.cut) != (table.label == 1), distance=distance)
     errors = table[table.wrong].sort_values(["distance", "patch_id"], ascending=[False, True], kind="stable")
-    groups = {
-        "false-positives": errors[errors.label == 0],
-        "false-negatives": errors[errors.label == 1],
-        "borderline": table.sort_values(["distance", "patch_id"], kind="stable"),
-    }
-    parts = []
-    for name, part in groups.items():
-        few = part.slide.isna() | (part.groupby("slide").cumcount() < GALLERY_PER_SLIDE)
-        parts.append(part[few].head(GALLERY_SIZE).assign(group=name))
+    confident = {"false-positives": errors[errors.label == 0], "false-negatives": errors[errors.label == 1]}
+    closest = table.sort_values(["distance", "patch_id"], kind="stable")
+    parts = [_few_of_each_slide(group, split, name) for split in SPLITS for name, group in confident.items()]
     parts.append(_worst_of_slides(errors).assign(group="slide"))
+    parts += [_few_of_each_slide(closest, split, "borderline") for split in SPLITS]
     columns = ["group", "patch_id", "slide", "split", "label", "score", "wrong"]
     return pd.concat(parts, ignore_index=True)[columns]
+
+
+def _few_of_each_slide(group: pd.DataFrame, split: str, name: str) -> pd.DataFrame:
+    """First patches of a group in one split, with at most `GALLERY_PER_SLIDE` per slide."""
+    part = group[group.split == split]
+    few = part.slide.isna() | (part.groupby("slide").cumcount() < GALLERY_PER_SLIDE)
+    return part[few].head(GALLERY_SIZE).assign(group=name)
 
 
 def _worst_of_slides(errors: pd.DataFrame) -> pd.DataFrame:
@@ -154,47 +201,76 @@ def _worst_of_slides(errors: pd.DataFrame) -> pd.DataFrame:
     return kept.sort_values(["rank", "turn"], kind="stable").drop(columns=["turn", "rank"])
 
 
-def _counts(predictions: pd.DataFrame, model: str, threshold: float) -> dict[str, int]:
-    """Number of scored patches, and of false positives and negatives."""
-    part = predictions[rows_with_predictions(predictions, model)]
-    predicted, positive = part[f"prob_{model}"] >= threshold, part.label == 1
-    return {
-        "patches": len(part),
-        "negatives": int((~positive).sum()),
-        "positives": int(positive.sum()),
-        "false_positives": int((predicted & ~positive).sum()),
-        "false_negatives": int((~predicted & positive).sum()),
-    }
+def count_errors(predictions: pd.DataFrame, model: str, threshold: float | np.ndarray) -> list[dict[str, Any]]:
+    """Numbers of patches and errors of each split.
+
+    Returns
+    -------
+    list of dict
+        ``split, patches, positives, negatives, false_positives, false_negatives, errors, slides, half``. ``half`` is
+        the smallest number of slides that together have at least half of the errors; 0 without errors or slides.
+    """
+    evaluated = rows_with_predictions(predictions, model)
+    called = (predictions[f"prob_{model}"] >= threshold)[evaluated]
+    part = predictions[evaluated].assign(called=called, split=predictions.split.map(SPLITS))
+    rows = []
+    for split in SPLITS.values():
+        some = part[part.split == split]
+        if some.empty:
+            continue
+        positive, wrong = some.label == 1, some.called != (some.label == 1)
+        of_slides = np.sort(some.slide[wrong].value_counts().to_numpy())[::-1]
+        half = int(np.searchsorted(np.cumsum(of_slides), of_slides.sum() / 2)) + 1 if len(of_slides) else 0
+        rows.append(
+            {
+                "split": split,
+                "patches": len(some),
+                "positives": int(positive.sum()),
+                "negatives": int((~positive).sum()),
+                "false_positives": int((wrong & ~positive).sum()),
+                "false_negatives": int((wrong & positive).sum()),
+                "errors": int(wrong.sum()),
+                "slides": int(some.slide.nunique()),
+                "half": half,
+            }
+        )
+    return rows
 
 
 def _charts(intervals: pd.DataFrame, models: Sequence[str]) -> dict[str, Chart]:
+    """One variant per metric and split of the first model, and the AUC of the others."""
     if intervals.empty:
         return {}
-    variants = [
-        (f"{short_name(model)}: {words}", slide_forest(intervals, model, metric))
-        for model in models
-        for metric, words in METRIC_WORDS.items()
-    ]
-    rows = forest_rows(intervals, models[0], "auc")
+    variants = []
+    for model in models:
+        for metric, words in METRIC_WORDS.items() if model == models[0] else [("auc", METRIC_WORDS["auc"])]:
+            for split, split_words in SPLIT_WORDS.items():
+                part = intervals[intervals.split == split]
+                if len(forest_rows(part, model, metric)):
+                    title = f"{short_name(model)}, {split_words}: {words}"
+                    variants.append((title, slide_forest(part, model, metric)))
+    first = intervals[intervals.model == models[0]]
+    split = next(split for split in SPLIT_WORDS if (first.split == split).any())
+    rows = forest_rows(first[first.split == split], models[0], "auc")
     lowest = f"{rows.value.iloc[0]:.2f} on slide {rows.slide.iloc[0]}"
     alt = (
-        f"Forest plot of {short_name(models[0])} within each of {len(rows)} slides, from {lowest} to "
-        f"{rows.value.iloc[-1]:.2f} on slide {rows.slide.iloc[-1]}. slides-intervals.csv has the numbers."
+        f"Forest plot of {short_name(models[0])}, {SPLIT_WORDS[split]}, within each of {len(rows)} slides, from "
+        f"{lowest} to {rows.value.iloc[-1]:.2f} on slide {rows.slide.iloc[-1]}. slides-intervals.csv has the numbers."
     )
     return {"slides": Chart(alt, variants)}
 
 
 def _flag_rows(table: pd.DataFrame, model: str) -> list[dict[Any, Any]]:
-    """Rows of the best model, each with the rows of the other models for the same flag."""
+    """Rows of the best model, each with the rows of the other models for the same flag and split."""
     rows = []
     for row in table[table.model == model].to_dict("records"):
-        others = table[(table.flag == row["flag"]) & (table.model != model)]
+        others = table[(table.flag == row["flag"]) & (table.split == row["split"]) & (table.model != model)]
         rows.append({**row, "others": others.to_dict("records")})
     return rows
 
 
 def _galleries(shown: pd.DataFrame, patches: Patches, flags: pd.DataFrame | None) -> dict[str, Any]:
-    """Cards with pictures: ``galleries``, each with a title, and ``by_slide``, with the names of its slides."""
+    """Cards with pictures: ``galleries`` of confident errors with titles, ``borderline``, and ``by_slide``."""
     rows = dict(zip(shown.patch_id, rows_of_patches(patches, shown.patch_id), strict=True))
     flags_of = _patch_flags(shown.patch_id, flags)
     cards = [
@@ -202,11 +278,22 @@ def _galleries(shown: pd.DataFrame, patches: Patches, flags: pd.DataFrame | None
         for row in shown.to_dict("records")
     ]
     galleries = [
-        {"title": title, "cards": [card for card in cards if card["group"] == name]} for name, title in TITLES.items()
+        {
+            "title": f"{SPLIT_WORDS[name].capitalize()}: {title}",
+            "cards": [card for card in cards if card["group"] == group and card["split"] == split],
+        }
+        for split, name in SPLITS.items()
+        for group, title in TITLES.items()
     ]
     by_slide = [card for card in cards if card["group"] == "slide"]
     names = list(dict.fromkeys(card["slide"] for card in by_slide))
-    return {"galleries": galleries, "by_slide": by_slide, "slide_names": names, "each_slide": EACH_SLIDE}
+    return {
+        "galleries": [gallery for gallery in galleries if gallery["cards"]],
+        "borderline": [card for card in cards if card["group"] == "borderline"],
+        "by_slide": by_slide,
+        "slide_names": names,
+        "each_slide": EACH_SLIDE,
+    }
 
 
 def _patch_flags(patch_ids: pd.Series, flags: pd.DataFrame | None) -> Mapping[str, list[str]]:

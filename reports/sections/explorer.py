@@ -321,9 +321,12 @@ def _charts(view: ExplorerView) -> dict[str, Chart]:
     if len(view.cases):
         attribution = grouped(view.attributions[view.best])
         percentiles = attribution.percentiles()
-        falls = [
-            (row["case"], waterfall(attribution, row["place"], percentiles)) for row in view.cases.to_dict("records")
-        ]
+        falls = []
+        for row in view.cases.to_dict("records"):
+            figure = waterfall(attribution, row["place"], percentiles)
+            title = f"Contributions to one patch of a test slide ({row['case']}): {model_words(view.best)}"
+            figure["layout"]["meta"] = {"title": title}
+            falls.append((row["case"], figure))
         # Only a file: on the page, waterfalls can be expanded.
         charts["waterfall"] = Chart("Contribution of each family to the log-odds of one patch, largest first.", falls)
     return charts

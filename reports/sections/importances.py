@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.features.handcrafted.column import REGION_WORDS
+from histoblend.features.handcrafted.plain_names import plain_name
 from histoblend.models.inspection.importance import GroupView, sum_by_family
 from histoblend.models.inspection.importance_stability import agreement
 from histoblend.reports.evaluation.explorer import ExplorerView
@@ -355,7 +356,8 @@ def _cluster_rows(importances: pd.DataFrame, view: GroupView) -> list[dict[str, 
             row = drops[model].loc[cluster["group"]]
             alone = single_drops[model].reindex(members).max() if model in single_drops else np.nan
             cells.append({"value": row.value, "low": row.low, "high": row.high, "alone": alone})
-        rows.append({**cluster, "members": members, "cells": cells, "top": max(cell["value"] for cell in cells)})
+        words, top = plain_name(cluster["group"]), max(cell["value"] for cell in cells)
+        rows.append({**cluster, "words": words, "members": members, "cells": cells, "top": top})
     return sorted(rows, key=lambda row: -row["top"])[:CLUSTER_ROWS]
 
 

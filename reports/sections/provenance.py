@@ -1,4 +1,4 @@
-"""The section "How it was made": configuration, versions, files, reporting checklist and model card."""
+"""The section "How it was made": citation, configuration, versions, files, model card and reporting checklist."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from histoblend.reports.page.section import Section
+from histoblend.reports.sections.citation import citation
 from histoblend.reports.sections.tripod import COVERED, IN_PART, MISSING, checklist
 
 #: Signs of a status, so that it can be read without colours.
@@ -34,7 +35,7 @@ def made_section(
     artefacts: Mapping[str, Mapping[str, str]] | None = None,
     card: str = "",
 ) -> Section:
-    """Show configuration, versions, times, digests, the TRIPOD+AI checklist and the model card.
+    """Show how to cite the report, configuration, versions, times, digests, the model card and the TRIPOD+AI checklist.
 
     Parameters
     ----------
@@ -63,15 +64,22 @@ def made_section(
         {**row, "mark": MARKS[row["status"]], "links": [(name, titles[name]) for name in row["sections"].split()]}
         for row in items.to_dict("records")
     ]
+    counts = {status: int((items.status == status).sum()) for status in MARKS}
     content = {
+        "citation": citation(facts),
         "facts": _fact_tables(facts),
         "files": files.to_dict("records"),
         "folders": len(artefacts or {}),
         "items": rows,
-        "counts": {status: int((items.status == status).sum()) for status in MARKS},
+        "counts": counts,
+        "missing": [topic[:1].lower() + topic[1:] for topic in items.topic[items.status == MISSING]],
         "card": card_html(card),
     }
-    return Section("made", "How it was made", content, tables={"artefacts": files, "tripod": items})
+    finding = f"Of the 27 items of TRIPOD+AI, this report covers {counts[COVERED]} and {counts[IN_PART]} in part"
+    if len(files):
+        finding += f"; digests of all {len(files)} files of the run let others check that nothing was changed"
+    tables = {"artefacts": files, "tripod": items}
+    return Section("made", "How it was made", content, tables=tables, finding=f"{finding}.")
 
 
 def card_html(text: str) -> Markup:

@@ -11,6 +11,7 @@ from histoblend.models.inspection.importance import sum_by_family
 from histoblend.models.inspection.stain import (
     FEWEST_SLIDES,
     OWN_FAMILY,
+    P_LIMIT,
     REPORTED_STRENGTH,
     SEPARATES_FROM_AUC,
     StainGroups,
@@ -37,7 +38,7 @@ from histoblend.reports.page.figures import (
     short_name,
 )
 from histoblend.reports.page.section import Chart, Section, records
-from histoblend.reports.words import model_words, signed, span
+from histoblend.reports.words import difference, direction, model_words, percent, span
 
 #: Most models named in a sentence.
 MAX_NAMED = 3
@@ -87,11 +88,37 @@ def stain_section(view: StainView | None, importances: pd.DataFrame, best: str) 
             "own": OWN_FAMILY,
         }
         tables["stain-families"] = view.families
-    return Section(NAME, TITLE, content, charts=charts, tables=tables, nav=NAV)
+    return Section(NAME, TITLE, content, charts=charts, tables=tables, nav=NAV, finding=stain_finding(view, best))
+
+
+def stain_finding(view: StainView, best: str) -> str:
+    """Say how altered stains change the best model's AUC, and whether stain is associated with the label."""
+    parts = []
+    if view.shifted is not None:
+        rows = view.shifted[(view.shifted.alteration == "shift") & (view.shifted.strength == REPORTED_STRENGTH)]
+        for row in records(rows[rows.model == best]):
+            change = difference(row["change"], row["change_low"], row["change_high"])
+            parts.append(
+                f"stains altered by up to {REPORTED_STRENGTH:g} change the AUC of {model_words(best)} on the test "
+                f"slides by {change}"
+            )
+    if view.groups is not None:
+        p = view.groups.p
+        level = "P < 0.001" if p < 0.001 else f"P = {p:.3f}"
+        if view.groups.confounded:
+            parts.append(
+                f"stain and label are confounded ({level}), so a model can score well by recognising the stain"
+            )
+        elif p < P_LIMIT:
+            parts.append(f"stain is associated with the label ({level}), but too little to cast doubt on the scores")
+        else:
+            parts.append(f"an association of stain with the label is not shown ({level})")
+    text = "; ".join(parts)
+    return f"{text[0].upper()}{text[1:]}." if text else ""
 
 
 def shift_words(curves: pd.DataFrame, best: str, strength: float = REPORTED_STRENGTH) -> str:
-    """Say how shifted stains affect the best model, and which models lose most AUC.
+    """Say how shifted stains change the AUC of the best model, and of which models they lower it.
 
     Parameters
     ----------
@@ -104,9 +131,9 @@ def shift_words(curves: pd.DataFrame, best: str, strength: float = REPORTED_STRE
     shifted = curves[curves.alteration == "shift"]
     text = _altered_words(shifted[shifted.strength == strength], best, f"are scaled and shifted by up to {strength:g}")
     worst = min(_of_rungs(shifted[shifted.strength == shifted.strength.max()]), key=lambda row: row["change"])
-    if worst["change"] >= 0:
-        return f"{text} At {worst['strength']:g}, no model loses AUC."
-    return f"{text} At {worst['strength']:g}, {model_words(worst['model'])} loses most, {_loss(worst)}."
+    if round(worst["change"], 3) >= 0:
+        return f"{text} At {worst['strength']:g}, no model's AUC is lower."
+    return f"{text} At {worst['strength']:g}, the change of {model_words(worst['model'])} is largest, {_change(worst)}."
 
 
 def restain_words(curves: pd.DataFrame, best: str) -> str:
@@ -129,15 +156,17 @@ def _altered_words(part: pd.DataFrame, best: str, alteration: str) -> str:
     if of_best is not None:
         text += (
             f"{model_words(best)} {_change_words(of_best)}. Its probabilities change by {of_best['moved']:.2f} on "
-            f"average, and the predicted class changes for {100 * of_best['turned']:.0f} % of the patches. "
+            f"average, and the predicted class changes for {percent(of_best['turned'])} of the patches. "
         )
-    losers = sorted((row for row in rows if row["change_high"] < 0), key=lambda row: row["change"])
-    none, some = "No model has a loss of AUC with a 95 % CI above 0.", "Losses of AUC with a 95 % CI above 0:"
+    losers = sorted(
+        (row for row in rows if direction(row["change_low"], row["change_high"]) == -1), key=lambda row: row["change"]
+    )
+    none, some = "No model's AUC falls with a 95 % CI below 0.", "Models whose AUC falls, with a 95 % CI below 0:"
     if of_best is None:
         none, some = none[0].lower() + none[1:], some[0].lower() + some[1:]
     if not losers:
         return text + none
-    worst = [f"{model_words(row['model'])}, {_loss(row)}" for row in losers[:MAX_NAMED]]
+    worst = [f"{model_words(row['model'])}, {_change(row)}" for row in losers[:MAX_NAMED]]
     more = f"; and {len(losers) - MAX_NAMED} more" if len(losers) > MAX_NAMED else ""
     return f"{text}{some} {'; '.join(worst)}{more}."
 
@@ -176,11 +205,13 @@ def family_words(families: pd.DataFrame, importances: pd.DataFrame, confounded: 
         return f"{text} None of them is the family with the largest permutation importance of a model."
     ranked = sorted(suspects.items(), key=lambda item: -item[1]["value"])
     drops = "; ".join(
-        f"{model_words(model)} loses {row['value']:.3f} AUC when {row['family']} is shuffled"
+        f"{model_words(model)}, {difference(-row['value'], -row['high'], -row['low'])} when {row['family']} is shuffled"
         for model, row in ranked[:MAX_NAMED]
     )
     more = f"; and {len(ranked) - MAX_NAMED} more" if len(ranked) > MAX_NAMED else ""
-    text += f" A model that relies on such a family may use the stain. Suspicious models: {drops}{more}."
+    text += (
+        f" A model that relies on such a family may use the stain. Suspicious models by change of AUC: {drops}{more}."
+    )
     if confounded:
         return text + " Stain is associated with the label here, so this suspicion is serious."
     return text + (
@@ -207,19 +238,11 @@ def _change_words(row: dict[str, Any]) -> str:
     """Change of a model's AUC in words."""
     if pd.isna(row["change_low"]):
         return f"has an AUC of {row['auc']:.3f}, compared with {row['auc'] - row['change']:.3f} on unaltered patches"
-    if row["change_high"] < 0:
-        return f"loses {_loss(row)} AUC"
-    if row["change_low"] > 0:
-        return f"gains {row['change']:.3f} ({span(row['change_low'], row['change_high'])}) AUC"
-    interval = f"{signed(row['change_low'])} to {signed(row['change_high'])}"
-    return f"changes its AUC by {signed(row['change'])} ({interval}), inconclusive (95 % CI includes 0)"
+    return f"changes its AUC by {_change(row)}"
 
 
-def _loss(row: dict[str, Any]) -> str:
-    if pd.isna(row["change_low"]):
-        return f"{-row['change']:.3f}"
-    low, high = (signed(-row[name]).removeprefix("+") for name in ("change_high", "change_low"))
-    return f"{-row['change']:.3f} ({low} to {high})"
+def _change(row: dict[str, Any]) -> str:
+    return difference(row["change"], row["change_low"], row["change_high"])
 
 
 def _leading_families(importances: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -227,7 +250,8 @@ def _leading_families(importances: pd.DataFrame) -> dict[str, dict[str, Any]]:
     if not len(importances):
         return {}
     sums = sum_by_family(importances)
-    sums = sums[(sums.measure == "permutation") & (sums.low > 0)]
+    sums = sums[sums.measure == "permutation"]
+    sums = sums[[direction(low, high) == 1 for low, high in zip(sums.low, sums.high, strict=True)]]
     return {row["model"]: row for row in records(sums.sort_values("value").drop_duplicates("model", keep="last"))}
 
 
@@ -259,7 +283,8 @@ def _shift_charts(curves: pd.DataFrame) -> dict[str, Chart]:
     variants = [(words, stain_shifts(curves[~alone], name)) for name, (words, _) in SHIFT_WORDS.items()]
     if alone.any():
         variants += [
-            (f"{SHIFT_WORDS[name][0]}, families alone", stain_shifts(curves[alone], name)) for name in ("change", "auc")
+            (SHIFT_WORDS[name][0].replace("all models", "families alone"), stain_shifts(curves[alone], name))
+            for name in ("change", "auc")
         ]
     alt = "Every model's score when stains are shifted or exchanged. The table below has the same numbers."
     return {"shifts": Chart(alt, variants)}
@@ -282,9 +307,19 @@ def _group_content(groups: StainGroups, scores: pd.DataFrame, best: str) -> dict
 
 def _group_chart(scores: pd.DataFrame, slides: pd.DataFrame) -> Chart:
     marks: dict[str, Any] = {"by": "group", "marks": GROUP_MARKS}
-    variants = [("AUC within each group", figures.forest(scores, "auc", **marks))]
+    variants = [
+        (
+            "all models, out-of-fold and test patches together: AUC within each group",
+            figures.forest(scores, "auc", **marks),
+        )
+    ]
     if slides.auc.notna().any():
-        variants.append(("AUC within each slide", figures.slide_strip(slides, **marks)))
+        variants.append(
+            (
+                "all models, out-of-fold and test patches together: AUC within each slide",
+                figures.slide_strip(slides, **marks),
+            )
+        )
     return Chart("AUC of every model within the two stain groups. The table below has the same numbers.", variants)
 
 
@@ -295,10 +330,16 @@ FAMILY_COLOURS = dict(
 )
 #: Measures of the chart of altered stains: name in the menu, title of the axis.
 SHIFT_WORDS = {
-    "change": ("change of AUC compared with unaltered patches", "change of AUC"),
-    "auc": ("AUC on held-out slides", "AUC"),
-    "moved": ("mean absolute change of probability", "mean absolute change of probability"),
-    "turned": ("share of patches whose predicted class changes", "share with changed class"),
+    "change": ("all models, test slides: change of AUC compared with unaltered patches", "change of AUC"),
+    "auc": ("all models, test slides: AUC", "AUC"),
+    "moved": (
+        "all models, test slides: mean absolute change of probability",
+        "mean absolute change of probability",
+    ),
+    "turned": (
+        "all models, test slides: share of patches whose predicted class changes",
+        "share with changed class",
+    ),
 }
 
 
@@ -385,8 +426,7 @@ def _shift_text(row: dict[str, Any]) -> str:
     text = f"{name}<br>AUC {row['auc']:.3f}" + (f" ({span(row['auc_low'], row['auc_high'])})" if known else "")
     if row["strength"] == 0:
         return text
-    interval = f" ({signed(row['change_low'])} to {signed(row['change_high'])})" if known else ""
     return (
-        f"{text}<br>change {signed(row['change'])}{interval}<br>probabilities change by {row['moved']:.3f}, "
+        f"{text}<br>change {_change(row)}<br>probabilities change by {row['moved']:.3f}, "
         f"class changes for {row['turned']:.1%}"
     )

@@ -153,7 +153,7 @@ ITEMS = (
         23,
         "Performance",
         "discrimination and calibration with intervals, differences between clusters",
-        ("ladder", "decisions/reliability", "decisions/decision-curve", "errors"),
+        ("ladder", "decisions/reliability", "decisions/recalibration", "decisions/decision-curve", "errors"),
     ),
     Item(24, "Model updating", "results of recalibration or refitting", ("decisions/ensemble-calibrators",)),
     Item(

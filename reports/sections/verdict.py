@@ -1,131 +1,249 @@
-"""The verdict in sentences: the result, what improved it, and reasons for caution."""
+"""The first screen: which model is best, whether the gain is real, whether to trust it, and what to do next."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import pandas as pd
 
-from histoblend.models.inspection.stain import StainGroups
-from histoblend.models.names import CONTEXT_RUNGS, RUNGS, split_model_name
-from histoblend.reports.page.section import records
-from histoblend.reports.within_slides import score_within_words
-from histoblend.reports.words import FEW_SLIDES, RUNG_WORDS, head_words, model_words, signed, span
+from histoblend.models.names import RUNGS, split_model_name
+from histoblend.reports.page import figures
+from histoblend.reports.page.section import Chart, Section
+from histoblend.reports.sections.cautions import Caution, cautions
+from histoblend.reports.sections.evidence import BORDERLINE, CLEAR, NONE, Evidence, Row, known
+from histoblend.reports.sections.next_steps import NextStep, next_steps
+from histoblend.reports.words import RUNG_WORDS, head_words, model_words, signed, span
 
-Row = dict[str, Any]
+#: Short names of rungs, for the axis of the forest plot.
+RUNG_LABELS = {
+    "colour": "colour features",
+    "handcrafted": "all handcrafted",
+    "embeddings": "embeddings",
+    "both": "handcrafted + embeddings",
+    "context": "handcrafted, slide context",
+    "in-slide": "handcrafted, slide-relative",
+    "embeddings-context": "embeddings, slide context",
+    "both-context": "both, slide context",
+    "context-normalised": "handcrafted, normalised",
+    "embeddings-normalised": "embeddings, normalised",
+    "both-normalised": "both, normalised",
+    "cnn": "fine-tuned network",
+    "cnn-context": "network, slide context",
+    "ensemble": "ensemble",
+}
+#: Reasons for caution that are shown at once.
+SHOWN_CAUTIONS = 5
+#: Screen pixels per row of the forest plot, and around the rows.
+ROW_PX, FRAME_PX = 21, 88
+
+_TRUST_WORDS = {
+    "no": ("Not yet", "its scores cannot be trusted yet"),
+    "caution": ("With caution", "its scores need caution"),
+    "yes": ("On slides like these", "its scores hold for slides like these"),
+}
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Summary at the top of the report.
+    """Content of the first screen.
 
     Attributes
     ----------
     best : str
         Model with the highest out-of-fold AUC.
-    reached : str
-        Result: how good the best model is, with intervals.
-    helped : tuple of str
+    finding : str
+        The answer in one sentence.
+    scores : list of dict
+        AUC with interval, AUC within slides, slides, and slides with tumour: out of fold and on the test set.
+    gain : dict or None
+        Gain over a simpler model: ``title, word, interval, over, test``.
+    trust : str
+        Whether the scores can be trusted, in a few words.
+    cost : dict or None
+        Time and memory of the best model, and time of the simpler one.
+    cautions : list of Caution
+    next_steps : list of NextStep
+    steps : tuple of str
         Steps of the ladder, grouped by whether they improved the AUC.
-    distrust : tuple of str
-        Reasons for caution, a few sentences each.
     """
 
     best: str
-    reached: str
-    helped: tuple[str, ...]
-    distrust: tuple[str, ...]
+    finding: str
+    scores: list[dict[str, Any]]
+    gain: dict[str, str] | None
+    trust: str
+    cost: dict[str, str] | None
+    cautions: list[Caution]
+    next_steps: list[NextStep]
+    steps: tuple[str, ...]
 
 
-def judge(
-    ladder: pd.DataFrame,
-    *,
-    slide_map: bool,
-    inferred: bool = False,
-    phantom: bool = False,
-    slide_aucs: Sequence[float] = (),
-    stain: StainGroups | None = None,
-    doubts_on_ensemble: Sequence[str] = (),
-) -> Verdict:
-    """Turn a ladder into sentences.
+def judge(evidence: Evidence) -> Verdict:
+    """Turn evidence into the words and numbers of the first screen."""
+    reasons = cautions(evidence)
+    trust = _trust(evidence, reasons)
+    return Verdict(
+        best=evidence.best["model"],
+        finding=_finding(evidence, trust),
+        scores=_scores(evidence),
+        gain=_gain(evidence),
+        trust=_TRUST_WORDS[trust][0],
+        cost=_cost(evidence),
+        cautions=reasons,
+        next_steps=next_steps(evidence),
+        steps=_improvements(evidence.steps),
+    )
+
+
+def verdict_section(verdict: Verdict, ladder: pd.DataFrame, data: str) -> Section:
+    """Show the verdict beside a forest plot of the best model of each rung.
 
     Parameters
     ----------
+    verdict : Verdict
     ladder : DataFrame
-        From :func:`reports.evaluation.ladder.ladder`.
-    slide_map : bool
-        Whether slides are known. Without them, patches of one slide are in both training and test sets.
-    inferred : bool
-        Whether slides are clusters of similar patches, because there is no slide map.
-    phantom : bool
-        Whether the patches are synthetic.
-    slide_aucs : sequence of float
-        AUC of the best model within each slide that has enough patches of both classes.
-    stain : StainGroups, optional
-        Whether the slides' stain is associated with their share of positives.
-    doubts_on_ensemble : sequence of str
-        Reasons for caution that apply if the ensemble is the best model.
+        From :func:`reports.evaluation.ladder.ladder`, without single families.
+    data : str
+        The data card in one line.
     """
-    rows: list[Row] = records(ladder)
-    oof = [row for row in rows if row["split"] == "oof" and row["rung"] != RUNGS[0]]
-    if not oof:
-        raise ValueError("a verdict needs at least one model besides 'prevalence'; got none. Train a head first.")
-    best = max(oof, key=lambda row: row["auc"])
-    test = next((row for row in rows if row["split"] == "test" and row["model"] == best["model"]), None)
-    cautions = [
-        *_data_cautions(best, test, slide_map, phantom, inferred),
-        *_score_cautions(best, test, len(oof), slide_aucs),
-        *(doubts_on_ensemble if best["rung"] == "ensemble" else ()),
-    ]
-    if stain is not None and stain.confounded:
-        cautions.insert(0, stain.words())
-    return Verdict(
-        best["model"],
-        _result(best, test, slide_map, "inferred slide" if inferred else "slide"),
-        _improvements(oof),
-        tuple(cautions),
+    content = {"verdict": asdict(verdict), "data": data, "shown": _shown(len(verdict.cautions))}
+    best = best_of_each_rung(ladder)
+    chart = Chart(_forest_alt(best), [("AUC", compact_forest(best))])
+    return Section("verdict", "Verdict", content, charts={"answer": chart}, finding=verdict.finding)
+
+
+def _shown(reasons: int) -> int:
+    """Number of reasons for caution that are shown at once: all of them if only one would be hidden."""
+    return reasons if reasons <= SHOWN_CAUTIONS + 1 else SHOWN_CAUTIONS
+
+
+def _trust(evidence: Evidence, reasons: list[Caution]) -> str:
+    if any(reason.serious for reason in reasons):
+        return "no"
+    return "caution" if evidence.few() or evidence.test is None or evidence.test_side else "yes"
+
+
+def _finding(evidence: Evidence, trust: str) -> str:
+    gains = {CLEAR: "its gain is clear", BORDERLINE: "its gain is borderline", NONE: "it shows no gain"}
+    gain = gains.get(evidence.gain)
+    joint = "but" if trust != "yes" and evidence.gain in (CLEAR, "") else "and"
+    start = f"{_capitalised(model_words(evidence.best['model']))} is the best model"
+    return (
+        f"{start}; {gain}, {joint} {_TRUST_WORDS[trust][1]}." if gain else f"{start}, {joint} {_TRUST_WORDS[trust][1]}."
     )
 
 
-def _result(best: Row, test: Row | None, slide_map: bool, unit: str) -> str:
-    sample = f"{best['slides']} {unit}s" if slide_map else f"{best['patches']:,} patches"
-    text = (
-        f"The best model by out-of-fold AUC is {model_words(best['model'])}: {best['auc']:.3f} "
-        f"(95 % CI {span(best['auc_low'], best['auc_high'])}) on {sample}. Each {unit if slide_map else 'patch'} was "
-        "predicted by a model that was not trained on it."
-    )
-    if test is None:
-        return text + f" No test set was held out.{_within_slides(best, test)}"
-    test_sample = (
-        f"{test['slides']} {unit.replace('slide', 'test slide')}s" if slide_map else f"{test['patches']:,} test patches"
-    )
-    return text + (
-        f" On the {test_sample}, which were not used for any choice, its AUC is {test['auc']:.3f} "
-        f"({span(test['auc_low'], test['auc_high'])}).{_within_slides(best, test)}"
-    )
+def _scores(evidence: Evidence) -> list[dict[str, Any]]:
+    test = "Test slides" if evidence.slide_map else "Test patches"
+    names = {"oof": ("Out of fold", ""), "test": (test, "not used in this run")}
+    rows = []
+    for split, row in (("oof", evidence.best), ("test", evidence.test)):
+        if row is None:
+            continue
+        rows.append(
+            {
+                "name": names[split][0],
+                "note": names[split][1],
+                "auc": _with_interval(row, "auc"),
+                "within": _with_interval(row, "auc_within"),
+                "slides": int(row["slides"]) if evidence.slide_map else None,
+                "tumour": evidence.tumour_slides.get(split) if evidence.slide_map else None,
+                "patches": int(row["patches"]),
+            }
+        )
+    return rows
 
 
-def _within_slides(best: Row, test: Row | None) -> str:
-    """The best model's AUC over pairs of patches from the same slide, if slides are known."""
-    scores = [score_within_words(row) for row in (best, test) if row is not None]
-    if not any(scores):
-        return ""
-    splits = ("out of fold", "on the test slides")
-    parts = [f"{score} {words}" for score, words in zip(scores, splits, strict=False) if score]
-    return f" Within slides (over pairs of patches from the same slide), its AUC is {' and '.join(parts)}."
+def _with_interval(row: Row, name: str) -> dict[str, str] | None:
+    """Return a score and its interval as text; None if unknown."""
+    value, low, high = (known(row, f"{name}{end}") for end in ("", "_low", "_high"))
+    if value is None:
+        return None
+    return {"value": f"{value:.3f}", "interval": "" if low is None or high is None else span(low, high)}
 
 
-def _improvements(oof: list[Row]) -> tuple[str, ...]:
+def _gain(evidence: Evidence) -> dict[str, str] | None:
+    """Gain of the best model over the model below it, in words."""
+    if not evidence.gain or evidence.below is None:
+        return None
+    ensemble = evidence.best["rung"] == "ensemble"
+    test = evidence.test
+    return {
+        "title": f"Gain over the {'best single' if ensemble else 'next simpler'} model",
+        "word": _capitalised(evidence.gain),
+        "interval": _signed_interval(evidence.best),
+        "over": _short_words(evidence.below["model"]),
+        "test": "" if test is None or pd.isna(test["gain"]) else _signed_interval(test),
+    }
+
+
+def _short_words(model: str) -> str:
+    """Return a model's name with the label of its rung in the forest plot."""
+    rung, head = split_model_name(model)
+    return RUNG_LABELS[rung] + (f" ({head_words(head)})" if head else "")
+
+
+def _signed_interval(row: Row) -> str:
+    low, high = row["gain_low"], row["gain_high"]
+    text = f"{signed(row['gain'])} (95 % CI {signed(low)} to {signed(high)})"
+    return f"{text}, inconclusive" if low <= 0 <= high else text
+
+
+def _cost(evidence: Evidence) -> dict[str, str] | None:
+    """Core time per 1,000 patches, and peak memory, which is that of the model's largest step."""
+    seconds = known(evidence.best, "seconds_per_1000")
+    if seconds is None:
+        return None
+    memory, simpler = known(evidence.best, "peak_mb"), known(evidence.below, "seconds_per_1000")
+    return {
+        "seconds": _seconds(seconds),
+        "memory": "" if memory is None else f"{memory:,.0f} MB",
+        "simpler": "" if simpler is None else _seconds(simpler),
+    }
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
+def best_of_each_rung(ladder: pd.DataFrame) -> pd.DataFrame:
+    """Rows of each rung's best model by out-of-fold AUC, best first, without ``prevalence``."""
+    oof = ladder[(ladder.split == "oof") & (ladder.rung != RUNGS[0])].sort_values("auc", ascending=False, kind="stable")
+    models = oof.drop_duplicates("rung").model.tolist()
+    rows = ladder[ladder.model.isin(models)]
+    return rows.sort_values("model", key=lambda names: names.map(models.index), kind="stable", ignore_index=True)
+
+
+def compact_forest(best: pd.DataFrame) -> figures.Figure:
+    """Draw the AUC of models in narrow rows, with a line at the first model's out-of-fold AUC."""
+    figure = figures.forest(best, "auc")
+    for trace in figure["data"]:
+        trace["marker"] |= {"size": 6, "line": trace["marker"]["line"] | {"width": 1.5}}
+    labels = [RUNG_LABELS[split_model_name(model)[0]] for model in dict.fromkeys(best.model)]
+    frame = figure["layout"]
+    frame["yaxis"]["ticktext"] = labels
+    frame["font"] = frame["font"] | {"size": 12}
+    frame["height"] = FRAME_PX + ROW_PX * len(labels)
+    frame["shapes"] = [figures.rule(round(float(best.auc.iloc[0]), 5))]
+    return figure
+
+
+def _forest_alt(best: pd.DataFrame) -> str:
+    oof = best[best.split == "oof"]
+    parts = [f"{figures.short_name(model)} {auc:.3f}" for model, auc in zip(oof.model, oof.auc, strict=True)]
+    return "AUC of the best model of each rung with 95 % intervals. Out of fold, best first: " + ", ".join(parts) + "."
+
+
+def _improvements(steps: tuple[Row, ...]) -> tuple[str, ...]:
     # The gain over prevalence is left out: pooling inflates it, and nobody doubts it.
-    steps = [row for row in oof if isinstance(row["below"], str) and row["below"] != RUNGS[0]]
-    if not steps:
+    compared = [row for row in steps if isinstance(row["below"], str) and row["below"] != RUNGS[0]]
+    if not compared:
         return ("Each head has only one rung, so there are no steps to compare.",)
     groups = [
-        ("Improved the AUC (95 % CI of the gain above 0)", [s for s in steps if s["gain_low"] > 0]),
-        ("Inconclusive (95 % CI includes 0)", [s for s in steps if s["gain_low"] <= 0 <= s["gain_high"]]),
-        ("Lowered the AUC (95 % CI below 0)", [s for s in steps if s["gain_high"] < 0]),
+        ("Improved the AUC (95 % CI of the gain above 0)", [s for s in compared if s["gain_low"] > 0]),
+        ("Inconclusive (95 % CI includes 0)", [s for s in compared if s["gain_low"] <= 0 <= s["gain_high"]]),
+        ("Lowered the AUC (95 % CI below 0)", [s for s in compared if s["gain_high"] < 0]),
     ]
     return tuple(f"{title}: {_step_words(part)}." for title, part in groups if part)
 
@@ -142,54 +260,5 @@ def _step_words(rows: list[Row]) -> str:
     return "; ".join(f"{step} ({'; '.join(heads)})" for step, heads in gains.items())
 
 
-def _data_cautions(best: Row, test: Row | None, slide_map: bool, phantom: bool, inferred: bool) -> list[str]:
-    cautions = []
-    if phantom:
-        cautions.append(
-            "The patches are a phantom: synthetic images with a known truth. These scores test the program and say "
-            "nothing about medicine."
-        )
-    if not slide_map:
-        cautions.append(
-            "No slide map was given, so patches of one slide can be in both training and test sets. Every score here "
-            "is optimistic, and the intervals are too narrow. On one real sample, a split that ignored slides raised "
-            "the AUC by 0.06 to 0.08."
-        )
-    if inferred:
-        cautions.append(
-            "No slide map was given. Clusters of patches with similar stain are used instead of slides. They mix real "
-            "slides, so every score here is optimistic. On one real sample, such clusters removed a third of the "
-            "optimism of a random split."
-        )
-    if best["rung"] in CONTEXT_RUNGS:
-        cautions.append(
-            "The best model uses slide context: it compares a patch with the other patches of its slide. To reach "
-            "these scores, prediction also needs many patches per slide: 16 or more, with about the same share of "
-            "tumour as the whole slide."
-        )
-    for name, row in [("Out-of-fold predictions cover", best), ("The test set has", test)]:
-        if slide_map and row is not None and row["slides"] < FEW_SLIDES:
-            cautions.append(
-                f"{name} only {row['slides']} slides. The sample size is the number of slides, not of patches: an "
-                f"interval from resampling {row['slides']} slides is rough and tends to be too narrow."
-            )
-    return cautions
-
-
-def _score_cautions(best: Row, test: Row | None, models: int, slide_aucs: Sequence[float]) -> list[str]:
-    cautions = []
-    if len(slide_aucs) > 1:
-        cautions.append(
-            "Results differ between slides. Within single slides (at least five patches of each class), the best "
-            f"model's AUC ranges from {min(slide_aucs):.2f} to {max(slide_aucs):.2f}. Slides from another laboratory "
-            "may fall anywhere in this range, or outside it."
-        )
-    if test is not None and not best["auc_low"] <= test["auc"] <= best["auc_high"]:
-        side, difficulty = ("below", "harder") if test["auc"] < best["auc_low"] else ("above", "easier")
-        cautions.append(f"The test AUC is {side} the out-of-fold interval: the test slides are {difficulty}.")
-    if models > 1:
-        cautions.append(
-            f"The best of {models} models was chosen by the same out-of-fold AUC that is quoted here, so this AUC is "
-            "slightly optimistic. The test AUC was not used for the choice."
-        )
-    return cautions
+def _capitalised(text: str) -> str:
+    return text[:1].upper() + text[1:]

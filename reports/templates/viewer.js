@@ -68,16 +68,27 @@
     state.outlines = path;
   };
 
+  // Sides of the cells in mm. Cells at the right and lower edge end with the slide.
+  const sides = (axis) => Array.from({ length: data.grid[axis] }, (_, index) =>
+    ((Math.min((index + 1) * data.stride, data.plane[axis]) - index * data.stride) * data.spacing[axis]) / 1000);
+  const [widths, heights] = [sides(0), sides(1)];
+
   const showThreshold = () => {
     let known = 0;
     let positive = 0;
-    for (const value of probability) {
-      if (Number.isNaN(value)) continue;
-      known += 1;
-      if (value >= state.threshold) positive += 1;
+    for (let row = 0; row < rows; row += 1) {
+      for (let column = 0; column < columns; column += 1) {
+        const value = probability[row * columns + column];
+        if (Number.isNaN(value)) continue;
+        const area = widths[column] * heights[row];
+        known += area;
+        if (value >= state.threshold) positive += area;
+      }
     }
     find("threshold-value").textContent = state.threshold.toFixed(3);
-    find("share").textContent = known ? `${((100 * positive) / known).toFixed(1)} % of the tiles reach it.` : "Nothing was predicted.";
+    find("share").textContent = known
+      ? `${positive.toFixed(3)} of ${known.toFixed(3)} mm² (${((100 * positive) / known).toFixed(1)} %) reach it.`
+      : "Nothing was predicted.";
     const mark = find("ramp-threshold");
     mark.textContent = state.threshold > 0.06 && state.threshold < 0.94 ? state.threshold.toFixed(2) : "";
     mark.style.left = `${100 * state.threshold}%`;

@@ -52,7 +52,7 @@ def test_every_example_of_the_api_page_runs(run: Run, monkeypatch: pytest.Monkey
     names: dict[str, object] = {}
     exec("\n".join(blocks), names)  # noqa: S102 - our own page
     assert list(names["features"]) and len(names["held_out"]) > 0  # type: ignore[arg-type, call-overload]  # noqa: PT018
-    assert list(names["found"]) == ["probability", "label", "flags"]  # type: ignore[call-overload]
+    assert list(names["predictions"]) == ["probability", "label", "flags"]  # type: ignore[call-overload]
     assert set(histoblend.__all__) <= set(re.findall(r"\w+", "\n".join(blocks)))
 
 

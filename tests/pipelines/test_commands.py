@@ -102,6 +102,9 @@ def test_a_second_run_reuses_every_step_and_says_so(finished, capsys):
     output = capsys.readouterr().out
     for step in ("prepare", "features", "embeddings", "heads", "report"):
         assert f"{step}: up to date (240 rows, " in output
+    last = output.rstrip().splitlines()[-1]
+    assert last.startswith("Best: ")
+    assert last.endswith(f"test slides; report: {finished.folder / '7-report' / 'report.html'}")
     assert (finished.folder / "predictions.parquet").read_bytes() == before
 
 
@@ -400,6 +403,21 @@ def test_a_column_is_explained_with_a_picture(finished, capsys):
     assert "colour_mean_red_whole" in capsys.readouterr().out
     with pytest.raises(InputError, match="Did you mean 'colour_mean_red_whole'"):
         explain(finished, "colour_mean_red_hole")
+
+
+def test_a_column_is_explained_by_its_plain_name_or_by_words_that_only_it_has(tmp_path, capsys):
+    run = phantom_run(tmp_path, "data.n=60", "data.slides=12")
+    explain(run, "Spread of nuclear area, whole patch")
+    assert capsys.readouterr().out.splitlines()[-8:-6] == [
+        "spread of nuclear area, whole patch (unit: px²)",
+        "nuclei_area-spread_absorbed_whole",
+    ]
+    path = explain(run, "stain separation")
+    assert path.name == "explain-stain_angle_both_whole.png"
+    capsys.readouterr()
+    with pytest.raises(InputError, match="'nucleus size' matches the 28 above"):
+        explain(run, "nucleus size")
+    assert "  nuclei_area-mean_absorbed_whole: mean nuclear area, whole patch" in capsys.readouterr().out.splitlines()
 
 
 def test_help_needs_no_heavy_import():

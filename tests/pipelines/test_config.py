@@ -35,7 +35,7 @@ def test_settings_override_the_file():
         ("data.source=kagle", "data.source: Input should be 'phantom', 'kaggle', 'pcam' or 'folder'; got 'kagle'"),
         ("split.folds", r"--set must look like section.key=value; got 'split.folds'"),
         ("name.x=1", "'name' is a value, not a section"),
-        ("name=../elsewhere", "name must be a folder name without slashes; got '../elsewhere'"),
+        ("name=../elsewhere", "without slashes or spaces; got '../elsewhere'. Choose another, such as RUN=elsewhere"),
         ("zzz.qqq=1", "known keys: name, seed, data.source"),
     ],
 )
@@ -70,6 +70,13 @@ def test_described_settings_can_be_parsed_again():
     lines = list(describe(config))
     assert "split.folds=3  # cross-validation folds of the other slides" in lines
     assert load_config(CONFIGS[1], [line.partition("  # ")[0] for line in lines]) == config
+
+
+def test_a_data_card_takes_text_and_numbers():
+    card = load_config(CONFIGS[0], ["data.card.tissue=lymph node", "data.card.um_per_pixel=0.5"]).data.card
+    assert (card.tissue, card.um_per_pixel, card.label) == ("lymph node", "0.5", "")
+    with pytest.raises(InputError, match=r"did you mean 'data\.card\.tissue'"):
+        load_config(CONFIGS[0], ["data.card.tisue=lymph node"])
 
 
 def test_backbones_and_sizes_can_be_single_or_several():

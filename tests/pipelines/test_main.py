@@ -70,3 +70,16 @@ def test_zero_workers_are_refused(tmp_path, monkeypatch, arguments):
     assert isinstance(done.exception, InputError)
     assert str(done.exception).startswith("workers must be a positive number, or -1 for one per core")
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("step", command_line.COMMANDS)
+def test_every_run_command_has_the_same_options(step):
+    """Only `features` explains a column. A wrong value shows that --set is read."""
+    runner = CliRunner()
+    help_text = runner.invoke(command_line.app, [step, "--help"]).output
+    for option in ("--config", "--set", "--data", "--run ", "--runs", "--missing", "--strict", "--rebuild"):
+        assert option in help_text
+    assert ("--explain" in help_text) == (step == "features")
+    result = runner.invoke(command_line.app, [step, "--set", "split.fold=4"])
+    assert isinstance(result.exception, InputError)
+    assert "unknown key 'split.fold'; did you mean 'split.folds'?" in str(result.exception)

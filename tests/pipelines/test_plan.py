@@ -13,6 +13,7 @@ from histoblend.pipelines.config import load_config
 from histoblend.pipelines.plan import STEPS, plan_run
 from histoblend.pipelines.runtime import provenance
 from histoblend.pipelines.runtime.provenance import ROOT, code_digest, source_files
+from histoblend.pipelines.steps import patches
 
 #: Modules that cannot change values, so that a change in them rebuilds nothing, and the reason for each.
 CHANGE_NO_VALUE = {
@@ -98,6 +99,8 @@ def other_code(tmp_path, monkeypatch):
         ("reports/sections/verdict.py", {"sections"}),
         ("reports/model_card.py", {"bundle", "sections"}),
         ("pipelines/analysis/leakage.py", {"leakage", "sections"}),
+        ("features/handcrafted/plain_names.py", {"sections"}),
+        ("features/handcrafted/catalogue.py", set()),
         ("pipelines/engine/worker.py", {*TABLES, "heads", "refit"}),
         ("pipelines/runtime/screen.py", set()),
         ("pipelines/config.py", set()),
@@ -115,6 +118,18 @@ def test_steps_read_earlier_steps_and_have_separate_folders():
         assert set(step.reads) <= set(names[:number]), step.name
     assert len({step.folder for step in STEPS}) == len(STEPS)
     assert all(callable(step.builder) for step in STEPS)
+
+
+def test_a_data_card_is_not_a_setting_of_any_step_and_rebuilds_only_the_sections(tmp_path):
+    plain, stated = (
+        plan_run(load_config(Path("phantom"), settings), tmp_path) for settings in ([], ["data.card.tissue=breast"])
+    )
+    assert all(step.settings(plain.config) == step.settings(stated.config) for step in STEPS)
+    # The sections alone have the shown configuration among their inputs; those of other steps are read from results.
+    sections = next(step for step in STEPS if step.name == "sections")
+    assert sections.inputs(plain) != sections.inputs(stated)
+    assert [step.name for step in STEPS if step.inputs is sections.inputs] == ["sections"]
+    assert patches.inputs(plain) == patches.inputs(stated)
 
 
 def test_a_changed_style_sheet_rebuilds_only_the_page(tmp_path, other_code, capsys):

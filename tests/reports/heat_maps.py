@@ -39,6 +39,7 @@ def make_summary(**options):
         "slide": {"name": "a.svs", "width": 352, "height": 288, "um_per_pixel": [0.486, 0.486], "vendor": "aperio"},
         "bundle": {"run": "mine", "source": "kaggle", "made": "2026-11-26", "digest": "0123456789abcdef" * 4},
         "model": "logistic_context",
+        "slide_context": True,
         "auc": 0.93,
         "point": "youden",
         "threshold": 0.5,

@@ -1,64 +1,16 @@
 """The report in a real browser: Debian's chromium, driven by Playwright."""
 
-import os
-import shutil
+import itertools
 
 import pytest
 
-from tests.reports.cohorts import make_inputs
-from tests.reports.test_report import NASTY, nasty_inputs
-from tests.reports.written_report import write_report
+from tests.reports.conftest import CHROMIUM
+from tests.reports.test_report import NASTY
 
-CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium"),
 ]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, env=dict(os.environ))
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory):
-    return {
-        "plain": write_report(tmp_path_factory.mktemp("plain"), make_inputs(0, slides=12, per_slide=20)),
-        "nasty": write_report(tmp_path_factory.mktemp("nasty"), nasty_inputs()),
-    }
-
-
-@pytest.fixture
-def visit(browser, reports):
-    """Open a report. After the test, check that no error was logged and no request left the page."""
-    contexts, problems = [], []
-
-    def opened(name="plain", **options):
-        context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}} | options)
-        contexts.append(context)
-        page = context.new_page()
-        page.on("console", lambda message: problems.append(message.text) if message.type != "log" else None)
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("dialog", lambda dialog: (problems.append("dialog"), dialog.dismiss()))
-        page.on(
-            "request",
-            lambda request: request.url.startswith(("file:", "data:", "blob:")) or problems.append(request.url),
-        )
-        page.goto(reports[name].as_uri())
-        page.wait_for_function("[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))")
-        return page
-
-    yield opened
-    for context in contexts:
-        context.close()
-    assert problems == []
 
 
 def _column(page, selector, number):
@@ -69,26 +21,62 @@ def _column(page, selector, number):
 def test_every_figure_is_drawn_and_has_a_text_alternative(visit):
     page = visit()
     plots = page.locator(".plot")
-    assert plots.count() == page.locator("figure[data-figure]").count() == 7
+    assert plots.count() == page.locator("figure[data-figure]").count() == 8
     assert page.locator(".plot .scatterlayer .trace").count() >= 4
     assert all(plots.evaluate_all("plots => plots.map(plot => plot.getAttribute('aria-label').length > 40)"))
+
+
+def test_the_answer_fits_the_first_screen_of_a_desktop(visit):
+    page = visit(viewport={"width": 1300, "height": 900})
+    assert page.locator(".answer-data").evaluate("line => line.getBoundingClientRect().bottom") <= 900
+    plot, scores = page.locator(".answer-plot").bounding_box(), page.locator(".answer-scores").bounding_box()
+    assert plot["x"] > scores["x"] + scores["width"]
+
+
+def test_the_answer_is_stacked_on_a_phone_with_actions_before_details(visit):
+    page = visit(viewport={"width": 375, "height": 700})
+    order = (".answer-scores", ".answer-next", ".answer-cautions", ".answer-plot", ".answer-data")
+    boxes = [page.locator(name).bounding_box() for name in order]
+    assert all(upper["y"] + upper["height"] <= lower["y"] for upper, lower in itertools.pairwise(boxes))
+    assert {box["x"] for box in boxes} == {boxes[0]["x"]}
+
+
+def test_a_reason_for_caution_opens_by_keyboard_and_an_action_leads_to_its_section(visit):
+    page = visit()
+    reason = page.locator(".answer-cautions details").first
+    assert reason.locator("p").is_hidden()
+    reason.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert reason.locator("p").is_visible()
+    links = page.locator(".answer-next a")
+    assert links.count() >= 1
+    for link in links.all():
+        assert page.locator(link.get_attribute("href")).count() == 1
 
 
 def test_ladder_sorts_both_ways_by_keyboard_with_missing_last(visit):
     page = visit()
     before = _column(page, "#ladder-table", 1)
-    button = page.get_by_role("button", name="Gain over the rung below")
+    gains = page.locator("#ladder-table tbody td[data-group=gain]:nth-child(6)")
+    gains.evaluate_all("cells => cells.slice(3, 5).forEach(cell => { cell.dataset.value = ''; })")
+    button = page.get_by_role("button", name="Gain in AUC, out-of-fold")
     button.focus()
     page.keyboard.press("Enter")
-    falling = _column(page, "#ladder-table", 5)
+    falling = _column(page, "#ladder-table", 6)
     numbers = [float(value) for value in falling if value]
     assert numbers == sorted(numbers, reverse=True)
     assert falling[-2:] == ["", ""]
     assert button.locator("xpath=..").get_attribute("aria-sort") == "descending"
     button.click()
-    rising = _column(page, "#ladder-table", 5)
+    rising = _column(page, "#ladder-table", 6)
     assert [float(value) for value in rising if value] == sorted(numbers)
     assert rising[-2:] == ["", ""]
+    costs = page.get_by_role("button", name="Core-seconds per 1,000 patches")
+    costs.click()
+    assert button.locator("xpath=..").get_attribute("aria-sort") == "none"
+    column = page.locator("#ladder-table tbody td[data-group=seconds_per_1000]")
+    seconds = [float(value) for value in column.evaluate_all("cells => cells.map(cell => cell.dataset.value)")]
+    assert seconds == sorted(seconds, reverse=True)
     page.locator("#ladder-table th button").first.click()
     assert _column(page, "#ladder-table", 1) == before
 
@@ -166,19 +154,12 @@ def test_dark_scheme_is_dark_and_keeps_its_text_readable(visit):
         page = visit(color_scheme=scheme)
         paper = luminance(page.evaluate("getComputedStyle(document.body).backgroundColor"))
         assert (paper < 0.1) is (scheme == "dark")
-        for selector, property_ in [("p", "color"), ("small", "color"), (".xtitle", "fill"), (".warnings h2", "color")]:
+        for selector, property_ in [
+            ("p", "color"),
+            ("small", "color"),
+            (".xtitle", "fill"),
+            (".answer .word", "color"),
+        ]:
             text = luminance(page.locator(selector).first.evaluate(f"e => getComputedStyle(e).{property_}"))
             contrast = (max(text, paper) + 0.05) / (min(text, paper) + 0.05)
             assert contrast >= 4.5, (scheme, selector, contrast)
-
-
-def test_printed_pages_contain_every_table_and_no_controls(visit):
-    page = visit(color_scheme="dark")
-    page.emulate_media(media="print")
-    page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
-    assert page.locator("nav").is_hidden()
-    closed = page.locator("details:not([open])")
-    assert closed.count() == page.locator("td details, th details").count() > 0
-    page.evaluate("dispatchEvent(new Event('afterprint'))")
-    assert page.locator("details:not([open])").count() > 0

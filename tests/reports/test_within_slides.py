@@ -38,10 +38,15 @@ def test_within_words_say_what_is_counted_or_why_it_is_missing(rows, words):
 
 
 def test_gain_is_reported_within_and_between_slides():
+    nan = float("nan")
     row = {"gain_within": 0.017, "gain_within_low": 0.001, "gain_within_high": 0.036}
-    row |= {"gain_between": -0.013, "gain_between_low": None, "gain_between_high": None}
-    assert gain_within_words(row) == "Within slides it gains +0.017 (+0.001 to +0.036), between slides −0.013."
-    assert gain_within_words(row | {"gain_within": float("nan")}) == ""
+    row |= {"gain_between": -0.013, "gain_between_low": nan, "gain_between_high": nan}
+    assert gain_within_words(row) == (
+        "Difference within slides: +0.017 (95 % CI +0.001 to +0.036). Difference between slides: −0.013."
+    )
+    unclear = row | {"gain_within_low": 0.0002}
+    assert "+0.017 (0.000 to +0.036), inconclusive (95 % CI includes 0)." in gain_within_words(unclear)
+    assert gain_within_words(row | {"gain_within": nan}) == ""
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["slides", "no slides"])
@@ -55,10 +60,10 @@ def shown(request, tmp_path_factory):
 def test_ladder_shows_scores_and_gains_within_slides_if_slides_are_known(shown):
     known, inputs, text = shown
     table = text[text.index('id="ladder-table"') : text.index("</table>", text.index('id="ladder-table"'))]
-    headings = re.findall(r'<button type="button" data-kind="number">([^<]+)</button>', table)
+    headings = re.findall(r'<th scope="colgroup"[^>]*>([^<]+)</th>', table)
     expected = ["AUC within slides", "Gain within slides", "Gain between slides"]
     assert [name for name in headings if "slides" in name] == (expected if known else [])
-    for row in inputs.ladder.to_dict("records"):
+    for row in inputs.ladder[inputs.ladder.rung != "prevalence"].to_dict("records"):
         for name in ("auc_within", "gain_within", "gain_between"):
             assert (f'data-value="{row[name]}"' in table) == (not pd.isna(row[name]))
     assert "nan" not in table

@@ -17,7 +17,7 @@ def write_report(folder: Path, inputs: ReportInputs, *, prints: bool = False) ->
         Created if missing.
     inputs : ReportInputs
     prints : bool
-        Whether the page links to every chart as SVG and PNG, in ``figures/``.
+        Whether the page links to every chart as PDF, SVG and PNG, in ``figures/``.
 
     Returns
     -------
@@ -29,6 +29,6 @@ def write_report(folder: Path, inputs: ReportInputs, *, prints: bool = False) ->
     ValueError
         The report shows a patch that is not among `inputs.patches`.
     """
-    page = write_page(folder, inputs.title, build_sections(inputs), warnings=inputs.warnings, prints=prints)
+    page = write_page(folder, inputs.title, build_sections(inputs), prints=prints)
     (folder / "facts.json").write_text(facts_text(inputs.facts), encoding="utf-8")
     return page

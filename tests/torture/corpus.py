@@ -18,41 +18,41 @@ NO_UTF8 = b"\xff\xfe.png"
 
 #: Kind of fault by the first word of a file's name. The table of docs/reliability.md lists these kinds.
 KINDS = {
-    "cut": "cut off at each 1 % of its length",
+    "cut": "truncated at each 1 % of its length",
     "random": "random bytes",
-    "magic": "a format's first bytes, then random ones",
-    "wrong": "a format's first bytes, then zeros",
+    "magic": "the first bytes of a format, then random bytes",
+    "wrong": "the first bytes of a format, then zeros",
     "bomb": "huge dimensions in a tiny file",
     "packed": "huge dimensions in a tiny file",
-    "cyclic": "TIFF directories in a circle, or 200,000 in a chain",
-    "chain": "TIFF directories in a circle, or 200,000 in a chain",
-    "scans": "a JPEG of 50,000 passes",
+    "cyclic": "circular TIFF directories, or a chain of 200,000",
+    "chain": "circular TIFF directories, or a chain of 200,000",
+    "scans": "a JPEG with 50,000 passes",
     "one": "1 × 1 pixels",
     "cmyk": "CMYK",
     "float": "floating-point pixels",
     "grey": "grey in Kaggle's layout",
-    "animated": "animated, or of several pages",
-    "several": "animated, or of several pages",
-    "webp": "animated, or of several pages",
-    "gif": "a format that is not taken",
-    "empty": "no bytes",
-    "pipe": "a FIFO",
-    "loop": "links in a circle",
-    "round": "links in a circle",
-    "there": "links in a circle",
-    "dead": "a link to nowhere",
-    "folder": "a folder with a file's name",
+    "animated": "an animation or several pages",
+    "several": "an animation or several pages",
+    "webp": "an animation or several pages",
+    "gif": "an unsupported format",
+    "empty": "an empty file",
+    "pipe": "a named pipe (FIFO)",
+    "loop": "circular links",
+    "round": "circular links",
+    "there": "circular links",
+    "dead": "a dead link",
+    "folder": "a folder named like an image",
     "locked": "no permission to read",
     "icc": "an ICC profile",
-    "turned": "turned by EXIF",
-    "wide": "16 bits a pixel",
+    "turned": "rotated by EXIF",
+    "wide": "16 bits per pixel",
 }
 
 
 def kind_of(name: str) -> str:
     """Kind of fault of a file of this module, from its name."""
     start = name.rpartition("/")[2].replace(".", "-").partition("-")[0]
-    return KINDS.get(start, "a name with a newline, quotes, emoji, comma, formula or bytes that are no UTF-8")
+    return KINDS.get(start, "a name with a newline, quotes, emoji, comma, formula or bytes that are not UTF-8")
 
 
 def noise(seed: int) -> Image.Image:

@@ -29,7 +29,7 @@ def fuzzing(records: str) -> str:
     """The fuzzing table in Markdown. Empty without records."""
     added = ("inputs", "paths", "minutes", "processor_minutes", "faults", "crashes", "seeds")
     listed = rows(records, "reader", added)
-    lines = ["| Reader | Inputs | New paths | Minutes | of a core | Faults | Crashes | Guided by | Seeds |"]
+    lines = ["| Reader | Inputs | New paths | Minutes | Core minutes | Faults | Crashes | Guided by | Seeds |"]
     lines.append("|---|--:|--:|--:|--:|--:|--:|---|--:|")
     for row in listed:
         numbers = [f"{row[key]:,}" for key in added[:2]] + [f"{row[key]:.1f}" for key in added[2:4]]

@@ -56,7 +56,7 @@ def test_a_damaged_shard_is_computed_again(tmp_path, faults):
             (folder / name).write_bytes(bad)
             np.testing.assert_array_equal(extract_shards(brightness, pixels, folder, 3, shard_size=4), expected)
             tried += 1
-    faults("a shard of an interrupted step altered or cut", tried, tried, "nothing: it is computed again")
+    faults("a shard of an interrupted step altered or truncated", tried, tried, "nothing: it is computed again")
 
 
 def build(folder):
@@ -78,7 +78,7 @@ def test_an_altered_step_is_rebuilt(tmp_path, faults):
         assert said == ["features: rebuilding, values.txt is missing or altered"]
         assert (folder / "values.txt").read_text() == "abc"
         tried += 1
-    faults("a file of a finished step altered or cut", tried, tried, "rebuilding, <file> is missing or altered")
+    faults("a file of a finished step altered or truncated", tried, tried, "rebuilding, <file> is missing or altered")
 
 
 def test_a_kill_between_renames_loses_nothing(tmp_path, faults):
@@ -87,7 +87,7 @@ def test_a_kill_between_renames_loses_nothing(tmp_path, faults):
         folder.rename(tmp_path / name)
         run_step(SPEC, tmp_path, must_not_build, rebuild=False, say=print)
         assert sorted(path.name for path in tmp_path.iterdir()) == ["2-features"]
-    faults("killed between the renames of a finished step", 2, 2, "up to date")
+    faults("killed between the renames that finish a step", 2, 2, "up to date")
 
 
 def files_in(folder, pattern="*"):
@@ -130,8 +130,8 @@ def test_any_damaged_file_of_a_finished_run_is_rebuilt(tmp_path, faults, at_leng
             assert actual == expected, path
             assert digests_fit(tmp_path / "one"), path
             tried += 1
-    sees = "rebuilding, <file> is missing or altered; of a broken manifest: error: … Pass --rebuild"
-    faults("each file of a finished run altered, and cut", tried, tried, sees, SEED)
+    sees = "rebuilding, <file> is missing or altered; for a damaged manifest: error: … Pass --rebuild"
+    faults("each file of a finished run altered, and truncated", tried, tried, sees, SEED)
 
 
 def damage_pieces(folder, rng):
@@ -166,8 +166,8 @@ def test_damaged_pieces_of_an_interrupted_run_are_rebuilt(tmp_path, faults, at_l
             assert heads(runs) == expected
         shutil.rmtree(runs)
     assert tried
-    faults("pieces of an interrupted run altered or cut: rows, shards, fits", tried, tried,
-           "nothing: they are made again", SEED)  # fmt: skip
+    faults("parts of an interrupted run altered or truncated: rows, shards, fits", tried, tried,
+           "nothing: they are computed again", SEED)  # fmt: skip
 
 
 NETWORK = {
@@ -200,8 +200,8 @@ def test_damaged_pieces_of_an_interrupted_network_are_rebuilt(tmp_path, faults):
             assert network(runs) == expected
         shutil.rmtree(runs, ignore_errors=True)
     assert tried
-    faults("pieces of an interrupted network altered or cut: maps, checkpoints, log-odds", tried, tried,
-           "nothing: they are made again", SEED)  # fmt: skip
+    fault = "parts of an interrupted fine-tuning altered or truncated: feature maps, checkpoints, log-odds"
+    faults(fault, tried, tried, "nothing: they are computed again", SEED)
 
 
 def test_any_file_of_a_bundle_altered_or_cut_is_refused(sound, faults, at_length):
@@ -217,5 +217,9 @@ def test_any_file_of_a_bundle_altered_or_cut_is_refused(sound, faults, at_length
         path.write_bytes(content)
     open_bundle(sound)
     faults(
-        "a file of a bundle altered or cut", tried, tried, f"error: {error.value}".replace(str(sound), "bundle"), SEED
+        "a file of a bundle altered or truncated",
+        tried,
+        tried,
+        f"error: {error.value}".replace(str(sound), "bundle"),
+        SEED,
     )

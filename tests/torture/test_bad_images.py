@@ -74,10 +74,10 @@ def record(faults, listed, report, good=()):
     """Record a row per kind of file: bad kinds with their first reason, and unusual good kinds."""
     for kind in dict.fromkeys(map(kind_of, listed)):
         names = [name for name in listed if kind_of(name) == kind]
-        faults(f"image: {kind}", len(names), len(names), f"{report} names it: {listed[names[0]]}")
+        faults(f"image: {kind}", len(names), len(names), f"listed in {report}: {listed[names[0]]}")
     for kind in dict.fromkeys(map(kind_of, good)):
         number = sum(kind_of(name) == kind for name in good)
-        faults(f"image, good though odd: {kind}", number, number, "nothing: it is read like any other")
+        faults(f"unusual but valid image: {kind}", number, number, "nothing: it is read like any other")
 
 
 @pytest.fixture(scope="module")

@@ -56,9 +56,7 @@ def test_a_full_disk_at_any_call_is_one_error_and_the_run_resumes(tmp_path, faul
     assert sum(map(bool, lines)) > len(lines) / 2
     for number, messages in seen.items():
         sees = f"error: {max(messages)}"
-        faults(
-            f"`heads`: each call in turn that writes refused ({ANSWERS[number]})", len(messages), len(messages), sees
-        )
+        faults(f"`heads`: each write in turn fails ({ANSWERS[number]})", len(messages), len(messages), sees)
 
 
 @pytest.mark.length
@@ -79,4 +77,4 @@ def test_a_full_disk_during_report_or_bundle_is_one_error_and_the_run_resumes(tm
         open_bundle(runs / "one" / "bundle")
         shutil.rmtree(runs)
     tried = len(early) + len(late)
-    faults("`baseline`: a random call that writes report or bundle refused", tried, tried, f"error: {said}", SEED)
+    faults("`baseline`: a random write of the report or bundle fails", tried, tried, f"error: {said}", SEED)

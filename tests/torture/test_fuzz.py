@@ -23,4 +23,9 @@ def test_a_reader_accepts_or_refuses_damaged_files(name, faults):
         for content in [b"", *seeds, *(mutate(rng.choice(seeds), rng) for _ in range(TIMES[name]))]:
             assert survives(reader.read, content) == "", content[:200]
     tried = 1 + len(seeds) + TIMES[name]
-    faults(f"a damaged file for the reader of {name} (seed {SEED})", tried, tried, "what it is, and error: … otherwise")
+    faults(
+        f"a damaged file for the reader of {name} (seed {SEED})",
+        tried,
+        tried,
+        "its content if still valid, else error: …",
+    )

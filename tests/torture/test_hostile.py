@@ -161,7 +161,10 @@ def test_no_table_cell_starts_a_formula(hostile, faults):
     assert cells > 1000
     tried = len(IDS) + len(SLIDES)
     faults(
-        "an id or slide that is a formula, markup or another row", tried, tried, "text, with an apostrophe before it"
+        "an id or slide that is a formula, markup or a new row",
+        tried,
+        tried,
+        "text; a formula starts with an apostrophe",
     )
 
 
@@ -218,7 +221,7 @@ def test_payloads_in_a_run_folder_do_not_run(hostile, tmp_path, faults):
             tried += 1
         path.write_bytes(sound)
         (step / "manifest.json").write_text(manifest)
-    faults("a pickle in place of an artefact, its digest made to fit", tried, tried, "an error; no code runs")
+    faults("a pickle in place of an artefact, with a matching digest", tried, tried, "an error; no code runs")
 
 
 def load_all(folder):
@@ -251,7 +254,7 @@ def test_payloads_in_a_bundle_do_not_run(sound, tmp_path, faults):
             assert not touched.exists(), name
             shutil.rmtree(folder)
             tried += 1
-    faults("a pickle in place of a file of a bundle, sealed again", tried, tried, "error: …; no code runs")
+    faults("a pickle in place of a file of a bundle, with matching digests", tried, tried, "error: …; no code runs")
 
 
 def test_payloads_in_data_do_not_run(tmp_path, faults):
@@ -318,7 +321,7 @@ def test_archive_members_outside_the_target_are_refused(tmp_path, pack, faults):
             unpack_archive(archive, tmp_path / "target")
         assert [path.name for path in tmp_path.iterdir()] == ["archive"]
     sees = f"error: {error.value}".replace(str(tmp_path), "…")
-    faults("a path in a zip or tar file that leads outside", len(OUTSIDE), len(OUTSIDE), sees)
+    faults("a path outside the target in a zip or tar file", len(OUTSIDE), len(OUTSIDE), sees)
 
 
 def test_bundle_paths_outside_the_bundle_are_refused(sound, faults):
@@ -330,7 +333,7 @@ def test_bundle_paths_outside_the_bundle_are_refused(sound, faults):
         (sound / "bundle.json").write_text(json.dumps({**index, "digest": index_digest(index)}))
         with pytest.raises(InputError, match="expected paths inside the bundle") as error:
             open_bundle(sound)
-    faults("a path in a bundle's index that leads outside", len(names), len(names), f"error: {error.value}".replace(
+    faults("a path outside the bundle in its index", len(names), len(names), f"error: {error.value}".replace(
         str(sound), "bundle"))  # fmt: skip
 
 
@@ -346,7 +349,7 @@ def test_an_untrusted_type_in_a_skops_file_is_refused(faults):
             InputError, match=r"expected only histoblend.models.heads.logistic.LogisticHead; got "
         ) as error:
             check_content("head.skops", skops.io.dumps({"head": value}), trusted_types())
-    faults("a type that is not on the list in a skops file", len(named), len(named), f"error: {error.value}")
+    faults("a type that is not allowed in a skops file", len(named), len(named), f"error: {error.value}")
 
 
 def test_keras_own_lambda_layer_is_refused(tmp_path, faults):
@@ -413,7 +416,7 @@ def test_outside_paths_are_refused_in_one_line(tmp_path, faults):
         assert words in said
         assert "\x1b" not in said
     assert sorted(path.name for path in tmp_path.iterdir()) in (["data"], ["data", "runs"])
-    faults("a path, or a run's name, that leads outside", len(tried), len(tried), "error: … one line")
+    faults("a path or run name that leads outside its folder", len(tried), len(tried), "error: … in one line")
 
 
 def test_every_requirement_is_pinned_with_hashes():
@@ -459,4 +462,4 @@ def test_an_inconsistent_sealed_bundle_is_refused_before_the_first_file(sound, t
         shutil.rmtree(folder)
     assert not (tmp_path / "o.csv").exists()
     tried = len(indices) + len(heads)
-    faults("a bundle altered and sealed again", tried, tried, "error: … Get the bundle again")
+    faults("an inconsistent bundle with matching digests", tried, tried, "error: … Get the bundle again")

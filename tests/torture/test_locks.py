@@ -53,14 +53,14 @@ def test_a_lock_of_a_running_process_is_kept_without_file_locks(tmp_path, other,
         pass
     assert json.loads((folder / ".lock").read_text()) == other
     sees = anonymous(f"error: {error.value}".replace(str(tmp_path), "runs"))
-    faults("a second process where the file system knows no locks", 1, 1, sees)
+    faults("a second process on a file system without locks", 1, 1, sees)
 
 
 def test_a_lock_of_another_machine_is_not_taken(tmp_path, other, without_locks, faults):
     folder = held(tmp_path / "run", other | {"host": "another-machine", "pid": 1})
     with pytest.raises(InputError, match="process 1 on another-machine"), lock.run_lock(folder, print):
         pass
-    faults("a lock of another machine on a share without locks", 1, 1, "error: … process <n> on <host> …")
+    faults("a lock of another machine on a network share without locks", 1, 1, "error: … process <n> on <host> …")
 
 
 @pytest.mark.parametrize("change", [{"started": 5.0}, {"pid": 2**22 - 3}, {"started": None}, {"pid": "none"}])
@@ -72,7 +72,7 @@ def test_a_reused_process_number_holds_no_lock(tmp_path, other, without_locks, c
     assert len(said) == 1
     assert "taking over the lock" in said[0]
     assert (folder / ".lock").read_text() == ""
-    faults("a process number used again by another process", 1, 1, anonymous(said[0]))
+    faults("a process number reused by another process", 1, 1, anonymous(said[0]))
 
 
 @pytest.mark.parametrize("cut", [1, 10, 40])
@@ -80,7 +80,7 @@ def test_a_truncated_lock_file_is_rewritten(tmp_path, other, without_locks, cut,
     folder = held(tmp_path / "run", json.dumps(other)[:cut])
     with lock.run_lock(folder, print):
         assert json.loads((folder / ".lock").read_text())["pid"] == os.getpid()
-    faults("a lock file cut off in its middle", 1, 1, "nothing")
+    faults("a truncated lock file", 1, 1, "nothing")
 
 
 @pytest.mark.length
@@ -103,7 +103,7 @@ def test_two_parallel_runs_under_one_folder_give_the_results_of_each_alone(tmp_p
         for file in ("1-patches/pixels.npy", "2-features/values.npy", "4-heads/predictions.parquet"):
             actual = (tmp_path / "both" / name / file).read_bytes()
             assert actual == (tmp_path / "alone" / "one" / file).read_bytes(), file
-    faults("two runs at once under one folder", 2, 2, "nothing: each ends as it would alone")
+    faults("two parallel runs in one folder", 2, 2, "nothing: the results of each run alone")
 
 
 def embedded(path):
@@ -153,8 +153,8 @@ def test_processes_share_the_cache_of_exported_networks(tmp_path, faults):
         assert embedded(path) == expected
     # A child of the killed process ran on for a while and may have written files after the first check.
     assert sorted(file.suffix for file in cache.iterdir()) == [".onnx", ".sha256"]
-    faults("two processes that export into one cache, after one that was killed there", 3, 3, "nothing: one whole file")
-    faults("an exported network in the cache altered or cut", 2, 2, "nothing: it is exported again")
+    faults("two processes export to one cache in which another was killed", 3, 3, "nothing: one complete file")
+    faults("an exported network in the cache altered or truncated", 2, 2, "nothing: it is exported again")
 
 
 def test_partial_files_of_a_running_process_are_kept(tmp_path, other):

@@ -22,14 +22,14 @@ def test_a_limit_below_what_libraries_map_is_reported_at_once(tmp_path, step, fa
         said = one_line(done)
         assert f"{step} needs at least {least / 1e9:.1f} GB of address space" in said
         assert list(tmp_path.iterdir()) == []
-    faults(f"`{step}` under `ulimit -v`, from 150 MB", len(limits), len(limits), said)
+    faults(f"`{step}` with too little address space (`ulimit -v`), from 150 MB", len(limits), len(limits), said)
 
 
 def test_the_least_address_space_is_enough(tmp_path, faults):
     least = resources.MIN_SPACE[False]
     done = command("heads", tmp_path, limit=lambda: resource.setrlimit(resource.RLIMIT_AS, (least, least)))
     assert done.returncode == 0, done.stderr
-    faults("`heads` on little data with the least address space", 1, 1, "nothing: it ends well")
+    faults("`heads` on a small data set with the minimum address space", 1, 1, "nothing: it finishes")
 
 
 CGROUPS = [
@@ -63,4 +63,4 @@ def test_fits_that_do_not_fit_in_memory_are_refused_before_they_start(monkeypatc
         resources.check_start("embeddings", networks=True)
     with pytest.raises(InputError, match=r"2 parallel fits need at least 1\.0 GB of memory") as error:
         resources.check_memory(1000 * MB, "2 parallel fits")
-    faults("tables larger than the memory that is left", 1, 1, f"error: {error.value}")
+    faults("tables larger than the available memory", 1, 1, f"error: {error.value}")

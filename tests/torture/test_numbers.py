@@ -54,7 +54,12 @@ def test_a_non_finite_value_is_named_by_column_and_patch(tmp_path, value, faults
             check_finite(tmp_path, patches)
     np.save(tmp_path / "values.npy", np.zeros((5000, 2), np.float32))
     check_finite(tmp_path, patches)
-    faults(f"{value} in a feature table", len(cells), len(cells), "the column, the patch, how many")
+    faults(
+        f"{value} in a feature table",
+        len(cells),
+        len(cells),
+        "error: … names the column, the patch and the number of values",
+    )
 
 
 IMPOSSIBLE = {
@@ -78,7 +83,7 @@ def test_data_that_cannot_be_split_are_refused_in_one_line(tmp_path, case, fault
 
 POSSIBLE = {
     "a slide with one patch": ([0, 1] * 30, ["lone"] + [f"S{row * 12 // 60}" for row in range(1, 60)]),
-    "10 patches in all": ([0, 1] * 5, [f"S{row}" for row in range(10)]),
+    "10 patches in total": ([0, 1] * 5, [f"S{row}" for row in range(10)]),
 }
 
 
@@ -92,7 +97,7 @@ def test_small_data_give_probabilities_without_warnings(tmp_path, case, faults):
     probabilities = pd.read_parquet(tmp_path / "runs" / "edge" / "4-heads" / "predictions.parquet").filter(like="prob_")
     assert len(probabilities) == len(labels)
     assert ((probabilities >= 0) & (probabilities <= 1)).all(axis=None)
-    faults(case, 1, 1, "a finished table of probabilities")
+    faults(case, 1, 1, "nothing: a complete table of probabilities")
 
 
 def test_constant_and_duplicated_columns_are_accepted(tmp_path, faults):
@@ -118,7 +123,12 @@ def test_constant_and_duplicated_columns_are_accepted(tmp_path, faults):
     # Brightness alone separates the classes, and the head still uses it.
     assert probabilities.filter(like="logistic").iloc[:, 0].corr(pd.Series(labels)) > 0.5
     for fault, number in (("constant columns", constant), ("duplicated columns", repeated)):
-        faults(f"{fault} in a table of {values.shape[1]}", number, number, "a finished table of probabilities")
+        faults(
+            f"{fault} in a table of {values.shape[1]} columns",
+            number,
+            number,
+            "nothing: a complete table of probabilities",
+        )
 
 
 @pytest.mark.length
@@ -131,4 +141,4 @@ def test_a_prevalence_of_one_in_a_thousand_is_accepted_with_enough_slides(tmp_pa
     assert "Traceback" not in done.stdout + done.stderr
     probabilities = pd.read_parquet(tmp_path / "runs" / "edge" / "4-heads" / "predictions.parquet").filter(like="prob_")
     assert ((probabilities >= 0) & (probabilities <= 1)).all(axis=None)
-    faults("prevalence 0.1 %, positives on 8 of 40 slides", 1, 1, "a finished table of probabilities")
+    faults("prevalence 0.1 %, positives on 8 of 40 slides", 1, 1, "nothing: a complete table of probabilities")

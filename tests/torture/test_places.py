@@ -15,11 +15,11 @@ from tests.torture.commands import command, one_line
 pytestmark = pytest.mark.torture
 FOLDER_NAMES = {
     "spaces": "my slides (copy) of  June",
-    "quotes and signs": 'it\'s "50%" & $HOME; [x]* #1',
+    "quotes and symbols": 'it\'s "50%" & $HOME; [x]* #1',
     "other scripts": "Mikrometastase-Lymphknoten_前哨淋巴结_سرطان_ß",
-    "two ways to write ü": "Lu\u0308beck und L\u00fcbeck",
+    "two Unicode forms of ü": "Lu\u0308beck und L\u00fcbeck",
     "a leading dash": "-rf",
-    "long": "long-" + 240 * "n",
+    "245 characters": "long-" + 240 * "n",
 }
 RESULTS = ("1-patches/pixels.npy", "2-features/values.npy", "4-heads/predictions.parquet")
 
@@ -56,7 +56,9 @@ def plain(tmp_path_factory):
     return folder / "data", results(folder / "runs")
 
 
-KINDS = [kind if kind == "quotes and signs" else pytest.param(kind, marks=pytest.mark.length) for kind in FOLDER_NAMES]
+KINDS = [
+    kind if kind == "quotes and symbols" else pytest.param(kind, marks=pytest.mark.length) for kind in FOLDER_NAMES
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,7 +69,7 @@ def test_the_name_of_a_folder_does_not_change_results(tmp_path, plain, kind, fau
     done = heads(folder / "runs", folder / "data")
     assert done.returncode == 0, done.stderr
     assert results(folder / "runs") == expected
-    faults(f"data and runs in a folder whose name has {kind}", 1, 1, "nothing: the same bytes")
+    faults(f"data and runs in a folder whose name has {kind}", 1, 1, "nothing: identical results")
 
 
 def test_a_path_too_long_for_the_system_is_a_one_line_error(tmp_path, faults):
@@ -102,8 +104,8 @@ def test_nothing_is_written_into_a_read_only_source(tmp_path, plain, faults):
             subprocess.run(["umount", source], check=True)
         else:
             source.chmod(0o755)
-    faults("a source that cannot be written to", 1, 1, "nothing: the same bytes")
-    faults("a run folder that cannot be written to", 1, 1, said.replace(str(tmp_path), "…"))
+    faults("a read-only data folder", 1, 1, "nothing: identical results")
+    faults("a read-only run folder", 1, 1, said.replace(str(tmp_path), "…"))
 
 
 #: Loaded by the interpreter and its workers at start; delays opening a patch like a slow network share.
@@ -123,7 +125,7 @@ def test_slow_reads_do_not_change_results(tmp_path, plain, faults):
     done = heads(tmp_path / "runs", data, {**os.environ, "PYTHONPATH": str(tmp_path)})
     assert done.returncode == 0, done.stderr
     assert results(tmp_path / "runs") == expected
-    faults("every file opened 50 ms late", 60, 60, "nothing: the same bytes")
+    faults("each image opened with a delay of 50 ms", 60, 60, "nothing: identical results")
 
 
 @pytest.mark.length
@@ -141,4 +143,4 @@ def test_a_source_that_disappears_is_a_one_line_error_and_the_run_resumes(tmp_pa
     assert done.returncode == 0, done.stderr
     assert "features: up to date" in done.stdout
     assert results(tmp_path / "runs") == expected
-    faults("a share that is away for a while", 1, 1, said.replace(str(tmp_path), "…"))
+    faults("a network share that is unavailable for a while", 1, 1, said.replace(str(tmp_path), "…"))

@@ -58,7 +58,7 @@ def test_a_limit_on_file_size_is_a_one_line_error_and_the_run_resumes(tmp_path, 
         assert not (tmp_path / "room" / "2-features").exists()
     assert features(tmp_path).returncode == 0
     assert [(tmp_path / "room" / name).read_bytes() for name in RESULTS] == undisturbed
-    faults("a file that may not grow", len(limits), len(limits), done.stderr.strip().replace(str(tmp_path), "runs"))
+    faults("a limit on file size", len(limits), len(limits), done.stderr.strip().replace(str(tmp_path), "runs"))
 
 
 def test_a_full_disk_is_a_one_line_error_and_the_run_resumes(tmp_path, undisturbed, faults):
@@ -98,7 +98,7 @@ def test_disk_errors_of_libraries_name_the_folder(tmp_path, raised, words, fault
         raise raised
     assert str(tmp_path) in str(found.value)
     assert "run the same command again to resume" in str(found.value)
-    faults(f"{raised} from a library", 1, 1, str(found.value).replace(str(tmp_path), "runs"))
+    faults(f"error of a library: {raised}", 1, 1, str(found.value).replace(str(tmp_path), "runs"))
 
 
 def test_a_memory_error_gives_the_requested_size(tmp_path, faults):
@@ -107,7 +107,7 @@ def test_a_memory_error_gives_the_requested_size(tmp_path, faults):
         resources.report_shortages(tmp_path),
     ):
         np.empty(2**53, np.float32)
-    faults("an array beyond all memory", 1, 1, str(found.value))
+    faults("an array larger than any memory", 1, 1, str(found.value))
 
 
 def test_other_errors_are_not_changed(tmp_path):

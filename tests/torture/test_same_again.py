@@ -48,7 +48,9 @@ def test_heads_are_the_same_for_any_workers_shards_and_hashing(tmp_path, faults)
     ]
     for name in RESULTS:
         assert len({result[name] for result in outcomes}) == 1, name
-    faults("other workers, shards and hash seeds: features and heads", len(WAYS), len(WAYS), "the same bytes")
+    faults(
+        "other workers, shards and hash seeds: features and heads", len(WAYS), len(WAYS), "nothing: identical results"
+    )
 
 
 @pytest.mark.length
@@ -62,5 +64,8 @@ def test_networks_are_the_same_for_any_workers_and_shards(tmp_path, faults):
     for name in names:
         assert len({result[name] for result in outcomes}) == 1, name
     faults(
-        "other workers, shards and hash seeds: embeddings, network, ensemble", len(WAYS), len(WAYS), "the same bytes"
+        "other workers, shards and hash seeds: embeddings, network, ensemble",
+        len(WAYS),
+        len(WAYS),
+        "nothing: identical results",
     )

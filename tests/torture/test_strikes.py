@@ -220,14 +220,13 @@ def test_a_run_struck_anywhere_ends_with_the_same_bytes(undisturbed, tmp_path, f
             assert f"stopped ({NAMES[strike]}): {KEPT}" in said
             stops.append((strike, seconds))
         else:
-            sees = (
-                "taking over the lock of process <n>, which has ended; then it resumes, no finished piece is made again"
-            )
-            faults(f"`ensemble` killed (SIGKILL) at `{step}`", 1, 1, sees, seed)
+            sees = "taking over the lock of process <n>, which has ended: …"
+            sees += "; the run resumes without repeating finished parts"
+            faults(f"`ensemble` killed (SIGKILL) during `{step}`", 1, 1, sees, seed)
     for strike, seconds in stops:
         sees = f"stopped ({NAMES[strike]}): {KEPT}resume at step …"
-        faults(f"`ensemble` ended by {NAMES[strike]} at random moments", 1, 1, sees, seed)
-        faults("the same: gone within 5 s", 1, int(seconds <= 5), "status 130 or 143", seed)
+        faults(f"`ensemble` stopped by {NAMES[strike]} at random moments", 1, 1, sees, seed)
+        faults("`ensemble` stopped by a signal: ended within 5 s", 1, int(seconds <= 5), "exit status 130 or 143", seed)
 
 
 @pytest.mark.length
@@ -244,5 +243,5 @@ def test_a_network_killed_repeatedly_repeats_no_epoch(undisturbed, tmp_path, fau
     check_results(runs, expected)
     assert kills > 1
     assert seen > 2
-    sees = f"it goes on after the last whole epoch: {seen} of them were made once, and kept"
-    faults("the network killed again and again between its epochs", kills, kills, sees, SEED)
+    sees = f"nothing: training resumes after the last complete epoch; none of {seen} epochs was repeated"
+    faults("fine-tuning killed repeatedly between epochs", kills, kills, sees, SEED)

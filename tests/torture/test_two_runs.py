@@ -44,7 +44,7 @@ def test_a_second_process_is_refused_and_the_lock_of_a_dead_process_is_taken_ove
     faults(
         "a second process in the same run folder", 1, 1, "error: … process <n> … has been working in this run folder"
     )
-    faults("a lock left by a killed process", 1, 1, "taking over the lock of process <n>, which has ended")
+    faults("a lock left by a killed process", 1, 1, "taking over the lock of process <n>, which has ended: …")
 
 
 #: Starts a process like a step starts its workers, and waits for it.

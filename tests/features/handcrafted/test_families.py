@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from histoblend.features.handcrafted import families, run_lengths
 from histoblend.features.handcrafted.channels import Planes
 from histoblend.features.handcrafted.column import REGION_WORDS
-from tests import ROOT
 from tests.oracles import pictures
 
 NAMES = [column.name for column in families.columns()]
@@ -86,13 +85,6 @@ def test_every_column_has_a_description():
         assert column.reference
         assert column.unit
         assert column.low < column.high
-
-
-def test_docs_features_is_up_to_date():
-    catalogue = ROOT / "docs" / "features.md"
-    assert catalogue.read_text(encoding="utf-8") == families.catalogue(), (
-        "run: python -m histoblend.features.handcrafted.families docs/features.md"
-    )
 
 
 def test_table_width_equals_number_of_columns():

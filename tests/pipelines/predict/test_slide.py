@@ -27,7 +27,7 @@ from histoblend.pipelines.predict.folder import predict_folder
 from histoblend.pipelines.predict.phantom_slide import default_slide, draw_slide
 from histoblend.pipelines.predict.shards import Options
 from histoblend.pipelines.predict.slide import Geometry, check_out, heatmap
-from histoblend.pipelines.predict.slide_results import FILES
+from histoblend.pipelines.predict.slide_results import FILES, conclude
 from histoblend.pipelines.runtime.lock import run_lock
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.tables import context_table
@@ -115,6 +115,8 @@ def test_all_files_agree(done):
     assert sum(areas) == pytest.approx(summary["positive_mm2"], rel=1e-3)
     assert max(areas) == pytest.approx(summary["largest_region_mm2"], abs=1e-4)
     assert summary["positive_share"] == pytest.approx(tiles["label"].mean(), abs=0.01)
+    assert summary["positive_share"] == pytest.approx(summary["positive_mm2"] / summary["predicted_mm2"], abs=1e-3)
+    assert summary["slide_context"]
     assert summary["stride_um"] == pytest.approx([31.104, 31.104])
     assert summary["bundle"]["digest"]
     assert summary["peak_mb"] > 0
@@ -352,6 +354,15 @@ def test_unusable_bounds_are_reported_and_ignored(run, slide, done, tmp_path, mo
     assert (tmp_path / "map" / name).read_bytes() == (done.out / name).read_bytes()
 
 
+def test_the_terminal_states_no_share_if_most_tiles_are_unlike_the_training_patches(done, tmp_path, capsys):
+    for outliers, stated in ((0.19, True), (0.49, True), (0.5, False)):
+        conclude(done.summary | {"flags": {"out-of-distribution": outliers}}, tmp_path, Screen())
+        said = capsys.readouterr().out
+        assert ("predicted positive" in said) is stated
+        assert ("no share of positive tissue is stated" in said) is not stated
+        assert ("unlike all patches" in said) is (outliers >= 0.2)
+
+
 def test_a_slide_without_tissue_gives_empty_results(run, tmp_path, capsys):
     path = write_tiff(tmp_path / "glass.tif", np.full((900, 1000, 3), 245, np.uint8))
     summary, tiles = make(run, path, tmp_path / "map")
@@ -430,7 +441,10 @@ def test_the_command_line_draws_a_slide_and_predicts_it(run, tmp_path):
         "heatmap", "--bundle", bundle, "--slide", path, "--out", tmp_path / "map", "--model", "logistic_colour"
     )
     assert predicted.returncode == 0, predicted.stderr
-    assert "mm² of tissue" in predicted.stdout
+    summary = json.loads((tmp_path / "map" / "summary.json").read_text())
+    assert not summary["slide_context"]
+    areas = f"{summary['positive_mm2']:.3f} of {summary['predicted_mm2']:.3f} mm² ({summary['positive_share']:.1%})"
+    assert areas in predicted.stdout
     assert "Dice overlap" in predicted.stdout
     assert (tmp_path / "map" / "viewer.html").is_file()
     with Slide(path) as slide:

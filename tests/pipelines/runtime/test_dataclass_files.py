@@ -63,6 +63,6 @@ def test_a_page_from_files_is_the_page_from_memory(tmp_path):
     content = PageContent("title", ["a warning"], sections, write_tables(tmp_path / "memory", sections))
     save_dataclass(content, tmp_path / "content")
     read = load_dataclass(tmp_path / "content", PageContent, Section, Chart)
-    (tmp_path / "files").mkdir()
+    write_tables(tmp_path / "files", sections)
     pages = [write_html(tmp_path / name, each) for name, each in (("memory", content), ("files", read))]
     assert pages[0].read_bytes() == pages[1].read_bytes()

@@ -3,7 +3,7 @@
 import pytest
 
 from histoblend.pipelines.runtime import provenance
-from histoblend.pipelines.runtime.provenance import code_digest, commit, library_versions
+from histoblend.pipelines.runtime.provenance import code_digest, commit, library_versions, source_files
 
 
 @pytest.fixture
@@ -38,6 +38,13 @@ def test_other_files_and_caches_do_not(tree):
         (tree / "reports" / name).parent.mkdir(exist_ok=True)
         (tree / "reports" / name).write_text("b")
     assert code_digest(("reports", "pipelines/steps/heads.py")) == before
+
+
+def test_a_file_can_be_left_out_of_folders_and_named_again(tree):
+    sources = ("reports", "pipelines/steps/*.py", "!reports/report.py", "!pipelines/steps/heads.py")
+    names = [name for name, _ in source_files(sources)]
+    assert names == ["reports/templates/style.css"]
+    assert [name for name, _ in source_files((*sources, "reports/report.py"))] == [*names, "reports/report.py"]
 
 
 def test_versions_and_commit_are_those_of_this_checkout():

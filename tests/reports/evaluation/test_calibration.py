@@ -3,14 +3,19 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.optimize import brentq
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
 
-from histoblend.models.calibration import POINTS
+from histoblend.models.calibration import POINTS, log_odds
 from histoblend.reports.evaluation.calibration import (
     assign_bins,
     calibration_tables,
     decompose,
     operating_table,
     out_of_fold_thresholds,
+    recalibrate,
+    recalibration_table,
 )
 from tests.oracles.metrics import resampled_slides
 from tests.reports.cohorts import make_predictions
@@ -124,3 +129,67 @@ def test_threshold_is_one_half_if_the_other_folds_lack_a_class():
     cuts, thresholds = out_of_fold_thresholds(frame, "cnn")
     assert cuts["youden"].tolist() == [0.9, 0.9, 0.5, 0.5]
     assert thresholds["youden"] == 0.9
+
+
+def by_regression(labels, odds):
+    """Slope and intercept by scikit-learn, and the intercept at slope 1 by the root of the mean residual."""
+    fitted = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(odds[:, None], labels)
+    shift = brentq(lambda shift: np.mean(labels - expit(odds + shift)), -10, 10, xtol=1e-12)
+    return [fitted.coef_[0, 0], fitted.intercept_[0], shift]
+
+
+def test_slope_and_intercept_agree_with_logistic_regression_on_repeated_rows(predictions):
+    model = "logistic_embeddings"
+    table = recalibration_table(predictions, model, draws=20, seed=4)
+    assert table.measure.tolist() == 2 * ["slope", "intercept", "in_the_large"]
+    for split, name in (("train", "oof"), ("test", "test")):
+        part = predictions[predictions.split == split].reset_index(drop=True)
+        labels, odds = part.label.to_numpy(), log_odds(part[f"prob_{model}"].to_numpy())
+        rows = table[table.split == name]
+        np.testing.assert_allclose(rows.value, by_regression(labels, odds), atol=1e-4)
+        groups = pd.factorize(part.slide)[0]
+        drawn = []
+        for slides in resampled_slides(groups, 20, 4):
+            repeated = np.concatenate([np.flatnonzero(groups == slide) for slide in slides])
+            drawn.append(by_regression(labels[repeated], odds[repeated]))
+        np.testing.assert_allclose(rows.low, np.quantile(drawn, 0.025, axis=0), atol=1e-3)
+        np.testing.assert_allclose(rows.high, np.quantile(drawn, 0.975, axis=0), atol=1e-3)
+
+
+def test_slope_of_doubled_log_odds_is_a_half():
+    # Probabilities 1/4 and 3/4 are observed; odds of 1/9 and 9 were predicted: the log-odds are twice too extreme.
+    labels = np.array([1, 0, 0, 0, 1, 1, 1, 0.0])
+    odds = np.repeat([-1, 1], 4) * np.log(9)
+    np.testing.assert_allclose(recalibrate(labels, odds, np.ones(8)), [0.5, 0, 0], atol=1e-9)
+    # Log-odds that are log 2 too high everywhere need that much less.
+    np.testing.assert_allclose(
+        recalibrate(labels, odds / 2 + np.log(2), np.ones(8)), [1, -np.log(2), -np.log(2)], atol=1e-9
+    )
+
+
+@pytest.mark.parametrize(
+    ("labels", "odds", "missing"),
+    [
+        ([0, 0, 0, 0], [-2, -1, 1, 2], [True, True, True]),
+        ([0, 0, 1, 1], [-2, -1, 1, 2], [True, True, False]),
+        ([0, 1, 0, 1], [1, 1, 1, 1], [True, True, False]),
+    ],
+    ids=["one class", "separated", "one score"],
+)
+def test_a_slope_without_a_maximum_is_missing(labels, odds, missing):
+    result = recalibrate(np.array(labels, float), np.array(odds, float), np.ones(4))
+    assert np.isnan(result).tolist() == missing
+
+
+def test_even_precision_gives_ppv_and_npv_at_any_prevalence(predictions):
+    cuts = pd.DataFrame(dict.fromkeys(POINTS, 0.5), index=predictions.index)
+    table = operating_table(predictions, cuts, "logistic_embeddings", dict.fromkeys(POINTS, 0.5), draws=50)
+    for row in table.to_dict("records"):
+        part = predictions[predictions.split == ("train" if row["split"] == "oof" else "test")]
+        share = part.label.mean()
+        # Odds of a positive among predicted positives: even odds times the odds of the prevalence.
+        odds = row["even_precision"] / (1 - row["even_precision"]) * share / (1 - share)
+        assert odds / (1 + odds) == pytest.approx(row["precision"])
+        odds = row["even_negative_value"] / (1 - row["even_negative_value"]) * (1 - share) / share
+        assert odds / (1 + odds) == pytest.approx(row["negative_value"])
+        assert row["even_precision_low"] <= row["even_precision"] <= row["even_precision_high"]

@@ -17,7 +17,7 @@ def table():
     wrong[6] = True
     score = np.where(wrong, 1 - label, label) * 0.8 + 0.1
     predictions = pd.DataFrame(
-        {"patch_id": [f"p{i}" for i in range(24)], "slide": slide, "label": label, "prob_cnn": score}
+        {"patch_id": [f"p{i}" for i in range(24)], "slide": slide, "split": "train", "label": label, "prob_cnn": score}
     )
     flags = pd.DataFrame({"patch_id": predictions.patch_id, "pen": np.arange(24) < 2, "blurred": first, "black": False})
     return predictions, flags
@@ -71,25 +71,44 @@ def test_models_have_their_own_threshold_and_gaps(table):
 
 def test_words_name_clear_differences(table):
     predictions, flags = table
-    text = flag_words(flag_errors(predictions, flags, {"cnn": 0.5}, draws=500), "cnn")
-    assert "Patches flagged “blurred” are misclassified more often than others: 83% against 6%" in text
+    (text,) = flag_words(flag_errors(predictions, flags, {"cnn": 0.5}, draws=500), "cnn")
+    assert text.startswith(
+        "Out-of-fold: Patches flagged “blurred” are misclassified more often than others: 83 % against"
+    )
     assert f"fewer than {FEWEST_SLIDES} slides, too few to compare: pen (1 of 2 wrong)." in text
     none = flags.assign(pen=False, blurred=False)
-    assert flag_words(flag_errors(predictions, none, {"cnn": 0.5}), "cnn").startswith("No predicted patch")
+    assert flag_words(flag_errors(predictions, none, {"cnn": 0.5}), "cnn")[0].startswith("No predicted patch")
 
 
 def test_words_call_other_differences_inconclusive(table):
     predictions, flags = table
     chance = flags.assign(pen=False, blurred=np.arange(24) % 4 == 2)  # one of six wrong, against 5 of 18
-    text = flag_words(flag_errors(predictions, chance, {"cnn": 0.5}, draws=500), "cnn")
-    assert text == "Inconclusive (95 % CI includes 0): blurred."
+    errors = flag_errors(predictions, chance, {"cnn": 0.5}, draws=500)
+    assert flag_words(errors, "cnn") == ["Out-of-fold: Inconclusive (95 % CI includes 0): blurred."]
+    # An interval that is printed as 0.000 to +0.400 includes 0.
+    errors = errors.assign(difference=0.2, low=0.0004, high=0.4)
+    assert flag_words(errors, "cnn") == ["Out-of-fold: Inconclusive (95 % CI includes 0): blurred."]
 
 
 def test_patches_without_slides_are_resampled_individually(table):
     predictions, flags = table
-    errors = flag_errors(predictions.assign(slide=None), flags, {"cnn": 0.5}, draws=300).set_index("flag")
-    assert errors.slides["blurred"] == 0
-    assert errors.low["blurred"] > 0
-    assert "slides" not in flag_words(
-        flag_errors(predictions.assign(slide=None), flags, {"cnn": 0.5}, draws=300), "cnn"
-    )
+    errors = flag_errors(predictions.assign(slide=None), flags, {"cnn": 0.5}, draws=300)
+    assert errors.set_index("flag").slides["blurred"] == 0
+    assert errors.set_index("flag").low["blurred"] > 0
+    assert "slides" not in flag_words(errors, "cnn")[0]
+
+
+def test_splits_stay_apart_and_a_row_can_have_its_own_threshold(table):
+    predictions, flags = table
+    predictions = predictions.assign(split=np.where(predictions.slide < "S3", "train", "test"))
+    cuts = np.where(predictions.slide == "S4", 0.95, 0.5)  # nothing in slide S4 is called positive
+    errors = flag_errors(predictions, flags, {"cnn": cuts}, draws=50).set_index(["flag", "split"])
+    # Blurred patches are negatives; those of S0 to S3 are called positive, those of S4 and S5 are not.
+    assert errors.errors["blurred", "oof"] == 3
+    assert errors.errors["blurred", "test"] == 1
+    assert errors.patches["blurred", "oof"] == errors.patches["blurred", "test"] == 3
+    assert ("pen", "test") not in errors.index
+    assert [text.partition(":")[0] for text in flag_words(errors.reset_index(), "cnn")] == [
+        "Out-of-fold",
+        "Test slides",
+    ]

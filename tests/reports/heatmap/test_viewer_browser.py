@@ -42,9 +42,11 @@ def pages(tmp_path_factory):
     nasty = make_summary(model=NASTY, point=NASTY, auc=None, regions_unread=2, tiles_unread=3, phantom_dice=0.91)
     nasty["slide"] = nasty["slide"] | {"name": NASTY, "vendor": NASTY}
     nasty["bundle"] = {"run": NASTY, "source": NASTY, "made": NASTY, "digest": NASTY}
+    strange = make_summary(model="cnn", slide_context=False, flags={"blank": 0.0, "out-of-distribution": 0.5})
     zero = make_summary(tiles=0, regions=0, flags=dict.fromkeys(["blank", "out-of-distribution"], 0.0))
     for name, shown, summary in (
-        ("plain", heat, make_summary()), ("nasty", heat, nasty), ("many", many, make_summary()), ("none", none, zero)
+        ("plain", heat, make_summary()), ("nasty", heat, nasty), ("many", many, make_summary()),
+        ("none", none, zero), ("strange", heat, strange),
     ):  # fmt: skip
         write_viewer(folder / f"{name}.html", shown, picture(), 2, regions(shown)[1], summary)
     return folder
@@ -235,11 +237,14 @@ def test_keys_move_zoom_and_show_all(visit):
 
 def test_the_threshold_redraws_and_counts(visit):
     page = visit()
-    known = VALUES[np.isfinite(VALUES)]
+    # Cells are 31.104 µm wide; those in the last column and row are half as wide or high.
+    area = np.outer([1, 1, 1, 1, 0.5], [1, 1, 1, 1, 1, 0.5]) * 0.031104**2
+    known = area[np.isfinite(VALUES)].sum()
     for limit in (0.5, 0.85, 0.0, 1.0):
         set_range(page, "threshold", limit)
-        share = 100 * (known >= np.float32(limit)).mean()
-        assert page.locator("#share").text_content().startswith(f"{share:.1f} %")
+        positive = area[np.nan_to_num(VALUES, nan=-1) >= np.float32(limit)].sum()
+        words = f"{positive:.3f} of {known:.3f} mm² ({100 * positive / known:.1f} %) reach it."
+        assert page.locator("#share").text_content() == words
         assert page.locator("#threshold-value").text_content() == f"{limit:.3f}"
     page.get_by_role("button", name="Reset to 0.500").click()
     assert page.locator("#threshold-value").text_content() == "0.500"
@@ -292,6 +297,26 @@ def test_reasons_for_caution_are_shown(visit):
         "do not trust",
     ):
         assert words in said
+
+
+def test_the_headline_has_one_pair_of_areas_and_their_share(visit):
+    said = " ".join(visit().locator(".lead").text_content().split())
+    assert said == "0.012 of 0.024 mm² (50.0 %) predicted positive, in 4 regions (the largest: 0.009 mm²)."
+
+
+def test_no_share_is_stated_if_most_tiles_are_unlike_the_training_patches(visit):
+    lead = visit("strange").locator(".lead").text_content()
+    assert "50 % of the tiles are unlike all patches" in lead
+    assert "no share of" in lead
+    assert "mm²" not in lead
+
+
+def test_the_viewer_says_whether_patches_are_compared(visit):
+    words = {"plain": "compares each patch with the other patches", "strange": "predicts each patch by itself"}
+    for name, expected in words.items():
+        assert expected in visit(name).locator(".warnings").text_content()
+    model = visit("plain").locator("tr", has_text="Model").text_content()
+    assert "logistic regression on handcrafted features with slide context (logistic_context)" in model
 
 
 def test_names_that_look_like_markup_show_as_text(visit):

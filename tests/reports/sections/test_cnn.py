@@ -84,7 +84,7 @@ def test_kept_epoch_is_the_last_that_was_best_so_far(history):
     assert table.gain["1"] == 0
     text = learning_words(learned(history))
     assert "In 1 of 2 folds, an epoch of fine-tuning was kept. In the others, the head alone was best." in text
-    assert "+0.025 AUC" in text
+    assert "differs from that of the head alone by +0.025 on average" in text
     assert "cnn.epochs" not in text
 
 
@@ -144,6 +144,42 @@ def test_words_compare_the_share_with_evenly_spread_evidence(predictions, share,
     )
     assert sentences[0].endswith(words)
     assert not any("rough" in sentence for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (
+            0.4,
+            "above chance level: on positive patches of test slides, without the outermost cells, 40 % (95 % CI 40 to ",
+        ),
+        (
+            0.1,
+            "below chance level: on positive patches of test slides, without the outermost cells, 10 % (95 % CI 10 to ",
+        ),
+        # An end that is printed as 25 % includes the 25 % of evenly spread evidence.
+        (
+            0.2541,
+            "at chance level: on positive patches of test slides, without the outermost cells, 25 % (95 % CI 25 to ",
+        ),
+    ],
+)
+def test_finding_compares_the_centre_with_chance(predictions, history, share, words):
+    view = make_view(predictions, slides=[f"S{i % 8}" for i in range(40)])
+    patches = view.patches.assign(share_last_within=share)
+    maps = SaliencyView(patches, view.sanity, view.last, view.inner, view.facts)
+    finding = cnn_section(CnnView(history, maps), make_patches(predictions), draws=100).finding
+    assert finding.startswith(f"The network's evidence for tumour in the labelled centre is {words}")
+    assert finding.endswith("of it is inside the centre, against 25 % if it were spread evenly.")
+
+
+def test_finding_without_enough_slides_or_maps_claims_nothing(predictions, history):
+    patches = make_patches(predictions)
+    few = make_view(predictions, slides=["a"] * 40)
+    finding = cnn_section(CnnView(history, few), patches, draws=20).finding
+    assert "not compared with chance" in finding
+    assert "95 % CI" not in finding
+    assert cnn_section(CnnView(history), patches).finding == "In 1 of 2 folds, an epoch of fine-tuning was kept."
 
 
 def test_sanity_check_counts_each_patch_once_and_draws_the_right_conclusion(predictions):

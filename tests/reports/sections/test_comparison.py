@@ -67,6 +67,18 @@ def test_page_shows_all_runs_in_one_table(three, page):
     assert set(zip(paired["first"], paired["second"], strict=True)) == {("a", NASTY)}
 
 
+def test_every_section_begins_with_its_finding(three):
+    findings = {section.name: section.finding for section in comparison_sections(three, draws=100)}
+    best = max((run.ladder[run.ladder.split == "oof"].auc.max(), run.name) for run in three)
+    assert findings["comparison"].startswith(f"“{best[1]}” has the highest out-of-fold AUC, {best[0]:.3f} (")
+    # Of prevalence, colour (2), both (2) and ensemble, all runs have prevalence and both.
+    assert findings["ladders"] == "3 of 6 models are in every run."
+    assert findings["settings"] == "Different settings: 2. Differences in data, code, versions and machine: 1."
+    rows = next(s for s in comparison_sections(three, draws=100) if s.name == "paired").content["rows"]
+    clear = sum(round(row["auc_low"], 3) > 0 or round(row["auc_high"], 3) < 0 for row in rows)
+    assert findings["paired"] == (f"{clear} of {len(rows)} differences in AUC have a 95 % interval that excludes 0.")
+
+
 def test_changed_keys_are_listed(page):
     table = pd.read_csv(page.parent / "differences-settings.csv", dtype=str)
     assert table.key.tolist() == ["ensemble.draws", "seed"]
@@ -98,7 +110,7 @@ def test_names_are_escaped(page):
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium: apt-get install chromium")
 def test_the_page_works_in_a_browser(page):
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
     problems = []
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
@@ -109,7 +121,7 @@ def test_the_page_works_in_a_browser(page):
         window.on("pageerror", lambda error: problems.append(str(error)))
         window.on("request", lambda request: request.url.startswith("file:") or problems.append(request.url))
         window.goto(page.as_uri())
-        window.wait_for_function("document.querySelectorAll('.plot .main-svg').length > 1")
+        expect(window.locator(".plot:not(.js-plotly-plot)")).to_have_count(0)
         assert window.evaluate("document.documentElement.scrollWidth") == 375
         forest = window.locator("figure[data-figure=ladders]")
         forest.locator("select").select_option(label="Brier score (lower is better), test slides")

@@ -81,6 +81,9 @@ def test_page_shows_flags_pictures_slides_and_leakage(tmp_path):
     text = write_report(tmp_path, replace(inputs, audit=view(), leakage=meter)).read_text(encoding="utf-8")
     for words in ("bare glass", "S01a", '<b class="wrong">dropped</b>', "Ignoring slides changes the AUC by +0.100"):
         assert words in text
+    table = text[text.index('aria-label="Table of flags"') : text.index("flags that no patch has")]
+    assert table.count('<th scope="row"') == 1  # "blank"; the other flags are collapsed
+    assert f"{len(FLAGS) - 1} flags that no patch has" in text
     assert pd.read_csv(tmp_path / "leakage.csv")["auc"].tolist() == [0.8, 0.9, 0.1]
     assert len(pd.read_csv(tmp_path / "audit.csv")) == len(FLAGS)
     bare = write_report(tmp_path / "bare", inputs).read_text(encoding="utf-8")
@@ -99,5 +102,5 @@ def test_inferred_slides_are_named_as_inferred(tmp_path):
     inputs = make_inputs(3, rungs=("prevalence", "colour"), slides=8, per_slide=20)
     predictions = inputs.predictions.assign(slide="(inferred " + inputs.predictions["slide"] + ")")
     text = write_report(tmp_path, replace(inputs, predictions=predictions)).read_text(encoding="utf-8")
-    assert "on 8 inferred slides" in text
-    assert "are used instead of slides" in text
+    assert "13 inferred slides" in text
+    assert "Every score here is optimistic: slides are inferred" in text

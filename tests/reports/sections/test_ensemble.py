@@ -5,7 +5,8 @@ import pytest
 
 from histoblend.models.names import PLAIN_MEMBERS, SLIDE_MEMBERS
 from histoblend.reports.evaluation.ladder import ladder
-from histoblend.reports.sections.ensemble import EnsembleView, ensemble_section
+from histoblend.reports.page.page import write_page
+from histoblend.reports.sections.ensemble import EnsembleView, ensemble_finding, ensemble_section
 from histoblend.reports.within_slides import BETWEEN_SLIDES
 from histoblend.reports.words import signed
 from tests.reports.cohorts import make_predictions, model_names
@@ -37,12 +38,62 @@ def test_gain_within_and_between_slides_is_given_if_slides_are_known(known):
     rungs = ("prevalence", "context", "cnn", "ensemble")
     predictions = make_predictions(1, slides=8, per_slide=20, rungs=rungs, heads=("logistic",), slide_map=known)
     steps = ladder(predictions, model_names(predictions), draws=50)
-    words = ensemble_section(make_view(), steps).content["words"]
+    content = ensemble_section(make_view(), steps).content
     row = steps[(steps.model == "ensemble") & (steps.split == "oof")].iloc[0]
-    assert words.startswith("Nested out-of-fold AUC 0.940")
-    assert (f"Within slides it gains {signed(row.gain_within)} (" in words) == known
-    assert (f"between slides {signed(row.gain_between)} (" in words) == known
+    assert content["words"] == (
+        "Nested out-of-fold AUC 0.940 (0.920 to 0.960) on 900 patches, compared with 0.930 for its best member, "
+        "logistic regression on handcrafted features with slide context. Difference: +0.010 (0.000 to +0.020), "
+        "inconclusive (95 % CI includes 0)."
+    )
+    words = content["by_pairs"]
+    assert (f"Difference within slides: {signed(row.gain_within)} (" in words) == known
+    assert (f"Difference between slides: {signed(row.gain_between)} (" in words) == known
     assert words.endswith(BETWEEN_SLIDES) == known
+
+
+@pytest.mark.parametrize(
+    ("low", "words"),
+    [
+        (0.004, "+0.010 (95 % CI +0.004 to +0.020)"),
+        (0.0003, "+0.010 (0.000 to +0.020), inconclusive (95 % CI includes 0)"),
+    ],
+)
+def test_finding_gives_each_split_and_calls_no_doubtful_difference_a_gain(low, words):
+    steps = pd.DataFrame(
+        [
+            {"model": "ensemble", "split": "oof", "below": "logistic_context"},
+            {"model": "ensemble", "split": "test", "below": "logistic_context"},
+        ]
+    ).assign(gain=-0.0002, gain_low=-0.03, gain_high=0.02)
+    finding = ensemble_finding(pd.DataFrame([GAIN | {"gain_low": low}, GAIN]), steps)
+    assert finding == (
+        "Compared with its best member, logistic regression on handcrafted features with slide context, the ensemble "
+        f"changes the AUC out-of-fold by {words}; on the test slides by 0.000 (−0.030 to +0.020), inconclusive "
+        "(95 % CI includes 0)."
+    )
+    other = steps.assign(below="cnn")
+    assert "test slides" not in ensemble_finding(pd.DataFrame([GAIN, GAIN]), other)
+
+
+def test_members_table_says_what_each_adds_to_the_same_auc(tmp_path):
+    members = pd.DataFrame(
+        {
+            "member": ["logistic_context", "cnn"], "weight": 0.5, "weight_slide_mean": 0.5, "log_loss": 0.3,
+            "auc": 0.9, "auc_low": 0.8, "auc_high": 0.95, "without": [0.948, 0.93], "value": [-0.004, 0.014],
+            "value_low": [-0.01, 0.005], "value_high": [0.002, 0.02],
+        }
+    )  # fmt: skip
+    combiners = pd.DataFrame([{"combiner": "stack", "chosen": True, "auc": 0.9, "auc_low": 0.8, "auc_high": 0.95}])
+    combiners = combiners.assign(auc_behind=0.0, auc_spread=0.0, log_loss=0.3, log_loss_behind=0.0, log_loss_spread=0.0)
+    predictions = make_predictions(1, slides=8, per_slide=20, rungs=("prevalence", "cnn", "ensemble"))
+    section = ensemble_section(
+        replace(make_view(), members=members, combiners=combiners),
+        ladder(predictions, model_names(predictions), draws=20),
+    )
+    text = write_page(tmp_path, "Ensemble", [section]).read_text(encoding="utf-8")
+    assert "With all members, the AUC is 0.944" in text
+    assert "−0.004<small>−0.010 to +0.002<br>inconclusive</small>" in text
+    assert "<b>+0.014</b><small>+0.005 to +0.020</small>" in text
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from histoblend.reports.evaluation.decisions import decide
 from histoblend.reports.evaluation.ladder import ladder
 from histoblend.reports.evaluation.slides import score_slides
 from histoblend.reports.page.page import write_page
@@ -17,6 +18,8 @@ from histoblend.reports.sections.errors import (
     MAX_BY_SLIDE,
     best_of_rungs,
     choose_errors,
+    count_errors,
+    errors_finding,
     errors_section,
     model_thresholds,
 )
@@ -42,11 +45,13 @@ def section(cohort):
     return errors_section(predictions, slides, table, "cnn", make_patches(predictions), flags, draws=100)
 
 
-def test_worst_errors_come_first_with_at_most_two_per_slide(cohort):
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_worst_errors_of_each_split_come_first_with_at_most_two_per_slide(cohort, split):
     predictions, _, _ = cohort
     shown = choose_errors(predictions, "cnn", 0.4)
-    scores = predictions.set_index("patch_id").prob_cnn
-    wrong = predictions[(predictions.prob_cnn >= 0.4) != (predictions.label == 1)]
+    part = predictions[predictions.split == split]
+    wrong = part[(part.prob_cnn >= 0.4) != (part.label == 1)]
+    shown = shown[shown.split == split]
     positives = shown[shown.group == "false-positives"]
     assert len(positives) == GALLERY_SIZE
     assert positives.score.is_monotonic_decreasing
@@ -57,12 +62,42 @@ def test_worst_errors_come_first_with_at_most_two_per_slide(cohort):
     assert negatives.score.iloc[0] == wrong.prob_cnn[wrong.label == 1].min()
     assert set(negatives.label) == {1}
     border = shown[shown.group == "borderline"]
-    logit = np.log(scores / (1 - scores)) - np.log(0.4 / 0.6)
-    assert border.patch_id.iloc[0] == logit.abs().idxmin()
-    assert set(border.wrong) <= {True, False}
-    for _, part in shown[shown.group != "slide"].groupby("group"):
-        assert part.slide.value_counts().max() <= 2
+    logit = np.log(part.prob_cnn / (1 - part.prob_cnn)) - np.log(0.4 / 0.6)
+    assert border.patch_id.iloc[0] == part.patch_id[logit.abs().idxmin()]
+    for _, group in shown[shown.group != "slide"].groupby("group"):
+        assert group.slide.value_counts().max() <= 2
     assert shown[shown.group != "borderline"].wrong.all()
+
+
+def test_each_patch_can_have_its_own_threshold():
+    table = pd.DataFrame(
+        {"patch_id": list("pqrs"), "slide": list("aabb"), "split": ["train", "train", "train", "test"]}
+    ).assign(label=[0, 0, 1, 1], prob_cnn=[0.5, 0.5, 0.3, 0.3])
+    cuts = np.array([0.4, 0.6, 0.2, 0.9])
+    shown = choose_errors(table, "cnn", cuts)
+    assert shown[shown.group == "false-positives"].patch_id.tolist() == ["p"]
+    assert shown[shown.group == "false-negatives"].patch_id.tolist() == ["s"]
+    oof, test = count_errors(table, "cnn", cuts)
+    assert oof == {
+        "split": "oof", "patches": 3, "positives": 1, "negatives": 2, "false_positives": 1, "false_negatives": 0,
+        "errors": 1, "slides": 2, "half": 1,
+    }  # fmt: skip
+    assert (test["errors"], test["false_negatives"], test["half"]) == (1, 1, 1)
+
+
+def test_half_of_the_errors_can_be_on_few_slides():
+    # Errors per slide: 5, 2, 2, 1. The first slide has half of the ten.
+    slides = ["a"] * 5 + ["b"] * 2 + ["c"] * 2 + ["d"] * 2
+    table = pd.DataFrame({"slide": slides, "split": "train", "label": 0, "prob_cnn": [0.9] * 10 + [0.1]})
+    (row,) = count_errors(table, "cnn", 0.5)
+    assert (row["errors"], row["half"], row["slides"]) == (10, 1, 4)
+    assert errors_finding([row], "cnn") == (
+        "The fine-tuned network misclassifies 90.9 % of the out-of-fold patches (10 of 11); 1 of 4 slides have half of "
+        "the out-of-fold errors."
+    )
+    (row,) = count_errors(table.assign(slide=None), "cnn", 0.5)
+    assert row["half"] == 0
+    assert errors_finding([row], "cnn").endswith("(10 of 11).")
 
 
 def test_slides_with_the_most_errors_come_first_each_with_its_worst():
@@ -78,8 +113,8 @@ def test_slides_with_the_most_errors_come_first_each_with_its_worst():
     )
     shown = choose_errors(table, "cnn", 0.5)
     by_slide = shown[shown.group == "slide"]
-    # Distance to the threshold in log-odds: r 4.6, q 0.85, s 0.41.
-    assert by_slide.patch_id.tolist() == ["r", "q", "s", "p"]
+    # Distance to the threshold in log-odds: r 4.6, q 0.85, s 0.41 (more than two errors).
+    assert by_slide.patch_id.tolist() == ["r", "q", "p"]
 
 
 def test_pictures_are_limited_and_each_slide_gets_one_before_any_gets_two():
@@ -95,8 +130,10 @@ def test_pictures_are_limited_and_each_slide_gets_one_before_any_gets_two():
 def test_without_slides_the_most_extreme_errors_are_shown():
     predictions = make_predictions(1, slide_map=False, rungs=("prevalence", "both"))
     shown = choose_errors(predictions, "xgboost_both", 0.5)
-    expected = predictions.prob_xgboost_both[predictions.label == 0].nlargest(8).tolist()
-    assert shown[shown.group == "false-positives"].score.tolist() == expected
+    part = predictions[predictions.split == "train"]
+    expected = part.prob_xgboost_both[part.label == 0].nlargest(GALLERY_SIZE).tolist()
+    chosen = shown[(shown.group == "false-positives") & (shown.split == "train")]
+    assert chosen.score.tolist() == expected
     assert "slide" not in set(shown.group)
 
 
@@ -122,17 +159,33 @@ def test_cards_show_the_flags_of_the_audit(cohort, section):
         expected = [name.replace("_", " ") for name in ("blurred", "pen_marks") if flags_of.loc[card["patch_id"], name]]
         assert card["flags"] == expected
     assert any(card["flags"] for card in cards)
-    counts = section.content["counts"]
     cut = table.threshold[table.model == "cnn"].iloc[0]
-    assert counts["false_positives"] == ((predictions.prob_cnn >= cut) & (predictions.label == 0)).sum()
-    assert counts["positives"] == predictions.label.sum()
+    for row, split in zip(section.content["counts"], ("train", "test"), strict=True):
+        part = predictions[predictions.split == split]
+        assert row["false_positives"] == ((part.prob_cnn >= cut) & (part.label == 0)).sum()
+        assert row["positives"] == part.label.sum()
+    assert f"that of the ladder, {cut:.3f}" in section.content["threshold"]
 
 
-def test_variants_say_which_model_and_metric(section):
+def test_errors_are_those_of_the_operating_point_that_the_page_shows(cohort):
+    predictions, table, _ = cohort
+    view = decide(predictions, table, draws=20)
+    section = errors_section(
+        predictions, score_slides(predictions, [view.model]), table, view.model, make_patches(predictions), None, view
+    )
+    operating = view.operating[view.operating.point == "youden"].set_index("split")
+    for row in section.content["counts"]:
+        accuracy = 1 - row["errors"] / row["patches"]
+        assert accuracy == pytest.approx(operating.accuracy[row["split"]])
+    assert "default operating point" in section.content["threshold"]
+
+
+def test_variants_say_which_model_split_and_metric(section):
     words = [words for words, _ in section.charts["slides"].variants]
-    assert words[0] == "cnn: AUC (one class: share correct)"
-    assert len(words) == 9
-    assert "cnn: specificity" in words
+    assert words[0] == "fine-tuned network, out-of-fold: AUC (one class: share correct)"
+    assert words[1] == "fine-tuned network, test slides: AUC (one class: share correct)"
+    assert len(words) == 6 + 2 * 2
+    assert "fine-tuned network, test slides: specificity" in words
     assert set(section.tables["slides-intervals"].model) == {
         "cnn",
         "xgboost_both",
@@ -161,8 +214,8 @@ def test_page_says_what_is_missing_and_escapes_names(cohort, tmp_path):
 def test_pictures_stay_within_their_size_limit(section, tmp_path):
     text = write_page(tmp_path, "Errors", [section]).read_text(encoding="utf-8")
     pictures = re.findall(r'src="(data:image/jpeg;base64,[^"]+)"', text)
-    assert len(pictures) <= 3 * GALLERY_SIZE + MAX_BY_SLIDE
-    assert sum(map(len, pictures)) < 0.7e6
+    assert len(pictures) <= 6 * GALLERY_SIZE + MAX_BY_SLIDE
+    assert sum(map(len, pictures)) < 0.6e6
     json.loads(re.search(r'<script type="application/json">(.*?)</script>', text, re.DOTALL)[1])
 
 
@@ -180,6 +233,12 @@ def test_choosing_a_slide_shows_only_its_errors(section, tmp_path):
         page.on("console", lambda message: problems.append(message.text))
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(page_file.as_uri())
+        card = page.locator("#errors .gallery").first.locator("figcaption").first.text_content()
+        worst = section.content["galleries"][0]["cards"][0]
+        assert f"labelled negative, scored {worst['score']:.3f}" in card
+        assert worst["patch_id"] in card
+        assert f"slide {worst['slide']} · out-of-fold" in card
+        page.get_by_text("Worst errors of single slides").click()
         block = page.locator(".by-slide")
         cards = block.locator("li")
         total = cards.count()
@@ -196,7 +255,7 @@ def test_choosing_a_slide_shows_only_its_errors(section, tmp_path):
         # The forest plot of slides has a separate menu.
         figure = page.locator("figure[data-figure=slides]")
         before = figure.locator(".scatterlayer .point").count()
-        figure.locator("select").select_option(label="cnn: sensitivity")
+        figure.locator("select").select_option(label="fine-tuned network, out-of-fold: sensitivity")
         assert 0 < figure.locator(".scatterlayer .point").count() != before
         assert page.evaluate("document.documentElement.scrollWidth") == 375
         browser.close()

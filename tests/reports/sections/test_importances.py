@@ -5,6 +5,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
+from histoblend.features.handcrafted.plain_names import plain_name
 from histoblend.models.inspection.importance import GROUPS, STABILITY, GroupView, fitted_importance
 from histoblend.reports.sections.importances import group_charts, group_content, group_figure
 
@@ -91,6 +92,7 @@ def test_measures_that_disagree_are_named(features, view):
 def test_clusters_are_listed_with_the_drop_of_a_single_member(features, view):
     content = group_content(features, view)
     (row,) = content["clusters"]
+    assert row["words"] == plain_name(NAMES[0])
     assert row["members"] == NAMES[:2]
     (cell,) = row["cells"]
     assert (cell["value"], cell["low"], cell["high"]) == (0.25, 0.2, 0.3)

@@ -87,7 +87,7 @@ def test_links_of_the_checklist_lead_to_sections_with_content(page):
     anchors = set(re.findall(r'href="#(\w+)"', table))
     assert {"data", "ladder", "made"} <= anchors
     assert "decisions" not in anchors  # nothing was decided in this run
-    assert all(f'<section id="{anchor}">' in text for anchor in anchors)
+    assert all(f'<section id="{anchor}" ' in text for anchor in anchors)
     tripod = pd.read_csv(page.parent / "tripod.csv")
     assert table.count("<tr>") == 27 + 1 == len(tripod) + 1
     assert f"covers {(tripod.status == COVERED).sum()} and {(tripod.status == IN_PART).sum()} in part" in text
@@ -99,6 +99,7 @@ def test_every_digest_is_on_the_page_and_beside_it(page):
     text = page.read_text(encoding="utf-8")
     assert all(digest in text for digest in table.sha256)
     assert "3 files in 2 folders" in text
+    assert "digests of all 3 files of the run" in text[text.index('id="made"') :]
     assert NASTY not in text
 
 

@@ -8,7 +8,14 @@ import pytest
 
 from histoblend.models.inspection.importance import COLUMNS
 from histoblend.models.inspection.stain import StainGroups, StainView
-from histoblend.reports.sections.stain import family_words, group_words, restain_words, shift_words, stain_section
+from histoblend.reports.sections.stain import (
+    family_words,
+    group_words,
+    restain_words,
+    shift_words,
+    stain_finding,
+    stain_section,
+)
 from tests.reports.cohorts import make_predictions, make_stain
 
 NAN = float("nan")
@@ -40,10 +47,12 @@ CURVES = curves(
 def test_losses_are_named_worst_first_without_families_alone():
     words = shift_words(CURVES, "cnn")
     assert words == (
-        "When stains are scaled and shifted by up to 0.1, the fine-tuned network loses 0.020 (0.004 to 0.050) AUC. "
+        "When stains are scaled and shifted by up to 0.1, the fine-tuned network changes its AUC by "
+        "−0.020 (95 % CI −0.050 to −0.004). "
         "Its probabilities change by 0.03 on average, and the predicted class changes for 2 % of the patches. "
-        "Losses of AUC with a 95 % CI above 0: XGBoost on colour, 0.100 (0.030 to 0.200); the fine-tuned network, "
-        "0.020 (0.004 to 0.050). At 0.2, XGBoost on colour loses most, 0.200 (0.100 to 0.300)."
+        "Models whose AUC falls, with a 95 % CI below 0: XGBoost on colour, −0.100 (95 % CI −0.200 to −0.030); the "
+        "fine-tuned network, −0.020 (95 % CI −0.050 to −0.004). At 0.2, the change of XGBoost on colour is largest, "
+        "−0.200 (95 % CI −0.300 to −0.100)."
     )
 
 
@@ -51,14 +60,18 @@ def test_an_interval_that_includes_zero_is_inconclusive():
     steady = CURVES.assign(change=0.0, change_low=-0.01, change_high=0.01)
     words = shift_words(steady, "cnn")
     assert "changes its AUC by 0.000 (−0.010 to +0.010), inconclusive (95 % CI includes 0)" in words
-    assert "No model has a loss of AUC with a 95 % CI above 0." in words
-    assert words.endswith("At 0.2, no model loses AUC.")
+    assert "No model's AUC falls with a 95 % CI below 0." in words
+    assert words.endswith("At 0.2, no model's AUC is lower.")
+    # An end that is printed as 0.000 includes 0.
+    words = shift_words(CURVES.assign(change=-0.086, change_low=-0.153, change_high=-0.0003), "cnn")
+    assert "changes its AUC by −0.086 (−0.153 to 0.000), inconclusive (95 % CI includes 0)" in words
+    assert "No model's AUC falls" in words
 
 
 def test_without_intervals_no_change_is_judged():
     words = shift_words(CURVES.assign(change_low=NAN, change_high=NAN), "cnn")
     assert "has an AUC of 0.880, compared with 0.900 on unaltered patches" in words
-    assert "No model has a loss of AUC" in words
+    assert "No model's AUC falls" in words
 
 
 def test_exchanged_stains_are_described_if_there_are_any():
@@ -68,14 +81,15 @@ def test_exchanged_stains_are_described_if_there_are_any():
     assert words == (
         "When stains are exchanged for those of the other group of slides, the fine-tuned network changes its AUC by "
         "−0.050 (−0.100 to +0.010), inconclusive (95 % CI includes 0). Its probabilities change by 0.10 on average, "
-        "and the predicted class changes for 10 % of the patches. Losses of AUC with a 95 % CI above 0: XGBoost on "
-        "colour, 0.200 (0.100 to 0.300)."
+        "and the predicted class changes for 10 % of the patches. Models whose AUC falls, with a 95 % CI below 0: "
+        "XGBoost on colour, −0.200 (95 % CI −0.300 to −0.100)."
     )
     # The words on shifted stains ignore exchanged stains.
     assert shift_words(pd.concat([CURVES, exchanged]), "cnn") == shift_words(CURVES, "cnn")
     words = restain_words(exchanged, "logistic_nuclei")
     assert words.startswith(
-        "When stains are exchanged for those of the other group of slides, losses of AUC with a 95 % CI above 0:"
+        "When stains are exchanged for those of the other group of slides, models whose AUC falls, with a 95 % CI "
+        "below 0:"
     )
 
 
@@ -100,7 +114,7 @@ def test_a_leading_family_that_identifies_the_stain_is_suspicious(confounded, en
         confounded,
     )
     assert "separate the two groups (AUC): colour (0.95)." in words
-    assert "XGBoost on all handcrafted features loses 0.080 AUC when colour is shuffled" in words
+    assert "XGBoost on all handcrafted features, −0.080 (95 % CI −0.160 to −0.040) when colour is shuffled" in words
     assert words.endswith(end)
 
 
@@ -135,6 +149,21 @@ def test_scores_within_groups_are_in_the_words():
     assert group_words(scores.assign(auc=NAN), "cnn") == ""
 
 
+def test_finding_gives_the_change_on_test_slides_and_the_association_with_the_label():
+    table = pd.DataFrame({"slide": list("ab"), "group": list("AB"), "prevalence": [0.2, 0.6], "patches": 9})
+    view = StainView(StainGroups(table, 0.4, 0.2), shifted=CURVES)
+    assert stain_finding(view, "cnn") == (
+        "Stains altered by up to 0.1 change the AUC of the fine-tuned network on the test slides by −0.020 (95 % CI "
+        "−0.050 to −0.004); an association of stain with the label is not shown (P = 0.200)."
+    )
+    doubtful = replace(view, groups=StainGroups(table, 0.6, 0.0001), shifted=None)
+    assert stain_finding(doubtful, "cnn") == (
+        "Stain and label are confounded (P < 0.001), so a model can score well by recognising the stain."
+    )
+    steady = replace(view, groups=None, shifted=CURVES.assign(change=0.0002, change_low=-0.01, change_high=0.01))
+    assert stain_finding(steady, "cnn").endswith("by 0.000 (−0.010 to +0.010), inconclusive (95 % CI includes 0).")
+
+
 def test_section_without_an_analysis_says_what_it_needs():
     section = stain_section(None, pd.DataFrame(), "cnn")
     assert section.content is None
@@ -151,8 +180,8 @@ def test_section_shows_every_model_in_tables_and_charts():
     assert [row["model"] for row in section.content["groups"]["rows"]] == models
     assert {row["model"] for row in section.content["shifts"]["rows"]} == {*models, "logistic_nuclei", "xgboost_nuclei"}
     names = [[trace["name"] for trace in figure["data"]] for _, figure in section.charts["shifts"].variants]
-    assert names[0] == ["colour · logistic", "colour · xgboost", "cnn"]
-    assert names[-1] == ["nuclei · logistic", "nuclei · xgboost"]
+    assert names[0] == ["colour · logistic", "colour · XGBoost", "fine-tuned network"]
+    assert names[-1] == ["nuclei · logistic", "nuclei · XGBoost"]
     first = section.charts["shifts"].variants[0][1]["data"]
     part = view.shifted[view.shifted.model == "logistic_colour"]
     assert first[0]["y"][-2] is None  # no line from shifted to exchanged stains

@@ -1,0 +1,101 @@
+"""The Ladder section: its finding, one row per model, and families alone."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from histoblend.models.metrics import METRICS
+from histoblend.reports.sections.ladder import ladder_section
+
+CURVES = pd.DataFrame(
+    {"model": "logistic_colour", "split": "oof", "false_positive_rate": [0, 1], "true_positive_rate": [0, 1]}
+)
+
+
+def row(model, split, auc, gain=(np.nan, np.nan, np.nan), below=None, **changes):
+    """A row of a ladder with hand-made numbers."""
+    head, _, rung = model.rpartition("_")
+    values = {"rung": rung, "head": head or None, "model": model, "split": split, "patches": 100, "slides": 5}
+    values |= {"mixed_slides": 3, "within_share": 0.2, "threshold": 0.5, "below": below}
+    for name in ("auc_within", *METRICS):
+        values |= {name: 0.7, f"{name}_low": 0.6, f"{name}_high": 0.8}
+    values |= {"auc": auc, "auc_low": auc - 0.1, "auc_high": auc + 0.05}
+    for name in ("gain", "gain_within", "gain_between"):
+        values |= dict(zip((name, f"{name}_low", f"{name}_high"), gain, strict=True))
+    return values | {"seconds": 10.0, "seconds_per_1000": 100.0, "peak_mb": 300.0} | changes
+
+
+@pytest.fixture
+def ladder():
+    return pd.DataFrame(
+        [
+            row("prevalence", "oof", 0.45, auc_within=0.5),
+            row("prevalence", "test", 0.5, auc_within=0.5),
+            row("logistic_colour", "oof", 0.75, (0.3, 0.2, 0.4), "prevalence"),
+            row("logistic_colour", "test", 0.7, (0.2, 0.0003, 0.4), "prevalence"),
+            row("logistic_handcrafted", "oof", 0.8, (0.05, -0.01, 0.1), "logistic_colour"),
+            row("logistic_handcrafted", "test", 0.75, (-0.05, -0.1, -0.01), "logistic_colour"),
+            row("logistic_nuclei", "oof", 0.65),
+            row("logistic_nuclei", "test", 0.9),
+            row("xgboost_nuclei", "oof", 0.6),
+            row("xgboost_nuclei", "test", 0.6),
+            row("logistic_gabor", "oof", 0.7),
+        ]
+    )
+
+
+def test_finding_names_the_best_model_and_says_that_its_gain_is_inconclusive(ladder):
+    assert ladder_section(ladder, CURVES, {}).finding == (
+        "Logistic regression on all handcrafted features ranks patches best: AUC 0.800 (0.700 to 0.850) out of fold, "
+        "0.750 (0.650 to 0.800) on test slides; difference from logistic regression on colour: +0.050 (−0.010 to "
+        "+0.100), inconclusive (95 % CI includes 0)."
+    )
+
+
+def test_one_row_per_model_has_both_splits_side_by_side(ladder):
+    content = ladder_section(ladder, CURVES, {}).content
+    assert content["splits"] == ["out-of-fold", "test"]
+    assert [(one["rung"], one["head"]) for one in content["rows"]] == [
+        ("Colour", "logistic regression"),
+        ("All handcrafted features", "logistic regression"),
+    ]
+    assert [one["best"] for one in content["rows"]] == [False, True]
+    assert [cell["value"] for cell in content["rows"][0]["cells"] if cell["name"] == "auc"] == [0.75, 0.7]
+    # 0.0003 is printed as 0.000, so the interval includes 0.
+    marks = [[cell["mark"] for cell in one["cells"] if cell["name"] == "gain"] for one in content["rows"]]
+    assert marks == [["up", "open"], ["open", "down"]]
+
+
+def test_the_constant_model_has_no_row_but_its_numbers(ladder):
+    content = ladder_section(ladder, CURVES, {}).content
+    assert content["constant"] == (
+        "out-of-fold AUC 0.450, average precision 0.700, Brier score 0.700; test AUC 0.500, average precision 0.700, "
+        "Brier score 0.700"
+    )
+    assert content["sizes"] == "100 out-of-fold patches of 5 slides and 100 test patches of 5 slides"
+
+
+def test_families_are_ordered_by_their_best_out_of_fold_auc(ladder):
+    content = ladder_section(ladder, CURVES, {"nuclei": (110, 0.5), "gabor": (30, 0.2), "colour": (132, 0.1)}).content
+    assert [one["family"] for one in content["alone"]] == ["colour", "gabor", "nuclei"]
+    # By head and split. Gabor has no XGBoost and no test scores.
+    assert [score[:3] for score in content["alone"][2]["scores"]] == [
+        ("logistic regression", "out-of-fold", 0.65),
+        ("logistic regression", "test", 0.9),
+        ("XGBoost", "out-of-fold", 0.6),
+        ("XGBoost", "test", 0.6),
+    ]
+    assert [score[2] for score in content["alone"][1]["scores"]] == [0.7, None, None, None]
+    assert content["alone_words"] == (
+        "Best family: “colour” (132 columns), out-of-fold AUC 0.750 with logistic regression. Worst: “nuclei” (110 "
+        "columns), out-of-fold AUC 0.650 with logistic regression."
+    )
+
+
+def test_without_any_slide_and_test_set_the_table_has_fewer_columns(ladder):
+    alone = ladder[ladder.split == "oof"].assign(slides=0, mixed_slides=0, within_share=np.nan, auc_within=np.nan)
+    content = ladder_section(alone, CURVES, {}).content
+    assert content["splits"] == ["out-of-fold"]
+    assert content["sizes"] == "100 out-of-fold patches"
+    names = [score["name"] for score in content["scores"]]
+    assert names == ["auc", "gain", "average_precision", "brier", "accuracy"]
