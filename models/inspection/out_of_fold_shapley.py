@@ -14,6 +14,9 @@ from histoblend.models.inspection.shapley import ShapleyValues, sum_together
 #: Largest difference in log-odds between a patch's stored out-of-fold prediction and the sum of its contributions.
 TOLERANCE = 0.02
 
+#: Rows that are processed together.
+_BLOCK = 4096
+
 
 def out_of_fold_shares(
     values: np.ndarray,
@@ -49,9 +52,7 @@ def out_of_fold_shares(
     fold = predictions["fold"].to_numpy()
     explained = {}
     for name, chosen in rows.items():
-        others = np.asarray(values[train & (fold != int(name))])
-        mean = others.mean(axis=0, dtype=np.float64)
-        scale = scale_of(mean, others.std(axis=0, dtype=np.float64))
+        mean, scale = _centre_and_scale(values, train & (fold != int(name)))
         X = np.asarray(values[list(chosen)])
         weights = coefficients[int(name)].to_numpy(dtype=np.float64)
         shares = weights * (X - mean) / scale
@@ -61,3 +62,14 @@ def out_of_fold_shares(
         if np.abs(left - base).max() <= TOLERANCE:
             explained[name] = sum_together(shares, X, columns, base)
     return explained
+
+
+def _centre_and_scale(values: np.ndarray, member: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column over the rows in `member`, as the head computes them."""
+    starts = range(0, len(values), _BLOCK)
+    # In blocks, to avoid a copy of the whole table.
+    blocks = [(start, member[start : start + _BLOCK]) for start in starts]
+    count = member.sum()
+    mean = sum(values[start : start + _BLOCK][inside].sum(axis=0, dtype=np.float64) for start, inside in blocks) / count
+    squares = sum(np.square(values[start : start + _BLOCK][inside] - mean).sum(axis=0) for start, inside in blocks)
+    return mean, scale_of(mean, np.sqrt(squares / count))

@@ -18,7 +18,6 @@ from histoblend.reports.page.images import centre_box, small_uri
 from histoblend.reports.page.section import Chart
 from histoblend.reports.sections.feature_words import (
     FAMILY_COLOURS,
-    FAMILY_WORDS,
     family_words,
     feature_name,
     feature_sentence,
@@ -87,7 +86,7 @@ def explore(
         },
         "models": models,
         "colours": FAMILY_COLOURS,
-        "families": {family: family_words(family) for family in [*FAMILY_WORDS, *_families(importances)]},
+        "families": {family: family_words(family) for family in [*FAMILY_COLOURS, *_families(importances)]},
         "opened": {},
         "patches": [],
         "trees": {},

@@ -6,36 +6,19 @@ from collections.abc import Mapping
 
 from histoblend.features.handcrafted import plain_names
 from histoblend.features.handcrafted.families import parse_column
-from histoblend.models.inspection.shapley import NETWORK, SLIDE_MEAN
+from histoblend.models.inspection.shapley import EMBEDDING, NETWORK, SLIDE_MEAN
 from histoblend.models.names import NORMALISED
 from histoblend.reports.page import figures
+from histoblend.reports.words import FAMILY_WORDS
 
-#: Families, and features that are not single columns.
-FAMILY_WORDS = {
-    "colour": "colour",
-    "stain": "stain",
-    "cooccurrence": "co-occurrence texture",
-    "runs": "run-length texture",
-    "lbp": "local binary patterns",
-    "gradient": "edges and blobs",
-    "gabor": "Gabor texture",
-    "multiscale": "multiscale texture",
-    "nuclei": "nuclei",
-    "embedding": "embeddings of pretrained networks",
-    NETWORK: "the fine-tuned network",
-    SLIDE_MEAN: "mean score of the slide",
-}
+#: Names of features that are not single columns.
+TOGETHER_WORDS = {NETWORK: "the fine-tuned network", SLIDE_MEAN: "mean score of the slide"}
 #: Colours that are easy to distinguish. Features that are not single columns are grey.
-FAMILY_COLOURS = dict(
-    zip(
-        FAMILY_WORDS,
-        (
-            figures.VERMILLION, figures.PURPLE, figures.BLUE, figures.SLATE, figures.TEAL, figures.GREEN,
-            figures.OLIVE, figures.INDIGO, figures.ORANGE, figures.INK, figures.INK, figures.INK,
-        ),
-        strict=True,
-    )
-)  # fmt: skip
+FAMILY_COLOURS = {
+    "colour": figures.VERMILLION, "stain": figures.PURPLE, "cooccurrence": figures.BLUE, "runs": figures.SLATE,
+    "lbp": figures.TEAL, "gradient": figures.GREEN, "gabor": figures.OLIVE, "multiscale": figures.INDIGO,
+    "nuclei": figures.ORANGE, EMBEDDING: figures.INK, NETWORK: figures.INK, SLIDE_MEAN: figures.INK,
+}  # fmt: skip
 _SENTENCES = {
     NETWORK: "The log-odds of the fine-tuned network, compared with their mean over training patches. The network "
     "computes its own features, so it has no columns to show. The section on the network shows where it looks.",
@@ -47,7 +30,7 @@ _IN_SLIDE = "-in-slide"
 
 def family_words(family: str) -> str:
     """Name of a family for readers."""
-    return FAMILY_WORDS.get(family, family)
+    return TOGETHER_WORDS.get(family) or FAMILY_WORDS.get(family, family)
 
 
 def family_colour(family: str) -> str:
@@ -63,7 +46,7 @@ def measured_column(column: str) -> str:
 
 def feature_name(feature: str) -> str:
     """Plain name of a column, or of a feature that is not a single column."""
-    if feature in FAMILY_WORDS or "_" not in feature:
+    if "_" not in feature:
         return family_words(feature)
     name = plain_names.plain_name(_unnormalised(feature))
     return f"{name}, stains normalised" if _unnormalised(feature) != feature else name

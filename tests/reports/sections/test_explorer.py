@@ -82,7 +82,7 @@ def test_embeddings_are_one_row_with_the_summed_gain(made):
     assert not any(row[0].startswith("embedding") for row in others)
     rows = importances.query("model == 'logistic_both' and measure == 'coefficient' and family == 'embedding'")
     assert cells[both["measures"].index("coefficient")][0] == pytest.approx(rows.value.abs().sum(), rel=1e-3)
-    assert explorer.data["features"]["embedding"] == ["embeddings of pretrained networks", "", 0]
+    assert explorer.data["features"]["embedding"] == ["embeddings", "", 0]
     assert explorer.data["words"]["embedding"] == ["20 columns of pretrained networks, taken together.", ""]
 
 

@@ -5,7 +5,7 @@ import pytest
 from histoblend.features.handcrafted import families
 from histoblend.features.handcrafted.plain_names import plain_name
 from histoblend.reports.sections.feature_words import (
-    FAMILY_WORDS,
+    FAMILY_COLOURS,
     feature_name,
     feature_sentence,
     feature_synonyms,
@@ -40,8 +40,9 @@ def test_nucleus_size_is_another_word_for_nuclear_area():
     assert "nucleus size" in words
 
 
-def test_every_family_has_words():
-    assert {family.name for family in families.FAMILIES} <= set(FAMILY_WORDS)
+def test_every_family_has_a_colour_and_words():
+    assert {family.name for family in families.FAMILIES} <= set(FAMILY_COLOURS)
+    assert feature_name("lbp") == "local binary patterns"
     assert feature_name("network") == "the fine-tuned network"
     assert feature_unit("network") == ""
     assert feature_sentence("slide-mean", {}).startswith("The members’ mean")
