@@ -57,5 +57,5 @@ def test_an_unknown_configuration_is_answered_with_those_that_ship(tmp_path):
     assert done.returncode == 2
     assert done.stderr == (
         "error: kagle: expected a TOML file; it does not exist. "
-        "Shipped configurations: folder, kaggle, pcam, phantom.\n"
+        "Shipped configurations: folder, kaggle, pcam, phantom. Did you mean CONFIG=kaggle (--config kaggle)?\n"
     )

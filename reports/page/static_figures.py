@@ -36,6 +36,7 @@ TITLE_WIDTH, TITLE_WIDTH_BESIDE, NAME_WIDTH, MOST_BELOW = 96, 56, 40, 6
 #: Title of each chart. ``{}`` is the text of the variant: a model, a score or a split. A figure's ``layout.meta.title``
 #: takes precedence. Other charts are titled by their text alternative.
 TITLES = {
+    ("verdict", "answer"): "Best model of each rung, out of fold and on test slides",
     ("ladder", "forest"): "All models, out of fold and on test slides: {}",
     ("ladder", "roc"): "ROC curves of all models, {}",
     ("importances", "groups"): "Importance of themes and regions: {}; drops on test slides, shares over folds",
@@ -43,7 +44,7 @@ TITLES = {
     ("importances", "beeswarm"): "Contributions of features on test slides: {}",
     ("stain", "shifts"): "All models under altered stains, test slides: {}",
     ("stain", "stain_groups"): "All models in two groups of stain, out of fold and on test slides: {}",
-    ("errors", "slides"): "{}; each slide, out of fold or test",
+    ("errors", "slides"): "{}; each slide",
     ("cnn", "learning"): "Fine-tuned network while it was trained: {}",
     ("decisions", "reliability"): "Calibration, out of fold and on test slides: {}",
     ("decisions", "decision-curve"): "Net benefit of all models, {}",
@@ -111,7 +112,7 @@ def title_of(section: Section, name: str, chart: Chart, words: str, figure: Mapp
     """Title of a chart's variant: what it shows, of which model, on which split."""
     if title := figure["layout"].get("meta", {}).get("title"):
         return plain_text(title)
-    variant = SPLITS.get(words, full_text(words))
+    variant = SPLITS.get(words, full_text(words)).replace("out-of-fold", "out of fold")
     if (section.name, name) in TITLES:
         title = TITLES[section.name, name].format(variant)
         return title[0].upper() + title[1:]

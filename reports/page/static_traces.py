@@ -13,8 +13,8 @@ import numpy as np
 
 from histoblend.models.heads.registry import HEADS
 from histoblend.models.names import RUNGS, RUNGS_WITHOUT_HEAD, SINGLE_FAMILIES
-from histoblend.reports.page.figures import short_name
-from histoblend.reports.words import RUNG_WORDS, head_words, model_words
+from histoblend.reports.page.figures import row_name, short_name
+from histoblend.reports.words import FAMILY_WORDS, RUNG_WORDS, head_words, model_words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,20 +62,22 @@ def plain_text(text: object) -> str:
 
 @cache
 def _full_names() -> dict[str, str]:
-    """Short names of all models, such as ``both · xgboost``, and their names in words."""
-    names = {short_name(model): model_words(model).removeprefix("the ") for model in RUNGS_WITHOUT_HEAD}
+    """Short names of all models, on one line or two, such as ``all features · XGBoost``, and their names in words."""
+    words = {model: model_words(model).removeprefix("the ") for model in RUNGS_WITHOUT_HEAD}
     for head in HEADS:
         rungs = {rung: RUNG_WORDS[rung] for rung in RUNGS if rung not in RUNGS_WITHOUT_HEAD}
-        words = {family: f"{family} features" for family in SINGLE_FAMILIES} | rungs
-        names |= {short_name(f"{head}_{rung}"): f"{head_words(head)} on {text}" for rung, text in words.items()}
-    return names
+        families = {family: f"{FAMILY_WORDS[family]} features" for family in SINGLE_FAMILIES}
+        words |= {f"{head}_{rung}": f"{head_words(head)} on {text}" for rung, text in (families | rungs).items()}
+    return {plain_text(name(model)): text for model, text in words.items() for name in (short_name, row_name)}
 
 
 def full_text(text: object, width: int = 0) -> str:
     """Plain text, with the short name of a model in words, in lines of at most `width` characters if given."""
     words = plain_text(text)
-    name, colon, rest = words.partition(": ")
-    words = _full_names().get(name, name) + colon + rest
+    begins = [name for name in _full_names() if words.startswith(name) and words[len(name) :][:1] in ("", ",", ":")]
+    if begins:
+        name = max(begins, key=len)
+        words = _full_names()[name] + words[len(name) :]
     return "\n".join(line for part in words.split("\n") for line in wrap(part, width) or [""]) if width else words
 
 

@@ -153,11 +153,13 @@ def test_panels_are_drawn_apart():
 
 
 def test_models_have_full_names():
-    assert full_text("both · xgboost") == "XGBoost on handcrafted features and embeddings together"
-    assert full_text("lbp · logistic: sensitivity") == "logistic regression on lbp features: sensitivity"
+    assert full_text("all features · XGBoost") == "XGBoost on handcrafted features and embeddings together"
+    assert full_text("local binary patterns · logistic: sensitivity") == (
+        "logistic regression on local binary patterns features: sensitivity"
+    )
     assert full_text("ensemble") == "ensemble"
     assert full_text("a &lt;slide&gt;<br>b") == "a <slide>\nb"
-    assert full_text("both · xgboost", 30) == "XGBoost on handcrafted\nfeatures and embeddings\ntogether"
+    assert full_text("all features · XGBoost", 30) == "XGBoost on handcrafted\nfeatures and embeddings\ntogether"
     for head in HEADS:
         for family in SINGLE_FAMILIES:
             assert " · " not in full_text(figures.short_name(f"{head}_{family}"))

@@ -134,7 +134,7 @@ def test_the_forest_has_the_best_model_of_each_rung_the_best_first():
 def test_the_first_screen_never_claims_that_no_choice_touched_the_test_slides(tmp_path):
     inputs = make_inputs(3, slides=12, test_slides=4, per_slide=20, rungs=("prevalence", "colour", "both"))
     text = write_report(tmp_path, inputs).read_text(encoding="utf-8")
-    screen = text[text.index('<section id="verdict">') : text.index('<section id="ladder">')]
+    screen = text[text.index('<section id="verdict"') : text.index('<section id="ladder"')]
     assert "not used in this run" in screen
     assert "for any choice, its AUC" not in screen
     test = inputs.predictions[inputs.predictions.split == "test"]
