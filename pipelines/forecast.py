@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoblend.pipelines.config import load_config
+from histoblend.pipelines.run_files import UNLABELLED
 from histoblend.pipelines.runtime.artefacts import MANIFEST
 from histoblend.pipelines.runtime.provenance import code_digest, library_versions
 from histoblend.pipelines.runtime.screen import duration
@@ -66,13 +67,19 @@ class Forecast:
     def steps(self) -> list[str]:
         """All steps of the command, in the order of the plan."""
         needed: set[str] = set()
-        pending = [name for name in self.targets if self.run.has(name)]
+        pending = [name for name in self.targets if self._has(name)]
         while pending:
             name = pending.pop()
             if name not in needed:
                 needed.add(name)
-                pending += [read for read in self.run.plan[name].reads if self.run.has(read)]
+                pending += [read for read in self.run.plan[name].reads if self._has(read)]
         return [name for name in self.run.plan if name in needed]
+
+    def _has(self, name: str) -> bool:
+        """Whether a step is part of the run, without building another one to find out."""
+        if name == "predictions":  # whether a model can make them is known only after the heads
+            return (self.run.step("prepare").folder / UNLABELLED).is_dir()
+        return self.run.has(name)
 
     @contextmanager
     def building(self, name: str) -> Iterator[None]:

@@ -375,7 +375,7 @@ def command(*arguments, cwd=ROOT):
         (["--config", "nowhere.toml"], "error: nowhere.toml: expected a TOML file; it does not exist"),
         (["--set", "split.fold=3"], "did you mean 'split.folds'?"),
         (["--set", "features.families=['colur']"], "colour"),
-        (["--data", "/nowhere"], "which reads no folder. Name a configuration that does, such as CONFIG=kaggle"),
+        (["--data", "/nowhere"], "which reads no folder. Use a configuration that reads one, such as CONFIG=kaggle"),
         (["--config", "kaggle", "--data", "README.md"], "expected the folder of the data set; got a file"),
         (["--set", "embeddings.backbone=efficientnet-lite9"], "efficientnet-lite0"),
         (["--set", "features.families=['nuclei']"], "features.families leaves that family out"),

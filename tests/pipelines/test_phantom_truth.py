@@ -177,9 +177,9 @@ def test_the_section_reports_the_confounded_phantom(confound, reported):
     section = stain_section(view, pd.DataFrame(rows, columns=IMPORTANCE_COLUMNS), "logistic_colour")
     assert view.groups.confounded is reported
     content = section.content
-    assert content["families"]["words"].endswith("so the doubt is serious.") is reported
-    assert "logistic regression on all handcrafted features loses 0.100" in content["families"]["words"]
-    lost = "logistic regression on colour loses" in content["shifts"]["restained"]
+    assert content["families"]["words"].endswith("so this suspicion is serious.") is reported
+    assert "logistic regression on all handcrafted features, −0.100" in content["families"]["words"]
+    lost = "colour changes its AUC by −" in content["shifts"]["restained"]
     assert lost or not reported
     # Colours distinguish the scanners better than nuclei do.
     aucs = view.families.set_index("family").auc

@@ -15,7 +15,6 @@ from histoblend.models.heads.head import Head
 from histoblend.models.heads.registry import HEADS
 from histoblend.models.inspection.partial_dependence import partial_dependence
 from histoblend.models.inspection.shapley import attribute
-from histoblend.pipelines.analysis.attributions import _additive
 from histoblend.pipelines.config import load_config
 from histoblend.pipelines.plan import ENSEMBLE_ONLY, plan_run
 from histoblend.pipelines.results import feature_sets, predictions_of
@@ -112,7 +111,6 @@ def test_it_provides_what_reports_need(finished):
     other[:, 2] = X[5, 2]
     curve = partial_dependence(head, X)(2, X[5:6, 2])
     np.testing.assert_allclose(curve, [head.predict_proba(other)[:, 1].mean()], rtol=1e-6)
-    assert _additive("centroid_colour")
 
 
 def test_it_has_a_display_name(finished):

@@ -72,7 +72,7 @@ def test_without_the_refit_the_bundle_contains_the_evaluated_models(runs: dict[s
 
 @pytest.mark.parametrize(
     ("refit", "words"),
-    [("all", "fitted again afterwards, to all 160 labelled patches of 12 slides"), ("train", "training patches alone")],
+    [("all", "refitted to all 160 labelled patches of 12 slides"), ("train", "fitted to the training patches only")],
 )
 def test_card_and_report_name_the_patches_that_the_models_are_fitted_to(
     runs: dict[str, Run], refit: str, words: str
