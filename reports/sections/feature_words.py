@@ -33,11 +33,6 @@ def family_words(family: str) -> str:
     return TOGETHER_WORDS.get(family) or FAMILY_WORDS.get(family, family)
 
 
-def family_colour(family: str) -> str:
-    """Colour of a family, the same in all charts of the section."""
-    return FAMILY_COLOURS.get(family, figures.INK)
-
-
 def measured_column(column: str) -> str:
     """Column that is measured on the patch itself: the name without slide context and stain normalisation."""
     family, statistic, *rest = column.split("_")

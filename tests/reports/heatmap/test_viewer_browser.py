@@ -1,7 +1,6 @@
 """The viewer in a real browser: positions, values under the pointer, and no network requests."""
 
 import json
-import os
 import shutil
 
 import numpy as np
@@ -50,17 +49,6 @@ def pages(tmp_path_factory):
     ):  # fmt: skip
         write_viewer(folder / f"{name}.html", shown, picture(), 2, regions(shown)[1], summary)
     return folder
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, env=dict(os.environ))
-        yield chromium
-        chromium.close()
 
 
 def is_problem(message):

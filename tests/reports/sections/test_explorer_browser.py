@@ -1,6 +1,5 @@
 """The feature explorer in a real browser."""
 
-import os
 import shutil
 
 import pytest
@@ -19,17 +18,6 @@ pytestmark = [
 
 NASTY = "<b>x</b><img src=x onerror=alert(1)>"
 SENTENCES = {column.name: column.sentence for column in families.columns()}
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments, env=dict(os.environ))
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")
