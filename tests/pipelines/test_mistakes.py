@@ -1,5 +1,6 @@
 """Typical mistakes at the command line and in make: each gets one line that says what to do."""
 
+import os
 import re
 import shlex
 import shutil
@@ -17,10 +18,14 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 
 def make(*words, folder=ROOT):
-    """Run make with this interpreter, without installing anything."""
+    """Run make with this interpreter, without installing anything.
+
+    As from a terminal: a make inside `make test` would also print the folder that it enters.
+    """
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     return subprocess.run(
         ["make", "-o", ".venv/.user", f"PY={sys.executable}", *map(str, words)],
-        cwd=folder, capture_output=True, text=True, timeout=120, check=False,
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
 
