@@ -14,12 +14,12 @@ from histoblend.data.splits import is_known
 from histoblend.models.inspection.importance import GroupView
 from histoblend.models.inspection.stain import StainView
 from histoblend.models.names import CONTEXT_RUNGS, SINGLE_FAMILIES
-from histoblend.reports.evaluation.decisions import DecisionsView
+from histoblend.reports.evaluation.decisions import DEFAULT_POINT, DecisionsView
 from histoblend.reports.evaluation.explorer import ExplorerView
 from histoblend.reports.evaluation.ladder import roc_table, rungs_below
 from histoblend.reports.evaluation.slides import score_slides
 from histoblend.reports.page import figures
-from histoblend.reports.page.section import Section
+from histoblend.reports.page.section import Section, records
 from histoblend.reports.sections.cnn import CnnView, cnn_section
 from histoblend.reports.sections.data import AuditView, data_section
 from histoblend.reports.sections.data_card import DataCard, card_line
@@ -152,8 +152,14 @@ def _evidence(inputs: ReportInputs, rungs: pd.DataFrame, slides: pd.DataFrame) -
     )
     best, rung = evidence.best["model"], evidence.best["rung"]
     enough = (slides.model == best) & (slides.rarer >= figures.FEW_PATCHES)
+    decisions = inputs.decisions
+    rates = {}
+    if decisions is not None and decisions.model == best:
+        rows = decisions.operating[decisions.operating.point == DEFAULT_POINT]
+        rates = {row["split"]: row for row in records(rows)}
     return replace(
         evidence,
+        rates=rates,
         tumour_slides=count_tumour_slides(predictions, best) if known else {},
         slide_aucs=slides.auc[enough].tolist(),
         slide_context=rung in CONTEXT_RUNGS or (rung == "ensemble" and ensemble is not None and ensemble.uses_slides),

@@ -165,8 +165,7 @@ def group_scores(groups: StainGroups, predictions: pd.DataFrame, model: str) -> 
     ----------
     groups : StainGroups
     predictions : DataFrame
-        ``slide, label, prob_<model>`` of out-of-fold and test patches together. Each patch was scored by a model that
-        was not trained on its slide.
+        ``slide, label, prob_<model>``. Each patch was scored by a model that was not trained on its slide.
     model : str
 
     Returns

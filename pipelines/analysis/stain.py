@@ -285,6 +285,7 @@ def stain_view(run: Run, folder: Path, predictions: pd.DataFrame, steps: pd.Data
     if groups is None:
         return view
     rungs = [model for model in models if split_model_name(model)[0] not in SINGLE_FAMILIES]
+    out_of_fold = predictions[predictions.split == "train"]
     slides = patches_of(run).table["slide"].astype(object)
     families = []
     for name, step in feature_tables(run).items():
@@ -297,8 +298,8 @@ def stain_view(run: Run, folder: Path, predictions: pd.DataFrame, steps: pd.Data
     return replace(
         view,
         groups=groups,
-        scores=group_table(groups, predictions, rungs, **options),
-        slides=group_slides(groups, predictions, rungs),
+        scores=group_table(groups, out_of_fold, rungs, **options),
+        slides=group_slides(groups, out_of_fold, rungs),
         families=None if ranked is None else ranked.reset_index(drop=True),
     )
 

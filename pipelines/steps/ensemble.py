@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,7 @@ def combine(
     """
     from threadpoolctl import threadpool_limits
 
+    started = time.process_time()
     slides = known_slides(table["slide"])
     plain = choose_members(models, config.ensemble.members, slides=False)
     slides_known = bool(pd.notna(slides).any())
@@ -152,11 +154,14 @@ def combine(
     (folder / ENSEMBLE).write_text(json.dumps(content, indent=2), encoding="utf-8")
     _write_predictions(folder, table, values, means, complete, train, evaluated)
     evaluated.write(folder)
-    verdict = evaluated.gains.iloc[0]["verdict"]
-    return StepResult(
-        len(table),
-        {"members": list(members), "rows": int(train.sum()), "left_out": left_out, "verdict": verdict},
-    )
+    notes = {
+        "members": list(members),
+        "rows": int(train.sum()),
+        "left_out": left_out,
+        "verdict": evaluated.gains.iloc[0]["verdict"],
+        "core_seconds": round(time.process_time() - started, 1),
+    }
+    return StepResult(len(table), notes)
 
 
 def choose_members(models: Sequence[str], configured: Sequence[str], *, slides: bool) -> list[str]:

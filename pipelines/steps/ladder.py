@@ -92,4 +92,4 @@ def _ensemble_cost(run: Run, costs: Mapping[str, tuple[float, float]]) -> tuple[
     own = sum(fits[member] for member in members if member in fits.index)
     own += costs["cnn"][0] if {"cnn", CNN_CONTEXT} & set(members) else 0.0
     peak = max(manifest["peak_mb"], *(costs[member][1] for member in members if member in costs))
-    return round(tables + own + manifest["seconds"], 1), peak
+    return round(tables + own + manifest["notes"]["core_seconds"], 1), peak

@@ -14,7 +14,7 @@ from histoblend.models.inspection.stain import StainGroups
 from histoblend.models.names import RUNGS
 from histoblend.reports.evaluation.ladder import SPLITS, rows_with_predictions
 from histoblend.reports.page.section import records
-from histoblend.reports.words import FEW_SLIDES
+from histoblend.reports.words import FEW_SLIDES, direction, signed
 
 Row = dict[str, Any]
 
@@ -52,6 +52,8 @@ class Evidence:
         Whether the slides' stain is associated with their share of positives.
     slide_context : bool
         Whether the best model compares a patch with the other patches of its slide.
+    rates : mapping from "oof" and "test" to dict
+        Sensitivity and specificity of the best model at the default threshold, with intervals; empty if unknown.
     doubts_on_ensemble : sequence of str
         Reasons for caution that apply if the ensemble is the best model.
     warnings : sequence of str
@@ -71,6 +73,7 @@ class Evidence:
     slide_aucs: Sequence[float] = ()
     stain: StainGroups | None = None
     slide_context: bool = False
+    rates: Mapping[str, Row] = field(default_factory=dict)
     doubts_on_ensemble: Sequence[str] = ()
     warnings: Sequence[str] = ()
     data_shown: bool = False
@@ -115,7 +118,9 @@ class Evidence:
         """Word for the gain over the model in `below`; empty without one."""
         if self.below is None:
             return ""
-        return CLEAR if self.best["gain_low"] > 0 else BORDERLINE if self.best["gain"] > 0 else NONE
+        if direction(self.best["gain_low"], self.best["gain_high"]) == 1:
+            return CLEAR
+        return BORDERLINE if signed(self.best["gain"]).startswith("+") else NONE
 
     @property
     def test_side(self) -> str:
@@ -123,6 +128,17 @@ class Evidence:
         if self.test is None or self.best["auc_low"] <= self.test["auc"] <= self.best["auc_high"]:
             return ""
         return "below" if self.test["auc"] < self.best["auc_low"] else "above"
+
+    def falling_rates(self) -> list[tuple[str, float, float]]:
+        """Name, out-of-fold value and test value of each rate that the test set has below its out-of-fold interval."""
+        if not {"oof", "test"} <= set(self.rates):
+            return []
+        oof, test = self.rates["oof"], self.rates["test"]
+        return [
+            (rate, oof[rate], test[rate])
+            for rate in ("sensitivity", "specificity")
+            if round(test[rate], 2) < round(oof[f"{rate}_low"], 2)
+        ]
 
     def few(self) -> list[tuple[str, str]]:
         """For "oof" and "test", if their slides are few: the split, and how many slides there are, with tumour."""

@@ -61,7 +61,9 @@ def _about_the_data(evidence: Evidence) -> Iterator[NextStep]:
             "Hold out test slides (split.test_share)", "no slide was kept for a test", document="docs/data.md"
         )
     if evidence.test_side == "below":
-        yield NextStep("Look at the slides with the most errors", "the test slides are harder", "errors")
+        yield NextStep(
+            "Look at the slides with the most errors", "the test AUC is below the out-of-fold interval", "errors"
+        )
 
 
 def _about_the_model(evidence: Evidence) -> Iterator[NextStep]:

@@ -309,14 +309,14 @@ def _group_chart(scores: pd.DataFrame, slides: pd.DataFrame) -> Chart:
     marks: dict[str, Any] = {"by": "group", "marks": GROUP_MARKS}
     variants = [
         (
-            "all models, out-of-fold and test patches together: AUC within each group",
+            "all models, out of fold: AUC within each group",
             figures.forest(scores, "auc", **marks),
         )
     ]
     if slides.auc.notna().any():
         variants.append(
             (
-                "all models, out-of-fold and test patches together: AUC within each slide",
+                "all models, out of fold: AUC within each slide",
                 figures.slide_strip(slides, **marks),
             )
         )

@@ -13,7 +13,7 @@ from histoblend.reports.page.section import Chart, Section
 from histoblend.reports.sections.cautions import Caution, cautions
 from histoblend.reports.sections.evidence import BORDERLINE, CLEAR, NONE, Evidence, Row, known
 from histoblend.reports.sections.next_steps import NextStep, next_steps
-from histoblend.reports.words import RUNG_WORDS, head_words, model_words, signed, span
+from histoblend.reports.words import RUNG_WORDS, direction, head_words, model_words, signed, signed_span, span
 
 #: Short names of rungs, for the axis of the forest plot.
 RUNG_LABELS = {
@@ -186,8 +186,8 @@ def _short_words(model: str) -> str:
 
 def _signed_interval(row: Row) -> str:
     low, high = row["gain_low"], row["gain_high"]
-    text = f"{signed(row['gain'])} (95 % CI {signed(low)} to {signed(high)})"
-    return f"{text}, inconclusive" if low <= 0 <= high else text
+    text = f"{signed(row['gain'])} (95 % CI {signed_span(low, high)})"
+    return f"{text}, inconclusive" if direction(low, high) == 0 else text
 
 
 def _cost(evidence: Evidence) -> dict[str, str] | None:
@@ -240,12 +240,13 @@ def _improvements(steps: tuple[Row, ...]) -> tuple[str, ...]:
     compared = [row for row in steps if isinstance(row["below"], str) and row["below"] != RUNGS[0]]
     if not compared:
         return ("Each head has only one rung, so there are no steps to compare.",)
-    groups = [
-        ("Improved the AUC (95 % CI of the gain above 0)", [s for s in compared if s["gain_low"] > 0]),
-        ("Inconclusive (95 % CI includes 0)", [s for s in compared if s["gain_low"] <= 0 <= s["gain_high"]]),
-        ("Lowered the AUC (95 % CI below 0)", [s for s in compared if s["gain_high"] < 0]),
-    ]
-    return tuple(f"{title}: {_step_words(part)}." for title, part in groups if part)
+    titles = {
+        1: "Improved the AUC (95 % CI of the gain above 0)",
+        0: "Inconclusive (95 % CI includes 0)",
+        -1: "Lowered the AUC (95 % CI below 0)",
+    }
+    groups = {side: [s for s in compared if direction(s["gain_low"], s["gain_high"]) == side] for side in titles}
+    return tuple(f"{titles[side]}: {_step_words(part)}." for side, part in groups.items() if part)
 
 
 def _step_words(rows: list[Row]) -> str:
@@ -254,7 +255,7 @@ def _step_words(rows: list[Row]) -> str:
     for row in rows:
         rung, head = split_model_name(row["model"])
         other = RUNG_WORDS[split_model_name(row["below"])[0]] if head else model_words(row["below"])
-        interval = f"{signed(row['gain_low'])} to {signed(row['gain_high'])}"
+        interval = signed_span(row["gain_low"], row["gain_high"])
         by = f"{head_words(head)} " if head else ""
         gains.setdefault(f"{RUNG_WORDS[rung]} over {other}", []).append(f"{by}{signed(row['gain'])}, {interval}")
     return "; ".join(f"{step} ({'; '.join(heads)})" for step, heads in gains.items())

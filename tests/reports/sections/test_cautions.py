@@ -5,6 +5,11 @@ from histoblend.pipelines.steps.patches import split_warnings
 from histoblend.reports.sections.cautions import Caution, cautions
 from tests.reports.sections.steps import CLEAR_STEPS, STEPS, evidence, row, stain_groups
 
+RATES = {
+    "oof": {"sensitivity": 0.88, "sensitivity_low": 0.80, "specificity": 0.90, "specificity_low": 0.852},
+    "test": {"sensitivity": 0.56, "specificity": 0.85},
+}
+
 
 @pytest.mark.parametrize(
     ("known", "headline", "expected"),
@@ -22,6 +27,9 @@ from tests.reports.sections.steps import CLEAR_STEPS, STEPS, evidence, row, stai
         ({"stain": stain_groups(0.0002)}, "Stain and label are confounded", True),
         ({"stain": stain_groups(0.4)}, "Stain and label", False),
         ({"doubts_on_ensemble": ("It is an ensemble. Really.",)}, "It is an ensemble", False),
+        ({"rates": RATES}, "Sensitivity is 0.88 out of fold but 0.56 on the test set", True),
+        ({"rates": RATES}, "Specificity is", False),
+        ({"rates": {"oof": RATES["oof"]}}, "Sensitivity is", False),
     ],
 )
 def test_reasons_for_caution(known, headline, expected):
