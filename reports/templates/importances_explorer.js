@@ -6,7 +6,7 @@
   const { measures, features, opened, patches, size, box } = data;
   const find = (selector) => root.querySelector(selector);
   const section = document.getElementById("importances");
-  const foldedRows = 15;
+  const foldedRows = 10;
   const body = find("tbody");
   const head = find("thead tr");
   const all = find("button.all");

@@ -83,6 +83,7 @@ def test_ladder_sorts_both_ways_by_keyboard_with_missing_last(visit):
 
 def test_choosing_a_metric_redraws_the_forest(visit):
     page = visit()
+    page.get_by_text("Chart of every model with its interval").click()
     forest = page.locator("figure[data-figure=forest]")
     assert forest.locator(".xtitle").text_content() == "AUC"
     forest.locator("select").select_option(label="Brier score (lower is better)")
@@ -118,6 +119,7 @@ def test_clusters_can_be_sorted_and_opened(visit):
 
 def test_hovering_a_slide_shows_its_name_as_text(visit):
     page = visit("nasty")
+    page.get_by_text("Chart of slides, worst first").click()
     plot = page.locator("figure[data-figure=slides] .plot")
     plot.scroll_into_view_if_needed()
     point = plot.locator(".scatterlayer .points path").last.bounding_box()
