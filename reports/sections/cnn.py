@@ -19,7 +19,7 @@ from histoblend.reports.page.images import centre_box, photo_uri
 from histoblend.reports.page.section import Chart, Section, records
 from histoblend.reports.words import FEW_SLIDES, direction, percent, percent_span, signed
 
-ABSENT = "This run has no fine-tuned network (step 5). Add it with `make ensemble`, unless cnn.enabled is false."
+ABSENT = "This run has no fine-tuned network (step 5). Add it with make ensemble, unless cnn.enabled is false."
 ABSENT_MAPS = "This report has no maps of where the network looks."
 
 OUTCOMES = {

@@ -156,7 +156,7 @@ def ensemble_section(view: EnsembleView | None, ladder: pd.DataFrame) -> Section
         From :func:`reports.evaluation.ladder.ladder`, for the ensemble's gain within and between slides.
     """
     if view is None:
-        absent = "This run has no ensemble (step 6). Add it with `make ensemble`."
+        absent = "This run has no ensemble (step 6). Add it with make ensemble."
         return Section("ensemble", "Ensemble", None, absent=absent)
     choices = [
         f"{row['fold']}: {COMBINER_WORDS[row['combiner']]}, calibration {CALIBRATOR_WORDS[row['calibrator']]}"
