@@ -13,7 +13,7 @@ from histoblend.reports.evaluation.pairing import best_model
 from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section
 from histoblend.reports.within_slides import BETWEEN_SLIDES, SLIDE_CONTEXT, has_within, within_words
-from histoblend.reports.words import RUNG_WORDS, difference, direction, head_words, model_words, span
+from histoblend.reports.words import FAMILY_WORDS, RUNG_WORDS, difference, direction, head_words, model_words, span
 
 SPLIT_WORDS = {"oof": "out-of-fold", "test": "test"}
 
@@ -185,7 +185,7 @@ def _alone_rows(
             for head in heads
             for split in splits
         ]
-        rows.append({"family": family, "columns": columns, "cost": cost, "scores": scores})
+        rows.append({"family": FAMILY_WORDS[family], "columns": columns, "cost": cost, "scores": scores})
     return sorted(rows, key=lambda row: -_best_score(row)[2])
 
 

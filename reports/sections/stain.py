@@ -38,7 +38,7 @@ from histoblend.reports.page.figures import (
     short_name,
 )
 from histoblend.reports.page.section import Chart, Section, records
-from histoblend.reports.words import difference, direction, model_words, percent, span
+from histoblend.reports.words import FAMILY_WORDS, difference, direction, model_words, percent, span
 
 #: Most models named in a sentence.
 MAX_NAMED = 3
@@ -84,7 +84,7 @@ def stain_section(view: StainView | None, importances: pd.DataFrame, best: str) 
     if view.groups is not None and view.families is not None:
         content["families"] = {
             "words": family_words(view.families, importances, view.groups.confounded),
-            "rows": view.families.to_dict("records"),
+            "rows": [row | {"words": FAMILY_WORDS[row["family"]]} for row in records(view.families)],
             "own": OWN_FAMILY,
         }
         tables["stain-families"] = view.families
@@ -195,7 +195,7 @@ def family_words(families: pd.DataFrame, importances: pd.DataFrame, confounded: 
             f"No family of features separates the two groups with an AUC of {SEPARATES_FROM_AUC:g} or more on slides "
             f"that were not used to fit it, except “{OWN_FAMILY}”, which defines the groups."
         )
-    named = ", ".join(f"{row['family']} ({row['auc']:.2f})" for row in records(separating))
+    named = ", ".join(f"{FAMILY_WORDS[row['family']]} ({row['auc']:.2f})" for row in records(separating))
     text = f"On slides that were not used to fit them, these families separate the two groups (AUC): {named}."
     leading = _leading_families(importances)
     suspects = {model: row for model, row in leading.items() if row["family"] in (*separating.family, OWN_FAMILY)}
@@ -205,7 +205,8 @@ def family_words(families: pd.DataFrame, importances: pd.DataFrame, confounded: 
         return f"{text} None of them is the family with the largest permutation importance of a model."
     ranked = sorted(suspects.items(), key=lambda item: -item[1]["value"])
     drops = "; ".join(
-        f"{model_words(model)}, {difference(-row['value'], -row['high'], -row['low'])} when {row['family']} is shuffled"
+        f"{model_words(model)}, {difference(-row['value'], -row['high'], -row['low'])} when "
+        f"{FAMILY_WORDS[row['family']]} is shuffled"
         for model, row in ranked[:MAX_NAMED]
     )
     more = f"; and {len(ranked) - MAX_NAMED} more" if len(ranked) > MAX_NAMED else ""

@@ -77,7 +77,7 @@ def test_the_constant_model_has_no_row_but_its_numbers(ladder):
 
 def test_families_are_ordered_by_their_best_out_of_fold_auc(ladder):
     content = ladder_section(ladder, CURVES, {"nuclei": (110, 0.5), "gabor": (30, 0.2), "colour": (132, 0.1)}).content
-    assert [one["family"] for one in content["alone"]] == ["colour", "gabor", "nuclei"]
+    assert [one["family"] for one in content["alone"]] == ["colour", "Gabor texture", "nuclei"]
     # By head and split. Gabor has no XGBoost and no test scores.
     assert [score[:3] for score in content["alone"][2]["scores"]] == [
         ("logistic regression", "out-of-fold", 0.65),
