@@ -92,10 +92,12 @@ def _run_command(step: str, sentence: str) -> None:
         from histoblend.pipelines.runtime.resources import report_shortages
         from histoblend.pipelines.tracking import check_tracking
 
-        options = {"data.path": data, "name": run, "data.missing": missing}
-        given = [f"{key}={_quoted(value)}" for key, value in options.items() if value]
-        given += ["data.strict=true"] if strict else []
-        planned = plan_run(load_config(config, [*(settings or []), *given]), runs, rebuild=rebuild)
+        given = [("data.path", "DATA", data), ("name", "RUN", run), ("data.missing", "MISSING", missing)]
+        options = {
+            f"{key}={_quoted(value)}": f"{name}={value} (--{name.lower()})" for key, name, value in given if value
+        }
+        options |= {"data.strict=true": "STRICT=1 (--strict)"} if strict else {}
+        planned = plan_run(load_config(config, settings or [], options), runs, rebuild=rebuild)
         commands.check_data_folder(planned.config)
         if step in ("baseline", "ensemble", "report"):
             check_tracking(planned.config.track)  # before the run's folder is made

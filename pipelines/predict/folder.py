@@ -100,8 +100,8 @@ def predict_folder(
     stamps = [stamp(folder / name, name) for name in source.table["file"]]
     code = code_digest(("data", "features", "models", "pipelines/predict/shards.py"))
     key = {"bundle": bundle.digest, "code": code, "files": _digest(stamps), "shard": options.shard}
-    parts = Parts(out.with_name(f".{out.name}.work"), key)
     with open_predictor(bundle, chosen_members(blends, patch_slides)) as predictor:
+        parts = Parts(out.with_name(f".{out.name}.work"), key)
         predictions = predict_source(predictor, blends, source, patch_slides, parts, options=options, screen=screen)
     skipped = write_tables(source, predictions, out)
     if rows_to_explain:
