@@ -261,7 +261,7 @@ def split_warnings(table: pd.DataFrame, notes: Mapping[str, Any]) -> list[str]:
     notes : mapping
         Notes of step 1's manifest.
     """
-    warnings = [*_slide_warnings(table)]
+    warnings = [*_slide_warnings(table), *notes.get("source", {}).get("unused", ())]
     if alike := describe_look_alikes(notes.get("source", {}).get("classes", ()), "class"):
         warnings.append(f"{alike}. They have the same label; check that this is what you mean")
     if set_aside := notes["set_aside"]:

@@ -9,10 +9,15 @@ from histoblend.data.errors import InputError
 from histoblend.pipelines.runtime import lock
 
 
-def refused(folder):
-    with pytest.raises(InputError, match="wrong data"), lock.run_lock(folder, print):
+def start(folder):
+    with lock.run_lock(folder, print):
         assert json.loads((folder / ".lock").read_text())["pid"] == os.getpid()
         raise InputError("wrong data")
+
+
+def refused(folder):
+    with pytest.raises(InputError, match="wrong data"):
+        start(folder)
 
 
 @pytest.mark.parametrize("before", ["", "runs", "runs/x"])
