@@ -73,7 +73,10 @@ def table_seconds(cluster, run, folder, shard):
     names = run.columns
     recipe = {"families": list(chosen_families(run.config))}
     started = time.perf_counter()
-    used = extract_on_cluster(cluster, recipe, names, patches_of(run), folder, shard=shard, progress=lambda count: None)
+    patches = patches_of(run)
+    used = extract_on_cluster(
+        cluster, recipe, names, patches, patches.pixels, folder, shard=shard, progress=lambda count: None
+    )
     wall = time.perf_counter() - started
     np.testing.assert_array_equal(np.load(folder / "values.npy", mmap_mode="r"), run.expected)
     return wall, used

@@ -76,6 +76,8 @@ class FineTuned:
         is that of the averaged weights on the validation slides; NaN without validation slides.
     stopped : str
         Why training stopped early; empty if it did not.
+    diverged : bool
+        Whether it stopped because loss or weights became infinite.
     """
 
     values: list[np.ndarray]
@@ -83,6 +85,7 @@ class FineTuned:
     scale: np.ndarray
     history: pd.DataFrame
     stopped: str = ""
+    diverged: bool = False
 
 
 #: Lists of arrays in a checkpoint.
@@ -102,10 +105,12 @@ class _State:
     scale: np.ndarray
     history: list[dict[str, Any]] = field(default_factory=list)
     stopped: str = ""
+    diverged: bool = False
 
     def arrays(self) -> dict[str, np.ndarray]:
         lists = {f"{name}-{index}": array for name in LISTS for index, array in enumerate(getattr(self, name))}
-        text = json.dumps({"epoch": self.epoch, "history": self.history, "stopped": self.stopped})
+        fields = ("epoch", "history", "stopped", "diverged")
+        text = json.dumps({name: getattr(self, name) for name in fields})
         return lists | {"mean": self.mean, "scale": self.scale, "text": np.array(text)}
 
     @classmethod
@@ -177,8 +182,10 @@ def fine_tune(
     if len(states) > 1:
         training.model.set_weights(values)
     first_state = states[0]
-    stopped = next((state.stopped for state in states if state.stopped), "")
-    return FineTuned(values, mean, scale, pd.DataFrame(first_state.history), stopped), training.predict
+    # A seed that diverged is reported rather than one that stopped as intended.
+    ended = max(states, key=lambda state: (state.diverged, bool(state.stopped)))
+    history = pd.DataFrame(first_state.history)
+    return FineTuned(values, mean, scale, history, ended.stopped, ended.diverged), training.predict
 
 
 def _rescaled(state: _State, mean: np.ndarray, scale: np.ndarray) -> list[np.ndarray]:
@@ -317,6 +324,7 @@ class _Training:
     def _stop_diverged(self, reason: str) -> None:
         """Stop training and say which weights are kept."""
         kept = _kept_epoch(self.state.history)
+        self.state.diverged = True
         self.state.stopped = f"{reason}: the weights of epoch {kept} were kept. Try a smaller cnn.learning_rate."
         self._save()
 

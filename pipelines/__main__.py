@@ -46,7 +46,10 @@ BUNDLE = typer.Option("--bundle", help="Folder of the bundle, such as runs/<name
 MODEL = Annotated[
     str, typer.Option("--model", help="A model of the bundle. Default: the ensemble, or the head with the best AUC.")
 ]
-POINT = Annotated[str, typer.Option("--point", help="Operating point for labels.")]
+POINT = Annotated[
+    str,
+    typer.Option("--point", help="Operating point for labels: youden, sensitivity-0.95, specificity-0.95 or best-f1."),
+]
 WORKERS = Annotated[int, typer.Option("--workers", help="Threads; -1 for one per core, -2 for one fewer.")]
 SHARD = Annotated[int, typer.Option("--shard", min=1, help="Patches per block (does not change results).")]
 
@@ -92,14 +95,17 @@ def _run_command(step: str, sentence: str) -> None:
         from histoblend.pipelines.runtime.resources import report_shortages
         from histoblend.pipelines.tracking import check_tracking
 
-        options = {"data.path": data, "name": run, "data.missing": missing}
-        given = [f"{key}={_quoted(value)}" for key, value in options.items() if value]
-        given += ["data.strict=true"] if strict else []
-        planned = plan_run(load_config(config, [*(settings or []), *given]), runs, rebuild=rebuild)
+        given = [("data.path", "DATA", data), ("name", "RUN", run), ("data.missing", "MISSING", missing)]
+        options = {
+            f"{key}={_quoted(value)}": f"{name}={value} (--{name.lower()})" for key, name, value in given if value
+        }
+        options |= {"data.strict=true": "STRICT=1 (--strict)"} if strict else {}
+        planned = plan_run(load_config(config, settings or [], options), runs, rebuild=rebuild)
         commands.check_data_folder(planned.config)
         if step in ("baseline", "ensemble", "report"):
             check_tracking(planned.config.track)  # before the run's folder is made
         with report_shortages(planned.folder), run_lock(planned.folder, planned.screen.say), closing(planned):
+            planned.screen.say(commands.introduction(planned, str(config)))
             if explain:
                 commands.explain(planned, explain)
             elif step == "baseline":

@@ -117,6 +117,20 @@ def check_data_folder(config: Config) -> None:
         )
 
 
+def introduction(run: Run, configuration: str) -> str:
+    """Say what a run reads and where its results are.
+
+    Parameters
+    ----------
+    run : Run
+    configuration : str
+        Name or file of the configuration, as given by the user.
+    """
+    data = run.config.data
+    what = f"{data.n:,} synthetic patches, not your data" if data.source == "phantom" else f"patches in {data.path}"
+    return f"Configuration {configuration}: {what}; results in {run.folder}{os.sep}"
+
+
 def begin(run: Run) -> None:
     """Check the settings before any long computation, bring the patches up to date, and warn about a leaking split."""
     checks = {"embeddings": check_embeddings} | ({"cnn": check_cnn} if run.has("cnn") else {})

@@ -7,7 +7,7 @@ import json
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -328,13 +328,21 @@ class Config(_Section):
     engine: EngineConfig = EngineConfig()
     track: TrackConfig = TrackConfig()
 
+    @field_validator("name")
+    @classmethod
+    def _folder_name(cls, name: str) -> str:
+        if not name or name in {".", ".."} or name.startswith("-") or re.search(r"[\s/\\\0]", name):
+            near = re.sub(r"[\s/\\\0]+", "-", name).strip("-.") or "mine"
+            raise ValueError(f"must be a folder name without slashes or spaces, such as RUN={near} (--run {near})")
+        return name
+
     @field_validator("track", mode="before")
     @classmethod
     def _kind_only(cls, value: Any) -> Any:
         return {"kind": value} if isinstance(value, str) else value
 
 
-def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
+def load_config(path: Path, settings: Sequence[str] = (), options: Mapping[str, str] | None = None) -> Config:
     """Read a TOML file and apply ``key=value`` settings on top.
 
     Parameters
@@ -342,6 +350,8 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
     path : Path
     settings : sequence of str
         ``section.key=value``. The value is parsed as TOML, or taken as text if that fails.
+    options : mapping from str to str, optional
+        More such settings, and the option that each comes from, in words for messages.
 
     Returns
     -------
@@ -366,14 +376,13 @@ def load_config(path: Path, settings: Sequence[str] = ()) -> Config:
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: expected a TOML file; got: {error}.") from error
-    for setting in settings:
+    origins = {setting: f"--set {setting}" for setting in settings} | dict(options or {})
+    for setting in (*settings, *(options or ())):
         _apply(values, setting)
     try:
-        config = Config.model_validate(values)
+        return Config.model_validate(values)
     except ValidationError as error:
-        raise InputError(_explain(error, path, settings)) from None
-    _check_name(config.name)
-    return config
+        raise InputError(_explain(error, path, origins)) from None
 
 
 def _apply(values: dict[str, Any], setting: str) -> None:
@@ -394,13 +403,13 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     values[last] = value
 
 
-def _explain(error: ValidationError, path: Path, settings: Sequence[str]) -> str:
-    """Describe the first error in one sentence that begins with its origin: a setting, or the file."""
+def _explain(error: ValidationError, path: Path, origins: Mapping[str, str]) -> str:
+    """Describe the first error in one sentence that begins with its origin: a setting, an option or the file."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"])
-    names = {setting: setting.partition("=")[0].strip() for setting in settings}
+    names = {setting: setting.partition("=")[0].strip() for setting in origins}
     given = [text for text, name in names.items() if f"{key}.".startswith(f"{name}.") or name.startswith(f"{key}.")]
-    origin = f"--set {given[-1]}" if given else str(path)
+    origin = origins[given[-1]] if given else str(path)
     if first["type"] == "extra_forbidden":
         key = names[given[-1]] if given else key
         known = [known for known, _ in config_keys()]
@@ -411,7 +420,7 @@ def _explain(error: ValidationError, path: Path, settings: Sequence[str]) -> str
         )
         hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"known keys: {', '.join(known)}."
         return f"{origin}: unknown key {key!r}; {hint}"
-    return f"{origin}: {key}: {first['msg']}; got {first['input']!r}."
+    return f"{origin}: {key}: {first['msg'].removeprefix('Value error, ')}; got {first['input']!r}."
 
 
 def config_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -437,13 +446,3 @@ def describe(config: Config) -> Iterator[str]:
             value = getattr(value, part)
         shown = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
         yield f"{key}={shown}  # {description}"
-
-
-def _check_name(name: str) -> None:
-    faulty = not name or name in {".", ".."} or name.startswith("-") or re.search(r"[\s/\\\0]", name)
-    if faulty:
-        near = re.sub(r"[\s/\\\0]+", "-", name).strip("-.") or "mine"
-        raise InputError(
-            f"name must be a folder name without slashes or spaces; got {name!r}. "
-            f"Choose another, such as RUN={near} (--run {near})."
-        )

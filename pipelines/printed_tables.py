@@ -23,7 +23,7 @@ from histoblend.pipelines.steps.patches import balance
 from histoblend.reports.evaluation.pairing import best_model
 from histoblend.reports.page.section import records
 from histoblend.reports.sections.data import consequence, leakage_words
-from histoblend.reports.within_slides import has_within, within_words
+from histoblend.reports.within_slides import between_words, has_within, within_words
 from histoblend.reports.words import model_words
 
 if TYPE_CHECKING:
@@ -114,10 +114,7 @@ def _show_within(run: Run, steps: pd.DataFrame) -> None:
     )
     title = "within slides (95 % intervals); gains over the rung below are out-of-fold"
     run.screen.table(shown.fillna(""), title)
-    run.screen.say(
-        "a gain between slides depends on the share of tumour among each slide's sampled patches, so it may not carry "
-        "over to heat maps. A gain within slides carries over."
-    )
+    run.screen.say(between_words(steps, briefly=True))
 
 
 def _show_families(run: Run, alone: pd.DataFrame) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from histoblend.data.splits import is_known
 from histoblend.models.names import SINGLE_FAMILIES
-from histoblend.reports.within_slides import BETWEEN_SLIDES, has_within, score_within_words, within_words
+from histoblend.reports.within_slides import between_words, has_within, score_within_words, within_words
 
 CARD = "MODEL_CARD.md"
 
@@ -105,7 +105,7 @@ def _scores(steps: pd.DataFrame) -> list[str]:
     for row in selected.to_dict("records"):
         scores = [_with_interval(row, "auc"), score_within_words(row) or "–", _with_interval(row, "brier")]
         lines.append(f"| {row['model']} | {_SPLITS[row['split']]} | {' | '.join(scores)} | {row['threshold']:.3f} |")
-    return [*lines, "", within_words(steps) + (f" {BETWEEN_SLIDES}" if has_within(steps) else "")]
+    return [*lines, "", within_words(steps) + (f" {between_words(selected)}" if has_within(steps) else "")]
 
 
 def _with_interval(row: Mapping[Any, Any], name: str) -> str:

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from histoblend.features.handcrafted.slide_context import ENOUGH
+from histoblend.models.names import CONTEXT_RUNGS
 from histoblend.reports.words import difference, span
 
 _SPLITS = {"oof": "out of fold", "test": "on the test slides"}
@@ -19,10 +21,17 @@ BETWEEN_SLIDES = (
     "slides does not depend on that share and carries over."
 )
 
+#: The same for the terminal.
+BETWEEN_SLIDES_BRIEFLY = (
+    "a gain between slides depends on the share of tumour among each slide's sampled patches, so it may not carry over "
+    "to heat maps. A gain within slides carries over."
+)
+
 #: Exception: models whose scores depend on the share of tumour even within a slide.
 SLIDE_CONTEXT = (
-    "Slide context is an exception: it compares a patch with the other patches of its slide, so another share of "
-    "tumour also changes its scores within the slide."
+    "Models in slide context are an exception, also as members of an ensemble: they compare a patch with the other "
+    "patches of its slide, so another share of tumour also changes their scores within the slide, and their gain "
+    f"carries over only if {ENOUGH} or more patches of a slide are predicted together."
 )
 
 
@@ -53,6 +62,12 @@ def within_words(ladder: pd.DataFrame) -> str:
     text = "AUC within slides counts only pairs of a positive and a negative patch from the same slide"
     text += f": {', and '.join(covered)}." if covered else "."
     return text + (f" It is missing {' and '.join(missing)}: no known slide contains both classes." if missing else "")
+
+
+def between_words(ladder: pd.DataFrame, *, briefly: bool = False) -> str:
+    """Say whether gains carry over to other slides; with the exception of slide context, if a model uses it."""
+    exception = [SLIDE_CONTEXT] * bool(ladder.rung.isin(CONTEXT_RUNGS).any())
+    return " ".join([BETWEEN_SLIDES_BRIEFLY if briefly else BETWEEN_SLIDES, *exception])
 
 
 def has_within(ladder: pd.DataFrame) -> bool:

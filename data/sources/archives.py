@@ -129,7 +129,9 @@ class _Member:
     """An entry of an archive: name, size, whether it is a folder, its fault if any, and a function that opens it."""
 
     def __init__(self, name: str, size: int, folder: bool, fault: str, read: Open) -> None:
-        self.name, self.size, self.folder, self.fault, self.open = name, size, folder, fault, read
+        # Some programs for Windows separate folders by backslashes, against the rules of both formats.
+        self.name = name.replace("\\", "/")
+        self.size, self.folder, self.fault, self.open = size, folder or self.name.endswith("/"), fault, read
 
 
 @contextlib.contextmanager
@@ -221,7 +223,7 @@ def _checked(archive: Path, members: Iterator[_Member], max_bytes: int) -> dict[
 
 def _name_fault(name: str, *, folder: bool) -> str:
     windows = PureWindowsPath(name)
-    if name.startswith("/") or windows.anchor or ".." in windows.parts or "\\" in name or "\0" in name:
+    if name.startswith("/") or windows.anchor or ".." in windows.parts or "\0" in name:
         return "has a path outside the target"
     # "./" is the packed folder itself, as in archives of `tar cf x.tar .`.
     return "" if PurePosixPath(name).parts or folder else "has no name"

@@ -27,6 +27,9 @@ ID_COLUMNS = (
 )  # fmt: skip
 SLIDE_COLUMNS = ("wsi", "slide", "slide_id", "wsi_id", "slide_name", "wsi_name", "group")
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "target")
+SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+
+_COLUMNS = (ID_COLUMNS, SLIDE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS)
 
 #: Headers named in the documentation; they take precedence over other accepted ones.
 _SLIDE_FIRST = ("slide", "wsi")
@@ -70,8 +73,8 @@ def read_csv(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = (
     path : Path
         Separated by commas, semicolons, tabs or ``|``; UTF-8, or UTF-16 with a byte order mark, as Excel writes it.
     columns : tuple of str
-        Required columns, by their documented names. A column of ``ID_COLUMNS``, ``SLIDE_COLUMNS`` or ``LABEL_COLUMNS``
-        may have another header of the same list.
+        Required columns, by their documented names. A column of ``ID_COLUMNS``, ``SLIDE_COLUMNS``, ``LABEL_COLUMNS``
+        or ``SPLIT_COLUMNS`` may have another header of the same list.
     optional : tuple of str
         Columns that are returned if present.
 
@@ -101,16 +104,28 @@ def read_csv(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = (
 
 def misnamed(path: Path) -> str:
     """Suggest in a sentence an existing table with a similar name; empty if there is none."""
+    name = _similar_table(path)
+    return f" Did you mean {name!r}? Save it as {path.name} (commas, semicolons or tabs)." if name else ""
+
+
+def unread(*paths: Path) -> list[str]:
+    """Sentences about tables that are not read because their names are only similar to those of optional tables."""
+    names = {path.name: _similar_table(path) for path in paths if not path.exists()}
+    return [
+        f"{name} was not read. If it is meant as {expected}, save it under that name (commas, semicolons or tabs)"
+        for expected, name in names.items()
+        if name
+    ]
+
+
+def _similar_table(path: Path) -> str:
+    """Name of an existing table with a similar name; empty if there is none."""
     if not path.parent.is_dir():
         return ""
     tables = {name.lower(): name for name in sorted(os.listdir(path.parent)) if name.lower().endswith(_TABLES)}
     stems = {name.partition(".")[0]: name for name in tables if not ignored(name) and name != path.name.lower()}
     matches = difflib.get_close_matches(path.name.lower().partition(".")[0], stems, n=1, cutoff=0.85)
-    return (
-        f" Did you mean {tables[stems[matches[0]]]!r}? Save it as {path.name} (commas, semicolons or tabs)."
-        if matches
-        else ""
-    )
+    return tables[stems[matches[0]]] if matches else ""
 
 
 @contextmanager
@@ -213,7 +228,7 @@ def _matching_columns(headers: list[str], column: str) -> list[int]:
 
 def _accepted(column: str) -> tuple[str, ...]:
     """Other accepted headers of a column."""
-    known = next((names for names in (ID_COLUMNS, SLIDE_COLUMNS, LABEL_COLUMNS) if column in names), ())
+    known = next((names for names in _COLUMNS if column in names), ())
     return tuple(name for name in known if name != column)
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.data.names import clean_names, look_alikes
-from histoblend.data.sources.csv_table import misnamed
+from histoblend.data.sources.csv_table import misnamed, unread
 from histoblend.data.sources.file_names import clean_path
 from histoblend.data.sources.image_files import ImageFiles, image_files, image_id, is_image, walk_images
 from histoblend.data.sources.images import CONVERSION, RESIZING, SUFFIXES, size_remedy
@@ -27,7 +27,7 @@ from histoblend.data.sources.labels import (
     read_labels,
     slides_of,
 )
-from histoblend.data.sources.official_split import class_folders, part_of
+from histoblend.data.sources.official_split import class_folders, part_named, part_of
 from histoblend.data.sources.tiff import PatchReader
 from histoblend.data.splits import TEST, UNMAPPED
 from histoblend.data.storage.arrays import find_name, stamp
@@ -44,9 +44,10 @@ class FolderSource:
     Parameters
     ----------
     path : Path
-        Folder that holds ``labels.csv`` (``file,label`` and, optionally, ``slide``; files by their path in the folder).
-        Without it, a folder for each class, with images at any depth. Class folders may be in ``train/``, ``val/`` and
-        ``test/`` (see :data:`data.sources.official_split.SPLITS`). Links to folders are followed.
+        Folder that holds ``labels.csv`` (``file,label`` and, optionally, ``slide`` and ``split``; files by their path
+        in the folder). Without it, a folder for each class, with images at any depth. Class folders may be in
+        ``train/``, ``val/`` and ``test/`` (see :data:`data.sources.official_split.SPLITS`). Links to folders are
+        followed.
     size : int
         Height and width of a patch in pixels.
     missing : {"error", "skip"}
@@ -65,14 +66,14 @@ class FolderSource:
     table : DataFrame
         ``patch_id`` (the file's path in the folder, with slashes), ``label``, ``slide``, sorted by ``patch_id``. Also
         ``official`` (train, valid or test), as in :class:`data.sources.pcam.PcamSource`, if the folders ``train/``,
-        ``val/`` and ``test/`` include a labelled test set.
+        ``val/`` and ``test/``, or the column ``split``, include a labelled test set.
     skipped : dict from str to str
         Files in the folder that are not patches, and why.
     unlabelled : UnlabelledImages or None
         The images under ``test/`` if they are not in class folders, or not listed in ``labels.csv``.
     notes : dict
         Classes with their labels and numbers of patches, the rules for converting images to patches, and the number of
-        patches per part of the official split.
+        patches per part of the official split; under ``unused``, sentences about tables that were not used.
 
     Raises
     ------
@@ -101,11 +102,13 @@ class FolderSource:
             table = _read_labels(labels)
             unlabelled = _unlisted_test(table["patch_id"], images.files)
             files = images.files - unlabelled
+            unused = _use_split(table, labels)
             table, unmatched = match_files(table, files, missing, csv=labels.name, folder=path.name or "/")
             self.skipped |= unmatched
             classes = _label_of_class(table, positive, path)
         else:
             table, classes, unlabelled = _from_folders(path, images, positive)
+            unused = unread(labels)
         table["label"] = table["class"].map(classes).astype(np.int8)
         if slide_map:
             table["slide"] = slides_of(table["patch_id"], find_name(path, slide_map))
@@ -123,6 +126,8 @@ class FolderSource:
             "size": f"{size} × {size}; {RESIZING[resize]}",
             "pixels": CONVERSION,
         }
+        if unused:
+            self.notes["unused"] = unused
         if "official" in self.table:
             self.notes["official"] = {str(part): int(n) for part, n in self.table["official"].value_counts().items()}
 
@@ -209,8 +214,8 @@ def content(path: Path, *, slide_map: str = "", **_options: object) -> Iterator[
 
 
 def _read_labels(path: Path) -> pd.DataFrame:
-    """Read ``patch_id, class`` and, if present, ``slide``; refuse files outside the folder."""
-    table = read_labels(path, "file", ("slide",)).rename(columns={"label": "class"})
+    """Read ``patch_id, class`` and, if present, ``slide`` and ``split``; refuse files outside the folder."""
+    table = read_labels(path, "file", ("slide", "split")).rename(columns={"label": "class"})
     for row, name in table["patch_id"].items():
         windows = PureWindowsPath(name)
         if name.startswith("/") or windows.anchor or ".." in windows.parts:
@@ -219,6 +224,18 @@ def _read_labels(path: Path) -> pd.DataFrame:
                 f"{row}. Fix the row."
             )
     return table
+
+
+def _use_split(table: pd.DataFrame, path: Path) -> list[str]:
+    """Add ``official`` if the column ``split`` is an official split. Return why a filled column is not, if so."""
+    if "split" not in table or (table["split"] == "").all():
+        return []
+    parts = table["split"].map(part_named)
+    if TEST in parts.array and (parts != "").all():
+        table["official"] = parts.astype("string")
+        return []
+    got = ", ".join(repr(name) for name in table["split"].unique()[:5])
+    return [f"{path.name}: its split was not used, because it must be train, val or test in every row; got {got}"]
 
 
 def _from_folders(

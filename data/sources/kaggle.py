@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
-from histoblend.data.sources.csv_table import read_csv
+from histoblend.data.sources.csv_table import read_csv, unread
 from histoblend.data.sources.file_names import FileNames
 from histoblend.data.sources.image_files import ImageFiles, image_id, is_image, walk_images
 from histoblend.data.sources.images import SUFFIXES, size_remedy
@@ -57,6 +57,8 @@ class KaggleSource:
         Files and ids left out by ``missing="skip"``, and why.
     unlabelled : UnlabelledPatches or None
         The patches under ``test/``; None if there are none.
+    notes : dict
+        Under ``unused``, sentences about tables that were not read, if there are any.
 
     Raises
     ------
@@ -85,6 +87,8 @@ class KaggleSource:
         labels["slide"] = labels["slide"].astype("string")
         self.table = labels.sort_values("patch_id", ignore_index=True)
         self.unlabelled = _unlabelled(path, size, missing)
+        unused = unread(*([] if slide_map else [slides]), find_name(path, SUBMISSION))
+        self.notes = {"unused": unused} if unused else {}
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, Mapping[int, str]]:
         """Decode rows ``start`` to ``stop``; see :class:`data.patches.Source`."""

@@ -59,12 +59,13 @@ class ClassFolders:
 def part_of(file: str) -> str:
     """Part of an official split that a file's first folder names; empty if it names none."""
     first, slash, _ = file.partition("/")
-    return _part_by_name(first) if slash else ""
+    return part_named(first) if slash else ""
 
 
 @functools.cache
-def _part_by_name(folder: str) -> str:
-    name = re.sub(r"[\s\-]", "_", clean_name(folder).lower())
+def part_named(words: str) -> str:
+    """Part of an official split that a folder's name or a cell means, such as ``Testing Data``; empty if none."""
+    name = re.sub(r"[\s\-]", "_", clean_name(words).lower())
     return SPLITS.get(_OF_PART.sub("", name) or name, "")
 
 

@@ -216,11 +216,12 @@ class Cluster:
         self.screen.say(f"  sending the code to {len(outdated)} workers")
         client.register_plugin(_code_plugin(distributed, f"histoblend-{expected[:12]}"))
         self._await_worker(client)
-        failed = [worker for worker, digest in client.run(worker_digest, PACKAGES).items() if digest != expected]
+        digests = client.run(worker_digest, PACKAGES)
+        failed = [worker for worker, digest in digests.items() if digest != expected]
         if failed:
             raise InputError(
-                f"worker {failed[0]} could not load this checkout's code ({len(failed)} of "
-                f"{len(failed) + len(outdated)} workers). Start it with a nanny (dask worker without --no-nanny), "
+                f"worker {failed[0]} could not load this checkout's code ({len(failed)} of {len(digests)} "
+                "workers could not). Start it with a nanny (dask worker without --no-nanny), "
                 "or from an image of this version."
             )
 

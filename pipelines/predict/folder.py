@@ -97,11 +97,16 @@ def predict_folder(
     rows_to_explain = _rows_to_explain(source.table, explain)
     _list_results(source, folder, out, screen)
     screen.say(_introduction(source, blends, patch_slides, options))
+    if options.prevalence:
+        screen.say(
+            f"  probabilities are rescaled from {_percent(bundle.index['prevalence'])} positives, as in training, to "
+            f"{_percent(options.prevalence)} (PREVALENCE); labels do not change"
+        )
     stamps = [stamp(folder / name, name) for name in source.table["file"]]
     code = code_digest(("data", "features", "models", "pipelines/predict/shards.py"))
     key = {"bundle": bundle.digest, "code": code, "files": _digest(stamps), "shard": options.shard}
-    parts = Parts(out.with_name(f".{out.name}.work"), key)
     with open_predictor(bundle, chosen_members(blends, patch_slides)) as predictor:
+        parts = Parts(out.with_name(f".{out.name}.work"), key)
         predictions = predict_source(predictor, blends, source, patch_slides, parts, options=options, screen=screen)
     skipped = write_tables(source, predictions, out)
     if rows_to_explain:
@@ -226,23 +231,44 @@ def chosen_members(blends: tuple[Blend, Blend | None], patch_slides: pd.Series |
 def _introduction(
     source: UnlabelledImages, blends: tuple[Blend, Blend | None], patch_slides: pd.Series | None, options: Options
 ) -> str:
-    with_slides, without = blends
     parts = [f"{len(source.table)} image files"]
     if source.shared:
         parts.append(f"{source.shared} share a name with another and are identified by their path in the folder")
-    if with_slides.needs_slides and patch_slides is None:
-        if without is None:
-            raise InputError(
-                f"{with_slides.name} compares a patch with the rest of its slide, but no slide is known. "
-                "Give SLIDES=file.csv (id,slide), or another MODEL."
-            )
-        parts.append(
-            f"no slides were given (SLIDES), so {_describe(without)}, which needs none, predicts instead of "
-            f"{_describe(with_slides)}"
-        )
-    else:
-        parts.append(f"predicted by {_describe(with_slides)}")
+    instead = "" if patch_slides is not None else replaced_without_slides(blends, "SLIDES=file.csv (id,slide)")
+    parts.append(instead or f"predicted by {_describe(blends[0])}")
     return "; ".join([*parts, f"operating point {options.point}"])
+
+
+def replaced_without_slides(blends: tuple[Blend, Blend | None], option: str) -> str:
+    """Say which model predicts patches of unknown slides instead of the chosen one; empty if the chosen one does.
+
+    Parameters
+    ----------
+    blends : pair of Blend
+    option : str
+        How slides are given, for the message.
+
+    Raises
+    ------
+    InputError
+        The chosen model needs slides and has no substitute.
+    """
+    with_slides, without = blends
+    if not with_slides.needs_slides:
+        return ""
+    if without is None:
+        raise InputError(
+            f"{with_slides.name} compares a patch with the rest of its slide, but no slide is known. "
+            f"Give {option}, or another MODEL."
+        )
+    return (
+        f"no slides were given ({option.partition('=')[0]}), so {_describe(without)}, which needs none, predicts "
+        f"instead of {_describe(with_slides)}"
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
 
 
 def _describe(blend: Blend) -> str:

@@ -16,7 +16,7 @@ from histoblend.data.errors import InputError
 from histoblend.data.storage.parts import Parts
 from histoblend.models.bundle import Bundle, open_bundle
 from histoblend.models.predictor import choose_blends, open_predictor
-from histoblend.pipelines.predict.folder import check_options, chosen_members
+from histoblend.pipelines.predict.folder import check_options, chosen_members, replaced_without_slides
 from histoblend.pipelines.predict.shards import POINT, Options, predict_source
 from histoblend.pipelines.runtime.screen import Screen
 
@@ -100,7 +100,8 @@ class Predictor:
             RGB, of the size that the bundle was trained on. A memory map is read in parts.
         slides : sequence of str or None, optional
             Slide of each patch, None if unknown. Models that compare a patch with the rest of its slide need it.
-            Pass all patches of a slide together.
+            Without it, another model of the bundle predicts, and a warning names it. Pass all patches of a slide
+            together.
         prevalence : float
             Share of positives where the patches come from; 0 leaves probabilities unchanged.
 
@@ -122,9 +123,11 @@ class Predictor:
             )
         if slides is not None and len(slides) != len(patches):
             raise InputError(f"slides must have one entry per patch, {len(patches)}; got {len(slides)}.")
-        patch_slides = None if slides is None else pd.Series(list(slides), dtype=object)
+        patch_slides = None if slides is None or all(map(pd.isna, slides)) else pd.Series(list(slides), dtype=object)
         blends, options = choose_blends(self.bundle, self.model), self._options(prevalence)
         check_options(blends, options)
+        if patch_slides is None and (instead := replaced_without_slides(blends, "slides")):
+            warnings.warn(instead, stacklevel=2)
         source = PixelSource(patches, pd.DataFrame({"patch_id": range(len(patches))}))
         with (
             tempfile.TemporaryDirectory() as folder,

@@ -313,7 +313,7 @@ def _predict_in_context(
     if small:
         screen.warn(f"{small} patches are in slides of fewer than {ENOUGH} patches, where slide context is weak")
     if without_context[rows].any() and not without_context[rows].all():
-        screen.say(f"  {int(without_context[rows].sum())} patches are predicted without slide context")
+        screen.warn(f"{int(without_context[rows].sum())} patches are predicted without slide context")
     return without_context
 
 

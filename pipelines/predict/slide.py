@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -130,7 +129,7 @@ def heatmap(
         results = work / "results"
         summary = write_results(result, results, screen)
         replace_folder(results, out)
-        _clear_work(work)
+        parts.forget()
     conclude(summary, out, screen)
     return out / "viewer.html"
 
@@ -185,13 +184,6 @@ def _locked(work: Path, out: Path, screen: Screen) -> Iterator[None]:
         signals.set_step("heatmap")
         restore_folder(out)
         yield
-
-
-def _clear_work(work: Path) -> None:
-    """Remove temporary folders. The lock file stays, because another process may wait for it."""
-    for path in work.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
 
 
 def _stride(given: int, bundle: Bundle) -> int:

@@ -109,8 +109,9 @@ def run_step(
 ) -> FinishedStep:
     """Reuse the step's folder if its manifest matches, otherwise build it.
 
-    A step builds in ``<folder>.partial``. An interrupted run leaves that folder behind, and the next run with the same
-    key resumes in it. When all data is on disk, the folder is renamed to its final name.
+    A step builds in ``<folder>.partial``. An interrupted run leaves that folder behind if it holds any part of the
+    result, and the next run with the same key resumes in it. When all data is on disk, the folder is renamed to its
+    final name.
 
     Parameters
     ----------
@@ -145,8 +146,13 @@ def run_step(
     signals.set_step(spec.name)
     say(f"{spec.name}: {reason}")
     started = time.perf_counter()
-    with peak_memory() as peak:
-        outcome = build(partial)
+    try:
+        with peak_memory() as peak:
+            outcome = build(partial)
+    except BaseException:
+        if not _files(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
     remove_unfinished_files(partial)
     manifest = {
         **identity,

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from histoblend.data.errors import InputError
 from histoblend.data.storage.atomic import remove_unfinished_files
@@ -29,7 +29,7 @@ def run_lock(
     Parameters
     ----------
     folder : Path
-        Created if it is missing.
+        Created if it is missing. It is removed at the end if it is empty, as after a start that was refused.
     say : callable
         Prints a line for the user when a lock of an ended process is taken over.
     otherwise : str
@@ -40,12 +40,11 @@ def run_lock(
     InputError
         Another process works in the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
-    with path.open("a+", encoding="utf-8") as file:
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    file, locked = _open(folder / LOCK)
+    with file:
         file.seek(0)
         holder = _parse_holder(file.read())
-        locked = _lock(file.fileno())
         if locked is False or (locked is None and _is_alive(holder)):
             raise InputError(
                 f"{folder}: process {holder.get('pid', 'unknown')} on {holder.get('host', 'this machine')} has been "
@@ -59,8 +58,25 @@ def run_lock(
         try:
             yield
         finally:
-            # Emptied, not removed: a process that has the file open would lock a file without a name.
             _write_holder(file, None)
+            with contextlib.suppress(OSError):  # Windows cannot remove an open file
+                if os.listdir(folder) == [LOCK]:
+                    (folder / LOCK).unlink()
+                    for path in missing or [folder]:
+                        path.rmdir()
+
+
+def _open(path: Path) -> tuple[IO[str], bool | None]:
+    """Open and lock a file, created with its folder if missing; see :func:`_lock`."""
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+", encoding="utf-8")
+        locked = _lock(file.fileno())
+        # The process that held the lock may have removed the file meanwhile. A lock on a file without a name is void.
+        with contextlib.suppress(FileNotFoundError):
+            if not locked or os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file, locked
+        file.close()
 
 
 def _lock(handle: int) -> bool | None:

@@ -29,7 +29,7 @@ from histoblend.pipelines.steps.cnn_context import ChannelContext, store
 if TYPE_CHECKING:
     from histoblend.features.networks.engines import Engine
     from histoblend.models.cnn import CnnCompute, CnnSettings, PatchTransform, TrainablePart
-    from histoblend.models.finetune import TrainingData
+    from histoblend.models.finetune import FineTuned, TrainingData
     from histoblend.models.heads.head import Head
     from histoblend.pipelines.run import Run
 
@@ -290,7 +290,7 @@ class _Training:
             self.settings, self.trainable, data, rows, self.folder / name, watch=watch, advance=capped
         )
         capped.finish()
-        self._say_stop(f"fold {fold + 1}", tuned.stopped)
+        self._say_stop(f"fold {fold + 1}", tuned)
         log_odds, in_context = predict(held_out), np.full(len(held_out), np.nan)
         if self.context.possible:
             values, _ = self._in_context(data, self.train_count)
@@ -343,7 +343,7 @@ class _Training:
             self.settings, self.trainable, data, rows, folder, exactly=epochs, watch=watch, advance=capped
         )
         capped.finish()
-        self._say_stop(slides, tuned.stopped)
+        self._say_stop(slides, tuned)
         head = None
         if self.context.possible:
             values, names = self._in_context(data, count)
@@ -382,11 +382,11 @@ class _Training:
             f"{row['images_per_s']:,.0f} images/s"
         )
 
-    def _say_stop(self, name: str, reason: str) -> None:
-        if reason.startswith("the loss"):
-            self.screen.warn(f"{name}: {reason}")
-        elif reason:
-            self.screen.say(f"  {name}: stopped: {reason}")
+    def _say_stop(self, name: str, tuned: FineTuned) -> None:
+        if tuned.diverged:
+            self.screen.warn(f"{name}: {tuned.stopped}")
+        elif tuned.stopped:
+            self.screen.say(f"  {name}: stopped: {tuned.stopped}")
 
 
 class _CappedProgress:

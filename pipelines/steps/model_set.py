@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,11 @@ import numpy as np
 import pandas as pd
 
 from histoblend.models.bundle import HEADS_FOLDER, INDEX, seal_bundle
+from histoblend.models.calibration import operating_points
 from histoblend.models.names import CNN_CONTEXT
 from histoblend.models.outliers import OUTLIERS, learn_outliers
 from histoblend.models.predictor import CNN, ENSEMBLE_FILE, NETWORKS
-from histoblend.pipelines.results import embedding_of, feature_tables, patches_of, read_ladder
+from histoblend.pipelines.results import embedding_of, feature_tables, patches_of, predictions_of, read_ladder
 from histoblend.pipelines.run_files import CONTEXT, ENSEMBLE, MODEL, MODEL_SET, SETS
 from histoblend.pipelines.runtime.artefacts import StepResult
 from histoblend.pipelines.runtime.provenance import code_digest
@@ -33,18 +35,19 @@ def inputs(run: Run) -> dict[str, str]:
 
 def build(run: Run, folder: Path) -> StepResult:
     """Write every fitted model, including the heads of single families, and the outlier detector."""
-    steps, heads, folder = read_ladder(run), run.step("heads"), folder / MODEL_SET
+    steps, predictions, heads, folder = read_ladder(run), predictions_of(run), run.step("heads"), folder / MODEL_SET
     folder.mkdir(exist_ok=True)
-    models = {name: _entry(steps, name, name.partition("_")[2]) for name in heads.manifest["notes"]["models"]}
+    entry = partial(_entry, steps, predictions)
+    models = {name: entry(name, name.partition("_")[2]) for name in heads.manifest["notes"]["models"]}
     for model in models:
         shutil.copytree(heads.folder / model, folder / HEADS_FOLDER / model, dirs_exist_ok=True)
     if run.has("cnn"):
         shutil.copytree(run.step("cnn").folder / MODEL, folder / CNN, dirs_exist_ok=True)
-        models[CNN] = _entry(steps, CNN, CNN)
+        models[CNN] = entry(CNN, CNN)
     columns = json.loads((heads.folder / SETS).read_text(encoding="utf-8"))
     if run.has("cnn") and (context := run.step("cnn").folder / CONTEXT).is_dir():
         shutil.copytree(context, folder / HEADS_FOLDER / CNN_CONTEXT, dirs_exist_ok=True)
-        models[CNN_CONTEXT] = _entry(steps, CNN_CONTEXT, CNN_CONTEXT.partition("_")[2])
+        models[CNN_CONTEXT] = entry(CNN_CONTEXT, CNN_CONTEXT.partition("_")[2])
         columns[CNN_CONTEXT.partition("_")[2]] = columns_of(context)
     if run.has("ensemble"):
         shutil.copyfile(run.step("ensemble").folder / ENSEMBLE, folder / ENSEMBLE_FILE)
@@ -81,9 +84,12 @@ def source(run: Run) -> dict[str, Any]:
     }
 
 
-def _entry(steps: pd.DataFrame, model: str, columns: str) -> dict[str, Any]:
+def _entry(steps: pd.DataFrame, predictions: pd.DataFrame, model: str, columns: str) -> dict[str, Any]:
     row = steps[(steps["model"] == model) & (steps["split"] == "oof")].iloc[0]
-    return {"columns": columns, "auc": float(row["auc"]), "thresholds": {"youden": float(row["threshold"])}}
+    probability = f"prob_{model}"
+    train = predictions[(predictions["split"] == "train") & predictions[probability].notna()]
+    thresholds = operating_points(train["label"].to_numpy(), train[probability].to_numpy())
+    return {"columns": columns, "auc": float(row["auc"]), "thresholds": thresholds}
 
 
 def _patch(run: Run) -> dict[str, Any]:

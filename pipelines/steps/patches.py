@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,7 +44,7 @@ from histoblend.pipelines.run_files import (
     SUMMARY,
     UNLABELLED,
 )
-from histoblend.pipelines.runtime.artefacts import StepResult, file_digest
+from histoblend.pipelines.runtime.artefacts import KEY, StepResult, file_digest
 from histoblend.pipelines.runtime.resources import check_disk
 from histoblend.pipelines.runtime.screen import Screen
 
@@ -78,6 +79,17 @@ def prepare(config: Config, folder: Path, *, workers: int, screen: Screen) -> St
     # Labels and slides are known before decoding, which may take hours, so an impossible split is refused here.
     _check_enough(config, source.table)
     _check_room(source, folder)
+    try:
+        return _write(config, source, folder, workers, screen)
+    except InputError:
+        # The same files and settings will be refused again, so nothing that was decoded can be used.
+        for path in set(folder.iterdir()) - {folder / KEY}:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        raise
+
+
+def _write(config: Config, source: Source, folder: Path, workers: int, screen: Screen) -> StepResult:
+    """Decode, audit and split the patches of a source whose labels and slides were checked."""
     with screen.progress("decoding", len(source.table)) as progress:
         table, unreadable, measured = write_pixels(
             source, folder, workers=workers, strict=config.data.strict, measure=_measure_arrays, progress=progress
@@ -249,7 +261,7 @@ def split_warnings(table: pd.DataFrame, notes: Mapping[str, Any]) -> list[str]:
     notes : mapping
         Notes of step 1's manifest.
     """
-    warnings = [*_slide_warnings(table)]
+    warnings = [*_slide_warnings(table), *notes.get("source", {}).get("unused", ())]
     if alike := describe_look_alikes(notes.get("source", {}).get("classes", ()), "class"):
         warnings.append(f"{alike}. They have the same label; check that this is what you mean")
     if set_aside := notes["set_aside"]:

@@ -9,7 +9,7 @@ import pandas as pd
 from histoblend.models.names import PLAIN_MEMBERS, SLIDE_MEMBERS, needs_slides
 from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section
-from histoblend.reports.within_slides import BETWEEN_SLIDES, gain_within_words
+from histoblend.reports.within_slides import between_words, gain_within_words
 from histoblend.reports.words import difference, model_words, span
 
 COMBINER_WORDS = {
@@ -143,7 +143,7 @@ def _gain_by_pairs(ladder: pd.DataFrame) -> str:
     """Difference to the best member within and between slides, and what the part between slides depends on."""
     rows = ladder[(ladder.model == "ensemble") & (ladder.split == "oof")].to_dict("records")
     words = gain_within_words(rows[0]) if rows else ""
-    return f"{words} {BETWEEN_SLIDES}" if words else ""
+    return f"{words} {between_words(ladder)}" if words else ""
 
 
 def ensemble_section(view: EnsembleView | None, ladder: pd.DataFrame) -> Section:

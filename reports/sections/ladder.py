@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from histoblend.models.metrics import METRICS
-from histoblend.models.names import CONTEXT_RUNGS, RUNGS, SINGLE_FAMILIES, split_model_name
+from histoblend.models.names import RUNGS, SINGLE_FAMILIES, split_model_name
 from histoblend.reports.evaluation.pairing import best_model
 from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section
-from histoblend.reports.within_slides import BETWEEN_SLIDES, SLIDE_CONTEXT, has_within, within_words
+from histoblend.reports.within_slides import between_words, has_within, within_words
 from histoblend.reports.words import FAMILY_WORDS, RUNG_WORDS, difference, direction, head_words, model_words, span
 
 SPLIT_WORDS = {"oof": "out-of-fold", "test": "test"}
@@ -84,7 +84,7 @@ def ladder_section(ladder: pd.DataFrame, curves: pd.DataFrame, families: Mapping
             "alone_words": _alone_words(alone),
             "within": within,
             "within_words": within_words(rungs),
-            "between_words": [BETWEEN_SLIDES] + [SLIDE_CONTEXT] * bool(rungs.rung.isin(CONTEXT_RUNGS).any()),
+            "between_words": between_words(rungs),
         },
         charts={
             "forest": Chart(_forest_words(rungs), forest),

@@ -155,6 +155,7 @@ def test_a_loss_that_is_not_finite_keeps_the_last_good_weights(
     assert "the loss became" in result.stopped
     assert "the weights of epoch 0 were kept" in result.stopped
     assert "cnn.learning_rate" in result.stopped
+    assert result.diverged
     assert list(result.history["epoch"]) == [0]
     assert np.isfinite(predict(ROWS)).all()
 
@@ -165,6 +166,7 @@ def test_training_stops_when_the_validation_auc_stops_improving(
     settings = CnnSettings(**{**vars(SETTINGS), "epochs": 6, "patience": 1, "learning_rate": 1e-9})
     result, _ = tune(trainable, data, tmp_path, settings)
     assert "no better AUC" in result.stopped
+    assert not result.diverged
     assert len(result.history) == 2
     assert result.history["kept"].tolist() == [True, False]
 

@@ -77,10 +77,16 @@ def test_slides_are_optional_and_change_predictions(run: Run, predictor: histobl
     assert predictor.models == ["logistic_handcrafted", "logistic_embeddings", "logistic_both-normalised"]
     table = patches_of(run).table.query("split == 'test'")
     pixels = patches_of(run).pixels[table.index]
-    known, unknown = predictor.predict(pixels, table["slide"].tolist()), predictor.predict(pixels)
+    known = predictor.predict(pixels, table["slide"].tolist())
+    instead = r"no slides were given \(slides\), so logistic_\w+, which needs none, predicts instead of logistic_both-n"
+    for slides in (None, [None] * len(pixels)):
+        with pytest.warns(UserWarning, match=instead) as warned:
+            unknown = predictor.predict(pixels, slides)
+        assert [warning.filename for warning in warned] == [__file__]
     assert roc_auc_score(table["label"], known["probability"]) > 0.7
     assert (known["probability"] != unknown["probability"]).any()
-    rare = predictor.predict(pixels, prevalence=0.01)
+    with pytest.warns(UserWarning, match=instead):
+        rare = predictor.predict(pixels, prevalence=0.01)
     assert (rare["probability"] < unknown["probability"]).all()
     assert rare["label"].tolist() == unknown["label"].tolist()
 

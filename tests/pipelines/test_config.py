@@ -1,5 +1,7 @@
 """Configuration: every shipped file parses, messages name the nearest key, values keep their type."""
 
+import contextlib
+import re
 from pathlib import Path
 
 import pytest
@@ -35,13 +37,47 @@ def test_settings_override_the_file():
         ("data.source=kagle", "data.source: Input should be 'phantom', 'kaggle', 'pcam' or 'folder'; got 'kagle'"),
         ("split.folds", r"--set must look like section.key=value; got 'split.folds'"),
         ("name.x=1", "'name' is a value, not a section"),
-        ("name=../elsewhere", "without slashes or spaces; got '../elsewhere'. Choose another, such as RUN=elsewhere"),
+        ("name=../elsewhere", "without slashes or spaces, such as RUN=elsewhere .--run elsewhere.; got '../elsewhere'"),
         ("zzz.qqq=1", "known keys: name, seed, data.source"),
     ],
 )
 def test_wrong_settings_are_explained(setting, message):
     with pytest.raises(InputError, match=message):
         load_config(CONFIGS[0], [setting])
+
+
+BAD = ("-5", "abc", "{a=1}", "nan", "['svm']", "[[1]]", "2020-01-01")
+
+
+@pytest.mark.parametrize("key", ["data", "track", "x.y.z", "data.n.x", "data.card", *(key for key, _ in config_keys())])
+def test_an_invalid_setting_is_never_blamed_on_the_file(key):
+    said = []
+    for value in BAD:
+        with contextlib.suppress(InputError):
+            load_config(Path("kaggle"), ["split.folds=4", f"{key}={value}"])
+            continue
+        with pytest.raises(InputError) as error:
+            load_config(Path("kaggle"), ["split.folds=4", f"{key}={value}"])
+        said.append(str(error.value))
+        assert said[-1].startswith(f"--set {key}={value}: ")
+    assert said
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "origin"),
+    [
+        ("data.missing", "ignore", "MISSING=ignore (--missing): data.missing: Input should be 'error' or 'skip'"),
+        ("name", "my run", "RUN=my run (--run): name: must be a folder name without slashes or spaces, such as"),
+    ],
+)
+def test_an_invalid_option_is_named(key, value, origin, tmp_path):
+    with pytest.raises(InputError, match=re.escape(origin)):
+        load_config(Path("kaggle"), [f"{key}=x"], {f"{key}={value}": origin.partition(": ")[0]})
+    file = tmp_path / "mine.toml"
+    section, _, name = key.rpartition(".")
+    file.write_text(f"[{section}]\n{name} = '{value}'" if section else f"{name} = '{value}'")
+    with pytest.raises(InputError, match=f"^{re.escape(str(file))}: {key}"):
+        load_config(file)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,30 @@ def test_zero_workers_are_refused(tmp_path, monkeypatch, arguments):
 
 
 @pytest.mark.parametrize("step", command_line.COMMANDS)
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "Configuration phantom: 2,000 synthetic patches, not your data; results in runs/phantom/"),
+        (
+            ["--config", "folder", "--data", "mine", "--run", "one"],
+            "Configuration folder: patches in mine; results in ",
+        ),
+    ],
+    ids=["phantom", "folder"],
+)
+def test_a_run_first_says_what_it_reads(step, words, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("mine").mkdir()
+    Path("mine", "labels.csv").touch()
+    for name in ("baseline", "ensemble", "report", "one_step", "begin"):
+        monkeypatch.setattr(f"histoblend.pipelines.commands.{name}", lambda *_: "folder")
+    monkeypatch.setattr("histoblend.pipelines.printed_tables.show_audit", lambda run: None)
+    result = CliRunner().invoke(command_line.app, [step, *words])
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[0].startswith(said)
+
+
+@pytest.mark.parametrize("step", command_line.COMMANDS)
 def test_every_run_command_has_the_same_options(step):
     """Only `features` explains a column. A wrong value shows that --set is read."""
     runner = CliRunner()

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,6 +40,7 @@ def complain(tmp_path, monkeypatch, capfd):
         with pytest.raises(SystemExit) as ended:
             command_line.main()
         assert ended.value.code == 2
+        assert not Path("runs").exists()
         return capfd.readouterr().err.splitlines()
 
     monkeypatch.chdir(tmp_path)
@@ -76,9 +78,10 @@ def images(folder, side):
         (["prepare", "SET=seed = 3"], "got 'seed'. Put no space around '=' (SET='seed=1')."),
         (
             ["prepare", "RUN=my run"],
-            "name must be a folder name without slashes or spaces; got 'my run'. "
-            "Choose another, such as RUN=my-run (--run my-run).",
+            "RUN=my run (--run): name: must be a folder name without slashes or spaces, such as RUN=my-run "
+            "(--run my-run); got 'my run'.",
         ),
+        (["prepare", "MISSING=ignore"], "MISSING=ignore (--missing): data.missing: Input should be 'error' or 'skip'"),
         (["prepare", "CONFIG=folder", "DATA=/nowhere/at/all"], "it does not exist. Check DATA=… (--data)."),
         (["prepare", "CONFIG=folder", f"DATA={ROOT / 'exmaples'}"], f"Did you mean {ROOT / 'examples'}?"),
         (["compare"], "RUNS must name 2 to 7 different runs; got none."),
@@ -104,6 +107,13 @@ def test_a_folder_that_does_not_fit_is_explained(config, content, remedies, tmp_
     folder.mkdir(exist_ok=True)
     (said,) = complain("prepare", f"CONFIG={config}", f"DATA={folder}")
     assert all(remedy in said for remedy in remedies)
+
+
+def test_patches_that_were_decoded_in_vain_are_not_kept(tmp_path, complain):
+    folder = images(tmp_path / "data", 96)
+    (folder / "normal" / "7.png").write_bytes(b"damaged")
+    (said,) = complain("prepare", "CONFIG=folder", f"DATA={folder}", "STRICT=1", "SET=split.groups=patch")
+    assert "7.png" in said
 
 
 def test_every_run_command_takes_settings():

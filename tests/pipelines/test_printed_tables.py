@@ -24,6 +24,7 @@ def test_the_ladder_shows_the_auc_within_slides_if_slides_are_known(known, monke
     assert ("within" in first) == known
     assert len(more) == (2 if known else 1)
     assert any("AUC within slides is missing" in line for line in lines) != known
+    assert any("carries over only if 16 or more patches" in line for line in lines) == known
     if known:
         row = steps[(steps.model == "logistic_context") & (steps.split == "test")].iloc[0]
         expected = f"{row.auc_within:.3f} ({row.auc_within_low:.2f} to {row.auc_within_high:.2f})"

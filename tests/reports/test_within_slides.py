@@ -4,7 +4,13 @@ import pandas as pd
 import pytest
 
 from histoblend.reports.model_card import model_card
-from histoblend.reports.within_slides import BETWEEN_SLIDES, gain_within_words, within_words
+from histoblend.reports.within_slides import (
+    BETWEEN_SLIDES,
+    SLIDE_CONTEXT,
+    between_words,
+    gain_within_words,
+    within_words,
+)
 from tests.reports.cohorts import make_inputs
 from tests.reports.written_report import write_report
 
@@ -49,6 +55,15 @@ def test_gain_is_reported_within_and_between_slides():
     assert gain_within_words(row | {"gain_within": nan}) == ""
 
 
+@pytest.mark.parametrize("briefly", [True, False])
+def test_the_exception_of_slide_context_is_stated_if_a_model_uses_it(briefly):
+    rungs = ["prevalence", "colour", "cnn", "ensemble"]
+    for more in ([], ["in-slide"], ["cnn-context"], ["both-normalised"]):
+        words = between_words(pd.DataFrame({"rung": rungs + more}), briefly=briefly)
+        assert "may not carry over to heat maps" in words
+        assert ("carries over only if 16 or more patches of a slide" in words) == bool(more)
+
+
 @pytest.fixture(scope="module", params=[True, False], ids=["slides", "no slides"])
 def shown(request, tmp_path_factory):
     """Whether slides are known, the inputs of a report and its text."""
@@ -67,7 +82,7 @@ def test_ladder_shows_scores_and_gains_within_slides_if_slides_are_known(shown):
         for name in ("auc_within", "gain_within", "gain_between"):
             assert (f'data-value="{row[name]}"' in table) == (not pd.isna(row[name]))
     assert "nan" not in table
-    assert (BETWEEN_SLIDES in text) == known
+    assert (f"{BETWEEN_SLIDES} {SLIDE_CONTEXT}" in text) == known
     assert ("AUC within slides is missing: no slide is known." in text) != known
     assert ("<option" in text and "AUC within slides</option>" in text) == known
 
@@ -87,5 +102,5 @@ def test_model_card_shows_auc_within_slides_next_to_the_auc(shown):
     within = f"{row.auc_within:.3f} ({row.auc_within_low:.3f} to {row.auc_within_high:.3f})" if known else "–"
     auc = f"{row.auc:.3f} ({row.auc_low:.3f} to {row.auc_high:.3f})"
     assert f"| logistic_context | out of fold, by slide | {auc} | {within} | " in card
-    assert (BETWEEN_SLIDES in card) == known
+    assert (f"{BETWEEN_SLIDES} {SLIDE_CONTEXT}" in card) == known
     assert ("no slide is known" in card) != known

@@ -68,6 +68,16 @@ def test_files_are_unpacked_unchanged(tmp_path, pack):
     assert unpacked == GOOD
 
 
+@pytest.mark.parametrize("pack", [zipped, tarred], ids=["zip", "tar"])
+def test_backslashes_separate_folders(tmp_path, pack):
+    members = {"train\\": b"", **{name.replace("/", "\\"): content for name, content in GOOD.items()}}
+    unpack_archive(pack(tmp_path / "archive", members), tmp_path / "target")
+    files = {path.relative_to(tmp_path / "target").as_posix(): path for path in (tmp_path / "target").rglob("*")}
+    assert {name: path.read_bytes() for name, path in files.items() if path.is_file()} == GOOD
+    with pytest.raises(InputError, match=r"member 'train/a.tif' appears twice"):
+        unpack_archive(pack(tmp_path / "twice", {"train\\a.tif": b"1", "train/a.tif": b"2"}), tmp_path / "other")
+
+
 BOMB = {"bomb": bytes(40_000_000)}
 OUTSIDE = ["/tmp/x", "../x", "a/../../x", "..", "C:/x", "C:x", "\\\\server\\x", "a\\..\\x", "//server/x"]  # noqa: S108
 

@@ -400,6 +400,40 @@ def test_a_table_with_a_similar_name_is_suggested(tmp_path, name, images):
         FolderSource(tmp_path, size=32)
 
 
+@pytest.mark.parametrize("name", ["labels.tsv", "Labels.TXT", "labels.xlsx", "label.csv", "slides.csv", "readme.txt"])
+def test_a_table_with_a_similar_name_beside_class_folders_is_named(folder, name):
+    (folder / name).write_text("file\tlabel\n")
+    unused = FolderSource(folder, size=32).notes.get("unused", [])
+    expected = (
+        f"{name} was not read. If it is meant as labels.csv, save it under that name (commas, semicolons or tabs)"
+    )
+    assert unused == ([expected] if name.lower().startswith("label") else [])
+
+
+@pytest.mark.parametrize("header", ["split", "Split", "subset"])
+@pytest.mark.parametrize(
+    ("words", "official"),
+    [
+        (["train", "Training set", "val", "valid", "test", "Hold-out"], ["train"] * 2 + ["valid"] * 2 + ["test"] * 2),
+        (["train", "train", "val", "", "test", "test"], None),
+        (["0", "1", "2", "0", "1", "2"], None),
+        (["train", "train", "val", "val", "val", "val"], None),
+        ([""] * 6, []),
+    ],
+    ids=["official", "one missing", "folds", "no test", "empty"],
+)
+def test_a_column_of_splits_is_used_or_named(folder, header, words, official):
+    names = ["normal/0.png", "tumour/1.jpg", "normal/2.tif", "tumour/3.webp", "normal/4.bmp", "tumour/5.jpeg"]
+    rows = [(name, row % 2, split) for row, (name, split) in enumerate(zip(names, words, strict=True))]
+    with_labels(folder, rows, ("file", "label", header))
+    source = FolderSource(folder, size=32)
+    table = source.table.set_index("patch_id")
+    assert table.get("official", pd.Series(dtype=str)).reindex(names).dropna().tolist() == (official or [])
+    unused = source.notes.get("unused", [])
+    assert len(unused) == (official is None)
+    assert all("labels.csv: its split was not used" in line and repr(words[0]) in line for line in unused)
+
+
 def test_tables_with_other_names_are_not_suggested(tmp_path):
     picture(tmp_path / "0.png")
     for name in ("slides.csv", "readme.txt", "labels.md", "._labels.csv"):

@@ -35,8 +35,12 @@ def test_pixels_labels_and_slides_are_read_as_written(kaggle_folder):
 
 def test_without_a_slide_map_no_slide_is_known(kaggle_folder):
     folder = kaggle_folder()
-    (folder / "patch_id_wsi.csv").unlink()
-    assert KaggleSource(folder).table["slide"].isna().all()
+    assert KaggleSource(folder).notes == {}
+    (folder / "patch_id_wsi.csv").rename(folder / "patch_id_wsi.tsv")
+    source = KaggleSource(folder)
+    assert source.table["slide"].isna().all()
+    (said,) = source.notes["unused"]
+    assert said.startswith("patch_id_wsi.tsv was not read. If it is meant as patch_id_wsi.csv, save it")
 
 
 def test_patches_not_in_the_map_share_one_group(kaggle_folder):

@@ -5,12 +5,14 @@ import io
 import os
 import signal
 from types import SimpleNamespace
+from unittest.mock import Mock, create_autospec
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from benchmarks import scale
 from histoblend.data.errors import InputError
 from histoblend.data.storage.store import Store
 from histoblend.models.heads.registry import load_head
@@ -21,6 +23,7 @@ from histoblend.pipelines.engine.spread_fits import SpreadTask
 from histoblend.pipelines.engine.worker import JOB, make_part
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.run_files import PREDICTIONS
+from histoblend.pipelines.runtime.provenance import code_digest
 from histoblend.pipelines.runtime.screen import Screen
 from tests import ROOT
 from tests.pipelines.clusters import Striking, cluster, slow
@@ -248,6 +251,27 @@ def test_a_missing_worker_is_one_line(tmp_path, monkeypatch):
             pytest.raises(InputError, match=r"no worker connected within 1 s\. Start some: dask"),
         ):
             engine.connect()
+
+
+def test_workers_that_cannot_load_the_code_are_counted_among_all(tmp_path):
+    old, new, expected = {"a": "", "b": "", "c": "old"}, {"a": "", "b": "", "c": ""}, code_digest(PACKAGES)
+    new |= {"c": expected, "joined later": expected}
+    client = Mock(run=Mock(side_effect=[old, new]))
+    engine = Cluster(EngineConfig(scheduler="dask-local"), tmp_path, 1, Screen())
+    with pytest.raises(InputError, match=r"worker a could not load this checkout's code \(2 of 4 workers could not\)"):
+        engine._ship_code(client, pytest.importorskip("distributed"))
+
+
+def test_the_benchmark_calls_the_table_with_its_arguments(tmp_path, monkeypatch):
+    def compute(cluster, recipe, columns, patches, images, folder, **_options):
+        assert images is patches.pixels
+        np.save(folder / "values.npy", images)
+
+    patches = SimpleNamespace(pixels=np.arange(3))
+    run = SimpleNamespace(columns=["a"], config=load_config(ROOT / "configs" / "phantom.toml"), expected=patches.pixels)
+    monkeypatch.setattr(scale, "extract_on_cluster", create_autospec(scale.extract_on_cluster, side_effect=compute))
+    monkeypatch.setattr(scale, "patches_of", lambda run: patches)
+    assert scale.table_seconds(None, run, tmp_path / "table", 2)[0] >= 0
 
 
 @pytest.mark.parametrize("value", ["dask", "host:8786", "http://host:8786", ""])

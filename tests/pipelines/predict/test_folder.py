@@ -20,6 +20,7 @@ import histoblend.pipelines.predict.shards
 from histoblend.data.errors import InputError
 from histoblend.data.storage.parts import Parts
 from histoblend.models.bundle import INDEX, open_bundle, seal_bundle
+from histoblend.models.calibration import POINTS, operating_points
 from histoblend.models.names import needs_slides
 from histoblend.models.predictor import open_predictor
 from histoblend.pipelines.commands import baseline
@@ -124,7 +125,7 @@ def test_without_slides_a_model_that_needs_none_is_used_and_reported(run, held_o
         predict(run, held_out, tmp_path / "out.csv", model="xgboost_context")
     with pytest.raises(InputError, match=r"the model must be one of .*got 'svm'"):
         predict(run, held_out, tmp_path / "out.csv", model="svm")
-    with pytest.raises(InputError, match="the operating point must be one of youden; got 'best'"):
+    with pytest.raises(InputError, match=r"the operating point must be one of .*, best-f1, youden; got 'best'"):
         predict(run, held_out, tmp_path / "out.csv", point="best")
 
 
@@ -230,13 +231,42 @@ def test_an_explanation_adds_up(run, blended, held_out, tmp_path, capsys):
     assert "log odds by" in capsys.readouterr().out
 
 
-def test_prevalence_rescales_probabilities_and_keeps_labels(run, held_out, tmp_path):
+def test_prevalence_rescales_probabilities_and_keeps_labels(run, held_out, tmp_path, capsys):
     _, before = predict(run, held_out, tmp_path / "a.csv", model="logistic_colour")
+    assert "rescaled" not in capsys.readouterr().out
     _, after = predict(run, held_out, tmp_path / "b.csv", model="logistic_colour", prevalence=0.9)
+    prevalence = patches_of(run).table.query("split == 'train'")["label"].mean()
+    said = f"rescaled from {100 * prevalence:.3g} % positives, as in training, to 90 % (PREVALENCE); labels do not"
+    assert capsys.readouterr().out.count(said) == 1
     assert (after["probability"] > before["probability"]).all()
     assert after["label"].tolist() == before["label"].tolist()
     with pytest.raises(InputError, match=r"must be between 0 and 1; got 1\.5"):
         predict(run, held_out, tmp_path / "b.csv", prevalence=1.5)
+
+
+def test_every_model_has_the_operating_points_of_the_report_from_training_slides(run, held_out, tmp_path):
+    models = open_bundle(run.folder / "bundle").index["models"]
+    train = pd.read_parquet(run.folder / "predictions.parquet").query("split == 'train'")
+    listed = pd.read_csv(run.folder / "7-report" / "operating-points.csv")
+    ladder = pd.read_csv(run.folder / "ladder.csv").query("split == 'oof'").set_index("model")
+    for model, entry in models.items():
+        assert entry["thresholds"] == operating_points(train["label"].to_numpy(), train[f"prob_{model}"].to_numpy())
+        assert set(entry["thresholds"]) == set(listed["point"]) == set(POINTS)
+        assert entry["thresholds"]["youden"] == pytest.approx(ladder.loc[model, "threshold"])
+    expected = held_out.table["prob_logistic_colour"]
+    for point, threshold in models["logistic_colour"]["thresholds"].items():
+        _, table = predict(run, held_out, tmp_path / "out.csv", model="logistic_colour", point=point)
+        assert table["label"].tolist() == (expected[table.index] >= threshold).astype(int).tolist()
+
+
+def test_the_help_lists_every_operating_point():
+    from typer.testing import CliRunner
+
+    from histoblend.pipelines.__main__ import app
+
+    for command in ("predict", "heatmap"):
+        said = " ".join(CliRunner().invoke(app, [command, "--help"]).output.split())
+        assert all(point in said for point in POINTS)
 
 
 @pytest.fixture

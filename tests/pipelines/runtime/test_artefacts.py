@@ -124,6 +124,16 @@ def test_an_interrupted_run_leaves_no_result_and_is_resumed_for_the_same_key_onl
     assert other.names == ["key.json"]
 
 
+def test_a_step_that_fails_before_any_result_leaves_nothing(tmp_path):
+    def refuse(folder):
+        (folder / "chunks").mkdir()
+        raise InputError("wrong data")
+
+    with pytest.raises(InputError, match="wrong data"):
+        run(tmp_path, refuse)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_damaged_manifest_is_reported(tmp_path):
     folder, sound, _ = run(tmp_path, Builder())
     (folder / "manifest.json").write_text("{")

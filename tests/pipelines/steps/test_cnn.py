@@ -16,13 +16,14 @@ import requests
 
 from histoblend.data.errors import InputError
 from histoblend.models.cnn import open_cnn
+from histoblend.models.finetune import FineTuned
 from histoblend.pipelines.analysis.saliency import open_saliency, probe_saliency
 from histoblend.pipelines.config import Config, load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.run import Run
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.steps.cnn import check_cnn, cnn_settings, train_cnn
+from histoblend.pipelines.steps.cnn import _Training, check_cnn, cnn_settings, train_cnn
 from tests import ROOT
 
 TINY = [
@@ -161,6 +162,18 @@ def test_unavailable_weights_are_refused_before_the_run(monkeypatch: pytest.Monk
     monkeypatch.setattr("requests.get", Mock(side_effect=requests.ConnectionError("no network")))
     with pytest.raises(InputError, match=r"^vgg16_\S*: expected to download it from \S*; got: no network"):
         check_cnn(config("cnn.backbone=vgg16", "cnn.weights=imagenet"))
+
+
+@pytest.mark.parametrize("diverged", [True, False])
+@pytest.mark.parametrize("reason", ["the loss became nan", "weights became infinite"])
+def test_a_training_that_diverged_is_a_warning(reason: str, diverged: bool) -> None:
+    screen = Mock()
+    stopped = FineTuned([], np.empty(0), np.empty(0), pd.DataFrame(), reason, diverged)
+    _Training._say_stop(Mock(screen=screen), "fold 1", stopped)
+    if diverged:
+        screen.warn.assert_called_once_with(f"fold 1: {reason}")
+    else:
+        screen.say.assert_called_once_with(f"  fold 1: stopped: {reason}")
 
 
 @pytest.fixture(scope="module")

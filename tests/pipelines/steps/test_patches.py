@@ -182,6 +182,13 @@ def test_look_alike_slide_names_are_warned_about(first, other):
     assert split_warnings(table[1:], {"set_aside": 0}) == []
 
 
+def test_tables_that_were_not_used_are_warned_about():
+    table = pd.DataFrame({"slide": pd.Series(["S1"], dtype="string"), "group": "S1", "split": "train", "fold": 0})
+    assert split_warnings(table, {"set_aside": 0, "source": {"unused": ["x.tsv was not read"]}}) == [
+        "x.tsv was not read"
+    ]
+
+
 def test_look_alike_class_names_are_warned_about():
     table = pd.DataFrame({"slide": pd.Series(["S1"], dtype="string"), "group": "S1", "split": "train", "fold": 0})
     classes = {name: {"label": 1, "patches": 3} for name in ("Tumour", "normal", "tumour")}

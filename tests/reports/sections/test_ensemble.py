@@ -7,7 +7,7 @@ from histoblend.models.names import PLAIN_MEMBERS, SLIDE_MEMBERS
 from histoblend.reports.evaluation.ladder import ladder
 from histoblend.reports.page.page import write_page
 from histoblend.reports.sections.ensemble import EnsembleView, ensemble_finding, ensemble_section
-from histoblend.reports.within_slides import BETWEEN_SLIDES
+from histoblend.reports.within_slides import between_words
 from histoblend.reports.words import signed
 from tests.reports.cohorts import make_predictions, model_names
 
@@ -48,7 +48,7 @@ def test_gain_within_and_between_slides_is_given_if_slides_are_known(known):
     words = content["by_pairs"]
     assert (f"Difference within slides: {signed(row.gain_within)} (" in words) == known
     assert (f"Difference between slides: {signed(row.gain_between)} (" in words) == known
-    assert words.endswith(BETWEEN_SLIDES) == known
+    assert words.endswith(between_words(steps)) == known
 
 
 @pytest.mark.parametrize(
