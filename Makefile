@@ -42,7 +42,7 @@ unexport PYTHON PY $(OPTIONS)
 
 # Python versions that the pinned requirements support. They are checked first, because pip would fail halfway.
 CHECK_PYTHON = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --only-binary :all:
+PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --no-compile --only-binary :all:
 # A separate step, because pip cannot check the hash of a folder. The requirements, including setuptools, are installed before.
 SELF_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 

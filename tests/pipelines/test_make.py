@@ -90,6 +90,16 @@ def test_texts_are_no_code_elsewhere(make):
         assert f"error: Python 3.11 to 3.13 with venv is needed; {text} is" in done.stderr.decode()
 
 
+def test_packages_are_compiled_when_first_used_except_in_the_image(tmp_path):
+    for name in ("Makefile", "requirements.txt", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    done = subprocess.run(["make", "-n", ".venv/.user"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    (command,) = (line for line in done.stdout.splitlines() if "pip install" in line and "requirements.txt" in line)
+    assert " --no-compile " in command
+    # The user of the image cannot write compiled modules beside the libraries.
+    assert "--no-compile" not in (ROOT / "Dockerfile").read_text()
+
+
 def test_the_folder_may_have_any_name(make):
     words, _ = make("torture")
     assert words[0].endswith("/O'Brien; touch caught/.torture.jsonl")
