@@ -1,48 +1,61 @@
 # `make help` lists every target.
 
-PYTHON  ?= python3
-CONFIG  ?= phantom
-DATA    ?=
-RUN     ?=
-RUNS    ?=
-SET     ?=
-REBUILD ?=
-STRICT  ?=
-MISSING ?=
-DATASET ?=
-MIRROR  ?=
-BUNDLE  ?=
-IN      ?=
-OUT     ?=
-SLIDES  ?=
-EXPLAIN ?=
-MODEL   ?=
-POINT   ?=
-PREVALENCE ?=
-SLIDE   ?=
-MPP     ?=
-PATCH_MPP ?=
-STRIDE  ?=
-CONFIRM ?=
+SHELL  := bash
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
 
-VENV := .venv
-PY   := $(VENV)/bin/python
+# The options of each target.
+RUN_TARGETS   := baseline ensemble prepare audit features embeddings heads cnn report
+$(foreach target,$(RUN_TARGETS),$(eval OF_$(target) := CONFIG DATA RUN SET MISSING STRICT REBUILD))
+OF_data       := DATASET DATA MIRROR
+OF_compare    := RUNS OUT
+OF_predict    := BUNDLE IN OUT SLIDES EXPLAIN PREVALENCE MODEL POINT
+OF_heatmap    := BUNDLE SLIDE OUT MPP PATCH_MPP STRIDE MODEL POINT
+OF_slide      := OUT
+OF_clean-runs := CONFIRM
+OPTIONS := $(sort $(foreach target,$(RUN_TARGETS) data compare predict heatmap slide clean-runs,$(OF_$(target))))
+# The options of the targets that make was asked for. `make help` takes all of them.
+OWN     := $(if $(filter-out help,$(MAKECMDGOALS)),$(sort $(foreach target,$(MAKECMDGOALS),$(OF_$(target)))),$(OPTIONS))
+# Options of several words.
+LISTS   := SET RUNS EXPLAIN
+
+define NEWLINE
+
+
+endef
+QUOTED = '$(subst $(NEWLINE),'$$'\n'',$(subst ','\'',$1))'
+
+# A mistyped option must not pass unnoticed: without CONFIG, for instance, a run uses the phantom.
+WRONG := $(firstword $(filter-out $(OWN) PYTHON PY SHELL,$(foreach name,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $(name)))),$(name)))))
+ifneq ($(WRONG),)
+  NEAREST := import difflib, sys; print(*(f" Did you mean {name}=?" for name in difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1)))
+  $(error make $(or $(MAKECMDGOALS),help) has no option $(WRONG)=.$(shell $(call QUOTED,$(value PYTHON)) -c '$(NEAREST)' $(call QUOTED,$(WRONG)) $(OWN)) \
+      Its options: $(or $(OWN),none))
+endif
+
+# Options are text: make must not expand what they contain, and the shell gets every word in quotes. So $(DATA) has quotes below.
+$(foreach name,PYTHON PY $(filter-out $(LISTS),$(OPTIONS)),\
+    $(eval override $(name) := $$(if $$(value $(name)),$$(call QUOTED,$$(value $(name))))))
+$(foreach name,$(LISTS),$(eval override $(name) := $$(foreach word,$$(value $(name)),$$(call QUOTED,$$(word)))))
+unexport PYTHON PY $(OPTIONS)
+
 # Python versions that the pinned requirements support. They are checked first, because pip would fail halfway.
 CHECK_PYTHON = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))
-PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --only-binary :all:
+PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --no-compile --only-binary :all:
 # A separate step, because pip cannot check the hash of a folder. The requirements, including setuptools, are installed before.
 SELF_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 
-SETTINGS = --config '$(CONFIG)' $(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(foreach s,$(SET),--set '$(s)') \
+SETTINGS = $(if $(CONFIG),--config $(CONFIG)) $(if $(DATA),--data $(DATA)) $(if $(RUN),--run $(RUN)) $(foreach s,$(SET),--set $(s)) \
            $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
 
 .PHONY: help data baseline ensemble audit prepare features embeddings heads cnn report compare predict heatmap slide test torture lint bench docs lock clean clean-runs
 .DEFAULT_GOAL := help
 
 help:  ## list every target
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo
-	@echo "  CONFIG=kaggle               a shipped configuration or a TOML file (default: $(CONFIG))"
+	@echo "  CONFIG=kaggle               a shipped configuration or a TOML file (default: phantom)"
 	@echo "  DATA=folder                 folder of the data set"
 	@echo "  DATASET=pcam                make data: pcam (MIRROR=url), kaggle, or a zip or tar file to unpack"
 	@echo "  RUN=name                    write results to runs/<name>/ (default: the configuration's name)"
@@ -57,7 +70,7 @@ help:  ## list every target
 	@echo "  CONFIRM=yes                 make clean-runs: remove runs/ without asking"
 
 data: $(VENV)/.user  ## download DATASET=pcam|kaggle (or unpack an archive) into DATA=folder
-	@$(PY) -m histoblend.pipelines data '$(DATASET)' $(if $(DATA),--data '$(DATA)') $(if $(MIRROR),--mirror '$(MIRROR)')
+	@$(PY) -m histoblend.pipelines data $(if $(DATA),--data $(DATA)) $(if $(MIRROR),--mirror $(MIRROR)) -- $(or $(DATASET),'')
 
 baseline: $(VENV)/.user  ## steps 1 to 4 and 7: models without fine-tuning, and the report
 	@$(PY) -m histoblend.pipelines baseline $(SETTINGS)
@@ -65,7 +78,7 @@ baseline: $(VENV)/.user  ## steps 1 to 4 and 7: models without fine-tuning, and 
 ensemble: $(VENV)/.user  ## steps 1 to 7: also a fine-tuned network (5) and the ensemble (6), evaluated with nested folds
 	@$(PY) -m histoblend.pipelines ensemble $(SETTINGS)
 
-prepare audit features embeddings heads cnn report: $(VENV)/.user
+$(filter-out baseline ensemble,$(RUN_TARGETS)): $(VENV)/.user
 	@$(PY) -m histoblend.pipelines $@ $(SETTINGS)
 
 prepare:     ## step 1: decode, audit and split the patches by slide
@@ -77,21 +90,21 @@ cnn:         ## step 5: a fine-tuned network
 report:      ## step 7: ladder, importances and report.html
 
 compare: $(VENV)/.user  ## compare finished runs on one page: RUNS="a b"; paired if they share patches
-	@$(PY) -m histoblend.pipelines compare $(foreach r,$(RUNS),'$(r)') $(if $(OUT),--out '$(OUT)')
+	@$(PY) -m histoblend.pipelines compare $(if $(OUT),--out $(OUT)) -- $(RUNS)
 
 predict: $(VENV)/.user  ## predict new patches: BUNDLE=runs/<name>/bundle IN=folder OUT=predictions.csv
-	@$(PY) -m histoblend.pipelines predict $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(IN),--in '$(IN)') $(if $(OUT),--out '$(OUT)') \
-	    $(if $(SLIDES),--slides '$(SLIDES)') \
-	    $(foreach id,$(EXPLAIN),--explain '$(id)') $(if $(PREVALENCE),--prevalence '$(PREVALENCE)') \
-	    $(if $(MODEL),--model '$(MODEL)') $(if $(POINT),--point '$(POINT)')
+	@$(PY) -m histoblend.pipelines predict $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(IN),--in $(IN)) $(if $(OUT),--out $(OUT)) \
+	    $(if $(SLIDES),--slides $(SLIDES)) \
+	    $(foreach id,$(EXPLAIN),--explain $(id)) $(if $(PREVALENCE),--prevalence $(PREVALENCE)) \
+	    $(if $(MODEL),--model $(MODEL)) $(if $(POINT),--point $(POINT))
 
 heatmap: $(VENV)/.user  ## heat map of a whole slide: BUNDLE=runs/<name>/bundle SLIDE=x.svs OUT=folder (all have defaults)
-	@$(PY) -m histoblend.pipelines heatmap $(if $(BUNDLE),--bundle '$(BUNDLE)') $(if $(SLIDE),--slide '$(SLIDE)') $(if $(OUT),--out '$(OUT)') \
-	    $(if $(MPP),--mpp '$(MPP)') $(if $(PATCH_MPP),--patch-mpp '$(PATCH_MPP)') $(if $(STRIDE),--stride '$(STRIDE)') \
-	    $(if $(MODEL),--model '$(MODEL)') $(if $(POINT),--point '$(POINT)')
+	@$(PY) -m histoblend.pipelines heatmap $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(SLIDE),--slide $(SLIDE)) $(if $(OUT),--out $(OUT)) \
+	    $(if $(MPP),--mpp $(MPP)) $(if $(PATCH_MPP),--patch-mpp $(PATCH_MPP)) $(if $(STRIDE),--stride $(STRIDE)) \
+	    $(if $(MODEL),--model $(MODEL)) $(if $(POINT),--point $(POINT))
 
 slide: $(VENV)/.user  ## draw a synthetic whole slide with a planted tumour: OUT=phantom.tif
-	@$(PY) -m histoblend.pipelines slide $(if $(OUT),--out '$(OUT)')
+	@$(PY) -m histoblend.pipelines slide $(if $(OUT),--out $(OUT))
 
 # One thread per process: otherwise two test processes with two threads each slow each other down on two cores.
 test: $(VENV)/.dev  ## run the whole test suite
@@ -100,7 +113,7 @@ test: $(VENV)/.dev  ## run the whole test suite
 # The normal suite tries each fault a few times. With HISTOBLEND_TORTURE set, tests try many and record the results.
 torture: $(VENV)/.dev  ## long tests with injected faults: kills, full disks, bad files; writes docs/reliability.md
 	@rm -f .torture.jsonl
-	@HISTOBLEND_TORTURE='$(CURDIR)/.torture.jsonl' $(PY) -m pytest -m torture tests/torture
+	@HISTOBLEND_TORTURE="$$PWD/.torture.jsonl" $(PY) -m pytest -m torture tests/torture
 	@$(PY) -m tests.torture.table .torture.jsonl docs/reliability.md
 
 lint: $(VENV)/.dev  ## check formatting, lint, types and the direction of imports
@@ -136,12 +149,12 @@ clean:  ## remove .venv/ and caches; results in runs/ stay
 
 clean-runs:  ## remove all results in runs/: lists them, and removes them with CONFIRM=yes
 	@if [ ! -d runs ]; then echo "there is no folder runs/"; \
-	elif [ '$(CONFIRM)' = yes ]; then echo "removing:"; du -sh runs/*/; rm -rf runs; \
+	elif [ $(or $(CONFIRM),'') = yes ]; then echo "removing:"; du -sh runs/*/; rm -rf runs; \
 	else echo "would remove:"; du -sh runs/*/; echo "error: nothing was removed. To remove these results:" \
 	    "make clean-runs CONFIRM=yes" >&2; exit 2; fi
 
 $(VENV)/.made:
-	@$(PYTHON) -c '$(CHECK_PYTHON)' 2>/dev/null || { echo "error: Python 3.11 to 3.13 with venv is needed; '$(PYTHON)' is" \
+	@$(PYTHON) -c '$(CHECK_PYTHON)' 2>/dev/null || { echo "error: Python 3.11 to 3.13 with venv is needed;" $(PYTHON) "is" \
 	    "$$($(PYTHON) --version 2>&1). On Debian or Ubuntu: sudo apt-get install python3 python3-venv; or choose another" \
 	    "interpreter: make PYTHON=python3.12 …" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)

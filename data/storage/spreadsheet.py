@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import pandas as pd
 
-#: Characters with which a formula may begin in a spreadsheet.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+#: Characters with which a formula may begin in a spreadsheet: signs, also as wide and small forms, and those that some
+#: programs drop before they look for a sign.
+_SIGNS = "=+\\-@＝＋－＠﹦﹢﹣﹫−\t\r\n"
+#: A cell begins at the start of a text, and after these if a program separates cells by them and not by commas.
+_STARTS = r"(?:\A|(?<=[;|\t\r\n]))"
+#: Blanks, quotes and invisible characters, which may precede the sign. Apostrophes too: a text that looks escaped gets
+#: another one, so that it can be restored.
+_BEFORE = "[\\s'\"\x00-\x1f\xad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff]*"
+_UNSAFE = re.compile(f"{_STARTS}(?={_BEFORE}[{_SIGNS}])")
+_ESCAPED = re.compile(f"{_STARTS}'(?={_BEFORE}[{_SIGNS}])")
 
 
 def escape(name: str) -> str:
-    """Put an apostrophe before a name that a spreadsheet would read as a formula."""
-    return f"'{name}" if _needs_escape(name) else name
+    """Put an apostrophe before each part of a name that a spreadsheet could read as a formula."""
+    return _UNSAFE.sub("'", name)
 
 
 def unescape(name: str) -> str:
     """Undo :func:`escape`."""
-    return name[1:] if name.startswith("'") and _needs_escape(name) else name
+    return _ESCAPED.sub("", name)
 
 
 def write_csv(table: pd.DataFrame, target: Path | BinaryIO, *, escaped: bool = True) -> None:
@@ -43,7 +52,8 @@ def write_csv(table: pd.DataFrame, target: Path | BinaryIO, *, escaped: bool = T
         output.columns = pd.Index([escape(str(name)) for name in table])
     # Python before 3.13 does not quote a lone carriage return, which readers take for the end of a row. With \r\n as
     # the line ending it quotes both characters.
-    has_return = any("\r" in value for column in table[texts] for value in table[column] if isinstance(value, str))
+    cells = [*table, *(value for column in texts for value in table[column])]
+    has_return = any("\r" in cell for cell in cells if isinstance(cell, str))
     output.to_csv(target, index=False, lineterminator="\r\n" if has_return else "\n")
 
 
@@ -56,12 +66,8 @@ def read_written(path: Path, texts: Sequence[str]) -> pd.DataFrame:
     texts : sequence of str
         Columns of names. They keep their text even if it looks like a number, a formula or a missing value.
     """
-    table = pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""])
+    table = pd.read_csv(path, dtype={escape(name): str for name in texts}, keep_default_na=False, na_values=[""])
+    table.columns = table.columns.map(unescape)
     for column in texts:
         table[column] = table[column].map(unescape, na_action="ignore")
     return table
-
-
-def _needs_escape(name: str) -> bool:
-    # A name that already looks escaped gets another apostrophe, so that unescape restores it.
-    return name.lstrip("'").startswith(_FORMULA)

