@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from histoblend.data.errors import InputError
+from histoblend.data.errors import AWAY, InputError
+from histoblend.features.networks.onnx_checks import checked_network
 
 #: Files of a ``.keras`` archive.
 KERAS_MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
@@ -46,13 +47,13 @@ def check_content(name: str, content: bytes, trusted: Sequence[str] = ()) -> Non
     """
     suffix = PurePosixPath(name).suffix.lower()
     if suffix not in SUFFIXES:
-        raise InputError(f"{name}: expected one of {', '.join(SUFFIXES)}; got another file type. {_AWAY}")
+        raise InputError(f"{name}: expected one of {', '.join(SUFFIXES)}; got another file type. {AWAY}")
     if suffix == ".skops":
         _check_skops(name, content, trusted)
     elif suffix == ".keras":
         _check_keras(name, content)
     elif suffix == ".onnx":
-        _check_onnx(name, content)
+        checked_network(name, content)
     elif suffix == ".npy":
         read_array(name, content)
     elif suffix == ".json":
@@ -64,8 +65,6 @@ STORED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 T = TypeVar("T")
 
-_AWAY = "Do not load it: it was not written by this program."
-
 
 def read_json(name: str, content: bytes) -> dict[str, Any]:
     """Parse a JSON object.
@@ -76,7 +75,7 @@ def read_json(name: str, content: bytes) -> dict[str, Any]:
         The content is larger than ``MAX_JSON``, nested too deeply, not JSON, or not an object.
     """
     if len(content) > MAX_JSON:
-        raise InputError(f"{name}: expected at most {MAX_JSON} bytes of JSON; got {len(content)}. {_AWAY}")
+        raise InputError(f"{name}: expected at most {MAX_JSON} bytes of JSON; got {len(content)}. {AWAY}")
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -128,23 +127,8 @@ def read_array(name: str, content: bytes) -> np.ndarray:
         array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # NumPy parses the header as Python code, which fails in many ways
         words = str(error) or type(error).__name__
-        raise InputError(f"{name}: expected an array of numbers; got: {words}. {_AWAY}") from error
+        raise InputError(f"{name}: expected an array of numbers; got: {words}. {AWAY}") from error
     return array
-
-
-def _check_onnx(name: str, content: bytes) -> None:
-    """Refuse a network that reads weights from other files: they could be any file on this machine."""
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        network = onnx.load_model_from_string(content)
-    except DecodeError as error:
-        raise InputError(f"{name}: expected an ONNX file; got: {error}. Get the bundle again.") from error
-    if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in network.graph.initializer):
-        raise InputError(
-            f"{name}: expected a network with all its weights inside; got references to other files. {_AWAY}"
-        )
 
 
 def _check_skops(name: str, content: bytes, trusted: Sequence[str]) -> None:
@@ -153,11 +137,11 @@ def _check_skops(name: str, content: bytes, trusted: Sequence[str]) -> None:
     try:
         types = skops.io.get_untrusted_types(data=content)
     except Exception as error:  # skops has no common class of error
-        raise InputError(f"{name}: expected a skops file; got: {type(error).__name__}: {error}. {_AWAY}") from error
+        raise InputError(f"{name}: expected a skops file; got: {type(error).__name__}: {error}. {AWAY}") from error
     unknown = sorted(set(types) - set(trusted))
     if unknown:
         known = ", ".join(trusted) or "NumPy's and built-in types"
-        raise InputError(f"{name}: expected only {known}; got {', '.join(unknown)}. {_AWAY}")
+        raise InputError(f"{name}: expected only {known}; got {', '.join(unknown)}. {AWAY}")
 
 
 def _check_keras(name: str, content: bytes) -> None:
@@ -168,19 +152,19 @@ def _check_keras(name: str, content: bytes) -> None:
             size = archive.getinfo("config.json").file_size
             if unknown or size > MAX_JSON:
                 what = f"{unknown[0]!r}" if unknown else f"a config.json of {size} bytes"
-                raise InputError(f"{name}: expected only {', '.join(sorted(KERAS_MEMBERS))}; got {what}. {_AWAY}")
+                raise InputError(f"{name}: expected only {', '.join(sorted(KERAS_MEMBERS))}; got {what}. {AWAY}")
             config = archive.read("config.json")
     except InputError:
         raise
     except Exception as error:  # zipfile and zlib fail in many ways on a damaged archive
-        raise InputError(f"{name}: expected a .keras archive; got: {error}. {_AWAY}") from error
+        raise InputError(f"{name}: expected a .keras archive; got: {error}. {AWAY}") from error
     for entry in _objects(read_json(f"{name}/config.json", config)):
         kind, module = str(entry.get("class_name")), entry.get("module")
         own = module is None or (isinstance(module, str) and module.split(".")[0] in _KERAS_MODULES)
         # Keras registers its own classes by their plain names, and others as "package>name".
         registered = entry.get("registered_name")
         if not own or kind in _CODE or (registered is not None and registered != kind):
-            raise InputError(f"{name}: expected Keras' own layers; got {module or registered}.{kind}. {_AWAY}")
+            raise InputError(f"{name}: expected Keras' own layers; got {module or registered}.{kind}. {AWAY}")
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:

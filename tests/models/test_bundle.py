@@ -11,7 +11,6 @@ import pytest
 
 from histoblend.data.errors import InputError
 from histoblend.models.bundle import index_digest, open_bundle, seal_bundle
-from histoblend.models.file_checks import check_content
 from histoblend.models.heads.registry import HEADS, load_head, new_head
 
 
@@ -252,20 +251,3 @@ def test_an_untrusted_type_is_refused(bundle):
     )
     with pytest.raises(InputError, match=message):
         open_bundle(bundle)
-
-
-def test_a_network_that_points_to_other_files_is_refused():
-    import onnx
-
-    numbers = onnx.helper.make_tensor("numbers", onnx.TensorProto.FLOAT, [1], [1.0])
-    graph = onnx.helper.make_graph([], "graph", [], [], [numbers])
-    check_content("network.onnx", onnx.helper.make_model(graph).SerializeToString())
-    numbers = graph.initializer[0]
-    numbers.ClearField("float_data")
-    numbers.data_location = onnx.TensorProto.EXTERNAL
-    entry = numbers.external_data.add()
-    entry.key, entry.value = "location", "/etc/passwd"
-    with pytest.raises(InputError, match="references to other files"):
-        check_content("network.onnx", onnx.helper.make_model(graph).SerializeToString())
-    with pytest.raises(InputError, match="expected an ONNX file"):
-        check_content("network.onnx", b"\xff\xff\xff")
