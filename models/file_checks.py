@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import io
-import json
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
-import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from histoblend.data.errors import AWAY, InputError
+from histoblend.data.storage.expansion import MAX_JSON, read_array, read_json, read_zip
 from histoblend.features.networks.onnx_checks import checked_network
 
 #: Files of a ``.keras`` archive.
@@ -21,8 +20,10 @@ KERAS_MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 #: File types that a bundle may contain. None of them can run code once checked.
 SUFFIXES = (".json", ".md", ".csv", ".npy", ".onnx", ".keras", ".skops")
 
-#: Largest JSON file that is parsed, in bytes.
-MAX_JSON = 32 * 2**20
+#: Parts of a skops file. Those with parts of their own, and arrays, may be used once; otherwise they could double.
+_NODES = ("ObjectNode", "DictNode", "ListNode", "TupleNode", "NdArrayNode")
+_PLAIN_NODES = ("JsonNode", "TypeNode")
+_SCHEMA = "schema.json"
 
 #: Modules whose Keras objects are accepted. Of these, the classes in ``_CODE`` carry code and are refused.
 _KERAS_MODULES = ("keras", "builtins")
@@ -66,25 +67,6 @@ STORED = ConfigDict(extra="forbid", allow_inf_nan=False)
 T = TypeVar("T")
 
 
-def read_json(name: str, content: bytes) -> dict[str, Any]:
-    """Parse a JSON object.
-
-    Raises
-    ------
-    InputError
-        The content is larger than ``MAX_JSON``, nested too deeply, not JSON, or not an object.
-    """
-    if len(content) > MAX_JSON:
-        raise InputError(f"{name}: expected at most {MAX_JSON} bytes of JSON; got {len(content)}. {AWAY}")
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name}: expected JSON; got: {error}. Get the bundle again.") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{name}: expected a JSON object; got {type(value).__name__}. Get the bundle again.")
-    return value
-
-
 def read_as(kind: type[T], value: Any, name: str) -> T:
     """Read a value from JSON as a dataclass or a pydantic model.
 
@@ -115,25 +97,15 @@ def first_fault(error: ValidationError) -> str:
     return f"{where}: {fault['msg']}; got {str(fault['input'])[:80]!r}".removeprefix(": ")
 
 
-def read_array(name: str, content: bytes) -> np.ndarray:
-    """Read a ``.npy`` file of numbers.
-
-    Raises
-    ------
-    InputError
-        The file is damaged, or contains Python objects.
-    """
-    try:
-        array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
-    except Exception as error:  # NumPy parses the header as Python code, which fails in many ways
-        words = str(error) or type(error).__name__
-        raise InputError(f"{name}: expected an array of numbers; got: {words}. {AWAY}") from error
-    return array
-
-
 def _check_skops(name: str, content: bytes, trusted: Sequence[str]) -> None:
     import skops.io
 
+    members = read_zip(name, content)
+    schema = read_json(f"{name}/{_SCHEMA}", members.pop(_SCHEMA, b"{}"))
+    for member, array in members.items():
+        read_array(f"{name}/{member}", array)
+    if fault := _schema_fault(schema):
+        raise InputError(f"{name}: expected numbers, text and arrays, each once; got {fault}. {AWAY}")
     try:
         types = skops.io.get_untrusted_types(data=content)
     except Exception as error:  # skops has no common class of error
@@ -142,6 +114,24 @@ def _check_skops(name: str, content: bytes, trusted: Sequence[str]) -> None:
     if unknown:
         known = ", ".join(trusted) or "NumPy's and built-in types"
         raise InputError(f"{name}: expected only {known}; got {', '.join(unknown)}. {AWAY}")
+
+
+def _schema_fault(schema: dict[str, Any]) -> str:
+    """Return what a skops file has that could expand: a part that is used twice, or another kind of part."""
+    used: set[str] = set()
+    for node in _objects(schema, "__loader__"):
+        loader = node["__loader__"]
+        if loader in _PLAIN_NODES:
+            if not isinstance(node.get("content", ""), str) or str(node.get("content", ""))[:1] in ("[", "{"):
+                return f"a {loader} with parts"
+        elif loader not in _NODES or (loader == "NdArrayNode" and node.get("type") != "numpy"):
+            return f"a {loader} of {node.get('__module__')}.{node.get('__class__')}"
+        else:
+            parts = [f"{key} {node[key]}" for key in ("__id__", "file") if key in node]
+            if not used.isdisjoint(parts):
+                return f"a {loader} twice"
+            used.update(parts)
+    return ""
 
 
 def _check_keras(name: str, content: bytes) -> None:
@@ -158,7 +148,7 @@ def _check_keras(name: str, content: bytes) -> None:
         raise
     except Exception as error:  # zipfile and zlib fail in many ways on a damaged archive
         raise InputError(f"{name}: expected a .keras archive; got: {error}. {AWAY}") from error
-    for entry in _objects(read_json(f"{name}/config.json", config)):
+    for entry in _objects(read_json(f"{name}/config.json", config), "class_name", "registered_name"):
         kind, module = str(entry.get("class_name")), entry.get("module")
         own = module is None or (isinstance(module, str) and module.split(".")[0] in _KERAS_MODULES)
         # Keras registers its own classes by their plain names, and others as "package>name".
@@ -167,13 +157,13 @@ def _check_keras(name: str, content: bytes) -> None:
             raise InputError(f"{name}: expected Keras' own layers; got {module or registered}.{kind}. {AWAY}")
 
 
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield every object of a nested configuration."""
+def _objects(value: Any, *marks: str) -> Iterator[dict[str, Any]]:
+    """Yield every object of a nested configuration that has one of these keys."""
     stack = [value]
     while stack:
         one = stack.pop()
         if isinstance(one, dict):
-            if "class_name" in one or "registered_name" in one:
+            if not one.keys().isdisjoint(marks):
                 yield one
             stack += one.values()
         elif isinstance(one, list):

@@ -233,9 +233,9 @@ class Touch:
 
 def test_a_pickle_in_a_head_is_never_loaded(bundle, tmp_path):
     foreign("heads/logistic/head.skops", pickle.dumps(Touch(tmp_path / "touched")))(bundle)
-    with pytest.raises(InputError, match=r"head.skops: expected a skops file"):
+    with pytest.raises(InputError, match=r"head.skops: expected a zip archive"):
         open_bundle(bundle)
-    with pytest.raises(InputError, match=r"head.skops: expected a skops file"):
+    with pytest.raises(InputError, match=r"head.skops: expected a zip archive"):
         load_head(bundle / "heads" / "logistic")
     assert not (tmp_path / "touched").exists()
 
