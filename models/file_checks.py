@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from histoblend.data.errors import AWAY, InputError
-from histoblend.data.storage.expansion import MAX_JSON, read_array, read_json, read_zip
+from histoblend.data.storage.expansion import read_array, read_json, read_zip
+from histoblend.features.networks.keras_checks import check_keras, objects
 from histoblend.features.networks.onnx_checks import checked_network
-
-#: Files of a ``.keras`` archive.
-KERAS_MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
 
 #: File types that a bundle may contain. None of them can run code once checked.
 SUFFIXES = (".json", ".md", ".csv", ".npy", ".onnx", ".keras", ".skops")
@@ -24,10 +20,6 @@ SUFFIXES = (".json", ".md", ".csv", ".npy", ".onnx", ".keras", ".skops")
 _NODES = ("ObjectNode", "DictNode", "ListNode", "TupleNode", "NdArrayNode")
 _PLAIN_NODES = ("JsonNode", "TypeNode")
 _SCHEMA = "schema.json"
-
-#: Modules whose Keras objects are accepted. Of these, the classes in ``_CODE`` carry code and are refused.
-_KERAS_MODULES = ("keras", "builtins")
-_CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer", "__lambda__", "function", "__function__")
 
 
 def check_content(name: str, content: bytes, trusted: Sequence[str] = ()) -> None:
@@ -52,7 +44,7 @@ def check_content(name: str, content: bytes, trusted: Sequence[str] = ()) -> Non
     if suffix == ".skops":
         _check_skops(name, content, trusted)
     elif suffix == ".keras":
-        _check_keras(name, content)
+        check_keras(name, content)
     elif suffix == ".onnx":
         checked_network(name, content)
     elif suffix == ".npy":
@@ -119,7 +111,7 @@ def _check_skops(name: str, content: bytes, trusted: Sequence[str]) -> None:
 def _schema_fault(schema: dict[str, Any]) -> str:
     """Return what a skops file has that could expand: a part that is used twice, or another kind of part."""
     used: set[str] = set()
-    for node in _objects(schema, "__loader__"):
+    for node in objects(schema, "__loader__"):
         loader = node["__loader__"]
         if loader in _PLAIN_NODES:
             if not isinstance(node.get("content", ""), str) or str(node.get("content", ""))[:1] in ("[", "{"):
@@ -132,39 +124,3 @@ def _schema_fault(schema: dict[str, Any]) -> str:
                 return f"a {loader} twice"
             used.update(parts)
     return ""
-
-
-def _check_keras(name: str, content: bytes) -> None:
-    """Accept only Keras' own layers, and none that carries code. This does not rely on Keras' safe mode."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            unknown = sorted(set(archive.namelist()) - KERAS_MEMBERS)
-            size = archive.getinfo("config.json").file_size
-            if unknown or size > MAX_JSON:
-                what = f"{unknown[0]!r}" if unknown else f"a config.json of {size} bytes"
-                raise InputError(f"{name}: expected only {', '.join(sorted(KERAS_MEMBERS))}; got {what}. {AWAY}")
-            config = archive.read("config.json")
-    except InputError:
-        raise
-    except Exception as error:  # zipfile and zlib fail in many ways on a damaged archive
-        raise InputError(f"{name}: expected a .keras archive; got: {error}. {AWAY}") from error
-    for entry in _objects(read_json(f"{name}/config.json", config), "class_name", "registered_name"):
-        kind, module = str(entry.get("class_name")), entry.get("module")
-        own = module is None or (isinstance(module, str) and module.split(".")[0] in _KERAS_MODULES)
-        # Keras registers its own classes by their plain names, and others as "package>name".
-        registered = entry.get("registered_name")
-        if not own or kind in _CODE or (registered is not None and registered != kind):
-            raise InputError(f"{name}: expected Keras' own layers; got {module or registered}.{kind}. {AWAY}")
-
-
-def _objects(value: Any, *marks: str) -> Iterator[dict[str, Any]]:
-    """Yield every object of a nested configuration that has one of these keys."""
-    stack = [value]
-    while stack:
-        one = stack.pop()
-        if isinstance(one, dict):
-            if not one.keys().isdisjoint(marks):
-                yield one
-            stack += one.values()
-        elif isinstance(one, list):
-            stack += one
