@@ -43,7 +43,7 @@ def doubled(mark):
     """Tuples in tuples: each holds the next one, and the same once more."""
     inner = node("tuple", content=[], __id__=1)
     for number in range(2, 40):
-        again = {**node("tuple", content=[]), "__loader__": mark, "__id__": number - 1}
+        again = {**node("tuple", content="1" if mark == "JsonNode" else []), "__loader__": mark, "__id__": number - 1}
         inner = node("tuple", content=[inner, again], __id__=number)
     return inner
 
@@ -60,6 +60,7 @@ HOSTILE = {
     "a false size": ({"z.npy": array(np.zeros(3)).replace(b"(3,)", b"(9,)")}, "z.npy: expected an array of numbers"),
     "an array 200 times": ({"z.npy": array(np.zeros(9)), "schema": shared("z.npy")}, "a NdArrayNode twice"),
     "doubled by name": ({"schema": doubled("CachedNode")}, "a CachedNode of builtins.tuple"),
+    "doubled as text": ({"schema": doubled("JsonNode")}, "a part twice, by its number"),
     "doubled by number": ({"schema": doubled("TupleNode")}, "a TupleNode twice"),
     "a sparse matrix": ({"schema": node("csr_matrix", "scipy.sparse", content="s.npz")}, "a SparseMatrixNode"),
     "objects": (
