@@ -2,6 +2,9 @@
 
 import unicodedata
 
+#: Advice about a file that no version of this program can have written.
+AWAY = "Do not load it: it was not written by this program."
+
 
 class InputError(ValueError):
     """The user's input cannot be used; the program itself is not at fault.

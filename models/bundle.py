@@ -15,7 +15,8 @@ import numpy as np
 
 from histoblend.data.errors import InputError
 from histoblend.data.storage.arrays import files_under, walk
-from histoblend.models.file_checks import MAX_JSON, check_content, read_array, read_json
+from histoblend.data.storage.expansion import MAX_JSON, read_array, read_json
+from histoblend.models.file_checks import check_content
 from histoblend.models.heads.registry import head_from, trusted_types
 
 if TYPE_CHECKING:

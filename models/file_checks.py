@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-import io
-import json
-import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
-import numpy as np
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from histoblend.data.errors import InputError
-
-#: Files of a ``.keras`` archive.
-KERAS_MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}
+from histoblend.data.errors import AWAY, InputError
+from histoblend.data.storage.expansion import read_array, read_json, read_zip
+from histoblend.features.networks.keras_checks import check_keras, objects
+from histoblend.features.networks.onnx_checks import checked_network
 
 #: File types that a bundle may contain. None of them can run code once checked.
 SUFFIXES = (".json", ".md", ".csv", ".npy", ".onnx", ".keras", ".skops")
 
-#: Largest JSON file that is parsed, in bytes.
-MAX_JSON = 32 * 2**20
-
-#: Modules whose Keras objects are accepted. Of these, the classes in ``_CODE`` carry code and are refused.
-_KERAS_MODULES = ("keras", "builtins")
-_CODE = ("Lambda", "TorchModuleWrapper", "TFSMLayer", "JaxLayer", "FlaxLayer", "__lambda__", "function", "__function__")
+#: Parts of a skops file. Those with parts of their own, and arrays, may be used once; otherwise they could double.
+_NODES = ("ObjectNode", "DictNode", "ListNode", "TupleNode", "NdArrayNode")
+_PLAIN_NODES = ("JsonNode", "TypeNode")
+_SCHEMA = "schema.json"
 
 
 def check_content(name: str, content: bytes, trusted: Sequence[str] = ()) -> None:
@@ -46,13 +40,13 @@ def check_content(name: str, content: bytes, trusted: Sequence[str] = ()) -> Non
     """
     suffix = PurePosixPath(name).suffix.lower()
     if suffix not in SUFFIXES:
-        raise InputError(f"{name}: expected one of {', '.join(SUFFIXES)}; got another file type. {_AWAY}")
+        raise InputError(f"{name}: expected one of {', '.join(SUFFIXES)}; got another file type. {AWAY}")
     if suffix == ".skops":
         _check_skops(name, content, trusted)
     elif suffix == ".keras":
-        _check_keras(name, content)
+        check_keras(name, content)
     elif suffix == ".onnx":
-        _check_onnx(name, content)
+        checked_network(name, content)
     elif suffix == ".npy":
         read_array(name, content)
     elif suffix == ".json":
@@ -63,27 +57,6 @@ def check_content(name: str, content: bytes, trusted: Sequence[str] = ()) -> Non
 STORED = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 T = TypeVar("T")
-
-_AWAY = "Do not load it: it was not written by this program."
-
-
-def read_json(name: str, content: bytes) -> dict[str, Any]:
-    """Parse a JSON object.
-
-    Raises
-    ------
-    InputError
-        The content is larger than ``MAX_JSON``, nested too deeply, not JSON, or not an object.
-    """
-    if len(content) > MAX_JSON:
-        raise InputError(f"{name}: expected at most {MAX_JSON} bytes of JSON; got {len(content)}. {_AWAY}")
-    try:
-        value = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{name}: expected JSON; got: {error}. Get the bundle again.") from error
-    if not isinstance(value, dict):
-        raise InputError(f"{name}: expected a JSON object; got {type(value).__name__}. Get the bundle again.")
-    return value
 
 
 def read_as(kind: type[T], value: Any, name: str) -> T:
@@ -116,81 +89,38 @@ def first_fault(error: ValidationError) -> str:
     return f"{where}: {fault['msg']}; got {str(fault['input'])[:80]!r}".removeprefix(": ")
 
 
-def read_array(name: str, content: bytes) -> np.ndarray:
-    """Read a ``.npy`` file of numbers.
-
-    Raises
-    ------
-    InputError
-        The file is damaged, or contains Python objects.
-    """
-    try:
-        array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
-    except Exception as error:  # NumPy parses the header as Python code, which fails in many ways
-        words = str(error) or type(error).__name__
-        raise InputError(f"{name}: expected an array of numbers; got: {words}. {_AWAY}") from error
-    return array
-
-
-def _check_onnx(name: str, content: bytes) -> None:
-    """Refuse a network that reads weights from other files: they could be any file on this machine."""
-    import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    try:
-        network = onnx.load_model_from_string(content)
-    except DecodeError as error:
-        raise InputError(f"{name}: expected an ONNX file; got: {error}. Get the bundle again.") from error
-    if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in network.graph.initializer):
-        raise InputError(
-            f"{name}: expected a network with all its weights inside; got references to other files. {_AWAY}"
-        )
-
-
 def _check_skops(name: str, content: bytes, trusted: Sequence[str]) -> None:
     import skops.io
 
+    members = read_zip(name, content)
+    schema = read_json(f"{name}/{_SCHEMA}", members.pop(_SCHEMA, b"{}"))
+    for member, array in members.items():
+        read_array(f"{name}/{member}", array)
+    fault = _schema_fault(schema)
     try:
-        types = skops.io.get_untrusted_types(data=content)
+        fault = fault or ", ".join(sorted(set(skops.io.get_untrusted_types(data=content)) - set(trusted)))
     except Exception as error:  # skops has no common class of error
-        raise InputError(f"{name}: expected a skops file; got: {type(error).__name__}: {error}. {_AWAY}") from error
-    unknown = sorted(set(types) - set(trusted))
-    if unknown:
+        raise InputError(f"{name}: expected a skops file; got: {type(error).__name__}: {error}. {AWAY}") from error
+    if fault:
         known = ", ".join(trusted) or "NumPy's and built-in types"
-        raise InputError(f"{name}: expected only {known}; got {', '.join(unknown)}. {_AWAY}")
+        raise InputError(f"{name}: expected only {known}; got {fault}. {AWAY}")
 
 
-def _check_keras(name: str, content: bytes) -> None:
-    """Accept only Keras' own layers, and none that carries code. This does not rely on Keras' safe mode."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            unknown = sorted(set(archive.namelist()) - KERAS_MEMBERS)
-            size = archive.getinfo("config.json").file_size
-            if unknown or size > MAX_JSON:
-                what = f"{unknown[0]!r}" if unknown else f"a config.json of {size} bytes"
-                raise InputError(f"{name}: expected only {', '.join(sorted(KERAS_MEMBERS))}; got {what}. {_AWAY}")
-            config = archive.read("config.json")
-    except InputError:
-        raise
-    except Exception as error:  # zipfile and zlib fail in many ways on a damaged archive
-        raise InputError(f"{name}: expected a .keras archive; got: {error}. {_AWAY}") from error
-    for entry in _objects(read_json(f"{name}/config.json", config)):
-        kind, module = str(entry.get("class_name")), entry.get("module")
-        own = module is None or (isinstance(module, str) and module.split(".")[0] in _KERAS_MODULES)
-        # Keras registers its own classes by their plain names, and others as "package>name".
-        registered = entry.get("registered_name")
-        if not own or kind in _CODE or (registered is not None and registered != kind):
-            raise InputError(f"{name}: expected Keras' own layers; got {module or registered}.{kind}. {_AWAY}")
-
-
-def _objects(value: Any) -> Iterator[dict[str, Any]]:
-    """Yield every object of a nested configuration."""
-    stack = [value]
-    while stack:
-        one = stack.pop()
-        if isinstance(one, dict):
-            if "class_name" in one or "registered_name" in one:
-                yield one
-            stack += one.values()
-        elif isinstance(one, list):
-            stack += one
+def _schema_fault(schema: dict[str, Any]) -> str:
+    """Return what a skops file has that could expand: a part that is used twice, or another kind of part."""
+    used: set[str] = set()
+    plain: set[str] = set()
+    for node in objects(schema, "__loader__"):
+        loader = node["__loader__"]
+        if loader in _PLAIN_NODES:
+            if not isinstance(node.get("content", ""), str) or str(node.get("content", ""))[:1] in ("[", "{"):
+                return f"a {loader} with parts"
+            plain.add(f"__id__ {node.get('__id__')}")
+        elif loader not in _NODES or (loader == "NdArrayNode" and node.get("type") != "numpy"):
+            return f"a {loader} of {node.get('__module__')}.{node.get('__class__')}"
+        else:
+            parts = [f"{key} {node[key]}" for key in ("__id__", "file") if key in node]
+            if not used.isdisjoint(parts):
+                return f"a {loader} twice"
+            used.update(parts)
+    return "" if used.isdisjoint(plain) else "a part twice, by its number"

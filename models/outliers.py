@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from histoblend.models.file_checks import read_array, read_json
+from histoblend.data.storage.expansion import read_array, read_json
 
 #: Folder in a bundle with the fitted detector.
 OUTLIERS = "outliers"

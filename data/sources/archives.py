@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import lzma
 import os
 import shutil
@@ -14,21 +13,26 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import IO
+from typing import IO, Any
 
 from histoblend.data.errors import InputError
 from histoblend.data.ignored import ignored_path
+from histoblend.data.storage.expansion import (
+    MAX_DIRECTORY,
+    MAX_HEADER,
+    MAX_RATIO,
+    MAX_READ,
+    ZIP_METHODS,
+    UnpackedFile,
+    expansion_limit,
+)
 
 #: Limits that no supported data set reaches: PatchCamelyon takes 9 GB unpacked, Kaggle's copy has 280,000 files.
 MAX_BYTES = 50 * 10**9
 MAX_MEMBERS = 2_000_000
 
-#: Largest allowed ratio of unpacked to packed bytes. Images and HDF5 files have about 1, zip bombs up to deflate's
-#: maximum of 1,032.
-MAX_RATIO = 100
-
-#: The ratio is not limited if everything unpacks to at most this many bytes, because small text files compress well.
-SMALL_BYTES = 10**7
+#: Most characters in all names, levels of folders, and records in a header of a tar file.
+MAX_NAMES, MAX_LEVELS, MAX_RECORDS = 64 * 2**20, 64, 100
 
 #: Exceptions that a damaged archive raises: ``ValueError`` for undecodable names, ``NotImplementedError`` for unknown
 #: compression methods.
@@ -147,36 +151,44 @@ def _members(archive: Path) -> Iterator[Iterator[_Member]]:
                 f"{archive}: expected a zip or tar file; got a {program} archive. Unpack it with that program and "
                 "give the folder (DATA=…)."
             )
-    if zipfile.is_zipfile(archive):
-        with zipfile.ZipFile(archive) as packed:
-            yield (_zip_member(packed, entry) for entry in packed.infolist())
-    else:
-        with tarfile.open(archive) as tar:
-            yield _tar_members(tar)
+    is_zip = zipfile.is_zipfile(archive)
+    with archive.open("rb") as file:
+        unpacked: Any = UnpackedFile(str(archive), file, MAX_DIRECTORY if is_zip else MAX_HEADER)
+        if is_zip:
+            with zipfile.ZipFile(unpacked) as packed:
+                yield (_zip_member(packed, entry) for entry in packed.infolist())
+        else:
+            with tarfile.open(fileobj=unpacked, mode="r:") as tar:
+                yield _tar_members(tar, unpacked)
 
 
 def _zip_member(packed: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Member:
     kind = stat.S_IFMT(entry.external_attr >> 16)
     fault = "" if kind in (0, stat.S_IFREG, stat.S_IFDIR) else "is a link or a device"
+    fault = "is packed in another way than deflate" if entry.compress_type not in ZIP_METHODS else fault
     fault = "is encrypted" if entry.flag_bits & 1 else fault
     # With a damaged directory, Python would seek to a position before the start of the file.
     fault = "has a position outside the archive" if entry.header_offset < 0 else fault
     return _Member(entry.filename, entry.file_size, entry.is_dir(), fault, lambda: packed.open(entry))
 
 
-def _tar_members(tar: tarfile.TarFile) -> Iterator[_Member]:
+def _tar_members(tar: tarfile.TarFile, file: UnpackedFile) -> Iterator[_Member]:
     """Yield the entries of a tar file; Python itself would treat a cut or a damaged entry as the end of the file."""
-    for entry in tar:
+    while entry := tar.next():
+        tar.members.clear()  # type: ignore[attr-defined] # it would keep all entries, each with a copy of the records of all
+        file.at_once = MAX_READ
         yield _tar_member(tar, entry)
+        file.at_once = MAX_HEADER
     # Not for compressed files: they have a checksum, and seeking back would decompress them again.
-    if isinstance(tar.fileobj, io.BufferedReader):
-        tar.fileobj.seek(tar.offset)
-        if tar.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
+    if not file.compressed:
+        file.seek(tar.offset)
+        if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
             raise tarfile.ReadError("the end of the archive is missing: it is truncated or damaged")
 
 
 def _tar_member(tar: tarfile.TarFile, entry: tarfile.TarInfo) -> _Member:
     fault = "" if (entry.isfile() or entry.isdir()) and not entry.issparse() else "is a link, a device or sparse"
+    fault = f"has more than {MAX_RECORDS} records" if len(entry.pax_headers) > MAX_RECORDS else fault
 
     def read() -> AbstractContextManager[IO[bytes]]:
         file = tar.extractfile(entry)
@@ -191,8 +203,8 @@ def _checked(archive: Path, members: Iterator[_Member], max_bytes: int) -> dict[
     """Check all members and return the sizes of the files to unpack, by name; stop at the first fault."""
     files: dict[str, int] = {}
     folders: set[str] = set()
-    limit = min(max_bytes, max(SMALL_BYTES, archive.stat().st_size * MAX_RATIO))
-    total = 0
+    limit = min(max_bytes, expansion_limit(archive.stat().st_size))
+    total = names = 0
     for number, member in enumerate(members):
         fault = member.fault or _name_fault(member.name, folder=member.folder)
         total += member.size
@@ -212,7 +224,11 @@ def _checked(archive: Path, members: Iterator[_Member], max_bytes: int) -> dict[
         if ignored_path(PurePosixPath(name)):
             continue
         parents = [str(parent) for parent in PurePosixPath(name).parents][:-1]
-        folders.update(parents, [name] if member.folder else [])
+        new = {*parents, *([name] if member.folder else [])} - folders
+        names += len(name) + sum(map(len, new))
+        if names > MAX_NAMES:
+            raise InputError(f"{archive}: expected at most {MAX_NAMES} characters in all names. Nothing was unpacked.")
+        folders |= new
         if not member.folder:
             files[name] = member.size
     clashes = sorted(files.keys() & folders)
@@ -225,6 +241,8 @@ def _name_fault(name: str, *, folder: bool) -> str:
     windows = PureWindowsPath(name)
     if name.startswith("/") or windows.anchor or ".." in windows.parts or "\0" in name:
         return "has a path outside the target"
+    if name.count("/") > MAX_LEVELS:
+        return f"is more than {MAX_LEVELS} folders deep"
     # "./" is the packed folder itself, as in archives of `tar cf x.tar .`.
     return "" if PurePosixPath(name).parts or folder else "has no name"
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import zlib
 from collections.abc import Iterator, Mapping
-from gzip import BadGzipFile, GzipFile
+from gzip import BadGzipFile
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pandas as pd
 from histoblend.data.errors import InputError
 from histoblend.data.sources.csv_table import read_csv
 from histoblend.data.storage.arrays import find_name, stamp
+from histoblend.data.storage.expansion import UnpackedFile
 
 SPLITS = ("train", "valid", "test")
 PREFIX = "camelyonpatch_level_2_split_"
@@ -161,7 +162,10 @@ def unpack(packed: Path) -> Path:
         return target
     partial = packed.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with packed.open("rb") as raw, GzipFile(fileobj=raw) as source, partial.open("wb") as sink:
+        with packed.open("rb") as raw, partial.open("wb") as sink:
+            source = UnpackedFile(str(packed), raw)
+            if not source.compressed:
+                raise BadGzipFile("not a gzipped file")
             shutil.copyfileobj(source, sink, 2**20)
             sink.flush()
             os.fsync(sink.fileno())

@@ -15,6 +15,7 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import ArrayLike
 
 from histoblend.data.storage.atomic import is_sealed, remove_unfinished_files, sync_folder, write_atomically
+from histoblend.data.storage.expansion import check_zip_members
 
 #: Name of the part that stores the key.
 KEY = "key"
@@ -69,6 +70,7 @@ class Parts:
         path = self.path(name)
         try:
             with path.open("rb") as file, NpzFile(file, allow_pickle=False) as arrays:
+                check_zip_members(str(path), arrays.zip, path.stat().st_size)
                 return {key: arrays[key] for key in only or arrays.files}
         except (EOFError, KeyError, ValueError, zipfile.BadZipFile) as error:
             raise OSError(errno.EIO, "a finished part is damaged; run the same command again", str(path)) from error

@@ -8,19 +8,22 @@ the network, in the same graph.
 from __future__ import annotations
 
 import hashlib
+import io
 import shutil
 import tempfile
 import textwrap
 import warnings
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from histoblend.data.errors import InputError
+from histoblend.data.storage.expansion import read_zip
 from histoblend.features.networks.backend import Preprocessing, Shape, load_keras, preprocess
+from histoblend.features.networks.keras_checks import WEIGHTS, check_hdf5
 from histoblend.features.networks.weights import CheckpointError
 
 if TYPE_CHECKING:
@@ -104,8 +107,8 @@ def load_application(model: keras.Model, path: Path, sha256: str | None = None) 
             # Keras warns about every missing group of arrays, and raises an error if one of them is needed.
             warnings.simplefilter("ignore")
             model.load_weights(str(readable))
-    except CheckpointError:
-        raise
+    except InputError as error:
+        raise CheckpointError(str(error)) from error
     except Exception as error:  # h5py and Keras raise many kinds of errors for files that do not fit
         reason = textwrap.shorten(str(error), 200, placeholder=" …").rstrip(".:") or type(error).__name__
         raise CheckpointError(
@@ -148,28 +151,10 @@ def _lower_case(path: Path) -> Iterator[Path]:
 
 
 def _check_contained(path: Path) -> None:
-    """Reject an HDF5 file that refers to other files: only the file given by the user may be read."""
-    if path.suffix.lower() != ".keras":
+    """Check the HDF5 file with the weights: only the file given by the user may be read, and it must not expand."""
+    if path.suffix.lower() == ".keras":
+        weights = read_zip(str(path), path.read_bytes()).get(WEIGHTS, b"")
+        check_hdf5(str(path), io.BytesIO(weights), len(weights))
+    else:
         with path.open("rb") as file:
-            _check_links(path, file)
-        return
-    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as file:
-        _check_links(path, file)
-
-
-def _check_links(path: Path, file: IO[bytes]) -> None:
-    import h5py
-
-    def visit(group: Any) -> None:
-        for name in group:
-            link = group.get(name, getlink=True)
-            if not isinstance(link, h5py.HardLink):
-                raise CheckpointError(f"{path}: {group.name}/{name} is a link; rejected. Links are not allowed.")
-            item = group[name]
-            if isinstance(item, h5py.Group):
-                visit(item)
-            elif item.external or item.is_virtual:
-                raise CheckpointError(f"{path}: {item.name} is stored in another file; rejected.")
-
-    with h5py.File(file, "r") as root:
-        visit(root)
+            check_hdf5(str(path), file, path.stat().st_size)

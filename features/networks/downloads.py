@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from histoblend.data.errors import innermost_reason
+from histoblend.data.storage.atomic import write_text_atomically
+from histoblend.features.networks.applications import file_sha256
 from histoblend.features.networks.backend import DownloadedWeights
 from histoblend.features.networks.weights import CheckpointError
 
@@ -30,13 +32,14 @@ def fetch(weights: DownloadedWeights, folder: Path | None = None) -> Path:
     Returns
     -------
     Path
-        The file's digest is the published one, if there is one. Otherwise it is a complete HDF5 file.
+        The file's digest is the published one, if there is one. Otherwise it is a complete HDF5 file, not verified at
+        the first download; its SHA-256 is then recorded beside it, and compared from then on.
 
     Raises
     ------
     CheckpointError
-        The download failed, or the downloaded file is not the published one. The message names the folder to put the
-        file into by hand, and a backbone that needs no download.
+        The download failed, or the file is neither the published one nor that of the first download. The message names
+        the folder to put the file into by hand, and a backbone that needs no download.
     """
     import pooch
     import requests
@@ -65,7 +68,21 @@ def fetch(weights: DownloadedWeights, folder: Path | None = None) -> Path:
         ) from error
     except ValueError as error:  # another digest, or no complete HDF5 file
         raise CheckpointError(f"{path}: {error} Nothing was kept: look at what {weights.url} gives.") from error
+    if not weights.digest:
+        _compare_with_record(path)
     return path
+
+
+def _compare_with_record(path: Path) -> None:
+    """Check a file against the SHA-256 of its first download, which is recorded now if it is the first."""
+    record, digest = path.with_name(f"{path.name}.sha256"), file_sha256(path)
+    if not record.exists():
+        write_text_atomically(record, digest)
+    elif (recorded := record.read_text(encoding="utf-8").strip()) != digest:
+        raise CheckpointError(
+            f"{path}: its SHA-256 must be {recorded}, as at the first download, because none is published; got "
+            f"{digest}. Remove the file to download it again. If you trust the new file, remove {record.name} instead."
+        )
 
 
 def _download_hdf5(url: str, output: str, _: Any) -> None:

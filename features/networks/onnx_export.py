@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from histoblend.data.errors import InputError
+from histoblend.data.errors import AWAY, InputError
 from histoblend.data.storage.atomic import PARTIAL, remove_unfinished_files, sync_folder, sync_tree
 from histoblend.features.networks.applications import file_sha256
 from histoblend.features.networks.backbones import find_backbone, weights_digest
 from histoblend.features.networks.backend import Shape, choose_backend
 from histoblend.features.networks.child_process import call_in_child
+from histoblend.features.networks.onnx_checks import checked_network
 from histoblend.features.networks.recipe import (
     Recipe,
     embedding_network,
@@ -45,13 +46,16 @@ _SOURCES = (
 
 
 def open_session(content: bytes) -> Any:
-    """Open the content of an ONNX file on the CPU, with one thread so that results do not depend on the core count."""
+    """Check an ONNX file and open it on the CPU, with one thread so that results do not depend on the core count."""
     import onnxruntime
 
+    content = checked_network("the ONNX file", content)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only
+    # Otherwise a file that also has the first bytes of ONNX Runtime's own format would be read as that, unchecked.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
@@ -156,7 +160,7 @@ def export_model(model: keras.Model, shape: Shape | None, path: str) -> None:
     Raises
     ------
     RuntimeError
-        If ONNX Runtime and Keras differ by more than EXPORT_TOLERANCE.
+        If ONNX Runtime and Keras differ by more than EXPORT_TOLERANCE, or the exported file is not a plain network.
     """
     rng = np.random.default_rng(0)
     shapes = [(3, *(shape or (96, 96)), 3), (2, *(shape or (64, 64)), 3)]
@@ -165,7 +169,10 @@ def export_model(model: keras.Model, shape: Shape | None, path: str) -> None:
     with warnings.catch_warnings(), _silent_stderr():
         warnings.simplefilter("ignore")  # deprecations in other packages, only during the export
         model.export(path, format="onnx", verbose=False)
-    session = open_session(Path(path).read_bytes())
+    try:
+        session = open_session(Path(path).read_bytes())
+    except InputError as error:  # a network that this version cannot export, not a file from somebody else
+        raise RuntimeError(str(error).removesuffix(f" {AWAY}")) from error
     for batch, keras_values in zip(batches, expected, strict=True):
         values = session.run(None, {session.get_inputs()[0].name: batch})[0]
         difference = float(np.abs(values - keras_values).max() / max(1.0, np.abs(keras_values).max()))

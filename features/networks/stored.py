@@ -13,6 +13,7 @@ from histoblend.features.networks.backbones import find_backbone
 from histoblend.features.networks.backend import Shape, load_keras
 from histoblend.features.networks.embeddings import ConcatenatedEmbeddings, EmbeddingCompute
 from histoblend.features.networks.engines import KerasNetwork, OnnxNetwork
+from histoblend.features.networks.keras_checks import check_keras, check_size
 from histoblend.features.networks.recipe import Recipe, byte_network
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class StoredOnnx(OnnxNetwork):
 
 @dataclass
 class StoredKeras(KerasNetwork):
-    """A network run by Keras from given ``.keras`` files, opened in safe mode.
+    """A network run by Keras from given ``.keras`` files, checked and opened in safe mode.
 
     Parameters
     ----------
@@ -62,7 +63,10 @@ class StoredKeras(KerasNetwork):
         # Keras can only read files: write the checked bytes to a folder that no other user can write to.
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "network.keras")
-            path.write_bytes(_content_for(self.contents, shape))
+            content = _content_for(self.contents, shape)
+            check_keras("the .keras file", content)
+            check_size("the .keras file", content)
+            path.write_bytes(content)
             return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from histoblend.data.errors import InputError
+from histoblend.data.storage.expansion import MAX_DEPTH, check_expansion
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
@@ -53,6 +54,7 @@ OPCODE_NAMES = (
     "SETITEM SETITEMS BINGET LONG_BINGET BINPUT LONG_BINPUT "
 )
 OPCODES = frozenset(OPCODE_NAMES.split())
+_FILLING = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "BUILD")  # they change the value below the others
 
 
 class CheckpointError(InputError):
@@ -103,7 +105,7 @@ def read_checkpoint(path: Path, sha256: str | None = None) -> dict[str, np.ndarr
         )
     try:
         return _parse(content)
-    except CheckpointError as error:
+    except InputError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
 
@@ -156,7 +158,13 @@ def _parse(content: bytes) -> dict[str, np.ndarray]:
     keys = _load(stream, "storage keys")
     _check_tensors(tensors)
     storages = _read_storages(content, stream.tell(), tensors, keys)
-    return {name: _as_array(name, tensor, storages) for name, tensor in tensors.items()}
+    arrays: dict[str, np.ndarray] = {}
+    expanded = 0
+    for name, tensor in tensors.items():
+        arrays[name] = _as_array(name, tensor, storages)
+        expanded += arrays[name].nbytes  # many tensors may copy the same storage
+        check_expansion(name, expanded, len(content))
+    return arrays
 
 
 def _load(stream: io.BytesIO, part: str) -> Any:
@@ -175,8 +183,14 @@ def _load(stream: io.BytesIO, part: str) -> Any:
 
 
 def _check_opcodes(stream: io.BytesIO, part: str) -> None:
-    """Reject a pickle with forbidden opcodes. It is only parsed, not executed."""
+    """Reject a pickle with forbidden opcodes, or with values that are used twice or nested. It is only parsed.
+
+    A value that contains another twice, which contains another twice, is small; but its text and its hash are not. So
+    only names and texts, which contain nothing, may be fetched again.
+    """
     start = stream.tell()
+    levels: list[int | None] = []  # of nesting, of each value on the unpickler's stack; None is a mark
+    plain: set[int] = set()  # where names and texts are remembered
     try:
         for opcode, argument, offset in pickletools.genops(stream):
             position = offset or 0
@@ -187,10 +201,31 @@ def _check_opcodes(stream: io.BytesIO, part: str) -> None:
                 raise CheckpointError(f"{part}: the pickle uses the invalid memo index {argument}.")
             if position - start > MAX_PICKLE_BYTES:
                 raise CheckpointError(f"{part}: the pickle must be smaller than {MAX_PICKLE_BYTES} bytes.")
+            if opcode.name.endswith("BINPUT"):
+                (plain.add if levels and levels[-1] == 0 else plain.discard)(int(argument or 0))
+            elif opcode.name.endswith("BINGET") and argument not in plain:
+                raise CheckpointError(f"{part}: the pickle uses a value twice.")
+            elif _move(levels, opcode) > MAX_DEPTH:
+                raise CheckpointError(f"{part}: the pickle must be nested at most {MAX_DEPTH} levels deep.")
     except CheckpointError:
         raise
     except (ValueError, Warning) as error:
         raise CheckpointError(f"{part}: expected a complete pickle; got {error}.") from error
+
+
+def _move(levels: list[int | None], opcode: pickletools.OpcodeInfo) -> int:
+    """Do to the levels of nesting what an opcode does to the values on the stack; return the new level."""
+    taken = len(opcode.stack_before)
+    if pickletools.markobject in opcode.stack_before:
+        last = max((index for index, level in enumerate(levels) if level is None), default=0)
+        taken = len(levels) - last + opcode.stack_before.index(pickletools.markobject)
+    inner = [level for level in levels[len(levels) - taken :] if level is not None] if taken else []
+    del levels[max(0, len(levels) - taken) :]
+    level = 1 + max(inner) if inner else int(opcode.name.startswith("EMPTY"))
+    if opcode.name in _FILLING:
+        level = max([*inner[:1], *(1 + item for item in inner[1:])], default=0)
+    levels.extend(None if pushed is pickletools.markobject else level for pushed in opcode.stack_after)
+    return level
 
 
 class _RestrictedUnpickler(pickle.Unpickler):

@@ -11,7 +11,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from histoblend.data.errors import InputError
-from histoblend.models.file_checks import read_json
+from histoblend.data.storage.expansion import read_json
 from histoblend.models.heads.booster_files import checked_booster
 from histoblend.models.heads.head import Head, ReplacedScores, SpreadTable
 from histoblend.models.heads.inner_folds import inner_folds

@@ -8,7 +8,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from histoblend.data.errors import InputError
-from histoblend.models.file_checks import MAX_JSON, first_fault
+from histoblend.data.storage.expansion import MAX_JSON
+from histoblend.models.file_checks import first_fault
 
 _FLOAT32 = float(np.finfo(np.float32).max)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from histoblend.data.errors import InputError
 from histoblend.data.storage.arrays import files_under
+from histoblend.data.storage.expansion import check_zip_members
 from histoblend.data.storage.store import Store, StoredArray
 from histoblend.models.heads.registry import head_from
 
@@ -88,7 +89,9 @@ def pack(model: Any, predicted: np.ndarray, seconds: float) -> bytes:
 
 def unpack(store: Store, name: str) -> tuple[np.ndarray, Any, float]:
     """Predictions, fitted head and seconds from a file that :func:`pack` made."""
-    with np.load(io.BytesIO(_read_result(store, name)), allow_pickle=False) as arrays:
+    content = _read_result(store, name)
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        check_zip_members(f"{store.url}/{name}", arrays.zip, len(content))
         files = {key.removeprefix("file-"): arrays[key].tobytes() for key in arrays if key.startswith("file-")}
         head = head_from(files, f"{store.url}/{name}")
         return arrays["predicted"], head, float(arrays["seconds"])

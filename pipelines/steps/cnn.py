@@ -182,11 +182,14 @@ class _Training:
 
     def describe(self) -> str:
         """The training in one line: network, patches, epochs and trained layers."""
+        from histoblend.features.networks.backbones import weights_note
+
         settings = self.settings
         layers = "all layers" if self.trainable.lower is None else "the layers after its last inner feature map"
         return (
             f"{settings.backbone} at {self.shape[0]} px, {self.train_count} patches, up to {settings.epochs} epochs; "
             f"training {layers} in {settings.precision}{' on the GPU' if self.engine.gpu else ''}"
+            f"{weights_note([settings.backbone], settings.weights)}"
         )
 
     def planned(self, fold: int | None = None) -> int:

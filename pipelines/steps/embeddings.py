@@ -96,6 +96,7 @@ def extract_embeddings(
     With ``normalised``, patches are first stain-normalised (:mod:`features.slide_stain`).
     """
     from histoblend.features.extract import extract_shards
+    from histoblend.features.networks.backbones import weights_note
     from histoblend.features.networks.embeddings import embedding_compute
     from histoblend.features.slide_stain import normalised_name
 
@@ -109,8 +110,9 @@ def extract_embeddings(
     pixels = input_pixels(patches, normalised=normalised)
     names = list(map(normalised_name, compute.columns) if normalised else compute.columns)
     check_table_room(folder, len(pixels), len(names))
+    note = weights_note(options.backbone, options.weights)
     sizes = " and ".join(f"{size or 'native'} px" for size in options.size)
-    screen.say(f"  {' and '.join(options.backbone)} at {sizes}, {len(names)} columns; {engine}")
+    screen.say(f"  {' and '.join(options.backbone)} at {sizes}, {len(names)} columns; {engine}{note}")
     started = time.process_time()
     usage = None
     task = f"embeddings{STAINED if normalised else ''}"
@@ -145,11 +147,12 @@ def extract_embeddings(
 def weights_source(backbone: str, kind: str) -> dict[str, str]:
     """Source of a network's weights: kind, file, digest of the file, and licence."""
     from histoblend.features.networks.applications import file_sha256
-    from histoblend.features.networks.backbones import RANDOM_SEED, find_backbone, locate_weights
+    from histoblend.features.networks.backbones import RANDOM_SEED, find_backbone, locate_weights, weights_note
 
     row = find_backbone(backbone)
     if kind == "random":
         return {"kind": "random", "seed": str(RANDOM_SEED)}
     path = locate_weights(row) if kind == "imagenet" else Path(kind)
     source = {"kind": "imagenet" if kind == "imagenet" else "local", "file": path.name, "sha256": file_sha256(path)}
+    source |= {"note": "not verified"} if weights_note([backbone], kind) else {}
     return {**source, "licence": row.weights.licence} if kind == "imagenet" else source

@@ -6,12 +6,12 @@ import os
 import pickle
 import zipfile
 
+import h5py
 import numpy as np
 import pytest
 
 from histoblend.data.errors import InputError
 from histoblend.models.bundle import index_digest, open_bundle, seal_bundle
-from histoblend.models.file_checks import check_content
 from histoblend.models.heads.registry import HEADS, load_head, new_head
 
 
@@ -100,6 +100,9 @@ def archive(config, *more):
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as made:
         made.writestr("config.json", json.dumps(config))
+        with h5py.File(io.BytesIO(), "w") as weights:
+            weights.flush()
+            made.writestr("model.weights.h5", weights.id.get_file_image())
         for name in more:
             made.writestr(name, b"")
     return file.getvalue()
@@ -152,11 +155,11 @@ np.save(PICKLED, np.array([{"an": "object"}], dtype=object), allow_pickle=True)
         (foreign("model.pkl", b"x"), "model.pkl: expected one of .*got another file type"),
         (foreign("objects.npy", PICKLED.getvalue()), "objects.npy: expected an array of numbers"),
         (foreign("list.json", b"[1]"), "list.json: expected a JSON object; got list"),
-        (foreign("a.keras", b"no archive"), "a.keras: expected a .keras archive"),
+        (foreign("a.keras", b"no archive"), "a.keras: expected a zip archive"),
         (foreign("a.keras", archive(layer("keras.layers", "Lambda"))), "got keras.layers.Lambda"),
         (foreign("a.keras", archive(layer("os", "system"))), "got os.system"),
         (foreign("a.keras", archive(layer("keras.layers", "Mine", "pack>Mine"))), "got keras.layers.Mine"),
-        (foreign("a.keras", archive({}, "code.py")), "; got 'code.py'"),
+        (foreign("a.keras", archive({}, "code.py")), "; got code.py"),
     ],
     ids=[
         "byte", "longer", "missing", "foreign file", "link", "older", "newer", "broken", "no object", "deep", "huge",
@@ -218,7 +221,7 @@ def test_an_unlisted_file_is_refused_and_never_opened(bundle, opened, name):
 
 
 def test_an_archive_of_standard_keras_layers_is_accepted(bundle):
-    foreign("a.keras", archive(layer("keras.layers", "Conv2D"), "metadata.json", "model.weights.h5"))(bundle)
+    foreign("a.keras", archive(layer("keras.layers", "Conv2D"), "metadata.json"))(bundle)
     assert "a.keras" in open_bundle(bundle).contents
 
 
@@ -234,9 +237,9 @@ class Touch:
 
 def test_a_pickle_in_a_head_is_never_loaded(bundle, tmp_path):
     foreign("heads/logistic/head.skops", pickle.dumps(Touch(tmp_path / "touched")))(bundle)
-    with pytest.raises(InputError, match=r"head.skops: expected a skops file"):
+    with pytest.raises(InputError, match=r"head.skops: expected a zip archive"):
         open_bundle(bundle)
-    with pytest.raises(InputError, match=r"head.skops: expected a skops file"):
+    with pytest.raises(InputError, match=r"head.skops: expected a zip archive"):
         load_head(bundle / "heads" / "logistic")
     assert not (tmp_path / "touched").exists()
 
@@ -252,20 +255,3 @@ def test_an_untrusted_type_is_refused(bundle):
     )
     with pytest.raises(InputError, match=message):
         open_bundle(bundle)
-
-
-def test_a_network_that_points_to_other_files_is_refused():
-    import onnx
-
-    numbers = onnx.helper.make_tensor("numbers", onnx.TensorProto.FLOAT, [1], [1.0])
-    graph = onnx.helper.make_graph([], "graph", [], [], [numbers])
-    check_content("network.onnx", onnx.helper.make_model(graph).SerializeToString())
-    numbers = graph.initializer[0]
-    numbers.ClearField("float_data")
-    numbers.data_location = onnx.TensorProto.EXTERNAL
-    entry = numbers.external_data.add()
-    entry.key, entry.value = "location", "/etc/passwd"
-    with pytest.raises(InputError, match="references to other files"):
-        check_content("network.onnx", onnx.helper.make_model(graph).SerializeToString())
-    with pytest.raises(InputError, match="expected an ONNX file"):
-        check_content("network.onnx", b"\xff\xff\xff")

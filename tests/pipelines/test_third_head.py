@@ -9,8 +9,8 @@ from sklearn.metrics import roc_auc_score
 from sklearn.utils.validation import check_is_fitted
 
 from histoblend.data.errors import InputError
+from histoblend.data.storage.expansion import read_json
 from histoblend.models.bundle import open_bundle
-from histoblend.models.file_checks import read_json
 from histoblend.models.heads.head import Head
 from histoblend.models.heads.registry import HEADS
 from histoblend.models.inspection.partial_dependence import partial_dependence

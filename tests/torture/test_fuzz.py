@@ -9,7 +9,15 @@ import pytest
 from tests.torture.fuzz.driver import mutate_bytes, mutate_json, survives
 
 pytestmark = pytest.mark.torture
-TIMES = {"images": 300, "tables": 150, "settings": 400, "manifests": 400, "weights": 600, "bundles": 40}
+TIMES = {
+    "images": 300,
+    "tables": 150,
+    "settings": 400,
+    "manifests": 400,
+    "weights": 600,
+    "bundles": 40,
+    "archives": 300,
+}
 SEED = 8
 
 

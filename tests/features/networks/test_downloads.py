@@ -93,6 +93,39 @@ def test_a_file_without_published_digest_must_be_whole(server, tmp_path, left, m
     assert asked == ["/net.h5"] * 2
 
 
+def test_a_file_without_published_digest_is_compared_with_the_first_download(server, tmp_path, monkeypatch):
+    url, asked = server
+    weights, path, record = (
+        DownloadedWeights(f"{url}/net.h5", "", "MIT"),
+        tmp_path / "net.h5",
+        tmp_path / "net.h5.sha256",
+    )
+    monkeypatch.setattr("tests.features.networks.test_downloads.CONTENT", hdf5(1000))
+    fetch(weights, tmp_path)
+    first = hashlib.sha256(hdf5(1000)).hexdigest()
+    assert record.read_text() == first
+    path.write_bytes(hdf5(999))  # a whole file, altered on this machine
+    with pytest.raises(CheckpointError, match=rf"its SHA-256 must be {first}, as at the first download, .* got"):
+        fetch(weights, tmp_path)
+    path.unlink()
+    assert fetch(weights, tmp_path).read_bytes() == hdf5(1000)
+    path.unlink()
+    monkeypatch.setattr("tests.features.networks.test_downloads.CONTENT", hdf5(999))  # another file on the server
+    with pytest.raises(CheckpointError, match=r"If you trust the new file, remove net\.h5\.sha256 instead"):
+        fetch(weights, tmp_path)
+    record.unlink()
+    assert fetch(weights, tmp_path) == path
+    assert record.read_text() == hashlib.sha256(hdf5(999)).hexdigest()
+    assert asked == ["/net.h5"] * 3
+
+
+def test_a_file_that_keras_downloaded_is_recorded(server, tmp_path):
+    (tmp_path / "net.h5").write_bytes(hdf5(5))
+    fetch(DownloadedWeights(f"{server[0]}/net.h5", "", "MIT"), tmp_path)
+    assert (tmp_path / "net.h5.sha256").read_text() == hashlib.sha256(hdf5(5)).hexdigest()
+    assert server[1] == []
+
+
 @pytest.mark.parametrize(
     ("path", "digest", "message"),
     [

@@ -161,8 +161,29 @@ def test_the_payload_would_have_run(tmp_path):
         (b"\x80\x02\x82\x01.", "EXT1"),
         (b"\x80\x02Nr\xff\xff\xff\x7f.", "index 2147483647"),
         (b"\x80\x02X\xff\xff\xff\x7fabc", "expected a complete pickle"),
+        (b"\x80\x02)" + b"".join(b"q%ch%c\x86" % (n, n) for n in range(99)) + b".", "value twice"),
+        (b"\x80\x02]q\0]q\x01h\0ah\0ah\x01.", "value twice"),
+        (b"\x80\x02ccollections\nOrderedDict\n)Rq\0h\0\x86.", "value twice"),
+        (b"\x80\x02}X\1\0\0\0aq\0)q\0h\0h\0s.", "value twice"),
+        (b"\x80\x02})" + b"\x85" * 300_000 + b"K\x01s.", "nested at most 100 levels"),
+        (b"\x80\x02" + b"]" * 101 + b"a" * 100 + b".", "nested at most 100 levels"),
+        (b"\x80\x02" + b"(" * 101 + b"t" * 101 + b".", "nested at most 100 levels"),
     ],
-    ids=["computed-name", "instance", "new-object", "extension", "memo-bomb", "cut-string"],
+    ids=[
+        "computed-name",
+        "instance",
+        "new-object",
+        "extension",
+        "memo-bomb",
+        "cut-string",
+        "doubled-tuple",
+        "doubled-list",
+        "doubled-dictionary",
+        "reused-index",
+        "deep-key",
+        "deep-list",
+        "deep-tuple",
+    ],
 )
 def test_forbidden_opcodes_are_rejected(read, opcodes, message):
     with pytest.raises(CheckpointError, match=message):
@@ -188,7 +209,7 @@ def test_build_does_not_modify_the_reader(read):
         (tensor(shape=(2**31, 2**31), stride=(0, 0)), "must fit its storage"),
         (tensor(shape=(11,), stride=(0,)), "must fit its storage"),
         (tensor(shape=(0, 2**61), stride=(1, 1)), "must fit its storage"),
-        (tensor(shape=(1,) * 40, stride=(1,) * 40), "must fit its storage"),
+        (tensor(shape=(1,) * 40, stride=(2,) * 40), "must fit its storage"),
         (tensor(offset=-1), "expected a tensor's storage"),
         (tensor(shape=(-2, 5)), "expected a tensor's storage"),
         (tensor(stride=(5, -1)), "expected a tensor's storage"),
@@ -207,6 +228,17 @@ def test_build_does_not_modify_the_reader(read):
 def test_tensors_that_do_not_fit_their_storage_are_rejected(read, poison, message):
     with pytest.raises(CheckpointError, match=message):
         read(checkpoint({"weight": poison}))
+
+
+def test_tensors_that_copy_one_storage_are_bounded(read):
+    """Each is a transposed view, which is copied to be contiguous."""
+    data = struct.pack("<q", 100_000) + bytes(400_000)
+    of = storage(numel=100_000)
+    tensors = {str(n): tensor(0, (200 + n % 50, 300), (1, 200 + n % 50), of) for n in range(250)}
+    with pytest.raises(
+        CheckpointError, match=r"file.pth: 1\d\d: expected to expand to at most 4\d{7} bytes \(100 times"
+    ):
+        read(checkpoint(tensors, data=data))
 
 
 @pytest.mark.parametrize("count", [2**62, 2**40, 11, -1])
