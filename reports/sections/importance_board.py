@@ -12,7 +12,7 @@ from histoblend.models.inspection.ensemble_shapley import Blending
 from histoblend.models.inspection.importance_evidence import CLEAR, LEADING_SHARE, trust_checks
 from histoblend.reports.evaluation.explorer import ExplorerView, board_columns
 from histoblend.reports.page.section import records
-from histoblend.reports.words import model_words
+from histoblend.reports.words import short_model_words
 
 #: Most clusters on the board, and most names of members that are listed for each.
 CLUSTERS, MEMBERS = 6, 12
@@ -105,10 +105,11 @@ def about(model: str, blend: Blending | None) -> str:
             return "Contributions are exact Shapley values of the trees, computed by XGBoost."
         return "A contribution is the coefficient times the distance of the column from its mean over training patches."
     members = [
-        f"{model_words(member)} × {weight:.2f}" for member, weight in zip(blend.members, blend.weights, strict=True)
+        f"{short_model_words(member)} × {weight:.2f}"
+        for member, weight in zip(blend.members, blend.weights, strict=True)
     ]
     means = [
-        f"{model_words(member)} × {weight:.2f}"
+        f"{short_model_words(member)} × {weight:.2f}"
         for member, weight in zip(blend.members, blend.mean_weights, strict=True)
         if weight
     ]

@@ -38,7 +38,7 @@ from histoblend.reports.page.figures import (
     short_name,
 )
 from histoblend.reports.page.section import Chart, Section, records
-from histoblend.reports.words import FAMILY_WORDS, difference, direction, model_words, percent, span
+from histoblend.reports.words import FAMILY_WORDS, difference, direction, model_words, percent, short_model_words, span
 
 #: Most models named in a sentence.
 MAX_NAMED = 3
@@ -205,7 +205,7 @@ def family_words(families: pd.DataFrame, importances: pd.DataFrame, confounded: 
         return f"{text} None of them is the family with the largest permutation importance of a model."
     ranked = sorted(suspects.items(), key=lambda item: -item[1]["value"])
     drops = "; ".join(
-        f"{model_words(model)}, {difference(-row['value'], -row['high'], -row['low'])} when "
+        f"{short_model_words(model)}, {difference(-row['value'], -row['high'], -row['low'])} when "
         f"{FAMILY_WORDS[row['family']]} is shuffled"
         for model, row in ranked[:MAX_NAMED]
     )

@@ -83,10 +83,10 @@ const importances = (() => {
   }
   const changed = () => {
     document.getElementById("importance-about").textContent = model().about ?? "";
-    for (const id of ["board-note", "explorer-note"]) {
-      const note = document.getElementById(id);
-      if (note) note.textContent = model().note;
-    }
+    const [board, explorer] = ["board-note", "explorer-note"].map((id) => document.getElementById(id));
+    if (board) board.textContent = model().note;
+    // The table repeats the first sentence only.
+    if (explorer) explorer.textContent = model().note.split(/(?<=\.) /)[0];
     follow();
     for (const listener of listeners) listener();
   };

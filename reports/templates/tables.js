@@ -43,7 +43,7 @@
     fold(true);
   };
   const isZero = (row) => {
-    const numbers = [...row.querySelectorAll("td.n")];
+    const numbers = [...row.querySelectorAll("td")].filter((cell) => /^\s*([−+]?\d|–)/.test(cell.textContent));
     return numbers.length > 0 && !numbers.some((cell) => /[1-9]/.test(cell.textContent));
   };
   const [most, first] = [15, 10]; // style sheet: tables.css

@@ -47,12 +47,10 @@ def test_the_board_lists_families_clusters_and_columns_by_separation(view):
 def test_the_ensemble_says_how_it_is_explained():
     blend = Blending(["logistic_both", "cnn"], [0.25, 0.5], [0.0, 0.125], 0.1, True)
     text = about("ensemble", blend)
-    weights = (
-        "logistic regression on handcrafted features and embeddings together × 0.25; the fine-tuned network × 0.50."
-    )
+    weights = "all features · logistic × 0.25; fine-tuned network × 0.50."
     assert weights in text
     assert "through its members: each contribution is the member’s weight times the member’s contribution" in text
-    assert "mean log-odds over the patch’s slide: the fine-tuned network × 0.12. Calibration is included." in text
+    assert "mean log-odds over the patch’s slide: fine-tuned network × 0.12. Calibration is included." in text
     assert "Shapley values of the trees" in about("xgboost_both", None)
     assert "coefficient" in about("logistic_both", blend)
 

@@ -114,7 +114,7 @@ def test_a_leading_family_that_identifies_the_stain_is_suspicious(confounded, en
         confounded,
     )
     assert "separate the two groups (AUC): colour (0.95)." in words
-    assert "XGBoost on all handcrafted features, −0.080 (95 % CI −0.160 to −0.040) when colour is shuffled" in words
+    assert "handcrafted · XGBoost, −0.080 (95 % CI −0.160 to −0.040) when colour is shuffled" in words
     assert words.endswith(end)
 
 
