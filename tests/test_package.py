@@ -6,8 +6,10 @@ import sys
 import zipfile
 
 import pytest
+from packaging.version import Version
 
 from tests import ROOT
+from tests.pipelines.predict.small_installation import pins
 
 CONFIGURATIONS = ("folder", "kaggle", "pcam", "phantom")
 
@@ -59,3 +61,27 @@ def test_an_unknown_configuration_is_answered_with_those_that_ship(tmp_path):
         "error: kagle: expected a TOML file; it does not exist. "
         "Shipped configurations: folder, kaggle, pcam, phantom. Did you mean CONFIG=kaggle (--config kaggle)?\n"
     )
+
+
+def pinned(file, python, system):
+    """Version of each package that pip would install on a Python version and a system."""
+    machine = {"linux": "x86_64", "darwin": "arm64", "win32": "AMD64"}[system]
+    environment = {"python_version": python, "python_full_version": f"{python}.1", "sys_platform": system}
+    chosen = [
+        requirement
+        for requirement in pins(file)
+        if requirement.marker is None or requirement.marker.evaluate(environment | {"platform_machine": machine})
+    ]
+    versions = {requirement.name: Version(str(requirement.specifier)[2:]) for requirement in chosen}
+    assert len(versions) == len(chosen), file
+    return versions
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin", "win32"])
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_all_files_of_requirements_agree(python, system):
+    files = {path.name: pinned(path.name, python, system) for path in ROOT.glob("requirements*.txt")}
+    assert {"requirements.txt", "requirements-dev.txt", "requirements-predict.txt"} < set(files)
+    assert set(files["requirements-predict.txt"]) < set(files["requirements.txt"]) < set(files["requirements-dev.txt"])
+    for versions in files.values():
+        assert versions.items() <= (files["requirements-dev.txt"] | files["requirements-dask.txt"]).items()
