@@ -34,8 +34,9 @@ PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --only-b
 SELF_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 # Predicting needs few packages. Where everything is installed, that is kept up to date instead.
 PREDICTING   = $(or $(wildcard $(VENV)/.user),$(VENV)/.predict)
-COMPILE = $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
-          --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
+# One file for all Python versions. A package whose newest version needs a newer Python has one pin for each, with markers.
+COMPILE = $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy requires-python --generate-hashes \
+          --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
 SETTINGS = --config '$(CONFIG)' $(if $(DATA),--data '$(DATA)') $(if $(RUN),--run '$(RUN)') $(foreach s,$(SET),--set '$(s)') \
            $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
@@ -120,7 +121,7 @@ docs: $(VENV)/.user  ## write docs/features.md and docs/backbones.md from the co
 	@$(PY) -m histoblend.features.handcrafted.catalogue docs/features.md
 	@$(PY) -m histoblend.features.networks.backbones docs/backbones.md
 
-lock: $(VENV)/.dev  ## compile requirements*.in into fully pinned, hashed requirements*.txt
+lock: $(VENV)/.dev  ## compile requirements*.in into fully pinned, hashed requirements*.txt; UPGRADE=1 takes the newest versions
 	@$(PY) -m pip install --quiet uv
 	@$(COMPILE) requirements-predict.in requirements.in -o requirements.txt
 	@$(COMPILE) requirements-predict.in -c requirements.txt -o requirements-predict.txt

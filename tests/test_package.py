@@ -85,3 +85,10 @@ def test_all_files_of_requirements_agree(python, system):
     assert set(files["requirements-predict.txt"]) < set(files["requirements.txt"]) < set(files["requirements-dev.txt"])
     for versions in files.values():
         assert versions.items() <= (files["requirements-dev.txt"] | files["requirements-dask.txt"]).items()
+
+
+def test_a_newer_python_gets_the_newest_libraries():
+    """Python 3.11 must not hold back libraries that have dropped it."""
+    old, new = (pinned("requirements.txt", python, "linux") for python in ("3.11", "3.13"))
+    assert {"numpy", "scipy", "xgboost-cpu"} <= {name for name in old if new[name] > old[name]}
+    assert all(new[name] >= version for name, version in old.items())
