@@ -8,7 +8,7 @@ FROM python:3.12-slim
 WORKDIR /histoblend
 COPY requirements-dask.txt ./
 RUN pip install --no-cache-dir --only-binary :all: -r requirements-dask.txt
-COPY pyproject.toml requirements.in README.md LICENSE ./
+COPY pyproject.toml requirements-predict.in requirements.in README.md LICENSE ./
 COPY src ./src
 COPY data ./data
 COPY features ./features

@@ -14,7 +14,8 @@ OF_predict    := BUNDLE IN OUT SLIDES EXPLAIN PREVALENCE MODEL POINT
 OF_heatmap    := BUNDLE SLIDE OUT MPP PATCH_MPP STRIDE MODEL POINT
 OF_slide      := OUT
 OF_clean-runs := CONFIRM
-OPTIONS := $(sort $(foreach target,$(RUN_TARGETS) data compare predict heatmap slide clean-runs,$(OF_$(target))))
+OF_lock       := UPGRADE
+OPTIONS := $(sort $(foreach target,$(RUN_TARGETS) data compare predict heatmap slide clean-runs lock,$(OF_$(target))))
 # The options of the targets that make was asked for. `make help` takes all of them.
 OWN     := $(if $(filter-out help,$(MAKECMDGOALS)),$(sort $(foreach target,$(MAKECMDGOALS),$(OF_$(target)))),$(OPTIONS))
 # Options of several words.
@@ -45,6 +46,11 @@ CHECK_PYTHON = import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_
 PIP_INSTALL  = $(PY) -m pip install --quiet --disable-pip-version-check --no-compile --only-binary :all:
 # A separate step, because pip cannot check the hash of a folder. The requirements, including setuptools, are installed before.
 SELF_INSTALL = $(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+# Predicting needs few packages. Where everything is installed, that is kept up to date instead.
+PREDICTING   = $(or $(wildcard $(VENV)/.user),$(VENV)/.predict)
+# One file for all Python versions. A package whose newest version needs a newer Python has one pin for each, with markers.
+COMPILE = $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy requires-python --generate-hashes \
+          --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
 SETTINGS = $(if $(CONFIG),--config $(CONFIG)) $(if $(DATA),--data $(DATA)) $(if $(RUN),--run $(RUN)) $(foreach s,$(SET),--set $(s)) \
            $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
@@ -92,18 +98,18 @@ report:      ## step 7: ladder, importances and report.html
 compare: $(VENV)/.user  ## compare finished runs on one page: RUNS="a b"; paired if they share patches
 	@$(PY) -m histoblend.pipelines compare $(if $(OUT),--out $(OUT)) -- $(RUNS)
 
-predict: $(VENV)/.user  ## predict new patches: BUNDLE=runs/<name>/bundle IN=folder OUT=predictions.csv
+predict: $(PREDICTING)  ## predict new patches: BUNDLE=runs/<name>/bundle IN=folder OUT=predictions.csv
 	@$(PY) -m histoblend.pipelines predict $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(IN),--in $(IN)) $(if $(OUT),--out $(OUT)) \
 	    $(if $(SLIDES),--slides $(SLIDES)) \
 	    $(foreach id,$(EXPLAIN),--explain $(id)) $(if $(PREVALENCE),--prevalence $(PREVALENCE)) \
 	    $(if $(MODEL),--model $(MODEL)) $(if $(POINT),--point $(POINT))
 
-heatmap: $(VENV)/.user  ## heat map of a whole slide: BUNDLE=runs/<name>/bundle SLIDE=x.svs OUT=folder (all have defaults)
+heatmap: $(PREDICTING)  ## heat map of a whole slide: BUNDLE=runs/<name>/bundle SLIDE=x.svs OUT=folder (all have defaults)
 	@$(PY) -m histoblend.pipelines heatmap $(if $(BUNDLE),--bundle $(BUNDLE)) $(if $(SLIDE),--slide $(SLIDE)) $(if $(OUT),--out $(OUT)) \
 	    $(if $(MPP),--mpp $(MPP)) $(if $(PATCH_MPP),--patch-mpp $(PATCH_MPP)) $(if $(STRIDE),--stride $(STRIDE)) \
 	    $(if $(MODEL),--model $(MODEL)) $(if $(POINT),--point $(POINT))
 
-slide: $(VENV)/.user  ## draw a synthetic whole slide with a planted tumour: OUT=phantom.tif
+slide: $(PREDICTING)  ## draw a synthetic whole slide with a planted tumour: OUT=phantom.tif
 	@$(PY) -m histoblend.pipelines slide $(if $(OUT),--out $(OUT))
 
 # One thread per process: otherwise two test processes with two threads each slow each other down on two cores.
@@ -129,19 +135,13 @@ docs: $(VENV)/.user  ## write docs/features.md and docs/backbones.md from the co
 	@$(PY) -m histoblend.features.handcrafted.catalogue docs/features.md
 	@$(PY) -m histoblend.features.networks.backbones docs/backbones.md
 
-lock: $(VENV)/.dev  ## compile requirements*.in into fully pinned, hashed requirements*.txt
+lock: $(VENV)/.dev  ## compile requirements*.in into fully pinned, hashed requirements*.txt; UPGRADE=1 takes the newest versions
 	@$(PY) -m pip install --quiet uv
-	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
-	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' requirements.in -o requirements.txt
-	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
-	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' requirements-mlflow.in \
-	    -c requirements.txt -o requirements-mlflow.txt
-	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
-	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' requirements-dask.in \
-	    -c requirements.txt -c requirements-mlflow.txt -o requirements-dask.txt
-	@$(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
-	    --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' requirements-dev.in -c requirements.txt \
-	    -c requirements-mlflow.txt -c requirements-dask.txt -o requirements-dev.txt
+	@$(COMPILE) requirements-predict.in requirements.in -o requirements.txt
+	@$(COMPILE) requirements-predict.in -c requirements.txt -o requirements-predict.txt
+	@$(COMPILE) requirements-mlflow.in -c requirements.txt -o requirements-mlflow.txt
+	@$(COMPILE) requirements-dask.in -c requirements.txt -c requirements-mlflow.txt -o requirements-dask.txt
+	@$(COMPILE) requirements-dev.in -c requirements.txt -c requirements-mlflow.txt -c requirements-dask.txt -o requirements-dev.txt
 
 clean:  ## remove .venv/ and caches; results in runs/ stay
 	rm -rf $(VENV) build .pytest_cache .ruff_cache .mypy_cache .hypothesis .import_linter_cache
@@ -158,6 +158,12 @@ $(VENV)/.made:
 	    "$$($(PYTHON) --version 2>&1). On Debian or Ubuntu: sudo apt-get install python3 python3-venv; or choose another" \
 	    "interpreter: make PYTHON=python3.12 …" >&2; exit 1; }
 	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.predict: requirements-predict.txt pyproject.toml | $(VENV)/.made
+	@echo "installing what predicting needs into $(VENV)/ (only once, about a minute)"
+	@$(PIP_INSTALL) -r requirements-predict.txt
+	@$(SELF_INSTALL)
 	@touch $@
 
 $(VENV)/.user: requirements.txt pyproject.toml | $(VENV)/.made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import json
 import os
@@ -31,6 +32,8 @@ COMMANDS = {
     "cnn": ("Step 5: a fine-tuned network, with its scores.", True),
     "report": ("Step 7: ladder, importances, report.html and bundle.", False),
 }
+#: Packages that a run or a comparison always needs and requirements-predict.txt leaves out.
+TRAINING = ("keras", "matplotlib")
 #: Commands in the order of the help.
 ORDER = ("data", *COMMANDS, "compare", "predict", "heatmap", "slide", "settings")
 
@@ -309,6 +312,14 @@ def with_home(argument: str) -> str:
     return re.sub(r"(?:^|(?<==))~(?=[/\\]|$)", lambda _: os.path.expanduser("~"), argument, count=1)
 
 
+def not_installed(step: str, packages: list[str]) -> str:
+    """Say which packages a command lacks, and what to install."""
+    return (
+        f"{step} needs {' and '.join(packages)}; not installed. requirements-predict.txt is enough for predict and "
+        "heatmap only. Install everything: pip install -r requirements.txt."
+    )
+
+
 def main() -> None:
     """Run the command line. An error that the user can fix is one line on standard error and exit status 2."""
     stop_on_signals()
@@ -316,13 +327,16 @@ def main() -> None:
     # TensorFlow logs to standard error while it loads; what matters is raised as an exception.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.argv[1:] = map(with_home, sys.argv[1:])
+    step = next(iter(sys.argv[1:]), "histoblend")
     try:
-        step = next(iter(sys.argv[1:]), "")
         # Commands on bundles load as much as `heads`.
         _, networks = COMMANDS.get(step, ("", False))
         if step in {*COMMANDS, "predict", "heatmap"} and "--help" not in sys.argv:
             # Without memory, libraries crash or hang while they load; checking options already loads some.
             check_start(step, networks=networks)
+        missing = [name for name in TRAINING if importlib.util.find_spec(name) is None]
+        if missing and step in {*COMMANDS, "compare"} and "--help" not in sys.argv:
+            raise InputError(not_installed(step, missing))
         app()
     except InputError as error:
         sys.stderr.write(f"error: {escape_controls(str(error))}\n")
@@ -337,7 +351,11 @@ def main() -> None:
             f"error: {file}{error.strerror or error}. Finished steps are kept. Fix this, then run again.\n"
         )
         sys.exit(2)
-    except Exception:
+    except Exception as error:
+        module = (isinstance(error, ModuleNotFoundError) and error.name) or "histoblend"
+        if not module.startswith("histoblend"):
+            sys.stderr.write(f"error: {not_installed(step, [module.partition('.')[0]])}\n")
+            sys.exit(2)
         import traceback
 
         traceback.print_exc()

@@ -112,13 +112,8 @@ def percent_span(low: float, high: float, digits: int = 0) -> str:
     return f"{decimal(100 * low, digits)} to {percent(high, digits)}"
 
 
-def inconclusive(null: str = "0") -> str:
-    """Return what an interval that includes `null`, the value without an effect, shows."""
-    return f"inconclusive (95 % CI includes {null})"
-
-
 #: What an interval of a difference shows if it includes 0. Such a difference is never called a gain or a loss.
-INCONCLUSIVE = inconclusive()
+INCONCLUSIVE = "inconclusive (95 % CI includes 0)"
 
 
 def direction(low: float, high: float, *, null: float = 0.0, digits: int = 3) -> int | None:

@@ -13,6 +13,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.version import Version
 
 from histoblend import __version__
 from histoblend.features.handcrafted import families
@@ -21,6 +22,7 @@ from histoblend.pipelines.config import load_config
 from histoblend.pipelines.engine.cluster import PACKAGES
 from histoblend.reports.sections.citation import citation
 from tests import ROOT
+from tests.pipelines.predict.small_installation import pins
 
 CONFIGURATIONS = ("folder", "kaggle", "pcam", "phantom")
 
@@ -174,3 +176,34 @@ def test_the_image_runs_as_an_ordinary_user(monkeypatch):
     monkeypatch.setattr(families, "compile_kernels", lambda: calls.append(1))
     exec(shlex.split(compiling)[-1], {})  # noqa: S102 - the image runs it, too
     assert calls
+
+
+def pinned(file, python, system):
+    """Version of each package that pip would install on a Python version and a system."""
+    machine = {"linux": "x86_64", "darwin": "arm64", "win32": "AMD64"}[system]
+    environment = {"python_version": python, "python_full_version": f"{python}.1", "sys_platform": system}
+    chosen = [
+        requirement
+        for requirement in pins(file)
+        if requirement.marker is None or requirement.marker.evaluate(environment | {"platform_machine": machine})
+    ]
+    versions = {requirement.name: Version(str(requirement.specifier)[2:]) for requirement in chosen}
+    assert len(versions) == len(chosen), file
+    return versions
+
+
+@pytest.mark.parametrize("system", ["linux", "darwin", "win32"])
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_all_files_of_requirements_agree(python, system):
+    files = {path.name: pinned(path.name, python, system) for path in ROOT.glob("requirements*.txt")}
+    assert {"requirements.txt", "requirements-dev.txt", "requirements-predict.txt"} < set(files)
+    assert set(files["requirements-predict.txt"]) < set(files["requirements.txt"]) < set(files["requirements-dev.txt"])
+    for versions in files.values():
+        assert versions.items() <= (files["requirements-dev.txt"] | files["requirements-dask.txt"]).items()
+
+
+def test_a_newer_python_gets_the_newest_libraries():
+    """Python 3.11 must not hold back libraries that have dropped it."""
+    old, new = (pinned("requirements.txt", python, "linux") for python in ("3.11", "3.13"))
+    assert {"numpy", "scipy", "xgboost-cpu"} <= {name for name in old if new[name] > old[name]}
+    assert all(new[name] >= version for name, version in old.items())

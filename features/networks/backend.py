@@ -216,7 +216,7 @@ def choose_backend() -> str:
         return chosen
     installed = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
     if not installed:
-        raise InputError("Keras needs tensorflow, jax or torch; got none. Run `pip install tensorflow`.")
+        raise InputError("Keras needs tensorflow, jax or torch; got none. Run `pip install -r requirements.txt`.")
     return installed[0]
 
 

@@ -73,7 +73,7 @@ class StainGroups:
         a, b = means.loc["A"], means.loc["B"]
         groups = (
             f"Clustered by stain, the slides form two groups, of {a['size']:.0f} and {b['size']:.0f}, with "
-            f"{100 * a['mean']:.0f} % and {100 * b['mean']:.0f} % positives per slide (P {self._p_text()})."
+            f"{100 * a['mean']:.0f} % and {100 * b['mean']:.0f} % positives per slide on average (P {self._p_text()})."
         )
         if self.confounded:
             return (

@@ -25,6 +25,7 @@ from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.results import feature_sets, patches_of
 from histoblend.pipelines.run_files import ENSEMBLE, FITTED
 from histoblend.pipelines.tables import known_slides
+from histoblend.reports.evaluation.decisions import DEFAULT_POINT
 from histoblend.reports.evaluation.explorer import likely_shown
 
 if TYPE_CHECKING:
@@ -108,7 +109,11 @@ def explain_models(run: Run, predictions: pd.DataFrame) -> ExplainedModels:
     if not best:
         return result
     train = predictions[(predictions["split"] == "train") & predictions[f"prob_{best}"].notna()]
-    result.threshold = float(youden_threshold(train["label"].to_numpy(), train[f"prob_{best}"].to_numpy()))
+    if best == COMBINED:
+        stored = json.loads((run.step("ensemble").folder / ENSEMBLE).read_text(encoding="utf-8"))
+        result.threshold = float(stored[WITH_SLIDES]["thresholds"][DEFAULT_POINT])
+    else:
+        result.threshold = float(youden_threshold(train["label"].to_numpy(), train[f"prob_{best}"].to_numpy()))
     members = blend.members if blend else []
     wanted = [model for model in single if _is_shown(model) or model in (best, *members)]
     shown = likely_shown(train, best, result.threshold)

@@ -193,7 +193,8 @@ def _check_worker(content: Mapping[str, Any]) -> None:
             f"{name} {content['libraries'][name]} (worker: {installed.get(name, 'none')})" for name in differ
         )
         raise InputError(
-            f"worker {_worker()} has other libraries than this run: {versions}. Install requirements-dask.txt there."
+            f"worker {_worker()} has other libraries than this run: {versions}. Install requirements-dask.txt "
+            "there, on the same version of Python."
         )
 
 

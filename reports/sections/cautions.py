@@ -93,6 +93,12 @@ def _about_all_scores(evidence: Evidence) -> Iterator[Caution]:
 
 
 def _about_the_sample(evidence: Evidence) -> Iterator[Caution]:
+    for rate, oof, test in evidence.falling_rates():
+        yield Caution(
+            f"{_capitalised(rate)} is {oof:.2f} out of fold but {test:.2f} on the test set",
+            "This is at the default threshold, which was chosen on training slides. Choose the threshold for slides "
+            "like yours.",
+        )
     for split, words in evidence.few():
         row = evidence.test if split == "test" and evidence.test is not None else evidence.best
         yield Caution(
@@ -107,12 +113,6 @@ def _about_the_sample(evidence: Evidence) -> Iterator[Caution]:
             f"The test AUC is {side} the out-of-fold interval",
             f"The test slides may be {'harder' if side == 'below' else 'easier'} than the training slides, or they "
             "differ by chance.",
-        )
-    for rate, oof, test in evidence.falling_rates():
-        yield Caution(
-            f"{_capitalised(rate)} is {oof:.2f} out of fold but {test:.2f} on the test set",
-            "This is at the default threshold, which was chosen on training slides. Choose the threshold for slides "
-            "like yours.",
         )
     aucs = evidence.slide_aucs
     if len(aucs) > 1:

@@ -122,11 +122,11 @@ def cnn_finding(shares: pd.DataFrame) -> str:
     value, low, high, area = (row[name] for name in (WITHIN if inner else WHOLE))
     if pd.isna(value):
         return "On positive patches of test slides, the network's maps show no evidence for tumour."
-    level = {None: "", 0: "at chance level", 1: "above chance level", -1: "below chance level"}[
+    level = {None: "", 0: "not shown to differ from chance", 1: "above chance", -1: "below chance"}[
         direction(low, high, null=round(area, 2), digits=2)
     ]
     interval = f" (95 % CI {percent_span(low, high)})" if level else ""
-    cells = ", without the outermost cells," if inner else ""
+    cells = ", without the outermost map cells," if inner else ""
     return (
         f"The network's evidence for tumour in the labelled centre is {level or 'not compared with chance'}: on "
         f"positive patches of test slides{cells} {percent(value)}{interval} of it is inside the centre, against "
@@ -277,7 +277,7 @@ def share_words(shares: pd.DataFrame) -> list[str]:
         # Without its outermost cells, a map of 3 × 3 cells has only the centre left.
         if row["within"] < 1:
             sentences.append(
-                "Without the outermost cells, which have less evidence because they see padding, the share is "
+                "Without the outermost map cells, which have less evidence because they see padding, the share is "
                 f"{percent(row['within'])}{_interval(row['within_low'], row['within_high'])}. "
                 f"{_compared(row['within_low'], row['within_high'], row['within_area'])}"
             )

@@ -48,7 +48,7 @@ class DataCard:
 
 
 _CAMELYON = DataCard(
-    tissue="sections of sentinel lymph nodes",
+    tissue="sentinel lymph nodes of patients with breast cancer",
     stain="H&E",
     um_per_pixel="0.972",
     objective="10×",

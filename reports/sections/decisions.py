@@ -14,7 +14,7 @@ from histoblend.reports.evaluation.net_benefit import useful_range
 from histoblend.reports.page.section import Section, records
 from histoblend.reports.sections.decision_charts import decision_charts
 from histoblend.reports.sections.ensemble import CALIBRATOR_WORDS
-from histoblend.reports.words import decimal, direction, inconclusive, model_words, percent, signed, signed_span, span
+from histoblend.reports.words import decimal, direction, model_words, percent, signed, signed_span, span
 
 POINT_WORDS = {
     "sensitivity-0.95": f"sensitivity {TARGET_RATE:.0%}".replace("%", " %"),
@@ -85,11 +85,9 @@ def decisions_finding(view: DecisionsView) -> str:
         for number, row in enumerate(rows)
     ]
     slopes = view.recalibration[view.recalibration.measure == "slope"]
-    slope = next((row for row in records(slopes) if not pd.isna(row["value"])), None)
+    found = [f"{_slope_words(row)} {_on(row['split'])}" for row in records(slopes) if not pd.isna(row["value"])]
     text = f"At its default operating point, {model_words(view.model)} has {', and '.join(rates)}"
-    if slope is None:
-        return f"{text}."
-    return f"{text}; its calibration slope {_on(slope['split'])} is {_slope_words(slope)}."
+    return f"{text}; its calibration slope is {' and '.join(found)}." if found else f"{text}."
 
 
 def _rate(value: float) -> str:
@@ -106,7 +104,7 @@ def _slope_words(row: Mapping[str, Any]) -> str:
         return decimal(row["value"], 2)
     interval = f"{decimal(row['low'], 2)} to {decimal(row['high'], 2)}"
     if side == 0:
-        return f"{decimal(row['value'], 2)} ({interval}), {inconclusive('1')}"
+        return f"{decimal(row['value'], 2)} (95 % CI {interval}, includes the ideal 1)"
     _, _, above, below = RECALIBRATION_WORDS["slope"]
     return f"{decimal(row['value'], 2)} (95 % CI {interval}; {above if side > 0 else below})"
 
@@ -119,7 +117,7 @@ def _recalibration_rows(table: pd.DataFrame) -> list[dict[str, Any]]:
         cells = []
         for row in records(table[table.measure == measure]):
             side = direction(row["low"], row["high"], null=ideal, digits=2)
-            shows = {None: "", 0: inconclusive(f"{ideal:g}"), 1: above, -1: below}[side]
+            shows = {None: "", 0: f"95 % CI includes the ideal {ideal:g}", 1: above, -1: below}[side]
             interval = "" if side is None else between(row["low"], row["high"], 2)
             value = "–" if pd.isna(row["value"]) else number(row["value"], 2)
             cells.append({"split": row["split"], "value": value, "interval": interval, "shows": shows})

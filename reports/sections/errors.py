@@ -108,7 +108,8 @@ def errors_finding(counts: list[dict[str, Any]], model: str) -> str:
     """Say how many patches of each split are wrong, and on how few slides half of the errors are."""
     parts = [
         f"{percent(row['errors'] / row['patches'], 1)} of the "
-        f"{'out-of-fold' if row['split'] == 'oof' else 'test'} patches ({row['errors']:,} of {row['patches']:,})"
+        f"{'out-of-fold' if row['split'] == 'oof' else 'test'} patches "
+        f"({row['errors']:,} of {row['patches']:,}; {row['false_negatives']:,} are missed tumour)"
         for row in counts
     ]
     words = model_words(model)

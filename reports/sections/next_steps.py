@@ -60,6 +60,12 @@ def _about_the_data(evidence: Evidence) -> Iterator[NextStep]:
         yield NextStep(
             "Hold out test slides (split.test_share)", "no slide was kept for a test", document="docs/data.md"
         )
+    for rate, oof, test in evidence.falling_rates():
+        yield NextStep(
+            "Choose a threshold on slides like yours",
+            f"{rate} is {oof:.2f} out of fold, {test:.2f} on test",
+            "decisions",
+        )
     if evidence.test_side == "below":
         yield NextStep(
             "Look at the slides with the most errors", "the test AUC is below the out-of-fold interval", "errors"

@@ -216,8 +216,8 @@ def family_words(families: pd.DataFrame, importances: pd.DataFrame, confounded: 
     if confounded:
         return text + " Stain is associated with the label here, so this suspicion is serious."
     return text + (
-        " Stain is not associated with the label on these slides, so there is no evidence that the scores come from "
-        "it. On slides where the two are associated, they could."
+        " An association of stain with the label is not shown on these slides, and neither is that the scores come "
+        "from it. On slides where the two are associated, they could."
     )
 
 

@@ -60,6 +60,8 @@ class Verdict:
         Gain over a simpler model: ``title, word, interval, over, test``.
     trust : str
         Whether the scores can be trusted, in a few words.
+    trusted : bool
+        Whether they can be trusted without a reservation.
     cost : dict or None
         Time and memory of the best model, and time of the simpler one.
     cautions : list of Caution
@@ -73,6 +75,7 @@ class Verdict:
     scores: list[dict[str, Any]]
     gain: dict[str, str] | None
     trust: str
+    trusted: bool
     cost: dict[str, str] | None
     cautions: list[Caution]
     next_steps: list[NextStep]
@@ -89,6 +92,7 @@ def judge(evidence: Evidence) -> Verdict:
         scores=_scores(evidence),
         gain=_gain(evidence),
         trust=_TRUST_WORDS[trust][0],
+        trusted=trust == "yes",
         cost=_cost(evidence),
         cautions=reasons,
         next_steps=next_steps(evidence),
@@ -136,7 +140,7 @@ def _finding(evidence: Evidence, trust: str) -> str:
 
 def _scores(evidence: Evidence) -> list[dict[str, Any]]:
     test = "Test slides" if evidence.slide_map else "Test patches"
-    names = {"oof": ("Out of fold", ""), "test": (test, "not used in this run")}
+    names = {"oof": ("Out of fold", "unseen in training"), "test": (test, "not used in this run")}
     rows = []
     for split, row in (("oof", evidence.best), ("test", evidence.test)):
         if row is None:

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from histoblend.data.errors import InputError
 from histoblend.pipelines import __main__ as command_line
+from tests.pipelines.predict.small_installation import link_packages, run_with
 
 
 @pytest.fixture
@@ -50,8 +51,13 @@ def test_warnings_are_shown_if_python_is_told_to(main, monkeypatch):
             OSError(5, "Input/output error", "x.png"),
             "error: x.png: Input/output error. Finished steps are kept. Fix this, then run again.\n",
         ),
+        (
+            ModuleNotFoundError("No module named 'pooch.core'", name="pooch.core"),
+            "error: histoblend needs pooch; not installed. requirements-predict.txt is enough for predict and heatmap "
+            "only. Install everything: pip install -r requirements.txt.\n",
+        ),
     ],
-    ids=["input", "disk"],
+    ids=["input", "disk", "package"],
 )
 def test_an_error_the_user_can_fix_is_one_line_and_status_2(main, capfd, error, line):
     def fail():
@@ -61,6 +67,18 @@ def test_an_error_the_user_can_fix_is_one_line_and_status_2(main, capfd, error, 
         main(fail)
     assert ended.value.code == 2
     assert capfd.readouterr().err == line
+
+
+@pytest.mark.parametrize("step", ["baseline", "compare"])
+def test_a_command_that_trains_needs_more_than_the_packages_for_predicting(tmp_path, step):
+    (tmp_path / "packages").mkdir()
+    done = run_with(
+        link_packages(tmp_path / "packages"), "-m", "histoblend.pipelines", step, "--runs", tmp_path / "runs"
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {step} needs keras and matplotlib; not installed. ")
+    assert done.stderr.endswith("pip install -r requirements.txt.\n")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("arguments", [["predict", "--bundle", "b", "--in", "i", "--out", "o.csv"], ["heatmap"]])

@@ -167,3 +167,15 @@ def test_results_are_removed_only_if_confirmed(checkout, confirm):
         assert "there is no folder runs/" in make("clean-runs", folder=checkout).stdout
     else:
         assert "make clean-runs CONFIRM=yes" in done.stderr
+
+
+def test_predicting_installs_less_than_training(tmp_path):
+    installed = {}
+    for step in ("predict", "heatmap", "slide", "baseline"):
+        shown = make("-n", f"VENV={tmp_path}", step)
+        assert shown.returncode == 0, shown.stderr
+        installed[step] = re.findall(r"requirements[\w-]*\.txt$", shown.stdout, re.MULTILINE)
+    few, all_packages = ["requirements-predict.txt"], ["requirements.txt"]
+    assert installed == {"predict": few, "heatmap": few, "slide": few, "baseline": all_packages}
+    (tmp_path / ".user").touch()  # where everything is installed, nothing is replaced
+    assert "requirements" not in make("-n", "-o", f"{tmp_path}/.user", f"VENV={tmp_path}", "predict").stdout

@@ -1,5 +1,6 @@
 """Predict a folder: the run's own probabilities for any batch size; unreadable files are listed and skipped."""
 
+import inspect
 import json
 import os
 import shutil
@@ -32,6 +33,13 @@ from histoblend.pipelines.predict.shards import Options
 from histoblend.pipelines.results import feature_tables, patches_of
 from histoblend.pipelines.runtime.screen import Screen
 from tests import ROOT
+from tests.data.slide_files import write_tiff
+from tests.pipelines.predict.small_installation import (
+    link_packages,
+    predict_everything,
+    run_with,
+    write_red_network,
+)
 from tests.pipelines.stub_run import StubRun
 
 SMALL = ["data.n=200", "data.slides=10", "split.folds=2", "report.draws=100", "report.repeats=1", "data.difficulty=0.2"]
@@ -159,7 +167,7 @@ def with_more(bundle, target, stored):
     """Copy a bundle and add an ensemble and a network."""
     shutil.copytree(bundle, target, ignore=shutil.ignore_patterns(INDEX))
     (target / "cnn").mkdir()
-    (target / "cnn" / "cnn.json").write_text("{}")
+    write_red_network(target / "cnn")
     (target / "ensemble.json").write_text(json.dumps(stored))
     content = {
         key: value for key, value in open_bundle(bundle).index.items() if key not in ("format", "files", "digest")
@@ -455,22 +463,36 @@ def test_the_outlier_reference_uses_training_slides_only(run):
     assert references[0] != references[2]
 
 
-def test_no_deep_learning_framework_is_imported(run, held_out, tmp_path):
-    code = (
-        "import sys; from histoblend.pipelines.__main__ import app; "
-        "app(sys.argv[1:], standalone_mode=False); "
-        "print(sorted({'tensorflow', 'keras', 'torch', 'jax'} & set(sys.modules)))"
-    )
-    arguments = ["--bundle", run.folder / "bundle", "--in", held_out.files, "--out", tmp_path / "out.csv"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, "predict", *map(str, arguments), "--model", "logistic_embeddings"],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=True,
-    )
-    assert done.stdout.splitlines()[-1] == "[]"
-    assert len(pd.read_csv(tmp_path / "out.csv")) == len(held_out.table)
+def test_a_small_installation_predicts_the_same(run, held_out, tmp_path):
+    """requirements-predict.txt is enough for every kind of model."""
+    members = ["xgboost_handcrafted", "logistic_embeddings", "cnn"]
+    ensemble = {
+        "members": members,
+        "slide_means": False,
+        "combiner": {"kind": "mean", "weights": [1 / 3] * 3, "intercept": 0.0},
+        "calibrator": {"kind": "none", "numbers": {}},
+        "thresholds": dict.fromkeys(POINTS, 0.5),
+        "prevalence": 0.4,
+    }
+    with_slides = ensemble | {"members": ["logistic_both-normalised", *members[1:]]}
+    stored = {"slides": with_slides, "heat-map": ensemble, "no-slides": ensemble}
+    bundle = with_more(run.folder / "bundle", tmp_path / "bundle", stored)
+    images, folders = tmp_path / "images", [tmp_path / "all", tmp_path / "small"]
+    for folder in (images, *folders, tmp_path / "packages"):
+        folder.mkdir()
+    for path in sorted(held_out.files.rglob("*.png"))[:16]:
+        shutil.copy(path, images)
+    glass = np.full((480, 480, 3), 255, np.uint8)
+    glass[100:400, 80:380] = np.random.default_rng(0).normal([170, 90, 160], 30, (300, 300, 3)).clip(0, 255)
+    places = [bundle, images, write_tiff(tmp_path / "slide.tif", glass)]
+    predict_everything(*map(str, (*places, folders[0])))
+    code = f"{inspect.getsource(predict_everything)}\nimport sys\npredict_everything(*sys.argv[1:])"
+    done = run_with(link_packages(tmp_path / "packages"), "-W", "ignore", "-c", code, *places, folders[1])
+    assert done.returncode == 0, done.stderr
+    assert "by the ensemble" in done.stdout
+    assert len(pd.read_csv(folders[0] / "map" / "tiles.csv")) > 9
+    for name in ("predictions.csv", "in-memory.csv", "map/tiles.csv", "map/regions.geojson"):
+        assert (folders[1] / name).read_bytes() == (folders[0] / name).read_bytes(), name
 
 
 def test_the_command_line_reports_a_wrong_bundle_in_one_line(tmp_path):

@@ -151,16 +151,17 @@ def test_words_compare_the_share_with_evenly_spread_evidence(predictions, share,
     [
         (
             0.4,
-            "above chance level: on positive patches of test slides, without the outermost cells, 40 % (95 % CI 40 to ",
+            "above chance: on positive patches of test slides, without the outermost map cells, 40 % (95 % CI 40 to ",
         ),
         (
             0.1,
-            "below chance level: on positive patches of test slides, without the outermost cells, 10 % (95 % CI 10 to ",
+            "below chance: on positive patches of test slides, without the outermost map cells, 10 % (95 % CI 10 to ",
         ),
         # An end that is printed as 25 % includes the 25 % of evenly spread evidence.
         (
             0.2541,
-            "at chance level: on positive patches of test slides, without the outermost cells, 25 % (95 % CI 25 to ",
+            "not shown to differ from chance: on positive patches of test slides, without the outermost map cells, 25 "
+            "% (95 % CI 25 to ",
         ),
     ],
 )

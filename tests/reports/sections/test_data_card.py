@@ -26,7 +26,7 @@ PREDICTIONS = pd.DataFrame(
 def test_the_cards_of_public_data_sets_are_known(source):
     rows = dict(card_rows(KNOWN_CARDS[source], PREDICTIONS, "none"))
     assert "CAMELYON16" in rows["Source"]
-    assert (rows["Tissue"], rows["Stain"]) == ("sections of sentinel lymph nodes", "H&E")
+    assert (rows["Tissue"], rows["Stain"]) == ("sentinel lymph nodes of patients with breast cancer", "H&E")
     assert rows["Pixel size"] == "0.972 µm per pixel (10×)"
     assert "the centre (32 × 32 pixels) contains tumour" in rows["Label"]
 
@@ -52,7 +52,8 @@ def test_patches_slides_and_positives_are_counted():
 def test_the_card_in_one_line():
     line = card_line(replace(KNOWN_CARDS["pcam"], set_aside=2), PREDICTIONS)
     assert line.startswith(
-        "5 patches of 3 slides, 2 of them with tumour; sections of sentinel lymph nodes, H&E, 0.972 µm"
+        "5 patches of 3 slides, 2 of them with tumour; sentinel lymph nodes of patients with breast cancer, H&E, "
+        "0.972 µm"
     )
     assert line.endswith("2 files or patches were set aside.")
     assert "tissue, stain and pixel size not stated. Label: not stated. Source: not stated." in card_line(

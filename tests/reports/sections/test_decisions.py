@@ -233,13 +233,15 @@ def test_finding_states_both_splits_and_judges_the_slope_by_its_interval(view):
         f"out-of-fold, and {100 * test.sensitivity:.0f} % and {100 * test.specificity:.0f} % on the test slides"
     ) in finding
     for low, high, shows in (
-        (0.7, 0.9, "0.85 (95 % CI 0.70 to 0.90; probabilities too extreme)."),
-        (0.7, 0.998, "0.85 (0.70 to 1.00), inconclusive (95 % CI includes 1)."),
-        (1.1, 1.4, "0.85 (95 % CI 1.10 to 1.40; probabilities too moderate)."),
-        (np.nan, np.nan, "slope out-of-fold is 0.85."),
+        (0.7, 0.9, "0.85 (95 % CI 0.70 to 0.90; probabilities too extreme)"),
+        (0.7, 0.998, "0.85 (95 % CI 0.70 to 1.00, includes the ideal 1)"),
+        (1.1, 1.4, "0.85 (95 % CI 1.10 to 1.40; probabilities too moderate)"),
+        (np.nan, np.nan, "0.85"),
     ):
         table = view.recalibration.assign(value=0.85, low=low, high=high)
-        assert decisions_finding(replace(view, recalibration=table)).endswith(shows)
+        assert decisions_finding(replace(view, recalibration=table)).endswith(
+            f"its calibration slope is {shows} out-of-fold and {shows} on the test slides."
+        )
 
 
 def test_recalibration_table_says_what_each_interval_shows(view):
@@ -248,8 +250,8 @@ def test_recalibration_table_says_what_each_interval_shows(view):
     assert [cell["split"] for cell in rows[0]["cells"]] == ["oof", "test"]
     assert {row["measure"]: row["cells"][0]["shows"] for row in rows} == {
         "slope": "probabilities too extreme",
-        "intercept": "inconclusive (95 % CI includes 0)",  # printed as 0.00
-        "in_the_large": "inconclusive (95 % CI includes 0)",
+        "intercept": "95 % CI includes the ideal 0",  # printed as 0.00
+        "in_the_large": "95 % CI includes the ideal 0",
     }
     assert rows[1]["cells"][0]["interval"] == "−0.80 to 0.00"
 

@@ -92,12 +92,12 @@ def test_half_of_the_errors_can_be_on_few_slides():
     (row,) = count_errors(table, "cnn", 0.5)
     assert (row["errors"], row["half"], row["slides"]) == (10, 1, 4)
     assert errors_finding([row], "cnn") == (
-        "The fine-tuned network misclassifies 90.9 % of the out-of-fold patches (10 of 11); 1 of 4 slides have half of "
-        "the out-of-fold errors."
+        "The fine-tuned network misclassifies 90.9 % of the out-of-fold patches (10 of 11; 0 are missed tumour); 1 of "
+        "4 slides have half of the out-of-fold errors."
     )
     (row,) = count_errors(table.assign(slide=None), "cnn", 0.5)
     assert row["half"] == 0
-    assert errors_finding([row], "cnn").endswith("(10 of 11).")
+    assert errors_finding([row], "cnn").endswith("(10 of 11; 0 are missed tumour).")
 
 
 def test_slides_with_the_most_errors_come_first_each_with_its_worst():
@@ -253,6 +253,7 @@ def test_choosing_a_slide_shows_only_its_errors(section, tmp_path):
         page.evaluate("dispatchEvent(new Event('afterprint'))")
         assert block.locator("li:visible").count() < total
         # The forest plot of slides has a separate menu.
+        page.get_by_text("Chart of slides, worst first").click()
         figure = page.locator("figure[data-figure=slides]")
         before = figure.locator(".scatterlayer .point").count()
         figure.locator("select").select_option(label="fine-tuned network, out-of-fold: sensitivity")

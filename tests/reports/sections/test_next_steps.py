@@ -4,6 +4,10 @@ from histoblend.reports.sections.next_steps import next_steps
 from tests.reports.sections.steps import CLEAR_STEPS, STEPS, evidence, row, stain_groups
 
 ENOUGH = {"oof": 20, "test": 15}
+FALLING = {
+    "oof": {"sensitivity": 0.9, "sensitivity_low": 0.8, "specificity": 0.9, "specificity_low": 0.8},
+    "test": {"sensitivity": 0.6, "specificity": 0.9},
+}
 
 
 def actions(found):
@@ -21,6 +25,7 @@ def actions(found):
         (STEPS, {}, "Collect more slides with tumour", "data"),
         (CLEAR_STEPS[:4], {}, "Hold out test slides (split.test_share)", "docs/data.md"),
         (STEPS, {}, "Look at the slides with the most errors", "errors"),
+        (CLEAR_STEPS, {"rates": FALLING}, "Choose a threshold on slides like yours", "decisions"),
         (STEPS, {}, "Use the simpler model: XGBoost on all handcrafted features", "ladder"),
         (CLEAR_STEPS, {"slide_context": True}, "Predict all patches of a slide together", "docs/predict.md"),
     ],

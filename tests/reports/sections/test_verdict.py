@@ -60,6 +60,7 @@ def test_every_rung_has_a_label():
 def test_the_finding_answers_in_one_sentence(steps, known, finding, trust):
     verdict = judge(evidence(steps, **known))
     assert (verdict.finding, verdict.trust) == (finding, trust)
+    assert verdict.trusted == (trust == "On slides like these")
 
 
 def test_scores_count_slides_and_slides_with_tumour():
