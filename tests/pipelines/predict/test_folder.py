@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -153,16 +153,6 @@ class Mean:
         return probabilities.mean(axis=1)
 
 
-class Redness:
-    """Replaces a fine-tuned network: log odds from the mean of red."""
-
-    columns = ("cnn_log-odds_all_whole",)
-    width = 1
-
-    def __call__(self, patches, *, plain=False):
-        return ((patches[..., 0].mean(axis=(1, 2)) - 180) / 10).astype(np.float32)[:, None]
-
-
 def with_more(bundle, target, stored):
     """Copy a bundle and add an ensemble and a network."""
     shutil.copytree(bundle, target, ignore=shutil.ignore_patterns(INDEX))
@@ -179,18 +169,12 @@ def with_more(bundle, target, stored):
 
 @pytest.fixture
 def blended(run, tmp_path, monkeypatch):
-    """A bundle with a minimal network and ensemble."""
+    """A bundle with a minimal ensemble and network."""
     stored = {
         "slides": {"members": ["logistic_colour", "logistic_context", "cnn"], "thresholds": {"youden": 0.4}},
         "no-slides": {"members": ["logistic_colour", "cnn"], "thresholds": {"youden": 0.6}},
     }
-    for name, content in (
-        ("histoblend.models.ensemble", {"Ensemble": Mean}),
-        ("histoblend.models.cnn", {"open_cnn": lambda folder: Redness() if (folder / "cnn.json").is_file() else None}),
-    ):
-        module = ModuleType(name)
-        module.__dict__.update(content)
-        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr("histoblend.models.ensemble.Ensemble", Mean)
     bundle = with_more(run.folder / "bundle", tmp_path / "run" / "bundle", stored)
     return SimpleNamespace(folder=bundle.parent)
 

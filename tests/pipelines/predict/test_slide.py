@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -33,7 +33,7 @@ from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.tables import context_table
 from tests import ROOT
 from tests.data.slide_files import most_reads, write_scn, write_tiff
-from tests.pipelines.predict.test_folder import Mean, Redness, with_more
+from tests.pipelines.predict.test_folder import Mean, with_more
 
 SMALL = ["data.n=600", "data.slides=12", "split.folds=2", "report.draws=100", "report.repeats=1", "name=small"]
 SMALL += [
@@ -194,13 +194,7 @@ def test_network_and_ensemble_predict_too(run, slide, tmp_path, monkeypatch):
         "heat-map": {"members": ["logistic_context", "cnn"], "thresholds": {"youden": 0.4}},
         "no-slides": None,
     }
-    for name, content in (
-        ("histoblend.models.ensemble", {"Ensemble": Mean}),
-        ("histoblend.models.cnn", {"open_cnn": lambda _: Redness()}),
-    ):
-        module = ModuleType(name)
-        module.__dict__.update(content)
-        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr("histoblend.models.ensemble.Ensemble", Mean)
     bundle = with_more(run.folder / "bundle", tmp_path / "run" / "bundle", stored)
     tiles = {model: make(bundle, slide.path, tmp_path / f"map{model}", model=model)[1] for model in ("", "cnn")}
     single = make(bundle, slide.path, tmp_path / "map", model="logistic_context")[1]
