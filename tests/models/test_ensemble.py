@@ -12,9 +12,10 @@ from sklearn.metrics import roc_auc_score
 
 from histoblend.data.errors import InputError
 from histoblend.models.calibration import POINTS
-from histoblend.models.combiners import COMBINERS, _weights, fit_combiner
+from histoblend.models.combiners import COMBINERS, INNER_FOLDS, PENALTIES, _weights, fit_combiner
 from histoblend.models.ensemble import Ensemble, fit_ensemble, usable_parts
 from histoblend.models.ensemble_evaluation import error_correlations, nest, without_each
+from histoblend.models.heads.inner_folds import inner_folds
 from histoblend.models.resampling import auc_draws, percentile_interval
 
 NAMES = ("a", "b", "c")
@@ -75,6 +76,24 @@ def test_the_strongest_penalty_gives_equal_weights():
     weights = _weights(logit(table), labels, 1e6, None)[:3]
     assert np.ptp(weights) < 1e-4
     assert weights[0] > 0
+
+
+def test_the_penalty_has_the_smallest_loss_over_all_rows_of_the_inner_folds():
+    """A large fold counts more than a small one; the mean of the folds' losses would choose another penalty."""
+    table, labels, slides, _ = cohort(16, slides=7, each=40, skill=(1.5, 1.0, 0.3))
+    kept = (slides < 2) | (np.random.default_rng(16).random(len(slides)) < 0.2)
+    odds, labels, slides = logit(table[kept]), labels[kept], slides[kept]
+    pooled, averaged = {}, {}
+    for penalty in PENALTIES:
+        losses = []
+        for train, part in inner_folds(labels, slides, INNER_FOLDS, 0):
+            weights = _weights(odds[train], labels[train], penalty, None)
+            probability = expit(odds[part] @ weights[:3] + weights[3])
+            losses.append(-np.log(np.where(labels[part] == 1, probability, 1 - probability)))
+        pooled[penalty], averaged[penalty] = np.concatenate(losses).mean(), np.mean([loss.mean() for loss in losses])
+    best = min(pooled, key=pooled.get)
+    assert best != min(averaged, key=averaged.get)
+    assert fit_combiner("weights", table[kept], labels, slides, 0).strength == best
 
 
 def test_stack_is_logistic_regression_on_log_odds():

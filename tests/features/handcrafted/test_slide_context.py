@@ -31,9 +31,17 @@ def test_a_value_becomes_its_distance_from_the_median_in_spreads():
     assert names == ["a_mean-in-slide_b_whole"]
 
 
-def test_an_outlier_is_clipped_at_six_spreads():
-    values = np.array([*range(17), 1e6], np.float32)[:, None]
-    assert slide_context(values, np.array(["S"] * 18), ["a_b_c_whole"])[0].max() == pytest.approx(6)
+@pytest.mark.parametrize(("patches", "weight"), [(10, 0.5), (18, 1.0)])
+def test_outliers_are_clipped_at_six_spreads_and_later_in_a_small_slide(patches, weight):
+    values = np.array([-1e6, *range(patches - 2), 1e6], np.float32)[:, None]
+    # With 10 patches: median 3.5; absolute deviations 0.5, 0.5, 1.5, 1.5, ... 3.5, 3.5 and two outliers; median 2.5.
+    # With 18 patches: median 7.5; absolute deviations 0.5, 0.5, ... 7.5, 7.5 and two outliers; median 4.5.
+    centre, spread = {10: (3.5, 1.4826 * 2.5), 18: (7.5, 1.4826 * 4.5)}[patches]
+    relative = slide_context(values, np.array(["S"] * patches), ["a_b_c_whole"])[0][:, 0]
+    assert (relative[0], relative[-1]) == pytest.approx(
+        [(centre + side * 6 / weight * spread - weight * centre) / spread**weight for side in (-1, 1)]
+    )
+    np.testing.assert_allclose(relative[1:-1], (values[1:-1, 0] - weight * centre) / spread**weight, atol=1e-6)
 
 
 def test_half_equal_values_use_the_standard_deviation():
