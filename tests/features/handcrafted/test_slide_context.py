@@ -10,6 +10,7 @@ import histoblend.features.handcrafted.slide_context
 from histoblend.features.handcrafted.column import REGION_WORDS
 from histoblend.features.handcrafted.families import columns, compute, parse_column
 from histoblend.features.handcrafted.slide_context import (
+    context_columns,
     in_slide_name,
     slide_context,
     slide_reference,
@@ -180,10 +181,21 @@ def test_slide_stains_do_not_depend_on_other_slides():
     assert np.abs(before - own).max() > 1e-3
 
 
-def test_without_the_stain_family_there_are_no_slide_stains():
-    values, names = slide_stains(np.zeros((3, 2), np.float32), np.array(["A"] * 3), NAMES)
-    assert values.shape == (3, 0)
-    assert names == []
+def test_a_slide_without_any_estimate_keeps_its_own_vectors():
+    rows = np.array([stained([[1, 0, 0], [0, 1, 0]], [(1, 2)] * 3, fallback=1.0)] * 20, np.float32)
+    np.testing.assert_allclose(slide_stains(rows, np.array(["S"] * 20), STAIN)[0][:, :2], [[1, 2]] * 20)
+
+
+@pytest.mark.parametrize("names", [NAMES, NAMES[:1]], ids=["two columns", "one column"])
+def test_without_the_stain_family_there_are_no_slide_stains(names):
+    raw, slides = np.random.default_rng(0).normal(size=(20, len(names))).astype(np.float32), np.array(["A"] * 20)
+    values, stains = slide_stains(raw, slides, names)
+    assert values.shape == (20, 0)
+    assert stains == []
+    reference = slide_reference(lambda at: raw[:, at], 20, names)
+    np.testing.assert_array_equal(reference.relate(raw), np.hstack([raw, slide_context(raw, slides, names)[0]]))
+    assert (reference.stain_weight, reference.stain_vectors.shape) == (0.0, (2, 3))
+    assert context_columns(names) == [*names, *map(in_slide_name, names)]
 
 
 def test_names_of_slide_stains_parse_back():
@@ -202,7 +214,14 @@ def test_a_slide_in_pieces_is_bit_identical_to_the_whole_slide(monkeypatch, patc
     slides = np.array(["S"] * patches)
     whole = np.concatenate([raw, slide_context(raw, slides, names)[0], slide_stains(raw, slides, names)[0]], axis=1)
     monkeypatch.setattr(histoblend.features.handcrafted.slide_context, "_MAX_VALUES", columns_at_once * patches)
-    reference = slide_reference(lambda positions: raw[:, positions], patches, names)
+    widths = []
+    reference = slide_reference(lambda at: widths.append(len(at)) or raw[:, at], patches, names)
+    *blocks, _ = widths  # the last are the stain vectors
+    assert sum(blocks) == len(names)
+    assert min(blocks) > 1
+    assert max(blocks) < 2 * max(2, columns_at_once)
+    assert reference.stain_vectors.shape == (2, 3)
+    assert context_columns(names) == [*names, *map(in_slide_name, names), *slide_stain_sentences()]
     for step in (1, 7, patches):
         pieces = [reference.relate(raw[start : start + step]) for start in range(0, patches, step)]
         np.testing.assert_array_equal(np.concatenate(pieces), whole)
