@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import brier_score_loss
 
 from histoblend.data.errors import InputError
 from histoblend.models.calibration import (
@@ -18,12 +19,12 @@ from histoblend.models.calibration import (
     Calibrator,
     choose_calibrator,
     fit_calibrator,
-    log_losses,
     operating_points,
     shift_prevalence,
     youden_threshold,
 )
 from histoblend.models.file_checks import read_as
+from tests.oracles.metrics import resampled_slides
 
 
 class Scores(ClassifierMixin, BaseEstimator):
@@ -135,17 +136,42 @@ def test_a_broken_file_is_refused(content, message):
         read_as(Calibrator, content, "calibrator")
 
 
-def test_a_calibrator_is_chosen_only_if_reliably_better():
-    score, labels, slide, parts = overconfident(n=1500)
-    overconfident_choice = choose_calibrator(score, labels, slide, parts)
-    assert overconfident_choice.calibrator.kind == "temperature"
-    rows = {row["calibrator"]: row for row in overconfident_choice.compared}
-    assert rows["temperature"]["gain_low"] > 0
-    assert rows["temperature"]["log_loss"] == pytest.approx(log_losses(labels, overconfident_choice.probability).mean())
-    calibrated, labels, slide, parts = overconfident(n=1500, sharp=1.0)
-    calibrated_choice = choose_calibrator(calibrated, labels, slide, parts)
-    assert calibrated_choice.calibrator.kind == "none"
-    np.testing.assert_array_equal(calibrated_choice.probability, calibrated)
+@pytest.mark.parametrize(
+    ("sharp", "shift", "expected"),
+    [(3.0, 0.0, "temperature"), (2.0, 1.5, "platt"), (1.0, 0.0, "none")],
+    ids=["overconfident", "and too high", "calibrated"],
+)
+def test_the_simplest_calibrator_within_a_standard_error_of_the_best_is_chosen(sharp, shift, expected):
+    """All numbers of the comparison are worked out again by repeating the rows of the drawn slides."""
+    score, labels, slide, parts = overconfident(sharp=sharp)
+    score = expit(logit(score) + shift)
+    choice = choose_calibrator(score, labels, slide, parts, draws=60, seed=3)
+    drawn = [
+        np.concatenate([np.flatnonzero(slide == unit) for unit in draw]) for draw in resampled_slides(slide, 60, 3)
+    ]
+    cross_fitted, means = {}, {}
+    for kind in CALIBRATORS:
+        cross_fitted[kind] = np.empty(len(score))
+        for part in parts:
+            rest = np.setdiff1d(np.arange(len(score)), part)
+            cross_fitted[kind][part] = fit_calibrator(kind, score[rest], labels[rest]).predict(score[part])
+        losses = -np.log(np.where(labels == 1, cross_fitted[kind], 1 - cross_fitted[kind]))
+        means[kind] = np.array([losses[rows].mean() for rows in (slice(None), *drawn)])
+    gains = {kind: means["none"] - mean for kind, mean in means.items()}
+    low = {kind: np.percentile(gain[1:], 2.5) for kind, gain in gains.items()}
+    better = [kind for kind in CALIBRATORS if low[kind] > 0]
+    best = min(better, key=lambda kind: means[kind][0], default="none")
+    behind = {kind: means[kind] - means[best] for kind in better}
+    chosen = next((kind for kind in better if behind[kind][0] <= behind[kind][1:].std(ddof=1)), "none")
+    assert chosen == choice.calibrator.kind == expected
+    assert choice.calibrator == fit_calibrator(expected, score, labels)
+    np.testing.assert_allclose(choice.probability, cross_fitted[expected])
+    for row, kind in zip(choice.compared, CALIBRATORS, strict=True):
+        assert (row["calibrator"], row["chosen"]) == (kind, kind == expected)
+        assert row["log_loss"] == pytest.approx(means[kind][0])
+        assert row["brier"] == pytest.approx(brier_score_loss(labels, cross_fitted[kind]))
+        assert row["gain"] == pytest.approx(gains[kind][0])
+        assert (row["gain_low"], row["gain_high"]) == pytest.approx(np.percentile(gains[kind][1:], [2.5, 97.5]))
 
 
 def test_a_part_is_calibrated_by_the_others():

@@ -11,6 +11,7 @@ from histoblend.models import resampling
 from histoblend.models.calibration import youden_threshold
 from histoblend.models.metrics import bootstrap, measure, slide_table
 from histoblend.models.resampling import percentile_interval, slide_groups
+from histoblend.models.slide_pairs import SlidePairs
 from tests.oracles.metrics import resampled_metrics, resampled_slides
 
 
@@ -108,16 +109,23 @@ def test_bootstrap_resamples_patches_if_no_slide_is_known():
 
 def test_bootstrap_pairs_models():
     labels, scores, groups = _cohort(np.random.default_rng(5))
-    values = bootstrap(labels, np.column_stack([scores, scores, 1 - scores]), 0.5, groups, draws=50).values
+    table = np.column_stack([scores, scores, 1 - scores])
+    values = bootstrap(labels, table, 0.5, groups).values
     assert (values[:, 0] == values[:, 1]).all()
     np.testing.assert_allclose(values[:, 0, 0] + values[:, 2, 0], 1, atol=1e-12)
+    assert values.shape == (1000, 3, 4)
+    np.testing.assert_array_equal(values, bootstrap(labels, table, 0.5, groups, draws=1000, seed=0).values)
 
 
 def test_bootstrap_does_not_depend_on_the_size_of_chunks(monkeypatch):
     labels, scores, groups = _cohort(np.random.default_rng(6))
-    whole = bootstrap(labels, scores, 0.5, groups, draws=50, seed=4).values
+    table = np.column_stack([scores, 1 - scores])
+    pairs = SlidePairs(labels, table, groups, np.ones(len(labels), bool))
+    whole = bootstrap(labels, table, 0.5, groups, pairs=pairs, draws=50, seed=4)
     monkeypatch.setattr(resampling, "CHUNK_BYTES", 7 * 12 * 12)  # seven draws of twelve slides
-    assert (bootstrap(labels, scores, 0.5, groups, draws=50, seed=4).values == whole).all()
+    parts = bootstrap(labels, table, 0.5, groups, pairs=pairs, draws=50, seed=4)
+    np.testing.assert_array_equal(parts.values, whole.values)
+    np.testing.assert_array_equal(parts.pairs, whole.pairs)
 
 
 def _one_class_draws(seed):
@@ -157,12 +165,13 @@ def test_bootstrap_memory_stays_bounded_without_a_slide_map():
 
 
 def test_slide_table_by_hand():
-    labels, scores = np.array([1, 0, 1, 1, 0]), np.array([0.9, 0.1, 0.8, 0.6, 0.7])
-    table = slide_table(labels, scores, pd.Series(["b", "b", "a", "a", None], dtype="str")).set_index("slide")
-    assert table.index.tolist() == ["a", "b"]
-    assert np.isnan(table.auc["a"])
-    assert table.auc["b"] == 1
-    assert table.rarer.tolist() == [0, 1]
-    assert table.prevalence.tolist() == [1, 0.5]
-    assert table.mean_score.tolist() == pytest.approx([0.7, 0.5])
-    assert table.brier.tolist() == pytest.approx([(0.04 + 0.16) / 2, 0.01])
+    slides = pd.Series([*"bbaacccc", None], dtype="str")
+    labels, scores = np.array([1, 0, 1, 1, 1, 0, 0, 0, 0]), np.array([0.9, 0.1, 0.8, 0.6, 0.4, 0.6, 0.3, 0.2, 0.7])
+    table = slide_table(labels, scores, slides).set_index("slide")
+    assert table.index.tolist() == ["a", "b", "c"]
+    assert table.patches.tolist() == [2, 2, 4]
+    assert table.auc.tolist() == pytest.approx([np.nan, 1, 2 / 3], nan_ok=True)
+    assert table.rarer.tolist() == [0, 1, 1]
+    assert table.prevalence.tolist() == [1, 0.5, 0.25]
+    assert table.mean_score.tolist() == pytest.approx([0.7, 0.5, 0.375])
+    assert table.brier.tolist() == pytest.approx([(0.04 + 0.16) / 2, 0.01, (0.36 + 0.36 + 0.09 + 0.04) / 4])
