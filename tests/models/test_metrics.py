@@ -10,7 +10,7 @@ from histoblend.data.errors import InputError
 from histoblend.models import resampling
 from histoblend.models.calibration import youden_threshold
 from histoblend.models.metrics import bootstrap, measure, slide_table
-from histoblend.models.resampling import percentile_interval, slide_groups
+from histoblend.models.resampling import slide_groups
 from histoblend.models.slide_pairs import SlidePairs
 from tests.oracles.metrics import resampled_metrics, resampled_slides
 
@@ -48,13 +48,6 @@ def test_measure_takes_several_models_and_thresholds():
 def test_measure_refuses(labels, scores, message):
     with pytest.raises(ValueError, match=message):
         measure(np.array(labels), np.array(scores), 0.5)
-
-
-def test_slide_groups_gives_every_patch_without_a_slide_its_own():
-    groups = slide_groups(pd.Series(["b", None, "a", "b", None], dtype="str"))
-    assert groups[0] == groups[3]
-    assert len(set(groups.tolist())) == 4
-    assert sorted(set(groups.tolist())) == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize(
@@ -144,11 +137,6 @@ def test_bootstrap_counts_or_refuses_draws_that_lack_a_class(most):
         result = bootstrap(labels, scores, 0.5, groups, draws=101, seed=seed)
         assert result.skipped == _one_class_draws(seed)
         assert len(result.values) == 101 - result.skipped
-
-
-def test_percentile_interval_by_hand():
-    low, high = percentile_interval(np.arange(101.0), level=0.9)
-    assert (low, high) == pytest.approx((5, 95))
 
 
 def test_bootstrap_memory_stays_bounded_without_a_slide_map():
