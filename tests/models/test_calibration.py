@@ -21,6 +21,7 @@ from histoblend.models.calibration import (
     fit_calibrator,
     operating_points,
     shift_prevalence,
+    soft_targets,
     youden_threshold,
 )
 from histoblend.models.file_checks import read_as
@@ -92,6 +93,10 @@ def test_another_optimiser_finds_the_same_parameters(kind, columns, bounds):
     expected = minimize(lambda w: plain_loss(table @ w, labels), np.ones(len(bounds)), bounds=bounds, method="SLSQP")
     numbers = [values[0] for values in fit_calibrator(kind, score, labels).numbers.values()]
     assert numbers == pytest.approx(expected.x.tolist(), abs=2e-3)
+
+
+def test_soft_targets_by_hand():
+    assert soft_targets(np.array([1, 1, 1, 0])) == pytest.approx([4 / 5, 4 / 5, 4 / 5, 1 / 3])
 
 
 @pytest.mark.parametrize("kind", CALIBRATORS)
@@ -180,6 +185,7 @@ def test_a_part_is_calibrated_by_the_others():
     flipped = labels.copy()
     flipped[parts[2][::9]] = 1 - flipped[parts[2][::9]]
     second = choose_calibrator(score, flipped, slide, parts)
+    assert first.compared == choose_calibrator(score, labels, slide, parts, draws=1000, seed=0).compared
     assert first.calibrator.kind == second.calibrator.kind == "temperature"
     np.testing.assert_array_equal(first.probability[parts[2]], second.probability[parts[2]])
     assert (first.probability[parts[0]] != second.probability[parts[0]]).any()
