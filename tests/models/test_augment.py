@@ -79,14 +79,14 @@ def test_strength_out_of_range_is_refused() -> None:
 SCANNERS = [[[0.65, 0.70, 0.20], [0.25, 0.93, 0.27]], [[0.80, 0.52, 0.22], [0.30, 0.75, 0.59]]]
 
 
-@pytest.mark.parametrize("most", [1.6, 3.2])
+@pytest.mark.parametrize(("least", "most"), [(0.92, 0.99), (1.1, 1.6), (1.1, 3.2)])
 @pytest.mark.parametrize("pair", SCANNERS)
-def test_each_stain_gets_its_reference_colour_and_amount(pair: list[list[float]], most: float) -> None:
+def test_each_stain_gets_its_reference_colour_and_amount(pair: list[list[float]], least: float, most: float) -> None:
     pair = np.array(pair) / np.linalg.norm(pair, axis=1, keepdims=True)
     # 20 pixels, less than 1 % of the stained, are beyond haematoxylin; 57, more than 1 %, are pure eosin. So the 1st
     # and 99th percentiles of the angles are pure haematoxylin and pure eosin.
     shares = np.repeat([[1, 0], [0.1, 0.9], [0, 1], [1.15, -0.15]], [1700, 1800, 57, 20], axis=0)
-    amounts = shares * np.random.default_rng(0).uniform(1.1, most, len(shares))[:, None]
+    amounts = shares * np.random.default_rng(0).uniform(least, most, len(shares))[:, None]
     glass = np.tile([[0.0, 0.05, 0.14], [0.1, 0.5, 0.1], [0.3, 0.1, 0.1]], (173, 1))
     patch = levels(np.concatenate([amounts @ pair, glass])).reshape(1, 64, 64, 3)
     normalised = density(normalise_stains(patch))[0][: len(amounts)]

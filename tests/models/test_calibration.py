@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
+from scipy.optimize import approx_fprime, minimize
 from scipy.special import expit, logit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
@@ -16,9 +16,12 @@ from sklearn.metrics import brier_score_loss
 from histoblend.data.errors import InputError
 from histoblend.models.calibration import (
     CALIBRATORS,
+    EXPLANATION_LIMIT,
     Calibrator,
     choose_calibrator,
     fit_calibrator,
+    fit_log_loss,
+    log_odds,
     operating_points,
     shift_prevalence,
     soft_targets,
@@ -93,6 +96,21 @@ def test_another_optimiser_finds_the_same_parameters(kind, columns, bounds):
     expected = minimize(lambda w: plain_loss(table @ w, labels), np.ones(len(bounds)), bounds=bounds, method="SLSQP")
     numbers = [values[0] for values in fit_calibrator(kind, score, labels).numbers.values()]
     assert numbers == pytest.approx(expected.x.tolist(), abs=2e-3)
+
+
+def test_log_odds_are_limited():
+    ends = np.array([0.0, 0.5, 1.0])
+    assert log_odds(ends) == pytest.approx([-13.8155, 0, 13.8155], abs=1e-4)
+    assert log_odds(ends, EXPLANATION_LIMIT) == pytest.approx([-27.631, 0, 27.631], abs=1e-3)
+
+
+def test_a_penalty_is_added_to_the_loss():
+    score, labels, *_ = overconfident(n=150)
+    table, penalty = np.column_stack([logit(score), np.ones(150)]), np.array([[0.3, 0.1], [0.1, 0.2]])
+    weights = fit_log_loss(table, labels, lower=[-np.inf] * 2, penalty=penalty)
+    slope = approx_fprime(weights, lambda w: plain_loss(table @ w, labels) + w @ penalty @ w / 2, 1e-6)
+    assert slope == pytest.approx([0, 0], abs=1e-5)
+    assert abs(weights[0]) > 0.1
 
 
 def test_soft_targets_by_hand():
@@ -201,6 +219,21 @@ def test_operating_points_by_hand():
     # At 0.50: TP 20, FP 10, F1 = 40 / 50. At 0.51: 38 / (20 + 19 + 9) = 0.792. At 0.59: 22 / (20 + 11 + 1).
     assert points["best-f1"] == pytest.approx(0.50)
     assert points["youden"] == youden_threshold(labels, np.append(positive, negative))
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "expected"),
+    [
+        ([0, 0, 1, 1], [0.1, 0.3, 0.6, 0.9], 0.6),
+        ([0, 1, 0, 1, 1], [0.1, 0.2, 0.5, 0.6, 0.7], 0.6),  # J: .7 -> 1/3, .6 -> 2/3, .5 -> 1/6, .2 -> 1/2
+        ([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1], 0.9),  # .9 and .7 both reach 1/2
+        ([1, 1, 0, 0], [0.1, 0.2, 0.6, 0.9], 0.5),
+        ([1, 0, 1, 0], [0.3, 0.3, 0.3, 0.3], 0.5),
+    ],
+    ids=["separable", "by hand", "tie: highest", "worse than chance", "constant"],
+)
+def test_youden_threshold(labels, scores, expected):
+    assert youden_threshold(np.array(labels), np.array(scores)) == expected
 
 
 def test_a_threshold_above_all_scores_if_none_is_specific_enough():

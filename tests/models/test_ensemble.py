@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from histoblend.data.errors import InputError
 from histoblend.models import combiners
 from histoblend.models.calibration import POINTS, choose_calibrator, log_losses, operating_points
-from histoblend.models.combiners import COMBINERS, INNER_FOLDS, PENALTIES, Combiner, _weights, fit_combiner
+from histoblend.models.combiners import COMBINERS, INNER_FOLDS, PENALTIES, STRENGTHS, Combiner, _weights, fit_combiner
 from histoblend.models.ensemble import Ensemble, fit_ensemble, usable_parts
 from histoblend.models.ensemble_evaluation import error_correlations, nest, without_each
 from histoblend.models.heads.inner_folds import inner_folds
@@ -98,6 +98,11 @@ def test_the_penalty_has_the_smallest_loss_over_all_rows_of_the_inner_folds():
     combiner = fit_combiner("weights", table[kept], labels, slides, 0)
     assert combiner.strength == best
     np.testing.assert_allclose([*combiner.weights, combiner.intercept], _weights(odds, labels, best, None))
+
+
+def test_penalties_are_evenly_spaced_on_a_log_scale_strongest_first():
+    assert np.divide(PENALTIES[:-1], PENALTIES[1:]) == pytest.approx([10] * 3)
+    assert np.divide(STRENGTHS[1:], STRENGTHS[:-1]) == pytest.approx([10] * 3)
 
 
 def test_the_penalty_of_many_rows_is_chosen_on_a_sample(monkeypatch):

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from histoblend.data.errors import InputError
 from histoblend.models import resampling
-from histoblend.models.calibration import youden_threshold
 from histoblend.models.metrics import bootstrap, measure, slide_table
 from histoblend.models.resampling import slide_groups
 from histoblend.models.slide_pairs import SlidePairs
@@ -48,21 +47,6 @@ def test_measure_takes_several_models_and_thresholds():
 def test_measure_refuses(labels, scores, message):
     with pytest.raises(ValueError, match=message):
         measure(np.array(labels), np.array(scores), 0.5)
-
-
-@pytest.mark.parametrize(
-    ("labels", "scores", "expected"),
-    [
-        ([0, 0, 1, 1], [0.1, 0.3, 0.6, 0.9], 0.6),
-        ([0, 1, 0, 1, 1], [0.1, 0.2, 0.5, 0.6, 0.7], 0.6),  # J: .7 -> 1/3, .6 -> 2/3, .5 -> 1/6, .2 -> 1/2
-        ([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1], 0.9),  # .9 and .7 both reach 1/2
-        ([1, 1, 0, 0], [0.1, 0.2, 0.6, 0.9], 0.5),
-        ([1, 0, 1, 0], [0.3, 0.3, 0.3, 0.3], 0.5),
-    ],
-    ids=["separable", "by hand", "tie: highest", "worse than chance", "constant"],
-)
-def test_youden_threshold(labels, scores, expected):
-    assert youden_threshold(np.array(labels), np.array(scores)) == expected
 
 
 def _cohort(rng, slides=12, patches=40, levels=20):
