@@ -1,6 +1,7 @@
 """Slide context: values computed by hand, shrinkage, and independence from other slides and labels."""
 
 import inspect
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -204,11 +205,16 @@ def test_names_of_slide_stains_parse_back():
         assert parse_column(name).region in REGION_WORDS
 
 
+@cache
+def features(patches):
+    return compute(np.stack([pictures.tissue(seed, 32, 32) for seed in range(patches)]), ("colour", "stain"))
+
+
 @pytest.mark.parametrize("patches", [4, 5, 9, 16, 150])
 @pytest.mark.parametrize("columns_at_once", [1, 7, 10**6])
 def test_a_slide_in_pieces_is_bit_identical_to_the_whole_slide(monkeypatch, patches, columns_at_once):
     names = [column.name for column in columns(("colour", "stain"))]
-    raw = compute(np.stack([pictures.tissue(seed, 32, 32) for seed in range(patches)]), ("colour", "stain"))
+    raw = features(patches).copy()
     raw[:, 3] = 0.5  # more than half of the values are equal
     raw[: patches // 3, 3] = np.linspace(0, 1, patches // 3)
     slides = np.array(["S"] * patches)

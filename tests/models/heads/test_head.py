@@ -17,8 +17,6 @@ from histoblend.models.heads.head import Head
 from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.heads.registry import HEADS, new_head
 
-MADE = {"logistic": LogisticHead(), "xgboost": XGBoostHead(fewest=30, trees=60, subspace=20)}
-
 
 @parametrize_with_checks([LogisticHead(strengths=(0.1,)), XGBoostHead(trees=20)])
 def test_scikit_learn_contract(estimator, check):
@@ -101,14 +99,15 @@ def table():
     X = rng.normal(3, 2, size=(300, 25)).astype(np.float32)
     X[:, 24] = 1  # no tree splits on it
     y = (X[:, 0] + X[:, 1] * X[:, 2] / 5 + rng.normal(size=300) > 4).astype(int)
-    return X, y, np.arange(300) % 6
+    heads = {"logistic": LogisticHead(), "xgboost": XGBoostHead(fewest=30, trees=60, subspace=20)}
+    return X, {name: head.fit(X, y, np.arange(300) % 6) for name, head in heads.items()}
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", HEADS)
 @pytest.mark.parametrize("columns", [[], [0], [24], [2, 1], list(range(25)), [5, 24, 7, 0]], ids=str)
 def test_replaced_scores_are_those_of_the_altered_table(table, name, columns):
-    X, y, groups = table
-    head = MADE[name].fit(X, y, groups)
+    X, heads = table
+    head = heads[name]
     before = X.copy()
     score = head.with_replaced(X)
     for seed in (5, 6):  # the second change starts from X again
@@ -120,18 +119,18 @@ def test_replaced_scores_are_those_of_the_altered_table(table, name, columns):
     np.testing.assert_array_equal(X, before)
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", HEADS)
 def test_replacing_columns_by_themselves_changes_nothing(table, name):
-    X, y, groups = table
-    head = MADE[name].fit(X, y, groups)
+    X, heads = table
+    head = heads[name]
     score = head.with_replaced(X)
     np.testing.assert_array_equal(score([3, 0], X[:, [3, 0]]), score([24], X[:, [24]]))
 
 
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("name", HEADS)
 def test_fast_scores_with_replaced_columns_equal_predictions(table, name):
-    X, y, groups = table
-    head = MADE[name].fit(X, y, groups)
+    X, heads = table
+    head = heads[name]
     quick, plain = head.with_replaced(X), Head.with_replaced(head, X)
     np.testing.assert_allclose(quick([0, 3], X[::-1, [0, 3]]), plain([0, 3], X[::-1, [0, 3]]), atol=1e-6)
 
@@ -178,15 +177,16 @@ def test_a_fit_on_a_spread_table_equals_the_fit_in_memory(slides, head, one_slid
         assert (whole.n_trees_ == [10]) == one_slide
 
 
-@pytest.fixture
-def saved(slides, tmp_path):
+@pytest.fixture(scope="module")
+def saved(slides, tmp_path_factory):
     """A small head of each kind, and the content of its files."""
     X, y, groups = slides
+    folder = tmp_path_factory.mktemp("run") / "heads"
     heads = {"logistic": LogisticHead(strengths=(0.1,)), "xgboost": XGBoostHead(trees=12, fewest=10, subspace=5)}
     for name, head in heads.items():
-        head.fit(X, y, groups).save(tmp_path / "heads" / name)
-        head.save(tmp_path / "heads" / name)  # the folder may exist
-    read = {name: {path.name: path.read_bytes() for path in (tmp_path / "heads" / name).iterdir()} for name in heads}
+        head.fit(X, y, groups).save(folder / name)
+        head.save(folder / name)  # the folder may exist
+    read = {name: {path.name: path.read_bytes() for path in (folder / name).iterdir()} for name in heads}
     return heads, read
 
 

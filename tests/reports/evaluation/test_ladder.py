@@ -253,6 +253,7 @@ def test_roc_curves_are_scikit_learns():
         ("logistic_embeddings", "test"),
         ("cnn", "test"),
     ]
+    assert table.index.tolist() == list(range(len(table)))
     for (model, split), curve in table.groupby(["model", "split"]):
         part = predictions[
             (predictions.split == {"oof": "train"}.get(split, split)) & predictions[f"prob_{model}"].notna()
