@@ -55,7 +55,7 @@ COMPILE = $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fo
 SETTINGS = $(if $(CONFIG),--config $(CONFIG)) $(if $(DATA),--data $(DATA)) $(if $(RUN),--run $(RUN)) $(foreach s,$(SET),--set $(s)) \
            $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
 
-.PHONY: help data baseline ensemble audit prepare features embeddings heads cnn report compare predict heatmap slide test torture lint bench docs lock clean clean-runs
+.PHONY: help data baseline ensemble audit prepare features embeddings heads cnn report compare predict heatmap slide test torture mutants lint bench docs lock clean clean-runs
 .DEFAULT_GOAL := help
 
 help:  ## list every target
@@ -121,6 +121,9 @@ torture: $(VENV)/.dev  ## long tests with injected faults: kills, full disks, ba
 	@rm -f .torture.jsonl
 	@HISTOBLEND_TORTURE="$$PWD/.torture.jsonl" $(PY) -m pytest -m torture tests/torture
 	@$(PY) -m tests.torture.table .torture.jsonl docs/reliability.md
+
+mutants: $(VENV)/.dev  ## mutation testing: which small changes to the code does no test notice? writes docs/mutants.md
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m tests.mutants
 
 lint: $(VENV)/.dev  ## check formatting, lint, types and the direction of imports
 	@$(PY) -m ruff format --check .

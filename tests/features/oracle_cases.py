@@ -42,8 +42,11 @@ BATCHES = [
 
 
 def assert_equals_oracle(patches, family, rtol=1e-6, atol=1e-9):
-    names = [column.name for column in families.family_named(family).columns]
+    columns = families.family_named(family).columns
     values = families.compute(patches, [family])
-    expected = handcrafted.table(patches, family, names)
+    expected = handcrafted.table(patches, family, [column.name for column in columns])
     # the table is float32, so it can only agree to half of its last digit
     np.testing.assert_allclose(values, expected, rtol=rtol + 2**-24, atol=atol)
+    margin = 1e-5 * np.abs(values)
+    assert (values + margin >= [column.low for column in columns]).all()
+    assert (values - margin <= [column.high for column in columns]).all()

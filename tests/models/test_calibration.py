@@ -5,25 +5,30 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
+from scipy.optimize import approx_fprime, minimize
 from scipy.special import expit, logit
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.frozen import FrozenEstimator
 from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import brier_score_loss
 
 from histoblend.data.errors import InputError
 from histoblend.models.calibration import (
     CALIBRATORS,
+    EXPLANATION_LIMIT,
     Calibrator,
     choose_calibrator,
     fit_calibrator,
-    log_losses,
+    fit_log_loss,
+    log_odds,
     operating_points,
     shift_prevalence,
+    soft_targets,
     youden_threshold,
 )
 from histoblend.models.file_checks import read_as
+from tests.oracles.metrics import resampled_slides
 
 
 class Scores(ClassifierMixin, BaseEstimator):
@@ -93,6 +98,25 @@ def test_another_optimiser_finds_the_same_parameters(kind, columns, bounds):
     assert numbers == pytest.approx(expected.x.tolist(), abs=2e-3)
 
 
+def test_log_odds_are_limited():
+    ends = np.array([0.0, 0.5, 1.0])
+    assert log_odds(ends) == pytest.approx([-13.8155, 0, 13.8155], abs=1e-4)
+    assert log_odds(ends, EXPLANATION_LIMIT) == pytest.approx([-27.631, 0, 27.631], abs=1e-3)
+
+
+def test_a_penalty_is_added_to_the_loss():
+    score, labels, *_ = overconfident(n=150)
+    table, penalty = np.column_stack([logit(score), np.ones(150)]), np.array([[0.3, 0.1], [0.1, 0.2]])
+    weights = fit_log_loss(table, labels, lower=[-np.inf] * 2, penalty=penalty)
+    slope = approx_fprime(weights, lambda w: plain_loss(table @ w, labels) + w @ penalty @ w / 2, 1e-6)
+    assert slope == pytest.approx([0, 0], abs=1e-5)
+    assert abs(weights[0]) > 0.1
+
+
+def test_soft_targets_by_hand():
+    assert soft_targets(np.array([1, 1, 1, 0])) == pytest.approx([4 / 5, 4 / 5, 4 / 5, 1 / 3])
+
+
 @pytest.mark.parametrize("kind", CALIBRATORS)
 def test_every_kind_keeps_the_order_and_survives_json(kind):
     score, labels, *_ = overconfident()
@@ -135,17 +159,42 @@ def test_a_broken_file_is_refused(content, message):
         read_as(Calibrator, content, "calibrator")
 
 
-def test_a_calibrator_is_chosen_only_if_reliably_better():
-    score, labels, slide, parts = overconfident(n=1500)
-    overconfident_choice = choose_calibrator(score, labels, slide, parts)
-    assert overconfident_choice.calibrator.kind == "temperature"
-    rows = {row["calibrator"]: row for row in overconfident_choice.compared}
-    assert rows["temperature"]["gain_low"] > 0
-    assert rows["temperature"]["log_loss"] == pytest.approx(log_losses(labels, overconfident_choice.probability).mean())
-    calibrated, labels, slide, parts = overconfident(n=1500, sharp=1.0)
-    calibrated_choice = choose_calibrator(calibrated, labels, slide, parts)
-    assert calibrated_choice.calibrator.kind == "none"
-    np.testing.assert_array_equal(calibrated_choice.probability, calibrated)
+@pytest.mark.parametrize(
+    ("sharp", "shift", "expected"),
+    [(3.0, 0.0, "temperature"), (2.0, 1.5, "platt"), (1.0, 0.0, "none")],
+    ids=["overconfident", "and too high", "calibrated"],
+)
+def test_the_simplest_calibrator_within_a_standard_error_of_the_best_is_chosen(sharp, shift, expected):
+    """All numbers of the comparison are worked out again by repeating the rows of the drawn slides."""
+    score, labels, slide, parts = overconfident(sharp=sharp)
+    score = expit(logit(score) + shift)
+    choice = choose_calibrator(score, labels, slide, parts, draws=60, seed=3)
+    drawn = [
+        np.concatenate([np.flatnonzero(slide == unit) for unit in draw]) for draw in resampled_slides(slide, 60, 3)
+    ]
+    cross_fitted, means = {}, {}
+    for kind in CALIBRATORS:
+        cross_fitted[kind] = np.empty(len(score))
+        for part in parts:
+            rest = np.setdiff1d(np.arange(len(score)), part)
+            cross_fitted[kind][part] = fit_calibrator(kind, score[rest], labels[rest]).predict(score[part])
+        losses = -np.log(np.where(labels == 1, cross_fitted[kind], 1 - cross_fitted[kind]))
+        means[kind] = np.array([losses[rows].mean() for rows in (slice(None), *drawn)])
+    gains = {kind: means["none"] - mean for kind, mean in means.items()}
+    low = {kind: np.percentile(gain[1:], 2.5) for kind, gain in gains.items()}
+    better = [kind for kind in CALIBRATORS if low[kind] > 0]
+    best = min(better, key=lambda kind: means[kind][0], default="none")
+    behind = {kind: means[kind] - means[best] for kind in better}
+    chosen = next((kind for kind in better if behind[kind][0] <= behind[kind][1:].std(ddof=1)), "none")
+    assert chosen == choice.calibrator.kind == expected
+    assert choice.calibrator == fit_calibrator(expected, score, labels)
+    np.testing.assert_allclose(choice.probability, cross_fitted[expected])
+    for row, kind in zip(choice.compared, CALIBRATORS, strict=True):
+        assert (row["calibrator"], row["chosen"]) == (kind, kind == expected)
+        assert row["log_loss"] == pytest.approx(means[kind][0])
+        assert row["brier"] == pytest.approx(brier_score_loss(labels, cross_fitted[kind]))
+        assert row["gain"] == pytest.approx(gains[kind][0])
+        assert (row["gain_low"], row["gain_high"]) == pytest.approx(np.percentile(gains[kind][1:], [2.5, 97.5]))
 
 
 def test_a_part_is_calibrated_by_the_others():
@@ -154,6 +203,7 @@ def test_a_part_is_calibrated_by_the_others():
     flipped = labels.copy()
     flipped[parts[2][::9]] = 1 - flipped[parts[2][::9]]
     second = choose_calibrator(score, flipped, slide, parts)
+    assert first.compared == choose_calibrator(score, labels, slide, parts, draws=1000, seed=0).compared
     assert first.calibrator.kind == second.calibrator.kind == "temperature"
     np.testing.assert_array_equal(first.probability[parts[2]], second.probability[parts[2]])
     assert (first.probability[parts[0]] != second.probability[parts[0]]).any()
@@ -169,6 +219,21 @@ def test_operating_points_by_hand():
     # At 0.50: TP 20, FP 10, F1 = 40 / 50. At 0.51: 38 / (20 + 19 + 9) = 0.792. At 0.59: 22 / (20 + 11 + 1).
     assert points["best-f1"] == pytest.approx(0.50)
     assert points["youden"] == youden_threshold(labels, np.append(positive, negative))
+
+
+@pytest.mark.parametrize(
+    ("labels", "scores", "expected"),
+    [
+        ([0, 0, 1, 1], [0.1, 0.3, 0.6, 0.9], 0.6),
+        ([0, 1, 0, 1, 1], [0.1, 0.2, 0.5, 0.6, 0.7], 0.6),  # J: .7 -> 1/3, .6 -> 2/3, .5 -> 1/6, .2 -> 1/2
+        ([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1], 0.9),  # .9 and .7 both reach 1/2
+        ([1, 1, 0, 0], [0.1, 0.2, 0.6, 0.9], 0.5),
+        ([1, 0, 1, 0], [0.3, 0.3, 0.3, 0.3], 0.5),
+    ],
+    ids=["separable", "by hand", "tie: highest", "worse than chance", "constant"],
+)
+def test_youden_threshold(labels, scores, expected):
+    assert youden_threshold(np.array(labels), np.array(scores)) == expected
 
 
 def test_a_threshold_above_all_scores_if_none_is_specific_enough():

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from histoblend.data.errors import InputError
 from histoblend.models import resampling
-from histoblend.models.calibration import youden_threshold
 from histoblend.models.metrics import bootstrap, measure, slide_table
-from histoblend.models.resampling import percentile_interval, slide_groups
+from histoblend.models.resampling import slide_groups
+from histoblend.models.slide_pairs import SlidePairs
 from tests.oracles.metrics import resampled_metrics, resampled_slides
 
 
@@ -47,28 +47,6 @@ def test_measure_takes_several_models_and_thresholds():
 def test_measure_refuses(labels, scores, message):
     with pytest.raises(ValueError, match=message):
         measure(np.array(labels), np.array(scores), 0.5)
-
-
-def test_slide_groups_gives_every_patch_without_a_slide_its_own():
-    groups = slide_groups(pd.Series(["b", None, "a", "b", None], dtype="str"))
-    assert groups[0] == groups[3]
-    assert len(set(groups.tolist())) == 4
-    assert sorted(set(groups.tolist())) == [0, 1, 2, 3]
-
-
-@pytest.mark.parametrize(
-    ("labels", "scores", "expected"),
-    [
-        ([0, 0, 1, 1], [0.1, 0.3, 0.6, 0.9], 0.6),
-        ([0, 1, 0, 1, 1], [0.1, 0.2, 0.5, 0.6, 0.7], 0.6),  # J: .7 -> 1/3, .6 -> 2/3, .5 -> 1/6, .2 -> 1/2
-        ([1, 0, 1, 0], [0.9, 0.8, 0.7, 0.1], 0.9),  # .9 and .7 both reach 1/2
-        ([1, 1, 0, 0], [0.1, 0.2, 0.6, 0.9], 0.5),
-        ([1, 0, 1, 0], [0.3, 0.3, 0.3, 0.3], 0.5),
-    ],
-    ids=["separable", "by hand", "tie: highest", "worse than chance", "constant"],
-)
-def test_youden_threshold(labels, scores, expected):
-    assert youden_threshold(np.array(labels), np.array(scores)) == expected
 
 
 def _cohort(rng, slides=12, patches=40, levels=20):
@@ -108,16 +86,23 @@ def test_bootstrap_resamples_patches_if_no_slide_is_known():
 
 def test_bootstrap_pairs_models():
     labels, scores, groups = _cohort(np.random.default_rng(5))
-    values = bootstrap(labels, np.column_stack([scores, scores, 1 - scores]), 0.5, groups, draws=50).values
+    table = np.column_stack([scores, scores, 1 - scores])
+    values = bootstrap(labels, table, 0.5, groups).values
     assert (values[:, 0] == values[:, 1]).all()
     np.testing.assert_allclose(values[:, 0, 0] + values[:, 2, 0], 1, atol=1e-12)
+    assert values.shape == (1000, 3, 4)
+    np.testing.assert_array_equal(values, bootstrap(labels, table, 0.5, groups, draws=1000, seed=0).values)
 
 
 def test_bootstrap_does_not_depend_on_the_size_of_chunks(monkeypatch):
     labels, scores, groups = _cohort(np.random.default_rng(6))
-    whole = bootstrap(labels, scores, 0.5, groups, draws=50, seed=4).values
+    table = np.column_stack([scores, 1 - scores])
+    pairs = SlidePairs(labels, table, groups, np.ones(len(labels), bool))
+    whole = bootstrap(labels, table, 0.5, groups, pairs=pairs, draws=50, seed=4)
     monkeypatch.setattr(resampling, "CHUNK_BYTES", 7 * 12 * 12)  # seven draws of twelve slides
-    assert (bootstrap(labels, scores, 0.5, groups, draws=50, seed=4).values == whole).all()
+    parts = bootstrap(labels, table, 0.5, groups, pairs=pairs, draws=50, seed=4)
+    np.testing.assert_array_equal(parts.values, whole.values)
+    np.testing.assert_array_equal(parts.pairs, whole.pairs)
 
 
 def _one_class_draws(seed):
@@ -138,11 +123,6 @@ def test_bootstrap_counts_or_refuses_draws_that_lack_a_class(most):
         assert len(result.values) == 101 - result.skipped
 
 
-def test_percentile_interval_by_hand():
-    low, high = percentile_interval(np.arange(101.0), level=0.9)
-    assert (low, high) == pytest.approx((5, 95))
-
-
 def test_bootstrap_memory_stays_bounded_without_a_slide_map():
     rng = np.random.default_rng(0)
     n = 50_000
@@ -153,16 +133,17 @@ def test_bootstrap_memory_stays_bounded_without_a_slide_map():
     bootstrap(labels, scores, 0.5, groups, draws=300)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 1.3 * resampling.CHUNK_BYTES  # the counts of all draws take 60 MB, their float64 copy 120 MB more
+    assert peak < 1.3 * 64 * 2**20  # the counts of all draws take 60 MB, their float64 copy 120 MB more
 
 
 def test_slide_table_by_hand():
-    labels, scores = np.array([1, 0, 1, 1, 0]), np.array([0.9, 0.1, 0.8, 0.6, 0.7])
-    table = slide_table(labels, scores, pd.Series(["b", "b", "a", "a", None], dtype="str")).set_index("slide")
-    assert table.index.tolist() == ["a", "b"]
-    assert np.isnan(table.auc["a"])
-    assert table.auc["b"] == 1
-    assert table.rarer.tolist() == [0, 1]
-    assert table.prevalence.tolist() == [1, 0.5]
-    assert table.mean_score.tolist() == pytest.approx([0.7, 0.5])
-    assert table.brier.tolist() == pytest.approx([(0.04 + 0.16) / 2, 0.01])
+    slides = pd.Series([*"bbaacccc", None], dtype="str")
+    labels, scores = np.array([1, 0, 1, 1, 1, 0, 0, 0, 0]), np.array([0.9, 0.1, 0.8, 0.6, 0.4, 0.6, 0.3, 0.2, 0.7])
+    table = slide_table(labels, scores, slides).set_index("slide")
+    assert table.index.tolist() == ["a", "b", "c"]
+    assert table.patches.tolist() == [2, 2, 4]
+    assert table.auc.tolist() == pytest.approx([np.nan, 1, 2 / 3], nan_ok=True)
+    assert table.rarer.tolist() == [0, 1, 1]
+    assert table.prevalence.tolist() == [1, 0.5, 0.25]
+    assert table.mean_score.tolist() == pytest.approx([0.7, 0.5, 0.375])
+    assert table.brier.tolist() == pytest.approx([(0.04 + 0.16) / 2, 0.01, (0.36 + 0.36 + 0.09 + 0.04) / 4])

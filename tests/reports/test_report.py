@@ -14,7 +14,6 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 from histoblend.models.inspection.stain import StainGroups, StainView, group_slides, group_table
-from histoblend.reports.evaluation.ladder import CURVE_POINTS, roc_table
 from histoblend.reports.page.page import write_page
 from histoblend.reports.page.section import Section
 from histoblend.reports.sections.provenance import _fact_tables
@@ -230,19 +229,6 @@ def test_report_is_reproducible(tmp_path):
     inputs = make_inputs(4, slides=8, per_slide=20, rungs=("prevalence", "colour"))
     first = write_report(tmp_path / "a", inputs).read_bytes()
     assert write_report(tmp_path / "b", inputs).read_bytes() == first
-
-
-def test_thinned_roc_table_keeps_the_area():
-    rng = np.random.default_rng(0)
-    n = 20_000
-    labels = rng.integers(0, 2, n)
-    scores = 1 / (1 + np.exp(-(labels + rng.normal(size=n))))
-    predictions = pd.DataFrame({"split": "train", "label": labels, "prob_xgboost_both": scores})
-    curve = roc_table(predictions, ["xgboost_both"])
-    assert len(curve) <= CURVE_POINTS
-    area = np.trapezoid(curve.true_positive_rate, curve.false_positive_rate)
-    assert area == pytest.approx(roc_auc_score(labels, scores), abs=1e-3)
-    assert curve.iloc[[0, -1]][["false_positive_rate", "true_positive_rate"]].to_numpy().tolist() == [[0, 0], [1, 1]]
 
 
 def test_facts_shared_by_steps_are_listed_once():

@@ -1,6 +1,7 @@
 """Slide context: values computed by hand, shrinkage, and independence from other slides and labels."""
 
 import inspect
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import histoblend.features.handcrafted.slide_context
 from histoblend.features.handcrafted.column import REGION_WORDS
 from histoblend.features.handcrafted.families import columns, compute, parse_column
 from histoblend.features.handcrafted.slide_context import (
+    context_columns,
     in_slide_name,
     slide_context,
     slide_reference,
@@ -31,9 +33,17 @@ def test_a_value_becomes_its_distance_from_the_median_in_spreads():
     assert names == ["a_mean-in-slide_b_whole"]
 
 
-def test_an_outlier_is_clipped_at_six_spreads():
-    values = np.array([*range(17), 1e6], np.float32)[:, None]
-    assert slide_context(values, np.array(["S"] * 18), ["a_b_c_whole"])[0].max() == pytest.approx(6)
+@pytest.mark.parametrize(("patches", "weight"), [(10, 0.5), (18, 1.0)])
+def test_outliers_are_clipped_at_six_spreads_and_later_in_a_small_slide(patches, weight):
+    values = np.array([-1e6, *range(patches - 2), 1e6], np.float32)[:, None]
+    # With 10 patches: median 3.5; absolute deviations 0.5, 0.5, 1.5, 1.5, ... 3.5, 3.5 and two outliers; median 2.5.
+    # With 18 patches: median 7.5; absolute deviations 0.5, 0.5, ... 7.5, 7.5 and two outliers; median 4.5.
+    centre, spread = {10: (3.5, 1.4826 * 2.5), 18: (7.5, 1.4826 * 4.5)}[patches]
+    relative = slide_context(values, np.array(["S"] * patches), ["a_b_c_whole"])[0][:, 0]
+    assert (relative[0], relative[-1]) == pytest.approx(
+        [(centre + side * 6 / weight * spread - weight * centre) / spread**weight for side in (-1, 1)]
+    )
+    np.testing.assert_allclose(relative[1:-1], (values[1:-1, 0] - weight * centre) / spread**weight, atol=1e-6)
 
 
 def test_half_equal_values_use_the_standard_deviation():
@@ -172,10 +182,21 @@ def test_slide_stains_do_not_depend_on_other_slides():
     assert np.abs(before - own).max() > 1e-3
 
 
-def test_without_the_stain_family_there_are_no_slide_stains():
-    values, names = slide_stains(np.zeros((3, 2), np.float32), np.array(["A"] * 3), NAMES)
-    assert values.shape == (3, 0)
-    assert names == []
+def test_a_slide_without_any_estimate_keeps_its_own_vectors():
+    rows = np.array([stained([[1, 0, 0], [0, 1, 0]], [(1, 2)] * 3, fallback=1.0)] * 20, np.float32)
+    np.testing.assert_allclose(slide_stains(rows, np.array(["S"] * 20), STAIN)[0][:, :2], [[1, 2]] * 20)
+
+
+@pytest.mark.parametrize("names", [NAMES, NAMES[:1]], ids=["two columns", "one column"])
+def test_without_the_stain_family_there_are_no_slide_stains(names):
+    raw, slides = np.random.default_rng(0).normal(size=(20, len(names))).astype(np.float32), np.array(["A"] * 20)
+    values, stains = slide_stains(raw, slides, names)
+    assert values.shape == (20, 0)
+    assert stains == []
+    reference = slide_reference(lambda at: raw[:, at], 20, names)
+    np.testing.assert_array_equal(reference.relate(raw), np.hstack([raw, slide_context(raw, slides, names)[0]]))
+    assert (reference.stain_weight, reference.stain_vectors.shape) == (0.0, (2, 3))
+    assert context_columns(names) == [*names, *map(in_slide_name, names)]
 
 
 def test_names_of_slide_stains_parse_back():
@@ -184,17 +205,29 @@ def test_names_of_slide_stains_parse_back():
         assert parse_column(name).region in REGION_WORDS
 
 
+@cache
+def features(patches):
+    return compute(np.stack([pictures.tissue(seed, 32, 32) for seed in range(patches)]), ("colour", "stain"))
+
+
 @pytest.mark.parametrize("patches", [4, 5, 9, 16, 150])
 @pytest.mark.parametrize("columns_at_once", [1, 7, 10**6])
 def test_a_slide_in_pieces_is_bit_identical_to_the_whole_slide(monkeypatch, patches, columns_at_once):
     names = [column.name for column in columns(("colour", "stain"))]
-    raw = compute(np.stack([pictures.tissue(seed, 32, 32) for seed in range(patches)]), ("colour", "stain"))
+    raw = features(patches).copy()
     raw[:, 3] = 0.5  # more than half of the values are equal
     raw[: patches // 3, 3] = np.linspace(0, 1, patches // 3)
     slides = np.array(["S"] * patches)
     whole = np.concatenate([raw, slide_context(raw, slides, names)[0], slide_stains(raw, slides, names)[0]], axis=1)
     monkeypatch.setattr(histoblend.features.handcrafted.slide_context, "_MAX_VALUES", columns_at_once * patches)
-    reference = slide_reference(lambda positions: raw[:, positions], patches, names)
+    widths = []
+    reference = slide_reference(lambda at: widths.append(len(at)) or raw[:, at], patches, names)
+    *blocks, _ = widths  # the last are the stain vectors
+    assert sum(blocks) == len(names)
+    assert min(blocks) > 1
+    assert max(blocks) < 2 * max(2, columns_at_once)
+    assert reference.stain_vectors.shape == (2, 3)
+    assert context_columns(names) == [*names, *map(in_slide_name, names), *slide_stain_sentences()]
     for step in (1, 7, patches):
         pieces = [reference.relate(raw[start : start + step]) for start in range(0, patches, step)]
         np.testing.assert_array_equal(np.concatenate(pieces), whole)

@@ -3,7 +3,7 @@
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from histoblend.models.heads.boosted import XGBoostHead, best_trees
+from histoblend.models.heads.boosted import XGBoostHead
 from histoblend.models.heads.inner_folds import inner_folds
 
 
@@ -98,19 +98,3 @@ def test_gain_and_cover_are_those_of_the_trees(slides):
     nothing = XGBoostHead(fewest=2, trees=2).fit(np.zeros_like(X), y, groups).column_measures()
     assert not nothing["gain"].any()
     assert not nothing["cover"].any()
-
-
-def test_trees_are_cut_where_growing_would_have_stopped(slides):
-    import xgboost
-
-    X, y, groups = slides
-    head = XGBoostHead(trees=60, fewest=10, patience=20, rows=1.0, seed=0)
-    inside, outside, chosen = next(iter(head.plan(y, np.unique(groups, return_inverse=True)[1], X.shape[1])))
-    stopped = head._grow(X[np.ix_(inside, chosen)], y[inside], X[np.ix_(outside, chosen)], y[outside])
-    parameters = {**head.parameters(len(chosen)), "nthread": 1}
-    matrix = xgboost.QuantileDMatrix(X[np.ix_(inside, chosen)], y[inside], max_bin=head.bins, nthread=1)
-    grown = xgboost.train(parameters, matrix, head.trees)
-    part = X[np.ix_(outside, chosen)]
-    kept = best_trees(head.get_params(), bytes(grown.save_raw("json")), y[outside], part[:50], part[50:])
-    assert kept == stopped.num_boosted_rounds()
-    np.testing.assert_array_equal(grown[:kept].inplace_predict(part), stopped.inplace_predict(part))

@@ -16,6 +16,7 @@ from histoblend.models.heads.logistic import LogisticHead
 def test_logistic_with_one_strength_is_scikit_learns_pipeline(slides):
     X, y, groups = slides
     head = LogisticHead(strengths=(0.01,)).fit(X, y, groups)
+    assert head.inner_loss_ == {}
     plain = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000)).fit(X.astype(float), y)
     np.testing.assert_allclose(head.predict_proba(X), plain.predict_proba(X.astype(float)), atol=2e-4)
 

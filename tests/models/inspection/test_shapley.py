@@ -8,7 +8,6 @@ from histoblend.models.heads.boosted import XGBoostHead
 from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.inspection.importance import COLUMNS
 from histoblend.models.inspection.shapley import attribute, choose_cases, shapley_importance
-from histoblend.models.resampling import sample_rows_evenly
 from tests.oracles.shapley import tree_shapley
 
 NAMES = [
@@ -114,13 +113,3 @@ def test_cases_are_the_expected_patches():
 def test_cases_without_a_patch_are_left_out():
     cases = choose_cases(np.array([1, 0]), np.array([1.0, 0.0]), 0.5)
     assert cases == {"confident and right: positive": 0, "confident and right: negative": 1}
-
-
-def test_rows_are_taken_evenly_over_slides():
-    groups = np.repeat([0, 1, 2], [100, 3, 50])
-    rows = sample_rows_evenly(groups, 23, seed=0)
-    assert np.bincount(groups[rows]).tolist() == [10, 3, 10]
-    assert (np.diff(rows) > 0).all()
-    np.testing.assert_array_equal(sample_rows_evenly(groups, 23, seed=0), rows)
-    assert not np.array_equal(sample_rows_evenly(groups, 23, seed=1), rows)
-    np.testing.assert_array_equal(sample_rows_evenly(groups, 153, seed=0), np.arange(153))

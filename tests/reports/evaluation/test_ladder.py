@@ -1,10 +1,11 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import roc_auc_score
+from scipy.special import expit
+from sklearn.metrics import roc_auc_score, roc_curve
 
 from histoblend.models.names import split_model_name
-from histoblend.reports.evaluation.ladder import COLUMNS, ladder, rungs_below
+from histoblend.reports.evaluation.ladder import COLUMNS, CURVE_POINTS, ladder, roc_table, rungs_below
 from tests.oracles.metrics import pair_aucs, resampled_metrics, resampled_slides
 from tests.reports.cohorts import make_predictions, model_names
 
@@ -76,7 +77,7 @@ def test_a_network_without_all_folds_is_evaluated_on_its_folds():
     assert (row.auc, row.gain) == pytest.approx((cnn, cnn - frozen))
     whole = table[(table.model == "logistic_embeddings") & (table.split == "oof")].iloc[0]
     assert whole.patches == (predictions.split == "train").sum()
-    assert len(table) == 6
+    assert table.index.tolist() == list(range(6))
 
 
 def test_without_prevalence_the_first_rung_is_not_compared():
@@ -153,6 +154,7 @@ def test_ladder_reports_costs_and_omits_a_missing_test_set():
     table = ladder(predictions, ["prevalence", "xgboost_both"], draws=20, costs={"xgboost_both": (12.5, 900.0)})
     assert table.split.tolist() == ["oof", "oof"]
     assert table.seconds.tolist()[1] == 12.5
+    assert table.seconds_per_1000.tolist()[1] == pytest.approx(12.5 / (len(predictions) / 1000))
     assert table.peak_mb.tolist()[1] == 900.0
     assert np.isnan(table.seconds[0])
 
@@ -164,6 +166,8 @@ def test_ladder_names_missing_columns():
 
 def test_gains_split_into_pairs_within_and_between_slides():
     predictions = make_predictions(3, slides=7, test_slides=4, per_slide=12, rungs=("colour", "both"))
+    better, worse = "prob_logistic_both", "prob_logistic_colour"  # exchanged: the gain is negative
+    predictions = predictions.rename(columns={better: worse, worse: better})
     table = ladder(predictions, model_names(predictions), draws=60, seed=4)
     part = predictions[predictions.split == "train"]
     labels, slides = part.label.tolist(), part.slide.tolist()
@@ -237,3 +241,39 @@ def test_one_slide_of_both_classes_has_no_interval():
 def test_one_constant_per_fold_has_auc_one_half_within_slides():
     table = ladder(make_predictions(3), ["prevalence"], draws=50)
     assert (table[["auc_within", "auc_within_low", "auc_within_high"]] == 0.5).all(axis=None)
+
+
+def test_roc_curves_are_scikit_learns():
+    predictions = make_predictions(8, per_slide=10, rungs=("embeddings", "cnn"), heads=("logistic",))
+    predictions.loc[predictions.fold == 2, "prob_cnn"] = np.nan
+    table = roc_table(predictions, ["logistic_embeddings", "cnn"])
+    assert list(table.groupby(["model", "split"], sort=False).groups) == [
+        ("logistic_embeddings", "oof"),
+        ("cnn", "oof"),
+        ("logistic_embeddings", "test"),
+        ("cnn", "test"),
+    ]
+    assert table.index.tolist() == list(range(len(table)))
+    for (model, split), curve in table.groupby(["model", "split"]):
+        part = predictions[
+            (predictions.split == {"oof": "train"}.get(split, split)) & predictions[f"prob_{model}"].notna()
+        ]
+        expected = np.transpose(roc_curve(part.label, part[f"prob_{model}"]))
+        np.testing.assert_array_equal(curve.iloc[:, 2:], expected)
+    assert set(roc_table(predictions[predictions.split == "train"], ["cnn"]).split) == {"oof"}
+
+
+def test_long_roc_curves_are_thinned_evenly():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 20_000)
+    predictions = pd.DataFrame(
+        {"split": "train", "label": labels, "prob_xgboost_both": expit(labels + rng.normal(size=20_000))}
+    )
+    curve = roc_table(predictions, ["xgboost_both"])
+    ends = curve[["false_positive_rate", "true_positive_rate"]].to_numpy()
+    assert ends[[0, -1]].tolist() == [[0, 0], [1, 1]]
+    steps = np.diff(ends.sum(axis=1))
+    assert len(curve) == CURVE_POINTS
+    np.testing.assert_allclose(steps, 2 / (CURVE_POINTS - 1), atol=4e-3)
+    area = np.trapezoid(curve.true_positive_rate, curve.false_positive_rate)
+    assert area == pytest.approx(roc_auc_score(labels, predictions.prob_xgboost_both), abs=1e-3)
