@@ -3,7 +3,9 @@
 #   docker run histoblend dask scheduler
 #   docker run histoblend dask worker tcp://host:8786 --nthreads 1 --nworkers auto
 #   docker run --user "$(id -u)" --volume "$PWD:/work" --workdir /work histoblend histoblend baseline
-FROM python:3.12-slim
+# Workers need the Python version of the machine that starts runs.
+ARG PYTHON=3.12
+FROM python:${PYTHON}-slim
 
 WORKDIR /histoblend
 COPY requirements-dask.txt ./
