@@ -12,9 +12,16 @@ from sklearn.metrics import roc_auc_score
 
 from histoblend.data.errors import InputError
 from histoblend.models import combiners
-from histoblend.models.calibration import POINTS, choose_calibrator, log_losses, operating_points
+from histoblend.models.calibration import (
+    POINTS,
+    Calibrator,
+    CalibratorChoice,
+    choose_calibrator,
+    log_losses,
+    operating_points,
+)
 from histoblend.models.combiners import COMBINERS, INNER_FOLDS, PENALTIES, STRENGTHS, Combiner, _weights, fit_combiner
-from histoblend.models.ensemble import Ensemble, fit_ensemble, usable_parts
+from histoblend.models.ensemble import Ensemble, _behind, _compare, fit_ensemble, usable_parts
 from histoblend.models.ensemble_evaluation import error_correlations, nest, without_each
 from histoblend.models.heads.inner_folds import inner_folds
 from histoblend.models.resampling import auc_draws, percentile_interval
@@ -183,6 +190,27 @@ def test_the_simplest_combiner_within_a_standard_error_of_the_best_is_chosen(see
     assert fitted.ensemble.thresholds == operating_points(labels, calibrated[chosen].probability)
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["same order", "the mean has another order"])
+def test_a_combiner_must_be_near_the_best_in_both_auc_and_log_loss(order):
+    """If none is, AUC decides."""
+    table, labels, slides, _ = cohort(slides=12, each=20)
+    probability = {"mean": table[:, 0], "weights": 0.5 + 0.1 * (table[:, 0] - 0.5)}
+    if order == 1:
+        probability["mean"], probability["weights"] = probability["weights"], probability["mean"]
+    scores = {"mean": order * table[:, 0], "weights": table[:, 0]}
+    calibrations = {kind: CalibratorChoice(Calibrator(), values, []) for kind, values in probability.items()}
+    compared = _compare(scores, calibrations, labels, slides, 50, 0)
+    assert [row["combiner"] for row in compared if row["chosen"]] == ["weights"]
+
+
+def test_combiners_are_not_distinguished_if_most_draws_have_one_class():
+    drawn = np.array([[0.7, 0.9], [0.8, 0.9], [0.75, 0.8]])
+    behind, spread = _behind(np.array([0.8, 0.9]), drawn, 6)
+    assert behind == pytest.approx([0.1, 0])
+    assert spread == pytest.approx([np.std([0.2, 0.1, 0.05], ddof=1), 0])
+    assert _behind(np.array([0.8, 0.9]), drawn, 7)[1].tolist() == [np.inf, np.inf]
+
+
 def test_held_out_labels_change_nothing():
     """Predictions and thresholds of a fold do not depend on its labels."""
     table, labels, slides, folds = cohort(1, slides=10, each=12)
@@ -273,6 +301,8 @@ def change(path, value):
         (["calibrator", "kind"], "spline", "calibrator must be one of"),
         (["thresholds"], {"youden": 0.5}, "thresholds must be sensitivity-0.95"),
         (["prevalence"], 1.0, "prevalence must be above 0 and below 1"),
+        (["prevalence"], 0.0, "prevalence must be above 0 and below 1"),
+        (["prevalence"], -0.1, "prevalence must be above 0 and below 1"),
         (["thresholds"], 5, "thresholds: .*got '5'"),
         (["combiner", "knots"], 5, "combiner.knots: .*got '5'"),
         (["members"], 5, "members: .*got '5'"),

@@ -20,11 +20,11 @@ from tests.oracles.metrics import resampled_slides
 
 
 def cohort(seed=0, n=300, slides=7, levels=12):
-    """Scores with many ties; some slides have one class only."""
+    """Scores with many ties, also between classes; some slides have one class only."""
     rng = np.random.default_rng(seed)
     groups = rng.integers(0, slides, n).astype(np.int32)
     labels = np.where(groups < 2, groups, rng.integers(0, 2, n))
-    return labels, rng.integers(0, levels, n) / levels + 0.1 * labels, groups
+    return labels, np.floor(levels * rng.beta(1 + labels, 2 - labels)) / levels, groups
 
 
 @pytest.mark.parametrize("levels", [1, 3, 12, 10**6])
