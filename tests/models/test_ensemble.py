@@ -190,17 +190,28 @@ def test_the_simplest_combiner_within_a_standard_error_of_the_best_is_chosen(see
     assert fitted.ensemble.thresholds == operating_points(labels, calibrated[chosen].probability)
 
 
-@pytest.mark.parametrize("order", [1, -1], ids=["same order", "the mean has another order"])
-def test_a_combiner_must_be_near_the_best_in_both_auc_and_log_loss(order):
+@pytest.mark.parametrize(
+    ("ranking", "calibrated", "chosen"),
+    [
+        ({"mean": "good", "weights": "good"}, {"weights"}, "weights"),
+        ({"mean": "bad", "weights": "good"}, {"mean"}, "weights"),
+        ({"mean": "nearly", "weights": "good", "stack": "bad"}, {"stack"}, "mean"),
+    ],
+    ids=["both criteria", "only AUC", "the simplest near the best AUC"],
+)
+def test_a_combiner_must_be_near_the_best_in_both_auc_and_log_loss(ranking, calibrated, chosen):
     """If none is, AUC decides."""
     table, labels, slides, _ = cohort(slides=12, each=20)
-    probability = {"mean": table[:, 0], "weights": 0.5 + 0.1 * (table[:, 0] - 0.5)}
-    if order == 1:
-        probability["mean"], probability["weights"] = probability["weights"], probability["mean"]
-    scores = {"mean": order * table[:, 0], "weights": table[:, 0]}
-    calibrations = {kind: CalibratorChoice(Calibrator(), values, []) for kind, values in probability.items()}
+    good = table[:, 0]
+    scores = {"good": good, "nearly": expit(logit(good) + np.random.default_rng(2).normal(0, 0.1, 240)), "bad": -good}
+    scores = {kind: scores[rank] for kind, rank in ranking.items()}
+    calibrations = {
+        kind: CalibratorChoice(Calibrator(), good if kind in calibrated else 0.5 + 0.1 * (good - 0.5), [])
+        for kind in scores
+    }
     compared = _compare(scores, calibrations, labels, slides, 50, 0)
-    assert [row["combiner"] for row in compared if row["chosen"]] == ["weights"]
+    assert [row["combiner"] for row in compared if row["chosen"]] == [chosen]
+    assert compared[0]["auc_behind"] > 0 or ranking["mean"] == "good"
 
 
 def test_combiners_are_not_distinguished_if_most_draws_have_one_class():
@@ -319,8 +330,9 @@ def test_invalid_probabilities_are_refused():
     ensemble = fit_ensemble(NAMES, *cohort(), combiners=("mean",), draws=100).ensemble
     with pytest.raises(InputError, match=r"one column for each of a, b, c; got shape \(4, 2\)"):
         ensemble.predict(np.full((4, 2), 0.5))
-    with pytest.raises(InputError, match="got nan from b in row 1"):
-        ensemble.predict(np.array([[0.5, 0.5, 0.5], [0.5, np.nan, 0.5]]))
+    for value in (np.nan, 1.5, -0.5):
+        with pytest.raises(InputError, match=rf"got {value} from b in row 1"):
+            ensemble.predict(np.array([[0.5, 0.0, 1.0], [0.5, value, 0.5]]))
 
 
 def test_too_few_folds_give_the_mean():
