@@ -332,7 +332,7 @@ class Config(_Section):
     @classmethod
     def _folder_name(cls, name: str) -> str:
         if not name or name in {".", ".."} or name.startswith("-") or re.search(r"[\s/\\\0]", name):
-            near = re.sub(r"[\s/\\\0]+", "-", name).strip("-.") or "mine"
+            near = re.sub(r"[\s/\\\0\ud800-\udfff]+", "-", name).strip("-.") or "mine"
             raise ValueError(f"must be a folder name without slashes or spaces, such as RUN={near} (--run {near})")
         return name
 

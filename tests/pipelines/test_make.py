@@ -42,7 +42,7 @@ def make(tmp_path):
     def run(*words, **given):
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
         done = subprocess.run(
-            ["make", "-o", ".venv/.user", "-o", ".venv/.dev", f"PY={recorder}", *words],
+            ["make", "-o", ".venv/.user", "-o", ".venv/.predict", "-o", ".venv/.dev", f"PY={recorder}", *words],
             cwd=folder, env=environment | given, capture_output=True, check=False, timeout=60,
         )  # fmt: skip
         assert not (folder / "caught").exists()

@@ -18,14 +18,14 @@ from tests import ROOT
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
 
-def make(*words, folder=ROOT):
-    """Run make with this interpreter, without installing anything.
+def make(*words, folder=ROOT, finished=(".venv/.user",)):
+    """Run make with this interpreter, without making what is finished: by default without installing anything.
 
     As from a terminal: a make inside `make test` would also print the folder that it enters.
     """
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
     return subprocess.run(
-        ["make", "-o", ".venv/.user", f"PY={sys.executable}", *map(str, words)],
+        ["make", *(f"--assume-old={name}" for name in finished), f"PY={sys.executable}", *map(str, words)],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
 
@@ -171,11 +171,14 @@ def test_results_are_removed_only_if_confirmed(checkout, confirm):
 
 def test_predicting_installs_less_than_training(tmp_path):
     installed = {}
+    for name in ("Makefile", "pyproject.toml", "requirements.txt", "requirements-predict.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv").mkdir()
     for step in ("predict", "heatmap", "slide", "baseline"):
-        shown = make("-n", f"VENV={tmp_path}", step)
+        shown = make("-n", step, folder=tmp_path, finished=())
         assert shown.returncode == 0, shown.stderr
         installed[step] = re.findall(r"requirements[\w-]*\.txt$", shown.stdout, re.MULTILINE)
     few, all_packages = ["requirements-predict.txt"], ["requirements.txt"]
     assert installed == {"predict": few, "heatmap": few, "slide": few, "baseline": all_packages}
-    (tmp_path / ".user").touch()  # where everything is installed, nothing is replaced
-    assert "requirements" not in make("-n", "-o", f"{tmp_path}/.user", f"VENV={tmp_path}", "predict").stdout
+    (tmp_path / ".venv" / ".user").touch()  # where everything is installed, nothing is replaced
+    assert "requirements" not in make("-n", "predict", folder=tmp_path).stdout

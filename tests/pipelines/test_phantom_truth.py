@@ -178,7 +178,7 @@ def test_the_section_reports_the_confounded_phantom(confound, reported):
     assert view.groups.confounded is reported
     content = section.content
     assert content["families"]["words"].endswith("so this suspicion is serious.") is reported
-    assert "logistic regression on all handcrafted features, −0.100" in content["families"]["words"]
+    assert "handcrafted · logistic, −0.100" in content["families"]["words"]
     lost = "colour changes its AUC by −" in content["shifts"]["restained"]
     assert lost or not reported
     # Colours distinguish the scanners better than nuclei do.

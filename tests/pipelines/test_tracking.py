@@ -217,7 +217,8 @@ def test_without_mlflow_the_run_does_not_start(monkeypatch):
         check_tracking(TrackConfig(kind="mlflow"))
     shown = subprocess.run(
         [sys.executable, "-c", "import sys; sys.modules['mlflow'] = None\n"
-         "import importlib.util; importlib.util.find_spec = lambda name: None\n"
+         "import importlib.util as util; find = util.find_spec\n"
+         "util.find_spec = lambda name: None if name in ('mlflow', 'sqlalchemy', 'alembic') else find(name)\n"
          "sys.argv[1:] = ['baseline', '--set', 'track=mlflow', '--runs', 'nowhere']\n"
          "from histoblend.pipelines.__main__ import main; main()"],
         cwd=ROOT, capture_output=True, text=True, check=False,

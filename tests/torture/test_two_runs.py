@@ -23,6 +23,7 @@ def start(runs):
 def started(runs):
     """A run that holds its lock and has started its first step."""
     process = start(runs)
+    assert process.stdout.readline().startswith("Configuration phantom: ")
     assert process.stdout.readline() == "prepare: running\n"
     return process
 

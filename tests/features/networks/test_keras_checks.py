@@ -103,7 +103,7 @@ def link(value):
 
 
 def dataset(shape, **options):
-    return lambda file: file.create_dataset("x", shape, options.pop("dtype", "f4"), **options)
+    return lambda file: file.create_dataset("x", shape, **{"dtype": "f4"} | options)
 
 
 def attribute(value, **options):

@@ -276,7 +276,7 @@ def test_the_benchmark_calls_the_table_with_its_arguments(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize("value", ["dask", "host:8786", "http://host:8786", ""])
 def test_an_invalid_scheduler_is_refused(value):
-    with pytest.raises(InputError, match=r"engine\.scheduler: .* must be local, dask-local or an address"):
+    with pytest.raises(InputError, match=r"engine\.scheduler: must be local, dask-local or an address"):
         load_config(ROOT / "configs" / "phantom.toml", [f"engine.scheduler={value}"])
 
 
