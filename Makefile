@@ -114,7 +114,7 @@ slide: $(PREDICTING)  ## draw a synthetic whole slide with a planted tumour: OUT
 
 # One thread per process: otherwise two test processes with two threads each slow each other down on two cores.
 test: $(VENV)/.dev  ## run the whole test suite
-	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile
+	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The normal suite tries each fault a few times. With HISTOBLEND_TORTURE set, tests try many and record the results.
 torture: $(VENV)/.dev  ## long tests with injected faults: kills, full disks, bad files; writes docs/reliability.md

@@ -10,6 +10,13 @@ from PIL import Image
 from tests import ROOT
 
 SAMPLE = ROOT.parent / "shared" / "data" / "pcam-sample"
+#: Folders with files that run whole commands, or many networks, for minutes.
+LONG = ("tests/torture/", "tests/pipelines/", "tests/features/networks/")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with long files, so that both processes of `make test` finish at about the same time."""
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))
 
 
 @pytest.fixture(scope="session")
