@@ -20,8 +20,10 @@ import histoblend.models.predictor
 import histoblend.pipelines.predict.shards
 from histoblend.data.errors import InputError
 from histoblend.data.storage.parts import Parts
+from histoblend.features.networks.backend import load_keras
 from histoblend.models.bundle import INDEX, open_bundle, seal_bundle
 from histoblend.models.calibration import POINTS, operating_points
+from histoblend.models.cnn import KERAS_FILE
 from histoblend.models.names import needs_slides
 from histoblend.models.predictor import open_predictor
 from histoblend.pipelines.commands import baseline
@@ -153,11 +155,14 @@ class Mean:
         return probabilities.mean(axis=1)
 
 
-def with_more(bundle, target, stored):
-    """Copy a bundle and add an ensemble and a network."""
+def with_more(bundle, target, stored, *, keras_file=False):
+    """Copy a bundle and add an ensemble and a network, which has a Keras file too in bundles of real runs."""
     shutil.copytree(bundle, target, ignore=shutil.ignore_patterns(INDEX))
     (target / "cnn").mkdir()
     write_red_network(target / "cnn")
+    if keras_file:
+        keras = load_keras()
+        keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]).save(target / "cnn" / KERAS_FILE)
     (target / "ensemble.json").write_text(json.dumps(stored))
     content = {
         key: value for key, value in open_bundle(bundle).index.items() if key not in ("format", "files", "digest")
@@ -460,7 +465,7 @@ def test_a_small_installation_predicts_the_same(run, held_out, tmp_path):
     }
     with_slides = ensemble | {"members": ["logistic_both-normalised", *members[1:]]}
     stored = {"slides": with_slides, "heat-map": ensemble, "no-slides": ensemble}
-    bundle = with_more(run.folder / "bundle", tmp_path / "bundle", stored)
+    bundle = with_more(run.folder / "bundle", tmp_path / "bundle", stored, keras_file=True)
     images, folders = tmp_path / "images", [tmp_path / "all", tmp_path / "small"]
     for folder in (images, *folders, tmp_path / "packages"):
         folder.mkdir()
