@@ -40,7 +40,7 @@ def node(kind, module="builtins", **more):
 
 
 def doubled(mark):
-    """Tuples in tuples: each holds the next one, and the same once more."""
+    """Nested tuples: each has the next one twice."""
     inner = node("tuple", content=[], __id__=1)
     for number in range(2, 40):
         again = {**node("tuple", content="1" if mark == "JsonNode" else []), "__loader__": mark, "__id__": number - 1}

@@ -1,4 +1,4 @@
-"""Options of make reach the command line as they were typed, whatever they contain; unknown ones are refused."""
+"""Options of make reach the command line as typed, with any characters. Unknown options are refused."""
 
 import os
 import shutil

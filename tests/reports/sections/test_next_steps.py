@@ -35,6 +35,12 @@ def test_an_action_follows_from_a_result(steps, known, action, link):
     assert found[action] == link
 
 
+def test_a_threshold_is_advised_once_if_both_rates_fall():
+    both = FALLING | {"test": {"sensitivity": 0.6, "specificity": 0.6}}
+    found = actions(evidence(CLEAR_STEPS, rates=both, tumour_slides=ENOUGH))
+    assert found.count("Choose a threshold on slides like yours") == 1
+
+
 def test_a_good_result_asks_for_nothing_but_a_look_at_errors_and_thresholds():
     found = next_steps(evidence(CLEAR_STEPS, tumour_slides=ENOUGH))
     assert [step.section for step in found] == ["errors", "decisions"]
