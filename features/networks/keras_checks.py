@@ -61,14 +61,15 @@ def check_keras(name: str, content: bytes) -> None:
     unknown = sorted(set(members) - set(MEMBERS))
     if unknown or not {CONFIG, WEIGHTS} <= set(members):
         raise InputError(f"{name}: expected only {', '.join(MEMBERS)}; got {', '.join(unknown) or 'too few'}. {AWAY}")
-    for entry in objects(read_json(f"{name}/{CONFIG}", members[CONFIG]), "class_name", "registered_name"):
+    config = read_json(f"{name}/{CONFIG}", members[CONFIG])
+    for entry in objects(config, "class_name", "registered_name"):
         kind, module, registered = entry.get("class_name"), entry.get("module"), entry.get("registered_name")
         # Keras registers its own classes by their plain names, and others as "package>name".
         known = isinstance(module, str | None) and isinstance(kind, str) and kind in CLASSES.get(module, ())
         if not known or registered not in (None, kind):
             own_name = f" ({registered})" if registered not in (None, kind) else ""
             raise InputError(f"{name}: expected known layers of Keras; got {module}.{kind}{own_name}. {AWAY}")
-    for entry in objects(json.loads(members[CONFIG]), "activation", "recurrent_activation"):
+    for entry in objects(config, "activation", "recurrent_activation"):
         for key in ("activation", "recurrent_activation"):
             function = entry.get(key)
             if function is not None and not (isinstance(function, str) and function in ACTIVATIONS):
@@ -95,7 +96,7 @@ def check_hdf5(name: str, file: IO[bytes], size: int) -> int:
     Returns
     -------
     int
-        How many numbers it holds.
+        Count of numbers in its arrays.
 
     Raises
     ------
