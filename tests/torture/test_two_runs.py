@@ -30,6 +30,7 @@ def started(runs):
 
 def test_a_second_process_is_refused_and_the_lock_of_a_dead_process_is_taken_over(tmp_path, faults):
     first = started(tmp_path)
+    os.kill(first.pid, signal.SIGSTOP)  # on a slow machine it could finish before the second one looks at the lock
     assert json.loads((tmp_path / "one" / ".lock").read_text())["pid"] == first.pid
     second = start(tmp_path)
     out, said = second.communicate(timeout=120)
