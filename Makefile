@@ -116,10 +116,10 @@ slide: $(PREDICTING)  ## draw a synthetic whole slide with a planted tumour: OUT
 test: $(VENV)/.dev  ## run the whole test suite
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# The normal suite tries each fault a few times. With HISTOBLEND_TORTURE set, tests try many and record the results.
-torture: $(VENV)/.dev  ## long tests with injected faults: kills, full disks, bad files; writes docs/reliability.md
+# The normal suite tries each fault a few times and small networks. With HISTOBLEND_TORTURE set, tests try many, and record the faults.
+torture: $(VENV)/.dev  ## long tests, most with injected faults: kills, full disks, bad files; writes docs/reliability.md
 	@rm -f .torture.jsonl
-	@HISTOBLEND_TORTURE="$$PWD/.torture.jsonl" $(PY) -m pytest -m torture tests/torture
+	@HISTOBLEND_TORTURE="$$PWD/.torture.jsonl" $(PY) -m pytest -m "torture or length"
 	@$(PY) -m tests.torture.table .torture.jsonl docs/reliability.md
 
 mutants: $(VENV)/.dev  ## mutation testing: which small changes to the code does no test notice? writes docs/mutants.md

@@ -1,5 +1,6 @@
 """Shared by all tests: small data sets on disk, and the real sample where it lies beside the checkout."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,12 @@ LONG = ("tests/torture/", "tests/pipelines/", "tests/features/networks/")
 
 
 def pytest_collection_modifyitems(items):
-    """Begin with long files, so that both processes of `make test` finish at about the same time."""
+    """Leave long tests to `make torture`; begin with long files, so that both processes end at about the same time."""
     items.sort(key=lambda item: not item.nodeid.startswith(LONG))
+    if "HISTOBLEND_TORTURE" not in os.environ:
+        for item in items:
+            if item.get_closest_marker("length"):
+                item.add_marker(pytest.mark.skip(reason="takes long: `make torture`"))
 
 
 @pytest.fixture(scope="session")

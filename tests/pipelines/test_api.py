@@ -29,7 +29,7 @@ from tests import ROOT
 SMALL = ["data.n=200", "data.slides=10", "split.folds=2", "report.draws=100", "report.repeats=1", "data.difficulty=0.2"]
 SMALL += ["embeddings.backbone=efficientnet-lite0", "embeddings.size=64", "embeddings.stages=1", "name=mine"]
 SMALL += ["features.families=['colour','stain']", "heads.heads=['logistic']", "final.refit=train"]
-SMALL += ["heads.features=['handcrafted','embeddings','both-normalised']"]
+SMALL += ["heads.features=['handcrafted','embeddings','both-normalised']", "engine.workers=1"]
 
 
 @pytest.fixture(scope="module")

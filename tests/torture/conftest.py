@@ -10,14 +10,6 @@ import pytest
 from tests.torture.bundles import small_bundle
 
 
-def pytest_collection_modifyitems(items):
-    """Skip tests that take minutes, unless `make torture` runs."""
-    if "HISTOBLEND_TORTURE" not in os.environ:
-        for item in items:
-            if item.get_closest_marker("length"):
-                item.add_marker(pytest.mark.skip(reason="takes long: `make torture`"))
-
-
 @pytest.fixture
 def faults():
     """A function that records how often a fault was tried and survived, if HISTOBLEND_TORTURE names a file."""

@@ -14,7 +14,7 @@ import pytest
 
 from tests import ROOT
 
-pytestmark = [pytest.mark.torture, pytest.mark.slow]
+pytestmark = [pytest.mark.torture, pytest.mark.length]
 SMALL = [
     "data.n=320",
     "data.slides=16",
@@ -32,18 +32,13 @@ SMALL = [
     "cnn.epochs=2",
     "cnn.batch=16",
 ]
-AT_LENGTH = "HISTOBLEND_TORTURE" in os.environ
-SMALL += (
-    [
-        "heads.features=['colour','handcrafted','context','embeddings']",
-        "embeddings.backbone=efficientnet-lite0",
-        "embeddings.weights=random",
-        "embeddings.size=[64]",
-        "embeddings.shard=64",
-    ]
-    if AT_LENGTH
-    else ["heads.features=['colour','context']"]
-)
+SMALL += [
+    "heads.features=['colour','handcrafted','context','embeddings']",
+    "embeddings.backbone=efficientnet-lite0",
+    "embeddings.weights=random",
+    "embeddings.size=[64]",
+    "embeddings.shard=64",
+]
 BEGINS = re.compile(r"([a-z-]+): (running|rebuilding)")
 #: Files that must be identical byte by byte.
 RESULTS = {"pixels.npy", "values.npy", "patches.parquet", "predictions.parquet", "ensemble.json", "sets.json"}
@@ -171,11 +166,11 @@ def undisturbed(tmp_path_factory):
     return results(runs), {"": moments[0]} | dict(zip(begun, np.diff(moments).tolist(), strict=True))
 
 
-def life(undisturbed, runs, rng, number):
-    """Strike a run in `number` of its steps, in order, then let it finish; return the strikes that hit."""
+def life(undisturbed, runs, rng):
+    """Strike a run once in each of its steps, in order, then let it finish; return the strikes that hit."""
     expected, lengths = undisturbed
-    steps, hit, before, epochs = list(lengths), [], {}, Epochs(runs)
-    for step in (steps[index] for index in sorted(rng.choice(len(steps), min(number, len(steps)), replace=False))):
+    hit, before, epochs = [], {}, Epochs(runs)
+    for step in lengths:
         strike = STRIKES[rng.integers(len(STRIKES))]
         outcome = struck(runs, step, float(rng.uniform(0, lengths[step])), strike)
         now = finished_work(runs)
@@ -206,11 +201,11 @@ NAMES = {ctrl_c: "Ctrl-C", terminate: "SIGTERM"}
 KEPT = "finished steps and shards are kept. Run the same command again to "
 
 
-@pytest.mark.parametrize("seed", range(SEED, SEED + 10) if AT_LENGTH else [SEED])
+@pytest.mark.parametrize("seed", range(SEED, SEED + 10))
 def test_a_run_struck_anywhere_ends_with_the_same_bytes(undisturbed, tmp_path, faults, seed):
-    """Each seed is a separate run, struck in most of its steps and recorded separately."""
+    """Each seed is a separate run, struck in each of its steps and recorded separately."""
     stops = []
-    hit = life(undisturbed, tmp_path / "life", np.random.default_rng(seed), 100 if AT_LENGTH else 3)
+    hit = life(undisturbed, tmp_path / "life", np.random.default_rng(seed))
     for step, strike, said, status, seconds in hit:
         if strike in NAMES and KEPT not in said and step == "start":
             continue  # before the first line of the program, Python itself handles the signal
@@ -229,7 +224,6 @@ def test_a_run_struck_anywhere_ends_with_the_same_bytes(undisturbed, tmp_path, f
         faults("`ensemble` stopped by a signal: ended within 5 s", 1, int(seconds <= 5), "exit status 130 or 143", seed)
 
 
-@pytest.mark.length
 def test_a_network_killed_repeatedly_repeats_no_epoch(undisturbed, tmp_path, faults):
     expected, lengths = undisturbed
     runs, rng, kills = tmp_path / "again", np.random.default_rng(SEED), 0

@@ -57,7 +57,7 @@ ROWS = {
 QUICK = ("mobilenet-v1", "mobilenet-v2", "mobilenet-v3-small", "efficientnet-b0", "efficientnet-v2-b0", "resnet50-v2")
 SLOW = ("resnet50", "densenet121", "convnext-tiny", "xception", "inception-v3", "inception-resnet-v2", "vgg16")
 SLOW += ("nasnet-mobile",)
-SMALLEST = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+SMALLEST = [*QUICK, *(pytest.param(name, marks=pytest.mark.length) for name in SLOW)]
 LARGER = [name for name in ROWS if name not in QUICK + SLOW]
 
 
@@ -148,7 +148,7 @@ def test_output_equals_that_of_keras_on_preprocessed_pixels(name, tmp_path, monk
     _check_stages(ours, row)
 
 
-@pytest.mark.slow
+@pytest.mark.length
 @pytest.mark.parametrize("name", LARGER)
 def test_the_larger_networks_of_a_family_have_the_stages_of_their_row(name):
     row = find_backbone(name)

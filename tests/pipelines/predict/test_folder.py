@@ -46,7 +46,7 @@ from tests.pipelines.stub_run import StubRun
 
 SMALL = ["data.n=200", "data.slides=10", "split.folds=2", "report.draws=100", "report.repeats=1", "data.difficulty=0.2"]
 SMALL += ["embeddings.backbone=efficientnet-lite0", "embeddings.size=96", "embeddings.stages=1", "name=small"]
-SMALL += ["features.families=['colour','stain']"]
+SMALL += ["features.families=['colour','stain']", "engine.workers=1"]
 SMALL += ["heads.features=['colour','handcrafted','embeddings','context','both-normalised']"]
 # What the bundle predicts is compared with the run's own predictions.
 SMALL += ["final.refit=train"]

@@ -41,7 +41,7 @@ SMALL += [
     "features.families=['colour','cooccurrence']",
     "heads.features=['colour','handcrafted','context','in-slide','context-normalised']",
 ]
-SMALL += ["heads.heads=['logistic']"]
+SMALL += ["heads.heads=['logistic']", "engine.workers=1"]
 SIDES = {"width": 1500, "height": 1300}
 
 

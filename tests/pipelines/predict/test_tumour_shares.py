@@ -24,7 +24,11 @@ from tests import ROOT
 
 SMALL = ["data.n=600", "data.slides=18", "split.folds=3", "report.draws=100", "report.repeats=1", "name=small"]
 SMALL += ["data.difficulty=0.1", "features.families=['colour','cooccurrence','nuclei']", "cnn.enabled=false"]
-SMALL += ["heads.heads=['logistic']", "heads.features=['handcrafted','in-slide','context-normalised']"]
+SMALL += [
+    "engine.workers=1",
+    "heads.heads=['logistic']",
+    "heads.features=['handcrafted','in-slide','context-normalised']",
+]
 SMALL += ["ensemble.members=['logistic_handcrafted','logistic_in-slide','logistic_context-normalised']"]
 
 

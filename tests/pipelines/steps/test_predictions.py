@@ -15,7 +15,7 @@ from histoblend.pipelines.runtime.screen import Screen
 from tests import ROOT
 
 QUICK = ["split.folds=2", "features.families=['colour']", "heads.features=['colour','handcrafted','context']"]
-QUICK += ["heads.heads=['logistic']", "report.draws=100", "report.repeats=1", "name=k"]
+QUICK += ["heads.heads=['logistic']", "report.draws=100", "report.repeats=1", "engine.workers=1", "name=k"]
 
 
 @pytest.fixture

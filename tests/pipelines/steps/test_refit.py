@@ -20,7 +20,11 @@ from histoblend.pipelines.run import Run
 from tests import ROOT
 
 SMALL = ["data.n=160", "data.slides=12", "split.folds=2", "report.draws=100", "report.repeats=1", "name=small"]
-SMALL += ["features.families=['colour','stain']", "heads.features=['colour','families','handcrafted','context']"]
+SMALL += [
+    "engine.workers=1",
+    "features.families=['colour','stain']",
+    "heads.features=['colour','families','handcrafted','context']",
+]
 
 
 def made(root: Path, *settings: str) -> Run:
