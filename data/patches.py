@@ -15,7 +15,7 @@ import pandas as pd
 
 from histoblend.data.errors import InputError
 from histoblend.data.splits import check_splits
-from histoblend.data.storage.arrays import open_array
+from histoblend.data.storage.arrays import StoredRows
 from histoblend.data.storage.parts import Parts
 from histoblend.data.workers import count_workers
 
@@ -80,8 +80,8 @@ class PatchSet:
 
     Attributes
     ----------
-    pixels : ndarray of shape (n, height, width, 3), dtype uint8
-        Memory-mapped and read-only.
+    pixels : StoredRows or ndarray of shape (n, height, width, 3), dtype uint8
+        Read from the file when indexed.
     table : DataFrame
         ``patch_id, label, slide, group, split, fold, sha256``: one row per patch, in the order of ``pixels``. All
         patches of a group are on the same side of the split. ``slide`` is the one that the data set names.
@@ -91,7 +91,7 @@ class PatchSet:
         Folder that holds the files.
     """
 
-    pixels: np.ndarray
+    pixels: StoredRows | np.ndarray
     table: pd.DataFrame
     digest: str
     folder: Path
@@ -118,7 +118,7 @@ class PatchSet:
         InputError
             Pixels and table differ in length.
         """
-        pixels = open_array(folder / PIXELS, mapped=True)
+        pixels = StoredRows(folder / PIXELS)
         table = pd.read_parquet(folder / TABLE)
         if len(table) != len(pixels):
             raise InputError(
@@ -297,23 +297,6 @@ def drop_rows(folder: Path, keep: np.ndarray) -> None:
         os.fsync(file.fileno())
 
 
-def read_rows(folder: Path, rows: np.ndarray) -> np.ndarray:
-    """Read some patches of ``folder/pixels.npy`` one by one; a mapped file would count fully as memory.
-
-    Returns
-    -------
-    ndarray of shape (len(rows), height, width, 3), dtype uint8
-    """
-    with (folder / PIXELS).open("rb") as file:
-        shape, offset = _read_header(file)
-        patch_bytes = int(np.prod(shape[1:]))
-        patches = np.empty((len(rows), *shape[1:]), np.uint8)
-        for index, row in enumerate(rows):
-            file.seek(offset + int(row) * patch_bytes)
-            patches[index] = np.frombuffer(file.read(patch_bytes), np.uint8).reshape(shape[1:])
-    return patches
-
-
 def _all_chunks(
     source: Source, file: BinaryIO, chunks: Parts, total: int, workers: int, measure: Measure | None
 ) -> Iterator[tuple[int, Measured]]:
@@ -398,7 +381,7 @@ class Patches(Protocol):
     """Pixels and their table, with the same row order; a PatchSet is one."""
 
     @property
-    def pixels(self) -> np.ndarray:
+    def pixels(self) -> StoredRows | np.ndarray:
         """RGB, shape (n, height, width, 3), dtype uint8."""
         ...
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from histoblend.data.storage.arrays import StoredRows
 from histoblend.features.handcrafted.kernel import kernel
 from histoblend.features.handcrafted.slide_context import trust
 
@@ -112,12 +113,12 @@ class StainedPixels:
 
     Attributes
     ----------
-    pixels : ndarray of shape (n, height, width, 3), dtype uint8
+    pixels : ndarray or StoredRows of shape (n, height, width, 3), dtype uint8
     stains : ndarray of shape (n, 2, 3), dtype float64
         From :func:`stains_of`.
     """
 
-    pixels: np.ndarray
+    pixels: np.ndarray | StoredRows
     stains: np.ndarray
 
     @property

@@ -14,7 +14,7 @@ import pandas as pd
 from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
 from histoblend.data.splits import is_known
-from histoblend.data.storage.arrays import names_in, open_array
+from histoblend.data.storage.arrays import StoredRows, names_in, open_array
 from histoblend.data.storage.atomic import PARTIAL
 from histoblend.models.names import CONTEXT_RUNGS, tables_of
 from histoblend.pipelines.config import Config
@@ -175,7 +175,7 @@ def slides_in_one_fold(table: pd.DataFrame, slides: np.ndarray) -> bool:
     return bool(table.groupby(slides)["fold"].nunique().max() == 1)
 
 
-def input_pixels(patches: PatchSet, *, normalised: bool) -> np.ndarray | NormalisedPixels:
+def input_pixels(patches: PatchSet, *, normalised: bool) -> np.ndarray | StoredRows | NormalisedPixels:
     """Patches of a run, unchanged or stain-normalised by slide. Normalised patches are computed when they are read."""
     from histoblend.features.slide_stain import NormalisedPixels, stain_sums, stains_of
 

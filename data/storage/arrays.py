@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -106,6 +108,44 @@ def open_array(path: Path, *, mapped: bool = False) -> np.ndarray:
         array.close()
         raise InputError(f"{path}: expected an array of numbers; got an archive. Rebuild with --rebuild.")
     return array
+
+
+class StoredRows:
+    """Rows of an ``.npy`` file of numbers, copied when they are asked for.
+
+    Memory holds only these copies. A mapped file would stay in memory wherever it has been read.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    InputError
+        The file holds something else, such as Python objects.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._mapped = open_array(path, mapped=True)
+        self.shape, self.dtype, self.ndim = self._mapped.shape, self._mapped.dtype, self._mapped.ndim
+
+    def __len__(self) -> int:
+        return len(self._mapped)
+
+    def __getitem__(self, rows: int | slice | np.ndarray | list[int]) -> np.ndarray:
+        values = np.array(self._mapped[rows])
+        release(self._mapped)
+        return values
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
+def release(array: np.ndarray) -> None:
+    """Give back the memory of a mapped file that has been read. What is read again comes from the file again."""
+    base: Any = array.base
+    if hasattr(base, "madvise"):  # Windows has none
+        base.madvise(mmap.MADV_DONTNEED)
 
 
 def stamp(path: str | Path, name: str) -> str:

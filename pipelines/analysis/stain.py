@@ -211,11 +211,11 @@ def _predict(
     )
 
     def predict_patches(batch: StainedPixels) -> np.ndarray:
-        values = predictor(batch.pixels, batch.stains)
+        values = predictor(np.asarray(batch.pixels), batch.stains)
         return np.concatenate([values.members[:, indices], values.table[:, predictor.compared]], axis=1)
 
     def reference_columns(batch: StainedPixels) -> np.ndarray:
-        return predictor.features(batch.pixels, batch.stains, compared_only=True)[:, predictor.compared]
+        return predictor.features(np.asarray(batch.pixels), batch.stains, compared_only=True)[:, predictor.compared]
 
     options: dict[str, Any] = {"shard_size": SHARD, "prefer": "threads", "workers": _threads(run), "progress": progress}
     width = len(single) + predictor.width

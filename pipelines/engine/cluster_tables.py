@@ -15,7 +15,7 @@ import numpy as np
 
 from histoblend.data.errors import InputError
 from histoblend.data.patches import PIXELS, PatchSet
-from histoblend.data.storage.arrays import files_under
+from histoblend.data.storage.arrays import StoredRows, files_under
 from histoblend.data.storage.store import Store, StoredArray
 from histoblend.features.extract import holds, write_rows
 from histoblend.features.slide_stain import NormalisedPixels
@@ -80,7 +80,7 @@ def extract_on_cluster(
     recipe: dict[str, Any],
     columns: list[str],
     patches: PatchSet,
-    images: np.ndarray | NormalisedPixels,
+    images: np.ndarray | StoredRows | NormalisedPixels,
     folder: Path,
     *,
     shard: int,
@@ -99,7 +99,7 @@ def extract_on_cluster(
         See :func:`pipelines.engine.worker.job_text`.
     columns : list of str
     patches : PatchSet
-    images : ndarray or NormalisedPixels
+    images : ndarray, StoredRows or NormalisedPixels
         Pixels of the patches, as stored or stain-normalised. If normalised, the job holds the stains of each slide.
     folder : Path
         Folder of the current step.
@@ -161,7 +161,7 @@ def embed_on_cluster(
     compute: EmbeddingCompute | ConcatenatedEmbeddings,
     columns: list[str],
     patches: PatchSet,
-    images: np.ndarray | NormalisedPixels,
+    images: np.ndarray | StoredRows | NormalisedPixels,
     folder: Path,
     *,
     shard: int,

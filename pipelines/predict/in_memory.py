@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
+from histoblend.data.storage.arrays import StoredRows
 from histoblend.data.storage.parts import Parts
 from histoblend.models.bundle import Bundle, open_bundle
 from histoblend.models.predictor import choose_blends, open_predictor
@@ -26,12 +27,12 @@ class PixelSource:
 
     Parameters
     ----------
-    pixels : ndarray of shape (n, side, side, 3), dtype uint8
+    pixels : ndarray or StoredRows of shape (n, side, side, 3), dtype uint8
     table : DataFrame
         One row per patch.
     """
 
-    def __init__(self, pixels: np.ndarray, table: pd.DataFrame) -> None:
+    def __init__(self, pixels: np.ndarray | StoredRows, table: pd.DataFrame) -> None:
         self.pixels, self.table, self.size = pixels, table, pixels.shape[1]
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, Mapping[int, str]]:

@@ -17,6 +17,7 @@ import pandas as pd
 from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
 from histoblend.data.splits import patch_groups
+from histoblend.data.storage.arrays import StoredRows
 from histoblend.data.storage.parts import Parts
 from histoblend.models.names import CNN_CONTEXT
 from histoblend.pipelines.config import Config
@@ -411,7 +412,7 @@ class _CappedProgress:
 class _RowView:
     """Some rows of an array on disk. They are read when indexed, because all rows may not fit into memory."""
 
-    def __init__(self, pixels: np.ndarray, rows: np.ndarray) -> None:
+    def __init__(self, pixels: np.ndarray | StoredRows, rows: np.ndarray) -> None:
         self.pixels, self.rows = pixels, rows
         self.shape, self.ndim, self.dtype = (len(rows), *pixels.shape[1:]), pixels.ndim, pixels.dtype
 
@@ -419,7 +420,7 @@ class _RowView:
         return len(self.rows)
 
     def __getitem__(self, key: slice | np.ndarray) -> np.ndarray:
-        return np.asarray(self.pixels[self.rows[key]])
+        return self.pixels[self.rows[key]]
 
 
 def _computed_maps(variants: list[PatchTransform], pixels: _RowView) -> Callable[[np.ndarray, int], np.ndarray]:

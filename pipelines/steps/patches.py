@@ -20,7 +20,6 @@ from histoblend.data.patches import (
     PIXELS,
     Source,
     drop_rows,
-    read_rows,
     remedy,
     remove_chunks,
     write_pixels,
@@ -31,7 +30,7 @@ from histoblend.data.scored_parts import check_scored
 from histoblend.data.sources.own_results import is_result
 from histoblend.data.sources.registry import source_kind
 from histoblend.data.splits import UNMAPPED, assign_splits, base_groups, check_enough, is_known, unite
-from histoblend.data.storage.arrays import names_in
+from histoblend.data.storage.arrays import StoredRows, names_in
 from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.run_files import (
@@ -198,7 +197,7 @@ def write_audit(audit: pd.DataFrame, unreadable: pd.DataFrame, config: Config, f
     """
     examples = choose_examples(audit)
     rows = examples["row"].to_numpy(dtype=int)
-    np.save(folder / PICTURES, read_rows(folder, rows))
+    np.save(folder / PICTURES, StoredRows(folder / PIXELS)[rows])
     example_rows = audit.loc[rows, ["patch_id", "slide", "label", "similarity", "dropped_by"]].reset_index(drop=True)
     write_csv(pd.concat([examples["flag"], example_rows], axis=1), folder / EXAMPLES)
     write_csv(slide_counts(audit), folder / SLIDES)

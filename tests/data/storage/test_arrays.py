@@ -1,9 +1,13 @@
-"""Names in folders: endings in any case, without files left by operating systems."""
+"""Names in folders: endings in any case, without files left by operating systems. Rows of arrays on disk."""
 
+import re
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from histoblend.data.errors import InputError
-from histoblend.data.storage.arrays import files_under, find_name, names_in, walk
+from histoblend.data.storage.arrays import StoredRows, files_under, find_name, names_in, walk
 from histoblend.data.storage.atomic import sync_tree
 
 
@@ -56,3 +60,18 @@ def test_a_name_is_found_in_another_case_unless_there_are_two(tmp_path):
     (tmp_path / "labels.csv").write_text("")
     assert find_name(tmp_path, "labels.csv") == tmp_path / "labels.csv"
     assert find_name(tmp_path / "nowhere", "labels.csv") == tmp_path / "nowhere" / "labels.csv"
+
+
+@pytest.mark.parametrize("rows", [3, slice(2, 900), np.array([900, 0, 3, 3]), np.arange(1000) % 7 == 0, slice(None)])
+def test_stored_rows_are_copied_and_do_not_stay_in_memory(tmp_path, rows):
+    values = np.random.default_rng(0).integers(0, 256, (1000, 48, 48, 3)).astype(np.uint8)
+    np.save(tmp_path / "values.npy", values)
+    stored = StoredRows(tmp_path / "values.npy")
+    assert (stored.shape, stored.dtype, stored.ndim, len(stored)) == (values.shape, values.dtype, 4, 1000)
+    got = stored[rows]
+    np.testing.assert_array_equal(got, values[rows])
+    got[...] = 0  # a copy: the next reader sees the file
+    np.testing.assert_array_equal(np.asarray(stored), values)
+    if (maps := Path("/proc/self/smaps")).is_file():
+        resident = re.findall(rf"{tmp_path}/values.npy\n(?:.*\n){{3}}Rss: +(\d+)", maps.read_text(errors="replace"))
+        assert resident == ["0"]
