@@ -7,7 +7,7 @@ PY     := $(VENV)/bin/python
 
 # The options of each target.
 RUN_TARGETS   := baseline ensemble prepare audit features embeddings heads cnn report
-$(foreach target,$(RUN_TARGETS),$(eval OF_$(target) := CONFIG DATA RUN SET MISSING STRICT REBUILD))
+$(foreach target,$(RUN_TARGETS),$(eval OF_$(target) := CONFIG PRESET DATA RUN SET MISSING STRICT REBUILD))
 OF_data       := DATASET DATA MIRROR
 OF_compare    := RUNS OUT
 OF_predict    := BUNDLE IN OUT SLIDES EXPLAIN PREVALENCE MODEL POINT
@@ -52,7 +52,7 @@ PREDICTING   = $(or $(wildcard $(VENV)/.user),$(VENV)/.predict)
 COMPILE = $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy requires-python --generate-hashes \
           --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
-SETTINGS = $(if $(CONFIG),--config $(CONFIG)) $(if $(DATA),--data $(DATA)) $(if $(RUN),--run $(RUN)) $(foreach s,$(SET),--set $(s)) \
+SETTINGS = $(if $(CONFIG),--config $(CONFIG)) $(if $(PRESET),--preset $(PRESET)) $(if $(DATA),--data $(DATA)) $(if $(RUN),--run $(RUN)) $(foreach s,$(SET),--set $(s)) \
            $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
 
 .PHONY: help data baseline ensemble audit prepare features embeddings heads cnn report compare predict heatmap slide test torture mutants lint bench docs lock clean clean-runs
@@ -62,6 +62,7 @@ help:  ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  CONFIG=kaggle               a shipped configuration or a TOML file (default: phantom)"
+	@echo "  PRESET=fast                 fast (a first number in minutes), default, or best (a night)"
 	@echo "  DATA=folder                 folder of the data set"
 	@echo "  DATASET=pcam                make data: pcam (MIRROR=url), kaggle, or a zip or tar file to unpack"
 	@echo "  RUN=name                    write results to runs/<name>/ (default: the configuration's name)"

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from histoblend.data.ignored import ignored
 from histoblend.data.patches import PatchSet, table_digest
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import ENSEMBLE_ONLY, plan_run
 from histoblend.pipelines.run import Run
 from histoblend.pipelines.runtime.artefacts import FinishedStep, read_manifest

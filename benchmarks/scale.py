@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 from joblib import cpu_count
 
-from histoblend.pipelines.config import EngineConfig, load_config
+from histoblend.pipelines.config import EngineConfig
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.engine.cluster import Cluster
 from histoblend.pipelines.engine.cluster_tables import extract_on_cluster
 from histoblend.pipelines.plan import plan_run

@@ -44,6 +44,9 @@ SETTINGS = Annotated[
     list[str] | None,
     typer.Option("--set", help="section.key=value, overrides the file. May be repeated. `settings` lists the keys."),
 ]
+PRESET = Annotated[
+    str, typer.Option("--preset", help="fast (minutes), default, or best (a night): see docs/results.md.")
+]
 RUNS = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
 BUNDLE = typer.Option("--bundle", help="Folder of the bundle, such as runs/<name>/bundle.")
 MODEL = Annotated[
@@ -72,6 +75,7 @@ def _run_command(step: str, sentence: str) -> None:
 
     def command(
         config: CONFIG = Path("phantom"),
+        preset: PRESET = "default",
         settings: SETTINGS = None,
         data: Annotated[str, typer.Option("--data", help="Folder of the data set (data.path).")] = "",
         run: Annotated[str, typer.Option("--run", help="Name of the run: its folder under --runs (name).")] = "",
@@ -91,7 +95,7 @@ def _run_command(step: str, sentence: str) -> None:
         ] = "",
     ) -> None:
         from histoblend.pipelines import commands
-        from histoblend.pipelines.config import load_config
+        from histoblend.pipelines.config_files import load_config
         from histoblend.pipelines.plan import plan_run
         from histoblend.pipelines.printed_tables import show_audit
         from histoblend.pipelines.runtime.lock import run_lock
@@ -103,7 +107,7 @@ def _run_command(step: str, sentence: str) -> None:
             f"{key}={_quoted(value)}": f"{name}={value} (--{name.lower()})" for key, name, value in given if value
         }
         options |= {"data.strict=true": "STRICT=1 (--strict)"} if strict else {}
-        planned = plan_run(load_config(config, settings or [], options), runs, rebuild=rebuild)
+        planned = plan_run(load_config(config, settings or [], options, preset), runs, rebuild=rebuild)
         commands.check_data_folder(planned.config)
         if step in ("baseline", "ensemble", "report"):
             check_tracking(planned.config.track)  # before the run's folder is made
@@ -287,10 +291,11 @@ def _compare(
 
 
 @app.command("settings", help="List the keys of --set with values and meanings.")
-def _settings(config: CONFIG = Path("phantom"), settings: SETTINGS = None) -> None:
-    from histoblend.pipelines.config import describe, load_config
+def _settings(config: CONFIG = Path("phantom"), preset: PRESET = "default", settings: SETTINGS = None) -> None:
+    from histoblend.pipelines.config import describe
+    from histoblend.pipelines.config_files import load_config
 
-    for line in describe(load_config(config, settings or [])):
+    for line in describe(load_config(config, settings or [], preset=preset)):
         typer.echo(line)
 
 

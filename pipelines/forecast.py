@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.run_files import UNLABELLED
 from histoblend.pipelines.runtime.artefacts import MANIFEST
 from histoblend.pipelines.runtime.provenance import code_digest, library_versions

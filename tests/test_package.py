@@ -18,7 +18,7 @@ from packaging.version import Version
 from histoblend import __version__
 from histoblend.features.handcrafted import families
 from histoblend.features.networks.backbones import BACKBONES, PackagedWeights
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.engine.cluster import PACKAGES
 from histoblend.reports.sections.citation import citation
 from tests import ROOT

@@ -17,7 +17,7 @@ import histoblend
 from histoblend.data.errors import InputError
 from histoblend.data.phantom.patches import phantom
 from histoblend.pipelines.commands import baseline
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.predict.folder import predict_folder
 from histoblend.pipelines.predict.shards import Options

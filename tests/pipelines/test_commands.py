@@ -15,7 +15,7 @@ from histoblend.models.bundle import open_bundle
 from histoblend.models.heads.registry import load_head
 from histoblend.pipelines import __main__ as command_line
 from histoblend.pipelines.commands import baseline, explain, one_step
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.results import feature_sets, patches_of
 from histoblend.pipelines.steps.heads import left_out_groups, out_of_fold, prevalence, refit_without

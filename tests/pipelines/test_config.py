@@ -2,13 +2,15 @@
 
 import contextlib
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
 
 from histoblend.data.errors import InputError
 from histoblend.pipelines.__main__ import with_home
-from histoblend.pipelines.config import Config, config_keys, describe, load_config
+from histoblend.pipelines.config import Config, config_keys, describe
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
 from tests import ROOT
 
@@ -26,6 +28,32 @@ def test_settings_override_the_file():
     )
     assert (config.split.folds, config.seed, config.data.path) == (3, 7, "/a b/c")
     assert config.heads.heads == ("xgboost",)
+
+
+PRESETS = sorted((ROOT / "configs" / "presets").glob("*.toml"))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_every_preset_changes_only_what_it_states(path):
+    stated = tomllib.loads(path.read_text(encoding="utf-8"))
+    plain, changed = (
+        load_config(Path("kaggle"), preset=name).model_dump(mode="json") for name in ("default", path.stem)
+    )
+    assert changed.pop("name") == (f"kaggle-{path.stem}" if stated else "kaggle")
+    differing = {section: values for section, values in changed.items() if values != plain[section]}
+    assert differing == {section: plain[section] | values for section, values in stated.items()}
+
+
+def test_settings_override_a_preset_and_a_preset_the_file():
+    assert load_config(Path("phantom")).cnn.epochs == 2
+    config = load_config(Path("phantom"), ["cnn.seeds=2"], {"name='mine'": "RUN=mine (--run)"}, preset="best")
+    assert (config.cnn.epochs, config.cnn.seeds, config.cnn.backbone) == (8, 2, "efficientnet-lite0")
+    assert config.name == "mine"
+
+
+def test_an_unknown_preset_is_refused():
+    with pytest.raises(InputError, match=r"PRESET .* best, default, fast; got 'fats'\. Did you mean fast\?"):
+        load_config(Path("kaggle"), preset="fats")
 
 
 @pytest.mark.parametrize(

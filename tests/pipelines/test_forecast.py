@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 import histoblend.pipelines.forecast
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.forecast import BASELINE_S, Forecast, show_time_left
 from histoblend.pipelines.plan import STEPS, Step
 from histoblend.pipelines.run import Run

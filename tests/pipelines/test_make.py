@@ -20,7 +20,7 @@ TEXTS = [
 ]  # fmt: skip
 OPTIONS = {
     "data": ("DATA", "MIRROR"),
-    "baseline": ("CONFIG", "DATA", "RUN", "MISSING"),
+    "baseline": ("CONFIG", "PRESET", "DATA", "RUN", "MISSING"),
     "report": ("CONFIG", "DATA", "RUN", "MISSING"),
     "predict": ("BUNDLE", "IN", "OUT", "SLIDES", "PREVALENCE", "MODEL", "POINT"),
     "heatmap": ("BUNDLE", "SLIDE", "OUT", "MPP", "PATCH_MPP", "STRIDE", "MODEL", "POINT"),
@@ -111,7 +111,7 @@ def test_the_folder_may_have_any_name(make):
         (["baseline", "CONFG=kaggle"], "make baseline has no option CONFG=. Did you mean CONFIG=?"),
         (["baseline", "config=kaggle"], "no option config=. Did you mean CONFIG=?"),
         (["prepare", "features", "DAT=x"], "make prepare features has no option DAT=. Did you mean DATA=?"),
-        (["baseline", "IN=folder"], "no option IN=. Its options: CONFIG DATA MISSING REBUILD RUN SET STRICT."),
+        (["baseline", "IN=folder"], "no option IN=. Its options: CONFIG DATA MISSING PRESET REBUILD RUN SET STRICT."),
         (["heatmap", "SLIDES=x.svs"], "no option SLIDES=. Did you mean SLIDE=?"),
         (["compare", "RUN=a b"], "no option RUN=. Did you mean RUNS=?"),
         (["lint", "DATA=x"], "make lint has no option DATA=. Its options: none."),

@@ -9,7 +9,7 @@ import pytest
 
 from histoblend.models.names import TABLES
 from histoblend.pipelines.commands import one_step
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import STEPS, plan_run
 from histoblend.pipelines.runtime import provenance
 from histoblend.pipelines.runtime.provenance import ROOT, code_digest, source_files
@@ -21,6 +21,7 @@ CHANGE_NO_VALUE = {
     "data/errors.py": "error messages",
     "data/workers.py": "number of workers",
     "pipelines/config.py": "the relevant settings are part of the key",
+    "pipelines/config_files.py": "likewise",
     "pipelines/run.py": "only runs the steps",
     "pipelines/runtime/artefacts.py": "keys and manifests",
     "pipelines/runtime/provenance.py": "digests of code and libraries",

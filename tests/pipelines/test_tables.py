@@ -9,7 +9,7 @@ import pytest
 from histoblend.features.handcrafted.families import columns, compute
 from histoblend.features.slide_stain import normalised_name
 from histoblend.models.names import CONTEXT_RUNGS
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.tables import BLOCK, FeatureSets
 from tests import ROOT
 

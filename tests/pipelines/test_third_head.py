@@ -15,7 +15,7 @@ from histoblend.models.heads.head import Head
 from histoblend.models.heads.registry import HEADS
 from histoblend.models.inspection.partial_dependence import partial_dependence
 from histoblend.models.inspection.shapley import attribute
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import ENSEMBLE_ONLY, plan_run
 from histoblend.pipelines.results import feature_sets, predictions_of
 from histoblend.reports.words import model_words

@@ -16,7 +16,8 @@ import pandas as pd
 import pytest
 
 from histoblend.data.errors import InputError
-from histoblend.pipelines.config import Config, TrackConfig, load_config
+from histoblend.pipelines.config import Config, TrackConfig
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.runtime.artefacts import FinishedStep, file_digest
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps.report_inputs import facts

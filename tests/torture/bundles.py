@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import ENSEMBLE_ONLY, plan_run
 from tests import ROOT
 

@@ -6,7 +6,7 @@ import io
 import os
 
 from histoblend.pipelines.commands import baseline, one_step
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.runtime.resources import report_shortages
 from tests.torture.commands import QUICK, ROOT

@@ -35,7 +35,7 @@ from histoblend.models.bundle import index_digest, open_bundle, seal_bundle
 from histoblend.models.file_checks import check_content
 from histoblend.models.predictor import choose_blends, open_predictor
 from histoblend.pipelines.commands import baseline
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.predict.folder import predict_folder
 from histoblend.pipelines.predict.shards import Options

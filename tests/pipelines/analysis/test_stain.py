@@ -23,7 +23,7 @@ from histoblend.pipelines.analysis.stain import (
     slide_names,
     why_no_probe,
 )
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.results import patches_of, predictions_of, read_ladder
 from tests import ROOT

@@ -16,7 +16,8 @@ from benchmarks import scale
 from histoblend.data.errors import InputError
 from histoblend.data.storage.store import Store
 from histoblend.models.heads.registry import load_head
-from histoblend.pipelines.config import EngineConfig, load_config
+from histoblend.pipelines.config import EngineConfig
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.engine.cluster import PACKAGES, Cluster
 from histoblend.pipelines.engine.fits import FitTask
 from histoblend.pipelines.engine.spread_fits import SpreadTask

@@ -27,7 +27,7 @@ from histoblend.models.cnn import KERAS_FILE
 from histoblend.models.names import needs_slides
 from histoblend.models.predictor import open_predictor
 from histoblend.pipelines.commands import baseline
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.predict.explanation import file_name
 from histoblend.pipelines.predict.folder import check_out, predict_folder

@@ -21,7 +21,7 @@ from histoblend.features.slide_stain import stain_sums, stains_of
 from histoblend.models.bundle import open_bundle, seal_bundle
 from histoblend.models.predictor import Predictor, open_predictor
 from histoblend.pipelines.commands import baseline
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.predict.folder import predict_folder
 from histoblend.pipelines.predict.phantom_slide import default_slide, draw_slide

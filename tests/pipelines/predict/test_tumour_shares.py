@@ -14,7 +14,7 @@ import histoblend.pipelines.predict.slide
 from histoblend.data.errors import InputError
 from histoblend.data.phantom.slide import write_phantom_slide
 from histoblend.models.predictor import choose_blends
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.predict.shards import Options
 from histoblend.pipelines.predict.slide import Geometry, heatmap

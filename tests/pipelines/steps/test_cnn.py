@@ -18,7 +18,8 @@ from histoblend.data.errors import InputError
 from histoblend.models.cnn import open_cnn
 from histoblend.models.finetune import FineTuned
 from histoblend.pipelines.analysis.saliency import open_saliency, probe_saliency
-from histoblend.pipelines.config import Config, load_config
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.run import Run

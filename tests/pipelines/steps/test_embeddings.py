@@ -12,7 +12,7 @@ import histoblend.pipelines.steps.embeddings
 from histoblend.data.errors import InputError
 from histoblend.features.networks.embeddings import embedding_compute
 from histoblend.features.networks.engines import Engine
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.steps.embeddings import check_embeddings, inputs

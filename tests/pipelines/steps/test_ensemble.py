@@ -13,7 +13,7 @@ from histoblend.data.errors import InputError
 from histoblend.models.calibration import POINTS
 from histoblend.models.ensemble import Ensemble
 from histoblend.models.slide_means import slide_means
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import STEPS
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps.ensemble import choose_members, combine, member_names, verdict

@@ -12,7 +12,7 @@ from histoblend.data.audit.flags import FLAGS
 from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
 from histoblend.pipelines.commands import one_step
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.printed_tables import show_audit
 from histoblend.pipelines.results import patches_of
@@ -129,7 +129,7 @@ def test_memory_does_not_grow_with_the_number_of_patches(tmp_path):
         code = (
             "from pathlib import Path; from histoblend.pipelines.plan import plan_run; "
             "from histoblend.pipelines.commands import one_step; "
-            "from histoblend.pipelines.config import load_config; "
+            "from histoblend.pipelines.config_files import load_config; "
             f"config = load_config(Path('configs/phantom.toml'), ['data.n={n}', 'name=n{n}', 'data.faults=true', "
             "'engine.workers=1']); "
             f"one_step(plan_run(config, Path({str(tmp_path)!r})), 'prepare'); "

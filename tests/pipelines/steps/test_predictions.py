@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from histoblend.pipelines.commands import one_step
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.predict.folder import predict_folder
 from histoblend.pipelines.predict.shards import Options

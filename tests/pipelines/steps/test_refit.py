@@ -13,7 +13,7 @@ from histoblend.data.splits import patch_groups
 from histoblend.models.bundle import open_bundle
 from histoblend.models.heads.registry import load_head, new_head
 from histoblend.pipelines.commands import baseline
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.results import feature_sets, patches_of
 from histoblend.pipelines.run import Run

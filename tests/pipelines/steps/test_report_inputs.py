@@ -2,7 +2,7 @@
 
 import pytest
 
-from histoblend.pipelines.config import load_config
+from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.steps.report_inputs import data_card
 from histoblend.reports.sections.data_card import KNOWN_CARDS, DataCard
 from tests import ROOT

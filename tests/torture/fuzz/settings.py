@@ -6,7 +6,8 @@ from pathlib import Path
 from tests.torture.fuzz.driver import ROOT, instrumented, main
 
 with instrumented():
-    from histoblend.pipelines.config import Config, describe, load_config
+    from histoblend.pipelines.config import Config, describe
+    from histoblend.pipelines.config_files import load_config
 
 FILE = Path(tempfile.mkdtemp(prefix="fuzz-files-"), "c.toml")
 
