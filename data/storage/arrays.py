@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -106,6 +109,58 @@ def open_array(path: Path, *, mapped: bool = False) -> np.ndarray:
         array.close()
         raise InputError(f"{path}: expected an array of numbers; got an archive. Rebuild with --rebuild.")
     return array
+
+
+def release_pages(array: np.ndarray) -> None:
+    """Take the pages of a memory-mapped array out of this process's memory; they are read again when they are needed.
+
+    Call it after each block of a large file: pages that were read or written otherwise count as memory of the process.
+    """
+    pages: Any = array.base
+    if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """A table in an ``.npy`` file, of which blocks of rows are read. Unlike mapped pages, they leave memory after use.
+
+    Attributes
+    ----------
+    path : Path
+    shape : tuple of int
+        Rows and columns.
+    dtype : str
+    offset : int
+        Position of the first value, in bytes.
+    """
+
+    path: Path
+    shape: tuple[int, int]
+    dtype: str
+    offset: int
+
+    @classmethod
+    def find(cls, path: Path) -> StoredRows:
+        """Read the header of a file; see :func:`open_array`."""
+        array = open_array(path, mapped=True)
+        if not isinstance(array, np.memmap) or array.ndim != 2 or not array.flags.c_contiguous:
+            raise InputError(f"{path}: expected a table in row order; got another array. Rebuild with --rebuild.")
+        return cls(path, (array.shape[0], array.shape[1]), array.dtype.str, array.offset)
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """Read rows ``start`` to ``stop``.
+
+        Raises
+        ------
+        OSError
+            The file is shorter than its header states.
+        """
+        width, size = self.shape[1], np.dtype(self.dtype).itemsize
+        values = np.fromfile(self.path, self.dtype, (stop - start) * width, offset=self.offset + start * width * size)
+        if len(values) != (stop - start) * width:
+            raise OSError(5, "the file is too short", str(self.path))
+        return values.reshape(stop - start, width)
 
 
 def stamp(path: str | Path, name: str) -> str:

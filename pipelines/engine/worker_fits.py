@@ -38,11 +38,11 @@ def fit_whole(
     Arguments are those of :func:`pipelines.engine.fits.fit`, with ``results`` as the folder of the file and the table
     as :attr:`data.storage.store.StoredArray.text`. The result is bit-identical.
     """
-    from histoblend.pipelines.engine.fits import fit
+    from histoblend.pipelines.engine.fits import RowsInMemory, fit
 
     with _reading:  # the threads of a worker share one table
-        values = _table(array)
-    predicted, model, seconds = fit(head, values, labels, groups, rows, out, seed, columns)
+        table = RowsInMemory(_table(array))
+    predicted, model, seconds = fit(head, table, labels, groups, rows, out, seed, columns)
     return Store(results).write_sealed(f"fit-{name}", ".npz", pack(model, predicted, seconds))
 
 

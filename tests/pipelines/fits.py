@@ -1,13 +1,21 @@
 """Fitters that run in this process, for tests."""
 
-from histoblend.pipelines.engine.fits import LocalFits, local_fitters
+import contextlib
+
+from histoblend.pipelines.engine.fits import LocalFits, RowsInMemory
 
 
 def local(values, workers=1):
     """A fitter on `values`, with column numbers as names."""
-    return LocalFits(values, [str(number) for number in range(values.shape[1])], workers)
+    return LocalFits(RowsInMemory(values), [str(number) for number in range(values.shape[1])], workers)
 
 
 def opened(sets, workers=1):
     """Column names of the sets, and their fitters."""
-    return {name: sets[name][1] for name in sets}, local_fitters(sets, workers, lambda name, values: None)
+
+    @contextlib.contextmanager
+    def fitter(name):
+        values, columns = sets[name]
+        yield LocalFits(RowsInMemory(values), columns, workers)
+
+    return {name: sets[name][1] for name in sets}, fitter
