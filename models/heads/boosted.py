@@ -116,10 +116,10 @@ class XGBoostHead(Head):
         in memory; up to 1.5 times ``columns`` columns there is only one part, and they are the same.
         """
         self.columns_, self.boosters_ = [], []
-        for inside, outside, chosen in self.plan(table.labels, table.groups, table.width):
+        for number, (inside, outside, chosen) in enumerate(self.plan(table.labels, table.groups, table.width)):
             rows = np.union1d(inside, outside)
             settings, labels, is_inside = self.get_params(), table.labels[rows], np.isin(rows, inside)
-            content = table.call(__name__, "grown_booster", rows, chosen, settings, labels, is_inside)
+            content = table.call(__name__, "grown_booster", rows, chosen, settings, number, labels, is_inside)
             self.columns_.append(chosen)
             self.boosters_.append(_loaded(content))
         self.classes_, self.n_features_in_ = np.array([0, 1]), table.width
@@ -174,13 +174,13 @@ class XGBoostHead(Head):
 
         return booster[: self.kept_trees(score)]
 
-    def _grow_in_turns(self, X: np.ndarray, y: np.ndarray, part: np.ndarray, part_y: np.ndarray) -> Any:
-        """Like :meth:`_grow`, with trees that take turns on parts of the columns."""
+    def _grow_in_turns(self, X: np.ndarray, y: np.ndarray, part: np.ndarray, part_y: np.ndarray, number: int) -> Any:
+        """Like :meth:`_grow`, with trees that take turns on parts of the columns; those of each booster differ."""
         from sklearn.metrics import roc_auc_score
 
         from histoblend.models.heads.column_turns import ColumnTurns
 
-        turns = ColumnTurns(X, y, self.parameters(X.shape[1]), np.random.default_rng(self.seed))
+        turns = ColumnTurns(X, y, self.parameters(X.shape[1]), np.random.default_rng([self.seed, number]))
         if not len(part):
             turns.grow(min(self.fewest, self.trees))
             return turns.booster(turns.trees)
@@ -323,13 +323,17 @@ class XGBoostHead(Head):
         return head
 
 
-def grown_booster(settings: dict[str, Any], y: np.ndarray, is_inside: np.ndarray, *pieces: np.ndarray) -> bytes:
+def grown_booster(
+    settings: dict[str, Any], number: int, y: np.ndarray, is_inside: np.ndarray, *pieces: np.ndarray
+) -> bytes:
     """Grow one booster of a head on rows in memory.
 
     Parameters
     ----------
     settings : dict
         Parameters of the head.
+    number : int
+        Number of the booster.
     y : ndarray of shape (n,), 0 or 1
     is_inside : ndarray of shape (n,), bool
         Whether the booster learns from a row; it stops on the others.
@@ -341,7 +345,7 @@ def grown_booster(settings: dict[str, Any], y: np.ndarray, is_inside: np.ndarray
     if round(X.shape[1] / head.columns) < 2:
         booster = head._grow(inside, labels, part, part_labels)
     else:
-        booster = head._grow_in_turns(inside, labels, part, part_labels)
+        booster = head._grow_in_turns(inside, labels, part, part_labels, number)
     return bytes(booster.save_raw("json"))
 
 

@@ -45,7 +45,8 @@ class LogisticHead(Head):
     """Ridge-penalised logistic regression on standardised columns. ``C`` is chosen on folds of the training slides.
 
     ``fit`` learns the mean and scale of each column. It chooses the ``C`` with the smallest log loss over inner folds
-    by group, with the stronger penalty on a tie, and fits again on all rows. If there are more than ``choose_on`` rows,
+    by group, with the stronger penalty on a tie, and fits again on all rows. Candidates are tried from the strongest
+    penalty on, until the loss has risen twice in a row. If there are more than ``choose_on`` rows,
     ``C`` is chosen on a random subset of that size. There, ``C`` is rescaled so that the penalty has the same weight
     relative to the loss as on all rows.
 
@@ -69,7 +70,7 @@ class LogisticHead(Head):
     C_ : float
         The chosen ``C``.
     inner_loss_ : dict from float to float
-        Log loss of each candidate over the inner folds; empty if no inner fold was possible.
+        Log loss over the inner folds of each candidate that was tried; empty if no inner fold was possible.
     classes_ : ndarray of shape (2,)
     """
 

@@ -15,7 +15,7 @@ _VALUES = 2**18
 
 #: Largest derivative at which L-BFGS stops, in equally steep directions: about the root mean square error of the
 #: log-odds. A penalty is chosen, and a first fit made, less exactly.
-EXACT, ROUGH = 3e-5, 1e-3
+EXACT, ROUGH = 3e-5, 1e-4
 
 #: Other stopping criteria of L-BFGS.
 _OPTIONS = {"ftol": 64 * np.finfo(float).eps, "maxls": 20, "maxiter": 1000}

@@ -53,8 +53,10 @@ def test_edges_of_bins_come_from_the_training_rows_only(slides):
     """The validation part decides how many trees are kept, and nothing else."""
     X, y, _ = slides
     head, outside = XGBoostHead(columns=2, trees=10, fewest=10), np.arange(600) % 3 == 0
-    first = head._grow_in_turns(X[~outside], y[~outside], X[outside], y[outside])
-    second = head._grow_in_turns(X[~outside], y[~outside], X[outside] * 100, y[outside])
+    first = head._grow_in_turns(X[~outside], y[~outside], X[outside], y[outside], 0)
+    second = head._grow_in_turns(X[~outside], y[~outside], X[outside] * 100, y[outside], 0)
     assert bytes(first.save_raw("json")) == bytes(second.save_raw("json"))
-    again = head._grow_in_turns(X[~outside], y[~outside], X[:0], y[:0])
+    other = head._grow_in_turns(X[~outside], y[~outside], X[:0], y[:0], 1)
+    assert bytes(other.save_raw("json")) != bytes(first.save_raw("json"))
+    again = head._grow_in_turns(X[~outside], y[~outside], X[:0], y[:0], 0)
     assert bytes(again.save_raw("json")) == bytes(first.save_raw("json"))
