@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +111,7 @@ class LogisticHead(Head):
         count, rows = len(table.labels), self.tuning_rows(len(table.labels))
         settings, labels, groups = self.get_params(), table.labels[rows], table.groups[rows]
         start = table.call(__name__, "first_fit", rows, None, settings, labels, groups, count)
-        return self.fit_by_sums(partial(table.total, minimise.__module__), start, count)
+        return self.fit_by_sums(functools.partial(table.total, minimise.__module__), start, count)
 
     def fit_by_sums(self, total: Total, start: FirstFit, count: int) -> LogisticHead:
         """Fit on sums over blocks of rows.
