@@ -1,69 +1,121 @@
-"""Time saved by the heads' row limits, and the AUC that they cost.
+"""Core-seconds, memory and AUC of heads as rows grow: fits in memory, and fits on blocks of rows of a file.
 
-Run from the repository root: ``python -m benchmarks.heads [rows] [columns]``. The table is synthetic: columns are
+Run from the repository root: ``python -m benchmarks.heads [columns] [rows …]``. The table is synthetic: columns are
 correlated, slides differ in level and prevalence, and the label shifts some directions slightly. A fifth of the slides
-is held out. Each head is fitted with its default limit and without it. The AUC and the seconds of one core are printed
-for both. ``python -m benchmarks.heads 220025 1280 limited`` skips the fit without limits.
+is held out. Two fits run in parallel, as in a run, each without another quarter of the other slides. Printed are the
+core-seconds of one fit, the largest proportional set size (PSS) of the process and its workers, in which a shared or
+mapped page counts once, and the AUC on the slides that were held out. ``python -m benchmarks.heads 2256 220025 blocks``
+skips the fits in memory.
 """
 
+import contextlib
+import multiprocessing
+import re
 import sys
-import time
+import tempfile
+import threading
+from pathlib import Path
 
 import numpy as np
+import psutil
 from sklearn.metrics import roc_auc_score
-from threadpoolctl import threadpool_limits
 
-from histoblend.models.heads.boosted import XGBoostHead
-from histoblend.models.heads.logistic import LogisticHead
+from histoblend.data.storage.arrays import StoredRows, release_pages
+from histoblend.models.heads.registry import HEADS
+from histoblend.pipelines.engine import fits
 
 SLIDES = 216
 DIRECTIONS = 40
+ROWS = (5_000, 20_000, 80_000)
+COLUMNS = 848
 
 
-def made_up_table(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return values (rows, columns) float32, labels and slides."""
+def write_table(path, rows, columns):
+    """Write values (rows, columns) float32; return labels and slides."""
     rng = np.random.default_rng(0)
     slides = np.sort(rng.integers(0, SLIDES, rows))
     labels = (rng.random(rows) < rng.beta(0.7, 0.9, SLIDES)[slides]).astype(int)
     mixing = rng.normal(size=(DIRECTIONS, columns)).astype(np.float32)
     effect = 0.35 * rng.normal(size=DIRECTIONS)
     levels = 0.8 * rng.normal(size=(SLIDES, DIRECTIONS))
-    values = np.empty((rows, columns), np.float32)
+    values = np.lib.format.open_memmap(path, "w+", np.float32, (rows, columns))
     for start in range(0, rows, 10_000):
         block = slice(start, min(start + 10_000, rows))
         hidden = levels[slides[block]] + np.outer(labels[block] - 0.5, effect)
         hidden += rng.normal(size=hidden.shape)
-        values[block] = 0.5 * (hidden.astype(np.float32) @ mixing) + rng.normal(size=(len(hidden), columns))
-    return values, labels, slides
+        noise = rng.standard_normal((len(hidden), columns), dtype=np.float32)
+        values[block] = 0.5 * (hidden.astype(np.float32) @ mixing) + noise
+        release_pages(values)
+    return labels, slides
 
 
-def fit_and_score(head, values, labels, slides) -> tuple[float, float]:
-    """Core seconds of a fit on four fifths of the slides, and the AUC on the other slides."""
-    held_out = slides >= SLIDES * 4 // 5
-    train = np.flatnonzero(~held_out)
-    start = time.process_time()
-    head.fit(values[train], labels[train], slides[train])
-    seconds = time.process_time() - start
-    return seconds, roc_auc_score(labels[held_out], head.predict_proba(values[held_out])[:, 1])
+@contextlib.contextmanager
+def peak_pss():
+    """Yield a function that returns the largest PSS of this process and its children so far, in MB."""
+    peak, stop = [0.0], threading.Event()
+
+    def sample():
+        total = 0
+        for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+            with contextlib.suppress(OSError, psutil.Error):
+                text = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+                total += int(re.search(r"^Pss:\s+(\d+) kB", text, re.M)[1]) / 1024
+        peak[0] = max(peak[0], total)
+
+    def watch():
+        while not stop.wait(0.2):
+            sample()
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: peak[0]
+    finally:
+        stop.set()
+        watcher.join()
 
 
-def main(rows: int = 60_000, columns: int = 400, *, limited: bool = False) -> None:
-    """Print one or two lines per head."""
-    table = made_up_table(rows, columns)
-    no_limit = 10**9
-    pairs = [
-        ("logistic", LogisticHead(), LogisticHead(choose_on=no_limit)),
-        ("xgboost", XGBoostHead(), XGBoostHead(grow_on=no_limit)),
-    ]
-    print(f"{rows:,} rows of {SLIDES} slides, {columns:,} columns")
-    for name, head, plain in pairs:
-        seconds, auc = fit_and_score(head, *table)
-        print(f"{name:9s} default limits  {seconds:7.1f} s   AUC {auc:.4f}")
-        if not limited:
-            slow, slow_auc = fit_and_score(plain, *table)
-            print(f"{name:9s} without limits  {slow:7.1f} s   AUC {slow_auc:.4f}   {slow / seconds:5.2f} times as long")
+def measure(queue, head, path, labels, slides, limit):
+    """Put the core-seconds of a fit, the peak memory in MB and the AUC into a queue."""
+    fits.IN_MEMORY_ROWS = limit
+    table = StoredRows(path)
+    out = np.flatnonzero(slides % 5 == 0)
+    tasks = []
+    for fold in (1, 2):
+        rows = np.flatnonzero((slides % 5 != 0) & (slides % 5 != fold))
+        tasks.append(fits.FitTask("", head, rows, labels[rows], slides[rows], out, 0))
+    with peak_pss() as peak:
+        results = list(fits.LocalFits(table, [], 2)(tasks))
+    scores = [roc_auc_score(labels[out], predicted) for predicted, *_ in results]
+    queue.put((np.mean([seconds for *_, seconds in results]), peak(), np.mean(scores)))
+
+
+def in_process(*arguments):
+    """Measure in a process of its own, whose memory no earlier measurement has used."""
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=measure, args=(queue, *arguments))
+    process.start()
+    result = queue.get()
+    process.join()
+    return result
+
+
+def main(columns=COLUMNS, *counts, kinds=("memory", "blocks")):
+    """Print one line per number of rows, head and kind of fit."""
+    limits = {"memory": 10**9, "blocks": 0}
+    print(f"{columns:,} columns, {SLIDES} slides, 2 fits in parallel")
+    print(f"{'rows':>9}  {'head':9s} {'fit in':7s} {'core-s':>8} {'PSS MB':>8}   AUC")
+    for count in counts or ROWS:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "values.npy")
+            known = write_table(path, count, columns)
+            for head in HEADS:
+                for kind in kinds:
+                    seconds, peak, auc = in_process(head, path, *known, limits[kind])
+                    print(f"{count:>9,}  {head:9s} {kind:7s} {seconds:8.1f} {peak:8.0f}   {auc:.4f}", flush=True)
 
 
 if __name__ == "__main__":
-    with threadpool_limits(1):
-        main(*(int(argument) for argument in sys.argv[1:3]), limited="limited" in sys.argv[3:])
+    given = [argument for argument in sys.argv[1:] if argument != "blocks"]
+    main(*map(int, given), kinds=("blocks",) if "blocks" in sys.argv else ("memory", "blocks"))

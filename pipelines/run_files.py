@@ -18,6 +18,8 @@ COSTS = "costs.csv"
 SETS = "sets.json"
 FITTED = "fitted.parquet"
 DROPPED = "dropped.parquet"
+#: Folder of tables that are joined for the fits of a step, and removed after them.
+JOINED = "tables"
 #: The set of columns that is refitted without each theme and each region.
 LEFT_OUT_OF = "handcrafted"
 

@@ -14,7 +14,7 @@ import pandas as pd
 from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
 from histoblend.data.splits import is_known
-from histoblend.data.storage.arrays import StoredRows, names_in, open_array
+from histoblend.data.storage.arrays import StoredRows, names_in, open_array, release_pages
 from histoblend.data.storage.atomic import PARTIAL
 from histoblend.models.names import CONTEXT_RUNGS, tables_of
 from histoblend.pipelines.config import Config
@@ -134,6 +134,8 @@ class FeatureSets(Mapping[str, Table]):
         table = np.lib.format.open_memmap(partial, "w+", np.float32, (count, len(self.columns(name))))
         for rows in self._pieces(name):
             table[rows] = self._assemble(name, rows)[0]
+            for array in (table, *(self._tables[part][0] for part in tables_of(name))):
+                release_pages(array)
         table.flush()
         partial.replace(path)
         return path
@@ -230,6 +232,7 @@ def check_finite(folder: Path, patches: pd.DataFrame) -> None:
     first, count = None, 0
     for start in range(0, len(values), BLOCK):
         bad = np.argwhere(~np.isfinite(values[start : start + BLOCK]))
+        release_pages(values)
         count += len(bad)
         if first is None and len(bad):
             first = (start + int(bad[0][0]), int(bad[0][1]))

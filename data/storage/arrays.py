@@ -111,41 +111,60 @@ def open_array(path: Path, *, mapped: bool = False) -> np.ndarray:
 
 
 class StoredRows:
-    """Rows of an ``.npy`` file of numbers, copied when they are asked for.
+    """An ``.npy`` file of rows, which are read when they are asked for, as from an array.
 
-    Memory holds only these copies. A mapped file would stay in memory wherever it has been read.
+    Memory holds only what was asked for. Pages of a mapped file would count as memory of the process.
 
     Parameters
     ----------
     path : Path
 
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : dtype
+    ndim : int
+
     Raises
     ------
     InputError
-        The file holds something else, such as Python objects.
+        The file holds something else, such as Python objects, or is shorter than it states.
     """
 
+    #: Single rows that are read from one mapping: for each, the system maps 64 kB.
+    AT_ONCE = 512
+
     def __init__(self, path: Path) -> None:
-        self._mapped = open_array(path, mapped=True)
-        self.shape, self.dtype, self.ndim = self._mapped.shape, self._mapped.dtype, self._mapped.ndim
+        array = open_array(path, mapped=True)
+        self.path, self.shape, self.dtype, self.ndim = path, array.shape, array.dtype, array.ndim
 
     def __len__(self) -> int:
-        return len(self._mapped)
+        return self.shape[0]
 
-    def __getitem__(self, rows: int | slice | np.ndarray | list[int]) -> np.ndarray:
-        values = np.array(self._mapped[rows])
-        release(self._mapped)
+    def __getitem__(self, index: Any) -> np.ndarray:
+        """Read a row, a slice of rows, or rows by number or mask; and of these, ``[rows, columns]``."""
+        rows, columns = index if isinstance(index, tuple) else (index, slice(None))
+        if isinstance(rows, int | np.integer | slice):
+            return np.array(open_array(self.path, mapped=True)[index])
+        chosen = np.arange(len(self))[rows]
+        values = np.empty((len(chosen), *np.empty((0, *self.shape[1:]))[:, columns].shape[1:]), self.dtype)
+        for start in range(0, len(chosen), self.AT_ONCE):
+            part = slice(start, start + self.AT_ONCE)
+            values[part] = open_array(self.path, mapped=True)[chosen[part]][:, columns]
         return values
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 
 
-def release(array: np.ndarray) -> None:
-    """Give back the memory of a mapped file that has been read. What is read again comes from the file again."""
-    base: Any = array.base
-    if hasattr(base, "madvise"):  # Windows has none
-        base.madvise(mmap.MADV_DONTNEED)
+def release_pages(array: np.ndarray) -> None:
+    """Take the pages of a memory-mapped array out of this process's memory; they are read again when they are needed.
+
+    Call it after each block of a large file: pages that were read or written otherwise count as memory of the process.
+    """
+    pages: Any = array.base
+    if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        pages.madvise(mmap.MADV_DONTNEED)
 
 
 def stamp(path: str | Path, name: str) -> str:

@@ -110,21 +110,18 @@ class XGBoostHead(Head):
         return self
 
     def fit_spread(self, table: SpreadTable) -> XGBoostHead:
-        """Fit on a table that is spread over a cluster: grow all trees, then keep as many as early stopping would.
+        """Fit on a table of which only the rows and columns of one booster are in memory.
 
-        XGBoost draws rows and computes quantiles worker by worker, so the trees differ from those of a fit in memory.
+        Trees take turns on parts of the columns (:mod:`models.heads.column_turns`), so they differ from those of a fit
+        in memory; up to 1.5 times ``columns`` columns there is only one part, and they are the same.
         """
         self.columns_, self.boosters_ = [], []
-        for inside, outside, chosen in self.plan(table.labels, table.groups, table.width):
-            trees = self.trees if len(outside) else min(self.fewest, self.trees)
-            booster = table.grow_trees(self.parameters(len(chosen)), inside, chosen, trees, self.bins)
-            if len(outside):
-                content, settings = bytes(booster.save_raw("json")), self.get_params()
-                labels = table.labels[outside]
-                booster = booster[: table.call(__name__, "best_trees", outside, chosen, settings, content, labels)]
-            booster.set_param({"nthread": 1})
+        for number, (inside, outside, chosen) in enumerate(self.plan(table.labels, table.groups, table.width)):
+            rows = np.union1d(inside, outside)
+            settings, labels, is_inside = self.get_params(), table.labels[rows], np.isin(rows, inside)
+            content = table.call(__name__, "grown_booster", rows, chosen, settings, number, labels, is_inside)
             self.columns_.append(chosen)
-            self.boosters_.append(booster)
+            self.boosters_.append(_loaded(content))
         self.classes_, self.n_features_in_ = np.array([0, 1]), table.width
         self.n_trees_ = [booster.num_boosted_rounds() for booster in self.boosters_]
         return self
@@ -176,6 +173,26 @@ class XGBoostHead(Head):
             return float(roc_auc_score(part_y, booster.predict(validation)))
 
         return booster[: self.kept_trees(score)]
+
+    def _grow_in_turns(self, X: np.ndarray, y: np.ndarray, part: np.ndarray, part_y: np.ndarray, number: int) -> Any:
+        """Like :meth:`_grow`, with trees that take turns on parts of the columns; those of each booster differ."""
+        from sklearn.metrics import roc_auc_score
+
+        from histoblend.models.heads.column_turns import ColumnTurns
+
+        turns = ColumnTurns(X, y, self.parameters(X.shape[1]), np.random.default_rng([self.seed, number]))
+        if not len(part):
+            turns.grow(min(self.fewest, self.trees))
+            return turns.booster(turns.trees)
+        divided, margins = list(turns.divided(part)), np.zeros(len(part), np.float32)
+
+        def score(trees: int) -> float:
+            before = turns.trees
+            turns.grow(trees)
+            margins[:] += turns.margins(divided, before, trees)
+            return float(roc_auc_score(part_y, margins))
+
+        return turns.booster(self.kept_trees(score))
 
     def parameters(self, width: int) -> dict[str, Any]:
         """Return XGBoost's parameters for a table of ``width`` columns."""
@@ -299,21 +316,41 @@ class XGBoostHead(Head):
                 checked_booster(f"{where}/booster-{number}.json", content, len(chosen))
                 for number, (content, chosen) in enumerate(zip(contents, head.columns_, strict=True))
             ]
-            # One thread: heads predict in parallel.
-            head.boosters_ = [xgboost.Booster({"nthread": 1}, model_file=content) for content in checked]
+            head.boosters_ = [_loaded(content) for content in checked]
         except (KeyError, TypeError, AttributeError, xgboost.core.XGBoostError) as error:
             raise InputError(f"{where}: expected an XGBoost head; got: {error}. Get the bundle again.") from error
         head.n_trees_ = [booster.num_boosted_rounds() for booster in head.boosters_]
         return head
 
 
-def best_trees(settings: dict[str, Any], content: bytes, y: np.ndarray, *pieces: np.ndarray) -> int:
-    """Return how many trees of a booster rank its validation part best. A cluster sends the part in pieces."""
-    import xgboost
-    from sklearn.metrics import roc_auc_score
+def grown_booster(
+    settings: dict[str, Any], number: int, y: np.ndarray, is_inside: np.ndarray, *pieces: np.ndarray
+) -> bytes:
+    """Grow one booster of a head on rows in memory.
 
-    booster = xgboost.Booster({"nthread": 1}, model_file=bytearray(content))
-    validation = xgboost.DMatrix(np.concatenate(pieces), nthread=1)
-    return XGBoostHead(**settings).kept_trees(
-        lambda trees: float(roc_auc_score(y, booster.predict(validation, iteration_range=(0, trees))))
-    )
+    Parameters
+    ----------
+    settings : dict
+        Parameters of the head.
+    number : int
+        Number of the booster.
+    y : ndarray of shape (n,), 0 or 1
+    is_inside : ndarray of shape (n,), bool
+        Whether the booster learns from a row; it stops on the others.
+    *pieces : ndarray of shape (…, columns), float32
+        The rows, in order.
+    """
+    head, X = XGBoostHead(**settings), pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    inside, labels, part, part_labels = X[is_inside], y[is_inside], X[~is_inside], y[~is_inside]
+    if round(X.shape[1] / head.columns) < 2:
+        booster = head._grow(inside, labels, part, part_labels)
+    else:
+        booster = head._grow_in_turns(inside, labels, part, part_labels, number)
+    return bytes(booster.save_raw("json"))
+
+
+def _loaded(content: bytes | bytearray) -> Any:
+    """Booster from the content of its file. It predicts with one thread, because heads predict in parallel."""
+    import xgboost
+
+    return xgboost.Booster({"nthread": 1}, model_file=bytearray(content))

@@ -19,7 +19,7 @@ ReplacedScores = Callable[[Sequence[int], np.ndarray], np.ndarray]
 
 
 class SpreadTable(Protocol):
-    """Training rows distributed over the workers of a cluster. A head requests computations on them."""
+    """Training rows in blocks, in files or over the workers of a cluster. A head requests computations on them."""
 
     @property
     def labels(self) -> np.ndarray:
@@ -64,12 +64,6 @@ class SpreadTable(Protocol):
         """
         ...
 
-    def grow_trees(
-        self, parameters: dict[str, Any], rows: np.ndarray, columns: np.ndarray, trees: int, bins: int
-    ) -> Any:
-        """Return an ``xgboost.Booster`` of ``trees`` trees, grown by ``xgboost.dask`` on these rows and columns."""
-        ...
-
 
 class Head(ClassifierMixin, BaseEstimator, ABC):
     """A binary classifier on a feature table. Everything is learned in ``fit``, including settings tuned by slide.
@@ -108,7 +102,7 @@ class Head(ClassifierMixin, BaseEstimator, ABC):
         """Fit on ``X`` (n, n_features), ``y`` (n,) and ``groups`` (n,): slides, or None for independent rows."""
 
     def fit_spread(self, table: SpreadTable) -> Self:
-        """Fit on a table that is spread over a cluster.
+        """Fit on a table of which only blocks of rows are in memory.
 
         Raises
         ------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,20 @@ from sklearn.utils.validation import check_is_fitted
 
 from histoblend.data.errors import InputError
 from histoblend.models.file_checks import check_content
+from histoblend.models.heads import logistic_sums
 from histoblend.models.heads.head import Head, ReplacedScores, SpreadTable
 from histoblend.models.heads.inner_folds import inner_folds
-from histoblend.models.heads.logistic_sums import minimise, scale_of
+from histoblend.models.heads.logistic_sums import (
+    EXACT,
+    ROUGH,
+    Columns,
+    FirstFit,
+    Total,
+    curvature,
+    factor_of,
+    minimise,
+    scale_of,
+)
 
 #: Candidates for ``C``, the inverse regularisation strength. Small values are best for embeddings.
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
@@ -32,7 +44,8 @@ class LogisticHead(Head):
     """Ridge-penalised logistic regression on standardised columns. ``C`` is chosen on folds of the training slides.
 
     ``fit`` learns the mean and scale of each column. It chooses the ``C`` with the smallest log loss over inner folds
-    by group, with the stronger penalty on a tie, and fits again on all rows. If there are more than ``choose_on`` rows,
+    by group, with the stronger penalty on a tie, and fits again on all rows. Candidates are tried from the strongest
+    penalty on, until the loss has risen twice in a row. If there are more than ``choose_on`` rows,
     ``C`` is chosen on a random subset of that size. There, ``C`` is rescaled so that the penalty has the same weight
     relative to the loss as on all rows.
 
@@ -56,7 +69,7 @@ class LogisticHead(Head):
     C_ : float
         The chosen ``C``.
     inner_loss_ : dict from float to float
-        Log loss of each candidate over the inner folds; empty if no inner fold was possible.
+        Log loss over the inner folds of each candidate that was tried; empty if no inner fold was possible.
     classes_ : ndarray of shape (2,)
     """
 
@@ -87,37 +100,37 @@ class LogisticHead(Head):
         return self
 
     def fit_spread(self, table: SpreadTable) -> LogisticHead:
-        """Fit on a table that is spread over a cluster. ``C`` is chosen on one worker, the weights by sums over blocks.
+        """Fit on a table of which only blocks of rows are in memory. ``C`` is chosen on a subset, as in :meth:`fit`.
 
         Notes
         -----
-        Each step of L-BFGS needs one pass over the table, which returns a single sum as long as a row. The result
-        agrees with a fit in memory within the tolerance of L-BFGS. This fit computes in float64, a fit in memory in
-        float32.
+        The fit to the subset is the starting point for all rows, and its second derivatives make all directions about
+        equally steep. So L-BFGS reads the table about ten times. The result agrees with a fit in memory within the
+        tolerance of that fit's optimiser.
         """
-        count = len(table.labels)
-        rows = self.tuning_rows(count)
-        settings = self.get_params()
-        self.choose(
-            table.call(__name__, "inner_losses", rows, None, settings, table.labels[rows], table.groups[rows], count)
-        )
-        return self.fit_by_sums(partial(table.total, minimise.__module__), count, table.width)
+        count, rows = len(table.labels), self.tuning_rows(len(table.labels))
+        settings, labels, groups = self.get_params(), table.labels[rows], table.groups[rows]
+        start = table.call(__name__, "first_fit", rows, None, settings, labels, groups, count)
+        return self.fit_by_sums(functools.partial(table.total, minimise.__module__), start, count)
 
-    def fit_by_sums(self, total: Callable[..., np.ndarray], count: int, width: int) -> LogisticHead:
-        """Fit with the chosen ``C``. Minimiser, loss and tolerance are those of a fit in memory.
+    def fit_by_sums(self, total: Total, start: FirstFit, count: int) -> LogisticHead:
+        """Fit on sums over blocks of rows.
 
         Parameters
         ----------
         total : callable
-            ``total("column_sums")`` is the sum of that function of :mod:`models.heads.logistic_sums` over all blocks.
+            See :data:`models.heads.logistic_sums.Total`.
+        start : FirstFit
+            Of :func:`first_fit`, on rows of :meth:`tuning_rows`.
         count : int
             Number of training rows.
-        width : int
-            Number of columns.
         """
-        self.mean_, self.scale_, point, self.n_iter_ = minimise(total, self.C_, count, width)
+        self.choose(start.losses)
+        columns = Columns.of(total, count, start.mean)
+        point, self.n_iter_ = minimise(total, self.C_, count, columns, (start.point, start.factor), EXACT)
+        self.mean_, self.scale_ = columns.mean, columns.scale
         self.coef_, self.intercept_ = point[None, :-1], point[-1:]
-        self.n_features_in_, self.classes_ = width, np.array([0, 1])
+        self.n_features_in_, self.classes_ = len(point) - 1, np.array([0, 1])
         return self
 
     def tuning_rows(self, count: int) -> np.ndarray:
@@ -129,6 +142,8 @@ class LogisticHead(Head):
     def inner_losses(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray, count: int) -> dict[float, float]:
         """Mean log loss of each candidate over the inner folds; empty with a single candidate or without folds.
 
+        Candidates are tried from the strongest penalty to the weakest, until the loss has risen twice in a row.
+
         Parameters
         ----------
         X : ndarray of shape (m, n_features)
@@ -138,12 +153,18 @@ class LogisticHead(Head):
         count : int
             Number of rows of the final fit.
         """
-        strengths = sorted(self.strengths)
-        losses: dict[float, list[float]] = {strength: [] for strength in strengths}
-        if len(strengths) > 1:
-            for train, validation in inner_folds(y, groups, self.folds, self.seed):
-                self._add_losses(X, y, train, validation, losses, count / len(X))
-        return {strength: float(np.mean(loss)) for strength, loss in losses.items() if loss}
+        parts = [
+            (train, validation, _centre_and_scale(X[train]), _logistic(1.0).set_params(warm_start=True))
+            for train, validation in self.inner_parts(y, groups)
+        ]
+        return tried(
+            sorted(self.strengths) if parts else (),
+            lambda strength: [self._inner_loss(X, y, strength * count / len(X), *part) for part in parts],
+        )
+
+    def inner_parts(self, y: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Inner folds; none with a single candidate."""
+        return list(inner_folds(y, groups, self.folds, self.seed)) if len(self.strengths) > 1 else []
 
     def choose(self, losses: dict[float, float]) -> None:
         """Choose the ``C`` with the smallest inner loss; the stronger penalty wins a tie."""
@@ -152,28 +173,23 @@ class LogisticHead(Head):
         # Without inner folds, the middle candidate is as good a guess as any.
         self.C_ = min(losses, key=losses.__getitem__) if losses else strengths[len(strengths) // 2]
 
-    def _add_losses(
-        self,
+    @staticmethod
+    def _inner_loss(
         X: np.ndarray,
         y: np.ndarray,
+        strength: float,
         train: np.ndarray,
         validation: np.ndarray,
-        losses: dict[float, list[float]],
-        ratio: float,
-    ) -> None:
-        """Append the log loss of each candidate on one inner fold, standardised by its training rows.
-
-        ``ratio`` is the number of all rows divided by the number of rows in the inner folds.
-        """
+        moments: tuple[np.ndarray, np.ndarray],
+        model: Any,
+    ) -> float:
+        """Log loss of one candidate on one inner fold, standardised by its training rows."""
         from sklearn.metrics import log_loss
 
-        mean, scale = _centre_and_scale(X[train])
-        inside, outside = _standardise(X[train], mean, scale), _standardise(X[validation], mean, scale)
-        # From the strongest penalty to the weakest: starting from the previous solution saves many steps.
-        model = _logistic(1.0).set_params(warm_start=True)
-        for strength in losses:
-            model.set_params(C=strength * ratio).fit(inside, y[train])
-            losses[strength].append(log_loss(y[validation], model.predict_proba(outside)[:, 1]))
+        # Standardised anew for each candidate: the rows of all folds would need twice the memory of X.
+        model.set_params(C=strength).fit(_standardise(X[train], *moments), y[train])
+        outside = _standardise(X[validation], *moments)
+        return float(log_loss(y[validation], model.predict_proba(outside)[:, 1]))
 
     @property
     def importances(self) -> np.ndarray:
@@ -263,11 +279,80 @@ def _standardise(X: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarr
     return out
 
 
-def inner_losses(
-    settings: dict[str, Any], y: np.ndarray, groups: np.ndarray, count: int, *pieces: np.ndarray
-) -> dict[float, float]:
-    """Inner losses of a head with these settings, computed on a worker; ``pieces`` are the rows of ``tuning_rows``."""
+def tried(strengths: Sequence[float], losses_of: Callable[[float], list[float]]) -> dict[float, float]:
+    """Mean loss of candidates, from the strongest penalty on, until it has risen twice in a row.
+
+    Fits start from the solution for the previous candidate. Those with the weakest penalties take the most steps.
+    """
+    losses: dict[float, float] = {}
+    for strength in strengths:
+        losses[strength] = float(np.mean(losses_of(strength)))
+        lowest, before, last = (math.inf, math.inf, *losses.values())[-3:]
+        if last > before > lowest:
+            break
+    return losses
+
+
+def first_fit(settings: dict[str, Any], y: np.ndarray, groups: np.ndarray, count: int, *pieces: np.ndarray) -> FirstFit:
+    """Choose ``C`` and fit on a subset of the training rows: the start of a fit on all of them.
+
+    Parameters
+    ----------
+    settings : dict
+        Parameters of the head.
+    y, groups : ndarray of shape (m,)
+    count : int
+        Number of all training rows.
+    *pieces : ndarray of shape (…, n_features), float32
+        Rows of :meth:`LogisticHead.tuning_rows`.
+    """
     from threadpoolctl import threadpool_limits
 
+    X, head = pieces[0] if len(pieces) == 1 else np.concatenate(pieces), LogisticHead(**settings)
     with threadpool_limits(1):
-        return LogisticHead(**settings).inner_losses(np.concatenate(pieces), y, groups, count)
+        subset = _Subset(X, y, np.arange(len(y)))
+        second, ratio = curvature(X, y, subset.columns), count / len(X)
+        parts = [(_Subset(X, y, train), _Subset(X, y, validation)) for train, validation in head.inner_parts(y, groups)]
+        points = [np.zeros(X.shape[1] + 1)] * len(parts)
+
+        def losses_of(strength: float) -> list[float]:
+            factor, losses = factor_of(second, 1.0 / (strength * count)), []
+            for number, (train, validation) in enumerate(parts):
+                points[number] = train.fitted(strength * ratio, points[number], factor)
+                losses.append(
+                    train.columns.loss_and_gradient(validation.total, len(validation.rows), points[number])[0]
+                )
+            return losses
+
+        losses = tried(sorted(head.strengths) if parts else (), losses_of)
+        head.choose(losses)
+        factor = factor_of(second, 1.0 / (head.C_ * count))
+        point = subset.fitted(head.C_ * ratio, np.mean(points, axis=0) if parts else np.zeros(X.shape[1] + 1), factor)
+        return FirstFit(losses, subset.columns.mean, point, factor)
+
+
+class _Subset:
+    """Some rows of an array, for fits by sums.
+
+    Parameters
+    ----------
+    X : ndarray of shape (m, n_features), float32
+    y : ndarray of shape (m,), 0 or 1
+    rows : ndarray of int
+    """
+
+    def __init__(self, X: np.ndarray, y: np.ndarray, rows: np.ndarray) -> None:
+        self.X, self.rows = X, rows
+        self.known = np.full(len(y), -1, np.int8)
+        self.known[rows] = y[rows]
+
+    @functools.cached_property
+    def columns(self) -> Columns:
+        return Columns.of(self.total, len(self.rows), self.X[self.rows[0]].astype(np.float64))
+
+    def total(self, name: str, *arguments: Any) -> np.ndarray:
+        total: np.ndarray = getattr(logistic_sums, name)(self.X, self.known, *arguments)
+        return total
+
+    def fitted(self, strength: float, point: np.ndarray, factor: np.ndarray) -> np.ndarray:
+        return minimise(self.total, strength, len(self.rows), self.columns, (point, factor), ROUGH)[0]

@@ -14,11 +14,11 @@ import numpy as np
 from histoblend.data.storage.store import Store, StoredArray
 from histoblend.pipelines.engine.cluster import Cluster
 from histoblend.pipelines.engine.fits import FitTask, Fitted, Fitter, Fitters
+from histoblend.pipelines.run_files import JOINED
 from histoblend.pipelines.tables import FeatureSets
 
 #: With ``engine.heads = "auto"``, tables of more bytes than this are spread.
 SPREAD_FROM = 8_000_000_000
-TABLES = "tables"
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,10 @@ def cluster_fitters(cluster: Cluster, kind: str, sets: FeatureSets, folder: Path
         from histoblend.pipelines.runtime.artefacts import file_digest
 
         cluster.connect()
-        scratch = folder / TABLES
+        scratch = folder / JOINED
         path = sets.file(name, scratch)
         # The folder in the store is named by the digest of the table, so that a resumed run uses it again.
-        table = cluster.publish(path, f"{TABLES}-{file_digest(path)[:16]}" if cluster.engine.store else "")
+        table = cluster.publish(path, f"{JOINED}-{file_digest(path)[:16]}" if cluster.engine.store else "")
         array = StoredArray.find(table, path.name)
         results = _results_folder(cluster, folder).make()
         try:

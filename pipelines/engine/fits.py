@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import pkgutil
+import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
+from histoblend.data.storage.arrays import StoredRows
+from histoblend.models.heads.head import Head
 from histoblend.models.heads.registry import new_head
-from histoblend.pipelines.tables import Table
+from histoblend.models.table_blocks import add_up, block_edges, blocks_of, in_groups, take
+from histoblend.pipelines.tables import FeatureSets
 
 
 @dataclass(frozen=True)
@@ -67,9 +74,77 @@ class Fitter(Protocol):
 Fitters = Callable[[str], AbstractContextManager[Fitter]]
 
 
+#: Fits on larger tables read blocks of rows instead of copying all rows into memory.
+IN_MEMORY_ROWS = 20_000
+
+#: A table of which blocks of rows are read.
+Rows = np.ndarray | StoredRows
+
+
+@dataclass(frozen=True)
+class BlockTask:
+    """Rows and columns for one fit, read in blocks, as a :class:`models.heads.head.SpreadTable`.
+
+    Attributes
+    ----------
+    table : ndarray or StoredRows
+    rows : ndarray of int
+    labels, groups : ndarray of shape (len(rows),)
+    columns : ndarray of int or None
+        None for all.
+    """
+
+    table: Rows
+    rows: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    columns: np.ndarray | None
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return self.table.shape[1] if self.columns is None else len(self.columns)
+
+    def total(self, module: str, name: str, *arguments: Any) -> np.ndarray:
+        """Sum of a function over all blocks, in their order and grouped as on a cluster."""
+        function, edges = pkgutil.resolve_name(f"{module}:{name}"), block_edges(self.table.shape)
+        known = np.full(edges[-1], -1, np.int8)
+        known[self.rows] = self.labels
+        parts = []
+        for start, stop in pairwise(edges):
+            block = self.table[start:stop]
+            block = block if self.columns is None else np.take(block, self.columns, axis=1)
+            parts.append(function(block, known[start:stop], *arguments))
+        return add_up(*(add_up(*group) for group in in_groups(parts)))
+
+    def call(self, module: str, name: str, rows: np.ndarray, columns: np.ndarray | None, *arguments: Any) -> Any:
+        """Call a function. Its last argument is some rows of the table."""
+        if self.columns is not None:
+            columns = self.columns if columns is None else self.columns[columns]
+        return pkgutil.resolve_name(f"{module}:{name}")(*arguments, selected(self.table, self.rows[rows], columns))
+
+
+def selected(table: Rows, rows: np.ndarray, columns: np.ndarray | None) -> np.ndarray:
+    """Some rows, ascending, and columns (None for all) of a table, ndarray of shape (len(rows), len(columns))."""
+    values = np.empty((len(rows), table.shape[1] if columns is None else len(columns)), np.float32)
+    filled = 0
+    for part in _parts(table, rows, columns):
+        values[filled : filled + len(part)] = part
+        filled += len(part)
+    return values
+
+
+def _parts(table: Rows, rows: np.ndarray, columns: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Yield some rows and columns of each block that has any of the rows."""
+    edges = block_edges(table.shape)
+    for (start, stop), local in zip(pairwise(edges), blocks_of(rows, edges), strict=True):
+        if len(local):
+            yield take(table[start:stop], local, columns)
+
+
 def fit(
     head: str,
-    values: np.ndarray,
+    table: Rows,
     labels: np.ndarray,
     groups: np.ndarray,
     rows: np.ndarray,
@@ -82,48 +157,72 @@ def fit(
 
     # CPU time of this thread, the only one, does not depend on what else the machine does.
     started = time.thread_time()
+    model = new_head(head, seed)
     # One thread per fit: sums in matrix products then have the same order for any number of cores and workers.
-    inside, outside = (values[part] if columns is None else values[np.ix_(part, columns)] for part in (rows, out))
     with threadpool_limits(1):
-        model = new_head(head, seed).fit(inside, labels, groups)
-        predicted = model.predict_proba(outside)[:, 1]
+        if table.shape[0] > IN_MEMORY_ROWS and type(model).fit_spread is not Head.fit_spread:
+            model.fit_spread(BlockTask(table, rows, labels, groups, columns))
+        else:
+            model.fit(selected(table, rows, columns), labels, groups)
+        predicted = np.concatenate([model.predict_proba(part)[:, 1] for part in _parts(table, out, columns)])
     return predicted, model, time.thread_time() - started
 
 
 @dataclass(frozen=True)
 class LocalFits:
-    """Fits in parallel processes of this machine.
+    """Fits in parallel on this machine.
 
     Attributes
     ----------
-    values : ndarray of shape (n, columns), float32
+    table : ndarray or StoredRows
     columns : list of str
     workers : int
         Fits that run in parallel. The results do not depend on it.
     """
 
-    values: np.ndarray
+    table: Rows
     columns: list[str]
     workers: int
 
     def __call__(self, tasks: Sequence[FitTask]) -> Iterator[Fitted]:
         """Yield the result of each task, in their order."""
         from joblib import Parallel, delayed
+        from threadpoolctl import threadpool_limits
 
-        pool = Parallel(n_jobs=max(1, min(self.workers, len(tasks))), prefer="processes", return_as="generator")
-        yield from pool(
-            delayed(fit)(task.head, self.values, task.labels, task.groups, task.rows, task.out, task.seed, task.columns)
-            for task in tasks
-        )
+        # Fits that read blocks spend their time outside of Python, so threads suffice, and need less memory.
+        prefer = "threads" if self.table.shape[0] > IN_MEMORY_ROWS else "processes"
+        pool = Parallel(n_jobs=max(1, min(self.workers, len(tasks))), prefer=prefer, return_as="generator")
+        # Threads share this limit: the one that a fit sets would end with the first fit.
+        with threadpool_limits(1):
+            yield from pool(
+                delayed(fit)(
+                    task.head, self.table, task.labels, task.groups, task.rows, task.out, task.seed, task.columns
+                )
+                for task in tasks
+            )
 
 
-def local_fitters(sets: Mapping[str, Table], workers: int, check: Callable[[str, np.ndarray], None]) -> Fitters:
-    """Fitters on this machine. ``check(name, values)`` must raise if a set does not fit in memory."""
+def local_fitters(
+    sets: FeatureSets, workers: int, scratch: Path, check: Callable[[str, tuple[int, int]], None]
+) -> Fitters:
+    """Fitters on this machine.
+
+    Parameters
+    ----------
+    sets : FeatureSets
+    workers : int
+        Fits that run in parallel.
+    scratch : Path
+        Folder for tables that must first be joined. It is removed after use.
+    check : callable
+        ``check(name, shape)`` must raise if fits on a set do not fit in memory.
+    """
 
     @contextlib.contextmanager
     def opened(name: str) -> Iterator[Fitter]:
-        values, columns = sets[name]
-        check(name, values)
-        yield LocalFits(values, columns, workers)
+        table = StoredRows(sets.file(name, scratch))
+        check(name, table.shape)
+        yield LocalFits(table, sets.columns(name), workers)
+        shutil.rmtree(scratch, ignore_errors=True)
 
     return opened

@@ -11,28 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from histoblend.data.errors import InputError
 from histoblend.data.storage.store import Store, StoredArray
 from histoblend.models.heads.registry import new_head
-from histoblend.models.table_blocks import blocks_of
+from histoblend.models.table_blocks import add_up, block_edges, blocks_of, in_groups
 from histoblend.pipelines.engine.cluster import Cluster, explained
 from histoblend.pipelines.engine.fits import FitTask, Fitted
 from histoblend.pipelines.engine.worker_fits import pack, read_probabilities
 
-#: A table is cut into about this many blocks, within bounds on their rows and bytes. The blocks do not depend on the
-#: cluster, so sums are the same on any cluster.
-BLOCKS = 64
-FEWEST_ROWS = 256
-MAX_BYTES = 64_000_000
-
 #: Module of the functions on blocks that all heads share.
 SPREAD = "histoblend.models.table_blocks"
-
-#: Number of partial sums that a worker adds up before they are sent.
-TOGETHER = 32
-
-#: Attempts at boosting. XGBoost itself cannot continue after a worker is lost.
-TRIES = 4
 
 
 @dataclass(frozen=True)
@@ -61,7 +48,7 @@ class SpreadFits:
     @contextlib.contextmanager
     def over(cls, cluster: Cluster, array: StoredArray, columns: list[str], results: Store) -> Iterator[SpreadFits]:
         """Read a table into the workers' memory, and release it on exit."""
-        edges = [*range(0, array.shape[0], rows_of_block(array.shape)), array.shape[0]]
+        edges = block_edges((array.shape[0], array.shape[1]))
         starts, stops = edges[:-1], edges[1:]
         blocks = cluster.spread(
             "histoblend.pipelines.engine.worker_fits", "read_block", [array.text] * len(starts), starts, stops
@@ -147,49 +134,14 @@ class SpreadTask:
         blocks, labels = self._blocks
         shared = [cluster.spread(SPREAD, "keep", [argument])[0] for argument in arguments]
         parts = cluster.spread(module, name, blocks, labels, *([argument] * len(blocks) for argument in shared))
-        groups = [parts[start : start + TOGETHER] for start in range(0, len(parts), TOGETHER)]
-        sums = [cluster.spread(SPREAD, "add_up", *([part] for part in group))[0] for group in groups]
-        total: np.ndarray = np.sum(np.stack(cluster.client.gather(sums)), axis=0)
-        return total
+        sums = [cluster.spread(SPREAD, "add_up", *([part] for part in group))[0] for group in in_groups(parts)]
+        return add_up(*cluster.client.gather(sums))
 
     def call(self, module: str, name: str, rows: np.ndarray, columns: np.ndarray | None, *arguments: Any) -> Any:
         """Call a function on one worker. Its last arguments are some rows of the table, in pieces."""
         pieces = self.fits.pieces(self.task.rows[rows], self._columns if columns is None else self._columns[columns])
         calls = [[argument] for argument in (*arguments, *pieces)]
         return self.fits.cluster.spread(module, name, *calls)[0].result()
-
-    def grow_trees(
-        self, parameters: dict[str, Any], rows: np.ndarray, columns: np.ndarray, trees: int, bins: int
-    ) -> Any:
-        """Grow trees with xgboost.dask. If a worker is lost, start again from the first tree."""
-        import dask.array as da
-        from dask.delayed import delayed
-        from xgboost.dask import DaskQuantileDMatrix, train
-
-        cluster, client = self.fits.cluster, self.fits.cluster.client
-        table_rows, chosen = self.task.rows[rows], self._columns[columns]
-        for attempt in range(TRIES):
-            pieces = self.fits.pieces(table_rows, chosen)
-            sizes = [len(local) for local in blocks_of(table_rows, self.fits.edges) if len(local)]
-            table = da.concatenate(
-                [
-                    da.from_delayed(delayed(piece), (size, len(chosen)), np.float32)
-                    for piece, size in zip(pieces, sizes, strict=True)
-                ]
-            )
-            labels = da.from_array(self.labels[rows].astype(np.float32), chunks=(tuple(sizes),))
-            try:
-                with client.as_current():
-                    matrix = DaskQuantileDMatrix(client, table, labels, max_bin=bins)
-                    return train(client, parameters, matrix, num_boost_round=trees)["booster"]
-            except InputError:
-                raise
-            except Exception as error:  # XGBoost, Dask or the system may report the loss first
-                if attempt == TRIES - 1:
-                    raise
-                cluster.screen.warn(f"lost a worker during boosting ({type(error).__name__}); retrying")
-                cluster.wait()
-        raise AssertionError("the last attempt returns or raises")
 
     @functools.cached_property
     def _columns(self) -> np.ndarray:
@@ -205,9 +157,3 @@ class SpreadTask:
         labels[self.task.rows] = self.task.labels
         # Sent as tasks, not scattered: Dask can then make the labels of a lost worker again.
         return blocks, self.fits.cluster.spread(SPREAD, "keep", [labels[low:high] for low, high in spans])
-
-
-def rows_of_block(shape: tuple[int, ...]) -> int:
-    """Number of rows per block, for a float32 table of this shape."""
-    even = -(-shape[0] // BLOCKS)
-    return max(FEWEST_ROWS, min(even, MAX_BYTES // (4 * shape[1])))

@@ -41,8 +41,8 @@ def fit_whole(
     from histoblend.pipelines.engine.fits import fit
 
     with _reading:  # the threads of a worker share one table
-        values = _table(array)
-    predicted, model, seconds = fit(head, values, labels, groups, rows, out, seed, columns)
+        table = _table(array)
+    predicted, model, seconds = fit(head, table, labels, groups, rows, out, seed, columns)
     return Store(results).write_sealed(f"fit-{name}", ".npz", pack(model, predicted, seconds))
 
 

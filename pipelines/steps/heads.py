@@ -15,10 +15,10 @@ from histoblend.data.splits import patch_groups
 from histoblend.features.handcrafted.families import group_columns
 from histoblend.models.heads.registry import heads_on
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.engine.fits import FitTask, Fitter, Fitters, local_fitters
+from histoblend.pipelines.engine.fits import IN_MEMORY_ROWS, FitTask, Fitter, Fitters, local_fitters
 from histoblend.pipelines.engine.kept_fits import Fit, FitCache
 from histoblend.pipelines.results import feature_sets, feature_tables, patches_of
-from histoblend.pipelines.run_files import COSTS, DROPPED, FITTED, LEFT_OUT_OF, PREDICTIONS, SETS
+from histoblend.pipelines.run_files import COSTS, DROPPED, FITTED, JOINED, LEFT_OUT_OF, PREDICTIONS, SETS
 from histoblend.pipelines.runtime.artefacts import StepResult
 from histoblend.pipelines.runtime.resources import check_memory, peak_memory, stop_workers
 from histoblend.pipelines.runtime.screen import Screen
@@ -60,7 +60,7 @@ def fitters_of(run: Run, sets: FeatureSets, folder: Path) -> Fitters:
     if run.cluster is not None:
         return cluster_fitters(run.cluster, run.config.engine.heads, sets, folder)
     fits = min(run.workers, run.config.split.folds + 1)
-    return local_fitters(sets, run.workers, lambda name, values: check_room(name, values, fits))
+    return local_fitters(sets, run.workers, folder / JOINED, lambda name, shape: check_room(name, shape, fits))
 
 
 def fit_heads(
@@ -132,9 +132,12 @@ def _cost(model: str, columns: list[str], fits: Mapping[int, Fit], peak_mb: floa
     return {"model": model, "columns": len(columns), "seconds": seconds, "peak_mb": round(peak_mb, 1)}
 
 
-def check_room(features: str, values: np.ndarray, fits: int) -> None:
-    """Check the memory for parallel fits. Each needs its rows, and a copy of them in the form that the head uses."""
-    check_memory(fits * values.nbytes, f"{fits} parallel fits on {values.shape[1]} columns ({features})")
+def check_room(features: str, shape: tuple[int, int], fits: int) -> None:
+    """Check the memory for parallel fits. Each needs its rows, or a share of them if there are many."""
+    rows, columns = shape
+    check_memory(
+        4 * fits * min(rows, IN_MEMORY_ROWS) * columns, f"{fits} parallel fits on {columns} columns ({features})"
+    )
 
 
 def _column_rows(model: str, fold: int, columns: list[str], fit: Fit) -> pd.DataFrame:

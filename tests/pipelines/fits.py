@@ -1,6 +1,8 @@
 """Fitters that run in this process, for tests."""
 
-from histoblend.pipelines.engine.fits import LocalFits, local_fitters
+import contextlib
+
+from histoblend.pipelines.engine.fits import LocalFits
 
 
 def local(values, workers=1):
@@ -10,4 +12,10 @@ def local(values, workers=1):
 
 def opened(sets, workers=1):
     """Column names of the sets, and their fitters."""
-    return {name: sets[name][1] for name in sets}, local_fitters(sets, workers, lambda name, values: None)
+
+    @contextlib.contextmanager
+    def fitter(name):
+        values, columns = sets[name]
+        yield LocalFits(values, columns, workers)
+
+    return {name: sets[name][1] for name in sets}, fitter

@@ -167,9 +167,12 @@ def grouped_table(slides=15, each=20, seed=0):
 
 
 @pytest.mark.parametrize("head", ["logistic", "xgboost"])
-@pytest.mark.parametrize("held_out", [0, 1, 2, -1])
-def test_no_head_uses_a_held_out_slide(head, held_out):
+@pytest.mark.parametrize(
+    ("held_out", "in_memory"), [(0, True), (1, False), (2, True), (-1, True), (-1, False)], ids=str
+)
+def test_no_head_uses_a_held_out_slide(head, held_out, in_memory, monkeypatch):
     """Labels and columns of a held-out fold do not change predictions for it or without it."""
+    monkeypatch.setattr("histoblend.pipelines.engine.fits.IN_MEMORY_ROWS", 20_000 if in_memory else 0)
     table = grouped_table()
     values = np.random.default_rng(1).normal(size=(len(table), 6)).astype(np.float32)
     values[:, 0] += table["label"]

@@ -1,5 +1,7 @@
 """Names in folders: endings in any case, without files left by operating systems. Rows of arrays on disk."""
 
+import os
+import pickle
 import re
 from pathlib import Path
 
@@ -7,7 +9,15 @@ import numpy as np
 import pytest
 
 from histoblend.data.errors import InputError
-from histoblend.data.storage.arrays import StoredRows, files_under, find_name, names_in, walk
+from histoblend.data.storage.arrays import (
+    StoredRows,
+    files_under,
+    find_name,
+    names_in,
+    open_array,
+    release_pages,
+    walk,
+)
 from histoblend.data.storage.atomic import sync_tree
 
 
@@ -62,16 +72,53 @@ def test_a_name_is_found_in_another_case_unless_there_are_two(tmp_path):
     assert find_name(tmp_path / "nowhere", "labels.csv") == tmp_path / "nowhere" / "labels.csv"
 
 
-@pytest.mark.parametrize("rows", [3, slice(2, 900), np.array([900, 0, 3, 3]), np.arange(1000) % 7 == 0, slice(None)])
-def test_stored_rows_are_copied_and_do_not_stay_in_memory(tmp_path, rows):
-    values = np.random.default_rng(0).integers(0, 256, (1000, 48, 48, 3)).astype(np.uint8)
+def resident(path):
+    """Kilobytes of a mapped file that are in the memory of this process."""
+    maps = Path("/proc/self/smaps").read_text(errors="replace")
+    return sum(map(int, re.findall(rf"{re.escape(str(path))}\n(?:(?!Rss).*\n)*Rss:\s+(\d+)", maps)))
+
+
+ONLY_LINUX = pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux shows resident pages")
+SOME = [900, 0, 3, 3]
+
+
+@ONLY_LINUX
+@pytest.mark.parametrize("index", [
+    3, slice(2, 900), slice(None), SOME, np.array(SOME), np.arange(1000) % 7 == 0, slice(0, 0), [],
+    (slice(5, 9), [2, 1]), (np.array(SOME), slice(1, 3)), (np.arange(1000) % 2 == 0, [0]), (7, 1),
+])  # fmt: skip
+def test_stored_rows_are_those_of_the_array_and_do_not_stay_in_memory(tmp_path, index):
+    values = np.random.default_rng(0).integers(0, 256, (1000, 48, 3)).astype(np.uint8)
     np.save(tmp_path / "values.npy", values)
-    stored = StoredRows(tmp_path / "values.npy")
-    assert (stored.shape, stored.dtype, stored.ndim, len(stored)) == (values.shape, values.dtype, 4, 1000)
-    got = stored[rows]
-    np.testing.assert_array_equal(got, values[rows])
+    stored = pickle.loads(pickle.dumps(StoredRows(tmp_path / "values.npy")))  # noqa: S301 - our own
+    assert (stored.shape, stored.dtype, stored.ndim, len(stored)) == (values.shape, values.dtype, 3, 1000)
+    got = stored[index]
+    rows, columns = index if isinstance(index, tuple) else (index, slice(None))
+    np.testing.assert_array_equal(got, values[rows][..., columns, :])
     got[...] = 0  # a copy: the next reader sees the file
     np.testing.assert_array_equal(np.asarray(stored), values)
-    if (maps := Path("/proc/self/smaps")).is_file():
-        resident = re.findall(rf"{tmp_path}/values.npy\n(?:.*\n){{3}}Rss: +(\d+)", maps.read_text(errors="replace"))
-        assert resident == ["0"]
+    assert resident(tmp_path / "values.npy") == 0
+
+
+def test_a_file_that_lost_its_end_is_refused(tmp_path):
+    np.save(tmp_path / "values.npy", np.zeros((20, 3), np.float32))
+    stored = StoredRows(tmp_path / "values.npy")
+    with open(stored.path, "r+b") as file:
+        file.truncate(os.path.getsize(stored.path) - 1)
+    with pytest.raises(InputError, match=r"values\.npy: expected .*Rebuild with --rebuild"):
+        stored[:2]
+
+
+@ONLY_LINUX
+def test_released_pages_leave_memory_and_keep_their_values(tmp_path):
+    path = tmp_path / "values.npy"
+    values = np.lib.format.open_memmap(path, "w+", np.float32, (1000, 1000))
+    values[:] = 7
+    assert resident(path) > 3000
+    release_pages(values)
+    assert resident(path) < 100
+    read = open_array(path, mapped=True)
+    assert (read == 7).all()
+    release_pages(read)
+    assert resident(path) < 100
+    release_pages(np.zeros(3))  # not mapped: nothing happens

@@ -5,7 +5,6 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-import xgboost
 from scipy.special import logit
 from sklearn.base import clone
 from sklearn.metrics import roc_auc_score
@@ -150,10 +149,6 @@ class Spread:
         part = self.X[rows] if columns is None else self.X[np.ix_(rows, columns)]
         return getattr(import_module(module), name)(*arguments, *np.array_split(part, 3))
 
-    def grow_trees(self, parameters, rows, columns, trees, bins):
-        matrix = xgboost.QuantileDMatrix(self.X[np.ix_(rows, columns)], self.labels[rows], max_bin=bins, nthread=1)
-        return xgboost.train({**parameters, "nthread": 1}, matrix, trees)
-
 
 @pytest.mark.parametrize("one_slide", [False, True])
 @pytest.mark.parametrize(
@@ -170,7 +165,8 @@ def test_a_fit_on_a_spread_table_equals_the_fit_in_memory(slides, head, one_slid
     np.testing.assert_allclose(spread.importances, whole.importances, atol=2e-3)
     assert (spread.n_features_in_, spread.classes_.tolist()) == (8, [0, 1])
     if isinstance(head, LogisticHead):
-        assert (spread.C_, spread.inner_loss_) == (whole.C_, whole.inner_loss_)
+        assert spread.C_ == whole.C_
+        assert spread.inner_loss_ == pytest.approx(whole.inner_loss_, rel=1e-3)
         assert spread.coef_.shape == whole.coef_.shape == (1, 8)
     else:
         assert spread.n_trees_ == whole.n_trees_

@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from histoblend.data.errors import InputError
 from histoblend.models.heads import logistic
 from histoblend.models.heads.inner_folds import inner_folds
-from histoblend.models.heads.logistic import LogisticHead
+from histoblend.models.heads.logistic import LogisticHead, tried
 
 
 def test_logistic_with_one_strength_is_scikit_learns_pipeline(slides):
@@ -31,6 +31,16 @@ def test_logistic_chooses_its_strength_on_other_slides():
     leaky = LogisticHead(strengths=(1e-4, 0.1)).fit(X, y)
     assert by_slide.C_ == 1e-4
     assert leaky.C_ == 0.1
+
+
+@pytest.mark.parametrize(
+    ("losses", "count"),
+    [([3, 2, 1, 2, 3, 0], 5), ([3, 2, 1, 2, 1.5, 2, 3, 0], 7), ([1, 2, 3, 0], 3), ([3, 2, 1], 3), ([1, 1, 1, 1], 4)],
+)
+def test_weaker_penalties_are_tried_until_the_loss_has_risen_twice(losses, count):
+    tries = iter(losses)
+    found = tried(range(len(losses)), lambda strength: [next(tries) - 0.5, losses[strength] + 0.5])
+    assert list(found.values()) == losses[:count]
 
 
 def test_the_strength_is_chosen_on_a_subset_and_fitted_on_all_rows(slides, monkeypatch):
