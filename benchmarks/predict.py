@@ -75,12 +75,12 @@ def time_networks(count: int) -> None:
 
 
 def time_bundle(run: Path, count: int) -> None:
-    """Check and time the bundle of a run, on the first patches of the run, with their slides."""
+    """Check and time the bundle of a run, on patches of its first slides."""
     bundle = open_bundle(run / "bundle")
     stored = next(path for name in ("refitted", "model") if (path := run / "5-cnn" / name).is_dir())
     scored = {f"cnn/{path.name}": path.read_bytes() for path in stored.iterdir()}
-    table = pd.read_parquet(run / "1-patches" / "patches.parquet").head(count)
-    pixels = np.load(run / "1-patches" / "pixels.npy", mmap_mode="r")[: len(table)]
+    table = pd.read_parquet(run / "1-patches" / "patches.parquet").sort_values("slide", kind="stable").head(count)
+    pixels = np.load(run / "1-patches" / "pixels.npy", mmap_mode="r")[table.index.to_numpy()]
     slides = table["slide"].tolist()
     plain = Bundle(bundle.folder, bundle.index, bundle.contents | scored)
     for title, given in (("slides known", slides), ("slides unknown", None)):
