@@ -69,7 +69,7 @@ help:  ## list every target
 	@echo "  SET='key=value …'           change settings (no spaces in values), e.g. SET='seed=1 split.folds=4'"
 	@echo "  MISSING=skip STRICT=1       skip ids without an image; stop at an unreadable patch"
 	@echo "  SLIDES=csv EXPLAIN=id       make predict: slides of the patches (id,slide); explain single patches"
-	@echo "  MODEL= POINT= PREVALENCE=   make predict, heatmap: another model or operating point; predict: share of positives"
+	@echo "  MODEL= POINT= PREVALENCE=   make predict, heatmap: another model (fast: cheapest near the best) or operating point; predict: share of positives"
 	@echo "  SLIDE=x.svs MPP= PATCH_MPP= make heatmap: a whole slide; µm per pixel of the slide and of the patches, if unknown"
 	@echo "  STRIDE=16                   make heatmap: distance between patches, in patch pixels (default: 32)"
 	@echo "  RUNS='a b …' OUT=folder     make compare: names of finished runs; output folder (default: runs/compare-a-b-…/)"

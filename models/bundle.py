@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from histoblend.models.heads.head import Head
 
 #: Increased whenever an earlier version could misread a bundle.
-FORMAT = 6
+FORMAT = 7
 INDEX = "bundle.json"
 HEADS_FOLDER = "heads"
 

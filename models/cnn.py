@@ -14,10 +14,10 @@ import numpy as np
 from histoblend.data.errors import InputError
 from histoblend.features.networks.backbones import find_backbone, load_backbone
 from histoblend.features.networks.backend import Shape, load_keras
-from histoblend.features.networks.engines import GPU_BATCH, KERAS_BATCH, Engine, KerasNetwork, OnnxNetwork
+from histoblend.features.networks.engines import GPU_BATCH, KERAS_BATCH, Engine, KerasNetwork, OnnxNetwork, StoredOnnx
 from histoblend.features.networks.onnx_export import export_model
 from histoblend.features.networks.recipe import Recipe, dtype_policy
-from histoblend.features.networks.stored import StoredKeras, StoredOnnx
+from histoblend.features.networks.stored import StoredKeras
 from histoblend.features.networks.views import SYMMETRIES, resize, symmetries
 from histoblend.models.augment import jitter_stains, normalise_stains
 from histoblend.models.surgery import cut_network, fold_norms, unfold_norms
@@ -29,7 +29,7 @@ DESCRIPTION = "cnn.json"
 KERAS_FILE, ONNX_FILE = "network.keras", "network.onnx"
 
 #: Increased whenever an earlier version could misread a stored network.
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -271,7 +271,7 @@ def _store(model: keras.Model, recipe: Recipe, shape: Shape, engine: Engine, pat
     if engine.name == "onnx":
         target = path.with_suffix(".onnx")
         export_model(model, shape, str(target))
-        return StoredOnnx(recipe, Path(), {key: target.read_bytes()})
+        return StoredOnnx(recipe, contents={key: target.read_bytes()})
     target = path.with_suffix(".keras")
     model.save(target)
     return StoredKeras(recipe, "float32", GPU_BATCH if engine.gpu else KERAS_BATCH, {key: target.read_bytes()})
@@ -306,14 +306,15 @@ class CnnCompute:
         From :func:`with_channels`.
     size : int
     stain : str
-    d4 : bool
+    symmetries : int
+        Number of the 8 symmetries that are averaged, in the order of :func:`features.networks.views.symmetries`.
     channels : int
     """
 
     network: OnnxNetwork | KerasNetwork
     size: int
     stain: str
-    d4: bool
+    symmetries: int
     channels: int
 
     @property
@@ -334,7 +335,7 @@ class CnnCompute:
         patches : ndarray of shape (n, height, width, 3), dtype uint8
             RGB, square. Not modified.
         plain : bool
-            Predict log-odds for the unturned patch only. This is 8 times faster when only the channels matter.
+            Predict log-odds for the unturned patch only, which is faster when only the channels matter.
 
         Returns
         -------
@@ -351,17 +352,20 @@ class CnnCompute:
             raise ValueError(
                 f"patches must be uint8 RGB of shape (n, side, side, 3); got {patches.dtype} {patches.shape}."
             )
-        views = SYMMETRIES if self.d4 and not plain else 1
+        views = 1 if plain else self.symmetries
         step = max(1, self.network.batch // views)
         values = np.empty((len(patches), self.width), np.float32)
         for start in range(0, len(patches), step):
-            batch = np.asarray(patches[start : start + step])
-            batch = resize(normalise_stains(batch) if self.stain == "macenko" else batch, self.size or None)
+            batch = self.prepare(np.asarray(patches[start : start + step]))
             turned = np.concatenate(list(symmetries(batch))[:views])
             outputs = self.network(turned).reshape(views, len(batch), self.width)
             values[start : start + len(batch), 0] = outputs[..., 0].mean(axis=0)
             values[start : start + len(batch), 1:] = outputs[0, :, 1:]
         return values
+
+    def prepare(self, patches: np.ndarray) -> np.ndarray:
+        """Patches as the network takes them, before they are turned."""
+        return resize(normalise_stains(patches) if self.stain == "macenko" else patches, self.size or None)
 
 
 def store_cnn(network: keras.Model, settings: CnnSettings, shape: Shape, engine: Engine, folder: Path) -> CnnCompute:
@@ -390,6 +394,7 @@ def store_cnn(network: keras.Model, settings: CnnSettings, shape: Shape, engine:
         "batch": GPU_BATCH if engine.gpu else KERAS_BATCH,
         "shape": list(shape),
         "channels": int(network.layers[-1].input.shape[-1]),
+        "symmetries": SYMMETRIES if settings.d4 else 1,
         "settings": asdict(public),
     }
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2), encoding="utf-8")
@@ -397,13 +402,7 @@ def store_cnn(network: keras.Model, settings: CnnSettings, shape: Shape, engine:
 
 
 def open_cnn(folder: Path) -> CnnCompute:
-    """Open a network that :func:`store_cnn` wrote.
-
-    Raises
-    ------
-    InputError
-        A file is missing or damaged, or was written by a newer version.
-    """
+    """Open a network that :func:`store_cnn` wrote; raises InputError as :func:`cnn_from` does."""
     try:
         paths = {name: folder / name for name in (DESCRIPTION, KERAS_FILE, ONNX_FILE)}
         content = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
@@ -425,24 +424,24 @@ def cnn_from(content: Mapping[str, bytes], source: str) -> CnnCompute:
     Raises
     ------
     InputError
-        A file is missing or damaged, or was written by a newer version.
+        A file is missing or damaged, or was written by another version.
     """
     try:
         description = json.loads(content[DESCRIPTION])
         if description["format"] != FORMAT:
-            raise InputError(f"{source}: expected format {FORMAT}; got {description['format']!r}. Use a newer version.")
+            raise InputError(f"{source}: expected format {FORMAT}; got {description['format']!r}. Make it again.")
         settings = CnnSettings(**description["settings"])
         height, width = description["shape"]
-        channels = int(description["channels"])
+        channels, views = int(description["channels"]), int(description["symmetries"])
         key = None if find_backbone(settings.backbone).any_size else (int(height), int(width))
         recipe = settings.recipe
         network: OnnxNetwork | KerasNetwork
         if description["engine"] == "onnx":
-            network = StoredOnnx(recipe, Path(), {key: content[ONNX_FILE]})
+            network = StoredOnnx(recipe, contents={key: content[ONNX_FILE]})
         else:
             network = _StoredWithChannels(recipe, "float32", int(description["batch"]), {key: content[KERAS_FILE]})
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{source}: expected a fine-tuned network with {DESCRIPTION}; got: {error!r}.") from error
-    return CnnCompute(network, settings.size, settings.stain, settings.d4, channels)
+    return CnnCompute(network, settings.size, settings.stain, views, channels)

@@ -7,101 +7,24 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
 
 from histoblend.data.audit.flags import own_flags
 from histoblend.data.audit.measures import measure
 from histoblend.data.errors import InputError
-from histoblend.models.bundle import INDEX, Bundle
-from histoblend.models.file_checks import read_as
-from histoblend.models.names import (
-    ENSEMBLES,
-    FOR_HEAT_MAPS,
-    NORMALISED,
-    TABLES,
-    WITH_SLIDES,
-    WITHOUT_SLIDES,
-    needs_slides,
-    tables_of,
-)
+from histoblend.models.bundle import Bundle
+from histoblend.models.names import NORMALISED, TABLES, needs_slides, tables_of
 from histoblend.models.outliers import OUTLIERS, Outliers
 
 if TYPE_CHECKING:
     from histoblend.features.handcrafted.slide_context import SlideReference
 
 CNN = "cnn"
-ENSEMBLE = "ensemble"
-ENSEMBLE_FILE = "ensemble.json"
 NETWORKS = "embeddings"
 #: Flags of a patch. The last depends on its distance from the training patches, the others on its pixels.
 FLAGS = ("blank", "black", "blurred", "saturated", "pen", "out-of-distribution")
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
-
-
-class _Patch(_Strict):
-    size: Annotated[int, Field(ge=16, le=4096)]
-    resize: Literal["refuse", "resize", "crop"]
-
-
-class _Features(_Strict):
-    families: list[str]
-    code: str
-
-
-class _Network(_Strict):
-    engine: str
-
-
-class _Model(_Strict):
-    columns: str
-    auc: float
-    thresholds: dict[str, float]
-
-
-class _Index(_Strict):
-    """Required entries of a bundle's index; there may be others."""
-
-    libraries: dict[str, str]
-    patch: _Patch
-    prevalence: Annotated[float, Field(gt=0, lt=1)]
-    features: _Features
-    networks: list[_Network]
-    columns: dict[str, list[str]]
-    models: Annotated[dict[str, _Model], Field(min_length=1)]
-
-
-@dataclass(frozen=True)
-class Blend:
-    """Combines the members' probabilities of a patch into one.
-
-    Attributes
-    ----------
-    name : str
-    members : tuple of str
-    combine : callable
-        Maps probabilities (n, members) float64 and, with ``slide_means``, their means over slides to (n,) float64.
-    thresholds : dict from str to float
-        By operating point; a probability at or above it counts as positive.
-    slide_means : bool
-        Whether ``combine`` also takes the members' means over each patch's slide.
-    """
-
-    name: str
-    members: tuple[str, ...]
-    combine: Callable[..., np.ndarray]
-    thresholds: dict[str, float]
-    slide_means: bool = False
-
-    @property
-    def needs_slides(self) -> bool:
-        """Whether patches are compared with the rest of their slide."""
-        return self.slide_means or any(map(needs_slides, self.members))
 
 
 @dataclass(frozen=True)
@@ -123,77 +46,6 @@ class Values:
     flags: np.ndarray
     distance: np.ndarray
     table: np.ndarray
-
-
-def choose_blends(bundle: Bundle, model: str = "", *, tiled: bool = False) -> tuple[Blend, Blend | None]:
-    """Choose the blends that predict patches of known and of unknown slides.
-
-    Parameters
-    ----------
-    bundle : Bundle
-    model : str
-        A member's name, or "ensemble". If empty, the ensemble or, in a bundle without one, the head with the largest
-        out-of-fold AUC.
-    tiled : bool
-        Whether the patches are all tiles of a slide. Means over the slide are then left out, because they reflect
-        another share of tumour than means over the sampled patches that the ensemble was fitted on.
-
-    Returns
-    -------
-    with_slides : Blend
-    without : Blend or None
-        None if the model needs slides and has no substitute.
-
-    Raises
-    ------
-    InputError
-        The bundle has no such model, or its index is incomplete.
-    """
-    # A matching digest proves nothing: anyone can seal a bundle.
-    read_as(_Index, bundle.index, f"{bundle.folder}: {INDEX}")
-    models = bundle.index["models"]
-    stored = bundle.json(ENSEMBLE_FILE)
-    if stored is not None and model in ("", ENSEMBLE):
-        blends = _ensemble_blends(stored, tiled)
-        missing = sorted({name for blend in blends if blend for name in blend.members} - set(models))
-        if missing:
-            raise InputError(
-                f"{bundle.folder}: expected every member of the ensemble; {', '.join(missing)} is missing. "
-                "Get the bundle again."
-            )
-        return blends
-    known = [*([ENSEMBLE] if stored is not None else []), *models]
-    if model and model not in models:
-        raise InputError(f"{bundle.folder}: the model must be one of {', '.join(known)}; got {model!r}.")
-    if model:
-        blend = _single_blend(model, models[model])
-        return blend, None if blend.needs_slides else blend
-    ranked = sorted(models, key=lambda name: -models[name]["auc"])
-    without = [name for name in ranked if not needs_slides(name)]
-    return _single_blend(ranked[0], models[ranked[0]]), _single_blend(
-        without[0], models[without[0]]
-    ) if without else None
-
-
-def _ensemble_blends(stored: dict[str, Any], tiled: bool) -> tuple[Blend, Blend | None]:
-    from histoblend.models.ensemble import Ensemble
-
-    blends: dict[str, Blend] = {}
-    for name in ENSEMBLES:
-        if stored.get(name) is not None:
-            fitted = Ensemble.from_dict(stored[name])
-            means = fitted.slide_means
-            blends[name] = Blend(ENSEMBLE, tuple(fitted.members), fitted.predict, dict(fitted.thresholds), means)
-    if WITH_SLIDES not in blends:
-        raise InputError(
-            f"{ENSEMBLE_FILE}: expected an ensemble called {WITH_SLIDES!r}; there is none. Get the bundle again."
-        )
-    with_slides = blends.get(FOR_HEAT_MAPS, blends[WITH_SLIDES]) if tiled else blends[WITH_SLIDES]
-    return with_slides, blends.get(WITHOUT_SLIDES) if with_slides.needs_slides else with_slides
-
-
-def _single_blend(name: str, entry: dict[str, Any]) -> Blend:
-    return Blend(name, (name,), lambda probabilities, _=None: probabilities[:, 0], dict(entry["thresholds"]))
 
 
 class Predictor:
@@ -324,18 +176,23 @@ class Predictor:
         Use ``compared_only`` for patches that others are only compared with. The fine-tuned network's log-odds are then
         those of a single view.
         """
-        from histoblend.features.handcrafted.families import compute
         from histoblend.features.slide_stain import normalise_by_slide
 
         normalised = pixels if stains is None else normalise_by_slide(pixels, stains)
         parts = [np.empty((len(pixels), 0), np.float32)]
         for table in self.tables:
             patches = normalised if table.endswith(NORMALISED) else pixels
-            if table == CNN:
-                parts.append(self.cnn(patches, plain=compared_only))
-            else:
-                parts.append(self.embed(patches) if table.startswith("embeddings") else compute(patches, self.families))
+            parts.append(self.table(table, patches, plain=compared_only or CNN not in self.members))
         return np.concatenate(parts, axis=1)
+
+    def table(self, name: str, patches: np.ndarray, *, plain: bool = False) -> np.ndarray:
+        """Columns of one table for patches, already normalised if the table needs that. ``plain`` is as for the CNN."""
+        from histoblend.features.handcrafted.families import compute
+
+        if name == CNN:
+            values: np.ndarray = self.cnn(patches, plain=plain)
+            return values
+        return self.embed(patches) if name.startswith("embeddings") else compute(patches, self.families)
 
     def _predict(self, pixels: np.ndarray, stains: np.ndarray | None = None) -> Values:
         table = self.features(pixels, stains)
@@ -345,11 +202,21 @@ class Predictor:
                 members[:, column] = _expit(table[:, self.columns[self.cnn.columns[0]]])
             elif not needs_slides(name):
                 members[:, column] = self.heads[name].predict_proba(self.row_values(name, table))[:, 1]
+        flags, distance = self.flags(pixels, table)
+        return Values(members, flags, distance, table)
+
+    def flags(self, pixels: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Flags of patches, (n, len(FLAGS)) bool, and distances from the training patches, given their features."""
         distance = np.full(len(pixels), np.nan)
         if self._outliers is not None:
             distance = self._outliers.distance(table[:, self._outlier_positions])
         flags = own_flags(measure(pixels).table())[list(FLAGS[:-1])].to_numpy(dtype=bool)
-        return Values(members, np.column_stack([flags, distance > 1]), distance, table)
+        return np.column_stack([flags, distance > 1]), distance
+
+    @property
+    def outlier_tables(self) -> tuple[str, ...]:
+        """Tables that the distance from the training patches needs."""
+        return tables_of(self._outliers.space) if self._outliers else ()
 
     def row_values(self, member: str, table: np.ndarray) -> np.ndarray:
         """Select a member's columns, (n, k) float32, from a table of :attr:`columns` or of slide-context columns."""

@@ -148,8 +148,8 @@ class EmbeddingsConfig(_Section):
     engine: Literal["auto", "onnx", "keras"] = Field(
         "auto", description="library that runs the network; auto is keras on a GPU, otherwise onnx"
     )
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="precision of the keras engine; auto is bfloat16 on a GPU, otherwise float32"
+    precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
+        "auto", description="auto is bfloat16 on a GPU, otherwise float32; int8 (onnx only) is calibrated on patches"
     )
     shard: int = Field(256, ge=1, description="patches per shard (does not change results)")
 
@@ -197,9 +197,7 @@ class CnnConfig(_Section):
     weights: UserPath = Field("imagenet", description="imagenet, random, or the path of a weights file")
     size: int = Field(192, ge=0, description="patches are resized to this side, px; 0 for no resizing")
     trained: Literal["auto", "top", "all"] = Field(
-        "auto",
-        description="layers that are trained: all, or top, those after the last inner feature map; auto is all on a "
-        "GPU, otherwise top",
+        "auto", description="trained layers: all, or top (after the last inner feature map); auto is all on a GPU"
     )
     batch_norm: Literal["frozen", "trained"] = Field(
         "frozen", description="keep batch norms as pretrained, or train them"
@@ -243,12 +241,16 @@ class EnsembleConfig(_Section):
 
 
 class FinalConfig(_Section):
-    """Training data of the models in the bundle."""
+    """How the models in the bundle are fitted, and how its fine-tuned network predicts."""
 
     refit: Literal["all", "train"] = Field(
-        "all",
-        description="patches that the bundle's models are finally fitted on: all labelled patches, or training slides "
-        "only, to which the reported scores refer",
+        "all", description="patches that the bundle's models are fitted on: all labelled, or training slides as scored"
+    )
+    symmetries: Literal[1, 2, 4, 8] = Field(
+        4, description="symmetries of a patch that the bundle's network averages, if cnn.d4; scores average all 8"
+    )
+    precision: Literal["auto", "float32", "int8"] = Field(
+        "auto", description="precision of the bundle's network; auto is int8 if that hardly changes it (not on a GPU)"
     )
 
 

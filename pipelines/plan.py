@@ -17,7 +17,7 @@ from histoblend.pipelines.config import Config, shown_configuration
 from histoblend.pipelines.results import needs_table
 from histoblend.pipelines.run import Run, Step
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.steps import cnn, embeddings, features, heads, model_set, patches, predictions, refit
+from histoblend.pipelines.steps import bundle, cnn, embeddings, features, heads, model_set, patches, predictions, refit
 
 #: Code that several steps depend on: patches and splits, feature tables, fitted models, analyses, report sections.
 PATCHES = ("data", "pipelines/run_files.py")
@@ -102,7 +102,7 @@ STEPS = (
         "cnn", "5-cnn", "pipelines.steps.cnn:build",
         reads=("prepare",),
         code=(*MODELS, "pipelines/steps/cnn.py", "pipelines/steps/cnn_context.py"),
-        settings=lambda config: config.cnn.model_dump(exclude={"cache_gb"}) | config.final.model_dump(),
+        settings=lambda config: config.cnn.model_dump(exclude={"cache_gb"}) | {"refit": config.final.refit},
         inputs=cnn.inputs,
         is_needed=lambda run: run.config.cnn.enabled,
     ),
@@ -135,6 +135,7 @@ STEPS = (
     Step(
         "bundle", "analysis/bundle", "pipelines.steps.bundle:build",
         reads=("prepare", "cnn", "models", "ladder", "refit"),
+        inputs=bundle.inputs,
         code=(
             *ANALYSES, "pipelines/steps/cnn_context.py", "pipelines/steps/model_set.py", "pipelines/steps/bundle.py",
             "reports/model_card.py", "reports/within_slides.py", "reports/words.py",
@@ -177,7 +178,7 @@ STEPS = (
     Step(
         "sections", "analysis/sections", "pipelines.steps.sections:build",
         reads=(
-            "prepare", "features", "embeddings", "heads", "cnn", "ensemble", "ladder",
+            "prepare", "features", "embeddings", "heads", "cnn", "ensemble", "ladder", "bundle",
             "importances", "attributions", "leakage", "stain", "saliency",
         ),
         code=(*SECTIONS, "pipelines/steps/sections.py"),

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from histoblend.data.patches import PatchSet
 from histoblend.data.splits import is_known
+from histoblend.data.storage.arrays import names_in
 from histoblend.models.names import CONTEXT_RUNGS, TABLES, tables_of
-from histoblend.pipelines.run_files import (
-    LEAKAGE,
-    PREDICTIONS,
-    SCORES,
-    TIMES,
-)
+from histoblend.pipelines.run_files import LEAKAGE, NETWORK_LIST, NETWORKS, PREDICTIONS, SCORES, TIMES
 from histoblend.pipelines.runtime.artefacts import FinishedStep
 from histoblend.pipelines.tables import FeatureSets, read_values
 
@@ -26,8 +23,13 @@ if TYPE_CHECKING:
 def embedding_of(run: Run) -> EmbeddingCompute | ConcatenatedEmbeddings:
     """Function that computes the run's embeddings of patches, with the same engine as in the run."""
     from histoblend.features.networks.embeddings import embedding_compute
+    from histoblend.features.networks.stored import open_networks
 
-    engine, options = run.step("embeddings").manifest["notes"]["engine"], run.config.embeddings
+    step, options = run.step("embeddings"), run.config.embeddings
+    engine = step.manifest["notes"]["engine"]
+    if engine["precision"] == "int8":
+        contents = {name: (step.folder / NETWORKS / name).read_bytes() for name in names_in(step.folder / NETWORKS, "")}
+        return open_networks(json.loads(contents.pop(NETWORK_LIST)), contents)
     return embedding_compute(
         size=[size or None for size in options.size],
         engine=engine["name"],

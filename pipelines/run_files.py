@@ -4,6 +4,8 @@ from __future__ import annotations
 
 COLUMNS = "columns.json"
 VALUES = "values.npy"
+#: Folder of the 8-bit networks that made a table, and their description.
+NETWORKS, NETWORK_LIST = "networks", "networks.json"
 
 SET_ASIDE = "set_aside.csv"
 UNLABELLED = "unlabelled"
@@ -31,6 +33,8 @@ CALIBRATORS = "calibrators.csv"
 ERRORS = "errors.csv"
 CHOICES = "choices.csv"
 GAINS = "gains.csv"
+#: Out-of-fold AUC of each ensemble.
+ENSEMBLE_SCORES = "ensembles.csv"
 
 HISTORY = "history.csv"
 MODEL = "model"

@@ -177,6 +177,14 @@ def slides_in_one_fold(table: pd.DataFrame, slides: np.ndarray) -> bool:
     return bool(table.groupby(slides)["fold"].nunique().max() == 1)
 
 
+def calibration_patches(patches: PatchSet, seed: int) -> np.ndarray:
+    """Patches that 8-bit networks are calibrated on: a sample of training slides, never of held-out ones."""
+    from histoblend.features.networks.onnx_int8 import sample_rows
+
+    train = np.flatnonzero(patches.table["split"] == "train")
+    return np.asarray(patches.pixels[train[sample_rows(len(train), seed)]])
+
+
 def input_pixels(patches: PatchSet, *, normalised: bool) -> np.ndarray | StoredRows | NormalisedPixels:
     """Patches of a run, unchanged or stain-normalised by slide. Normalised patches are computed when they are read."""
     from histoblend.features.slide_stain import NormalisedPixels, stain_sums, stains_of

@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from histoblend.data.splits import is_known
-from histoblend.models.names import SINGLE_FAMILIES
+from histoblend.models.costs import CLOSE, FAST
+from histoblend.models.names import ENSEMBLES, SINGLE_FAMILIES
 from histoblend.reports.within_slides import between_words, has_within, score_within_words, within_words
 
 CARD = "MODEL_CARD.md"
@@ -22,7 +23,8 @@ def model_card(content: Mapping[str, Any], steps: pd.DataFrame, patches: pd.Data
     Parameters
     ----------
     content : mapping
-        Content of ``bundle.json``: run, made, commit, patch, prevalence, networks, models, libraries, learned.
+        Content of ``bundle.json``: run, made, commit, patch, prevalence, networks, models, ensembles, costs, libraries,
+        learned.
     steps : DataFrame
         The ladder (:func:`reports.evaluation.ladder.ladder`).
     patches : DataFrame
@@ -49,6 +51,10 @@ def model_card(content: Mapping[str, Any], steps: pd.DataFrame, patches: pd.Data
         f"sides of the split, so these scores are optimistic.** {_learned(content)}",
         "",
         *_scores(steps),
+        "",
+        "## Cost",
+        "",
+        *_costs(content),
         "",
         "## Use",
         "",
@@ -106,6 +112,24 @@ def _scores(steps: pd.DataFrame) -> list[str]:
         scores = [_with_interval(row, "auc"), score_within_words(row) or "–", _with_interval(row, "brier")]
         lines.append(f"| {row['model']} | {_SPLITS[row['split']]} | {' | '.join(scores)} | {row['threshold']:.3f} |")
     return [*lines, "", within_words(steps) + (f" {between_words(selected)}" if has_within(steps) else "")]
+
+
+def _costs(content: Mapping[str, Any]) -> list[str]:
+    """Cost and AUC of each choice of MODEL, the cheapest first."""
+    ensembles = {name: content["ensembles"][name] for name in ENSEMBLES if name in content["ensembles"]}
+    scores = content["models"] | ensembles
+    words = dict(zip(ENSEMBLES, ("ensemble", "ensemble, heat maps", "ensemble, slides unknown"), strict=True))
+    lines = ["| `MODEL` | core-ms per patch | AUC out of fold |", "|---|---|---|"]
+    for name, cost in sorted(content["costs"].items(), key=lambda item: item[1]):
+        score = scores[name]
+        interval = "" if score["auc_low"] is None else f" ({score['auc_low']:.3f} to {score['auc_high']:.3f})"
+        lines.append(f"| {words.get(name, name)} | {cost:.1f} | {score['auc']:.3f}{interval} |")
+    return [
+        *lines,
+        "",
+        f"Costs are of one core where the bundle was made, without reading files. `MODEL={FAST}` takes the cheapest "
+        f"model whose AUC is within {CLOSE} of the best; without slides, among those that need none.",
+    ]
 
 
 def _with_interval(row: Mapping[Any, Any], name: str) -> str:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,16 +23,19 @@ from sklearn.utils.validation import check_is_fitted
 from histoblend.data.errors import InputError
 from histoblend.data.patches import CENTRE
 from histoblend.data.workers import count_workers
+from histoblend.features.networks.backend import Shape
 from histoblend.features.networks.engines import (
     GPU_BATCH,
     KERAS_BATCH,
     ONNX_BATCH,
     KerasNetwork,
     OnnxNetwork,
+    StoredOnnx,
     choose_engine,
 )
 from histoblend.features.networks.onnx_export import export_onnx
-from histoblend.features.networks.recipe import recipes_of
+from histoblend.features.networks.onnx_int8 import quantise, sample_rows
+from histoblend.features.networks.recipe import recipes_of, shape_key
 from histoblend.features.networks.views import SYMMETRIES, Size, Sizes, check_sizes, resize, symmetries
 
 DEFAULT_CACHE = Path(".cache/networks")
@@ -54,6 +57,7 @@ def embedding_compute(
     stages: int = 1,
     weights: str = "imagenet",
     cache: str | os.PathLike[str] = DEFAULT_CACHE,
+    calibration: np.ndarray | None = None,
 ) -> EmbeddingCompute | ConcatenatedEmbeddings:
     """Create the function that embeds patches. It is thread-safe and picklable.
 
@@ -74,6 +78,8 @@ def embedding_compute(
         See :class:`Recipe`.
     cache : path
         Folder for exported networks, created if missing.
+    calibration : ndarray of shape (n, height, width, 3), dtype uint8, optional
+        Patches that "int8" networks are calibrated on, needed for that precision only.
 
     Returns
     -------
@@ -82,7 +88,9 @@ def embedding_compute(
     Raises
     ------
     ValueError
-        If an option is unknown.
+        If an option is unknown, or "int8" has no patches to be calibrated on.
+    InputError
+        If "int8" changes the outputs of the network too much.
     features.weights.CheckpointError
         If the weights are not available.
     RuntimeError
@@ -102,7 +110,8 @@ def embedding_compute(
                 export_onnx(recipe, shape, network.cache)
         else:
             network = KerasNetwork(recipe, chosen.precision, GPU_BATCH if chosen.gpu else KERAS_BATCH)
-        computes.append(EmbeddingCompute(network, sizes, bool(d4), centre))
+        compute = EmbeddingCompute(network, sizes, bool(d4), centre)
+        computes.append(compute if chosen.precision != "int8" else _in_8_bits(compute, calibration))
     return computes[0] if len(computes) == 1 else ConcatenatedEmbeddings(tuple(computes))
 
 
@@ -194,6 +203,23 @@ class EmbeddingCompute:
         return [np.concatenate(views[::2]), np.concatenate(views[1::2])]
 
 
+def _in_8_bits(compute: EmbeddingCompute, patches: np.ndarray | None) -> EmbeddingCompute:
+    """The same embedding with networks in 8-bit integers."""
+    if patches is None or not len(patches):
+        raise ValueError('precision "int8" needs patches to be calibrated on; got none.')
+    network, plain = compute.network, replace(compute, d4=False)
+    if not isinstance(network, OnnxNetwork):
+        raise TypeError(f"8-bit networks are made from ONNX files; got {type(network).__name__}.")
+    batches: dict[Shape | None, list[np.ndarray]] = {}
+    for size, centre in compute.views:
+        for start in range(0, len(patches), ONNX_BATCH):
+            (images,) = plain._prepare(patches[start : start + ONNX_BATCH], size, centre)
+            batches.setdefault(shape_key(network.recipe, images), []).append(images)
+    name = network.recipe.backbone
+    contents = {shape: quantise(name, network.content(shape), given) for shape, given in batches.items()}
+    return replace(compute, network=StoredOnnx(network.recipe, precision="int8", contents=contents))
+
+
 def _check(patches: np.ndarray) -> None:
     """Raise ValueError if an array is not a batch of RGB patches."""
     if patches.ndim != 4 or patches.shape[3] != 3 or 0 in patches.shape[1:3] or patches.dtype != np.uint8:
@@ -249,8 +275,8 @@ def ahead(function: Callable[[_Item], _Result], items: Sequence[_Item], depth: i
 class Embeddings(TransformerMixin, BaseEstimator):
     """Embed patches with a pretrained network, as a scikit-learn transformer.
 
-    It learns nothing from data: `fit` prepares the network. The pickle does not contain the network's session, which is
-    created again on first use.
+    It learns nothing from data, except that "int8" networks are calibrated on some of the patches: `fit` prepares the
+    network. The pickle does not contain the network's session, which is created again on first use.
 
     Parameters
     ----------
@@ -297,10 +323,11 @@ class Embeddings(TransformerMixin, BaseEstimator):
         self.n_jobs = n_jobs
 
     def fit(self, X: np.ndarray | None = None, y: Any = None) -> Embeddings:
-        """Prepare the network. The patches are ignored."""
+        """Prepare the network. The patches are ignored, except by "int8"."""
         options = self.get_params()
         count_workers(options.pop("n_jobs"), "n_jobs")
-        self.compute_ = embedding_compute(**options)
+        sample = None if X is None else X[sample_rows(len(X))]
+        self.compute_ = embedding_compute(**options, calibration=sample)
         return self
 
     def transform(self, X: np.ndarray) -> np.ndarray:

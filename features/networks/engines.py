@@ -6,7 +6,7 @@ import importlib.metadata
 import importlib.util
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -30,11 +30,14 @@ if TYPE_CHECKING:
 
 
 ENGINES = ("auto", "onnx", "keras")
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 ONNX_BATCH = 8  # faster than 64, because small batches fit the processor cache (benchmarks/embeddings.py)
 KERAS_BATCH = 32
 GPU_BATCH = 256
 PREPARED_AHEAD = 3  # batches that threads prepare while the Keras network runs
+
+#: Shape in the name of a network file that accepts images of any shape.
+ANY_SHAPE = "any"
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class Engine:
     name : {"onnx", "keras"}
     backend : str
         Backend of Keras; for "onnx", the backend that exports.
-    precision : {"float32", "bfloat16", "float16"}
+    precision : {"float32", "bfloat16", "float16", "int8"}
     gpu : bool
     """
 
@@ -57,7 +60,7 @@ class Engine:
 
     def __str__(self) -> str:
         if self.name == "onnx":
-            return "ONNX Runtime, float32"
+            return f"ONNX Runtime, {self.precision}"
         return f"Keras on {self.backend}, {self.precision}{', GPU' if self.gpu else ''}"
 
 
@@ -67,10 +70,10 @@ def choose_engine(engine: str = "auto", precision: str = "auto") -> Engine:
     Parameters
     ----------
     engine : {"auto", "onnx", "keras"}
-        "auto" is "keras" if there is a GPU or the export to ONNX is impossible, and "onnx" otherwise.
-    precision : {"auto", "float32", "bfloat16", "float16"}
-        Precision of multiplications; weights and pooled values stay float32. "auto" is bfloat16 on a GPU and float32
-        otherwise.
+        "auto" is "keras" if there is a GPU or the export to ONNX is impossible, and "onnx" otherwise and for "int8".
+    precision : {"auto", "float32", "bfloat16", "float16", "int8"}
+        Precision of multiplications; pooled values stay float32, and weights too except in "int8". "auto" is bfloat16
+        on a GPU and float32 otherwise.
 
     Returns
     -------
@@ -83,15 +86,21 @@ def choose_engine(engine: str = "auto", precision: str = "auto") -> Engine:
     """
     check_choice("engine", engine, ENGINES)
     check_choice("precision", precision, PRECISIONS)
+    if precision == "int8" and engine == "auto":
+        engine = "onnx"
     gpu = engine != "onnx" and has_gpu()
     if engine == "auto":
         needed = ("tensorflow", "tf2onnx", "onnxruntime")
         possible = all(importlib.util.find_spec(name) is not None for name in needed)
         engine = "keras" if gpu or not possible else "onnx"
     if engine == "onnx":
-        if precision not in ("auto", "float32"):
-            raise InputError(f'engine "onnx" computes in float32; got precision {precision!r}. Choose engine "keras".')
-        return Engine("onnx", "tensorflow", "float32", False)
+        if precision not in ("auto", "float32", "int8"):
+            raise InputError(
+                f'engine "onnx" computes in float32 or int8; got precision {precision!r}. Choose engine "keras".'
+            )
+        return Engine("onnx", "tensorflow", "float32" if precision == "auto" else precision, False)
+    if precision == "int8":
+        raise InputError('precision "int8" needs engine "onnx"; got engine "keras". Choose engine "auto".')
     chosen = ("bfloat16" if gpu else "float32") if precision == "auto" else precision
     return Engine("keras", choose_backend(), chosen, gpu)
 
@@ -105,10 +114,13 @@ class OnnxNetwork:
     recipe : Recipe
     cache : Path
         Folder of the exported file, which is written there if missing.
+    precision : {"float32", "int8"}
+        Of the file.
     """
 
     recipe: Recipe
-    cache: Path
+    cache: Path = Path()
+    precision: str = "float32"
     batch: ClassVar[int] = ONNX_BATCH
     ahead: ClassVar[int] = 0
     _sessions: dict[Shape | None, deque[Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -143,6 +155,25 @@ class OnnxNetwork:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+
+
+@dataclass
+class StoredOnnx(OnnxNetwork):
+    """A network run by ONNX Runtime from given ONNX files, without an export.
+
+    Parameters
+    ----------
+    recipe, precision
+        See :class:`OnnxNetwork`. The cache is not used.
+    contents : mapping from shape to bytes
+        ONNX file for images of each shape (height, width); under None if one file accepts all shapes.
+    """
+
+    contents: Mapping[Shape | None, bytes] = field(default_factory=dict, repr=False)
+
+    def content(self, shape: Shape | None) -> bytes:
+        """Return the content of the ONNX file for images of a shape."""
+        return content_for(self.contents, shape)
 
 
 @dataclass
@@ -182,3 +213,16 @@ class KerasNetwork:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+
+
+def content_for(contents: Mapping[Shape | None, bytes], shape: Shape | None) -> bytes:
+    """Return the file for images of a shape; raise InputError if there is none."""
+    if shape not in contents:
+        known = ", ".join(shape_name(known_shape) for known_shape in contents)
+        raise InputError(f"expected images of {known} pixels; got {shape_name(shape)}. Use patches of the same size.")
+    return contents[shape]
+
+
+def shape_name(shape: Shape | None) -> str:
+    """Shape in the name of a network file."""
+    return f"{shape[0]}x{shape[1]}" if shape else ANY_SHAPE

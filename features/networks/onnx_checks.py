@@ -11,11 +11,11 @@ from histoblend.data.errors import AWAY, InputError
 # Operators that networks of images need. None of them reads files, runs another graph, draws random numbers or makes
 # values from a shape alone.
 OPERATOR_NAMES = (
-    "Abs Add AveragePool BatchNormalization Cast Ceil Clip Concat Constant Conv Div Dropout Elu Erf Exp Flatten Floor "
-    "Gather Gelu Gemm GlobalAveragePool GlobalMaxPool GroupNormalization HardSigmoid HardSwish Identity "
-    "LayerNormalization LeakyRelu Log MatMul Max MaxPool Min Mul Neg Pad Pow PRelu Reciprocal ReduceMax ReduceMean "
-    "ReduceMin ReduceSum Relu Reshape Selu Sigmoid Slice Softmax Softplus Split Sqrt Squeeze Sub Sum Tanh Transpose "
-    "Unsqueeze"
+    "Abs Add AveragePool BatchNormalization Cast Ceil Clip Concat Constant Conv DequantizeLinear Div Dropout Elu Erf "
+    "Exp Flatten Floor Gather Gelu Gemm GlobalAveragePool GlobalMaxPool GroupNormalization HardSigmoid HardSwish "
+    "Identity LayerNormalization LeakyRelu Log MatMul Max MaxPool Min Mul Neg Pad Pow PRelu QuantizeLinear Reciprocal "
+    "ReduceMax ReduceMean ReduceMin ReduceSum Relu Reshape Selu Sigmoid Slice Softmax Softplus Split Sqrt Squeeze Sub "
+    "Sum Tanh Transpose Unsqueeze"
 )
 OPERATORS = frozenset(OPERATOR_NAMES.split())
 
@@ -157,7 +157,7 @@ def _tensor_faults(tensor: Any) -> Iterator[str]:
     held = len(tensor.raw_data) if tensor.HasField("raw_data") else len(getattr(tensor, field)) * size
     if min(tensor.dims, default=0) < 0 or numbers * size != held:
         yield f"a tensor of {numbers} numbers that holds {held} bytes"
-    if tensor.data_type != onnx.TensorProto.FLOAT and numbers > MAX_SHAPE:
+    if size > 1 and tensor.data_type != onnx.TensorProto.FLOAT and numbers > MAX_SHAPE:
         yield f"{numbers} integers in a tensor"
 
 
@@ -168,7 +168,7 @@ def _types() -> dict[int, tuple[str, int]]:
     kinds = onnx.TensorProto
     return {
         kinds.FLOAT: ("float_data", 4), kinds.INT64: ("int64_data", 8), kinds.INT32: ("int32_data", 4),
-        kinds.UINT8: ("int32_data", 1), kinds.BOOL: ("int32_data", 1),
+        kinds.UINT8: ("int32_data", 1), kinds.INT8: ("int32_data", 1), kinds.BOOL: ("int32_data", 1),
     }  # fmt: skip
 
 
@@ -184,6 +184,7 @@ def _size_fault(network: Any) -> str:
         if math.prod(tensor.dims) > MAX_SHAPE:
             tensor.ClearField("raw_data")
             tensor.ClearField("float_data")
+            tensor.ClearField("int32_data")
     dims = [(axis, dim) for value in graph.input for axis, dim in enumerate(value.type.tensor_type.shape.dim)]
     free = [(axis, dim) for axis, dim in dims if not dim.HasField("dim_value")]
     if len(dims) > 4 or any(dim.dim_value > max(SIDES) for _, dim in dims):
@@ -204,7 +205,8 @@ def _growth_fault(graph: Any, given: int) -> str:
     """Return which value makes all values together too many for an input of ``given`` numbers."""
     known = {value.name: value.type.tensor_type for value in (*graph.value_info, *graph.output)}
     of_images = {value.name for value in graph.input}
-    left = {True: MAX_GROWTH * given, False: MAX_CONSTANT}
+    stored = sum(math.prod(tensor.dims) for tensor in graph.initializer)  # 8-bit weights become floats once
+    left = {True: MAX_GROWTH * given, False: MAX_CONSTANT + stored}
     for node in graph.node:
         from_images = not of_images.isdisjoint(node.input)
         for name in filter(None, node.output):

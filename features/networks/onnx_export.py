@@ -56,7 +56,30 @@ def open_session(content: bytes) -> Any:
     options.log_severity_level = 3  # errors only
     # Otherwise a file that also has the first bytes of ONNX Runtime's own format would be read as that, unchecked.
     options.add_session_config_entry("session.load_model_format", "ONNX")
+    if b"DequantizeLinear" in content and _overflows():
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+@functools.cache
+def _overflows() -> bool:
+    """Whether products of 8-bit numbers overflow on this processor: x86 without VNNI adds them in 16 bits.
+
+    ONNX Runtime then needs an option for exact products, which would make processors with VNNI slower.
+    """
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    size = 64
+    factor = numpy_helper.from_array(np.full((size, size), 127, np.int8), "factor")
+    value = helper.make_tensor_value_info("value", TensorProto.UINT8, [size, size])
+    product = helper.make_tensor_value_info("product", TensorProto.INT32, [size, size])
+    node = helper.make_node("MatMulInteger", ["value", "factor"], ["product"])
+    graph = helper.make_graph([node], "product", [value], [product], [factor])
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 15)], ir_version=8)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return bool((session.run(None, {"value": np.full((size, size), 255, np.uint8)})[0] != size * 255 * 127).any())
 
 
 def export_onnx(recipe: Recipe, shape: Shape | None, cache: Path) -> Path:

@@ -12,35 +12,19 @@ from histoblend.data.errors import InputError
 from histoblend.features.networks.backbones import find_backbone
 from histoblend.features.networks.backend import Shape, load_keras
 from histoblend.features.networks.embeddings import ConcatenatedEmbeddings, EmbeddingCompute
-from histoblend.features.networks.engines import KerasNetwork, OnnxNetwork
+from histoblend.features.networks.engines import (
+    ANY_SHAPE,
+    KerasNetwork,
+    OnnxNetwork,
+    StoredOnnx,
+    content_for,
+    shape_name,
+)
 from histoblend.features.networks.keras_checks import check_keras, check_size
 from histoblend.features.networks.recipe import Recipe, byte_network
 
 if TYPE_CHECKING:
     import keras
-
-#: Shape in the name of a network file that accepts images of any shape.
-ANY_SHAPE = "any"
-
-
-@dataclass
-class StoredOnnx(OnnxNetwork):
-    """A network run by ONNX Runtime from given ONNX files, without an export.
-
-    Parameters
-    ----------
-    recipe : Recipe
-    cache : Path
-        Not used.
-    contents : mapping from shape to bytes
-        ONNX file for images of each shape (height, width); under None if one file accepts all shapes.
-    """
-
-    contents: Mapping[Shape | None, bytes] = field(default_factory=dict, repr=False)
-
-    def content(self, shape: Shape | None) -> bytes:
-        """Return the content of the ONNX file for images of a shape."""
-        return _content_for(self.contents, shape)
 
 
 @dataclass
@@ -63,7 +47,7 @@ class StoredKeras(KerasNetwork):
         # Keras can only read files: write the checked bytes to a folder that no other user can write to.
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "network.keras")
-            content = _content_for(self.contents, shape)
+            content = content_for(self.contents, shape)
             check_keras("the .keras file", content)
             check_size("the .keras file", content)
             path.write_bytes(content)
@@ -98,12 +82,12 @@ def _store_one(part: EmbeddingCompute, side: int, folder: Path, number: int) -> 
     shapes: set[Shape | None] = {None} if row.any_size else {(size or side, size or side) for size in part.sizes}
     files = {}
     for shape in sorted(shapes, key=str):
-        name = f"{number}-{recipe.label}-{_shape_name(shape)}.{'onnx' if onnx else 'keras'}"
+        name = f"{number}-{recipe.label}-{shape_name(shape)}.{'onnx' if onnx else 'keras'}"
         if isinstance(network, OnnxNetwork):
             (folder / name).write_bytes(network.content(shape))
         else:
             byte_network(recipe, shape, network.precision).save(folder / name)
-        files[_shape_name(shape)] = name
+        files[shape_name(shape)] = name
     return {
         # Paths of the training machine stay private; the network file contains the weights.
         "recipe": asdict(replace(recipe, weights=recipe.weights if recipe.weights in ("imagenet", "random") else "")),
@@ -112,7 +96,7 @@ def _store_one(part: EmbeddingCompute, side: int, folder: Path, number: int) -> 
         "centre": part.centre,
         "d4": part.d4,
         "engine": "onnx" if onnx else "keras",
-        "precision": "float32" if isinstance(network, OnnxNetwork) else network.precision,
+        "precision": network.precision,
         "batch": network.batch,
         "width": part.width,
         "files": files,
@@ -152,7 +136,7 @@ def _open_one(entry: dict[str, Any], contents: Mapping[str, bytes]) -> Embedding
     files = {_parse_shape(shape): contents[name] for shape, name in entry["files"].items()}
     network: OnnxNetwork | KerasNetwork
     if entry["engine"] == "onnx":
-        network = StoredOnnx(recipe, Path(), files)
+        network = StoredOnnx(recipe, precision=entry["precision"], contents=files)
     else:
         network = StoredKeras(recipe, entry["precision"], int(entry["batch"]), files)
     part = EmbeddingCompute(network, tuple(entry["sizes"]), bool(entry["d4"]), int(entry["centre"]))
@@ -162,17 +146,6 @@ def _open_one(entry: dict[str, Any], contents: Mapping[str, bytes]) -> Embedding
             "Use the version that created the bundle."
         )
     return part
-
-
-def _content_for(contents: Mapping[Shape | None, bytes], shape: Shape | None) -> bytes:
-    if shape not in contents:
-        known = ", ".join(_shape_name(known_shape) for known_shape in contents)
-        raise InputError(f"expected images of {known} pixels; got {_shape_name(shape)}. Use patches of the same size.")
-    return contents[shape]
-
-
-def _shape_name(shape: Shape | None) -> str:
-    return f"{shape[0]}x{shape[1]}" if shape else ANY_SHAPE
 
 
 def _parse_shape(name: str) -> Shape | None:

@@ -15,6 +15,7 @@ import pandas as pd
 from histoblend.data.splits import is_known
 from histoblend.features.extract import extract_shards
 from histoblend.features.slide_stain import StainedPixels, stain_sums, stains_of
+from histoblend.models.blends import choose_blends
 from histoblend.models.inspection.stain import (
     StainGroups,
     StainView,
@@ -26,7 +27,7 @@ from histoblend.models.inspection.stain import (
 )
 from histoblend.models.inspection.stain_shifts import alterations
 from histoblend.models.names import NORMALISED, SINGLE_FAMILIES, needs_slides, split_model_name
-from histoblend.models.predictor import Predictor, choose_blends, open_predictor
+from histoblend.models.predictor import Predictor, open_predictor
 from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.results import feature_tables, patches_of, predictions_of, read_ladder
 from histoblend.pipelines.run_files import PREDICTIONS

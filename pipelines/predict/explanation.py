@@ -16,9 +16,10 @@ from histoblend.data.patches import CENTRE
 from histoblend.data.sources.folder import UnlabelledImages
 from histoblend.data.sources.labels import printable
 from histoblend.data.storage.atomic import write_atomically
+from histoblend.models.blends import Blend
 from histoblend.models.calibration import EXPLANATION_LIMIT, log_odds
 from histoblend.models.names import needs_slides
-from histoblend.models.predictor import CNN, Blend, Predictor
+from histoblend.models.predictor import CNN, Predictor
 from histoblend.pipelines.runtime.artefacts import write_json
 from histoblend.pipelines.runtime.screen import Screen
 

@@ -20,9 +20,10 @@ from histoblend.data.storage.arrays import stamp
 from histoblend.data.storage.atomic import write_atomically
 from histoblend.data.storage.parts import Parts
 from histoblend.data.storage.spreadsheet import read_written, write_csv
+from histoblend.models.blends import Blend, choose_blends
 from histoblend.models.bundle import Bundle, open_bundle
 from histoblend.models.names import needs_slides
-from histoblend.models.predictor import Blend, choose_blends, open_predictor
+from histoblend.models.predictor import open_predictor
 from histoblend.pipelines.predict.shards import Options, PredictedPatches, predict_source
 from histoblend.pipelines.runtime.provenance import code_digest, library_versions
 from histoblend.pipelines.runtime.screen import Screen
@@ -236,6 +237,8 @@ def _introduction(
         parts.append(f"{source.shared} share a name with another and are identified by their path in the folder")
     instead = "" if patch_slides is not None else replaced_without_slides(blends, "SLIDES=file.csv (id,slide)")
     parts.append(instead or f"predicted by {_describe(blends[0])}")
+    used = blends[1] if instead and blends[1] is not None else blends[0]
+    parts += [used.why] if used.why else []
     return "; ".join([*parts, f"operating point {options.point}"])
 
 

@@ -18,7 +18,8 @@ from histoblend.data.storage.parts import Parts
 from histoblend.data.workers import count_workers
 from histoblend.features.handcrafted.slide_context import ENOUGH, FEWEST
 from histoblend.features.slide_stain import stain_sums, stains_of
-from histoblend.models.predictor import FLAGS, Blend, Predictor, needs_slides
+from histoblend.models.blends import Blend
+from histoblend.models.predictor import FLAGS, Predictor, needs_slides
 from histoblend.models.slide_means import slide_means
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.tables import known_slides
@@ -35,7 +36,7 @@ class Options:
     Attributes
     ----------
     model : str
-        See :func:`models.predictor.choose_blends`.
+        See :func:`models.blends.choose_blends`.
     point : str
         Operating point whose threshold turns probabilities into labels.
     prevalence : float
@@ -98,7 +99,7 @@ def predict_source(
     predictor : Predictor
         Holds all members that the blends need here.
     blends : pair of Blend
-        From :func:`models.predictor.choose_blends`.
+        From :func:`models.blends.choose_blends`.
     source : Source
         Its table needs no ``label``. If it has a method ``expect``, that method is first called with the ranges of
         rows that will be read.

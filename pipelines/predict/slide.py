@@ -21,8 +21,9 @@ from histoblend.data.slides.tiles import Grid, TileSource, choose_cells
 from histoblend.data.sources.labels import printable
 from histoblend.data.storage.parts import Parts
 from histoblend.features.handcrafted.slide_context import FEWEST
+from histoblend.models.blends import ENSEMBLE, Blend, choose_blends
 from histoblend.models.bundle import Bundle, open_bundle
-from histoblend.models.predictor import ENSEMBLE, FLAGS, Blend, choose_blends, open_predictor
+from histoblend.models.predictor import FLAGS, open_predictor
 from histoblend.pipelines.predict.folder import check_options, version_warnings
 from histoblend.pipelines.predict.shards import Options, PredictedPatches, predict_source
 from histoblend.pipelines.predict.slide_results import FILES, Result, conclude, write_results
@@ -98,6 +99,8 @@ def heatmap(
         grid = Grid(plane.width, plane.height, bundle.index["patch"]["size"], stride)
         _check_grid(grid)
         screen.say(_introduction(slide, plane, grid))
+        if blends[0].why:
+            screen.say(f"  {blends[0].why}")
         if blends[0].name == ENSEMBLE:
             screen.say(
                 "  predicted by the ensemble for heat maps. It uses no means over the slide, because a whole slide has "

@@ -22,8 +22,9 @@ from histoblend.data.slides.tiles import Grid, TileSource
 from histoblend.data.sources.labels import printable
 from histoblend.data.storage.atomic import sync_tree
 from histoblend.data.storage.spreadsheet import write_csv
+from histoblend.models.blends import Blend
 from histoblend.models.bundle import Bundle
-from histoblend.models.predictor import FLAGS, Blend
+from histoblend.models.predictor import FLAGS
 from histoblend.pipelines.predict.shards import Options, PredictedPatches
 from histoblend.pipelines.runtime.artefacts import write_json
 from histoblend.pipelines.runtime.provenance import commit, library_versions

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoblend.data.splits import is_known
-from histoblend.models.bundle import HEADS_FOLDER, INDEX
+from histoblend.data.storage.arrays import files_under
+from histoblend.models.blends import ENSEMBLE_FILE
+from histoblend.models.bundle import HEADS_FOLDER, INDEX, Bundle
+from histoblend.models.bundled_cnn import lighten_cnn
+from histoblend.models.costs import model_costs
 from histoblend.models.names import CNN_CONTEXT, SINGLE_FAMILIES, split_model_name
-from histoblend.models.predictor import CNN
+from histoblend.models.predictor import CNN, open_predictor
 from histoblend.pipelines.analysis.model_set import models_of
 from histoblend.pipelines.results import patches_of, read_ladder
 from histoblend.pipelines.run_files import BUNDLE, MODEL_SET, REFITTED, REFITTED_CONTEXT
 from histoblend.pipelines.runtime.artefacts import StepResult
-from histoblend.pipelines.steps.model_set import sealed, source
+from histoblend.pipelines.steps.model_set import sealed
+from histoblend.pipelines.tables import calibration_patches
 from histoblend.reports.model_card import CARD, model_card
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from histoblend.pipelines.run import Run
+
+#: Patches that costs are measured on.
+TIMED = 32
 
 
 def build(run: Run, folder: Path) -> StepResult:
@@ -44,8 +56,30 @@ def build(run: Run, folder: Path) -> StepResult:
             _replace(run.step("cnn").folder / REFITTED, folder / CNN)
         if CNN_CONTEXT in content["models"]:
             _replace(run.step("cnn").folder / REFITTED_CONTEXT, folder / HEADS_FOLDER / CNN_CONTEXT)
-    (folder / CARD).write_text(card(run), encoding="utf-8")
+    sample = calibration_patches(patches_of(run), run.config.seed)
+    if run.has("cnn"):
+        final = run.config.final
+        problem = lighten_cnn(folder / CNN, sample, symmetries=final.symmetries, precision=final.precision)
+        if problem:
+            run.screen.warn(f"the bundle's network stays in float32 (final.precision=auto). {problem}")
+    content["costs"] = _costs(folder, content, sample[:TIMED])
+    (folder / CARD).write_text(card(run, content), encoding="utf-8")
     return sealed(folder, content, words=(CARD,))
+
+
+def inputs(run: Run) -> dict[str, str]:
+    """How the network predicts. A new value rebuilds the bundle and is not refused, because no score changes."""
+    return {"cnn": json.dumps(run.config.final.model_dump(exclude={"refit"}))}
+
+
+def _costs(folder: Path, content: dict[str, Any], pixels: np.ndarray) -> dict[str, float]:
+    """Core-milliseconds per patch of each model and each ensemble, measured on some patches."""
+    bundle = Bundle(folder, content, {name: (folder / name).read_bytes() for name in files_under(folder)})
+    stored = bundle.json(ENSEMBLE_FILE) or {}
+    choices = {name: (name,) for name in content["models"]}
+    choices |= {name: tuple(ensemble["members"]) for name, ensemble in stored.items() if ensemble is not None}
+    with open_predictor(bundle, list(content["models"])) as predictor:
+        return model_costs(predictor, pixels, choices)
 
 
 def learned(run: Run) -> dict[str, Any]:
@@ -86,11 +120,7 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def card(run: Run) -> str:
-    """Return the model card of the run's bundle."""
-    options = run.config.embeddings
-    backbones = options.backbone if run.has("embeddings") else ()
-    networks = [{"recipe": {"backbone": name}, "sizes": list(options.size)} for name in backbones]
+def card(run: Run, content: Mapping[str, Any]) -> str:
+    """Return the model card of a bundle with this index."""
     phantom = run.config.data.source == "phantom"
-    content = {**source(run), "networks": networks, "learned": learned(run)}
     return model_card(content, read_ladder(run), patches_of(run).table, phantom=phantom)

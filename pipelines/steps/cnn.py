@@ -95,6 +95,11 @@ def check_cnn(config: Config) -> None:
         raise InputError(
             f"cnn.folds must be at most split.folds, {config.split.folds}; got {config.cnn.folds}. 0 means all folds."
         )
+    if config.final.precision == "int8" and cnn_engine(config).name != "onnx":
+        raise InputError(
+            'final.precision "int8" needs ONNX Runtime for the fine-tuned network, but Keras runs it here. '
+            'Set final.precision=float32, or leave cnn.precision at "auto" on a machine without a GPU.'
+        )
     settings.recipe.check_weights()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from dataclasses import asdict
 from functools import partial
@@ -12,9 +13,17 @@ from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.results import patches_of
+from histoblend.pipelines.run_files import NETWORK_LIST, NETWORKS
 from histoblend.pipelines.runtime.artefacts import StepResult
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.tables import STAINED, check_table_room, finite_columns, input_pixels, write_columns
+from histoblend.pipelines.tables import (
+    STAINED,
+    calibration_patches,
+    check_table_room,
+    finite_columns,
+    input_pixels,
+    write_columns,
+)
 
 if TYPE_CHECKING:
     from histoblend.features.networks.engines import Engine
@@ -93,18 +102,22 @@ def extract_embeddings(
 ) -> StepResult:
     """Write ``values.npy`` (n, columns) float32 and ``columns.json`` of the pretrained embeddings.
 
-    With ``normalised``, patches are first stain-normalised (:mod:`features.slide_stain`).
+    With ``normalised``, patches are first stain-normalised (:mod:`features.slide_stain`). The networks of both tables
+    are the same: those of "int8" are calibrated on patches as they are, and stored in the folder too.
     """
     from histoblend.features.extract import extract_shards
     from histoblend.features.networks.backbones import weights_note
     from histoblend.features.networks.embeddings import embedding_compute
+    from histoblend.features.networks.stored import store_networks
     from histoblend.features.slide_stain import normalised_name
 
     engine, options = embeddings_engine(config), config.embeddings
+    in_8_bits = engine.precision == "int8"
     compute = embedding_compute(
         size=[size or None for size in options.size],
         engine=engine.name,
         precision=engine.precision,
+        calibration=calibration_patches(patches, config.seed) if in_8_bits else None,
         **options.model_dump(include={"backbone", "weights", "centre", "pooling", "stages", "d4"}),
     )
     pixels = input_pixels(patches, normalised=normalised)
@@ -137,6 +150,9 @@ def extract_embeddings(
                 progress=progress,
             )
     write_columns(folder, names)
+    if in_8_bits:
+        entries = store_networks(compute, config.data.size, folder / NETWORKS)
+        (folder / NETWORKS / NETWORK_LIST).write_text(json.dumps(entries), encoding="utf-8")
     core_seconds = usage.core_seconds if usage else time.process_time() - started
     notes = {"columns": len(names), "core_seconds": round(core_seconds, 1), "engine": asdict(engine)}
     notes |= {"cluster": usage.notes()} if usage else {}

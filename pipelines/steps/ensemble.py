@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,7 @@ from histoblend.pipelines.run_files import (
     CHOICES,
     COMBINED,
     ENSEMBLE,
+    ENSEMBLE_SCORES,
     ERRORS,
     GAINS,
     MEMBERS,
@@ -137,23 +138,24 @@ def combine(
         )
     values = columns[members].to_numpy(dtype=np.float64)
     means = _slide_means(values, slides, complete) if slides_known and slides_in_one_fold(table, slides) else None
-    content: dict[str, Any] = dict.fromkeys(ENSEMBLES)
+    fits: dict[str, Fitted] = {}
     with threadpool_limits(1), screen.progress("ensemble", 3 if slides_known else 1, "fits") as progress:
         evaluated = _EvaluatedEnsemble(
             config, table[train], values[train], members, None if means is None else means[train]
         )
-        content[WITH_SLIDES] = evaluated.fitted.ensemble.to_dict()
+        fits[WITH_SLIDES] = evaluated.fitted
         progress(1)
         if slides_known:
-            content[FOR_HEAT_MAPS] = evaluated.fit(members, values[train]).ensemble.to_dict()
+            fits[FOR_HEAT_MAPS] = evaluated.fit(members, values[train])
             progress(1)
             plain_values = columns.loc[train, plain].to_numpy(dtype=np.float64)
-            without_slides = evaluated.fit(plain, plain_values, ("mean",)).ensemble.to_dict() if plain else None
-            content[WITHOUT_SLIDES] = without_slides
+            fits |= {WITHOUT_SLIDES: evaluated.fit(plain, plain_values, ("mean",))} if plain else {}
             progress(1)
+    content = {name: fits[name].ensemble.to_dict() if name in fits else None for name in ENSEMBLES}
     (folder / ENSEMBLE).write_text(json.dumps(content, indent=2), encoding="utf-8")
     _write_predictions(folder, table, values, means, complete, train, evaluated)
     evaluated.write(folder)
+    evaluated.scores(fits).to_csv(folder / ENSEMBLE_SCORES, index=False)
     notes = {
         "members": list(members),
         "rows": int(train.sum()),
@@ -277,6 +279,14 @@ class _EvaluatedEnsemble:
         }
         for name, content in tables.items():
             content.to_csv(folder / name, index=False)
+
+    def scores(self, fits: Mapping[str, Fitted]) -> pd.DataFrame:
+        """Out-of-fold AUC of each ensemble, and its interval: of the default one nested, as in the ladder."""
+        held_out = {name: fit.scores[fit.ensemble.combiner.kind] for name, fit in fits.items()}
+        held_out[WITH_SLIDES] = self.nested.probability
+        auc, drawn = self._intervals(np.column_stack(list(held_out.values())))
+        low, high = percentile_interval(drawn)
+        return pd.DataFrame({"ensemble": list(held_out), "auc": auc, "auc_low": low, "auc_high": high})
 
     def _intervals(self, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """AUC of each column, and its draws over resampled slides; NaN if most draws have a single class."""

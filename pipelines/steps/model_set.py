@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Hashable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from histoblend.models.blends import ENSEMBLE_FILE
 from histoblend.models.bundle import HEADS_FOLDER, INDEX, seal_bundle
 from histoblend.models.calibration import operating_points
 from histoblend.models.names import CNN_CONTEXT
 from histoblend.models.outliers import OUTLIERS, learn_outliers
-from histoblend.models.predictor import CNN, ENSEMBLE_FILE, NETWORKS
+from histoblend.models.predictor import CNN, NETWORKS
 from histoblend.pipelines.results import embedding_of, feature_tables, patches_of, predictions_of, read_ladder
-from histoblend.pipelines.run_files import CONTEXT, ENSEMBLE, MODEL, MODEL_SET, SETS
+from histoblend.pipelines.run_files import CONTEXT, ENSEMBLE, ENSEMBLE_SCORES, MODEL, MODEL_SET, SETS
 from histoblend.pipelines.runtime.artefacts import StepResult
 from histoblend.pipelines.runtime.provenance import code_digest
 from histoblend.pipelines.steps.cnn_context import columns_of
@@ -49,8 +51,11 @@ def build(run: Run, folder: Path) -> StepResult:
         shutil.copytree(context, folder / HEADS_FOLDER / CNN_CONTEXT, dirs_exist_ok=True)
         models[CNN_CONTEXT] = entry(CNN_CONTEXT, CNN_CONTEXT.partition("_")[2])
         columns[CNN_CONTEXT.partition("_")[2]] = columns_of(context)
+    ensembles = {}
     if run.has("ensemble"):
         shutil.copyfile(run.step("ensemble").folder / ENSEMBLE, folder / ENSEMBLE_FILE)
+        rows = pd.read_csv(run.step("ensemble").folder / ENSEMBLE_SCORES).to_dict("records")
+        ensembles = {row["ensemble"]: _score(row) for row in rows}
     _store_outliers(run, folder / OUTLIERS)
     content = {
         **source(run),
@@ -58,14 +63,15 @@ def build(run: Run, folder: Path) -> StepResult:
         "networks": _store_networks(run, folder / NETWORKS),
         "columns": columns,
         "models": models,
+        "ensembles": ensembles,
     }
     return sealed(folder, content)
 
 
 def sealed(folder: Path, content: dict[str, Any], words: tuple[str, ...] = ()) -> StepResult:
-    """Seal a bundle. Later steps depend on its models, but not on times, the commit or the text files ``words``."""
+    """Seal a bundle. Later steps depend on its models, but not on times, costs, commit or the text files ``words``."""
     seal_bundle(folder, content)
-    lasting = {key: value for key, value in content.items() if key not in ("made", "commit")}
+    lasting = {key: value for key, value in content.items() if key not in ("made", "commit", "costs")}
     digest = hashlib.sha256(json.dumps(lasting, sort_keys=True).encode()).hexdigest()
     timed = tuple(f"{folder.name}/{name}" for name in (INDEX, *words))
     return StepResult(len(content["models"]), timed=timed, stands_for={"content": digest})
@@ -89,7 +95,12 @@ def _entry(steps: pd.DataFrame, predictions: pd.DataFrame, model: str, columns: 
     probability = f"prob_{model}"
     train = predictions[(predictions["split"] == "train") & predictions[probability].notna()]
     thresholds = operating_points(train["label"].to_numpy(), train[probability].to_numpy())
-    return {"columns": columns, "auc": float(row["auc"]), "thresholds": thresholds}
+    return {"columns": columns, **_score(row.to_dict()), "thresholds": thresholds}
+
+
+def _score(row: Mapping[Hashable, Any]) -> dict[str, float | None]:
+    """Out-of-fold AUC and its interval; None instead of ends that few slides do not determine."""
+    return {name: None if pd.isna(row[name]) else float(row[name]) for name in ("auc", "auc_low", "auc_high")}
 
 
 def _patch(run: Run) -> dict[str, Any]:

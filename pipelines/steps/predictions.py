@@ -14,13 +14,14 @@ from histoblend.data.splits import is_known
 from histoblend.data.storage.atomic import write_atomically
 from histoblend.data.storage.parts import Parts
 from histoblend.data.storage.spreadsheet import read_written, write_csv
-from histoblend.models.bundle import Bundle, open_bundle
+from histoblend.models.blends import choose_blends
 from histoblend.models.names import SINGLE_FAMILIES, WITH_SLIDES, WITHOUT_SLIDES, needs_slides, split_model_name
-from histoblend.models.predictor import choose_blends, open_predictor
+from histoblend.models.predictor import open_predictor
+from histoblend.pipelines.analysis.model_set import bundle_of
 from histoblend.pipelines.predict.folder import chosen_members
 from histoblend.pipelines.predict.in_memory import PixelSource
 from histoblend.pipelines.predict.shards import Options, PredictedPatches, predict_source
-from histoblend.pipelines.run_files import BUNDLE, ENSEMBLE, FINAL, SET_ASIDE, SUBMISSION, UNLABELLED
+from histoblend.pipelines.run_files import ENSEMBLE, FINAL, SET_ASIDE, SUBMISSION, UNLABELLED
 from histoblend.pipelines.runtime.artefacts import StepResult
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def is_needed(run: Run) -> bool:
 
 
 def _predicts_without_slides(run: Run) -> bool:
-    """Whether :func:`models.predictor.choose_blends` can choose a model that needs no slides."""
+    """Whether :func:`models.blends.choose_blends` can choose a model that needs no slides."""
     if run.has("ensemble"):
         stored = json.loads((run.step("ensemble").folder / ENSEMBLE).read_text(encoding="utf-8"))
         return stored[WITHOUT_SLIDES] is not None or not any(map(needs_slides, stored[WITH_SLIDES]["members"]))
@@ -59,11 +60,6 @@ def build(run: Run, folder: Path) -> StepResult:
     prevalence = float(bundle.index["prevalence"])
     _write(patches.table["patch_id"].tolist(), unreadable, predicted, prevalence, folder)
     return StepResult(len(patches.table), {"set_aside": len(unreadable), "prevalence": prevalence})
-
-
-def bundle_of(run: Run) -> Bundle:
-    """The checked bundle of a run."""
-    return run.open("bundle", lambda: open_bundle(run.step("bundle").folder / BUNDLE))
 
 
 def say_predictions(run: Run) -> None:

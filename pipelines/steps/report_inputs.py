@@ -15,6 +15,7 @@ from histoblend.data.storage.spreadsheet import read_written
 from histoblend.models.names import WITH_SLIDES, WITHOUT_SLIDES
 from histoblend.pipelines.analysis.attributions import read_explorer, read_measured
 from histoblend.pipelines.analysis.importances import read_importances
+from histoblend.pipelines.analysis.model_set import bundle_of
 from histoblend.pipelines.analysis.saliency import open_saliency
 from histoblend.pipelines.analysis.stain import read_stain
 from histoblend.pipelines.config import DataConfig, shown_configuration
@@ -78,7 +79,7 @@ def _read(run: Run) -> ReportInputs:
         ensemble=ensemble_view(run),
         decisions=read_decisions(run),
         artefacts={step.folder.name: step.manifest["files"] for step in finished(run)},
-        card=card(run),
+        card=card(run, bundle_of(run).index),
         explorer=read_explorer(run),
         flags=patch_flags(prepared.folder),
         cnn=cnn_view(run),

@@ -131,12 +131,12 @@ np.save(PICKLED, np.array([{"an": "object"}], dtype=object), allow_pickle=True)
         (link, "state.json is a link"),
         (
             lambda b: rewrite(b, lambda index: index.update(format=2)),
-            r"b: expected bundle format 6; got 2\. An earlier version made it: make the bundle again with this "
+            r"b: expected bundle format 7; got 2\. An earlier version made it: make the bundle again with this "
             r"version\.$",
         ),
         (
-            lambda b: rewrite(b, lambda index: index.update(format=7)),
-            r"b: expected bundle format 6; got 7\. Use the version that made it, or make the bundle again",
+            lambda b: rewrite(b, lambda index: index.update(format=8)),
+            r"b: expected bundle format 7; got 8\. Use the version that made it, or make the bundle again",
         ),
         (lambda b: (b / "bundle.json").write_text("{"), "expected JSON"),
         (lambda b: (b / "bundle.json").write_text("[]"), "expected a JSON object; got list"),

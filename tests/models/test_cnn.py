@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ import pytest
 from histoblend.data.errors import InputError
 from histoblend.features.networks.engines import Engine
 from histoblend.features.networks.views import resize
+from histoblend.models.bundled_cnn import lighten_cnn
 from histoblend.models.cnn import (
     DESCRIPTION,
     KERAS_FILE,
@@ -127,7 +130,7 @@ def test_turning_a_patch_changes_nothing(stored: Path, patches: np.ndarray) -> N
     patches = resize(patches, SIDE)  # before turning, because resizing rounds rows first, then columns
     turned = np.stack([turn_patch(patch, 5) for patch in patches])
     np.testing.assert_allclose(compute(turned)[:, 0], compute(patches)[:, 0], rtol=1e-4, atol=1e-4)
-    without = replace(compute, d4=False)
+    without = replace(compute, symmetries=1)
     assert np.abs(without(turned) - without(patches))[:, 0].max() > 1e-3
     # Channels are those of the unturned patch, with or without the other views.
     np.testing.assert_allclose(compute(patches)[:, 1:], without(patches)[:, 1:], rtol=1e-5, atol=1e-5)
@@ -174,7 +177,7 @@ def test_paths_of_the_training_machine_are_not_stored(network: Any, tmp_path: Pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 99}, "expected format 2; got 99"),
+        ({"format": 99}, "expected format 3; got 99"),
         ({"settings": {"unknown": 1}}, "expected a fine-tuned network"),
         ({"shape": None}, "expected a fine-tuned network"),
     ],
@@ -184,6 +187,49 @@ def test_a_damaged_description_is_refused(stored: Path, change: dict[str, Any], 
     description = json.loads(content[DESCRIPTION]) | change
     with pytest.raises(InputError, match=message):
         cnn_from(content | {DESCRIPTION: json.dumps(description).encode()}, "bundle")
+
+
+def linked(stored: Path, folder: Path) -> dict[str, bytes]:
+    """Fill a folder with links to the stored files, as a bundle does; return their content."""
+    for path in stored.iterdir():
+        os.link(path, folder / path.name)
+    return {path.name: path.read_bytes() for path in stored.iterdir()}
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_bundle_averages_the_first_symmetries_and_changes_no_file_of_the_step(
+    stored: Path, patches: np.ndarray, tmp_path: Path, count: int
+) -> None:
+    before = linked(stored, tmp_path)
+    assert not lighten_cnn(tmp_path, patches, symmetries=count, precision="float32")
+    assert {path.name: path.read_bytes() for path in stored.iterdir()} == before
+    square, one = resize(patches, SIDE), replace(open_cnn(stored), symmetries=1)
+    turned = [one(np.stack([turn_patch(patch, turn) for patch in square]))[:, 0] for turn in range(count)]
+    np.testing.assert_allclose(open_cnn(tmp_path)(patches)[:, 0], np.mean(turned, axis=0), rtol=1e-4, atol=1e-4)
+
+
+def test_a_bundle_runs_the_network_in_8_bits_if_that_hardly_changes_it(
+    stored: Path, by_keras: Path, patches: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = linked(stored, tmp_path)
+    options: dict[str, Any] = {"symmetries": 8, "precision": "auto"}
+    refusing = Mock(side_effect=InputError("too different"))
+    with monkeypatch.context() as patch:
+        patch.setattr("histoblend.models.bundled_cnn.quantise", refusing)
+        assert lighten_cnn(tmp_path, patches, **options) == "too different"
+        assert (tmp_path / ONNX_FILE).read_bytes() == before[ONNX_FILE]
+        with pytest.raises(InputError, match="too different"):
+            lighten_cnn(tmp_path, patches, symmetries=8, precision="int8")
+        patch.setattr("histoblend.models.bundled_cnn.quantise", made := Mock(return_value=b"8 bits"))
+        assert not lighten_cnn(tmp_path, patches, **options)
+    assert (tmp_path / ONNX_FILE).read_bytes() == b"8 bits"
+    assert (stored / ONNX_FILE).read_bytes() == before[ONNX_FILE]
+    # It is calibrated on patches as the network takes them, and its log-odds must keep their ranking.
+    assert made.call_args.args[1] == before[ONNX_FILE]
+    np.testing.assert_array_equal(np.concatenate(made.call_args.args[2]), resize(patches, SIDE))
+    assert made.call_args.kwargs == {"scores": True}
+    with pytest.raises(InputError, match="needs a network run by ONNX Runtime; got one of Keras"):
+        lighten_cnn(by_keras, patches, symmetries=8, precision="int8")
 
 
 @pytest.mark.parametrize("name", [DESCRIPTION, ONNX_FILE])

@@ -30,7 +30,7 @@ SMALL += ["heads.heads=['logistic']", "features.families=['colour']"]
 SMALL += ["heads.features=['colour','context','in-slide','context-normalised']", "final.refit=train"]
 SMALL += ["ensemble.members=['logistic_context-normalised','logistic_in-slide','cnn','logistic_cnn-context']"]
 SMALL += ["cnn.backbone=efficientnet-lite0", "cnn.weights=random", "cnn.size=32", "cnn.epochs=1", "cnn.batch=16"]
-SMALL += ["engine.workers=1", "name=small"]
+SMALL += ["engine.workers=1", "name=small", "final.symmetries=8", "final.precision=float32"]  # as scored
 
 
 @pytest.fixture(scope="module")

@@ -97,6 +97,9 @@ def test_model_card_shows_auc_within_slides_next_to_the_auc(shown):
     }
     content |= {"networks": [], "libraries": {}, "prevalence": 0.4}
     content |= {"learned": {"patches": "train", "count": 160, "slides": 8}}
+    content["models"] = {"logistic_context": {"auc": 0.9, "auc_low": 0.8, "auc_high": 0.95}}
+    content["ensembles"] = {"no-slides": {"auc": 0.85, "auc_low": None, "auc_high": None}}
+    content["costs"] = {"no-slides": 30.04, "logistic_context": 2.5}
     card = model_card(content, inputs.ladder, inputs.predictions, phantom=False)
     row = inputs.ladder[inputs.ladder.model == "logistic_context"].iloc[0]
     within = f"{row.auc_within:.3f} ({row.auc_within_low:.3f} to {row.auc_within_high:.3f})" if known else "–"
@@ -104,3 +107,4 @@ def test_model_card_shows_auc_within_slides_next_to_the_auc(shown):
     assert f"| logistic_context | out of fold, by slide | {auc} | {within} | " in card
     assert (f"{BETWEEN_SLIDES} {SLIDE_CONTEXT}" in card) == known
     assert ("no slide is known" in card) != known
+    assert "| logistic_context | 2.5 | 0.900 (0.800 to 0.950) |\n| ensemble, slides unknown | 30.0 | 0.850 |" in card

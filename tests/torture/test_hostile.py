@@ -31,9 +31,10 @@ from histoblend.data.storage.parts import Parts
 from histoblend.features.networks.backbones import load_backbone
 from histoblend.features.networks.onnx_export import open_session
 from histoblend.features.networks.weights import read_checkpoint
+from histoblend.models.blends import choose_blends
 from histoblend.models.bundle import index_digest, open_bundle, seal_bundle
 from histoblend.models.file_checks import check_content
-from histoblend.models.predictor import choose_blends, open_predictor
+from histoblend.models.predictor import open_predictor
 from histoblend.pipelines.commands import baseline
 from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run

@@ -28,6 +28,7 @@ from histoblend.features.networks.embeddings import EmbeddingCompute, Embeddings
 from histoblend.features.networks.engines import Engine, KerasNetwork, OnnxNetwork, choose_engine
 from histoblend.features.networks.onnx_export import export_onnx
 from histoblend.features.networks.recipe import Recipe, embedding_network
+from histoblend.features.networks.stored import open_networks, store_networks
 from histoblend.features.networks.views import resize, symmetries
 from tests import ROOT
 from tests.oracles.record_lite_activations import crops
@@ -287,8 +288,10 @@ def test_other_arrays_are_rejected(compute, bad):
     [
         ({"backbone": "alexnet"}, "backbone must be"),
         ({"engine": "torch"}, "engine must be one of auto, onnx, keras; got 'torch'"),
-        ({"engine": "onnx", "precision": "bfloat16"}, "computes in float32; got precision 'bfloat16'"),
-        ({"precision": "double"}, "precision must be one of auto, float32, bfloat16, float16; got 'double'"),
+        ({"engine": "onnx", "precision": "bfloat16"}, "computes in float32 or int8; got precision 'bfloat16'"),
+        ({"engine": "keras", "precision": "int8"}, 'precision "int8" needs engine "onnx"'),
+        ({"engine": "onnx", "precision": "int8"}, "needs patches to be calibrated on; got none"),
+        ({"precision": "double"}, "precision must be one of auto, float32, bfloat16, float16, int8; got 'double'"),
         ({"stages": 5}, "stages must be a number from 1 to 4 for efficientnet-lite0; got 5"),
         ({"stages": True}, "got True"),
         ({"backbone": "convnext-tiny", "stages": 2}, "from 1 to 1 for convnext-tiny"),
@@ -393,8 +396,9 @@ def test_batches_are_prepared_in_order_up_to_the_given_depth():
         (True, "", ("auto", "auto"), Engine("keras", "jax", "bfloat16", True)),
         (True, "", ("keras", "float32"), Engine("keras", "jax", "float32", True)),
         (True, "", ("onnx", "auto"), Engine("onnx", "tensorflow", "float32", False)),
+        (True, "", ("auto", "int8"), Engine("onnx", "tensorflow", "int8", False)),
     ],
-    ids=["cpu", "no-export", "cpu-half", "gpu", "gpu-single", "gpu-onnx"],
+    ids=["cpu", "no-export", "cpu-half", "gpu", "gpu-single", "gpu-onnx", "8 bits"],
 )
 def test_the_engine_depends_on_the_machine_unless_it_is_given(monkeypatch, gpu, absent, asked, expected):
     monkeypatch.setattr(histoblend.features.networks.engines, "has_gpu", lambda: gpu)
@@ -475,3 +479,18 @@ def test_the_error_of_a_wrong_shape_names_the_given_shape(shape, workers):
 def test_zero_workers_are_rejected():
     with pytest.raises(ValueError, match="n_jobs must be a positive number, or -1 for one per core"):
         Embeddings(n_jobs=0).fit()
+
+
+def test_8_bit_embeddings_agree_and_are_stored(cache, compute, tmp_path):
+    images = crops(96)
+    small = embedding_compute(engine="onnx", precision="int8", cache=cache, calibration=images)
+    assert small.columns == compute.columns
+    expected, values = compute(images), small(images)
+    cosine = (values * expected).sum(axis=1) / np.linalg.norm(values, axis=1) / np.linalg.norm(expected, axis=1)
+    assert 0.99 < cosine.min() < 1
+    entries = store_networks(small, 96, tmp_path)
+    assert entries[0]["precision"] == "int8"
+    files = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(files["0-efficientnet-lite0-any.onnx"]) < 0.35 * len(compute.network.content(None))
+    np.testing.assert_array_equal(open_networks(entries, files)(images), values)
+    np.testing.assert_array_equal(np.concatenate([small(image[None]) for image in images]), values)

@@ -81,6 +81,8 @@ def doubling(first, axis):
 
 
 TEXT = helper.make_tensor("t", TensorProto.STRING, [1], [b"a"])
+BYTES = numpy_helper.from_array(np.zeros(2**20, np.int8), "bytes")
+UNIT = numpy_helper.from_array(np.float32(1), "unit")
 YES = numpy_helper.from_array(np.array(True), "yes")
 BIG = 50_000
 HOSTILE = {
@@ -141,6 +143,12 @@ HOSTILE = {
                         node("Add", ("r", "c")), weights=(shape(8, -1, 1, name="rows"),)), "too many values"),
     "doubled images": (lambda: network(*doubling("x", 1)), "too many values, .* from Concat"),
     "doubled weights": (lambda: network(*doubling("one", 0)), "too many values, .* from Concat"),
+    "8-bit weights as floats again and again": (
+        lambda: network(*(node("DequantizeLinear", ("bytes", "unit"), (f"{n}",)) for n in range(20)),
+                        node("Add", ("x", "one")), weights=(ONE, BYTES, UNIT)),
+        r"too many values, of \[1048576\] from DequantizeLinear"),
+    "a large integer tensor": (
+        lambda: network(weights=(ONE, numpy_helper.from_array(np.zeros(5000, np.int32), "z"))), "5000 integers"),
     "a size that the images decide": (
         lambda: network(node("Cast", ("x",), ("c",), to=TensorProto.INT64), node("Reshape", ("x", "c"))),
         "values of unknown size|layers that do not fit"),

@@ -58,6 +58,7 @@ def write_red_network(folder):
     graph = helper.make_graph(nodes, "red", *ends, constants)
     network = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     description = {"format": cnn.FORMAT, "engine": "onnx", "batch": 8, "shape": [96, 96], "channels": 2}
+    description["symmetries"] = 8
     description["settings"] = asdict(cnn.CnnSettings(size=0))
     onnx.save(network, folder / cnn.ONNX_FILE)
     (folder / cnn.DESCRIPTION).write_text(json.dumps(description))

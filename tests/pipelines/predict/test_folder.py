@@ -139,6 +139,23 @@ def test_without_slides_a_model_that_needs_none_is_used_and_reported(run, held_o
         predict(run, held_out, tmp_path / "out.csv", point="best")
 
 
+def test_fast_is_the_cheapest_model_near_the_best(run, held_out, tmp_path, capsys):
+    index = open_bundle(run.folder / "bundle").index
+    costs, scores = index["costs"], {name: entry["auc"] for name, entry in index["models"].items()}
+    assert set(costs) == set(scores)
+    # A model costs at least the tables that it needs, and every model the columns of the out-of-distribution flag.
+    assert 0 < costs["logistic_handcrafted"] < costs["logistic_context"] < costs["logistic_both-normalised"]
+    assert costs["logistic_handcrafted"] < costs["logistic_embeddings"]
+    near = [name for name, auc in scores.items() if auc >= max(scores.values()) - 0.005]
+    chosen = min(near, key=costs.get)
+    _, fast = predict(run, held_out, tmp_path / "fast.csv", slides=True, model="fast")
+    assert f"MODEL=fast chose {chosen}, {costs[chosen]:.1f} core-ms per patch" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    _, named = predict(run, held_out, tmp_path / "named.csv", slides=True, model=chosen)
+    pd.testing.assert_frame_equal(fast, named)
+
+
 class Mean:
     """Replaces an ensemble: the plain mean of its members."""
 
@@ -522,5 +539,11 @@ def test_the_bundle_contains_the_network(run, held_out, monkeypatch):
 
 def test_the_card_states_data_scores_and_limits(run):
     card = (run.folder / "bundle" / "MODEL_CARD.md").read_text()
-    for words in ("| training |", "| held out |", "logistic_context | held-out slides", "of no use on tissue"):
+    for words in (
+        "| training |",
+        "| held out |",
+        "logistic_context | held-out slides",
+        "of no use on tissue",
+        "MODEL=fast",
+    ):
         assert words in card

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 import histoblend.pipelines.predict.slide
 from histoblend.data.errors import InputError
 from histoblend.data.phantom.slide import write_phantom_slide
-from histoblend.models.predictor import choose_blends
+from histoblend.models.blends import choose_blends
 from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.predict.shards import Options

@@ -80,7 +80,7 @@ def test_changed_weights_or_another_engine_change_the_key(tmp_path, monkeypatch)
         (["embeddings.stages=5"], "from 1 to 4"),
         (["embeddings.weights=own.h5"], "existing file"),
         (["embeddings.centre=97"], "at most the patch size of 96 pixels; got 97"),
-        (["embeddings.engine=onnx", "embeddings.precision=float16"], "computes in float32"),
+        (["embeddings.engine=onnx", "embeddings.precision=float16"], "computes in float32 or int8"),
     ],
 )
 def test_wrong_options_are_refused_before_the_run(settings, message):

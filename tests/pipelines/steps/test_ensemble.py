@@ -102,6 +102,12 @@ def test_the_tables_agree_with_the_predictions(finished):
     assert combiners["auc"]["mean"] == pytest.approx(roc_auc_score(labels, inputs.mean(axis=1)))
     assert combiners["auc"]["chosen anew in each fold"] == pytest.approx(roc_auc_score(labels, nested))
     assert combiners["chosen"].sum() == 1
+    # Weights of no ensemble are fitted on the fold that they are scored on.
+    scores = pd.read_csv(folder / "ensembles.csv").set_index("ensemble")
+    assert list(scores.index) == ["slides", "heat-map", "no-slides"]
+    assert scores["auc"]["slides"] == pytest.approx(roc_auc_score(labels, nested))
+    assert scores["auc"]["no-slides"] == pytest.approx(roc_auc_score(labels, logit(columns[:, :2]).mean(axis=1)))
+    assert scores["auc"].between(scores["auc_low"], scores["auc_high"]).all()
 
 
 def test_flipped_test_labels_change_nothing(finished, tmp_path):
@@ -142,6 +148,7 @@ def test_without_slides_there_is_one_ensemble(tmp_path):
     combine(CONFIG, table, predictions, MEMBERS[:2], folder, Screen())
     content = json.loads((folder / "ensemble.json").read_text())
     assert (content["heat-map"], content["no-slides"]) == (None, None)
+    assert pd.read_csv(folder / "ensembles.csv")["ensemble"].tolist() == ["slides"]
     assert not content["slides"]["slide_means"]
 
 

@@ -16,10 +16,11 @@ from histoblend.data.errors import InputError
 from tests.torture.fuzz.driver import instrumented, main, mutate_bytes, mutate_json
 
 with instrumented("models", "skops"):
+    from histoblend.models.blends import choose_blends
     from histoblend.models.bundle import INDEX, index_digest, open_bundle, seal_bundle
     from histoblend.models.file_checks import check_content
     from histoblend.models.heads.registry import trusted_types
-    from histoblend.models.predictor import choose_blends, open_predictor
+    from histoblend.models.predictor import open_predictor
     from histoblend.pipelines.predict.folder import version_warnings
     from tests.models.test_bundle import archive, layer
     from tests.torture.bundles import small_bundle
