@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -106,6 +107,61 @@ def open_array(path: Path, *, mapped: bool = False) -> np.ndarray:
         array.close()
         raise InputError(f"{path}: expected an array of numbers; got an archive. Rebuild with --rebuild.")
     return array
+
+
+class Rows(Protocol):
+    """A table of numbers: an array, or one that reads rows when it is indexed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Numbers of rows and columns."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray: ...
+
+
+class StoredTable:
+    """An ``.npy`` file of rows, which are read when the table is indexed.
+
+    Only rows that are read take memory. Pages of a mapped file, in contrast, count as memory of the process until the
+    mapping is closed.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    ndim : int
+    """
+
+    #: Rows that are read from one mapping. A random row makes the system map 64 kB around it.
+    ROWS = 512
+
+    def __init__(self, path: Path) -> None:
+        """Read the header only.
+
+        Raises
+        ------
+        InputError
+            The file holds something else, such as Python objects.
+        """
+        array = open_array(path, mapped=True)
+        self._path, self._dtype = path, array.dtype
+        self.shape, self.ndim = array.shape, array.ndim
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: slice | np.ndarray | tuple[slice | np.ndarray, Any]) -> np.ndarray:
+        """Read rows, or some columns of these rows: ``table[rows]`` or ``table[rows, columns]``."""
+        rows, columns = index if isinstance(index, tuple) else (index, slice(None))
+        chosen = np.arange(len(self))[rows]
+        width = np.empty((0, *self.shape[1:]))[:, columns].shape[1:]
+        values = np.empty((len(chosen), *width), self._dtype)
+        for start in range(0, len(chosen), self.ROWS):
+            part = slice(start, start + self.ROWS)
+            values[part] = open_array(self._path, mapped=True)[chosen[part]][:, columns]
+        return values
 
 
 def stamp(path: str | Path, name: str) -> str:

@@ -1,9 +1,12 @@
 """Names in folders: endings in any case, without files left by operating systems."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from histoblend.data.errors import InputError
-from histoblend.data.storage.arrays import files_under, find_name, names_in, walk
+from histoblend.data.storage.arrays import StoredTable, files_under, find_name, names_in, walk
 from histoblend.data.storage.atomic import sync_tree
 
 
@@ -56,3 +59,27 @@ def test_a_name_is_found_in_another_case_unless_there_are_two(tmp_path):
     (tmp_path / "labels.csv").write_text("")
     assert find_name(tmp_path, "labels.csv") == tmp_path / "labels.csv"
     assert find_name(tmp_path / "nowhere", "labels.csv") == tmp_path / "nowhere" / "labels.csv"
+
+
+@pytest.mark.parametrize(
+    "index",
+    [
+        slice(None), slice(2, 7), np.array([5, 0, 5]), np.arange(11) % 3 == 1, (slice(None), 2), (slice(3), [2, 0]),
+        (np.array([10, 1]), np.array([1])), np.empty(0, int),
+    ],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_rows_and_columns_of_a_stored_table_are_those_of_the_array(tmp_path, monkeypatch, index, order):
+    array = np.asarray(np.arange(33, dtype=np.float32).reshape(11, 3), order=order)
+    np.save(tmp_path / "table.npy", array)
+    monkeypatch.setattr(StoredTable, "ROWS", 2)
+    table = StoredTable(tmp_path / "table.npy")
+    assert (len(table), table.shape, table.ndim) == (11, (11, 3), 2)
+    values = table[index]
+    rows, columns = index if isinstance(index, tuple) else (index, slice(None))
+    np.testing.assert_array_equal(values, array[rows][:, columns])
+    assert values.dtype == np.float32
+    # Pages of a mapping that stays open would count as memory.
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or str(tmp_path) not in maps.read_text()
