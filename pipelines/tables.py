@@ -116,8 +116,8 @@ class FeatureSets(Mapping[str, Table]):
             table = _STORED[name]
             return open_array(self._folders[table] / VALUES, mapped=True), self._tables[table][1]
         if name == "both" or name in CONTEXT_RUNGS:
-            # The parts and the assembled table are in memory together; slide context needs a further copy of each.
-            copies = 3 if name in CONTEXT_RUNGS else 2
+            # Tables and the joined one; in slide context then the joined columns, the relative ones, and both together.
+            copies = 4 if name in CONTEXT_RUNGS else 2
             width = sum(self._tables[part][0].shape[1] for part in tables_of(name))
             check_memory(copies * 4 * len(self._where) * width, f"the columns of {name!r}")
         return self._assemble(name, slice(None))
@@ -139,10 +139,11 @@ class FeatureSets(Mapping[str, Table]):
         scratch.mkdir(exist_ok=True)
         check_disk(scratch, 4 * count * len(self.columns(name)), f"the columns of {name!r}")
         partial = path.with_suffix(PARTIAL)
-        table = np.lib.format.open_memmap(partial, "w+", np.float32, (count, len(self.columns(name))))
+        np.lib.format.open_memmap(partial, "w+", np.float32, (count, len(self.columns(name))))
         for rows, values in self.stored(name).blocks():
-            table[rows] = values
-        table.flush()
+            # A new mapping for each block: pages of one that stays open count as memory.
+            np.load(partial, mmap_mode="r+")[rows] = values
+        np.load(partial, mmap_mode="r+").flush()
         partial.replace(path)
         return path
 
@@ -196,7 +197,7 @@ class FeatureSets(Mapping[str, Table]):
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def _assemble(self, name: str, rows: slice | np.ndarray) -> Table:
-        """Assemble some rows of a set. For a set in slide context, the rows must be complete slides."""
+        """Assemble some rows of a set. In slide context, they must be complete slides, or of slides without weight."""
         columns = self._columns_of(name)
         if name in CONTEXT_RUNGS:
             values, names = context_table(self._raw(name, rows), columns, self._where[rows])
