@@ -20,7 +20,7 @@ import numpy as np
 import psutil
 from sklearn.metrics import roc_auc_score
 
-from histoblend.data.storage.arrays import StoredRows, release_pages
+from histoblend.data.storage.arrays import StoredRows
 from histoblend.models.heads.registry import HEADS
 from histoblend.pipelines.engine import fits
 
@@ -38,14 +38,14 @@ def write_table(path, rows, columns):
     mixing = rng.normal(size=(DIRECTIONS, columns)).astype(np.float32)
     effect = 0.35 * rng.normal(size=DIRECTIONS)
     levels = 0.8 * rng.normal(size=(SLIDES, DIRECTIONS))
-    values = np.lib.format.open_memmap(path, "w+", np.float32, (rows, columns))
+    np.lib.format.open_memmap(path, "w+", np.float32, (rows, columns))
     for start in range(0, rows, 10_000):
         block = slice(start, min(start + 10_000, rows))
         hidden = levels[slides[block]] + np.outer(labels[block] - 0.5, effect)
         hidden += rng.normal(size=hidden.shape)
         noise = rng.standard_normal((len(hidden), columns), dtype=np.float32)
-        values[block] = 0.5 * (hidden.astype(np.float32) @ mixing) + noise
-        release_pages(values)
+        # A new mapping for each block: pages of one that stays open count as memory.
+        np.load(path, mmap_mode="r+")[block] = 0.5 * (hidden.astype(np.float32) @ mixing) + noise
     return labels, slides
 
 

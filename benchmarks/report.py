@@ -1,35 +1,58 @@
-"""Time the report of a finished run, and of the same run with its patches repeated many times.
+"""Time and memory of every step from the ensemble to the report, for a run whose patches are repeated.
 
-Run from the repository root: ``python -m benchmarks.report [CONFIG RUN [patches]]``. RUN is the name of a finished run,
-and CONFIG is its configuration file. Without them, the baseline on the phantom is updated and used. Every table of the
-run is repeated within the same slides, until it has at least ``patches`` patches (default 220,025). The scores must not
-change, which is checked before the times are printed.
+Run from the repository root: ``python -m benchmarks.report [RUN [patches …]]``. RUN is the folder of a finished run; by
+default the baseline on the phantom is made. Every table of the run is repeated within the same slides, until it has at
+least ``patches`` patches (by default 10 and 75 times as many as the run has). Scores must not change, which is checked
+before the table is printed. Memory is the largest proportional set size (PSS) of the process and its children: mapped
+files count, and pages shared by several processes count once.
+
+Steps whose cost does not depend on the number of patches are taken from the run: saliency, the refit's models, and the
+predictions of patches with altered stains.
 """
 
+import contextlib
+import json
+import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pyarrow.parquet as pq
 
 from histoblend.data.ignored import ignored
 from histoblend.data.patches import PatchSet, table_digest
-from histoblend.pipelines.config_files import load_config
+from histoblend.pipelines.analysis import stain
+from histoblend.pipelines.comparison import compare
+from histoblend.pipelines.config import Config
 from histoblend.pipelines.plan import ENSEMBLE_ONLY, plan_run
 from histoblend.pipelines.run import Run
 from histoblend.pipelines.runtime.artefacts import FinishedStep, read_manifest
-from histoblend.pipelines.runtime.resources import peak_memory
+from histoblend.pipelines.steps.outputs import publish
 
 ROWS = 4096
 
-#: Steps whose tables are repeated.
-GIVEN = ("prepare", "features", "embeddings", "heads", "cnn", "ensemble", "stain", "saliency")
+#: Steps whose results are repeated, and steps that do not depend on the number of patches.
+REPEATED = ("prepare", "features", "features-normalised", "embeddings", "embeddings-normalised", "heads", "cnn")
+FIXED = ("saliency", "refit", "predictions")
+#: Steps that are built, in order.
+BUILT = (
+    "ensemble", "ladder", "models", "bundle", "importances", "attributions", "leakage", "stain",
+    "sections", "figures", "report",
+)  # fmt: skip
+
+#: Of one number of patches: seconds and peak PSS (MB) of each step, ladder, and size of the page (MB).
+Measured = tuple[dict[str, tuple[float, float]], pd.DataFrame, float]
 
 
 class Repeated:
@@ -72,54 +95,101 @@ def repeat_step(source: Path, target: Path, patches: int, times: int) -> None:
             os.symlink(path.resolve(), copy)
 
 
-def repeated(run: Run, times: int, folder: Path) -> Run:
-    """A run whose steps before the ladder contain every patch `times` times. These steps are never rebuilt."""
-    table = pd.read_parquet(run.folder / "1-patches" / "patches.parquet")
-    large = plan_run(run.config, folder, screen=run.screen)
-    if not (run.folder / "6-ensemble").is_dir():
-        large.leave_out(ENSEMBLE_ONLY)
-    for name in GIVEN:
-        step = large.plan[name].folder
-        if not (run.folder / step).is_dir():
+def repeated(source: Path, times: int, folder: Path) -> Run:
+    """A run whose steps before the ensemble contain every patch `times` times."""
+    facts = json.loads((source / "7-report" / "facts.json").read_text(encoding="utf-8"))
+    run = plan_run(Config.model_validate(facts["configuration"]), folder)
+    if not (source / "6-ensemble").is_dir():
+        run.leave_out(ENSEMBLE_ONLY)
+    table = pd.read_parquet(source / "1-patches" / "patches.parquet")
+    for name in (*REPEATED, *FIXED):
+        step = run.plan[name].folder
+        if not (source / step).is_dir():
             continue
-        # These steps use a sample of patches of fixed size.
-        copies = 1 if name in ("stain", "saliency") else times
-        repeat_step(run.folder / step, large.folder / step, len(table), copies)
-        manifest = read_manifest(run.folder / step)
-        large.finished[name] = FinishedStep(large.folder / step, manifest | {"rows": manifest["rows"] * copies})
-    pixels = np.load(run.folder / "1-patches" / "pixels.npy", mmap_mode="r")
+        copies = times if name in REPEATED else 1
+        repeat_step(source / step, run.folder / step, len(table), copies)
+        manifest = read_manifest(source / step)
+        run.finished[name] = FinishedStep(run.folder / step, manifest | {"rows": manifest["rows"] * copies})
+    pixels = np.load(source / "1-patches" / "pixels.npy", mmap_mode="r")
     whole = repeat_table(table, times)
-    patches = PatchSet(Repeated(pixels, times), whole, table_digest(whole), run.folder)  # type: ignore[arg-type]
-    large.open("patches", lambda: patches)
-    return large
+    patches = PatchSet(Repeated(pixels, times), whole, table_digest(whole), source)  # type: ignore[arg-type]
+    run.open("patches", lambda: patches)
+    return run
 
 
-def measure(run: Run) -> tuple[float, float, pd.DataFrame]:
-    """Seconds and peak memory (MB) of ladder, analyses, figures and page, and the ladder table."""
-    started = time.perf_counter()
-    with peak_memory() as peak:
+@contextlib.contextmanager
+def peak_pss(interval_s: float = 0.1) -> Iterator[Callable[[], float]]:
+    """Sample the PSS of this process and its children. Yields a function that returns the peak in MB."""
+    me, peak, stop = psutil.Process(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not stop.wait(interval_s):
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                with contextlib.suppress(OSError, psutil.Error):
+                    rollup = Path(f"/proc/{process.pid}/smaps_rollup").read_text()
+                    total += 1024 * int(rollup.partition("\nPss:")[2].split()[0])
+            peak[0] = max(peak[0], total / 1e6)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield lambda: peak[0]
+    finally:
+        stop.set()
+        watcher.join()
+
+
+def measure(source: Path, times: int) -> Measured:
+    """Build every step with every patch repeated."""
+    stain.probe_stain = lambda run, folder: _copied(source / "analysis" / "stain" / "predictions.parquet", folder)  # type: ignore[assignment]
+    costs = {}
+    with tempfile.TemporaryDirectory(prefix="histoblend-report-") as name:
+        run = repeated(source, times, Path(name))
+
+        def compare_with_itself() -> None:
+            (run.root / "other").symlink_to(run.folder)
+            compare([run.config.name, "other"], run.root, out=None, draws=2000, seed=0, screen=run.screen)
+
+        tasks: dict[str, Callable[[], object]] = {
+            step: lambda step=step: run.step(step) for step in BUILT if run.has(step)
+        }
+        tasks |= {"publish": lambda: publish(run), "compare": compare_with_itself}
+        for step, task in tasks.items():
+            started = time.perf_counter()
+            with peak_pss() as peak:
+                task()
+            costs[step] = time.perf_counter() - started, peak()
         page = run.step("report").folder
-    return time.perf_counter() - started, peak(), pd.read_csv(page / "ladder.csv")
+        return costs, pd.read_csv(page / "ladder.csv"), (page / "report.html").stat().st_size / 1e6
 
 
-def main(config: str = "configs/phantom.toml", name: str = "", patches: str = "220025") -> None:
-    """Time, check and print."""
-    if not name:
-        name = load_config(Path(config)).name
-        subprocess.run([sys.executable, "-m", "histoblend.pipelines", "baseline", "--config", config], check=True)  # noqa: S603
-    run = plan_run(load_config(Path(config), [f"name={name}"]), Path("runs"))
-    count = len(pd.read_parquet(run.folder / "1-patches" / "patches.parquet"))
-    times = -(-int(patches) // count)
-    with tempfile.TemporaryDirectory(prefix="histoblend-report-") as folder:
-        small = measure(repeated(run, 1, Path(folder) / "once"))
-        large_run = repeated(run, times, Path(folder) / "many")
-        large = measure(large_run)
-        size = (large_run.step("report").folder / "report.html").stat().st_size / 1e6
-    np.testing.assert_allclose(large[2].auc, small[2].auc, rtol=0, atol=1e-9)
-    np.testing.assert_allclose(large[2].brier, small[2].brier, rtol=0, atol=1e-9)
-    for words, (seconds, peak, _), rows in (("original", small, count), ("repeated", large, times * count)):
-        print(f"{words}: {rows:,} patches in {seconds:.1f} s, peak {peak:,.0f} MB")
-    print(f"{times} times as many patches take {large[0] / small[0]:.1f} times as long; the page has {size:.1f} MB")
+def _copied(path: Path, folder: Path) -> dict[str, int]:
+    shutil.copy(path, folder)
+    return {}
+
+
+def main(run: str = "", *patches: str) -> None:
+    """Measure, check and print."""
+    if not run:
+        subprocess.run([sys.executable, "-m", "histoblend.pipelines", "baseline"], check=True)
+        run = "runs/phantom"
+    source = Path(run)
+    count = len(pd.read_parquet(source / "1-patches" / "patches.parquet"))
+    factors = [1, *(-(-int(number) // count) for number in patches or (10 * count, 75 * count))]
+    results: list[Measured] = []
+    for times in factors:  # in processes of their own, so that no memory is left from another
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            results.append(pool.submit(measure, source, times).result())
+    first = results[0][1]
+    for _, ladder, _ in results[1:]:
+        np.testing.assert_allclose(ladder.auc, first.auc, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(ladder.brier, first.brier, rtol=0, atol=1e-9)
+    print(f"{'patches':14}" + "".join(f"{times * count:>22,}" for times in factors))
+    for step in results[0][0]:
+        cells = (f"{costs[step][0]:10.1f} s {costs[step][1]:7,.0f} MB" for costs, *_ in results)
+        print(f"{step:14}" + "".join(f"{cell:>22}" for cell in cells))
+    print(f"{'page':14}" + "".join(f"{size:19.2f} MB" for *_, size in results))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,9 @@ LIMIT = 1e-6
 #: The same for ranking or explaining single patches, where confident ones must still differ: ±27.6.
 EXPLANATION_LIMIT = 1e-12
 
+#: Calibrators are fitted on groups of nearly equal log-odds if there are more rows than this.
+MOST_UNGROUPED = 20_000
+
 #: Operating points, and the sensitivity or specificity required by the first two.
 POINTS = ("sensitivity-0.95", "specificity-0.95", "best-f1", "youden")
 TARGET_RATE = 0.95
@@ -36,17 +39,33 @@ def log_losses(labels: np.ndarray, probability: np.ndarray) -> np.ndarray:
     return np.logaddexp(0, -odds * signs.reshape(signs.shape + (1,) * (odds.ndim - 1)))
 
 
-def soft_targets(labels: np.ndarray) -> np.ndarray:
+def odds_groups(labels: np.ndarray, odds: np.ndarray) -> np.ndarray:
+    """Number the groups of rows with one label and nearly equal log-odds, so that a fit needs few rows.
+
+    Returns
+    -------
+    ndarray of shape (n,), int
+        0 to groups − 1, without gaps. There are at most a few thousand groups for any number of rows.
+    """
+    bins = np.rint(100 * odds).astype(np.int64)
+    bins -= bins.min()
+    keys = np.asarray(labels).astype(np.int64) * (bins.max() + 1) + bins
+    return np.asarray((np.cumsum(np.bincount(keys) > 0) - 1)[keys])
+
+
+def soft_targets(labels: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Targets of a fit in place of 1 and 0, ndarray of shape (n,): (N₊ + 1) / (N₊ + 2) and 1 / (N₋ + 2).
 
-    They keep slopes finite when scores separate the classes.
+    They keep slopes finite when scores separate the classes. ``weights`` says how often each row counts.
 
     References
     ----------
     Platt (1999), Advances in Large Margin Classifiers, 61-74.
     """
     positive = np.asarray(labels) == 1
-    return np.where(positive, (positive.sum() + 1) / (positive.sum() + 2), 1 / ((~positive).sum() + 2))
+    counts = np.ones(len(positive)) if weights is None else weights
+    positives, negatives = counts[positive].sum(), counts[~positive].sum()
+    return np.where(positive, (positives + 1) / (positives + 2), 1 / (negatives + 2))
 
 
 def fit_log_loss(
@@ -56,6 +75,7 @@ def fit_log_loss(
     lower: Sequence[float],
     penalty: np.ndarray | None = None,
     start: np.ndarray | None = None,
+    counts: np.ndarray | None = None,
 ) -> np.ndarray:
     """Fit the weights of a sum of columns, interpreted as log-odds, by minimising the mean log loss.
 
@@ -70,6 +90,8 @@ def fit_log_loss(
         Q in ½ wᵀQw, which is added to the mean log loss; symmetric and positive semidefinite.
     start : ndarray of shape (k,), optional
         Initial weights.
+    counts : ndarray of shape (n,), optional
+        How often each row counts; once by default.
 
     Returns
     -------
@@ -78,15 +100,17 @@ def fit_log_loss(
     from scipy.optimize import minimize
     from scipy.special import expit
 
-    targets = soft_targets(labels)
-    count, width = columns.shape
+    targets = soft_targets(labels, counts)
+    width = columns.shape[1]
+    counts = np.ones(len(columns)) if counts is None else counts
+    total = counts.sum()
     quadratic = np.zeros((width, width)) if penalty is None else penalty
 
     def objective(weights: np.ndarray) -> tuple[float, np.ndarray]:
         odds = columns @ weights
         penalty_gradient = quadratic @ weights
-        loss = np.mean(np.logaddexp(0, odds) - targets * odds) + weights @ penalty_gradient / 2
-        return loss, columns.T @ (expit(odds) - targets) / count + penalty_gradient
+        loss = (counts * (np.logaddexp(0, odds) - targets * odds)).sum() / total + weights @ penalty_gradient / 2
+        return loss, columns.T @ (counts * (expit(odds) - targets)) / total + penalty_gradient
 
     initial = np.maximum(np.zeros(width), np.asarray(lower)) if start is None else start
     result = minimize(
@@ -176,7 +200,13 @@ def _linear(
 
     def fit(score: np.ndarray, labels: np.ndarray) -> dict[str, tuple[float, ...]]:
         start = np.where(np.isfinite(lower), 1.0, 0.0)
-        weights = fit_log_loss(table(score), labels, lower=lower, start=start)
+        rows, counts = table(score), None
+        if len(score) > MOST_UNGROUPED:
+            groups = odds_groups(labels, log_odds(score))
+            counts = np.bincount(groups)
+            rows = np.stack([np.bincount(groups, column) / counts for column in rows.T], axis=1)
+            labels = (np.bincount(groups, labels) / counts).round().astype(np.int64)
+        weights = fit_log_loss(rows, labels, lower=lower, start=start, counts=counts)
         return {name: (float(weight),) for name, weight in zip(names, weights, strict=True)}
 
     def apply(score: np.ndarray, numbers: Mapping[str, tuple[float, ...]]) -> np.ndarray:

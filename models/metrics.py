@@ -112,7 +112,8 @@ def bootstrap(
     rankings = [Ranking(labels, column, cut, groups) for column, cut in _columns(table, thresholds)]
     chunks, pair_chunks = [], []
     for counts in draw_slides(units, draws, seed):
-        chunks.append(np.stack([ranking(counts) for ranking in rankings], 1))
+        by_unit = np.ascontiguousarray(counts.T)
+        chunks.append(np.stack([ranking(counts, by_unit) for ranking in rankings], 1))
         if pairs is not None:
             pair_chunks.append(pairs(counts, chunks[-1][:, :, 0]))
     values = np.concatenate(chunks)

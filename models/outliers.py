@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from histoblend.data.storage.arrays import Rows
 from histoblend.data.storage.expansion import read_array, read_json
 
 #: Folder in a bundle with the fitted detector.
@@ -94,45 +95,52 @@ class Outliers:
         return cls(str(state["space"]), centre, spread, middle, directions, float(state["threshold"]))
 
 
-def learn_outliers(values: np.ndarray, folds: np.ndarray, space: str) -> Outliers:
+def learn_outliers(values: Rows, folds: np.ndarray, space: str) -> Outliers:
     """Fit the detector on training patches; its threshold comes from patches of slides that a fit has not seen.
 
     Parameters
     ----------
-    values : ndarray of shape (n, columns), float
-        Training patches only.
+    values : Rows of shape (n, columns), float
+        Training patches only. They are read in blocks, several times.
     folds : ndarray of shape (n,), int
         Folds by slide. For the threshold, each patch is judged by a fit on the other folds.
     space : str
         Name of the set of columns.
     """
-    distance = np.empty(len(values))
+    distance = np.empty(len(folds))
     for fold in np.unique(folds):
-        held_out = folds == fold
-        distance[held_out] = _fit(values[~held_out], space, 1.0).distance(values[held_out])
+        fitted = _fit(values, np.flatnonzero(folds != fold), space, 1.0)
+        for rows in _blocks(np.flatnonzero(folds == fold)):
+            distance[rows] = fitted.distance(values[rows])
     threshold = max(float(np.quantile(distance, 1 - OUTLIER_SHARE)), np.finfo(float).tiny)
-    return _fit(values, space, threshold)
+    return _fit(values, np.arange(len(folds)), space, threshold)
 
 
-def _fit(values: np.ndarray, space: str, threshold: float) -> Outliers:
-    centre = values.mean(axis=0, dtype=np.float64)
-    blocks = range(0, len(values), _BLOCK)
-    spread = np.sqrt(
-        sum(np.square(values[start : start + _BLOCK] - centre).sum(axis=0) for start in blocks) / len(values)
-    )
+def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    return (rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK))
+
+
+def _fit(values: Rows, rows: np.ndarray, space: str, threshold: float) -> Outliers:
+    count, width = len(rows), values.shape[1]
+    total = np.zeros(width)
+    for block in _blocks(rows):
+        # Row by row on top of the total, so that the sum does not depend on the size of blocks.
+        total = np.concatenate([total[None], values[block]]).sum(axis=0)
+    centre = total / count
+    spread = np.sqrt(sum(np.square(values[block] - centre).sum(axis=0) for block in _blocks(rows)) / count)
     # A column that is constant in training is scaled by its magnitude instead.
     spread = np.where(spread > 1e-7 * np.maximum(np.abs(centre), 1e-30), spread, np.maximum(np.abs(centre), 1.0))
-    total, products = np.zeros(values.shape[1]), np.zeros((values.shape[1],) * 2)
-    for start in blocks:
-        squashed = _squash(values[start : start + _BLOCK], centre, spread)
+    total, products = np.zeros(width), np.zeros((width, width))
+    for block in _blocks(rows):
+        squashed = _squash(values[block], centre, spread)
         total += squashed.sum(axis=0)
         products += squashed.T @ squashed
-    middle = total / len(values)
-    _, vectors = np.linalg.eigh(products / len(values) - np.outer(middle, middle))
+    middle = total / count
+    _, vectors = np.linalg.eigh(products / count - np.outer(middle, middle))
     # At most half of all directions, so that a residual remains.
-    count = min(DIRECTIONS, values.shape[1] // 2, len(values) // 2)
+    kept = min(DIRECTIONS, width // 2, count // 2)
     # Rounded to the file's float32, so that the bundle gives the same distances as the run.
-    directions = vectors[:, ::-1][:, :count].T.astype(np.float32).astype(np.float64)
+    directions = vectors[:, ::-1][:, :kept].T.astype(np.float32).astype(np.float64)
     return Outliers(space, centre, spread, middle, np.ascontiguousarray(directions), threshold)
 
 

@@ -41,7 +41,7 @@ def in_groups(parts: Sequence[Any]) -> list[Sequence[Any]]:
     return [parts[start : start + TOGETHER] for start in range(0, len(parts), TOGETHER)]
 
 
-def block_edges(shape: tuple[int, int]) -> list[int]:
+def block_edges(shape: tuple[int, ...]) -> list[int]:
     """First row of each block, then the number of rows, for a float32 table of this shape."""
     even = -(-shape[0] // BLOCKS)
     step = max(FEWEST_ROWS, min(even, MAX_BYTES // (4 * shape[1])))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pandas as pd
 
 from histoblend.data.errors import InputError
-from histoblend.pipelines.run_files import LADDER, PREDICTIONS
+from histoblend.data.storage.arrays import open_array
+from histoblend.pipelines.run_files import LADDER, PREDICTIONS, VALUES
 from histoblend.pipelines.tables import read_values
 
 
@@ -41,7 +42,8 @@ class RunTables:
     def _table(self, name: str) -> pd.DataFrame:
         if not (self.folder / name).is_dir():
             raise InputError(f"{self.folder}: expected a folder {name}; this run has none.")
-        values, columns = read_values(self.folder / name)
+        columns = read_values(self.folder / name)[1]
+        values = open_array(self.folder / name / VALUES, mapped=True)
         return pd.DataFrame(values, columns=columns, index=self.predictions["patch_id"])
 
 

@@ -14,7 +14,7 @@ import pandas as pd
 from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
 from histoblend.data.splits import is_known
-from histoblend.data.storage.arrays import StoredRows, names_in, open_array, release_pages
+from histoblend.data.storage.arrays import StoredRows, names_in, open_array
 from histoblend.data.storage.atomic import PARTIAL
 from histoblend.models.names import CONTEXT_RUNGS, tables_of
 from histoblend.pipelines.config import Config
@@ -22,6 +22,7 @@ from histoblend.pipelines.run_files import COLUMNS, VALUES
 from histoblend.pipelines.runtime.resources import check_disk, check_memory
 
 if TYPE_CHECKING:
+    from histoblend.features.handcrafted.slide_context import SlideReference
     from histoblend.features.slide_stain import NormalisedPixels
 
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 STAINED = ", stains normalised by slide"
 #: Rows of a table that are processed together.
 BLOCK = 4096
+#: Most bytes of slides' references that are kept, for centres and again for spreads.
+_KEPT_BYTES = 128 * 2**20
 
 
 def chosen_families(config: Config) -> tuple[str, ...]:
@@ -45,9 +48,9 @@ def chosen_families(config: Config) -> tuple[str, ...]:
     return tuple(family.name for family in FAMILIES if not chosen or family.name in chosen)
 
 
-def read_values(folder: Path) -> tuple[np.ndarray, list[str]]:
-    """Read the table of a finished step: values (n, columns), float32, memory-mapped, and column names."""
-    return open_array(folder / VALUES, mapped=True), json.loads((folder / COLUMNS).read_text(encoding="utf-8"))
+def read_values(folder: Path) -> tuple[StoredRows, list[str]]:
+    """Open the table of a finished step: values (n, columns), float32, read when indexed, and column names."""
+    return StoredRows(folder / VALUES), json.loads((folder / COLUMNS).read_text(encoding="utf-8"))
 
 
 Table = tuple[np.ndarray, list[str]]
@@ -60,7 +63,8 @@ class FeatureSets(Mapping[str, Table]):
     """Values and column names of each configured set of columns.
 
     A set is assembled on every access, so that only one is in memory: for 220,025 patches, "both" and "context" take
-    two gigabytes each. An item is a pair of the values, shape (n, columns), float32, and the column names.
+    two gigabytes each. An item is a pair of the values, shape (n, columns), float32, and the column names. Use
+    :meth:`stored` if some rows or one pass over all rows are enough.
 
     Parameters
     ----------
@@ -78,9 +82,12 @@ class FeatureSets(Mapping[str, Table]):
 
     def __init__(self, config: Config, folders: Mapping[str, Path], slides: pd.Series) -> None:
         self._folders = dict(folders)
-        self._tables: dict[str, Table] = {name: read_values(folder) for name, folder in folders.items()}
+        self._tables = {name: read_values(folder) for name, folder in folders.items()}
         known = is_known(slides)
         self._where = known_slides(slides)
+        #: Rows of each slide, and references of slides, by tables and slide.
+        self._rows_of = {str(slide): rows for slide, rows in _by_slide(self._where)}
+        self._references: dict[tuple[tuple[str, ...], str], SlideReference] = {}
         names: dict[str, None] = {}
         for name in config.heads.features:
             if name == "families":
@@ -106,12 +113,13 @@ class FeatureSets(Mapping[str, Table]):
         if name not in self._names:
             raise KeyError(name)
         if name in _STORED:
-            return self._tables[_STORED[name]]
+            table = _STORED[name]
+            return open_array(self._folders[table] / VALUES, mapped=True), self._tables[table][1]
         if name == "both" or name in CONTEXT_RUNGS:
-            # The parts and the assembled table are in memory together; slide context needs a further copy of each.
-            copies = 3 if name in CONTEXT_RUNGS else 1
-            needed = copies * sum(self._tables[part][0].nbytes for part in tables_of(name))
-            check_memory(needed, f"the columns of {name!r}")
+            # Tables and the joined one; in slide context then the joined columns, the relative ones, and both together.
+            copies = 4 if name in CONTEXT_RUNGS else 2
+            width = sum(self._tables[part][0].shape[1] for part in tables_of(name))
+            check_memory(copies * 4 * len(self._where) * width, f"the columns of {name!r}")
         return self._assemble(name, slice(None))
 
     def columns(self, name: str) -> list[str]:
@@ -131,37 +139,112 @@ class FeatureSets(Mapping[str, Table]):
         scratch.mkdir(exist_ok=True)
         check_disk(scratch, 4 * count * len(self.columns(name)), f"the columns of {name!r}")
         partial = path.with_suffix(PARTIAL)
-        table = np.lib.format.open_memmap(partial, "w+", np.float32, (count, len(self.columns(name))))
-        for rows in self._pieces(name):
-            table[rows] = self._assemble(name, rows)[0]
-            for array in (table, *(self._tables[part][0] for part in tables_of(name))):
-                release_pages(array)
-        table.flush()
+        np.lib.format.open_memmap(partial, "w+", np.float32, (count, len(self.columns(name))))
+        for rows, values in self.stored(name).blocks():
+            # A new mapping for each block: pages of one that stays open count as memory.
+            np.load(partial, mmap_mode="r+")[rows] = values
+        np.load(partial, mmap_mode="r+").flush()
         partial.replace(path)
         return path
 
-    def _pieces(self, name: str) -> Iterator[np.ndarray]:
-        """Yield the row numbers in blocks or, for sets in slide context, slide by slide."""
-        blocks = [np.arange(len(self._where))]
+    def stored(self, name: str, rows: np.ndarray | None = None) -> StoredSet:
+        """Open some rows of a set, by default all. They are read when indexed, and not kept in memory."""
+        return StoredSet(self, name, np.arange(len(self._where)) if rows is None else rows)
+
+    def blocks_of(self, name: str, rows: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield positions in ``rows``, at most `BLOCK` at once, and the values of these rows.
+
+        Bit-identical to these rows of the whole set. In slide context, the rest of a slide is read for its reference.
+        """
+        left = np.ones(len(rows), dtype=bool)
         if name in CONTEXT_RUNGS:
-            slides = pd.Series(self._where)
-            yield from (np.asarray(rows) for rows in slides.groupby(slides).indices.values())
-            blocks = [np.flatnonzero(slides.isna())]
-        yield from (rows[start : start + BLOCK] for rows in blocks for start in range(0, len(rows), BLOCK))
+            from histoblend.features.handcrafted.slide_context import trust
+
+            start = len(self._columns_of(name)) if name == "in-slide" else 0
+            for slide, positions in _by_slide(self._where[rows]):
+                if trust(len(self._rows_of[slide])) > 0:
+                    left[positions] = False
+                    reference = self._reference(name, slide)
+                    for part in _chunks(positions):
+                        yield part, reference.relate(self._raw(name, rows[part]))[:, start:]
+        for part in _chunks(np.flatnonzero(left)):
+            yield part, self._assemble(name, rows[part])[0]
+
+    def _reference(self, name: str, slide: str) -> SlideReference:
+        """What the patches of a slide are compared with. It is kept, unless the references become too large."""
+        from histoblend.features.handcrafted.slide_context import slide_reference
+
+        tables = tables_of(name)
+        if (tables, slide) in self._references:
+            return self._references[tables, slide]
+        rows, columns = self._rows_of[slide], self._columns_of(name)
+
+        def take(positions: np.ndarray) -> np.ndarray:
+            return np.concatenate([self._raw(name, part)[:, positions] for part in _chunks(rows)])
+
+        reference = slide_reference(take, len(rows), columns)
+        if len(self._references) * reference.centre.nbytes < _KEPT_BYTES:
+            self._references[tables, slide] = reference
+        return reference
+
+    def _columns_of(self, name: str) -> list[str]:
+        """Columns of the tables of a set."""
+        return [column for part in tables_of(name) for column in self._tables[part][1]]
+
+    def _raw(self, name: str, rows: slice | np.ndarray) -> np.ndarray:
+        """Rows of the tables of a set, side by side."""
+        parts = [self._tables[part][0][rows] for part in tables_of(name)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def _assemble(self, name: str, rows: slice | np.ndarray) -> Table:
-        """Assemble some rows of a set. For a set in slide context, the rows must be complete slides."""
-        parts = [self._tables[part] for part in tables_of(name)]
-        raw = parts[0][0][rows] if len(parts) == 1 else np.concatenate([values[rows] for values, _ in parts], axis=1)
-        columns = [column for _, names in parts for column in names]
+        """Assemble some rows of a set. In slide context, they must be complete slides, or of slides without weight."""
+        columns = self._columns_of(name)
         if name in CONTEXT_RUNGS:
-            values, names = context_table(raw, columns, self._where[rows])
+            values, names = context_table(self._raw(name, rows), columns, self._where[rows])
             start = len(columns) if name == "in-slide" else 0
             return values[:, start:], names[start:]
         if name in _STORED or name == "both":
-            return raw, columns
+            return self._raw(name, rows), columns
         kept = [index for index, column in enumerate(columns) if column.startswith(f"{name}_")]
-        return np.ascontiguousarray(raw[:, kept]), [columns[index] for index in kept]
+        return self._tables["features"][0][rows, kept], [columns[index] for index in kept]
+
+
+class StoredSet:
+    """Some rows of a set of columns, read and assembled when they are indexed. Made by :meth:`FeatureSets.stored`.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    ndim : int
+    """
+
+    def __init__(self, sets: FeatureSets, name: str, rows: np.ndarray) -> None:
+        self._sets, self._name, self._rows = sets, name, rows
+        self.shape, self.ndim = (len(rows), len(sets.columns(name))), 2
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
+        """Read rows, float32."""
+        rows = self._rows[index]
+        values = np.empty((len(rows), self.shape[1]), np.float32)
+        for positions, block in self._sets.blocks_of(self._name, rows):
+            values[positions] = block
+        return values
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield positions among these rows, at most `BLOCK` at once, and the values there."""
+        return self._sets.blocks_of(self._name, self._rows)
+
+
+def _by_slide(slides: np.ndarray) -> list[tuple[str, np.ndarray]]:
+    """Slides and their positions, without patches of unknown slides."""
+    return [(str(slide), np.asarray(rows)) for slide, rows in pd.Series(slides).groupby(slides).indices.items()]
+
+
+def _chunks(rows: np.ndarray) -> Iterator[np.ndarray]:
+    return (rows[start : start + BLOCK] for start in range(0, len(rows), BLOCK))
 
 
 def known_slides(slides: pd.Series) -> np.ndarray:
@@ -239,14 +322,14 @@ def check_finite(folder: Path, patches: pd.DataFrame) -> None:
     values, names = read_values(folder)
     first, count = None, 0
     for start in range(0, len(values), BLOCK):
-        bad = np.argwhere(~np.isfinite(values[start : start + BLOCK]))
-        release_pages(values)
+        block = values[start : start + BLOCK]
+        bad = np.argwhere(~np.isfinite(block))
         count += len(bad)
         if first is None and len(bad):
-            first = (start + int(bad[0][0]), int(bad[0][1]))
+            first = (start + int(bad[0][0]), int(bad[0][1]), float(block[tuple(bad[0])]))
     if first is not None:
-        row, column = first
-        raise InputError(_not_finite(names[column], patches["patch_id"].iloc[row], values[row, column], count, folder))
+        row, column, value = first
+        raise InputError(_not_finite(names[column], patches["patch_id"].iloc[row], value, count, folder))
 
 
 @contextmanager

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import mmap
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -110,6 +109,19 @@ def open_array(path: Path, *, mapped: bool = False) -> np.ndarray:
     return array
 
 
+class Rows(Protocol):
+    """A table of numbers: an array, or one that reads rows when it is indexed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Numbers of rows and columns."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> np.ndarray: ...
+
+
 class StoredRows:
     """An ``.npy`` file of rows, which are read when they are asked for, as from an array.
 
@@ -155,16 +167,6 @@ class StoredRows:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
-
-
-def release_pages(array: np.ndarray) -> None:
-    """Take the pages of a memory-mapped array out of this process's memory; they are read again when they are needed.
-
-    Call it after each block of a large file: pages that were read or written otherwise count as memory of the process.
-    """
-    pages: Any = array.base
-    if isinstance(pages, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        pages.madvise(mmap.MADV_DONTNEED)
 
 
 def stamp(path: str | Path, name: str) -> str:

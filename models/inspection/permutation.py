@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from histoblend.data.storage.arrays import Rows
 from histoblend.features.handcrafted.families import parse_column
 from histoblend.models.inspection.importance import COLUMNS, PARTS, Units, group_rows
 from histoblend.models.metrics import bootstrap, measure
@@ -44,7 +45,7 @@ class AucDrops:
 
 def permutation_drops(
     predict: Predict,
-    X: np.ndarray,
+    X: Rows,
     y: np.ndarray,
     units: Sequence[Sequence[int]],
     groups: np.ndarray,
@@ -65,8 +66,8 @@ def permutation_drops(
     ----------
     predict : callable
         Takes (n, features) and returns the probability of the positive class, (n,).
-    X : ndarray of shape (n, features), float
-        Patches of held-out slides. The array is copied and not modified.
+    X : Rows of shape (n, features), float
+        Patches of held-out slides. Only the rows used are read; they are copied and not modified.
     y : ndarray of shape (n,), 0 or 1
     units : sequence of sequences of int
         Indices of the columns that are shuffled together.
@@ -101,7 +102,7 @@ def permutation_drops(
     ----------
     Breiman (2001), Machine Learning 45:5-32, section 10. Fisher, Rudin & Dominici (2019), JMLR 20(177).
     """
-    if X.ndim != 2 or len(X) != len(y) or len(groups) != len(y):
+    if len(X.shape) != 2 or len(X) != len(y) or len(groups) != len(y):
         raise ValueError(f"X (n, features), y (n,) and groups (n,) must agree; got {X.shape}, {len(y)}, {len(groups)}.")
     rng = np.random.default_rng(seed)
     rows = np.arange(len(y))
@@ -162,7 +163,7 @@ def _slow_scorer(predict: Predict, table: np.ndarray) -> ReplacementScorer:
 
 def permutation_importance(
     predict: Predict,
-    X: np.ndarray,
+    X: Rows,
     y: np.ndarray,
     columns: Sequence[str],
     groups: np.ndarray,
@@ -208,7 +209,7 @@ def permutation_importance(
 
 def group_permutation(
     predict: Predict,
-    X: np.ndarray,
+    X: Rows,
     y: np.ndarray,
     units: Units,
     groups: np.ndarray,

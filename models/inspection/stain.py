@@ -10,6 +10,7 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 
 from histoblend.data.splits import find_folds
+from histoblend.data.storage.arrays import StoredRows
 from histoblend.features.handcrafted.families import parse_column
 from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.metrics import measure, slide_table
@@ -89,7 +90,7 @@ class StainGroups:
 
 
 def stain_groups(
-    values: np.ndarray,
+    values: np.ndarray | StoredRows,
     columns: Sequence[str],
     labels: np.ndarray,
     slides: pd.Series,
@@ -105,7 +106,7 @@ def stain_groups(
 
     Parameters
     ----------
-    values : ndarray of shape (n, k), float32
+    values : ndarray or StoredRows of shape (n, k), float32
         Handcrafted features.
     columns : sequence of str
         Names of the k columns.
@@ -278,7 +279,7 @@ def group_slides(groups: StainGroups, predictions: pd.DataFrame, models: Sequenc
 
 
 def stain_families(
-    values: np.ndarray,
+    values: np.ndarray | StoredRows,
     columns: Sequence[str],
     groups: StainGroups,
     slides: pd.Series,
@@ -293,7 +294,7 @@ def stain_families(
 
     Parameters
     ----------
-    values : ndarray of shape (n, k), float32
+    values : ndarray or StoredRows of shape (n, k), float32
     columns : sequence of str
         Names of the k columns, ``family_statistic_channel_region``.
     groups : StainGroups

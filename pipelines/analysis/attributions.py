@@ -137,10 +137,7 @@ def _traced(models: ExplainedModels, predictions: pd.DataFrame) -> pd.DataFrame:
 def _read_sets(
     run: Run, rows: np.ndarray, averaged: np.ndarray, features: list[str], models: ExplainedModels
 ) -> tuple[pd.DataFrame, np.ndarray, pd.DataFrame]:
-    """Percentiles of all features, values (len(rows), len(features)) of the shown ones, and their curves by model.
-
-    Only one set is read at a time, because two may not fit into memory.
-    """
+    """Percentiles of all features, values (len(rows), len(features)) of the shown ones, and their curves by model."""
     sets = feature_sets(run)
     quantiles: dict[str, np.ndarray] = {}
     curves = []
@@ -149,8 +146,7 @@ def _read_sets(
         on_set = models_on(name, run.config.heads.heads, models.shares)
         if not on_set:
             continue
-        table, columns = sets[name]
-        table = table[rows]
+        table, columns = sets.stored(name)[rows], sets.columns(name)
         index_of = {column: number for number, column in enumerate(columns)}
         new = [column for column in columns if column not in quantiles and not column.startswith("embedding_")]
         new_values = table[:, [index_of[column] for column in new]]

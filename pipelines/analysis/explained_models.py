@@ -16,7 +16,7 @@ from histoblend.models.heads.registry import head_class
 from histoblend.models.inspection.column_clusters import CLUSTER_ON, cluster_columns
 from histoblend.models.inspection.ensemble_shapley import Blending, blending, combine_shares, network_shares
 from histoblend.models.inspection.importance_evidence import cluster_members, evidence, weighted_folds
-from histoblend.models.inspection.out_of_fold_shapley import out_of_fold_shares
+from histoblend.models.inspection.out_of_fold_shapley import fold_moments, out_of_fold_shares
 from histoblend.models.inspection.shapley import EXPLAINED_PATCHES, TOGETHER, ShapleyValues, attribute
 from histoblend.models.names import LINEAR_ONLY, WITH_SLIDES, tables_of
 from histoblend.models.resampling import sample_rows_evenly, slide_groups
@@ -169,7 +169,7 @@ def _set_of(model: str) -> str:
 def _read_sets(
     run: Run, predictions: pd.DataFrame, models: Sequence[str], result: ExplainedModels, traced: Sequence[str]
 ) -> _Parts:
-    """Explain all heads of one set at a time, because two sets may not fit into memory."""
+    """Explain all heads, one set of columns at a time."""
     from joblib import Parallel, delayed
 
     sets, parts = feature_sets(run), _Parts()
@@ -177,19 +177,21 @@ def _read_sets(
     sample = train[sample_rows_evenly(slide_groups(predictions["slide"].iloc[train]), CLUSTER_ON, seed=run.config.seed)]
     fitted = pd.read_parquet(run.step("heads").folder / FITTED)
     for name in [each for each in sets if any(_set_of(model) == each for model in models)]:
-        values, columns = sets[name]
+        values, columns = sets.stored(name), sets.columns(name)
         here = [model for model in models if _set_of(model) == name]
-        X = np.asarray(values[result.rows])
+        X = values[result.rows]
         # Threads suffice: XGBoost releases the interpreter lock.
         tasks = [delayed(_attribute)(run, model, X, columns) for model in here]
         parts.shares |= zip(here, Parallel(n_jobs=run.workers, prefer="threads")(tasks), strict=True)
         keep = [index for index, column in enumerate(columns) if column.partition("_")[0] not in TOGETHER]
         kept_columns = [columns[index] for index in keep]
-        parts.samples[name] = pd.DataFrame(np.asarray(values[sample][:, keep]), columns=kept_columns)
-        for model in [each for each in here if each in traced and _is_linear(each)]:
+        parts.samples[name] = pd.DataFrame(values[sample][:, keep], columns=kept_columns)
+        if linear := [each for each in here if each in traced and _is_linear(each)]:
+            moments = fold_moments(sets.stored(name, train).blocks(), predictions["fold"].to_numpy()[train])
+        for model in linear:
             coefficients = fitted[fitted["model"] == model].pivot(index="feature", columns="fold", values="value")
             parts.folds[model] = out_of_fold_shares(
-                values, columns, coefficients.loc[list(columns)], predictions, f"prob_{model}", result.fold_rows
+                values, moments, coefficients.loc[columns], predictions[f"prob_{model}"].to_numpy(), result.fold_rows
             )
     return parts
 

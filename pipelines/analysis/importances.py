@@ -32,6 +32,7 @@ from histoblend.pipelines.results import feature_sets, patches_of, predictions_o
 from histoblend.pipelines.run_files import DROPPED, FITTED, LEFT_OUT_OF, SETS
 from histoblend.pipelines.runtime.artefacts import StepResult
 from histoblend.pipelines.runtime.dataclass_files import load_dataclass, save_dataclass
+from histoblend.pipelines.tables import StoredSet
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
@@ -68,8 +69,10 @@ class EvaluatedModel:
     head : fitted head
     built_in : dict from str to ndarray of shape (1 + folds, columns)
         Measure (gain, cover or coefficient) to the values of the refit in the first row, then of the fold fits.
-    X, y, slides : ndarray
-        Columns, labels and slide numbers (:func:`models.resampling.slide_groups`) of the held-out patches.
+    X : StoredSet
+        Columns of the held-out patches.
+    y, slides : ndarray
+        Labels and slide numbers (:func:`models.resampling.slide_groups`) of the held-out patches.
     units : dict from str to dict
         Kind of group to its groups, and each group to the indices of its columns.
     without : dict from str to dict
@@ -83,7 +86,7 @@ class EvaluatedModel:
     columns: list[str]
     head: Any
     built_in: dict[str, np.ndarray]
-    X: np.ndarray
+    X: StoredSet
     y: np.ndarray
     slides: np.ndarray
     units: dict[str, dict[str, list[int]]]
@@ -160,11 +163,11 @@ def _clusters(run: Run) -> tuple[list[Cluster], int]:
     train = np.flatnonzero(table["split"] == "train")
     slides = slide_groups(table["slide"].to_numpy()[train])
     rows = train[sample_rows_evenly(slides, CLUSTER_ON, seed=run.config.seed)]
-    return cluster_columns(np.asarray(sets[LEFT_OUT_OF][0][rows])), len(rows)
+    return cluster_columns(sets.stored(LEFT_OUT_OF)[rows]), len(rows)
 
 
 def _evaluated_models(run: Run, predictions: pd.DataFrame, clusters: Sequence[Cluster]) -> Iterator[EvaluatedModel]:
-    """Collect all models except those of single families. The values of a set are read once for all heads."""
+    """Collect all models except those of single families."""
     folder, sets = run.step("heads").folder, feature_sets(run)
     names = json.loads((folder / SETS).read_text(encoding="utf-8"))
     built_in, dropped = pd.read_parquet(folder / FITTED), pd.read_parquet(folder / DROPPED)
@@ -173,8 +176,7 @@ def _evaluated_models(run: Run, predictions: pd.DataFrame, clusters: Sequence[Cl
     for features in sets:
         if features in SINGLE_FAMILIES or features in LINEAR_ONLY:
             continue
-        values, columns = sets[features]
-        X = np.asarray(values[test.index])
+        columns, X = sets.columns(features), sets.stored(features, test.index.to_numpy())
         units = _units(features, names, clusters)
         for head in run.config.heads.heads:
             name = f"{head}_{features}"

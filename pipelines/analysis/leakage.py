@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.data.splits import BY_PATCH, base_groups, find_folds, is_known, leave_both
+from histoblend.data.storage.arrays import Rows
 from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.metrics import bootstrap, measure
 from histoblend.models.resampling import percentile_interval, slide_groups
@@ -39,13 +40,13 @@ def build(run: Run, folder: Path) -> StepResult:
 
 
 def measure_leakage(
-    values: np.ndarray, table: pd.DataFrame, *, draws: int, seed: int, workers: int = 1
+    values: Rows, table: pd.DataFrame, *, draws: int, seed: int, workers: int = 1
 ) -> pd.DataFrame | None:
     """Compare folds by slide with folds by patch, using out-of-fold predictions of a logistic regression.
 
     Parameters
     ----------
-    values : ndarray of shape (n, columns), float32
+    values : Rows of shape (n, columns), float32
         Handcrafted features.
     table : DataFrame
         ``label, slide, group, split, fold``, rows as in ``values``. Test patches are ignored.

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from histoblend.data.storage.arrays import StoredRows
+from histoblend.data.storage.arrays import Rows, StoredRows
 from histoblend.models.heads.head import Head
 from histoblend.models.heads.registry import new_head
 from histoblend.models.table_blocks import add_up, block_edges, blocks_of, in_groups, take
@@ -77,9 +77,6 @@ Fitters = Callable[[str], AbstractContextManager[Fitter]]
 #: Fits on larger tables read blocks of rows instead of copying all rows into memory.
 IN_MEMORY_ROWS = 20_000
 
-#: A table of which blocks of rows are read.
-Rows = np.ndarray | StoredRows
-
 
 @dataclass(frozen=True)
 class BlockTask:
@@ -87,7 +84,7 @@ class BlockTask:
 
     Attributes
     ----------
-    table : ndarray or StoredRows
+    table : Rows
     rows : ndarray of int
     labels, groups : ndarray of shape (len(rows),)
     columns : ndarray of int or None
@@ -174,7 +171,7 @@ class LocalFits:
 
     Attributes
     ----------
-    table : ndarray or StoredRows
+    table : Rows
     columns : list of str
     workers : int
         Fits that run in parallel. The results do not depend on it.

@@ -120,12 +120,8 @@ def combine(
     plain = choose_members(models, config.ensemble.members, slides=False)
     slides_known = bool(pd.notna(slides).any())
     members = choose_members(models, config.ensemble.members, slides=True) if slides_known else plain
-    columns = (
-        predictions.set_index("patch_id")
-        .loc[table["patch_id"]]
-        .filter(like="prob_")
-        .rename(columns=lambda name: name.removeprefix("prob_"))
-    )
+    used = {f"prob_{name}": name for name in (*members, *plain)}
+    columns = predictions.set_index("patch_id")[list(used)].loc[table["patch_id"]].rename(columns=used)
     complete = columns[[*members, *plain]].notna().all(axis=1).to_numpy()
     train = ((table["split"] == "train") & complete).to_numpy()
     left_out = int((table["split"] == "train").sum() - train.sum())

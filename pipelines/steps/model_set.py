@@ -19,12 +19,12 @@ from histoblend.models.calibration import operating_points
 from histoblend.models.names import CNN_CONTEXT
 from histoblend.models.outliers import OUTLIERS, learn_outliers
 from histoblend.models.predictor import CNN, NETWORKS
-from histoblend.pipelines.results import embedding_of, feature_tables, patches_of, predictions_of, read_ladder
+from histoblend.pipelines.results import embedding_of, feature_sets, patches_of, predictions_of, read_ladder
 from histoblend.pipelines.run_files import CONTEXT, ENSEMBLE, ENSEMBLE_SCORES, MODEL, MODEL_SET, SETS
 from histoblend.pipelines.runtime.artefacts import StepResult
 from histoblend.pipelines.runtime.provenance import code_digest
 from histoblend.pipelines.steps.cnn_context import columns_of
-from histoblend.pipelines.tables import chosen_families, read_values
+from histoblend.pipelines.tables import chosen_families
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
@@ -131,7 +131,6 @@ def _store_outliers(run: Run, folder: Path) -> None:
     space = space or ("embeddings" if "embeddings" in run.config.heads.features else "")
     if not space:
         return
-    values, _ = read_values(feature_tables(run)["features" if space == "handcrafted" else "embeddings"].folder)
     train = np.flatnonzero(patches_of(run).table["split"] == "train")
     folds = patches_of(run).table["fold"].to_numpy()[train]
-    learn_outliers(np.asarray(values[train]), folds, space).save(folder)
+    learn_outliers(feature_sets(run).stored(space, train), folds, space).save(folder)

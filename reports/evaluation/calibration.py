@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoblend.models.calibration import POINTS, log_odds, operating_points
+from histoblend.models.calibration import POINTS, log_odds, odds_groups, operating_points
 from histoblend.models.resampling import draw_slides, slide_groups
 from histoblend.reports.evaluation.ladder import SPLITS
 
@@ -319,13 +319,10 @@ def recalibration_table(predictions: pd.DataFrame, model: str, *, draws: int = 1
 
 
 def _group_by_odds(labels: np.ndarray, odds: np.ndarray, units: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray]:
-    """Group patches of one label and nearly equal log-odds, so that a draw costs as much for many patches as for few.
-
-    Returns patches per unit and group (sparse), and each group's label and mean log-odds.
-    """
+    """Patches per unit and group of nearly equal log-odds (sparse), and each group's label and mean log-odds."""
     from scipy.sparse import csr_array
 
-    group = np.unique(np.stack([labels, np.round(odds, 2)], axis=1), axis=0, return_inverse=True)[1].ravel()
+    group = odds_groups(labels, odds)
     sizes = np.bincount(group)
     cells = csr_array((np.ones(len(group)), (units, group)), shape=(int(units.max()) + 1, len(sizes)))
     return cells, np.bincount(group, labels) / sizes, np.bincount(group, odds) / sizes

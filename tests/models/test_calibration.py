@@ -22,6 +22,7 @@ from histoblend.models.calibration import (
     fit_calibrator,
     fit_log_loss,
     log_odds,
+    odds_groups,
     operating_points,
     shift_prevalence,
     soft_targets,
@@ -96,6 +97,21 @@ def test_another_optimiser_finds_the_same_parameters(kind, columns, bounds):
     expected = minimize(lambda w: plain_loss(table @ w, labels), np.ones(len(bounds)), bounds=bounds, method="SLSQP")
     numbers = [values[0] for values in fit_calibrator(kind, score, labels).numbers.values()]
     assert numbers == pytest.approx(expected.x.tolist(), abs=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["temperature", "platt", "beta"])
+def test_groups_of_nearly_equal_log_odds_are_enough_for_a_fit(monkeypatch, kind):
+    score, labels, *_ = overconfident(n=5000)
+    probability = fit_calibrator(kind, score, labels).predict(score)
+    monkeypatch.setattr("histoblend.models.calibration.MOST_UNGROUPED", 4999)
+    grouped = fit_calibrator(kind, score, labels).predict(score)
+    np.testing.assert_allclose(grouped, probability, atol=1e-5)
+    assert (grouped != probability).any()
+
+
+def test_rows_of_a_group_have_one_label_and_log_odds_within_a_hundredth():
+    labels, odds = np.array([1, 0, 1, 0, 1]), np.array([0.5, 0.501, 0.504, -3.0, 0.51])
+    assert odds_groups(labels, odds).tolist() == [2, 1, 2, 0, 3]
 
 
 def test_log_odds_are_limited():

@@ -99,7 +99,7 @@ def test_bootstrap_does_not_depend_on_the_size_of_chunks(monkeypatch):
     table = np.column_stack([scores, 1 - scores])
     pairs = SlidePairs(labels, table, groups, np.ones(len(labels), bool))
     whole = bootstrap(labels, table, 0.5, groups, pairs=pairs, draws=50, seed=4)
-    monkeypatch.setattr(resampling, "CHUNK_BYTES", 7 * 12 * 12)  # seven draws of twelve slides
+    monkeypatch.setattr(resampling, "CHUNK_BYTES", 7 * 16 * 12)  # seven draws of twelve slides
     parts = bootstrap(labels, table, 0.5, groups, pairs=pairs, draws=50, seed=4)
     np.testing.assert_array_equal(parts.values, whole.values)
     np.testing.assert_array_equal(parts.pairs, whole.pairs)

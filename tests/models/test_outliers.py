@@ -25,6 +25,15 @@ def test_only_distance_from_the_plane_counts(plane):
     assert (learned.distance(values) > 1).mean() == pytest.approx(OUTLIER_SHARE, abs=0.005)
 
 
+def test_the_size_of_blocks_changes_no_sum_of_rows(plane, monkeypatch):
+    _, values, folds = plane
+    stored = values.astype(np.float32)
+    monkeypatch.setattr("histoblend.models.outliers._BLOCK", 300)
+    learned = learn_outliers(stored, folds, "colour")
+    np.testing.assert_array_equal(learned.centre, stored.mean(axis=0, dtype=np.float64))
+    np.testing.assert_allclose(learned.spread, stored.std(axis=0, dtype=np.float64), rtol=1e-12)
+
+
 def test_a_file_keeps_every_number(plane, tmp_path):
     _, values, folds = plane
     learned = learn_outliers(values, folds, "colour")

@@ -61,7 +61,7 @@ def test_many_slides_use_all_patches_and_give_the_same_auc(monkeypatch):
 
 @pytest.mark.parametrize(
     ("size", "lengths"),
-    [(7 * 12 * 9 + 107, [7, 7, 6]), (7 * 12 * 9, [7, 7, 6]), (1, [1] * 20), (64 * 2**20, [20])],
+    [(7 * 16 * 9 + 143, [7, 7, 6]), (7 * 16 * 9, [7, 7, 6]), (1, [1] * 20), (64 * 2**20, [20])],
 )
 def test_a_chunk_has_as_many_draws_as_fit_and_at_least_one(monkeypatch, size, lengths):
     monkeypatch.setattr(resampling, "CHUNK_BYTES", size)

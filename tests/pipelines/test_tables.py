@@ -10,7 +10,7 @@ from histoblend.features.handcrafted.families import columns, compute
 from histoblend.features.slide_stain import normalised_name
 from histoblend.models.names import CONTEXT_RUNGS
 from histoblend.pipelines.config_files import load_config
-from histoblend.pipelines.tables import BLOCK, FeatureSets
+from histoblend.pipelines.tables import FeatureSets
 from tests import ROOT
 
 #: Sets in slide context, except that of the network, whose columns are in no table.
@@ -84,14 +84,14 @@ def test_sets_in_slide_context_have_raw_and_relative_columns(sets):
     np.testing.assert_array_equal(alone[50:, 7:], more[50:])
 
 
-def test_pieces_contain_every_row_once_and_complete_slides(sets):
-    for name in ("both", *IN_TABLES):
-        pieces = list(sets._pieces(name))
-        assert sorted(np.concatenate(pieces).tolist()) == list(range(60))
-    where = pd.Series(sets._where)
-    for piece in pieces:
-        slides = where[piece].dropna().unique()
-        assert len(slides) <= 1
-        assert len(piece) <= BLOCK
-        for slide in slides:
-            assert sorted(piece.tolist()) == np.flatnonzero(where == slide).tolist()
+@pytest.mark.parametrize("name", ["stain", "embeddings", "both", *IN_TABLES])
+def test_some_rows_of_a_set_are_those_of_the_whole_set(sets, monkeypatch, name):
+    monkeypatch.setattr("histoblend.pipelines.tables.BLOCK", 7)
+    chosen = np.random.default_rng(0).permutation(60)[:41]
+    stored, values = sets.stored(name, chosen), sets[name][0]
+    assert stored.shape == (41, values.shape[1])
+    assert stored[np.arange(41)].tobytes() == np.ascontiguousarray(values[chosen]).tobytes()
+    assert stored[3:9].tobytes() == np.ascontiguousarray(values[chosen[3:9]]).tobytes()
+    positions, blocks = zip(*stored.blocks(), strict=True)
+    assert sorted(np.concatenate(positions).tolist()) == list(range(41))
+    assert max(map(len, blocks)) <= 7

@@ -14,8 +14,6 @@ from histoblend.data.storage.arrays import (
     files_under,
     find_name,
     names_in,
-    open_array,
-    release_pages,
     walk,
 )
 from histoblend.data.storage.atomic import sync_tree
@@ -107,18 +105,3 @@ def test_a_file_that_lost_its_end_is_refused(tmp_path):
         file.truncate(os.path.getsize(stored.path) - 1)
     with pytest.raises(InputError, match=r"values\.npy: expected .*Rebuild with --rebuild"):
         stored[:2]
-
-
-@ONLY_LINUX
-def test_released_pages_leave_memory_and_keep_their_values(tmp_path):
-    path = tmp_path / "values.npy"
-    values = np.lib.format.open_memmap(path, "w+", np.float32, (1000, 1000))
-    values[:] = 7
-    assert resident(path) > 3000
-    release_pages(values)
-    assert resident(path) < 100
-    read = open_array(path, mapped=True)
-    assert (read == 7).all()
-    release_pages(read)
-    assert resident(path) < 100
-    release_pages(np.zeros(3))  # not mapped: nothing happens

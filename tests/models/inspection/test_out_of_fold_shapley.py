@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from histoblend.models.heads.logistic import LogisticHead
-from histoblend.models.inspection.out_of_fold_shapley import out_of_fold_shares
+from histoblend.models.inspection.out_of_fold_shapley import fold_moments, out_of_fold_shares
 
 NAMES = ["nuclei_area_grey_whole", "colour_mean_red_whole", "embedding_net-0_rgb_whole", "embedding_net-1_rgb_whole"]
 
@@ -29,10 +29,17 @@ def fitted():
     return X, table, pd.DataFrame(coefficients, NAMES), heads
 
 
+def moments(X, table):
+    """Moments from blocks of unequal sizes, in any order."""
+    rows = np.random.default_rng(1).permutation(120)
+    blocks = ((part, X[part]) for part in np.split(rows, [7, 8, 70]))
+    return fold_moments(blocks, table.fold.to_numpy()[:120])
+
+
 def test_contributions_are_those_of_the_fold_and_add_up(fitted):
     X, table, coefficients, heads = fitted
     rows = {"0": [3, 7, 41], "1": [60, 119]}
-    explained = out_of_fold_shares(X, NAMES, coefficients, table, "prob_m", rows)
+    explained = out_of_fold_shares(X, moments(X, table), coefficients, table.prob_m.to_numpy(), rows)
     for fold, chosen in rows.items():
         shares, base = heads[int(fold)].contributions(X[chosen])
         assert explained[fold].features == [*NAMES[:2], "embedding"]
@@ -47,5 +54,6 @@ def test_a_fold_whose_predictions_do_not_match_is_left_out(fitted):
     X, table, coefficients, _ = fitted
     wrong = coefficients.assign(**{"0": coefficients[0]})
     wrong[0] = wrong[0] + 0.1
-    explained = out_of_fold_shares(X, NAMES, wrong, table, "prob_m", {"0": [3, 7, 41], "1": [60, 119]})
+    rows = {"0": [3, 7, 41], "1": [60, 119]}
+    explained = out_of_fold_shares(X, moments(X, table), wrong, table.prob_m.to_numpy(), rows)
     assert list(explained) == ["1"]

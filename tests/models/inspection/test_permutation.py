@@ -80,6 +80,25 @@ def test_permutation_does_not_modify_its_input_and_is_reproducible(planted):
     assert not first.value.equals(other.value)
 
 
+def test_only_the_sampled_rows_of_a_table_are_read(planted):
+    X, y, groups = planted
+    read = []
+
+    class Table:
+        shape, ndim = X.shape, 2
+
+        def __len__(self):
+            return len(X)
+
+        def __getitem__(self, rows):
+            read.extend(rows.tolist())
+            return X[rows]
+
+    drops = permutation_importance(_predict, Table(), y, NAMES, groups, repeats=1, max_rows=150)
+    assert len(read) == len(set(read)) == 150
+    pd.testing.assert_frame_equal(drops, permutation_importance(_predict, X, y, NAMES, groups, repeats=1, max_rows=150))
+
+
 def test_permuting_the_only_used_column_lowers_auc_to_one_half(planted):
     X, y, groups = planted
     table = permutation_importance(lambda x: x[:, 2], X, y, NAMES, groups, repeats=50, draws=20)
