@@ -145,14 +145,22 @@ def _fill_lab_exactly(light: np.ndarray, shares: np.ndarray, root: np.ndarray, k
 
 @fused_kernel
 def _fill_lab(
-    channels: np.ndarray, patch: int, linear: np.ndarray, shares: np.ndarray, root: np.ndarray, planes: np.ndarray
+    channels: np.ndarray,
+    patch: int,
+    linear: np.ndarray,
+    shares: np.ndarray,
+    root: np.ndarray,
+    light: np.ndarray,
+    levels: np.ndarray,
+    unsure: np.ndarray,
+    exact: np.ndarray,
+    planes: np.ndarray,
 ) -> None:
     """Write L*, a* and b* of all pixels into planes 2 to 4.
 
-    Single precision is used first. Pixels whose rounding is then uncertain are recomputed in double precision.
+    Single precision is used first. Pixels whose rounding is then uncertain are recomputed in double precision. The four
+    arrays before the planes are scratch memory.
     """
-    light, levels, unsure = np.empty((6, 256), np.float32), np.empty((3, 256), np.float32), np.empty(256, np.int32)
-    exact = np.empty(3)
     half, doubt = np.float32(0.5), np.float32(_DOUBT)
     for start in range(0, planes.shape[1], 256):
         size, first = min(256, planes.shape[1] - start), np.uint64(start)
@@ -314,10 +322,14 @@ def _hue_statistics(
     step: float,
     circle: np.ndarray,
     quantiles: np.ndarray,
+    inner: np.ndarray,
     out: np.ndarray,
 ) -> None:
-    """Write all statistics of hue. Pixels without saturation have no hue and are left out."""
-    inner, hueless, inner_hueless = np.empty(256, np.int32), 0, 0
+    """Write all statistics of hue. Pixels without saturation have no hue and are left out.
+
+    `inner` is scratch memory for the histogram of the centre.
+    """
+    hueless, inner_hueless = 0, 0
     for level in range(256):
         inner[level] = 0
     for k in range(planes.shape[1]):
@@ -361,9 +373,11 @@ def _colour_kernel(
     pixels = height * width
     levels, amounts = channels.reshape((3, n, pixels)), stains.reshape((3, n, pixels))
     hsv_lab, counts, scratch = np.empty((5, pixels), np.uint8), np.empty(256, np.int32), np.empty((4, 256), np.int32)
+    light, lab, exact = np.empty((6, 256), np.float32), np.empty((3, 256), np.float32), np.empty(3)
+    inner = np.empty(256, np.int32)
     for i in range(n):
         _fill_hue(levels, i, hsv_lab)
-        _fill_lab(levels, i, linear, shares, root, hsv_lab)
+        _fill_lab(levels, i, linear, shares, root, light, lab, inner, exact, hsv_lab)
         for channel in range(11):
             # red, green, blue; hue, saturation, L*, a*, b*; haematoxylin, eosin, residual
             plane, row = hsv_lab, channel - 3
@@ -372,14 +386,13 @@ def _colour_kernel(
             elif channel > 7:
                 plane, row = amounts[channel - 8], i
             _fill_histogram(plane, row, counts, scratch)
+            statistics = out[i, :, channel]
             if channel == 3:
-                _hue_statistics(
-                    hsv_lab, height, width, counts, lows[3], steps[3], circle, quantiles, out[i, :, channel]
-                )
+                _hue_statistics(hsv_lab, height, width, counts, lows[3], steps[3], circle, quantiles, inner, statistics)
             else:
-                _centre_and_ring(plane, row, height, width, counts, lows[channel], steps[channel], out[i, :, channel])
-                _moments(counts, pixels, lows[channel], steps[channel], out[i, 0, channel])
-                _quantiles(counts, pixels, lows[channel], steps[channel], quantiles, out[i, 0, channel])
+                _centre_and_ring(plane, row, height, width, counts, lows[channel], steps[channel], statistics)
+                _moments(counts, pixels, lows[channel], steps[channel], statistics[0])
+                _quantiles(counts, pixels, lows[channel], steps[channel], quantiles, statistics[0])
 
 
 # Descriptions of the statistics. For hue, circular statistics replace the first four.

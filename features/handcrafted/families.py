@@ -35,7 +35,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("stain", stain.COLUMNS, stain.stain, 0.1),
     Family("cooccurrence", cooccurrence.COLUMNS, cooccurrence.cooccurrence, 0.23),
     Family("runs", run_lengths.COLUMNS, run_lengths.runs, 0.09),
-    Family("lbp", lbp.COLUMNS, lbp.lbp, 0.48),
+    Family("lbp", lbp.COLUMNS, lbp.lbp, 0.31),
     Family("gradient", gradient.COLUMNS, gradient.gradient, 0.31),
     Family("gabor", gabor.COLUMNS, gabor.gabor, 0.16),
     Family("multiscale", multiscale.COLUMNS, multiscale.multiscale, 0.09),

@@ -199,9 +199,10 @@ def _filter_plane(
 
 
 @inner_kernel
-def _summarise(sums: np.ndarray, left: int, columns: int, count: int, out: np.ndarray, region: int, scale: int) -> None:
-    """Write `STATISTICS` up to the count of blobs, from the sums of a range of columns."""
-    totals = np.empty(6)
+def _summarise(
+    sums: np.ndarray, left: int, columns: int, count: int, totals: np.ndarray, out: np.ndarray, region: int, scale: int
+) -> None:
+    """Write `STATISTICS` up to the count of blobs, from the sums of a range of columns. `totals` is scratch memory."""
     for k in range(6):
         totals[k] = 0.0
     # the centre uses only its own rows
@@ -264,7 +265,7 @@ def _gradient_kernel(planes: np.ndarray, sign: float, narrow: np.ndarray, wide: 
     half_height, half_width = height // 2, width // 2
     plane, half = np.empty((height + 2 * _MARGIN, width)), np.empty((half_height + 2 * _MARGIN, half_width))
     lines, scratch, sums = np.empty((3, width + 2 * _MARGIN)), np.empty((2, width)), np.empty((2, 6, width))
-    blobs = np.empty((height + 2, width + 2))
+    blobs, totals = np.empty((height + 2, width + 2)), np.empty(6)
     for i in range(n):
         # relative to the first pixel, so that a constant plane is exactly zero; no statistic depends on the offset
         first = float(planes[i, 0, 0])
@@ -288,7 +289,7 @@ def _gradient_kernel(planes: np.ndarray, sign: float, narrow: np.ndarray, wide: 
             for region in range(2):
                 side = inner if region == 1 else columns
                 count = inner * inner if region == 1 else rows * columns
-                _summarise(sums, (columns - side) // 2, side, count, out[i], region, scale)
+                _summarise(sums, (columns - side) // 2, side, count, totals, out[i], region, scale)
             _count_peaks(blobs, rows, columns, inner, pixels, scratch[0], out[i], scale)
 
 

@@ -19,10 +19,14 @@ PATTERNS = ((8, 1), (16, 2), (24, 3))
 REGIONS = {"whole": PATTERNS, "centre": PATTERNS[:1], "contrast": PATTERNS[:1]}
 #: If point and pixel differ by less than this, single precision cannot tell which is higher.
 _DOUBT = 2e-4
-#: Extra bit of a pixel with a point that single precision cannot decide.
-_UNSURE = 1 << 31
-#: If at least one pixel in this many is undecided, deciding the whole range together is faster.
-_DENSE = 6
+#: First of the extra bits of a pixel that mark four points of which single precision cannot decide all.
+_UNSURE = 1 << 24
+#: If at least one pixel in this many is undecided, deciding the whole row together is faster.
+_DENSE = 2
+#: Rows and columns of zeros around the patch: the largest radius.
+_BORDER = 3
+#: Number of pixels that are handled together.
+_STRIP = 1024
 
 
 def lbp(planes: Planes) -> np.ndarray:
@@ -49,16 +53,12 @@ def lbp(planes: Planes) -> np.ndarray:
     Ojala, Pietikäinen & Mäenpää (2002), IEEE Trans Pattern Anal Mach Intell 24(7):971-987.
     """
     n, height, width = planes.grey.shape
-    bins = sum(points + 2 for points, _ in PATTERNS)
-    counts = np.zeros((n, len(CHANNELS), bins), np.int64)
-    centre = np.zeros((n, len(CHANNELS), PATTERNS[0][0] + 2), np.int64)
+    counts = np.empty((n, len(CHANNELS), sum(points + 2 for points, _ in PATTERNS)), np.int64)
+    centre = np.empty((n, len(CHANNELS), PATTERNS[0][0] + 2), np.int64)
     for channel, levels in enumerate((planes.grey, planes.haematoxylin)):
-        first = 0
-        for points, radius in PATTERNS:
-            # the centre uses the first radius only; counts of the others are discarded
-            inner = centre if first == 0 else np.empty((n, len(CHANNELS), points + 2), np.int64)
-            _lbp_kernel(levels, *_circle(points, radius), radius, channel, first, counts, inner)
-            first += points + 2
+        _lbp_kernel(
+            levels, np.array([points for points, _ in PATTERNS]), *_positions(height, width), channel, counts, centre
+        )
     outside = height * width - 1024
     ring = (counts[..., : centre.shape[2]] - centre) / outside if outside else centre / 1024
     blocks = (counts / (height * width), centre / 1024, centre / 1024 - ring)
@@ -66,108 +66,180 @@ def lbp(planes: Planes) -> np.ndarray:
 
 
 @cache
-def _circle(points: int, radius: int) -> tuple[np.ndarray, np.ndarray]:
-    """Neighbour positions, rounded to five places as scikit-image does."""
-    angles = 2 * np.pi * np.arange(points, dtype=np.float64) / points
-    return np.round(-radius * np.sin(angles), 5), np.round(radius * np.cos(angles), 5)
+def _positions(height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions of the points of each pattern around each pixel. Patterns of fewer points leave the last ones at 0.
+
+    Returns
+    -------
+    offsets : ndarray of shape (pattern, 24), dtype int64
+        Distance of the pixel above and to the left of the point, in the padded patch as one row.
+    downs, rights : ndarrays of shape (pattern, 24, height) and (pattern, 24, width), dtype float64
+        Distance of the point from that pixel, from 0 to 1, for each row and each column of the patch. It is computed
+        from the sum, as in scikit-image, because its rounding decides ties.
+    """
+    most = max(points for points, _ in PATTERNS)
+    offsets, shares = np.zeros((len(PATTERNS), most), np.int64), []
+    for axis, size in enumerate((height, width)):
+        shares.append(np.zeros((len(PATTERNS), most, size)))
+        for pattern, (points, radius) in enumerate(PATTERNS):
+            angles = 2 * np.pi * np.arange(points, dtype=np.float64) / points
+            # rounded to five places as in scikit-image
+            circle = np.round(-radius * np.sin(angles) if axis == 0 else radius * np.cos(angles), 5)
+            positions = np.arange(size) + circle[:, None]
+            offsets[pattern, :points] += np.floor(circle).astype(np.int64) * (1 if axis else width + 2 * _BORDER)
+            shares[axis][pattern, :points] = positions - np.floor(positions)
+    return offsets, shares[0], shares[1]
 
 
-# fused is safe here: pixels that single precision cannot decide are decided again in double precision
+@inner_kernel
+def _mark_axes(
+    padded: np.ndarray, middle: int, pattern: int, half: int, offsets: np.ndarray, codes: np.ndarray
+) -> None:
+    """Set the bits of the points on whole pixels, to the right, above, to the left and below, and clear all others."""
+    # unsigned, because a loop whose index may be negative is not vectorised
+    here, none = np.uint64(middle), np.uint32(0)
+    across, down = np.uint64(offsets[pattern, 0]), np.uint64(offsets[pattern, half + half // 2])
+    right, above, left = np.uint32(1), np.uint32(1 << half // 2), np.uint32(1 << half)
+    below = np.uint32(1 << (half + half // 2))
+    for j in range(codes.size):
+        k = np.uint64(j) + here
+        level = padded[k]
+        code = (right if padded[k + across] >= level else none) | (left if padded[k - across] >= level else none)
+        code |= (above if padded[k - down] >= level else none) | (below if padded[k + down] >= level else none)
+        codes[j] = code
+
+
+# fused is safe in this and the next function: pixels that single precision cannot decide are decided again
 @fused_kernel
-def _interpolate(padded: np.ndarray, right: float, border: int, across: np.ndarray) -> None:
-    """Interpolate every row of `padded` at the columns of its pixels plus `right`."""
-    height, width = across.shape
-    shift = np.uint64(int(np.floor(right)) + border)
-    near = np.float32(right - np.floor(right))
-    far = np.float32(1.0) - near
-    for row in range(height):
-        for column in range(width):
-            # unsigned, because a loop whose index may be negative is not vectorised
-            k = np.uint64(column) + shift
-            across[row, column] = far * padded[row, k] + near * padded[row, k + np.uint64(1)]
+def _interpolate(padded: np.ndarray, start: int, stride: int, share: float, lines: np.ndarray, line: int) -> None:
+    """Interpolate between each pixel from number `start` and the pixel below it."""
+    near = np.float32(share)
+    far, above, below = np.float32(1.0) - near, np.uint64(start), np.uint64(start + stride)
+    for j in range(lines.shape[1]):
+        k = np.uint64(j)
+        lines[line, k] = far * padded[k + above] + near * padded[k + below]
 
 
 @fused_kernel
 def _mark_points(
-    padded: np.ndarray, across: np.ndarray, downs: np.ndarray, border: int, bits: np.ndarray, codes: np.ndarray
+    padded: np.ndarray,
+    middle: int,
+    lines: np.ndarray,
+    apart: int,
+    shares: np.ndarray,
+    bits: np.ndarray,
+    codes: np.ndarray,
 ) -> None:
-    """Set the bit of each of two points in every pixel that the interpolated point is not below.
+    """Set the bit of each of four points in every pixel that the interpolated point is not below.
 
-    Uses single precision. Pixels that it cannot decide get the bit `_UNSURE`.
+    `lines` are interpolated at the rows of the upper and the lower two points. They begin at the left points' column;
+    the right points are `apart` columns further. `shares` are the fractions of a column that remain. The fifth bit is
+    set in pixels with a point that single precision cannot decide.
     """
-    height, width = codes.shape
-    zero, none, doubt, unsure = np.float32(0.0), np.uint32(0), np.float32(_DOUBT), np.uint32(_UNSURE)
-    bit1, bit2 = bits[0], bits[1]
-    base1, base2 = int(np.floor(downs[0])) + border, int(np.floor(downs[1])) + border
-    near1, near2 = np.float32(downs[0] - np.floor(downs[0])), np.float32(downs[1] - np.floor(downs[1]))
+    here, right, one = np.uint64(middle), np.uint64(apart), np.uint64(1)
+    near1, near2 = np.float32(shares[0]), np.float32(shares[1])
     far1, far2 = np.float32(1.0) - near1, np.float32(1.0) - near2
-    # neighbours on whole pixels are exact
-    if bits[2]:
-        doubt = zero
-    for row in range(height):
-        for column in range(width):
-            centre = padded[row + border, np.uint64(column) + np.uint64(border)]
-            above1 = far1 * across[row + base1, column] + (near1 * across[row + base1 + 1, column] - centre)
-            above2 = far2 * across[row + base2, column] + (near2 * across[row + base2 + 1, column] - centre)
-            code = (bit1 if above1 >= zero else none) | (bit2 if above2 >= zero else none)
-            # levels are never below 0, so a pixel of level 0 is always decided
-            near = min(abs(above1), abs(above2)) < min(doubt, centre)
-            codes[row, column] |= code | (unsure if near else none)
+    bit1, bit2, bit3, bit4, unsure = bits[0], bits[1], bits[2], bits[3], bits[4]
+    zero, none, doubt = np.float32(0.0), np.uint32(0), np.float32(_DOUBT)
+    for j in range(codes.size):
+        k = np.uint64(j)
+        level = padded[k + here]
+        above1 = far1 * lines[0, k] + (near1 * lines[0, k + one] - level)
+        above2 = far2 * lines[0, k + right] + (near2 * lines[0, k + right + one] - level)
+        above3 = far1 * lines[1, k] + (near1 * lines[1, k + one] - level)
+        above4 = far2 * lines[1, k + right] + (near2 * lines[1, k + right + one] - level)
+        code = (bit1 if above1 >= zero else none) | (bit2 if above2 >= zero else none)
+        code |= (bit3 if above3 >= zero else none) | (bit4 if above4 >= zero else none)
+        # levels are never below 0, so a pixel of level 0 is always decided
+        near = min(abs(above1), abs(above2), abs(above3), abs(above4)) < min(doubt, level)
+        codes[j] |= code | (unsure if near else none)
 
 
 @inner_kernel
-def _decide(
+def _decide_row(
     padded: np.ndarray,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    nears: np.ndarray,
-    border: int,
+    middle: int,
+    stride: int,
     row: int,
-    start: int,
-    size: int,
+    pattern: int,
+    points: int,
+    offsets: np.ndarray,
+    downs: np.ndarray,
+    rights: np.ndarray,
     codes: np.ndarray,
+    start: int,
 ) -> None:
-    """Decide part of a row in double precision, with scikit-image's order of operations."""
-    for point in range(rows.size):
-        down, right = rows[point], columns[point]
-        if down == np.floor(down) and right == np.floor(right):
+    """Decide all points of a row in double precision, with scikit-image's order of operations."""
+    none, one = np.uint32(0), np.uint64(1)
+    for point in range(points):
+        if point % (points // 4) == 0:
             continue
-        bit, at = np.uint32(1) << np.uint32(point), np.uint64(int(np.floor(right)) + border + start)
-        # computed from the sum, as in scikit-image, because its rounding decides ties
-        lower = row + down - np.floor(row + down)
-        above = int(np.floor(down)) + row + border
-        for k in range(size):
-            left, here = np.uint64(k) + at, np.uint64(k) + np.uint64(start)
-            near = nears[point, here]
-            first = (1.0 - near) * padded[above, left] + near * padded[above, left + np.uint64(1)]
-            second = (1.0 - near) * padded[above + 1, left] + near * padded[above + 1, left + np.uint64(1)]
-            value = (1.0 - lower) * first + lower * second
-            code, centre = codes[row, here] & ~bit, padded[row + border, here + np.uint64(border)]
-            codes[row, here] = code | (bit if value >= centre else np.uint32(0))
+        bit, down = np.uint32(1) << np.uint32(point), downs[pattern, point, row]
+        here, above, first = np.uint64(middle), np.uint64(middle + offsets[pattern, point]), np.uint64(start)
+        below = above + np.uint64(stride)
+        for column in range(rights.shape[2]):
+            k = np.uint64(column)
+            near = rights[pattern, point, k]
+            upper = (1.0 - near) * padded[k + above] + near * padded[k + above + one]
+            lower = (1.0 - near) * padded[k + below] + near * padded[k + below + one]
+            is_bit = (1.0 - down) * upper + down * lower >= padded[k + here]
+            codes[k + first] = (codes[k + first] & ~bit) | (bit if is_bit else none)
 
 
 @inner_kernel
 def _decide_unsure(
-    padded: np.ndarray, rows: np.ndarray, columns: np.ndarray, nears: np.ndarray, border: int, codes: np.ndarray
+    padded: np.ndarray,
+    stride: int,
+    row: int,
+    pattern: int,
+    points: int,
+    offsets: np.ndarray,
+    downs: np.ndarray,
+    rights: np.ndarray,
+    pairs: np.ndarray,
+    row_downs: np.ndarray,
+    codes: np.ndarray,
+    start: int,
 ) -> None:
-    """Decide the undecided pixels: if they are many, all from the first to the last in a row, else one by one."""
-    height, width = codes.shape
-    for row in range(height):
-        count = 0
+    """Decide the undecided points of a row: if there are many, all points of the row, else one by one.
+
+    The codes of the row begin at `start`. `pairs` and `row_downs` are scratch memory.
+    """
+    width, count, unsure, first = rights.shape[2], 0, np.uint32(_UNSURE), np.uint64(start)
+    for column in range(width):
+        count += codes[np.uint64(column) + first] >= unsure
+    middle, half = (row + _BORDER) * stride + _BORDER, points // 2
+    if _DENSE * count > width:
+        _decide_row(padded, middle, stride, row, pattern, points, offsets, downs, rights, codes, start)
+    elif count > 0:
+        # pairs of a column and a group of four points are listed first, without branches that are hard to predict
+        listed, groups, one = np.uint64(0), np.uint64(0), np.uint64(1)
         for column in range(width):
-            count += codes[row, column] >= np.uint32(_UNSURE)
-        if count == 0:
-            continue
-        first, last = 0, width - 1
-        while codes[row, first] < np.uint32(_UNSURE):
-            first += 1
-        while codes[row, last] < np.uint32(_UNSURE):
-            last -= 1
-        size = last + 1 - first
-        step = size if _DENSE * count > size else 1
-        for column in range(first, last + 1, step):
-            if step > 1 or codes[row, column] >= np.uint32(_UNSURE):
-                _decide(padded, rows, columns, nears, border, row, column, step, codes)
+            pairs[0, listed] = column
+            listed += np.uint64(codes[np.uint64(column) + first] >= unsure)
+        for k in range(listed):
+            code = codes[np.uint64(pairs[0, k]) + first]
+            for quarter in range(1, half // 2):
+                pairs[1, groups] = pairs[0, k] << np.uint32(3) | np.uint32(quarter)
+                groups += np.uint64(code >> np.uint32(24 + quarter) & np.uint32(1))
+        for point in range(points):
+            row_downs[point] = downs[pattern, point, row]
+        for k in range(groups):
+            right, angle = np.uint64(pairs[1, k] >> np.uint32(3)), np.uint64(pairs[1, k] & np.uint32(7))
+            here, code = np.uint64(middle) + right, codes[right + first]
+            # the point and its mirror images
+            for corner in range(4):
+                turn = np.uint64(half) * np.uint64((corner + 1) // 2)
+                turn = turn - angle if corner % 2 else turn + angle
+                near, down = rights[np.uint64(pattern), turn, right], row_downs[turn]
+                above = here + np.uint64(offsets[np.uint64(pattern), turn])
+                below = above + np.uint64(stride)
+                upper = (1.0 - near) * padded[above] + near * padded[above + one]
+                lower = (1.0 - near) * padded[below] + near * padded[below + one]
+                # a shift instead of a branch, which would be hard to predict
+                is_above = np.uint32((1.0 - down) * upper + down * lower >= padded[here])
+                code = (code & ~(np.uint32(1) << np.uint32(turn))) | (is_above << np.uint32(turn))
+            codes[right + first] = code
 
 
 @intrinsic
@@ -177,78 +249,108 @@ def _count_bits(_: Any, code: Any) -> Any:
 
 
 @inner_kernel
-def _count_patterns(codes: np.ndarray, points: int, patterns: np.ndarray, counts: np.ndarray) -> None:
-    """Count the patterns of all pixels.
+def _count_patterns(codes: np.ndarray, start: int, points: int, patterns: np.ndarray, counts: np.ndarray) -> None:
+    """Write the patterns of a row, whose codes begin at `start`, and count them.
 
     `counts` has four partial histograms, so that equal neighbouring pixels do not wait for the same counter.
     """
-    height, width = codes.shape
     # as in scikit-image, each point is compared with the next, but the last is not compared with the first
     inner, mixed = np.uint32((1 << (points - 1)) - 1), np.uint8(points + 1)
-    for pattern in range(32):
-        counts[0, pattern], counts[1, pattern], counts[2, pattern], counts[3, pattern] = 0, 0, 0, 0
-    for row in range(height):
-        for column in range(width):
-            code = codes[row, column] & np.uint32(_UNSURE - 1)
-            uniform = _count_bits(np.uint32((code ^ (code >> np.uint32(1))) & inner)) <= 2
-            patterns[row, column] = np.uint8(_count_bits(code)) if uniform else mixed
-        for column in range(0, width - 3, 4):
-            counts[0, patterns[row, column]] += 1
-            counts[1, patterns[row, column + 1]] += 1
-            counts[2, patterns[row, column + 2]] += 1
-            counts[3, patterns[row, column + 3]] += 1
-        for column in range(width - width % 4, width):
-            counts[0, patterns[row, column]] += 1
+    width, first = patterns.size, np.uint64(start)
+    for column in range(width):
+        code = np.uint32(codes[np.uint64(column) + first] & np.uint32(_UNSURE - 1))
+        uniform = _count_bits(np.uint32((code ^ (code >> np.uint32(1))) & inner)) <= 2
+        patterns[column] = np.uint8(_count_bits(code)) if uniform else mixed
+    for column in range(0, width - 3, 4):
+        k = np.uint64(column)
+        counts[0, patterns[k]] += 1
+        counts[1, patterns[k + np.uint64(1)]] += 1
+        counts[2, patterns[k + np.uint64(2)]] += 1
+        counts[3, patterns[k + np.uint64(3)]] += 1
+    for column in range(width - width % 4, width):
+        counts[0, patterns[column]] += 1
+
+
+@inner_kernel
+def _mark_strip(
+    padded: np.ndarray,
+    stride: int,
+    row: int,
+    pattern: int,
+    points: int,
+    offsets: np.ndarray,
+    downs: np.ndarray,
+    rights: np.ndarray,
+    lines: np.ndarray,
+    shares: np.ndarray,
+    bits: np.ndarray,
+    codes: np.ndarray,
+) -> None:
+    """Write the codes of some rows, from `row`, as far as single precision can decide them.
+
+    `lines`, `shares` and `bits` are scratch memory.
+    """
+    middle, half = (row + _BORDER) * stride + _BORDER, points // 2
+    _mark_axes(padded, middle, pattern, half, offsets, codes)
+    for quarter in range(1, half // 2):
+        # four points share two rows and two columns
+        upper, lower = half - quarter, half + quarter
+        for line in range(2):
+            point = lower if line else upper
+            _interpolate(padded, middle + offsets[pattern, point], stride, downs[pattern, point, 0], lines, line)
+        shares[0], shares[1] = rights[pattern, upper, 0], rights[pattern, quarter, 0]
+        bits[0], bits[1], bits[2] = 1 << upper, 1 << quarter, 1 << lower
+        bits[3], bits[4] = 1 << (points - quarter), _UNSURE << quarter
+        _mark_points(padded, middle, lines, offsets[pattern, quarter] - offsets[pattern, upper], shares, bits, codes)
 
 
 @kernel
 def _lbp_kernel(
     planes: np.ndarray,
-    rows: np.ndarray,
-    columns: np.ndarray,
-    radius: int,
+    patterns: np.ndarray,
+    offsets: np.ndarray,
+    downs: np.ndarray,
+    rights: np.ndarray,
     channel: int,
-    first: int,
     whole: np.ndarray,
     centre: np.ndarray,
 ) -> None:
-    """Count the patterns of all pixels into whole[:, channel, first:] and the centre's into centre[:, channel]."""
+    """Count the patterns of all pixels into whole[:, channel], and those of the first radius in the centre."""
     n, height, width = planes.shape
-    points, border = rows.size, radius + 1
-    padded = np.empty((height + 2 * border, width + 2 * border), np.float32)
-    for row in range(height + 2 * border):
-        for column in range(width + 2 * border):
-            padded[row, column] = 0.0
-    across = np.empty((height + 2 * border, width), np.float32)
-    codes, patterns = np.empty((height, width), np.uint32), np.empty((height, width), np.uint8)
-    downs, bits = np.empty(2), np.empty(3, np.uint32)
-    nears = np.empty((points, width))
-    for point in range(points):
-        for column in range(width):
-            nears[point, column] = column + columns[point] - np.floor(column + columns[point])
-    counts = np.empty((4, 32), np.int32)
-    top, left = (height - 32) // 2, (width - 32) // 2
+    stride = width + 2 * _BORDER
+    # strips of a few rows stay in the processor cache
+    rows = max(_STRIP // stride, 1)
+    padded = np.empty((height + 2 * _BORDER + rows + 1) * stride, np.float32)
+    for k in range(padded.size):
+        padded[k] = 0.0
+    lines, codes = np.empty((2, (rows + 1) * stride), np.float32), np.empty(rows * stride, np.uint32)
+    shares, bits, pairs = np.empty(2), np.empty(5, np.uint32), np.empty((2, 5 * width + 1), np.uint32)
+    row_patterns, counts = np.empty(width, np.uint8), np.empty((4, 32), np.int32)
+    row_downs, top, left = np.empty(downs.shape[1]), (height - 32) // 2, (width - 32) // 2
     for i in range(n):
         for row in range(height):
+            start = np.uint64((row + _BORDER) * stride + _BORDER)
             for column in range(width):
-                padded[row + border, np.uint64(column) + np.uint64(border)] = planes[i, row, column]
-                codes[row, column] = 0
-        for point in range(points // 2 + 1):
-            # points of the upper and lower half of the circle share columns, except the two at the ends
-            other = points - point if 0 < point < points // 2 else point
-            downs[0], downs[1] = rows[point], rows[other]
-            bits[0], bits[1] = 1 << point, 1 << other
-            bits[2] = rows[point] == np.floor(rows[point]) and columns[point] == np.floor(columns[point])
-            _interpolate(padded, columns[point], border, across)
-            _mark_points(padded, across, downs, border, bits, codes)
-        _decide_unsure(padded, rows, columns, nears, border, codes)
-        _count_patterns(codes, points, patterns, counts)
-        for k in range(points + 2):
-            whole[i, channel, first + k] = counts[0, k] + counts[1, k] + counts[2, k] + counts[3, k]
+                padded[start + np.uint64(column)] = planes[i, row, column]
+        for k in range(centre.shape[2]):
             centre[i, channel, k] = 0
-        for row in range(top, top + 32):
-            for column in range(left, left + 32):
-                centre[i, channel, patterns[row, column]] += 1
+        first = 0
+        for p in range(len(patterns)):
+            points = patterns[p]
+            for k in range(32):
+                counts[0, k], counts[1, k], counts[2, k], counts[3, k] = 0, 0, 0, 0
+            for row in range(height):
+                if row % rows == 0:
+                    _mark_strip(padded, stride, row, p, points, offsets, downs, rights, lines, shares, bits, codes)
+                start = row % rows * stride
+                _decide_unsure(padded, stride, row, p, points, offsets, downs, rights, pairs, row_downs, codes, start)
+                _count_patterns(codes, start, points, row_patterns, counts)
+                if p == 0 and top <= row < top + 32:
+                    for column in range(left, left + 32):
+                        centre[i, channel, row_patterns[column]] += 1
+            for k in range(points + 2):
+                whole[i, channel, first + k] = counts[0, k] + counts[1, k] + counts[2, k] + counts[3, k]
+            first += points + 2
 
 
 _OJALA = "Ojala, Pietikäinen & Mäenpää (2002), IEEE Trans Pattern Anal Mach Intell 24(7):971-987"

@@ -101,14 +101,15 @@ def _fractal(high: np.ndarray, low: np.ndarray, height: int, width: int) -> floa
 
 
 @inner_kernel
-def _entropies(planes: np.ndarray, patch: int, rows: int, columns: int, logs: np.ndarray, out: np.ndarray) -> None:
+def _entropies(
+    planes: np.ndarray, patch: int, rows: int, columns: int, logs: np.ndarray, counts: np.ndarray, out: np.ndarray
+) -> None:
     """Write mean and spread of the entropy of the blocks in a central box, and the mean of the blocks in the ring.
 
-    The last is NaN if the ring has no blocks.
+    The last is NaN if the ring has no blocks. `counts` is scratch memory for 16 levels.
     """
     _, height, width = planes.shape
     top, left = (height - rows) // 2, (width - columns) // 2
-    counts = np.empty(16, np.int64)
     total, squares, blocks, ring_total, ring_blocks = 0.0, 0.0, 0, 0.0, 0
     near_top, near_left = (height - 32) // 2 - 8, (width - 32) // 2 - 8
     for block_top in range(top, top + rows - 7, 8):
@@ -138,7 +139,7 @@ def _multiscale_kernel(planes: np.ndarray, out: np.ndarray) -> None:
     n, height, width = planes.shape
     plane = np.empty((height, width), np.float64)
     high, low = np.empty((height, width), np.uint8), np.empty((height, width), np.uint8)
-    logs, entropies, ring = np.empty(65), np.empty(3), 0.0
+    logs, counts, entropies, ring = np.empty(65), np.empty(16, np.int64), np.empty(3), 0.0
     logs[0] = 0.0
     for count in range(1, 65):
         logs[count] = count * np.log(float(count))
@@ -152,7 +153,7 @@ def _multiscale_kernel(planes: np.ndarray, out: np.ndarray) -> None:
         out[i, 6] = _fractal(high, low, height, width)
         for region in range(2):
             rows, columns = (height, width) if region == 0 else (32, 32)
-            _entropies(planes, i, rows, columns, logs, entropies)
+            _entropies(planes, i, rows, columns, logs, counts, entropies)
             if region == 0:
                 out[i, 7], out[i, 8], ring = entropies[0], entropies[1], entropies[2]
         out[i, 9], out[i, 10] = entropies[0], entropies[0] - ring if ring == ring else 0.0

@@ -102,10 +102,12 @@ def _otsu(plane: np.ndarray, counts: np.ndarray) -> int:
 
 
 @inner_kernel
-def _fill_mask(levels: np.ndarray, smooth: np.ndarray, threshold: int, mask: np.ndarray) -> None:
-    """Mark pixels above the mean of the threshold and the surrounding square's mean level, borders reflected."""
+def _fill_mask(levels: np.ndarray, smooth: np.ndarray, threshold: int, mask: np.ndarray, sums: np.ndarray) -> None:
+    """Mark pixels above the mean of the threshold and the surrounding square's mean level, borders reflected.
+
+    `sums` is scratch memory for one row, widened on both sides.
+    """
     height, width = levels.shape
-    sums = np.empty(width + 2 * _REACH, np.int32)
     for column in range(width + 2 * _REACH):
         sums[column] = 0
     side = 2 * _REACH + 1
@@ -223,7 +225,7 @@ def find_nuclear_pixels(
             smooth[row, column] = np.int32(levels[row, column]) << 8
     _smooth(smooth, lines)
     threshold = _otsu(smooth, np.empty((4, 256), np.int32))
-    _fill_mask(levels, smooth, threshold, mask)
+    _fill_mask(levels, smooth, threshold, mask, queue)
     _fill_holes(mask, visited, queue)
     for _ in range(3):
         _smooth(smooth, lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from histoblend.features.handcrafted.kernel import inner_kernel
@@ -141,7 +143,8 @@ def _cell(
         quadrant = 2 * down + across
         if distances[i, j] > 0.0 and (nearest[quadrant] < 0 or distances[i, j] < distances[i, nearest[quadrant]]):
             nearest[quadrant] = j
-    corners, farthest = 4, np.inf
+    corners: Any = np.int64(4)
+    farthest = np.inf
     # the nearest nucleus in each quadrant first, because these make most others irrelevant
     for attempt in range(n + 4):
         j = nearest[attempt] if attempt < 4 else attempt - 4

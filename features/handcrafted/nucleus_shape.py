@@ -121,7 +121,8 @@ def measure_shape(
 ) -> None:
     """Write `NUCLEUS` up to the rim of one nucleus, its centroid (row, column) and twice its major axis angle."""
     start, stop = starts[number], starts[number + 1]
-    area, top, bottom, first, last = stop - start, coordinates[0, start], coordinates[0, stop - 1], labels.shape[1], 0
+    area, top, bottom, first = stop - start, coordinates[0, start], coordinates[0, stop - 1], labels.shape[1]
+    last = np.int64(0)
     for row in range(bottom - top + 1):
         scratch[0, row], scratch[1, row] = labels.shape[1], -1
     rows, columns, rows2, columns2, products, total, squares = 0, 0, 0, 0, 0, np.int64(0), np.int64(0)

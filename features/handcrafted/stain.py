@@ -222,7 +222,7 @@ def _turn_kernel(
                 bins[np.uint64(k) + first] = np.int32((turn + 2.0) * 256.0) if is_tissue else np.int32(1025)
         for k in range(pixels):
             counts[bins[k]] += 1
-        last, current_bin, count = int(tissue[i]) - 1, -1, 0
+        last, current_bin, count = int(tissue[i]) - 1, -1, np.int64(0)
         for end in range(2):
             rank = int((0.01 if end == 0 else 0.99) * last)
             for neighbour in range(2):
@@ -231,7 +231,7 @@ def _turn_kernel(
                     remaining_rank -= counts[target_bin]
                     target_bin += 1
                 if target_bin != current_bin:
-                    current_bin, count = target_bin, 0
+                    current_bin, count = target_bin, np.int64(0)
                     for k in range(pixels):
                         bucket[count] = turns[k]
                         count += bins[k] == target_bin

@@ -1,9 +1,12 @@
 """The registry: names parse back, values stay in range, and each row depends on its own patch only."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core.dispatcher import Dispatcher
 
 from histoblend.features.handcrafted import families, run_lengths
 from histoblend.features.handcrafted.channels import Planes
@@ -179,6 +182,16 @@ def test_kernels_are_compiled_family_by_family(workers):
     families.compile_kernels(["runs", "multiscale", "gabor"], workers=workers, progress=finished.append)
     assert finished == [1, 1, 1]
     assert workers > 1 or run_lengths._runs_kernel.signatures
+
+
+def test_each_kernel_is_compiled_for_one_signature():
+    families.compute(np.zeros((1, 32, 32, 3), np.uint8))
+    modules = [module for name, module in sys.modules.items() if name.startswith(families.__package__ + ".")]
+    kernels = {kernel for module in modules for kernel in vars(module).values() if isinstance(kernel, Dispatcher)}
+    # the cache also lists kernels that only other kernels call
+    signatures = {kernel.py_func: {key[0] for key in kernel._cache._cache_file._load_index()} for kernel in kernels}
+    assert len(signatures) > 50
+    assert not {kernel: found for kernel, found in signatures.items() if len(found) != 1}
 
 
 def test_compiling_an_unknown_family_raises():
