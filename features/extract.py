@@ -9,6 +9,8 @@ from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 
+from histoblend.data.errors import InputError
+from histoblend.data.storage.arrays import open_array
 from histoblend.data.storage.atomic import is_sealed, remove_unfinished_files, write_atomically
 from histoblend.data.storage.parts import Parts
 from histoblend.data.workers import count_workers
@@ -135,7 +137,7 @@ def extract_shards(
         blocks = (shards.read(_shard_name(*span))["values"] for span in ranges)
         write_rows(target, blocks, (rows, width), dtype)
     shards.forget()
-    return _open(target)
+    return open_array(target, mapped=True)
 
 
 def _check_arguments(pixels: Pixels, width: int, shard_size: int) -> None:
@@ -152,15 +154,11 @@ def _shard_name(start: int, stop: int) -> str:
     return f"rows-{start:08d}-{stop:08d}"
 
 
-def _open(path: Path) -> np.ndarray:
-    return np.load(path, mmap_mode="r")
-
-
 def holds(path: Path, shape: tuple[int, int], dtype: type[np.floating[Any]] = np.float32) -> bool:
     """Return whether `path` is a complete array of this shape and type; a damaged file is not."""
     try:
-        array = _open(path)
-    except (OSError, EOFError, ValueError):
+        array = open_array(path, mapped=True)
+    except (OSError, InputError):
         return False
     return array.shape == shape and array.dtype == dtype and is_sealed(path)
 

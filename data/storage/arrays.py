@@ -100,7 +100,9 @@ def open_array(path: Path, *, mapped: bool = False) -> np.ndarray:
     """
     try:
         array = np.load(path, mmap_mode="r" if mapped else None, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # NumPy parses the header as Python code, which fails in many ways
         raise InputError(f"{path}: expected an array of numbers; got: {error}. Rebuild with --rebuild.") from error
     if not isinstance(array, np.ndarray):
         array.close()

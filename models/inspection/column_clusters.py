@@ -89,7 +89,7 @@ def rank_correlations(values: np.ndarray) -> np.ndarray:
     """
     from scipy.stats import rankdata
 
-    ranks = rankdata(values, axis=0)
+    ranks = rankdata(np.asarray(values, np.float64), axis=0)  # newer versions of SciPy keep float32
     ranks -= ranks.mean(axis=0)
     norm = np.sqrt(np.square(ranks).sum(axis=0))
     ranks /= np.where(norm > 0, norm, 1)

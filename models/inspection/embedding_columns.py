@@ -70,8 +70,8 @@ def explain_columns(
     """
     from scipy.stats import rankdata
 
-    ranks = _standardise(rankdata(values, axis=0))
-    correlations = _standardise(rankdata(embeddings, axis=0)).T @ ranks / len(values)
+    ranks = _standardise(rankdata(np.asarray(values, np.float64), axis=0))
+    correlations = _standardise(rankdata(np.asarray(embeddings, np.float64), axis=0)).T @ ranks / len(values)
     scores = _cross_validated_r2(embeddings, values, groups)
     rows = []
     for name, r2, correlation in zip(names, scores, correlations, strict=True):

@@ -88,7 +88,7 @@ def test_gain_and_cover_are_those_of_the_trees(slides):
     for chosen, booster in zip(head.columns_, head.boosters_, strict=True):
         splits = booster.trees_to_dataframe().query("Feature != 'Leaf'")
         for kind, total in totals.items():
-            np.add.at(total, chosen[splits["Feature"].str[1:].astype(int)], splits[kind])
+            np.add.at(total, chosen[splits["Feature"].str[1:].to_numpy(int)], splits[kind].to_numpy(float))
     said = head.column_measures()
     assert list(said) == ["gain", "cover"]
     np.testing.assert_allclose(said["gain"], totals["Gain"] / totals["Gain"].sum(), rtol=1e-4)

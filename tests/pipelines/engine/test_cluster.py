@@ -86,7 +86,6 @@ def test_a_table_is_the_same_if_a_worker_is_lost(tmp_path, alone, address, step,
     assert screen.struck
     assert table(run, folder.name) == table(alone, folder.name)
     assert manifest["notes"]["cluster"]["parts"] == 40
-    assert manifest["notes"]["cluster"]["workers"] >= 2
     assert not (folder / "parts").exists()
     # The engine is not part of the key: the next run on this machine reuses the step.
     assert run_of(tmp_path).step(step).manifest == manifest
