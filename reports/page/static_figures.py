@@ -160,7 +160,7 @@ def draw(figure: Mapping[str, Any], stem: Path, title: str = "") -> None:
 def _small_font() -> str:
     """Make a copy of the font with the usual characters only, for this process, and return its name.
 
-    A PDF embeds the characters that it uses. Selecting them from the whole font took half of the time of all charts.
+    A PDF embeds the characters that it uses. Selecting them from the whole font took a third of the time of all charts.
     """
     import matplotlib
     from fontTools import subset
