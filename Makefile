@@ -117,7 +117,7 @@ slide: $(PREDICTING)  ## draw a synthetic whole slide with a planted tumour: OUT
 test: $(VENV)/.dev  ## run the whole test suite
 	@OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-# The normal suite tries each fault a few times and small networks. With HISTOBLEND_TORTURE set, tests try many, and record the faults.
+# `make test` skips tests marked `length` and tries each fault a few times. With HISTOBLEND_TORTURE set, all run, and faults are recorded.
 torture: $(VENV)/.dev  ## long tests, most with injected faults: kills, full disks, bad files; writes docs/reliability.md
 	@rm -f .torture.jsonl
 	@HISTOBLEND_TORTURE="$$PWD/.torture.jsonl" $(PY) -m pytest -m "torture or length"

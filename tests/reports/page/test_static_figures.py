@@ -222,6 +222,16 @@ def test_text_is_drawn_literally(tmp_path):
         assert expected in visible
 
 
+def test_rare_characters_come_from_the_whole_font(tmp_path):
+    draw(
+        {"data": [{"type": "scatter", "mode": "lines", "x": [0, 1], "y": [0, 1]}], "layout": {}},
+        tmp_path / "a",
+        "β → ✓",
+    )
+    fonts = set(re.findall(rb"/BaseFont /[A-Z]{6}\+([\w-]+)", (tmp_path / "a.pdf").read_bytes()))
+    assert fonts == {b"HistoblendSans", b"HistoblendSans-Bold", b"DejaVuSans-Bold"}
+
+
 def test_the_same_figure_gives_the_same_files(tmp_path):
     code = (
         "import sys, pathlib; from histoblend.reports.page.static_figures import draw; "
