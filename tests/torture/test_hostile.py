@@ -81,8 +81,7 @@ def test_no_package_runs_code_from_files():
             assert keywords["safe_mode"] == "True", location
         if name == "skops.io.loads":
             assert keywords["trusted"] == "TRUSTED", location
-    loads = [location for location, name, _ in seen if name in ("np.load", "numpy.load", "NpzFile")]
-    assert len(loads) > 5
+    assert {name for _, name, _ in seen} >= {"np.load", "NpzFile", "skops.io.loads", "keras.saving.load_model"}
     unpicklers = [location for location, name, _ in seen if name.endswith("Unpickler")]
     assert all(location.startswith("features/networks/weights.py") for location in unpicklers)
 
