@@ -17,9 +17,10 @@ from histoblend.models.inspection.partial_dependence import grid
 from histoblend.pipelines.analysis.attributions import attribution_importances, explain_embeddings, explorer_view
 from histoblend.pipelines.analysis.explained_models import explain_models
 from histoblend.pipelines.results import feature_sets, patches_of
-from histoblend.pipelines.run_files import COLUMNS, ENSEMBLE, FITTED, VALUES
+from histoblend.pipelines.run_files import ENSEMBLE, FITTED
 from histoblend.pipelines.tables import FeatureSets
 from histoblend.reports.sections.explorer import explore
+from tests.pipelines.fits import stored_sets
 from tests.pipelines.stub_run import StoredHeads, StubRun
 from tests.reports.cohorts import make_patches
 
@@ -47,15 +48,10 @@ def run(tmp_path_factory):
             "label": (raw[:, 2] + 0.3 * rng.normal(size=240) > 0).astype(int),
         }
     )
-    tables = {}
-    for name, values, columns in (("features", raw, RAW), ("embeddings", embedded, EMBEDDED)):
-        (folder / name).mkdir()
-        np.save(folder / name / VALUES, values)
-        (folder / name / COLUMNS).write_text(json.dumps(columns), encoding="utf-8")
-        tables[name] = (folder / name, {})
     heads = SimpleNamespace(heads=["logistic", "xgboost"], features=list(SETS))
     config = SimpleNamespace(seed=0, heads=heads, report=SimpleNamespace(draws=100))
-    sets = FeatureSets(config, {name: path for name, (path, _) in tables.items()}, table["slide"])
+    tables = {"features": (raw, RAW), "embeddings": (embedded, EMBEDDED)}
+    sets = stored_sets(folder, config, table["slide"], **tables)
     train = (table["split"] == "train").to_numpy()
     predictions = table.copy()
     measures = []
@@ -82,7 +78,7 @@ def run(tmp_path_factory):
         "models": StoredHeads(folder),
         "predictions": predictions,
     }
-    return StubRun(config, {"heads": folder, **tables}, **opened)
+    return StubRun(config, {"heads": folder, **{step: folder / step for step in tables}}, **opened)
 
 
 @pytest.fixture(scope="module")
@@ -219,8 +215,10 @@ def test_an_embedding_column_is_explained_by_its_source_feature(run):
 
 
 def test_a_run_without_handcrafted_features_has_an_empty_explorer(run):
-    sets = {"embeddings": feature_sets(run)["embeddings"]}
     steps = {name: run.steps[name] for name in ("heads", "embeddings")}
+    heads = SimpleNamespace(heads=["logistic", "xgboost"], features=["embeddings"])
+    config = SimpleNamespace(seed=0, heads=heads, report=SimpleNamespace(draws=100))
+    sets = FeatureSets(config, {"embeddings": steps["embeddings"][0]}, patches_of(run).table["slide"])
     embeddings_only = StubRun(run.config, steps, **{**run.opened, "feature sets": sets})
     models = explain_models(embeddings_only, run.opened["predictions"])
     importances = fitted_importance(np.ones(2), EMBEDDED, measure="gain", model="xgboost_embeddings")

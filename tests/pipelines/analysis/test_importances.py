@@ -14,7 +14,7 @@ from histoblend.pipelines.config import Config
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.run_files import DROPPED, FITTED, SETS
 from histoblend.pipelines.steps.heads import fit_heads, left_out_groups
-from tests.pipelines.fits import opened
+from tests.pipelines.fits import opened, stored_sets
 from tests.pipelines.stub_run import StoredHeads, StubRun
 
 #: Three copies of one signal, in a separate theme and region, and columns of noise.
@@ -65,9 +65,9 @@ def run_on(folder, values, table):
     """A run with only the handcrafted columns and the fitted heads."""
     settings = {"heads": {"features": ["handcrafted"]}, "split": {"folds": 3}, "report": {"draws": 200}}
     config = Config.model_validate(settings)
-    sets = {"handcrafted": (values, NAMES)}
     patches = SimpleNamespace(table=table)
     folder.mkdir(exist_ok=True)
+    sets = stored_sets(folder.with_name(f"{folder.name} tables"), config, table["slide"], features=(values, NAMES))
     fit_heads(config, patches, *opened(sets), folder, Quiet())
     return StubRun(
         config, {"heads": folder}, **{"patches": patches, "feature sets": sets, "models": StoredHeads(folder)}
@@ -182,13 +182,10 @@ def test_halves_of_combined_sets_are_shuffled_and_compared_with_rungs_without_th
     embeddings = rng.normal(size=(len(table), 3)).astype(np.float32)
     embeddings[:, 0] += table["label"]
     others = [f"embedding_net-{i}_rgb_whole" for i in range(3)]
-    sets = {
-        "handcrafted": (values[:, 3:], NAMES[3:]),
-        "embeddings": (embeddings, others),
-        "both": (np.column_stack([values[:, 3:], embeddings]), NAMES[3:] + others),
-    }
-    settings = {"heads": {"heads": ["logistic"]}, "split": {"folds": 3}, "report": {"draws": 200}}
-    config = Config.model_validate(settings)
+    heads = {"heads": ["logistic"], "features": ["handcrafted", "embeddings", "both"]}
+    config = Config.model_validate({"heads": heads, "split": {"folds": 3}, "report": {"draws": 200}})
+    tables = {"features": (values[:, 3:], NAMES[3:]), "embeddings": (embeddings, others)}
+    sets = stored_sets(tmp_path / "tables", config, table["slide"], **tables)
     read = {"patches": SimpleNamespace(table=table), "feature sets": sets, "models": StoredHeads(tmp_path)}
     run = StubRun(config, {"heads": tmp_path}, **read)
     fit_heads(config, patches_of(run), *opened(sets), tmp_path, Quiet())
