@@ -7,11 +7,16 @@ import errno
 import os
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from histoblend.data.errors import InputError
+
+if TYPE_CHECKING:
+    import psutil
 
 #: Smallest memory and address space (``ulimit -v``) that any step needs, without and with networks. Address space also
 #: counts what libraries map and never use. Measured on Linux with two workers: 0.35 and 1.7 GB, 2.6 and 4.7 GB.
@@ -253,17 +258,33 @@ def stop_workers() -> None:
 
 @contextlib.contextmanager
 def peak_memory(interval_s: float = 0.05) -> Iterator[Callable[[], float]]:
-    """Sample the resident memory of this process and its children. Yields a function that returns the peak in MB."""
+    """Sample the memory of this process and its children. Yields a function that returns the peak in MB.
+
+    On Linux it is the proportional set size (PSS), in which a page that processes share counts once. Elsewhere it is
+    resident memory, in which it counts once for each process.
+    """
     import psutil
 
     me, peak, stop = psutil.Process(), [0.0], threading.Event()
+    next_pss, highest = 0.0, 0.0
 
-    def sample() -> None:
-        total = 0
+    def total(memory: Callable[[psutil.Process], int]) -> float:
+        megabytes = 0.0
         for process in [me, *me.children(recursive=True)]:
             with contextlib.suppress(psutil.Error):
-                total += process.memory_info().rss
-        peak[0] = max(peak[0], total / 1e6)
+                megabytes += memory(process) / 1e6
+        return megabytes
+
+    def sample() -> None:
+        # The system takes long to add up PSS, so it is read if resident memory, which is never less, has a new peak,
+        # and otherwise in 2 % of the time.
+        nonlocal next_pss, highest
+        resident = total(lambda process: process.memory_info().rss)
+        if resident <= peak[0] or (resident <= 1.02 * highest and time.monotonic() < next_pss):
+            return
+        begun = time.monotonic()
+        peak[0] = max(peak[0], total(_proportional))
+        next_pss, highest = 50 * time.monotonic() - 49 * begun, max(highest, resident)
 
     def watch() -> None:
         while not stop.wait(interval_s):
@@ -277,3 +298,8 @@ def peak_memory(interval_s: float = 0.05) -> Iterator[Callable[[], float]]:
     finally:
         stop.set()
         watcher.join()
+
+
+def _proportional(process: psutil.Process) -> int:
+    memory = process.memory_full_info()
+    return int(getattr(memory, "pss", memory.rss))

@@ -3,6 +3,10 @@
 import subprocess
 import sys
 
+import numpy as np
+import psutil
+import pytest
+
 from histoblend.pipelines.runtime.resources import peak_memory
 
 
@@ -25,3 +29,21 @@ def test_a_child_process_counts():
             pass
         child.communicate(b"\n", timeout=30)
     assert peak() - before >= 70
+
+
+@pytest.mark.skipif(not psutil.LINUX, reason="only Linux states the proportional set size")
+def test_a_page_that_processes_share_counts_once(tmp_path):
+    path = tmp_path / "shared.npy"
+    np.save(path, np.ones(10_000_000))
+    code = f"import numpy; x = numpy.load({str(path)!r}, mmap_mode='r'); print(x.sum(), flush=True); input()"
+    command = [sys.executable, "-c", code]
+    with peak_memory(0.01) as peak:
+        before = peak()
+        children = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(3)]
+        for child in children:
+            child.stdout.readline()
+        with peak_memory(0.01) as together:
+            shared = together()
+        for child in children:
+            child.communicate(b"\n", timeout=30)
+    assert before + 80 < shared < before + 240  # as resident memory, the pages alone would be 240 MB
