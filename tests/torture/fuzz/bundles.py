@@ -3,7 +3,9 @@
 import atexit
 import contextlib
 import functools
+import importlib
 import json
+import pkgutil
 import random
 import shutil
 import tempfile
@@ -11,11 +13,20 @@ from pathlib import Path
 
 import numpy as np
 
-import histoblend.models.resampling  # noqa: F401 - imported first, because Numba cannot compile instrumented functions
+import histoblend.models.heads.booster_trees
+import histoblend.models.resampling
+import histoblend.models.slide_pairs  # noqa: F401
+from histoblend.data import audit, phantom
 from histoblend.data.errors import InputError
+from histoblend.features import handcrafted, slide_stain  # noqa: F401
 from tests.torture.fuzz.driver import instrumented, main, mutate_bytes, mutate_json
 
-with instrumented("models", "skops"):
+# Modules with functions that Numba compiles are imported before, because it cannot compile instrumented ones.
+for package in (audit, phantom, handcrafted):
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+
+with instrumented("histoblend", "skops"):
     from histoblend.models.blends import choose_blends
     from histoblend.models.bundle import INDEX, index_digest, open_bundle, seal_bundle
     from histoblend.models.file_checks import check_content

@@ -1,4 +1,4 @@
-"""Feeds damaged files to a reader for a number of seconds, and continues after faults and crashes of native code."""
+"""Feeds damaged files to a reader for some seconds of core time, and continues after faults and native crashes."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def survives(read: Reader, content: bytes) -> str:
 
 
 def main(module: str, read: Reader, seeds: Callable[[], list[bytes]], mutate: Mutator = mutate_bytes) -> None:
-    """Fuzz for the seconds and from the seed of the command line; the exit status is 1 if there was a fault.
+    """Fuzz for the core seconds and from the seed of the command line; the exit status is 1 if there was a fault.
 
     Child processes do the work, so a new child replaces one that native code crashed. The result is printed and
     recorded in the file that HISTOBLEND_TORTURE names.
@@ -120,20 +120,19 @@ def main(module: str, read: Reader, seeds: Callable[[], list[bytes]], mutate: Mu
     folder = Path(tempfile.mkdtemp(prefix=f"fuzz-{reader}-"))
     environment = {**os.environ, CHILD: str(folder), "TMPDIR": str(folder)}
     begun, crashes, children = time.monotonic(), 0, 0
-    while (left := begun + float(sys.argv[1]) - time.monotonic()) > 1:
+    while (left := float(sys.argv[1]) - _core_seconds(resource.RUSAGE_CHILDREN)) > 1:
         command = [sys.executable, "-m", module, str(left), str(first + children)]
         done = subprocess.run(command, cwd=ROOT, env=environment, check=False)
         children += 1
         if done.returncode:
             crashes += 1
             sys.stderr.write(f"the process died with {done.returncode}; see {folder}\n")
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     row = {
         "reader": reader,
         "inputs": sum(int(path.read_text()) for path in folder.glob("tried-*")),
         "paths": len([path for path in folder.glob("corpus/*") if not path.name.startswith("seed-")]),
         "minutes": round((time.monotonic() - begun) / 60, 1),
-        "processor_minutes": round((used.ru_utime + used.ru_stime) / 60, 1),
+        "processor_minutes": round(_core_seconds(resource.RUSAGE_CHILDREN) / 60, 1),
         "faults": len(list(folder.glob("fault-*.txt"))),
         "crashes": crashes,
         "how": f"coverage (atheris {importlib.metadata.version('atheris')})" if GUIDED else "mutations",
@@ -146,11 +145,16 @@ def main(module: str, read: Reader, seeds: Callable[[], list[bytes]], mutate: Mu
     sys.exit(bool(row["faults"] or crashes))
 
 
+def _core_seconds(who: int) -> float:
+    used = resource.getrusage(who)
+    return used.ru_utime + used.ru_stime
+
+
 def _work(read: Reader, seeds: Callable[[], list[bytes]], mutate: Mutator, folder: Path) -> None:
     import warnings
 
     warnings.simplefilter("ignore")
-    end, seed, count = time.monotonic() + float(sys.argv[1]), int(sys.argv[2]), 0
+    most, seed, count = float(sys.argv[1]), int(sys.argv[2]), 0
     tried = folder / f"tried-{os.getpid()}"
 
     def once(content: bytes) -> None:
@@ -159,9 +163,10 @@ def _work(read: Reader, seeds: Callable[[], list[bytes]], mutate: Mutator, folde
         (folder / "last").write_bytes(content)
         if words := survives(read, content):
             _keep(folder, content, words)
-        if count % 50 == 0 or time.monotonic() > end:
+        finished = _core_seconds(resource.RUSAGE_SELF) > most
+        if count % 50 == 0 or finished:
             tried.write_text(str(count))
-        if time.monotonic() > end:
+        if finished:
             os._exit(0)  # libFuzzer would not return
 
     start = seeds()
