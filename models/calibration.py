@@ -102,15 +102,14 @@ def fit_log_loss(
 
     targets = soft_targets(labels, counts)
     width = columns.shape[1]
-    counts = np.ones(len(columns)) if counts is None else counts
-    total = counts.sum()
+    times, total = (1, len(columns)) if counts is None else (counts, counts.sum())
     quadratic = np.zeros((width, width)) if penalty is None else penalty
 
     def objective(weights: np.ndarray) -> tuple[float, np.ndarray]:
         odds = columns @ weights
         penalty_gradient = quadratic @ weights
-        loss = (counts * (np.logaddexp(0, odds) - targets * odds)).sum() / total + weights @ penalty_gradient / 2
-        return loss, columns.T @ (counts * (expit(odds) - targets)) / total + penalty_gradient
+        loss = np.average(np.logaddexp(0, odds) - targets * odds, weights=counts) + weights @ penalty_gradient / 2
+        return loss, columns.T @ (times * (expit(odds) - targets)) / total + penalty_gradient
 
     initial = np.maximum(np.zeros(width), np.asarray(lower)) if start is None else start
     result = minimize(

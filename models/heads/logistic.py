@@ -44,8 +44,7 @@ class LogisticHead(Head):
     """Ridge-penalised logistic regression on standardised columns. ``C`` is chosen on folds of the training slides.
 
     ``fit`` learns the mean and scale of each column. It chooses the ``C`` with the smallest log loss over inner folds
-    by group, with the stronger penalty on a tie, and fits again on all rows. Candidates are tried from the strongest
-    penalty on, until the loss has risen twice in a row. If there are more than ``choose_on`` rows,
+    by group, with the stronger penalty on a tie, and fits again on all rows. If there are more than ``choose_on`` rows,
     ``C`` is chosen on a random subset of that size. There, ``C`` is rescaled so that the penalty has the same weight
     relative to the loss as on all rows.
 
@@ -102,6 +101,8 @@ class LogisticHead(Head):
     def fit_spread(self, table: SpreadTable) -> LogisticHead:
         """Fit on a table of which only blocks of rows are in memory. ``C`` is chosen on a subset, as in :meth:`fit`.
 
+        Candidates are tried from the strongest penalty to the weakest, until the loss has risen twice in a row.
+
         Notes
         -----
         The fit to the subset is the starting point for all rows, and its second derivatives make all directions about
@@ -142,8 +143,6 @@ class LogisticHead(Head):
     def inner_losses(self, X: np.ndarray, y: np.ndarray, groups: np.ndarray, count: int) -> dict[float, float]:
         """Mean log loss of each candidate over the inner folds; empty with a single candidate or without folds.
 
-        Candidates are tried from the strongest penalty to the weakest, until the loss has risen twice in a row.
-
         Parameters
         ----------
         X : ndarray of shape (m, n_features)
@@ -153,14 +152,10 @@ class LogisticHead(Head):
         count : int
             Number of rows of the final fit.
         """
-        parts = [
-            (train, validation, _centre_and_scale(X[train]), _logistic(1.0).set_params(warm_start=True))
-            for train, validation in self.inner_parts(y, groups)
+        losses = [
+            self._losses(X, y, train, validation, count / len(X)) for train, validation in self.inner_parts(y, groups)
         ]
-        return tried(
-            sorted(self.strengths) if parts else (),
-            lambda strength: [self._inner_loss(X, y, strength * count / len(X), *part) for part in parts],
-        )
+        return dict(zip(sorted(self.strengths), np.mean(losses, axis=0).tolist(), strict=True)) if losses else {}
 
     def inner_parts(self, y: np.ndarray, groups: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         """Inner folds; none with a single candidate."""
@@ -173,23 +168,25 @@ class LogisticHead(Head):
         # Without inner folds, the middle candidate is as good a guess as any.
         self.C_ = min(losses, key=losses.__getitem__) if losses else strengths[len(strengths) // 2]
 
-    @staticmethod
-    def _inner_loss(
-        X: np.ndarray,
-        y: np.ndarray,
-        strength: float,
-        train: np.ndarray,
-        validation: np.ndarray,
-        moments: tuple[np.ndarray, np.ndarray],
-        model: Any,
-    ) -> float:
-        """Log loss of one candidate on one inner fold, standardised by its training rows."""
+    def _losses(
+        self, X: np.ndarray, y: np.ndarray, train: np.ndarray, validation: np.ndarray, ratio: float
+    ) -> list[float]:
+        """Log loss of each candidate on one inner fold, standardised by its training rows.
+
+        ``ratio`` is the number of all rows divided by the number of rows in the inner folds.
+        """
         from sklearn.metrics import log_loss
 
-        # Standardised anew for each candidate: the rows of all folds would need twice the memory of X.
-        model.set_params(C=strength).fit(_standardise(X[train], *moments), y[train])
-        outside = _standardise(X[validation], *moments)
-        return float(log_loss(y[validation], model.predict_proba(outside)[:, 1]))
+        moments = _centre_and_scale(X[train])
+        inside, outside = _standardise(X[train], *moments), _standardise(X[validation], *moments)
+        # From the strongest penalty to the weakest: starting from the previous solution saves many steps.
+        model = _logistic(1.0).set_params(warm_start=True)
+        return [
+            log_loss(
+                y[validation], model.set_params(C=strength * ratio).fit(inside, y[train]).predict_proba(outside)[:, 1]
+            )
+            for strength in sorted(self.strengths)
+        ]
 
     @property
     def importances(self) -> np.ndarray:

@@ -134,7 +134,7 @@ def test_every_manifest_records_its_origin(finished):
         assert {"config", "inputs", "libraries", "commit", "seed", "seconds", "peak_mb"} <= manifest.keys()
     assert manifest["inputs"].keys() == {"analysis/sections", "analysis/figures"}
     manifest = json.loads((finished.folder / "analysis" / "sections" / "manifest.json").read_text())
-    analyses = {"ladder", "importances", "attributions", "leakage", "stain"}
+    analyses = {"ladder", "importances", "attributions", "leakage", "stain", "bundle"}
     steps = {"1-patches", "2-features", "3-embeddings", "4-heads", *(f"analysis/{name}" for name in analyses)}
     assert manifest["inputs"].keys() == steps | {"configuration"}
 
