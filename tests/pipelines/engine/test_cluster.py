@@ -292,6 +292,7 @@ def test_an_object_store_gives_the_same_results(tmp_path, alone, bucket):
             "heads.features=['both','both-normalised']",
             "heads.heads=['logistic']",
             "features.shard=40",
+            "embeddings.shard=40",
         ]
         run = run_of(tmp_path, *settings)
         with contextlib.closing(run):

@@ -125,6 +125,7 @@ def test_a_killed_run_is_resumed_and_test_labels_change_nothing(run: Run, finish
 
 def test_all_layers_can_be_trained_without_disk_space_for_feature_maps(run: Run, tmp_path: Path) -> None:
     options = ["cnn.trained=all", "cnn.batch_norm=trained", "cnn.cache_gb=0", "cnn.folds=1", "cnn.d4=false"]
+    options += ["final.refit=train"]
     outcome = train_cnn(config(*options), patches_of(run), tmp_path, workers=1, screen=Screen())
     assert outcome.notes["settings"]["trained"] == "all"
     known = read(tmp_path)["prob_cnn"].dropna()
