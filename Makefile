@@ -52,8 +52,10 @@ PREDICTING   = $(or $(wildcard $(VENV)/.user),$(VENV)/.predict)
 COMPILE = $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy requires-python --generate-hashes \
           --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
+# STRICT=0 is off.
+SWITCHED = $(if $(filter-out '0' 'no' 'off' 'false',$1),$2)
 SETTINGS = $(if $(CONFIG),--config $(CONFIG)) $(if $(PRESET),--preset $(PRESET)) $(if $(DATA),--data $(DATA)) $(if $(RUN),--run $(RUN)) $(foreach s,$(SET),--set $(s)) \
-           $(if $(MISSING),--missing $(MISSING)) $(if $(STRICT),--strict) $(if $(REBUILD),--rebuild)
+           $(if $(MISSING),--missing $(MISSING)) $(call SWITCHED,$(STRICT),--strict) $(call SWITCHED,$(REBUILD),--rebuild)
 
 .PHONY: help data baseline ensemble audit prepare features embeddings heads cnn report compare predict heatmap slide test torture mutants lint bench docs lock clean clean-runs
 .DEFAULT_GOAL := help

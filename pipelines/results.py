@@ -20,12 +20,17 @@ if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
 
+def embedding_tables(run: Run) -> list[FinishedStep]:
+    """Steps that computed embeddings, of patches as they are or stain-normalised; the networks of both are the same."""
+    return [step for name, step in feature_tables(run).items() if name.startswith("embeddings")]
+
+
 def embedding_of(run: Run) -> EmbeddingCompute | ConcatenatedEmbeddings:
-    """Function that computes the run's embeddings of patches, with the same engine as in the run."""
+    """Function that computes the embeddings of patches, with the networks and the engine of the run."""
     from histoblend.features.networks.embeddings import embedding_compute
     from histoblend.features.networks.stored import open_networks
 
-    step, options = run.step("embeddings"), run.config.embeddings
+    step, options = embedding_tables(run)[0], run.config.embeddings
     engine = step.manifest["notes"]["engine"]
     if engine["precision"] == "int8":
         contents = {name: (step.folder / NETWORKS / name).read_bytes() for name in names_in(step.folder / NETWORKS, "")}

@@ -19,7 +19,14 @@ from histoblend.models.calibration import operating_points
 from histoblend.models.names import CNN_CONTEXT
 from histoblend.models.outliers import OUTLIERS, learn_outliers
 from histoblend.models.predictor import CNN, NETWORKS
-from histoblend.pipelines.results import embedding_of, feature_sets, patches_of, predictions_of, read_ladder
+from histoblend.pipelines.results import (
+    embedding_of,
+    embedding_tables,
+    feature_sets,
+    patches_of,
+    predictions_of,
+    read_ladder,
+)
 from histoblend.pipelines.run_files import CONTEXT, ENSEMBLE, ENSEMBLE_SCORES, MODEL, MODEL_SET, SETS
 from histoblend.pipelines.runtime.artefacts import StepResult
 from histoblend.pipelines.runtime.provenance import code_digest
@@ -60,7 +67,7 @@ def build(run: Run, folder: Path) -> StepResult:
     content = {
         **source(run),
         "features": {"families": list(chosen_families(run.config)), "code": code_digest(("features",))},
-        "networks": _store_networks(run, folder / NETWORKS),
+        "networks": store_networks(run, folder / NETWORKS),
         "columns": columns,
         "models": models,
         "ensembles": ensembles,
@@ -116,13 +123,13 @@ def _patch(run: Run) -> dict[str, Any]:
     }
 
 
-def _store_networks(run: Run, folder: Path) -> list[dict[str, Any]]:
-    """Write the embedding networks for the run's engine. Return no entries if the run has no embeddings."""
-    if not run.has("embeddings"):
+def store_networks(run: Run, folder: Path) -> list[dict[str, Any]]:
+    """Write the embedding networks for the run's engine, and return their entries; none without embeddings."""
+    if not embedding_tables(run):
         return []
-    from histoblend.features.networks.stored import store_networks
+    from histoblend.features.networks import stored
 
-    return store_networks(embedding_of(run), run.config.data.size, folder)
+    return stored.store_networks(embedding_of(run), run.config.data.size, folder)
 
 
 def _store_outliers(run: Run, folder: Path) -> None:

@@ -80,6 +80,13 @@ def test_options_of_several_words_are_split_at_white_space_only(words, expected,
     assert arguments == expected(text.split())
 
 
+def test_switches_can_be_off(make):
+    (*_, strict, rebuild), _ = make("baseline", "STRICT=1", "REBUILD=yes")
+    assert (strict, rebuild) == ("--strict", "--rebuild")
+    (_, *arguments), _ = make("baseline", "STRICT=0", "REBUILD=no")
+    assert arguments == ["-m", "histoblend.pipelines", "baseline"]
+
+
 def test_texts_are_no_code_elsewhere(make):
     """Arguments, clean-runs, and where the interpreter is looked for."""
     for text in TEXTS:

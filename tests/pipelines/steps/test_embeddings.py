@@ -12,10 +12,12 @@ import histoblend.pipelines.steps.embeddings
 from histoblend.data.errors import InputError
 from histoblend.features.networks.embeddings import embedding_compute
 from histoblend.features.networks.engines import Engine
+from histoblend.features.networks.stored import open_networks
 from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
-from histoblend.pipelines.results import patches_of
+from histoblend.pipelines.results import embedding_of, patches_of
 from histoblend.pipelines.steps.embeddings import check_embeddings, inputs
+from histoblend.pipelines.steps.model_set import store_networks
 from tests import ROOT
 
 TINY = ["data.n=24", "data.slides=8", "split.folds=2", "embeddings.engine=keras", "embeddings.size=32"]
@@ -42,6 +44,15 @@ def test_the_step_writes_the_embeddings_and_prints_the_engine(tmp_path, capsys):
     assert f"efficientnet-lite0 at 32 px, {compute.width} columns; Keras on {backend}, float32" in " ".join(
         said.split()
     )
+
+
+def test_the_networks_of_a_run_with_normalised_sets_only_are_stored(tmp_path):
+    run = plan_run(config("embeddings.weights=random", "heads.features=['embeddings-normalised']"), tmp_path)
+    assert not run.has("embeddings")
+    (entry,) = store_networks(run, tmp_path / "networks")
+    contents = {path.name: path.read_bytes() for path in (tmp_path / "networks").iterdir()}
+    patches = patches_of(run).pixels[:4]
+    np.testing.assert_array_equal(open_networks([entry], contents)(patches), embedding_of(run)(patches))
 
 
 def test_pretrained_weights_are_recorded_with_their_digest(tmp_path):
