@@ -6,9 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from tests import ROOT
+
+# Whatever other profile is in use, no test depends on the speed of the machine.
+settings.register_profile("any machine", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 SAMPLE = ROOT.parent / "shared" / "data" / "pcam-sample"
 #: Folders with files that run whole commands, or many networks, for minutes.

@@ -41,7 +41,7 @@ def table_of(sizes, prevalences, seed=0):
     folds=st.integers(2, 5),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_no_slide_spans_two_folds_and_every_patch_is_assigned(sizes, folds, seed):
     rng = np.random.default_rng(seed)
     table = table_of(sizes, rng.uniform(0.3, 0.7, len(sizes)), seed)
@@ -64,7 +64,7 @@ def test_no_slide_spans_two_folds_and_every_patch_is_assigned(sizes, folds, seed
     folds=st.integers(2, 4),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_linked_patches_are_never_separated(sizes, links, unmapped, official, folds, seed):
     rng = np.random.default_rng(seed)
     table = table_of(sizes, rng.uniform(0.2, 0.8, len(sizes)), seed)

@@ -103,7 +103,7 @@ def test_unknown_slides_and_glass_are_unchanged() -> None:
     assert (normalised(pale, ["s"] * 20)[:, :4] == 255).all()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 128, 254, 255]))
 def test_any_pixels_are_accepted(seed: int, level: int) -> None:
     rng = np.random.default_rng(seed)

@@ -57,7 +57,7 @@ def _cohort(rng, slides=12, patches=40, levels=20):
     return labels, np.round(scores * levels) / levels, groups  # rounding makes ties, within and across slides
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**31), levels=st.sampled_from([1, 3, 20, 10**6]), slides=st.integers(3, 9))
 def test_bootstrap_equals_repeated_rows(seed, levels, slides):
     labels, scores, groups = _cohort(np.random.default_rng(seed), slides, 7, levels)

@@ -49,7 +49,7 @@ def unknown(slides):
     return [("patch", row) for row, slide in enumerate(slides) if slide is None]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31), levels=st.sampled_from([1, 3, 10**6]), without=st.booleans())
 def test_parts_add_up_to_the_pooled_auc_and_agree_with_all_pairs(seed, levels, without):
     rng = np.random.default_rng(seed)

@@ -91,7 +91,7 @@ def test_equal_hashes_point_to_the_lowest_row():
 
 
 @given(st.integers(1, 30), st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=40))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_components_equal_those_of_a_brute_force_search(n, links):
     links = [(a % n, b % n) for a, b in links]
     near = {row: {row} for row in range(n)}

@@ -50,7 +50,7 @@ def test_sharpness_of_noise_is_4():
 
 
 @given(arrays(np.uint8, (2, 32, 35, 3)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_measures_are_finite_and_do_not_depend_on_other_patches(patches):
     both, alone = measure(patches), measure(patches[1:])
     assert np.isfinite(both.values).all()
@@ -62,7 +62,7 @@ def test_measures_are_finite_and_do_not_depend_on_other_patches(patches):
 
 @pytest.mark.parametrize("turns", [1, 2, 3])
 @given(seed=st.integers(0, 50))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_measures_do_not_depend_on_orientation(turns, seed):
     patch = np.random.default_rng(seed).integers(0, 256, (36, 36, 3), dtype=np.uint8)
     shape_only = [name for name in MEASURES if not name.startswith(("nuclei", "fibres", "red", "green", "blue"))]

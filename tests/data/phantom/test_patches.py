@@ -54,7 +54,7 @@ def test_another_seed_gives_other_ids_and_other_pixels(plain: Phantom) -> None:
     assert all((a != b).mean() > 0.5 for a, b in zip(plain.render(0, 8), other.render(0, 8), strict=True))
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(cuts=st.lists(st.integers(0, 60), max_size=5))
 def test_pixels_do_not_depend_on_the_chunks(faulty: Phantom, cuts: list[int]) -> None:
     bounds = [0, *sorted(cuts), 60]

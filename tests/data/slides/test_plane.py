@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from histoblend.data.errors import InputError
@@ -30,7 +30,6 @@ def naive_mean(pixels, scale, shape, first):
     return np.einsum("ih,jw,hwc->ijc", down, across, pixels.astype(float))
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 9),
     st.floats(0.6, 6),
@@ -52,7 +51,6 @@ def test_white_stays_white_and_black_black():
         assert (area_mean(flat, (1.947, 2.31), (15, 20), (0.3, -0.4)) == value).all()
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 5000),
     st.integers(1, 5000),

@@ -30,7 +30,7 @@ def make(width, height, size=96, stride=32, spacing=0.972):
     return plane, Grid(plane.width, plane.height, size, stride)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 99), st.integers(1, 96), st.sampled_from([1, 8, 16]), st.sampled_from([32, 96, 200]))
 def test_cells_whose_centre_touches_tissue_are_chosen(seed, stride, factor, size):
     rng = np.random.default_rng(seed)
@@ -56,7 +56,7 @@ def test_centres_tile_the_plane_at_the_default_stride():
     assert grid.corner(np.arange(3), grid.size).tolist() == [-32, 0, 32]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(
     st.integers(1, 1400),
     st.integers(1, 1400),

@@ -157,7 +157,7 @@ def test_the_total_size_is_limited(tmp_path):
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_a_damaged_archive_is_unpacked_or_refused(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("archive")
     pack = data.draw(st.sampled_from([zipped, tarred, lambda p: tarred(p, mode="w:gz")]))

@@ -129,7 +129,7 @@ def test_no_patches_give_an_empty_table():
     assert families.compute(np.empty((0, 96, 96, 3), np.uint8)).shape == (0, len(NAMES))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(odd_patches())
 def test_any_pixels_give_finite_values_in_range(patches):
     assert_in_range(families.compute(patches))

@@ -253,7 +253,7 @@ def test_resizing_equals_values_calculated_by_hand():
     st.sampled_from(["noise", "white", "black"]),
     st.booleans(),
 )
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_image_gives_finite_numbers(compute, shape, kind, d4):
     fill = {"white": 255, "black": 0}
     rng = np.random.default_rng(0)

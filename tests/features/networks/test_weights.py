@@ -302,7 +302,7 @@ SOUND = checkpoint({"weight": tensor(), "bias": tensor(2, (2, 3), (1, 2))})
 @example(position=157, byte=92)  # a backslash in a name: text with a broken escape
 @example(position=0, byte=0)
 @given(position=st.integers(0, len(SOUND) - 1), byte=st.integers(0, 255))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_changed_byte_gives_arrays_or_an_error(read, position, byte):
     content = bytearray(SOUND)
     content[position] = byte
@@ -314,7 +314,7 @@ def test_any_changed_byte_gives_arrays_or_an_error(read, position, byte):
 
 
 @given(st.integers(0, len(SOUND) - 1))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_truncated_file_is_rejected(read, length):
     with pytest.raises(CheckpointError):
         read(SOUND[:length])

@@ -39,7 +39,7 @@ def test_the_cut_is_at_rho():
     assert len(cluster_columns(values, rho=rho + 0.01)) == 2
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(3, 30), st.integers(3, 8), st.integers(1, 6), st.integers(0, 2**32 - 1))
 def test_rank_correlations_equal_spearmans(rows, columns, levels, seed):
     values = np.random.default_rng(seed).integers(0, levels + 1, (rows, columns)).astype(np.float32)

@@ -33,7 +33,7 @@ def test_kendalls_w(ratings, w):
     assert kendall_w(np.array(ratings)) == pytest.approx(w, nan_ok=True)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(3, 9), st.integers(3, 12), st.integers(0, 2**32 - 1))
 def test_kendalls_w_is_friedmans_statistic_over_its_maximum(raters, items, seed):
     """SciPy's Friedman test corrects for ties too; chi-squared = raters (items - 1) W."""

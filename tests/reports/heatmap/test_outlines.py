@@ -44,7 +44,7 @@ def filled(polygons, shape):
     return labels
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(arrays(bool, array_shapes(min_dims=2, max_dims=2, max_side=12)))
 def test_outlines_filled_again_give_the_mask(mask):
     labels, polygons = outlines(mask)
@@ -82,7 +82,7 @@ def test_hole_may_touch_the_outer_ring_in_a_corner():
     assert signed_area(exterior) == 8
 
 
-@settings(deadline=None, max_examples=5)
+@settings(max_examples=5)
 @given(st.integers(0, 9))
 def test_large_masks(seed):
     mask = np.random.default_rng(seed).random((200, 200)) < 0.5
