@@ -318,6 +318,7 @@ def change(path, value):
         (["combiner", "knots"], 5, "combiner.knots: .*got '5'"),
         (["members"], 5, "members: .*got '5'"),
         (["members"], [], "combiner must have 0 weights"),
+        (["members"], ["a", "b"], "combiner must have 2 weights; got 3"),
         (["extra"], 1, "extra: "),
     ],
 )
@@ -330,9 +331,11 @@ def test_invalid_probabilities_are_refused():
     ensemble = fit_ensemble(NAMES, *cohort(), combiners=("mean",), draws=100).ensemble
     with pytest.raises(InputError, match=r"one column for each of a, b, c; got shape \(4, 2\)"):
         ensemble.predict(np.full((4, 2), 0.5))
+    with pytest.raises(InputError, match=r"got shape \(3,\)"):
+        ensemble.predict(np.full(3, 0.5))
     for value in (np.nan, 1.5, -0.5):
         with pytest.raises(InputError, match=rf"got {value} from b in row 1"):
-            ensemble.predict(np.array([[0.5, 0.0, 1.0], [0.5, value, 0.5]]))
+            ensemble.predict(np.array([[0.5, 0.0, 1.0], [0.5, value, 0.5], [0.5, 0.5, -1.0]]))
 
 
 def test_too_few_folds_give_the_mean():
