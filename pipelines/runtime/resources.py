@@ -25,11 +25,11 @@ MIN_SPACE = {False: 3_000_000_000, True: 5_000_000_000}
 
 _RESUME = "Finished steps and parts are kept: run the same command again to resume."
 
-#: Files with the limit and the usage of a Linux control group, in version 2 and version 1.
-_CGROUP_FILES = (
-    ("memory.max", "memory.current"),
-    ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-)
+#: Files with the limit and the usage of a Linux control group, in version 2 and in the memory groups of version 1.
+_CGROUP_FILES = {
+    "": ("memory.max", "memory.current"),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+}
 
 #: Exceptions of native libraries, by name, so that the libraries need not be imported.
 _NATIVE_ERRORS = {"XGBoostError", "ResourceExhaustedError", "RuntimeError", "RuntimeException", "Fail"}
@@ -166,20 +166,36 @@ def _address_space() -> int | None:
     return None if limit == resource.RLIM_INFINITY else limit
 
 
-def _cgroup_available(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Bytes left below the memory limit of the control group, such as a container's, or None without a limit."""
-    for limit, used in _CGROUP_FILES:
-        try:
-            limit_text, usage = (root / limit).read_text().strip(), int((root / used).read_text())
-            stat = (root / limit).with_name("memory.stat").read_text()
-        except (OSError, ValueError):
-            continue
-        if not limit_text.isdigit():
-            return None
-        # Cached files count as used but are freed on demand.
-        cached = re.search(r"^(?:total_)?inactive_file (\d+)$", stat, re.M)
-        return int(limit_text) - usage + (int(cached[1]) if cached else 0)
-    return None
+def _cgroup_available(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """Bytes left below the memory limits of this process's control group and those around it; None without a limit.
+
+    In a container, the group that ``own`` names may be invisible; the container's is then the top one.
+    """
+    try:
+        groups = [line.split(":", 2)[1:] for line in own.read_text().splitlines()]
+    except OSError:  # not Linux
+        return None
+    left: list[int] = []
+    for kind, path in groups:
+        if kind in _CGROUP_FILES:
+            top = root / kind
+            folder = top / path.strip("/")
+            around = [parent for parent in folder.parents if parent.is_relative_to(top)]
+            left += [free for group in (folder, *around) if (free := _left_in(group, *_CGROUP_FILES[kind])) is not None]
+    return min(left, default=None)
+
+
+def _left_in(group: Path, limit: str, used: str) -> int | None:
+    try:
+        limit_text, usage = (group / limit).read_text().strip(), int((group / used).read_text())
+        stat = (group / "memory.stat").read_text()
+    except (OSError, ValueError):
+        return None
+    if not limit_text.isdigit():
+        return None
+    # Cached files count as used but are freed on demand.
+    cached = re.search(r"^(?:total_)?inactive_file (\d+)$", stat, re.M)
+    return int(limit_text) - usage + (int(cached[1]) if cached else 0)
 
 
 def _message(error: BaseException, folder: Path) -> str | None:

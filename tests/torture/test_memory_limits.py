@@ -1,6 +1,7 @@
 """Memory limits below what a command needs are reported before libraries crash."""
 
 import resource
+from functools import partial
 
 import pytest
 
@@ -32,28 +33,31 @@ def test_the_least_address_space_is_enough(tmp_path, faults):
     faults("`heads` on a small data set with the minimum address space", 1, 1, "nothing: it finishes")
 
 
-CGROUPS = [
-    (2, ("memory.max", "memory.current")),
-    (1, ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes")),
-]
+def control_group(folder, version, limit):
+    """Files of a control group with 900 MB in use, 300 of them cached."""
+    names = ("memory.max", "memory.current") if version == 2 else ("memory.limit_in_bytes", "memory.usage_in_bytes")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in zip(names, (limit, "900000000"), strict=True):
+        (folder / name).write_text(f"{text}\n")
+    (folder / "memory.stat").write_text(f"anon 5\n{'' if version == 2 else 'total_'}inactive_file 300000000\n")
 
 
-@pytest.mark.parametrize(("version", "names"), CGROUPS)
-def test_cached_files_do_not_count_against_a_container_limit(tmp_path, version, names):
-    limit, used = (tmp_path / name for name in names)
-    limit.parent.mkdir(exist_ok=True)
-    limit.write_text("1000000000\n")
-    used.write_text("900000000\n")
-    inactive = "inactive_file" if version == 2 else "total_inactive_file"
-    (limit.parent / "memory.stat").write_text(f"anon 5\n{inactive} 300000000\n")
-    assert resources._cgroup_available(tmp_path) == 400_000_000
-
-
-def test_a_container_without_a_limit_has_none(tmp_path):
-    for name, text in (("memory.max", "max"), ("memory.current", "5"), ("memory.stat", "inactive_file 1")):
-        (tmp_path / name).write_text(text)
-    assert resources._cgroup_available(tmp_path) is None
-    assert resources._cgroup_available(tmp_path / "elsewhere") is None
+@pytest.mark.parametrize(("version", "line"), [(2, "0::/a/b\n"), (1, "5:cpu:/x\n4:memory:/a/b\n0::/\n")])
+def test_memory_is_limited_by_the_own_control_group_and_those_around_it(tmp_path, version, line):
+    own, top = tmp_path / "own", tmp_path / ("" if version == 2 else "memory")
+    own.write_text(line)
+    available = partial(resources._cgroup_available, tmp_path, own)
+    assert available() is None
+    control_group(top, version, 5_000_000_000)  # all that a container sees of its group
+    assert available() == 4_400_000_000
+    control_group(top / "a", version, 1_000_000_000)
+    assert available() == 400_000_000
+    control_group(top / "a" / "b", version, "max" if version == 2 else 2**63 - 4096)
+    assert available() == 400_000_000
+    control_group(top / "a" / "b", version, 700_000_000)
+    assert available() == 100_000_000
+    own.unlink()
+    assert available() is None
 
 
 def test_fits_that_do_not_fit_in_memory_are_refused_before_they_start(monkeypatch, faults):
