@@ -169,7 +169,9 @@ def _zip_member(packed: zipfile.ZipFile, entry: zipfile.ZipInfo) -> _Member:
     fault = "is encrypted" if entry.flag_bits & 1 else fault
     # With a damaged directory, Python would seek to a position before the start of the file.
     fault = "has a position outside the archive" if entry.header_offset < 0 else fault
-    return _Member(entry.filename, entry.file_size, entry.is_dir(), fault, lambda: packed.open(entry))
+    # Before Python 3.12, is_dir() fails if the name is empty.
+    folder = entry.filename.endswith("/")
+    return _Member(entry.filename, entry.file_size, folder, fault, lambda: packed.open(entry))
 
 
 def _tar_members(tar: tarfile.TarFile, file: UnpackedFile) -> Iterator[_Member]:

@@ -121,10 +121,20 @@ def _messages(message: Any) -> Iterator[tuple[str, Any]]:
                 pending += inner
 
 
+def _texts(message: Any) -> Iterator[str | bytes]:
+    """Yield the texts of a message itself. The parser leaves those that are not UTF-8 as bytes."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            yield from [value] if isinstance(value, str | bytes) else value
+
+
 def _faults(network: Any) -> Iterator[str]:
     """Yield what a network has that it must not have, wherever it is."""
     import onnx
 
+    for message in (network, *(part for _, part in _messages(network))):
+        if any(isinstance(text, bytes) for text in _texts(message)):
+            yield f"a {message.DESCRIPTOR.name} with text that is not UTF-8"
     for entry in network.opset_import:
         if entry.domain not in _LISTED or entry.version > onnx.defs.onnx_opset_version():
             yield f"operators of {entry.domain!r} {entry.version}"

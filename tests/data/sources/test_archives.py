@@ -95,6 +95,7 @@ def test_nothing_is_written_outside(tmp_path, pack, name):
     ("make", "message"),
     [
         (lambda p: zipped(p, {zip_link("a"): b"/etc/passwd"}), "member 'a' is a link or a device"),
+        (lambda p: p.write_bytes(zipped(p, {"ab": b"1"}).read_bytes().replace(b"ab", b"\0\0")), "member '' "),
         (lambda p: tarred(p, {tar_entry("a", tarfile.SYMTYPE, "/etc"): b""}), "member 'a' is a link, a device"),
         (lambda p: tarred(p, {tar_entry("a", tarfile.LNKTYPE, "/etc/passwd"): b""}), "member 'a' is a link"),
         (lambda p: tarred(p, {tar_entry("a", tarfile.FIFOTYPE): b""}), "member 'a' is a link, a device"),
@@ -113,8 +114,8 @@ def test_nothing_is_written_outside(tmp_path, pack, name):
         (lambda p: p.write_bytes(zipped(p).read_bytes().replace(b"pixelspixels", b"pixelspixelz")), "Bad CRC-32"),
     ],
     ids=[
-        "zip link", "tar link", "hard link", "pipe", "device", "zip bomb", "tar bomb", "twice", "folder and file",
-        "file and folder", "no name", "7z", "rar", "no archive", "cut tar", "cut zip", "damaged zip",
+        "zip link", "empty name", "tar link", "hard link", "pipe", "device", "zip bomb", "tar bomb", "twice",
+        "folder and file", "file and folder", "no name", "7z", "rar", "no archive", "cut tar", "cut zip", "damaged zip",
     ],
 )  # fmt: skip
 def test_bad_archives_leave_nothing(tmp_path, make, message):

@@ -192,6 +192,16 @@ def test_what_was_not_checked_is_left_out():
     assert checked_network("a.onnx", content + b"\xfa\x7f\x03abc") == content
 
 
+@pytest.mark.parametrize("text", [b"Add", b"ai.onnx.ml", b"graph", b"height", b"one"])
+def test_text_that_is_not_utf_8_is_refused(text):
+    made = network()
+    made.graph.node[0].domain = "ai.onnx.ml"
+    content = made.SerializeToString()
+    assert text in content
+    with pytest.raises(InputError, match=r"with text that is not UTF-8\. "):
+        checked_network("a", content.replace(text, b"\xff" * len(text)))
+
+
 def test_a_file_of_onnx_runtime_itself_is_not_read_as_one(monkeypatch):
     """``ORTM`` at the fifth byte marks ONNX Runtime's own format, which is checked by nobody; here it is a name."""
     made = network()
