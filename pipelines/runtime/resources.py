@@ -11,12 +11,9 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from histoblend.data.errors import InputError
-
-if TYPE_CHECKING:
-    import psutil
 
 #: Smallest memory and address space (``ulimit -v``) that any step needs, without and with networks. Address space also
 #: counts what libraries map and never use. Measured on Linux with two workers: 0.35 and 1.7 GB, 2.6 and 4.7 GB.
@@ -284,22 +281,28 @@ def peak_memory(interval_s: float = 0.05) -> Iterator[Callable[[], float]]:
     me, peak, stop = psutil.Process(), [0.0], threading.Event()
     next_pss, highest = 0.0, 0.0
 
-    def total(memory: Callable[[psutil.Process], int]) -> float:
+    def total(memory: Callable[[Any], int]) -> float:
         megabytes = 0.0
         for process in [me, *me.children(recursive=True)]:
             with contextlib.suppress(psutil.Error):
                 megabytes += memory(process) / 1e6
         return megabytes
 
+    def resident_size(process: Any) -> int:
+        return int(process.memory_info().rss)
+
+    def proportional_size(process: Any) -> int:
+        return int(process.memory_full_info().pss)
+
     def sample() -> None:
         # The system takes long to add up PSS, so it is read if resident memory, which is never less, has a new peak,
         # and otherwise in 2 % of the time.
         nonlocal next_pss, highest
-        resident = total(lambda process: process.memory_info().rss)
+        resident = total(resident_size)
         if resident <= peak[0] or (resident <= 1.02 * highest and time.monotonic() < next_pss):
             return
         begun = time.monotonic()
-        peak[0] = max(peak[0], total(_proportional))
+        peak[0] = max(peak[0], total(proportional_size) if psutil.LINUX else resident)
         next_pss, highest = 50 * time.monotonic() - 49 * begun, max(highest, resident)
 
     def watch() -> None:
@@ -314,8 +317,3 @@ def peak_memory(interval_s: float = 0.05) -> Iterator[Callable[[], float]]:
     finally:
         stop.set()
         watcher.join()
-
-
-def _proportional(process: psutil.Process) -> int:
-    memory = process.memory_full_info()
-    return int(getattr(memory, "pss", memory.rss))

@@ -110,7 +110,7 @@ def test_stains_are_estimated_from_64_stained_pixels_or_more(count: int) -> None
 
 
 @pytest.mark.parametrize("background", [(0.0, 0.0, 0.0), (0.1, 0.0, 0.0)], ids=["white", "a negative amount of eosin"])
-def test_a_patch_with_little_tissue_is_unchanged(background: tuple[float, float, float]) -> None:
+def test_jitter_does_not_change_patches_with_little_tissue(background: tuple[float, float, float]) -> None:
     patch = np.broadcast_to(levels(np.array(background)), (1, 96, 96, 3)).copy()
     patch[0, :8, :9] = stained(0, 1)[0, :8, :9]  # 72 pixels, under 1 %
     np.testing.assert_array_equal(normalise_stains(patch), patch)
