@@ -113,6 +113,8 @@ def test_groups_linked_directly_or_through_others_take_the_first_name():
     groups = np.array([*"abcdeab"], dtype=object)
     # b–d by rows 1 and 3, d–e by 3 and 4: three slides, one group.
     assert unite(groups, np.array([1, 3]), np.array([3, 4])).tolist() == [*"abcbbab"]
+    # The first name by alphabet, not by row; groups after a merged pair keep their own names.
+    assert unite(groups[::-1], np.array([0]), np.array([1])).tolist() == [*"aaedcaa"]
 
 
 def test_a_slide_on_both_sides_of_the_official_split_is_two_groups():
@@ -372,6 +374,11 @@ def move_one_patch(split):
     split.loc[row, ["split", "fold"]] = ["train", 0]
 
 
+def move_one_patch_of_two_slides(split):
+    split.loc[split["slide"].isin(["s2", "s3"]), ["split", "fold"]] = ["train", 2]
+    split.loc[split["patch_id"].isin(["p20", "p30"]), ["split", "fold"]] = ["train", 1]
+
+
 def double_an_id(split):
     split.loc[1, "patch_id"] = split.loc[0, "patch_id"]
 
@@ -384,6 +391,7 @@ def fold_of_test(split):
     ("change", "message"),
     [
         (move_one_patch, "a slide must be in a single fold of a single split; got slide 's"),
+        (move_one_patch_of_two_slides, "got slide 's2' in train/1, train/2. Scores"),
         (double_an_id, "patch ids must be unique; got 'p0' twice"),
         (fold_of_test, "fold must be -1 for the test set"),
     ],
