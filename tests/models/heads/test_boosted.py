@@ -1,9 +1,12 @@
 """XGBoost: stopping on unseen slides, limits on rows and columns, and what its trees say."""
 
+import json
+
 import numpy as np
+import pytest
 from sklearn.metrics import roc_auc_score
 
-from histoblend.models.heads.boosted import XGBoostHead
+from histoblend.models.heads.boosted import XGBoostHead, grown_booster
 from histoblend.models.heads.inner_folds import inner_folds
 
 
@@ -30,21 +33,53 @@ def test_early_stopping_watches_other_slides(slides, monkeypatch):
 
 
 def test_a_booster_keeps_the_trees_that_ranked_the_unseen_part_best(slides):
-    """Against XGBoost trained at one go and judged at every tenth tree."""
+    """Against XGBoost that grows all trees and is then judged at every tenth."""
     import xgboost
 
     X, y, groups = slides
-    head = XGBoostHead(trees=120, fewest=20, patience=120)
+    head = XGBoostHead(trees=120, fewest=20, patience=120, learning_rate=0.01)
     (grown, part), *_ = inner_folds(y, np.unique(groups, return_inverse=True)[1], 3, 0)
     kept = head._grow(X[grown], y[grown], X[part], y[part])
-    whole = XGBoostHead(fewest=120)._grow(X[grown], y[grown], X[:0], y[:0])
+    train = xgboost.QuantileDMatrix(X[grown], y[grown], max_bin=64)
+    whole = xgboost.train(head.parameters(8) | {"nthread": 1}, train, 20)
+    for number in range(20, 120):
+        whole.update(train, number)
     matrix = xgboost.DMatrix(X[part])
     counts = range(20, 121, 10)
     scores = [roc_auc_score(y[part], whole.predict(matrix, iteration_range=(0, count))) for count in counts]
-    assert kept.num_boosted_rounds() == counts[int(np.argmax(scores))]
+    assert 20 < kept.num_boosted_rounds() == counts[int(np.argmax(scores))] < 120
     np.testing.assert_array_equal(
         kept.predict(matrix), whole.predict(matrix, iteration_range=(0, kept.num_boosted_rounds()))
     )
+
+
+def test_boosting_stops_when_the_last_trees_ranked_no_better():
+    scores = {100: 0.5, 110: 0.6, 120: 0.6, 130: 0.55, 140: 0.6, 150: 0.9}
+    tried = []
+
+    def score(trees):
+        tried.append(trees)
+        return scores[trees]
+
+    assert XGBoostHead(patience=25).kept_trees(score) == 110
+    assert tried == [100, 110, 120, 130, 140]
+    assert XGBoostHead(patience=25, trees=105).kept_trees({100: 0.5, 105: 0.6}.get) == 105
+
+
+@pytest.mark.parametrize(("columns", "in_turns"), [(8, False), (6, False), (5, True), (4, True), (3, True)])
+def test_from_one_and_a_half_times_the_columns_of_a_tree_trees_take_turns(slides, columns, in_turns):
+    X, y, _ = slides
+    head, inside = XGBoostHead(trees=12, fewest=12, columns=columns), np.arange(600) % 3 > 0
+    parts = X[inside], y[inside], X[~inside], y[~inside]
+    expected = head._grow_in_turns(*parts, 1) if in_turns else head._grow(*parts)
+    content = grown_booster(head.get_params(), 1, y, inside, X[:250], X[250:])
+    assert content == bytes(expected.save_raw("json"))
+
+
+def test_a_booster_grows_with_one_thread_whatever_the_machine_has(slides):
+    X, y, _ = slides
+    config = json.loads(XGBoostHead(fewest=2)._grow(X, y, X[:0], y[:0]).save_config())
+    assert config["learner"]["generic_param"]["nthread"] == "1"
 
 
 def test_more_columns_than_the_subspace_are_shared_out(slides):
@@ -64,7 +99,8 @@ def test_boosters_grow_on_no_more_rows_than_they_may(slides, monkeypatch):
     sizes, grow = [], XGBoostHead._grow
 
     def watch(self, inside, inside_y, outside, outside_y):
-        sizes.append((len(inside), len(outside)))
+        # All rows differ, so this counts rows that were drawn twice once.
+        sizes.append((len(np.unique(inside, axis=0)), len(np.unique(outside, axis=0))))
         return grow(self, inside, inside_y, outside, outside_y)
 
     monkeypatch.setattr(XGBoostHead, "_grow", watch)

@@ -177,12 +177,12 @@ def test_a_fit_on_a_spread_table_equals_the_fit_in_memory(slides, head, one_slid
 def saved(slides, tmp_path_factory):
     """A small head of each kind, and the content of its files."""
     X, y, groups = slides
-    folder = tmp_path_factory.mktemp("run") / "heads"
     heads = {"logistic": LogisticHead(strengths=(0.1,)), "xgboost": XGBoostHead(trees=12, fewest=10, subspace=5)}
+    folders = {name: tmp_path_factory.mktemp("run") / "heads" / name for name in heads}
     for name, head in heads.items():
-        head.fit(X, y, groups).save(folder / name)
-        head.save(folder / name)  # the folder may exist
-    read = {name: {path.name: path.read_bytes() for path in (folder / name).iterdir()} for name in heads}
+        head.fit(X, y, groups).save(folders[name])
+        head.save(folders[name])  # the folder may exist
+    read = {name: {path.name: path.read_bytes() for path in folders[name].iterdir()} for name in heads}
     return heads, read
 
 
