@@ -19,20 +19,32 @@ from histoblend.pipelines.runtime.screen import duration
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run, Step
 
-#: Seconds of each step with the settings of configs/kaggle.toml on 2,965 patches, on a machine with two cores: first of
-#: `make baseline`, then those that differ in `make ensemble`. They are scaled by the speed of this command's steps.
-PATCHES = 2965
+#: Seconds of each step on two idle cores with the settings of configs/kaggle.toml, for PATCHES patches; of predictions,
+#: by the number of unlabelled patches. First `make baseline`, then the steps that differ in `make ensemble`. Measured
+#: are all steps at the first size. At the last one, these are: prepare, features, embeddings, and the steps from ladder
+#: to report except refit, bundle and predictions. The others are computed from times per fit and per patch.
+SIZES = {"predictions": (300, 5000, 57458)}
+PATCHES = (2965, 20000, 220025)
 BASELINE_S = {
-    "features": 10.0, "features-normalised": 8.0, "embeddings": 19.0, "embeddings-normalised": 19.0, "heads": 172.0,
-    "ladder": 2.0, "models": 1.0, "importances": 9.0, "attributions": 7.0, "leakage": 1.0, "stain": 37.0,
-    "sections": 6.0, "figures": 15.0, "report": 1.0, "refit": 45.0, "bundle": 6.0, "predictions": 4.0,
+    "prepare": (4.0, 20.0, 200.0),
+    "features": (10.0, 41.0, 400.0), "features-normalised": (8.0, 39.0, 400.0),
+    "embeddings": (19.0, 127.0, 1400.0), "embeddings-normalised": (19.0, 127.0, 1400.0),
+    "heads": (172.0, 750.0, 1300.0), "refit": (45.0, 190.0, 330.0),
+    "ladder": (2.0, 3.0, 13.0), "models": (1.0, 3.0, 20.0), "bundle": (6.0, 7.0, 15.0),
+    "importances": (9.0, 16.0, 110.0), "attributions": (7.0, 8.0, 20.0), "leakage": (1.0, 1.0, 5.0),
+    "stain": (37.0, 38.0, 50.0), "sections": (6.0, 7.0, 20.0), "figures": (15.0, 16.0, 25.0), "report": (1.0, 1.0, 1.0),
+    "predictions": (4.0, 52.0, 600.0),
 }  # fmt: skip
-ENSEMBLE_S = {"cnn": 749.0, "ensemble": 10.0, "saliency": 38.0, "stain": 128.0, "bundle": 25.0, "predictions": 12.0}
+ENSEMBLE_S = {
+    "cnn": (749.0, 5000.0, 12000.0), "ensemble": (10.0, 14.0, 66.0), "saliency": (38.0, 38.0, 38.0),
+    "ladder": (2.0, 5.0, 43.0), "stain": (128.0, 129.0, 142.0), "bundle": (25.0, 26.0, 34.0),
+    "predictions": (12.0, 126.0, 1450.0),
+}  # fmt: skip
 
-#: Times of a run with this many times more or fewer patches are not used, and no command is taken to be so much faster
-#: than an earlier one (a resumed step is).
+#: Times of a run with this many times more or fewer patches only say how fast the machine is. No command is taken to be
+#: so much faster than expected (a resumed step is).
 MOST_SCALING = 4.0
-#: The speed of this command counts once its finished steps took this many seconds in the earlier run.
+#: The speed of finished steps counts once they were expected to take this many seconds.
 MEASURED_S = 20.0
 #: At most this many earlier runs are read, the newest.
 MOST_RUNS = 20
@@ -42,26 +54,25 @@ class Forecast:
     """Time left of a command.
 
     A step's time is that of the same step with the same settings in an earlier run, first of this run folder, then of
-    the run with the most similar number of patches, and else of a reference machine. It is scaled by the number of
-    patches and by how much slower or faster the finished steps of this command were.
-
-    The time left is stated once it does not rest on another machine alone: if every time is from a run of this
-    machine, or if the finished steps took at least ``MEASURED_S`` before.
+    the run with the most similar number of patches, and else of a reference machine, multiplied by how much slower the
+    earlier runs were than that machine. It grows with the number of patches as on the reference machine, and is scaled
+    by how much slower or faster the finished steps of this command were.
 
     Parameters
     ----------
     run : Run
-        Its patches must be prepared.
     targets : sequence of str
         Steps that the command brings up to date.
     """
 
     def __init__(self, run: Run, targets: Sequence[str]) -> None:
         self.run, self.targets = run, targets
-        self.actual: dict[str, float] = {}
         self.current = ""
         self.started = 0.0
         self._checked: dict[str, bool] = {}
+        self.actual: dict[str, float] = {}
+        if seconds := run.finished["prepare"].manifest.get("seconds"):
+            self.actual["prepare"] = seconds
 
     @cached_property
     def steps(self) -> list[str]:
@@ -105,17 +116,19 @@ class Forecast:
         names = [*filter(None, [self.current]), *pending]
         slowdown = self._slowdown()
         known = [name for name in names if name in self.expected]
-        if not known or (slowdown is None and any(self.expected[name][1] for name in known)):
+        if not known:
             return ""
         factor = slowdown or 1.0
         left = sum(self.expected[name][0] * factor for name in pending if name in self.expected)
         if self.current in self.expected:
             elapsed = time.perf_counter() - self.started
             left += max(self.expected[self.current][0] * factor - elapsed, stage_s or 0.0)
-        unknown = [name for name in names if name not in self.expected]
-        if unknown:
-            return f"whole command: more than {duration(left)} left (time of {', '.join(unknown)} not known yet)"
-        return f"whole command: about {duration(left)} left"
+        words = f"about {duration(left)} left"
+        if unknown := [name for name in names if name not in self.expected]:
+            words = f"more than {duration(left)} left (time of {', '.join(unknown)} not known yet)"
+        if slowdown is None and any(self.expected[name][1] for name in known):
+            words += " on two idle cores (this machine's speed is not known yet)"
+        return f"whole command: {words}"
 
     def _slowdown(self) -> float | None:
         """How many times longer this command's steps took than expected; None before enough is measured."""
@@ -154,30 +167,64 @@ class Forecast:
     @cached_property
     def expected(self) -> dict[str, tuple[float, bool]]:
         """Seconds of each step at this number of patches, and whether they are of the reference machine."""
-        patches = int(self.run.step("prepare").manifest["rows"])
+        prepared = self.run.step("prepare").manifest
+        patches, unlabelled = int(prepared["rows"]), int(prepared.get("notes", {}).get("unlabelled", 0))
         runs = [self.run.folder, *_newest_runs(self.run.root, self.run.folder)]
-        counts = {folder: _read(folder / self.run.plan["prepare"].folder).get("rows", 0) for folder in runs}
+        counts = {folder: int(_read(folder / self.run.plan["prepare"].folder).get("rows", 0)) for folder in runs}
         ratios = {folder: patches / count for folder, count in counts.items() if count}
         near = [folder for folder in ratios if 1 / MOST_SCALING <= ratios[folder] <= MOST_SCALING]
         near.sort(key=lambda folder: (folder != self.run.folder, max(ratios[folder], 1 / ratios[folder])))
+        speed = self._speed({folder: counts[folder] for folder in ratios})
         found: dict[str, tuple[float, bool]] = {}
         for name in self.steps:
-            step = self.run.plan[name]
-            for folder in near:
-                manifest = _read(folder / step.folder)
-                if "seconds" in manifest and manifest.get("config") == self._settings(step):
-                    found[name] = (manifest["seconds"] * ratios[folder], False)
+            for folder in near if name != "prepare" else ():  # its time in this run is measured, not expected
+                if (seconds := self._seconds(folder, name)) is not None:
+                    found[name] = (seconds * self._growth(name, counts[folder], patches), False)
                     break
             else:
-                seconds = self._reference(step)
-                if seconds is not None and 1 / MOST_SCALING <= patches / PATCHES <= MOST_SCALING:
-                    found[name] = (seconds * patches / PATCHES, True)
+                if self._is_shipped(name):
+                    seconds = self._reference(name, unlabelled if name in SIZES else patches)
+                    found[name] = (seconds * (speed or 1.0), speed is None)
         return found
 
-    def _reference(self, step: Step) -> float | None:
+    def _seconds(self, folder: Path, name: str) -> float | None:
+        """Seconds of a step in an earlier run, or None if it is missing or had other settings."""
+        step = self.run.plan[name]
+        manifest = _read(folder / step.folder)
+        return manifest.get("seconds") if manifest.get("config") == self._settings(step) else None
+
+    def _speed(self, counts: dict[Path, int]) -> float | None:
+        """How many times longer the newest measured run took than the reference machine; None if there is none."""
+        for folder, count in counts.items():
+            times = {name: self._seconds(folder, name) for name in self.steps if name not in SIZES}
+            shared = [name for name, seconds in times.items() if seconds is not None and self._is_shipped(name)]
+            expected = sum(self._reference(name, count) for name in shared)
+            if expected >= MEASURED_S:
+                return sum(times[name] or 0.0 for name in shared) / expected
+        return None
+
+    def _growth(self, name: str, before: int, now: int) -> float:
+        """How many times longer a step takes with another number of patches."""
+        if name in SIZES or name not in self._table:
+            return now / before
+        return self._reference(name, now) / self._reference(name, before)
+
+    @property
+    def _table(self) -> dict[str, tuple[float, float, float]]:
+        return BASELINE_S | (ENSEMBLE_S if "cnn" in self.steps else {})
+
+    def _reference(self, name: str, patches: int) -> float:
+        """Seconds on the reference machine: straight lines through the known sizes."""
+        (low, middle, high), (first, second, third) = SIZES.get(name, PATCHES), self._table[name]
+        small, large = (second - first) / (middle - low), (third - second) / (high - middle)
+        slope = small if patches < middle else large
+        return max(second + slope * (patches - middle), first * min(1.0, patches / low))
+
+    def _is_shipped(self, name: str) -> bool:
+        """Whether a step has reference times, and the settings that they belong to."""
+        step = self.run.plan[name]
         shipped = json.loads(json.dumps(step.settings(load_config(Path("kaggle"))), sort_keys=True))
-        times = BASELINE_S | (ENSEMBLE_S if "cnn" in self.steps else {})
-        return times.get(step.name) if shipped == self._settings(step) else None
+        return name in self._table and (name == "prepare" or shipped == self._settings(step))
 
 
 def show_time_left(run: Run, *targets: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -48,7 +46,7 @@ class Engine:
     ----------
     name : {"onnx", "keras"}
     backend : str
-        Backend of Keras; for "onnx", the backend that exports.
+        Backend of Keras, which computes or exports.
     precision : {"float32", "bfloat16", "float16", "int8"}
     gpu : bool
     """
@@ -70,7 +68,7 @@ def choose_engine(engine: str = "auto", precision: str = "auto") -> Engine:
     Parameters
     ----------
     engine : {"auto", "onnx", "keras"}
-        "auto" is "keras" if there is a GPU or the export to ONNX is impossible, and "onnx" otherwise and for "int8".
+        "auto" is "keras" if there is a GPU, and "onnx" otherwise and for "int8".
     precision : {"auto", "float32", "bfloat16", "float16", "int8"}
         Precision of multiplications; pooled values stay float32, and weights too except in "int8". "auto" is bfloat16
         on a GPU and float32 otherwise.
@@ -82,7 +80,7 @@ def choose_engine(engine: str = "auto", precision: str = "auto") -> Engine:
     Raises
     ------
     InputError
-        If a name is unknown or the engine does not support the precision.
+        If a name is unknown, the engine does not support the precision, or Keras has no backend.
     """
     check_choice("engine", engine, ENGINES)
     check_choice("precision", precision, PRECISIONS)
@@ -90,15 +88,13 @@ def choose_engine(engine: str = "auto", precision: str = "auto") -> Engine:
         engine = "onnx"
     gpu = engine != "onnx" and has_gpu()
     if engine == "auto":
-        needed = ("tensorflow", "tf2onnx", "onnxruntime")
-        possible = all(importlib.util.find_spec(name) is not None for name in needed)
-        engine = "keras" if gpu or not possible else "onnx"
+        engine = "keras" if gpu else "onnx"
     if engine == "onnx":
         if precision not in ("auto", "float32", "int8"):
             raise InputError(
                 f'engine "onnx" computes in float32 or int8; got precision {precision!r}. Choose engine "keras".'
             )
-        return Engine("onnx", "tensorflow", "float32" if precision == "auto" else precision, False)
+        return Engine("onnx", choose_backend(), "float32" if precision == "auto" else precision, False)
     if precision == "int8":
         raise InputError('precision "int8" needs engine "onnx"; got engine "keras". Choose engine "auto".')
     chosen = ("bfloat16" if gpu else "float32") if precision == "auto" else precision

@@ -26,7 +26,7 @@ KIND_NAMES = (
 )
 KINDS = frozenset(KIND_NAMES.split())
 
-#: Names of the standard domain of operators. tf2onnx lists a second one, which no node may use.
+#: Names of the standard domain of operators. Bundles of earlier versions list a second one, which no node may use.
 _STANDARD, _LISTED = ("", "ai.onnx"), ("", "ai.onnx", "ai.onnx.ml")
 
 #: Most protobuf fields of a file: a node has about 40, and the largest supported network 1,500 nodes.

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-import importlib
 import importlib.metadata
-import importlib.util
 import json
 import os
-import sys
 import tempfile
-import warnings
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,9 +18,10 @@ from histoblend.data.errors import AWAY, InputError
 from histoblend.data.storage.atomic import PARTIAL, remove_unfinished_files, sync_folder, sync_tree
 from histoblend.features.networks.applications import file_sha256
 from histoblend.features.networks.backbones import find_backbone, weights_digest
-from histoblend.features.networks.backend import Shape, choose_backend
+from histoblend.features.networks.backend import Shape, choose_backend, to_numpy
 from histoblend.features.networks.child_process import call_in_child
 from histoblend.features.networks.onnx_checks import checked_network
+from histoblend.features.networks.onnx_writer import onnx_network
 from histoblend.features.networks.recipe import (
     Recipe,
     embedding_network,
@@ -41,7 +36,7 @@ EXPORT_TOLERANCE = 1e-4  # maximum difference of ONNX Runtime and Keras, relativ
 #: Source files that the numbers of a network depend on.
 _SOURCES = (
     "applications.py", "backbone_table.py", "backbones.py", "backend.py", "efficientnet_lite.py", "embeddings.py",
-    "engines.py", "onnx_export.py", "recipe.py", "views.py", "weights.py",
+    "engines.py", "onnx_export.py", "onnx_writer.py", "recipe.py", "views.py", "weights.py",
 )  # fmt: skip
 
 
@@ -103,7 +98,7 @@ def export_onnx(recipe: Recipe, shape: Shape | None, cache: Path) -> Path:
     Raises
     ------
     InputError
-        If the weights are not available or belong to another network, or TensorFlow or tf2onnx is not installed.
+        If the weights are not available or belong to another network, or Keras is not installed.
     RuntimeError
         If the export fails for another reason, or differs from Keras by more than 1e-4.
     """
@@ -126,51 +121,24 @@ def export_onnx(recipe: Recipe, shape: Shape | None, cache: Path) -> Path:
 
 
 def _run_export(recipe: Recipe, shape: Shape | None, path: Path) -> None:
-    """Export in a child process, which isolates TensorFlow's memory, threads and messages from this process."""
-    environment = {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}
+    """Export in a child process, which isolates the memory, threads and messages of Keras from this process."""
+    environment = {"KERAS_BACKEND": choose_backend(), "CUDA_VISIBLE_DEVICES": "-1"}
     try:
         call_in_child(write_onnx, (recipe, shape, str(path)), environment)
     except RuntimeError as error:
         raise RuntimeError(
-            f'{recipe.backbone}: the export to ONNX failed: {error} Choose engine="keras", which works without it.'
+            f'{recipe.backbone}: the export to ONNX failed: {error} Choose engine="keras" (embeddings.engine), '
+            "which works without it."
         ) from error
 
 
 def write_onnx(recipe: Recipe, shape: Shape | None, path: str) -> None:
-    """Export a network to an ONNX file with a free batch size, and compare the file with Keras.
-
-    Parameters
-    ----------
-    recipe : Recipe
-    shape : tuple of int or None
-        Height and width of the images; None leaves them free as well.
-    path : str
-
-    Raises
-    ------
-    InputError
-        If TensorFlow or tf2onnx is not installed, or the weights do not fit.
-    RuntimeError
-        If ONNX Runtime and Keras differ by more than EXPORT_TOLERANCE, or Keras does not run on TensorFlow.
-    """
-    try:
-        importlib.import_module("tensorflow")
-        for name in ("tf2onnx", "onnx"):
-            if importlib.util.find_spec(name) is None:
-                raise ImportError(f"{name} is not installed")
-    except ImportError as error:
-        raise InputError(
-            f"{recipe.backbone}: the export to ONNX needs TensorFlow and tf2onnx; got: {error}. Install them "
-            '(requirements.txt), or choose engine="keras" (embeddings.engine), which works without them.'
-        ) from error
-    backend = choose_backend()
-    if backend != "tensorflow":  # exports from PyTorch are wrong for free sizes, without an error
-        raise RuntimeError(f"the export to ONNX must run on TensorFlow; got {backend}. Set KERAS_BACKEND=tensorflow.")
+    """Export an embedding network, see :func:`export_model`. Raises InputError if its weights do not fit."""
     export_model(embedding_network(recipe, shape), shape, path)
 
 
 def export_model(model: keras.Model, shape: Shape | None, path: str) -> None:
-    """Export an image network to an ONNX file with a free batch size, and compare the file with Keras on TensorFlow.
+    """Export an image network to an ONNX file with a free batch size, and compare the file with Keras.
 
     Parameters
     ----------
@@ -183,40 +151,24 @@ def export_model(model: keras.Model, shape: Shape | None, path: str) -> None:
     Raises
     ------
     RuntimeError
-        If ONNX Runtime and Keras differ by more than EXPORT_TOLERANCE, or the exported file is not a plain network.
+        If ONNX Runtime and Keras differ by more than EXPORT_TOLERANCE, or the network has a layer that cannot be
+        exported.
     """
-    rng = np.random.default_rng(0)
-    shapes = [(3, *(shape or (96, 96)), 3), (2, *(shape or (64, 64)), 3)]
-    batches = [rng.integers(0, 256, batch_shape).astype(np.float32) for batch_shape in shapes]
-    expected = [np.asarray(model(batch, training=False)) for batch in batches]
-    with warnings.catch_warnings(), _silent_stderr():
-        warnings.simplefilter("ignore")  # deprecations in other packages, only during the export
-        model.export(path, format="onnx", verbose=False)
+    Path(path).write_bytes(onnx_network(model))
     try:
         session = open_session(Path(path).read_bytes())
     except InputError as error:  # a network that this version cannot export, not a file from somebody else
         raise RuntimeError(str(error).removesuffix(f" {AWAY}")) from error
-    for batch, keras_values in zip(batches, expected, strict=True):
+    rng = np.random.default_rng(0)
+    for batch_shape in ((3, *(shape or (96, 96)), 3), (2, *(shape or (64, 64)), 3)):
+        batch = rng.integers(0, 256, batch_shape).astype(np.float32)
+        expected = to_numpy(model(batch, training=False))
         values = session.run(None, {session.get_inputs()[0].name: batch})[0]
-        difference = float(np.abs(values - keras_values).max() / max(1.0, np.abs(keras_values).max()))
+        difference = float(np.abs(values - expected).max() / max(1.0, np.abs(expected).max()))
         if not difference <= EXPORT_TOLERANCE:
             raise RuntimeError(
                 f"ONNX Runtime must agree with Keras to {EXPORT_TOLERANCE}; got a difference of {difference:.2g}."
             )
-
-
-@contextlib.contextmanager
-def _silent_stderr() -> Iterator[None]:
-    """Hide TensorFlow's device messages on standard error, which no setting disables. Errors are still raised."""
-    sys.stderr.flush()
-    stderr = os.dup(2)
-    try:
-        with open(os.devnull, "wb") as null:
-            os.dup2(null.fileno(), 2)
-        yield
-    finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
 
 
 def _export_key(recipe: Recipe, shape: Shape | None) -> str:
@@ -226,7 +178,8 @@ def _export_key(recipe: Recipe, shape: Shape | None) -> str:
         "recipe": {**asdict(recipe), "weights": weights_digest(find_backbone(recipe.backbone), recipe.weights)},
         "shape": shape,
         "code": [file_sha256(folder / name) for name in _SOURCES],
-        "versions": {name: _version(name) for name in ("keras", "tf2onnx", "onnx", "onnxruntime")},
+        "backend": choose_backend(),
+        "versions": {name: _version(name) for name in ("keras", "onnx", "onnxruntime", "jax", "torch")},
         "tensorflow": _version("tensorflow") or _version("tensorflow-cpu"),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

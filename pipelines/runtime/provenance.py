@@ -19,7 +19,7 @@ ROOT = Path(histoblend.__file__).parent
 #: Libraries whose version can change a result. Another version causes a rebuild.
 LIBRARIES = (
     "numpy", "pandas", "scipy", "scikit-image", "scikit-learn", "numba", "xgboost-cpu", "xgboost", "keras",
-    "tensorflow-cpu", "tensorflow", "jax", "torch", "onnxruntime", "tf2onnx", "pillow",
+    "tensorflow-cpu", "tensorflow", "jax", "torch", "onnxruntime", "pillow",
 )  # fmt: skip
 
 

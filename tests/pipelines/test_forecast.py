@@ -3,11 +3,12 @@
 import json
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 import histoblend.pipelines.forecast
 from histoblend.pipelines.config_files import load_config
-from histoblend.pipelines.forecast import BASELINE_S, Forecast, show_time_left
+from histoblend.pipelines.forecast import BASELINE_S, ENSEMBLE_S, PATCHES, Forecast, show_time_left
 from histoblend.pipelines.plan import STEPS, Step
 from histoblend.pipelines.run import Run
 from histoblend.pipelines.runtime.artefacts import FinishedStep, StepResult
@@ -53,13 +54,19 @@ def clock(monkeypatch):
     return now
 
 
+@pytest.fixture
+def no_reference(monkeypatch):
+    """Without times of the reference machine, times grow in proportion to the patches."""
+    monkeypatch.setattr(histoblend.pipelines.forecast, "BASELINE_S", {})
+
+
 def finish(forecast, name, seconds, clock):
     with forecast.building(name):
         clock.seconds += seconds
     forecast.run.finished[name] = FinishedStep(forecast.run.folder, {"digest": ""})
 
 
-def test_times_of_an_earlier_run_are_scaled_by_patches_and_speed(tmp_path, clock):
+def test_times_of_an_earlier_run_are_scaled_by_patches_and_speed(no_reference, tmp_path, clock):
     earlier(tmp_path, "before", 200, features=60, heads=400, report=40)
     forecast = Forecast(make_run(tmp_path), ["report"])
     # Half as many patches: 30 + 200 + 20 s.
@@ -73,19 +80,60 @@ def test_times_of_an_earlier_run_are_scaled_by_patches_and_speed(tmp_path, clock
         assert forecast.words(560) == "whole command: about 10 min left"
 
 
-def test_steps_without_an_earlier_time_are_named(tmp_path, clock):
+def test_steps_without_an_earlier_time_are_named(no_reference, tmp_path, clock):
     earlier(tmp_path, "before", 100, folds=3, features=60, heads=400, report=40)
     forecast = Forecast(make_run(tmp_path), ["report"])
     assert forecast.words(None) == "whole command: more than 2 min left (time of heads not known yet)"
 
 
-@pytest.mark.parametrize("patches", [24, 401])
-def test_runs_of_quite_another_size_are_not_used(tmp_path, patches):
-    earlier(tmp_path, "before", patches, features=60, heads=400, report=40)
-    assert Forecast(make_run(tmp_path), ["report"]).words(None) == ""
+def test_runs_of_quite_another_size_only_say_how_fast_the_machine_is(tmp_path, clock):
+    earlier(tmp_path, "before", 24, features=0.1, heads=400, report=40)  # too short to be measured
+    steps = [make_step("prepare"), make_step("features", "prepare")]
+    forecast = Forecast(make_run(tmp_path, patches=2965, steps=steps), ["features"])
+    assert forecast.expected["features"] == (BASELINE_S["features"][0], True)
+    assert forecast.words(None) == (
+        "whole command: about 10 s left on two idle cores (this machine's speed is not known yet)"
+    )
+    earlier(tmp_path, "large", 20000, features=3 * BASELINE_S["features"][1])
+    forecast = Forecast(forecast.run, ["features"])
+    assert forecast.expected["features"][1] is False
+    assert "idle" not in forecast.words(None)
 
 
-def test_the_run_itself_comes_first_then_the_most_similar(tmp_path):
+@pytest.mark.parametrize("size", [0, 1, 2])
+def test_times_grow_with_the_patches_as_on_the_reference_machine(tmp_path, clock, size):
+    names = ["features", "heads", "report"]
+    steps = [make_step("prepare"), *(make_step(name, "prepare") for name in names)]
+    run = make_run(tmp_path, patches=PATCHES[size], steps=steps)
+    expected = Forecast(run, names).expected
+    assert {name: expected[name][0] for name in names} == {name: BASELINE_S[name][size] for name in names}
+    # Patches prepared in three times the expected time say the speed, once that is long enough to be measured.
+    run.finished["prepare"].manifest["seconds"] = 3 * BASELINE_S["prepare"][size]
+    words, left = Forecast(run, names).words(None), sum(BASELINE_S[name][size] for name in names)
+    if size:
+        assert words == f"whole command: about {histoblend.pipelines.forecast.duration(3 * left)} left"
+    else:
+        assert words.startswith(f"whole command: about {left / 60:.0f} min left on two idle cores")
+
+
+def test_a_time_of_this_machine_grows_as_on_the_reference_machine(tmp_path):
+    earlier(tmp_path, "before", 80000, report=10, heads=100)
+    steps = [make_step("prepare"), make_step("heads", "prepare", folds=True), make_step("other", "prepare")]
+    forecast = Forecast(make_run(tmp_path, patches=PATCHES[2], steps=steps), ["heads", "other"])
+    low, high = (np.interp(count, PATCHES, BASELINE_S["heads"]) for count in (80000, PATCHES[2]))
+    assert forecast.expected["heads"] == (pytest.approx(100 * high / low), False)
+    assert "other" not in forecast.expected
+
+
+def test_predictions_take_time_by_unlabelled_patches(tmp_path):
+    steps = [make_step("prepare"), make_step("predictions", "prepare")]
+    run = make_run(tmp_path, patches=PATCHES[2], steps=steps)
+    (run.step("prepare").folder / "unlabelled").mkdir(parents=True)
+    run.finished["prepare"].manifest["notes"] = {"unlabelled": 57458}
+    assert Forecast(run, ["predictions"]).expected["predictions"] == (BASELINE_S["predictions"][2], True)
+
+
+def test_the_run_itself_comes_first_then_the_most_similar(no_reference, tmp_path):
     earlier(tmp_path, "other", 110, features=1, heads=1000, report=10)
     earlier(tmp_path, "further", 300, features=1, heads=1, report=1)
     earlier(tmp_path, "now", 50, features=150)
@@ -96,13 +144,15 @@ def test_the_run_itself_comes_first_then_the_most_similar(tmp_path):
 
 def test_another_machines_times_need_the_speed_of_this_one(tmp_path, clock):
     steps = [make_step("prepare"), make_step("features", "prepare"), make_step("heads", "features")]
-    forecast = Forecast(make_run(tmp_path, patches=2 * 2965, steps=steps), ["heads"])
-    assert forecast.words(None) == ""
-    finish(forecast, "features", 4 * BASELINE_S["features"], clock)  # twice as slow, on twice the patches
-    assert forecast.words(None) == f"whole command: about {4 * BASELINE_S['heads'] / 60:.0f} min left"
+    forecast = Forecast(make_run(tmp_path, patches=20000, steps=steps), ["heads"])
+    assert forecast.words(None) == (
+        "whole command: about 13 min left on two idle cores (this machine's speed is not known yet)"
+    )
+    finish(forecast, "features", 2 * BASELINE_S["features"][1], clock)  # twice as slow
+    assert forecast.words(None) == f"whole command: about {2 * BASELINE_S['heads'][1] / 60:.0f} min left"
 
 
-def test_an_overrun_slows_the_forecast_down(tmp_path, clock):
+def test_an_overrun_slows_the_forecast_down(no_reference, tmp_path, clock):
     earlier(tmp_path, "before", 100, features=60, heads=60, report=60)
     forecast = Forecast(make_run(tmp_path), ["report"])
     with forecast.building("features"):
@@ -110,7 +160,7 @@ def test_an_overrun_slows_the_forecast_down(tmp_path, clock):
         assert forecast.words(None) == "whole command: about 6 min left"
 
 
-def test_finished_steps_are_not_counted_unless_their_inputs_change(tmp_path, monkeypatch):
+def test_finished_steps_are_not_counted_unless_their_inputs_change(no_reference, tmp_path, monkeypatch):
     monkeypatch.setattr(histoblend.pipelines.forecast, "code_digest", lambda sources: "same")
     monkeypatch.setattr(histoblend.pipelines.forecast, "library_versions", lambda: {})
     earlier(tmp_path, "now", 100, features=60, heads=400, report=40)
@@ -123,7 +173,7 @@ def test_finished_steps_are_not_counted_unless_their_inputs_change(tmp_path, mon
     assert forecast.words(None) == "whole command: more than 40 s left (time of heads not known yet)"
 
 
-def test_a_run_states_step_and_time_left(tmp_path, capsys, monkeypatch):
+def test_a_run_states_step_and_time_left(no_reference, tmp_path, capsys, monkeypatch):
     earlier(tmp_path, "before", 100, features=60, heads=400, report=40)
     run = make_run(tmp_path)
     monkeypatch.setattr(Step, "builder", property(lambda step: lambda run, folder: StepResult(1)))
@@ -138,6 +188,4 @@ def test_a_run_states_step_and_time_left(tmp_path, capsys, monkeypatch):
 
 
 def test_reference_times_are_of_steps():
-    assert set(histoblend.pipelines.forecast.BASELINE_S) | set(histoblend.pipelines.forecast.ENSEMBLE_S) == {
-        step.name for step in STEPS
-    } - {"prepare"}
+    assert set(BASELINE_S) | set(ENSEMBLE_S) == {step.name for step in STEPS}
