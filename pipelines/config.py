@@ -125,13 +125,36 @@ class FeaturesConfig(_Section):
     shard: int = Field(256, ge=1, description="patches per shard (does not change results)")
 
 
+class OnnxConfig(_Section):
+    """How backbones that are ONNX files are used; see docs/onnx.md."""
+
+    input: str = Field("", description="name of the file's input; empty for the only one")
+    layout: Literal["auto", "NCHW", "NHWC"] = Field("auto", description="order of the dimensions of its input")
+    scale: float = Field(255.0, gt=0, description="0..255 images are divided by this, before mean and std; or 1")
+    mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="subtracted from red, green and blue")
+    std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="red, green and blue are divided by it")
+    output: str = Field("", description="name of the file's output; empty for the only one")
+    pooling: Literal["auto", "class", "mean", "class-mean", "max"] = Field(
+        "auto", description="pooling of tokens (class, mean, class-mean) or of feature maps (mean, max; auto is mean)"
+    )
+    prefix: int = Field(1, ge=0, description="tokens before those of the patches: class token and registers")
+
+    @field_validator("std")
+    @classmethod
+    def _above_zero(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(value) <= 0:
+            raise ValueError("must be above 0")
+        return value
+
+
 class EmbeddingsConfig(_Section):
     """Which pretrained network embeds the patches, and how."""
 
     backbone: tuple[str, ...] = Field(
         ("efficientnet-lite2",),
         min_length=1,
-        description="pretrained network, see docs/backbones.md; the embeddings of several networks are concatenated",
+        description="pretrained network, see docs/backbones.md, or onnx:path/to/file.onnx; the embeddings of several "
+        "networks are concatenated",
     )
     weights: UserPath = Field("imagenet", description="imagenet, random, or the path of a weights file")
     size: tuple[int, ...] = Field(
@@ -145,6 +168,7 @@ class EmbeddingsConfig(_Section):
     pooling: Literal["avg", "max", "both"] = Field("avg", description="pooling over the network's feature maps")
     stages: int = Field(2, ge=1, description="number of feature maps that are pooled, counted from the last one")
     d4: bool = Field(False, description="average over the 8 symmetries of the square")
+    onnx: OnnxConfig = OnnxConfig()
     engine: Literal["auto", "onnx", "keras"] = Field(
         "auto", description="library that runs the network; auto is keras on a GPU, otherwise onnx"
     )

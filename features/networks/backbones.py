@@ -152,7 +152,7 @@ def weights_digest(row: Backbone, weights: str) -> str:
 
 def weights_note(names: Sequence[str], weights: str) -> str:
     """Return the end of a line that names networks with downloaded weights that are not verified; empty if none."""
-    rows = map(find_backbone, names) if weights == "imagenet" else ()
+    rows = [row for row in BACKBONES if row.name in names and weights == "imagenet"]
     unknown = [row.name for row in rows if isinstance(row.weights, DownloadedWeights) and not row.weights.digest]
     return f"; weights of {', '.join(unknown)} not verified (Keras publishes no digest)" if unknown else ""
 

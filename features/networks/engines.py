@@ -14,15 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from histoblend.data.errors import InputError
-from histoblend.features.networks.backbones import find_backbone
 from histoblend.features.networks.backend import Shape, choose_backend, has_gpu
 from histoblend.features.networks.onnx_export import export_onnx, open_session
-from histoblend.features.networks.recipe import (
-    Recipe,
-    byte_network,
-    check_choice,
-    shape_key,
-)
+from histoblend.features.networks.recipe import FileRecipe, Recipe, byte_network, check_choice, shape_key
 from histoblend.features.networks.views import Size
 
 if TYPE_CHECKING:
@@ -64,7 +58,7 @@ class Engine:
         return f"Keras on {self.backend}, {self.precision}{', GPU' if self.gpu else ''}"
 
 
-def choose_engine(engine: str = "auto", precision: str = "auto") -> Engine:
+def choose_engine(engine: str = "auto", precision: str = "auto", *, files: bool = False) -> Engine:
     """Choose the engine and the precision on this machine.
 
     Parameters
@@ -74,6 +68,8 @@ def choose_engine(engine: str = "auto", precision: str = "auto") -> Engine:
     precision : {"auto", "float32", "bfloat16", "float16", "int8"}
         Precision of multiplications; pooled values stay float32, and weights too except in "int8". "auto" is bfloat16
         on a GPU and float32 otherwise.
+    files : bool
+        Whether a backbone is an ONNX file, which is always run by ONNX Runtime on the CPU, in float32.
 
     Returns
     -------
@@ -86,6 +82,13 @@ def choose_engine(engine: str = "auto", precision: str = "auto") -> Engine:
     """
     check_choice("engine", engine, ENGINES)
     check_choice("precision", precision, PRECISIONS)
+    if files:
+        if engine == "keras" or precision not in ("auto", "float32"):
+            raise InputError(
+                f'an ONNX file as backbone needs engine "onnx" and precision "float32"; got {engine!r} and '
+                f'{precision!r}. Leave both at "auto".'
+            )
+        engine = "onnx"
     if precision == "int8" and engine == "auto":
         engine = "onnx"
     gpu = engine != "onnx" and has_gpu()
@@ -111,14 +114,14 @@ class OnnxNetwork:
 
     Parameters
     ----------
-    recipe : Recipe
+    recipe : Recipe or FileRecipe
     cache : Path
         Folder of the exported file, which is written there if missing.
     precision : {"float32", "int8"}
         Of the file.
     """
 
-    recipe: Recipe
+    recipe: Recipe | FileRecipe
     cache: Path = Path()
     precision: str = "float32"
     batch: ClassVar[int] = ONNX_BATCH
@@ -128,12 +131,14 @@ class OnnxNetwork:
 
     def shapes(self, sizes: Sequence[Size]) -> list[Shape | None]:
         """Return the shapes to export networks for, as far as they are known without the patches."""
-        if find_backbone(self.recipe.backbone).any_size:
+        if self.recipe.any_size:
             return [None]
         return [(size, size) for size in sizes if size is not None]
 
     def content(self, shape: Shape | None) -> bytes:
         """Return the content of the ONNX file for images of a shape; it is exported if it is not in the cache."""
+        if not isinstance(self.recipe, Recipe):
+            raise TypeError(f"only networks of this program are exported; got {self.recipe.backbone}.")
         return export_onnx(self.recipe, shape, self.cache).read_bytes()
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -146,7 +151,7 @@ class OnnxNetwork:
             with self._lock:
                 content = self.content(shape)
             session = open_session(content)
-        values: np.ndarray = session.run(None, {session.get_inputs()[0].name: images.astype(np.float32, order="C")})[0]
+        values = _run(session, images.astype(np.float32, order="C"))
         idle.append(session)
         return values
 
@@ -155,6 +160,20 @@ class OnnxNetwork:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+
+
+def _run(session: Any, images: np.ndarray) -> np.ndarray:
+    """Run images, in batches of the size that the network is fixed to, if any."""
+    given = session.get_inputs()[0]
+    batch = given.shape[0] if isinstance(given.shape[0], int) else len(images)
+    parts = []
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        count = len(part)
+        if count < batch:
+            part = np.concatenate([part, np.zeros((batch - count, *part.shape[1:]), part.dtype)])
+        parts.append(session.run(None, {given.name: part})[0][:count])
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @dataclass
