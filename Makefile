@@ -52,6 +52,9 @@ PREDICTING   = $(or $(wildcard $(VENV)/.user),$(VENV)/.predict)
 COMPILE = $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy requires-python --generate-hashes \
           --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
+# Left out of requirements-gpu.txt: xgboost replaces the first, and the second would overwrite PyTorch's NCCL.
+NOT_ON_GPUS = xgboost-cpu nvidia-nccl-cu12
+
 # STRICT=0 is off.
 SWITCHED = $(if $(filter-out '0' 'no' 'off' 'false',$1),$2)
 SETTINGS = $(if $(CONFIG),--config $(CONFIG)) $(if $(PRESET),--preset $(PRESET)) $(if $(DATA),--data $(DATA)) $(if $(RUN),--run $(RUN)) $(foreach s,$(SET),--set $(s)) \
@@ -146,6 +149,8 @@ lock: $(VENV)/.dev  ## compile requirements*.in into fully pinned, hashed requir
 	@$(PY) -m pip install --quiet uv
 	@$(COMPILE) requirements-predict.in requirements.in -o requirements.txt
 	@$(COMPILE) requirements-predict.in -c requirements.txt -o requirements-predict.txt
+	@$(COMPILE) requirements-predict.in requirements.in requirements-gpu.in -c requirements.txt -o requirements-gpu.txt \
+	    $(addprefix --no-emit-package ,$(NOT_ON_GPUS))
 	@$(COMPILE) requirements-mlflow.in -c requirements.txt -o requirements-mlflow.txt
 	@$(COMPILE) requirements-dask.in -c requirements.txt -c requirements-mlflow.txt -o requirements-dask.txt
 	@$(COMPILE) requirements-dev.in -c requirements.txt -c requirements-mlflow.txt -c requirements-dask.txt -o requirements-dev.txt

@@ -28,6 +28,9 @@ SetName = Literal[
 #: Of the stain-normalised sets, only the combined one is a default. Its two parts are optional.
 DEFAULT_SETS = tuple(name for name in get_args(SetName) if name not in ("context-normalised", "embeddings-normalised"))
 
+#: Most patches that a network learns from on a CPU, if cnn.patches is 0.
+MOST_ON_CPU = 20_000
+
 #: A path in which ``~`` means the home folder, as in a shell.
 UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
 
@@ -173,7 +176,7 @@ class EmbeddingsConfig(_Section):
         "auto", description="library that runs the network; auto is keras on a GPU, otherwise onnx"
     )
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
-        "auto", description="auto is bfloat16 on a GPU, otherwise float32; int8 (onnx only) is calibrated on patches"
+        "auto", description="auto is bfloat16 for transformers on a GPU, else float32; int8 (onnx only) is calibrated"
     )
     shard: int = Field(256, ge=1, description="patches per shard (does not change results)")
 
@@ -246,10 +249,23 @@ class CnnConfig(_Section):
         "auto", description="training precision; auto is bfloat16 on a GPU, otherwise float32"
     )
     folds: int = Field(0, ge=0, description="folds that get out-of-fold predictions; 0 for all; fewer save time")
-    patches: int = Field(20_000, ge=20, description="most training patches used for training and prediction")
+    patches: int = Field(
+        0, ge=0, description="most training patches used for training and prediction; 0: all on a GPU, otherwise 20,000"
+    )
     cache_gb: float = Field(
         20.0, ge=0, description="most disk space for temporary feature maps, GB (does not change results)"
     )
+
+    @field_validator("patches")
+    @classmethod
+    def _enough(cls, value: int) -> int:
+        if 0 < value < 20:
+            raise ValueError("must be 0 or at least 20")
+        return value
+
+    def most_patches(self, count: int, *, gpu: bool) -> int:
+        """Most training patches, of ``count``, that the network learns from."""
+        return self.patches or (count if gpu else MOST_ON_CPU)
 
 
 class EnsembleConfig(_Section):

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from histoblend.data.errors import InputError
+from histoblend.features.networks.devices import gpu_backends, has_driver
 
 if TYPE_CHECKING:
     import keras
@@ -139,6 +140,8 @@ class Backbone:
     weights : PackagedWeights or DownloadedWeights
     reference : str
         Publication of the network.
+    transformer : bool
+        Whether it consists of large matrix products, which a GPU computes faster in bfloat16.
     """
 
     name: str
@@ -152,6 +155,7 @@ class Backbone:
     contract: Preprocessing
     weights: PackagedWeights | DownloadedWeights
     reference: str
+    transformer: bool = False
 
 
 def load_keras() -> ModuleType:
@@ -199,9 +203,9 @@ def to_numpy(value: Any) -> np.ndarray:
 def choose_backend() -> str:
     """Return the name of the backend that Keras runs on, without importing it.
 
-    This is ``KERAS_BACKEND``, or else the first installed of TensorFlow, JAX and PyTorch. Keras itself assumes
-    TensorFlow and fails if it is not installed. ``keras.json`` in the home folder is ignored: Keras writes it
-    automatically, so it does not express a choice of the user.
+    This is ``KERAS_BACKEND``, or else one that can use the GPU, or else the first installed of TensorFlow, JAX and
+    PyTorch. Keras itself assumes TensorFlow and fails if it is not installed. ``keras.json`` in the home folder is
+    ignored: Keras writes it automatically, so it does not express a choice of the user.
 
     Raises
     ------
@@ -217,12 +221,12 @@ def choose_backend() -> str:
     installed = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
     if not installed:
         raise InputError("Keras needs tensorflow, jax or torch; got none. Run `pip install -r requirements.txt`.")
-    return installed[0]
+    return (gpu_backends() or installed)[0]
 
 
 def has_gpu() -> bool:
     """Return whether Keras' backend can use a GPU. Without a GPU driver, the backend is not imported."""
-    if not any(Path(path).exists() for path in ("/proc/driver/nvidia", "/dev/kfd", "/dev/dxg")):
+    if not has_driver():
         return False
     backend = load_keras().backend.backend()
     framework = importlib.import_module(backend)

@@ -31,7 +31,7 @@ from histoblend.features.networks.engines import (
     KerasNetwork,
     OnnxNetwork,
     StoredOnnx,
-    choose_engine,
+    engine_for,
 )
 from histoblend.features.networks.onnx_export import export_onnx
 from histoblend.features.networks.onnx_files import OnnxOptions, open_onnx_file
@@ -74,7 +74,8 @@ def embedding_compute(
     centre : int
         Side in pixels of a central crop that is embedded as well, after the same resizing; 0 for none.
     engine, precision : str
-        See :func:`choose_engine`. "onnx" exports the network once to `cache` and is faster on a CPU.
+        See :func:`features.networks.engines.choose_engine`. "onnx" exports the network once to `cache` and is faster on
+        a CPU.
     d4 : bool
         Whether to average over the 8 symmetries of the square, which takes 8 times as long.
     pooling, stages, weights
@@ -106,7 +107,7 @@ def embedding_compute(
         raise InputError(f"centre must be a number of pixels, such as 32, or 0 for none; got {centre!r}.")
     names = [backbone] if isinstance(backbone, str) else list(backbone)
     recipes = {recipe.backbone: recipe for recipe in recipes_of(names, weights, pooling, stages)}
-    chosen = choose_engine(engine, precision, files=len(recipes) < len(names))
+    chosen = engine_for(names, engine, precision)
     computes = []
     for name in names:
         network: OnnxNetwork | KerasNetwork

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from histoblend.data.errors import InputError
+from histoblend.features.networks.backbones import find_backbone
 from histoblend.features.networks.backend import Shape, choose_backend, has_gpu
+from histoblend.features.networks.devices import gpu_backends, has_driver
 from histoblend.features.networks.onnx_export import export_onnx, open_session
-from histoblend.features.networks.recipe import FileRecipe, Recipe, byte_network, check_choice, shape_key
+from histoblend.features.networks.recipe import ONNX_PREFIX, FileRecipe, Recipe, byte_network, check_choice, shape_key
 from histoblend.features.networks.views import Size
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 ONNX_BATCH = 8  # faster than 64, because small batches fit the processor cache (benchmarks/embeddings.py)
 KERAS_BATCH = 32
 GPU_BATCH = 256
-PREPARED_AHEAD = 3  # batches that threads prepare while the Keras network runs
+PREPARED_AHEAD = 3  # batches that threads prepare while a Keras network runs or is trained
 
 #: Shape in the name of a network file that accepts images of any shape.
 ANY_SHAPE = "any"
@@ -57,8 +59,24 @@ class Engine:
             return f"ONNX Runtime, {self.precision}"
         return f"Keras on {self.backend}, {self.precision}{', GPU' if self.gpu else ''}"
 
+    def feeders(self, workers: int) -> int:
+        """Number of threads that read and prepare patches: all, or 2 where Keras itself occupies the cores."""
+        return workers if self.name == "onnx" or self.gpu else 2
 
-def choose_engine(engine: str = "auto", precision: str = "auto", *, files: bool = False) -> Engine:
+    def reason(self) -> str:
+        """Why the GPU is used or not, to follow the engine's name in the terminal."""
+        if self.gpu:
+            return f"on the GPU, which {self.backend} can use"
+        if not has_driver():
+            return "on the CPU, because no GPU driver was found"
+        able = gpu_backends()
+        if not able:
+            return "on the CPU, because no installed backend of Keras can use the GPU (docs/gpu.md)"
+        cause = "ONNX Runtime was chosen" if self.name == "onnx" else f"{self.backend} does not use the GPU"
+        return f"on the CPU, because {cause}; {', '.join(able)} may use it (docs/gpu.md)"
+
+
+def choose_engine(engine: str = "auto", precision: str = "auto", *, files: bool = False, half: bool = True) -> Engine:
     """Choose the engine and the precision on this machine.
 
     Parameters
@@ -67,9 +85,11 @@ def choose_engine(engine: str = "auto", precision: str = "auto", *, files: bool 
         "auto" is "keras" if there is a GPU or the export to ONNX is impossible, and "onnx" otherwise and for "int8".
     precision : {"auto", "float32", "bfloat16", "float16", "int8"}
         Precision of multiplications; pooled values stay float32, and weights too except in "int8". "auto" is bfloat16
-        on a GPU and float32 otherwise.
+        on a GPU if ``half``, and float32 otherwise.
     files : bool
         Whether a backbone is an ONNX file, which is always run by ONNX Runtime on the CPU, in float32.
+    half : bool
+        Whether bfloat16 is worth its rounding on a GPU: in training, and for transformers.
 
     Returns
     -------
@@ -104,8 +124,15 @@ def choose_engine(engine: str = "auto", precision: str = "auto", *, files: bool 
         return Engine("onnx", "tensorflow", "float32" if precision == "auto" else precision, False)
     if precision == "int8":
         raise InputError('precision "int8" needs engine "onnx"; got engine "keras". Choose engine "auto".')
-    chosen = ("bfloat16" if gpu else "float32") if precision == "auto" else precision
+    chosen = ("bfloat16" if gpu and half else "float32") if precision == "auto" else precision
     return Engine("keras", choose_backend(), chosen, gpu)
+
+
+def engine_for(backbones: Sequence[str], engine: str = "auto", precision: str = "auto") -> Engine:
+    """Choose the engine for embeddings by some backbones, named as in a configuration; see :func:`choose_engine`."""
+    named = [name for name in backbones if not name.startswith(ONNX_PREFIX)]
+    half = any(find_backbone(name).transformer for name in named)
+    return choose_engine(engine, precision, files=len(named) < len(backbones), half=half)
 
 
 @dataclass

@@ -76,12 +76,10 @@ def embeddings_engine(config: Config) -> Engine:
     InputError
         The engine does not support the precision.
     """
-    from histoblend.features.networks.engines import choose_engine
-    from histoblend.features.networks.recipe import ONNX_PREFIX
+    from histoblend.features.networks.engines import engine_for
 
     options = config.embeddings
-    files = any(name.startswith(ONNX_PREFIX) for name in options.backbone)
-    return choose_engine(options.engine, options.precision, files=files)
+    return engine_for(options.backbone, options.engine, options.precision)
 
 
 def check_embeddings(config: Config) -> None:
@@ -147,7 +145,9 @@ def extract_embeddings(
     check_table_room(folder, len(pixels), len(names))
     note = weights_note(options.backbone, options.weights)
     sizes = " and ".join(f"{size or 'native'} px" for size in options.size)
-    screen.say(f"  {' and '.join(options.backbone)} at {sizes}, {len(names)} columns; {engine}{note}")
+    screen.say(
+        f"  {' and '.join(options.backbone)} at {sizes}, {len(names)} columns; {engine}, {engine.reason()}{note}"
+    )
     started = time.process_time()
     usage = None
     task = f"embeddings{STAINED if normalised else ''}"
@@ -165,9 +165,9 @@ def extract_embeddings(
                 folder,
                 len(names),
                 shard_size=options.shard,
-                # ONNX Runtime: one single-threaded session per worker thread. Keras runs its own threads on one batch,
-                # while a second worker thread reads and writes.
-                workers=workers if engine.name == "onnx" else 2,
+                # ONNX Runtime: one single-threaded session per worker thread. Keras runs one batch at a time, while
+                # other threads read, resize and write.
+                workers=engine.feeders(workers),
                 prefer="threads",
                 progress=progress,
             )
