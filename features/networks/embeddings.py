@@ -23,6 +23,7 @@ from sklearn.utils.validation import check_is_fitted
 from histoblend.data.errors import InputError
 from histoblend.data.patches import CENTRE
 from histoblend.data.workers import count_workers
+from histoblend.features.networks.backbones import find_backbone
 from histoblend.features.networks.backend import Shape
 from histoblend.features.networks.engines import (
     GPU_BATCH,
@@ -100,7 +101,10 @@ def embedding_compute(
     if isinstance(centre, bool) or not isinstance(centre, int) or centre < 0:
         raise InputError(f"centre must be a number of pixels, such as 32, or 0 for none; got {centre!r}.")
     recipes = recipes_of(backbone, weights, pooling, stages)
-    chosen = choose_engine(engine, precision)
+    large = [recipe.backbone for recipe in recipes if not find_backbone(recipe.backbone).exports]
+    chosen = choose_engine("keras" if large and engine == "auto" else engine, precision)
+    if large and chosen.name == "onnx":
+        raise InputError(f'{large[0]} does not fit into an ONNX file of 2 GB; got engine "onnx". Choose "auto".')
     computes = []
     for recipe in recipes:
         network: OnnxNetwork | KerasNetwork

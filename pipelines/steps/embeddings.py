@@ -60,9 +60,12 @@ def embeddings_engine(config: Config) -> Engine:
     InputError
         The engine does not support the precision.
     """
+    from histoblend.features.networks.backbones import find_backbone
     from histoblend.features.networks.engines import choose_engine
 
-    return choose_engine(config.embeddings.engine, config.embeddings.precision)
+    options = config.embeddings
+    exports = all(find_backbone(name).exports for name in options.backbone)
+    return choose_engine("keras" if options.engine == "auto" and not exports else options.engine, options.precision)
 
 
 def check_embeddings(config: Config) -> None:
