@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 #: Backends of Keras, the fastest on a CPU first.
 BACKENDS = ("tensorflow", "jax", "torch")
 
+#: Address of Hugging Face's files.
+HUB = "https://huggingface.co"
+
 Shape = tuple[int, int]
 
 
@@ -88,17 +91,24 @@ class DownloadedWeights:
     url : str
     digest : str
         ``"md5:…"`` or ``"sha256:…"``, as published in the source of Keras; checked before the file is used. Empty if
-        Keras publishes none.
+        none is published.
     licence : str
-        SPDX identifier, as stated in the documentation of Keras' applications.
+        SPDX identifier or name, as stated in the documentation of Keras' applications or by the authors; empty if
+        unknown.
     name : str
         Name of the file in Keras' cache, if it differs from that in the URL.
+    megabytes : int
+        Size of the file in 10⁶ bytes; 0 if unknown.
+    gated : bool
+        Whether users must agree to terms on Hugging Face first.
     """
 
     url: str
     digest: str
     licence: str
     name: str = ""
+    megabytes: int = 0
+    gated: bool = False
 
     @property
     def file(self) -> str:
@@ -140,8 +150,12 @@ class Backbone:
     weights : PackagedWeights or DownloadedWeights
     reference : str
         Publication of the network.
-    transformer : bool
-        Whether it consists of large matrix products, which a GPU computes faster in bfloat16.
+    multiple : int
+        Sides must be multiples of this.
+    exports : bool
+        Whether the network fits into an ONNX file, which holds at most 2 GB.
+    camelyon : bool or None
+        Whether it was pretrained on slides of CAMELYON, from which PatchCamelyon's patches are; None if unknown.
     """
 
     name: str
@@ -155,7 +169,9 @@ class Backbone:
     contract: Preprocessing
     weights: PackagedWeights | DownloadedWeights
     reference: str
-    transformer: bool = False
+    multiple: int = 1
+    exports: bool = True
+    camelyon: bool | None = False
 
 
 def load_keras() -> ModuleType:

@@ -130,9 +130,16 @@ def choose_engine(engine: str = "auto", precision: str = "auto", *, files: bool 
 
 def engine_for(backbones: Sequence[str], engine: str = "auto", precision: str = "auto") -> Engine:
     """Choose the engine for embeddings by some backbones, named as in a configuration; see :func:`choose_engine`."""
-    named = [name for name in backbones if not name.startswith(ONNX_PREFIX)]
-    half = any(find_backbone(name).transformer for name in named)
-    return choose_engine(engine, precision, files=len(named) < len(backbones), half=half)
+    rows = [find_backbone(name) for name in backbones if not name.startswith(ONNX_PREFIX)]
+    files = len(rows) < len(backbones)
+    large = [row.name for row in rows if not row.exports]
+    if large and (files or engine == "onnx"):
+        got = "an ONNX file beside it" if files else 'engine "onnx"'
+        raise InputError(
+            f'{large[0]} does not fit into an ONNX file of 2 GB; got {got}. Run it alone, by engine "auto".'
+        )
+    transformer = any(row.multiple > 1 for row in rows)
+    return choose_engine("keras" if large and engine == "auto" else engine, precision, files=files, half=transformer)
 
 
 @dataclass

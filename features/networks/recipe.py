@@ -183,7 +183,8 @@ def recipes_of(backbone: str | Sequence[str], weights: str, pooling: str, stages
     is_file = weights not in ("imagenet", "random")
     if is_file and len(names) > 1:
         raise InputError(f"a weights file fits one backbone; got {weights!r} for {', '.join(names)}.")
-    recipes = [Recipe(name, weights, pooling, stages) for name in names]
+    # Networks without inner maps, such as vision transformers, have one map to pool.
+    recipes = [Recipe(name, weights, pooling, stages if find_backbone(name).stages else 1) for name in names]
     for recipe in recipes:
         recipe.check()
     return [replace(recipe, weights=str(Path(weights).absolute())) for recipe in recipes] if is_file else recipes

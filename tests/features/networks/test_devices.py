@@ -10,7 +10,6 @@ import pytest
 import xgboost
 
 from histoblend.features.networks import backend, devices, engines
-from histoblend.features.networks.backbones import find_backbone
 from histoblend.features.networks.engines import Engine, engine_for
 from histoblend.models.heads import boosted
 from histoblend.models.heads.boosted import XGBoostHead
@@ -72,9 +71,7 @@ def test_on_a_gpu_only_transformers_are_embedded_in_bfloat16(monkeypatch):
     monkeypatch.setattr(engines, "has_gpu", lambda: True)
     monkeypatch.setattr(engines, "choose_backend", lambda: "torch")
     assert engine_for(["efficientnet-lite2"]) == Engine("keras", "torch", "float32", True)
-    row = find_backbone("efficientnet-lite2")
-    monkeypatch.setattr(engines, "find_backbone", lambda name: SimpleNamespace(**{**vars(row), "transformer": True}))
-    assert engine_for(["efficientnet-lite2"]) == Engine("keras", "torch", "bfloat16", True)
+    assert engine_for(["efficientnet-lite2", "dinov2-b"]) == Engine("keras", "torch", "bfloat16", True)
     assert engine_for(["onnx:model.onnx"]) == Engine("onnx", "tensorflow", "float32", False)
 
 
