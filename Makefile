@@ -9,13 +9,14 @@ PY     := $(VENV)/bin/python
 RUN_TARGETS   := baseline ensemble prepare audit features embeddings heads cnn report
 $(foreach target,$(RUN_TARGETS),$(eval OF_$(target) := CONFIG PRESET DATA RUN SET MISSING STRICT REBUILD))
 OF_data       := DATASET DATA MIRROR
+OF_weights    := BACKBONE
 OF_compare    := RUNS OUT
 OF_predict    := BUNDLE IN OUT SLIDES EXPLAIN PREVALENCE MODEL POINT
 OF_heatmap    := BUNDLE SLIDE OUT MPP PATCH_MPP STRIDE MODEL POINT
 OF_slide      := OUT
 OF_clean-runs := CONFIRM
 OF_lock       := UPGRADE
-OPTIONS := $(sort $(foreach target,$(RUN_TARGETS) data compare predict heatmap slide clean-runs lock,$(OF_$(target))))
+OPTIONS := $(sort $(foreach target,$(RUN_TARGETS) data weights compare predict heatmap slide clean-runs lock,$(OF_$(target))))
 # The options of the targets that make was asked for. `make help` takes all of them.
 OWN     := $(if $(filter-out help,$(MAKECMDGOALS)),$(sort $(foreach target,$(MAKECMDGOALS),$(OF_$(target)))),$(OPTIONS))
 # Options of several words.
@@ -52,12 +53,15 @@ PREDICTING   = $(or $(wildcard $(VENV)/.user),$(VENV)/.predict)
 COMPILE = $(PY) -m uv pip compile --quiet --universal --python-version 3.11 --fork-strategy requires-python --generate-hashes \
           --no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade)
 
+# Left out of requirements-gpu.txt: xgboost replaces the first, and the second would overwrite PyTorch's NCCL.
+NOT_ON_GPUS = xgboost-cpu nvidia-nccl-cu12
+
 # STRICT=0 is off.
 SWITCHED = $(if $(filter-out '0' 'no' 'off' 'false',$1),$2)
 SETTINGS = $(if $(CONFIG),--config $(CONFIG)) $(if $(PRESET),--preset $(PRESET)) $(if $(DATA),--data $(DATA)) $(if $(RUN),--run $(RUN)) $(foreach s,$(SET),--set $(s)) \
            $(if $(MISSING),--missing $(MISSING)) $(call SWITCHED,$(STRICT),--strict) $(call SWITCHED,$(REBUILD),--rebuild)
 
-.PHONY: help data baseline ensemble audit prepare features embeddings heads cnn report compare predict heatmap slide test torture mutants lint bench docs lock clean clean-runs
+.PHONY: help data weights baseline ensemble audit prepare features embeddings heads cnn report compare predict heatmap slide test torture mutants lint bench docs lock clean clean-runs
 .DEFAULT_GOAL := help
 
 help:  ## list every target
@@ -67,6 +71,7 @@ help:  ## list every target
 	@echo "  PRESET=fast                 fast (a first number in minutes), default, or best (a night)"
 	@echo "  DATA=folder                 folder of the data set"
 	@echo "  DATASET=pcam                make data: pcam (MIRROR=url), kaggle, or a zip or tar file to unpack"
+	@echo "  BACKBONE=uni                make weights: a network in docs/backbones.md"
 	@echo "  RUN=name                    write results to runs/<name>/ (default: the configuration's name)"
 	@echo "  SET='key=value …'           change settings (no spaces in values), e.g. SET='seed=1 split.folds=4'"
 	@echo "  MISSING=skip STRICT=1       skip ids without an image; stop at an unreadable patch"
@@ -80,6 +85,9 @@ help:  ## list every target
 
 data: $(VENV)/.user  ## download DATASET=pcam|kaggle (or unpack an archive) into DATA=folder
 	@$(PY) -m histoblend.pipelines data $(if $(DATA),--data $(DATA)) $(if $(MIRROR),--mirror $(MIRROR)) -- $(or $(DATASET),'')
+
+weights: $(VENV)/.user  ## download the published weights of BACKBONE=name (docs/backbones.md); HF_TOKEN for gated ones
+	@$(PY) -m histoblend.pipelines weights -- $(or $(BACKBONE),'')
 
 baseline: $(VENV)/.user  ## steps 1 to 4 and 7: models without fine-tuning, and the report
 	@$(PY) -m histoblend.pipelines baseline $(SETTINGS)
@@ -146,6 +154,8 @@ lock: $(VENV)/.dev  ## compile requirements*.in into fully pinned, hashed requir
 	@$(PY) -m pip install --quiet uv
 	@$(COMPILE) requirements-predict.in requirements.in -o requirements.txt
 	@$(COMPILE) requirements-predict.in -c requirements.txt -o requirements-predict.txt
+	@$(COMPILE) requirements-predict.in requirements.in requirements-gpu.in -c requirements.txt -o requirements-gpu.txt \
+	    $(addprefix --no-emit-package ,$(NOT_ON_GPUS))
 	@$(COMPILE) requirements-mlflow.in -c requirements.txt -o requirements-mlflow.txt
 	@$(COMPILE) requirements-dask.in -c requirements.txt -c requirements-mlflow.txt -o requirements-dask.txt
 	@$(COMPILE) requirements-dev.in -c requirements.txt -c requirements-mlflow.txt -c requirements-dask.txt -o requirements-dev.txt

@@ -22,6 +22,8 @@ import pandas as pd
 
 from histoblend.data.storage.parts import Parts
 from histoblend.features.networks.backend import choose_backend, load_keras, to_numpy
+from histoblend.features.networks.embeddings import ahead
+from histoblend.features.networks.engines import PREPARED_AHEAD
 from histoblend.models.cnn import CnnSettings, TrainablePart
 from histoblend.models.heads.inner_folds import inner_folds
 from histoblend.models.heads.logistic import LogisticHead
@@ -217,6 +219,9 @@ class _Training:
         self.batch = min(settings.batch, len(self.train))
         self.steps = len(self.train) // self.batch
         self.weights = _class_weights(data.labels[self.train], settings.balanced)
+        # If all layers are trained, threads read and alter images while the network trains. Otherwise the frozen
+        # layers may have to be computed, which uses the same cores or the same GPU.
+        self.ahead = PREPARED_AHEAD if trainable.lower is None else 0
 
     def run(self, watch: Callable[[dict[str, Any]], None], advance: Callable[[int], None]) -> None:
         """Train until the last epoch or until stopped early."""
@@ -285,14 +290,15 @@ class _Training:
         started, loss, state = time.perf_counter(), np.nan, self.state
         self.model.reset_metrics()
         order = np.random.default_rng([self.settings.seed, epoch]).permutation(self.train)
-        for step in range(self.steps):
-            # Sorted, so that neighbouring rows of the file are read together.
-            rows = np.sort(order[step * self.batch : (step + 1) * self.batch])
+        # Sorted, so that neighbouring rows of the file are read together.
+        batches = [np.sort(order[step * self.batch : (step + 1) * self.batch]) for step in range(self.steps)]
+        read = ahead(lambda rows: self._inputs(self.data.shown(rows, epoch - 1)), batches, self.ahead)
+        for rows, inputs in zip(batches, read, strict=True):
             labels = self.data.labels[rows]
             # Keras returns the mean over the epoch so far.
             loss = float(
                 self.model.train_on_batch(
-                    self._inputs(self.data.shown(rows, epoch - 1)),
+                    inputs,
                     labels[:, None].astype(np.float32),
                     sample_weight=self.weights[labels],
                 )
@@ -370,8 +376,9 @@ class _Training:
 
     def _score(self, rows: np.ndarray, turn: int) -> np.ndarray:
         scores = []
-        for batch in _batches(rows):
-            inputs = self._inputs(self.data.plain(batch, turn))
+        batches = list(_batches(rows))
+        read = ahead(lambda batch: self._inputs(self.data.plain(batch, turn)), batches, self.ahead)
+        for batch, inputs in zip(batches, read, strict=True):
             # A fixed number of rows: another number would recompile the network and change the order of additions.
             padded = np.concatenate(
                 [inputs, np.zeros((PREDICTION_BATCH - len(inputs), *inputs.shape[1:]), inputs.dtype)]

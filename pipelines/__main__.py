@@ -35,7 +35,7 @@ COMMANDS = {
 #: Packages that a run or a comparison always needs and requirements-predict.txt leaves out.
 TRAINING = ("keras", "matplotlib")
 #: Commands in the order of the help.
-ORDER = ("data", *COMMANDS, "compare", "predict", "heatmap", "slide", "settings")
+ORDER = ("data", "weights", *COMMANDS, "compare", "predict", "heatmap", "slide", "settings")
 
 CONFIG = Annotated[
     Path, typer.Option("--config", help="Shipped configuration (folder, kaggle, pcam, phantom) or a TOML file.")
@@ -163,6 +163,18 @@ def _data(
         raise InputError("expected a folder for the data set; got none. Give DATA=folder (--data).")
     with report_shortages(Path(data)):
         fetch(dataset, Path(data), mirror=mirror, screen=Screen())
+
+
+@app.command("weights", help="Download a network's published weights.")
+def _weights(
+    backbone: Annotated[str, typer.Argument(help="A name in docs/backbones.md.")],
+) -> None:
+    from histoblend.pipelines.download import fetch_weights
+    from histoblend.pipelines.runtime.resources import report_shortages
+    from histoblend.pipelines.runtime.screen import Screen
+
+    with report_shortages(Path.home()):
+        fetch_weights(backbone, Screen())
 
 
 @app.command("predict", help="Predict image files with a bundle; writes a CSV file.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -35,6 +36,8 @@ from histoblend.reports.sections.comparison import comparison_sections
 REPORT = "7-report"
 FACTS = "facts.json"
 PATCHES = "1-patches/patches.parquet"
+#: Files that a comparison reads if they are there.
+EMBEDDINGS, STAIN = "3-embeddings", "analysis/stain/view/shifted.parquet"
 #: Columns of predictions that a comparison needs.
 COLUMNS = ("patch_id", "slide", "split", "fold", "label")
 
@@ -164,7 +167,25 @@ def read_run(folder: Path) -> RunResults:
             "`make report RUN=…` with its configuration first."
         ) from error
     ladder["head"] = ladder["head"].astype(object).where(ladder["head"].notna(), None)
-    return RunResults(folder.name, _with_digests(predictions, folder / PATCHES), ladder, flat, origin)
+    with_digests = _with_digests(predictions, folder / PATCHES)
+    return RunResults(folder.name, with_digests, ladder, flat, origin, _embedding_cost(folder), _stain(folder))
+
+
+def _embedding_cost(folder: Path) -> float:
+    """Core-seconds per 1,000 patches of a run's networks; NaN if the run has none."""
+    try:
+        manifest = read_manifest(folder / EMBEDDINGS)
+        return float(1000 * manifest["notes"]["core_seconds"] / manifest["rows"])
+    except (InputError, OSError, KeyError, TypeError, ZeroDivisionError):
+        return math.nan
+
+
+def _stain(folder: Path) -> pd.DataFrame | None:
+    """Changes in AUC with altered stains; None if they were not measured."""
+    try:
+        return pd.read_parquet(folder / STAIN, columns=["model", "alteration", "change", "change_low", "change_high"])
+    except (OSError, ValueError):
+        return None
 
 
 def _with_digests(predictions: pd.DataFrame, patches: Path) -> pd.DataFrame:

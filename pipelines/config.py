@@ -28,6 +28,9 @@ SetName = Literal[
 #: Of the stain-normalised sets, only the combined one is a default. Its two parts are optional.
 DEFAULT_SETS = tuple(name for name in get_args(SetName) if name not in ("context-normalised", "embeddings-normalised"))
 
+#: Most patches that a network learns from on a CPU, if cnn.patches is 0.
+MOST_ON_CPU = 20_000
+
 #: A path in which ``~`` means the home folder, as in a shell.
 UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
 
@@ -125,13 +128,36 @@ class FeaturesConfig(_Section):
     shard: int = Field(256, ge=1, description="patches per shard (does not change results)")
 
 
+class OnnxConfig(_Section):
+    """How backbones that are ONNX files are used; see docs/onnx.md."""
+
+    input: str = Field("", description="name of the file's input; empty for the only one")
+    layout: Literal["auto", "NCHW", "NHWC"] = Field("auto", description="order of the dimensions of its input")
+    scale: float = Field(255.0, gt=0, description="0..255 images are divided by this, before mean and std; or 1")
+    mean: tuple[float, float, float] = Field((0.485, 0.456, 0.406), description="subtracted from red, green and blue")
+    std: tuple[float, float, float] = Field((0.229, 0.224, 0.225), description="red, green and blue are divided by it")
+    output: str = Field("", description="name of the file's output; empty for the only one")
+    pooling: Literal["auto", "class", "mean", "class-mean", "max"] = Field(
+        "auto", description="pooling of tokens (class, mean, class-mean) or of feature maps (mean, max; auto is mean)"
+    )
+    prefix: int = Field(1, ge=0, description="tokens before those of the patches: class token and registers")
+
+    @field_validator("std")
+    @classmethod
+    def _above_zero(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
+        if min(value) <= 0:
+            raise ValueError("must be above 0")
+        return value
+
+
 class EmbeddingsConfig(_Section):
     """Which pretrained network embeds the patches, and how."""
 
     backbone: tuple[str, ...] = Field(
         ("efficientnet-lite2",),
         min_length=1,
-        description="pretrained network, see docs/backbones.md; the embeddings of several networks are concatenated",
+        description="pretrained network, see docs/backbones.md, or onnx:path/to/file.onnx; the embeddings of several "
+        "networks are concatenated",
     )
     weights: UserPath = Field("imagenet", description="imagenet, random, or the path of a weights file")
     size: tuple[int, ...] = Field(
@@ -145,11 +171,12 @@ class EmbeddingsConfig(_Section):
     pooling: Literal["avg", "max", "both"] = Field("avg", description="pooling over the network's feature maps")
     stages: int = Field(2, ge=1, description="number of feature maps that are pooled, counted from the last one")
     d4: bool = Field(False, description="average over the 8 symmetries of the square")
+    onnx: OnnxConfig = OnnxConfig()
     engine: Literal["auto", "onnx", "keras"] = Field(
         "auto", description="library that runs the network; auto is keras on a GPU, otherwise onnx"
     )
     precision: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
-        "auto", description="auto is bfloat16 on a GPU, otherwise float32; int8 (onnx only) is calibrated on patches"
+        "auto", description="auto is bfloat16 for transformers on a GPU, else float32; int8 (onnx only) is calibrated"
     )
     shard: int = Field(256, ge=1, description="patches per shard (does not change results)")
 
@@ -222,10 +249,23 @@ class CnnConfig(_Section):
         "auto", description="training precision; auto is bfloat16 on a GPU, otherwise float32"
     )
     folds: int = Field(0, ge=0, description="folds that get out-of-fold predictions; 0 for all; fewer save time")
-    patches: int = Field(20_000, ge=20, description="most training patches used for training and prediction")
+    patches: int = Field(
+        0, ge=0, description="most training patches used for training and prediction; 0: all on a GPU, otherwise 20,000"
+    )
     cache_gb: float = Field(
         20.0, ge=0, description="most disk space for temporary feature maps, GB (does not change results)"
     )
+
+    @field_validator("patches")
+    @classmethod
+    def _enough(cls, value: int) -> int:
+        if 0 < value < 20:
+            raise ValueError("must be 0 or at least 20")
+        return value
+
+    def most_patches(self, count: int, *, gpu: bool) -> int:
+        """Most training patches, of ``count``, that the network learns from."""
+        return self.patches or (count if gpu else MOST_ON_CPU)
 
 
 class EnsembleConfig(_Section):

@@ -1,7 +1,9 @@
-"""Download, check and unpack data sets."""
+"""Download, check and unpack data sets; download weights."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from histoblend.data.errors import InputError
@@ -46,18 +48,54 @@ def _fetch_pcam(folder: Path, mirror: str, screen: Screen) -> None:
     """Download, check and unpack the nine files of PatchCamelyon."""
     screen.say(f"pcam: nine files from {mirror or ZENODO} into {folder}")
     total = sum(file.size for file in PCAM)
-    rest = 0  # bytes that do not yet make a full MB
-    with screen.progress("downloading", total // 10**6, "MB") as advance:
-
-        def arrived(_name: str, count: int) -> None:
-            nonlocal rest
-            done, rest = divmod(rest + count, 10**6)
-            if done:
-                advance(done)
-
-        paths = download_files(PCAM, folder, mirror=mirror, progress=arrived)
+    with _megabytes(screen, total // 10**6) as arrived:
+        paths = download_files(PCAM, folder, mirror=mirror, progress=lambda _name, count: arrived(count))
     for path in paths:
         if path.suffix == ".gz" and not is_unpacked(path):
             screen.say(f"pcam: unpacking {path.name}")
             unpack(path)
     screen.say(f"pcam: {len(paths)} files in {folder}, all with the published MD5 sums")
+
+
+def fetch_weights(backbone: str, screen: Screen) -> None:
+    """Download the published weights of a network into Keras' folder, and say what they are.
+
+    Parameters
+    ----------
+    backbone : str
+        A name in docs/backbones.md.
+    screen : Screen
+
+    Raises
+    ------
+    InputError
+        The name is unknown, or the weights cannot be downloaded.
+    """
+    from histoblend.features.networks.applications import file_sha256
+    from histoblend.features.networks.backbones import find_backbone, locate_weights
+    from histoblend.features.networks.backend import DownloadedWeights
+
+    row = find_backbone(backbone)
+    weights, size = row.weights, 0
+    if isinstance(weights, DownloadedWeights):
+        size = weights.megabytes
+        terms = "; gated: its terms must be accepted" if weights.gated else ""
+        screen.say(f"{backbone}: {weights.url}, licence {weights.licence or 'unknown'}{terms}")
+    with _megabytes(screen, size) as arrived:
+        path = locate_weights(row, arrived)
+    screen.say(f"{backbone}: {path}, {path.stat().st_size / 1e6:.0f} MB, sha256:{file_sha256(path)}")
+
+
+@contextmanager
+def _megabytes(screen: Screen, total: int) -> Iterator[Callable[[int], None]]:
+    """Show the progress of a download, and yield the function to call with each number of bytes."""
+    rest = 0  # bytes that do not yet make a full MB
+    with screen.progress("downloading", total, "MB") as advance:
+
+        def arrived(count: int) -> None:
+            nonlocal rest
+            done, rest = divmod(rest + count, 10**6)
+            if done:
+                advance(done)
+
+        yield arrived

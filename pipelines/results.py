@@ -39,7 +39,7 @@ def embedding_of(run: Run) -> EmbeddingCompute | ConcatenatedEmbeddings:
         size=[size or None for size in options.size],
         engine=engine["name"],
         precision=engine["precision"],
-        **options.model_dump(include={"backbone", "weights", "centre", "pooling", "stages", "d4"}),
+        **options.model_dump(include={"backbone", "weights", "centre", "pooling", "stages", "d4", "onnx"}),
     )
 
 

@@ -198,6 +198,10 @@ def test_all_files_of_requirements_agree(python, system):
     files = {path.name: pinned(path.name, python, system) for path in ROOT.glob("requirements*.txt")}
     assert {"requirements.txt", "requirements-dev.txt", "requirements-predict.txt"} < set(files)
     assert set(files["requirements-predict.txt"]) < set(files["requirements.txt"]) < set(files["requirements-dev.txt"])
+    gpu = files.pop("requirements-gpu.txt")  # in an environment of its own
+    shared = files["requirements.txt"].keys() - {"xgboost-cpu"}
+    assert {name: gpu[name] for name in shared} == {name: files["requirements.txt"][name] for name in shared}
+    assert "xgboost-cpu" not in gpu
     for versions in files.values():
         assert versions.items() <= (files["requirements-dev.txt"] | files["requirements-dask.txt"]).items()
 

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,6 +137,9 @@ class Resuming:
         Number of consecutive lost connections without any new byte after which it gives up.
     pause_s : float
         Seconds before the next try; doubled after each try without a new byte, up to a minute.
+    headers : mapping from str to str, optional
+        Further headers of the requests, such as one with a token. Those for authorisation are not sent on to other
+        hosts.
 
     Attributes
     ----------
@@ -144,8 +147,17 @@ class Resuming:
         Called with the number of bytes just received.
     """
 
-    def __init__(self, part: Path, *, timeout_s: float = 30.0, tries: int = 6, pause_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        part: Path,
+        *,
+        timeout_s: float = 30.0,
+        tries: int = 6,
+        pause_s: float = 2.0,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.part, self.timeout_s, self.tries, self.pause_s = part, timeout_s, tries, pause_s
+        self.headers = dict(headers or {})
         self.progress: Callable[[int], None] | None = None
 
     def __call__(self, url: str, output_file: str, _pooch: Any, check_only: bool = False) -> None:
@@ -181,7 +193,8 @@ class Resuming:
 
         received = self._received()
         # No compression in transit, because a range counts bytes of the uncompressed file.
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={received}-"} if received else {})
+        headers = self.headers | {"Accept-Encoding": "identity"}
+        headers |= {"Range": f"bytes={received}-"} if received else {}
         with requests.get(url, headers=headers, stream=True, timeout=self.timeout_s) as answer:
             if answer.status_code == 416:
                 return self._is_complete(answer, received)

@@ -10,6 +10,7 @@ from histoblend.features.networks.applications import KERAS, application, load_a
 from histoblend.features.networks.backend import (
     BUILT_IN,
     CAFFE,
+    HUB,
     IMAGENET,
     LITE,
     SYMMETRIC,
@@ -20,6 +21,11 @@ from histoblend.features.networks.backend import (
     Stage,
 )
 from histoblend.features.networks.efficientnet_lite import LITE_HEAD, efficientnet_lite, load_lite
+from histoblend.features.networks.vit import VitForm, vit
+from histoblend.features.networks.vit_weights import load_vit
+
+#: A network with more weights does not fit into one ONNX file of 2 GB.
+MOST_EXPORTED = 400_000_000
 
 _LITE = "Tan & Le (2019), ICML, arXiv:1905.11946; Lite: Liu (2020), TensorFlow blog"
 
@@ -76,11 +82,56 @@ def _keras(
     )
 
 
+def _vit(
+    name: str,
+    source: str,
+    megabytes: int,
+    form: VitForm,
+    contract: Preprocessing,
+    licence: str,
+    reference: str,
+    *,
+    gated: bool = False,
+    camelyon: bool | None = False,
+) -> Backbone:
+    """Return the row of a vision transformer; its weights are downloaded from Hugging Face."""
+    owner, model, file = source.split("/")
+    return Backbone(
+        name=name,
+        build=partial(vit, form=form),
+        load=partial(load_vit, form=form),
+        size=224,
+        smallest=form.patch,
+        any_size=False,
+        width=form.size,
+        stages=(),
+        contract=contract,
+        weights=DownloadedWeights(
+            f"{HUB}/{owner}/{model}/resolve/main/{file}",
+            "",
+            licence,
+            f"{name}.{file.rpartition('.')[2]}",
+            megabytes,
+            gated,
+        ),
+        reference=reference,
+        multiple=form.patch,
+        exports=form.parameters < MOST_EXPORTED,
+        camelyon=camelyon,
+    )
+
+
+def _standardised(mean: tuple[float, float, float], spread: tuple[float, float, float]) -> Preprocessing:
+    """Input contract from the mean and standard deviation of 0..1, as authors state them."""
+    offset, scale = (tuple(round(255 * value, 6) for value in values) for values in (mean, spread))
+    return Preprocessing((offset[0], offset[1], offset[2]), (scale[0], scale[1], scale[2]))
+
+
 # Column order: name, Keras' builder, channels of the last feature map, input, stages (layer: channels), URL of the
 # weights (relative to Keras' folder), published digest, licence, reference.
 # Keras publishes no digest of MobileNet v1 and v2.
 # fmt: off
-BACKBONES: tuple[Backbone, ...] = (
+_GENERAL: tuple[Backbone, ...] = (
     _lite(
         0, 224, {"block2_add": 24, "block4_add": 40, "block10_add": 112},
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db", width=1.0, depth=1.0,
@@ -231,4 +282,117 @@ BACKBONES: tuple[Backbone, ...] = (
         "Apache-2.0", "Zoph et al. (2018), CVPR, arXiv:1707.07012", size=331, kept_as="nasnet_large_no_top.h5",
     ),
 )
+
+_HIBOU = _standardised((0.7068, 0.5755, 0.7220), (0.1950, 0.2316, 0.1816))
+_H_OPTIMUS = _standardised((0.707223, 0.578729, 0.703617), (0.211883, 0.230117, 0.177517))
+_LUNIT = _standardised((0.70322989, 0.53606487, 0.66096631), (0.21716536, 0.26081574, 0.20723464))
+_PHIKON = "Owkin non-commercial"
+_KAIKO, _KAIKO_PAPER = "kaiko-non-commercial", "kaiko.ai et al. (2024), arXiv:2404.15217"
+_LUNIT_PAPER = "Kang et al. (2023), CVPR, arXiv:2212.04690"
+_DINO_PAPER = "Oquab et al. (2024), TMLR, arXiv:2304.07193"
+_NC = "CC-BY-NC-ND-4.0"
+
+#: Patch, width, depth and heads of the usual sizes.
+_S16, _S8, _S14 = (16, 384, 12, 6), (8, 384, 12, 6), (14, 384, 12, 6)
+_B16, _B14, _L16, _L14 = (16, 768, 12, 12), (14, 768, 12, 12), (16, 1024, 24, 16), (14, 1024, 24, 16)
+_G14, _H14, _UNI2 = (14, 1536, 40, 24), (14, 1280, 32, 16), (14, 1536, 24, 24)
+
+# Column order: name, owner/model/file on Hugging Face, size in MB, form (patch, width, depth, heads, grid of the
+# positions, numbers inside the MLP), input, licence, reference. `camelyon` is False where the authors list the slides
+# (TCGA, or their own), and None where they do not list all. The mapping of positions is as in the authors' library:
+# timm and Dinov2 with registers use antialiasing, Hugging Face's ViT and Dinov2 do not.
+FOUNDATION: tuple[Backbone, ...] = (
+    _vit(
+        "hibou-b", "histai/hibou-b/model.safetensors", 343,
+        VitForm(*_B14, 16, 2048, registers=4, swiglu=True, scaled=True), _HIBOU,
+        "Apache-2.0", "Nechaev et al. (2024), arXiv:2406.05074",
+    ),
+    _vit(
+        "hibou-l", "histai/hibou-L/model.safetensors", 0,
+        VitForm(*_L14, 16, 2736, registers=4, swiglu=True, scaled=True), _HIBOU,
+        "Apache-2.0", "Nechaev et al. (2024), arXiv:2406.05074", gated=True,
+    ),
+    _vit(
+        "h-optimus-0", "bioptimus/H-optimus-0/pytorch_model.bin", 4540,
+        VitForm(*_G14, 16, 4096, registers=4, swiglu=True, scaled=True), _H_OPTIMUS,
+        "Apache-2.0", "Saillard et al. (2024), github.com/bioptimus/releases", gated=True,
+    ),
+    _vit(
+        "h0-mini", "bioptimus/H0-mini/model.safetensors", 0,
+        VitForm(*_B14, 16, 2048, registers=4, swiglu=True, scaled=True, output="both"), _H_OPTIMUS,
+        _NC, "Filiot et al. (2025), arXiv:2501.16239", gated=True,
+    ),
+    _vit(
+        "midnight-12k", "kaiko-ai/midnight/model.safetensors", 0,
+        VitForm(*_G14, 37, 4096, swiglu=True, scaled=True, antialias=False, output="both"), SYMMETRIC,
+        "MIT", "Karasikov et al. (2025), arXiv:2504.05186",
+    ),
+    _vit(
+        "openmidnight", "SophontAI/OpenMidnight/teacher_checkpoint_load.pt", 0,
+        VitForm(*_G14, 16, 4096, registers=4, swiglu=True, scaled=True), IMAGENET,
+        "Apache-2.0", "sophontai.com/blog/openmidnight", gated=True,
+    ),
+    _vit(
+        "uni", "MahmoodLab/UNI/pytorch_model.bin", 0, VitForm(*_L16, 14, 4096, scaled=True), IMAGENET,
+        _NC, "Chen et al. (2024), Nature Medicine 30:850-862", gated=True,
+    ),
+    _vit(
+        "uni2-h", "MahmoodLab/UNI2-h/pytorch_model.bin", 0,
+        VitForm(*_UNI2, 16, 4096, registers=8, swiglu=True, scaled=True), IMAGENET,
+        _NC, "Chen et al. (2024), Nature Medicine 30:850-862", gated=True,
+    ),
+    _vit(
+        "virchow2", "paige-ai/Virchow2/model.safetensors", 0,
+        VitForm(*_H14, 16, 3416, registers=4, swiglu=True, scaled=True, output="both"), IMAGENET,
+        _NC, "Zimmermann et al. (2024), arXiv:2408.00738", gated=True,
+    ),
+    _vit(
+        "phikon", "owkin/phikon/model.safetensors", 346, VitForm(*_B16, 14, 3072, antialias=False), IMAGENET,
+        _PHIKON, "Filiot et al. (2023), medRxiv 2023.07.21.23292757",
+    ),
+    _vit(
+        "phikon-v2", "owkin/phikon-v2/model.safetensors", 1210,
+        VitForm(*_L16, 14, 4096, scaled=True, antialias=False), IMAGENET,
+        _PHIKON, "Filiot et al. (2024), arXiv:2409.09173", camelyon=None,
+    ),
+    _vit(
+        "kaiko-vit-s16", "1aurent/vit_small_patch16_224.kaiko_ai_towards_large_pathology_fms/model.safetensors", 0,
+        VitForm(*_S16, 14, 1536), SYMMETRIC, _KAIKO, _KAIKO_PAPER,
+    ),
+    _vit(
+        "kaiko-vit-b16", "1aurent/vit_base_patch16_224.kaiko_ai_towards_large_pathology_fms/model.safetensors", 343,
+        VitForm(*_B16, 14, 3072), SYMMETRIC, _KAIKO, _KAIKO_PAPER,
+    ),
+    _vit(
+        "kaiko-vit-l14", "1aurent/vit_large_patch14_reg4_224.kaiko_ai_towards_large_pathology_fms/model.safetensors",
+        1220, VitForm(*_L14, 37, 4096, registers=4, scaled=True), SYMMETRIC, _KAIKO, _KAIKO_PAPER,
+    ),
+    _vit(
+        "lunit-vit-s16", "1aurent/vit_small_patch16_224.lunit_dino/model.safetensors", 87,
+        VitForm(*_S16, 14, 1536), _LUNIT, "lunit-non-commercial", _LUNIT_PAPER,
+    ),
+    _vit(
+        "lunit-vit-s8", "1aurent/vit_small_patch8_224.lunit_dino/model.safetensors", 87,
+        VitForm(*_S8, 28, 1536), _LUNIT, "lunit-non-commercial", _LUNIT_PAPER,
+    ),
+    _vit(
+        "dinov2-s", "facebook/dinov2-small/model.safetensors", 88,
+        VitForm(*_S14, 37, 1536, scaled=True, antialias=False), IMAGENET, "Apache-2.0", _DINO_PAPER,
+    ),
+    _vit(
+        "dinov2-b", "facebook/dinov2-base/model.safetensors", 346,
+        VitForm(*_B14, 37, 3072, scaled=True, antialias=False), IMAGENET, "Apache-2.0", _DINO_PAPER,
+    ),
+    _vit(
+        "dinov2-l", "facebook/dinov2-large/model.safetensors", 1217,
+        VitForm(*_L14, 37, 4096, scaled=True, antialias=False), IMAGENET, "Apache-2.0", _DINO_PAPER,
+    ),
+    _keras(
+        "kimianet", "DenseNet121", 1024, IMAGENET, {"pool2_relu": 256, "pool3_relu": 512, "pool4_relu": 1024},
+        "https://github.com/KimiaLabMayo/KimiaNet/raw/main/KimiaNet_Weights/weights/KimiaNetKerasWeights.h5", "",
+        "", "Riasatian et al. (2021), Medical Image Analysis 70:102032", size=1000,
+    ),
+)
 # fmt: on
+
+BACKBONES: tuple[Backbone, ...] = (*_GENERAL, *FOUNDATION)

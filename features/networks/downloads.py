@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import os
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from histoblend.data.errors import innermost_reason
+from histoblend.data.errors import InputError, innermost_reason
+from histoblend.data.sources.download import Resuming
 from histoblend.data.storage.atomic import write_text_atomically
 from histoblend.features.networks.applications import file_sha256
-from histoblend.features.networks.backend import DownloadedWeights
+from histoblend.features.networks.backend import HUB, DownloadedWeights
+from histoblend.features.networks.vit_weights import SAFETENSORS, safetensors_shapes
 from histoblend.features.networks.weights import CheckpointError
 
 TIMEOUT_SECONDS = 30
+PAUSE_SECONDS = 2.0  # after a lost connection; doubled each time
 
 
 def models_folder() -> Path:
@@ -20,7 +25,9 @@ def models_folder() -> Path:
     return Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras") / "models"
 
 
-def fetch(weights: DownloadedWeights, folder: Path | None = None) -> Path:
+def fetch(
+    weights: DownloadedWeights, folder: Path | None = None, *, progress: Callable[[int], None] | None = None
+) -> Path:
     """Return the path of a weights file; download it if it is missing or damaged.
 
     Parameters
@@ -28,12 +35,14 @@ def fetch(weights: DownloadedWeights, folder: Path | None = None) -> Path:
     weights : DownloadedWeights
     folder : Path, optional
         Defaults to :func:`models_folder`; created if missing.
+    progress : callable, optional
+        Called with the number of bytes just received of a file that is downloaded with resume, as large ones are.
 
     Returns
     -------
     Path
-        The file's digest is the published one, if there is one. Otherwise it is a complete HDF5 file, not verified at
-        the first download; its SHA-256 is then recorded beside it, and compared from then on.
+        The file's digest is the published one, if there is one. Otherwise it is a complete file of its kind, not
+        verified at the first download; its SHA-256 is then recorded beside it, and compared from then on.
 
     Raises
     ------
@@ -54,20 +63,28 @@ def fetch(weights: DownloadedWeights, folder: Path | None = None) -> Path:
             f"{folder}: expected a folder to keep {weights.file} in; got: {error.strerror}. "
             "Set KERAS_HOME to a writable folder."
         ) from error
-    if not weights.digest and path.is_file() and _hdf5_fault(path):
+    if not weights.digest and path.is_file() and _fault(path):
         path.unlink()  # without a digest, pooch keeps every existing file
-    download = pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS) if weights.digest else _download_hdf5
+    url, headers = _at_hub(weights.url)
+    download: Any = _download_hdf5
+    if path.suffix != ".h5":  # up to 5 GB
+        part = folder / f"{weights.file}.part"
+        download = _Resumed(part, timeout_s=TIMEOUT_SECONDS, pause_s=PAUSE_SECONDS, headers=headers)
+        download.progress = progress
+    elif weights.digest:
+        download = pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS)
     try:
-        pooch.retrieve(weights.url, weights.digest or None, weights.file, folder, downloader=download)
-    except requests.RequestException as error:
+        pooch.retrieve(url, weights.digest or None, weights.file, folder, downloader=download)
+    except (requests.RequestException, InputError) as error:
+        reason = str(error) if isinstance(error, InputError) else f"{innermost_reason(error)}."
         raise CheckpointError(
-            f"{weights.file}: expected to download it from {weights.url}; got: {innermost_reason(error)}. Connect to "
+            f"{weights.file}: expected to download it from {url}; got: {reason} {_remedy(weights)}Connect to "
             f"the internet, put that file into {folder} by hand, name a local one (embeddings.weights or cnn.weights), "
             'or choose a backbone that needs no download, such as "efficientnet-lite2" (embeddings.backbone or '
             "cnn.backbone)."
         ) from error
-    except ValueError as error:  # another digest, or no complete HDF5 file
-        raise CheckpointError(f"{path}: {error} Nothing was kept: look at what {weights.url} gives.") from error
+    except ValueError as error:  # another digest, or no complete file
+        raise CheckpointError(f"{path}: {error} Nothing was kept: look at what {url} gives.") from error
     if not weights.digest:
         _compare_with_record(path)
     return path
@@ -90,12 +107,47 @@ def _download_hdf5(url: str, output: str, _: Any) -> None:
     import pooch
 
     pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS)(url, output, None)
-    if fault := _hdf5_fault(Path(output)):
+    if fault := _fault(Path(output), ".h5"):
         raise ValueError(f"expected a complete HDF5 file; got: {fault}.")
 
 
-def _hdf5_fault(path: Path) -> str:
-    """Return why a file is no complete HDF5 file; empty if it is one."""
+class _Resumed(Resuming):
+    """Resumes a download; raises ValueError if the result is no complete file of its kind."""
+
+    def __call__(self, url: str, output_file: str, _pooch: Any, check_only: bool = False) -> None:
+        super().__call__(url, output_file, _pooch, check_only)
+        if fault := _fault(Path(output_file), self.part.with_suffix("").suffix):  # pooch's file has no extension
+            raise ValueError(f"expected complete weights; got: {fault}.")
+
+
+def _at_hub(url: str) -> tuple[str, dict[str, str]]:
+    """Address of a file, and the headers for it: Hugging Face's may be mirrored, and only there the token is sent."""
+    if not url.startswith(f"{HUB}/"):
+        return url, {}
+    token = os.environ.get("HF_TOKEN", "").strip()
+    base = os.environ.get("HF_ENDPOINT", "").rstrip("/") or HUB
+    return base + url.removeprefix(HUB), {"Authorization": f"Bearer {token}"} if token else {}
+
+
+def _remedy(weights: DownloadedWeights) -> str:
+    """What to do first for a gated file; empty for others."""
+    if not weights.gated:
+        return ""
+    page = weights.url.partition("/resolve/")[0]
+    return f"Accept its terms at {page}, and set HF_TOKEN to a token of {HUB}/settings/tokens. Or: "
+
+
+def _fault(path: Path, kind: str = "") -> str:
+    """Return why a file is no complete file of its kind, which is by default that of its name; empty if it is one."""
+    kind = kind or path.suffix
+    if kind == SAFETENSORS:
+        try:
+            safetensors_shapes(path)
+        except CheckpointError as error:
+            return str(error)
+        return ""
+    if kind != ".h5":
+        return "" if zipfile.is_zipfile(path) else "no archive of PyTorch, or a part of one"
     import h5py
 
     try:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,9 +31,10 @@ from histoblend.features.networks.engines import (
     KerasNetwork,
     OnnxNetwork,
     StoredOnnx,
-    choose_engine,
+    engine_for,
 )
 from histoblend.features.networks.onnx_export import export_onnx
+from histoblend.features.networks.onnx_files import OnnxOptions, open_onnx_file
 from histoblend.features.networks.onnx_int8 import quantise, sample_rows
 from histoblend.features.networks.recipe import recipes_of, shape_key
 from histoblend.features.networks.views import SYMMETRIES, Size, Sizes, check_sizes, resize, symmetries
@@ -56,6 +57,7 @@ def embedding_compute(
     pooling: str = "avg",
     stages: int = 1,
     weights: str = "imagenet",
+    onnx: Mapping[str, Any] | None = None,
     cache: str | os.PathLike[str] = DEFAULT_CACHE,
     calibration: np.ndarray | None = None,
 ) -> EmbeddingCompute | ConcatenatedEmbeddings:
@@ -64,18 +66,22 @@ def embedding_compute(
     Parameters
     ----------
     backbone : str or sequence of str
-        Names in :data:`features.networks.backbones.BACKBONES`. The embeddings of several are concatenated.
+        Names in :data:`features.networks.backbones.BACKBONES`, or ``onnx:`` and the path of an ONNX file. Embeddings of
+        several are concatenated.
     size : int, None or sequence of these
         Side in pixels that patches are resized to (see :func:`resize`); None does not resize. The embeddings of several
         sizes are concatenated.
     centre : int
         Side in pixels of a central crop that is embedded as well, after the same resizing; 0 for none.
     engine, precision : str
-        See :func:`choose_engine`. "onnx" exports the network once to `cache` and is faster on a CPU.
+        See :func:`features.networks.engines.choose_engine`. "onnx" exports the network once to `cache` and is faster on
+        a CPU.
     d4 : bool
         Whether to average over the 8 symmetries of the square, which takes 8 times as long.
     pooling, stages, weights
-        See :class:`Recipe`.
+        See :class:`Recipe`. ONNX files do not use them.
+    onnx : mapping, optional
+        Values of :class:`features.networks.onnx_files.OnnxOptions` for ONNX files.
     cache : path
         Folder for exported networks, created if missing.
     calibration : ndarray of shape (n, height, width, 3), dtype uint8, optional
@@ -90,7 +96,7 @@ def embedding_compute(
     ValueError
         If an option is unknown, or "int8" has no patches to be calibrated on.
     InputError
-        If "int8" changes the outputs of the network too much.
+        If "int8" changes the outputs of the network too much, or an ONNX file is missing or cannot be used.
     features.weights.CheckpointError
         If the weights are not available.
     RuntimeError
@@ -99,12 +105,15 @@ def embedding_compute(
     sizes = check_sizes(size)
     if isinstance(centre, bool) or not isinstance(centre, int) or centre < 0:
         raise InputError(f"centre must be a number of pixels, such as 32, or 0 for none; got {centre!r}.")
-    recipes = recipes_of(backbone, weights, pooling, stages)
-    chosen = choose_engine(engine, precision)
+    names = [backbone] if isinstance(backbone, str) else list(backbone)
+    recipes = {recipe.backbone: recipe for recipe in recipes_of(names, weights, pooling, stages)}
+    chosen = engine_for(names, engine, precision)
     computes = []
-    for recipe in recipes:
+    for name in names:
         network: OnnxNetwork | KerasNetwork
-        if chosen.name == "onnx":
+        if (recipe := recipes.get(name)) is None:
+            network = open_onnx_file(name, OnnxOptions(**(onnx or {})), sizes)
+        elif chosen.name == "onnx":
             network = OnnxNetwork(recipe, Path(cache).absolute())
             for shape in network.shapes(sizes):  # before the workers start, so that only one exports
                 export_onnx(recipe, shape, network.cache)
@@ -144,7 +153,7 @@ class EmbeddingCompute:
         names = []
         for size, centre in self.views:
             options = [f"{size}px"] * (size is not None) + [f"crop{centre}"] * (centre not in (0, CENTRE))
-            options += ["d4"] * self.d4 + [recipe.pooling] * (recipe.pooling != "avg")
+            options += ["d4"] * self.d4 + [recipe.pooling] * (recipe.pooling not in ("avg", "auto"))
             region = "centre" if centre else "whole"
             for label, width in recipe.maps:
                 statistic = "-".join([recipe.label, *options, *([label] if label else [])])
@@ -280,7 +289,7 @@ class Embeddings(TransformerMixin, BaseEstimator):
 
     Parameters
     ----------
-    backbone, size, centre, engine, precision, d4, pooling, stages, weights, cache
+    backbone, size, centre, engine, precision, d4, pooling, stages, weights, onnx, cache
         See :func:`embedding_compute`.
     n_jobs : int
         Number of threads of the "onnx" engine; -1 uses one per core. The result does not depend on it.
@@ -307,6 +316,7 @@ class Embeddings(TransformerMixin, BaseEstimator):
         pooling: str = "avg",
         stages: int = 1,
         weights: str = "imagenet",
+        onnx: Mapping[str, Any] | None = None,
         cache: str | os.PathLike[str] = DEFAULT_CACHE,
         n_jobs: int = 1,
     ) -> None:
@@ -319,6 +329,7 @@ class Embeddings(TransformerMixin, BaseEstimator):
         self.pooling = pooling
         self.stages = stages
         self.weights = weights
+        self.onnx = onnx
         self.cache = cache
         self.n_jobs = n_jobs
 

@@ -14,13 +14,9 @@ import numpy as np
 from histoblend.data.errors import InputError
 from histoblend.features.networks.backbones import find_backbone
 from histoblend.features.networks.backend import Shape, choose_backend, has_gpu
+from histoblend.features.networks.devices import gpu_backends, has_driver
 from histoblend.features.networks.onnx_export import export_onnx, open_session
-from histoblend.features.networks.recipe import (
-    Recipe,
-    byte_network,
-    check_choice,
-    shape_key,
-)
+from histoblend.features.networks.recipe import ONNX_PREFIX, FileRecipe, Recipe, byte_network, check_choice, shape_key
 from histoblend.features.networks.views import Size
 
 if TYPE_CHECKING:
@@ -32,7 +28,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16", "int8")
 ONNX_BATCH = 8  # faster than 64, because small batches fit the processor cache (benchmarks/embeddings.py)
 KERAS_BATCH = 32
 GPU_BATCH = 256
-PREPARED_AHEAD = 3  # batches that threads prepare while the Keras network runs
+PREPARED_AHEAD = 3  # batches that threads prepare while a Keras network runs or is trained
 
 #: Shape in the name of a network file that accepts images of any shape.
 ANY_SHAPE = "any"
@@ -61,8 +57,24 @@ class Engine:
             return f"ONNX Runtime, {self.precision}"
         return f"Keras on {self.backend}, {self.precision}{', GPU' if self.gpu else ''}"
 
+    def feeders(self, workers: int) -> int:
+        """Number of threads that read and prepare patches: all, or 2 where Keras itself occupies the cores."""
+        return workers if self.name == "onnx" or self.gpu else 2
 
-def choose_engine(engine: str = "auto", precision: str = "auto") -> Engine:
+    def reason(self) -> str:
+        """Why the GPU is used or not, to follow the engine's name in the terminal."""
+        if self.gpu:
+            return f"on the GPU, which {self.backend} can use"
+        if not has_driver():
+            return "on the CPU, because no GPU driver was found"
+        able = gpu_backends()
+        if not able:
+            return "on the CPU, because no installed backend of Keras can use the GPU (docs/gpu.md)"
+        cause = "ONNX Runtime was chosen" if self.name == "onnx" else f"{self.backend} does not use the GPU"
+        return f"on the CPU, because {cause}; {', '.join(able)} may use it (docs/gpu.md)"
+
+
+def choose_engine(engine: str = "auto", precision: str = "auto", *, files: bool = False, half: bool = True) -> Engine:
     """Choose the engine and the precision on this machine.
 
     Parameters
@@ -71,7 +83,11 @@ def choose_engine(engine: str = "auto", precision: str = "auto") -> Engine:
         "auto" is "keras" if there is a GPU, and "onnx" otherwise and for "int8".
     precision : {"auto", "float32", "bfloat16", "float16", "int8"}
         Precision of multiplications; pooled values stay float32, and weights too except in "int8". "auto" is bfloat16
-        on a GPU and float32 otherwise.
+        on a GPU if ``half``, and float32 otherwise.
+    files : bool
+        Whether a backbone is an ONNX file, which is always run by ONNX Runtime on the CPU, in float32.
+    half : bool
+        Whether bfloat16 is worth its rounding on a GPU: in training, and for transformers.
 
     Returns
     -------
@@ -84,6 +100,13 @@ def choose_engine(engine: str = "auto", precision: str = "auto") -> Engine:
     """
     check_choice("engine", engine, ENGINES)
     check_choice("precision", precision, PRECISIONS)
+    if files:
+        if engine == "keras" or precision not in ("auto", "float32"):
+            raise InputError(
+                f'an ONNX file as backbone needs engine "onnx" and precision "float32"; got {engine!r} and '
+                f'{precision!r}. Leave both at "auto".'
+            )
+        engine = "onnx"
     if precision == "int8" and engine == "auto":
         engine = "onnx"
     gpu = engine != "onnx" and has_gpu()
@@ -97,8 +120,22 @@ def choose_engine(engine: str = "auto", precision: str = "auto") -> Engine:
         return Engine("onnx", choose_backend(), "float32" if precision == "auto" else precision, False)
     if precision == "int8":
         raise InputError('precision "int8" needs engine "onnx"; got engine "keras". Choose engine "auto".')
-    chosen = ("bfloat16" if gpu else "float32") if precision == "auto" else precision
+    chosen = ("bfloat16" if gpu and half else "float32") if precision == "auto" else precision
     return Engine("keras", choose_backend(), chosen, gpu)
+
+
+def engine_for(backbones: Sequence[str], engine: str = "auto", precision: str = "auto") -> Engine:
+    """Choose the engine for embeddings by some backbones, named as in a configuration; see :func:`choose_engine`."""
+    rows = [find_backbone(name) for name in backbones if not name.startswith(ONNX_PREFIX)]
+    files = len(rows) < len(backbones)
+    large = [row.name for row in rows if not row.exports]
+    if large and (files or engine == "onnx"):
+        got = "an ONNX file beside it" if files else 'engine "onnx"'
+        raise InputError(
+            f'{large[0]} does not fit into an ONNX file of 2 GB; got {got}. Run it alone, by engine "auto".'
+        )
+    transformer = any(row.multiple > 1 for row in rows)
+    return choose_engine("keras" if large and engine == "auto" else engine, precision, files=files, half=transformer)
 
 
 @dataclass
@@ -107,14 +144,14 @@ class OnnxNetwork:
 
     Parameters
     ----------
-    recipe : Recipe
+    recipe : Recipe or FileRecipe
     cache : Path
         Folder of the exported file, which is written there if missing.
     precision : {"float32", "int8"}
         Of the file.
     """
 
-    recipe: Recipe
+    recipe: Recipe | FileRecipe
     cache: Path = Path()
     precision: str = "float32"
     batch: ClassVar[int] = ONNX_BATCH
@@ -124,12 +161,14 @@ class OnnxNetwork:
 
     def shapes(self, sizes: Sequence[Size]) -> list[Shape | None]:
         """Return the shapes to export networks for, as far as they are known without the patches."""
-        if find_backbone(self.recipe.backbone).any_size:
+        if self.recipe.any_size:
             return [None]
         return [(size, size) for size in sizes if size is not None]
 
     def content(self, shape: Shape | None) -> bytes:
         """Return the content of the ONNX file for images of a shape; it is exported if it is not in the cache."""
+        if not isinstance(self.recipe, Recipe):
+            raise TypeError(f"only networks of this program are exported; got {self.recipe.backbone}.")
         return export_onnx(self.recipe, shape, self.cache).read_bytes()
 
     def __call__(self, images: np.ndarray) -> np.ndarray:
@@ -142,7 +181,7 @@ class OnnxNetwork:
             with self._lock:
                 content = self.content(shape)
             session = open_session(content)
-        values: np.ndarray = session.run(None, {session.get_inputs()[0].name: images.astype(np.float32, order="C")})[0]
+        values = _run(session, images.astype(np.float32, order="C"))
         idle.append(session)
         return values
 
@@ -151,6 +190,20 @@ class OnnxNetwork:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())
+
+
+def _run(session: Any, images: np.ndarray) -> np.ndarray:
+    """Run images, in batches of the size that the network is fixed to, if any."""
+    given = session.get_inputs()[0]
+    batch = given.shape[0] if isinstance(given.shape[0], int) else len(images)
+    parts = []
+    for start in range(0, len(images), batch):
+        part = images[start : start + batch]
+        count = len(part)
+        if count < batch:
+            part = np.concatenate([part, np.zeros((batch - count, *part.shape[1:]), part.dtype)])
+        parts.append(session.run(None, {given.name: part})[0][:count])
+    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 @dataclass

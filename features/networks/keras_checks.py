@@ -20,9 +20,10 @@ CONFIG, WEIGHTS = MEMBERS[0], MEMBERS[2]
 # Classes of the networks in the table of backbones, by module. None of them reads files, and none takes a function but
 # an activation. Keras would also accept its other classes, and public functions of its modules.
 _LAYERS = (
-    "Activation Add Average AveragePooling2D BatchNormalization Concatenate Conv2D Cropping2D Dense DepthwiseConv2D "
-    "Dropout Flatten GlobalAveragePooling2D GlobalMaxPooling2D InputLayer LayerNormalization MaxPooling2D Multiply "
-    "Normalization ReLU Rescaling Reshape SeparableConv2D Softmax ZeroPadding2D"
+    "Activation Add Average AveragePooling2D BatchNormalization Concatenate Conv2D Cropping1D Cropping2D Dense "
+    "DepthwiseConv2D Dropout EinsumDense Flatten GlobalAveragePooling1D GlobalAveragePooling2D GlobalMaxPooling2D "
+    "InputLayer LayerNormalization MaxPooling2D Multiply Normalization ReLU Rescaling Reshape SeparableConv2D "
+    "Softmax ZeroPadding1D ZeroPadding2D"
 )
 _INITIALIZERS = (
     "Constant GlorotNormal GlorotUniform HeNormal HeUniform Ones RandomNormal TruncatedNormal VarianceScaling Zeros"
@@ -35,7 +36,10 @@ CLASSES: dict[str | None, frozenset[str]] = {
     "keras.src.applications.convnext": frozenset(("LayerScale",)),
     "keras.src.applications.inception_resnet_v2": frozenset(("CustomScaleLayer",)),
     "keras.src.ops.core": frozenset(("Cast",)),
-    "keras.src.ops.numpy": frozenset(("Add", "Multiply", "Subtract", "Take")),
+    "keras.src.ops.math": frozenset(("Erf",)),
+    "keras.src.ops.numpy": frozenset(
+        ("Add", "Matmul", "Multiply", "Reshape", "Split", "Subtract", "Take", "Transpose")
+    ),
     None: frozenset(("__keras_tensor__",)),
 }
 

@@ -36,7 +36,7 @@ EXPORT_TOLERANCE = 1e-4  # maximum difference of ONNX Runtime and Keras, relativ
 #: Source files that the numbers of a network depend on.
 _SOURCES = (
     "applications.py", "backbone_table.py", "backbones.py", "backend.py", "efficientnet_lite.py", "embeddings.py",
-    "engines.py", "onnx_export.py", "onnx_writer.py", "recipe.py", "views.py", "weights.py",
+    "engines.py", "onnx_export.py", "onnx_writer.py", "recipe.py", "views.py", "vit.py", "vit_weights.py", "weights.py",
 )  # fmt: skip
 
 

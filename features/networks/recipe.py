@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
 from histoblend.data.errors import InputError
 from histoblend.features.networks.backbones import check_kind, find_backbone, load_backbone, locate_weights
-from histoblend.features.networks.backend import Shape, load_keras
+from histoblend.features.networks.backend import Preprocessing, Shape, load_keras
 
 if TYPE_CHECKING:
     import keras
 
 
 POOLINGS = ("avg", "max", "both")
+#: Begins the name of a backbone that is a user's ONNX file.
+ONNX_PREFIX = "onnx:"
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,16 @@ class Recipe:
         kinds = {"imagenet": "", "random": "-random"}
         return self.backbone + kinds.get(self.weights, "-local")
 
+    @property
+    def any_size(self) -> bool:
+        """Whether one network accepts images of all sizes."""
+        return find_backbone(self.backbone).any_size
+
+    @property
+    def contract(self) -> Preprocessing:
+        """Scaling of 0..255 images inside the network."""
+        return find_backbone(self.backbone).contract
+
     def check(self) -> None:
         """Raise InputError if an option is invalid or a weights file is missing."""
         row = find_backbone(self.backbone)
@@ -76,6 +89,50 @@ class Recipe:
         """Download pretrained weights if needed; raise InputError if they are not available."""
         if self.weights == "imagenet":
             locate_weights(find_backbone(self.backbone))
+
+
+@dataclass(frozen=True)
+class FileRecipe:
+    """Description of an embedding network that is a user's ONNX file.
+
+    Attributes
+    ----------
+    backbone : str
+        :data:`ONNX_PREFIX` and the name of the file, without its folder.
+    sha256 : str
+        Digest (hex) of the file and of those with its numbers.
+    width : int
+        Number of values per image.
+    pooling : str
+        See :class:`features.networks.onnx_files.OnnxOptions`.
+    offset, scale : sequence of three floats
+        Scaling of 0..255 RGB images inside the network, as in :class:`features.networks.backend.Preprocessing`.
+    """
+
+    backbone: str
+    sha256: str
+    width: int
+    pooling: str
+    offset: Sequence[float]
+    scale: Sequence[float]
+    any_size: ClassVar[bool] = False
+
+    @property
+    def maps(self) -> tuple[tuple[str, int], ...]:
+        """Label and width of the output."""
+        return (("", self.width),)
+
+    @property
+    def label(self) -> str:
+        """Name of the file in letters and digits, and the beginning of its digest."""
+        stem = re.sub("[^a-z0-9]", "", Path(self.backbone.removeprefix(ONNX_PREFIX)).stem.lower())
+        return f"onnx.{stem[:24]}.{self.sha256[:8]}"
+
+    @property
+    def contract(self) -> Preprocessing:
+        """Scaling of 0..255 images inside the network."""
+        (red, green, blue), (red_scale, green_scale, blue_scale) = self.offset, self.scale
+        return Preprocessing((red, green, blue), (red_scale, green_scale, blue_scale))
 
 
 def embedding_network(recipe: Recipe, shape: Shape | None = None) -> keras.Model:
@@ -110,7 +167,7 @@ def embedding_network(recipe: Recipe, shape: Shape | None = None) -> keras.Model
 
 
 def recipes_of(backbone: str | Sequence[str], weights: str, pooling: str, stages: int) -> list[Recipe]:
-    """Return the validated recipe of each backbone; the path of a weights file is made absolute.
+    """Return the validated recipe of each backbone but ONNX files; the path of a weights file is made absolute.
 
     Raises
     ------
@@ -120,10 +177,14 @@ def recipes_of(backbone: str | Sequence[str], weights: str, pooling: str, stages
     names = [backbone] if isinstance(backbone, str) else list(backbone)
     if not names or len(set(names)) < len(names):
         raise InputError(f"backbone must be one name or several different names; got {names}.")
+    if all(name.startswith(ONNX_PREFIX) for name in names) and weights != "imagenet":
+        raise InputError(f"an ONNX file contains its weights; got weights={weights!r}. Leave weights at its default.")
+    names = [name for name in names if not name.startswith(ONNX_PREFIX)]
     is_file = weights not in ("imagenet", "random")
     if is_file and len(names) > 1:
         raise InputError(f"a weights file fits one backbone; got {weights!r} for {', '.join(names)}.")
-    recipes = [Recipe(name, weights, pooling, stages) for name in names]
+    # Networks without inner maps, such as vision transformers, have one map to pool.
+    recipes = [Recipe(name, weights, pooling, stages if find_backbone(name).stages else 1) for name in names]
     for recipe in recipes:
         recipe.check()
     return [replace(recipe, weights=str(Path(weights).absolute())) for recipe in recipes] if is_file else recipes
@@ -135,9 +196,9 @@ def check_choice(name: str, value: str, known: Sequence[str]) -> None:
         raise InputError(f"{name} must be one of {', '.join(known)}; got {value!r}.")
 
 
-def shape_key(recipe: Recipe, images: np.ndarray) -> Shape | None:
+def shape_key(recipe: Recipe | FileRecipe, images: np.ndarray) -> Shape | None:
     """Return the shape to build the network for; None if one network accepts all shapes."""
-    return None if find_backbone(recipe.backbone).any_size else (images.shape[1], images.shape[2])
+    return None if recipe.any_size else (images.shape[1], images.shape[2])
 
 
 def byte_network(recipe: Recipe, shape: Shape | None, precision: str) -> keras.Model:

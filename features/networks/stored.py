@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from histoblend.data.errors import InputError
-from histoblend.features.networks.backbones import find_backbone
 from histoblend.features.networks.backend import Shape, load_keras
 from histoblend.features.networks.embeddings import ConcatenatedEmbeddings, EmbeddingCompute
 from histoblend.features.networks.engines import (
@@ -21,7 +20,7 @@ from histoblend.features.networks.engines import (
     shape_name,
 )
 from histoblend.features.networks.keras_checks import check_keras, check_size
-from histoblend.features.networks.recipe import Recipe, byte_network
+from histoblend.features.networks.recipe import FileRecipe, Recipe, byte_network
 
 if TYPE_CHECKING:
     import keras
@@ -76,22 +75,25 @@ def store_networks(compute: EmbeddingCompute | ConcatenatedEmbeddings, side: int
 
 
 def _store_one(part: EmbeddingCompute, side: int, folder: Path, number: int) -> dict[str, Any]:
-    network, row = part.network, find_backbone(part.network.recipe.backbone)
-    recipe = network.recipe
+    network, recipe = part.network, part.network.recipe
     onnx = isinstance(network, OnnxNetwork)
-    shapes: set[Shape | None] = {None} if row.any_size else {(size or side, size or side) for size in part.sizes}
+    shapes: set[Shape | None] = {None} if recipe.any_size else {(size or side, size or side) for size in part.sizes}
     files = {}
     for shape in sorted(shapes, key=str):
         name = f"{number}-{recipe.label}-{shape_name(shape)}.{'onnx' if onnx else 'keras'}"
         if isinstance(network, OnnxNetwork):
             (folder / name).write_bytes(network.content(shape))
         else:
-            byte_network(recipe, shape, network.precision).save(folder / name)
+            byte_network(network.recipe, shape, network.precision).save(folder / name)
         files[shape_name(shape)] = name
+    if isinstance(recipe, Recipe) and recipe.weights not in ("imagenet", "random"):
+        recipe = replace(recipe, weights="")  # paths of the training machine stay private; the file has the weights
     return {
-        # Paths of the training machine stay private; the network file contains the weights.
-        "recipe": asdict(replace(recipe, weights=recipe.weights if recipe.weights in ("imagenet", "random") else "")),
-        "preprocessing": {**asdict(row.contract), "input": "0..255 RGB, float32 or uint8; scaled inside the network"},
+        "recipe": asdict(recipe),
+        "preprocessing": {
+            **asdict(recipe.contract),
+            "input": "0..255 RGB, float32 or uint8; scaled inside the network",
+        },
         "sizes": list(part.sizes),
         "centre": part.centre,
         "d4": part.d4,
@@ -132,13 +134,16 @@ def open_networks(
 
 
 def _open_one(entry: dict[str, Any], contents: Mapping[str, bytes]) -> EmbeddingCompute:
-    recipe = Recipe(**entry["recipe"])
+    fields = entry["recipe"]
+    recipe = FileRecipe(**fields) if "sha256" in fields else Recipe(**fields)
     files = {_parse_shape(shape): contents[name] for shape, name in entry["files"].items()}
     network: OnnxNetwork | KerasNetwork
     if entry["engine"] == "onnx":
         network = StoredOnnx(recipe, precision=entry["precision"], contents=files)
-    else:
+    elif isinstance(recipe, Recipe):
         network = StoredKeras(recipe, entry["precision"], int(entry["batch"]), files)
+    else:
+        raise InputError(f'{recipe.backbone}: expected engine "onnx"; got {entry["engine"]!r}. Get the bundle again.')
     part = EmbeddingCompute(network, tuple(entry["sizes"]), bool(entry["d4"]), int(entry["centre"]))
     if part.width != entry["width"]:
         raise InputError(

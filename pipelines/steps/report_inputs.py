@@ -39,6 +39,7 @@ from histoblend.pipelines.steps.bundle import card
 from histoblend.pipelines.steps.ladder import read_decisions
 from histoblend.pipelines.steps.patches import balance, split_warnings
 from histoblend.reports.report import ReportInputs
+from histoblend.reports.sections.cautions import pretraining_warnings
 from histoblend.reports.sections.cnn import CnnView
 from histoblend.reports.sections.data import AuditView
 from histoblend.reports.sections.data_card import KNOWN_CARDS, DataCard
@@ -68,7 +69,10 @@ def _read(run: Run) -> ReportInputs:
         importances=read_measured(run),
         groups=read_importances(run)[1],
         patches=patches_of(run),
-        warnings=tuple(split_warnings(patches_of(run).table, prepared.manifest["notes"])),
+        warnings=(
+            *split_warnings(patches_of(run).table, prepared.manifest["notes"]),
+            *pretraining_warnings(_pretrained(run)),
+        ),
         facts=facts(run),
         sentences=column_sentences(),
         families=family_costs(run),
@@ -98,6 +102,16 @@ def audit_view(folder: Path) -> AuditView:
     examples = read_written(folder / EXAMPLES, ("patch_id", "slide"))
     slides = read_written(folder / SLIDES, ("slide",))
     return AuditView(summary, examples, open_array(folder / PICTURES), slides)
+
+
+def _pretrained(run: Run) -> list[str]:
+    """Networks with pretrained weights that saw the patches of this run, unless these are synthetic."""
+    config = run.config
+    if config.data.source == "phantom":
+        return []
+    embedding = config.embeddings.backbone if run.has("embeddings") and config.embeddings.weights != "random" else ()
+    tuned = (config.cnn.backbone,) if run.has("cnn") and config.cnn.weights != "random" else ()
+    return list(dict.fromkeys([*embedding, *tuned]))
 
 
 def data_card(data: DataConfig, set_aside: int) -> DataCard:

@@ -40,6 +40,10 @@ class RunResults:
         Configuration as a flat mapping with dotted keys.
     made : mapping from str to object
         Other facts that distinguish runs, such as commit and versions, as a flat mapping.
+    embedding_cost : float
+        Core-seconds per 1,000 patches of the networks that embed them; NaN if unknown.
+    stain : DataFrame or None
+        ``model, alteration, change, …``: change in AUC if stains of test slides are altered, if it was measured.
     """
 
     name: str
@@ -47,6 +51,8 @@ class RunResults:
     ladder: pd.DataFrame
     settings: Mapping[str, object] = field(default_factory=dict)
     made: Mapping[str, object] = field(default_factory=dict)
+    embedding_cost: float = np.nan
+    stain: pd.DataFrame | None = None
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from histoblend.features.networks.backbones import find_backbone
+from histoblend.features.networks.recipe import ONNX_PREFIX
 from histoblend.models.names import CONTEXT_RUNGS
 from histoblend.reports.sections.evidence import Evidence
 
@@ -51,6 +54,38 @@ def cautions(evidence: Evidence) -> list[Caution]:
         *_about_the_sample(evidence),
         *_about_the_model(evidence),
         *(caution for caution in warnings if not caution.serious),
+    ]
+
+
+def pretraining_warnings(names: Sequence[str]) -> list[str]:
+    """Warnings about networks that know CAMELYON, from which PatchCamelyon's and Kaggle's patches are, or may know it.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Backbones with pretrained weights.
+    """
+    rows = {name: find_backbone(name).camelyon for name in names if not name.startswith(ONNX_PREFIX)}
+    files = [Path(name.removeprefix(ONNX_PREFIX)).name for name in names if name.startswith(ONNX_PREFIX)]
+    origin = "The patches of PatchCamelyon and Kaggle are from CAMELYON"
+    return [
+        *(
+            f"The network {name} was pretrained on CAMELYON: every score below is optimistic. {origin}, so that "
+            "scores on them are not a test."
+            for name, included in rows.items()
+            if included
+        ),
+        *(
+            f"The network {name} may have been pretrained on CAMELYON. Its authors do not list all slides. {origin}; "
+            "if they were included, scores on them are not a test."
+            for name, included in rows.items()
+            if included is None
+        ),
+        *(
+            f"The file {name} does not say whether its network was pretrained on CAMELYON. {origin}; if they were "
+            "included, scores on them are not a test."
+            for name in files
+        ),
     ]
 
 

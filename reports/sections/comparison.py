@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from histoblend.data.errors import InputError
@@ -21,6 +22,8 @@ from histoblend.reports.words import INCONCLUSIVE, decimal, direction, model_wor
 COLOURS = (figures.BLUE, figures.VERMILLION, figures.GREEN, figures.PURPLE, figures.ORANGE, figures.SKY, figures.BROWN)
 SYMBOLS = ("circle", "diamond-open", "square", "triangle-up-open", "star", "circle-open", "diamond")
 SPLIT_WORDS = {"oof": "out-of-fold", "test": "test slides"}
+#: The model that compares backbones, and the settings that distinguish them.
+EMBEDDED, BACKBONE_KEYS = "logistic_embeddings", ("embeddings.backbone", "embeddings.size", "embeddings.weights")
 #: What the interval of a difference in AUC shows, and the mark of a table's row; 0 if it includes 0.
 SIDES = {1: "better", -1: "worse", 0: INCONCLUSIVE}
 MARKS = {1: "up", -1: "down", 0: "open"}
@@ -70,6 +73,7 @@ def comparison_sections(runs: Sequence[RunResults], *, draws: int = 1000, seed: 
             finding=_best_run(runs),
         ),
         _ladders_section(runs),
+        *_backbones_section(runs, paired),
         _paired_section(pairs, paired),
         _settings_section(runs),
     ]
@@ -205,6 +209,37 @@ def _dots(
         [heights[row["model"]] + shift for row in rows],
         text,
     )
+
+
+def _backbones_section(runs: Sequence[RunResults], paired: pd.DataFrame) -> list[Section]:
+    """Backbones side by side, by logistic regression on their embeddings alone; nothing unless they differ."""
+    kept = [run for run in runs if ((run.ladder.model == EMBEDDED) & (run.ladder.split == "oof")).any()]
+    if len({tuple(run.settings.get(key) for key in BACKBONE_KEYS) for run in kept}) < 2:
+        return []
+    rows = [_backbone_row(run, kept[0], paired) for run in kept]
+    table = pd.DataFrame(rows)
+    best = max(rows, key=lambda row: row["auc"])
+    finding = f"{best['backbone']} has the highest out-of-fold AUC, {decimal(best['auc'])}."
+    return [Section("backbones", "Backbones", {"rows": rows}, tables={"backbones": table}, finding=finding)]
+
+
+def _backbone_row(run: RunResults, first: RunResults, paired: pd.DataFrame) -> dict[str, Any]:
+    """AUC of a run's embeddings, its gain over the first run, its cost, and the worst effect of altered stains."""
+    model = run.ladder[run.ladder.model == EMBEDDED].set_index("split")
+    backbone, size, weights = (str(run.settings.get(key, "–")) for key in BACKBONE_KEYS)
+    backbone += f" ({weights})" if weights not in ("–", "imagenet") else ""
+    row: dict[str, Any] = {"run": run.name, "backbone": backbone, "size": size, "cost": run.embedding_cost}
+    row |= {name: float(model.loc["oof", name]) for name in ("auc", "auc_low", "auc_high")}
+    row["test"] = float(model["auc"].get("test", np.nan))
+    gain = paired[(paired["first"] == first.name) & (paired["second"] == run.name)]
+    gain = gain[(gain.model == EMBEDDED) & (gain.split == "oof")]
+    for name in ("", "_low", "_high"):
+        row[f"gain{name}"] = float(gain[f"auc{name}"].iloc[0]) if len(gain) else np.nan
+    stain = None if run.stain is None else run.stain[run.stain.model == EMBEDDED]
+    worst = None if stain is None or stain.empty else stain.loc[stain.change.idxmin()]
+    for name in ("change", "change_low", "change_high"):
+        row[name] = np.nan if worst is None else float(worst[name])
+    return row
 
 
 def _paired_section(pairs: Sequence[tuple[RunResults, RunResults, Pairing]], paired: pd.DataFrame) -> Section:

@@ -51,6 +51,29 @@ def test_two_runs_are_compared_on_a_page(runs):
     assert "report.html" in manifest["files"]
 
 
+def test_backbones_are_compared_in_one_table(tmp_path):
+    predictions = make_predictions(1, slides=8, test_slides=4, per_slide=20, rungs=("prevalence", "embeddings"))
+    for name, made, backbone in (("small", predictions, "a"), ("large", another(predictions), "b")):
+        finish(tmp_path / name, made, embeddings={"backbone": [backbone], "size": [224]})
+    folder = tmp_path / "small"
+    (folder / "3-embeddings").mkdir()
+    manifest = {"config": {}, "seed": 0, "files": {}, "rows": 240, "notes": {"core_seconds": 6.0}}
+    (folder / "3-embeddings" / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "analysis" / "stain" / "view").mkdir(parents=True)
+    changes = {"change": [-0.1, -0.3], "change_low": [-0.2, -0.4], "change_high": [0.0, -0.2]}
+    shifted = pd.DataFrame({"model": "logistic_embeddings", "alteration": ["shift", "exchange"], **changes})
+    shifted.to_parquet(folder / "analysis" / "stain" / "view" / "shifted.parquet")
+    compare(["small", "large"], tmp_path, **options(out=tmp_path / "page"))
+    table = pd.read_csv(tmp_path / "page" / "backbones.csv").set_index("run")
+    assert table.backbone.tolist() == ["a", "b"]
+    assert table.loc["small", ["cost", "change", "change_low"]].tolist() == [25.0, -0.3, -0.4]
+    assert table.loc["large", ["cost", "change"]].isna().all()
+    paired = pd.read_csv(tmp_path / "page" / "paired.csv")
+    expected = paired[(paired.model == "logistic_embeddings") & (paired.split == "oof")].auc.item()
+    assert table.gain["large"] == expected
+    assert "Core-seconds per 1,000" in (tmp_path / "page" / "report.html").read_text()
+
+
 def options(**changes):
     return {"out": None, "draws": 100, "seed": 0, "screen": Screen()} | changes
 

@@ -13,6 +13,7 @@ from PIL import Image
 from histoblend.data.errors import InputError
 from histoblend.features.networks.backbones import (
     BACKBONES,
+    FOUNDATION,
     catalogue,
     fill_randomly,
     find_backbone,
@@ -21,6 +22,7 @@ from histoblend.features.networks.backbones import (
     weights_digest,
 )
 from histoblend.features.networks.backend import (
+    HUB,
     DownloadedWeights,
     PackagedWeights,
     Preprocessing,
@@ -187,22 +189,36 @@ def test_rows_are_complete_and_name_columns():
     assert len({row.name for row in BACKBONES}) == len(BACKBONES)
     for row in BACKBONES:
         assert "_" not in row.name
-        assert row.weights.licence
+        assert row.weights.licence or row.name == "kimianet"  # its authors state none
         assert row.reference
         assert row.smallest <= row.size
         if isinstance(row.weights, PackagedWeights):
             assert len(row.weights.sha256) == 64
         else:
             assert row.weights.url.startswith("https://")
-            assert row.weights.file.endswith(".h5")
+            assert row.weights.file.endswith(".h5") or row in FOUNDATION
+            assert not row.weights.gated or row.weights.url.startswith(f"{HUB}/")
             length = {"md5": 32, "sha256": 64, "": 0}
             algorithm, _, digest = row.weights.digest.partition(":")
             assert len(digest) == length[algorithm]
 
 
 def test_only_the_first_two_generations_of_mobilenet_have_no_digest():
-    without = {row.name for row in BACKBONES if isinstance(row.weights, DownloadedWeights) and not row.weights.digest}
-    assert without == {"mobilenet-v1", "mobilenet-v2", "mobilenet-v2-140"}
+    downloaded = [row for row in BACKBONES if isinstance(row.weights, DownloadedWeights)]
+    without = [row for row in downloaded if not row.weights.digest]
+    assert {row.name for row in without if row not in FOUNDATION} == {
+        "mobilenet-v1",
+        "mobilenet-v2",
+        "mobilenet-v2-140",
+    }
+    assert set(FOUNDATION) <= set(without)
+    assert len({row.weights.file for row in downloaded}) == len(downloaded)  # they share a folder
+
+
+def test_kimianet_is_keras_own_densenet():
+    kimianet, densenet = find_backbone("kimianet"), find_backbone("densenet121")
+    assert kimianet.build.keywords == densenet.build.keywords
+    assert (kimianet.contract, kimianet.stages) == (densenet.contract, densenet.stages)
 
 
 def test_the_catalogue_in_docs_is_the_table():

@@ -10,9 +10,10 @@ import h5py
 import numpy as np
 import pytest
 
-from histoblend.features.networks.backend import DownloadedWeights
+from histoblend.features.networks.backend import HUB, DownloadedWeights
 from histoblend.features.networks.downloads import fetch, models_folder
 from histoblend.features.networks.weights import CheckpointError
+from tests import ROOT
 
 CONTENT = bytes(range(256)) * 5000
 DIGEST = f"md5:{hashlib.md5(CONTENT).hexdigest()}"  # noqa: S324 - what Keras publishes
@@ -167,3 +168,76 @@ def test_files_lie_where_keras_keeps_its_own(tmp_path, monkeypatch):
     monkeypatch.delenv("KERAS_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert models_folder() == tmp_path / ".keras" / "models"
+
+
+VIT = ROOT / "tests" / "fixtures" / "vits" / "timm-plain.safetensors"
+GATED = DownloadedWeights(f"{HUB}/owner/model/resolve/main/model.safetensors", "", "MIT", "vit.safetensors", gated=True)
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A stand-in for Hugging Face: it asks for a token, sends files from another address, and breaks off once."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append((self.path, self.headers["Authorization"], self.headers["Range"]))
+            if self.path.startswith("/owner/"):
+                allowed = self.headers["Authorization"] == "Bearer secret"
+                self.send_response(302 if allowed else 401)
+                self.send_header("Location", f"http://localhost:{self.server.server_port}/stored")  # another host
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            content, begin = content_of[0], int((self.headers["Range"] or "bytes=0-")[6:-1])
+            self.send_response(206 if begin else 200)
+            self.send_header("Content-Length", str(len(content) - begin))
+            if begin:
+                self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
+            self.end_headers()
+            self.wfile.write(content[begin : None if begin else 70_000])
+            if not begin:
+                self.connection.close()
+
+        def log_message(self, *arguments):
+            pass
+
+    asked, content_of = [], [VIT.read_bytes()]
+    with HTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{http.server_port}")
+        monkeypatch.setattr("histoblend.features.networks.downloads.PAUSE_SECONDS", 0.0)
+        yield asked, content_of
+        http.shutdown()
+        thread.join()
+
+
+def test_a_gated_file_is_resumed_and_the_token_stays_with_its_host(hub, tmp_path, monkeypatch):
+    asked, _ = hub
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    received = []
+    path = fetch(GATED, tmp_path, progress=received.append)
+    assert path.read_bytes() == VIT.read_bytes()
+    assert sum(received) == VIT.stat().st_size
+    page, resumed = "/owner/model/resolve/main/model.safetensors", asked[-1][2]
+    assert [entry[:2] for entry in asked] == [(page, "Bearer secret"), ("/stored", None)] * 2
+    assert resumed is not None
+    assert {file.name for file in tmp_path.iterdir()} == {"vit.safetensors", "vit.safetensors.sha256"}
+    fetch(GATED, tmp_path)
+    assert len(asked) == 4
+
+
+def test_a_gated_file_without_a_token_says_what_to_do(hub, tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    words = rf"401 .*Accept its terms at {HUB}/owner/model, and set HF_TOKEN to a token of {HUB}/settings/tokens"
+    with pytest.raises(CheckpointError, match=words):
+        fetch(GATED, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_download_that_is_another_file_is_not_kept(hub, tmp_path, monkeypatch):
+    hub[1][0] = b"<html>" + bytes(80_000)
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    with pytest.raises(CheckpointError, match=r"expected complete weights; got: .* a header of at most .* Nothing"):
+        fetch(GATED, tmp_path)
+    assert not list(tmp_path.iterdir())

@@ -198,7 +198,7 @@ def test_a_saved_network_is_accepted(saved):
     [
         ('"units": 2', '"units": 100000000000', r"with \d+ weights .* got"),
         ('"filters": 4', '"filters": 1000000000', "expected layers that fit together"),
-        ("[1, 1], [1, 1]", "[99999, 99999], [99999, 99999]", "at most 24576000 numbers per image; got"),
+        ("[1, 1], [1, 1]", "[99999, 99999], [99999, 99999]", "at most 98304000 numbers per image; got"),
         ('"axis": -1', '"axis": 9', "expected layers that fit together"),
     ],
     ids=["units", "filters", "padding", "axis"],

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import shutil
 from unittest.mock import Mock
 
 import numpy as np
@@ -55,9 +56,32 @@ def test_the_networks_of_a_run_with_normalised_sets_only_are_stored(tmp_path):
     np.testing.assert_array_equal(open_networks([entry], contents)(patches), embedding_of(run)(patches))
 
 
+def test_an_onnx_file_is_embedded_and_recorded_with_the_digests_of_its_files(tmp_path):
+    for name in ("vit-dynamo-sidecar.onnx", "vit-dynamo-sidecar.onnx.data"):
+        shutil.copy(ROOT / "tests" / "fixtures" / "onnx" / name, tmp_path)
+    options = [f'embeddings.backbone=["onnx:{tmp_path}/vit-dynamo-sidecar.onnx"]', "embeddings.engine=auto"]
+    options += ["embeddings.onnx.output=last_hidden_state", "embeddings.onnx.pooling=class-mean"]
+    run = plan_run(config(*options), tmp_path / "runs")
+    check_embeddings(run.config)
+    folder, manifest = run.step("embeddings")
+    patches = patches_of(run).pixels
+    np.testing.assert_array_equal(np.load(folder / "values.npy"), embedding_of(run)(patches))
+    (source,) = manifest["notes"]["weights"].values()
+    assert list(source["files"]) == ["vit-dynamo-sidecar.onnx", "vit-dynamo-sidecar.onnx.data"]
+    assert source["pooling"] == "class-mean"
+    (entry,) = store_networks(run, tmp_path / "networks")
+    contents = {path.name: path.read_bytes() for path in (tmp_path / "networks").iterdir()}
+    np.testing.assert_array_equal(open_networks([entry], contents)(patches[:9]), embedding_of(run)(patches[:9]))
+    before = manifest["inputs"]["weights"]
+    data = tmp_path / "vit-dynamo-sidecar.onnx.data"
+    data.write_bytes(data.read_bytes()[::-1])
+    assert inputs(run)["weights"].split("; ")[0] == before.split("; ")[0]
+    assert inputs(run)["weights"] != before
+
+
 def test_pretrained_weights_are_recorded_with_their_digest(tmp_path):
     digest = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-    assert histoblend.pipelines.steps.embeddings.weights_source("efficientnet-lite0", "imagenet") == {
+    assert histoblend.pipelines.steps.embeddings.weights_source("efficientnet-lite0", config()) == {
         "kind": "imagenet",
         "file": "efficientnet-lite0-57934424.pth",
         "sha256": digest,
@@ -77,7 +101,7 @@ def test_changed_weights_or_another_engine_change_the_key(tmp_path, monkeypatch)
     assert first["weights"] != second["weights"]
     monkeypatch.setattr(
         "histoblend.features.networks.engines.choose_engine",
-        lambda *options: Engine("keras", "jax", "bfloat16", True),
+        lambda *options, files: Engine("keras", "jax", "bfloat16", True),
     )
     third = inputs(run)
     assert third["engine"] == "Keras on jax, bfloat16, GPU"
@@ -90,6 +114,9 @@ def test_changed_weights_or_another_engine_change_the_key(tmp_path, monkeypatch)
         (["embeddings.backbone=xception"], "at least 71 × 71 pixels; got 32 × 32"),
         (["embeddings.stages=5"], "from 1 to 4"),
         (["embeddings.weights=own.h5"], "existing file"),
+        (["embeddings.backbone=onnx:own.onnx", "embeddings.engine=auto"], "existing file after 'onnx:'"),
+        (["embeddings.backbone=onnx:own.onnx"], 'needs engine "onnx"'),
+        (["embeddings.onnx.std=[1, 1, 0]"], "must be above 0"),
         (["embeddings.centre=97"], "at most the patch size of 96 pixels; got 97"),
         (["embeddings.engine=onnx", "embeddings.precision=float16"], "computes in float32 or int8"),
     ],

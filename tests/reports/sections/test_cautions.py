@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 
 from histoblend.pipelines.steps.patches import split_warnings
-from histoblend.reports.sections.cautions import Caution, cautions
+from histoblend.reports.sections.cautions import Caution, cautions, pretraining_warnings
 from tests.reports.sections.steps import CLEAR_STEPS, STEPS, evidence, row, stain_groups
 
 RATES = {
@@ -78,3 +80,22 @@ def test_patches_that_were_set_aside_are_a_caution_if_no_data_card_counts_them()
     assert cautions(evidence(CLEAR_STEPS, warnings=(warning,)))[-1] == Caution(
         "2 patches were set aside", "1-patches/set_aside.csv lists each with its reason"
     )
+
+
+def test_networks_that_know_the_test_slides_are_named(monkeypatch):
+    rows = {"seen": True, "unseen": False, "unknown": None}
+    monkeypatch.setattr(
+        "histoblend.reports.sections.cautions.find_backbone", lambda name: SimpleNamespace(camelyon=rows[name])
+    )
+    seen, unknown = (
+        next(
+            one for one in cautions(evidence(STEPS, warnings=pretraining_warnings(list(rows)))) if word in one.headline
+        )
+        for word in ("seen was", "unknown may")
+    )
+    assert (seen.headline, seen.serious) == ("The network seen was pretrained on CAMELYON", True)
+    assert "scores on them are not a test" in seen.detail
+    assert (unknown.headline, unknown.serious) == ("The network unknown may have been pretrained on CAMELYON", False)
+    assert not pretraining_warnings(["unseen"])
+    (file,) = pretraining_warnings(["onnx:folder/own.onnx"])
+    assert file.startswith("The file own.onnx does not say whether its network was pretrained on CAMELYON.")
