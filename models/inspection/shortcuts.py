@@ -198,10 +198,9 @@ def _margin(distances: np.ndarray, matches: np.ndarray, impostors: np.ndarray) -
     for kind in (matches, impostors):
         count = max(1, round(share * kind.sum()))
         nearest = np.partition(distances[:, kind], count - 1, axis=1)[:, :count]
-        finite = np.where(np.isfinite(nearest), nearest, np.nan)
-        means.append(np.nanmean(finite, axis=1, dtype=np.float64))
-    total = means[0] + means[1]
-    return np.divide(means[1] - means[0], total, out=np.zeros(len(total)), where=total > 0)
+        means.append(nearest.mean(axis=1, dtype=np.float64))
+    match, impostor = means
+    return np.divide(impostor - match, impostor + match, out=np.zeros(len(match)), where=impostor + match > 0)
 
 
 def _with_intervals(
@@ -319,7 +318,8 @@ def _discriminate(points: np.ndarray, groups: np.ndarray, others: np.ndarray) ->
     means = np.stack([np.bincount(codes, column) / sizes for column in points.T.astype(np.float64)], axis=1)
     residuals = points - means[codes]
     covariance = residuals.T @ residuals / max(len(points) - len(present), 1)
-    covariance += SHRINKAGE * (np.trace(covariance) / len(covariance) + 1e-12) * np.eye(len(covariance))
+    width = points.shape[1]
+    covariance += SHRINKAGE * (np.trace(covariance) / width + 1e-12) * np.eye(width)
     weights = np.linalg.solve(covariance, means.T)
     scores = others @ weights - 0.5 * np.einsum("gk,kg->g", means, weights)
     return np.asarray(present[scores.argmax(axis=1)])

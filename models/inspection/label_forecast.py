@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from histoblend.models.calibration import log_losses
-from histoblend.models.learning_curve import Curve
-from histoblend.models.new_slides import calibration_error
+from histoblend.models.inspection.learning_curve import Curve
+from histoblend.models.inspection.new_slides import calibration_error
 from histoblend.models.resampling import auc_of_draws, draw_slides, percentile_interval
 from histoblend.models.slide_pairs import SlidePairs
 

@@ -2,9 +2,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from histoblend.models import learning_curve
-from histoblend.models.label_forecast import MORE_SLIDES, _extrapolate, forecast
-from histoblend.models.learning_curve import fit_curve, nested_draws
+from histoblend.models.inspection import learning_curve
+from histoblend.models.inspection.label_forecast import MORE_SLIDES, _extrapolate, forecast
+from histoblend.models.inspection.learning_curve import fit_curve, nested_draws
+
+#: Ten seeds; eight of them only by hand, with ``pytest -m length``.
+SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.length) for seed in range(2, 10))]
 
 
 @pytest.fixture(autouse=True)
@@ -33,14 +36,14 @@ def gains(seed, **options):
     return forecast(curve, labels, slides, draws=200, seed=0).gains.set_index(["axis", "metric"])
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_more_slides_help_if_slides_differ_and_more_patches_of_them_hardly(seed):
     found = gains(seed, differ=1.0)
     assert found.low["slides", "auc"] > 0, found
     assert found.gain["slides", "auc"] > 2 * found.gain["patches", "auc"], found
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", SEEDS)
 def test_patches_help_as_much_as_slides_if_slides_are_alike(seed):
     found = gains(seed, each=20, columns=30)
     assert found.low["patches", "auc"] > 0, found

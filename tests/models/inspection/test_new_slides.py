@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from histoblend.models.new_slides import calibration_error, recalibration_gains, slide_calibration
+from histoblend.models.inspection.new_slides import calibration_error, recalibration_gains, slide_calibration
 
 
 def slides_of(shift, seed=0, slides=12, each=150):
