@@ -95,7 +95,7 @@ def _robustness_scatter(part: pd.DataFrame, kind: str) -> Figure:
         data.append(trace)
     frame = layout(
         xaxis={
-            "title": {"text": "AUC of a vote of the nearest patches of other slides", "standoff": 8},
+            "title": {"text": "AUC of the vote of neighbours on other slides", "standoff": 8},
             "range": list(ranges["auc"]),
             "zeroline": False,
             "automargin": True,
