@@ -6,7 +6,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 
 # The options of each target.
-RUN_TARGETS   := baseline ensemble prepare audit features embeddings heads cnn report
+RUN_TARGETS   := baseline ensemble prepare audit features embeddings heads cnn generalise report
 $(foreach target,$(RUN_TARGETS),$(eval OF_$(target) := CONFIG PRESET DATA RUN SET MISSING STRICT REBUILD))
 OF_data       := DATASET DATA MIRROR
 OF_weights    := BACKBONE
@@ -61,7 +61,7 @@ SWITCHED = $(if $(filter-out '0' 'no' 'off' 'false',$1),$2)
 SETTINGS = $(if $(CONFIG),--config $(CONFIG)) $(if $(PRESET),--preset $(PRESET)) $(if $(DATA),--data $(DATA)) $(if $(RUN),--run $(RUN)) $(foreach s,$(SET),--set $(s)) \
            $(if $(MISSING),--missing $(MISSING)) $(call SWITCHED,$(STRICT),--strict) $(call SWITCHED,$(REBUILD),--rebuild)
 
-.PHONY: help data weights baseline ensemble audit prepare features embeddings heads cnn report compare predict heatmap slide test torture mutants lint bench docs lock clean clean-runs
+.PHONY: help data weights baseline ensemble audit prepare features embeddings heads cnn generalise report compare predict heatmap slide test torture mutants lint bench docs lock clean clean-runs
 .DEFAULT_GOAL := help
 
 help:  ## list every target
@@ -104,6 +104,7 @@ features:    ## step 2: handcrafted colour, texture and nuclei features
 embeddings:  ## step 3: pretrained network embeddings
 heads:       ## step 4: logistic and XGBoost heads
 cnn:         ## step 5: a fine-tuned network
+generalise:  ## what the columns know of slides, and what more slides or more patches of them would bring: the baseline and a learning curve
 report:      ## step 7: ladder, importances and report.html
 
 compare: $(VENV)/.user  ## compare finished runs on one page: RUNS="a b"; paired if they share patches

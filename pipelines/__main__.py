@@ -30,8 +30,11 @@ COMMANDS = {
     "embeddings": ("Step 3: embeddings of a pretrained network.", True),
     "heads": ("Step 4: heads on features and embeddings, with their scores.", False),
     "cnn": ("Step 5: a fine-tuned network, with its scores.", True),
+    "generalise": ("The baseline, and what more slides or more labelled patches would bring.", False),
     "report": ("Step 7: ladder, importances, report.html and bundle.", False),
 }
+#: Commands that end with the report.
+FINISHING = ("baseline", "ensemble", "generalise", "report")
 #: Packages that a run or a comparison always needs and requirements-predict.txt leaves out.
 TRAINING = ("keras", "matplotlib")
 #: Commands in the order of the help.
@@ -114,21 +117,17 @@ def _run_command(step: str, sentence: str) -> None:
         options |= {"data.strict=true": "STRICT=1 (--strict)"} if strict else {}
         planned = plan_run(load_config(config, settings or [], options, preset), runs, rebuild=rebuild)
         commands.check_data_folder(planned.config)
-        if step in ("baseline", "ensemble", "report"):
+        if step in FINISHING:
             check_tracking(planned.config.track)  # before the run's folder is made
         with report_shortages(planned.folder), run_lock(planned.folder, planned.screen.say), closing(planned):
             planned.screen.say(commands.introduction(planned, str(config)))
             if explain:
                 commands.explain(planned, explain)
-            elif step == "baseline":
-                commands.baseline(planned)
-            elif step == "ensemble":
-                commands.ensemble(planned)
+            elif step in FINISHING:
+                getattr(commands, step)(planned)
             elif step == "audit":
                 commands.begin(planned)
                 show_audit(planned)
-            elif step == "report":
-                commands.report(planned)
             else:
                 planned.screen.say(f"{step}: {commands.one_step(planned, step)}")
 

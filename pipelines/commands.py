@@ -12,7 +12,7 @@ from histoblend.data.sources.registry import source_kind
 from histoblend.data.storage.atomic import write_atomically
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.forecast import show_time_left
-from histoblend.pipelines.plan import ENSEMBLE_ONLY
+from histoblend.pipelines.plan import ENSEMBLE_ONLY, LEARNING
 from histoblend.pipelines.printed_tables import best_words, show_ensemble, show_ladder
 from histoblend.pipelines.results import patches_of, read_ladder
 from histoblend.pipelines.run import Run
@@ -39,14 +39,24 @@ def ensemble(run: Run) -> None:
     finish(run)
 
 
-def report(run: Run) -> None:
-    """Bring the report up to date. It includes the ensemble if the run has one."""
-    run.leave_out(() if _has_ensemble(run) else ENSEMBLE_ONLY)
+def generalise(run: Run) -> None:
+    """Bring every step up to date, including the learning curve, and the ensemble if the run has one."""
+    run.leave_out(() if _has(run, "ensemble") else ENSEMBLE_ONLY - {LEARNING})
     finish(run)
 
 
-def _has_ensemble(run: Run) -> bool:
-    return (run.folder / run.plan["ensemble"].folder).is_dir()
+def report(run: Run) -> None:
+    """Bring the report up to date. It includes the learning curve and the ensemble if the run has them."""
+    if _has(run, "ensemble"):
+        run.leave_out(())
+    else:
+        run.leave_out(ENSEMBLE_ONLY - ({LEARNING} if _has(run, LEARNING) else set()))
+    finish(run)
+
+
+def _has(run: Run, name: str) -> bool:
+    """Whether a step was finished by an earlier command."""
+    return (run.folder / run.plan[name].folder).is_dir()
 
 
 def finish(run: Run) -> None:
@@ -67,7 +77,7 @@ def finish(run: Run) -> None:
         show_ensemble(run)
     say_bundle(run)
     track(run)
-    if not run.has("ensemble") and _has_ensemble(run):
+    if not run.has("ensemble") and _has(run, "ensemble"):
         run.screen.warn(
             "this run has an ensemble. `baseline` leaves it out of report, predictions and bundle, but does not delete "
             "it: `make report` with the same settings includes it again."

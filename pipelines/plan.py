@@ -19,6 +19,9 @@ from histoblend.pipelines.run import Run, Step
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps import bundle, cnn, embeddings, features, heads, model_set, patches, predictions, refit
 
+#: The step of the learning curve.
+LEARNING = "learning"
+
 #: Code that several steps depend on: patches and splits, feature tables, fitted models, analyses, report sections.
 PATCHES = ("data", "pipelines/run_files.py")
 #: Modules of features/ that only name and describe columns. No table depends on them; report sections do.
@@ -164,6 +167,18 @@ STEPS = (
         is_needed=lambda run: run.has("features"),
     ),
     Step(
+        "shortcuts", "analysis/shortcuts", "pipelines.analysis.shortcuts:build",
+        reads=("prepare", *TABLES, "cnn", "ensemble"),
+        code=(*MODELS, "models/inspection", "pipelines/analysis/shortcuts.py"),
+        settings=lambda config: {"draws": config.report.draws},
+    ),
+    Step(
+        "learning", "analysis/learning", "pipelines.analysis.learning:build",
+        reads=("prepare", *TABLES, "heads", "cnn", "ensemble"),
+        code=(*MODELS, "models/inspection", "pipelines/analysis/learning.py"),
+        settings=lambda config: {"draws": config.report.draws},
+    ),
+    Step(
         "stain", "analysis/stain", "pipelines.analysis.stain:build",
         reads=("prepare", "features", "embeddings", "heads", "cnn", "ensemble", "models", "ladder"),
         code=(*ANALYSES, "pipelines/analysis/stain.py"),
@@ -179,7 +194,7 @@ STEPS = (
         "sections", "analysis/sections", "pipelines.steps.sections:build",
         reads=(
             "prepare", "features", "embeddings", "heads", "cnn", "ensemble", "ladder", "bundle",
-            "importances", "attributions", "leakage", "stain", "saliency",
+            "importances", "attributions", "leakage", "shortcuts", "learning", "stain", "saliency",
         ),
         code=(*SECTIONS, "pipelines/steps/sections.py"),
         inputs=_shown,
@@ -205,8 +220,8 @@ STEPS = (
     ),
 )  # fmt: skip
 
-#: Steps that `make ensemble` adds to `make baseline`.
-ENSEMBLE_ONLY = frozenset({"cnn", "ensemble", "saliency"})
+#: Steps that `make ensemble` adds to `make baseline`. `make generalise` adds the learning curve alone.
+ENSEMBLE_ONLY = frozenset({"cnn", "ensemble", "saliency", LEARNING})
 
 
 def plan_run(config: Config, root: Path, *, rebuild: bool = False, screen: Screen | None = None) -> Run:

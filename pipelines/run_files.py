@@ -49,6 +49,9 @@ SCORES = "scores.parquet"
 TIMES = "times.parquet"
 DECISIONS = "decisions"
 LEAKAGE = "leakage.csv"
+SHORTCUTS = "shortcuts.csv"
+CURVE, LABEL_GAINS, CURVE_COSTS = "learning-curve.csv", "label-gains.csv", "learning-costs.csv"
+SLIDE_CALIBRATION, RECALIBRATION = "slide-calibration.csv", "recalibration.csv"
 
 #: Content of the report page, and the files next to it.
 CONTENT = "content"

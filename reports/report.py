@@ -27,6 +27,7 @@ from histoblend.reports.sections.decisions import decisions_section
 from histoblend.reports.sections.ensemble import EnsembleView, ensemble_section
 from histoblend.reports.sections.errors import errors_section
 from histoblend.reports.sections.evidence import Evidence, count_tumour_slides
+from histoblend.reports.sections.generalise import LearningView, generalise_section
 from histoblend.reports.sections.importances import importances_section
 from histoblend.reports.sections.ladder import ladder_section
 from histoblend.reports.sections.provenance import made_section
@@ -84,6 +85,12 @@ class ReportInputs:
         Training of step 5 and saliency of its network, if it ran.
     data_card : DataCard or None
         What is known about the data set besides its patches.
+    shortcuts : DataFrame or None
+        See :func:`reports.sections.generalise.generalise_section`.
+    learning : LearningView or None
+        Learning curves, if the command includes them.
+    learning_omitted : bool
+        Whether the command leaves learning curves out.
     """
 
     title: str
@@ -108,6 +115,9 @@ class ReportInputs:
     flags: pd.DataFrame | None = None
     cnn: CnnView | None = None
     data_card: DataCard | None = None
+    shortcuts: pd.DataFrame | None = None
+    learning: LearningView | None = None
+    learning_omitted: bool = False
 
 
 def build_sections(inputs: ReportInputs) -> list[Section]:
@@ -122,6 +132,7 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
         verdict_section(verdict, rungs, data),
         ladder_section(inputs.ladder, roc_table(predictions, models), inputs.families),
         data_section(predictions, inputs.audit, inputs.leakage, inputs.data_card),
+        generalise_section(inputs.shortcuts, inputs.learning, omitted=inputs.learning_omitted),
         stain_section(inputs.stain, inputs.importances, verdict.best),
         errors_section(
             predictions, slides, inputs.ladder, verdict.best, inputs.patches, inputs.flags, inputs.decisions

@@ -1,1 +1,1 @@
-"""What fitted models rely on: columns, feature families, stain, and regions of a patch."""
+"""What models rely on (columns, feature families, stain, slides, regions of a patch), and what labels bring them."""

@@ -17,6 +17,7 @@ from histoblend.pipelines.analysis.attributions import read_explorer, read_measu
 from histoblend.pipelines.analysis.importances import read_importances
 from histoblend.pipelines.analysis.model_set import bundle_of
 from histoblend.pipelines.analysis.saliency import open_saliency
+from histoblend.pipelines.analysis.shortcuts import read_shortcuts
 from histoblend.pipelines.analysis.stain import read_stain
 from histoblend.pipelines.config import DataConfig, shown_configuration
 from histoblend.pipelines.results import family_costs, patches_of, predictions_of, read_ladder, read_leakage
@@ -24,13 +25,18 @@ from histoblend.pipelines.run_files import (
     AUDIT,
     CHOICES,
     COMBINED,
+    CURVE,
+    CURVE_COSTS,
     ENSEMBLE,
     ERRORS,
     EXAMPLES,
     GAINS,
     HISTORY,
+    LABEL_GAINS,
     MEMBERS,
     PICTURES,
+    RECALIBRATION,
+    SLIDE_CALIBRATION,
     SLIDES,
     SUMMARY,
 )
@@ -44,6 +50,7 @@ from histoblend.reports.sections.cnn import CnnView
 from histoblend.reports.sections.data import AuditView
 from histoblend.reports.sections.data_card import KNOWN_CARDS, DataCard
 from histoblend.reports.sections.ensemble import EnsembleView
+from histoblend.reports.sections.generalise import LearningView
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
@@ -51,7 +58,7 @@ if TYPE_CHECKING:
 #: Steps whose results the report shows.
 SHOWN = (
     "prepare", "features", "embeddings", "heads", "cnn", "ensemble",
-    "ladder", "importances", "attributions", "leakage", "stain", "saliency",
+    "ladder", "importances", "attributions", "leakage", "shortcuts", "learning", "stain", "saliency",
 )  # fmt: skip
 
 
@@ -88,6 +95,9 @@ def _read(run: Run) -> ReportInputs:
         flags=patch_flags(prepared.folder),
         cnn=cnn_view(run),
         data_card=data_card(run.config.data, prepared.manifest["notes"]["set_aside"]),
+        shortcuts=read_shortcuts(run),
+        learning=learning_view(run),
+        learning_omitted=not run.has("learning"),
     )
 
 
@@ -136,6 +146,18 @@ def cnn_view(run: Run) -> CnnView | None:
         return None
     history = pd.read_csv(run.step("cnn").folder / HISTORY, dtype={"run": str})
     return CnnView(history, open_saliency(run.step("saliency").folder))
+
+
+def learning_view(run: Run) -> LearningView | None:
+    """Learning curves and calibration on new slides; None if not part of the run, or if too few slides are known."""
+    if not run.has("learning") or not (run.step("learning").folder / CURVE).is_file():
+        return None
+    folder = run.step("learning").folder
+    curve, gains, costs, recalibration = (
+        pd.read_csv(folder / name) for name in (CURVE, LABEL_GAINS, CURVE_COSTS, RECALIBRATION)
+    )
+    slides = pd.read_csv(folder / SLIDE_CALIBRATION, dtype={"slide": str})
+    return LearningView(curve.assign(seconds=costs["seconds"]), gains, slides, recalibration)
 
 
 def ensemble_view(run: Run) -> EnsembleView | None:

@@ -14,11 +14,12 @@ from histoblend.data.errors import InputError
 from histoblend.models.bundle import open_bundle
 from histoblend.models.heads.registry import load_head
 from histoblend.pipelines import __main__ as command_line
-from histoblend.pipelines.commands import baseline, explain, one_step
+from histoblend.pipelines.commands import baseline, begin, explain, generalise, one_step, report
 from histoblend.pipelines.config_files import load_config
-from histoblend.pipelines.plan import plan_run
+from histoblend.pipelines.plan import ENSEMBLE_ONLY, plan_run
 from histoblend.pipelines.results import feature_sets, patches_of
 from histoblend.pipelines.steps.heads import left_out_groups, out_of_fold, prevalence, refit_without
+from histoblend.pipelines.steps.report_inputs import learning_view
 from histoblend.pipelines.tables import FeatureSets
 from tests import ROOT
 from tests.golden.recompute import recompute
@@ -121,6 +122,26 @@ def test_another_folder_and_one_worker_give_the_same_bits(finished, tmp_path):
         assert (run.folder / name).read_bytes() == (finished.folder / name).read_bytes(), name
 
 
+def test_generalise_adds_learning_curves_without_test_slides(finished, monkeypatch):
+    run = phantom_run(finished.root, "engine.workers=2")
+    monkeypatch.setattr("histoblend.pipelines.commands.finish", begin)
+    generalise(run)
+    assert not run.has("cnn")
+    step = run.step("learning")
+    curve = pd.read_csv(step.folder / "learning-curve.csv")
+    assert {"colour", "handcrafted", "embeddings"} <= set(curve["set"])
+    table = patches_of(run).table
+    assert curve["slides"].max() < table.loc[table["split"] == "train", "slide"].nunique()
+    judged = set(pd.read_csv(step.folder / "slide-calibration.csv", dtype={"slide": str})["slide"])
+    assert not judged & set(table.loc[table["split"] == "test", "slide"])
+    assert learning_view(run) is not None
+    # A later `report` keeps the curves; `baseline` leaves them out.
+    report(run)
+    assert run.has("learning")
+    run.leave_out(ENSEMBLE_ONLY)
+    assert learning_view(run) is None
+
+
 def test_another_configuration_is_refused(finished):
     run = phantom_run(finished.root, "split.folds=4")
     with pytest.raises(InputError, match=r"split\.folds was 3, is now 4"):
@@ -134,7 +155,7 @@ def test_every_manifest_records_its_origin(finished):
         assert {"config", "inputs", "libraries", "commit", "seed", "seconds", "peak_mb"} <= manifest.keys()
     assert manifest["inputs"].keys() == {"analysis/sections", "analysis/figures"}
     manifest = json.loads((finished.folder / "analysis" / "sections" / "manifest.json").read_text())
-    analyses = {"ladder", "importances", "attributions", "leakage", "stain", "bundle"}
+    analyses = {"ladder", "importances", "attributions", "leakage", "shortcuts", "stain", "bundle"}
     steps = {"1-patches", "2-features", "3-embeddings", "4-heads", *(f"analysis/{name}" for name in analyses)}
     assert manifest["inputs"].keys() == steps | {"configuration"}
 

@@ -106,7 +106,7 @@ def test_a_run_first_says_what_it_reads(step, words, said, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     Path("mine").mkdir()
     Path("mine", "labels.csv").touch()
-    for name in ("baseline", "ensemble", "report", "one_step", "begin"):
+    for name in ("baseline", "ensemble", "generalise", "report", "one_step", "begin"):
         monkeypatch.setattr(f"histoblend.pipelines.commands.{name}", lambda *_: "folder")
     monkeypatch.setattr("histoblend.pipelines.printed_tables.show_audit", lambda run: None)
     result = CliRunner().invoke(command_line.app, [step, *words])

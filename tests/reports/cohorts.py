@@ -19,6 +19,7 @@ from histoblend.models.resampling import slide_groups
 from histoblend.reports.evaluation.explorer import LEVELS, ExplorerView, leading_features, share_examples
 from histoblend.reports.evaluation.ladder import ladder
 from histoblend.reports.report import ReportInputs
+from histoblend.reports.sections.generalise import LearningView
 
 HEADS = ("logistic", "xgboost")
 SKILL = {"colour": 1.3, "handcrafted": 1.9, "embeddings": 2.0, "both": 2.3, "context": 2.2}
@@ -271,6 +272,56 @@ def make_shifted(test, models, seed=0) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
+def make_shortcuts() -> pd.DataFrame:
+    """A shortcut meter: colour follows slides and has a shortcut, nuclei follow the label."""
+    rows = [("nuclei", "family", 0.7, 0.0, 0.2), ("colour", "family", 0.3, 0.8, 0.7), ("both", "set", 0.5, 0.1, 0.5)]
+    parts = []
+    for name, source, robustness, shortcut, recognised in rows:
+        values = {"robustness": robustness, "margin": 2 * robustness - 1, "recognised": recognised, "auc": 0.85}
+        spreads = {"robustness": 0.1, "margin": 0.1, "recognised": 0.1, "auc": 0.05, "shortcut": 0.2}
+        row = {"set": name, "source": source, "kind": "slide", "groups": 29, "patches": 2000, "slides": 29}
+        row |= {"columns": 100, "chance": 0.03}
+        for measure, value in (values | {"shortcut": shortcut}).items():
+            row |= {measure: value, f"{measure}_low": value - spreads[measure]}
+            row |= {f"{measure}_high": value + spreads[measure]}
+        parts.append(row)
+    return pd.DataFrame(parts)
+
+
+def make_learning() -> LearningView:
+    """Learning curves of two sets, embeddings better, and calibration of one model."""
+    points, gains = [], []
+    for name, top in (("colour", 0.8), ("embeddings", 0.9)):
+        for axis, sizes in (("slides", (5, 10, 20)), ("patches", (10, 20, 40))):
+            for size in sizes:
+                slides, patches = (size, 40) if axis == "slides" else (20, size)
+                auc, seconds = top - 0.3 / size, 0.1 * size
+                row = {"set": name, "axis": axis, "slides": slides, "patches_per_slide": patches, "seconds": seconds}
+                row |= {"patches": slides * patches, "worst": auc - 0.1, "calibration_error": 0.1, "fitted": auc}
+                for metric in ("auc", "auc_within", "log_loss"):
+                    value = auc if metric != "log_loss" else 1 - auc
+                    row |= {metric: value, f"{metric}_low": value - 0.05, f"{metric}_high": value + 0.05}
+                points.append(row)
+            gain = (0.02, 0.01, 0.03) if axis == "slides" else (0.001, -0.001, 0.003)
+            gains.append((name, axis, "auc", *gain, 0.5))
+    calibration = [
+        ("logistic_both", f"S{number}", 100, share, 0.1, 0.15, 0.06) for number, share in enumerate((0.0, 0.3, 0.9))
+    ]
+    recalibration = [
+        ("logistic_both", judged, labelled, way, slides, 0.3, *change)
+        for judged, slides, change in (("all", 15, (-0.1, -0.2, -0.01)), ("mixed", 12, (-0.05, -0.1, 0.01)))
+        for labelled in (20, 50)
+        for way in ("shift", "platt")
+    ]
+    names = ["model", "judged", "labelled", "way", "slides", "before", "change", "low", "high"]
+    return LearningView(
+        pd.DataFrame(points),
+        pd.DataFrame(gains, columns=["set", "axis", "metric", "gain", "low", "high", "exponent"]),
+        pd.DataFrame(calibration, columns=["model", "slide", "patches", "positives", "bias", "error", "chance"]),
+        pd.DataFrame(recalibration, columns=names),
+    )
+
+
 def make_inputs(seed=0, **changes) -> ReportInputs:
     """Everything that a report shows. `changes` replace its fields or are passed to :func:`make_predictions`."""
     names = {item.name for item in fields(ReportInputs)}
@@ -292,6 +343,8 @@ def make_inputs(seed=0, **changes) -> ReportInputs:
             "seconds": {"prepare": 3.1, "features": 41.0},
         },
         "sentences": {column.name: column.sentence for column in families.columns()},
+        "shortcuts": make_shortcuts(),
+        "learning": make_learning(),
     }
     held_out = predictions[predictions.split == "test"]
     if held_out.slide.nunique() > 1 and held_out.label.nunique() == 2:

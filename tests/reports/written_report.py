@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from histoblend.reports.page.page import write_page
+from histoblend.reports.page.section import Section
 from histoblend.reports.report import ReportInputs, build_sections, facts_text
 
 
@@ -32,3 +33,8 @@ def write_report(folder: Path, inputs: ReportInputs, *, prints: bool = False) ->
     page = write_page(folder, inputs.title, build_sections(inputs), prints=prints)
     (folder / "facts.json").write_text(facts_text(inputs.facts), encoding="utf-8")
     return page
+
+
+def write_section(folder: Path, section: Section) -> str:
+    """Write a page with one section only, and return its text."""
+    return write_page(folder, "One section", [section]).read_text(encoding="utf-8")

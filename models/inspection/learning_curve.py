@@ -1,0 +1,180 @@
+"""Learning curves: scores of a cheap head against the number of slides and of patches per slide that it is fitted on.
+
+Every patch is scored by heads that were fitted on other folds, so on other slides. Test slides are not used at all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from histoblend.data.storage.arrays import Rows
+from histoblend.models.heads.logistic import LogisticHead
+
+#: Numbers of slides and of patches per slide. Each curve ends with all of them.
+SLIDES = (4, 6, 9, 13, 18, 26, 40, 60, 100, 200, 400)
+PATCHES = (5, 10, 20, 40, 80, 160, 320)
+#: Most sizes on a curve: the largest ones count.
+MOST_SIZES = 5
+#: Random orders of slides, and of the patches of each slide. Smaller draws are the beginnings of larger ones.
+REPEATS = 6
+#: Candidates for the strength of the head, chosen once per fold on all its training slides.
+STRENGTHS = (3e-4, 3e-3, 3e-2)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Rows to fit on.
+
+    Attributes
+    ----------
+    axis : {"slides", "patches"}
+    size : int
+        Number of slides, or of patches per slide; 0 for all.
+    repeat, fold : int
+    rows : ndarray of int
+    """
+
+    axis: str
+    size: int
+    repeat: int
+    fold: int
+    rows: np.ndarray
+
+
+def nested_draws(labels: np.ndarray, slides: np.ndarray, folds: np.ndarray, seed: int) -> list[Draws]:
+    """Choose the rows of every fit. None of the rows is of a slide in the fold that the fit is judged on.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n,), 0 or 1
+    slides : ndarray of shape (n,), int
+        Codes without gaps.
+    folds : ndarray of shape (n,), int
+        Fold of each patch; all patches of a slide are in one fold.
+    seed : int
+
+    Returns
+    -------
+    list of Draws
+        In each fold first the fit on all other slides, then the draws. Smaller draws are parts of larger ones.
+    """
+    parts: list[Draws] = []
+    least = min(len(set(slides[folds != fold].tolist())) for fold in np.unique(folds))
+    sizes = {
+        "slides": [size for size in SLIDES if size < 0.9 * least][-MOST_SIZES:],
+        "patches": [size for size in PATCHES if size < 0.9 * np.median(np.bincount(slides))][-MOST_SIZES:],
+    }
+    for fold in np.unique(folds).tolist():
+        train = np.flatnonzero(folds != fold)
+        parts.append(Draws("slides", 0, 0, fold, train))
+        for repeat in range(REPEATS):
+            rng = np.random.default_rng([seed, fold, repeat])
+            order = train[rng.permutation(len(train))]
+            turn = pd.Series(slides[order]).groupby(slides[order]).cumcount().to_numpy()
+            rank = _slide_ranks(labels[train], slides[train], rng)
+            ranks = {"slides": rank[slides[order]], "patches": turn}
+            parts += [
+                Draws(axis, size, repeat, fold, np.sort(order[ranks[axis] < size]))
+                for axis, each in sizes.items()
+                for size in each
+            ]
+    return [part for part in parts if len(set(labels[part.rows].tolist())) == 2]
+
+
+def _slide_ranks(labels: np.ndarray, slides: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Random rank of each slide. The first two together have both labels, so that every draw can be fitted."""
+    units = slides.max() + 1
+    sizes, positives = np.bincount(slides, minlength=units), np.bincount(slides, labels, minlength=units)
+    order = rng.permutation(np.flatnonzero(sizes))
+    with_positives = order[positives[order] > 0][:1]
+    with_negatives = order[(positives < sizes)[order] & (order != with_positives[0])][:1]
+    first = np.concatenate([with_positives, with_negatives])
+    ranked = np.concatenate([first, order[~np.isin(order, first)]])
+    ranks = np.full(units, units)
+    ranks[ranked] = np.arange(len(ranked))
+    return ranks
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Out-of-fold scores of one set of columns.
+
+    Attributes
+    ----------
+    points : DataFrame
+        ``axis, size, repeat, slides, patches_per_slide, seconds``: mean numbers over the folds, and the time of all
+        fits of a point on one core.
+    scores : ndarray of shape (n, points), float32
+        Probability of each patch.
+    """
+
+    points: pd.DataFrame
+    scores: np.ndarray
+
+
+def fit_curve(
+    values: Rows, labels: np.ndarray, slides: np.ndarray, folds: np.ndarray, *, seed: int, workers: int = 1
+) -> Curve:
+    """Fit a logistic regression on every draw, and score the patches of its fold.
+
+    Parameters
+    ----------
+    values : Rows of shape (n, columns), float32
+        Columns of training patches only, like the other arguments.
+    labels, slides, folds, seed
+        As in :func:`nested_draws`.
+    workers : int
+        Number of parallel fits. The scores do not depend on it.
+    """
+    from joblib import Parallel, delayed
+    from threadpoolctl import threadpool_limits
+
+    draws = nested_draws(labels, slides, folds, seed)
+    table = np.asarray(values[np.arange(len(labels))])
+    # The fits of a fold share the strength that is chosen on all its training slides.
+    whole = {part.fold: part for part in draws if part.size == 0}
+    with threadpool_limits(1):
+        pool = Parallel(n_jobs=workers, prefer="threads")
+        first = pool(delayed(_fit)(table, labels, slides, folds, part, STRENGTHS, seed) for part in whole.values())
+        chosen = {fold: result[2] for fold, result in zip(whole, first, strict=True)}
+        parts = [part for part in draws if part.size and part.fold in whole]
+        others = pool(delayed(_fit)(table, labels, slides, folds, part, (chosen[part.fold],), seed) for part in parts)
+    fitted = list(zip([*whole.values(), *parts], [*first, *others], strict=True))
+    points, scores = [], []
+    for key in dict.fromkeys((part.axis, part.size, part.repeat) for part, _ in fitted):
+        mine = [(part, result) for part, result in fitted if (part.axis, part.size, part.repeat) == key]
+        if len(mine) < len(whole):  # a draw of a fold had one label only
+            continue
+        score = np.empty(len(labels), np.float32)
+        for part, (probability, _, _) in mine:
+            score[folds == part.fold] = probability
+        numbers = [(len(set(slides[part.rows].tolist())), len(part.rows)) for part, _ in mine]
+        count, rows = np.mean(numbers, axis=0)
+        points.append((*key, count, rows / count, sum(result[1] for _, result in mine)))
+        scores.append(score)
+    columns = ["axis", "size", "repeat", "slides", "patches_per_slide", "seconds"]
+    return Curve(pd.DataFrame(points, columns=columns), np.stack(scores, axis=1))
+
+
+def _fit(
+    table: np.ndarray,
+    labels: np.ndarray,
+    slides: np.ndarray,
+    folds: np.ndarray,
+    part: Draws,
+    strengths: Sequence[float],
+    seed: int,
+) -> tuple[np.ndarray, float, float]:
+    """Probabilities of the fold, seconds, and the chosen strength."""
+    rows = part.rows
+    if len(strengths) > 1:
+        strengths = (LogisticHead(strengths=strengths, seed=seed).fit(table[rows], labels[rows], slides[rows]).C_,)
+    start = time.perf_counter()
+    head = LogisticHead(strengths=strengths, seed=seed).fit(table[rows], labels[rows], slides[rows])
+    seconds = time.perf_counter() - start  # without the choice of a strength, which smaller draws do not make
+    return head.predict_proba(table[folds == part.fold])[:, 1], seconds, head.C_

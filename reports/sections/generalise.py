@@ -1,0 +1,263 @@
+"""The section on generalisation: shortcuts in the columns, gains from more labels, and calibration on new slides."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from histoblend.models.inspection.label_forecast import MORE_SLIDES
+from histoblend.models.inspection.new_slides import LABELLED
+from histoblend.models.inspection.shortcuts import SLIDE
+from histoblend.reports.page.section import Chart, Section, records
+from histoblend.reports.sections import generalise_charts as charts
+from histoblend.reports.sections.generalise_charts import set_words
+from histoblend.reports.words import difference, direction, model_words, percent, span
+
+NAME, TITLE, NAV = "generalise", "Will it generalise?", "Generalise"
+
+#: Number of labelled patches of a new slide in the text.
+REPORTED = 50
+#: From this value on, with an interval above 0, resemblance to other slides counts as a shortcut.
+SHORTCUT_LIMIT = 0.25
+#: Most sets named in a sentence.
+MAX_NAMED = 3
+#: Slides bring clearly more if their gain is this many times that of as many patches.
+CLEARLY = 1.5
+
+
+@dataclass(frozen=True)
+class LearningView:
+    """Learning curves, and calibration on new slides.
+
+    Attributes
+    ----------
+    curve, gains : DataFrame
+        ``set`` and the columns of :class:`models.inspection.label_forecast.Forecast`.
+    slides, recalibration : DataFrame
+        ``model`` and the columns of :func:`models.inspection.new_slides.slide_calibration` and
+        :func:`models.inspection.new_slides.recalibration_gains`.
+    """
+
+    curve: pd.DataFrame
+    gains: pd.DataFrame
+    slides: pd.DataFrame
+    recalibration: pd.DataFrame
+
+
+def generalise_section(
+    shortcuts: pd.DataFrame | None, learning: LearningView | None, *, omitted: bool = False
+) -> Section:
+    """Show whether columns know tumour or slides, and what more slides, patches or labels of a new slide would bring.
+
+    Parameters
+    ----------
+    shortcuts : DataFrame or None
+        ``set, source`` and the columns of :func:`models.inspection.shortcuts.measure_shortcuts`.
+    learning : LearningView or None
+    omitted : bool
+        Whether the command left the learning curve out, so that another command adds it.
+    """
+    if shortcuts is None and learning is None:
+        absent = "Shortcuts and learning curves need training patches of several known slides: set data.slide_map."
+        return Section(NAME, TITLE, None, absent=absent, nav=NAV)
+    shown: dict[str, Chart] = {}
+    tables: dict[str, pd.DataFrame] = {}
+    content: dict[str, Any] = {"shortcuts": None, "learning": None, "calibration": None, "more": MORE_SLIDES}
+    content["absent"] = (
+        "Run `make generalise` with the same options to add learning curves and calibration on new slides."
+        if omitted
+        else "Learning curves need eight or more known training slides, each within one fold."
+    )
+    if shortcuts is not None:
+        content["shortcuts"] = _shortcut_content(shortcuts)
+        shown["shortcuts"] = charts.shortcut_chart(shortcuts)
+        tables["shortcuts"] = shortcuts
+    if learning is not None:
+        content["learning"] = _learning_content(learning)
+        shown["learning"] = charts.learning_chart(learning.curve, _best_set(learning.curve))
+        tables |= {"learning-curve": learning.curve, "label-gains": learning.gains}
+        if len(learning.recalibration):
+            content["calibration"] = _calibration_content(learning)
+            shown["new-slides"] = charts.new_slide_chart(learning.slides, learning.recalibration)
+        tables |= {"slide-calibration": learning.slides, "new-slide-recalibration": learning.recalibration}
+    finding = label_words(learning)["short"] if learning is not None else shortcut_words(shortcuts)["first"]
+    return Section(NAME, TITLE, content, charts=shown, tables=tables, nav=NAV, finding=finding)
+
+
+def _named(rows: list[dict[str, Any]], measure: str) -> str:
+    """Name sets with a measure and its interval; the first few if there are many."""
+    parts = [
+        f"{set_words(row['set'])} {row[measure]:.2f} ({span(row[f'{measure}_low'], row[f'{measure}_high'], 2)})"
+        for row in rows[:MAX_NAMED]
+    ]
+    return "; ".join(parts) + (f"; and {len(rows) - MAX_NAMED} more" if len(rows) > MAX_NAMED else "")
+
+
+def shortcut_words(shortcuts: pd.DataFrame | None, kind: str = SLIDE) -> dict[str, str]:
+    """Say which sets of columns group patches by tumour or by slide, which recognise slides, and which offer shortcuts.
+
+    Parameters
+    ----------
+    shortcuts : DataFrame or None
+        As for :func:`generalise_section`.
+    kind : str
+        Kind of group.
+
+    Returns
+    -------
+    dict from str to str
+        ``first, robustness, recognised, shortcut``; the first is the shortest.
+    """
+    if shortcuts is None:
+        return {"first": "", "robustness": "", "recognised": "", "shortcut": ""}
+    rows = records(shortcuts[(shortcuts.kind == kind) & shortcuts.robustness.notna()])
+    sides = [direction(row["robustness_low"], row["robustness_high"], null=0.5, digits=2) for row in rows]
+    by_label = sorted((row for row, side in zip(rows, sides, strict=True) if side == 1), key=lambda r: -r["robustness"])
+    by_group = sorted((row for row, side in zip(rows, sides, strict=True) if side == -1), key=lambda r: r["robustness"])
+    parts = []
+    if by_label:
+        parts.append(f"Label outweighs {kind} among neighbours in: {_named(by_label, 'robustness')}.")
+    if by_group:
+        parts.append(f"{kind.capitalize()} outweighs label in: {_named(by_group, 'robustness')}.")
+    if len(by_label) + len(by_group) < len(rows):
+        count = len(rows) - len(by_label) - len(by_group)
+        parts.append(f"{count} of {len(rows)} sets are inconclusive (95 % CI includes 0.5).")
+    measured = records(shortcuts[(shortcuts.kind == kind) & shortcuts.recognised.notna()])
+    most = max(measured, key=lambda row: row["recognised"])
+    least = min(measured, key=lambda row: row["recognised"])
+    chance = percent(most["chance"])
+    recognised = (
+        f"The {kind} of a patch is recognised best from {set_words(most['set'])}, {percent(most['recognised'])} of the "
+        f"time, and least from {set_words(least['set'])}, {percent(least['recognised'])} (by chance {chance})."
+    )
+    found = [row for row in measured if row["shortcut_low"] > 0 and row["shortcut"] >= SHORTCUT_LIMIT]
+    found.sort(key=lambda row: -row["shortcut"])
+    if found:
+        shortcut = (
+            "Which slides a patch resembles predicts its label, so a model can score well without seeing tumour. "
+            f"Shortcut, in standard deviations: {_named(found, 'shortcut')}."
+        )
+        first = "Shortcuts exist: slides that look alike have similar shares of positives, above all in " + (
+            f"{set_words(found[0]['set'])} ({found[0]['shortcut']:.2f})."
+        )
+    else:
+        shortcut = (
+            f"No set of columns offers a shortcut: positive patches do not resemble slides with more positives (all "
+            f"below {SHORTCUT_LIMIT:g} standard deviations, or with a 95 % CI that includes 0)."
+        )
+        first = (
+            "No shortcut is found on these slides. Slides are recognised up to "
+            f"{percent(most['recognised'])} of the time (by chance {chance}), so one is possible on others."
+        )
+    return {"first": first, "robustness": " ".join(parts), "recognised": recognised, "shortcut": shortcut}
+
+
+def _shortcut_content(shortcuts: pd.DataFrame) -> dict[str, Any]:
+    kinds = list(dict.fromkeys(shortcuts.kind))
+    rows = [row | {"words": set_words(row["set"])} for row in records(shortcuts)]
+    return {
+        "words": [shortcut_words(shortcuts, kind) for kind in kinds],
+        "kinds": kinds,
+        "rows": rows,
+        "patches": int(shortcuts.patches.max()),
+        "slides": int(shortcuts.slides.max()),
+    }
+
+
+def _best_set(curve: pd.DataFrame) -> str:
+    """Set with the best AUC on all slides."""
+    whole = curve.groupby("set").tail(1)
+    return str(whole.set.iloc[int(whole.auc.argmax())])
+
+
+def label_words(learning: LearningView) -> dict[str, str]:
+    """Say what more slides and more patches would bring, and which to collect.
+
+    Returns
+    -------
+    dict from str to str
+        ``short``: what to collect, and the gains; ``advice``: a sentence to add.
+    """
+    best = _best_set(learning.curve)
+    mine = learning.gains[(learning.gains.set == best) & (learning.gains.metric == "auc")]
+    gains = {str(row["axis"]): row for row in records(mine)}
+    if not {"slides", "patches"} <= set(gains):
+        return {
+            "short": "Too few slides or patches per slide for a forecast.",
+            "advice": "A forecast needs four or more sizes on each curve.",
+        }
+    last = learning.curve[learning.curve.set == best].iloc[-1]
+    total = round(MORE_SLIDES * last.patches_per_slide)
+    slides, patches = (gains[axis] for axis in ("slides", "patches"))
+    helps = [direction(row["low"], row["high"]) == 1 for row in (slides, patches)]
+    if helps[0] and (not helps[1] or slides["gain"] >= CLEARLY * patches["gain"]):
+        short, advice = "Collect more slides", "More patches of the slides that you have bring less for the same work."
+    elif helps[1] and (not helps[0] or patches["gain"] >= CLEARLY * slides["gain"]):
+        short, advice = "Label more patches of the slides that you have", "As many patches of more slides bring less."
+    elif all(helps):
+        short, advice = (
+            "Label more patches, of any slides",
+            "New slides and those that you have bring as much.",
+        )
+    else:
+        short = "More labels are not shown to help"
+        advice = "Try other columns or models first, and check the labels."
+    short += (
+        f": {MORE_SLIDES} more slides (about {total:,} patches) would change the AUC of {set_words(best)} on new "
+        f"slides by {_gain(slides)}, as many more patches of the same slides by {_gain(patches)}."
+    )
+    return {"short": short, "advice": advice}
+
+
+def _gain(row: dict[str, Any]) -> str:
+    return difference(row["gain"], row["low"], row["high"])
+
+
+def _learning_content(learning: LearningView) -> dict[str, Any]:
+    rows = []
+    for name in dict.fromkeys(learning.curve.set):
+        last = learning.curve[learning.curve.set == name].iloc[-1].to_dict()
+        mine = learning.gains[(learning.gains.set == name) & (learning.gains.metric == "auc")]
+        gains = {row["axis"]: row for row in records(mine)}
+        rows.append({"words": set_words(name), "last": last, "gains": gains})
+    points = [row | {"words": set_words(row["set"])} for row in records(learning.curve)]
+    return {"words": label_words(learning), "rows": rows, "points": points}
+
+
+def calibration_words(learning: LearningView) -> str:
+    """Say how well the first model is calibrated on new slides, and what labels of a new slide change."""
+    model = learning.slides.model.iloc[0]
+    slides = learning.slides[learning.slides.model == model]
+    text = (
+        f"On slides that it was not trained on, the calibration error of {model_words(model)} is "
+        f"{slides.error.mean():.3f} on average over {len(slides)} slides. With so few patches per slide, a perfectly "
+        f"calibrated model would have {slides.chance.mean():.3f}."
+    )
+    part = learning.recalibration[(learning.recalibration.model == model) & (learning.recalibration.way == "shift")]
+    labelled = REPORTED if (part.labelled == REPORTED).any() else part.labelled.min()
+    rows = {row["judged"]: row for row in records(part[part.labelled == labelled])}
+    if "all" in rows:
+        row = rows["all"]
+        change = difference(row["change"], row["low"], row["high"])
+        text += (
+            f" With {labelled} labelled patches of a new slide, a shift of its log-odds changes the log loss on its "
+            f"other patches by {change}, from {row['before']:.3f} ({row['slides']} slides)."
+        )
+    if "mixed" in rows and rows["mixed"]["slides"] < rows["all"]["slides"]:
+        row = rows["mixed"]
+        text += f" On slides with both labels: {difference(row['change'], row['low'], row['high'])}."
+    return text
+
+
+def _calibration_content(learning: LearningView) -> dict[str, Any]:
+    rows = []
+    for model in dict.fromkeys(learning.slides.model):
+        mean = learning.slides[learning.slides.model == model][["error", "chance"]].mean()
+        part = learning.recalibration[learning.recalibration.model == model]
+        for judged in dict.fromkeys(part.judged):
+            for way in dict.fromkeys(part.way):
+                cells = part[(part.judged == judged) & (part.way == way)].set_index("labelled").to_dict("index")
+                rows.append({"model": model, "judged": judged, "way": way, "cells": cells, **mean.to_dict()})
+    return {"words": calibration_words(learning), "rows": rows, "labelled": LABELLED, "ways": charts.WAY_WORDS}

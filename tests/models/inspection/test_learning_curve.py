@@ -1,0 +1,89 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from histoblend.models.inspection import learning_curve
+from histoblend.models.inspection.label_forecast import MORE_SLIDES, _extrapolate, forecast
+from histoblend.models.inspection.learning_curve import fit_curve, nested_draws
+
+#: Ten seeds; eight of them only by hand, with ``pytest -m length``.
+SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.length) for seed in range(2, 10))]
+
+
+@pytest.fixture(autouse=True)
+def few_sizes(monkeypatch):
+    monkeypatch.setattr(learning_curve, "SLIDES", (3, 5, 8, 12))
+    monkeypatch.setattr(learning_curve, "PATCHES", (4, 8, 15))
+    monkeypatch.setattr(learning_curve, "REPEATS", 3)
+    monkeypatch.setattr(learning_curve, "STRENGTHS", (0.01, 0.1))
+
+
+def cohort(seed, *, slides=24, each=30, columns=12, differ=0.0):
+    """Labels from a weighted sum of columns. ``differ`` is how much the weights of slides differ."""
+    rng = np.random.default_rng(seed)
+    slide = np.repeat(np.arange(slides), each)
+    common = rng.normal(size=columns)
+    weights = common + differ * rng.normal(size=(slides, columns))
+    values = rng.normal(size=(slides * each, columns)).astype(np.float32)
+    odds = (values * weights[slide]).sum(axis=1) / np.sqrt(1 + differ**2)
+    labels = (rng.random(len(slide)) < 1 / (1 + np.exp(-odds))).astype(int)
+    return values, labels, slide, slide % 4
+
+
+def gains(seed, **options):
+    values, labels, slides, folds = cohort(seed, **options)
+    curve = fit_curve(values, labels, slides, folds, seed=seed)
+    return forecast(curve, labels, slides, draws=200, seed=0).gains.set_index(["axis", "metric"])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_more_slides_help_if_slides_differ_and_more_patches_of_them_hardly(seed):
+    found = gains(seed, differ=1.0)
+    assert found.low["slides", "auc"] > 0, found
+    assert found.gain["slides", "auc"] > 2 * found.gain["patches", "auc"], found
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_patches_help_as_much_as_slides_if_slides_are_alike(seed):
+    found = gains(seed, each=20, columns=30)
+    assert found.low["patches", "auc"] > 0, found
+    assert found.gain["patches", "auc"] > 0.8 * found.gain["slides", "auc"], found
+
+
+def test_draws_are_nested_and_leave_out_every_slide_of_the_judged_fold():
+    _, labels, slides, folds = cohort(0)
+    draws = nested_draws(labels, slides, folds, seed=0)
+    assert {part.axis for part in draws} == {"slides", "patches"}
+    for part in draws:
+        judged = slides[folds == part.fold]
+        assert not set(slides[part.rows]) & set(judged)
+        assert len(set(labels[part.rows])) == 2
+        if part.axis == "slides" and part.size:
+            assert len(set(slides[part.rows])) == part.size
+        if part.axis == "patches":
+            assert np.bincount(slides[part.rows]).max() == part.size
+        larger = [each for each in draws if (each.axis, each.fold, each.repeat) == (part.axis, part.fold, part.repeat)]
+        assert all(set(part.rows) <= set(each.rows) for each in larger if each.size > part.size > 0)
+
+
+def test_scores_of_a_fold_do_not_depend_on_its_labels_or_on_its_other_slides():
+    values, labels, slides, folds = cohort(0, slides=12)
+    before = fit_curve(values, labels, slides, folds, seed=0)
+    changed, other = values.copy(), labels.copy()
+    other[folds == 0] = 1 - other[folds == 0]
+    held_out = np.flatnonzero(folds == 0)
+    changed[held_out[slides[held_out] == 4]] = 100
+    after = fit_curve(changed, other, slides, folds, seed=0, workers=2)
+    same = (folds == 0) & (slides != 4)
+    np.testing.assert_array_equal(before.scores[same], after.scores[same])
+    assert (before.scores[folds == 1] != after.scores[folds == 1]).any()
+    pd.testing.assert_frame_equal(before.points.drop(columns="seconds"), after.points.drop(columns="seconds"))
+
+
+def test_a_power_law_is_recovered_and_extrapolated():
+    x = np.array([4.0, 6, 9, 13, 18, 23])
+    values = np.stack([0.95 - 0.4 * x**-0.5, np.full(6, 0.8)])
+    change, fitted, exponent = _extrapolate(x, values, (30, 30 + MORE_SLIDES))
+    assert exponent == 0.5
+    np.testing.assert_allclose(fitted, values[0])
+    np.testing.assert_allclose(change, [0.4 * (30**-0.5 - 40**-0.5), 0], atol=1e-12)

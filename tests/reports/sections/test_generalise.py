@@ -1,0 +1,92 @@
+from dataclasses import replace
+
+import plotly.graph_objects as go
+import pytest
+
+from histoblend.reports.sections.generalise import (
+    calibration_words,
+    generalise_section,
+    label_words,
+    shortcut_words,
+)
+from tests.reports.cohorts import make_learning, make_shortcuts
+from tests.reports.written_report import write_section
+
+
+def gains(slides, patches):
+    """The view with these gains (value, low, high) of the best set."""
+    view = make_learning()
+    table = view.gains.copy()
+    for axis, values in (("slides", slides), ("patches", patches)):
+        table.loc[(table.axis == axis) & (table.set == "embeddings"), ["gain", "low", "high"]] = values
+    return replace(view, gains=table)
+
+
+@pytest.mark.parametrize(
+    ("slides", "patches", "advice"),
+    [
+        ((0.018, 0.002, 0.030), (0.004, -0.001, 0.009), "Collect more slides: 10 more slides (about 400 patches)"),
+        ((0.018, 0.002, 0.030), (0.004, 0.001, 0.009), "Collect more slides:"),
+        ((0.004, -0.001, 0.009), (0.018, 0.002, 0.030), "Label more patches of the slides that you have:"),
+        ((0.010, 0.002, 0.030), (0.009, 0.001, 0.020), "Label more patches, of any slides:"),
+        ((0.010, -0.002, 0.030), (0.001, -0.003, 0.004), "More labels are not shown to help:"),
+    ],
+    ids=["slides", "mostly slides", "patches", "both", "neither"],
+)
+def test_the_advice_follows_from_the_gains_and_their_intervals(slides, patches, advice):
+    words = label_words(gains(slides, patches))
+    assert words["short"].startswith(advice)
+    assert "AUC of embeddings on new slides by" in words["short"]
+    assert words["short"].count("inconclusive") == (slides[1] < 0) + (patches[1] < 0)
+
+
+def test_without_enough_sizes_there_is_no_forecast():
+    view = make_learning()
+    assert "Too few slides" in label_words(replace(view, gains=view.gains[:0]))["short"]
+    assert generalise_section(None, replace(view, gains=view.gains[:0])).content["learning"]
+
+
+def test_shortcuts_are_named_only_with_an_interval_above_zero():
+    table = make_shortcuts()
+    words = shortcut_words(table)
+    assert words["shortcut"].startswith("Which slides a patch resembles predicts its label")
+    assert "colour 0.80 (0.60 to 1.00)." in words["shortcut"]
+    assert words["robustness"] == (
+        "Label outweighs slide among neighbours in: nuclei 0.70 (0.60 to 0.80). Slide outweighs label in: colour 0.30 "
+        "(0.20 to 0.40). 1 of 3 sets are inconclusive (95 % CI includes 0.5)."
+    )
+    words = shortcut_words(table.assign(shortcut_low=-0.1))
+    assert words["shortcut"].startswith("No set of columns offers a shortcut")
+    assert "so one is possible on others" in words["first"]
+
+
+def test_calibration_names_chance_and_slides_with_both_labels():
+    words = calibration_words(make_learning())
+    assert "is 0.150 on average over 3 slides" in words
+    assert "a perfectly calibrated model would have 0.060" in words
+    assert "by −0.100 (95 % CI −0.200 to −0.010), from 0.300 (15 slides)" in words
+    assert words.endswith("On slides with both labels: −0.050 (−0.100 to +0.010), inconclusive (95 % CI includes 0).")
+
+
+def test_the_section_has_valid_charts_and_its_tables(tmp_path):
+    section = generalise_section(make_shortcuts(), make_learning())
+    assert list(section.charts) == ["shortcuts", "learning", "new-slides"]
+    for chart in section.charts.values():
+        for _, figure in chart.variants:
+            go.Figure(figure)
+    assert section.finding.startswith("Collect more slides")
+    text = write_section(tmp_path, section)
+    for name in ("shortcuts", "learning-curve", "label-gains", "slide-calibration", "new-slide-recalibration"):
+        assert (tmp_path / f"{name}.csv").is_file()
+    assert text.index("More slides, or more patches?") < text.index("Tumour or slide?")
+
+
+@pytest.mark.parametrize("omitted", [True, False])
+def test_a_baseline_shows_the_meter_and_how_to_add_the_rest(tmp_path, omitted):
+    section = generalise_section(make_shortcuts(), None, omitted=omitted)
+    assert section.finding.startswith("Shortcuts exist")
+    assert ("make generalise" in write_section(tmp_path, section)) is omitted
+
+
+def test_without_slides_the_section_says_what_it_needs():
+    assert "data.slide_map" in generalise_section(None, None).absent
