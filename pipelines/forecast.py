@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 PATCHES = 2965
 BASELINE_S = {
     "features": 10.0, "features-normalised": 8.0, "embeddings": 19.0, "embeddings-normalised": 19.0, "heads": 172.0,
-    "ladder": 2.0, "models": 1.0, "importances": 9.0, "attributions": 7.0, "leakage": 1.0, "stain": 37.0,
-    "sections": 6.0, "figures": 15.0, "report": 1.0, "refit": 45.0, "bundle": 6.0, "predictions": 4.0,
+    "ladder": 2.0, "models": 1.0, "importances": 9.0, "attributions": 7.0, "leakage": 1.0, "centres": 15.0,
+    "stain": 37.0, "sections": 6.0, "figures": 15.0, "report": 1.0, "refit": 45.0, "bundle": 6.0, "predictions": 4.0,
 }  # fmt: skip
 ENSEMBLE_S = {"cnn": 749.0, "ensemble": 10.0, "saliency": 38.0, "stain": 128.0, "bundle": 25.0, "predictions": 12.0}
 

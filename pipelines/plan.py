@@ -17,7 +17,18 @@ from histoblend.pipelines.config import Config, shown_configuration
 from histoblend.pipelines.results import needs_table
 from histoblend.pipelines.run import Run, Step
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.steps import bundle, cnn, embeddings, features, heads, model_set, patches, predictions, refit
+from histoblend.pipelines.steps import (
+    bundle,
+    centres,
+    cnn,
+    embeddings,
+    features,
+    heads,
+    model_set,
+    patches,
+    predictions,
+    refit,
+)
 
 #: Code that several steps depend on: patches and splits, feature tables, fitted models, analyses, report sections.
 PATCHES = ("data", "pipelines/run_files.py")
@@ -164,6 +175,17 @@ STEPS = (
         is_needed=lambda run: run.has("features"),
     ),
     Step(
+        "centres", "analysis/centres", "pipelines.steps.centres:build",
+        reads=("prepare", *TABLES, "heads"),
+        code=(
+            *MODELS, "pipelines/steps/heads.py", "pipelines/steps/centres.py", "pipelines/engine",
+            "reports/evaluation/centres.py",
+        ),
+        settings=lambda config: {"draws": config.report.draws, "heads": config.heads.model_dump()},
+        inputs=heads.inputs,
+        is_needed=centres.is_needed,
+    ),
+    Step(
         "stain", "analysis/stain", "pipelines.analysis.stain:build",
         reads=("prepare", "features", "embeddings", "heads", "cnn", "ensemble", "models", "ladder"),
         code=(*ANALYSES, "pipelines/analysis/stain.py"),
@@ -179,7 +201,7 @@ STEPS = (
         "sections", "analysis/sections", "pipelines.steps.sections:build",
         reads=(
             "prepare", "features", "embeddings", "heads", "cnn", "ensemble", "ladder", "bundle",
-            "importances", "attributions", "leakage", "stain", "saliency",
+            "importances", "attributions", "leakage", "centres", "stain", "saliency",
         ),
         code=(*SECTIONS, "pipelines/steps/sections.py"),
         inputs=_shown,

@@ -49,6 +49,8 @@ SCORES = "scores.parquet"
 TIMES = "times.parquet"
 DECISIONS = "decisions"
 LEAKAGE = "leakage.csv"
+#: Scores of each left-out centre.
+CENTRES = "centres.csv"
 
 #: Content of the report page, and the files next to it.
 CONTENT = "content"
