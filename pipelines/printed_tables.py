@@ -195,6 +195,12 @@ def show_audit(run: Run) -> None:
         f"slides: {len(counts)}, {counts['patches'].min():,} to {counts['patches'].max():,} patches each, "
         f"prevalence {counts['positive'].min():.0%} to {counts['positive'].max():.0%}"
     )
+    if "centre" in total:
+        sizes = [
+            f"{name} ({part['slide'].nunique()} slides, {len(part):,} patches, {part['label'].mean():.0%} positive)"
+            for name, part in total.groupby("centre")
+        ]
+        run.screen.say(f"centres: {', '.join(sizes)}")
     run.screen.say(f"measures and flags of every patch: {folder / AUDIT}; one row per slide: {folder / SLIDES}")
     run.screen.say(f"examples: {folder / PICTURES} and {folder / EXAMPLES}; images set aside: {folder / SET_ASIDE}")
     run.screen.say("policies are settings, such as --set audit.blurred=drop; `settings` lists them")

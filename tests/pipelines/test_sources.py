@@ -16,6 +16,7 @@ from histoblend.data.patches import PatchSet
 from histoblend.pipelines.commands import one_step
 from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
+from histoblend.pipelines.printed_tables import show_audit
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.steps.patches import open_source
 from tests import ROOT
@@ -81,6 +82,8 @@ def test_centres_travel_with_the_patches_and_one_can_be_the_test_set(kaggle_fold
     assert set(table["fold"]) == {-1, 0, 1, 2}
     written = pd.read_csv(prepared / "slides.csv", dtype=str).set_index("slide")["centre"]
     assert written.to_dict() == centres.set_index("slide")["centre"].to_dict()
+    show_audit(run)
+    assert "centres: 1 (8 slides, 40 patches, 50% positive), 2 (4 slides" in " ".join(capsys.readouterr().out.split())
     other = tmp_path / "other.csv"
     shutil.move(folder / "centres.csv", other)
     run = run_of("kaggle", tmp_path, folder, f"data.centre_map='{other}'")
