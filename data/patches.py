@@ -55,7 +55,8 @@ class Source(Protocol):
     - ``notes`` (dict): how it read its files, for the manifest;
     - ``remedy`` (method): how to fix the given reasons of :meth:`read`, or "";
     - ``unlabelled``: another source, whose table has no ``label``, or None;
-    - a table column ``official``: each patch's part of the official split, ``train``, ``valid`` or ``test``.
+    - a table column ``official``: each patch's part of the official split, ``train``, ``valid`` or ``test``;
+    - a table column ``centre``: the hospital or scanner of each patch (str, missing if unknown).
     """
 
     table: pd.DataFrame
@@ -84,7 +85,8 @@ class PatchSet:
         Read from the file when indexed.
     table : DataFrame
         ``patch_id, label, slide, group, split, fold, sha256``: one row per patch, in the order of ``pixels``. All
-        patches of a group are on the same side of the split. ``slide`` is the one that the data set names.
+        patches of a group are on the same side of the split. ``slide`` is the one that the data set names. Also
+        ``centre``, if any is known.
     digest : str
         SHA-256 of the table's content, including the hashes of all pixels.
     folder : Path

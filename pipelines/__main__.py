@@ -41,7 +41,7 @@ TRAINING = ("keras", "matplotlib")
 ORDER = ("data", "weights", *COMMANDS, "compare", "predict", "heatmap", "slide", "settings")
 
 CONFIG = Annotated[
-    Path, typer.Option("--config", help="Shipped configuration (folder, kaggle, pcam, phantom) or a TOML file.")
+    Path, typer.Option("--config", help="Shipped configuration (folder, kaggle, pcam, phantom, wilds) or a TOML file.")
 ]
 SETTINGS = Annotated[
     list[str] | None,

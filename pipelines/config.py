@@ -54,7 +54,7 @@ class DataCardConfig(_Section):
 class DataConfig(_Section):
     """The data set."""
 
-    source: Literal["phantom", "kaggle", "pcam", "folder"] = Field("phantom", description="kind of data set")
+    source: Literal["phantom", "kaggle", "pcam", "wilds", "folder"] = Field("phantom", description="kind of data set")
     path: UserPath = Field("", description="folder of the data set; not used for the phantom")
     size: int = Field(96, ge=MIN_SIZE, description="height and width of a patch, px")
     mpp: float = Field(
@@ -65,6 +65,9 @@ class DataConfig(_Section):
     )
     slide_map: UserPath = Field(
         "", description="CSV file with the slide of each patch; empty for the data set's default file"
+    )
+    centre_map: UserPath = Field(
+        "", description="CSV file with the centre (hospital or scanner) of each slide or patch; empty if unknown"
     )
     resize: Literal["refuse", "resize", "crop"] = Field(
         "refuse", description="folder: what to do with images of another size"
@@ -79,6 +82,7 @@ class DataConfig(_Section):
     confound: float = Field(
         0.0, ge=0, le=1, description="phantom: association of tumour and scanner; 0 none, 1 complete"
     )
+    centres: bool = Field(False, description="phantom: name the scanner of each patch as its centre")
     faults: bool = Field(
         False, description="phantom: add duplicate, blank, blurred, pen-marked and mislabelled patches"
     )
@@ -89,6 +93,9 @@ class SplitConfig(_Section):
     """How slides are split."""
 
     test_share: float = Field(0.2, gt=0, lt=1, description="share of the slides that are held out (at least 4 slides)")
+    test_centre: str = Field(
+        "", coerce_numbers_to_str=True, description="centre that is held out as the test set; empty for a share of all"
+    )
     folds: int = Field(5, ge=2, description="cross-validation folds of the other slides")
     groups: Literal["slide", "infer", "patch"] = Field(
         "slide",

@@ -17,7 +17,18 @@ from histoblend.pipelines.config import Config, shown_configuration
 from histoblend.pipelines.results import needs_table
 from histoblend.pipelines.run import Run, Step
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.steps import bundle, cnn, embeddings, features, heads, model_set, patches, predictions, refit
+from histoblend.pipelines.steps import (
+    bundle,
+    centres,
+    cnn,
+    embeddings,
+    features,
+    heads,
+    model_set,
+    patches,
+    predictions,
+    refit,
+)
 
 #: The step of the learning curve.
 LEARNING = "learning"
@@ -179,6 +190,17 @@ STEPS = (
         settings=lambda config: {"draws": config.report.draws},
     ),
     Step(
+        "centres", "analysis/centres", "pipelines.steps.centres:build",
+        reads=("prepare", *TABLES, "heads"),
+        code=(
+            *MODELS, "pipelines/steps/heads.py", "pipelines/steps/centres.py", "pipelines/engine",
+            "reports/evaluation/centres.py",
+        ),
+        settings=lambda config: {"draws": config.report.draws, "heads": config.heads.model_dump()},
+        inputs=heads.inputs,
+        is_needed=centres.is_needed,
+    ),
+    Step(
         "stain", "analysis/stain", "pipelines.analysis.stain:build",
         reads=("prepare", "features", "embeddings", "heads", "cnn", "ensemble", "models", "ladder"),
         code=(*ANALYSES, "pipelines/analysis/stain.py"),
@@ -194,7 +216,7 @@ STEPS = (
         "sections", "analysis/sections", "pipelines.steps.sections:build",
         reads=(
             "prepare", "features", "embeddings", "heads", "cnn", "ensemble", "ladder", "bundle",
-            "importances", "attributions", "leakage", "shortcuts", "learning", "stain", "saliency",
+            "importances", "attributions", "leakage", "centres", "shortcuts", "learning", "stain", "saliency",
         ),
         code=(*SECTIONS, "pipelines/steps/sections.py"),
         inputs=_shown,

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.models.names import SINGLE_FAMILIES
-from histoblend.pipelines.results import family_costs, patches_of, read_ladder, read_leakage
+from histoblend.pipelines.results import family_costs, patches_of, read_centres, read_ladder, read_leakage
 from histoblend.pipelines.run_files import (
     AUDIT,
     EXAMPLES,
@@ -20,8 +20,10 @@ from histoblend.pipelines.run_files import (
 )
 from histoblend.pipelines.steps.page_content import read_content
 from histoblend.pipelines.steps.patches import balance
+from histoblend.reports.evaluation.centres import MEAN
 from histoblend.reports.evaluation.pairing import best_model
 from histoblend.reports.page.section import records
+from histoblend.reports.sections.centres import centre_words
 from histoblend.reports.sections.data import consequence, leakage_words
 from histoblend.reports.within_slides import between_words, has_within, within_words
 from histoblend.reports.words import model_words
@@ -80,6 +82,7 @@ def show_ladder(run: Run) -> None:
     run.screen.say(within_words(steps))
     if len(alone):
         _show_families(run, pd.concat([steps[steps["rung"] == "colour"], alone]))
+    _show_centres(run)
     run.screen.say("leakage: " + leakage_words(read_leakage(run)))
 
 
@@ -115,6 +118,30 @@ def _show_within(run: Run, steps: pd.DataFrame) -> None:
     title = "within slides (95 % intervals); gains over the rung below are out-of-fold"
     run.screen.table(shown.fillna(""), title)
     run.screen.say(between_words(steps, briefly=True))
+
+
+def _show_centres(run: Run) -> None:
+    """Show each model's AUC on left-out centres: the mean, its change against mixed centres, and the worst centre."""
+    centres = read_centres(run)
+    if centres is None:
+        return
+    if (scored := centres[centres["auc"].notna()]).empty:
+        run.screen.say(f"centres: {centre_words(centres)}")
+        return
+    mean = scored[scored["centre"] == MEAN].set_index("model")
+    each = scored[scored["centre"] != MEAN]
+    worst = each.loc[each.groupby("model")["auc"].idxmin()].set_index("model").loc[mean.index]
+    shown = pd.DataFrame(
+        {
+            "model": mean.index,
+            "mean AUC": _with_interval(mean, "auc"),
+            "change from mixed centres": _with_interval(mean, "change", sign="+"),
+            "worst centre": worst["centre"],
+            "its AUC": _with_interval(worst, "auc"),
+        }
+    )
+    run.screen.table(shown, "one centre left out (95 % intervals from resampling its slides)")
+    run.screen.say(f"centres: {centre_words(centres)}")
 
 
 def _show_families(run: Run, alone: pd.DataFrame) -> None:
@@ -168,6 +195,12 @@ def show_audit(run: Run) -> None:
         f"slides: {len(counts)}, {counts['patches'].min():,} to {counts['patches'].max():,} patches each, "
         f"prevalence {counts['positive'].min():.0%} to {counts['positive'].max():.0%}"
     )
+    if "centre" in total:
+        sizes = [
+            f"{name} ({part['slide'].nunique()} slides, {len(part):,} patches, {part['label'].mean():.0%} positive)"
+            for name, part in total.groupby("centre")
+        ]
+        run.screen.say(f"centres: {', '.join(sizes)}")
     run.screen.say(f"measures and flags of every patch: {folder / AUDIT}; one row per slide: {folder / SLIDES}")
     run.screen.say(f"examples: {folder / PICTURES} and {folder / EXAMPLES}; images set aside: {folder / SET_ASIDE}")
     run.screen.say("policies are settings, such as --set audit.blurred=drop; `settings` lists them")

@@ -11,7 +11,7 @@ from histoblend.data.patches import PatchSet
 from histoblend.data.splits import is_known
 from histoblend.data.storage.arrays import names_in
 from histoblend.models.names import CONTEXT_RUNGS, TABLES, tables_of
-from histoblend.pipelines.run_files import LEAKAGE, NETWORK_LIST, NETWORKS, PREDICTIONS, SCORES, TIMES
+from histoblend.pipelines.run_files import CENTRES, LEAKAGE, NETWORK_LIST, NETWORKS, PREDICTIONS, SCORES, TIMES
 from histoblend.pipelines.runtime.artefacts import FinishedStep
 from histoblend.pipelines.tables import FeatureSets, read_values
 
@@ -106,6 +106,11 @@ def read_leakage(run: Run) -> pd.DataFrame | None:
     """The leakage meter of a run; None without slides, or without handcrafted features."""
     path = run.step("leakage").folder / LEAKAGE if run.has("leakage") else None
     return pd.read_csv(path) if path is not None and path.is_file() else None
+
+
+def read_centres(run: Run) -> pd.DataFrame | None:
+    """Scores on left-out centres, from :func:`reports.evaluation.centres.score_centres`; None without two centres."""
+    return pd.read_csv(run.step("centres").folder / CENTRES, dtype={"centre": str}) if run.has("centres") else None
 
 
 def family_costs(run: Run) -> dict[str, tuple[int, float]]:

@@ -52,6 +52,8 @@ LEAKAGE = "leakage.csv"
 SHORTCUTS = "shortcuts.csv"
 CURVE, LABEL_GAINS, CURVE_COSTS = "learning-curve.csv", "label-gains.csv", "learning-costs.csv"
 SLIDE_CALIBRATION, RECALIBRATION = "slide-calibration.csv", "recalibration.csv"
+#: Scores of each left-out centre.
+CENTRES = "centres.csv"
 
 #: Content of the report page, and the files next to it.
 CONTENT = "content"

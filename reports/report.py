@@ -67,6 +67,8 @@ class ReportInputs:
         Findings of the audit.
     leakage : DataFrame or None
         Scores of folds that ignore slides; see :func:`reports.sections.data.leakage_words`.
+    centres : DataFrame or None
+        From :func:`reports.evaluation.centres.score_centres`, if two or more centres are known.
     ensemble : EnsembleView or None
         Results of step 6, if it ran.
     decisions : DecisionsView or None
@@ -106,6 +108,7 @@ class ReportInputs:
     phantom: bool = False
     audit: AuditView | None = None
     leakage: pd.DataFrame | None = None
+    centres: pd.DataFrame | None = None
     ensemble: EnsembleView | None = None
     decisions: DecisionsView | None = None
     artefacts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -130,7 +133,7 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
     data = card_line(inputs.data_card or DataCard(), predictions)
     sections = [
         verdict_section(verdict, rungs, data),
-        ladder_section(inputs.ladder, roc_table(predictions, models), inputs.families),
+        ladder_section(inputs.ladder, roc_table(predictions, models), inputs.families, inputs.centres),
         data_section(predictions, inputs.audit, inputs.leakage, inputs.data_card),
         generalise_section(inputs.shortcuts, inputs.learning, omitted=inputs.learning_omitted),
         stain_section(inputs.stain, inputs.importances, verdict.best),

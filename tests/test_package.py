@@ -24,7 +24,7 @@ from histoblend.reports.sections.citation import citation
 from tests import ROOT
 from tests.pipelines.predict.small_installation import pins
 
-CONFIGURATIONS = ("folder", "kaggle", "pcam", "phantom")
+CONFIGURATIONS = ("folder", "kaggle", "pcam", "phantom", "wilds")
 
 
 def tracked(*folders):

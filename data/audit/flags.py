@@ -99,15 +99,15 @@ def examine(table: pd.DataFrame, measures: Measures) -> pd.DataFrame:
     Parameters
     ----------
     table : DataFrame
-        ``patch_id, label, slide, sha256`` and, if the data set comes with a split, ``official``.
+        ``patch_id, label, slide, sha256`` and, if known, ``centre`` and the data set's own split ``official``.
     measures : Measures
         In the row order of ``table``.
 
     Returns
     -------
     DataFrame
-        One row per patch: ``patch_id, label, slide`` (and ``official``); one column per measure; one boolean column per
-        flag; ``exact_of``, the lowest row with the same pixels; ``set``, the lowest row of its set of duplicates;
+        One row per patch: ``patch_id, label, slide`` (``centre, official``); one column per measure; one boolean column
+        per flag; ``exact_of``, the lowest row with the same pixels; ``set``, the lowest row of its set of duplicates;
         ``similarity`` to the matching patch (1 for equal pixels, missing without a duplicate); ``symmetry``, which maps
         the matching patch to this one (see :class:`data.audit.duplicates.NearPairs`).
     """
@@ -132,7 +132,7 @@ def examine(table: pd.DataFrame, measures: Measures) -> pd.DataFrame:
         **own_flags(values),
         "no_slide": _lacks_slide(table["slide"]),
     }
-    columns = [name for name in ("patch_id", "label", "slide", "official") if name in table]
+    columns = [name for name in ("patch_id", "label", "slide", "centre", "official") if name in table]
     ordered = pd.DataFrame({flag.name: flags[flag.name] for flag in FLAGS})
     links = pd.DataFrame({"exact_of": exact_of, "set": sets, "similarity": similarity, "symmetry": symmetry})
     return pd.concat([table[columns].reset_index(drop=True), values, ordered, links], axis=1)

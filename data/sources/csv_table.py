@@ -28,8 +28,9 @@ ID_COLUMNS = (
 SLIDE_COLUMNS = ("wsi", "slide", "slide_id", "wsi_id", "slide_name", "wsi_name", "group")
 LABEL_COLUMNS = ("label", "labels", "class", "class_name", "target")
 SPLIT_COLUMNS = ("split", "set", "subset", "partition")
+CENTRE_COLUMNS = ("centre", "center", "scanner", "hospital", "site")
 
-_COLUMNS = (ID_COLUMNS, SLIDE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS)
+_COLUMNS = (ID_COLUMNS, SLIDE_COLUMNS, LABEL_COLUMNS, SPLIT_COLUMNS, CENTRE_COLUMNS)
 
 #: Headers named in the documentation; they take precedence over other accepted ones.
 _SLIDE_FIRST = ("slide", "wsi")
@@ -40,7 +41,7 @@ MISSING = (
     "#n/a", "#na", "#n/a n/a", "#name?", "#ref!", "#value!", "#div/0!", "#null!", "#num!",
 )  # fmt: skip
 
-#: More texts for a missing slide; they may be valid names of classes.
+#: More texts for a missing slide or centre; they may be valid names of classes.
 _NO_SLIDE = ("none", "unknown", "missing", "-", "--", "\u2013", "\u2014", "?")
 
 #: Separators, the most common first.
@@ -73,17 +74,17 @@ def read_csv(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = (
     path : Path
         Separated by commas, semicolons, tabs or ``|``; UTF-8, or UTF-16 with a byte order mark, as Excel writes it.
     columns : tuple of str
-        Required columns, by their documented names. A column of ``ID_COLUMNS``, ``SLIDE_COLUMNS``, ``LABEL_COLUMNS``
-        or ``SPLIT_COLUMNS`` may have another header of the same list.
+        Required columns, by their documented names. A column of ``ID_COLUMNS``, ``SLIDE_COLUMNS``, ``LABEL_COLUMNS``,
+        ``SPLIT_COLUMNS`` or ``CENTRE_COLUMNS`` may have another header of the same list.
     optional : tuple of str
         Columns that are returned if present.
 
     Returns
     -------
     DataFrame of str
-        ``columns``, and those of ``optional`` that are present. A missing slide is empty, even if the file has a text
-        such as ``nan`` (``MISSING``). The index is the row in a spreadsheet, in which the header is row 1. Rows without
-        any value are left out.
+        ``columns``, and those of ``optional`` that are present. A missing slide or centre is empty, even if the file
+        has a text such as ``nan`` (``MISSING``). The index is the row in a spreadsheet, in which the header is row 1.
+        Rows without any value are left out.
 
     Raises
     ------
@@ -96,7 +97,7 @@ def read_csv(path: Path, columns: tuple[str, ...], optional: tuple[str, ...] = (
         positions = _positions(path, headers, columns, optional)
         table = _values(path, stream, len(headers), separator, expected)
     read = {name: clean_names(table[position]) for name, position in positions.items()}
-    for name in read.keys() & set(SLIDE_COLUMNS):
+    for name in read.keys() & {*SLIDE_COLUMNS, *CENTRE_COLUMNS}:
         # Otherwise "nan" would become a slide, and patches of different slides would be mixed without a warning.
         read[name] = read[name].mask(read[name].str.lower().isin([*MISSING, *_NO_SLIDE]), "")
     return pd.DataFrame(read, dtype="str")

@@ -9,7 +9,7 @@ import numpy as np
 
 from histoblend.data.patches import Source
 from histoblend.data.phantom.patches import Phantom, phantom
-from histoblend.data.sources import folder, kaggle, pcam
+from histoblend.data.sources import folder, kaggle, pcam, wilds
 
 
 class PhantomSource:
@@ -18,17 +18,21 @@ class PhantomSource:
     Parameters
     ----------
     drawn : Phantom
+    centres : bool
+        Name the scanner of each patch as its centre.
 
     Attributes
     ----------
     table : DataFrame
-        ``patch_id, label, slide`` and the phantom's ground truth in more columns.
+        ``patch_id, label, slide`` and, if asked for, ``centre``; the phantom's ground truth in more columns.
     size : int
     """
 
-    def __init__(self, drawn: Phantom) -> None:
+    def __init__(self, drawn: Phantom, *, centres: bool = False) -> None:
         self.drawn, self.size = drawn, drawn.size
         self.table = drawn.table.assign(slide=drawn.table["slide"].astype("string"))
+        if centres:
+            self.table["centre"] = self.table["domain"].astype("string")
 
     def read(self, start: int, stop: int) -> tuple[np.ndarray, Mapping[int, str]]:
         """Draw rows ``start`` to ``stop``; no row fails."""
@@ -61,11 +65,12 @@ class SourceKind:
 SOURCES: tuple[SourceKind, ...] = (
     SourceKind(
         "phantom",
-        lambda **options: PhantomSource(phantom(**options)),
-        ("n", "slides", "size", "difficulty", "confound", "faults", "seed"),
+        lambda centres, **options: PhantomSource(phantom(**options), centres=centres),
+        ("n", "slides", "size", "difficulty", "confound", "centres", "faults", "seed"),
     ),
     SourceKind("kaggle", kaggle.KaggleSource, ("path", "size", "missing", "slide_map"), kaggle.content),
     SourceKind("pcam", pcam.PcamSource, ("path", "size"), pcam.content),
+    SourceKind("wilds", wilds.WildsSource, ("path", "size", "missing"), wilds.content),
     SourceKind(
         "folder",
         folder.FolderSource,

@@ -27,10 +27,11 @@ from histoblend.data.patches import (
     write_unlabelled,
 )
 from histoblend.data.scored_parts import check_scored
+from histoblend.data.sources.centres import check_centres, hold_out_centre, mapped_centres
 from histoblend.data.sources.own_results import is_result
 from histoblend.data.sources.registry import source_kind
 from histoblend.data.splits import UNMAPPED, assign_splits, base_groups, check_enough, is_known, unite
-from histoblend.data.storage.arrays import StoredRows, names_in
+from histoblend.data.storage.arrays import StoredRows, find_name, names_in
 from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.run_files import (
@@ -56,14 +57,16 @@ def settings(config: Config) -> dict[str, Any]:
     options = {**_options(config), "source": config.data.source, "strict": config.data.strict}
     options.pop("seed", None)
     options = {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    options["centre_map"] = config.data.centre_map
     return {"data": options, "split": config.split.model_dump(), "audit": config.audit.model_dump()}
 
 
 def inputs(run: Run) -> dict[str, str]:
-    """Digests of the data folder's content. Empty if the source reads no folder."""
-    options = _options(run.config)
+    """Digests of the data folder's content and of the table of centres. Empty if the run reads neither."""
+    options, centres = _options(run.config), _centre_map(run.config)
     content = source_kind(run.config.data.source).content
-    return folder_digests(options["path"], content(**options)) if "path" in options else {}
+    digests = folder_digests(options["path"], content(**options)) if "path" in options else {}
+    return digests | ({"centres": file_digest(centres)} if centres is not None and centres.is_file() else {})
 
 
 def build(run: Run, folder: Path) -> StepResult:
@@ -216,23 +219,41 @@ def write_audit(audit: pd.DataFrame, unreadable: pd.DataFrame, config: Config, f
 
 
 def slide_counts(audit: pd.DataFrame) -> pd.DataFrame:
-    """Counts and mean colours of each slide: ``slide, patches, dropped, positive, red, green, blue`` and tints."""
+    """Counts and mean colours of each slide: ``slide, patches, dropped, positive, red, green, blue`` and tints.
+
+    Also ``centre``, if centres are known.
+    """
     named = audit.assign(slide=audit["slide"].astype(object).fillna("(unknown)"), dropped=audit["dropped_by"] != "")
     colours = ["red", "green", "blue", *TINTS]
     grouped = named.groupby("slide")
     counts = grouped.agg(patches=("label", "size"), dropped=("dropped", "sum"), positive=("label", "mean"))
-    return pd.concat([counts, grouped[colours].mean().round(4)], axis=1).reset_index()
+    centre = [grouped["centre"].first()] if "centre" in named else []
+    return pd.concat([counts, grouped[colours].mean().round(4), *centre], axis=1).reset_index()
 
 
 def open_source(config: Config) -> Source:
-    """Open the configured data set.
+    """Open the configured data set, and add the configured centres and test centre to its table.
 
     Raises
     ------
     InputError
-        The data set is missing, or its layout is not as expected.
+        The data set is missing, its layout is not as expected, or the centres do not fit it.
     """
-    return source_kind(config.data.source).open(**_options(config))
+    source = source_kind(config.data.source).open(**_options(config))
+    centres = _centre_map(config)
+    if centres is not None:
+        source.table["centre"] = mapped_centres(source.table, centres, config.data.missing)
+    if "centre" in source.table:
+        check_centres(source.table)
+    if config.split.test_centre:
+        source.table = hold_out_centre(source.table, config.split.test_centre)
+    return source
+
+
+def _centre_map(config: Config) -> Path | None:
+    """Path of the table of centres: its name in the data folder, or its own path; None if there is none."""
+    name = config.data.centre_map
+    return find_name(Path(config.data.path), name) if name else None
 
 
 def balance(table: pd.DataFrame) -> pd.DataFrame:

@@ -20,7 +20,14 @@ from histoblend.pipelines.analysis.saliency import open_saliency
 from histoblend.pipelines.analysis.shortcuts import read_shortcuts
 from histoblend.pipelines.analysis.stain import read_stain
 from histoblend.pipelines.config import DataConfig, shown_configuration
-from histoblend.pipelines.results import family_costs, patches_of, predictions_of, read_ladder, read_leakage
+from histoblend.pipelines.results import (
+    family_costs,
+    patches_of,
+    predictions_of,
+    read_centres,
+    read_ladder,
+    read_leakage,
+)
 from histoblend.pipelines.run_files import (
     AUDIT,
     CHOICES,
@@ -58,7 +65,7 @@ if TYPE_CHECKING:
 #: Steps whose results the report shows.
 SHOWN = (
     "prepare", "features", "embeddings", "heads", "cnn", "ensemble",
-    "ladder", "importances", "attributions", "leakage", "shortcuts", "learning", "stain", "saliency",
+    "ladder", "importances", "attributions", "leakage", "centres", "shortcuts", "learning", "stain", "saliency",
 )  # fmt: skip
 
 
@@ -87,6 +94,7 @@ def _read(run: Run) -> ReportInputs:
         phantom=run.config.data.source == "phantom",
         audit=audit_view(prepared.folder),
         leakage=read_leakage(run),
+        centres=read_centres(run),
         ensemble=ensemble_view(run),
         decisions=read_decisions(run),
         artefacts={step.folder.name: step.manifest["files"] for step in finished(run)},

@@ -25,6 +25,7 @@ SOURCES = {
     "phantom": "synthetic phantom patches, which say nothing about medicine",
     "kaggle": "Kaggle’s copy of PatchCamelyon: lymph nodes of breast cancer patients from two hospitals",
     "pcam": "PatchCamelyon: lymph nodes of breast cancer patients from two hospitals",
+    "wilds": "CAMELYON17-WILDS: lymph nodes of breast cancer patients from five hospitals",
     "folder": "a folder of images of the bundle’s author",
 }
 

@@ -22,6 +22,16 @@ _DATA: Mapping[str, tuple[str, tuple[str, ...]]] = {
         "CAMELYON16:",
         _PATCHES,
     ),
+    "wilds": (
+        "The patches (CAMELYON17-WILDS) and the slides that they come from (CAMELYON17):",
+        (
+            "Koh PW, Sagawa S, Marklund H, et al. WILDS: a benchmark of in-the-wild distribution shifts. ICML 2021, "
+            "PMLR 139:5637–5664.",
+            "Bándi P, Geessink O, Manson Q, et al. From detection of individual metastases to classification of lymph "
+            "node status at the patient level: the CAMELYON17 challenge. IEEE Trans Med Imaging 2019;38(2):550–560. "
+            "doi:10.1109/TMI.2018.2867350",
+        ),
+    ),
     "phantom": ("The patches are synthetic and made by Histoblend, so there are no data to cite.", ()),
 }
 _OTHER_DATA = ("The source of the images, which Histoblend does not know.", ())

@@ -61,6 +61,12 @@ KNOWN_CARDS = {
         source="Kaggle’s “Histopathologic Cancer Detection”: patches of PatchCamelyon, cut from CAMELYON16 slides",
     ),
     "pcam": replace(_CAMELYON, source="PatchCamelyon: patches cut from CAMELYON16 slides"),
+    "wilds": DataCard(
+        source="CAMELYON17-WILDS: patches cut from CAMELYON17 slides of five hospitals",
+        tissue="lymph nodes of patients with breast cancer",
+        stain=_CAMELYON.stain,
+        label=_CAMELYON.label,
+    ),
     "phantom": DataCard(
         source="synthetic phantom, drawn by this program",
         tissue="synthetic lymph node",

@@ -12,6 +12,7 @@ from histoblend.models.names import RUNGS, SINGLE_FAMILIES, split_model_name
 from histoblend.reports.evaluation.pairing import best_model
 from histoblend.reports.page import figures
 from histoblend.reports.page.section import Chart, Section
+from histoblend.reports.sections.centres import centre_rows, centre_words
 from histoblend.reports.within_slides import between_words, has_within, within_words
 from histoblend.reports.words import FAMILY_WORDS, RUNG_WORDS, difference, direction, head_words, model_words, span
 
@@ -45,7 +46,12 @@ COSTS = (
 )
 
 
-def ladder_section(ladder: pd.DataFrame, curves: pd.DataFrame, families: Mapping[str, tuple[int, float]]) -> Section:
+def ladder_section(
+    ladder: pd.DataFrame,
+    curves: pd.DataFrame,
+    families: Mapping[str, tuple[int, float]],
+    centres: pd.DataFrame | None = None,
+) -> Section:
     """Show every rung, its gain and its cost.
 
     Parameters
@@ -56,6 +62,8 @@ def ladder_section(ladder: pd.DataFrame, curves: pd.DataFrame, families: Mapping
         From :func:`reports.evaluation.ladder.roc_table`.
     families : mapping from name to (columns, milliseconds)
         Number of columns of each family of handcrafted features, and its time per patch on one core.
+    centres : DataFrame, optional
+        From :func:`reports.evaluation.centres.score_centres`.
 
     Returns
     -------
@@ -85,12 +93,14 @@ def ladder_section(ladder: pd.DataFrame, curves: pd.DataFrame, families: Mapping
             "within": within,
             "within_words": within_words(rungs),
             "between_words": between_words(rungs),
+            "centre_words": centre_words(centres),
+            "centres": centre_rows(centres),
         },
         charts={
             "forest": Chart(_forest_words(rungs), forest),
             "roc": Chart("ROC curves of all models. The AUC column of the ladder has the areas under them.", roc),
         },
-        tables={"ladder": ladder, "roc": curves},
+        tables={"ladder": ladder, "roc": curves} | ({} if centres is None else {"centres": centres}),
         finding=_finding(rungs),
     )
 

@@ -62,7 +62,10 @@ def test_an_unknown_preset_is_refused():
         ("split.fold=3", r"unknown key 'split.fold'; did you mean 'split.folds'\?"),
         ("folds=3", r"unknown key 'folds'; did you mean 'split.folds' or 'cnn.folds'\?"),
         ("split.folds=1", r"split.folds: Input should be greater than or equal to 2; got 1"),
-        ("data.source=kagle", "data.source: Input should be 'phantom', 'kaggle', 'pcam' or 'folder'; got 'kagle'"),
+        (
+            "data.source=kagle",
+            "data.source: Input .* 'phantom', 'kaggle', 'pcam', 'wilds' or 'folder'; got 'kagle'",
+        ),
         ("split.folds", r"--set must look like section.key=value; got 'split.folds'"),
         ("name.x=1", "'name' is a value, not a section"),
         ("name=../elsewhere", "without slashes or spaces, such as RUN=elsewhere .--run elsewhere.; got '../elsewhere'"),

@@ -102,7 +102,7 @@ def other_code(tmp_path, monkeypatch):
         ("pipelines/analysis/leakage.py", {"leakage", "sections"}),
         ("features/handcrafted/plain_names.py", {"sections"}),
         ("features/handcrafted/catalogue.py", set()),
-        ("pipelines/engine/worker.py", {*TABLES, "heads", "refit"}),
+        ("pipelines/engine/worker.py", {*TABLES, "heads", "centres", "refit"}),
         ("pipelines/runtime/screen.py", set()),
         ("pipelines/config.py", set()),
     ],

@@ -18,7 +18,8 @@ def test_the_ladder_shows_the_auc_within_slides_if_slides_are_known(known, monke
             say = staticmethod(lines.append)
 
     monkeypatch.setattr("histoblend.pipelines.printed_tables.read_ladder", lambda run: steps)
-    monkeypatch.setattr("histoblend.pipelines.printed_tables.read_leakage", lambda run: None)
+    for name in ("read_leakage", "read_centres"):
+        monkeypatch.setattr(f"histoblend.pipelines.printed_tables.{name}", lambda run: None)
     show_ladder(Run)
     first, *more = tables.values()
     assert ("within" in first) == known

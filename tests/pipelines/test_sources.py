@@ -16,7 +16,9 @@ from histoblend.data.patches import PatchSet
 from histoblend.pipelines.commands import one_step
 from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
+from histoblend.pipelines.printed_tables import show_audit
 from histoblend.pipelines.results import patches_of
+from histoblend.pipelines.steps.patches import open_source
 from tests import ROOT
 
 
@@ -63,6 +65,45 @@ def test_a_slide_map_in_another_folder_is_part_of_the_input(kaggle_folder, tmp_p
     one_step(run, "prepare")
     assert "its input changed" in capsys.readouterr().out
     assert patches_of(run).table["slide"].str.startswith("xS").all()
+
+
+def test_centres_travel_with_the_patches_and_one_can_be_the_test_set(kaggle_folder, tmp_path, capsys):
+    folder = kaggle_folder()
+    slides = [f"S{number}" for number in range(12)]
+    centres = pd.DataFrame({"slide": slides, "centre": ["2" if number % 3 == 0 else "1" for number in range(12)]})
+    centres.to_csv(folder / "centres.csv", index=False)
+    options = ("data.centre_map=centres.csv", "split.test_centre=2")
+    run = run_of("kaggle", tmp_path, folder, *options)
+    prepared = one_step(run, "prepare")
+    table = patches_of(run).table
+    expected = table["slide"].map(centres.set_index("slide")["centre"])
+    assert table["centre"].tolist() == expected.tolist()
+    assert ((table["split"] == "test") == (table["centre"] == "2")).all()
+    assert set(table["fold"]) == {-1, 0, 1, 2}
+    written = pd.read_csv(prepared / "slides.csv", dtype=str).set_index("slide")["centre"]
+    assert written.to_dict() == centres.set_index("slide")["centre"].to_dict()
+    show_audit(run)
+    assert "centres: 1 (8 slides, 40 patches, 50% positive), 2 (4 slides" in " ".join(capsys.readouterr().out.split())
+    other = tmp_path / "other.csv"
+    shutil.move(folder / "centres.csv", other)
+    run = run_of("kaggle", tmp_path, folder, f"data.centre_map='{other}'")
+    run.rebuild = True
+    one_step(run, "prepare")
+    centres.assign(centre=slides).to_csv(other, index=False)
+    run = run_of("kaggle", tmp_path, folder, f"data.centre_map='{other}'")
+    one_step(run, "prepare")
+    assert "its input changed" in capsys.readouterr().out
+    assert patches_of(run).table["centre"].tolist() == patches_of(run).table["slide"].tolist()
+
+
+def test_the_phantom_names_its_scanners_as_centres_on_request():
+    named, plain = (
+        open_source(load_config(ROOT / "configs" / "phantom.toml", ["data.n=60", *settings]))
+        for settings in (["data.centres=true", "data.confound=0.5"], [])
+    )
+    assert named.table["centre"].tolist() == named.table["domain"].tolist()
+    assert named.table["centre"].nunique() == 2
+    assert "centre" not in plain.table
 
 
 def test_gzipped_pcam_is_prepared_and_reused(tmp_path, capsys):

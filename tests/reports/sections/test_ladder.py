@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 
 from histoblend.models.metrics import METRICS
+from histoblend.reports.evaluation.centres import MEAN, SCORES
+from histoblend.reports.page.page import write_page
 from histoblend.reports.sections.ladder import ladder_section
 
 CURVES = pd.DataFrame(
@@ -99,3 +101,23 @@ def test_without_any_slide_and_test_set_the_table_has_fewer_columns(ladder):
     assert content["sizes"] == "100 out-of-fold patches"
     names = [score["name"] for score in content["scores"]]
     assert names == ["auc", "gain", "average_precision", "brier", "accuracy"]
+
+
+def test_left_out_centres_are_shown_with_the_mean_first_and_in_a_csv_file(ladder, tmp_path):
+    rows = []
+    for centre, auc, low in (("<b>a</b>", 0.9, 0.85), ("b", 0.6, np.nan), ("c", np.nan, np.nan), (MEAN, 0.75, 0.7)):
+        values = {"model": "logistic_colour", "centre": centre, "patches": 1200, "slides": 9, "prevalence": 0.4}
+        for name in SCORES:
+            change = -0.8 if name.startswith("change") else 0
+            values |= {name: auc + change, f"{name}_low": low + change, f"{name}_high": low + 0.2 + change}
+        rows.append(values | {"pooled": 0.97 if centre == MEAN else np.nan})
+    section = ladder_section(ladder, CURVES, {}, pd.DataFrame(rows))
+    text = write_page(tmp_path, "x", [section]).read_text(encoding="utf-8")
+    table = text[text.index('<h3 id="centres">') : text.index('<h3 id="ranking">')]
+    assert "mean AUC 0.750 (0.700 to 0.900) over 2 centres; worst centre: b, AUC 0.600." in table
+    assert "on the same patches: −0.050 (−0.100 to +0.100), inconclusive" in table
+    assert "usual out-of-fold AUC, 0.970" in table
+    assert table.count("<tr>") == 1 + 4
+    assert table.index(f"<td>{MEAN}</td>") < table.index("&lt;b&gt;a&lt;/b&gt;")
+    assert len(pd.read_csv(tmp_path / "centres.csv")) == 4
+    assert '<h3 id="centres">' not in write_page(tmp_path, "x", [ladder_section(ladder, CURVES, {})]).read_text()
