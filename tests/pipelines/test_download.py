@@ -1,8 +1,6 @@
 """``make data``: the downloaded files, and the messages on failure."""
 
 import gzip
-import subprocess
-import sys
 import zipfile
 
 import pytest
@@ -10,14 +8,7 @@ import pytest
 from histoblend.data.sources.download import Published
 from histoblend.pipelines import download
 from histoblend.pipelines.runtime.screen import Screen
-from tests import ROOT
-
-
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "histoblend.pipelines", "data", *arguments],
-        capture_output=True, text=True, cwd=ROOT, timeout=60, check=False,
-    )  # fmt: skip
+from tests.processes import run_command
 
 
 @pytest.mark.parametrize(
@@ -35,7 +26,7 @@ def command(*arguments):
 )
 def test_an_expected_error_is_one_line_and_status_2(tmp_path, arguments, message):
     (tmp_path / "no.zip").write_text("no")
-    done = command(*[argument.format(tmp=tmp_path) for argument in arguments])
+    done = run_command("data", *[argument.format(tmp=tmp_path) for argument in arguments])
     assert done.returncode == 2
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
@@ -44,7 +35,7 @@ def test_an_expected_error_is_one_line_and_status_2(tmp_path, arguments, message
 def test_an_archive_downloaded_by_hand_is_unpacked(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
         file.writestr("train/a.tif", b"pixels")
-    done = command(str(tmp_path / "a.zip"), "--data", str(tmp_path / "there"))
+    done = run_command("data", tmp_path / "a.zip", "--data", tmp_path / "there")
     assert (done.returncode, done.stderr) == (0, "")
     assert "unpacked train" in done.stdout
     assert (tmp_path / "there" / "train" / "a.tif").read_bytes() == b"pixels"

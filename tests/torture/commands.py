@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 from tests import ROOT
+from tests.processes import run_command
 
 QUICK = {
     "data.n": 120, "data.slides": 12, "split.folds": 2, "features.families": ["colour"], "heads.features": ["colour"],
@@ -20,8 +21,11 @@ def command(step, runs, *more, settings=None, limit=None, environment=None):
     for key, value in {**QUICK, **(settings or {})}.items():
         if value is not None:
             words += ["--set", f"{key}={value!r}"]
+    arguments = [step, "--runs", str(runs), "--run", "one", *words, *more]
+    if limit is environment is None:
+        return run_command(*arguments)
     return subprocess.run(
-        [sys.executable, "-m", "histoblend.pipelines", step, "--runs", str(runs), "--run", "one", *words, *more],
+        [sys.executable, "-m", "histoblend.pipelines", *arguments],
         check=False, cwd=ROOT, capture_output=True, text=True, timeout=300, preexec_fn=limit, env=environment,
     )  # fmt: skip
 

@@ -9,7 +9,6 @@ import pickle
 import re
 import shutil
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
@@ -45,6 +44,7 @@ from histoblend.pipelines.runtime.artefacts import file_digest
 from histoblend.pipelines.runtime.screen import Screen
 from tests import ROOT
 from tests.data.sources.test_archives import OUTSIDE, tarred, zipped
+from tests.processes import run_command
 
 pytestmark = pytest.mark.torture
 PACKAGES = ("data", "features", "models", "reports", "pipelines")
@@ -392,14 +392,6 @@ def test_keras_own_lambda_layer_is_refused(tmp_path, faults):
     faults("code in a .keras file", 3, 3, "error: … expected known layers of Keras; got keras.layers.Lambda")
 
 
-def command(*arguments):
-    done = subprocess.run(
-        [sys.executable, "-m", "histoblend.pipelines", *map(str, arguments)],
-        cwd=ROOT, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    return done.returncode, done.stdout, done.stderr
-
-
 def test_outside_paths_are_refused_in_one_line(tmp_path, faults):
     (tmp_path / "data" / "a").mkdir(parents=True)
     Image.new("RGB", (96, 96)).save(tmp_path / "data" / "a" / "1.png")
@@ -413,8 +405,9 @@ def test_outside_paths_are_refused_in_one_line(tmp_path, faults):
         (("prepare", "--set", "name=a\x1b[31mb", "--set", "data.n=x\x1b[2J"), "data.n"),
     ]
     for arguments, words in tried:
-        status, _, said = command(*arguments, "--runs", tmp_path / "runs")
-        assert status == 2, said
+        done = run_command(*arguments, "--runs", tmp_path / "runs")
+        said = done.stderr
+        assert done.returncode == 2, said
         assert said.startswith("error: ")
         assert said.count("\n") == 1
         assert words in said

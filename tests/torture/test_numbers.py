@@ -1,8 +1,6 @@
 """Non-finite values, and data sets that are barely or not learnable, through the real commands."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -11,7 +9,7 @@ from PIL import Image
 
 from histoblend.data.errors import InputError
 from histoblend.pipelines.tables import check_finite
-from tests import ROOT
+from tests.processes import run_command
 
 QUICK = ["features.families=['colour']", "heads.features=['colour']", "report.draws=100", "report.repeats=1"]
 QUICK += ["split.folds=2", "engine.workers=1"]
@@ -34,11 +32,8 @@ def labelled_folder(folder, labels, slides):
 
 def command(tmp_path, step, data, *more):
     settings = [word for setting in [*QUICK, *more] for word in ("--set", setting)]
-    return subprocess.run(
-        [sys.executable, "-m", "histoblend.pipelines", step, "--config", "configs/folder.toml", "--data", data,
-         "--runs", tmp_path / "runs", "--run", "edge", *settings],
-        check=False, cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+    places = ["--config", "configs/folder.toml", "--data", data, "--runs", tmp_path / "runs", "--run", "edge"]
+    return run_command(step, *places, *settings)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

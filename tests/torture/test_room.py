@@ -2,7 +2,6 @@
 
 import errno
 import os
-import resource
 import shutil
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 from histoblend.data.errors import InputError
 from histoblend.pipelines.runtime import resources
 from tests import ROOT
+from tests.processes import run_command
 
 QUICK = ["data.n=60", "data.slides=12", "split.folds=2", "features.families=['colour']", "heads.features=['colour']"]
 QUICK += ["engine.workers=1", "features.shard=20"]
@@ -23,16 +23,8 @@ pytestmark = pytest.mark.torture
 
 def features(runs, largest=None):
     """Run the step ``features`` with a limit of ``largest`` bytes per file."""
-
-    def limit():
-        if largest is not None:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
-
     settings = [word for setting in QUICK for word in ("--set", setting)]
-    return subprocess.run(
-        [sys.executable, "-m", "histoblend.pipelines", "features", "--runs", runs, "--run", "room", *settings],
-        check=False, cwd=ROOT, capture_output=True, text=True, timeout=300, preexec_fn=limit,
-    )  # fmt: skip
+    return run_command("features", "--runs", runs, "--run", "room", *settings, largest=largest)
 
 
 def one_line(done):

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,6 +32,7 @@ from histoblend.pipelines.tables import context_table
 from tests import ROOT
 from tests.data.slide_files import most_reads, write_scn, write_tiff
 from tests.pipelines.predict.test_folder import Mean, with_more
+from tests.processes import run_command
 
 SMALL = ["data.n=600", "data.slides=12", "split.folds=2", "report.draws=100", "report.repeats=1", "name=small"]
 SMALL += [
@@ -414,24 +413,13 @@ def test_a_real_slide_of_another_tissue(run, tmp_path):
     assert (tiles["centre_x"] < 2000).all()
 
 
-def command(*words):
-    return subprocess.run(
-        [sys.executable, "-m", "histoblend.pipelines", *map(str, words)],
-        check=False,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-
-
 def test_the_command_line_draws_a_slide_and_predicts_it(run, tmp_path):
     path = tmp_path / "drawn.tif"
-    drawn = command("slide", "--out", path, "--width", 1100, "--height", 1024, "--seed", 3)
+    drawn = run_command("slide", "--out", path, "--width", 1100, "--height", 1024, "--seed", 3)
     assert drawn.returncode == 0, drawn.stderr
     assert "a synthetic slide of 1100 × 1024 px at 0.972 µm per pixel" in drawn.stdout
     bundle = run.folder / "bundle"
-    predicted = command(
+    predicted = run_command(
         "heatmap", "--bundle", bundle, "--slide", path, "--out", tmp_path / "map", "--model", "logistic_colour"
     )
     assert predicted.returncode == 0, predicted.stderr
@@ -443,7 +431,7 @@ def test_the_command_line_draws_a_slide_and_predicts_it(run, tmp_path):
     assert (tmp_path / "map" / "viewer.html").is_file()
     with Slide(path) as slide:
         assert GroundTruth.of(slide.properties)
-    failed = command("heatmap", "--bundle", bundle, "--slide", tmp_path / "map" / "overlay.png")
+    failed = run_command("heatmap", "--bundle", bundle, "--slide", tmp_path / "map" / "overlay.png")
     assert failed.returncode == 2
     assert failed.stderr.startswith("error: ")
     assert failed.stderr.strip().count("\n") == 0
