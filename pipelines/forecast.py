@@ -31,8 +31,8 @@ BASELINE_S = {
     "embeddings": (19.0, 127.0, 1400.0), "embeddings-normalised": (19.0, 127.0, 1400.0),
     "heads": (172.0, 750.0, 1300.0), "refit": (45.0, 190.0, 330.0),
     "ladder": (2.0, 3.0, 13.0), "models": (1.0, 3.0, 20.0), "bundle": (6.0, 7.0, 15.0),
-    "importances": (9.0, 16.0, 110.0), "attributions": (7.0, 8.0, 20.0), "leakage": (1.0, 1.0, 5.0), "centres": (15.0, 60.0, 120.0),
-    "shortcuts": (7.0, 10.0, 20.0), "learning": (45.0, 60.0, 90.0),
+    "importances": (9.0, 16.0, 110.0), "attributions": (7.0, 8.0, 20.0), "leakage": (1.0, 1.0, 5.0),
+    "centres": (15.0, 60.0, 120.0), "shortcuts": (7.0, 10.0, 20.0), "learning": (45.0, 60.0, 90.0),
     "stain": (37.0, 38.0, 50.0), "sections": (6.0, 7.0, 20.0), "figures": (15.0, 16.0, 25.0), "report": (1.0, 1.0, 1.0),
     "predictions": (4.0, 52.0, 600.0),
 }  # fmt: skip

@@ -1,8 +1,8 @@
 """Write Keras networks as ONNX graphs, layer by layer, on any backend of Keras.
 
 Only the layers of the networks in docs/backbones.md are known. Tensors of images and feature maps are channels-first in
-ONNX, because ONNX has no other convolution. Batch norms are written as a product and a sum, which ONNX Runtime folds
-into the convolution before them.
+ONNX, because ONNX has no other convolution. All others, such as the tokens of a transformer, have the axes of Keras.
+Batch norms are written as a product and a sum, which ONNX Runtime folds into the convolution before them.
 """
 
 from __future__ import annotations
@@ -69,6 +69,8 @@ class _Graph:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self._scalars: dict[float, str] = {}
+        #: Values with the axes of Keras, although they may have four like a map.
+        self.as_in_keras: set[str] = set()
 
     def call(self, model: keras.Model, value: str) -> str:
         """Write a whole Keras network for an input."""
@@ -77,10 +79,11 @@ class _Graph:
             for node in model._nodes_by_depth[depth]:
                 if not node.is_input:
                     inputs, _ = node.arguments.fill_in(known)  # options such as mask=None change nothing in inference
-                    known[id(node.outputs[0])] = self.layer(node, _flat(inputs))
+                    results = self.layer(node, _flat(inputs))
+                    known |= zip(map(id, node.outputs), [results] if isinstance(results, str) else results, strict=True)
         return known[id(model.outputs[0])]
 
-    def layer(self, node: Any, inputs: list[Any]) -> str:
+    def layer(self, node: Any, inputs: list[Any]) -> str | list[str]:
         """Write a layer and its activation. Of the inputs, tensors are given by name."""
         layer = node.operation
         kind = type(layer).__name__
@@ -90,7 +93,11 @@ class _Graph:
             raise NotImplementedError(f"the layer {layer.name} ({kind}) has no counterpart here")
         value = _LAYERS[kind](self, layer, *inputs)
         activation = getattr(layer, "activation", None)
-        return value if activation is None else self.activation(activation.__name__, value)
+        if activation is not None:
+            value = self.activation(activation.__name__, value)
+        if kind != "Reshape" and not self.as_in_keras.isdisjoint(inputs):
+            self.as_in_keras |= {value} if isinstance(value, str) else set(value)
+        return value
 
     def activation(self, name: str, x: str) -> str:
         """Write an activation function by its name in Keras."""
@@ -252,9 +259,42 @@ def _crop(graph: _Graph, layer: Any, x: str) -> str:
 
 
 def _reshape(graph: _Graph, layer: Any, x: str) -> str:
-    if len(layer.input.shape) != 2 or tuple(layer.target_shape[:-1]) != (1, 1):
-        raise NotImplementedError(f"the layer {layer.name} changes a shape in a way that has no counterpart here")
-    return graph.add("Reshape", x, graph.constant([0, int(layer.target_shape[-1]), 1, 1]))
+    shape = [int(size) for size in getattr(layer, "target_shape", None) or layer.newshape[1:]]
+    if len(shape) == 3 and shape[:2] == [1, 1]:  # a map of one pixel
+        return graph.add("Reshape", x, graph.constant([0, shape[2], 1, 1]))
+    x = graph.add("Reshape", _with_keras_axes(graph, layer, x), graph.constant([0, *shape]))
+    graph.as_in_keras.add(x)
+    return x
+
+
+def _with_keras_axes(graph: _Graph, layer: Any, x: str) -> str:
+    """The layer's input, with the axes that it has in Keras."""
+    is_map = len(layer.input.shape) == 4 and x not in graph.as_in_keras
+    return graph.add("Transpose", x, perm=_TO_CHANNELS_LAST) if is_map else x
+
+
+def _transpose(graph: _Graph, layer: Any, x: str) -> str:
+    x = graph.add("Transpose", _with_keras_axes(graph, layer, x), perm=list(layer.axes))
+    graph.as_in_keras.add(x)
+    return x
+
+
+def _split(graph: _Graph, layer: Any, x: str) -> list[str]:
+    size = layer.input.shape[layer.axis] // layer.indices_or_sections
+    return [
+        _slice(graph, x, start * size, (start + 1) * size, layer.axis) for start in range(layer.indices_or_sections)
+    ]
+
+
+def _slice(graph: _Graph, x: str, start: int, end: int, axis: int) -> str:
+    return graph.add("Slice", x, graph.constant([start]), graph.constant([end]), graph.constant([axis]))
+
+
+def _project(graph: _Graph, layer: Any, x: str) -> str:
+    if layer.equation != "btc,cd->btd":
+        raise NotImplementedError(f"the layer {layer.name} ({layer.equation}) has no counterpart here")
+    x = graph.add("MatMul", x, graph.constant(to_numpy(layer.kernel)))
+    return x if layer.bias is None else graph.add("Add", x, graph.constant(to_numpy(layer.bias)))
 
 
 def _combine(kind: str) -> Callable[..., str]:
@@ -280,22 +320,28 @@ def _take(graph: _Graph, layer: Any, x: str, *channels: int) -> str:
 
 
 #: How each class of layers, and each operation of ``keras.ops``, is written.
-_LAYERS: dict[str, Callable[..., str]] = {
+_LAYERS: dict[str, Callable[..., str | list[str]]] = {
     "Activation": _unchanged,  # the activation itself is written after every layer
     "Add": _combine("Add"),
     "AveragePooling2D": _pool("AveragePool"),
     "BatchNormalization": _batch_norm,
     "Concatenate": lambda graph, layer, *inputs: graph.add("Concat", *inputs, axis=1),
     "Conv2D": _conv,
+    "Cropping1D": lambda graph, layer, x: _slice(
+        graph, x, layer.cropping[0], layer.input.shape[1] - layer.cropping[1], 1
+    ),
     "Cropping2D": _crop,
     "CustomScaleLayer": _scaled_sum,
     "Dense": _dense,
     "DepthwiseConv2D": _depthwise,
     "Dropout": _unchanged,
+    "EinsumDense": _project,
+    "GlobalAveragePooling1D": lambda graph, layer, x: graph.add("ReduceMean", x, axes=[1], keepdims=0),
     "GlobalAveragePooling2D": _global_pool("GlobalAveragePool"),
     "GlobalMaxPooling2D": _global_pool("GlobalMaxPool"),
     "LayerNormalization": _layer_norm,
     "LayerScale": lambda graph, layer, x: graph.add("Mul", x, graph.constant(_per_channel(to_numpy(layer.gamma)))),
+    "Matmul": lambda graph, layer, *inputs: graph.add("MatMul", *inputs),
     "MaxPooling2D": _pool("MaxPool"),
     "Multiply": _combine("Mul"),
     "Normalization": _normalise,
@@ -303,6 +349,12 @@ _LAYERS: dict[str, Callable[..., str]] = {
     "Rescaling": lambda graph, layer, x: _scaled(graph, x, layer.scale, layer.offset),
     "Reshape": _reshape,
     "SeparableConv2D": _separable,
+    "Softmax": lambda graph, layer, x: graph.add("Softmax", x, axis=layer.axis),
+    "Split": _split,
     "Take": _take,
+    "Transpose": _transpose,
+    "ZeroPadding1D": lambda graph, layer, x: graph.add(
+        "Pad", x, graph.constant([0, layer.padding[0], 0, 0, layer.padding[1], 0])
+    ),
     "ZeroPadding2D": _pad,
 }

@@ -119,7 +119,6 @@ def vit(contract: Preprocessing, shape: Shape | None, head: bool, *, form: VitFo
     layers, ops, patch = keras.layers, keras.ops, form.patch
     rows, columns = (side // patch for side in shape)
     images = keras.Input((*shape, 3), name="images")
-    # Operations, because layers that reshape ask for the number of images, which ONNX files in bundles must not.
     x = ops.reshape(preprocess(images, contract), (-1, rows, patch, columns, patch, 3))
     x = ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, rows * columns, 3 * patch**2))
     x = layers.ZeroPadding1D((form.prefix, 0), data_format="channels_last")(x)
@@ -148,9 +147,7 @@ def _add_block(keras: ModuleType, x: Any, name: str, form: VitForm) -> Any:
         gate = layers.Activation("silu")(_project(keras, y, form.hidden, f"{name}_gate"))
         y = layers.Multiply()([gate, _project(keras, y, form.hidden, f"{name}_value")])
     else:
-        y = _project(keras, y, form.hidden, f"{name}_fc1")
-        # GELU, without the function that TensorFlow's own uses and tf2onnx lacks
-        y = keras.ops.multiply(y, 0.5 * keras.ops.erf(y * 0.5**0.5) + 0.5)
+        y = layers.Activation("gelu")(_project(keras, y, form.hidden, f"{name}_fc1"))
     return layers.Add(name=f"{name}_add")([x, _project(keras, y, form.width, f"{name}_fc2")])
 
 
@@ -167,6 +164,6 @@ def _attend(keras: ModuleType, x: Any, name: str, form: VitForm) -> Any:
 
 
 def _project(keras: ModuleType, x: Any, width: int, name: str, bias: str | None = "d") -> Any:
-    """Multiply every token by a kernel. A dense layer does the same, but asks for the number of images."""
+    """Multiply every token by a kernel. The bias has one value per token (``td``) or not (``d``)."""
     layer = keras.layers.EinsumDense("btc,cd->btd", (x.shape[1], width), bias_axes=bias, name=name)
     return layer(x)

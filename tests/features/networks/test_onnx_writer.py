@@ -1,5 +1,7 @@
 """Every layer that is written computes what Keras computes, at odd sizes; other layers are refused."""
 
+import itertools
+
 import numpy as np
 import onnx
 import pytest
@@ -56,8 +58,23 @@ def norms(layers, ops, x):
     return layers.Dense(1)(layers.LayerNormalization()(layers.GlobalAveragePooling2D()(y)))
 
 
-@pytest.mark.parametrize("build", [convolutions, pools, scales, gates, norms])
-@pytest.mark.parametrize("free", [False, True], ids=["size", "any size"])
+def tokens(layers, ops, x):
+    x = ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, 18, 63))
+    x = layers.ZeroPadding1D((2, 1), data_format="channels_last")(x)
+    x = layers.EinsumDense("btc,cd->btd", (21, 12), bias_axes="td")(x)
+    x = layers.LayerNormalization()(x)
+    first, second = ops.split(ops.transpose(ops.reshape(x, (-1, 21, 4, 3)), (0, 2, 1, 3)), 2, axis=1)
+    seen = ops.matmul(layers.Softmax()(ops.matmul(first * 0.5, ops.transpose(second, (0, 1, 3, 2)))), second)
+    x = ops.reshape(ops.transpose(seen, (0, 2, 1, 3)), (-1, 21, 6))
+    mean = layers.GlobalAveragePooling1D(data_format="channels_last")(layers.Cropping1D((2, 1))(x))
+    parts = [ops.reshape(part, (-1, 1, 1, 6)) for part in (mean, layers.Cropping1D((0, 20))(x))]
+    return layers.Concatenate()(parts)
+
+
+@pytest.mark.parametrize(
+    ("build", "free"),
+    [*itertools.product([convolutions, pools, scales, gates, norms], [False, True]), (tokens, False)],
+)
 def test_layers_compute_what_keras_computes(build, free):
     keras = load_keras()
     images = keras.Input((None, None, 3) if free else SHAPE, name="images")
@@ -80,7 +97,7 @@ def test_layers_compute_what_keras_computes(build, free):
         ("UpSampling2D", {}, r"the layer up\w+ \(UpSampling2D\) has no counterpart"),
         ("ReLU", {"negative_slope": 0.1}, "a slope or a threshold"),
         ("Activation", {"activation": "tanh"}, "the activation tanh"),
-        ("Reshape", {"target_shape": (63, 18)}, "changes a shape"),
+        ("EinsumDense", {"equation": "abcd,de->abce", "output_shape": (None, None, 2)}, "has no counterpart"),
         ("Conv2D", {"filters": 3, "kernel_size": 1, "data_format": "channels_first"}, "has no counterpart"),
     ],
 )
