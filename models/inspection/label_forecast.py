@@ -37,14 +37,17 @@ class Forecast:
         `METRICS` with ``_low`` and ``_high``, ``worst`` (lowest AUC of a slide), ``calibration_error`` (of all
         patches), and ``fitted`` (AUC of the power law, NaN without one).
     gains : DataFrame
-        ``axis, metric, gain, low, high, exponent``, one row per axis and metric with a power law.
+        ``axis, metric, patches`` (to be labelled), ``gain, low, high, exponent``, one row per axis and metric with a
+        power law.
     """
 
     points: pd.DataFrame
     gains: pd.DataFrame
 
 
-def forecast(curve: Curve, labels: np.ndarray, slides: np.ndarray, *, draws: int, seed: int) -> Forecast:
+def forecast(
+    curve: Curve, labels: np.ndarray, slides: np.ndarray, *, per_slide: float = 0.0, draws: int, seed: int
+) -> Forecast:
     """Score a learning curve, fit power laws, and extrapolate.
 
     A metric is fitted as a + b n^(−c) by least squares, with c of `EXPONENTS`. Each resample scores all sizes on the
@@ -56,6 +59,8 @@ def forecast(curve: Curve, labels: np.ndarray, slides: np.ndarray, *, draws: int
     curve : Curve
     labels, slides : ndarray of shape (n,), int
         Of the scored patches; slides as codes without gaps.
+    per_slide : float
+        Mean number of labelled patches per slide, if the scored patches are only a sample of them; 0 if they are all.
     draws, seed : int
 
     References
@@ -64,7 +69,8 @@ def forecast(curve: Curve, labels: np.ndarray, slides: np.ndarray, *, draws: int
     """
     values = _resampled(curve, labels, slides, draws, seed)
     rng = np.random.default_rng(seed)
-    count, per_slide = int(slides.max()) + 1, len(labels) / (slides.max() + 1)
+    count = int(slides.max()) + 1
+    per_slide = per_slide or len(labels) / count
     steps = {"slides": (count, count + MORE_SLIDES), "patches": (per_slide, per_slide * (1 + MORE_SLIDES / count))}
     tables, gains = [], []
     for axis, number in AXES.items():
@@ -94,11 +100,12 @@ def forecast(curve: Curve, labels: np.ndarray, slides: np.ndarray, *, draws: int
             change, fitted, exponent = _extrapolate(
                 table[number].to_numpy(), np.vstack([means[:1], drawn]), steps[axis]
             )
-            gains.append((axis, metric, change[0], *map(float, percentile_interval(change[1:])), exponent))
+            interval = map(float, percentile_interval(change[1:]))
+            gains.append((axis, metric, round(MORE_SLIDES * per_slide), change[0], *interval, exponent))
             if metric == "auc":
                 table["fitted"] = fitted
         tables.append(table)
-    names = ["axis", "metric", "gain", "low", "high", "exponent"]
+    names = ["axis", "metric", "patches", "gain", "low", "high", "exponent"]
     return Forecast(pd.concat(tables, ignore_index=True), pd.DataFrame(gains, columns=names))
 
 

@@ -40,7 +40,8 @@ def build(run: Run, folder: Path) -> StepResult:
     if len(set(slides[rows])) < FEWEST_SLIDES or not slides_in_one_fold(table.iloc[rows], slides[rows]):
         return StepResult(0)
     options = {"draws": min(run.config.report.draws, MOST_DRAWS), "seed": run.config.seed}
-    curve, gains = learning_curves(run, rows[sample_rows_evenly(slide_groups(slides[rows]), MAX_PATCHES, seed=0)])
+    sample = rows[sample_rows_evenly(slide_groups(slides[rows]), MAX_PATCHES, seed=run.config.seed)]
+    curve, gains = learning_curves(run, sample, per_slide=len(rows) / len(set(slides[rows])))
     curve.drop(columns="seconds").to_csv(folder / CURVE, index=False)
     curve[["set", "axis", "slides", "patches_per_slide", "seconds"]].to_csv(folder / CURVE_COSTS, index=False)
     gains.to_csv(folder / LABEL_GAINS, index=False)
@@ -58,8 +59,8 @@ def build(run: Run, folder: Path) -> StepResult:
     return StepResult(len(rows), timed=(CURVE_COSTS,))
 
 
-def learning_curves(run: Run, rows: np.ndarray) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Points and gains of each set of columns, on training rows."""
+def learning_curves(run: Run, rows: np.ndarray, *, per_slide: float) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Points and gains of each set of columns, on training rows of slides with so many labelled patches on average."""
     table, sets = patches_of(run).table.iloc[rows], feature_sets(run)
     labels, folds = table["label"].to_numpy(), table["fold"].to_numpy()
     slides = pd.factorize(known_slides(table["slide"]))[0]
@@ -69,9 +70,8 @@ def learning_curves(run: Run, rows: np.ndarray) -> tuple[pd.DataFrame, pd.DataFr
     with run.screen.progress("learning curves", len(names), "sets") as progress:
         for name in names:
             curve = fit_curve(sets.stored(name, rows), labels, slides, folds, seed=run.config.seed, workers=run.workers)
-            result = forecast(
-                curve, labels, slides, draws=min(run.config.report.draws, MOST_DRAWS), seed=run.config.seed
-            )
+            options = {"draws": min(run.config.report.draws, MOST_DRAWS), "seed": run.config.seed}
+            result = forecast(curve, labels, slides, per_slide=per_slide, **options)
             for part, parts in ((result.points, points), (result.gains, gains)):
                 part.insert(0, "set", name)
                 parts.append(part)

@@ -188,8 +188,6 @@ def label_words(learning: LearningView) -> dict[str, str]:
             "short": "Too few slides or patches per slide for a forecast.",
             "advice": "A forecast needs four or more sizes on each curve.",
         }
-    last = learning.curve[learning.curve.set == best].iloc[-1]
-    total = round(MORE_SLIDES * last.patches_per_slide)
     slides, patches = (gains[axis] for axis in ("slides", "patches"))
     helps = [direction(row["low"], row["high"]) == 1 for row in (slides, patches)]
     if helps[0] and (not helps[1] or slides["gain"] >= CLEARLY * patches["gain"]):
@@ -205,8 +203,8 @@ def label_words(learning: LearningView) -> dict[str, str]:
         short = "More labels are not shown to help"
         advice = "Try other columns or models first, and check the labels."
     short += (
-        f": {MORE_SLIDES} more slides (about {total:,} patches) would change the AUC of {set_words(best)} on new "
-        f"slides by {_gain(slides)}, as many more patches of the same slides by {_gain(patches)}."
+        f": {MORE_SLIDES} more slides (about {slides['patches']:,} patches) would change the AUC of {set_words(best)} "
+        f"on new slides by {_gain(slides)}, as many more patches of the same slides by {_gain(patches)}."
     )
     return {"short": short, "advice": advice}
 

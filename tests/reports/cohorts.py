@@ -303,7 +303,7 @@ def make_learning() -> LearningView:
                     row |= {metric: value, f"{metric}_low": value - 0.05, f"{metric}_high": value + 0.05}
                 points.append(row)
             gain = (0.02, 0.01, 0.03) if axis == "slides" else (0.001, -0.001, 0.003)
-            gains.append((name, axis, "auc", *gain, 0.5))
+            gains.append((name, axis, "auc", 400, *gain, 0.5))
     calibration = [
         ("logistic_both", f"S{number}", 100, share, 0.1, 0.15, 0.06) for number, share in enumerate((0.0, 0.3, 0.9))
     ]
@@ -316,7 +316,7 @@ def make_learning() -> LearningView:
     names = ["model", "judged", "labelled", "way", "slides", "before", "change", "low", "high"]
     return LearningView(
         pd.DataFrame(points),
-        pd.DataFrame(gains, columns=["set", "axis", "metric", "gain", "low", "high", "exponent"]),
+        pd.DataFrame(gains, columns=["set", "axis", "metric", "patches", "gain", "low", "high", "exponent"]),
         pd.DataFrame(calibration, columns=["model", "slide", "patches", "positives", "bias", "error", "chance"]),
         pd.DataFrame(recalibration, columns=names),
     )

@@ -50,6 +50,19 @@ def test_patches_help_as_much_as_slides_if_slides_are_alike(seed):
     assert found.gain["patches", "auc"] > 0.8 * found.gain["slides", "auc"], found
 
 
+def test_a_sample_of_the_patches_is_extended_to_all():
+    values, labels, slides, folds = cohort(0, each=20, columns=30)
+    curve = fit_curve(values, labels, slides, folds, seed=0)
+    few, many = (
+        forecast(curve, labels, slides, per_slide=count, draws=20, seed=0).gains.set_index(["axis", "metric"])
+        for count in (0.0, 500.0)
+    )
+    assert few.patches["patches", "auc"] == 200
+    assert many.patches["patches", "auc"] == 5000
+    assert many.gain["slides", "auc"] == few.gain["slides", "auc"]
+    assert abs(many.gain["patches", "auc"]) < abs(few.gain["patches", "auc"])
+
+
 def test_draws_are_nested_and_leave_out_every_slide_of_the_judged_fold():
     _, labels, slides, folds = cohort(0)
     draws = nested_draws(labels, slides, folds, seed=0)
