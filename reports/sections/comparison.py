@@ -229,16 +229,15 @@ def _backbone_row(run: RunResults, first: RunResults, paired: pd.DataFrame) -> d
     backbone, size, weights = (str(run.settings.get(key, "–")) for key in BACKBONE_KEYS)
     backbone += f" ({weights})" if weights not in ("–", "imagenet") else ""
     row: dict[str, Any] = {"run": run.name, "backbone": backbone, "size": size, "cost": run.embedding_cost}
-    row |= {name: float(model.loc["oof", name]) for name in ("auc", "auc_low", "auc_high")}
+    row |= {name: float(model[name]["oof"]) for name in ("auc", "auc_low", "auc_high")}
     row["test"] = float(model["auc"].get("test", np.nan))
     gain = paired[(paired["first"] == first.name) & (paired["second"] == run.name)]
     gain = gain[(gain.model == EMBEDDED) & (gain.split == "oof")]
     for name in ("", "_low", "_high"):
         row[f"gain{name}"] = float(gain[f"auc{name}"].iloc[0]) if len(gain) else np.nan
-    stain = None if run.stain is None else run.stain[run.stain.model == EMBEDDED]
-    worst = None if stain is None or stain.empty else stain.loc[stain.change.idxmin()]
+    stain = pd.DataFrame() if run.stain is None else run.stain[run.stain.model == EMBEDDED].sort_values("change")
     for name in ("change", "change_low", "change_high"):
-        row[name] = np.nan if worst is None else float(worst[name])
+        row[name] = float(stain[name].iloc[0]) if len(stain) else np.nan
     return row
 
 
