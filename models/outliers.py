@@ -21,6 +21,9 @@ DIRECTIONS = 128
 #: Share of training patches, each judged without its slide's fold, above the threshold.
 OUTLIER_SHARE = 0.01
 
+#: The detector learns from at most this many patches, a random sample.
+MOST_PATCHES = 20_000
+
 _BLOCK = 4096
 
 
@@ -101,19 +104,20 @@ def learn_outliers(values: Rows, folds: np.ndarray, space: str) -> Outliers:
     Parameters
     ----------
     values : Rows of shape (n, columns), float
-        Training patches only. They are read in blocks, several times.
+        Training patches only. At most MOST_PATCHES of them are read, in blocks, several times.
     folds : ndarray of shape (n,), int
         Folds by slide. For the threshold, each patch is judged by a fit on the other folds.
     space : str
         Name of the set of columns.
     """
-    distance = np.empty(len(folds))
-    for fold in np.unique(folds):
-        fitted = _fit(values, np.flatnonzero(folds != fold), space, 1.0)
-        for rows in _blocks(np.flatnonzero(folds == fold)):
-            distance[rows] = fitted.distance(values[rows])
-    threshold = max(float(np.quantile(distance, 1 - OUTLIER_SHARE)), np.finfo(float).tiny)
-    return _fit(values, np.arange(len(folds)), space, threshold)
+    sample = np.sort(np.random.default_rng(0).permutation(len(folds))[:MOST_PATCHES])
+    parts = []
+    for fold in np.unique(folds[sample]):
+        own = folds[sample] == fold
+        fitted = _fit(values, sample[~own], space, 1.0)
+        parts += [fitted.distance(values[rows]) for rows in _blocks(sample[own])]
+    threshold = max(float(np.quantile(np.concatenate(parts), 1 - OUTLIER_SHARE)), np.finfo(float).tiny)
+    return _fit(values, sample, space, threshold)
 
 
 def _blocks(rows: np.ndarray) -> Iterator[np.ndarray]:

@@ -25,6 +25,25 @@ def test_only_distance_from_the_plane_counts(plane):
     assert (learned.distance(values) > 1).mean() == pytest.approx(OUTLIER_SHARE, abs=0.005)
 
 
+def test_a_large_table_is_learned_from_a_sample(plane, monkeypatch):
+    _, values, folds = plane
+    whole = learn_outliers(values, folds, "colour")
+    monkeypatch.setattr("histoblend.models.outliers.MOST_PATCHES", 400)
+    read = []
+
+    class Rows:
+        shape = values.shape
+
+        def __getitem__(self, rows):
+            read.append(rows)
+            return values[rows]
+
+    learned = learn_outliers(Rows(), folds, "colour")
+    assert len(np.unique(np.concatenate(read))) == 400
+    assert learned.threshold == pytest.approx(whole.threshold, rel=0.2)
+    assert (learned.distance(values) > 1).mean() == pytest.approx(OUTLIER_SHARE, abs=0.01)
+
+
 def test_the_size_of_blocks_changes_no_sum_of_rows(plane, monkeypatch):
     _, values, folds = plane
     stored = values.astype(np.float32)
