@@ -93,7 +93,7 @@ class _Graph:
             raise NotImplementedError(f"the layer {layer.name} ({kind}) has no counterpart here")
         value = _LAYERS[kind](self, layer, *inputs)
         activation = getattr(layer, "activation", None)
-        if activation is not None:
+        if activation is not None and isinstance(value, str):
             value = self.activation(activation.__name__, value)
         if kind != "Reshape" and not self.as_in_keras.isdisjoint(inputs):
             self.as_in_keras |= {value} if isinstance(value, str) else set(value)
