@@ -223,9 +223,11 @@ class Forecast:
 
     def _is_shipped(self, name: str) -> bool:
         """Whether a step has reference times, and the settings that they belong to."""
+        if name not in self._table or name == "prepare":  # patches are always of other data
+            return name in self._table
         step = self.run.plan[name]
         shipped = json.loads(json.dumps(step.settings(load_config(Path("kaggle"))), sort_keys=True))
-        return name in self._table and (name == "prepare" or shipped == self._settings(step))
+        return bool(shipped == self._settings(step))
 
 
 def show_time_left(run: Run, *targets: str) -> None:

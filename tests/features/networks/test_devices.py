@@ -72,7 +72,7 @@ def test_on_a_gpu_only_transformers_are_embedded_in_bfloat16(monkeypatch):
     monkeypatch.setattr(engines, "choose_backend", lambda: "torch")
     assert engine_for(["efficientnet-lite2"]) == Engine("keras", "torch", "float32", True)
     assert engine_for(["efficientnet-lite2", "dinov2-b"]) == Engine("keras", "torch", "bfloat16", True)
-    assert engine_for(["onnx:model.onnx"]) == Engine("onnx", "tensorflow", "float32", False)
+    assert engine_for(["onnx:model.onnx"]) == Engine("onnx", "torch", "float32", False)
 
 
 def test_a_gpu_gets_patches_from_all_cores_and_learns_from_all_patches():

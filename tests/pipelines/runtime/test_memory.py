@@ -22,13 +22,15 @@ def test_peak_memory_sees_a_large_array():
 
 
 def test_a_child_process_counts():
-    code = "block = bytearray(90_000_000); block[::4096] = b'x' * len(block[::4096]); input()"
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child, peak_memory(0.01) as peak:
+    code = "block = bytearray(90_000_000); block[::4096] = b'x' * len(block[::4096]); print(flush=True); input()"
+    command = [sys.executable, "-c", code]
+    with peak_memory(0.01) as peak:
         before = peak()
-        while peak() - before < 70 and child.poll() is None:
-            pass
-        child.communicate(b"\n", timeout=30)
-    assert peak() - before >= 70
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+            child.stdout.readline()
+            during = peak()
+            child.communicate(b"\n", timeout=30)
+    assert during - before >= 70
 
 
 @pytest.mark.skipif(not psutil.LINUX, reason="only Linux states the proportional set size")
