@@ -249,11 +249,11 @@ def catalogue() -> str:
         "authors' pages; empty cells are unknown. No digests are published.",
         "",
         "`make weights BACKBONE=uni` downloads a file, resumes, and checks that it is complete. *Gated* files need an "
-        "account: accept the terms on the model's page, then set `HF_TOKEN`. A file that you have: "
-        "`embeddings.weights=path` (`.safetensors`, or PyTorch's files without code). Sides must be multiples of "
-        "*patch*: for patches of 14 px, set `embeddings.size=224`. The output is one vector, so `embeddings.pooling` "
-        "and `embeddings.stages` do not matter. Networks of more than 400 million weights do not fit into an ONNX "
-        "file and run in Keras.",
+        "account: accept the terms on the model's page, then set `HF_TOKEN`. `embeddings.weights=imagenet`, the "
+        "default, is the published file of any network; `embeddings.weights=path` is a file of yours "
+        "(`.safetensors`, or PyTorch's without code). Sides must be multiples of *patch*: for patches of 14 px, set "
+        "`embeddings.size=224`. The output is one vector: keep `embeddings.pooling=avg`; `embeddings.stages` does not "
+        "matter. Networks of more than 400 million weights do not fit into an ONNX file and run in Keras.",
         "",
         "*CAMELYON* says whether slides of CAMELYON were in the pretraining. PatchCamelyon's and Kaggle's patches are "
         "from there, so that scores on them would not be a test; the report then says so.",
