@@ -108,11 +108,13 @@ def read_checkpoint(path: Path, sha256: str | None = None) -> dict[str, np.ndarr
         content = np.memmap(path, np.uint8, "r") if archived else path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{path}: expected a checkpoint file; got {error.strerror}.") from error
-    digest = hashlib.sha256(memoryview(content)).hexdigest() if sha256 is not None else None
-    if sha256 is not None and digest != sha256:
-        raise CheckpointError(
-            f"{path}: sha256 must be {sha256}; got {digest}. The file is damaged or another version: install it again."
-        )
+    if sha256 is not None:
+        digest = hashlib.sha256(content if isinstance(content, bytes) else content.data).hexdigest()
+        if digest != sha256:
+            raise CheckpointError(
+                f"{path}: sha256 must be {sha256}; got {digest}. The file is damaged or another version: install it "
+                "again."
+            )
     try:
         return _parse(content) if isinstance(content, bytes) else _parse_archive(path, content)
     except InputError as error:

@@ -1,6 +1,7 @@
-"""``make data``: the downloaded files, and the messages on failure."""
+"""``make data`` and ``make weights``: the downloaded files, and the messages on failure."""
 
 import gzip
+import hashlib
 import subprocess
 import sys
 import zipfile
@@ -13,9 +14,9 @@ from histoblend.pipelines.runtime.screen import Screen
 from tests import ROOT
 
 
-def command(*arguments):
+def command(*arguments, step="data"):
     return subprocess.run(
-        [sys.executable, "-m", "histoblend.pipelines", "data", *arguments],
+        [sys.executable, "-m", "histoblend.pipelines", step, *arguments],
         capture_output=True, text=True, cwd=ROOT, timeout=60, check=False,
     )  # fmt: skip
 
@@ -69,6 +70,29 @@ def test_downloads_are_counted_and_unpacked(tmp_path, monkeypatch, capsys):
     assert sum(counted) == 4
     assert (tmp_path / "a.h5").read_bytes() == b"content"
     assert "2 files in" in capsys.readouterr().out
+
+
+def test_weights_are_fetched_and_described(tmp_path, monkeypatch, capsys):
+    def deliver(row, progress):
+        progress(2_500_000)
+        (tmp_path / "uni.bin").write_bytes(bytes(2_500_000))
+        return tmp_path / "uni.bin"
+
+    monkeypatch.setattr("histoblend.features.networks.backbones.locate_weights", deliver)
+    counted = []
+    screen = Screen()
+    monkeypatch.setattr(screen, "progress", lambda *_: _Counter(counted))
+    download.fetch_weights("uni", screen)
+    assert counted == [2]
+    words = capsys.readouterr().out
+    assert "MahmoodLab/UNI/resolve/main/pytorch_model.bin, licence CC-BY-NC-ND-4.0; gated" in words.replace("\n", "")
+    assert f"sha256:{hashlib.sha256(bytes(2_500_000)).hexdigest()}" in words.replace("\n", "")
+
+
+def test_an_unknown_network_is_one_line():
+    done = command("un1", step="weights")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "Did you mean 'uni'?" in done.stderr
 
 
 class _Counter:

@@ -94,6 +94,8 @@ def test_texts_are_no_code_elsewhere(make):
             "data", "clean-runs", ".venv/.made", *(f"{name}={text}" for name in ("DATASET", "CONFIRM", "PYTHON")), "-k"
         )
         assert (sign, dataset) == ("--", text)
+        (*_, sign, backbone), _ = make("weights", f"BACKBONE={text}")
+        assert (sign, backbone) == ("--", text)
         assert f"error: Python 3.11 to 3.13 with venv is needed; {text} is" in done.stderr.decode()
 
 

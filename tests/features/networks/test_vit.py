@@ -13,11 +13,14 @@ from safetensors.numpy import load_file, save_file
 from histoblend.data.errors import InputError
 from histoblend.features.networks.backbones import FOUNDATION, check_shape, load_backbone
 from histoblend.features.networks.backend import SYMMETRIC, load_keras
+from histoblend.features.networks.embeddings import embedding_compute
 from histoblend.features.networks.onnx_export import export_model
 from histoblend.features.networks.recipe import recipes_of
 from histoblend.features.networks.vit import VitForm, vit
 from histoblend.features.networks.vit_weights import load_vit, needed_shapes, place_arrays, resize_positions, translate
 from histoblend.features.networks.weights import CheckpointError
+from histoblend.pipelines.config import Config
+from histoblend.pipelines.steps.embeddings import embeddings_engine
 from tests import ROOT
 from tests.oracles.record_vits import FAMILIES, SIZES, images
 
@@ -205,8 +208,15 @@ def test_a_size_that_is_not_a_multiple_of_the_patch_is_refused():
         vit(SYMMETRIC, (33, 32), False, form=VitForm(**FAMILIES[PLAIN]))
 
 
-def test_a_row_builds_a_map_of_one_pixel_whatever_the_stages(monkeypatch):
+def test_a_row_builds_a_map_of_one_pixel_whatever_the_stages():
     """The default of two stages is for networks with inner maps."""
     assert [recipe.stages for recipe in recipes_of("kaiko-vit-s16", "random", "avg", 2)] == [1]
     model = load_backbone("kaiko-vit-s16", weights="random", shape=(32, 32))
     assert model.output_shape == (None, 1, 1, 384)
+
+
+def test_networks_beyond_the_limit_of_onnx_files_run_in_keras(tmp_path):
+    config = Config.model_validate({"embeddings": {"backbone": ["h-optimus-0", "kaiko-vit-s16"], "size": [224]}})
+    assert embeddings_engine(config).name == "keras"
+    with pytest.raises(InputError, match=r'h-optimus-0 does not fit into an ONNX file of 2 GB; got engine "onnx"'):
+        embedding_compute("h-optimus-0", engine="onnx", weights="random", cache=tmp_path)
