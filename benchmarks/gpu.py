@@ -13,6 +13,7 @@ with a plain loop. Floating-point operations are those of convolutions and matri
 """
 
 import argparse
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -211,6 +212,9 @@ def main() -> None:
     started = time.perf_counter()
     engine = choose_engine("keras")
     print(f"{engine}, {engine.reason()}; {options.patches} patches of {options.data or 'a phantom'}")
+    if not engine.gpu and len(sys.argv) == 1:
+        print("left out: it needs a GPU; give a folder or --patches to run it on a CPU")
+        return
     limits = card_limit(engine.gpu) if "limit" in options.only else {}
     given = sample(options.data, options.patches)
     if "embeddings" in options.only:
