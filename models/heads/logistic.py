@@ -179,7 +179,8 @@ class LogisticHead(Head):
         inside, outside = _standardise(X[train], *moments), _standardise(X[validation], *moments)
         # From the strongest penalty to the weakest: starting from the previous solution saves many steps.
         model = _logistic(1.0).set_params(warm_start=True)
-        signs, losses = np.where(y[validation] == 1, -1.0, 1.0), []
+        signs = np.where(y[validation] == 1, -1.0, 1.0)
+        losses: list[float] = []
         for strength in sorted(self.strengths):
             margin = model.set_params(C=strength * ratio).fit(inside, y[train]).decision_function(outside)
             # scikit-learn's log_loss checks its arguments for as long as a small fit takes.
