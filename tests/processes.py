@@ -20,29 +20,41 @@ LOADED = [
 ]  # fmt: skip
 
 
-def run_command(*arguments, largest=None):
-    """Run ``histoblend`` with these arguments in the checkout; return what `subprocess.run` would.
+class Command:
+    """``histoblend`` with these arguments in the checkout; used like `subprocess.Popen`, with output as text.
 
     `largest` limits the size of the files that it writes, in bytes.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(LOADED)
-    pipes = [context.Pipe(duplex=False) for _ in range(2)]
-    writers = [writer for _, writer in pipes]
-    words = list(map(str, arguments))
-    process = context.Process(target=_run, args=(words, dict(os.environ), largest, *writers))
-    process.start()
-    for writer in writers:
-        writer.close()
-    with ThreadPoolExecutor(2) as pool:
-        out, said = pool.map(_read, (reader for reader, _ in pipes))
-    process.join()
-    return subprocess.CompletedProcess(words, process.exitcode, out, said)
+
+    def __init__(self, *arguments, largest=None):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(LOADED)
+        pipes = [context.Pipe(duplex=False) for _ in range(2)]
+        self.args, writers = list(map(str, arguments)), [writer for _, writer in pipes]
+        self._process = context.Process(target=_run, args=(self.args, dict(os.environ), largest, *writers))
+        self._process.start()
+        self.pid, self.kill, self.returncode = self._process.pid, self._process.kill, None
+        for writer in writers:
+            writer.close()
+        self.stdout, self.stderr = (os.fdopen(os.dup(reader.fileno()), encoding="utf-8") for reader, _ in pipes)
+        for reader, _ in pipes:
+            reader.close()
+
+    def communicate(self):
+        """Wait for the end; return what it wrote to standard output and standard error."""
+        with self.stdout, self.stderr, ThreadPoolExecutor(2) as pool:
+            said = tuple(pool.map(lambda file: file.read(), (self.stdout, self.stderr)))
+        self._process.join()
+        self.returncode = self._process.exitcode
+        self._process.close()
+        return said
 
 
-def _read(pipe):
-    with pipe, open(pipe.fileno(), encoding="utf-8", closefd=False) as file:
-        return file.read()
+def run_command(*arguments, largest=None):
+    """Run ``histoblend`` like `subprocess.run`."""
+    command = Command(*arguments, largest=largest)
+    out, said = command.communicate()
+    return subprocess.CompletedProcess(command.args, command.returncode, out, said)
 
 
 def _run(words, environment, largest, *writers):

@@ -299,7 +299,7 @@ _G14, _H14, _UNI2 = (14, 1536, 40, 24), (14, 1280, 32, 16), (14, 1536, 24, 24)
 
 # Column order: name, owner/model/file on Hugging Face, size in MB, form (patch, width, depth, heads, grid of the
 # positions, numbers inside the MLP), input, licence, reference. `camelyon` is False where the authors list the slides
-# (TCGA, or their own), and None where they do not list all. The mapping of positions is as in the authors' library:
+# (TCGA, or their own), and None where they do not list all or their page could not be read. The mapping of positions is as in the authors' library:
 # timm and Dinov2 with registers use antialiasing, Hugging Face's ViT and Dinov2 do not.
 FOUNDATION: tuple[Backbone, ...] = (
     _vit(
@@ -320,7 +320,7 @@ FOUNDATION: tuple[Backbone, ...] = (
     _vit(
         "h0-mini", "bioptimus/H0-mini/model.safetensors", 0,
         VitForm(*_B14, 16, 2048, registers=4, swiglu=True, scaled=True, output="both"), _H_OPTIMUS,
-        _NC, "Filiot et al. (2025), arXiv:2501.16239", gated=True,
+        _NC, "Filiot et al. (2025), arXiv:2501.16239", gated=True, camelyon=None,
     ),
     _vit(
         "midnight-12k", "kaiko-ai/midnight/model.safetensors", 0,
@@ -334,17 +334,17 @@ FOUNDATION: tuple[Backbone, ...] = (
     ),
     _vit(
         "uni", "MahmoodLab/UNI/pytorch_model.bin", 0, VitForm(*_L16, 14, 4096, scaled=True), IMAGENET,
-        _NC, "Chen et al. (2024), Nature Medicine 30:850-862", gated=True,
+        _NC, "Chen et al. (2024), Nature Medicine 30:850-862", gated=True, camelyon=None,
     ),
     _vit(
         "uni2-h", "MahmoodLab/UNI2-h/pytorch_model.bin", 0,
         VitForm(*_UNI2, 16, 4096, registers=8, swiglu=True, scaled=True), IMAGENET,
-        _NC, "Chen et al. (2024), Nature Medicine 30:850-862", gated=True,
+        _NC, "Chen et al. (2024), Nature Medicine 30:850-862", gated=True, camelyon=None,
     ),
     _vit(
         "virchow2", "paige-ai/Virchow2/model.safetensors", 0,
         VitForm(*_H14, 16, 3416, registers=4, swiglu=True, scaled=True, output="both"), IMAGENET,
-        _NC, "Zimmermann et al. (2024), arXiv:2408.00738", gated=True,
+        _NC, "Zimmermann et al. (2024), arXiv:2408.00738", gated=True, camelyon=None,
     ),
     _vit(
         "phikon", "owkin/phikon/model.safetensors", 346, VitForm(*_B16, 14, 3072, antialias=False), IMAGENET,

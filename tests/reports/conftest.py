@@ -19,7 +19,7 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def reports(tmp_path_factory):
     """Reports of made-up cohorts: one of usual size, and one whose names look like markup."""
     from tests.reports.cohorts import make_inputs

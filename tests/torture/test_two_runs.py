@@ -9,15 +9,13 @@ import sys
 import pytest
 
 from tests import ROOT
+from tests.processes import Command
 
 pytestmark = pytest.mark.torture
 
 
 def start(runs):
-    command = [sys.executable, "-m", "histoblend.pipelines", "prepare", "--runs", str(runs), "--run", "one"]
-    command += ["--set", "data.n=4000"]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=ROOT, stdout=pipe, stderr=pipe, text=True)
+    return Command("prepare", "--runs", runs, "--run", "one", "--set", "data.n=4000")
 
 
 def started(runs):
@@ -33,7 +31,7 @@ def test_a_second_process_is_refused_and_the_lock_of_a_dead_process_is_taken_ove
     os.kill(first.pid, signal.SIGSTOP)  # on a slow machine it could finish before the second one looks at the lock
     assert json.loads((tmp_path / "one" / ".lock").read_text())["pid"] == first.pid
     second = start(tmp_path)
-    out, said = second.communicate(timeout=120)
+    out, said = second.communicate()
     first.kill()
     first.communicate()
     assert (second.returncode, out) == (2, "")
@@ -96,7 +94,7 @@ def test_workers_of_joblib_do_not_take_ctrl_c():
 def test_a_signal_ends_the_run_and_names_the_step_to_resume(tmp_path, faults, number, name):
     process = started(tmp_path)
     os.kill(process.pid, number)
-    _, said = process.communicate(timeout=120)
+    _, said = process.communicate()
     assert process.returncode == 128 + number
     words = "finished steps and shards are kept. Run the same command again to resume at step 'prepare'."
     assert said.strip() == f"stopped ({name}): {words}"

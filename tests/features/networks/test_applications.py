@@ -55,9 +55,9 @@ ROWS = {
 }
 
 #: The smallest network of each family is run. Larger ones differ only in depth and width, and are only built.
-QUICK = ("mobilenet-v1", "mobilenet-v2", "mobilenet-v3-small", "efficientnet-b0", "efficientnet-v2-b0", "resnet50-v2")
+QUICK = ("mobilenet-v1", "mobilenet-v2", "mobilenet-v3-small", "efficientnet-b0", "efficientnet-v2-b0")
 SLOW = ("resnet50", "densenet121", "convnext-tiny", "xception", "inception-v3", "inception-resnet-v2", "vgg16")
-SLOW += ("nasnet-mobile",)
+SLOW += ("nasnet-mobile", "resnet50-v2")
 SMALLEST = [*QUICK, *(pytest.param(name, marks=pytest.mark.length) for name in SLOW)]
 LARGER = [name for name in ROWS if name not in QUICK + SLOW]
 

@@ -3,7 +3,9 @@
 import contextlib
 import io
 import os
+import shutil
 import signal
+import socket
 from types import SimpleNamespace
 from unittest.mock import Mock, create_autospec
 
@@ -33,8 +35,8 @@ from tests.pipelines.fits import local
 pytest.importorskip("distributed", reason="requirements-dask.txt is not installed")
 
 SMALL = [
-    "data.n=320", "data.slides=16", "data.difficulty=0.1", "split.folds=3", "features.families=['colour']",
-    "features.shard=8", "heads.features=['colour','context','both','both-normalised']",
+    "data.n=320", "data.slides=16", "data.difficulty=0.1", "split.folds=2", "features.families=['colour']",
+    "features.shard=8", "heads.features=['context','both','both-normalised']",
     "embeddings.backbone=efficientnet-lite0", "embeddings.size=96", "embeddings.stages=1", "embeddings.shard=8",
 ]  # fmt: skip
 
@@ -44,16 +46,35 @@ def run_of(root, *settings, screen=None):
     return plan_run(config, root, screen=screen or Screen())
 
 
+def begun(root, alone, *settings, screen=None):
+    """A run of the patches of `alone`, which are copied."""
+    shutil.copytree(alone.step("prepare").folder, root / alone.folder.name / "1-patches")
+    return run_of(root, *settings, screen=screen)
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
     """The run on this machine, without a cluster."""
-    run = run_of(tmp_path_factory.mktemp("alone"), "engine.workers=2")
+    run = run_of(tmp_path_factory.mktemp("alone"), "engine.workers=1")
     assert run.step("heads")
     return run
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def port():
+    """A free port for a server of S3, whose address the workers know from their start."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        number = free.getsockname()[1]
+    given = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {**given, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{number}"}.items():
+            patch.setenv(name, value)
+        yield number
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory, port):
     """A scheduler with three workers, in a folder from which our code cannot be imported."""
     with cluster(tmp_path_factory.mktemp("cluster")) as scheduler:
         yield scheduler
@@ -78,11 +99,12 @@ def retire_one(run):
 LABELS = {"features": "handcrafted features", "embeddings": "embeddings"}
 
 
-@pytest.mark.parametrize("remove", [kill_one, retire_one])
-@pytest.mark.parametrize("step", ["features", "embeddings"])
+@pytest.mark.parametrize(
+    ("step", "remove"), [("features", retire_one), ("features", kill_one), ("embeddings", kill_one)]
+)
 def test_a_table_is_the_same_if_a_worker_is_lost(tmp_path, alone, address, step, remove):
     screen = Striking(LABELS[step], lambda: remove(run))
-    run = run_of(tmp_path, f"engine.scheduler={address}", screen=screen)
+    run = begun(tmp_path, alone, f"engine.scheduler={address}", screen=screen)
     with contextlib.closing(run):
         folder, manifest = run.step(step)
     assert screen.struck
@@ -94,7 +116,7 @@ def test_a_table_is_the_same_if_a_worker_is_lost(tmp_path, alone, address, step,
 
 
 def test_a_slow_worker_does_not_change_the_table(tmp_path, alone, address):
-    run = run_of(tmp_path, f"engine.scheduler={address}")
+    run = begun(tmp_path, alone, f"engine.scheduler={address}")
     with contextlib.closing(run):
         assert run.step("prepare")
         with slow(min(run.cluster.client.run(os.getpid).values())):
@@ -104,7 +126,7 @@ def test_a_slow_worker_does_not_change_the_table(tmp_path, alone, address):
 
 def test_fits_on_a_whole_table_are_bit_identical(tmp_path, alone, address):
     screen = Striking("fits", lambda: kill_one(run))
-    run = run_of(tmp_path, f"engine.scheduler={address}", "heads.features=['context']", screen=screen)
+    run = begun(tmp_path, alone, f"engine.scheduler={address}", "heads.features=['context']", screen=screen)
     with contextlib.closing(run):
         folder, manifest = run.step("heads")
     assert screen.struck
@@ -120,7 +142,7 @@ def test_fits_on_a_whole_table_are_bit_identical(tmp_path, alone, address):
 def test_fits_on_a_spread_table_are_those_on_blocks_if_a_worker_is_killed(tmp_path, alone, address, monkeypatch):
     screen = Striking("fits", lambda: kill_one(run), share=0.3)
     settings = ["engine.heads=spread", "heads.features=['context']"]
-    run = run_of(tmp_path, f"engine.scheduler={address}", *settings, screen=screen)
+    run = begun(tmp_path, alone, f"engine.scheduler={address}", *settings, screen=screen)
     with contextlib.closing(run):
         folder, manifest = run.step("heads")
     assert screen.struck
@@ -145,7 +167,9 @@ def test_an_interrupted_table_is_resumed_and_a_damaged_part_is_computed_again(tm
     def interrupt():
         raise InterruptedRunError
 
-    run = run_of(tmp_path, f"engine.scheduler={address}", screen=Striking(LABELS["features"], interrupt, share=0.5))
+    run = begun(
+        tmp_path, alone, f"engine.scheduler={address}", screen=Striking(LABELS["features"], interrupt, share=0.5)
+    )
     with contextlib.closing(run), pytest.raises(InterruptedRunError):
         run.step("features")
     parts = sorted((run.folder / "2-features.partial" / "parts").glob("part-*.parquet"))
@@ -175,7 +199,7 @@ def test_a_lost_scheduler_ends_the_run_and_one_machine_resumes_it(tmp_path, alon
     (tmp_path / "cluster").mkdir()
     with contextlib.ExitStack() as stack:
         scheduler = stack.enter_context(cluster(tmp_path / "cluster", workers=1))
-        run = run_of(tmp_path, f"engine.scheduler={scheduler}", screen=Striking(LABELS["features"], stack.close))
+        run = begun(tmp_path, alone, f"engine.scheduler={scheduler}", screen=Striking(LABELS["features"], stack.close))
         with contextlib.closing(run), pytest.raises(InputError, match="connection to the cluster was lost"):
             run.step("features")
     assert run_of(tmp_path, "engine.workers=1").step("features")
@@ -264,39 +288,33 @@ def test_an_invalid_scheduler_is_refused(value):
 
 
 @pytest.fixture
-def bucket(monkeypatch):
-    """A bucket on an S3-compatible server on this machine, for this process and its children."""
+def bucket(port):
+    """A bucket on an S3-compatible server on this machine."""
     pytest.importorskip("moto")
     pytest.importorskip("s3fs")
     import s3fs
     from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
-    host, port = server.get_host_and_port()
-    given = {"AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "AWS_DEFAULT_REGION": "us-east-1"}
-    for name, value in {**given, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}.items():
-        monkeypatch.setenv(name, value)
     s3fs.S3FileSystem().mkdir("slides")
     yield "s3://slides/deep"
     s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
 
 
-def test_an_object_store_gives_the_same_results(tmp_path, alone, bucket):
-    (tmp_path / "cluster").mkdir()
-    with cluster(tmp_path / "cluster", 2) as scheduler:
-        settings = [
-            f"engine.scheduler={scheduler}",
-            f"engine.store={bucket}",
-            "heads.features=['both','both-normalised']",
-            "heads.heads=['logistic']",
-            "features.shard=40",
-            "embeddings.shard=40",
-        ]
-        run = run_of(tmp_path, *settings)
-        with contextlib.closing(run):
-            heads, refitted = run.step("heads").folder, run.step("refit").folder
+def test_an_object_store_gives_the_same_results(tmp_path, alone, address, bucket):
+    settings = [
+        f"engine.scheduler={address}",
+        f"engine.store={bucket}",
+        "heads.features=['both','both-normalised']",
+        "heads.heads=['logistic']",
+        "features.shard=40",
+        "embeddings.shard=40",
+    ]
+    run = begun(tmp_path, alone, *settings)
+    with contextlib.closing(run):
+        heads, refitted = run.step("heads").folder, run.step("refit").folder
     for name in ("2-features", "2-features-normalised", "3-embeddings", "3-embeddings-normalised"):
         assert table(run, name) == table(alone, name)
     for name in ("logistic_both", "logistic_both-normalised"):

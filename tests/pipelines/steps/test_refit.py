@@ -23,7 +23,7 @@ SMALL = ["data.n=160", "data.slides=12", "split.folds=2", "report.draws=100", "r
 SMALL += [
     "engine.workers=1",
     "features.families=['colour','stain']",
-    "heads.features=['colour','families','handcrafted','context']",
+    "heads.features=['colour','families','context']",
 ]
 
 
@@ -68,7 +68,7 @@ def test_without_the_refit_the_bundle_contains_the_evaluated_models(runs: dict[s
     index = json.loads((run.folder / "bundle" / "bundle.json").read_text())
     assert index["learned"]["patches"] == "train"
     assert index["learned"]["count"] == int((patches_of(run).table["split"] == "train").sum())
-    for name in ("logistic_colour", "xgboost_handcrafted"):
+    for name in ("logistic_colour", "xgboost_context"):
         for path in (run.step("heads").folder / name).iterdir():
             assert (run.folder / "bundle" / "heads" / name / path.name).read_bytes() == path.read_bytes()
     assert not run.has("refit")
