@@ -1,14 +1,18 @@
 """Time prediction: the fine-tuned network with fewer symmetries or 8-bit integers, and a run's bundle as a whole.
 
 Run from the repository root: ``python -m benchmarks.predict [run] [patches]``. The network is EfficientNet-Lite2 at
-192 px with ImageNet weights and a random head, on phantom patches. If the folder of an ensemble run is given, its
-bundle predicts patches of the run, once as it is and once with its network as scored: 8 symmetries in float32.
+192 px with ImageNet weights and a random head, on phantom patches. If the folder of a run is given, the command
+``predict`` reads image files of the run's patches (by default 2,000) and predicts them with the bundle's default model
+and with ``--model fast``, start to end. The bundle of an ensemble run also predicts once with its network as scored: 8
+symmetries in float32.
 
 The benchmark first checks that the log-odds agree. Times are core-milliseconds per patch, the best of three passes that
-take turns; the bundle predicts once.
+take turns; commands and bundles predict once.
 """
 
+import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -16,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from histoblend.data.phantom.patches import phantom
 from histoblend.features.networks.engines import Engine
@@ -28,6 +33,8 @@ SIDE = 192
 WAYS = ((8, "float32"), (4, "float32"), (2, "float32"), (8, "int8"), (4, "int8"))
 #: Smallest correlation with the log-odds of 8 symmetries in float32.
 AGREEMENT = 0.98
+#: Smallest rank correlation of probabilities of the default and the fast model, which are different models.
+AGREEMENT_OF_MODELS = 0.8
 
 
 def networks(patches: np.ndarray, folder: Path) -> dict[str, CnnCompute]:
@@ -94,12 +101,43 @@ def time_bundle(run: Path, count: int) -> None:
         )
 
 
-def main(run: str = "", count: str = "64") -> None:
-    """Time the network and, if a run is given, its bundle."""
-    if run:
-        time_bundle(Path(run), int(count))
-    else:
-        time_networks(int(count))
+def time_commands(run: Path, count: int) -> None:
+    """Check and time the command with the default model and with the fast one, from image files to a CSV file."""
+    table = pd.read_parquet(run / "1-patches" / "patches.parquet").sort_values("slide", kind="stable").head(count)
+    pixels = np.load(run / "1-patches" / "pixels.npy", mmap_mode="r")
+    results, times = {}, {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "images").mkdir()
+        for row, patch in table["patch_id"].items():
+            Image.fromarray(pixels[row]).save(folder / "images" / f"{patch}.png")
+        table.rename(columns={"patch_id": "id"})[["id", "slide"]].to_csv(folder / "slides.csv", index=False)
+        command = [sys.executable, "-m", "histoblend.pipelines", "predict", "--bundle", run / "bundle"]
+        command += ["--in", folder / "images", "--slides", folder / "slides.csv"]
+        for model in ("", "fast"):
+            out, before, started = folder / f"{model or 'default'}.csv", os.times(), time.perf_counter()
+            options = ["--out", out, *(["--model", model] if model else [])]
+            subprocess.run([*command, *options], check=True)  # noqa: S603 - our own command
+            used = os.times()
+            cores = used.children_user + used.children_system - before.children_user - before.children_system
+            times[model], results[model] = (time.perf_counter() - started, cores), pd.read_csv(out)["probability"]
+    agreement = results[""].corr(results["fast"], method="spearman")
+    assert agreement >= AGREEMENT_OF_MODELS, f"ranks of the default and the fast model agree to {agreement:.4f} only"
+    for model, (seconds, cores) in times.items():
+        print(
+            f"command, {model or 'default':8s} {len(table)} patches: {seconds:6.1f} s, {1e3 * cores / len(table):6.1f} "
+            f"core-ms per patch, {times[''][1] / cores:5.2f} times as fast; rank correlation {agreement:.4f}"
+        )
+
+
+def main(run: str = "", count: str = "") -> None:
+    """Time the network or, if a run is given, its command and its bundle."""
+    if not run:
+        time_networks(int(count or 64))
+        return
+    time_commands(Path(run), int(count or 2000))
+    if (Path(run) / "5-cnn").is_dir():
+        time_bundle(Path(run), int(count or 96))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ class FeatureSets(Mapping[str, Table]):
         self._where = known_slides(slides)
         #: Rows of each slide, and references of slides, by tables and slide.
         self._rows_of = {str(slide): rows for slide, rows in _by_slide(self._where)}
-        self._references: dict[tuple[tuple[str, ...], str], SlideReference] = {}
+        self._references: dict[tuple[str, str], SlideReference] = {}
         names: dict[str, None] = {}
         for name in config.heads.features:
             if name == "families":
@@ -171,20 +171,25 @@ class FeatureSets(Mapping[str, Table]):
             yield part, self._assemble(name, rows[part])[0]
 
     def _reference(self, name: str, slide: str) -> SlideReference:
-        """What the patches of a slide are compared with. It is kept, unless the references become too large."""
+        """What the patches of a slide are compared with."""
+        from histoblend.features.handcrafted.slide_context import join_references
+
+        return join_references([self._table_reference(table, slide) for table in tables_of(name)])
+
+    def _table_reference(self, table: str, slide: str) -> SlideReference:
+        """Reference of one table, which several sets share. It is kept, unless the references become too large."""
         from histoblend.features.handcrafted.slide_context import slide_reference
 
-        tables = tables_of(name)
-        if (tables, slide) in self._references:
-            return self._references[tables, slide]
-        rows, columns = self._rows_of[slide], self._columns_of(name)
+        if (table, slide) in self._references:
+            return self._references[table, slide]
+        (values, columns), rows = self._tables[table], self._rows_of[slide]
 
         def take(positions: np.ndarray) -> np.ndarray:
-            return np.concatenate([self._raw(name, part)[:, positions] for part in _chunks(rows)])
+            return np.concatenate([values[part][:, positions] for part in _chunks(rows)])
 
         reference = slide_reference(take, len(rows), columns)
         if len(self._references) * reference.centre.nbytes < _KEPT_BYTES:
-            self._references[tables, slide] = reference
+            self._references[table, slide] = reference
         return reference
 
     def _columns_of(self, name: str) -> list[str]:

@@ -201,6 +201,19 @@ def slide_reference(take: Callable[[np.ndarray], np.ndarray], patches: int, colu
     return SlideReference(tuple(columns), trust(patches), centre, spread, weight, vectors)
 
 
+def join_references(parts: Sequence[SlideReference]) -> SlideReference:
+    """Reference of several tables of one slide, side by side. At most one of them has stain columns."""
+    stained = max(parts, key=lambda part: part.stain_weight)
+    return SlideReference(
+        tuple(column for part in parts for column in part.columns),
+        stained.weight,
+        np.concatenate([part.centre for part in parts]),
+        np.concatenate([part.spread for part in parts]),
+        stained.stain_weight,
+        stained.stain_vectors,
+    )
+
+
 def context_columns(columns: Sequence[str]) -> list[str]:
     """Return the names of the columns that :meth:`SlideReference.relate` returns."""
     stains = list(slide_stain_sentences()) if _FALLBACK in columns else []

@@ -246,7 +246,7 @@ def catalogue() -> str:
         "**None of them has been run here with its real weights**: "
         "tiny random networks by timm and Hugging Face give the same numbers here, and names and shapes of all arrays "
         "are those of the real networks in these libraries (`tests/oracles/record_vits.py`). Facts are from the "
-        "authors' pages; empty cells are unknown. No digests are published.",
+        "authors' pages or from code that loads the networks; empty cells are unknown. No digests are published.",
         "",
         "`make weights BACKBONE=uni` downloads a file, resumes, and checks that it is complete. *Gated* files need an "
         "account: accept the terms on the model's page, then set `HF_TOKEN`. `embeddings.weights=imagenet`, the "
