@@ -300,7 +300,7 @@ _G14, _H14, _UNI2 = (14, 1536, 40, 24), (14, 1280, 32, 16), (14, 1536, 24, 24)
 # Column order: name, owner/model/file on Hugging Face, size in MB, form (patch, width, depth, heads, grid of the
 # positions, numbers inside the MLP), input, licence, reference. `camelyon` is False where the authors list the slides
 # (TCGA, or their own), and None where they do not list all or their page could not be read. Positions are resized as
-# in the authors' library: # timm and Dinov2 with registers use antialiasing, Hugging Face's ViT and Dinov2 do not.
+# in the authors' library: timm and Dinov2 with registers use antialiasing, Hugging Face's ViT and Dinov2 do not.
 FOUNDATION: tuple[Backbone, ...] = (
     _vit(
         "hibou-b", "histai/hibou-b/model.safetensors", 343,
