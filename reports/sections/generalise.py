@@ -72,7 +72,8 @@ def generalise_section(
     )
     if shortcuts is not None:
         content["shortcuts"] = _shortcut_content(shortcuts)
-        shown["shortcuts"] = charts.shortcut_chart(shortcuts)
+        chart = charts.shortcut_chart(shortcuts)
+        shown |= {"shortcuts": chart} if chart.variants else {}
         tables["shortcuts"] = shortcuts
     if learning is not None:
         content["learning"] = _learning_content(learning)

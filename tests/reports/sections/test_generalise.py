@@ -88,5 +88,12 @@ def test_a_baseline_shows_the_meter_and_how_to_add_the_rest(tmp_path, omitted):
     assert ("make generalise" in write_section(tmp_path, section)) is omitted
 
 
+def test_without_slides_of_both_labels_there_is_no_robustness_and_no_chart(tmp_path):
+    measured = make_shortcuts().assign(robustness=float("nan"), margin=float("nan"))
+    section = generalise_section(measured, None)
+    assert not section.charts
+    assert "Tumour or slide?" in write_section(tmp_path, section)
+
+
 def test_without_slides_the_section_says_what_it_needs():
     assert "data.slide_map" in generalise_section(None, None).absent
