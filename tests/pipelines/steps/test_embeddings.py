@@ -101,7 +101,7 @@ def test_changed_weights_or_another_engine_change_the_key(tmp_path, monkeypatch)
     assert first["weights"] != second["weights"]
     monkeypatch.setattr(
         "histoblend.features.networks.engines.choose_engine",
-        lambda *options, files: Engine("keras", "jax", "bfloat16", True),
+        lambda *options, **known: Engine("keras", "jax", "bfloat16", True),
     )
     third = inputs(run)
     assert third["engine"] == "Keras on jax, bfloat16, GPU"
