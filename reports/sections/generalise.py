@@ -135,7 +135,12 @@ def shortcut_words(shortcuts: pd.DataFrame | None, kind: str = SLIDE) -> dict[st
     )
     found = [row for row in measured if row["shortcut_low"] > 0 and row["shortcut"] >= SHORTCUT_LIMIT]
     found.sort(key=lambda row: -row["shortcut"])
-    if found:
+    if not rows:
+        shortcut = first = (
+            f"Tumour and {kind} cannot be told apart: hardly any {kind} has both labels, so every set of columns that "
+            f"recognises the {kind} may offer a shortcut, and none can be ruled out."
+        )
+    elif found:
         shortcut = (
             "Which slides a patch resembles predicts its label, so a model can score well without seeing tumour. "
             f"Shortcut, in standard deviations: {_named(found, 'shortcut')}."
