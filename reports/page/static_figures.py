@@ -54,7 +54,7 @@ TITLES = {
     ("stain", "shifts"): "All models under altered stains, test slides: {}",
     ("stain", "stain_groups"): "All models in two groups of stain, out of fold and on test slides: {}",
     ("generalise", "shortcuts"): "Sets of columns, training slides: {}",
-    ("generalise", "learning"): "Learning curves, training slides of other folds: {}",
+    ("generalise", "learning-curves"): "Learning curves, training slides of other folds: {}",
     ("generalise", "new-slides"): "Out of fold: {}",
     ("errors", "slides"): "{}; each slide",
     ("cnn", "learning"): "Fine-tuned network while it was trained: {}",

@@ -77,7 +77,7 @@ def generalise_section(
         tables["shortcuts"] = shortcuts
     if learning is not None:
         content["learning"] = _learning_content(learning)
-        shown["learning"] = charts.learning_chart(learning.curve, _best_set(learning.curve))
+        shown["learning-curves"] = charts.learning_chart(learning.curve, _best_set(learning.curve))
         tables |= {"learning-curve": learning.curve, "label-gains": learning.gains}
         if len(learning.recalibration):
             content["calibration"] = _calibration_content(learning)

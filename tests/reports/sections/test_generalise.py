@@ -70,7 +70,7 @@ def test_calibration_names_chance_and_slides_with_both_labels():
 
 def test_the_section_has_valid_charts_and_its_tables(tmp_path):
     section = generalise_section(make_shortcuts(), make_learning())
-    assert list(section.charts) == ["shortcuts", "learning", "new-slides"]
+    assert list(section.charts) == ["shortcuts", "learning-curves", "new-slides"]
     for chart in section.charts.values():
         for _, figure in chart.variants:
             go.Figure(figure)
