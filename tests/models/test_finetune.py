@@ -35,6 +35,7 @@ class SmallPart(TrainablePart):
         keras = load_keras()
         self.settings, self.shape, self.input_shape, self.width = SETTINGS, (SIDE, SIDE), SHAPE, 8
         keras.utils.set_random_seed(0)
+        self.lower = keras.Sequential([keras.Input(SHAPE)])
         maps = keras.Input(SHAPE)
         self._trained = keras.Model(maps, keras.layers.Conv2D(self.width, 1, activation="relu")(maps))
         self._pretrained = self._trained.get_weights()

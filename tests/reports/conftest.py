@@ -8,6 +8,10 @@ import pytest
 CHROMIUM = shutil.which("chromium")
 
 
+#: Most milliseconds until a report is drawn. Only a page that never finishes should reach it, not a slow machine.
+STARTED_MS = 120_000
+
+
 @pytest.fixture(scope="module")
 def browser():
     from playwright.sync_api import sync_playwright
@@ -42,6 +46,7 @@ def visit(browser, reports):
     def opened(name="plain", anchor="", **options):
         context = browser.new_context(**{"viewport": {"width": 1200, "height": 900}} | options)
         contexts.append(context)
+        context.set_default_timeout(STARTED_MS)
         page = context.new_page()
         page.on("console", lambda message: problems.append(message.text) if message.type != "log" else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
@@ -52,7 +57,7 @@ def visit(browser, reports):
         )
         page.goto(reports[name].as_uri() + anchor)
         # Playwright's wait_for_function needs eval(), which the page's policy forbids.
-        expect(page.locator(".plot:not(.js-plotly-plot)")).to_have_count(0)
+        expect(page.locator(".plot:not(.js-plotly-plot)")).to_have_count(0, timeout=STARTED_MS)
         return page
 
     yield opened

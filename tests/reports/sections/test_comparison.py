@@ -12,6 +12,7 @@ from histoblend.reports.evaluation.pairing import RunResults
 from histoblend.reports.page.page import write_page
 from histoblend.reports.sections.comparison import changed, comparison_sections
 from tests.reports.cohorts import make_predictions, model_names
+from tests.reports.conftest import STARTED_MS
 from tests.reports.evaluation.test_pairing import another
 from tests.reports.test_report import NASTY
 
@@ -121,7 +122,7 @@ def test_the_page_works_in_a_browser(page):
         window.on("pageerror", lambda error: problems.append(str(error)))
         window.on("request", lambda request: request.url.startswith("file:") or problems.append(request.url))
         window.goto(page.as_uri())
-        expect(window.locator(".plot:not(.js-plotly-plot)")).to_have_count(0)
+        expect(window.locator(".plot:not(.js-plotly-plot)")).to_have_count(0, timeout=STARTED_MS)
         assert window.evaluate("document.documentElement.scrollWidth") == 375
         forest = window.locator("figure[data-figure=ladders]")
         forest.locator("select").select_option(label="Brier score (lower is better), test slides")
