@@ -72,7 +72,7 @@ def test_an_unknown_configuration_is_answered_with_those_that_ship(tmp_path):
     assert done.returncode == 2
     assert done.stderr == (
         "error: kagle: expected a TOML file; it does not exist. "
-        "Shipped configurations: folder, kaggle, pcam, phantom. Did you mean CONFIG=kaggle (--config kaggle)?\n"
+        "Shipped configurations: folder, kaggle, pcam, phantom, wilds. Did you mean CONFIG=kaggle (--config kaggle)?\n"
     )
 
 
