@@ -21,7 +21,7 @@ def _column(page, selector, number):
 def test_every_figure_is_drawn_and_has_a_text_alternative(visit):
     page = visit()
     plots = page.locator(".plot")
-    assert plots.count() == page.locator("figure[data-figure]").count() == 8
+    assert plots.count() == page.locator("figure[data-figure]").count() == 11
     assert page.locator(".plot .scatterlayer .trace").count() >= 4
     assert all(plots.evaluate_all("plots => plots.map(plot => plot.getAttribute('aria-label').length > 40)"))
 
