@@ -135,6 +135,8 @@ def shortcut_words(shortcuts: pd.DataFrame | None, kind: str = SLIDE) -> dict[st
     )
     found = [row for row in measured if row["shortcut_low"] > 0 and row["shortcut"] >= SHORTCUT_LIMIT]
     found.sort(key=lambda row: -row["shortcut"])
+    averaged = [row for row in found if row["set"] == "ensemble"]
+    found = [row for row in found if row["set"] != "ensemble"]
     if not rows:
         shortcut = first = (
             f"Tumour and {kind} cannot be told apart: hardly any {kind} has both labels, so every set of columns that "
@@ -156,6 +158,11 @@ def shortcut_words(shortcuts: pd.DataFrame | None, kind: str = SLIDE) -> dict[st
         first = (
             "No shortcut is found on these slides. Slides are recognised up to "
             f"{percent(most['recognised'])} of the time (by chance {chance}), so one is possible on others."
+        )
+    if averaged:
+        shortcut += (
+            " The ensemble uses the other patches of a slide on purpose, so its output follows the slide: "
+            f"{_named(averaged, 'shortcut')}."
         )
     return {"first": first, "robustness": " ".join(parts), "recognised": recognised, "shortcut": shortcut}
 

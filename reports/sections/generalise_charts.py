@@ -208,9 +208,9 @@ def _point_text(row: dict[str, Any], measure: str) -> str:
 def new_slide_chart(slides: pd.DataFrame, recalibration: pd.DataFrame) -> Chart:
     """Change of the log loss by recalibration on labelled patches, and the calibration error of each slide."""
     variants = [
-        (f"change of log loss by recalibration, {words}", _recalibration_points(part))
+        (f"change of log loss by a shift of the log-odds, {words}", _recalibration_points(part))
         for judged, words in JUDGED_WORDS.items()
-        if len(part := recalibration[recalibration.judged == judged])
+        if len(part := recalibration[(recalibration.judged == judged) & (recalibration.way == "shift")])
     ]
     variants.append(("calibration error of each slide", _slide_errors(slides)))
     return Chart("Calibration on new slides. The table below has the same numbers.", variants)
@@ -218,13 +218,13 @@ def new_slide_chart(slides: pd.DataFrame, recalibration: pd.DataFrame) -> Chart:
 
 def _recalibration_points(part: pd.DataFrame) -> Figure:
     numbers_of = sorted(set(part.labelled))
-    lines = list(part[["model", "way"]].drop_duplicates().itertuples(index=False))
+    models = list(dict.fromkeys(part.model))
     data = []
-    for index, (model, way) in enumerate(lines):
-        colour, _ = CURVE_MARKS[::-1][list(dict.fromkeys(part.model)).index(model) % len(CURVE_MARKS)]
-        rows = part[(part.model == model) & (part.way == way)]
-        offset = 0.5 * ((index + 0.5) / len(lines) - 0.5)
-        name = f"{figures.short_name(model)}, {WAY_WORDS[way]}"
+    for index, model in enumerate(models):
+        colour, symbol = CURVE_MARKS[::-1][index % len(CURVE_MARKS)]
+        rows = part[part.model == model]
+        offset = 0.5 * ((index + 0.5) / len(models) - 0.5)
+        name = figures.short_name(model)
         data.append(
             {
                 "type": "scatter",
@@ -247,7 +247,7 @@ def _recalibration_points(part: pd.DataFrame) -> Figure:
                     "thickness": 1.6,
                     "width": 0,
                 },
-                "marker": {"color": colour, "symbol": "circle" if way == "shift" else "diamond-open", "size": 9},
+                "marker": {"color": colour, "symbol": symbol, "size": 9},
             }
         )
     frame = layout(
@@ -258,6 +258,7 @@ def _recalibration_points(part: pd.DataFrame) -> Figure:
             "range": [-0.5, len(numbers_of) - 0.5],
             "zeroline": False,
             "showgrid": False,
+            "automargin": True,
         },
         yaxis={
             "title": {"text": "change of log loss (below 0: better)", "standoff": 8},

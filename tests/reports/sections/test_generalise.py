@@ -60,6 +60,13 @@ def test_shortcuts_are_named_only_with_an_interval_above_zero():
     assert "so one is possible on others" in words["first"]
 
 
+def test_an_ensemble_follows_slides_on_purpose():
+    table = make_shortcuts()
+    words = shortcut_words(table.assign(set=table.set.replace("colour", "ensemble")))
+    assert words["shortcut"].startswith("No set of columns offers a shortcut")
+    assert words["shortcut"].endswith("so its output follows the slide: ensemble 0.80 (0.60 to 1.00).")
+
+
 def test_calibration_names_chance_and_slides_with_both_labels():
     words = calibration_words(make_learning())
     assert "is 0.150 on average over 3 slides" in words
