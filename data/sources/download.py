@@ -140,6 +140,9 @@ class Resuming:
     headers : mapping from str to str, optional
         Further headers of the requests, such as one with a token. Those for authorisation are not sent on to other
         hosts.
+    same_version : bool
+        Resume only if the ETag shows that the server still offers the same version at the same address; otherwise
+        start over. For files without a published digest: nothing else would notice a mixture of two versions.
 
     Attributes
     ----------
@@ -155,53 +158,66 @@ class Resuming:
         tries: int = 6,
         pause_s: float = 2.0,
         headers: Mapping[str, str] | None = None,
+        same_version: bool = False,
     ) -> None:
         self.part, self.timeout_s, self.tries, self.pause_s = part, timeout_s, tries, pause_s
-        self.headers = dict(headers or {})
+        self.headers, self.same_version = dict(headers or {}), same_version
+        self.origin = part.with_name(f"{part.name}.origin")  # address and ETag of the part
         self.progress: Callable[[int], None] | None = None
 
     def __call__(self, url: str, output_file: str, _pooch: Any, check_only: bool = False) -> None:
         """Fetch ``url`` into the unfinished file, then move it to where pooch checks it."""
         import requests
 
-        failures, kept = 0, self._received()
-        if kept and self.progress is not None:
-            self.progress(kept)
+        failures, most = 0, self._kept(url)[0]
+        if most and self.progress is not None:
+            self.progress(most)
         while True:
-            before = self._received()
             try:
                 complete, reason = self._fetch(url), ""
             except requests.RequestException as error:
                 complete, reason = False, innermost_reason(error)
             if complete:
                 break
-            failures = 0 if self._received() > before else failures + 1
+            # Compared with the most so far, because a download that starts over each time would never give up.
+            failures = 0 if self._received() > most else failures + 1
+            most = max(most, self._received())
             if failures >= self.tries:
                 raise InputError(
                     f"{url}: the download was interrupted {failures} times in a row ({reason or 'it ended early'}). "
-                    f"{self._received()} bytes are kept in {self.part}; run again to resume."
+                    f"{self._kept(url)[0]} bytes are kept in {self.part}; run again to resume."
                 )
             time.sleep(min(self.pause_s * 2**failures, 60.0))
         os.replace(self.part, output_file)
+        self.origin.unlink(missing_ok=True)
 
     def _received(self) -> int:
         return self.part.stat().st_size if self.part.exists() else 0
+
+    def _kept(self, url: str) -> tuple[int, str]:
+        """Return the number of bytes that can be resumed, and their ETag, which is empty if it does not matter."""
+        if not self.same_version:
+            return self._received(), ""
+        address, _, tag = self.origin.read_text(encoding="utf-8").partition("\n") if self.origin.exists() else ("",) * 3
+        return (self._received(), tag) if tag and address == url else (0, "")
 
     def _fetch(self, url: str) -> bool:
         """Download over one connection; return whether the file is then complete."""
         import requests
 
-        received = self._received()
+        received, tag = self._kept(url)
         # No compression in transit, because a range counts bytes of the uncompressed file.
         headers = self.headers | {"Accept-Encoding": "identity"}
         headers |= {"Range": f"bytes={received}-"} if received else {}
+        headers |= {"If-Range": tag} if received and tag else {}
         with requests.get(url, headers=headers, stream=True, timeout=self.timeout_s) as answer:
             if answer.status_code == 416:
                 return self._is_complete(answer, received)
             if answer.status_code not in (200, 206):
                 _refuse(answer, url)
             start, total = _span(answer)
-            if start == 0 and total is not None and total < received:
+            offered = _strong_tag(answer) if self.same_version else ""
+            if start == 0 and total is not None and total < received and not offered:
                 raise InputError(
                     f"{url}: {received} bytes are already in {self.part}, but the server offers only {total} bytes "
                     "in total, perhaps an error or login page. Open the address in a browser. If the part belongs to "
@@ -209,8 +225,13 @@ class Resuming:
                 )
             if start not in (0, received):
                 raise requests.ConnectionError(f"requested bytes from {received}, got bytes from {start}")
+            if start and offered != tag:  # the server ignores If-Range
+                self.origin.unlink()
+                raise requests.ConnectionError("the server offers another version of the file")
             with self.part.open("r+b" if received and start else "wb") as file:
                 file.seek(start)
+                if self.same_version and not start:  # the old part is already gone, so its bytes never get this tag
+                    self.origin.write_text(f"{url}\n{offered}", encoding="utf-8")
                 for piece in answer.iter_content(PIECE):
                     file.write(piece)
                     if self.progress is not None:
@@ -315,6 +336,12 @@ def _refuse(answer: requests.Response, url: str) -> None:
     raise InputError(
         f"{url}: expected a file; the server answered {words}. Check the address, or use another source (--mirror URL)."
     )
+
+
+def _strong_tag(answer: requests.Response) -> str:
+    """ETag of an answer; empty if there is none, or a weak one, which does not stand for the same bytes."""
+    tag = answer.headers.get("ETag", "")
+    return "" if tag.startswith("W/") else tag
 
 
 def _span(answer: requests.Response) -> tuple[int, int | None]:

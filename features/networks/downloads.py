@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zipfile
 from collections.abc import Callable
@@ -48,7 +49,8 @@ def fetch(
     ------
     CheckpointError
         The download failed, or the file is neither the published one nor that of the first download. The message names
-        the folder to put the file into by hand, and a backbone that needs no download.
+        the folder to put the file into by hand, and a backbone that needs no download. Or a file without a published
+        digest was put there by hand, and is no complete file of its kind; it is kept.
     """
     import pooch
     import requests
@@ -63,13 +65,24 @@ def fetch(
             f"{folder}: expected a folder to keep {weights.file} in; got: {error.strerror}. "
             "Set KERAS_HOME to a writable folder."
         ) from error
-    if not weights.digest and path.is_file() and _fault(path):
+    if not weights.digest and path.is_file() and (fault := _fault(path)):
+        if not _record(path).exists():  # put there by hand, or by another program
+            raise CheckpointError(
+                f"{path}: expected complete weights; got: {fault.rstrip('.')}. Put a complete file there, or remove "
+                "this one to download it."
+            )
         path.unlink()  # without a digest, pooch keeps every existing file
     url, headers = _at_hub(weights.url)
     download: Any = _download_hdf5
     if path.suffix != ".h5":  # up to 5 GB
         part = folder / f"{weights.file}.part"
-        download = _Resumed(part, timeout_s=TIMEOUT_SECONDS, pause_s=PAUSE_SECONDS, headers=headers)
+        download = _Resumed(
+            part,
+            timeout_s=TIMEOUT_SECONDS,
+            pause_s=PAUSE_SECONDS,
+            headers=headers,
+            same_version=not weights.digest,
+        )
         download.progress = progress
     elif weights.digest:
         download = pooch.HTTPDownloader(timeout=TIMEOUT_SECONDS)
@@ -90,11 +103,17 @@ def fetch(
     return path
 
 
+def _record(path: Path) -> Path:
+    """Path of the SHA-256 of a file's first download."""
+    return path.with_name(f"{path.name}.sha256")
+
+
 def _compare_with_record(path: Path) -> None:
     """Check a file against the SHA-256 of its first download, which is recorded now if it is the first."""
-    record, digest = path.with_name(f"{path.name}.sha256"), file_sha256(path)
+    record, digest = _record(path), file_sha256(path)
     if not record.exists():
-        write_text_atomically(record, digest)
+        with contextlib.suppress(OSError):  # a shared folder may be read-only
+            write_text_atomically(record, digest)
     elif (recorded := record.read_text(encoding="utf-8").strip()) != digest:
         raise CheckpointError(
             f"{path}: its SHA-256 must be {recorded}, as at the first download, because none is published; got "

@@ -35,6 +35,9 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(action, b"no")
             return
         content = server.content
+        tag = server.tag and server.tag.format(hashlib.md5(content).hexdigest())  # noqa: S324
+        if tag and self.headers.get("If-Range", tag) != tag and action != "mix":
+            start = 0
         if action == "changed":
             content = content[:1000] + bytes([content[1000] ^ 1]) + content[1001:]
         if start >= len(content):
@@ -48,6 +51,8 @@ class Handler(BaseHTTPRequestHandler):
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
         self.send_header("Content-Length", str(len(content) - start))
+        if tag:
+            self.send_header("ETag", tag)
         self.end_headers()
         if action in ("cut", "stall"):
             self.wfile.write(content[start : start + 150_000])
@@ -79,6 +84,7 @@ def server(monkeypatch):
         CONTENT,
         threading.Event(),
     )
+    http_server.tag = ""
     http_server.url = f"http://127.0.0.1:{http_server.server_port}/files"
     thread = threading.Thread(target=http_server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
@@ -130,6 +136,34 @@ def test_another_run_resumes_too(server, tmp_path):
     (tmp_path / "big.bin.part").write_bytes(CONTENT[:123_456])
     get(server, tmp_path)
     assert server.ranges == ["bytes=123456-"]
+
+
+@pytest.mark.parametrize(
+    ("tag", "address", "new", "script", "resumed"),
+    [
+        ('"{}"', "/a", CONTENT, ["serve"], [True]),
+        ('"{}"', "/a", CONTENT[::-1], ["serve"], [True]),  # asked for, and refused by If-Range
+        ('"{}"', "/a", CONTENT[:1000], ["serve"], [True]),
+        ('"{}"', "/a", CONTENT[::-1], ["mix", "serve"], [True, False]),
+        ('"{}"', "/b", CONTENT[::-1], ["serve"], [False]),
+        ('W/"{}"', "/a", CONTENT[::-1], ["serve"], [False]),
+        ("", "/a", CONTENT[::-1], ["serve"], [False]),
+    ],
+    ids=["same", "changed", "shorter", "server ignores If-Range", "address", "weak tag", "no tag"],
+)
+def test_two_versions_of_a_file_are_never_mixed(server, tmp_path, tag, address, new, script, resumed):
+    def resuming():
+        return Resuming(tmp_path / "x.part", timeout_s=0.2, tries=2, pause_s=0.001, same_version=True)
+
+    server.tag, server.script = tag, ["cut", 503, 503]
+    kept = "0" if tag != '"{}"' else r"1\d{5}"
+    with pytest.raises(InputError, match=rf"503 .* {kept} bytes are kept"):
+        resuming()(f"{server.url}/a", tmp_path / "x", None)
+    server.content, server.script, server.ranges[:] = new, script, []
+    resuming()(f"{server.url}{address}", tmp_path / "x", None)
+    assert (tmp_path / "x").read_bytes() == new
+    assert [bool(header) for header in server.ranges] == resumed
+    assert os.listdir(tmp_path) == ["x"]
 
 
 def test_a_complete_but_unchecked_download_is_not_repeated(server, tmp_path):

@@ -84,10 +84,16 @@ def hdf5(numbers):
 def test_a_file_without_published_digest_must_be_whole(server, tmp_path, left, monkeypatch):
     url, asked = server
     weights = DownloadedWeights(f"{url}/net.h5", "", "MIT")
-    (tmp_path / "net.h5").write_bytes(left)
+    path, record = tmp_path / "net.h5", tmp_path / "net.h5.sha256"
+    path.write_bytes(left)
+    with pytest.raises(CheckpointError, match=r"net\.h5: expected complete weights; got: .* remove this one"):
+        fetch(weights, tmp_path)  # a user's file
+    assert path.read_bytes() == left
+    assert asked == []
+    record.write_text(hashlib.sha256(hdf5(1000)).hexdigest())  # a download, damaged since
     with pytest.raises(CheckpointError, match=r"net\.h5: expected a complete HDF5 file; .* Nothing was kept"):
         fetch(weights, tmp_path)  # what the server gives is none either
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [record]
     monkeypatch.setattr("tests.features.networks.test_downloads.CONTENT", hdf5(1000))
     for _ in range(2):
         assert fetch(weights, tmp_path).read_bytes() == hdf5(1000)
@@ -125,6 +131,15 @@ def test_a_file_that_keras_downloaded_is_recorded(server, tmp_path):
     fetch(DownloadedWeights(f"{server[0]}/net.h5", "", "MIT"), tmp_path)
     assert (tmp_path / "net.h5.sha256").read_text() == hashlib.sha256(hdf5(5)).hexdigest()
     assert server[1] == []
+
+
+def test_a_folder_that_is_read_only_needs_no_record(server, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr("histoblend.features.networks.downloads.write_text_atomically", refuse)
+    (tmp_path / "net.h5").write_bytes(hdf5(5))
+    assert fetch(DownloadedWeights(f"{server[0]}/net.h5", "", "MIT"), tmp_path) == tmp_path / "net.h5"
 
 
 @pytest.mark.parametrize(
@@ -188,9 +203,12 @@ def hub(monkeypatch):
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            content, begin = content_of[0], int((self.headers["Range"] or "bytes=0-")[6:-1])
+            content = content_of.pop(0) if len(content_of) > 1 else content_of[0]
+            tag = f'"{hashlib.sha256(content).hexdigest()}"'
+            begin = int((self.headers["Range"] or "bytes=0-")[6:-1]) if self.headers["If-Range"] in (None, tag) else 0
             self.send_response(206 if begin else 200)
             self.send_header("Content-Length", str(len(content) - begin))
+            self.send_header("ETag", tag)
             if begin:
                 self.send_header("Content-Range", f"bytes {begin}-{len(content) - 1}/{len(content)}")
             self.end_headers()
@@ -225,6 +243,14 @@ def test_a_gated_file_is_resumed_and_the_token_stays_with_its_host(hub, tmp_path
     assert {file.name for file in tmp_path.iterdir()} == {"vit.safetensors", "vit.safetensors.sha256"}
     fetch(GATED, tmp_path)
     assert len(asked) == 4
+
+
+def test_weights_that_change_during_the_download_start_over(hub, tmp_path, monkeypatch):
+    old = bytearray(VIT.read_bytes())
+    old[60_000] ^= 1
+    hub[1].insert(0, bytes(old))  # only the first connection gets this one
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    assert fetch(GATED, tmp_path).read_bytes() == VIT.read_bytes()
 
 
 def test_a_gated_file_without_a_token_says_what_to_do(hub, tmp_path, monkeypatch):
