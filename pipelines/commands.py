@@ -16,6 +16,7 @@ from histoblend.pipelines.plan import ENSEMBLE_ONLY, LEARNING
 from histoblend.pipelines.printed_tables import best_words, show_ensemble, show_ladder
 from histoblend.pipelines.results import patches_of, read_ladder
 from histoblend.pipelines.run import Run
+from histoblend.pipelines.run_files import CURVE
 from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.steps.bundle import say_bundle
 from histoblend.pipelines.steps.cnn import check_cnn
@@ -77,12 +78,20 @@ def finish(run: Run) -> None:
         show_ensemble(run)
     say_bundle(run)
     track(run)
+    warn_of_left_out(run)
+    run.screen.say(f"{best_words(read_ladder(run))}; report: {run.step('report').folder / 'report.html'}")
+
+
+def warn_of_left_out(run: Run) -> None:
+    """Warn if results of an earlier command are not part of this one."""
     if not run.has("ensemble") and _has(run, "ensemble"):
         run.screen.warn(
             "this run has an ensemble. `baseline` leaves it out of report, predictions and bundle, but does not delete "
             "it: `make report` with the same settings includes it again."
         )
-    run.screen.say(f"{best_words(read_ladder(run))}; report: {run.step('report').folder / 'report.html'}")
+    # The step also finishes if too few slides are known, but without curves.
+    if not run.has(LEARNING) and (run.folder / run.plan[LEARNING].folder / CURVE).is_file():
+        run.screen.warn("the report leaves out this run's learning curves: `make report` includes them again.")
 
 
 def one_step(run: Run, name: str) -> Path:

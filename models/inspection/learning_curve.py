@@ -5,6 +5,7 @@ Every patch is scored by heads that were fitted on other folds, so on other slid
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +19,36 @@ from histoblend.models.heads.logistic import LogisticHead
 #: Numbers of slides and of patches per slide. Each curve ends with all of them.
 SLIDES = (4, 6, 9, 13, 18, 26, 40, 60, 100, 200, 400)
 PATCHES = (5, 10, 20, 40, 80, 160, 320)
+#: Shares of the patches of a slide, used instead if fewer than `FEWEST_BELOW` of these numbers are below it.
+SHARES = (1 / 8, 1 / 4, 1 / 2, 3 / 4)
+#: With all patches as one more size, enough for a power law.
+FEWEST_BELOW = 3
 #: Most sizes on a curve: the largest ones count.
 MOST_SIZES = 5
 #: Random orders of slides, and of the patches of each slide. Smaller draws are the beginnings of larger ones.
 REPEATS = 6
 #: Candidates for the strength of the head, chosen once per fold on all its training slides.
 STRENGTHS = (3e-4, 3e-3, 3e-2)
+
+
+def both_labels_outside_folds(labels: np.ndarray, folds: np.ndarray) -> bool:
+    """Whether the patches outside every fold have both labels, so that a fit can be judged on each fold.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n,), 0 or 1
+    folds : ndarray of shape (n,), int
+    """
+    return all(len(set(labels[folds != fold].tolist())) == 2 for fold in np.unique(folds))
+
+
+def patch_sizes(median: float) -> list[int]:
+    """Numbers of patches per slide to draw, below the median number of patches of a slide, smallest first."""
+    sizes = [size for size in PATCHES if size < 0.9 * median][-MOST_SIZES:]
+    if len(sizes) >= FEWEST_BELOW:
+        return sizes
+    shares = {max(2, math.ceil(share * int(median))) for share in SHARES}
+    return sorted(size for size in shares if size < 0.9 * median)
 
 
 @dataclass(frozen=True)
@@ -52,6 +77,7 @@ def nested_draws(labels: np.ndarray, slides: np.ndarray, folds: np.ndarray, seed
     Parameters
     ----------
     labels : ndarray of shape (n,), 0 or 1
+        Both outside every fold (:func:`both_labels_outside_folds`).
     slides : ndarray of shape (n,), int
         Codes without gaps.
     folds : ndarray of shape (n,), int
@@ -62,12 +88,19 @@ def nested_draws(labels: np.ndarray, slides: np.ndarray, folds: np.ndarray, seed
     -------
     list of Draws
         In each fold first the fit on all other slides, then the draws. Smaller draws are parts of larger ones.
+
+    Raises
+    ------
+    ValueError
+        Outside a fold there is one label only.
     """
+    if not both_labels_outside_folds(labels, folds):
+        raise ValueError("labels: expected both labels outside every fold; got one only outside a fold. Add slides.")
     parts: list[Draws] = []
     least = min(len(set(slides[folds != fold].tolist())) for fold in np.unique(folds))
     sizes = {
         "slides": [size for size in SLIDES if size < 0.9 * least][-MOST_SIZES:],
-        "patches": [size for size in PATCHES if size < 0.9 * np.median(np.bincount(slides))][-MOST_SIZES:],
+        "patches": patch_sizes(float(np.median(np.bincount(slides)))),
     }
     for fold in np.unique(folds).tolist():
         train = np.flatnonzero(folds != fold)
@@ -148,9 +181,9 @@ def fit_curve(
     points, scores = [], []
     for key in dict.fromkeys((part.axis, part.size, part.repeat) for part, _ in fitted):
         mine = [(part, result) for part, result in fitted if (part.axis, part.size, part.repeat) == key]
-        if len(mine) < len(whole):  # a draw of a fold had one label only
+        if len(mine) < len(np.unique(folds)):  # a draw of a fold had one label only
             continue
-        score = np.empty(len(labels), np.float32)
+        score = np.full(len(labels), np.nan, np.float32)
         for part, (probability, _, _) in mine:
             score[folds == part.fold] = probability
         numbers = [(len(set(slides[part.rows].tolist())), len(part.rows)) for part, _ in mine]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from histoblend.models.inspection.label_forecast import forecast
-from histoblend.models.inspection.learning_curve import fit_curve
+from histoblend.models.inspection.learning_curve import both_labels_outside_folds, fit_curve
 from histoblend.models.inspection.new_slides import recalibration_gains, slide_calibration
 from histoblend.models.resampling import sample_rows_evenly, slide_groups
 from histoblend.pipelines.results import feature_sets, patches_of, predictions_of
@@ -33,14 +33,19 @@ MOST_DRAWS = 1000
 
 
 def build(run: Run, folder: Path) -> StepResult:
-    """Write the tables of the report if enough training slides are known. Test slides are not read."""
+    """Write the tables of the report if enough training slides are known and every fold can be judged.
+
+    Test slides are not read.
+    """
     table = patches_of(run).table
     slides = known_slides(table["slide"])
     rows = np.flatnonzero((table["split"] == "train").to_numpy() & pd.notna(slides))
     if len(set(slides[rows])) < FEWEST_SLIDES or not slides_in_one_fold(table.iloc[rows], slides[rows]):
         return StepResult(0)
-    options = {"draws": min(run.config.report.draws, MOST_DRAWS), "seed": run.config.seed}
     sample = rows[sample_rows_evenly(slide_groups(slides[rows]), MAX_PATCHES, seed=run.config.seed)]
+    if not both_labels_outside_folds(*(table[name].to_numpy()[sample] for name in ("label", "fold"))):
+        return StepResult(0)
+    options = {"draws": min(run.config.report.draws, MOST_DRAWS), "seed": run.config.seed}
     curve, gains = learning_curves(run, sample, per_slide=len(rows) / len(set(slides[rows])))
     curve.drop(columns="seconds").to_csv(folder / CURVE, index=False)
     curve[["set", "axis", "slides", "patches_per_slide", "seconds"]].to_csv(folder / CURVE_COSTS, index=False)

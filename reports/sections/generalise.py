@@ -68,7 +68,8 @@ def generalise_section(
     content["absent"] = (
         "Run `make generalise` with the same options to add learning curves and calibration on new slides."
         if omitted
-        else "Learning curves need eight or more known training slides, each within one fold."
+        else "Learning curves need eight or more known training slides, each within one fold, and both labels "
+        "outside every fold."
     )
     if shortcuts is not None:
         content["shortcuts"] = _shortcut_content(shortcuts)
@@ -113,7 +114,8 @@ def shortcut_words(shortcuts: pd.DataFrame | None, kind: str = SLIDE) -> dict[st
     """
     if shortcuts is None:
         return {"first": "", "robustness": "", "recognised": "", "shortcut": ""}
-    rows = records(shortcuts[(shortcuts.kind == kind) & shortcuts.robustness.notna()])
+    part = shortcuts[shortcuts.kind == kind]
+    rows = records(part[part.robustness.notna()])
     sides = [direction(row["robustness_low"], row["robustness_high"], null=0.5, digits=2) for row in rows]
     by_label = sorted((row for row, side in zip(rows, sides, strict=True) if side == 1), key=lambda r: -r["robustness"])
     by_group = sorted((row for row, side in zip(rows, sides, strict=True) if side == -1), key=lambda r: r["robustness"])
@@ -125,19 +127,12 @@ def shortcut_words(shortcuts: pd.DataFrame | None, kind: str = SLIDE) -> dict[st
     if len(by_label) + len(by_group) < len(rows):
         count = len(rows) - len(by_label) - len(by_group)
         parts.append(f"{count} of {len(rows)} sets are inconclusive (95 % CI includes 0.5).")
-    measured = records(shortcuts[(shortcuts.kind == kind) & shortcuts.recognised.notna()])
-    most = max(measured, key=lambda row: row["recognised"])
-    least = min(measured, key=lambda row: row["recognised"])
-    chance = percent(most["chance"])
-    recognised = (
-        f"The {kind} of a patch is recognised best from {set_words(most['set'])}, {percent(most['recognised'])} of the "
-        f"time, and least from {set_words(least['set'])}, {percent(least['recognised'])} (by chance {chance})."
-    )
-    found = [row for row in measured if row["shortcut_low"] > 0 and row["shortcut"] >= SHORTCUT_LIMIT]
-    found.sort(key=lambda row: -row["shortcut"])
-    averaged = [row for row in found if row["set"] == "ensemble"]
-    found = [row for row in found if row["set"] != "ensemble"]
-    if not rows:
+    recognised, possible = _recognition_words(part, kind)
+    large = sorted(records(part[part.shortcut >= SHORTCUT_LIMIT]), key=lambda row: -row["shortcut"])
+    averaged = [row for row in large if row["set"] == "ensemble" and row["shortcut_low"] > 0]
+    large = [row for row in large if row["set"] != "ensemble"]
+    found = [row for row in large if row["shortcut_low"] > 0]
+    if part.margin.isna().all():
         shortcut = first = (
             f"Tumour and {kind} cannot be told apart: hardly any {kind} has both labels, so every set of columns that "
             f"recognises the {kind} may offer a shortcut, and none can be ruled out."
@@ -150,21 +145,42 @@ def shortcut_words(shortcuts: pd.DataFrame | None, kind: str = SLIDE) -> dict[st
         first = "Shortcuts exist: slides that look alike have similar shares of positives, above all in " + (
             f"{set_words(found[0]['set'])} ({found[0]['shortcut']:.2f})."
         )
+    elif large:
+        shortcut = (
+            "Whether columns offer a shortcut is inconclusive: positive patches may resemble slides with more "
+            f"positives. Shortcut, in standard deviations, each with a 95 % CI that is not above 0: "
+            f"{_named(large, 'shortcut')}."
+        )
+        first = f"Shortcuts are neither shown nor ruled out, above all in {_named(large[:1], 'shortcut')}."
     else:
         shortcut = (
             f"No set of columns offers a shortcut: positive patches do not resemble slides with more positives (all "
-            f"below {SHORTCUT_LIMIT:g} standard deviations, or with a 95 % CI that includes 0)."
+            f"below {SHORTCUT_LIMIT:g} standard deviations)."
         )
-        first = (
-            "No shortcut is found on these slides. Slides are recognised up to "
-            f"{percent(most['recognised'])} of the time (by chance {chance}), so one is possible on others."
-        )
+        first = f"No shortcut is found on these slides.{possible}"
     if averaged:
         shortcut += (
             " The ensemble uses the other patches of a slide on purpose, so its output follows the slide: "
             f"{_named(averaged, 'shortcut')}."
         )
     return {"first": first, "robustness": " ".join(parts), "recognised": recognised, "shortcut": shortcut}
+
+
+def _recognition_words(part: pd.DataFrame, kind: str) -> tuple[str, str]:
+    """Say from which sets groups are recognised, and that a shortcut is possible; empty if it was not measured."""
+    measured = sorted(records(part[part.recognised.notna()]), key=lambda row: -row["recognised"])
+    if not measured:
+        return "", ""
+    most, least = measured[0], measured[-1]
+    best, chance = percent(most["recognised"]), percent(most["chance"])
+    where = f"from {set_words(most['set'])}, {best} of the time"
+    if len(measured) > 1:
+        where = f"best {where}, and least from {set_words(least['set'])}, {percent(least['recognised'])}"
+    return (
+        f"The {kind} of a patch is recognised {where} (by chance {chance}).",
+        f" {kind.capitalize()}s are recognised up to {best} of the time (by chance {chance}), so one is possible on "
+        "others.",
+    )
 
 
 def _shortcut_content(shortcuts: pd.DataFrame) -> dict[str, Any]:
@@ -196,17 +212,30 @@ def label_words(learning: LearningView) -> dict[str, str]:
     best = _best_set(learning.curve)
     mine = learning.gains[(learning.gains.set == best) & (learning.gains.metric == "auc")]
     gains = {str(row["axis"]): row for row in records(mine)}
-    if not {"slides", "patches"} <= set(gains):
-        return {
-            "short": "Too few slides or patches per slide for a forecast.",
-            "advice": "A forecast needs four or more sizes on each curve.",
-        }
+    changes = f"would change the AUC of {set_words(best)} on new slides by"
+    needed = "A forecast needs four or more sizes on each curve."
+    if not gains:
+        return {"short": "Too few slides or patches per slide for a forecast.", "advice": needed}
+    if "patches" not in gains:
+        short = f"{_slides_to_add(gains['slides'])} {changes} {_gain(gains['slides'])}. There are too few patches "
+        return {"short": f"{short}per slide to forecast what more patches of them would bring.", "advice": needed}
+    if "slides" not in gains:
+        short = f"{gains['patches']['patches']:,} more patches of the same slides {changes} {_gain(gains['patches'])}. "
+        return {"short": f"{short}There are too few slides to forecast what more slides would bring.", "advice": needed}
     slides, patches = (gains[axis] for axis in ("slides", "patches"))
     helps = [direction(row["low"], row["high"]) == 1 for row in (slides, patches)]
-    if helps[0] and (not helps[1] or slides["gain"] >= CLEARLY * patches["gain"]):
-        short, advice = "Collect more slides", "More patches of the slides that you have bring less for the same work."
-    elif helps[1] and (not helps[0] or patches["gain"] >= CLEARLY * slides["gain"]):
-        short, advice = "Label more patches of the slides that you have", "As many patches of more slides bring less."
+    clearly = [slides["gain"] >= CLEARLY * patches["gain"], patches["gain"] >= CLEARLY * slides["gain"]]
+    if helps[0] and (clearly[0] or not helps[1]):
+        short, advice = (
+            "Collect more slides",
+            "More patches of the slides that you have "
+            + ("bring less for the same work." if clearly[0] else "are not shown to help."),
+        )
+    elif helps[1] and (clearly[1] or not helps[0]):
+        short, advice = (
+            "Label more patches of the slides that you have",
+            "As many patches of more slides " + ("bring less." if clearly[1] else "are not shown to help."),
+        )
     elif all(helps):
         short, advice = (
             "Label more patches, of any slides",
@@ -216,10 +245,14 @@ def label_words(learning: LearningView) -> dict[str, str]:
         short = "More labels are not shown to help"
         advice = "Try other columns or models first, and check the labels."
     short += (
-        f": {MORE_SLIDES} more slides (about {slides['patches']:,} patches) would change the AUC of {set_words(best)} "
-        f"on new slides by {_gain(slides)}, as many more patches of the same slides by {_gain(patches)}."
+        f": {_slides_to_add(slides)} {changes} {_gain(slides)}, as many more patches of the same slides by "
+        f"{_gain(patches)}."
     )
     return {"short": short, "advice": advice}
+
+
+def _slides_to_add(row: dict[str, Any]) -> str:
+    return f"{MORE_SLIDES} more slides (about {row['patches']:,} patches)"
 
 
 def _gain(row: dict[str, Any]) -> str:
@@ -243,7 +276,7 @@ def calibration_words(learning: LearningView) -> str:
     slides = learning.slides[learning.slides.model == model]
     text = (
         f"On slides that it was not trained on, the calibration error of {model_words(model)} is "
-        f"{slides.error.mean():.3f} on average over {len(slides)} slides. With so few patches per slide, a perfectly "
+        f"{slides.error.mean():.3f} on average over {len(slides)} slides. With as many patches per slide, a perfectly "
         f"calibrated model would have {slides.chance.mean():.3f}."
     )
     part = learning.recalibration[(learning.recalibration.model == model) & (learning.recalibration.way == "shift")]

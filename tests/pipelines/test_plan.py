@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from histoblend.models.names import TABLES
-from histoblend.pipelines.commands import one_step
+from histoblend.pipelines.commands import one_step, warn_of_left_out
 from histoblend.pipelines.config_files import load_config
-from histoblend.pipelines.plan import STEPS, plan_run
+from histoblend.pipelines.plan import ENSEMBLE_ONLY, LEARNING, STEPS, plan_run
+from histoblend.pipelines.run_files import CURVE
 from histoblend.pipelines.runtime import provenance
 from histoblend.pipelines.runtime.provenance import ROOT, code_digest, source_files
 from histoblend.pipelines.steps import patches
@@ -157,3 +158,18 @@ def test_a_changed_style_sheet_rebuilds_only_the_page(tmp_path, other_code, caps
     assert "report: rebuilding, its code changed" in output
     assert reused == {step.name for step in STEPS if run.has(step.name)} - {"report"}
     assert page.read_text(encoding="utf-8").count("<section") == text.count("<section")
+
+
+def test_left_out_learning_curves_are_named(tmp_path, capsys):
+    run = plan_run(load_config(ROOT / "configs" / "phantom.toml", []), tmp_path)
+    run.leave_out(ENSEMBLE_ONLY)
+    folder = run.folder / run.plan[LEARNING].folder
+    folder.mkdir(parents=True)
+    warn_of_left_out(run)
+    assert "".join(capsys.readouterr()) == ""  # a finished step without curves
+    (folder / CURVE).touch()
+    warn_of_left_out(run)
+    assert "learning curves: `make report` includes them again" in "".join(capsys.readouterr())
+    run.leave_out(())
+    warn_of_left_out(run)
+    assert "".join(capsys.readouterr()) == ""

@@ -4,7 +4,7 @@ import pytest
 
 from histoblend.models.inspection import learning_curve
 from histoblend.models.inspection.label_forecast import MORE_SLIDES, _extrapolate, forecast
-from histoblend.models.inspection.learning_curve import fit_curve, nested_draws
+from histoblend.models.inspection.learning_curve import both_labels_outside_folds, fit_curve, nested_draws, patch_sizes
 
 #: Nine of ten seeds; seven of them only by hand, with ``pytest -m length``. docs/decisions.md says what seed 7 gives.
 SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.length) for seed in (2, 3, 4, 5, 6, 8, 9))]
@@ -77,6 +77,33 @@ def test_draws_are_nested_and_leave_out_every_slide_of_the_judged_fold():
             assert np.bincount(slides[part.rows]).max() == part.size
         larger = [each for each in draws if (each.axis, each.fold, each.repeat) == (part.axis, part.fold, part.repeat)]
         assert all(set(part.rows) <= set(each.rows) for each in larger if each.size > part.size > 0)
+
+
+@pytest.mark.parametrize(
+    ("positive", "usable"),
+    [([2, 7], False), ([2, 8], True), ([0, 1, 2, 3, 5, 6, 7, 8], False), (range(10), False), ([], False)],
+    ids=["in one fold", "in two", "negatives in one fold", "positives only", "negatives only"],
+)
+def test_every_fold_needs_both_labels_outside_it(positive, usable):
+    slides = np.repeat(np.arange(10), 4)
+    assert both_labels_outside_folds(np.isin(slides, list(positive)).astype(int), slides % 5) is usable
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_fold_that_cannot_be_judged_is_refused(label):
+    values, labels, slides, folds = cohort(0, slides=12, each=10)
+    labels[folds != 0] = label
+    with pytest.raises(ValueError, match="both labels outside every fold"):
+        fit_curve(values, labels, slides, folds, seed=0)
+
+
+@pytest.mark.parametrize("median", [5, 5.5, 6, 7, 8, 11, 22, 23, 82, 500])
+def test_patch_sizes_suffice_for_a_forecast_with_few_patches_per_slide(monkeypatch, median):
+    monkeypatch.setattr(learning_curve, "PATCHES", (5, 10, 20, 40, 80, 160, 320))
+    sizes = patch_sizes(median)
+    assert 3 <= len(sizes) <= 5
+    assert 2 <= min(sizes) <= max(sizes) < 0.9 * median
+    assert median != 82 or sizes == [5, 10, 20, 40]
 
 
 def test_scores_of_a_fold_do_not_depend_on_its_labels_or_on_its_other_slides():

@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import numpy as np
 import plotly.graph_objects as go
 import pytest
 
@@ -40,6 +41,34 @@ def test_the_advice_follows_from_the_gains_and_their_intervals(slides, patches, 
     assert words["short"].count("inconclusive") == (slides[1] < 0) + (patches[1] < 0)
 
 
+@pytest.mark.parametrize(
+    ("slides", "patches", "advice"),
+    [
+        ((0.004, 0.001, 0.007), (0.010, -0.001, 0.020), "slides that you have are not shown to help."),
+        ((0.018, 0.002, 0.030), (0.004, -0.001, 0.009), "slides that you have bring less for the same work."),
+        ((0.010, -0.001, 0.020), (0.004, 0.001, 0.007), "patches of more slides are not shown to help."),
+        ((0.004, -0.001, 0.009), (0.018, 0.002, 0.030), "patches of more slides bring less."),
+    ],
+)
+def test_only_a_clearly_larger_gain_brings_more(slides, patches, advice):
+    assert label_words(gains(slides, patches))["advice"].endswith(advice)
+
+
+@pytest.mark.parametrize(
+    ("axis", "start", "cause"),
+    [
+        ("slides", "10 more slides (about 400 patches) would change the AUC", "too few patches per slide"),
+        ("patches", "400 more patches of the same slides would change the AUC", "too few slides"),
+    ],
+)
+def test_one_curve_gives_its_gain_and_the_other_its_cause(axis, start, cause):
+    view = gains((0.018, 0.002, 0.030), (0.018, 0.002, 0.030))
+    words = label_words(replace(view, gains=view.gains[view.gains.axis == axis]))["short"]
+    assert words.startswith(start)
+    assert "by +0.018 (95 % CI +0.002 to +0.030)" in words
+    assert cause in words
+
+
 def test_without_enough_sizes_there_is_no_forecast():
     view = make_learning()
     assert "Too few slides" in label_words(replace(view, gains=view.gains[:0]))["short"]
@@ -56,8 +85,23 @@ def test_shortcuts_are_named_only_with_an_interval_above_zero():
         "(0.20 to 0.40). 1 of 3 sets are inconclusive (95 % CI includes 0.5)."
     )
     words = shortcut_words(table.assign(shortcut_low=-0.1))
+    assert "inconclusive" in words["shortcut"]
+    assert words["shortcut"].endswith("colour 0.80 (−0.10 to 1.00).")
+    assert words["first"].startswith("Shortcuts are neither shown nor ruled out")
+    words = shortcut_words(table.assign(shortcut=0.1))
     assert words["shortcut"].startswith("No set of columns offers a shortcut")
     assert "so one is possible on others" in words["first"]
+
+
+def test_sets_that_are_not_measured_are_not_worded():
+    table = make_shortcuts()
+    words = shortcut_words(table[table.set == "colour"])["recognised"]
+    assert words == "The slide of a patch is recognised from colour, 70 % of the time (by chance 3 %)."
+    words = shortcut_words(table.assign(recognised=np.nan, shortcut=0.1))
+    assert words["recognised"] == ""
+    assert words["first"] == "No shortcut is found on these slides."
+    words = shortcut_words(table.assign(robustness=np.nan))  # all neighbours are of the same slide
+    assert words["shortcut"].startswith("Which slides a patch resembles")
 
 
 def test_an_ensemble_follows_slides_on_purpose():
@@ -70,7 +114,7 @@ def test_an_ensemble_follows_slides_on_purpose():
 def test_calibration_names_chance_and_slides_with_both_labels():
     words = calibration_words(make_learning())
     assert "is 0.150 on average over 3 slides" in words
-    assert "a perfectly calibrated model would have 0.060" in words
+    assert "With as many patches per slide, a perfectly calibrated model would have 0.060" in words
     assert "by −0.100 (95 % CI −0.200 to −0.010), from 0.300 (15 slides)" in words
     assert words.endswith("On slides with both labels: −0.050 (−0.100 to +0.010), inconclusive (95 % CI includes 0).")
 
