@@ -1,6 +1,7 @@
 """Splits: whole groups are held out as the test set, the others get grouped, stratified folds.
 
-A group is a slide together with every slide that shares a duplicate with it; see :func:`data.audit.flags.decide`.
+A group is a slide, or a patient if patients are known, together with every one that shares a duplicate with it; see
+:func:`data.audit.flags.decide`.
 """
 
 from __future__ import annotations
@@ -63,21 +64,23 @@ def base_groups(table: pd.DataFrame, *, by_patch: bool = False) -> np.ndarray:
     Parameters
     ----------
     table : DataFrame
-        ``patch_id, slide`` and, if there is an official split, ``official``.
+        ``patch_id, slide``; ``patient`` of every patch, if patients may have several slides; ``official``, if there is
+        an official split.
     by_patch : bool
         Ignore slides.
 
     Returns
     -------
     ndarray of shape (n,), dtype object
-        The patch's slide. "(unmapped)" for all patches without a slide if others have one. "patch:<id>" if no slide is
-        known at all. A slide that an official split cuts in two forms two groups, ``<slide>`` and ``<slide> (test)``.
+        The patch's patient if known, otherwise its slide. "(unmapped)" for all patches without a slide if others have
+        one. "patch:<id>" if no slide is known at all. A slide that an official split cuts in two forms two groups,
+        ``<slide>`` and ``<slide> (test)``.
     """
     slides = table["slide"].astype(object)
     alone = BY_PATCH + table["patch_id"].astype(str)
     if by_patch or slides.isna().all():
         return alone.to_numpy(dtype=object)
-    groups = slides.where(slides.notna(), UNMAPPED)
+    groups = table["patient"].astype(object) if "patient" in table else slides.where(slides.notna(), UNMAPPED)
     sides = official_sides(table)
     if sides is not None:
         cut = groups.isin(groups[sides == TEST]) & groups.isin(groups[sides == TRAIN]) & (sides == TEST)

@@ -181,7 +181,7 @@ STEPS = (
         "shortcuts", "analysis/shortcuts", "pipelines.analysis.shortcuts:build",
         reads=("prepare", *TABLES, "cnn", "ensemble"),
         code=(*MODELS, "models/inspection", "pipelines/analysis/shortcuts.py"),
-        settings=lambda config: {"draws": config.report.draws},
+        settings=lambda config: {"draws": config.report.draws, "features": list(config.heads.features)},
     ),
     Step(
         "learning", "analysis/learning", "pipelines.analysis.learning:build",

@@ -47,8 +47,9 @@ class WildsSource:
     Attributes
     ----------
     table : DataFrame
-        ``patch_id`` (the file's path in ``patches/``), ``label``, ``slide`` (``patient_<patient>_node_<node>``) and
-        ``centre``, sorted by ``patch_id``. If the test centre is there, also ``official`` (train, valid or test).
+        ``patch_id`` (the file's path in ``patches/``), ``label``, ``slide`` (``patient_<patient>_node_<node>``),
+        ``patient`` (``patient_<patient>``) and ``centre``, sorted by ``patch_id``. If the test centre is there, also
+        ``official`` (train, valid or test).
     skipped : dict from str to str
         Rows and files left out by ``missing="skip"``, and why.
     notes : dict
@@ -94,19 +95,21 @@ def content(path: Path, **_options: object) -> Iterator[str]:
 
 
 def _read_metadata(path: Path) -> pd.DataFrame:
-    """Read ``patch_id, label, slide, centre``; the file of a patch follows from its patient, node and position."""
+    """Read ``patch_id, label, slide, patient, centre``; patient, node and position give the name of a patch's file."""
     rows = read_csv(path, ("patient", "node", "x_coord", "y_coord", "tumor", "centre"))
     for name in rows:
         if (empty := rows[name] == "").any():
             raise InputError(f"{path}: every row needs a {name}; got none in row {empty.idxmax()}. Download it again.")
     # The published file has patients as 004; a spreadsheet program writes 4.
-    slides = "patient_" + rows["patient"].str.zfill(3) + "_node_" + rows["node"]
+    patients = "patient_" + rows["patient"].str.zfill(3)
+    slides = patients + "_node_" + rows["node"]
     files = slides + "/patch_" + slides + "_x_" + rows["x_coord"] + "_y_" + rows["y_coord"] + ".png"
-    table = pd.DataFrame({"patch_id": files, "label": rows["tumor"], "slide": slides, "centre": rows["centre"]})
+    named = {"slide": slides, "patient": patients, "centre": rows["centre"]}
+    table = pd.DataFrame({"patch_id": files, "label": rows["tumor"], **named})
     twice = table[table["patch_id"].duplicated()]
     if len(twice):
         raise InputError(
             f"{path}: a patch must have one row; got {twice['patch_id'].iloc[0]!r} again in row "
             f"{twice.index[0]}. Remove one."
         )
-    return table.assign(label=binary_labels(table, path)).astype({"slide": "string", "centre": "string"})
+    return table.assign(label=binary_labels(table, path)).astype(dict.fromkeys(named, "string"))

@@ -63,7 +63,8 @@ def measure_shortcuts(
           means neither label nor group matters, and below 0.5 the group matters more.
         - ``margin``: the same for distances, −1 to 1, 0 if neither matters
         - ``recognised, chance``: balanced accuracy of a linear classifier of the group, and its value by chance.
-          Slides are recognised on other patches of the same slides, other groups on other slides.
+          Slides are recognised on other patches of the same slides, other groups on other slides. Slides with one
+          patch and other groups with one slide cannot be recognised, and do not count.
         - ``shortcut``: whether positive patches resemble slides with more positives than negative patches do. The share
           of positives on the slides of a patch's nearest patches of other slides is compared with that of all patches,
           in standard deviations, separately for nearest positives and nearest negatives, so that tumour itself does not
@@ -249,14 +250,16 @@ def _auc(labels: np.ndarray, scores: np.ndarray) -> float:
 
 
 def _balanced(counts: np.ndarray, recalls: np.ndarray, group_of: np.ndarray, by_slide: bool) -> np.ndarray:
-    """Mean recall over groups under draws of slides; groups that were not drawn do not count."""
+    """Mean recall over groups under draws of slides; groups that were not drawn or have no recall do not count."""
+    known = ~np.isnan(recalls)
+    counts, recalls, group_of = counts[:, known], recalls[known], group_of[known]
     if by_slide:
         return np.asarray(counts @ recalls / counts.sum(axis=1))
-    of_groups = []
-    for group in range(group_of.max() + 1):
-        part = counts[:, group_of == group]
-        of_groups.append(part @ recalls[group_of == group] / part.sum(axis=1))
-    return np.asarray(np.nanmean(of_groups, axis=0))
+    codes = range(group_of.max(initial=-1) + 1)
+    parts = [(counts[:, group_of == group], recalls[group_of == group]) for group in codes]
+    of_groups = np.array([part @ values / part.sum(axis=1) for part, values in parts]).reshape(-1, len(counts))
+    drawn = ~np.isnan(of_groups)
+    return np.asarray(np.where(drawn, of_groups, 0).sum(axis=0) / drawn.sum(axis=0))
 
 
 def recognise(
@@ -276,9 +279,10 @@ def recognise(
     Returns
     -------
     recalls : ndarray of shape (slides,), float64
-        Share of each slide's patches whose group is recognised.
+        Share of each slide's patches whose group is recognised. NaN for groups of one patch (``by_slide``) or one
+        slide: without it, a fit does not know the group. NaN for all if fewer than two groups remain.
     chance : float
-        Value by guessing: one divided by the number of groups.
+        Value by guessing: one divided by the number of groups that remain; NaN without recalls.
 
     References
     ----------
@@ -292,13 +296,19 @@ def recognise(
         fold[order] = pd.Series(groups[order]).groupby(groups[order]).cumcount().to_numpy() % FOLDS
     else:
         fold = _folds_of_slides(groups, slides, rng)[slides]
+    # Members of every group with two or more are spread over folds, so each fit knows all of these groups.
+    known = (pd.Series(fold).groupby(groups).transform("nunique") > 1).to_numpy()
+    remaining = len(np.unique(groups[known]))
+    if remaining < 2:
+        return np.full(units, np.nan), np.nan
     right = np.zeros(len(groups))
     for number in range(FOLDS):
-        train = fold != number
-        if len(set(groups[train].tolist())) > 1 and not train.all():
-            right[~train] = _discriminate(points[train], groups[train], points[~train]) == groups[~train]
-    sizes = np.bincount(slides, minlength=units)
-    return np.bincount(slides, right, minlength=units) / sizes, 1.0 / (groups.max() + 1)
+        train, out = known & (fold != number), known & (fold == number)
+        if out.any():
+            right[out] = _discriminate(points[train], groups[train], points[out]) == groups[out]
+    sizes = np.bincount(slides, known, minlength=units)
+    with np.errstate(invalid="ignore"):
+        return np.bincount(slides, right, minlength=units) / sizes, 1.0 / remaining
 
 
 def _folds_of_slides(groups: np.ndarray, slides: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -66,9 +66,16 @@ def build(run: Run, folder: Path) -> StepResult:
 
 
 def read_shortcuts(run: Run) -> pd.DataFrame | None:
-    """The shortcut meter of a run; None if too few slides are known."""
+    """The shortcut meter of a run; None if too few slides are known.
+
+    Kinds of which no group can be recognised, such as centres with one slide each, are in the file only.
+    """
     path = run.step("shortcuts").folder / SHORTCUTS
-    return pd.read_csv(path) if path.is_file() else None
+    if not path.is_file():
+        return None
+    table = pd.read_csv(path)
+    table = table[table.groupby("kind")["recognised"].transform("count") > 0]
+    return table if (table["kind"] == SLIDE).any() else None
 
 
 def shortcut_rows(table: pd.DataFrame, seed: int) -> np.ndarray:

@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from histoblend.data.splits import is_known
 from histoblend.models.heads.registry import head_class, heads_on
-from histoblend.models.names import SINGLE_FAMILIES
+from histoblend.models.names import CONTEXT_RUNGS, SINGLE_FAMILIES
 from histoblend.pipelines.engine.fits import IN_MEMORY_ROWS, FitTask, Fitter
 from histoblend.pipelines.engine.kept_fits import Fit, FitCache
 from histoblend.pipelines.results import feature_sets, patches_of, predictions_of
 from histoblend.pipelines.run_files import CENTRES, PREDICTIONS
 from histoblend.pipelines.runtime.artefacts import StepResult
 from histoblend.pipelines.steps.heads import fitters_of
+from histoblend.pipelines.tables import chosen_families
 from histoblend.reports.evaluation.centres import score_centres
 
 if TYPE_CHECKING:
@@ -27,8 +29,17 @@ Parts = dict[str, tuple[np.ndarray, np.ndarray]]
 
 
 def is_needed(run: Run) -> bool:
-    """Whether a centre can be left out: if training patches are of two or more centres."""
-    return bool(centre_parts(patches_of(run).table))
+    """Whether a centre can be left out, and a set other than single families is configured: only such sets are fitted.
+
+    No table of columns is read or built for the answer.
+    """
+    table = patches_of(run).table
+    names: set[str] = {*run.config.heads.features}
+    if "families" in names:
+        names |= set(chosen_families(run.config))
+    if not is_known(table["slide"]).any():
+        names -= set(CONTEXT_RUNGS)
+    return bool(names - {"families", *SINGLE_FAMILIES}) and bool(centre_parts(table))
 
 
 def build(run: Run, folder: Path) -> StepResult:
@@ -71,12 +82,13 @@ def centre_parts(table: pd.DataFrame) -> Parts:
     """Rows to fit on and rows to predict for each centre that can be left out.
 
     A fit uses training patches of other, known centres. Groups that are also of the left-out centre, through
-    duplicates, are left out too. Test patches are not used.
+    duplicates, are left out too. Groups of unknown or inferred slides are no evidence of duplicates: only their patches
+    of the left-out centre are left out. Test patches are not used.
 
     Parameters
     ----------
     table : DataFrame
-        ``label, group, split`` and, if known, ``centre``.
+        ``label, slide, group, split`` and, if known, ``centre``.
 
     Returns
     -------
@@ -86,10 +98,12 @@ def centre_parts(table: pd.DataFrame) -> Parts:
     if "centre" not in table:
         return {}
     train = ((table["split"] == "train") & table["centre"].notna()).to_numpy()
+    known = (is_known(table["group"]) | is_known(table["slide"])).to_numpy()
     parts = {}
     for centre in sorted(table["centre"][train].unique()):
         out = train & (table["centre"] == centre).fillna(False).to_numpy(dtype=bool)
-        rows = np.flatnonzero(train & ~table["group"].isin(table["group"][out]).to_numpy())
+        shared = known & table["group"].isin(table["group"][out]).to_numpy()
+        rows = np.flatnonzero(train & ~out & ~shared)
         if table["label"].iloc[rows].nunique() == 2:
             parts[str(centre)] = (rows, np.flatnonzero(out))
     return parts

@@ -322,10 +322,11 @@ def _slide_warnings(table: pd.DataFrame) -> Iterator[str]:
             f"{alike}. Each name counts as a separate slide. If two names mean one slide, it may be on both sides of "
             "the split, and scores are optimistic. Give each slide one name"
         )
-    joined = table[known].groupby(table["group"][known])["slide"].nunique()
+    unit = "patient" if "patient" in table else "slide"
+    joined = table[known].groupby(table["group"][known])[unit].nunique()
     if not by_patch.any() and (joined > 1).any():
         yield (
-            f"{int(joined[joined > 1].sum())} slides share duplicates with other slides. They were joined into "
+            f"{int(joined[joined > 1].sum())} {unit}s share duplicates with other {unit}s. They were joined into "
             f"{int((joined > 1).sum())} groups, each kept on one side of the split"
         )
     if (cut := table["group"].astype(str).str.endswith(" (test)") & known).any():

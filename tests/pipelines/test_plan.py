@@ -122,6 +122,14 @@ def test_steps_read_earlier_steps_and_have_separate_folders():
     assert all(callable(step.builder) for step in STEPS)
 
 
+def test_the_shortcut_meter_depends_on_the_sets_that_it_measures():
+    step = next(step for step in STEPS if step.name == "shortcuts")
+    colour, both = (
+        load_config(Path("phantom"), [f"heads.features={sets}"]) for sets in ("['colour']", "['colour', 'both']")
+    )
+    assert step.settings(colour) != step.settings(both)
+
+
 def test_a_data_card_is_not_a_setting_of_any_step_and_rebuilds_only_the_sections(tmp_path):
     plain, stated = (
         plan_run(load_config(Path("phantom"), settings), tmp_path) for settings in ([], ["data.card.tissue=breast"])

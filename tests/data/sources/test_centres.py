@@ -8,6 +8,7 @@ from PIL import Image
 from histoblend.data.errors import InputError
 from histoblend.data.sources.centres import check_centres, hold_out_centre, mapped_centres
 from histoblend.data.sources.wilds import WildsSource, content
+from histoblend.data.splits import assign_splits, base_groups
 
 TABLE = pd.DataFrame({"patch_id": ["a", "b", "c", "d"], "slide": ["S1", "S1", "S2", None]}).astype("string")
 
@@ -109,6 +110,20 @@ def test_camelyon17_wilds_is_read_with_centres_and_official_split(wilds):
     assert source.notes == {"centres": {"0": 4, "1": 4, "2": 4}}
     next(wilds.glob("patches/*/*.png")).write_bytes(b"")
     assert list(content(wilds)) != before
+
+
+def test_slides_of_one_patient_are_never_separated(wilds):
+    table = WildsSource(wilds).table
+    groups = base_groups(table)
+    assert groups.tolist() == [f"patient_{patient}" for patient in ("000", "020", "040") for _ in range(4)]
+    assert table["slide"].groupby(groups).nunique().tolist() == [2, 2, 2]
+    # More patients, without the official split: the split is drawn.
+    many = pd.concat([table.drop(columns="official").assign(patient=f"p{i}", patch_id=f"{i}-" + table["patch_id"])
+                      for i in range(12)], ignore_index=True)  # fmt: skip
+    many["slide"] = many["patient"] + many["slide"]
+    split = assign_splits(many, test_share=0.2, folds=3, seed=0)
+    assert (split.groupby("patient")[["split", "fold"]].nunique() == 1).all(axis=None)
+    assert split["slide"].nunique() == 72
 
 
 def test_a_part_of_camelyon17_wilds_is_read_and_other_folders_are_refused(wilds):

@@ -4,7 +4,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from histoblend.data.phantom.patches import phantom
 from histoblend.features.handcrafted import families
-from histoblend.models.inspection.shortcuts import NEAREST, NEIGHBOURS, measure_shortcuts, project
+from histoblend.models.inspection.shortcuts import NEAREST, NEIGHBOURS, measure_shortcuts, project, recognise
 
 FAMILIES = ("colour", "nuclei")
 #: Ten seeds; eight of them only by hand, with ``pytest -m length``.
@@ -95,6 +95,24 @@ def test_wide_tables_and_constant_columns_are_measured():
     assert row.auc > 0.95
     flat = measure_shortcuts(np.ones((120, 2)), labels, {"slide": slides}, draws=50).iloc[0]
     assert flat.margin == 0
+
+
+def test_groups_that_no_fit_can_know_do_not_count_as_not_recognised():
+    values, _, scanner = balanced(size=30.0)
+    # Scanners 0 and 1 have two slides each, scanner 2 has one.
+    slides = np.where(np.arange(120) < 10, 4, 2 * scanner + np.arange(120) % 2)
+    groups, labels = slides // 2, np.arange(120) % 3 % 2
+    recalls, chance = recognise(values, groups, slides, by_slide=False, seed=0)
+    np.testing.assert_array_equal(recalls, [1, 1, 1, 1, np.nan])
+    assert chance == 0.5
+    names = {"slide": slides.astype(str).astype(object), "scanner": groups.astype(str).astype(object)}
+    row = measure_shortcuts(values, labels, names, draws=50).set_index("kind").loc["scanner"]
+    assert (row.recognised, row.recognised_low, row.chance) == (1, 1, 0.5)
+    # One slide per scanner, and one patch per slide: nothing is recognised by construction, so nothing is stated.
+    singles = {"slide": np.arange(120).astype(str).astype(object), "scanner": names["slide"]}
+    alone = measure_shortcuts(values, labels, names | {"scanner": names["slide"]}, draws=50).set_index("kind")
+    assert alone.recognised.isna().to_dict() == {"slide": False, "scanner": True}
+    assert measure_shortcuts(values, labels, singles, draws=50)[["recognised", "chance"]].iloc[0].isna().all()
 
 
 @pytest.mark.parametrize("slides", [[None] * 120, ["only"] * 120], ids=["unknown", "one slide"])

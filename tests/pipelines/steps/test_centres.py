@@ -114,6 +114,39 @@ def test_centres_that_cannot_be_left_out_or_scored_are_named():
     assert centre_rows(None) == []
 
 
+@pytest.mark.parametrize(
+    ("features", "slides", "needed"),
+    [
+        (["families"], "known", False),
+        (["families", "in-slide"], "known", True),
+        (["families", "in-slide"], "unknown", False),
+        (["families", "embeddings"], "unknown", True),
+    ],
+)
+def test_single_families_alone_are_not_fitted_without_a_centre(features, slides, needed):
+    class Patches:
+        table = cohort()[0]
+
+    if slides == "unknown":
+        Patches.table["slide"] = pd.NA
+    settings = {"heads": {"features": features}, "features": {"families": ["nuclei"]}}
+    assert is_needed(StubRun(Config.model_validate(settings), {}, patches=Patches)) is needed
+
+
+def test_centres_are_left_out_although_a_group_of_unknown_slides_spans_them():
+    table, _ = cohort()
+    train = (table["split"] == "train").to_numpy()
+    for name in ("(unmapped)", "(inferred 01)"):
+        parts = centre_parts(table.assign(slide=name, group=name))
+        for centre in "ab":
+            rows, out = parts[centre]
+            assert set(table["centre"][out]) == {centre}
+            assert set(rows) == set(np.flatnonzero(train)) - set(out)
+    # A known slide that is in this group shares a duplicate with a patch of it, maybe one of the left-out centre.
+    linked = table.assign(slide=table["slide"].where(table["slide"] == "s00", "(unmapped)"), group="(unmapped)")
+    assert "s00" not in set(linked["slide"].iloc[centre_parts(linked)["b"][0]])
+
+
 def test_trees_are_fitted_unless_there_are_many_patches():
     assert affordable_heads(("logistic", "xgboost"), 20_000) == ["logistic", "xgboost"]
     assert affordable_heads(("logistic", "xgboost"), 20_001) == ["logistic"]
