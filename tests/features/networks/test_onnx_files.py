@@ -5,6 +5,8 @@ import pickle
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import onnx
@@ -12,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from histoblend.data.errors import InputError
-from histoblend.features.networks import onnx_files, onnx_shapes
+from histoblend.features.networks import engines, onnx_files, onnx_shapes
 from histoblend.features.networks.embeddings import embedding_compute
 from histoblend.features.networks.onnx_files import OnnxOptions, read_onnx_file
 from histoblend.features.networks.onnx_shapes import ShapeError, fix_shapes
@@ -212,6 +214,22 @@ def test_sidecars_count_with_all_their_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(onnx_files, "MAX_BYTES", 45_000)
     with pytest.raises(InputError, match="at most 2 GB with all numbers"):
         read_onnx_file(str(file))
+
+
+@pytest.mark.parametrize(("limit", "sessions"), [(engines.SHARED_BYTES, 2), (0, 1)])
+def test_threads_share_the_session_of_a_large_network_only(limit, sessions, monkeypatch):
+    network, opened, run, both = embed(CONV).network, [], engines._run, Barrier(2, timeout=60)
+    expected = network(images())
+    network = pickle.loads(pickle.dumps(network))  # noqa: S301
+    monkeypatch.setattr(engines, "SHARED_BYTES", limit)
+    open_session = engines.open_session
+    monkeypatch.setattr(engines, "open_session", lambda content: opened.append(1) or open_session(content))
+    monkeypatch.setattr(engines, "_run", lambda *given: [both.wait(), run(*given)][1])
+    with ThreadPoolExecutor(2) as pool:
+        for values in pool.map(network, [images()] * 4):
+            np.testing.assert_array_equal(values, expected)
+    assert len(opened) == sessions
+    pickle.dumps(network)
 
 
 @pytest.mark.parametrize(("source", "order"), [(CONV, [0, 2, 3, 1]), (KERAS, [0, 3, 1, 2])])
