@@ -30,6 +30,9 @@ KERAS_BATCH = 32
 GPU_BATCH = 256
 PREPARED_AHEAD = 3  # batches that threads prepare while a Keras network runs or is trained
 
+#: A larger ONNX file has one session for all threads: each session takes more memory than the file has bytes.
+SHARED_BYTES = 50_000_000
+
 #: Shape in the name of a network file that accepts images of any shape.
 ANY_SHAPE = "any"
 
@@ -157,6 +160,7 @@ class OnnxNetwork:
     batch: ClassVar[int] = ONNX_BATCH
     ahead: ClassVar[int] = 0
     _sessions: dict[Shape | None, deque[Any]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _shared: dict[Shape | None, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
     _lock: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def shapes(self, sizes: Sequence[Size]) -> list[Shape | None]:
@@ -177,16 +181,26 @@ class OnnxNetwork:
         idle = self._sessions.setdefault(shape, deque())
         try:
             session = idle.pop()
-        except IndexError:  # one session per concurrent call, reused by later calls
-            with self._lock:
-                content = self.content(shape)
-            session = open_session(content)
+        except IndexError:
+            session = self._session(shape)
         values = _run(session, images.astype(np.float32, order="C"))
-        idle.append(session)
+        if session is not self._shared.get(shape):
+            idle.append(session)
         return values
 
+    def _session(self, shape: Shape | None) -> Any:
+        """One session per concurrent call, reused by later calls; a large network has one that all calls share."""
+        with self._lock:
+            if shape in self._shared:
+                return self._shared[shape]
+            content = self.content(shape)
+            if len(content) > SHARED_BYTES:
+                self._shared[shape] = open_session(content)
+                return self._shared[shape]
+        return open_session(content)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_sessions": {}, "_lock": None}
+        return {**self.__dict__, "_sessions": {}, "_shared": {}, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _lock=threading.Lock())

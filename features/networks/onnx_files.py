@@ -146,9 +146,11 @@ def read_onnx_file(path: str, options: OnnxOptions | None = None) -> OnnxFile:
         raise InputError(f"{file.name}: {error}") from error
 
 
-def _read(file: Path) -> bytes:
-    if file.stat().st_size > MAX_BYTES:
-        raise OnnxError(f"expected at most 2 GB; got {file.stat().st_size / 1e9:.1f} GB. Use a smaller network.")
+def _read(file: Path, before: int = 0) -> bytes:
+    """Read a file, if all files have at most 2 GB together with the ``before`` bytes of earlier ones."""
+    total = before + file.stat().st_size
+    if total > MAX_BYTES:
+        raise OnnxError(f"expected at most 2 GB with all numbers; got {total / 1e9:.1f} GB. Use a smaller network.")
     return file.read_bytes()
 
 
@@ -162,7 +164,7 @@ def _take_numbers(network: Any, file: Path) -> dict[str, str]:
         entries = {entry.key: entry.value for entry in tensor.external_data}
         name = entries.get("location", "")
         if name not in contents:
-            contents[name] = _read_sidecar(file, name)
+            contents[name] = _read_sidecar(file, name, file.stat().st_size + sum(map(len, contents.values())))
         try:
             start = int(entries.get("offset", 0))
             length = int(entries.get("length", len(contents[name]) - start))
@@ -173,22 +175,25 @@ def _take_numbers(network: Any, file: Path) -> dict[str, str]:
             raise OnnxError(f"expected {start + length} bytes in {name}; got {len(contents[name])}. Copy it again.")
         if used > sum(map(len, contents.values())):
             raise OnnxError(f"expected numbers that are used once; {name} has fewer. {EXPORT_AGAIN}")
-        if used > MAX_BYTES - file.stat().st_size:
-            raise OnnxError("expected at most 2 GB with all numbers; got more. Use a smaller network.")
         tensor.ClearField("external_data")
         tensor.ClearField("data_location")
         tensor.raw_data = contents[name][start : start + length]
     return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
 
 
-def _read_sidecar(file: Path, name: str) -> bytes:
+def _read_sidecar(file: Path, name: str, before: int) -> bytes:
     """Read a file with numbers: a plain file beside the network."""
     sidecar = file.parent / name
     if not name or name != Path(name).name or "\\" in name or "\0" in name or name in (".", ".."):
         raise OnnxError(f"expected numbers in a file of the same folder; got {name!r}. {EXPORT_AGAIN}")
+    if not name.startswith(file.stem):  # otherwise a network could name any file of the folder
+        raise OnnxError(
+            f"expected numbers in a file whose name begins with {file.stem!r}; got {name!r}. "
+            "Give the network the name that it was exported with, or export it again."
+        )
     if not sidecar.is_file():
         raise OnnxError(f"expected its numbers in {name}, in the same folder; there is no such file. Copy it there.")
-    return _read(sidecar)
+    return _read(sidecar, before)
 
 
 def _version(network: Any) -> int:

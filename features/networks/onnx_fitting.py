@@ -10,7 +10,7 @@ import numpy as np
 from histoblend.data.errors import InputError
 from histoblend.features.networks.backend import Shape
 from histoblend.features.networks.onnx_checks import BATCH
-from histoblend.features.networks.recipe import check_choice
+from histoblend.features.networks.recipe import MAX_WIDTH, check_choice
 
 #: Advice about a network that cannot be used.
 EXPORT_AGAIN = "Export the network again, with the standard operators only; docs/onnx.md shows how."
@@ -155,6 +155,12 @@ def pool(network: Any, output: str, shape: tuple[int, ...] | None, first: bool, 
     add = _Adder(network)
     width = shape[-1]
     if len(shape) == 4:
+        # Some transformers (Swin) take channels first and give them last. The map of square images has equal sides.
+        given = [dim.dim_value for dim in network.graph.input[0].type.tensor_type.shape.dim]
+        if first and given[2] == given[3] and shape[1] == shape[2] != shape[3]:
+            first = False
+        elif not first and given[1] == given[2] and shape[2] == shape[3] != shape[1]:
+            first = True
         width = shape[1] if first else shape[3]
         maps = output if first else add("Transpose", output, perm=[0, 3, 1, 2])
         pooled = add("GlobalMaxPool" if options.pooling == "max" else "GlobalAveragePool", maps)
@@ -169,6 +175,8 @@ def pool(network: Any, output: str, shape: tuple[int, ...] | None, first: bool, 
             parts.append(add("Flatten", add("GlobalAveragePool", tokens), axis=1))
         width *= len(parts)
         output = parts[0] if len(parts) == 1 else add("Concat", *parts, axis=1)
+    if width > MAX_WIDTH:
+        raise OnnxError(f"expected at most {MAX_WIDTH} values per image; got {width}. Choose another output.")
     network.graph.output[0].name = output
     network.graph.output[0].type.tensor_type.elem_type = 1
     return width

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from histoblend.features.networks.onnx_checks import MAX_CONSTANT, MAX_SHAPE
+from histoblend.features.networks.onnx_checks import MAX_CONSTANT, MAX_SHAPE, OPERATORS
 
 # Operators that are computed once if their inputs are constants. None of them reads files or draws random numbers.
 _FOLDED_NAMES = (
@@ -53,7 +53,8 @@ def fix_shapes(network: Any, version: int) -> dict[str, tuple[int, ...]]:
     types |= {
         tensor.name: onnx.helper.make_tensor_type_proto(tensor.data_type, tensor.dims) for tensor in graph.initializer
     }
-    kept, left = [], MAX_CONSTANT
+    kept: list[Any] = []
+    left = {True: MAX_CONSTANT, False: MAX_CONSTANT}  # large weights leave enough for shapes
     for node in graph.node:
         given = [name for name in node.input if name]
         inferred = _infer(node, version, types, constants)
@@ -63,8 +64,13 @@ def fix_shapes(network: Any, version: int) -> dict[str, tuple[int, ...]]:
         if not (known and _is_constant(node, given, types, constants)):
             kept.append(node)
             continue
-        left -= size
-        if left < 0:
+        charged = 0 if node.op_type == "Constant" else size  # its value is in the file
+        large = size > MAX_SHAPE and node.op_type in OPERATORS
+        if charged > left[large] and node.op_type in OPERATORS:  # it may stay: the network's check bounds its values
+            kept.append(node)
+            continue
+        left[large] -= charged
+        if left[large] < 0:
             raise ShapeError(f"more than {MAX_CONSTANT} constants computed from shapes ({node.op_type})")
         constants |= _evaluate(node, version, types, constants)
     del graph.node[:], graph.initializer[:], graph.value_info[:]
@@ -117,8 +123,8 @@ def _evaluate(node: Any, version: int, types: dict[str, Any], constants: dict[st
     import onnx
     from onnx.reference import ReferenceEvaluator
 
-    feeds = {name: _value(name, types, constants) for name in node.input if name}
     try:
+        feeds = {name: _value(name, types, constants) for name in node.input if name}
         outputs = ReferenceEvaluator(node, opsets={"": version}).run(None, feeds)
     except Exception as error:  # of several kinds
         raise ShapeError(f"{node.op_type} that cannot be computed ({str(error).strip()[:200]})") from error

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 POOLINGS = ("avg", "max", "both")
 #: Begins the name of a backbone that is a user's ONNX file.
 ONNX_PREFIX = "onnx:"
+#: Most values per image of a user's ONNX file.
+MAX_WIDTH = 2**16
 
 
 @dataclass(frozen=True)

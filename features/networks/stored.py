@@ -20,10 +20,13 @@ from histoblend.features.networks.engines import (
     shape_name,
 )
 from histoblend.features.networks.keras_checks import check_keras, check_size
-from histoblend.features.networks.recipe import FileRecipe, Recipe, byte_network
+from histoblend.features.networks.recipe import MAX_WIDTH, FileRecipe, Recipe, byte_network
 
 if TYPE_CHECKING:
     import keras
+
+#: Largest number in the scaling of a user's network: that of float32.
+MAX_SCALING = 3.4e38
 
 
 @dataclass
@@ -136,6 +139,8 @@ def open_networks(
 def _open_one(entry: dict[str, Any], contents: Mapping[str, bytes]) -> EmbeddingCompute:
     fields = entry["recipe"]
     recipe = FileRecipe(**fields) if "sha256" in fields else Recipe(**fields)
+    if isinstance(recipe, FileRecipe):
+        _check_file_recipe(recipe)
     files = {_parse_shape(shape): contents[name] for shape, name in entry["files"].items()}
     network: OnnxNetwork | KerasNetwork
     if entry["engine"] == "onnx":
@@ -151,6 +156,23 @@ def _open_one(entry: dict[str, Any], contents: Mapping[str, bytes]) -> Embedding
             "Use the version that created the bundle."
         )
     return part
+
+
+def _check_file_recipe(recipe: FileRecipe) -> None:
+    """Check a description that comes from a bundle: columns are named after it, before any network runs."""
+    texts = (recipe.backbone, recipe.sha256, recipe.pooling)
+    scaling = (recipe.offset, recipe.scale)
+    if not (type(recipe.width) is int and 0 < recipe.width <= MAX_WIDTH):
+        fault = f"a width of 1 to {MAX_WIDTH}"
+    elif not all(isinstance(text, str) for text in texts):
+        fault = "backbone, sha256 and pooling as texts"
+    elif not all(isinstance(values, (list, tuple)) and len(values) == 3 for values in scaling) or not all(
+        type(value) in (int, float) and abs(value) <= MAX_SCALING for values in scaling for value in values
+    ):
+        fault = "offset and scale of three finite numbers each"
+    else:
+        return
+    raise InputError(f"the bundle's description of an ONNX file: expected {fault}; got others. Get the bundle again.")
 
 
 def _parse_shape(name: str) -> Shape | None:

@@ -37,6 +37,7 @@ from histoblend.data.storage.expansion import MAX_DEPTH, check_expansion
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
 MAX_PICKLE_BYTES = 16 * 2**20  # real pickles contain names and shapes: tens of kilobytes
+MAX_ORDER_BYTES = 16  # "little" has 6
 MAX_MEMBERS = 10_000  # of an archive: one for each tensor
 _ZIP = b"PK\x03\x04"
 
@@ -181,8 +182,14 @@ def _parse_archive(path: Path, content: np.ndarray) -> dict[str, np.ndarray]:
             pickled = members.get("data.pkl")
             if pickled is None or pickled.file_size > MAX_PICKLE_BYTES or pickled.compress_type != zipfile.ZIP_STORED:
                 raise CheckpointError(f"expected PyTorch's archive, with data.pkl of at most {MAX_PICKLE_BYTES} bytes.")
+            stated = members.get("byteorder")
+            if stated and (stated.compress_type != zipfile.ZIP_STORED or stated.file_size > MAX_ORDER_BYTES):
+                raise CheckpointError(
+                    f"byteorder: expected at most {MAX_ORDER_BYTES} uncompressed bytes; got {stated.file_size} "
+                    f"(kind {stated.compress_type}). Download the file again."
+                )
             tensors = _load(io.BytesIO(archive.read(pickled)), "tensors")
-            order = archive.read(members["byteorder"]) if "byteorder" in members else b"little"
+            order = archive.read(stated) if stated else b"little"
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         raise CheckpointError(f"expected PyTorch's archive; got: {error}. Download the file again.") from error
     if order != b"little":
@@ -385,5 +392,5 @@ def _is_count(value: Any) -> bool:
 
 def _short(value: Any) -> str:
     """Return the representation of a value, shortened for a message."""
-    text = repr(value)
+    text = repr(value[:80] if isinstance(value, (bytes, str)) else value)  # the text of a long one would take memory
     return text if len(text) <= 80 else text[:77] + "..."

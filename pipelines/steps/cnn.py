@@ -43,12 +43,14 @@ DISK_SHARE = 0.5
 
 
 def inputs(run: Run) -> dict[str, str]:
-    """Digest of the weights that training starts from, and the engine on this machine."""
+    """Digest of the weights that training starts from, and the engine and the backend on this machine."""
     from histoblend.features.networks.backbones import find_backbone, weights_digest
 
     options = run.config.cnn
     weights = weights_digest(find_backbone(options.backbone), options.weights)
-    return {"weights": weights, "engine": str(cnn_engine(run.config))}
+    engine = cnn_engine(run.config)
+    # Keras trains the network, also where ONNX Runtime computes the frozen layers.
+    return {"weights": weights, "engine": str(engine), "backend": engine.backend}
 
 
 def build(run: Run, folder: Path) -> StepResult:

@@ -5,6 +5,8 @@ import pickle
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import onnx
@@ -12,6 +14,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from histoblend.data.errors import InputError
+from histoblend.features.networks import engines, onnx_files, onnx_shapes
 from histoblend.features.networks.embeddings import embedding_compute
 from histoblend.features.networks.onnx_files import OnnxOptions, read_onnx_file
 from histoblend.features.networks.onnx_shapes import ShapeError, fix_shapes
@@ -139,15 +142,18 @@ def newer(network):
     network.opset_import[0].version = 999
 
 
-def outside(network):
-    for tensor in network.graph.initializer:
-        for entry in tensor.external_data:
-            entry.value = "../secret" if entry.key == "location" else entry.value
+def elsewhere(name):
+    def change(network):
+        for tensor in network.graph.initializer:
+            for entry in tensor.external_data:
+                entry.value = name if entry.key == "location" else entry.value
+
+    return change
 
 
 def beyond(network):
     for entry in next(tensor for tensor in network.graph.initializer if tensor.external_data).external_data:
-        entry.value = "9" * 9 if entry.key == "offset" else entry.value
+        entry.value = {"offset": "9" * 9, "location": "own.onnx.data"}.get(entry.key, entry.value)
 
 
 def batch(network):
@@ -181,11 +187,14 @@ WRONG = {
     "a large fixed batch": (lambda folder: changed(folder, batch), {}, "a free batch size, or at most 8; got 64"),
     "no sidecar": (lambda folder: shutil.copy(SIDECAR, folder), TOKENS, "vit-dynamo-sidecar.onnx.data, in the same"),
     "a sidecar elsewhere": (
-        lambda folder: changed(folder, outside, SIDECAR), TOKENS, "a file of the same folder; got '../secret'"
+        lambda folder: changed(folder, elsewhere("../secret"), SIDECAR), TOKENS, "of the same folder; got '../secret'"
+    ),
+    "a sidecar of another network": (
+        lambda folder: changed(folder, elsewhere("other.onnx.data"), SIDECAR), TOKENS, "begins with 'own'; got 'other"
     ),
     "a short sidecar": (
-        lambda folder: [shutil.copy(f"{SIDECAR}.data", folder), changed(folder, beyond, SIDECAR)][1],
-        TOKENS, "bytes in vit-dynamo-sidecar.onnx.data; got 29696",
+        lambda folder: [shutil.copy(f"{SIDECAR}.data", folder / "own.onnx.data"), changed(folder, beyond, SIDECAR)][1],
+        TOKENS, "bytes in own.onnx.data; got 29696",
     ),
 }  # fmt: skip
 
@@ -196,6 +205,49 @@ def test_what_cannot_be_used_is_refused_in_one_line(case, tmp_path):
     with pytest.raises(InputError, match=message) as caught:
         embed(make(tmp_path), **options)
     assert "\n" not in str(caught.value)
+
+
+def test_sidecars_count_with_all_their_bytes(tmp_path, monkeypatch):
+    file = changed(tmp_path, elsewhere("own.onnx.data"), SIDECAR)
+    (tmp_path / "own.onnx.data").write_bytes(SIDECAR.with_suffix(".onnx.data").read_bytes() + bytes(10_000))
+    read_onnx_file(str(file))
+    monkeypatch.setattr(onnx_files, "MAX_BYTES", 45_000)
+    with pytest.raises(InputError, match="at most 2 GB with all numbers"):
+        read_onnx_file(str(file))
+
+
+@pytest.mark.parametrize(("limit", "sessions"), [(engines.SHARED_BYTES, 2), (0, 1)])
+def test_threads_share_the_session_of_a_large_network_only(limit, sessions, monkeypatch):
+    network, opened, run, both = embed(CONV).network, [], engines._run, Barrier(2, timeout=60)
+    expected = network(images())
+    network = pickle.loads(pickle.dumps(network))  # noqa: S301
+    monkeypatch.setattr(engines, "SHARED_BYTES", limit)
+    open_session = engines.open_session
+    monkeypatch.setattr(engines, "open_session", lambda content: opened.append(1) or open_session(content))
+    monkeypatch.setattr(engines, "_run", lambda *given: [both.wait(), run(*given)][1])
+    with ThreadPoolExecutor(2) as pool:
+        for values in pool.map(network, [images()] * 4):
+            np.testing.assert_array_equal(values, expected)
+    assert len(opened) == sessions
+    pickle.dumps(network)
+
+
+@pytest.mark.parametrize(("source", "order"), [(CONV, [0, 2, 3, 1]), (KERAS, [0, 3, 1, 2])])
+def test_maps_in_the_other_layout_than_the_images_are_pooled_over_their_sides(source, order, tmp_path):
+    def free(network):
+        for dim in network.graph.input[0].type.tensor_type.shape.dim:
+            dim.dim_value = dim.dim_value if dim.dim_value == 3 else 0
+
+    def turn(network):
+        free(network)
+        last = network.graph.node[-1]
+        name, last.output[0] = last.output[0], "before"
+        network.graph.node.append(helper.make_node("Transpose", ["before"], [name], perm=order))
+
+    # Maps of 12 x 12 with 8 channels: at 32 px, all three would be 8.
+    plain, turned = (embed(changed(tmp_path, change, source), size=48) for change in (free, turn))
+    assert turned.width == plain.width == 8
+    np.testing.assert_allclose(turned(images(2)), plain(images(2)), rtol=0, atol=1e-6)
 
 
 def test_what_onnx_runtime_does_not_run_is_refused_in_one_line(monkeypatch):
@@ -237,6 +289,33 @@ def test_shapes_are_fixed_as_numpy_computes_them():
     network.graph.node.append(helper.make_node("Add", ["y", "nothing"], ["z"]))
     with pytest.raises(ShapeError, match="reads 'nothing', which no earlier node computes"):
         fix_shapes(network, 17)
+
+
+def test_large_stored_weights_stay_nodes_and_hostile_sizes_are_refused(monkeypatch):
+    def network(*nodes):
+        given = helper.make_tensor_value_info("x", TensorProto.FLOAT, [5, 5])
+        weights = [numpy_helper.from_array(np.eye(5, dtype=np.float32), "w")]
+        weights.append(numpy_helper.from_array(np.array([2**31] * 3), "huge"))
+        graph = helper.make_graph(nodes, "graph", [given], [helper.make_empty_tensor_value_info("y")], weights)
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+
+    monkeypatch.setattr(onnx_shapes, "MAX_CONSTANT", 10)
+    large = network(
+        helper.make_node("Transpose", ["w"], ["turned"]),
+        helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(np.ones((5, 5), np.float32))),
+        helper.make_node("Add", ["x", "c"], ["moved"]),
+        helper.make_node("MatMul", ["moved", "turned"], ["y"]),
+    )
+    assert fix_shapes(large, 17)["y"] == (5, 5)
+    assert [node.op_type for node in large.graph.node] == ["Transpose", "Add", "MatMul"]
+    one = numpy_helper.from_array(np.ones(1, np.float32))
+    hostile = network(
+        helper.make_node("Constant", [], ["one"], value=one),
+        helper.make_node("Expand", ["one", "huge"], ["expanded"]),
+        helper.make_node("Shape", ["expanded"], ["y"]),
+    )
+    with pytest.raises(ShapeError, match="Shape that cannot be computed"):
+        fix_shapes(hostile, 17)
 
 
 def test_the_options_default_to_the_scaling_of_imagenet():

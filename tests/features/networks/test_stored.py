@@ -41,6 +41,23 @@ def test_a_mismatched_description_is_rejected(tmp_path):
         open_networks([{**entries[0], "recipe": {**entries[0]["recipe"], "backbone": "efficientnet-lite9"}}], contents)
 
 
+HOSTILE = (
+    {"width": 2_000_000}, {"width": 7.0}, {"width": "7"}, {"width": True}, {"width": 0}, {"sha256": 5},
+    {"backbone": []}, {"pooling": None}, {"offset": [0, 0]}, {"offset": "000"}, {"scale": [1, 1, float("nan")]},
+    {"scale": [1, 1, 10**400]},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("change", HOSTILE, ids=str)
+def test_a_hostile_description_of_an_onnx_file_is_rejected(change):
+    recipe = {"backbone": "onnx:own.onnx", "sha256": "0" * 64, "width": 7, "pooling": "auto"}
+    recipe |= {"offset": [0, 0, 0.5], "scale": [1, 1, 1]}
+    entry = {"files": {}, "engine": "onnx", "precision": "float32", "sizes": [32], "d4": False, "centre": 0, "width": 7}
+    assert open_networks([{**entry, "recipe": recipe}], {}).width == 7
+    with pytest.raises(InputError, match="the bundle's description of an ONNX file: expected "):
+        open_networks([{**entry, "recipe": {**recipe, **change}}], {})
+
+
 def test_no_local_path_is_stored(tmp_path, monkeypatch):
     saved = SimpleNamespace(save=lambda path: Path(path).touch())
     monkeypatch.setattr(histoblend.features.networks.stored, "byte_network", lambda *names: saved)

@@ -3,9 +3,11 @@
 import hashlib
 import io
 import pickle
+import re
 import struct
 import sys
 import tracemalloc
+import zipfile
 from collections import OrderedDict
 
 import numpy as np
@@ -273,6 +275,23 @@ def test_a_forged_storage_size_allocates_no_memory(read, count):
 def test_damaged_files_are_rejected_with_the_reason(read, content, message):
     with pytest.raises(CheckpointError, match=message):
         read(content)
+
+
+@pytest.mark.parametrize(
+    ("order", "kind", "message"),
+    [
+        (b"\0" * 2_000_000, zipfile.ZIP_DEFLATED, "at most 16 uncompressed bytes; got 2000000 (kind 8)"),
+        (b"little", zipfile.ZIP_DEFLATED, "at most 16 uncompressed bytes; got 6 (kind 8)"),
+        (b"big", zipfile.ZIP_STORED, "written little-endian; got b'big'"),
+    ],
+)
+def test_a_byte_order_that_expands_is_not_unpacked(read, order, kind, message):
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("file/data.pkl", pickle.dumps({}, protocol=2))
+        archive.writestr("file/byteorder", order, kind)
+    with pytest.raises(CheckpointError, match=re.escape(message)):
+        read(stream.getvalue())
 
 
 def test_the_digest_is_checked_before_the_content(read):

@@ -24,7 +24,7 @@ from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.run import Run
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.steps.cnn import _Training, check_cnn, cnn_settings, train_cnn
+from histoblend.pipelines.steps.cnn import _Training, check_cnn, cnn_settings, inputs, train_cnn
 from tests import ROOT
 
 TINY = [
@@ -138,6 +138,15 @@ def test_the_step_depends_on_its_options_but_not_on_the_cache_size() -> None:
     plain = step.settings(config())
     assert step.settings(config("cnn.cache_gb=0")) == plain
     assert step.settings(config("cnn.jitter=0.2")) != plain
+
+
+def test_the_step_depends_on_the_backend_that_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    for backend in ("tensorflow", "torch"):
+        monkeypatch.setattr("histoblend.features.networks.engines.choose_backend", lambda backend=backend: backend)
+        given.append(inputs(Mock(config=config())))
+    assert [values.pop("backend") for values in given] == ["tensorflow", "torch"]
+    assert given[0] == given[1]
 
 
 def test_auto_is_resolved_for_this_machine() -> None:
