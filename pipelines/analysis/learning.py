@@ -46,7 +46,7 @@ def build(run: Run, folder: Path) -> StepResult:
     if not both_labels_outside_folds(*(table[name].to_numpy()[sample] for name in ("label", "fold"))):
         return StepResult(0)
     options = {"draws": min(run.config.report.draws, MOST_DRAWS), "seed": run.config.seed}
-    curve, gains = learning_curves(run, sample, per_slide=len(rows) / len(set(slides[rows])))
+    curve, gains = learning_curves(run, sample, per_slide=len(rows) / len(set(slides[rows])), options=options)
     curve.drop(columns="seconds").to_csv(folder / CURVE, index=False)
     curve[["set", "axis", "slides", "patches_per_slide", "seconds"]].to_csv(folder / CURVE_COSTS, index=False)
     gains.to_csv(folder / LABEL_GAINS, index=False)
@@ -64,8 +64,13 @@ def build(run: Run, folder: Path) -> StepResult:
     return StepResult(len(rows), timed=(CURVE_COSTS,))
 
 
-def learning_curves(run: Run, rows: np.ndarray, *, per_slide: float) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Points and gains of each set of columns, on training rows of slides with so many labelled patches on average."""
+def learning_curves(
+    run: Run, rows: np.ndarray, *, per_slide: float, options: dict[str, int]
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Points and gains of each set of columns, on training rows of slides with so many labelled patches on average.
+
+    ``options`` are the number of draws and the seed of the intervals.
+    """
     table, sets = patches_of(run).table.iloc[rows], feature_sets(run)
     labels, folds = table["label"].to_numpy(), table["fold"].to_numpy()
     slides = pd.factorize(known_slides(table["slide"]))[0]
@@ -75,7 +80,6 @@ def learning_curves(run: Run, rows: np.ndarray, *, per_slide: float) -> tuple[pd
     with run.screen.progress("learning curves", len(names), "sets") as progress:
         for name in names:
             curve = fit_curve(sets.stored(name, rows), labels, slides, folds, seed=run.config.seed, workers=run.workers)
-            options = {"draws": min(run.config.report.draws, MOST_DRAWS), "seed": run.config.seed}
             result = forecast(curve, labels, slides, per_slide=per_slide, **options)
             for part, parts in ((result.points, points), (result.gains, gains)):
                 part.insert(0, "set", name)

@@ -130,7 +130,8 @@ def combine(
     if table.loc[train, "label"].nunique() < 2:
         raise InputError(
             f"an ensemble needs training patches of both classes; the {int(train.sum())} with predictions of all "
-            "members are of one class. Let the network predict more of them: raise cnn.folds or cnn.patches."
+            "members are of one class. Let the network predict more of them: raise cnn.folds, or cnn.patches (0 means "
+            "20,000 on a CPU)."
         )
     values = columns[members].to_numpy(dtype=np.float64)
     means = _slide_means(values, slides, complete) if slides_known and slides_in_one_fold(table, slides) else None

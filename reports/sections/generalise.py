@@ -134,7 +134,7 @@ def shortcut_words(shortcuts: pd.DataFrame | None, kind: str = SLIDE) -> dict[st
     found = [row for row in large if row["shortcut_low"] > 0]
     if part.margin.isna().all():
         shortcut = first = (
-            f"Tumour and {kind} cannot be told apart: hardly any {kind} has both labels, so every set of columns that "
+            f"Tumour and {kind} cannot be separated: hardly any {kind} has both labels, so every set of columns that "
             f"recognises the {kind} may offer a shortcut, and none can be ruled out."
         )
     elif found:

@@ -143,7 +143,7 @@ def test_without_slides_of_both_labels_there_is_no_robustness_and_no_chart(tmp_p
     measured = make_shortcuts().assign(robustness=float("nan"), margin=float("nan"))
     section = generalise_section(measured, None)
     assert not section.charts
-    assert section.finding.startswith("Tumour and slide cannot be told apart")
+    assert section.finding.startswith("Tumour and slide cannot be separated")
     assert "Tumour or slide?" in write_section(tmp_path, section)
 
 
