@@ -65,12 +65,7 @@ def generalise_section(
     shown: dict[str, Chart] = {}
     tables: dict[str, pd.DataFrame] = {}
     content: dict[str, Any] = {"shortcuts": None, "learning": None, "calibration": None, "more": MORE_SLIDES}
-    content["absent"] = (
-        "Run `make generalise` with the same options to add learning curves and calibration on new slides."
-        if omitted
-        else "Learning curves need eight or more known training slides, each within one fold, and both labels "
-        "outside every fold."
-    )
+    content["omitted"] = omitted
     if shortcuts is not None:
         content["shortcuts"] = _shortcut_content(shortcuts)
         chart = charts.shortcut_chart(shortcuts)
