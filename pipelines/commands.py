@@ -27,6 +27,9 @@ from histoblend.pipelines.steps.predictions import say_predictions
 from histoblend.pipelines.tables import chosen_families
 from histoblend.pipelines.tracking import check_tracking, track
 
+#: The last steps of a complete run.
+FINAL = ("report", "bundle", "predictions")
+
 
 def baseline(run: Run) -> None:
     """Bring every step up to date, show the ladder, and log the run if configured."""
@@ -65,10 +68,9 @@ def finish(run: Run) -> None:
 
     The last line printed is the result of the run.
     """
-    begin(run)
     check_tracking(run.config.track)
-    show_time_left(run, "report", "bundle", "predictions")
-    for name in ("report", "bundle", "predictions"):
+    begin(run, *FINAL)
+    for name in FINAL:
         if run.has(name):
             run.step(name)
     publish(run)
@@ -100,8 +102,7 @@ def one_step(run: Run, name: str) -> Path:
         report(run)
     else:
         run.leave_out(() if name == "cnn" else ENSEMBLE_ONLY)
-        begin(run)
-        show_time_left(run, name)
+        begin(run, name)
     return run.step(name).folder
 
 
@@ -150,8 +151,11 @@ def introduction(run: Run, configuration: str) -> str:
     return f"Configuration {configuration}: {what}; results in {run.folder}{os.sep}"
 
 
-def begin(run: Run) -> None:
-    """Check the settings before any long computation, bring the patches up to date, and warn about a leaking split."""
+def begin(run: Run, *targets: str) -> None:
+    """Check the settings before any long computation, bring the patches up to date, and warn about a leaking split.
+
+    From then on, the screen shows the time left until these steps are up to date.
+    """
     checks = {"embeddings": check_embeddings} | ({"cnn": check_cnn} if run.has("cnn") else {})
     for name, check in checks.items():
         # A finished step was checked before; with other settings it will be refused.
@@ -162,7 +166,9 @@ def begin(run: Run) -> None:
             "heads.features contains 'colour', but features.families leaves that family out. "
             "Add the family, or set other columns: --set 'heads.features=[\"handcrafted\"]'."
         )
+    show_time_left(run, *targets)
     notes = run.step("prepare").manifest["notes"]
+    show_time_left(run, *targets)  # which steps are needed is known only now
     for warning in split_warnings(patches_of(run).table, notes):
         run.screen.warn(warning)
 
@@ -188,7 +194,7 @@ def explain(run: Run, column: str) -> Path:
     from histoblend.features.handcrafted.plain_names import plain_name, unit
     from histoblend.pipelines.tables import read_values
 
-    begin(run)
+    begin(run, "features")
     values, names = read_values(run.step("features").folder)
     column = _column_named(column, names, run.screen)
     order = np.argsort(values[:, names.index(column)], kind="stable")

@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from histoblend.models.names import TABLES, tables_of
 from histoblend.pipelines.config_files import load_config
+from histoblend.pipelines.run import Listed
 from histoblend.pipelines.run_files import UNLABELLED
 from histoblend.pipelines.runtime.artefacts import MANIFEST
 from histoblend.pipelines.runtime.provenance import code_digest, library_versions
@@ -48,6 +50,8 @@ ENSEMBLE_S = {
 MOST_SCALING = 4.0
 #: The speed of finished steps counts once they were expected to take this many seconds.
 MEASURED_S = 20.0
+#: Steps that ask the prepared patches whether they are needed.
+ASKS_PATCHES = (*TABLES, "leakage", "refit", "centres", "predictions")
 #: At most this many earlier runs are read, the newest.
 MOST_RUNS = 20
 
@@ -64,7 +68,8 @@ class Forecast:
     ----------
     run : Run
     targets : sequence of str
-        Steps that the command brings up to date.
+        Steps that the command brings up to date. While its patches are being prepared, some steps are guessed from the
+        configuration.
     """
 
     def __init__(self, run: Run, targets: Sequence[str]) -> None:
@@ -73,7 +78,7 @@ class Forecast:
         self.started = 0.0
         self._checked: dict[str, bool] = {}
         self.actual: dict[str, float] = {}
-        if seconds := run.finished["prepare"].manifest.get("seconds"):
+        if "prepare" in run.finished and (seconds := run.finished["prepare"].manifest.get("seconds")):
             self.actual["prepare"] = seconds
 
     @cached_property
@@ -90,15 +95,35 @@ class Forecast:
 
     def _has(self, name: str) -> bool:
         """Whether a step is part of the run, without building another one to find out."""
+        if "prepare" not in self.run.finished and name in ASKS_PATCHES:
+            return self._will_have(name)
         if name == "predictions":  # whether a model can make them is known only after the heads
             return (self.run.step("prepare").folder / UNLABELLED).is_dir()
         return self.run.has(name)
+
+    def _will_have(self, name: str) -> bool:
+        """Whether a step is part of a run whose patches are being prepared, if slides and test slides are known."""
+        config = self.run.config
+        if name == "predictions":
+            return bool(self.listed and self.listed.unlabelled)
+        if name in ("refit", "centres"):
+            return config.final.refit == "all" if name == "refit" else bool(config.data.centre_map)
+        table = "features" if name == "leakage" else name
+        return any(table in tables_of(columns) for columns in config.heads.features)
+
+    @property
+    def listed(self) -> Listed | None:
+        """Numbers of patches that are prepared, or being prepared. None if they are not counted yet."""
+        if "prepare" not in self.run.finished:
+            return self.run.listed
+        manifest = self.run.finished["prepare"].manifest
+        return Listed(int(manifest["rows"]), int(manifest.get("notes", {}).get("unlabelled", 0)))
 
     @contextmanager
     def building(self, name: str) -> Iterator[None]:
         """Measure a step while it is built, and state its number and the time left of the command."""
         self.current, self.started = name, time.perf_counter()
-        if name in self.steps:
+        if self.listed and name in self.steps:
             finished = sum(step in self.run.finished for step in self.steps)
             number = f"step {finished + 1} of {len(self.steps)}"
             self.run.screen.say("  " + "; ".join(filter(None, (number, self.words(None)))))
@@ -114,6 +139,8 @@ class Forecast:
         stage_s : float or None
             Time left of the stage that is shown, if known. The step in progress takes at least as long.
         """
+        if self.listed is None:
+            return ""
         pending = self._pending()
         names = [*filter(None, [self.current]), *pending]
         slowdown = self._slowdown()
@@ -169,8 +196,7 @@ class Forecast:
     @cached_property
     def expected(self) -> dict[str, tuple[float, bool]]:
         """Seconds of each step at this number of patches, and whether they are of the reference machine."""
-        prepared = self.run.step("prepare").manifest
-        patches, unlabelled = int(prepared["rows"]), int(prepared.get("notes", {}).get("unlabelled", 0))
+        patches, unlabelled = self.listed or Listed(0, 0)
         runs = [self.run.folder, *_newest_runs(self.run.root, self.run.folder)]
         counts = {folder: int(_read(folder / self.run.plan["prepare"].folder).get("rows", 0)) for folder in runs}
         ratios = {folder: patches / count for folder, count in counts.items() if count}
@@ -232,7 +258,7 @@ class Forecast:
 
 
 def show_time_left(run: Run, *targets: str) -> None:
-    """Show the time left until these steps of a run are up to date. Its patches must be prepared."""
+    """Show the time left until these steps of a run are up to date."""
     forecast = Forecast(run, targets)
     run.building, run.screen.command_left = forecast.building, forecast.words
 

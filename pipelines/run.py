@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from histoblend.data.workers import count_workers
 from histoblend.pipelines.config import Config
@@ -77,6 +77,13 @@ class Step:
         return function
 
 
+class Listed(NamedTuple):
+    """Numbers of patches that a data set lists, before any is decoded."""
+
+    labelled: int
+    unlabelled: int
+
+
 @dataclass
 class Run:
     """A run folder and its steps. Before a step is built, the steps that it reads are brought up to date.
@@ -92,6 +99,8 @@ class Run:
     screen : Screen
     finished : dict from str to FinishedStep
         Steps that are up to date.
+    listed : Listed or None
+        Patches that step ``prepare`` found, once it has started.
     building : callable
         Makes the context in which a step is built, given its name; :mod:`pipelines.forecast` measures steps with it.
     """
@@ -103,6 +112,7 @@ class Run:
     screen: Screen = field(default_factory=Screen)
     _left_out: frozenset[str] = frozenset()
     finished: dict[str, FinishedStep] = field(default_factory=dict, repr=False)
+    listed: Listed | None = None
     building: Callable[[str], AbstractContextManager[None]] = field(default=_unmeasured, repr=False)
     _opened: dict[str, Any] = field(default_factory=dict, repr=False)
 

@@ -6,7 +6,7 @@ import hashlib
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -34,6 +34,7 @@ from histoblend.data.splits import UNMAPPED, assign_splits, base_groups, check_e
 from histoblend.data.storage.arrays import StoredRows, find_name, names_in
 from histoblend.data.storage.spreadsheet import write_csv
 from histoblend.pipelines.config import Config
+from histoblend.pipelines.run import Listed, Run
 from histoblend.pipelines.run_files import (
     AUDIT,
     EXAMPLES,
@@ -47,9 +48,6 @@ from histoblend.pipelines.run_files import (
 from histoblend.pipelines.runtime.artefacts import KEY, StepResult, file_digest
 from histoblend.pipelines.runtime.resources import check_disk
 from histoblend.pipelines.runtime.screen import Screen
-
-if TYPE_CHECKING:
-    from histoblend.pipelines.run import Run
 
 
 def settings(config: Config) -> dict[str, Any]:
@@ -70,19 +68,16 @@ def inputs(run: Run) -> dict[str, str]:
 
 
 def build(run: Run, folder: Path) -> StepResult:
-    """Prepare the patches of a run."""
-    return prepare(run.config, folder, workers=run.workers, screen=run.screen)
-
-
-def prepare(config: Config, folder: Path, *, workers: int, screen: Screen) -> StepResult:
     """Write ``pixels.npy``, ``patches.parquet``, ``set_aside.csv`` and the results of the audit into ``folder``."""
-    source = open_source(config)
+    config, source = run.config, open_source(run.config)
     _check_groups(config, source.table)
     # Labels and slides are known before decoding, which may take hours, so an impossible split is refused here.
     _check_enough(config, source.table)
     _check_room(source, folder)
+    unlabelled: Source | None = getattr(source, "unlabelled", None)
+    run.listed = Listed(len(source.table), 0 if unlabelled is None else len(unlabelled.table))
     try:
-        return _write(config, source, folder, workers, screen)
+        return _write(config, source, folder, run.workers, run.screen)
     except InputError:
         # The same files and settings will be refused again, so nothing that was decoded can be used.
         for path in set(folder.iterdir()) - {folder / KEY}:

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 
 import histoblend.pipelines.forecast
+from histoblend.models.names import TABLES
+from histoblend.pipelines.commands import FINAL
 from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.forecast import BASELINE_S, ENSEMBLE_S, PATCHES, Forecast, show_time_left
-from histoblend.pipelines.plan import STEPS, Step
-from histoblend.pipelines.run import Run
+from histoblend.pipelines.plan import ENSEMBLE_ONLY, STEPS, Step
+from histoblend.pipelines.run import Listed, Run
 from histoblend.pipelines.runtime.artefacts import FinishedStep, StepResult
 from histoblend.pipelines.runtime.screen import Screen
 from tests import ROOT
@@ -123,6 +125,36 @@ def test_a_time_of_this_machine_grows_as_on_the_reference_machine(tmp_path):
     low, high = (np.interp(count, PATCHES, BASELINE_S["heads"]) for count in (80000, PATCHES[2]))
     assert forecast.expected["heads"] == (pytest.approx(100 * high / low), False)
     assert "other" not in forecast.expected
+
+
+def test_the_time_left_is_stated_once_the_patches_are_counted(tmp_path, clock):
+    run = make_run(tmp_path)
+    run.finished.clear()
+    forecast = Forecast(run, ["features"])
+    with forecast.building("prepare"):
+        assert forecast.words(None) == ""
+        run.listed = Listed(PATCHES[2], 0)
+        clock.seconds += 50
+        later = BASELINE_S["features"][2]
+        for stage_s, left in ((None, BASELINE_S["prepare"][2] - 50 + later), (500, 500 + later)):
+            assert forecast.words(stage_s).startswith(f"whole command: about {left / 60:.0f} min left")
+
+
+@pytest.mark.parametrize(
+    ("features", "table"),
+    [('["context"]', "features"), ('["embeddings-normalised"]', "embeddings-normalised")],
+)
+def test_no_patches_are_prepared_to_guess_the_steps(tmp_path, monkeypatch, features, table):
+    config = load_config(KAGGLE, [f"heads.features={features}"])
+    run = Run(config, tmp_path, {step.name: step for step in STEPS})
+    run.leave_out(ENSEMBLE_ONLY)
+    run.listed = Listed(100, 10)
+    monkeypatch.setattr(Run, "step", None)
+    steps = Forecast(run, FINAL).steps
+    assert {name for name in steps if name in TABLES} == {table}
+    assert {"prepare", "refit", "predictions"} < set(steps)
+    assert "centres" not in steps
+    assert ("leakage" in steps) == (table == "features")
 
 
 def test_predictions_take_time_by_unlabelled_patches(tmp_path):
