@@ -190,9 +190,11 @@ def _left_in(group: Path, limit: str, used: str) -> int | None:
         return None
     if not limit_text.isdigit():
         return None
-    # Cached files count as used but are freed on demand.
-    cached = re.search(r"^(?:total_)?inactive_file (\d+)$", stat, re.M)
-    return int(limit_text) - usage + (int(cached[1]) if cached else 0)
+    # Cached files count as used but are freed on demand, whether read lately or not. In version 1, the totals include
+    # groups below.
+    numbers = dict(re.findall(r"^(\w+) (\d+)$", stat, re.M))
+    cached = [numbers.get(f"total_{name}", numbers.get(name, 0)) for name in ("active_file", "inactive_file")]
+    return int(limit_text) - usage + sum(map(int, cached))
 
 
 def _message(error: BaseException, folder: Path) -> str | None:

@@ -41,7 +41,9 @@ def control_group(folder, version, limit):
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in zip(names, (limit, "900000000"), strict=True):
         (folder / name).write_text(f"{text}\n")
-    (folder / "memory.stat").write_text(f"anon 5\n{'' if version == 2 else 'total_'}inactive_file 300000000\n")
+    own = "active_file 250000000\ninactive_file 50000000\n"
+    below = "active_file 0\ninactive_file 1000\ntotal_active_file 250000000\ntotal_inactive_file 50000000\n"
+    (folder / "memory.stat").write_text(f"anon 5\n{own if version == 2 else below}")
 
 
 @pytest.mark.parametrize(("version", "line"), [(2, "0::/a/b\n"), (1, "5:cpu:/x\n4:memory:/a/b\n0::/\n")])
