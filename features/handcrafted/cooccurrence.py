@@ -101,17 +101,22 @@ def _count_triples(
     right, left = np.uint64(3 + steps[1, 1]), np.uint64(3 + steps[3, 1])
     for row in range(height):
         across, down = row + steps[1, 0], row + steps[2, 0]
+        # unsigned, because a loop whose index may be negative is not vectorised; one loop per key, because a product
+        # that is used twice would be computed in 64 bits
         for column in range(width):
-            # unsigned, because a loop whose index may be negative is not vectorised
-            position = np.uint64(column)
-            level = padded[row, position + here] * np.int32(17)
-            keys[0, column] = padded[row, position + side] * np.int32(272) + level + padded[down, position + here]
-            keys[1, column] = padded[across, position + right] * np.int32(272) + level + padded[across, position + left]
-        for column in range(0, width - 1, 2):
-            triples[0, keys[0, column]] += 1
-            triples[1, keys[1, column]] += 1
-            triples[2, keys[0, column + 1]] += 1
-            triples[3, keys[1, column + 1]] += 1
+            k = np.uint64(column)
+            levels = padded[row, k + side] * np.int32(16) + padded[row, k + here]
+            keys[0, k] = levels * np.int32(17) + padded[down, k + here]
+        for column in range(width):
+            k = np.uint64(column)
+            levels = padded[across, k + right] * np.int32(16) + padded[row, k + here]
+            keys[1, k] = levels * np.int32(17) + padded[across, k + left]
+        for column in range(width // 2):
+            k, after = np.uint64(2 * column), np.uint64(2 * column + 1)
+            triples[0, keys[0, k]] += 1
+            triples[1, keys[1, k]] += 1
+            triples[2, keys[0, after]] += 1
+            triples[3, keys[1, after]] += 1
         if width % 2:
             triples[0, keys[0, width - 1]] += 1
             triples[1, keys[1, width - 1]] += 1

@@ -77,23 +77,18 @@ def _sums(*levels: np.ndarray) -> np.ndarray:
     angular, radial = _bank(height, width)
     plane = np.empty((n, len(levels), height, width))
     for channel, block in enumerate(levels):
-        _window_kernel(block, _window(height, width), channel, plane)
+        _window_kernel(block, *_window(height, width), channel, plane)
     spectrum = fft.rfft2(plane, overwrite_x=True)
-    power = np.empty((n, len(levels), *angular.shape))
-    _power_kernel(spectrum.view(np.float64), angular, power)
-    # one product per patch, always of the same shape, so that sums do not depend on the batch size
-    products = np.matmul(power.reshape(n, len(levels) * 3, -1), radial)
-    return products.reshape(n, len(levels), 3, -1)
+    sums = np.empty((n, len(levels), 3, len(WAVELENGTHS)))
+    _energy_kernel(spectrum.view(np.float64), angular, radial, sums)
+    return sums
 
 
 @kernel
-def _window_kernel(levels: np.ndarray, window: np.ndarray, channel: int, out: np.ndarray) -> None:
-    """Subtract the weighted mean and multiply by the window."""
+def _window_kernel(levels: np.ndarray, window: np.ndarray, weight: float, channel: int, out: np.ndarray) -> None:
+    """Subtract the weighted mean and multiply by the window, whose sum is `weight`."""
     n, height, width = levels.shape
-    weight, line = 0.0, np.empty(width)
-    for row in range(height):
-        for column in range(width):
-            weight += window[row, column]
+    line = np.empty(width)
     for i in range(n):
         # relative to the first pixel, so that a constant plane is exactly zero
         first, total = float(levels[i, 0, 0]), 0.0
@@ -111,16 +106,23 @@ def _window_kernel(levels: np.ndarray, window: np.ndarray, channel: int, out: np
 
 
 @kernel
-def _power_kernel(spectrum: np.ndarray, angular: np.ndarray, power: np.ndarray) -> None:
-    """Multiply squared magnitudes by three angular weights, after joining each row with its mirror image.
+def _energy_kernel(spectrum: np.ndarray, angular: np.ndarray, radial: np.ndarray, sums: np.ndarray) -> None:
+    """Sum squared magnitudes, weighted over angles and radii, after joining each row with its mirror image.
 
-    Complex numbers are stored as alternating real and imaginary parts. The first two weights are the same in rows
-    `row` and -`row`, the third has the opposite sign.
+    Complex numbers are stored as alternating real and imaginary parts. The first two angular weights are the same in
+    rows `row` and -`row`, the third has the opposite sign.
     """
-    n, channels, _, rows, columns = power.shape
-    height, lines = spectrum.shape[2], np.empty((2, columns))
+    n, channels, height, _ = spectrum.shape
+    wavelengths, rows, columns = radial.shape
+    lines, weighted = np.empty((2, columns)), np.empty(columns)
+    # one sum per column, so that sums keep their order and are vectorised
+    partial = np.empty((3, wavelengths, columns))
     for i in range(n):
         for channel in range(channels):
+            for kind in range(3):
+                for wavelength in range(wavelengths):
+                    for k in range(columns):
+                        partial[kind, wavelength, k] = 0.0
             for row in range(rows):
                 mirror, share = (height - row, 1.0) if row > 0 else (0, 0.5)
                 for k in range(columns):
@@ -131,13 +133,24 @@ def _power_kernel(spectrum: np.ndarray, angular: np.ndarray, power: np.ndarray) 
                     lines[0, k], lines[1, k] = share * (here + there), here - there
                 for kind in range(3):
                     for k in range(columns):
-                        power[i, channel, kind, row, k] = angular[kind, row, k] * lines[kind // 2, k]
+                        weighted[k] = angular[kind, row, k] * lines[kind // 2, k]
+                    for wavelength in range(wavelengths):
+                        for k in range(columns):
+                            partial[kind, wavelength, k] += radial[wavelength, row, k] * weighted[k]
+            for kind in range(3):
+                for wavelength in range(wavelengths):
+                    total = 0.0
+                    for k in range(columns):
+                        total += partial[kind, wavelength, k]
+                    sums[i, channel, kind, wavelength] = total
 
 
 @cache
-def _window(height: int, width: int) -> np.ndarray:
+def _window(height: int, width: int) -> tuple[np.ndarray, float]:
+    """Hann window of mean square 1, and its sum."""
     window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
-    return window / np.sqrt((window**2).mean())
+    window /= np.sqrt((window**2).mean())
+    return window, float(window.sum())
 
 
 @cache
@@ -146,20 +159,21 @@ def _bank(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
     A frequency of half a cycle per pixel has no sign and thus no direction. Returns the weights over angles, for the
     sum over all directions and the two components of the mean vector over doubled angles, (3, rows, columns), and the
-    weights over radii, (rows · columns, wavelength).
+    weights over radii, (wavelength, rows, columns).
     """
     down, right = np.meshgrid(np.arange((height + 1) // 2) / height, np.arange((width + 1) // 2) / width, indexing="ij")
     radius, angle = np.hypot(down, right), np.arctan2(down, right)
     radius[0, 0] = 1.0
-    radial = np.exp(-((np.log(radius[..., None] * WAVELENGTHS) / np.log(_BANDWIDTH)) ** 2)) / (height * width) ** 2
-    radial[0, 0] = 0.0
+    wavelengths = np.array(WAVELENGTHS)[:, None, None]
+    radial = np.exp(-((np.log(radius * wavelengths) / np.log(_BANDWIDTH)) ** 2)) / (height * width) ** 2
+    radial[:, 0, 0] = 0.0
     doubled = 2 * (angle - np.arange(DIRECTIONS)[:, None, None] * np.pi / DIRECTIONS)
     difference = np.arctan2(np.sin(doubled), np.cos(doubled)) / 2
     # half the spectrum also counts for the mirrored frequencies, which only the first column contains
     angular = np.exp(-((difference / np.deg2rad(20.0)) ** 2)) * np.where(right > 0, 2.0, 1.0)
     turns = 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS
     weights = np.tensordot([np.ones(DIRECTIONS), np.cos(turns), np.sin(turns)], angular, axes=1)
-    return np.ascontiguousarray(weights), radial.reshape(-1, len(WAVELENGTHS))
+    return np.ascontiguousarray(weights), radial
 
 
 _FIELD = "Field (1987), J Opt Soc Am A 4(12):2379-2394"

@@ -125,9 +125,9 @@ def _entropies(
             for level in range(16):
                 counts[0, level], counts[1, level], counts[2, level], counts[3, level] = 0, 0, 0, 0
             for row in range(block_top, block_top + 8):
-                for column in range(block_left, block_left + 8, 4):
-                    for k in range(4):
-                        counts[k, planes[patch, row, column + k] >> 4] += 1
+                for column in range(8):
+                    level = planes[patch, row, np.uint64(block_left) + np.uint64(column)] >> np.uint8(4)
+                    counts[column % 4, level] += 1
             entropy = 0.0
             for level in range(16):
                 entropy += logs[counts[0, level] + counts[1, level] + counts[2, level] + counts[3, level]]

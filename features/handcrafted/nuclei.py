@@ -193,8 +193,9 @@ def _nuclei_kernel(planes: np.ndarray, table: np.ndarray) -> None:
         for column in range(width + 2):
             border[row, column] = 0
     kinds, background = np.empty((height, width), np.uint8), np.empty((height + 1, width + 1), np.int64)
-    peaks, coordinates = np.empty((height, width), np.int32), np.empty((2, pixels), np.int32)
-    listed, sizes, starts = np.empty(pixels, np.int32), np.empty(pixels, np.int32), np.empty(pixels, np.int32)
+    column_sums = np.empty(width + 1, np.int64)
+    uphill, coordinates = np.empty((height, width), np.uint32), np.empty((2, pixels), np.int32)
+    listed, sizes, starts = np.empty(pixels, np.uint32), np.empty(pixels, np.int32), np.empty(pixels, np.int32)
     scratch = np.empty((5, 2 * height + 1), np.int64)
     most_nuclei = pixels // SMALLEST + 1
     measures, values, more_values = np.empty((most_nuclei, 18)), np.empty(most_nuclei), np.empty(most_nuclei)
@@ -205,11 +206,11 @@ def _nuclei_kernel(planes: np.ndarray, table: np.ndarray) -> None:
     edges, lengths, sums = np.empty((2, pixels), np.int64), np.empty(pixels), np.empty((2, 5))
     for i in range(n):
         levels, out = planes[i], table[i]
-        threshold = find_nuclear_pixels(levels, smooth, lines, mask, visited, peaks, sizes)
-        count = number_nuclei(peaks, labels, mask, listed, sizes, starts, coordinates)
+        threshold = find_nuclear_pixels(levels, smooth, lines, mask, visited, uphill, sizes)
+        count = number_nuclei(uphill, labels, mask, listed, sizes, starts, coordinates)
         mark_border(labels, border)
         classify_border(border, kinds)
-        sum_background(levels, labels, background)
+        sum_background(levels, labels, column_sums, background)
         for number in range(count):
             measure_shape(levels, kinds, background, number, coordinates, starts, scratch, measures)
         for region in range(2):

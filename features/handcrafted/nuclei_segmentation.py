@@ -29,11 +29,11 @@ def nucleus_labels(planes: Planes) -> np.ndarray:
     labels = np.empty((n, height, width), np.int32)
     smooth, lines = np.empty((height, width), np.int32), np.empty((height + 2, width + 4), np.int32)
     mask, visited = np.empty((height, width), np.bool_), np.empty((height + 2) * (width + 2), np.bool_)
-    peaks, coordinates = np.empty((height, width), np.int32), np.empty((2, height * width), np.int32)
-    listed, sizes, starts = np.empty((3, height * width), np.int32)
+    uphill, coordinates = np.empty((height, width), np.uint32), np.empty((2, height * width), np.int32)
+    listed, (sizes, starts) = np.empty(height * width, np.uint32), np.empty((2, height * width), np.int32)
     for levels, target in zip(planes.absorbed, labels, strict=True):
-        find_nuclear_pixels(levels, smooth, lines, mask, visited, peaks, sizes)
-        number_nuclei(peaks, target, mask, listed, sizes, starts, coordinates)
+        find_nuclear_pixels(levels, smooth, lines, mask, visited, uphill, sizes)
+        number_nuclei(uphill, target, mask, listed, sizes, starts, coordinates)
     return labels
 
 
@@ -76,9 +76,9 @@ def _otsu(plane: np.ndarray, counts: np.ndarray) -> int:
     for level in range(256):
         counts[0, level], counts[1, level], counts[2, level], counts[3, level] = 0, 0, 0, 0
     for row in range(height):
-        for column in range(0, width - 3, 4):
+        for quarter in range(width // 4):
             for k in range(4):
-                counts[k, (plane[row, column + k] + 128) >> 8] += 1
+                counts[k, np.uint32(plane[row, np.uint64(4 * quarter + k)] + 128) >> np.uint32(8)] += 1
         for column in range(width - width % 4, width):
             counts[0, (plane[row, column] + 128) >> 8] += 1
     count, total = height * width, 0
@@ -252,9 +252,9 @@ def number_nuclei(
     for pixel in range(height * width):
         listed[count] = pixel
         count += marked[pixel]
-    change = np.int32(1)
+    change = np.uint32(1)
     while change != 0:
-        change = np.int32(0)
+        change = np.uint32(0)
         for k in range(count):
             near = peaks[listed[k]]
             far = peaks[near]

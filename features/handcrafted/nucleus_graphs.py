@@ -6,8 +6,6 @@ nuclei.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from histoblend.features.handcrafted.kernel import inner_kernel
@@ -58,7 +56,7 @@ def _list_neighbours(
     members: np.ndarray,
     near: np.ndarray,
 ) -> int:
-    """List all other nuclei within reach of nucleus i, and some beyond; return how many.
+    """List all other nuclei within reach of nucleus i; return how many.
 
     Their numbers are written into `members`, and their offsets down and across and squared distances into `near`.
     """
@@ -70,8 +68,8 @@ def _list_neighbours(
             down, across = table[order[k], 13] - row, table[order[k], 14] - column
             members[count] = order[k]
             near[0, count], near[1, count], near[2, count] = down, across, down * down + across * across
-            # the next one overwrites nucleus i itself
-            count += order[k] != i
+            # the next one overwrites those beyond reach and nucleus i itself
+            count += (near[2, count] <= reach * reach) & (order[k] != i)
     return count
 
 
@@ -110,14 +108,13 @@ def _clip(polygon: np.ndarray, clipped: np.ndarray, corners: int, down: float, a
 
 
 @inner_kernel
-def _cell(
-    count: int, members: np.ndarray, near: np.ndarray, polygon: np.ndarray, clipped: np.ndarray
+def _cut_cell(
+    count: int, members: np.ndarray, near: np.ndarray, polygon: np.ndarray, clipped: np.ndarray, corners: int
 ) -> tuple[int, float]:
-    """Cut the polygon, at first the box, down to the Voronoi cell of the nucleus with these neighbours.
+    """Cut the polygon down to the part that is nearer to nucleus i than to any of its neighbours.
 
     Returns its number of corners and the squared distance of the farthest corner.
     """
-    corners: Any = np.int64(4)
     farthest = np.inf
     # near nuclei first, because these make most others irrelevant
     for attempt in range(2):
@@ -256,19 +253,19 @@ def measure_graphs(
         sums[0, k], sums[1, k] = 0.0, 0.0
     mean_area, area_squares = float(height * width) / n, 0.0
     for i in range(n):
-        reach, farthest, count, corners = 0.0, _REACH * _REACH / 4.0, np.int64(0), np.int64(0)
-        # a larger reach can only make the cell smaller, so there are at most two rounds
+        for k in range(4):
+            # the outer edges of the patch's pixels
+            polygon[0, k] = (-0.5 if k in (0, 3) else height - 0.5) - table[i, 13]
+            polygon[1, k] = (-0.5 if k < 2 else width - 0.5) - table[i, 14]
+            polygon[2, k] = -1.0
+        reach, farthest, count, corners = 0.0, _REACH * _REACH / 4.0, np.int64(0), np.int64(4)
+        # at most two rounds, because a larger reach can only make the cell smaller
         while 2.0 * np.sqrt(farthest) > reach:
             reach = 2.0 * np.sqrt(farthest)
             count = _list_neighbours(i, reach, table, rows, columns, starts, order, members[0], near)
-            for k in range(4):
-                # the outer edges of the patch's pixels
-                polygon[0, k] = (-0.5 if k in (0, 3) else height - 0.5) - table[i, 13]
-                polygon[1, k] = (-0.5 if k < 2 else width - 0.5) - table[i, 14]
-                polygon[2, k] = -1.0
-            corners, farthest = _cell(count, members[0], near, polygon, clipped)
-            # rounding
-            farthest = min(farthest * (1.0 + 1e-6), 4.0 * float(height * height + width * width))
+            corners, farthest = _cut_cell(count, members[0], near, polygon, clipped, corners)
+            # without neighbours, the reach becomes that of the whole patch; the factor is for rounding
+            farthest = min(farthest * (1.0 + 1e-6), float(height * height + width * width))
         nearest, crowd, area = np.inf, 0, 0.0
         for k in range(count):
             nearest = min(nearest, near[2, k])

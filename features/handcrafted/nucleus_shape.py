@@ -46,19 +46,22 @@ def classify_border(border: np.ndarray, kinds: np.ndarray) -> None:
 
 
 @inner_kernel
-def sum_background(levels: np.ndarray, labels: np.ndarray, background: np.ndarray) -> None:
+def sum_background(levels: np.ndarray, labels: np.ndarray, sums: np.ndarray, background: np.ndarray) -> None:
     """Write, for each pixel, the level sum of all background pixels above and to the left, plus 2³² times their number.
 
-    `background` has one row and one column more than the patch.
+    `background` has one row and one column more than the patch. `sums` is scratch memory for one row.
     """
     height, width = labels.shape
     for column in range(width + 1):
-        background[0, column] = 0
+        background[0, column], sums[column] = 0, 0
     for row in range(height):
+        for column in range(width):
+            both = np.int64(levels[row, column]) + (np.int64(1) << 32)
+            sums[column] += both if labels[row, column] == 0 else np.int64(0)
         background[row + 1, 0], total = 0, np.int64(0)
         for column in range(width):
-            total += (np.int64(1) << 32) + np.int64(levels[row, column]) if labels[row, column] == 0 else np.int64(0)
-            background[row + 1, column + 1] = background[row, column + 1] + total
+            total += sums[column]
+            background[row + 1, column + 1] = total
 
 
 @inner_kernel

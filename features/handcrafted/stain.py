@@ -200,7 +200,7 @@ def _turn_kernel(
     Angles are replaced by numbers that increase with them and need no arc tangent. A histogram narrows the search.
     """
     _, n, pixels = channels.shape
-    turns, bins, bucket, light = np.empty(pixels), np.empty(pixels, np.int32), np.empty(pixels + 1), np.empty((3, 256))
+    turns, bins, bucket, light = np.empty(pixels), np.empty(pixels, np.uint32), np.empty(pixels + 1), np.empty((3, 256))
     counts = np.empty(1026, np.int32)
     for i in range(n):
         if not usable[i]:

@@ -190,7 +190,7 @@ def test_processes_start_only_to_compile(monkeypatch):
     monkeypatch.setattr("joblib.Parallel", lambda **options: lambda tasks: started.append(options) or list(tasks))
     families.compile_kernels(["runs", "gabor"], workers=2, progress=finished.append)
     assert (started, finished) == ([], [1, 1])
-    monkeypatch.setattr(gabor._power_kernel._cache._cache_file, "_load_index", dict)
+    monkeypatch.setattr(gabor._energy_kernel._cache._cache_file, "_load_index", dict)
     monkeypatch.setattr(run_lengths._runs_kernel._cache._cache_file, "_load_index", dict)
     families.compile_kernels(["runs", "gabor", "multiscale"], workers=2)
     assert [options["n_jobs"] for options in started] == [2]
