@@ -104,17 +104,17 @@ def _count_triples(
         # unsigned, because a loop whose index may be negative is not vectorised; one loop per key, because a product
         # that is used twice would be computed in 64 bits
         for column in range(width):
-            k = np.uint64(column)
-            levels = padded[row, k + side] * np.int32(16) + padded[row, k + here]
-            keys[0, k] = levels * np.int32(17) + padded[down, k + here]
+            position = np.uint64(column)
+            levels = padded[row, position + side] * np.int32(16) + padded[row, position + here]
+            keys[0, position] = levels * np.int32(17) + padded[down, position + here]
         for column in range(width):
-            k = np.uint64(column)
-            levels = padded[across, k + right] * np.int32(16) + padded[row, k + here]
-            keys[1, k] = levels * np.int32(17) + padded[across, k + left]
+            position = np.uint64(column)
+            levels = padded[across, position + right] * np.int32(16) + padded[row, position + here]
+            keys[1, position] = levels * np.int32(17) + padded[across, position + left]
         for column in range(width // 2):
-            k, after = np.uint64(2 * column), np.uint64(2 * column + 1)
-            triples[0, keys[0, k]] += 1
-            triples[1, keys[1, k]] += 1
+            position, after = np.uint64(2 * column), np.uint64(2 * column + 1)
+            triples[0, keys[0, position]] += 1
+            triples[1, keys[1, position]] += 1
             triples[2, keys[0, after]] += 1
             triples[3, keys[1, after]] += 1
         if width % 2:

@@ -34,15 +34,15 @@ from histoblend.features.handcrafted.kernel import are_cached
 _BATCH = 64
 
 FAMILIES: tuple[Family, ...] = (
-    Family("colour", colour.COLUMNS, colour.colour, 0.12),
-    Family("stain", stain.COLUMNS, stain.stain, 0.1),
-    Family("cooccurrence", cooccurrence.COLUMNS, cooccurrence.cooccurrence, 0.23),
-    Family("runs", run_lengths.COLUMNS, run_lengths.runs, 0.09),
-    Family("lbp", lbp.COLUMNS, lbp.lbp, 0.31),
-    Family("gradient", gradient.COLUMNS, gradient.gradient, 0.31),
-    Family("gabor", gabor.COLUMNS, gabor.gabor, 0.16),
-    Family("multiscale", multiscale.COLUMNS, multiscale.multiscale, 0.09),
-    Family("nuclei", nuclei.COLUMNS, nuclei.nuclei, 0.5),
+    Family("colour", colour.COLUMNS, colour.colour, 0.06),
+    Family("stain", stain.COLUMNS, stain.stain, 0.05),
+    Family("cooccurrence", cooccurrence.COLUMNS, cooccurrence.cooccurrence, 0.11),
+    Family("runs", run_lengths.COLUMNS, run_lengths.runs, 0.05),
+    Family("lbp", lbp.COLUMNS, lbp.lbp, 0.15),
+    Family("gradient", gradient.COLUMNS, gradient.gradient, 0.17),
+    Family("gabor", gabor.COLUMNS, gabor.gabor, 0.08),
+    Family("multiscale", multiscale.COLUMNS, multiscale.multiscale, 0.04),
+    Family("nuclei", nuclei.COLUMNS, nuclei.nuclei, 0.18),
 )
 
 #: Themes and their families. A family that is not listed is its own theme.

@@ -8,6 +8,7 @@ literal number, then with a variable, is compiled twice; write ``np.int64(0)`` f
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import numba
 from numba.core.dispatcher import Dispatcher
@@ -32,7 +33,7 @@ def are_cached(*modules: ModuleType) -> bool:
     return all(_is_cached(compiled) for compiled in kernels)
 
 
-def _is_cached(compiled: Dispatcher) -> bool:
+def _is_cached(compiled: Any) -> bool:
     # Numba has no public function for this. Its index is empty if the source file has changed since. Keys consist of
     # signature, processor and code.
     processor = compiled.targetctx.codegen().magic_tuple()

@@ -147,11 +147,14 @@ def _fill_holes(mask: np.ndarray, visited: np.ndarray, queue: np.ndarray) -> Non
             visited[(row + 1) * stride + 1 + column] = mask[row, column]
     # the first pixel of a hole, in reading order, has no hole pixel above it or to its left; listing all such pixels
     # behind the queue avoids branches that are hard to predict
-    listed, first = 0, _LARGEST_HOLE + 4
-    for pixel in range(stride, visited.size - stride):
-        queue[first + listed] = pixel
-        listed += visited[pixel - 1] & visited[pixel - stride] & (not visited[pixel])
-    for place in range(first, first + listed):
+    first = _LARGEST_HOLE + 4
+    after = np.uint64(first)
+    for pixel in range(visited.size - 2 * stride):
+        above = np.uint64(pixel)
+        left = above + np.uint64(stride - 1)
+        queue[after] = pixel + stride
+        after += np.uint64(visited[above] & visited[left] & (not visited[left + np.uint64(1)]))
+    for place in range(first, int(after)):
         start = queue[place]
         if visited[start]:
             continue

@@ -198,7 +198,7 @@ def _measure_tree(
     """
     for i in range(n):
         trees[i] = i
-    before, joined, total, longest = -1, np.int64(0), 0.0, 0.0
+    before, joined, total, longest = np.int64(-1), np.int64(0), 0.0, 0.0
     while before < joined < n - 1:
         before = joined
         for i in range(n):
