@@ -126,7 +126,7 @@ def _amounts(sums: np.ndarray, origins: np.ndarray, solve: np.ndarray, pixels: i
     counts = np.array([pixels, 1024.0])[:, None]
     shifts, covariances = _moments(sums, counts)
     spreads = np.sqrt(np.maximum(np.einsum("nsi,nrij,nsj->nrs", solve, covariances, solve), 0.0))
-    ring = (sums[:, 0, :3] - sums[:, 1, :3]) / (pixels - 1024) if pixels > 1024 else shifts[:, 0]
+    ring = (sums[:, 0, :3] - sums[:, 1, :3]) / (pixels - 1024) if pixels > 1024 else shifts[:, 1]
     densities = np.concatenate([shifts, ring[:, None]], axis=1) + origins[:, None]
     means = np.einsum("nsi,nri->nrs", solve, densities)
     ratios = [_ratio(means[:, region]) for region in range(3)]
