@@ -215,11 +215,13 @@ def _fill_histogram(plane: np.ndarray, patch: int, counts: np.ndarray, scratch: 
     for level in range(256):
         scratch[0, level], scratch[1, level], scratch[2, level], scratch[3, level] = 0, 0, 0, 0
     size = plane.shape[1]
-    for k in range(0, size - 3, 4):
-        scratch[0, plane[patch, k]] += 1
-        scratch[1, plane[patch, k + 1]] += 1
-        scratch[2, plane[patch, k + 2]] += 1
-        scratch[3, plane[patch, k + 3]] += 1
+    for quarter in range(size // 4):
+        # unsigned, because a signed index would be tested for negative values
+        first = np.uint64(4 * quarter)
+        scratch[0, plane[patch, first]] += 1
+        scratch[1, plane[patch, first + np.uint64(1)]] += 1
+        scratch[2, plane[patch, first + np.uint64(2)]] += 1
+        scratch[3, plane[patch, first + np.uint64(3)]] += 1
     for k in range(size - size % 4, size):
         scratch[0, plane[patch, k]] += 1
     for level in range(256):

@@ -85,47 +85,69 @@ def _count_logs(pixels: int) -> np.ndarray:
 
 
 @inner_kernel
-def _count_pairs(
+def _count_triples(
     padded: np.ndarray, height: int, width: int, steps: np.ndarray, keys: np.ndarray, triples: np.ndarray
 ) -> None:
     """Count triples of a pixel and two neighbours, in directions 0 and 2 and in directions 1 and 3.
 
-    The index into `triples` is 289 · pixel + 17 · neighbour + other neighbour. Counting triples takes half as many
-    increments as counting pairs. `padded` has three pixels of level 16 on the left, on the right and below. `keys` is
-    scratch memory for two rows.
+    The index into `triples` is 272 · neighbour + 17 · pixel + other neighbour. Counting triples takes half as many
+    increments as counting pairs. `triples` has a second pair of rows, which is added at the end, so that equal pixels
+    in a row do not wait for the same counter. `padded` has three pixels of level 16 on the left, on the right and
+    below. `keys` is scratch memory for two rows.
     """
     for k in range(triples.shape[1]):
-        triples[0, k], triples[1, k] = 0, 0
+        triples[0, k], triples[1, k], triples[2, k], triples[3, k] = 0, 0, 0, 0
     here, side = np.uint64(3), np.uint64(3 + steps[0, 1])
     right, left = np.uint64(3 + steps[1, 1]), np.uint64(3 + steps[3, 1])
     for row in range(height):
         across, down = row + steps[1, 0], row + steps[2, 0]
+        # unsigned, because a loop whose index may be negative is not vectorised; one loop per key, because a product
+        # that is used twice would be computed in 64 bits
         for column in range(width):
-            # unsigned, because a loop whose index may be negative is not vectorised
             position = np.uint64(column)
-            level = np.int32(padded[row, position + here]) * np.int32(289)
-            keys[0, column] = level + padded[row, position + side] * np.int32(17) + padded[down, position + here]
-            keys[1, column] = level + padded[across, position + right] * np.int32(17) + padded[across, position + left]
+            levels = padded[row, position + side] * np.int32(16) + padded[row, position + here]
+            keys[0, position] = levels * np.int32(17) + padded[down, position + here]
         for column in range(width):
-            triples[0, keys[0, column]] += 1
-            triples[1, keys[1, column]] += 1
+            position = np.uint64(column)
+            levels = padded[across, position + right] * np.int32(16) + padded[row, position + here]
+            keys[1, position] = levels * np.int32(17) + padded[across, position + left]
+        for column in range(width // 2):
+            position, after = np.uint64(2 * column), np.uint64(2 * column + 1)
+            triples[0, keys[0, position]] += 1
+            triples[1, keys[1, position]] += 1
+            triples[2, keys[0, after]] += 1
+            triples[3, keys[1, after]] += 1
+        if width % 2:
+            triples[0, keys[0, width - 1]] += 1
+            triples[1, keys[1, width - 1]] += 1
+    for direction in range(2):
+        for k in range(triples.shape[1]):
+            triples[direction, k] += triples[direction + 2, k]
 
 
 @inner_kernel
 def _fill_matrices(triples: np.ndarray, counts: np.ndarray) -> None:
-    """Sum triples to pairs, `counts[direction, 16 · first + second]`. Level 16 is the padding."""
+    """Sum triples to pairs, `counts[direction, 17 · pixel + neighbour]`. Level 16 is the padding.
+
+    The triples are overwritten.
+    """
     for direction in range(2):
-        for first in range(16):
-            for second in range(16):
-                counts[2 + direction, 16 * first + second] = 0
-            for second in range(17):
-                start, total = 289 * first + 17 * second, 0
-                for k in range(17):
-                    total += triples[direction, start + k]
-                for k in range(16):
-                    counts[direction + 2, 16 * first + k] += triples[direction, start + k]
-                if second < 16:
-                    counts[direction, 16 * first + second] = total
+        for pair in range(272):
+            counts[direction + 2, pair] = 0
+        for neighbour in range(17):
+            first = np.uint64(272 * neighbour)
+            for pair in range(272):
+                counts[direction + 2, pair] += triples[direction, np.uint64(pair) + first]
+            for level in range(16):
+                counts[direction, 17 * level + neighbour] = triples[direction, 272 * neighbour + 17 * level + 16]
+        # after sums of 2, 4 and 8, each entry is the sum of itself and the next 15 entries
+        for power in range(4):
+            step = np.uint64(1) << np.uint64(power)
+            for k in range(triples.shape[1] - (1 << power)):
+                triples[direction, k] += triples[direction, np.uint64(k) + step]
+        for neighbour in range(17):
+            for level in range(16):
+                counts[direction, 17 * level + neighbour] += triples[direction, 272 * neighbour + 17 * level]
 
 
 @inner_kernel
@@ -144,12 +166,12 @@ def _matrix_properties(
     square_sum, entropy = 0, 0.0
     for i in range(16):
         for j in range(i):
-            pair = counts[direction, 16 * i + j] + counts[direction, 16 * j + i]
+            pair = counts[direction, 17 * i + j] + counts[direction, 17 * j + i]
             differences[i - j] += 2 * pair
             sums[i + j] += 2 * pair
             square_sum += 2 * pair * pair
             entropy += 2.0 * logs[pair]
-        pair = 2 * counts[direction, 17 * i]
+        pair = 2 * counts[direction, 18 * i]
         differences[0] += pair
         sums[2 * i] += pair
         square_sum += pair * pair
@@ -186,8 +208,8 @@ def _matrix_properties(
 @kernel
 def _cooccurrence_kernel(planes: np.ndarray, steps: np.ndarray, logs: np.ndarray, out: np.ndarray) -> None:
     n, height, width = planes.shape
-    padded, keys = np.empty((height + 3, width + 6), np.uint8), np.empty((2, width), np.int32)
-    triples, counts = np.empty((2, 17 * 289), np.int32), np.empty((4, 256), np.int32)
+    padded, keys = np.empty((height + 3, width + 6), np.uint8), np.empty((2, width), np.uint16)
+    triples, counts = np.empty((4, 17 * 272), np.int32), np.empty((4, 272), np.int32)
     differences, sums, properties = np.empty(16, np.int64), np.empty(31, np.int64), np.empty((4, 10))
     whole_properties = np.empty((2, 4, 3))
     for i in range(n):
@@ -201,7 +223,7 @@ def _cooccurrence_kernel(planes: np.ndarray, steps: np.ndarray, logs: np.ndarray
                 for column in range(columns):
                     padded[row, column + 3] = planes[i, row + top, np.uint64(column) + left] >> 4
             for d in range(2):
-                _count_pairs(padded, rows, columns, steps[d], keys, triples)
+                _count_triples(padded, rows, columns, steps[d], keys, triples)
                 _fill_matrices(triples, counts)
                 for direction in range(4):
                     _matrix_properties(counts, direction, logs, differences, sums, properties)

@@ -7,6 +7,7 @@ To add a family, write one file with its columns and one function that computes 
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ import numpy as np
 from histoblend.data.errors import InputError
 from histoblend.data.workers import count_workers
 from histoblend.features.handcrafted import (
+    channels,
     colour,
     cooccurrence,
     gabor,
@@ -27,19 +29,20 @@ from histoblend.features.handcrafted import (
 )
 from histoblend.features.handcrafted.channels import SMALLEST, Planes
 from histoblend.features.handcrafted.column import Column, Family
+from histoblend.features.handcrafted.kernel import are_cached
 
 _BATCH = 64
 
 FAMILIES: tuple[Family, ...] = (
-    Family("colour", colour.COLUMNS, colour.colour, 0.12),
-    Family("stain", stain.COLUMNS, stain.stain, 0.1),
-    Family("cooccurrence", cooccurrence.COLUMNS, cooccurrence.cooccurrence, 0.23),
-    Family("runs", run_lengths.COLUMNS, run_lengths.runs, 0.09),
-    Family("lbp", lbp.COLUMNS, lbp.lbp, 0.31),
-    Family("gradient", gradient.COLUMNS, gradient.gradient, 0.31),
-    Family("gabor", gabor.COLUMNS, gabor.gabor, 0.16),
-    Family("multiscale", multiscale.COLUMNS, multiscale.multiscale, 0.09),
-    Family("nuclei", nuclei.COLUMNS, nuclei.nuclei, 0.5),
+    Family("colour", colour.COLUMNS, colour.colour, 0.06),
+    Family("stain", stain.COLUMNS, stain.stain, 0.05),
+    Family("cooccurrence", cooccurrence.COLUMNS, cooccurrence.cooccurrence, 0.11),
+    Family("runs", run_lengths.COLUMNS, run_lengths.runs, 0.05),
+    Family("lbp", lbp.COLUMNS, lbp.lbp, 0.15),
+    Family("gradient", gradient.COLUMNS, gradient.gradient, 0.17),
+    Family("gabor", gabor.COLUMNS, gabor.gabor, 0.08),
+    Family("multiscale", multiscale.COLUMNS, multiscale.multiscale, 0.04),
+    Family("nuclei", nuclei.COLUMNS, nuclei.nuclei, 0.18),
 )
 
 #: Themes and their families. A family that is not listed is its own theme.
@@ -177,17 +180,17 @@ def compute(patches: np.ndarray, families: Sequence[str] | None = None) -> np.nd
 def compile_kernels(
     families: Sequence[str] | None = None, *, workers: int = 1, progress: Callable[[int], None] | None = None
 ) -> None:
-    """Compile the kernels of these families, or load them from the cache of an earlier process.
+    """Compile the kernels of these families, unless an earlier process did and left them in the cache on disk.
 
-    The first `compute` does this too, but without reporting progress. All families take about half a minute of one
-    core.
+    The first `compute` does this too, but without reporting progress. All families take about 20 seconds of one core.
 
     Parameters
     ----------
     families : sequence of str, optional
         Names of families; all by default.
     workers : int
-        Number of processes, which share the cache; 1 compiles in this process, -1 uses one process per core.
+        Number of processes, which share the cache; -1 uses one process per core. They start only if there is something
+        to compile. 1 compiles in this process, or loads all kernels from the cache.
     progress : callable, optional
         Called with the number of families that just finished.
 
@@ -197,20 +200,28 @@ def compile_kernels(
         If a family is unknown or given twice, or if the list is empty.
     """
     # slowest first, so that no worker ends with a long family
-    names = [family.name for family in sorted(families_named(families), key=lambda family: -family.cost)]
+    chosen = sorted(families_named(families), key=lambda family: -family.cost)
     report = progress or (lambda _: None)
     workers = count_workers(workers)
-    if workers == 1:
-        for name in names:
+    # starting processes takes seconds
+    missing = [family.name for family in chosen if workers == 1 or not _is_cached(family)]
+    for _ in range(len(chosen) - len(missing)):
+        report(1)
+    if len(missing) < 2 or workers == 1:
+        for name in missing:
             _compile_family(name)
             report(1)
         return
     from joblib import Parallel, delayed, parallel_config
 
     with parallel_config("loky", inner_max_num_threads=1):
-        pool = Parallel(n_jobs=min(workers, len(names)), return_as="generator_unordered")
-        for _ in pool(delayed(_compile_family)(name) for name in names):
+        pool = Parallel(n_jobs=min(workers, len(missing)), return_as="generator_unordered")
+        for _ in pool(delayed(_compile_family)(name) for name in missing):
             report(1)
+
+
+def _is_cached(family: Family) -> bool:
+    return are_cached(channels, sys.modules[family.compute.__module__])
 
 
 def _compile_family(name: str) -> None:

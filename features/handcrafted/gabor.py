@@ -21,7 +21,8 @@ STATISTICS = (
     Row("anisotropy", "1", 0, 1, "Anisotropy (1 if all energy has one direction, 0 without energy)"),
 )
 _BANDWIDTH = 0.65
-_FEW = 8
+#: Number of pixels that are transformed together, so that they stay in the processor cache.
+_BLOCK = 8 * 96 * 96
 
 
 def gabor(planes: Planes) -> np.ndarray:
@@ -51,9 +52,12 @@ def gabor(planes: Planes) -> np.ndarray:
     Field (1987), J Opt Soc Am A 4(12):2379-2394.
     """
     n, height, width = planes.grey.shape
-    # one product per patch, always of the same shape, so that sums do not depend on the batch size
-    sums = np.matmul(_power(planes), _bank(height, width)).reshape(n, len(CHANNELS), len(WAVELENGTHS), 3)
-    total, vector = sums[..., 0], np.hypot(sums[..., 1], sums[..., 2])
+    sums = np.empty((n, len(CHANNELS), 3, len(WAVELENGTHS)))
+    size = max(_BLOCK // (height * width), 1)
+    for start in range(0, n, size):
+        levels = [plane[start : start + size] for plane in (planes.grey, planes.absorbed)]
+        sums[start : start + size] = _sums(*levels)
+    total, vector = sums[:, :, 0], np.hypot(sums[:, :, 1], sums[:, :, 2])
     all_energy = total.sum(axis=2, keepdims=True)
     share = np.divide(total, all_energy, out=np.zeros_like(total), where=all_energy > 1e-15)
     anisotropy = np.divide(vector, total, out=np.zeros_like(total), where=total > 1e-15)
@@ -61,31 +65,30 @@ def gabor(planes: Planes) -> np.ndarray:
     return statistics.reshape(len(planes), -1).astype(np.float32)
 
 
-def _power(planes: Planes) -> np.ndarray:
-    """Half power spectra of the windowed planes, flattened; shape (n, channel, height · (width // 2 + 1))."""
+def _sums(*levels: np.ndarray) -> np.ndarray:
+    """Weighted sums of the power spectra of the windowed planes; shape (n, channel, 3, wavelength).
+
+    They are the sum of the energies over all directions and the two components of their mean vector over doubled
+    angles.
+    """
     from scipy import fft
 
-    n, height, width = planes.grey.shape
-    power = np.empty((n, len(CHANNELS), height * (width // 2 + 1)))
-    # small batches stay in the processor cache
-    for start in range(0, n, _FEW):
-        levels = [plane[start : start + _FEW] for plane in (planes.grey, planes.absorbed)]
-        plane = np.empty((len(levels[0]), len(CHANNELS), height, width))
-        for channel, block in enumerate(levels):
-            _window_kernel(block, _window(height, width), channel, plane)
-        spectrum = fft.rfft2(plane, overwrite_x=True)
-        _power_kernel(spectrum.view(np.float64).reshape(*plane.shape[:2], -1), power[start : start + _FEW])
-    return power
+    n, height, width = levels[0].shape
+    angular, radial = _bank(height, width)
+    plane = np.empty((n, len(levels), height, width))
+    for channel, block in enumerate(levels):
+        _window_kernel(block, *_window(height, width), channel, plane)
+    spectrum = fft.rfft2(plane, overwrite_x=True)
+    sums = np.empty((n, len(levels), 3, len(WAVELENGTHS)))
+    _energy_kernel(spectrum.view(np.float64), angular, radial, sums)
+    return sums
 
 
 @kernel
-def _window_kernel(levels: np.ndarray, window: np.ndarray, channel: int, out: np.ndarray) -> None:
-    """Subtract the weighted mean and multiply by the window."""
+def _window_kernel(levels: np.ndarray, window: np.ndarray, weight: float, channel: int, out: np.ndarray) -> None:
+    """Subtract the weighted mean and multiply by the window, whose sum is `weight`."""
     n, height, width = levels.shape
-    weight, line = 0.0, np.empty(width)
-    for row in range(height):
-        for column in range(width):
-            weight += window[row, column]
+    line = np.empty(width)
     for i in range(n):
         # relative to the first pixel, so that a constant plane is exactly zero
         first, total = float(levels[i, 0, 0]), 0.0
@@ -103,60 +106,74 @@ def _window_kernel(levels: np.ndarray, window: np.ndarray, channel: int, out: np
 
 
 @kernel
-def _power_kernel(spectrum: np.ndarray, power: np.ndarray) -> None:
-    """Squared magnitudes of complex numbers, stored as alternating real and imaginary parts."""
-    n, channels, size = power.shape
+def _energy_kernel(spectrum: np.ndarray, angular: np.ndarray, radial: np.ndarray, sums: np.ndarray) -> None:
+    """Sum squared magnitudes, weighted over angles and radii, after joining each row with its mirror image.
+
+    Complex numbers are stored as alternating real and imaginary parts. The first two angular weights are the same in
+    rows `row` and -`row`, the third has the opposite sign.
+    """
+    n, channels, height, _ = spectrum.shape
+    wavelengths, rows, columns = radial.shape
+    lines, weighted = np.empty((2, columns)), np.empty(columns)
+    # one sum per column, so that sums keep their order and are vectorised
+    partial = np.empty((3, wavelengths, columns))
     for i in range(n):
         for channel in range(channels):
-            for k in range(size):
-                real, imaginary = spectrum[i, channel, 2 * k], spectrum[i, channel, 2 * k + 1]
-                power[i, channel, k] = real * real + imaginary * imaginary
+            for kind in range(3):
+                for wavelength in range(wavelengths):
+                    for k in range(columns):
+                        partial[kind, wavelength, k] = 0.0
+            for row in range(rows):
+                mirror, share = (height - row, 1.0) if row > 0 else (0, 0.5)
+                for k in range(columns):
+                    real, imaginary = spectrum[i, channel, row, 2 * k], spectrum[i, channel, row, 2 * k + 1]
+                    here = real * real + imaginary * imaginary
+                    real, imaginary = spectrum[i, channel, mirror, 2 * k], spectrum[i, channel, mirror, 2 * k + 1]
+                    there = real * real + imaginary * imaginary
+                    lines[0, k], lines[1, k] = share * (here + there), here - there
+                for kind in range(3):
+                    for k in range(columns):
+                        weighted[k] = angular[kind, row, k] * lines[kind // 2, k]
+                    for wavelength in range(wavelengths):
+                        for k in range(columns):
+                            partial[kind, wavelength, k] += radial[wavelength, row, k] * weighted[k]
+            for kind in range(3):
+                for wavelength in range(wavelengths):
+                    total = 0.0
+                    for k in range(columns):
+                        total += partial[kind, wavelength, k]
+                    sums[i, channel, kind, wavelength] = total
 
 
 @cache
-def _window(height: int, width: int) -> np.ndarray:
+def _window(height: int, width: int) -> tuple[np.ndarray, float]:
+    """Hann window of mean square 1, and its sum."""
     window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
-    return window / np.sqrt((window**2).mean())
+    window /= np.sqrt((window**2).mean())
+    return window, float(window.sum())
 
 
 @cache
-def _bank(height: int, width: int) -> np.ndarray:
-    """Weights of the half spectrum for three numbers per wavelength.
+def _bank(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Squared filters, as products of angular and radial weights of the frequencies from 0 to below a half.
 
-    The numbers are the sum of the energies over all directions and the two components of their mean vector over doubled
-    angles. Shape (height · (width // 2 + 1), 15).
+    A frequency of half a cycle per pixel has no sign and thus no direction. Returns the weights over angles, for the
+    sum over all directions and the two components of the mean vector over doubled angles, (3, rows, columns), and the
+    weights over radii, (wavelength, rows, columns).
     """
-    down, right = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
+    down, right = np.meshgrid(np.arange((height + 1) // 2) / height, np.arange((width + 1) // 2) / width, indexing="ij")
     radius, angle = np.hypot(down, right), np.arctan2(down, right)
     radius[0, 0] = 1.0
-    # a frequency of half a cycle per pixel has no sign and thus no direction
-    signed = (np.abs(down) < 0.5) & (np.abs(right) < 0.5)
-    filters = []
-    for wavelength in WAVELENGTHS:
-        radial = np.exp(-(np.log(radius * wavelength) ** 2) / (2 * np.log(_BANDWIDTH) ** 2))
-        radial[0, 0] = 0.0
-        radial *= signed
-        directions = []
-        for direction in range(DIRECTIONS):
-            doubled = 2 * (angle - direction * np.pi / DIRECTIONS)
-            difference = np.arctan2(np.sin(doubled), np.cos(doubled)) / 2
-            angular = np.exp(-(difference**2) / (2 * np.deg2rad(20.0) ** 2))
-            directions.append(_folded((radial * angular) ** 2).ravel())
-        turns = 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS
-        filters += [weights @ np.stack(directions) for weights in (np.ones(DIRECTIONS), np.cos(turns), np.sin(turns))]
-    return np.ascontiguousarray(np.stack(filters, axis=1) / (height * width) ** 2)
-
-
-def _folded(weights: np.ndarray) -> np.ndarray:
-    """Fold the weights of the full spectrum onto the half that a real plane needs, adding mirrored frequencies."""
-    width = weights.shape[1]
-    half = width // 2 + 1
-    mirrored = np.roll(weights[::-1, ::-1], 1, axis=(0, 1))
-    folded = weights[:, :half] + mirrored[:, :half]
-    # these columns contain each frequency and its mirror image already
-    unpaired = [0, width // 2] if width % 2 == 0 else [0]
-    folded[:, unpaired] = weights[:, unpaired]
-    return folded
+    wavelengths = np.array(WAVELENGTHS)[:, None, None]
+    radial = np.exp(-((np.log(radius * wavelengths) / np.log(_BANDWIDTH)) ** 2)) / (height * width) ** 2
+    radial[:, 0, 0] = 0.0
+    doubled = 2 * (angle - np.arange(DIRECTIONS)[:, None, None] * np.pi / DIRECTIONS)
+    difference = np.arctan2(np.sin(doubled), np.cos(doubled)) / 2
+    # half the spectrum also counts for the mirrored frequencies, which only the first column contains
+    angular = np.exp(-((difference / np.deg2rad(20.0)) ** 2)) * np.where(right > 0, 2.0, 1.0)
+    turns = 2 * np.pi * np.arange(DIRECTIONS) / DIRECTIONS
+    weights = np.tensordot([np.ones(DIRECTIONS), np.cos(turns), np.sin(turns)], angular, axes=1)
+    return np.ascontiguousarray(weights), radial
 
 
 _FIELD = "Field (1987), J Opt Soc Am A 4(12):2379-2394"

@@ -186,13 +186,16 @@ def _filter_plane(
         _convolve_columns(padded, row, columns, taps, lines)
         _convolve_rows(lines, row, columns, taps, scratch, blobs)
         band = 1 if top <= row < top + inner else 0
+        # few results per loop, because the compiler vectorises only if few arrays might overlap
+        for column in range(columns):
+            square = scratch[0, column] * scratch[0, column] + scratch[1, column] * scratch[1, column]
+            scratch[0, column] = np.sqrt(square)
+            sums[band, 1, column] += square
+        for column in range(columns):
+            sums[band, 0, column] += scratch[0, column]
+            sums[band, 2, column] += 1.0 if scratch[0, column] > _STRONG else 0.0
         for column in range(columns):
             blob = blobs[row + 1, column + 1]
-            square = scratch[0, column] * scratch[0, column] + scratch[1, column] * scratch[1, column]
-            edge = np.sqrt(square)
-            sums[band, 0, column] += edge
-            sums[band, 1, column] += square
-            sums[band, 2, column] += 1.0 if edge > _STRONG else 0.0
             sums[band, 3, column] += blob
             sums[band, 4, column] += blob * blob
             sums[band, 5, column] += abs(blob)

@@ -323,7 +323,8 @@ def _lbp_kernel(
     padded = np.empty((height + 2 * _BORDER + rows + 1) * stride, np.float32)
     for k in range(padded.size):
         padded[k] = 0.0
-    lines, codes = np.empty((2, (rows + 1) * stride), np.float32), np.empty(rows * stride, np.uint32)
+    # points are up to twice the largest radius apart
+    lines, codes = np.empty((2, rows * stride + 2 * _BORDER + 1), np.float32), np.empty(rows * stride, np.uint32)
     shares, bits, pairs = np.empty(2), np.empty(5, np.uint32), np.empty((2, 5 * width + 1), np.uint32)
     row_patterns, counts = np.empty(width, np.uint8), np.empty((4, 32), np.int32)
     row_downs, top, left = np.empty(downs.shape[1]), (height - 32) // 2, (width - 32) // 2

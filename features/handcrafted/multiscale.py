@@ -60,39 +60,46 @@ def multiscale(planes: Planes) -> np.ndarray:
 
 
 @inner_kernel
-def _haar(plane: np.ndarray, height: int, width: int, out: np.ndarray, first: int) -> None:
-    """Write the energies of one level; the approximation overwrites the upper left quarter of the plane."""
-    sides, corners = 0.0, 0.0
+def _haar(plane: np.ndarray, half: np.ndarray, height: int, width: int, step: int, out: np.ndarray) -> None:
+    """Write the energies of one level, and the sums of 2 × 2 pixels into `half`.
+
+    The plane holds sums of 2^step × 2^step pixels. All sums are whole numbers, so their order does not matter.
+    """
+    sides, corners = np.int64(0), np.int64(0)
     for row in range(height // 2):
         for column in range(width // 2):
             a, b = plane[2 * row, 2 * column], plane[2 * row, 2 * column + 1]
             c, d = plane[2 * row + 1, 2 * column], plane[2 * row + 1, 2 * column + 1]
-            across, down, corner = (a - b + c - d) * 0.5, (a + b - c - d) * 0.5, (a - b - c + d) * 0.5
+            across, down, corner = np.int64(a - b + c - d), np.int64(a + b - c - d), np.int64(a - b - c + d)
             sides += across * across + down * down
             corners += corner * corner
-            plane[row, column] = (a + b + c + d) * 0.5
-    count = (height // 2) * (width // 2)
-    # levels are still 0 to 255, and 65025 is 255²
-    out[first] = np.log10(sides / (2.0 * 65025.0 * count) + 1e-6)
-    out[first + 1] = np.log10(corners / (65025.0 * count) + 1e-6)
+            half[row, column] = a + b + c + d
+    # levels are 0 to 255, and 65025 is 255²; each level halves the sum of four
+    count = 65025.0 * (height // 2) * (width // 2) * (4 << (2 * step))
+    out[2 * step] = np.log10(sides / (2.0 * count) + 1e-6)
+    out[2 * step + 1] = np.log10(corners / count + 1e-6)
 
 
 @inner_kernel
-def _fractal(high: np.ndarray, low: np.ndarray, height: int, width: int) -> float:
-    """Slope over four box sizes. `high` and `low` are copies of the plane and are shrunk in place."""
-    side = min(height, width)
+def _fractal(highs: np.ndarray, lows: np.ndarray, height: int, width: int) -> float:
+    """Slope over four box sizes. The first of the two planes of `highs` and of `lows` are copies of the plane."""
+    side = np.int32(min(height, width))
     mean, slope = 0.0, 0.0
     for step in range(4):
-        height, width = height // 2, width // 2
-        cells = np.int64(0)
+        high, low, next_high, next_low = highs[step % 2], lows[step % 2], highs[1 - step % 2], lows[1 - step % 2]
+        height, width, shift = height // 2, width // 2, np.int32(9 + step)
+        cells = np.int64(height * width)
         for row in range(height):
             for column in range(width):
                 r, c = 2 * row, 2 * column
-                top = max(high[r, c], high[r, c + 1], high[r + 1, c], high[r + 1, c + 1])
-                bottom = min(low[r, c], low[r, c + 1], low[r + 1, c], low[r + 1, c + 1])
-                high[row, column], low[row, column] = top, bottom
+                next_high[row, column] = max(high[r, c], high[r, c + 1], high[r + 1, c], high[r + 1, c + 1])
+            for column in range(width):
+                r, c = 2 * row, 2 * column
+                next_low[row, column] = min(low[r, c], low[r, c + 1], low[r + 1, c], low[r + 1, c + 1])
+            for column in range(width):
+                top, bottom = np.int32(next_high[row, column]) * side, np.int32(next_low[row, column]) * side
                 # a box of side s is s · 256 / side levels high
-                cells += ((np.int64(top) * side) >> (9 + step)) - ((np.int64(bottom) * side) >> (9 + step)) + 1
+                cells += (top >> shift) - (bottom >> shift)
         # mean per box, because at some scales boxes do not cover the whole patch
         density = np.log(cells / (height * width)) + (3 - step) * np.log(4.0)
         mean += density
@@ -106,7 +113,8 @@ def _entropies(
 ) -> None:
     """Write mean and spread of the entropy of the blocks in a central box, and the mean of the blocks in the ring.
 
-    The last is NaN if the ring has no blocks. `counts` is scratch memory for 16 levels.
+    The last is NaN if the ring has no blocks. `counts` is scratch memory for four partial histograms of 16 levels, so
+    that equal neighbouring pixels do not wait for the same counter.
     """
     _, height, width = planes.shape
     top, left = (height - rows) // 2, (width - columns) // 2
@@ -115,13 +123,14 @@ def _entropies(
     for block_top in range(top, top + rows - 7, 8):
         for block_left in range(left, left + columns - 7, 8):
             for level in range(16):
-                counts[level] = 0
+                counts[0, level], counts[1, level], counts[2, level], counts[3, level] = 0, 0, 0, 0
             for row in range(block_top, block_top + 8):
-                for column in range(block_left, block_left + 8):
-                    counts[planes[patch, row, column] >> 4] += 1
+                for column in range(8):
+                    level = planes[patch, row, np.uint64(block_left) + np.uint64(column)] >> np.uint8(4)
+                    counts[column % 4, level] += 1
             entropy = 0.0
             for level in range(16):
-                entropy += logs[counts[level]]
+                entropy += logs[counts[0, level] + counts[1, level] + counts[2, level] + counts[3, level]]
             entropy = max(logs[64] / 64.0 - entropy / 64.0, 0.0)
             total += entropy
             squares += entropy * entropy
@@ -137,9 +146,9 @@ def _entropies(
 @kernel
 def _multiscale_kernel(planes: np.ndarray, out: np.ndarray) -> None:
     n, height, width = planes.shape
-    plane = np.empty((height, width), np.float64)
-    high, low = np.empty((height, width), np.uint8), np.empty((height, width), np.uint8)
-    logs, counts, entropies, ring = np.empty(65), np.empty(16, np.int64), np.empty(3), 0.0
+    plane, half = np.empty((height, width), np.int32), np.empty((height // 2, width // 2), np.int32)
+    highs, lows = np.empty((2, height, width), np.uint8), np.empty((2, height, width), np.uint8)
+    logs, counts, entropies, ring = np.empty(65), np.empty((4, 16), np.int64), np.empty(3), 0.0
     logs[0] = 0.0
     for count in range(1, 65):
         logs[count] = count * np.log(float(count))
@@ -147,10 +156,11 @@ def _multiscale_kernel(planes: np.ndarray, out: np.ndarray) -> None:
         for row in range(height):
             for column in range(width):
                 plane[row, column] = planes[i, row, column]
-                high[row, column], low[row, column] = planes[i, row, column], planes[i, row, column]
+                highs[0, row, column], lows[0, row, column] = planes[i, row, column], planes[i, row, column]
         for step in range(3):
-            _haar(plane, height >> step, width >> step, out[i], 2 * step)
-        out[i, 6] = _fractal(high, low, height, width)
+            source, target = (half, plane) if step == 1 else (plane, half)
+            _haar(source, target, height >> step, width >> step, step, out[i])
+        out[i, 6] = _fractal(highs, lows, height, width)
         for region in range(2):
             rows, columns = (height, width) if region == 0 else (32, 32)
             _entropies(planes, i, rows, columns, logs, counts, entropies)

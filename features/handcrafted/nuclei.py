@@ -12,15 +12,8 @@ from histoblend.features.handcrafted.channels import Planes
 from histoblend.features.handcrafted.column import REGION_WORDS, Column, Row
 from histoblend.features.handcrafted.kernel import inner_kernel, kernel
 from histoblend.features.handcrafted.nuclei_segmentation import SMALLEST, find_nuclear_pixels, number_nuclei
-from histoblend.features.handcrafted.nucleus_graphs import (
-    NEAR,
-    measure_cells,
-    measure_gabriel,
-    measure_gaps,
-    measure_tree,
-    standard_deviation,
-)
-from histoblend.features.handcrafted.nucleus_shape import mark_border, measure_shape
+from histoblend.features.handcrafted.nucleus_graphs import NEAR, SQUARE, measure_graphs, standard_deviation
+from histoblend.features.handcrafted.nucleus_shape import classify_border, mark_border, measure_shape, sum_background
 
 _FILES = ("nuclei_segmentation", "nucleus_graphs", "nucleus_shape")
 _spanning_kernel, _spanning_inner_kernel = recompiled_with(kernel, *_FILES), recompiled_with(inner_kernel, *_FILES)
@@ -199,32 +192,36 @@ def _nuclei_kernel(planes: np.ndarray, table: np.ndarray) -> None:
     for row in range(height + 2):
         for column in range(width + 2):
             border[row, column] = 0
-    peaks, coordinates = np.empty((height, width), np.int32), np.empty((2, pixels), np.int32)
-    sizes, starts = np.empty(pixels, np.int32), np.empty(pixels, np.int32)
+    kinds, background = np.empty((height, width), np.uint8), np.empty((height + 1, width + 1), np.int64)
+    column_sums = np.empty(width + 1, np.int64)
+    uphill, coordinates = np.empty((height, width), np.uint32), np.empty((2, pixels), np.int32)
+    listed, sizes, starts = np.empty(pixels, np.uint32), np.empty(pixels, np.int32), np.empty(pixels, np.int32)
     scratch = np.empty((5, 2 * height + 1), np.int64)
     most_nuclei = pixels // SMALLEST + 1
-    measures, distances = np.empty((most_nuclei, 18)), np.empty((most_nuclei, most_nuclei))
-    values, more_values = np.empty(most_nuclei), np.empty(most_nuclei)
-    box, polygon, clipped = np.empty(4), np.empty((3, most_nuclei + 4)), np.empty((4, most_nuclei + 4))
-    box[0], box[1], box[2], box[3] = -0.5, height - 0.5, -0.5, width - 0.5
+    measures, values, more_values = np.empty((most_nuclei, 18)), np.empty(most_nuclei), np.empty(most_nuclei)
+    squares = np.empty(((height - 1) // SQUARE + 1) * ((width - 1) // SQUARE + 1) + 1, np.int64)
+    members, near = np.empty((3, most_nuclei), np.int64), np.empty((3, most_nuclei))
+    polygon, clipped = np.empty((3, most_nuclei + 4)), np.empty((4, most_nuclei + 4))
+    # edges of a Gabriel graph hardly cross, so there are far fewer than pixels
+    edges, lengths, sums = np.empty((2, pixels), np.int64), np.empty(pixels), np.empty((2, 5))
     for i in range(n):
         levels, out = planes[i], table[i]
-        threshold = find_nuclear_pixels(levels, smooth, lines, mask, visited, peaks, sizes)
-        count = number_nuclei(peaks, labels, mask, sizes, starts, coordinates)
+        threshold = find_nuclear_pixels(levels, smooth, lines, mask, visited, uphill, sizes)
+        count = number_nuclei(uphill, labels, mask, listed, sizes, starts, coordinates)
         mark_border(labels, border)
+        classify_border(border, kinds)
+        sum_background(levels, labels, column_sums, background)
         for number in range(count):
-            measure_shape(levels, labels, border, number, coordinates, starts, scratch, measures)
+            measure_shape(levels, kinds, background, number, coordinates, starts, scratch, measures)
         for region in range(2):
             rows, columns = (height, width) if region == 0 else (32, 32)
             _cover(levels, mask, rows, columns, out, 42 * region)
         out[97] = threshold / 255.0
         if count > 0:
-            measure_gaps(count, measures, distances)
+            measure_graphs(
+                count, measures, height, width, squares, members, near, polygon, clipped, edges, lengths, sums, out[97:]
+            )
             _pool_nuclei(count, measures, height, width, values, more_values, out)
-        if count > 1:
-            measure_tree(count, distances, values, more_values, out[97:])
-            measure_gabriel(count, distances, measures[0, 11], out[97:])
-            measure_cells(count, measures, distances, box, sizes, polygon, clipped, out[97:])
 
 
 _OTSU = "Otsu (1979), IEEE Trans Syst Man Cybern 9(1):62-66"

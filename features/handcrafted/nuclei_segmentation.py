@@ -29,11 +29,11 @@ def nucleus_labels(planes: Planes) -> np.ndarray:
     labels = np.empty((n, height, width), np.int32)
     smooth, lines = np.empty((height, width), np.int32), np.empty((height + 2, width + 4), np.int32)
     mask, visited = np.empty((height, width), np.bool_), np.empty((height + 2) * (width + 2), np.bool_)
-    peaks, coordinates = np.empty((height, width), np.int32), np.empty((2, height * width), np.int32)
-    sizes, starts = np.empty((2, height * width), np.int32)
+    uphill, coordinates = np.empty((height, width), np.uint32), np.empty((2, height * width), np.int32)
+    listed, (sizes, starts) = np.empty(height * width, np.uint32), np.empty((2, height * width), np.int32)
     for levels, target in zip(planes.absorbed, labels, strict=True):
-        find_nuclear_pixels(levels, smooth, lines, mask, visited, peaks, sizes)
-        number_nuclei(peaks, target, mask, sizes, starts, coordinates)
+        find_nuclear_pixels(levels, smooth, lines, mask, visited, uphill, sizes)
+        number_nuclei(uphill, target, mask, listed, sizes, starts, coordinates)
     return labels
 
 
@@ -76,9 +76,9 @@ def _otsu(plane: np.ndarray, counts: np.ndarray) -> int:
     for level in range(256):
         counts[0, level], counts[1, level], counts[2, level], counts[3, level] = 0, 0, 0, 0
     for row in range(height):
-        for column in range(0, width - 3, 4):
+        for quarter in range(width // 4):
             for k in range(4):
-                counts[k, (plane[row, column + k] + 128) >> 8] += 1
+                counts[k, np.uint32(plane[row, np.uint64(4 * quarter + k)] + 128) >> np.uint32(8)] += 1
         for column in range(width - width % 4, width):
             counts[0, (plane[row, column] + 128) >> 8] += 1
     count, total = height * width, 0
@@ -145,9 +145,18 @@ def _fill_holes(mask: np.ndarray, visited: np.ndarray, queue: np.ndarray) -> Non
     for row in range(height):
         for column in range(width):
             visited[(row + 1) * stride + 1 + column] = mask[row, column]
-    for start in range(stride, visited.size - stride):
-        # the first pixel of a hole, in reading order, has no hole pixel above it or to its left
-        if visited[start] or not visited[start - 1] or not visited[start - stride]:
+    # the first pixel of a hole, in reading order, has no hole pixel above it or to its left; listing all such pixels
+    # behind the queue avoids branches that are hard to predict
+    first = _LARGEST_HOLE + 4
+    after = np.uint64(first)
+    for pixel in range(visited.size - 2 * stride):
+        above = np.uint64(pixel)
+        left = above + np.uint64(stride - 1)
+        queue[after] = pixel + stride
+        after += np.uint64(visited[above] & visited[left] & (not visited[left + np.uint64(1)]))
+    for place in range(first, int(after)):
+        start = queue[place]
+        if visited[start]:
             continue
         visited[start] = True
         queue[0] = start
@@ -169,8 +178,8 @@ def _fill_holes(mask: np.ndarray, visited: np.ndarray, queue: np.ndarray) -> Non
 
 
 @inner_kernel
-def _climb_to_peaks(mask: np.ndarray, heights: np.ndarray, padded: np.ndarray, peaks: np.ndarray) -> None:
-    """Write into `peaks[k]` the pixel at which the climb from pixel k inside the mask ends; -1 outside the mask.
+def _climb(mask: np.ndarray, heights: np.ndarray, padded: np.ndarray, uphill: np.ndarray) -> None:
+    """Write into `uphill` the highest of each pixel and its neighbours inside the mask.
 
     `padded` is scratch memory for the heights with a margin of one on each side.
     """
@@ -190,19 +199,7 @@ def _climb_to_peaks(mask: np.ndarray, heights: np.ndarray, padded: np.ndarray, p
                     level = padded[row + r, column + c]
                     step = np.int32((r - 1) * width + c - 1) if level > best else step
                     best = max(best, level)
-            pixel = row * width + column
-            peaks[row, column] = pixel + step if padded[row + 1, column + 1] >= 0 else -1
-    flat = peaks.reshape(height * width)
-    for k in range(flat.size):
-        if flat[k] >= 0:
-            peak = flat[k]
-            while flat[peak] != peak:
-                peak = flat[peak]
-            pixel = k
-            while flat[pixel] != peak:
-                next_pixel = flat[pixel]
-                flat[pixel] = peak
-                pixel = next_pixel
+            uphill[row, column] = np.int32(row * width + column) + step
 
 
 @kernel
@@ -212,10 +209,10 @@ def find_nuclear_pixels(
     lines: np.ndarray,
     mask: np.ndarray,
     visited: np.ndarray,
-    peaks: np.ndarray,
+    uphill: np.ndarray,
     queue: np.ndarray,
 ) -> int:
-    """Fill `mask` with the nuclear pixels and `peaks` with their peaks, and return Otsu's threshold.
+    """Fill `mask` with the nuclear pixels and `uphill` with their next pixel uphill, and return Otsu's threshold.
 
     All other arrays except `levels` are scratch memory.
     """
@@ -229,47 +226,65 @@ def find_nuclear_pixels(
     _fill_holes(mask, visited, queue)
     for _ in range(3):
         _smooth(smooth, lines)
-    _climb_to_peaks(mask, smooth, lines, peaks)
+    _climb(mask, smooth, lines, uphill)
     return threshold
 
 
 @kernel
 def number_nuclei(
-    peaks: np.ndarray,
+    uphill: np.ndarray,
     labels: np.ndarray,
     mask: np.ndarray,
+    listed: np.ndarray,
     sizes: np.ndarray,
     starts: np.ndarray,
     coordinates: np.ndarray,
 ) -> int:
     """Label the segments that are large enough, list their pixels in reading order and unmark all other segments.
 
-    Segment k has label k + 1, and its rows and columns are ``coordinates[:, starts[k]:starts[k + 1]]``. `sizes` is
+    A segment consists of the pixels from which `uphill` leads to the same peak; `uphill` is changed. Segment k has
+    label k + 1, and its rows and columns are ``coordinates[:, starts[k]:starts[k + 1]]``. `listed` and `sizes` are
     scratch memory. Returns the number of segments.
     """
-    height, width = peaks.shape
-    for k in range(height * width):
-        sizes[k] = 0
+    height, width = labels.shape
+    marked, peaks, count = mask.reshape(height * width), uphill.reshape(height * width), 0
     for row in range(height):
         for column in range(width):
-            if peaks[row, column] >= 0:
-                sizes[peaks[row, column]] += 1
-    count, total = 0, 0
-    for k in range(height * width):
-        if sizes[k] >= SMALLEST:
+            labels[row, column] = 0
+    # listing the pixels and doubling all steps avoid branches that are hard to predict
+    for pixel in range(height * width):
+        listed[count] = pixel
+        count += marked[pixel]
+    change = np.uint32(1)
+    while change != 0:
+        change = np.uint32(0)
+        for k in range(count):
+            near = peaks[listed[k]]
+            far = peaks[near]
+            peaks[listed[k]] = far
+            change |= near ^ far
+    for k in range(count):
+        sizes[listed[k]] = 0
+    for k in range(count):
+        sizes[peaks[listed[k]]] += 1
+    segments, total = 0, 0
+    for k in range(count):
+        # only peaks have a size
+        if sizes[listed[k]] >= SMALLEST:
             # position of the segment's next pixel, which ends up as the start of the next segment
-            count += 1
-            starts[count] = total
-            total += sizes[k]
-            sizes[k] = -count
-    starts[0] = 0
-    for row in range(height):
-        for column in range(width):
-            peak = peaks[row, column]
-            label = max(-sizes[peak], 0) if peak >= 0 else 0
-            labels[row, column] = label
-            mask[row, column] = label > 0
-            if label > 0:
-                coordinates[0, starts[label]], coordinates[1, starts[label]] = row, column
-                starts[label] += 1
-    return count
+            segments += 1
+            starts[segments] = total
+            total += sizes[listed[k]]
+            sizes[listed[k]] = -segments
+    starts[0], row = 0, 0
+    for k in range(count):
+        pixel = listed[k]
+        while pixel >= (row + 1) * width:
+            row += 1
+        label = max(-sizes[peaks[pixel]], 0)
+        labels[row, pixel - row * width] = label
+        marked[pixel] = label > 0
+        if label > 0:
+            coordinates[0, starts[label]], coordinates[1, starts[label]] = row, pixel - row * width
+            starts[label] += 1
+    return segments

@@ -26,27 +26,42 @@ def mark_border(labels: np.ndarray, border: np.ndarray) -> None:
 
 
 @inner_kernel
-def _perimeter(border: np.ndarray, label: int, coordinates: np.ndarray, start: int, stop: int) -> float:
-    """Length of the line through the centres of the border pixels, as scikit-image estimates it."""
-    straight, diagonal, mixed = 0, 0, 0
-    for k in range(start, stop):
-        row, column = coordinates[0, k], coordinates[1, k]
-        if border[row + 1, column + 1] != label:
-            continue
-        code = 1
-        for r in range(3):
-            for c in range(3):
-                if border[row + r, column + c] == label:
-                    code += 10 if r != 1 and c != 1 else 2
-        # the loop counted the pixel itself as a side neighbour
-        code -= 2
-        if code == 5 or code == 7 or code == 15 or code == 17 or code == 25 or code == 27:
-            straight += 1
-        elif code == 21 or code == 33:
-            diagonal += 1
-        elif code == 13 or code == 23:
-            mixed += 1
-    return straight + np.sqrt(2.0) * diagonal + (1.0 + np.sqrt(2.0)) / 2.0 * mixed
+def classify_border(border: np.ndarray, kinds: np.ndarray) -> None:
+    """Write how each border pixel adds to the perimeter: 1 straight, 2 diagonally, 3 by a mean of both, 0 not at all.
+
+    These are the kinds of scikit-image's `perimeter`. `border` has a margin of one.
+    """
+    height, width = kinds.shape
+    for row in range(height):
+        for column in range(width):
+            label = border[row + 1, column + 1]
+            sides, corners = np.int32(0), np.int32(0)
+            for k in range(0, 3, 2):
+                sides += np.int32(border[row + k, column + 1] == label) + np.int32(border[row + 1, column + k] == label)
+                corners += np.int32(border[row + k, column] == label) + np.int32(border[row + k, column + 2] == label)
+            kind = np.int32(1) if (sides == 2 or sides == 3) and corners <= 2 else np.int32(0)
+            kind = np.int32(2) if (sides == 0 and corners == 2) or (sides == 1 and corners == 3) else kind
+            kind = np.int32(3) if sides == 1 and (corners == 1 or corners == 2) else kind
+            kinds[row, column] = kind if label > 0 else np.int32(0)
+
+
+@inner_kernel
+def sum_background(levels: np.ndarray, labels: np.ndarray, sums: np.ndarray, background: np.ndarray) -> None:
+    """Write, for each pixel, the level sum of all background pixels above and to the left, plus 2³² times their number.
+
+    `background` has one row and one column more than the patch. `sums` is scratch memory for one row.
+    """
+    height, width = labels.shape
+    for column in range(width + 1):
+        background[0, column], sums[column] = 0, 0
+    for row in range(height):
+        for column in range(width):
+            both = np.int64(levels[row, column]) + (np.int64(1) << 32)
+            sums[column] += both if labels[row, column] == 0 else np.int64(0)
+        background[row + 1, 0], total = 0, np.int64(0)
+        for column in range(width):
+            total += sums[column]
+            background[row + 1, column + 1] = total
 
 
 @inner_kernel
@@ -96,23 +111,20 @@ def _convex_area(scratch: np.ndarray, height: int) -> int:
 
 
 @inner_kernel
-def _rim(levels: np.ndarray, labels: np.ndarray, top: int, bottom: int, first: int, last: int, level: float) -> float:
+def _rim(background: np.ndarray, top: int, bottom: int, first: int, last: int, level: float) -> float:
     """Level minus the mean of the background pixels in the box, widened by 3 pixels; 0 if there are none."""
-    height, width = labels.shape
-    total, count = 0, 0
-    for row in range(max(top - 3, 0), min(bottom + 4, height)):
-        for column in range(max(first - 3, 0), min(last + 4, width)):
-            if labels[row, column] == 0:
-                total += levels[row, column]
-                count += 1
-    return level - total / count if count > 0 else 0.0
+    top, bottom = max(top - 3, 0), min(bottom + 4, background.shape[0] - 1)
+    first, last = max(first - 3, 0), min(last + 4, background.shape[1] - 1)
+    both = background[bottom, last] - background[top, last] - background[bottom, first] + background[top, first]
+    count = both >> 32
+    return level - (both - (count << 32)) / count if count > 0 else 0.0
 
 
 @inner_kernel
 def measure_shape(
     levels: np.ndarray,
-    labels: np.ndarray,
-    border: np.ndarray,
+    kinds: np.ndarray,
+    background: np.ndarray,
     number: int,
     coordinates: np.ndarray,
     starts: np.ndarray,
@@ -121,14 +133,15 @@ def measure_shape(
 ) -> None:
     """Write `NUCLEUS` up to the rim of one nucleus, its centroid (row, column) and twice its major axis angle."""
     start, stop = starts[number], starts[number + 1]
-    area, top, bottom, first = stop - start, coordinates[0, start], coordinates[0, stop - 1], labels.shape[1]
+    area, top, bottom, first = stop - start, coordinates[0, start], coordinates[0, stop - 1], levels.shape[1]
     last = np.int64(0)
     for row in range(bottom - top + 1):
-        scratch[0, row], scratch[1, row] = labels.shape[1], -1
+        scratch[0, row], scratch[1, row] = levels.shape[1], -1
     rows, columns, rows2, columns2, products, total, squares = 0, 0, 0, 0, 0, np.int64(0), np.int64(0)
+    straight, diagonal, mean_of_both = 0, 0, 0
     for k in range(start, stop):
         row, column = coordinates[0, k], coordinates[1, k]
-        level = np.int64(levels[row, column])
+        level, kind = np.int64(levels[row, column]), kinds[row, column]
         first, last = min(first, column), max(last, column)
         row -= top
         scratch[0, row], scratch[1, row] = min(scratch[0, row], column), max(scratch[1, row], column)
@@ -139,13 +152,16 @@ def measure_shape(
         products += row * column
         total += level
         squares += level * level
+        straight += kind == 1
+        diagonal += kind == 2
+        mean_of_both += kind == 3
     # all sums so far are whole numbers, so the variances are exact
     count = float(area) * area
     down, across = (area * rows2 - rows * rows) / count, (area * columns2 - columns * columns) / count
     mixed, grain = (area * products - rows * columns) / count, (area * squares - total * total) / count
     root = np.sqrt((across - down) * (across - down) + 4.0 * mixed * mixed)
     long, short = (across + down + root) / 2.0, max((across + down - root) / 2.0, 0.0)
-    perimeter = _perimeter(border, number + 1, coordinates, start, stop)
+    perimeter = straight + np.sqrt(2.0) * diagonal + (1.0 + np.sqrt(2.0)) / 2.0 * mean_of_both
     out[number, 0], out[number, 1] = area, perimeter
     # pixels that touch only at corners may have an estimated perimeter of 0
     out[number, 2] = 4.0 * np.pi * area / (perimeter * perimeter) if perimeter > 0.0 else 0.0
@@ -153,7 +169,7 @@ def measure_shape(
     out[number, 5] = area / ((bottom - top + 1) * (last - first + 1))
     out[number, 6], out[number, 7] = 4.0 * np.sqrt(long), 4.0 * np.sqrt(short)
     out[number, 8], out[number, 9] = total / area / 255.0, np.sqrt(grain) / 255.0
-    out[number, 10] = _rim(levels, labels, top, bottom, first, last, total / area) / 255.0
+    out[number, 10] = _rim(background, top, bottom, first, last, total / area) / 255.0
     out[number, 13], out[number, 14] = top + rows / area, columns / area
     # cosine and sine of twice the angle, scaled by eccentricity
     out[number, 15] = out[number, 3] * (across - down) / root if root > 0.0 else 0.0

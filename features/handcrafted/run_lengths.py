@@ -99,7 +99,7 @@ def _runs_kernel(planes: np.ndarray, out: np.ndarray) -> None:
     for row in range(width + 1):
         for column in range(height + 2):
             transposed[row, column] = 8
-    lengths, keys = np.empty((2, longest + 2), np.int32), np.empty(longest, np.int32)
+    lengths, keys = np.empty((2, longest + 2), np.int32), np.empty(longest, np.uint32)
     ended = np.empty(longest, np.int32)
     for i in range(n):
         for row in range(height):

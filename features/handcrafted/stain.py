@@ -17,6 +17,8 @@ _TISSUE = 0.065
 _FEWEST = 64
 _FLAT = 1e-3
 _NARROW = 0.05
+#: Number of pixels that are handled together.
+_BLOCK = 64
 
 #: One number per patch: name, channel, lowest and highest value, description.
 VECTORS = (
@@ -124,7 +126,7 @@ def _amounts(sums: np.ndarray, origins: np.ndarray, solve: np.ndarray, pixels: i
     counts = np.array([pixels, 1024.0])[:, None]
     shifts, covariances = _moments(sums, counts)
     spreads = np.sqrt(np.maximum(np.einsum("nsi,nrij,nsj->nrs", solve, covariances, solve), 0.0))
-    ring = (sums[:, 0, :3] - sums[:, 1, :3]) / (pixels - 1024) if pixels > 1024 else shifts[:, 0]
+    ring = (sums[:, 0, :3] - sums[:, 1, :3]) / (pixels - 1024) if pixels > 1024 else shifts[:, 1]
     densities = np.concatenate([shifts, ring[:, None]], axis=1) + origins[:, None]
     means = np.einsum("nsi,nri->nrs", solve, densities)
     ratios = [_ratio(means[:, region]) for region in range(3)]
@@ -198,7 +200,7 @@ def _turn_kernel(
     Angles are replaced by numbers that increase with them and need no arc tangent. A histogram narrows the search.
     """
     _, n, pixels = channels.shape
-    turns, bins, bucket, light = np.empty(pixels), np.empty(pixels, np.int32), np.empty(pixels + 1), np.empty((3, 256))
+    turns, bins, bucket, light = np.empty(pixels), np.empty(pixels, np.uint32), np.empty(pixels + 1), np.empty((3, 256))
     counts = np.empty(1026, np.int32)
     for i in range(n):
         if not usable[i]:
@@ -245,51 +247,58 @@ def _density_kernel(channels: np.ndarray, densities: np.ndarray, sums: np.ndarra
     They are computed for the patch, the centre and the patch's tissue. The tissue pixels are also counted.
     """
     _, n, height, width = channels.shape
+    levels = channels.reshape((3, n, height * width))
+    # one sum per pixel of a block, so that sums keep their order and are vectorised
+    light, partial = np.empty((3, _BLOCK)), np.empty((19, _BLOCK))
     for i in range(n):
         # subtracting the first pixel gives a constant patch a spread of exactly zero
-        r0, g0, b0 = densities[channels[0, i, 0, 0]], densities[channels[1, i, 0, 0]], densities[channels[2, i, 0, 0]]
+        r0, g0, b0 = densities[levels[0, i, 0]], densities[levels[1, i, 0]], densities[levels[2, i, 0]]
         # the whole patch comes last, so that its tissue sums are the ones kept
         for region in range(1, -1, -1):
-            rows, columns = (height, width) if region == 0 else (32, 32)
-            top, left = (height - rows) // 2, (width - columns) // 2
-            s0, s1, s2, s00, s01, s02, s11, s12, s22 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-            t0, t1, t2, t00, t01, t02, t11, t12, t22, count = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-            for row in range(top, top + rows):
-                for k in range(left, left + columns):
-                    r, g, b = (
-                        densities[channels[0, i, row, k]],
-                        densities[channels[1, i, row, k]],
-                        densities[channels[2, i, row, k]],
-                    )
-                    is_tissue = 1.0 if min(r, g, b) > _TISSUE else 0.0
-                    r, g, b = r - r0, g - g0, b - b0
-                    s0 += r
-                    s1 += g
-                    s2 += b
-                    rr, rg, rb, gg, gb, bb = r * r, r * g, r * b, g * g, g * b, b * b
-                    s00 += rr
-                    s01 += rg
-                    s02 += rb
-                    s11 += gg
-                    s12 += gb
-                    s22 += bb
-                    count += is_tissue
-                    t0 += is_tissue * r
-                    t1 += is_tissue * g
-                    t2 += is_tissue * b
-                    t00 += is_tissue * rr
-                    t01 += is_tissue * rg
-                    t02 += is_tissue * rb
-                    t11 += is_tissue * gg
-                    t12 += is_tissue * gb
-                    t22 += is_tissue * bb
-            sums[i, region, 0], sums[i, region, 1], sums[i, region, 2] = s0, s1, s2
-            sums[i, region, 3], sums[i, region, 4], sums[i, region, 5] = s00, s01, s02
-            sums[i, region, 6], sums[i, region, 7], sums[i, region, 8] = s11, s12, s22
-            sums[i, 2, 0], sums[i, 2, 1], sums[i, 2, 2] = t0, t1, t2
-            sums[i, 2, 3], sums[i, 2, 4], sums[i, 2, 5] = t00, t01, t02
-            sums[i, 2, 6], sums[i, 2, 7], sums[i, 2, 8] = t11, t12, t22
-            tissue[i] = count
+            # the whole patch is one long row
+            rows, columns, first = 1, height * width, 0
+            if region == 1:
+                rows, columns, first = 32, 32, (height - 32) // 2 * width + (width - 32) // 2
+            for j in range(19):
+                for k in range(_BLOCK):
+                    partial[j, k] = 0.0
+            for row in range(rows):
+                for start in range(0, columns, _BLOCK):
+                    size, here = min(_BLOCK, columns - start), np.uint64(first + row * width + start)
+                    for channel in range(3):
+                        for k in range(size):
+                            light[channel, k] = densities[levels[channel, i, np.uint64(k) + here]]
+                    for k in range(size):
+                        inside = 1.0 if min(light[0, k], light[1, k], light[2, k]) > _TISSUE else 0.0
+                        r, g, b = light[0, k] - r0, light[1, k] - g0, light[2, k] - b0
+                        rr, rg, rb, gg, gb, bb = r * r, r * g, r * b, g * g, g * b, b * b
+                        partial[0, k] += r
+                        partial[1, k] += g
+                        partial[2, k] += b
+                        partial[3, k] += rr
+                        partial[4, k] += rg
+                        partial[5, k] += rb
+                        partial[6, k] += gg
+                        partial[7, k] += gb
+                        partial[8, k] += bb
+                        partial[9, k] += inside * r
+                        partial[10, k] += inside * g
+                        partial[11, k] += inside * b
+                        partial[12, k] += inside * rr
+                        partial[13, k] += inside * rg
+                        partial[14, k] += inside * rb
+                        partial[15, k] += inside * gg
+                        partial[16, k] += inside * gb
+                        partial[17, k] += inside * bb
+                        partial[18, k] += inside
+            for j in range(19):
+                total = 0.0
+                for k in range(_BLOCK):
+                    total += partial[j, k]
+                if j < 18:
+                    sums[i, region if j < 9 else 2, j % 9] = total
+                else:
+                    tissue[i] = total
 
 
 _MACENKO = "Macenko et al. (2009), IEEE ISBI, 1107-1110"

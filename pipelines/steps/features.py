@@ -71,7 +71,7 @@ def extract_features(
     pixels = input_pixels(patches, normalised=normalised)
     names = list(map(normalised_name, names)) if normalised else names
     check_table_room(folder, len(patches.pixels), len(names))
-    # Without cached kernels this takes half a minute, so it has its own progress bar.
+    # Without cached kernels this takes 20 seconds of one core, so it has its own progress bar.
     with screen.progress("compiling kernels", len(families), "families") as progress:
         compile_kernels(families, workers=workers, progress=progress)
     usage = None

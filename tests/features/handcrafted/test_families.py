@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba.core.dispatcher import Dispatcher
 
-from histoblend.features.handcrafted import families, run_lengths
+from histoblend.features.handcrafted import families, gabor, run_lengths
 from histoblend.features.handcrafted.channels import Planes
 from histoblend.features.handcrafted.column import REGION_WORDS
 from tests.oracles import pictures
@@ -182,6 +182,18 @@ def test_kernels_are_compiled_family_by_family(workers):
     families.compile_kernels(["runs", "multiscale", "gabor"], workers=workers, progress=finished.append)
     assert finished == [1, 1, 1]
     assert workers > 1 or run_lengths._runs_kernel.signatures
+
+
+def test_processes_start_only_to_compile(monkeypatch):
+    families.compute(np.zeros((1, 32, 32, 3), np.uint8), ["runs", "gabor"])  # now the cache has their kernels
+    started, finished = [], []
+    monkeypatch.setattr("joblib.Parallel", lambda **options: lambda tasks: started.append(options) or list(tasks))
+    families.compile_kernels(["runs", "gabor"], workers=2, progress=finished.append)
+    assert (started, finished) == ([], [1, 1])
+    monkeypatch.setattr(gabor._energy_kernel._cache._cache_file, "_load_index", dict)
+    monkeypatch.setattr(run_lengths._runs_kernel._cache._cache_file, "_load_index", dict)
+    families.compile_kernels(["runs", "gabor", "multiscale"], workers=2)
+    assert [options["n_jobs"] for options in started] == [2]
 
 
 def test_each_kernel_is_compiled_for_one_signature():

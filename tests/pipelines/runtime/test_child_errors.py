@@ -39,6 +39,7 @@ def by_fits(folder, fail, monkeypatch):
 
 
 def by_kernels(folder, fail, monkeypatch):
+    monkeypatch.setattr("histoblend.features.handcrafted.families._is_cached", lambda family: False)
     monkeypatch.setattr("histoblend.features.handcrafted.families._compile_family", fail)
     compile_kernels(["colour", "lbp"], workers=2)
 
