@@ -42,6 +42,8 @@ TABLE_CODE = (
     "models/names.py", "pipelines/results.py", "pipelines/tables.py",
 )  # fmt: skip
 CLUSTER = tuple(f"pipelines/engine/{name}.py" for name in ("cluster", "cluster_tables", "worker"))
+#: The training of the network.
+NETWORK = tuple(f"pipelines/steps/{name}.py" for name in ("cnn", "cnn_context", "cnn_training"))
 MODELS = (*TABLE_CODE, "models/*.py", "models/heads")
 ANALYSES = (
     *MODELS, "models/inspection", "reports/evaluation",
@@ -115,7 +117,7 @@ STEPS = (
     Step(
         "cnn", "5-cnn", "pipelines.steps.cnn:build",
         reads=("prepare",),
-        code=(*MODELS, "pipelines/steps/cnn.py", "pipelines/steps/cnn_context.py"),
+        code=(*MODELS, *NETWORK),
         settings=lambda config: config.cnn.model_dump(exclude={"cache_gb"}) | {"refit": config.final.refit},
         inputs=cnn.inputs,
         is_needed=lambda run: run.config.cnn.enabled,
