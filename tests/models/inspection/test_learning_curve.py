@@ -65,7 +65,7 @@ def test_a_sample_of_the_patches_is_extended_to_all():
 
 def test_draws_are_nested_and_leave_out_every_slide_of_the_judged_fold():
     _, labels, slides, folds = cohort(0)
-    draws = nested_draws(labels, slides, folds, seed=0)
+    draws = nested_draws(labels, slides, folds, seed=0, most=5, repeats=4)
     assert {part.axis for part in draws} == {"slides", "patches"}
     for part in draws:
         judged = slides[folds == part.fold]
