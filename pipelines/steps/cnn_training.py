@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import time
 from collections.abc import Callable, Mapping
@@ -229,6 +230,7 @@ class NetworkTraining:
         capped = _CappedProgress(advance, self.planned(len(rows)))
         result = self.parts.find(name)
         if result is None:
+            gc.collect()  # the model of the last training refers to itself, with its optimizer
             started = time.process_time()
             tuned, predict = fine_tune(
                 self.settings,
