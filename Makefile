@@ -104,7 +104,7 @@ features:    ## step 2: handcrafted colour, texture and nuclei features
 embeddings:  ## step 3: pretrained network embeddings
 heads:       ## step 4: logistic and XGBoost heads
 cnn:         ## step 5: a fine-tuned network
-generalise:  ## what the columns know of slides, and what more slides or more patches of them would bring: the baseline and a learning curve
+generalise:  ## what the columns know of slides, and what more slides or more patches of them would bring: the baseline and learning curves (SET=learning.network=true: also the network's)
 report:      ## step 7: ladder, importances and report.html
 
 compare: $(VENV)/.user  ## compare finished runs on one page: RUNS="a b"; paired if they share patches

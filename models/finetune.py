@@ -277,6 +277,9 @@ class _Training:
         )
         self.optimizer = keras.optimizers.AdamW(rate, weight_decay=settings.weight_decay)
         self.optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+        # On TensorFlow, Keras sums gradients over devices, here one. This registers a gradient function that keeps the
+        # graph and the optimizer's variables for the rest of the process, so memory would grow with each training.
+        self.optimizer._all_reduce_sum_gradients = list
         self.model.compile(
             optimizer=self.optimizer,
             loss=keras.losses.BinaryCrossentropy(from_logits=True, label_smoothing=settings.label_smoothing),

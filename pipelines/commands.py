@@ -12,7 +12,7 @@ from histoblend.data.sources.registry import source_kind
 from histoblend.data.storage.atomic import write_atomically
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.forecast import show_time_left
-from histoblend.pipelines.plan import ENSEMBLE_ONLY, LEARNING
+from histoblend.pipelines.plan import CURVES, ENSEMBLE_ONLY, LEARNING, LEARNING_NETWORK
 from histoblend.pipelines.printed_tables import best_words, show_ensemble, show_ladder
 from histoblend.pipelines.results import patches_of, read_ladder
 from histoblend.pipelines.run import Run
@@ -44,17 +44,17 @@ def ensemble(run: Run) -> None:
 
 
 def generalise(run: Run) -> None:
-    """Bring every step up to date, including the learning curve, and the ensemble if the run has one."""
-    run.leave_out(() if _has(run, "ensemble") else ENSEMBLE_ONLY - {LEARNING})
+    """Bring every step up to date, including learning curves, and the ensemble if the run has one."""
+    run.leave_out(() if _has(run, "ensemble") else ENSEMBLE_ONLY - CURVES)
     finish(run)
 
 
 def report(run: Run) -> None:
-    """Bring the report up to date. It includes the learning curve and the ensemble if the run has them."""
+    """Bring the report up to date. It includes learning curves and the ensemble if the run has them."""
     if _has(run, "ensemble"):
         run.leave_out(())
     else:
-        run.leave_out(ENSEMBLE_ONLY - ({LEARNING} if _has(run, LEARNING) else set()))
+        run.leave_out(ENSEMBLE_ONLY - (CURVES if _has(run, LEARNING) else set()))
     finish(run)
 
 
@@ -156,7 +156,8 @@ def begin(run: Run, *targets: str) -> None:
 
     From then on, the screen shows the time left until these steps are up to date.
     """
-    checks = {"embeddings": check_embeddings} | ({"cnn": check_cnn} if run.has("cnn") else {})
+    checks = {"embeddings": check_embeddings}
+    checks |= {name: check_cnn for name in ("cnn", LEARNING_NETWORK) if run.has(name)}
     for name, check in checks.items():
         # A finished step was checked before; with other settings it will be refused.
         if run.rebuild or not (run.folder / run.plan[name].folder).is_dir():

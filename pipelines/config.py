@@ -301,6 +301,16 @@ class FinalConfig(_Section):
     )
 
 
+class LearningConfig(_Section):
+    """Learning curves."""
+
+    network: bool = Field(
+        False,
+        description="whether `generalise` and `ensemble` add a curve of the fine-tuned network, which takes several "
+        "times as long as fine-tuning it",
+    )
+
+
 class ReportConfig(_Section):
     """Settings of the report."""
 
@@ -367,6 +377,7 @@ class Config(_Section):
     cnn: CnnConfig = CnnConfig()
     ensemble: EnsembleConfig = EnsembleConfig()
     final: FinalConfig = FinalConfig()
+    learning: LearningConfig = LearningConfig()
     report: ReportConfig = ReportConfig()
     engine: EngineConfig = EngineConfig()
     track: TrackConfig = TrackConfig()

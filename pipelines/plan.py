@@ -30,8 +30,8 @@ from histoblend.pipelines.steps import (
     refit,
 )
 
-#: The step of the learning curve.
-LEARNING = "learning"
+#: The step of learning curves, and that of the fine-tuned network's.
+LEARNING, LEARNING_NETWORK = "learning", "learning-network"
 
 #: Code that several steps depend on: patches and splits, feature tables, fitted models, analyses, report sections.
 PATCHES = ("data", "pipelines/run_files.py")
@@ -42,6 +42,8 @@ TABLE_CODE = (
     "models/names.py", "pipelines/results.py", "pipelines/tables.py",
 )  # fmt: skip
 CLUSTER = tuple(f"pipelines/engine/{name}.py" for name in ("cluster", "cluster_tables", "worker"))
+#: The training of the network.
+NETWORK = tuple(f"pipelines/steps/{name}.py" for name in ("cnn", "cnn_context", "cnn_training"))
 MODELS = (*TABLE_CODE, "models/*.py", "models/heads")
 ANALYSES = (
     *MODELS, "models/inspection", "reports/evaluation",
@@ -115,7 +117,7 @@ STEPS = (
     Step(
         "cnn", "5-cnn", "pipelines.steps.cnn:build",
         reads=("prepare",),
-        code=(*MODELS, "pipelines/steps/cnn.py", "pipelines/steps/cnn_context.py"),
+        code=(*MODELS, *NETWORK),
         settings=lambda config: config.cnn.model_dump(exclude={"cache_gb"}) | {"refit": config.final.refit},
         inputs=cnn.inputs,
         is_needed=lambda run: run.config.cnn.enabled,
@@ -190,6 +192,20 @@ STEPS = (
         settings=lambda config: {"draws": config.report.draws},
     ),
     Step(
+        "learning-network", "analysis/learning-network", "pipelines.steps.learning_network:build",
+        reads=("prepare",),
+        code=(
+            *MODELS, *NETWORK, "models/inspection", "pipelines/analysis/learning.py",
+            "pipelines/steps/learning_network.py",
+        ),
+        # All folds are judged, even if cnn.folds is smaller.
+        settings=lambda config: (
+            {"draws": config.report.draws} | config.cnn.model_dump(exclude={"enabled", "folds", "cache_gb"})
+        ),
+        inputs=cnn.inputs,
+        is_needed=lambda run: run.config.learning.network,
+    ),
+    Step(
         "centres", "analysis/centres", "pipelines.steps.centres:build",
         reads=("prepare", *TABLES, "heads"),
         code=(
@@ -216,7 +232,8 @@ STEPS = (
         "sections", "analysis/sections", "pipelines.steps.sections:build",
         reads=(
             "prepare", "features", "embeddings", "heads", "cnn", "ensemble", "ladder", "bundle",
-            "importances", "attributions", "leakage", "centres", "shortcuts", "learning", "stain", "saliency",
+            "importances", "attributions", "leakage", "centres", "shortcuts", "learning", "learning-network", "stain",
+            "saliency",
         ),
         code=(*SECTIONS, "pipelines/steps/sections.py"),
         inputs=_shown,
@@ -242,8 +259,9 @@ STEPS = (
     ),
 )  # fmt: skip
 
-#: Steps that `make ensemble` adds to `make baseline`. `make generalise` adds the learning curve alone.
-ENSEMBLE_ONLY = frozenset({"cnn", "ensemble", "saliency", LEARNING})
+#: Steps that `make ensemble` adds to `make baseline`. `make generalise` adds learning curves alone.
+CURVES = frozenset({LEARNING, LEARNING_NETWORK})
+ENSEMBLE_ONLY = frozenset({"cnn", "ensemble", "saliency"}) | CURVES
 
 
 def plan_run(config: Config, root: Path, *, rebuild: bool = False, screen: Screen | None = None) -> Run:

@@ -65,7 +65,8 @@ def forecast(
 
     References
     ----------
-    Hestness et al. (2017), arXiv:1712.00409 (power laws of learning curves).
+    Hestness et al. (2017), arXiv:1712.00409 (power laws of learning curves). Rao and Wu (1988), J Am Stat Assoc
+    83(401):231-241 (resampling of few units).
     """
     values = _resampled(curve, labels, slides, draws, seed)
     rng = np.random.default_rng(seed)
@@ -77,7 +78,8 @@ def forecast(
         members = _members(curve.points, axis)
         table = pd.DataFrame([_describe(curve, columns, labels, slides) for columns in members])
         table.insert(0, "axis", axis)
-        repeats = [rng.integers(len(columns), size=(draws, len(columns))) for columns in members]
+        # One repeat fewer than there are: otherwise the mean of few repeats varies too little (Rao and Wu 1988).
+        repeats = [rng.integers(len(columns), size=(draws, max(1, len(columns) - 1))) for columns in members]
         table["fitted"] = np.nan
         for metric in METRICS:
             means = np.stack(

@@ -1,13 +1,13 @@
-"""Learning curves: scores of a cheap head against the number of slides and of patches per slide that it is fitted on.
+"""Learning curves: scores of a model against the number of slides and of patches per slide that it is fitted on.
 
-Every patch is scored by heads that were fitted on other folds, so on other slides. Test slides are not used at all.
+Every patch is scored by models that were fitted on other folds, so on other slides. Test slides are not used at all.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,7 +71,15 @@ class Draws:
     rows: np.ndarray
 
 
-def nested_draws(labels: np.ndarray, slides: np.ndarray, folds: np.ndarray, seed: int) -> list[Draws]:
+def nested_draws(
+    labels: np.ndarray,
+    slides: np.ndarray,
+    folds: np.ndarray,
+    seed: int,
+    *,
+    most: int,
+    repeats: int,
+) -> list[Draws]:
     """Choose the rows of every fit. None of the rows is of a slide in the fold that the fit is judged on.
 
     Parameters
@@ -83,6 +91,10 @@ def nested_draws(labels: np.ndarray, slides: np.ndarray, folds: np.ndarray, seed
     folds : ndarray of shape (n,), int
         Fold of each patch; all patches of a slide are in one fold.
     seed : int
+    most : int
+        Most sizes on a curve, besides all: the smallest, the largest, and some between them.
+    repeats : int
+        Number of random orders. Each gives the same draws for any ``most`` and ``repeats``.
 
     Returns
     -------
@@ -102,10 +114,11 @@ def nested_draws(labels: np.ndarray, slides: np.ndarray, folds: np.ndarray, seed
         "slides": [size for size in SLIDES if size < 0.9 * least][-MOST_SIZES:],
         "patches": patch_sizes(float(np.median(np.bincount(slides)))),
     }
+    sizes = {axis: _spread(each, most) for axis, each in sizes.items()}
     for fold in np.unique(folds).tolist():
         train = np.flatnonzero(folds != fold)
         parts.append(Draws("slides", 0, 0, fold, train))
-        for repeat in range(REPEATS):
+        for repeat in range(repeats):
             rng = np.random.default_rng([seed, fold, repeat])
             order = train[rng.permutation(len(train))]
             turn = pd.Series(slides[order]).groupby(slides[order]).cumcount().to_numpy()
@@ -117,6 +130,13 @@ def nested_draws(labels: np.ndarray, slides: np.ndarray, folds: np.ndarray, seed
                 for size in each
             ]
     return [part for part in parts if len(set(labels[part.rows].tolist())) == 2]
+
+
+def _spread(sizes: list[int], most: int) -> list[int]:
+    """At most so many sizes, with the smallest and the largest."""
+    if len(sizes) <= most:
+        return sizes
+    return [sizes[round(place)] for place in np.linspace(0, len(sizes) - 1, most)]
 
 
 def _slide_ranks(labels: np.ndarray, slides: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -135,13 +155,13 @@ def _slide_ranks(labels: np.ndarray, slides: np.ndarray, rng: np.random.Generato
 
 @dataclass(frozen=True)
 class Curve:
-    """Out-of-fold scores of one set of columns.
+    """Out-of-fold scores of one model, or of one head on one set of columns.
 
     Attributes
     ----------
     points : DataFrame
-        ``axis, size, repeat, slides, patches_per_slide, seconds``: mean numbers over the folds, and the time of all
-        fits of a point on one core.
+        ``axis, size, repeat, slides, patches_per_slide, seconds``: mean numbers over the folds, and the core-seconds
+        of all fits of a point.
     scores : ndarray of shape (n, points), float32
         Probability of each patch.
     """
@@ -167,7 +187,7 @@ def fit_curve(
     from joblib import Parallel, delayed
     from threadpoolctl import threadpool_limits
 
-    draws = nested_draws(labels, slides, folds, seed)
+    draws = nested_draws(labels, slides, folds, seed, most=MOST_SIZES, repeats=REPEATS)
     table = np.asarray(values[np.arange(len(labels))])
     # The fits of a fold share the strength that is chosen on all its training slides.
     whole = {part.fold: part for part in draws if part.size == 0}
@@ -177,18 +197,33 @@ def fit_curve(
         chosen = {fold: result[2] for fold, result in zip(whole, first, strict=True)}
         parts = [part for part in draws if part.size and part.fold in whole]
         others = pool(delayed(_fit)(table, labels, slides, folds, part, (chosen[part.fold],), seed) for part in parts)
-    fitted = list(zip([*whole.values(), *parts], [*first, *others], strict=True))
+    fits = zip([*whole.values(), *parts], [*first, *others], strict=True)
+    return join_fits([(part, score, seconds) for part, (score, seconds, _) in fits], slides, folds)
+
+
+def join_fits(fits: Iterable[tuple[Draws, np.ndarray, float]], slides: np.ndarray, folds: np.ndarray) -> Curve:
+    """Join the fits of all folds to the points of a curve.
+
+    Parameters
+    ----------
+    fits : iterable of (Draws, ndarray, float)
+        Of each draw: probabilities of the patches of its fold, in their order, and core-seconds.
+    slides, folds
+        As in :func:`nested_draws`.
+    """
     points, scores = [], []
-    for key in dict.fromkeys((part.axis, part.size, part.repeat) for part, _ in fitted):
-        mine = [(part, result) for part, result in fitted if (part.axis, part.size, part.repeat) == key]
+    members: dict[tuple[str, int, int], list[tuple[Draws, np.ndarray, float]]] = {}
+    for fit in fits:
+        members.setdefault((fit[0].axis, fit[0].size, fit[0].repeat), []).append(fit)
+    for key, mine in members.items():
         if len(mine) < len(np.unique(folds)):  # a draw of a fold had one label only
             continue
-        score = np.full(len(labels), np.nan, np.float32)
-        for part, (probability, _, _) in mine:
+        score = np.full(len(folds), np.nan, np.float32)
+        for part, probability, _ in mine:
             score[folds == part.fold] = probability
-        numbers = [(len(set(slides[part.rows].tolist())), len(part.rows)) for part, _ in mine]
+        numbers = [(len(set(slides[part.rows].tolist())), len(part.rows)) for part, _, _ in mine]
         count, rows = np.mean(numbers, axis=0)
-        points.append((*key, count, rows / count, sum(result[1] for _, result in mine)))
+        points.append((*key, count, rows / count, sum(seconds for _, _, seconds in mine)))
         scores.append(score)
     columns = ["axis", "size", "repeat", "slides", "patches_per_slide", "seconds"]
     return Curve(pd.DataFrame(points, columns=columns), np.stack(scores, axis=1))

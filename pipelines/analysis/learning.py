@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,31 +33,49 @@ SHOWN_HEADS = 2
 MOST_DRAWS = 1000
 
 
+@dataclass(frozen=True)
+class CurvePatches:
+    """Training patches that learning curves use.
+
+    Attributes
+    ----------
+    rows : ndarray of int
+        All training rows of known slides.
+    sample : ndarray of int
+        Those that are used, evenly spread over slides.
+    labels, slides, folds : ndarray of int
+        Of the sample; slides as codes without gaps.
+    per_slide : float
+        Mean number of labelled patches per slide, over all rows.
+    """
+
+    rows: np.ndarray
+    sample: np.ndarray
+    labels: np.ndarray
+    slides: np.ndarray
+    folds: np.ndarray
+    per_slide: float
+
+
 def build(run: Run, folder: Path) -> StepResult:
     """Write the tables of the report if enough training slides are known and every fold can be judged.
 
     Test slides are not read.
     """
-    table = patches_of(run).table
-    slides = known_slides(table["slide"])
-    rows = np.flatnonzero((table["split"] == "train").to_numpy() & pd.notna(slides))
-    if len(set(slides[rows])) < FEWEST_SLIDES or not slides_in_one_fold(table.iloc[rows], slides[rows]):
+    patches = curve_patches(run)
+    if patches is None:
         return StepResult(0)
-    sample = rows[sample_rows_evenly(slide_groups(slides[rows]), MAX_PATCHES, seed=run.config.seed)]
-    if not both_labels_outside_folds(*(table[name].to_numpy()[sample] for name in ("label", "fold"))):
-        return StepResult(0)
-    options = {"draws": min(run.config.report.draws, MOST_DRAWS), "seed": run.config.seed}
-    curve, gains = learning_curves(run, sample, per_slide=len(rows) / len(set(slides[rows])), options=options)
-    curve.drop(columns="seconds").to_csv(folder / CURVE, index=False)
-    curve[["set", "axis", "slides", "patches_per_slide", "seconds"]].to_csv(folder / CURVE_COSTS, index=False)
-    gains.to_csv(folder / LABEL_GAINS, index=False)
+    curve, gains = learning_curves(run, patches)
+    write_curves(folder, curve, gains)
+    rows = patches.rows
+    slides = known_slides(patches_of(run).table["slide"])[rows]
     predictions = predictions_of(run).iloc[rows]
     errors, recalibrations = [], []
     for model in calibrated_models(predictions):
         known = predictions[f"prob_{model}"].notna().to_numpy()
         labels, scores = (predictions[name].to_numpy()[known] for name in ("label", f"prob_{model}"))
-        errors.append(slide_calibration(labels, scores, slides[rows][known], seed=run.config.seed))
-        recalibrations.append(recalibration_gains(labels, scores, slides[rows][known], **options))
+        errors.append(slide_calibration(labels, scores, slides[known], seed=run.config.seed))
+        recalibrations.append(recalibration_gains(labels, scores, slides[known], **draws_and_seed(run)))
         for part in (errors[-1], recalibrations[-1]):
             part.insert(0, "model", model)
     pd.concat(errors).to_csv(folder / SLIDE_CALIBRATION, index=False)
@@ -64,23 +83,52 @@ def build(run: Run, folder: Path) -> StepResult:
     return StepResult(len(rows), timed=(CURVE_COSTS,))
 
 
-def learning_curves(
-    run: Run, rows: np.ndarray, *, per_slide: float, options: dict[str, int]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Points and gains of each set of columns, on training rows of slides with so many labelled patches on average.
+def curve_patches(run: Run, most: int = MAX_PATCHES) -> CurvePatches | None:
+    """Choose the patches of learning curves; None with too few known training slides, or with a fold not to be judged.
 
-    ``options`` are the number of draws and the seed of the intervals.
+    Parameters
+    ----------
+    run : Run
+    most : int
+        Largest number of patches in the sample.
     """
-    table, sets = patches_of(run).table.iloc[rows], feature_sets(run)
-    labels, folds = table["label"].to_numpy(), table["fold"].to_numpy()
-    slides = pd.factorize(known_slides(table["slide"]))[0]
+    table = patches_of(run).table
+    slides = known_slides(table["slide"])
+    rows = np.flatnonzero((table["split"] == "train").to_numpy() & pd.notna(slides))
+    count = len(set(slides[rows]))
+    if count < FEWEST_SLIDES or not slides_in_one_fold(table.iloc[rows], slides[rows]):
+        return None
+    sample = rows[sample_rows_evenly(slide_groups(slides[rows]), most, seed=run.config.seed)]
+    labels, folds = (table[name].to_numpy()[sample] for name in ("label", "fold"))
+    if not both_labels_outside_folds(labels, folds):
+        return None
+    return CurvePatches(rows, sample, labels, pd.factorize(slides[sample])[0], folds, len(rows) / count)
+
+
+def draws_and_seed(run: Run) -> dict[str, int]:
+    """Number of draws and seed of the intervals, as arguments."""
+    return {"draws": min(run.config.report.draws, MOST_DRAWS), "seed": run.config.seed}
+
+
+def write_curves(folder: Path, curve: pd.DataFrame, gains: pd.DataFrame) -> None:
+    """Write points and gains of learning curves, with times in a separate file."""
+    curve.drop(columns="seconds").to_csv(folder / CURVE, index=False)
+    curve[["set", "axis", "slides", "patches_per_slide", "seconds"]].to_csv(folder / CURVE_COSTS, index=False)
+    gains.to_csv(folder / LABEL_GAINS, index=False)
+
+
+def learning_curves(run: Run, patches: CurvePatches) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Points and gains of each set of columns."""
+    sets, seed = feature_sets(run), run.config.seed
+    labels, slides = patches.labels, patches.slides
     names = [name for name in CURVE_SETS if name in sets] or list(sets)[:1]
     points: list[pd.DataFrame] = []
     gains: list[pd.DataFrame] = []
     with run.screen.progress("learning curves", len(names), "sets") as progress:
         for name in names:
-            curve = fit_curve(sets.stored(name, rows), labels, slides, folds, seed=run.config.seed, workers=run.workers)
-            result = forecast(curve, labels, slides, per_slide=per_slide, **options)
+            values = sets.stored(name, patches.sample)
+            curve = fit_curve(values, labels, slides, patches.folds, seed=seed, workers=run.workers)
+            result = forecast(curve, labels, slides, per_slide=patches.per_slide, **draws_and_seed(run))
             for part, parts in ((result.points, points), (result.gains, gains)):
                 part.insert(0, "set", name)
                 parts.append(part)

@@ -65,7 +65,8 @@ if TYPE_CHECKING:
 #: Steps whose results the report shows.
 SHOWN = (
     "prepare", "features", "embeddings", "heads", "cnn", "ensemble",
-    "ladder", "importances", "attributions", "leakage", "centres", "shortcuts", "learning", "stain", "saliency",
+    "ladder", "importances", "attributions", "leakage", "centres", "shortcuts", "learning", "learning-network",
+    "stain", "saliency",
 )  # fmt: skip
 
 
@@ -161,11 +162,19 @@ def learning_view(run: Run) -> LearningView | None:
     if not run.has("learning") or not (run.step("learning").folder / CURVE).is_file():
         return None
     folder = run.step("learning").folder
-    curve, gains, costs, recalibration = (
-        pd.read_csv(folder / name) for name in (CURVE, LABEL_GAINS, CURVE_COSTS, RECALIBRATION)
-    )
+    curve, gains = _curves(folder)
+    if run.has("learning-network") and (run.step("learning-network").folder / CURVE).is_file():
+        tuned_curve, tuned_gains = _curves(run.step("learning-network").folder)
+        curve, gains = (pd.concat(both, ignore_index=True) for both in ((curve, tuned_curve), (gains, tuned_gains)))
+    recalibration = pd.read_csv(folder / RECALIBRATION)
     slides = pd.read_csv(folder / SLIDE_CALIBRATION, dtype={"slide": str})
-    return LearningView(curve.assign(seconds=costs["seconds"]), gains, slides, recalibration)
+    return LearningView(curve, gains, slides, recalibration)
+
+
+def _curves(folder: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Points of learning curves with their times, and gains."""
+    curve, gains, costs = (pd.read_csv(folder / name) for name in (CURVE, LABEL_GAINS, CURVE_COSTS))
+    return curve.assign(seconds=costs["seconds"]), gains
 
 
 def ensemble_view(run: Run) -> EnsembleView | None:

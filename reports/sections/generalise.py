@@ -12,7 +12,7 @@ from histoblend.models.inspection.new_slides import LABELLED
 from histoblend.models.inspection.shortcuts import SLIDE
 from histoblend.reports.page.section import Chart, Section, records
 from histoblend.reports.sections import generalise_charts as charts
-from histoblend.reports.sections.generalise_charts import set_words
+from histoblend.reports.sections.generalise_charts import NETWORK, set_words
 from histoblend.reports.words import difference, direction, model_words, percent, span
 
 NAME, TITLE, NAV = "generalise", "Will it generalise?", "Generalise"
@@ -34,7 +34,8 @@ class LearningView:
     Attributes
     ----------
     curve, gains : DataFrame
-        ``set`` and the columns of :class:`models.inspection.label_forecast.Forecast`.
+        ``set`` (of columns; "cnn" for the fine-tuned network) and the columns of
+        :class:`models.inspection.label_forecast.Forecast`.
     slides, recalibration : DataFrame
         ``model`` and the columns of :func:`models.inspection.new_slides.slide_calibration` and
         :func:`models.inspection.new_slides.recalibration_gains`.
@@ -196,18 +197,24 @@ def _best_set(curve: pd.DataFrame) -> str:
     return str(whole.set.iloc[int(whole.auc.argmax())])
 
 
-def label_words(learning: LearningView) -> dict[str, str]:
+def label_words(learning: LearningView, name: str | None = None) -> dict[str, str]:
     """Say what more slides and more patches would bring, and which to collect.
+
+    Parameters
+    ----------
+    learning : LearningView
+    name : str, optional
+        A set of columns, or the network; the best one by default.
 
     Returns
     -------
     dict from str to str
         ``short``: what to collect, and the gains; ``advice``: a sentence to add.
     """
-    best = _best_set(learning.curve)
-    mine = learning.gains[(learning.gains.set == best) & (learning.gains.metric == "auc")]
+    name = name or _best_set(learning.curve)
+    mine = learning.gains[(learning.gains.set == name) & (learning.gains.metric == "auc")]
     gains = {str(row["axis"]): row for row in records(mine)}
-    changes = f"would change the AUC of {set_words(best)} on new slides by"
+    changes = f"would change the AUC of {set_words(name)} on new slides by"
     needed = "A forecast needs four or more sizes on each curve."
     if not gains:
         return {"short": "Too few slides or patches per slide for a forecast.", "advice": needed}
@@ -262,7 +269,10 @@ def _learning_content(learning: LearningView) -> dict[str, Any]:
         gains = {row["axis"]: row for row in records(mine)}
         rows.append({"words": set_words(name), "last": last, "gains": gains})
     points = [row | {"words": set_words(row["set"])} for row in records(learning.curve)]
-    return {"words": label_words(learning), "rows": rows, "points": points}
+    tuned = NETWORK in set(learning.curve.set)
+    other = tuned and _best_set(learning.curve) != NETWORK
+    network = label_words(learning, NETWORK)["short"] if other else ""
+    return {"words": label_words(learning), "network": network, "tuned": tuned, "rows": rows, "points": points}
 
 
 def calibration_words(learning: LearningView) -> str:

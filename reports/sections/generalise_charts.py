@@ -27,6 +27,8 @@ CURVE_MARKS = (
     (PURPLE, "x"),
     (BLUE, "star"),
 )
+#: The fine-tuned network among learning curves, and its mark.
+NETWORK, NETWORK_MARK = "cnn", (INK, "circle-open")
 WAY_WORDS = {"shift": "shift", "platt": "slope and shift (Platt)"}
 JUDGED_WORDS = {"all": "all slides", "mixed": "slides with both labels"}
 AXIS_WORDS = {"slides": "training slides", "patches": "labelled patches per slide"}
@@ -160,7 +162,7 @@ def learning_chart(curve: pd.DataFrame, best: str) -> Chart:
         for measure, words in _MEASURES.items()
         if curve[measure].notna().any()
     ]
-    alt = f"Learning curves of {curve.set.nunique()} sets of columns. The table below has the same numbers."
+    alt = f"{curve.set.nunique()} learning curves. The table below has the same numbers."
     return Chart(alt, variants)
 
 
@@ -169,7 +171,7 @@ def _learning_lines(curve: pd.DataFrame, axis: str, measure: str, best: str) -> 
     part = curve[curve.axis == axis]
     data: list[Figure] = []
     for index, name in enumerate(dict.fromkeys(part.set)):
-        colour, symbol = CURVE_MARKS[index % len(CURVE_MARKS)]
+        colour, symbol = NETWORK_MARK if name == NETWORK else CURVE_MARKS[index % len(CURVE_MARKS)]
         rows = part[part.set == name]
         x = numbers(rows[number], 1)
         if name == best and f"{measure}_low" in rows:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,18 @@ def test_training_learns_the_planted_signal(tuned: tuple[FineTuned, np.ndarray],
     assert result.history["loss"].iloc[-1] < result.history["loss"].iloc[1]
     labels = data.labels[48:]
     assert log_odds[labels == 1].mean() > log_odds[labels == 0].mean() + 0.5
+
+
+def test_a_finished_training_leaves_no_graph_in_memory(
+    trainable: TrainablePart, data: TrainingData, tmp_path: Path
+) -> None:
+    def graphs() -> int:
+        gc.collect()
+        return sum(type(thing).__name__ == "FuncGraph" for thing in gc.get_objects())
+
+    before = graphs()
+    tune(trainable, data, tmp_path, replace(SETTINGS, epochs=1))
+    assert graphs() <= before
 
 
 def test_a_killed_training_ends_with_the_same_weights(

@@ -101,6 +101,7 @@ def other_code(tmp_path, monkeypatch):
         ("reports/sections/verdict.py", {"sections"}),
         ("reports/model_card.py", {"bundle", "sections"}),
         ("pipelines/analysis/leakage.py", {"leakage", "sections"}),
+        ("pipelines/steps/cnn_training.py", {"cnn", "learning-network"}),
         ("features/handcrafted/plain_names.py", {"sections"}),
         ("features/handcrafted/catalogue.py", set()),
         ("pipelines/engine/worker.py", {*TABLES, "heads", "centres", "refit"}),

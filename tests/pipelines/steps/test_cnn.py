@@ -24,7 +24,8 @@ from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.run import Run
 from histoblend.pipelines.runtime.screen import Screen
-from histoblend.pipelines.steps.cnn import _Training, check_cnn, cnn_settings, inputs, train_cnn
+from histoblend.pipelines.steps.cnn import check_cnn, inputs, train_cnn
+from histoblend.pipelines.steps.cnn_training import NetworkTraining, cnn_settings
 from tests import ROOT
 
 TINY = [
@@ -180,7 +181,7 @@ def test_unavailable_weights_are_refused_before_the_run(monkeypatch: pytest.Monk
 def test_a_training_that_diverged_is_a_warning(reason: str, diverged: bool) -> None:
     screen = Mock()
     stopped = FineTuned([], np.empty(0), np.empty(0), pd.DataFrame(), reason, diverged)
-    _Training._say_stop(Mock(screen=screen), "fold 1", stopped)
+    NetworkTraining._say_stop(Mock(screen=screen), "fold 1", stopped)
     if diverged:
         screen.warn.assert_called_once_with(f"fold 1: {reason}")
     else:

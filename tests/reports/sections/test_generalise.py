@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
@@ -67,6 +68,24 @@ def test_one_curve_gives_its_gain_and_the_other_its_cause(axis, start, cause):
     assert words.startswith(start)
     assert "by +0.018 (95 % CI +0.002 to +0.030)" in words
     assert cause in words
+
+
+def with_network(view, auc):
+    """The view with a curve of the fine-tuned network, of this AUC on all slides."""
+    curve, gains = (table[table.set == "embeddings"].assign(set="cnn") for table in (view.curve, view.gains))
+    curve["auc"] += auc - curve["auc"].iloc[-1]
+    return replace(view, curve=pd.concat([view.curve, curve]), gains=pd.concat([view.gains, gains]))
+
+
+@pytest.mark.parametrize(("auc", "first"), [(0.95, "fine-tuned network"), (0.7, "embeddings")])
+def test_a_curve_of_the_network_is_one_more_row_with_its_own_sentence(tmp_path, auc, first):
+    section = generalise_section(None, with_network(make_learning(), auc))
+    assert f"AUC of {first} on new slides" in section.finding
+    text = write_section(tmp_path, section)
+    assert "AUC of fine-tuned network on new slides by +0.020 (95 % CI +0.010 to +0.030)" in text
+    assert "two random draws of each size" in text
+    assert [row["words"] for row in section.content["learning"]["rows"]][-1] == "fine-tuned network"
+    assert "fine-tuned" not in write_section(tmp_path / "without", generalise_section(None, make_learning()))
 
 
 def test_without_enough_sizes_there_is_no_forecast():
