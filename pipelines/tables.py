@@ -108,6 +108,9 @@ class FeatureSets(Mapping[str, Table]):
     def __len__(self) -> int:
         return len(self._names)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._names  # a mapping's own test would assemble the set
+
     def __getitem__(self, name: str) -> Table:
         """Assemble a set; InputError if it does not fit into memory."""
         if name not in self._names:

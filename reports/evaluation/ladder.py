@@ -11,11 +11,20 @@ from sklearn.metrics import roc_curve
 from histoblend.data.splits import is_known
 from histoblend.models.calibration import youden_threshold
 from histoblend.models.metrics import METRICS, Bootstrap, bootstrap, measure
-from histoblend.models.names import CONTEXT_RUNGS, RUNGS, RUNGS_WITHOUT_HEAD, SINGLE_FAMILIES, split_model_name
+from histoblend.models.names import (
+    CNN_CONTEXT,
+    CONTEXT_RUNGS,
+    RUNGS,
+    RUNGS_WITHOUT_HEAD,
+    SINGLE_FAMILIES,
+    split_model_name,
+)
 from histoblend.models.resampling import percentile_interval, slide_groups
 from histoblend.models.slide_pairs import SlidePairs
 
 SPLITS = {"train": "oof", "test": "test"}
+#: Models that may lack predictions: the network learns from a sample of the patches.
+WITH_GAPS = ("cnn", CNN_CONTEXT, "ensemble")
 #: Columns with intervals: scores, and gains over the rung below over all pairs, within slides and between slides.
 SCORES, GAINS = ("auc_within", *METRICS), ("gain", "gain_within", "gain_between")
 COLUMNS = (
@@ -104,8 +113,8 @@ def ladder(
         ``patch_id, slide, split (train|test), fold, label, prob_<model>``.
     models : sequence of str
         ``prevalence``, ``<head>_<rung>``, ``<head>_<family>``, ``cnn`` and ``ensemble``; see :data:`RUNGS` and
-        :data:`SINGLE_FAMILIES`. ``cnn`` and ``ensemble`` may lack predictions for some patches. They are then compared
-        on the patches that have one.
+        :data:`SINGLE_FAMILIES`. Those of :data:`WITH_GAPS` may lack predictions for some patches. They are then
+        compared on the patches that have one.
     draws, seed : int
         For the bootstrap.
     costs : mapping from model to (seconds, peak_mb), optional
@@ -159,8 +168,8 @@ def ladder(
 
 
 def rows_with_predictions(predictions: pd.DataFrame, model: str) -> np.ndarray:
-    """Rows to evaluate a model on, ndarray of bool: all rows, except those without a network or ensemble prediction."""
-    if model not in RUNGS_WITHOUT_HEAD[1:]:
+    """Rows to evaluate a model on, ndarray of bool: all, or for :data:`WITH_GAPS` those with a prediction."""
+    if model not in WITH_GAPS:
         return np.ones(len(predictions), dtype=bool)
     return predictions[f"prob_{model}"].notna().to_numpy()
 

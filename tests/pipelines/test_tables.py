@@ -62,6 +62,12 @@ def test_a_set_in_a_file_is_the_set_in_memory(sets, tmp_path, monkeypatch, name)
     assert [path.name for path in tmp_path.rglob("*.partial")] == []
 
 
+def test_no_set_is_assembled_to_know_whether_it_is_configured(sets, monkeypatch):
+    monkeypatch.setattr(FeatureSets, "__getitem__", None)
+    assert "both-context" in sets
+    assert "nuclei" not in sets
+
+
 def test_sets_in_slide_context_have_raw_and_relative_columns(sets):
     names, (more, others) = sets.columns("handcrafted"), sets["embeddings"]
     both, columns = sets["both-context"]

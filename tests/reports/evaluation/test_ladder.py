@@ -66,18 +66,21 @@ def test_network_and_ensemble_are_compared_with_the_best_other_model():
 
 
 def test_a_network_without_all_folds_is_evaluated_on_its_folds():
-    predictions = make_predictions(8, rungs=("prevalence", "embeddings", "cnn"), heads=("logistic",))
+    rungs = ("prevalence", "embeddings", "cnn", "cnn-context")
+    predictions = make_predictions(8, rungs=rungs, heads=("logistic",))
     missing = predictions.fold == 2
-    predictions.loc[missing, "prob_cnn"] = np.nan
+    predictions.loc[missing, ["prob_cnn", "prob_logistic_cnn-context"]] = np.nan
     table = ladder(predictions, model_names(predictions), draws=50)
     part = predictions[(predictions.split == "train") & ~missing]
+    context = table[(table.rung == "cnn-context") & (table.split == "oof")].iloc[0]
+    assert (context.patches, context.below) == (len(part), "cnn")
     row = table[(table.model == "cnn") & (table.split == "oof")].iloc[0]
     assert (row.patches, row.slides, row.below) == (len(part), part.slide.nunique(), "logistic_embeddings")
     cnn, frozen = (roc_auc_score(part.label, part[f"prob_{name}"]) for name in ("cnn", "logistic_embeddings"))
     assert (row.auc, row.gain) == pytest.approx((cnn, cnn - frozen))
     whole = table[(table.model == "logistic_embeddings") & (table.split == "oof")].iloc[0]
     assert whole.patches == (predictions.split == "train").sum()
-    assert table.index.tolist() == list(range(6))
+    assert table.index.tolist() == list(range(8))
 
 
 def test_without_prevalence_the_first_rung_is_not_compared():
