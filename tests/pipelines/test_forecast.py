@@ -10,7 +10,7 @@ import histoblend.pipelines.forecast
 from histoblend.models.names import TABLES
 from histoblend.pipelines.commands import FINAL
 from histoblend.pipelines.config_files import load_config
-from histoblend.pipelines.forecast import BASELINE_S, ENSEMBLE_S, PATCHES, Forecast, show_time_left
+from histoblend.pipelines.forecast import BASELINE_S, ENSEMBLE_S, MEASURED_S, PATCHES, Forecast, show_time_left
 from histoblend.pipelines.plan import ENSEMBLE_ONLY, STEPS, Step
 from histoblend.pipelines.run import Listed, Run
 from histoblend.pipelines.runtime.artefacts import FinishedStep, StepResult
@@ -112,7 +112,7 @@ def test_times_grow_with_the_patches_as_on_the_reference_machine(tmp_path, clock
     # Patches prepared in three times the expected time say the speed, once that is long enough to be measured.
     run.finished["prepare"].manifest["seconds"] = 3 * BASELINE_S["prepare"][size]
     words, left = Forecast(run, names).words(None), sum(BASELINE_S[name][size] for name in names)
-    if size:
+    if BASELINE_S["prepare"][size] >= MEASURED_S:
         assert words == f"whole command: about {histoblend.pipelines.forecast.duration(3 * left)} left"
     else:
         assert words.startswith(f"whole command: about {left / 60:.0f} min left on two idle cores")
@@ -176,12 +176,13 @@ def test_the_run_itself_comes_first_then_the_most_similar(no_reference, tmp_path
 
 def test_another_machines_times_need_the_speed_of_this_one(tmp_path, clock):
     steps = [make_step("prepare"), make_step("features", "prepare"), make_step("heads", "features")]
-    forecast = Forecast(make_run(tmp_path, patches=20000, steps=steps), ["heads"])
+    forecast = Forecast(make_run(tmp_path, patches=PATCHES[2], steps=steps), ["heads"])
+    left = (BASELINE_S["features"][2] + BASELINE_S["heads"][2]) / 60
     assert forecast.words(None) == (
-        "whole command: about 13 min left on two idle cores (this machine's speed is not known yet)"
+        f"whole command: about {left:.0f} min left on two idle cores (this machine's speed is not known yet)"
     )
-    finish(forecast, "features", 2 * BASELINE_S["features"][1], clock)  # twice as slow
-    assert forecast.words(None) == f"whole command: about {2 * BASELINE_S['heads'][1] / 60:.0f} min left"
+    finish(forecast, "features", 2 * BASELINE_S["features"][2], clock)  # twice as slow
+    assert forecast.words(None) == f"whole command: about {2 * BASELINE_S['heads'][2] / 60:.0f} min left"
 
 
 def test_an_overrun_slows_the_forecast_down(no_reference, tmp_path, clock):
