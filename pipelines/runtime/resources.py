@@ -192,9 +192,9 @@ def _left_in(group: Path, limit: str, used: str) -> int | None:
         return None
     # Cached files count as used but are freed on demand, whether read lately or not. In version 1, the totals include
     # groups below.
-    numbers = dict(re.findall(r"^(\w+) (\d+)$", stat, re.M))
+    numbers = {name: int(number) for name, number in re.findall(r"^(\w+) (\d+)$", stat, re.M)}
     cached = [numbers.get(f"total_{name}", numbers.get(name, 0)) for name in ("active_file", "inactive_file")]
-    return int(limit_text) - usage + sum(map(int, cached))
+    return int(limit_text) - usage + sum(cached)
 
 
 def _message(error: BaseException, folder: Path) -> str | None:
