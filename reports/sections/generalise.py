@@ -214,7 +214,8 @@ def label_words(learning: LearningView, name: str | None = None) -> dict[str, st
     name = name or _best_set(learning.curve)
     mine = learning.gains[(learning.gains.set == name) & (learning.gains.metric == "auc")]
     gains = {str(row["axis"]): row for row in records(mine)}
-    changes = f"would change the AUC of {set_words(name)} on new slides by"
+    model = f"the {set_words(name)}" if name == NETWORK else set_words(name)
+    changes = f"would change the AUC of {model} on new slides by"
     needed = "A forecast needs four or more sizes on each curve."
     if not gains:
         return {"short": "Too few slides or patches per slide for a forecast.", "advice": needed}

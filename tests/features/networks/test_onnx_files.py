@@ -220,7 +220,7 @@ def test_sidecars_count_with_all_their_bytes(tmp_path, monkeypatch):
 def test_threads_share_the_session_of_a_large_network_only(limit, sessions, monkeypatch):
     network, opened, run, both = embed(CONV).network, [], engines._run, Barrier(2, timeout=60)
     expected = network(images())
-    network = pickle.loads(pickle.dumps(network))  # noqa: S301
+    network = pickle.loads(pickle.dumps(network))  # noqa: S301 - made here, as for a worker
     monkeypatch.setattr(engines, "SHARED_BYTES", limit)
     open_session = engines.open_session
     monkeypatch.setattr(engines, "open_session", lambda content: opened.append(1) or open_session(content))

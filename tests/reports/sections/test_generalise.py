@@ -77,12 +77,12 @@ def with_network(view, auc):
     return replace(view, curve=pd.concat([view.curve, curve]), gains=pd.concat([view.gains, gains]))
 
 
-@pytest.mark.parametrize(("auc", "first"), [(0.95, "fine-tuned network"), (0.7, "embeddings")])
+@pytest.mark.parametrize(("auc", "first"), [(0.95, "the fine-tuned network"), (0.7, "embeddings")])
 def test_a_curve_of_the_network_is_one_more_row_with_its_own_sentence(tmp_path, auc, first):
     section = generalise_section(None, with_network(make_learning(), auc))
     assert f"AUC of {first} on new slides" in section.finding
     text = write_section(tmp_path, section)
-    assert "AUC of fine-tuned network on new slides by +0.020 (95 % CI +0.010 to +0.030)" in text
+    assert "AUC of the fine-tuned network on new slides by +0.020 (95 % CI +0.010 to +0.030)" in text
     assert "two random draws of each size" in text
     assert [row["words"] for row in section.content["learning"]["rows"]][-1] == "fine-tuned network"
     assert "fine-tuned" not in write_section(tmp_path / "without", generalise_section(None, make_learning()))
