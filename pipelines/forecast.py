@@ -22,22 +22,23 @@ if TYPE_CHECKING:
     from histoblend.pipelines.run import Run, Step
 
 #: Seconds of each step on two idle cores with the settings of configs/kaggle.toml, for PATCHES patches; of predictions,
-#: by the number of unlabelled patches. First `make baseline`, then the steps that differ in `make ensemble`. Measured
+#: by the number of unlabelled patches. First `make baseline`, then the steps that differ in `make ensemble`. Features
+#: include little of the compilation of kernels, which only a first run has: 14 s. Measured
 #: are all steps at the first size but centres, which are not known there, and learning-network. At the other sizes,
 #: centres, learning-network, cnn, bundles and predictions are estimated, and so is the time of heads and refit at the
 #: last one, from that of their fits: where they were measured, tables were read again and again from a slow disk.
 SIZES = {"predictions": (300, 5000, 57458)}
 PATCHES = (2965, 20000, 220025)
 BASELINE_S = {
-    "prepare": (4.0, 9.0, 95.0),
-    "features": (10.0, 14.0, 130.0), "features-normalised": (8.0, 14.0, 130.0),
-    "embeddings": (19.0, 70.0, 740.0), "embeddings-normalised": (19.0, 70.0, 740.0),
-    "heads": (172.0, 640.0, 1900.0), "refit": (45.0, 190.0, 600.0),
+    "prepare": (5.0, 9.0, 95.0),
+    "features": (10.0, 14.0, 130.0), "features-normalised": (5.0, 14.0, 130.0),
+    "embeddings": (23.0, 70.0, 740.0), "embeddings-normalised": (11.0, 67.0, 735.0),
+    "heads": (90.0, 640.0, 1900.0), "refit": (27.0, 199.0, 600.0),
     "ladder": (2.0, 3.0, 13.0), "models": (1.0, 3.0, 15.0), "bundle": (6.0, 7.0, 15.0),
-    "importances": (9.0, 13.0, 60.0), "attributions": (7.0, 19.0, 160.0), "leakage": (1.0, 1.0, 3.0),
+    "importances": (7.0, 29.0, 60.0), "attributions": (7.0, 19.0, 160.0), "leakage": (1.0, 1.0, 3.0),
     "centres": (15.0, 60.0, 120.0), "shortcuts": (6.0, 8.0, 15.0), "learning": (33.0, 60.0, 140.0),
     "learning-network": (2300.0, 5800.0, 5800.0),
-    "stain": (37.0, 38.0, 47.0), "sections": (6.0, 7.0, 20.0), "figures": (15.0, 16.0, 25.0), "report": (1.0, 1.0, 1.0),
+    "stain": (20.0, 23.0, 47.0), "sections": (4.0, 5.0, 20.0), "figures": (22.0, 22.0, 27.0), "report": (1.0, 1.0, 1.0),
     "predictions": (4.0, 52.0, 600.0),
 }  # fmt: skip
 ENSEMBLE_S = {
