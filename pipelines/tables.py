@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from histoblend.data.errors import InputError
 from histoblend.data.patches import PatchSet
 from histoblend.data.splits import is_known
 from histoblend.data.storage.arrays import StoredRows, names_in, open_array
-from histoblend.data.storage.atomic import PARTIAL
+from histoblend.features.extract import write_rows
 from histoblend.models.names import CONTEXT_RUNGS, tables_of
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.run_files import COLUMNS, VALUES
@@ -129,25 +130,26 @@ class FeatureSets(Mapping[str, Table]):
         """Column names of a set."""
         return self._assemble(name, slice(0))[1]
 
-    def file(self, name: str, scratch: Path) -> Path:
+    def file(self, name: str, scratch: Path, workers: int = 1) -> Path:
         """Return the path of an ``.npy`` file of a set: the step's file, or a new one assembled in ``scratch``.
 
-        Only one block of rows, or the patches of one slide, are in memory at once.
+        Only one block of rows, and what the patches of each slide are compared with, are in memory at once.
         """
         if name in _STORED:
             return self._folders[_STORED[name]] / VALUES
+        from histoblend.features.handcrafted.slide_context import trust
+        from histoblend.features.networks.embeddings import ahead
+
         path, count = scratch / f"{name}.npy", len(self._where)
         if path.is_file():
             return path
         scratch.mkdir(exist_ok=True)
         check_disk(scratch, 4 * count * len(self.columns(name)), f"the columns of {name!r}")
-        partial = path.with_suffix(PARTIAL)
-        np.lib.format.open_memmap(partial, "w+", np.float32, (count, len(self.columns(name))))
-        for rows, values in self.stored(name).blocks():
-            # A new mapping for each block: pages of one that stays open count as memory.
-            np.load(partial, mmap_mode="r+")[rows] = values
-        np.load(partial, mmap_mode="r+").flush()
-        partial.replace(path)
+        # In the order of rows, although each slide is compared with itself: the disk is much slower in another order.
+        rows, slides = self.stored(name), [slide for slide, own in self._rows_of.items() if trust(len(own)) > 0]
+        if name in CONTEXT_RUNGS:
+            deque(ahead(lambda slide: self._reference(name, slide), slides, workers), maxlen=0)
+        write_rows(path, ahead(rows.__getitem__, list(_chunks(np.arange(count))), workers), rows.shape, np.float32)
         return path
 
     def stored(self, name: str, rows: np.ndarray | None = None) -> StoredSet:

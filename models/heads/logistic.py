@@ -105,9 +105,9 @@ class LogisticHead(Head):
 
         Notes
         -----
-        The fit to the subset is the starting point for all rows, and its second derivatives make all directions about
-        equally steep. So L-BFGS reads the table about ten times. The result agrees with a fit in memory within the
-        tolerance of that fit's optimiser.
+        The fit to the subset is the starting point for all rows, and the second derivatives there make all directions
+        about equally steep. So L-BFGS reads the table about ten times. The result agrees with a fit in memory within
+        the tolerance of that fit's optimiser.
         """
         count, rows = len(table.labels), self.tuning_rows(len(table.labels))
         settings, labels, groups = self.get_params(), table.labels[rows], table.groups[rows]
@@ -303,14 +303,17 @@ def first_fit(settings: dict[str, Any], y: np.ndarray, groups: np.ndarray, count
     *pieces : ndarray of shape (…, n_features), float32
         Rows of :meth:`LogisticHead.tuning_rows`.
     """
+    from scipy.special import logit
     from threadpoolctl import threadpool_limits
 
     X, head = pieces[0] if len(pieces) == 1 else np.concatenate(pieces), LogisticHead(**settings)
     with threadpool_limits(1):
-        subset = _Subset(X, y, np.arange(len(y)))
-        second, ratio = curvature(X, y, subset.columns), count / len(X)
+        subset, ratio = _Subset(X, y, np.arange(len(y))), count / len(X)
+        # Without weights, each patch gets the share of positives.
+        point = np.append(np.zeros(X.shape[1]), logit((y.sum() + 0.5) / (len(y) + 1)))
+        second = curvature(X, subset.columns, point)
         parts = [(_Subset(X, y, train), _Subset(X, y, validation)) for train, validation in head.inner_parts(y, groups)]
-        points = [np.zeros(X.shape[1] + 1)] * len(parts)
+        points = [point] * len(parts)
 
         def losses_of(strength: float) -> list[float]:
             factor, losses = factor_of(second, 1.0 / (strength * count)), []
@@ -323,9 +326,12 @@ def first_fit(settings: dict[str, Any], y: np.ndarray, groups: np.ndarray, count
 
         losses = tried(sorted(head.strengths) if parts else (), losses_of)
         head.choose(losses)
-        factor = factor_of(second, 1.0 / (head.C_ * count))
-        point = subset.fitted(head.C_ * ratio, np.mean(points, axis=0) if parts else np.zeros(X.shape[1] + 1), factor)
-        return FirstFit(losses, subset.columns.mean, point, factor)
+        penalty = 1.0 / (head.C_ * count)
+        first = np.mean(points, axis=0) if parts else point
+        point = subset.fitted(head.C_ * ratio, first, factor_of(second, penalty))
+        # The loss is less steep here than without weights, and differently in each direction.
+        second = curvature(X, subset.columns, point)
+        return FirstFit(losses, subset.columns.mean, point, factor_of(second, penalty))
 
 
 class _Subset:

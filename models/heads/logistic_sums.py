@@ -15,7 +15,7 @@ _VALUES = 2**18
 
 #: Largest derivative at which L-BFGS stops, in equally steep directions: about the root mean square error of the
 #: log-odds. A penalty is chosen, and a first fit made, less exactly.
-EXACT, ROUGH = 3e-5, 1e-4
+EXACT, ROUGH = 1e-4, 3e-4
 
 #: Other stopping criteria of L-BFGS.
 _OPTIONS = {"ftol": 64 * np.finfo(float).eps, "maxls": 20, "maxiter": 1000}
@@ -148,27 +148,32 @@ def _parts(y: np.ndarray, width: int) -> Iterator[np.ndarray]:
     yield from (rows[start : start + step] for start in range(0, len(rows), step))
 
 
-def curvature(X: np.ndarray, y: np.ndarray, columns: Columns) -> np.ndarray:
-    """Second derivatives of the mean loss at weights of 0, without penalty.
+def curvature(X: np.ndarray, columns: Columns, point: np.ndarray) -> np.ndarray:
+    """Second derivatives of the mean loss, without penalty.
 
     Parameters
     ----------
     X : ndarray of shape (m, n_features), float32
-    y : ndarray of shape (m,), 0 or 1
     columns : Columns
+    point : ndarray of shape (n_features + 1,)
+        Weights of the standardised columns, then the intercept.
 
     Returns
     -------
     ndarray of shape (n_features + 1, n_features + 1), dtype float32
         For the standardised columns, then the intercept.
     """
-    width, share = X.shape[1], float(y.mean())
-    products, step = np.zeros((width + 1, width + 1), np.float32), 2048
+    from scipy.special import expit
+
+    width, step = X.shape[1], 2048
+    products, weights = np.zeros((width + 1, width + 1), np.float32), point.astype(np.float32)
     for start in range(0, len(X), step):
         block = np.ones((len(X[start : start + step]), width + 1), np.float32)
         block[:, :-1] = (X[start : start + step] - columns.mean) / columns.scale
+        probability = expit(block @ weights)
+        block *= np.sqrt(probability * (1 - probability))[:, None]
         products += block.T @ block
-    products *= share * (1 - share) / len(X)
+    products /= len(X)
     return products
 
 

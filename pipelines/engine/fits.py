@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -78,6 +78,16 @@ Fitters = Callable[[str], AbstractContextManager[Fitter]]
 IN_MEMORY_ROWS = 20_000
 
 
+@dataclass
+class Place:
+    """The block of a table that a fit reads now.
+
+    Other fits on the table begin there too, so that the file is read once for all of them.
+    """
+
+    block: int = 0
+
+
 @dataclass(frozen=True)
 class BlockTask:
     """Rows and columns for one fit, read in blocks, as a :class:`models.heads.head.SpreadTable`.
@@ -89,6 +99,8 @@ class BlockTask:
     labels, groups : ndarray of shape (len(rows),)
     columns : ndarray of int or None
         None for all.
+    place : Place
+        Shared by the fits on this table.
     """
 
     table: Rows
@@ -96,6 +108,7 @@ class BlockTask:
     labels: np.ndarray
     groups: np.ndarray
     columns: np.ndarray | None
+    place: Place = field(default_factory=Place)
 
     @property
     def width(self) -> int:
@@ -107,12 +120,14 @@ class BlockTask:
         function, edges = pkgutil.resolve_name(f"{module}:{name}"), block_edges(self.table.shape)
         known = np.full(edges[-1], -1, np.int8)
         known[self.rows] = self.labels
-        parts = []
-        for start, stop in pairwise(edges):
-            block = self.table[start:stop]
+        count, parts = len(edges) - 1, {}
+        first = self.place.block
+        for number in (*range(first, count), *range(first)):
+            self.place.block, (start, stop) = number, edges[number : number + 2]
+            block = _block(self.table, start, stop)
             block = block if self.columns is None else np.take(block, self.columns, axis=1)
-            parts.append(function(block, known[start:stop], *arguments))
-        return add_up(*(add_up(*group) for group in in_groups(parts)))
+            parts[number] = function(block, known[start:stop], *arguments)
+        return add_up(*(add_up(*group) for group in in_groups([parts[number] for number in range(count)])))
 
     def call(self, module: str, name: str, rows: np.ndarray, columns: np.ndarray | None, *arguments: Any) -> Any:
         """Call a function. Its last argument is some rows of the table."""
@@ -136,7 +151,11 @@ def _parts(table: Rows, rows: np.ndarray, columns: np.ndarray | None) -> Iterato
     edges = block_edges(table.shape)
     for (start, stop), local in zip(pairwise(edges), blocks_of(rows, edges), strict=True):
         if len(local):
-            yield take(table[start:stop], local, columns)
+            yield take(_block(table, start, stop), local, columns)
+
+
+def _block(table: Rows, start: int, stop: int) -> np.ndarray:
+    return table.mapped(start, stop) if isinstance(table, StoredRows) else table[start:stop]
 
 
 def fit(
@@ -148,8 +167,9 @@ def fit(
     out: np.ndarray,
     seed: int,
     columns: np.ndarray | None = None,
+    place: Place | None = None,
 ) -> Fitted:
-    """Fit a head on ``rows`` of a table and predict ``out``. Arguments are those of :class:`FitTask`."""
+    """Fit a head on ``rows`` of a table and predict ``out``. Arguments are those of :class:`FitTask`, and a place."""
     from threadpoolctl import threadpool_limits
 
     # CPU time of this thread, the only one, does not depend on what else the machine does.
@@ -158,7 +178,7 @@ def fit(
     # One thread per fit: sums in matrix products then have the same order for any number of cores and workers.
     with threadpool_limits(1):
         if table.shape[0] > IN_MEMORY_ROWS and type(model).fit_spread is not Head.fit_spread:
-            model.fit_spread(BlockTask(table, rows, labels, groups, columns))
+            model.fit_spread(BlockTask(table, rows, labels, groups, columns, place or Place()))
         else:
             model.fit(selected(table, rows, columns), labels, groups)
         predicted = np.concatenate([model.predict_proba(part)[:, 1] for part in _parts(table, out, columns)])
@@ -188,12 +208,13 @@ class LocalFits:
 
         # Fits that read blocks spend their time outside of Python, so threads suffice, and need less memory.
         prefer = "threads" if self.table.shape[0] > IN_MEMORY_ROWS else "processes"
+        place = Place()
         pool = Parallel(n_jobs=max(1, min(self.workers, len(tasks))), prefer=prefer, return_as="generator")
         # Threads share this limit: the one that a fit sets would end with the first fit.
         with threadpool_limits(1):
             yield from pool(
                 delayed(fit)(
-                    task.head, self.table, task.labels, task.groups, task.rows, task.out, task.seed, task.columns
+                    task.head, self.table, task.labels, task.groups, task.rows, task.out, task.seed, task.columns, place
                 )
                 for task in tasks
             )
@@ -208,7 +229,7 @@ def local_fitters(
     ----------
     sets : FeatureSets
     workers : int
-        Fits that run in parallel.
+        Fits that run in parallel, and threads that join a table.
     scratch : Path
         Folder for tables that must first be joined. It is removed after use.
     check : callable
@@ -217,7 +238,7 @@ def local_fitters(
 
     @contextlib.contextmanager
     def opened(name: str) -> Iterator[Fitter]:
-        table = StoredRows(sets.file(name, scratch))
+        table = StoredRows(sets.file(name, scratch, workers))
         check(name, table.shape)
         yield LocalFits(table, sets.columns(name), workers)
         shutil.rmtree(scratch, ignore_errors=True)

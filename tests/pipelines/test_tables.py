@@ -55,7 +55,7 @@ def sets(tmp_path_factory):
 def test_a_set_in_a_file_is_the_set_in_memory(sets, tmp_path, monkeypatch, name):
     monkeypatch.setattr("histoblend.pipelines.tables.BLOCK", 7)
     values, names = sets[name]
-    path = sets.file(name, tmp_path / "scratch")
+    path = sets.file(name, tmp_path / "scratch", workers=2)
     assert np.load(path).tobytes() == np.ascontiguousarray(values).tobytes()
     assert sets.columns(name) == names
     assert sets.file(name, tmp_path / "scratch") == path

@@ -98,6 +98,22 @@ def test_stored_rows_are_those_of_the_array_and_do_not_stay_in_memory(tmp_path, 
     assert resident(tmp_path / "values.npy") == 0
 
 
+@pytest.mark.parametrize("advice", [True, False])
+def test_mapped_rows_are_those_of_the_array(tmp_path, monkeypatch, advice):
+    if not advice:  # as on Windows
+        monkeypatch.delattr(os, "posix_fadvise")
+    values = np.arange(3000, dtype=np.float32).reshape(1000, 3)
+    np.save(tmp_path / "values.npy", values)
+    with open(tmp_path / "values.npy", "ab") as file:
+        file.write(b"a seal")
+    for start, stop in ((0, 10), (700, 1000), (5, 5)):
+        rows = StoredRows(tmp_path / "values.npy").mapped(start, stop)
+        np.testing.assert_array_equal(rows, values[start:stop])
+        assert not rows.flags.writeable
+    del rows
+    assert resident(tmp_path / "values.npy") == 0
+
+
 def test_a_file_that_lost_its_end_is_refused(tmp_path):
     np.save(tmp_path / "values.npy", np.zeros((20, 3), np.float32))
     stored = StoredRows(tmp_path / "values.npy")

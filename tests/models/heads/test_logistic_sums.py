@@ -115,17 +115,18 @@ def test_moments_against_numpy(table):
     assert not loss_and_gradient(X, empty, X[0], X[0], 0.0).any()
 
 
-def test_the_factor_is_that_of_the_second_derivatives_at_zero(table):
+@pytest.mark.parametrize("weight", [0.0, 0.3])
+def test_the_factor_is_that_of_the_second_derivatives(table, weight):
     """Against differences of the gradient."""
     X, y, _ = table
     total = total_over(X, y.astype(np.int8), 1000)
     columns, penalty, step = Columns.of(total, len(X), X.mean(axis=0, dtype=float)), 0.1, 0.05
-    origin = np.append(np.zeros(12), np.log(y.mean() / (1 - y.mean())))
+    point = np.append(np.full(12, weight), np.log(y.mean() / (1 - y.mean())))
     slopes = [
-        [columns.loss_and_gradient(total, len(X), origin + sign * step * unit)[1] for sign in (1, -1)]
+        [columns.loss_and_gradient(total, len(X), point + sign * step * unit)[1] for sign in (1, -1)]
         for unit in np.eye(13)
     ]
     expected = np.array([(high - low) / (2 * step) for high, low in slopes])
-    factor = factor_of(curvature(X, y, columns), penalty)
+    factor = factor_of(curvature(X, columns, point), penalty)
     np.testing.assert_allclose(factor @ factor.T, expected + np.diag([penalty] * 12 + [0]), atol=2e-3)
     np.testing.assert_array_equal(factor, np.tril(factor))

@@ -10,7 +10,7 @@ from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.heads.registry import HEADS
 from histoblend.models.table_blocks import block_edges
 from histoblend.pipelines.engine import fits
-from histoblend.pipelines.engine.fits import BlockTask, FitTask, LocalFits, local_fitters, selected
+from histoblend.pipelines.engine.fits import BlockTask, FitTask, LocalFits, Place, local_fitters, selected
 from tests.pipelines.test_third_head import CentroidHead
 
 
@@ -42,6 +42,10 @@ def test_blocks_give_the_selected_rows_and_their_sums(values):
     task = BlockTask(table, rows, labels, rows, columns)
     sums = task.total("histoblend.models.heads.logistic_sums", "column_moments", np.zeros(2))
     np.testing.assert_allclose(sums[0], values[np.ix_(rows, columns)].sum(axis=0, dtype=float))
+    later = BlockTask(table, rows, labels, rows, columns, Place(2))
+    again = later.total("histoblend.models.heads.logistic_sums", "column_moments", np.zeros(2))
+    np.testing.assert_array_equal(again, sums)  # wherever another fit reads
+    assert later.place.block == 1
     part = task.call("histoblend.models.table_blocks", "keep", np.array([1, 3]), np.array([1]))
     np.testing.assert_array_equal(part, values[[5, 256], 4:])
 
@@ -78,7 +82,7 @@ def test_a_head_that_needs_all_rows_gets_them(values, monkeypatch):
 def test_a_joined_table_is_removed_after_its_fits(tmp_path, values):
     checked, scratch = [], tmp_path / "scratch"
 
-    def file(name, folder):
+    def file(name, folder, workers):
         folder.mkdir()
         np.save(folder / f"{name}.npy", values)
         return folder / f"{name}.npy"
