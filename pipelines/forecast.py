@@ -22,8 +22,7 @@ if TYPE_CHECKING:
     from histoblend.pipelines.run import Run, Step
 
 #: Seconds of each step on two idle cores with the settings of configs/kaggle.toml, for PATCHES patches; of predictions,
-#: by the number of unlabelled patches. First `make baseline`, then the steps that differ in `make ensemble`. Features
-#: include little of the compilation of kernels, which only a first run has: 14 s. Measured
+#: by the number of unlabelled patches. First `make baseline`, then the steps that differ in `make ensemble`. Measured
 #: are all steps at the first size but centres, which are not known there, and learning-network. At the other sizes,
 #: centres, learning-network, cnn, bundles and predictions are estimated, and so is the time of heads and refit at the
 #: last one, from that of their fits: where they were measured, tables were read again and again from a slow disk.
@@ -124,14 +123,19 @@ class Forecast:
     @contextmanager
     def building(self, name: str) -> Iterator[None]:
         """Measure a step while it is built, and state its number and the time left of the command."""
-        self.current, self.started = name, time.perf_counter()
+        self.current, self.started = name, time.perf_counter() - self.run.screen.once_s
         if self.listed and name in self.steps:
             finished = sum(step in self.run.finished for step in self.steps)
             number = f"step {finished + 1} of {len(self.steps)}"
             self.run.screen.say("  " + "; ".join(filter(None, (number, self.words(None)))))
         yield
-        self.actual[name] = time.perf_counter() - self.started
+        self.actual[name] = self._elapsed
         self.current = ""
+
+    @property
+    def _elapsed(self) -> float:
+        """Seconds of the step in progress, without work that only a first run does."""
+        return time.perf_counter() - self.run.screen.once_s - self.started
 
     def words(self, stage_s: float | None) -> str:
         """The time left of the whole command, or nothing if it cannot be stated yet.
@@ -152,8 +156,7 @@ class Forecast:
         factor = slowdown or 1.0
         left = sum(self.expected[name][0] * factor for name in pending if name in self.expected)
         if self.current in self.expected:
-            elapsed = time.perf_counter() - self.started
-            left += max(self.expected[self.current][0] * factor - elapsed, stage_s or 0.0)
+            left += max(self.expected[self.current][0] * factor - self._elapsed, stage_s or 0.0)
         words = f"about {duration(left)} left"
         if unknown := [name for name in names if name not in self.expected]:
             words = f"more than {duration(left)} left (time of {', '.join(unknown)} not known yet)"
@@ -166,10 +169,8 @@ class Forecast:
         before = {name: self.expected[name][0] for name in self.actual if name in self.expected}
         actual = sum(self.actual[name] for name in before)
         expected = sum(before.values())
-        if self.current in self.expected and self.started:
-            elapsed = time.perf_counter() - self.started
-            if elapsed > self.expected[self.current][0]:
-                actual, expected = actual + elapsed, expected + self.expected[self.current][0]
+        if self.current in self.expected and self.started and self._elapsed > self.expected[self.current][0]:
+            actual, expected = actual + self._elapsed, expected + self.expected[self.current][0]
         return max(actual / expected, 1 / MOST_SCALING) if expected >= MEASURED_S else None
 
     def _pending(self) -> list[str]:

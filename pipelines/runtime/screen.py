@@ -33,6 +33,8 @@ class Screen:
     def __init__(self, console: Console | None = None) -> None:
         #: Words for the time left of the whole command, given the seconds left of the stage in progress, if known.
         self.command_left: Callable[[float | None], str] = lambda stage_s: ""
+        #: Seconds that only a first run takes: they say nothing about the speed of the machine.
+        self.once_s = 0.0
         self.console = console or Console(highlight=False)
         if not self.console.is_terminal:
             # A file has no window width: give tables enough width that no number is cut off.
@@ -45,6 +47,13 @@ class Screen:
     def warn(self, line: str) -> None:
         """Print one line as a warning."""
         self.console.print(escape_controls(f"warning: {line}"), style="yellow", markup=False, soft_wrap=True)
+
+    @contextlib.contextmanager
+    def once(self) -> Iterator[None]:
+        """Measure work that only a first run does, such as compiling."""
+        started = time.perf_counter()
+        yield
+        self.once_s += time.perf_counter() - started
 
     @contextlib.contextmanager
     def progress(self, label: str, total: int, unit: str = "patches") -> Iterator[Callable[[int], None]]:

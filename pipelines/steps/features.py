@@ -72,7 +72,7 @@ def extract_features(
     names = list(map(normalised_name, names)) if normalised else names
     check_table_room(folder, len(patches.pixels), len(names))
     # Without cached kernels this takes 20 seconds of one core, so it has its own progress bar.
-    with screen.progress("compiling kernels", len(families), "families") as progress:
+    with screen.once(), screen.progress("compiling kernels", len(families), "families") as progress:
         compile_kernels(families, workers=workers, progress=progress)
     usage = None
     task = f"handcrafted features{STAINED if normalised else ''}"

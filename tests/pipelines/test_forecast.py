@@ -193,6 +193,19 @@ def test_an_overrun_slows_the_forecast_down(no_reference, tmp_path, clock):
         assert forecast.words(None) == "whole command: about 6 min left"
 
 
+def test_work_of_a_first_run_does_not_slow_the_forecast_down(no_reference, tmp_path, clock):
+    earlier(tmp_path, "before", 100, features=60, heads=60, report=60)
+    forecast = Forecast(make_run(tmp_path), ["report"])
+    with forecast.building("features"):
+        with forecast.run.screen.once():
+            clock.seconds += 180
+        clock.seconds += 60
+        assert forecast.words(None) == "whole command: about 2 min left"
+    assert forecast.actual["features"] == 60
+    finish(forecast, "heads", 70, clock)  # time of the earlier step counts as before
+    assert forecast.actual["heads"] == 70
+
+
 def test_finished_steps_are_not_counted_unless_their_inputs_change(no_reference, tmp_path, monkeypatch):
     monkeypatch.setattr(histoblend.pipelines.forecast, "code_digest", lambda sources: "same")
     monkeypatch.setattr(histoblend.pipelines.forecast, "library_versions", lambda: {})
