@@ -1,10 +1,11 @@
 """Time prediction: the fine-tuned network with fewer symmetries or 8-bit integers, and a run's bundle as a whole.
 
-Run from the repository root: ``python -m benchmarks.predict [run] [patches]``. The network is EfficientNet-Lite2 at
-192 px with ImageNet weights and a random head, on phantom patches. If the folder of a run is given, the command
-``predict`` reads image files of the run's patches (by default 2,000) and predicts them with the bundle's default model
-and with ``--model fast``, start to end. The bundle of an ensemble run also predicts once with its network as scored: 8
-symmetries in float32.
+Run from the repository root: ``python -m benchmarks.predict [run] [patches] [run as scored]``. The network is
+EfficientNet-Lite2 at 192 px with ImageNet weights and a random head, on phantom patches. If the folder of a run is
+given, the command ``predict`` reads image files of the run's patches (by default 2,000) and predicts them with the
+bundle's default model and with ``--model fast``, start to end; and with the bundle of a copy of the run that was made
+again with ``final.symmetries=8`` and ``final.precision=float32``, if one is given. The bundle of an ensemble run also
+predicts some patches in memory with its network as scored: 8 symmetries in float32.
 
 The benchmark first checks that the log-odds agree. Times are core-milliseconds per patch, the best of three passes that
 take turns; commands and bundles predict once.
@@ -101,41 +102,43 @@ def time_bundle(run: Path, count: int) -> None:
         )
 
 
-def time_commands(run: Path, count: int) -> None:
-    """Check and time the command with the default model and with the fast one, from image files to a CSV file."""
+def time_commands(run: Path, count: int, scored: Path | None) -> None:
+    """Check and time the command with each model, from image files to a CSV file."""
     table = pd.read_parquet(run / "1-patches" / "patches.parquet").sort_values("slide", kind="stable").head(count)
     pixels = np.load(run / "1-patches" / "pixels.npy", mmap_mode="r")
-    results, times = {}, {}
+    ways = {"default": (run, AGREEMENT), "fast": (run, AGREEMENT_OF_MODELS)}
+    ways |= {"as scored": (scored, AGREEMENT)} if scored else {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "images").mkdir()
         for row, patch in table["patch_id"].items():
             Image.fromarray(pixels[row]).save(folder / "images" / f"{patch}.png")
         table.rename(columns={"patch_id": "id"})[["id", "slide"]].to_csv(folder / "slides.csv", index=False)
-        command = [sys.executable, "-m", "histoblend.pipelines", "predict", "--bundle", run / "bundle"]
-        command += ["--in", folder / "images", "--slides", folder / "slides.csv"]
-        for model in ("", "fast"):
-            out, before, started = folder / f"{model or 'default'}.csv", os.times(), time.perf_counter()
-            options = ["--out", out, *(["--model", model] if model else [])]
-            subprocess.run([*command, *options], check=True)  # noqa: S603 - our own command
-            used = os.times()
-            cores = used.children_user + used.children_system - before.children_user - before.children_system
-            times[model], results[model] = (time.perf_counter() - started, cores), pd.read_csv(out)["probability"]
-    agreement = results[""].corr(results["fast"], method="spearman")
-    assert agreement >= AGREEMENT_OF_MODELS, f"ranks of the default and the fast model agree to {agreement:.4f} only"
-    for model, (seconds, cores) in times.items():
-        print(
-            f"command, {model or 'default':8s} {len(table)} patches: {seconds:6.1f} s, {1e3 * cores / len(table):6.1f} "
-            f"core-ms per patch, {times[''][1] / cores:5.2f} times as fast; rank correlation {agreement:.4f}"
-        )
+        for title, known in (("slides known", ["--slides", folder / "slides.csv"]), ("slides unknown", [])):
+            first = None
+            for way, (bundle, agreed) in ways.items():
+                out, before, started = folder / f"{way}-{title}.csv", os.times(), time.perf_counter()
+                command = [sys.executable, "-m", "histoblend.pipelines", "predict", "--bundle", bundle / "bundle"]
+                command += ["--in", folder / "images", "--out", out, *known]
+                command += ["--model", "fast"] if way == "fast" else []
+                subprocess.run(command, check=True)  # noqa: S603 - our own command
+                seconds, used, values = time.perf_counter() - started, os.times(), pd.read_csv(out)["probability"]
+                cores = used.children_user + used.children_system - before.children_user - before.children_system
+                first = first or (seconds, cores, values)
+                agreement = first[2].corr(values, method="spearman")
+                assert agreement >= agreed, f"ranks of the default and {way} agree to {agreement:.4f} only"
+                print(
+                    f"command, {title}, {way:9s} {seconds:6.1f} s, {1e3 * cores / len(table):6.1f} core-ms per patch, "
+                    f"{cores / first[1]:5.2f} times the default; rank correlation {agreement:.4f}"
+                )
 
 
-def main(run: str = "", count: str = "") -> None:
+def main(run: str = "", count: str = "", scored: str = "") -> None:
     """Time the network or, if a run is given, its command and its bundle."""
     if not run:
         time_networks(int(count or 64))
         return
-    time_commands(Path(run), int(count or 2000))
+    time_commands(Path(run), int(count or 2000), Path(scored) if scored else None)
     if (Path(run) / "5-cnn").is_dir():
         time_bundle(Path(run), int(count or 96))
 
