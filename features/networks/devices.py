@@ -7,8 +7,9 @@ import importlib.util
 import re
 from pathlib import Path
 
-#: Paths that exist if there is a driver for a GPU: NVIDIA's, AMD's, and Windows' inside its Linux subsystem.
-_DRIVERS = ("/proc/driver/nvidia", "/dev/kfd", "/dev/dxg")
+#: Paths that exist if there is a driver for a GPU: NVIDIA's (some containers show the second only), AMD's, and
+#: Windows' inside its Linux subsystem.
+_DRIVERS = ("/proc/driver/nvidia", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 #: Backends of Keras in the order in which they are chosen on a GPU: the first one was measured (docs/gpu.md).
 GPU_BACKENDS = ("torch", "jax", "tensorflow")
 

@@ -54,6 +54,12 @@ def test_a_backend_that_can_use_the_gpu_is_chosen(machine, installed, monkeypatc
     assert backend.choose_backend() == "jax"
 
 
+@pytest.mark.parametrize("path", ["/proc/driver/nvidia", "/dev/nvidiactl", "/dev/kfd", "/dev/dxg", "/dev/null"])
+def test_a_driver_is_found_by_its_files(path, monkeypatch):
+    monkeypatch.setattr(devices.Path, "exists", lambda self: self.as_posix() == path)
+    assert devices.has_driver() == (path != "/dev/null")
+
+
 def test_the_terminal_says_why_the_gpu_is_used_or_not(monkeypatch):
     onnx, keras = Engine("onnx", "tensorflow", "float32", False), Engine("keras", "tensorflow", "float32", False)
     assert Engine("keras", "torch", "bfloat16", True).reason() == "on the GPU, which torch can use"
