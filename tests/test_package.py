@@ -81,6 +81,14 @@ def required(name):
     return {line for line in (ROOT / name).read_text().splitlines() if line and line[0] not in "#-"}
 
 
+def test_no_file_of_code_is_longer_than_450_lines():
+    """A longer file has two subjects. Vendored files are other people's."""
+    code = (name for name in tracked(".") if Path(name).suffix in (".py", ".js", ".css") and "vendor" not in name)
+    lengths = {name: len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in code}
+    assert {name: length for name, length in lengths.items() if length > 450} == {}
+    assert len(lengths) > 500
+
+
 def test_weights_that_shipped_configurations_use_are_required_and_others_are_not():
     used = set()
     for name in CONFIGURATIONS:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from math import inf
 
 import numpy as np
 from skimage.color import rgb2xyz, xyz_tristimulus_values
@@ -30,7 +29,6 @@ CHANNELS = (
 STATISTICS = ("mean", "spread", "skew", "kurtosis", "q05", "q50", "q95")
 #: Number of statistics per region, from the start of `STATISTICS`.
 REGIONS = {"whole": 7, "centre": 2, "ring": 1, "contrast": 2}
-_HUE = 3
 _QUANTILES = (0.05, 0.5, 0.95)
 #: A value this close to a rounding boundary is recomputed in double precision.
 _DOUBT = 1e-3
@@ -76,8 +74,8 @@ def colour(planes: Planes) -> np.ndarray:
     _colour_kernel(planes.channels, planes.stains, *_light_tables(), lows, steps, circle, np.array(_QUANTILES), tables)
     whole, centre, ring = (tables[:, region] for region in range(3))
     contrast = centre[..., :2] - ring[..., :2]
-    # a difference of directions must stay within half a turn
-    contrast[:, _HUE, 0] -= np.round(contrast[:, _HUE, 0])
+    # hue: a difference of directions must stay within half a turn
+    contrast[:, 3, 0] -= np.round(contrast[:, 3, 0])
     blocks = (whole, centre[..., :2], ring[..., :1], contrast)
     return np.concatenate([block.reshape(n, -1) for block in blocks], axis=1).astype(np.float32)
 
@@ -168,11 +166,7 @@ def _fill_lab(
             for k in range(size):
                 light[3 + channel, k] = linear[channels[channel, patch, np.uint64(k) + first]]
         for axis in range(3):
-            red, green, blue = (
-                np.float32(shares[axis, 0]),
-                np.float32(shares[axis, 1]),
-                np.float32(shares[axis, 2]),
-            )
+            red, green, blue = np.float32(shares[axis, 0]), np.float32(shares[axis, 1]), np.float32(shares[axis, 2])
             for k in range(size):
                 t = red * light[3, k] + green * light[4, k] + blue * light[5, k]
                 u = np.sqrt(max(t, np.float32(0.008)))
@@ -417,12 +411,8 @@ _STAINS = "Ruifrok & Johnston (2001), Anal Quant Cytol Histol 23(4):291-299"
 _REFERENCES = {
     "hue": "Batschelet (1981), Circular Statistics in Biology",
     "saturation": "Smith (1978), SIGGRAPH Comput Graph 12(3):12-19",
-    "lightness": "CIE 15:2004, Colorimetry",
-    "green-red": "CIE 15:2004, Colorimetry",
-    "blue-yellow": "CIE 15:2004, Colorimetry",
-    "haematoxylin": _STAINS,
-    "eosin": _STAINS,
-    "residual": _STAINS,
+    **dict.fromkeys(("lightness", "green-red", "blue-yellow"), "CIE 15:2004, Colorimetry"),
+    **dict.fromkeys(("haematoxylin", "eosin", "residual"), _STAINS),
 }
 
 
@@ -439,10 +429,8 @@ def _range(channel: Row, statistic: str, region: str) -> tuple[str, float, float
         return channel.unit, -0.5, 0.5
     if statistic == "spread":
         return channel.unit, 0.0, (channel.high - channel.low) / 2
-    if statistic == "skew":
-        return "1", -inf, inf
-    if statistic == "kurtosis":
-        return "1", -2.0, inf
+    if statistic in ("skew", "kurtosis"):
+        return "1", -2.0 if statistic == "kurtosis" else -np.inf, np.inf
     return channel.unit, channel.low, channel.high
 
 

@@ -19,12 +19,11 @@ from sklearn.preprocessing import StandardScaler
 
 import histoblend.features.networks.engines
 import histoblend.features.networks.onnx_export
-from histoblend.data.errors import InputError
 from histoblend.features.extract import extract_shards
 from histoblend.features.networks.backbones import find_backbone
 from histoblend.features.networks.backend import load_keras
 from histoblend.features.networks.embeddings import EmbeddingCompute, Embeddings, ahead, embedding_compute
-from histoblend.features.networks.engines import Engine, KerasNetwork, OnnxNetwork, choose_engine
+from histoblend.features.networks.engines import KerasNetwork, OnnxNetwork
 from histoblend.features.networks.onnx_export import export_onnx
 from histoblend.features.networks.recipe import Recipe, embedding_network
 from histoblend.features.networks.stored import open_networks, store_networks
@@ -154,28 +153,6 @@ def test_the_export_prints_nothing_and_loads_no_framework_in_the_parent(export):
     assert {path.suffix for path in cache.iterdir()} == {".onnx", ".sha256"}
 
 
-def test_a_failed_export_gives_the_reason_and_leaves_no_file(tmp_path, monkeypatch):
-    (tmp_path / "stub").mkdir()
-    (tmp_path / "stub/tensorflow.py").write_text("raise ImportError('no TensorFlow here')")
-    monkeypatch.syspath_prepend(tmp_path / "stub")
-    with pytest.raises(InputError, match=r"no TensorFlow here"):
-        embedding_compute(engine="onnx", cache=tmp_path / "cache")
-    assert not list((tmp_path / "cache").iterdir())
-
-
-def test_an_export_that_differs_is_rejected(tmp_path, monkeypatch):
-    written = histoblend.features.networks.onnx_export.onnx_network
-
-    def wrong(model):
-        content = written(model)
-        model.layers[1].scale = 1e3  # of the input
-        return content
-
-    monkeypatch.setattr(histoblend.features.networks.onnx_export, "onnx_network", wrong)
-    with pytest.raises(RuntimeError, match=r"must agree with Keras to 0\.0001; got a difference of"):
-        histoblend.features.networks.onnx_export.write_onnx(Recipe(weights="random"), None, str(tmp_path / "x.onnx"))
-
-
 def test_poolings_are_mean_and_maximum_over_the_map(patches):
     both = embedding_network(Recipe(pooling="both"))
     keras = load_keras()
@@ -185,18 +162,6 @@ def test_poolings_are_mean_and_maximum_over_the_map(patches):
     pooled = keras.ops.convert_to_numpy(both(images, training=False))
     np.testing.assert_allclose(pooled[:, :1280], maps.mean((1, 2)), atol=1e-5)
     np.testing.assert_allclose(pooled[:, 1280:], maps.max((1, 2)), atol=1e-5)
-
-
-def test_symmetries_are_the_eight_of_the_square():
-    patch = np.arange(9, dtype=np.uint8).reshape(1, 3, 3, 1).repeat(3, axis=3)
-    views = {view[0, :, :, 0].tobytes() for view in symmetries(patch)}
-    assert len(views) == 8
-    by_hand = {
-        bytes([6, 3, 0, 7, 4, 1, 8, 5, 2]),
-        bytes([0, 3, 6, 1, 4, 7, 2, 5, 8]),
-        bytes([8, 7, 6, 5, 4, 3, 2, 1, 0]),
-    }
-    assert by_hand < views  # a quarter turn, the transpose, a half turn
 
 
 def test_d4_is_the_average_over_the_symmetries_and_is_invariant(compute, patches):
@@ -215,27 +180,6 @@ def test_several_sizes_are_concatenated(compute, patches):
     values = EmbeddingCompute(compute.network, (None, 64), False)(patches[:3])
     np.testing.assert_array_equal(values[:, :1280], compute(patches[:3]))
     np.testing.assert_array_equal(values[:, 1280:], compute(resize(patches[:3], 64)))
-
-
-def test_resizing_keeps_flat_colours_and_sizes_and_the_callers_array():
-    patches = np.full((2, 96, 80, 3), (10, 128, 255), np.uint8)
-    before = patches.copy()
-    for size in (128, 192, 224, 48):
-        resized = resize(patches, size)
-        assert resized.shape == (2, size, size, 3)
-        assert (resized == (10, 128, 255)).all()
-    np.testing.assert_array_equal(patches, before)
-    assert resize(patches, None) is patches
-
-
-def test_resizing_equals_values_calculated_by_hand():
-    """Doubling a step 0 | 240: Keys' weights at a quarter pixel are (-9, 111, 29, -3) / 128."""
-    row = np.repeat(np.uint8([0, 240]), 4)
-    resized = resize(np.broadcast_to(row[None, None, :, None], (1, 8, 8, 3)).copy(), 16)[0, 8, :, 0]
-    beside = round(240 * (29 - 3) / 128), round(240 * (111 - 9) / 128)
-    assert resized[7:9].tolist() == list(beside)
-    assert resized[6] == 0  # undershoot, clipped to 0
-    assert resized[10] >= 240
 
 
 @given(
@@ -374,29 +318,6 @@ def test_batches_are_prepared_in_order_up_to_the_given_depth():
     assert list(ahead(prepare, range(3), 0)) == [0, 10, 20]
     with pytest.raises(ZeroDivisionError):
         list(ahead(lambda item: 1 // item, [1, 0, 1], 2))
-
-
-@pytest.mark.parametrize(
-    ("gpu", "asked", "expected"),
-    [
-        (False, ("auto", "auto"), Engine("onnx", "jax", "float32", False)),
-        (False, ("keras", "bfloat16"), Engine("keras", "jax", "bfloat16", False)),
-        (True, ("auto", "auto"), Engine("keras", "jax", "bfloat16", True)),
-        (True, ("keras", "float32"), Engine("keras", "jax", "float32", True)),
-        (True, ("onnx", "auto"), Engine("onnx", "jax", "float32", False)),
-        (True, ("auto", "int8"), Engine("onnx", "jax", "int8", False)),
-    ],
-    ids=["cpu", "cpu-half", "gpu", "gpu-single", "gpu-onnx", "8 bits"],
-)
-def test_the_engine_depends_on_the_machine_unless_it_is_given(monkeypatch, gpu, asked, expected):
-    monkeypatch.setattr(histoblend.features.networks.engines, "has_gpu", lambda: gpu)
-    monkeypatch.setattr(histoblend.features.networks.engines, "choose_backend", lambda: "jax")
-    assert choose_engine(*asked) == expected
-
-
-def test_an_engine_has_a_readable_name():
-    assert str(Engine("keras", "torch", "bfloat16", True)) == "Keras on torch, bfloat16, GPU"
-    assert str(choose_engine("onnx")) == "ONNX Runtime, float32"
 
 
 def test_half_precision_rounds_and_restores_the_policy(compute_by_keras, patches):

@@ -7,7 +7,7 @@ from histoblend.pipelines.engine import fits as fitters
 from histoblend.pipelines.engine.kept_fits import FitCache
 from histoblend.pipelines.steps.heads import out_of_fold, refit_without
 from tests.pipelines.fits import local
-from tests.pipelines.test_commands import grouped_table
+from tests.pipelines.steps.test_heads import grouped_table
 
 
 @pytest.fixture

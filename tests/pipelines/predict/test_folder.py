@@ -2,10 +2,7 @@
 
 import inspect
 import json
-import os
 import shutil
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -20,27 +17,24 @@ import histoblend.models.predictor
 import histoblend.pipelines.predict.shards
 from histoblend.data.errors import InputError
 from histoblend.data.storage.parts import Parts
-from histoblend.features.networks.backend import load_keras
-from histoblend.models.bundle import INDEX, open_bundle, seal_bundle
+from histoblend.models.bundle import open_bundle
 from histoblend.models.calibration import POINTS, operating_points
-from histoblend.models.cnn import KERAS_FILE
 from histoblend.models.names import needs_slides
 from histoblend.models.predictor import open_predictor
 from histoblend.pipelines.commands import baseline
 from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
-from histoblend.pipelines.predict.explanation import file_name
-from histoblend.pipelines.predict.folder import check_out, predict_folder
+from histoblend.pipelines.predict.folder import predict_folder
 from histoblend.pipelines.predict.shards import Options
 from histoblend.pipelines.results import feature_tables, patches_of
 from histoblend.pipelines.runtime.screen import Screen
 from tests import ROOT
 from tests.data.slide_files import write_tiff
+from tests.pipelines.predict.bundles import Mean, with_more
 from tests.pipelines.predict.small_installation import (
     link_packages,
     predict_everything,
     run_with,
-    write_red_network,
 )
 from tests.pipelines.stub_run import StubRun
 
@@ -156,39 +150,6 @@ def test_fast_is_the_cheapest_model_near_the_best(run, held_out, tmp_path, capsy
     pd.testing.assert_frame_equal(fast, named)
 
 
-class Mean:
-    """Replaces an ensemble: the plain mean of its members."""
-
-    slide_means = False
-
-    def __init__(self, members, thresholds):
-        self.members, self.thresholds = members, thresholds
-
-    @classmethod
-    def from_dict(cls, state):
-        return cls(tuple(state["members"]), state["thresholds"])
-
-    def predict(self, probabilities, means=None):
-        return probabilities.mean(axis=1)
-
-
-def with_more(bundle, target, stored, *, keras_file=False):
-    """Copy a bundle and add an ensemble and a network, which has a Keras file too in bundles of real runs."""
-    shutil.copytree(bundle, target, ignore=shutil.ignore_patterns(INDEX))
-    (target / "cnn").mkdir()
-    write_red_network(target / "cnn")
-    if keras_file:
-        keras = load_keras()
-        keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)]).save(target / "cnn" / KERAS_FILE)
-    (target / "ensemble.json").write_text(json.dumps(stored))
-    content = {
-        key: value for key, value in open_bundle(bundle).index.items() if key not in ("format", "files", "digest")
-    }
-    content["models"]["cnn"] = {**content["models"]["logistic_colour"], "columns": "cnn"}
-    seal_bundle(target, content)
-    return target
-
-
 @pytest.fixture
 def blended(run, tmp_path, monkeypatch):
     """A bundle with a minimal ensemble and network."""
@@ -211,13 +172,6 @@ def test_an_ensemble_blends_its_members(run, blended, held_out, tmp_path, slides
     expected = np.mean(members, axis=0)
     np.testing.assert_allclose(table["probability"], expected, atol=1e-6)
     assert table["label"].tolist() == (table["probability"] >= threshold).astype(int).tolist()
-
-
-def test_explanations_of_two_ids_have_different_file_names():
-    names = [file_name(name) for name in ("a b", "a_b", "a/b", "\u00e9", "\u00e8", "../x")]
-    assert len(set(names)) == len(names)
-    assert names[1] == "a_b"
-    assert all(name.isascii() and "/" not in name for name in names)
 
 
 def test_an_explanation_adds_up(run, blended, held_out, tmp_path, capsys):
@@ -271,16 +225,6 @@ def test_every_model_has_the_operating_points_of_the_report_from_training_slides
     for point, threshold in models["logistic_colour"]["thresholds"].items():
         _, table = predict(run, held_out, tmp_path / "out.csv", model="logistic_colour", point=point)
         assert table["label"].tolist() == (expected[table.index] >= threshold).astype(int).tolist()
-
-
-def test_the_help_lists_every_operating_point():
-    from typer.testing import CliRunner
-
-    from histoblend.pipelines.__main__ import app
-
-    for command in ("predict", "heatmap"):
-        said = " ".join(CliRunner().invoke(app, [command, "--help"]).output.split())
-        assert all(point in said for point in POINTS)
 
 
 @pytest.fixture
@@ -345,35 +289,6 @@ def test_earlier_results_among_the_images_are_not_predicted(run, held_out, tmp_p
     for words in ("deep/bundle, a bundle", "7-report, results of a step", ".png, a result of predict"):
         assert words in said
     assert "out.csv, a result" not in said
-
-
-@pytest.mark.parametrize("name", ["in/a.tif", "labels.csv", "out.csv.skipped.csv"])
-def test_a_file_of_the_user_is_never_replaced(tmp_path, name):
-    (tmp_path / "in").mkdir()
-    (tmp_path / name).write_bytes(b"theirs")
-    out = tmp_path / name.removesuffix(".skipped.csv")
-    with pytest.raises(InputError, match=r"expected a new file, or an earlier table of predict.*Choose another OUT"):
-        check_out(tmp_path / "in", out, explain=False)
-    assert (tmp_path / name).read_bytes() == b"theirs"
-
-
-@pytest.mark.parametrize("kind", ["link", "dead link", "pipe"])
-def test_a_link_or_a_device_is_never_replaced(tmp_path, kind):
-    out = tmp_path / "out.csv"
-    if kind == "pipe":
-        os.mkfifo(out)
-    else:
-        out.symlink_to(tmp_path / "far.csv")
-        (tmp_path / ("far.csv" if kind == "link" else "other.csv")).write_text("")
-    with pytest.raises(InputError, match="got another file, a link or a device"):
-        check_out(tmp_path, out, explain=False)
-    assert not out.is_file() or out.is_symlink()
-
-
-def test_an_earlier_table_or_an_empty_file_is_replaced(tmp_path):
-    for content in (b"id,probability,label,flags\na,0.5,1,\n", b""):
-        (tmp_path / "out.csv").write_bytes(content)
-        check_out(tmp_path, tmp_path / "out.csv", explain=False)
 
 
 def test_a_folder_without_readable_images_gives_an_empty_table(run, held_out, tmp_path, capsys):
@@ -499,30 +414,6 @@ def test_a_small_installation_predicts_the_same(run, held_out, tmp_path):
     assert len(pd.read_csv(folders[0] / "map" / "tiles.csv")) > 9
     for name in ("predictions.csv", "in-memory.csv", "map/tiles.csv", "map/regions.geojson"):
         assert (folders[1] / name).read_bytes() == (folders[0] / name).read_bytes(), name
-
-
-def test_the_command_line_reports_a_wrong_bundle_in_one_line(tmp_path):
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "histoblend.pipelines",
-            "predict",
-            "--bundle",
-            tmp_path,
-            "--in",
-            tmp_path,
-            "--out",
-            tmp_path / "o.csv",
-        ],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        check=False,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {tmp_path}: expected a bundle with bundle.json; there is none.")
-    assert done.stderr.count("\n") == 1
 
 
 def test_the_bundle_contains_the_network(run, held_out, monkeypatch):

@@ -22,7 +22,6 @@ from histoblend.pipelines.commands import baseline
 from histoblend.pipelines.config_files import load_config
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.predict.folder import predict_folder
-from histoblend.pipelines.predict.phantom_slide import default_slide, draw_slide
 from histoblend.pipelines.predict.shards import Options
 from histoblend.pipelines.predict.slide import Geometry, check_out, heatmap
 from histoblend.pipelines.predict.slide_results import FILES, conclude
@@ -31,7 +30,7 @@ from histoblend.pipelines.runtime.screen import Screen
 from histoblend.pipelines.tables import context_table
 from tests import ROOT
 from tests.data.slide_files import most_reads, write_scn, write_tiff
-from tests.pipelines.predict.test_folder import Mean, with_more
+from tests.pipelines.predict.bundles import Mean, with_more
 from tests.processes import run_command
 
 SMALL = ["data.n=600", "data.slides=12", "split.folds=2", "report.draws=100", "report.repeats=1", "name=small"]
@@ -436,33 +435,6 @@ def test_the_command_line_draws_a_slide_and_predicts_it(run, tmp_path):
     assert failed.stderr.startswith("error: ")
     assert failed.stderr.strip().count("\n") == 0
     assert "got an image" in failed.stderr
-
-
-def test_without_a_slide_one_is_drawn_once_there_is_a_bundle(run, tmp_path, monkeypatch):
-    with pytest.raises(InputError, match=r"expected a bundle; there is none. Make one \(`make baseline`"):
-        default_slide(tmp_path, tmp_path, Screen())
-    drawn = []
-    monkeypatch.setattr(
-        "histoblend.pipelines.predict.phantom_slide.draw_slide", lambda path, screen: drawn.append(path)
-    )
-    assert default_slide(tmp_path, run.folder / "bundle", Screen()) == tmp_path / "phantom-slide.tif"
-    (tmp_path / "phantom-slide.tif").write_text("drawn before")
-    default_slide(tmp_path, run.folder / "bundle", Screen())
-    assert drawn == [tmp_path / "phantom-slide.tif"]
-    with pytest.raises(InputError, match="expected the name of a TIFF file; got a folder"):
-        draw_slide(tmp_path, Screen())
-
-
-def test_a_phantom_slide_replaces_no_other_file(tmp_path):
-    other, drawn = tmp_path / "real.svs", tmp_path / "phantom.tif"
-    other.write_bytes(b"a slide")
-    with pytest.raises(InputError, match="expected a new file, or an earlier phantom slide to replace; got another"):
-        draw_slide(other, Screen(), width=1024, height=1024)
-    assert other.read_bytes() == b"a slide"
-    draw_slide(drawn, Screen(), width=1024, height=1024)
-    before = drawn.read_bytes()
-    draw_slide(drawn, Screen(), width=1024, height=1024, seed=2)
-    assert drawn.read_bytes() != before
 
 
 def test_a_second_heat_map_in_the_same_folder_is_refused(run, slide, tmp_path):
