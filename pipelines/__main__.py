@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import json
+import logging
 import os
 import re
 import sys
@@ -326,6 +327,8 @@ def _silence_libraries() -> None:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
         os.environ["PYTHONWARNINGS"] = "ignore"
+        # TensorFlow warns if functions are traced often for few calls, as with short trainings, each of a new network.
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def with_home(argument: str) -> str:

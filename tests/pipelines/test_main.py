@@ -1,5 +1,6 @@
 """The command line: terminal output and exit status."""
 
+import logging
 import os
 import sys
 import warnings
@@ -34,6 +35,12 @@ def test_warnings_of_libraries_are_hidden(main, capfd, kind):
     main(lambda: warnings.warn("The least populated class in y has only 2 members", kind, stacklevel=1))
     assert capfd.readouterr() == ("", "")
     assert os.environ["PYTHONWARNINGS"] == "ignore"  # for workers
+
+
+def test_warnings_that_tensorflow_logs_are_hidden_but_not_its_errors(main, caplog):
+    logger = logging.getLogger("tensorflow")
+    main(lambda: (logger.warning("5 out of the last 9 calls triggered retracing"), logger.error("failed")))
+    assert caplog.messages == ["failed"]
 
 
 def test_warnings_are_shown_if_python_is_told_to(main, monkeypatch):
