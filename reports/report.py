@@ -138,7 +138,14 @@ def build_sections(inputs: ReportInputs) -> list[Section]:
         generalise_section(inputs.shortcuts, inputs.learning, omitted=inputs.learning_omitted),
         stain_section(inputs.stain, inputs.importances, verdict.best),
         errors_section(
-            predictions, slides, inputs.ladder, verdict.best, inputs.patches, inputs.flags, inputs.decisions
+            predictions,
+            slides,
+            inputs.ladder,
+            verdict.best,
+            inputs.patches,
+            inputs.flags,
+            inputs.decisions,
+            card=inputs.data_card,
         ),
         cnn_section(inputs.cnn, inputs.patches),
         decisions_section(inputs.decisions),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -103,11 +103,11 @@ def _interval(row: Mapping[Any, Any], metric: str) -> str:
     return "" if pd.isna(low) else f" ({span(low, high)})"
 
 
-def roc(curves: pd.DataFrame, split: str) -> Figure:
-    """Draw the ROC curves of all models on one split."""
+def roc(curves: pd.DataFrame, split: str, shown: Collection[str]) -> Figure:
+    """Draw the ROC curves of all models on one split. The legend switches on those that are not `shown` at first."""
     data: list[Figure] = []
     part = curves[curves.split == split]
-    for model in dict.fromkeys(part.model):
+    for model in sorted(dict.fromkeys(part.model), key=lambda model: model not in shown):
         rung, head = split_model_name(model)
         curve = part[part.model == model]
         data.append(
@@ -115,6 +115,7 @@ def roc(curves: pd.DataFrame, split: str) -> Figure:
                 "type": "scatter",
                 "mode": "lines",
                 "name": short_name(model),
+                "visible": True if model in shown else "legendonly",
                 "x": numbers(curve.false_positive_rate, 4),
                 "y": numbers(curve.true_positive_rate, 4),
                 "line": {
@@ -130,7 +131,8 @@ def roc(curves: pd.DataFrame, split: str) -> Figure:
     frame = layout(
         xaxis={**axis, "title": {"text": "1 − specificity", "standoff": 8}},
         yaxis={**axis, "title": {"text": "sensitivity", "standoff": 8}},
-        height=460,
+        height=400 + 12 * len(data),  # the legend is above the curves
+        uirevision="switched",  # curves stay switched on when another split is chosen
         shapes=[
             {"type": "line", "x0": 0, "x1": 1, "y0": 0, "y1": 1, "line": {"color": INK, "dash": "dot", "width": 1}}
         ],

@@ -47,7 +47,7 @@ TITLE_WIDTH, TITLE_WIDTH_BESIDE, NAME_WIDTH, MOST_BELOW = 96, 56, 40, 6
 TITLES = {
     ("verdict", "answer"): "Best model of each rung, out of fold and on test slides",
     ("ladder", "forest"): "All models, out of fold and on test slides: {}",
-    ("ladder", "roc"): "ROC curves of all models, {}",
+    ("ladder", "roc"): "ROC curves of the main models, {}",
     ("importances", "groups"): "Importance of themes and regions: {}; drops on test slides, shares over folds",
     ("importances", "families"): "Importance of families of features: {}; drops on test slides, shares over folds",
     ("importances", "beeswarm"): "Contributions of features on test slides: {}",
@@ -191,6 +191,8 @@ def picture_of(figure: Mapping[str, Any], title: str = "") -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
+    # Images have no legend to click on.
+    figure = {**figure, "data": [trace for trace in figure["data"] if trace.get("visible") != "legendonly"]}
     layout = figure["layout"]
     entries = sum(bool(trace.get("name")) and trace.get("showlegend", True) for trace in figure["data"])
     below = entries <= MOST_BELOW or not layout.get("showlegend", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -45,6 +46,11 @@ class DataCard:
         if not self.um_per_pixel:
             return ""
         return f"{self.um_per_pixel} µm per pixel" + (f" ({self.objective})" if self.objective else "")
+
+    def length(self, pixels: int) -> str:
+        """A length in px, and in µm if the size of a pixel is stated as a number, such as ``96 px (93 µm)``."""
+        stated = re.fullmatch(r"(about )?(\d*\.?\d+)", self.um_per_pixel)
+        return f"{pixels} px" + (f" ({stated[1] or ''}{float(stated[2]) * pixels:.0f} µm)" if stated else "")
 
 
 _CAMELYON = DataCard(

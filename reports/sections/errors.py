@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from histoblend.data.patches import Patches, rows_of_patches
+from histoblend.data.patches import CENTRE, Patches, rows_of_patches
 from histoblend.models.calibration import log_odds
 from histoblend.models.names import RUNGS, SINGLE_FAMILIES
 from histoblend.reports.evaluation.decisions import DEFAULT_POINT, DecisionsView
@@ -18,6 +18,7 @@ from histoblend.reports.evaluation.slides import slide_intervals
 from histoblend.reports.page.figures import BLUE, ORANGE, VERMILLION, layout, numbers, plain, rule, short_name, shorten
 from histoblend.reports.page.images import centre_box, photo_uri
 from histoblend.reports.page.section import Chart, Section
+from histoblend.reports.sections.data_card import DataCard
 from histoblend.reports.words import model_words, percent, span
 
 #: Number of models in the chart of slides. The CSV table has all models.
@@ -42,6 +43,7 @@ def errors_section(
     flags: pd.DataFrame | None = None,
     decisions: DecisionsView | None = None,
     *,
+    card: DataCard | None = None,
     draws: int = 1000,
     seed: int = 0,
 ) -> Section:
@@ -63,6 +65,8 @@ def errors_section(
         Flags of the audit: ``patch_id`` and one bool column per flag.
     decisions : DecisionsView, optional
         If it is about `model`, its thresholds are used instead of the ladder's.
+    card : DataCard, optional
+        States the size of a pixel.
     draws, seed : int
         For intervals that resample slides.
 
@@ -94,6 +98,7 @@ def errors_section(
         "threshold": _threshold_words(thresholds[model], decisions),
         "counts": [{**row, "words": SPLIT_WORDS[row["split"]]} for row in counts],
         "slides": rows.sort_values("auc").to_dict("records"),
+        "lengths": [(card or DataCard()).length(pixels) for pixels in (patches.pixels.shape[2], CENTRE)],
         "most": MAX_ROWS if largest > MAX_ROWS else None,
         "fewest": FEWEST_SLIDES,
         "flags": None if judged is None else _flag_rows(judged, model),

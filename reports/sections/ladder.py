@@ -16,6 +16,8 @@ from histoblend.reports.sections.centres import centre_rows, centre_words
 from histoblend.reports.within_slides import between_words, has_within, within_words
 from histoblend.reports.words import FAMILY_WORDS, RUNG_WORDS, difference, direction, head_words, model_words, span
 
+#: Kinds of models that ROC curves compare at first.
+ROC_RUNGS = ("colour", "handcrafted", "embeddings", "cnn", "ensemble")
 SPLIT_WORDS = {"oof": "out-of-fold", "test": "test"}
 
 
@@ -75,7 +77,8 @@ def ladder_section(
     splits = [split for split in SPLIT_WORDS if (rungs.split == split).any()]
     metrics = ["auc", "auc_within", *METRICS[1:]] if within else METRICS
     forest = [(figures.METRIC_WORDS[name][0], figures.forest(rungs, name)) for name in metrics]
-    roc = [(SPLIT_WORDS[split], figures.roc(curves, split)) for split in dict.fromkeys(curves.split)]
+    shown = _shown_at_first(rungs)
+    roc = [(SPLIT_WORDS[split], figures.roc(curves, split, shown)) for split in dict.fromkeys(curves.split)]
     alone = _alone_rows(ladder, families, splits)
     scores = [score for score in SCORES if within or not score.name.endswith(("within", "between"))]
     return Section(
@@ -98,11 +101,18 @@ def ladder_section(
         },
         charts={
             "forest": Chart(_forest_words(rungs), forest),
-            "roc": Chart("ROC curves of all models. The AUC column of the ladder has the areas under them.", roc),
+            "roc": Chart("ROC curves. The AUC column of the ladder has the areas under them.", roc),
         },
         tables={"ladder": ladder, "roc": curves} | ({} if centres is None else {"centres": centres}),
         finding=_finding(rungs),
     )
+
+
+def _shown_at_first(rungs: pd.DataFrame) -> set[str]:
+    """Models whose ROC curves are shown at first: the best of each of `ROC_RUNGS`, and the best of all."""
+    oof = rungs[(rungs.split == "oof") & (rungs.rung != RUNGS[0])].sort_values("auc", ascending=False, kind="stable")
+    tops = oof.drop_duplicates("rung")
+    return {*tops.model[tops.rung.isin(ROC_RUNGS)], *([best_model(rungs)] if len(oof) else [])}
 
 
 def _finding(rungs: pd.DataFrame) -> str:

@@ -31,6 +31,14 @@ def test_the_cards_of_public_data_sets_are_known(source):
     assert "the centre (32 × 32 pixels) contains tumour" in rows["Label"]
 
 
+@pytest.mark.parametrize(
+    ("stated", "length"),
+    [("0.972", "96 px (93 µm)"), ("about 1", "96 px (about 96 µm)"), ("", "96 px"), ("0.25 or 0.5", "96 px")],
+)
+def test_a_length_is_in_micrometres_too_if_the_size_of_a_pixel_is_one_number(stated, length):
+    assert DataCard(um_per_pixel=stated).length(96) == length
+
+
 def test_the_phantom_says_that_it_is_synthetic():
     rows = dict(card_rows(KNOWN_CARDS["phantom"], PREDICTIONS, "none"))
     assert all("synthetic" in rows[name] for name in ("Source", "Tissue", "Stain"))

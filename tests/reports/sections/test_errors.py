@@ -12,6 +12,7 @@ from histoblend.reports.evaluation.decisions import decide
 from histoblend.reports.evaluation.ladder import ladder
 from histoblend.reports.evaluation.slides import score_slides
 from histoblend.reports.page.page import write_page
+from histoblend.reports.sections.data_card import DataCard
 from histoblend.reports.sections.errors import (
     EACH_SLIDE,
     GALLERY_SIZE,
@@ -42,7 +43,8 @@ def cohort():
 def section(cohort):
     predictions, table, flags = cohort
     slides = score_slides(predictions, ["cnn", "xgboost_both", "logistic_colour", "xgboost_colour", "logistic_both"])
-    return errors_section(predictions, slides, table, "cnn", make_patches(predictions), flags, draws=100)
+    card = DataCard(um_per_pixel="0.5")
+    return errors_section(predictions, slides, table, "cnn", make_patches(predictions), flags, card=card, draws=100)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -159,6 +161,7 @@ def test_cards_show_the_flags_of_the_audit(cohort, section):
         expected = [name.replace("_", " ") for name in ("blurred", "pen_marks") if flags_of.loc[card["patch_id"], name]]
         assert card["flags"] == expected
     assert any(card["flags"] for card in cards)
+    assert section.content["lengths"] == ["96 px (48 µm)", "32 px (16 µm)"]
     cut = table.threshold[table.model == "cnn"].iloc[0]
     for row, split in zip(section.content["counts"], ("train", "test"), strict=True):
         part = predictions[predictions.split == split]

@@ -7,6 +7,7 @@ import pytest
 from histoblend.models.metrics import METRICS
 from histoblend.reports.evaluation.centres import MEAN, SCORES
 from histoblend.reports.page.page import write_page
+from histoblend.reports.page.static_figures import picture_of
 from histoblend.reports.sections.ladder import ladder_section
 
 CURVES = pd.DataFrame(
@@ -92,6 +93,27 @@ def test_families_are_ordered_by_their_best_out_of_fold_auc(ladder):
         "Best family: “colour” (132 columns), out-of-fold AUC 0.750 with logistic regression. Worst: “nuclei” (110 "
         "columns), out-of-fold AUC 0.650 with logistic regression."
     )
+
+
+def test_roc_curves_at_first_are_those_of_the_main_models_and_of_the_best(ladder):
+    more = {"logistic_both": 0.7, "xgboost_handcrafted": 0.78, "logistic_context": 0.9, "cnn": 0.85}
+    table = pd.concat([ladder, pd.DataFrame([row(model, "oof", auc) for model, auc in more.items()])])
+    models = [model for model in dict.fromkeys(table.model) if not model.endswith(("nuclei", "gabor"))]
+    curves = pd.concat([CURVES.assign(model=model) for model in models])
+    chart = ladder_section(table, curves, {}).charts["roc"]
+    (_, figure), *_ = chart.variants
+    assert [(trace["name"], trace["visible"]) for trace in figure["data"]] == [
+        ("colour · logistic", True),
+        ("handcrafted · logistic", True),
+        ("handcrafted + context · logistic", True),
+        ("fine-tuned network", True),
+        ("prevalence", "legendonly"),
+        ("all features · logistic", "legendonly"),
+        ("handcrafted · XGBoost", "legendonly"),
+    ]
+    # An image has no legend to click on, so it has only these.
+    (picture,) = picture_of(figure).legends
+    assert len(picture.get_texts()) == 4
 
 
 def test_without_any_slide_and_test_set_the_table_has_fewer_columns(ladder):
