@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 STAINED = ", stains normalised by slide"
 #: Rows of a table that are processed together.
 BLOCK = 4096
+#: Most training patches of analyses that fit models, or compare all pairs of patches, for many sets of columns. Their
+#: intervals resample slides, so further patches of the same slides narrow them little.
+MAX_PATCHES = 6000
 #: Most bytes of slides' references that are kept, for centres and again for spreads.
 _KEPT_BYTES = 128 * 2**20
 

@@ -16,16 +16,13 @@ from histoblend.models.resampling import percentile_interval, slide_groups
 from histoblend.pipelines.results import patches_of
 from histoblend.pipelines.run_files import LEAKAGE
 from histoblend.pipelines.runtime.artefacts import StepResult
-from histoblend.pipelines.tables import read_values
+from histoblend.pipelines.tables import MAX_PATCHES, read_values
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
 #: Fixed strength of the logistic regression. Tuning it for each kind of folds would confound the comparison.
 STRENGTH = 0.01
-
-#: Most training patches to use, drawn at random. Ten fits on this many take about ten seconds.
-MAX_PATCHES = 6000
 
 
 def build(run: Run, folder: Path) -> StepResult:

@@ -16,15 +16,13 @@ from histoblend.models.resampling import sample_rows_evenly, slide_groups
 from histoblend.pipelines.results import feature_sets, patches_of, predictions_of
 from histoblend.pipelines.run_files import CURVE, CURVE_COSTS, LABEL_GAINS, RECALIBRATION, SLIDE_CALIBRATION
 from histoblend.pipelines.runtime.artefacts import StepResult
-from histoblend.pipelines.tables import known_slides, slides_in_one_fold
+from histoblend.pipelines.tables import MAX_PATCHES, known_slides, slides_in_one_fold
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
 #: Sets of columns with a learning curve, if they are configured.
 CURVE_SETS = ("colour", "handcrafted", "embeddings", "both", "in-slide", "both-normalised")
-#: Most training patches, spread evenly over slides.
-MAX_PATCHES = 6000
 #: Fewest training slides.
 FEWEST_SLIDES = 8
 #: Heads whose calibration is shown, those with the best AUC out of fold, besides the network and the ensemble.

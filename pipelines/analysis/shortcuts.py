@@ -20,13 +20,11 @@ from histoblend.models.resampling import sample_rows_evenly, slide_groups
 from histoblend.pipelines.results import feature_sets, feature_tables, patches_of, predictions_of
 from histoblend.pipelines.run_files import SHORTCUTS
 from histoblend.pipelines.runtime.artefacts import StepResult
-from histoblend.pipelines.tables import known_slides, read_values
+from histoblend.pipelines.tables import MAX_PATCHES, known_slides, read_values
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
-#: Most training patches, spread evenly over slides.
-MAX_PATCHES = 3000
 #: Columns of the table of patches that name further groups of slides, if it has them.
 FURTHER_GROUPS = ("scanner", "centre")
 

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
 
 
-#: Most held-out patches that are predicted. The fine-tuned network takes 0.1 s per patch and draw.
+#: Most held-out patches, of all slides together. They are few, because each is altered and predicted again for every
+#: stain and draw, and the fine-tuned network takes 0.1 s each time.
 MAX_PATCHES = 112
 #: Most slides that these patches come from.
 MAX_SLIDES = 40

@@ -15,7 +15,6 @@ from histoblend.data.storage.parts import Parts
 from histoblend.models.inspection.label_forecast import forecast
 from histoblend.models.inspection.learning_curve import Draws, join_fits, nested_draws
 from histoblend.pipelines.analysis.learning import (
-    MAX_PATCHES,
     CurvePatches,
     curve_patches,
     draws_and_seed,
@@ -26,6 +25,7 @@ from histoblend.pipelines.run_files import CURVE_COSTS
 from histoblend.pipelines.runtime.artefacts import StepResult
 from histoblend.pipelines.steps.cnn import WORK
 from histoblend.pipelines.steps.cnn_training import NetworkTraining, cnn_engine, expit
+from histoblend.pipelines.tables import MAX_PATCHES
 
 if TYPE_CHECKING:
     from histoblend.pipelines.run import Run
