@@ -290,24 +290,17 @@ class _Training:
 
     def _epoch(self, epoch: int, advance: Callable[[int], None]) -> None:
         """Train for one epoch and write the checkpoint. Stops training if the loss is not finite."""
-        started, loss, state = time.perf_counter(), np.nan, self.state
-        self.model.reset_metrics()
+        started, losses, state = time.perf_counter(), [], self.state
         order = np.random.default_rng([self.settings.seed, epoch]).permutation(self.train)
         # Sorted, so that neighbouring rows of the file are read together.
         batches = [np.sort(order[step * self.batch : (step + 1) * self.batch]) for step in range(self.steps)]
         read = ahead(lambda rows: self._inputs(self.data.shown(rows, epoch - 1)), batches, self.ahead)
         for rows, inputs in zip(batches, read, strict=True):
             labels = self.data.labels[rows]
-            # Keras returns the mean over the epoch so far.
-            loss = float(
-                self.model.train_on_batch(
-                    inputs,
-                    labels[:, None].astype(np.float32),
-                    sample_weight=self.weights[labels],
-                )
-            )
-            if not np.isfinite(loss):
-                self._stop_diverged(f"the loss became {loss} in epoch {epoch}")
+            shown = labels[:, None].astype(np.float32)
+            losses.append(float(self.model.train_on_batch(inputs, shown, sample_weight=self.weights[labels])))
+            if not np.isfinite(losses[-1]):
+                self._stop_diverged(f"the loss became {losses[-1]} in epoch {epoch}")
                 return
             advance(self.batch)
         seconds = time.perf_counter() - started
@@ -315,7 +308,7 @@ class _Training:
         # The loss is computed before each update, so only the weights show whether the last update diverged.
         if not all(np.isfinite(value).all() for value in values):
             self._stop_diverged(
-                f"the loss was {loss:.3g}, but weights became infinite in the last step of epoch {epoch}"
+                f"the loss was {losses[-1]:.3g}, but weights became infinite in the last step of epoch {epoch}"
             )
             return
         state.epoch, state.values = epoch, values
@@ -328,7 +321,7 @@ class _Training:
             ]
         else:
             state.average = state.values
-        self._judge(epoch, loss, self.steps * self.batch / seconds, seconds)
+        self._judge(epoch, float(np.mean(losses)), self.steps * self.batch / seconds, seconds)
 
     def _stop_diverged(self, reason: str) -> None:
         """Stop training and say which weights are kept."""

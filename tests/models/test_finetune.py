@@ -221,6 +221,16 @@ def test_a_given_number_of_epochs_trains_on_all_slides(
     assert not trained
 
 
+def test_the_loss_of_an_epoch_is_the_mean_over_its_batches(
+    trainable: TrainablePart, data: TrainingData, tmp_path: Path
+) -> None:
+    still = replace(SETTINGS, epochs=1, learning_rate=1e-12, label_smoothing=0.0)
+    result, predict = tune(trainable, data, tmp_path, still, exactly=1)
+    signs = 1 - 2 * data.labels[ROWS]
+    expected = np.logaddexp(0, signs * predict(ROWS)).mean()
+    assert result.history["loss"].iloc[1] == pytest.approx(expected, rel=1e-4)
+
+
 def test_zero_epochs_give_the_head_alone(trainable: TrainablePart, data: TrainingData, tmp_path: Path) -> None:
     from histoblend.models.heads.logistic import LogisticHead
 

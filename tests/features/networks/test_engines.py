@@ -1,9 +1,16 @@
 """The engine that computes embeddings, chosen by machine or setting."""
 
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
 import pytest
 
 import histoblend.features.networks.engines
-from histoblend.features.networks.engines import Engine, choose_engine
+from histoblend.features.networks.engines import Engine, KerasNetwork, choose_engine
+from histoblend.features.networks.recipe import recipes_of
 
 
 @pytest.mark.parametrize(
@@ -27,3 +34,32 @@ def test_the_engine_depends_on_the_machine_unless_it_is_given(monkeypatch, gpu, 
 def test_an_engine_has_a_readable_name():
     assert str(Engine("keras", "torch", "bfloat16", True)) == "Keras on torch, bfloat16, GPU"
     assert str(choose_engine("onnx")) == "ONNX Runtime, float32"
+
+
+class Means:
+    """A network that returns the mean of each image, and notes its threads."""
+
+    def __init__(self):
+        self.threads = set()
+
+    def predict_on_batch(self, images):
+        self.threads.add(threading.get_ident())
+        return images.mean(axis=(1, 2, 3), keepdims=False)[:, None].astype(np.float32)
+
+
+@dataclass
+class MeansOnKeras(KerasNetwork):
+    def build(self, shape):
+        return Means()
+
+
+def test_one_thread_runs_a_keras_network_for_all():
+    (recipe,) = recipes_of("efficientnet-lite0", "random", "avg", 1)
+    network = pickle.loads(pickle.dumps(MeansOnKeras(recipe, batch=4)))  # noqa: S301 - our own
+    images = [np.full((count, 8, 8, 3), 10 * count, np.uint8) for count in (1, 2, 3, 4)]
+    with ThreadPoolExecutor(4) as pool:
+        for given, values in zip(images, pool.map(network, images), strict=True):
+            np.testing.assert_array_equal(values, np.full((len(given), 1), 10.0 * len(given)))
+    (means,) = network._models.values()
+    assert len(means.threads) == 1
+    assert threading.get_ident() not in means.threads
