@@ -86,3 +86,10 @@ def test_a_valid_file_of_another_type_is_refused():
     """Built-in types are trusted, but they are not heads."""
     with pytest.raises(InputError, match=r"x/head.skops: expected a LogisticHead; got dict"):
         LogisticHead.load({"head.skops": skops.io.dumps({"coef_": [1.0]})}, "x")
+
+
+def test_the_penalty_is_chosen_on_rows_drawn_once_each():
+    rows = LogisticHead(choose_on=300).tuning_rows(400)
+    assert len(rows) == 300
+    assert (np.diff(rows) > 0).all()
+    assert 0 <= rows[0] < rows[-1] < 400
