@@ -207,7 +207,7 @@ def _message(error: BaseException, folder: Path) -> str | None:
     for link in chain:
         if isinstance(link, MemoryError) or type(link).__name__ == "TerminatedWorkerError" or _out_of_memory(link):
             return _memory_message(link)
-        number = getattr(link, "errno", None)
+        number = _error_number(link)
         if number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG) or (
             isinstance(link, OSError | RuntimeError) and _DISK_MESSAGES.search(str(link))
         ):
@@ -215,8 +215,15 @@ def _message(error: BaseException, folder: Path) -> str | None:
     return None
 
 
+def _error_number(error: BaseException) -> int | None:
+    """Number of the system's error. :mod:`shutil` collects errors as texts."""
+    number: int | None = getattr(error, "errno", None)
+    found = re.search(r"\[Errno (\d+)\]", str(error)) if number is None and isinstance(error, OSError) else None
+    return int(found[1]) if found else number
+
+
 def _out_of_memory(error: BaseException) -> bool:
-    if getattr(error, "errno", None) == errno.ENOMEM:
+    if _error_number(error) == errno.ENOMEM:
         return True
     native = type(error).__name__ in _NATIVE_ERRORS
     return native and bool(_MEMORY_MESSAGES.search(str(error)))
@@ -237,7 +244,7 @@ def _disk_message(error: BaseException, number: int | None, folder: Path) -> str
     path = Path(os.fsdecode(getattr(error, "filename", None) or folder))
     if number == errno.EROFS:
         return f"{path}: the file system is read-only. Put the output elsewhere, or mount it for writing. {_RESUME}"
-    if number is None and "quota" in str(error).lower():  # shutil collects errors without their numbers
+    if number is None and "quota" in str(error).lower():  # as raised by libraries without a number
         number = errno.EDQUOT
     free = _free(path)
     space = "" if free is None else f" ({_size(free)} are free)"

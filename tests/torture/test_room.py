@@ -83,6 +83,7 @@ def test_a_full_disk_is_a_one_line_error_and_the_run_resumes(tmp_path, undisturb
         (OSError(errno.EROFS, os.strerror(errno.EROFS)), "read-only"),
         (OSError("1000 requested and 24 written"), "no space is left"),
         (shutil.Error([("a", "b", "[Errno 122] Disk quota exceeded: 'b'")]), "quota"),
+        (shutil.Error([("a", "b", "[Errno 30] Read-only file system: 'b'")]), "read-only"),
     ],
 )
 def test_disk_errors_of_libraries_name_the_folder(tmp_path, raised, words, faults):
