@@ -297,8 +297,8 @@ class _Training:
         read = ahead(lambda rows: self._inputs(self.data.shown(rows, epoch - 1)), batches, self.ahead)
         for rows, inputs in zip(batches, read, strict=True):
             labels = self.data.labels[rows]
-            shown = labels[:, None].astype(np.float32)
-            losses.append(float(self.model.train_on_batch(inputs, shown, sample_weight=self.weights[labels])))
+            targets = labels[:, None].astype(np.float32)
+            losses.append(float(self.model.train_on_batch(inputs, targets, sample_weight=self.weights[labels])))
             if not np.isfinite(losses[-1]):
                 self._stop_diverged(f"the loss became {losses[-1]} in epoch {epoch}")
                 return

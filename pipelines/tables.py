@@ -149,8 +149,10 @@ class FeatureSets(Mapping[str, Table]):
         scratch.mkdir(exist_ok=True)
         check_disk(scratch, 4 * count * len(self.columns(name)), f"the columns of {name!r}")
         # In the order of rows, although each slide is compared with itself: the disk is much slower in another order.
-        rows, slides = self.stored(name), [slide for slide, own in self._rows_of.items() if trust(len(own)) > 0]
+        rows = self.stored(name)
         if name in CONTEXT_RUNGS:
+            slides = [slide for slide, own in self._rows_of.items() if trust(len(own)) > 0]
+            # Before the blocks, so that no two threads compute the reference of one slide.
             deque(ahead(lambda slide: self._reference(name, slide), slides, workers), maxlen=0)
         write_rows(path, ahead(rows.__getitem__, list(_chunks(np.arange(count))), workers), rows.shape, np.float32)
         return path

@@ -13,8 +13,8 @@ import numpy as np
 #: Values that are processed together: these fit into a processor's cache.
 _VALUES = 2**18
 
-#: Largest derivative at which L-BFGS stops, in equally steep directions: about the root mean square error of the
-#: log-odds. A penalty is chosen, and a first fit made, less exactly.
+#: Largest derivative at which L-BFGS stops, in equally steep directions. A penalty is chosen, and a first fit made,
+#: less exactly.
 EXACT, ROUGH = 1e-4, 3e-4
 
 #: Other stopping criteria of L-BFGS.

@@ -1,5 +1,6 @@
 """A user's ONNX file becomes an embedding network that gives the exporter's numbers, or is refused in one line."""
 
+import copy
 import json
 import pickle
 import shutil
@@ -220,7 +221,7 @@ def test_sidecars_count_with_all_their_bytes(tmp_path, monkeypatch):
 def test_threads_share_the_session_of_a_large_network_only(limit, sessions, monkeypatch):
     network, opened, run, both = embed(CONV).network, [], engines._run, Barrier(2, timeout=60)
     expected = network(images())
-    network = pickle.loads(pickle.dumps(network))  # noqa: S301 - made here, as for a worker
+    network = copy.deepcopy(network)  # as for a worker, without sessions
     monkeypatch.setattr(engines, "SHARED_BYTES", limit)
     open_session = engines.open_session
     monkeypatch.setattr(engines, "open_session", lambda content: opened.append(1) or open_session(content))

@@ -35,7 +35,7 @@ def test_the_cards_of_public_data_sets_are_known(source):
     ("stated", "length"),
     [("0.972", "96 px (93 µm)"), ("about 1", "96 px (about 96 µm)"), ("", "96 px"), ("0.25 or 0.5", "96 px")],
 )
-def test_a_length_is_in_micrometres_too_if_the_size_of_a_pixel_is_one_number(stated, length):
+def test_a_length_has_micrometres_if_the_pixel_size_is_known(stated, length):
     assert DataCard(um_per_pixel=stated).length(96) == length
 
 
