@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 from histoblend.data.storage.arrays import files_under
 from histoblend.data.storage.atomic import sync_tree
 from histoblend.data.storage.parts import Parts
+from histoblend.pipelines.engine.fits import FitTask, Fitter
 from histoblend.pipelines.runtime.artefacts import file_digest
 
 
@@ -76,6 +78,45 @@ class FitCache:
     def forget(self) -> None:
         """Remove the files once their results are in the step's own tables."""
         self.parts.forget()
+
+
+def fit_all(
+    fitter: Fitter,
+    tasks: Sequence[FitTask],
+    kept: FitCache | None = None,
+    progress: Callable[[int], None] | None = None,
+    folders: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Fit]:
+    """Results of fits, of which only those that are not kept are computed.
+
+    Parameters
+    ----------
+    fitter : Fitter
+    tasks : sequence of FitTask
+    kept : FitCache, optional
+        Where finished fits are looked up and kept.
+    progress : callable, optional
+        Called with the number of fits that were kept, if any, and with 1 after each new one.
+    folders : mapping from str to str
+        From names of tasks to the folder of the step in which ``kept`` stores the fitted head; others are not stored.
+
+    Returns
+    -------
+    dict from str to Fit
+        By name, in the order of the tasks.
+    """
+    previous = {} if kept is None else {task.name: kept.find(task.name) for task in tasks}
+    fits = {name: fit for name, fit in previous.items() if fit is not None}
+    if progress is not None and fits:
+        progress(len(fits))
+    missing = [task for task in tasks if task.name not in fits]
+    for task, (predicted, head, seconds) in zip(missing, fitter(missing), strict=True):
+        fits[task.name] = Fit(predicted, head.column_measures(), seconds)
+        if kept is not None:
+            kept.keep(task.name, fits[task.name], head, folders.get(task.name, ""))
+        if progress is not None:
+            progress(1)
+    return {task.name: fits[task.name] for task in tasks}
 
 
 def _folder_digest(folder: Path) -> str:

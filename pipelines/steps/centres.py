@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from histoblend.data.splits import is_known
 from histoblend.models.heads.registry import head_class, heads_on
 from histoblend.models.names import CONTEXT_RUNGS, SINGLE_FAMILIES
 from histoblend.pipelines.engine.fits import IN_MEMORY_ROWS, FitTask, Fitter
-from histoblend.pipelines.engine.kept_fits import Fit, FitCache
+from histoblend.pipelines.engine.kept_fits import FitCache, fit_all
 from histoblend.pipelines.results import feature_sets, patches_of, predictions_of
 from histoblend.pipelines.run_files import CENTRES, PREDICTIONS
 from histoblend.pipelines.runtime.artefacts import StepResult
@@ -56,8 +56,8 @@ def build(run: Run, folder: Path) -> StepResult:
             with fitters(features) as fitter:
                 for head in names:
                     model = f"{head}_{features}"
-                    left_out[f"prob_{model}"] = predict_centres(head, fitter, table, parts, seed, kept, model)[rows]
-                    progress(len(parts))
+                    probability = predict_centres(head, fitter, table, parts, seed, kept, model, progress)
+                    left_out[f"prob_{model}"] = probability[rows]
     left_out.to_parquet(folder / PREDICTIONS, index=False)
     predictions = predictions_of(run, "heads").loc[rows, list(left_out)]
     scores = score_centres(
@@ -110,7 +110,14 @@ def centre_parts(table: pd.DataFrame) -> Parts:
 
 
 def predict_centres(
-    head: str, fitter: Fitter, table: pd.DataFrame, parts: Parts, seed: int, kept: FitCache, model: str
+    head: str,
+    fitter: Fitter,
+    table: pd.DataFrame,
+    parts: Parts,
+    seed: int,
+    kept: FitCache,
+    model: str,
+    progress: Callable[[int], None] | None = None,
 ) -> np.ndarray:
     """Probability of each patch from a head fitted without its centre; NaN for patches of no part.
 
@@ -128,21 +135,20 @@ def predict_centres(
         Where finished fits are kept and looked up.
     model : str
         Name of the fits.
+    progress : callable, optional
+        Called with 1 after each fit.
 
     Returns
     -------
     ndarray of shape (n,), float64
     """
     labels, groups = table["label"].to_numpy(), table["group"].to_numpy(dtype=object)
-    names = {centre: f"{model}-{number}" for number, centre in enumerate(parts)}
+    tasks = [
+        FitTask(f"{model}-{number}", head, rows, labels[rows], groups[rows], out, seed)
+        for number, (rows, out) in enumerate(parts.values())
+    ]
+    fits = fit_all(fitter, tasks, kept, progress)
     probability = np.full(len(table), np.nan)
-    tasks = {}
-    for centre, (rows, out) in parts.items():
-        if (fit := kept.find(names[centre])) is not None:
-            probability[out] = fit.predicted
-        else:
-            tasks[centre] = FitTask(names[centre], head, rows, labels[rows], groups[rows], out, seed)
-    for (centre, task), (predicted, _, seconds) in zip(tasks.items(), fitter(list(tasks.values())), strict=True):
-        probability[task.out] = predicted
-        kept.keep(names[centre], Fit(predicted, {}, seconds))
+    for task in tasks:
+        probability[task.out] = fits[task.name].predicted
     return probability

@@ -16,7 +16,7 @@ from histoblend.features.handcrafted.families import group_columns
 from histoblend.models.heads.registry import heads_on
 from histoblend.pipelines.config import Config
 from histoblend.pipelines.engine.fits import IN_MEMORY_ROWS, FitTask, Fitter, Fitters, local_fitters
-from histoblend.pipelines.engine.kept_fits import Fit, FitCache
+from histoblend.pipelines.engine.kept_fits import Fit, FitCache, fit_all
 from histoblend.pipelines.results import feature_sets, feature_tables, patches_of
 from histoblend.pipelines.run_files import COSTS, DROPPED, FITTED, JOINED, LEFT_OUT_OF, PREDICTIONS, SETS
 from histoblend.pipelines.runtime.artefacts import StepResult
@@ -203,29 +203,15 @@ def out_of_fold(
     labels, groups, fold = table["label"].to_numpy(), patch_groups(table), table["fold"].to_numpy()
     train = (table["split"] == "train").to_numpy()
     # The test set is fold -1: the fit without it uses all training patches.
-    tasks = [(int(number), np.flatnonzero(train & (fold != number))) for number in np.unique(fold)]
-    names = {number: f"{model}-{'all' if number < 0 else number}" for number, _ in tasks}
-    previous = {} if kept is None else {number: kept.find(name) for number, name in names.items()}
-    fits = {number: fit for number, fit in previous.items() if fit is not None}
-    missing = [task for task in tasks if task[0] not in fits]
-    if progress is not None and fits:
-        progress(len(fits))
-    results = fitter(
-        [
-            FitTask(names[number], head, rows, labels[rows], groups[rows], np.flatnonzero(fold == number), seed)
-            for number, rows in missing
-        ]
-    )
-    for (number, _), (predicted, fitted, seconds) in zip(missing, results, strict=True):
-        fits[number] = Fit(predicted, fitted.column_measures(), seconds)
-        if kept is not None:
-            kept.keep(names[number], fits[number], fitted, model if number < 0 else "")
-        if progress is not None:
-            progress(1)
+    tasks = {}
+    for number in np.unique(fold).tolist():
+        name, rows = f"{model}-{'all' if number < 0 else number}", np.flatnonzero(train & (fold != number))
+        tasks[number] = FitTask(name, head, rows, labels[rows], groups[rows], np.flatnonzero(fold == number), seed)
+    fits = fit_all(fitter, list(tasks.values()), kept, progress, {f"{model}-all": model})
     probability = np.empty(len(table))
-    for number, fit in fits.items():
-        probability[fold == number] = fit.predicted
-    return probability, {number: fits[number] for number, _ in tasks}
+    for task in tasks.values():
+        probability[task.out] = fits[task.name].predicted
+    return probability, {number: fits[task.name] for number, task in tasks.items()}
 
 
 def left_out_groups(columns: Sequence[str]) -> dict[str, list[int]]:
@@ -270,28 +256,15 @@ def refit_without(
     labels, row_groups = table["label"].to_numpy(), patch_groups(table)
     train, test = (np.flatnonzero(table["split"] == split) for split in ("train", "test"))
     all_columns = np.arange(len(fitter.columns))
-    tasks = {
+    columns_of = {
         f"{head}_{LEFT_OUT_OF}_without_{name}": (head, np.setdiff1d(all_columns, left_out))
         for head in heads
         for name, left_out in groups.items()
     }
-    # File names have numbers, because names of groups may contain characters that file names cannot.
-    files = {name: f"without-{number}" for number, name in enumerate(tasks)}
-    fits = {} if kept is None else {name: kept.find(file) for name, file in files.items()}
-    predictions = {name: fit.predicted for name, fit in fits.items() if fit is not None}
-    missing = {name: task for name, task in tasks.items() if name not in predictions}
-    if progress is not None and predictions:
-        progress(len(predictions))
-    results = fitter(
-        [
-            FitTask(files[name], head, train, labels[train], row_groups[train], test, seed, columns)
-            for name, (head, columns) in missing.items()
-        ]
-    )
-    for name, (predicted, _, seconds) in zip(missing, results, strict=True):
-        predictions[name] = predicted
-        if kept is not None:
-            kept.keep(files[name], Fit(predicted, {}, seconds))
-        if progress is not None:
-            progress(1)
-    return {name: predictions[name] for name in tasks}
+    # Tasks, and so files, have numbers, because names of groups may contain characters that file names cannot.
+    tasks = {
+        name: FitTask(f"without-{number}", head, train, labels[train], row_groups[train], test, seed, columns)
+        for number, (name, (head, columns)) in enumerate(columns_of.items())
+    }
+    fits = fit_all(fitter, list(tasks.values()), kept, progress)
+    return {name: fits[task.name].predicted for name, task in tasks.items()}
