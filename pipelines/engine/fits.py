@@ -19,6 +19,7 @@ from histoblend.data.storage.arrays import Rows, StoredRows
 from histoblend.models.heads.head import Head
 from histoblend.models.heads.registry import new_head
 from histoblend.models.table_blocks import add_up, block_edges, blocks_of, in_groups, take
+from histoblend.pipelines.runtime.resources import trim_memory
 from histoblend.pipelines.tables import FeatureSets
 
 
@@ -182,6 +183,7 @@ def fit(
         else:
             model.fit(selected(table, rows, columns), labels, groups)
         predicted = np.concatenate([model.predict_proba(part)[:, 1] for part in _parts(table, out, columns)])
+    trim_memory()
     return predicted, model, time.thread_time() - started
 
 

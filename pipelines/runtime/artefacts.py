@@ -25,7 +25,7 @@ from histoblend.data.storage.atomic import (
 )
 from histoblend.pipelines.runtime import signals
 from histoblend.pipelines.runtime.provenance import code_digest, commit, library_versions
-from histoblend.pipelines.runtime.resources import peak_memory
+from histoblend.pipelines.runtime.resources import peak_memory, trim_memory
 
 MANIFEST = "manifest.json"
 #: Key of an unfinished step, stored next to its files.
@@ -153,6 +153,7 @@ def run_step(
         if not _files(partial):
             shutil.rmtree(partial, ignore_errors=True)
         raise
+    trim_memory()
     remove_unfinished_files(partial)
     manifest = {
         **identity,

@@ -1,5 +1,7 @@
-"""Peak memory includes short allocations and child processes."""
+"""Peak memory includes short allocations and child processes, and freed memory is returned."""
 
+import ctypes
+import platform
 import subprocess
 import sys
 
@@ -7,7 +9,7 @@ import numpy as np
 import psutil
 import pytest
 
-from histoblend.pipelines.runtime.resources import peak_memory
+from histoblend.pipelines.runtime.resources import peak_memory, trim_memory
 
 
 def test_peak_memory_sees_a_large_array():
@@ -50,3 +52,20 @@ def test_a_page_that_processes_share_counts_once(tmp_path):
         for child in children:
             child.communicate(b"\n", timeout=30)
     assert before + 80 < shared < before + 240  # as resident memory, the pages alone would be 240 MB
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc returns freed memory on request")
+def test_freed_memory_is_returned_to_the_system():
+    library, size = ctypes.CDLL(None), 50_000
+    library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    library.free.argtypes = [ctypes.c_void_p]
+    blocks = [library.malloc(size) for _ in range(2000)]
+    for block in blocks:
+        ctypes.memset(block, 1, size)
+    # The last block keeps the freed ones below it from being returned.
+    for block in blocks[:-1]:
+        library.free(block)
+    before = psutil.Process().memory_info().rss
+    trim_memory()
+    assert before - psutil.Process().memory_info().rss > 80_000_000
+    library.free(blocks[-1])
