@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import pkgutil
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -79,14 +79,23 @@ Fitters = Callable[[str], AbstractContextManager[Fitter]]
 IN_MEMORY_ROWS = 20_000
 
 
-@dataclass
-class Place:
-    """The block of a table that a fit reads now.
+class Recent:
+    """Which blocks of a table were read last. Fits read those first, because they are probably still in the file cache.
 
-    Other fits on the table begin there too, so that the file is read once for all of them.
+    So a fit alone reads a table forwards and backwards in turn, and fits in parallel follow each other.
     """
 
-    block: int = 0
+    def __init__(self) -> None:
+        self._times, self._last = itertools.count(1), dict[int, int]()
+
+    def order(self, count: int) -> Iterator[int]:
+        """Yield the numbers of ``count`` blocks."""
+        left = set(range(count))
+        while left:
+            number = max(left, key=lambda block: (self._last.get(block, 0), -block))
+            left.remove(number)
+            self._last[number] = next(self._times)
+            yield number
 
 
 @dataclass(frozen=True)
@@ -100,7 +109,7 @@ class BlockTask:
     labels, groups : ndarray of shape (len(rows),)
     columns : ndarray of int or None
         None for all.
-    place : Place
+    recent : Recent
         Shared by the fits on this table.
     """
 
@@ -109,7 +118,7 @@ class BlockTask:
     labels: np.ndarray
     groups: np.ndarray
     columns: np.ndarray | None
-    place: Place = field(default_factory=Place)
+    recent: Recent = field(default_factory=Recent)
 
     @property
     def width(self) -> int:
@@ -121,13 +130,10 @@ class BlockTask:
         function, edges = pkgutil.resolve_name(f"{module}:{name}"), block_edges(self.table.shape)
         known = np.full(edges[-1], -1, np.int8)
         known[self.rows] = self.labels
-        count, parts = len(edges) - 1, {}
-        first = self.place.block
-        for number in (*range(first, count), *range(first)):
-            self.place.block, (start, stop) = number, edges[number : number + 2]
-            block = _block(self.table, start, stop)
-            block = block if self.columns is None else np.take(block, self.columns, axis=1)
-            parts[number] = function(block, known[start:stop], *arguments)
+        count, parts = len(edges) - 1, dict[int, np.ndarray]()
+        for number, block in _blocks(self.table, edges, self.recent.order(count)):
+            chosen = block if self.columns is None else np.take(block, self.columns, axis=1)
+            parts[number] = function(chosen, known[edges[number] : edges[number + 1]], *arguments)
         return add_up(*(add_up(*group) for group in in_groups([parts[number] for number in range(count)])))
 
     def call(self, module: str, name: str, rows: np.ndarray, columns: np.ndarray | None, *arguments: Any) -> Any:
@@ -150,13 +156,25 @@ def selected(table: Rows, rows: np.ndarray, columns: np.ndarray | None) -> np.nd
 def _parts(table: Rows, rows: np.ndarray, columns: np.ndarray | None) -> Iterator[np.ndarray]:
     """Yield some rows and columns of each block that has any of the rows."""
     edges = block_edges(table.shape)
-    for (start, stop), local in zip(pairwise(edges), blocks_of(rows, edges), strict=True):
-        if len(local):
-            yield take(_block(table, start, stop), local, columns)
+    inside = {number: local for number, local in enumerate(blocks_of(rows, edges)) if len(local)}
+    for number, block in _blocks(table, edges, inside):
+        yield take(block, inside[number], columns)
 
 
-def _block(table: Rows, start: int, stop: int) -> np.ndarray:
-    return table.mapped(start, stop) if isinstance(table, StoredRows) else table[start:stop]
+def _blocks(table: Rows, edges: Sequence[int], numbers: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield blocks of a table and their numbers. The system reads the next block while one is used."""
+    left = iter(numbers)
+    number = next(left, None)
+    while number is not None:
+        following = next(left, None)
+        if not isinstance(table, StoredRows):
+            yield number, table[edges[number] : edges[number + 1]]
+        else:
+            block = table.mapped(edges[number], edges[number + 1])
+            if following is not None:
+                table.announce(edges[following], edges[following + 1])
+            yield number, block
+        number = following
 
 
 def fit(
@@ -168,9 +186,9 @@ def fit(
     out: np.ndarray,
     seed: int,
     columns: np.ndarray | None = None,
-    place: Place | None = None,
+    recent: Recent | None = None,
 ) -> Fitted:
-    """Fit a head on ``rows`` of a table and predict ``out``. Arguments are those of :class:`FitTask`, and a place."""
+    """Fit a head on ``rows`` of a table and predict ``out``. Arguments: :class:`FitTask`, :class:`BlockTask`."""
     from threadpoolctl import threadpool_limits
 
     # CPU time of this thread, the only one, does not depend on what else the machine does.
@@ -179,7 +197,7 @@ def fit(
     # One thread per fit: sums in matrix products then have the same order for any number of cores and workers.
     with threadpool_limits(1):
         if table.shape[0] > IN_MEMORY_ROWS and type(model).fit_spread is not Head.fit_spread:
-            model.fit_spread(BlockTask(table, rows, labels, groups, columns, place or Place()))
+            model.fit_spread(BlockTask(table, rows, labels, groups, columns, recent or Recent()))
         else:
             model.fit(selected(table, rows, columns), labels, groups)
         predicted = np.concatenate([model.predict_proba(part)[:, 1] for part in _parts(table, out, columns)])
@@ -210,13 +228,21 @@ class LocalFits:
 
         # Fits that read blocks spend their time outside of Python, so threads suffice, and need less memory.
         prefer = "threads" if self.table.shape[0] > IN_MEMORY_ROWS else "processes"
-        place = Place()
+        recent = Recent()
         pool = Parallel(n_jobs=max(1, min(self.workers, len(tasks))), prefer=prefer, return_as="generator")
         # Threads share this limit: the one that a fit sets would end with the first fit.
         with threadpool_limits(1):
             yield from pool(
                 delayed(fit)(
-                    task.head, self.table, task.labels, task.groups, task.rows, task.out, task.seed, task.columns, place
+                    task.head,
+                    self.table,
+                    task.labels,
+                    task.groups,
+                    task.rows,
+                    task.out,
+                    task.seed,
+                    task.columns,
+                    recent,
                 )
                 for task in tasks
             )

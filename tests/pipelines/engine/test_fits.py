@@ -10,7 +10,7 @@ from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.heads.registry import HEADS
 from histoblend.models.table_blocks import block_edges
 from histoblend.pipelines.engine import fits
-from histoblend.pipelines.engine.fits import BlockTask, FitTask, LocalFits, Place, local_fitters, selected
+from histoblend.pipelines.engine.fits import BlockTask, FitTask, LocalFits, Recent, local_fitters, selected
 from tests.pipelines.test_third_head import CentroidHead
 
 
@@ -42,12 +42,21 @@ def test_blocks_give_the_selected_rows_and_their_sums(values):
     task = BlockTask(table, rows, labels, rows, columns)
     sums = task.total("histoblend.models.heads.logistic_sums", "column_moments", np.zeros(2))
     np.testing.assert_allclose(sums[0], values[np.ix_(rows, columns)].sum(axis=0, dtype=float))
-    later = BlockTask(table, rows, labels, rows, columns, Place(2))
-    again = later.total("histoblend.models.heads.logistic_sums", "column_moments", np.zeros(2))
-    np.testing.assert_array_equal(again, sums)  # wherever another fit reads
-    assert later.place.block == 1
+    again = task.total("histoblend.models.heads.logistic_sums", "column_moments", np.zeros(2))
+    np.testing.assert_array_equal(again, sums)  # in whatever order the blocks were read
     part = task.call("histoblend.models.table_blocks", "keep", np.array([1, 3]), np.array([1]))
     np.testing.assert_array_equal(part, values[[5, 256], 4:])
+
+
+def test_blocks_that_were_read_last_are_read_first():
+    recent = Recent()
+    assert list(recent.order(4)) == [0, 1, 2, 3]
+    assert list(recent.order(4)) == [3, 2, 1, 0]
+    first = recent.order(4)
+    assert [next(first), next(first)] == [0, 1]
+    second = recent.order(4)
+    assert [next(second), next(first), next(second), next(second)] == [1, 2, 2, 0]  # follows, then uses what is left
+    assert [*first, *second] == [3, 3]
 
 
 def test_workers_and_files_do_not_change_fits_in_blocks(tmp_path, values, tasks, monkeypatch):
