@@ -4,6 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
@@ -101,6 +102,23 @@ def test_loss_and_gradient_against_scikit_learn_and_differences(table):
     assert computed[0] == pytest.approx(log_loss(y, probability, normalize=False), rel=1e-6)
     np.testing.assert_allclose(computed[1], (probability - y).sum(), atol=1e-3)
     np.testing.assert_allclose(computed[2:], (probability - y) @ X, atol=1e-3)
+
+
+@pytest.mark.parametrize("steepness", [1, 1000])
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 5, 600])
+def test_loss_and_gradient_of_any_number_of_training_rows(table, rows, steepness):
+    X, y, _ = table
+    known = np.full(len(X), -1, np.int8)
+    chosen = np.random.default_rng(2).choice(len(X), rows, replace=False)
+    known[chosen] = y[chosen]
+    centre, weights = X[0], np.random.default_rng(3).normal(0, steepness, 12).astype(np.float32)
+    weights /= X.std(axis=0) + 1
+    computed = loss_and_gradient(X, known, centre, weights, -0.2)
+    difference = X[chosen].astype(float) - centre
+    margin = difference @ weights - 0.2
+    error = expit(margin) - y[chosen]
+    expected = [(np.logaddexp(0, margin) - y[chosen] * margin).sum(), error.sum(), *(error @ difference)]
+    np.testing.assert_allclose(computed, expected, rtol=1e-5, atol=1e-5 * np.abs(difference).sum())
 
 
 def test_moments_against_numpy(table):
