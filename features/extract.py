@@ -221,8 +221,18 @@ def checked(
     return values
 
 
-def write_rows(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int], dtype: type[np.floating[Any]]) -> None:
-    """Write blocks of rows to one .npy file, which appears under its name only when complete."""
+def write_rows(
+    path: Path,
+    blocks: Iterable[np.ndarray],
+    shape: tuple[int, int],
+    dtype: type[np.floating[Any]],
+    *,
+    scratch: bool = False,
+) -> None:
+    """Write blocks of rows to one .npy file, which appears under its name only when complete.
+
+    It is sealed, and survives a power failure, unless it is only ``scratch``.
+    """
 
     def write(file: BinaryIO) -> None:
         header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
@@ -230,4 +240,4 @@ def write_rows(path: Path, blocks: Iterable[np.ndarray], shape: tuple[int, int],
         for block in blocks:
             file.write(np.ascontiguousarray(block).data)
 
-    write_atomically(path, write, seal=True)
+    write_atomically(path, write, seal=not scratch, sync=not scratch)

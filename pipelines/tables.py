@@ -154,7 +154,8 @@ class FeatureSets(Mapping[str, Table]):
             slides = [slide for slide, own in self._rows_of.items() if trust(len(own)) > 0]
             # Before the blocks, so that no two threads compute the reference of one slide.
             deque(ahead(lambda slide: self._reference(name, slide), slides, workers), maxlen=0)
-        write_rows(path, ahead(rows.__getitem__, list(_chunks(np.arange(count))), workers), rows.shape, np.float32)
+        blocks = ahead(rows.__getitem__, list(_chunks(np.arange(count))), workers)
+        write_rows(path, blocks, rows.shape, np.float32, scratch=True)
         return path
 
     def stored(self, name: str, rows: np.ndarray | None = None) -> StoredSet:

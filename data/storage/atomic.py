@@ -20,8 +20,8 @@ PARTIAL = ".partial"
 _SEAL = 32
 
 
-def write_atomically(path: Path, write: Callable[[Any], object], *, seal: bool = False) -> None:
-    """Write a file that appears under its name only when complete, and then survives a power failure.
+def write_atomically(path: Path, write: Callable[[Any], object], *, seal: bool = False, sync: bool = True) -> None:
+    """Write a file that appears under its name only when complete.
 
     Parameters
     ----------
@@ -31,6 +31,8 @@ def write_atomically(path: Path, write: Callable[[Any], object], *, seal: bool =
         Called with a temporary binary file, open in the same folder.
     seal : bool
         Append the SHA-256 of the content, for :func:`is_sealed`. Readers of ``.npy`` and zip files ignore it.
+    sync : bool
+        Wait until the disk has the file, so that it survives a power failure.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}{PARTIAL}")
     try:
@@ -38,13 +40,15 @@ def write_atomically(path: Path, write: Callable[[Any], object], *, seal: bool =
             write(file)
             if seal:
                 _append_seal(file)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if sync:
+        sync_folder(path.parent)
 
 
 def write_text_atomically(path: Path, text: str) -> None:

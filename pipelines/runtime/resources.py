@@ -280,6 +280,10 @@ def stop_workers() -> None:
     get_reusable_executor().shutdown(wait=True)
 
 
+#: Seconds after which child processes are looked for again.
+_CHILDREN_S = 1.0
+
+
 def trim_memory() -> None:
     """Return freed memory to the system. The C library keeps it for later: after fits in threads, hundreds of MB."""
     if (trim := _trim()) is not None:
@@ -299,17 +303,24 @@ def _trim() -> Callable[[int], int] | None:
 def peak_memory(interval_s: float = 0.05) -> Iterator[Callable[[], float]]:
     """Sample the memory of this process and its children. Yields a function that returns the peak in MB.
 
+    A child counts once it has lived for a second.
+
     On Linux it is the proportional set size (PSS), in which a page that processes share counts once. Elsewhere it is
     resident memory, in which it counts once for each process.
     """
     import psutil
 
     me, peak, stop = psutil.Process(), [0.0], threading.Event()
-    next_pss, highest = 0.0, 0.0
+    next_pss, highest, next_children = 0.0, 0.0, 0.0
+    children: list[psutil.Process] = []
 
     def total(memory: Callable[[Any], int]) -> float:
+        nonlocal children, next_children
+        # Looking for children reads a file of each process of the machine. Every time, other threads must pause.
+        if time.monotonic() >= next_children:
+            children, next_children = me.children(recursive=True), time.monotonic() + _CHILDREN_S
         megabytes = 0.0
-        for process in [me, *me.children(recursive=True)]:
+        for process in [me, *children]:
             with contextlib.suppress(psutil.Error):
                 megabytes += memory(process) / 1e6
         return megabytes
