@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 #: Seconds of each step on two idle cores with the settings of configs/kaggle.toml, for PATCHES patches; of predictions,
 #: by the number of unlabelled patches. First `make baseline`, then the steps that differ in `make ensemble`. Measured
 #: are all steps at the first size but centres, which are not known there, and learning-network. At the other sizes,
-#: centres, learning-network, cnn, bundles and predictions are estimated, and so is the time of heads and refit at the
-#: last one, from that of their fits: where they were measured, tables were read again and again from a slow disk.
+#: centres, learning-network, cnn, bundles and predictions are estimated. Heads and refit at the last one were measured
+#: below a limit of 3 GB of memory.
 SIZES = {"predictions": (300, 5000, 57458)}
 PATCHES = (2965, 20000, 220025)
 BASELINE_S = {
-    "prepare": (5.0, 9.0, 95.0),
-    "features": (10.0, 14.0, 130.0), "features-normalised": (5.0, 14.0, 130.0),
+    "prepare": (5.0, 9.0, 88.0),
+    "features": (10.0, 14.0, 119.0), "features-normalised": (5.0, 14.0, 121.0),
     "embeddings": (23.0, 70.0, 740.0), "embeddings-normalised": (11.0, 67.0, 735.0),
-    "heads": (90.0, 640.0, 1900.0), "refit": (27.0, 199.0, 600.0),
+    "heads": (90.0, 640.0, 1182.0), "refit": (27.0, 199.0, 263.0),
     "ladder": (2.0, 3.0, 13.0), "models": (1.0, 3.0, 15.0), "bundle": (6.0, 7.0, 15.0),
     "importances": (7.0, 29.0, 60.0), "attributions": (7.0, 19.0, 160.0), "leakage": (1.0, 1.0, 3.0),
     "centres": (15.0, 60.0, 120.0), "shortcuts": (6.0, 8.0, 15.0), "learning": (33.0, 60.0, 140.0),
