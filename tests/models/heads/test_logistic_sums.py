@@ -11,7 +11,14 @@ from sklearn.metrics import log_loss
 from histoblend.models.heads import logistic_sums
 from histoblend.models.heads.inner_folds import inner_folds
 from histoblend.models.heads.logistic import LogisticHead, first_fit
-from histoblend.models.heads.logistic_sums import Columns, column_moments, curvature, factor_of, loss_and_gradient
+from histoblend.models.heads.logistic_sums import (
+    Columns,
+    column_moments,
+    curvature,
+    factor_of,
+    loss_and_gradient,
+    scale_of,
+)
 from histoblend.models.table_blocks import add_up
 
 
@@ -119,6 +126,19 @@ def test_loss_and_gradient_of_any_number_of_training_rows(table, rows, steepness
     error = expit(margin) - y[chosen]
     expected = [(np.logaddexp(0, margin) - y[chosen] * margin).sum(), error.sum(), *(error @ difference)]
     np.testing.assert_allclose(computed, expected, rtol=1e-5, atol=1e-5 * np.abs(difference).sum())
+
+
+def test_derivatives_of_many_rows_keep_their_digits():
+    rows = 200_000
+    ones, zero = np.ones((rows, 1), np.float32), np.zeros(1, np.float32)
+    computed = loss_and_gradient(ones, np.zeros(rows, np.int8), zero, zero, -2.2)
+    # Added up one by one in float32, the sum would be off by a thousandth.
+    np.testing.assert_allclose(computed[2], rows * expit(-2.2), rtol=1e-6)
+
+
+def test_only_columns_without_spread_are_constant():
+    mean, spread = np.array([0, 5, 1e-9, 3]), np.array([0, 1e-8, 1e-9, 2])
+    np.testing.assert_array_equal(scale_of(mean, spread), [1, 1, 1e-9, 2])
 
 
 def test_moments_against_numpy(table):
