@@ -170,10 +170,9 @@ def _blocks(table: Rows, edges: Sequence[int], numbers: Iterable[int]) -> Iterat
         if not isinstance(table, StoredRows):
             yield number, table[edges[number] : edges[number + 1]]
         else:
-            block = table.mapped(edges[number], edges[number + 1])
             if following is not None:
                 table.announce(edges[following], edges[following + 1])
-            yield number, block
+            yield number, table.mapped(edges[number], edges[number + 1])
         number = following
 
 

@@ -280,10 +280,6 @@ def stop_workers() -> None:
     get_reusable_executor().shutdown(wait=True)
 
 
-#: Seconds after which child processes are looked for again.
-_CHILDREN_S = 1.0
-
-
 def trim_memory() -> None:
     """Return freed memory to the system. The C library keeps it for later: after fits in threads, hundreds of MB."""
     if (trim := _trim()) is not None:
@@ -299,11 +295,15 @@ def _trim() -> Callable[[int], int] | None:
         return None
 
 
+#: Seconds after which child processes are looked for again.
+_CHILDREN_S = 1.0
+
+
 @contextlib.contextmanager
 def peak_memory(interval_s: float = 0.05) -> Iterator[Callable[[], float]]:
     """Sample the memory of this process and its children. Yields a function that returns the peak in MB.
 
-    A child counts once it has lived for a second.
+    New child processes are noticed within a second.
 
     On Linux it is the proportional set size (PSS), in which a page that processes share counts once. Elsewhere it is
     resident memory, in which it counts once for each process.

@@ -107,7 +107,9 @@ def test_mapped_rows_are_those_of_the_array(tmp_path, monkeypatch, advice):
     with open(tmp_path / "values.npy", "ab") as file:
         file.write(b"a seal")
     for start, stop in ((0, 10), (700, 1000), (5, 5)):
-        rows = StoredRows(tmp_path / "values.npy").mapped(start, stop)
+        stored = StoredRows(tmp_path / "values.npy")
+        stored.announce(start, stop)
+        rows = stored.mapped(start, stop)
         np.testing.assert_array_equal(rows, values[start:stop])
         assert not rows.flags.writeable
     del rows
