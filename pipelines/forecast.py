@@ -19,6 +19,7 @@ from histoblend.pipelines.runtime.provenance import code_digest, library_version
 from histoblend.pipelines.runtime.screen import duration
 
 if TYPE_CHECKING:
+    from histoblend.pipelines.config import Config
     from histoblend.pipelines.run import Run, Step
 
 #: Seconds of each step on two idle cores with the settings of configs/kaggle.toml, for PATCHES patches; of predictions,
@@ -45,6 +46,26 @@ ENSEMBLE_S = {
     "ladder": (2.0, 5.0, 43.0), "stain": (128.0, 129.0, 142.0), "bundle": (25.0, 26.0, 34.0),
     "predictions": (12.0, 126.0, 1450.0),
 }  # fmt: skip
+#: Presets and settings, and the times of the steps that they change. Measured are presets at the first size, and 8-bit
+#: embeddings at the last one.
+VARIANTS: tuple[tuple[str, tuple[str, ...], dict[str, tuple[float, float, float]]], ...] = (
+    ("default", (), {}),
+    ("default", ("embeddings.precision=int8",), {
+        "embeddings": (11.0, 29.0, 317.0), "embeddings-normalised": (5.0, 29.0, 318.0),
+    }),
+    ("fast", (), {
+        "embeddings": (2.0, 13.0, 148.0), "embeddings-normalised": (2.0, 13.0, 148.0),
+        "heads": (38.0, 300.0, 600.0), "refit": (12.0, 90.0, 130.0), "ensemble": (2.0, 5.0, 8.0),
+        "bundle": (1.0, 2.0, 4.0), "importances": (1.0, 4.0, 12.0), "stain": (6.0, 9.0, 20.0),
+        "predictions": (1.0, 10.0, 115.0),
+    }),
+    ("best", (), {
+        "embeddings": (173.0, 1160.0, 12800.0), "embeddings-normalised": (163.0, 1100.0, 12100.0),
+        "heads": (126.0, 900.0, 1900.0), "refit": (50.0, 370.0, 490.0), "cnn": (1040.0, 7000.0, 77000.0),
+        "bundle": (33.0, 34.0, 42.0), "stain": (240.0, 241.0, 260.0), "learning": (84.0, 110.0, 190.0),
+        "saliency": (15.0, 15.0, 15.0), "predictions": (27.0, 380.0, 4400.0),
+    }),
+)  # fmt: skip
 
 #: Times of a run with this many times more or fewer patches only say how fast the machine is. No command is taken to be
 #: so much faster than expected (a resumed step is).
@@ -193,8 +214,9 @@ class Forecast:
             self._checked[name] = made == (self._settings(step), code_digest(step.code), library_versions())
         return self._checked[name]
 
-    def _settings(self, step: Step) -> Any:
-        return json.loads(json.dumps(step.settings(self.run.config), sort_keys=True))
+    def _settings(self, step: Step, config: Config | None = None) -> Any:
+        """Settings of a step as its manifest has them: of this run, or of another configuration."""
+        return json.loads(json.dumps(step.settings(config or self.run.config), sort_keys=True))
 
     @cached_property
     def expected(self) -> dict[str, tuple[float, bool]]:
@@ -240,9 +262,26 @@ class Forecast:
             return now / before
         return self._reference(name, now) / self._reference(name, before)
 
-    @property
+    @cached_property
     def _table(self) -> dict[str, tuple[float, float, float]]:
-        return BASELINE_S | (ENSEMBLE_S if "cnn" in self.steps else {})
+        """Seconds of the reference machine, with the preset that most steps have the settings of."""
+        return BASELINE_S | (ENSEMBLE_S if "cnn" in self.steps else {}) | VARIANTS[self._variant][2]
+
+    @cached_property
+    def _shipped(self) -> list[Config]:
+        return [load_config(Path("kaggle"), settings, preset=preset) for preset, settings, _ in VARIANTS]
+
+    @cached_property
+    def _variant(self) -> int:
+        """Number of the variant that most steps have the settings of; the first of several."""
+        names = [name for name in self.steps if name != "prepare"]  # patches are always of other data
+        same = [sum(self._is_of(name, config) for name in names) for config in self._shipped]
+        return same.index(max(same))
+
+    def _is_of(self, name: str, config: Config) -> bool:
+        """Whether a step has the settings of a configuration."""
+        step = self.run.plan[name]
+        return bool(self._settings(step) == self._settings(step, config))
 
     def _reference(self, name: str, patches: int) -> float:
         """Seconds on the reference machine: straight lines through the known sizes."""
@@ -253,11 +292,9 @@ class Forecast:
 
     def _is_shipped(self, name: str) -> bool:
         """Whether a step has reference times, and the settings that they belong to."""
-        if name not in self._table or name == "prepare":  # patches are always of other data
+        if name not in self._table or name == "prepare":
             return name in self._table
-        step = self.run.plan[name]
-        shipped = json.loads(json.dumps(step.settings(load_config(Path("kaggle"))), sort_keys=True))
-        return bool(shipped == self._settings(step))
+        return self._is_of(name, self._shipped[self._variant])
 
 
 def show_time_left(run: Run, *targets: str) -> None:

@@ -10,7 +10,15 @@ import histoblend.pipelines.forecast
 from histoblend.models.names import TABLES
 from histoblend.pipelines.commands import FINAL
 from histoblend.pipelines.config_files import load_config
-from histoblend.pipelines.forecast import BASELINE_S, ENSEMBLE_S, MEASURED_S, PATCHES, Forecast, show_time_left
+from histoblend.pipelines.forecast import (
+    BASELINE_S,
+    ENSEMBLE_S,
+    MEASURED_S,
+    PATCHES,
+    VARIANTS,
+    Forecast,
+    show_time_left,
+)
 from histoblend.pipelines.plan import ENSEMBLE_ONLY, STEPS, Step
 from histoblend.pipelines.run import Listed, Run
 from histoblend.pipelines.runtime.artefacts import FinishedStep, StepResult
@@ -233,5 +241,18 @@ def test_a_run_states_step_and_time_left(no_reference, tmp_path, capsys, monkeyp
     assert "  step 4 of 4; whole command: about 10 s left\n" in said
 
 
+@pytest.mark.parametrize(("preset", "settings", "times"), VARIANTS)
+def test_presets_and_8_bit_embeddings_have_times_of_their_own(tmp_path, preset, settings, times):
+    config = load_config(KAGGLE, ["data.path=patches", *settings], preset=preset)
+    run = Run(config, tmp_path, {step.name: step for step in STEPS})
+    run.listed = Listed(PATCHES[1], 0)
+    forecast = Forecast(run, FINAL)
+    assert set(forecast.expected) == set(forecast.steps)
+    shared = BASELINE_S | (ENSEMBLE_S if config.cnn.enabled else {})
+    for name, (seconds, _) in forecast.expected.items():
+        assert seconds == pytest.approx((shared | times)[name][1]), name
+
+
 def test_reference_times_are_of_steps():
     assert set(BASELINE_S) | set(ENSEMBLE_S) == {step.name for step in STEPS}
+    assert all(times.keys() <= BASELINE_S.keys() | ENSEMBLE_S.keys() for _, _, times in VARIANTS)
