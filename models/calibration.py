@@ -278,11 +278,12 @@ def choose_calibrator(
     draws: int = 1000,
     seed: int = 0,
 ) -> CalibratorChoice:
-    """Choose the simplest calibrator within one standard error of the best in mean log loss.
+    """Calibrate only if this reliably lowers the log loss.
 
-    Each kind is cross-fitted: it is fitted on all parts but one and judged on that part. No calibration is the simplest
-    kind. The standard error is that of the paired difference over resampled slides. With fewer than two parts, scores
-    are not calibrated.
+    Each kind is cross-fitted: it is fitted on all parts but one and judged on that part. A kind is a candidate if the
+    95 % interval of its gain in mean log loss, from resampling slides, is above 0. The choice is the simplest candidate
+    within one standard error of the best; the standard error is that of their paired difference. Without candidates,
+    or with fewer than two parts, scores are not calibrated.
 
     Parameters
     ----------
@@ -304,9 +305,12 @@ def choose_calibrator(
     mean = losses.mean(axis=0)
     drawn = mean_draws(losses, groups, draws=draws, seed=seed)
     low, high = percentile_interval(drawn[:, :1] - drawn)
-    best = int(np.argmin(mean))
-    standard_error = (drawn - drawn[:, [best]]).std(axis=0, ddof=1)
-    chosen = int(np.argmax(mean - mean[best] <= standard_error))
+    candidates = [index for index in range(1, len(kinds)) if low[index] > 0]
+    chosen = 0
+    if candidates:
+        best = min(candidates, key=lambda index: mean[index])
+        standard_error = (drawn - drawn[:, [best]]).std(axis=0, ddof=1)
+        chosen = next(index for index in candidates if mean[index] - mean[best] <= standard_error[index])
     compared = [
         {
             "calibrator": kind,
