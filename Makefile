@@ -68,7 +68,7 @@ help:  ## list every target
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
 	@echo
 	@echo "  CONFIG=kaggle               a shipped configuration or a TOML file (default: phantom)"
-	@echo "  PRESET=fast                 fast (a first number in minutes), default, or best (a night)"
+	@echo "  PRESET=fast                 fast (a first number in minutes), default, or best (slow: half an hour for 3,000 patches)"
 	@echo "  DATA=folder                 folder of the data set"
 	@echo "  DATASET=pcam                make data: pcam (MIRROR=url), kaggle, or a zip or tar file to unpack"
 	@echo "  BACKBONE=uni                make weights: a network in docs/backbones.md"

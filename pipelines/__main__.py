@@ -48,9 +48,7 @@ SETTINGS = Annotated[
     list[str] | None,
     typer.Option("--set", help="section.key=value, overrides the file. May be repeated. `settings` lists the keys."),
 ]
-PRESET = Annotated[
-    str, typer.Option("--preset", help="fast (minutes), default, or best (a night): see docs/results.md.")
-]
+PRESET = Annotated[str, typer.Option("--preset", help="fast, default, or best (slow): see docs/results.md.")]
 RUNS = Annotated[Path, typer.Option("--runs", help="Folder of all runs.")]
 BUNDLE = typer.Option("--bundle", help="Folder of the bundle, such as runs/<name>/bundle.")
 MODEL = Annotated[

@@ -33,7 +33,7 @@ BASELINE_S = {
     "prepare": (5.0, 9.0, 88.0),
     "features": (10.0, 14.0, 119.0), "features-normalised": (5.0, 14.0, 121.0),
     "embeddings": (23.0, 70.0, 740.0), "embeddings-normalised": (11.0, 67.0, 735.0),
-    "heads": (90.0, 640.0, 1182.0), "refit": (27.0, 199.0, 263.0),
+    "heads": (80.0, 640.0, 1182.0), "refit": (25.0, 199.0, 263.0),
     "ladder": (2.0, 3.0, 13.0), "models": (1.0, 3.0, 15.0), "bundle": (6.0, 7.0, 15.0),
     "importances": (7.0, 29.0, 60.0), "attributions": (7.0, 19.0, 160.0), "leakage": (1.0, 1.0, 3.0),
     "centres": (15.0, 60.0, 120.0), "shortcuts": (6.0, 8.0, 15.0), "learning": (33.0, 60.0, 140.0),
@@ -42,9 +42,9 @@ BASELINE_S = {
     "predictions": (4.0, 52.0, 600.0),
 }  # fmt: skip
 ENSEMBLE_S = {
-    "cnn": (749.0, 5000.0, 12000.0), "ensemble": (10.0, 14.0, 66.0), "saliency": (38.0, 38.0, 38.0),
-    "ladder": (2.0, 5.0, 43.0), "stain": (128.0, 129.0, 142.0), "bundle": (25.0, 26.0, 34.0),
-    "predictions": (12.0, 126.0, 1450.0),
+    "cnn": (370.0, 2500.0, 6000.0), "ensemble": (2.0, 8.0, 9.0), "saliency": (16.0, 16.0, 16.0),
+    "ladder": (2.0, 5.0, 43.0), "stain": (46.0, 47.0, 60.0), "bundle": (11.0, 12.0, 20.0),
+    "predictions": (5.0, 60.0, 680.0),
 }  # fmt: skip
 #: Presets and settings, and the times of the steps that they change. Measured are presets at the first size, and 8-bit
 #: embeddings at the last one.
