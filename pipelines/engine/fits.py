@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import pkgutil
 import shutil
@@ -269,5 +270,35 @@ def local_fitters(
         check(name, table.shape)
         yield LocalFits(table, sets.columns(name), workers)
         shutil.rmtree(scratch, ignore_errors=True)
+
+    return opened
+
+
+@dataclass(frozen=True)
+class _OnDemand:
+    """A fitter that is opened for its first fits."""
+
+    columns: list[str]
+    opened: Callable[[], Fitter]
+
+    def __call__(self, tasks: Sequence[FitTask]) -> Iterator[Fitted]:
+        """Yield the result of each task, in their order."""
+        return self.opened()(tasks) if tasks else iter(())
+
+
+def on_demand(fitters: Fitters, columns: Callable[[str], list[str]]) -> Fitters:
+    """Open fitters for their first fits, so that a resumed step reads no table whose fits are all finished.
+
+    Parameters
+    ----------
+    fitters : Fitters
+    columns : callable
+        Names of the columns of a set.
+    """
+
+    @contextlib.contextmanager
+    def opened(name: str) -> Iterator[Fitter]:
+        with contextlib.ExitStack() as stack:
+            yield _OnDemand(columns(name), functools.cache(lambda: stack.enter_context(fitters(name))))
 
     return opened

@@ -15,7 +15,7 @@ from histoblend.data.splits import patch_groups
 from histoblend.features.handcrafted.families import group_columns
 from histoblend.models.heads.registry import heads_on
 from histoblend.pipelines.config import Config
-from histoblend.pipelines.engine.fits import IN_MEMORY_ROWS, FitTask, Fitter, Fitters, local_fitters
+from histoblend.pipelines.engine.fits import IN_MEMORY_ROWS, FitTask, Fitter, Fitters, local_fitters, on_demand
 from histoblend.pipelines.engine.kept_fits import Fit, FitCache, fit_all
 from histoblend.pipelines.results import feature_sets, feature_tables, patches_of
 from histoblend.pipelines.run_files import COSTS, DROPPED, FITTED, JOINED, LEFT_OUT_OF, PREDICTIONS, SETS
@@ -62,9 +62,10 @@ def fitters_of(run: Run, sets: FeatureSets, folder: Path) -> Fitters:
     from histoblend.pipelines.engine.cluster_fits import cluster_fitters
 
     if run.cluster is not None:
-        return cluster_fitters(run.cluster, run.config.engine.heads, sets, folder)
+        return on_demand(cluster_fitters(run.cluster, run.config.engine.heads, sets, folder), sets.columns)
     fits = min(run.workers, run.config.split.folds + 1)
-    return local_fitters(sets, run.workers, folder / JOINED, lambda name, shape: check_room(name, shape, fits))
+    fitters = local_fitters(sets, run.workers, folder / JOINED, lambda name, shape: check_room(name, shape, fits))
+    return on_demand(fitters, sets.columns)
 
 
 def fit_heads(

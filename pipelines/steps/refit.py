@@ -11,7 +11,7 @@ from histoblend.data.splits import patch_groups
 from histoblend.models.heads.registry import heads_on
 from histoblend.models.names import SINGLE_FAMILIES
 from histoblend.pipelines.engine.fits import FitTask
-from histoblend.pipelines.engine.kept_fits import Fit, FitCache
+from histoblend.pipelines.engine.kept_fits import FitCache, fit_all
 from histoblend.pipelines.results import feature_sets, patches_of
 from histoblend.pipelines.runtime.artefacts import StepResult
 from histoblend.pipelines.runtime.resources import stop_workers
@@ -32,22 +32,16 @@ def build(run: Run, folder: Path) -> StepResult:
     labels, groups, rows = table["label"].to_numpy(), patch_groups(table), np.arange(len(table))
     sets = feature_sets(run)
     heads = {name: heads_on(name, run.config.heads.heads) for name in sets if name not in SINGLE_FAMILIES}
-    kept = FitCache(folder)
+    fitters, kept = fitters_of(run, sets, folder), FitCache(folder)
     refitted: list[str] = []
     with run.screen.progress("fits on all labelled patches", sum(map(len, heads.values())), "fits") as progress:
         for name, heads_of_set in heads.items():
             models = {f"{head}_{name}": head for head in heads_of_set}
-            missing = [model for model in models if kept.find(model) is None]
-            progress(len(models) - len(missing))
             refitted += models
-            if not missing:
-                continue
-            with fitters_of(run, sets, folder)(name) as fitter:
-                # No patches are left for an evaluation. One row is predicted only because each fit must predict.
-                tasks = [FitTask(model, models[model], rows, labels, groups, rows[:1], seed) for model in missing]
-                for model, (predicted, fitted, seconds) in zip(missing, fitter(tasks), strict=True):
-                    kept.keep(model, Fit(predicted, {}, seconds), fitted, model)
-                    progress(1)
+            # No patches are left for an evaluation. One row is predicted only because each fit must predict.
+            tasks = [FitTask(model, head, rows, labels, groups, rows[:1], seed) for model, head in models.items()]
+            with fitters(name) as fitter:
+                fit_all(fitter, tasks, kept, progress, {model: model for model in models})
     stop_workers()
     kept.forget()
     return StepResult(len(table), {"models": refitted})

@@ -1,5 +1,6 @@
 """Fits on blocks of rows of a file: as in memory, with any number of workers."""
 
+import contextlib
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ from histoblend.models.heads.logistic import LogisticHead
 from histoblend.models.heads.registry import HEADS
 from histoblend.models.table_blocks import block_edges
 from histoblend.pipelines.engine import fits
-from histoblend.pipelines.engine.fits import BlockTask, FitTask, LocalFits, Recent, local_fitters, selected
+from histoblend.pipelines.engine.fits import BlockTask, FitTask, LocalFits, Recent, local_fitters, on_demand, selected
 from tests.pipelines.test_third_head import CentroidHead
 
 
@@ -78,6 +79,25 @@ def test_fits_in_blocks_agree_with_fits_in_memory(values, tasks, monkeypatch):
     monkeypatch.setattr(LogisticHead, "fit", None)  # not called
     for expected, (actual, *_) in zip(whole, fitter(tasks), strict=True):
         np.testing.assert_allclose(actual, expected, atol=2e-3)
+
+
+def test_a_fitter_is_opened_once_and_only_for_fits():
+    seen = []
+
+    @contextlib.contextmanager
+    def fitters(name):
+        seen.append(f"{name} opened")
+        yield lambda tasks: iter([f"{name} {task}" for task in tasks])
+        seen.append(f"{name} closed")
+
+    opened = on_demand(fitters, lambda name: [f"column of {name}"])
+    with opened("colour") as fitter:
+        assert fitter.columns == ["column of colour"]
+        assert list(fitter([])) == seen == []
+        assert [list(fitter(tasks)) for tasks in ("ab", "c")] == [["colour a", "colour b"], ["colour c"]]
+        assert seen == ["colour opened"]
+    with opened("stain"):
+        assert seen == ["colour opened", "colour closed"]
 
 
 def test_a_head_that_needs_all_rows_gets_them(values, monkeypatch):

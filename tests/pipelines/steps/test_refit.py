@@ -14,9 +14,12 @@ from histoblend.models.bundle import open_bundle
 from histoblend.models.heads.registry import load_head, new_head
 from histoblend.pipelines.commands import baseline
 from histoblend.pipelines.config_files import load_config
+from histoblend.pipelines.engine.kept_fits import FitCache
 from histoblend.pipelines.plan import plan_run
 from histoblend.pipelines.results import feature_sets, patches_of
 from histoblend.pipelines.run import Run
+from histoblend.pipelines.steps.refit import build
+from histoblend.pipelines.tables import FeatureSets
 from tests import ROOT
 
 SMALL = ["data.n=160", "data.slides=12", "split.folds=2", "report.draws=100", "report.repeats=1", "name=small"]
@@ -51,6 +54,18 @@ def test_heads_in_the_bundle_are_fitted_to_all_labelled_patches(runs: dict[str, 
         np.testing.assert_allclose(stored.predict_proba(values), expected.predict_proba(values), rtol=0, atol=1e-7)
     # Models of single families are for comparison only.
     assert "logistic_stain" not in index["models"]
+
+
+def test_a_resumed_refit_reads_no_table_whose_fits_are_all_kept(
+    runs: dict[str, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FitCache, "forget", lambda kept: None)
+    first = build(runs["all"], tmp_path)
+    stored = {path: path.read_bytes() for path in tmp_path.glob("*/*") if path.is_file()}
+    assert any(path.parent.name == "logistic_context" for path in stored)
+    monkeypatch.setattr(FeatureSets, "file", None)
+    assert build(runs["all"], tmp_path) == first
+    assert {path: path.read_bytes() for path in stored} == stored
 
 
 def test_predictions_and_scores_do_not_depend_on_the_refit(runs: dict[str, Run]) -> None:
