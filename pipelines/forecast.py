@@ -265,18 +265,14 @@ class Forecast:
     @cached_property
     def _table(self) -> dict[str, tuple[float, float, float]]:
         """Seconds of the reference machine, with the preset that most steps have the settings of."""
-        return BASELINE_S | (ENSEMBLE_S if "cnn" in self.steps else {}) | VARIANTS[self._variant][2]
+        return BASELINE_S | (ENSEMBLE_S if "cnn" in self.steps else {}) | self._variant[1]
 
     @cached_property
-    def _shipped(self) -> list[Config]:
-        return [load_config(Path("kaggle"), settings, preset=preset) for preset, settings, _ in VARIANTS]
-
-    @cached_property
-    def _variant(self) -> int:
-        """Number of the variant that most steps have the settings of; the first of several."""
+    def _variant(self) -> tuple[Config, dict[str, tuple[float, float, float]]]:
+        """The first of `VARIANTS` that most steps have the settings of: its configuration and times."""
         names = [name for name in self.steps if name != "prepare"]  # patches are always of other data
-        same = [sum(self._is_of(name, config) for name in names) for config in self._shipped]
-        return same.index(max(same))
+        variants = [(load_config(Path("kaggle"), changes, preset=preset), times) for preset, changes, times in VARIANTS]
+        return max(variants, key=lambda variant: sum(self._is_of(name, variant[0]) for name in names))
 
     def _is_of(self, name: str, config: Config) -> bool:
         """Whether a step has the settings of a configuration."""
@@ -294,7 +290,7 @@ class Forecast:
         """Whether a step has reference times, and the settings that they belong to."""
         if name not in self._table or name == "prepare":
             return name in self._table
-        return self._is_of(name, self._shipped[self._variant])
+        return self._is_of(name, self._variant[0])
 
 
 def show_time_left(run: Run, *targets: str) -> None:

@@ -62,9 +62,10 @@ def fitters_of(run: Run, sets: FeatureSets, folder: Path) -> Fitters:
     from histoblend.pipelines.engine.cluster_fits import cluster_fitters
 
     if run.cluster is not None:
-        return on_demand(cluster_fitters(run.cluster, run.config.engine.heads, sets, folder), sets.columns)
-    fits = min(run.workers, run.config.split.folds + 1)
-    fitters = local_fitters(sets, run.workers, folder / JOINED, lambda name, shape: check_room(name, shape, fits))
+        fitters = cluster_fitters(run.cluster, run.config.engine.heads, sets, folder)
+    else:
+        fits = min(run.workers, run.config.split.folds + 1)
+        fitters = local_fitters(sets, run.workers, folder / JOINED, lambda name, shape: check_room(name, shape, fits))
     return on_demand(fitters, sets.columns)
 
 
