@@ -124,8 +124,9 @@ def _pair_words(one: RunResults, two: RunResults, pairing: Pairing, paired: pd.D
         side = SIDES[direction(row["auc_low"], row["auc_high"]) or 0]
         interval = signed_span(row["auc_low"], row["auc_high"])
         texts.append(f"{SPLIT_WORDS[row['split']]} {side}, {signed(row['auc'])} ({interval}; {on})")
-    models = " and ".join(model_words(model) for model in (rows.second_model.iloc[0], rows.first_model.iloc[0]))
-    return f"{title}, best models {models}. AUC: {'; '.join(texts)}.{_pairing_words(pairing)}"
+    own, other = model_words(rows.second_model.iloc[0]), model_words(rows.first_model.iloc[0])
+    models = f"both {own}" if own == other else f"{own} against {other}"
+    return f"{title}: {models}. AUC: {'; '.join(texts)}.{_pairing_words(pairing)}"
 
 
 def _pairing_words(pairing: Pairing) -> str:

@@ -42,7 +42,7 @@ def test_two_runs_are_compared_on_a_page(runs):
     assert shown.exit_code == 0, shown.output
     folder = runs / "compare-plain-other"
     assert str(folder / "report.html") in shown.output
-    assert "other compared with plain, best models logistic regression" in shown.output
+    assert "other compared with plain: both logistic regression" in shown.output
     assert pd.read_csv(folder / "differences-settings.csv").key.tolist() == ["seed"]
     assert pd.read_csv(folder / "differences-made.csv").key.tolist() == ["4-heads.commit"]
     assert set(pd.read_csv(folder / "paired.csv").model) == {"best", "logistic_both", "xgboost_both"}

@@ -11,6 +11,7 @@ from histoblend.reports.evaluation.ladder import ladder
 from histoblend.reports.evaluation.pairing import RunResults
 from histoblend.reports.page.page import write_page
 from histoblend.reports.sections.comparison import changed, comparison_sections
+from histoblend.reports.words import model_words
 from tests.reports.cohorts import make_predictions, model_names
 from tests.reports.conftest import STARTED_MS
 from tests.reports.evaluation.test_pairing import another
@@ -54,6 +55,8 @@ def test_every_pair_of_runs_has_a_sentence(three):
     assert "the ensemble" in verdict["reached"][1]
     patches = (three[0].predictions.split == "train").sum()
     assert f"{patches:,} common patches of 10 slides" in verdict["pairs"][0]
+    best = model_words(three[0].ladder.query("split == 'oof'").sort_values("auc").model.iloc[-1])
+    assert verdict["pairs"][0].startswith(f"{NASTY} compared with a: the ensemble against {best}. AUC: ")
     assert verdict["pairs"][1] == "c compared with a: not paired because they have no patch in common."
 
 
